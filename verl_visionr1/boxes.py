@@ -1,0 +1,107 @@
+"""Geometry of xyxy boxes: area, overlap, pairwise IoU and GIoU.
+
+Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)` (no
+"+1"). P counts predicted, T target boxes: `iou_PT[p, t]`. Boxes travel as tuples: they are few, hashable and cheap to
+pickle; arrays are made only where many pairs are compared (below about eight boxes plain Python is faster than numpy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""One box: x1, y1, x2, y2."""
+Boxes: TypeAlias = tuple[Box, ...]
+Array: TypeAlias = NDArray[np.float64]
+
+
+def area(box_xyxy: Box) -> float:
+    """Area in squared units of the box's frame.
+
+    >>> area((0.0, 0.0, 2.0, 3.0))
+    6.0
+    """
+    x1, y1, x2, y2 = box_xyxy
+    return (x2 - x1) * (y2 - y1)
+
+
+def intersection(a_xyxy: Box, b_xyxy: Box) -> float:
+    """Area that two boxes share; 0.0 where they are apart or only touch.
+
+    >>> intersection((0.0, 0.0, 2.0, 2.0), (1.0, 1.0, 3.0, 3.0))
+    1.0
+    """
+    width = min(a_xyxy[2], b_xyxy[2]) - max(a_xyxy[0], b_xyxy[0])
+    height = min(a_xyxy[3], b_xyxy[3]) - max(a_xyxy[1], b_xyxy[1])
+    return width * height if width > 0.0 and height > 0.0 else 0.0
+
+
+def iou(a_xyxy: Box, b_xyxy: Box) -> float:
+    """Intersection over union, in [0, 1]; symmetric, and 1.0 for a box with itself.
+
+    >>> iou((0.0, 0.0, 2.0, 2.0), (1.0, 0.0, 3.0, 2.0))
+    0.3333333333333333
+    """
+    ax1, ay1, ax2, ay2 = a_xyxy
+    bx1, by1, bx2, by2 = b_xyxy
+    width = (ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)
+    height = (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+    if width <= 0.0 or height <= 0.0:
+        return 0.0
+    shared = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    # Boxes so thin that their area underflows have no measurable overlap; rounding may lift the ratio over 1.
+    return min(shared / union, 1.0) if 0.0 < union < float("inf") else 0.0
+
+
+def as_array(boxes_xyxy: Sequence[Box]) -> Array:
+    """Boxes as a float64 array of shape (N, 4); N = 0 gives (0, 4)."""
+    return np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+
+
+def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
+    """IoU of every predicted with every target box.
+
+    Returns:
+        Array of shape (P, T); entry [p, t] in [0, 1]. P = 0 or T = 0 gives an empty array of that shape.
+
+    >>> pairwise_iou([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.0, 2.0), (5.0, 5.0, 6.0, 6.0)]).tolist()
+    [[1.0, 0.0]]
+    """
+    p, t = as_array(predicted_xyxy), as_array(target_xyxy)
+    with np.errstate(all="ignore"):  # coordinates near 1e308 overflow: such a union is inf or nan, and counts as 0
+        shared, union = _shared_and_union(p, t)
+        iou_PT = np.zeros_like(shared)
+        np.divide(shared, union, out=iou_PT, where=(union > 0.0) & (union < np.inf))
+    return np.minimum(iou_PT, 1.0, out=iou_PT)
+
+
+def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
+    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as `pairwise_iou`.
+
+    >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
+    -0.333333
+    """
+    p, t = as_array(predicted_xyxy), as_array(target_xyxy)
+    shared, union = _shared_and_union(p, t)
+    hull = (np.maximum(p[:, None, 2], t[None, :, 2]) - np.minimum(p[:, None, 0], t[None, :, 0])) * (
+        np.maximum(p[:, None, 3], t[None, :, 3]) - np.minimum(p[:, None, 1], t[None, :, 1])
+    )
+    return shared / union - (hull - union) / hull
+
+
+def _shared_and_union(p: Array, t: Array) -> tuple[Array, Array]:
+    width = np.minimum(p[:, 2, None], t[:, 2])
+    width -= np.maximum(p[:, 0, None], t[:, 0])
+    height = np.minimum(p[:, 3, None], t[:, 3])
+    height -= np.maximum(p[:, 1, None], t[:, 1])
+    np.maximum(width, 0.0, out=width)
+    np.maximum(height, 0.0, out=height)
+    shared = np.multiply(width, height, out=width)
+    union = ((p[:, 2] - p[:, 0]) * (p[:, 3] - p[:, 1]))[:, None] + (t[:, 2] - t[:, 0]) * (t[:, 3] - t[:, 1])
+    union -= shared
+    return shared, union

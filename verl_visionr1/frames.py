@@ -1,0 +1,135 @@
+"""The coordinates in which a model family speaks, and the way from there to pixels of the original image.
+
+Ground truth is always in pixels of the original image; only predictions are converted, here and nowhere else.
+Scoring a perfect Qwen2.5-VL answer without conversion costs 0.15 IoU on average at COCO sizes and nearly all of it
+when the processor shrinks the image, so the frame is never guessed: the caller names it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from verl_visionr1.boxes import Boxes
+
+OUTSIDE_TOLERANCE = 0.01
+"""A coordinate may overshoot the frame by this fraction of its side before it counts as outside."""
+
+
+class Extent(enum.Enum):
+    """What the largest coordinate of a frame means."""
+
+    ORIGINAL = "pixels of the original image"
+    PROCESSED = "pixels of the image as the processor resized it"
+    FIXED = "a fixed number, whatever the image"
+
+
+class FrameError(ValueError):
+    """An unknown frame, or a frame that lacks the size it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Coordinates of a model family.
+
+    Attributes:
+        name: key in `FRAMES`.
+        extent: what the far edge of the image is called.
+        side: the far edge for `Extent.FIXED` (1000.0, 1.0), else None.
+
+    >>> FRAMES["qwen3-vl"].size_wh((640, 480))
+    (1000.0, 1000.0)
+    >>> FRAMES["qwen2.5-vl"].size_wh((640, 480), processed_wh=(644, 476))
+    (644.0, 476.0)
+    """
+
+    name: str
+    extent: Extent
+    side: float | None = None
+
+    def size_wh(
+        self, original_wh: tuple[int, int], processed_wh: tuple[int, int] | None = None
+    ) -> tuple[float, float]:
+        """Width and height of the whole image in this frame's units.
+
+        Raises:
+            FrameError: the frame is in processed pixels and `processed_wh` is missing or not positive.
+        """
+        if self.extent is Extent.FIXED:
+            assert self.side is not None
+            return self.side, self.side
+        if self.extent is Extent.ORIGINAL:
+            return float(original_wh[0]), float(original_wh[1])
+        if processed_wh is None or not (processed_wh[0] > 0 and processed_wh[1] > 0):
+            raise FrameError(
+                f"frame {self.name!r} speaks in pixels of the processed image: processed_wh = {processed_wh!r}, "
+                "pass its (width, height)"
+            )
+        return float(processed_wh[0]), float(processed_wh[1])
+
+
+FRAMES: Mapping[str, Frame] = MappingProxyType(
+    {
+        frame.name: frame
+        for frame in (
+            Frame("original", Extent.ORIGINAL),
+            Frame("unit", Extent.FIXED, 1.0),
+            Frame("qwen2-vl", Extent.FIXED, 1000.0),
+            Frame("qwen2.5-vl", Extent.PROCESSED),
+            Frame("qwen3-vl", Extent.FIXED, 1000.0),
+        )
+    }
+)
+"""Every frame by name. Griffon-G speaks in "unit" with three decimals."""
+
+MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "qwen2_vl": "qwen2-vl",
+        "qwen2_5_vl": "qwen2.5-vl",
+        "qwen3_vl": "qwen3-vl",
+        "qwen3_vl_moe": "qwen3-vl",
+    }
+)
+"""`model_type` of a Hugging Face config -> name of the frame its models were trained to speak in."""
+
+
+def frame_named(name: str) -> Frame:
+    """The frame of that name.
+
+    Raises:
+        FrameError: no such frame; the message lists those that exist.
+    """
+    try:
+        return FRAMES[name]
+    except KeyError:
+        raise FrameError(f"frame = {name!r}: needs one of {', '.join(FRAMES)}") from None
+
+
+def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Boxes:
+    """Boxes from a frame of size `frame_wh` to pixels of the original image. Nothing is rounded or clipped.
+
+    >>> to_original(((0.0, 0.0, 500.0, 1000.0),), (1000.0, 1000.0), (640, 480))
+    ((0.0, 0.0, 320.0, 480.0),)
+    """
+    sx, sy = original_wh[0] / frame_wh[0], original_wh[1] / frame_wh[1]
+    if sx == 1.0 and sy == 1.0:
+        return boxes_xyxy
+    return tuple([(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in boxes_xyxy])
+
+
+def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
+    """Whether every box lies in the frame, up to `tolerance` times the frame's side on each edge.
+
+    >>> all_inside(((0.0, 0.0, 1005.0, 900.0),), (1000.0, 1000.0))
+    True
+    >>> all_inside(((0.0, 0.0, 1100.0, 900.0),), (1000.0, 1000.0))
+    False
+    """
+    slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
+    right, bottom = frame_wh[0] + slack_x, frame_wh[1] + slack_y
+    for x1, y1, x2, y2 in boxes_xyxy:
+        if x1 < -slack_x or y1 < -slack_y or x2 > right or y2 > bottom:
+            return False
+    return True

@@ -1,0 +1,91 @@
+"""Rewards: presets by name, and `score`, the one way from a completion to its value.
+
+`visionr1` is the default: the paper's method, repaired. `visionr1-paper` is Eq. 4-8 of arXiv 2503.18013.
+`visionr1-released` is what the released code computes, less its crashes. The README lists every difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from verl_visionr1.frames import Frame, frame_named
+from verl_visionr1.rewards import released
+from verl_visionr1.rewards.base import METRICS, Criterion, Preset, RewardError, Score, require_one_of
+from verl_visionr1.rewards.detection import judge_boxes
+from verl_visionr1.schedule import Schedule
+from verl_visionr1.targets import Target
+
+__all__ = ["METRICS", "PRESETS", "Criterion", "Preset", "RewardError", "Score", "preset_named", "score"]
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            Preset("visionr1"),
+            Preset("visionr1-paper", matching="boxes"),
+            Preset(
+                "visionr1-released",
+                criteria=(
+                    Criterion("format", released.dual_format),
+                    Criterion("recall", released.recall),
+                    Criterion("precision", released.precision),
+                ),
+                schedule=Schedule(
+                    ((0.0, released.STAGE_BEGINNER), (0.5, released.STAGE_ADVANCED)), off=released.STAGE_OFF
+                ),
+                answer_format="visionr1-released",
+                matching="visionr1-released",
+                is_sum=True,
+            ),
+        )
+    }
+)
+"""Every preset by name."""
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        RewardError: no such preset; the message lists those that exist.
+    """
+    require_one_of("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def score(
+    completion: str,
+    target: Target,
+    *,
+    preset: str | Preset = "visionr1",
+    frame: str | Frame = "original",
+    processed_wh: tuple[int, int] | None = None,
+    progress: float | None = None,
+) -> Score:
+    """Judge one completion. No text, however odd, makes it raise or hang.
+
+    Args:
+        completion: what the model wrote.
+        target: what is really in the image.
+        preset: a name in `PRESETS`, or a `Preset`.
+        frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
+        processed_wh: width and height of the image as the processor resized it; only some frames need it.
+        progress: fraction of training in [0, 1], which sets the thresholds; None: the progressive rule is off.
+
+    Raises:
+        RewardError, FrameError, ValueError: an unknown preset or frame, a missing `processed_wh`, a progress
+            outside [0, 1]: the caller's mistakes, never the model's.
+
+    >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    >>> text = '[{"bbox_2d": [100, 100, 200, 160], "label": "cat"}]'
+    >>> [round(score(text, target, progress=p).value, 3) for p in (None, 0.0, 0.5)]
+    [0.867, 0.867, 0.333]
+    >>> score("I see a cat.", target).metrics["format"]
+    0.0
+    """
+    if isinstance(preset, str):
+        preset = preset_named(preset)
+    if isinstance(frame, str):
+        frame = frame_named(frame)
+    return judge_boxes(completion, target, preset, preset.schedule(progress), frame, processed_wh)

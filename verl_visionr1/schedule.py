@@ -1,0 +1,136 @@
+"""Progress of training -> thresholds: pure functions of a number in [0, 1], as data.
+
+A schedule has no counter and no clock. Whoever knows how far training is asks it, so a resumed run, an asynchronous
+run and a re-scored rollout file all get the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
+
+KINDS = ("constant", "staged", "linear", "cosine", "piecewise")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Thresholds over training.
+
+    Attributes:
+        points: (progress from which it holds, thresholds), progress strictly increasing, the first at 0.0.
+        interpolation: between two points "step" holds the earlier, "linear" and "cosine" move to the later one.
+        off: thresholds when the progressive rule is off (`progress=None`).
+
+    Raises:
+        ValueError: no point at 0, progress out of order or outside [0, 1], unknown interpolation.
+
+    >>> rule = staged(BEGINNER, ADVANCED, at=0.5)
+    >>> [rule(p).match_iou for p in (0.0, 0.49, 0.5, 1.0)]
+    [0.5, 0.5, 0.75, 0.75]
+    >>> [rule.stage(p) for p in (0.0, 0.5)]
+    [0, 1]
+    """
+
+    points: tuple[tuple[float, Thresholds], ...]
+    interpolation: str = "step"
+    off: Thresholds = OFF
+
+    def __post_init__(self) -> None:
+        starts = [at for at, _ in self.points]
+        if not starts or starts[0] != 0.0:
+            raise ValueError(f"schedule starts at {starts[:1]}: the first point must be at progress 0")
+        if any(a >= b for a, b in zip(starts, starts[1:], strict=False)) or starts[-1] > 1.0:
+            raise ValueError(f"schedule points at {starts}: need increasing progress within [0, 1]")
+        if self.interpolation not in ("step", "linear", "cosine"):
+            raise ValueError(f"interpolation = {self.interpolation!r}: needs one of step, linear, cosine")
+
+    def __call__(self, progress: float | None) -> Thresholds:
+        """Thresholds at that fraction of training; None gives `off`.
+
+        Raises:
+            ValueError: progress outside [0, 1] or not a number.
+        """
+        if progress is None:
+            return self.off
+        i = self.stage(progress)
+        start, thresholds = self.points[i]
+        if self.interpolation == "step" or i + 1 == len(self.points):
+            return thresholds
+        end, following = self.points[i + 1]
+        fraction = (progress - start) / (end - start)
+        if self.interpolation == "cosine":
+            fraction = (1.0 - math.cos(math.pi * fraction)) / 2.0
+        return thresholds.towards(following, fraction)
+
+    def stage(self, progress: float | None) -> int:
+        """Index of the last point passed; -1 when the rule is off."""
+        if progress is None:
+            return -1
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress = {progress!r}: needs a fraction of training in [0, 1], or None for off")
+        return bisect_right(self.points, progress, key=lambda point: point[0]) - 1
+
+    @property
+    def final(self) -> Thresholds:
+        """The strictest stage: where the schedule ends."""
+        return self.points[-1][1]
+
+
+def constant(thresholds: Thresholds) -> Schedule:
+    """The same thresholds for the whole of training.
+
+    >>> constant(BEGINNER)(0.9) == BEGINNER
+    True
+    """
+    return Schedule(((0.0, thresholds),))
+
+
+def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: float = 0.5) -> Schedule:
+    """Vision-R1's staged progression (arXiv 2503.18013, section 3.3): switch once, at a fraction of training.
+
+    `at=1.0` never switches during training: the paper's setting for Qwen2.5-VL-7B.
+
+    >>> staged(at=0.25)(0.25) == ADVANCED
+    True
+    """
+    if not 0.0 < at <= 1.0:
+        raise ValueError(f"at = {at!r}: needs a fraction of training in (0, 1]")
+    return Schedule(((0.0, first), (at, second)))
+
+
+def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
+    """From `first` to `last` in a straight line between `begin` and `end`; constant outside.
+
+    >>> round(linear(BEGINNER, ADVANCED)(0.5).match_iou, 3)
+    0.625
+    """
+    return _ramp(first, last, begin, end, "linear")
+
+
+def cosine(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
+    """As `linear`, but slow at both ends (half a cosine wave).
+
+    >>> [round(cosine(BEGINNER, ADVANCED)(p).match_iou, 3) for p in (0.0, 0.25, 0.5, 1.0)]
+    [0.5, 0.537, 0.625, 0.75]
+    """
+    return _ramp(first, last, begin, end, "cosine")
+
+
+def piecewise(points: Sequence[tuple[float, Thresholds]], *, interpolation: str = "step") -> Schedule:
+    """Any number of stages.
+
+    >>> piecewise([(0, BEGINNER), (0.3, ADVANCED)]).stage(0.4)
+    1
+    """
+    return Schedule(tuple((float(at), thresholds) for at, thresholds in points), interpolation)
+
+
+def _ramp(first: Thresholds, last: Thresholds, begin: float, end: float, interpolation: str) -> Schedule:
+    if not 0.0 <= begin < end <= 1.0:
+        raise ValueError(f"begin = {begin!r}, end = {end!r}: needs 0 <= begin < end <= 1")
+    points = ((begin, first), (end, last))
+    return Schedule(points if begin == 0.0 else ((0.0, first), *points), interpolation)
