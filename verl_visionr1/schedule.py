@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
 
@@ -43,7 +44,7 @@ class Schedule:
         starts = [at for at, _ in self.points]
         if not starts or starts[0] != 0.0:
             raise ValueError(f"schedule starts at {starts[:1]}: the first point must be at progress 0")
-        if any(a >= b for a, b in zip(starts, starts[1:], strict=False)) or starts[-1] > 1.0:
+        if any(a >= b for a, b in pairwise(starts)) or starts[-1] > 1.0:
             raise ValueError(f"schedule points at {starts}: need increasing progress within [0, 1]")
         if self.interpolation not in ("step", "linear", "cosine"):
             raise ValueError(f"interpolation = {self.interpolation!r}: needs one of step, linear, cosine")
@@ -100,6 +101,10 @@ def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: f
     if not 0.0 < at <= 1.0:
         raise ValueError(f"at = {at!r}: needs a fraction of training in (0, 1]")
     return Schedule(((0.0, first), (at, second)))
+
+
+VISIONR1 = staged()
+"""The default: beginner to advanced thresholds at half of training."""
 
 
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:

@@ -11,7 +11,7 @@ import msgspec
 from verl_visionr1.answers import PARSERS
 from verl_visionr1.criteria import Judge, precision, recall, well_formed
 from verl_visionr1.matching import MATCHERS
-from verl_visionr1.schedule import Schedule, staged
+from verl_visionr1.schedule import VISIONR1, Schedule
 
 METRICS = (
     "format",
@@ -85,7 +85,7 @@ class Preset:
         Criterion("recall", recall),
         Criterion("precision", precision),
     )
-    schedule: Schedule = staged()
+    schedule: Schedule = VISIONR1
     answer_format: str = "qwen-json"
     matching: str = "labelled"
     is_sum: bool = False

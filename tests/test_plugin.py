@@ -1,0 +1,403 @@
+"""The plug-in against the installed verl: what a reward worker receives, built as verl builds it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from verl_visionr1 import METRICS, Target, score
+from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
+from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at, progress_at
+from verl_visionr1.schedule import staged
+
+TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+ANSWER = '[{"bbox_2d": [100, 100, 200, 180], "label": "cat"}]'
+IMAGE_TOKEN = 7
+MODEL = {
+    "model_type": "qwen2_5_vl",
+    "image_token_id": IMAGE_TOKEN,
+    "vision_config": {"patch_size": 14, "spatial_merge_size": 2},
+}
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+BAD_SETTINGS = {
+    "unknown preset": ({"preset": "x"}, "visionr1.preset = 'x': needs one of visionr1, "),
+    "misspelt key": ({"wieghts": {}}, "visionr1.wieghts: unknown key; did you mean weights?"),
+    "unknown criterion": ({"weights": {"recal": 1}}, "visionr1.weights = 'recal': needs one of format, recall"),
+    "negative weight": ({"weights": {"recall": -1}}, "visionr1.weights.recall = -1.0: needs a number >= 0"),
+    "all weights zero": ({"weights": dict.fromkeys(("format", "recall", "precision"), 0)}, "at least one above 0"),
+    "unknown schedule": ({"schedule": {"kind": "foo"}}, "visionr1.schedule.kind='foo': needs one of off, constant"),
+    "misspelt schedule key": ({"schedule": {"kin": 1}}, "visionr1.schedule.kin: unknown key; did you mean kind?"),
+    "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule: at = 2.0: needs a fraction"),
+    "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "a floor lies above"),
+    "too few stages": ({"schedule": {"stages": [[0.5, 0.5, 0.7]]}}, "stages has 1 entries: kind=staged needs 2"),
+    "unknown frame": ({"frame": "qwen9"}, "visionr1.frame = 'qwen9': needs one of original, unit"),
+    "unknown stage": ({"validation": "x"}, "visionr1.validation='x': needs one of final, current, off"),
+    "no steps": ({"total_steps": 0}, "visionr1.total_steps=0: needs a number of steps above 0"),
+    "no mapping": (3, "visionr1=3: needs keys below it"),
+}
+
+
+@pytest.mark.parametrize(("plain", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS.keys())
+def test_bad_settings_name_key_and_value(plain: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked(plain)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("reward.reward_kwargs.visionr1")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_default_and_override() -> None:
+    assert settings_of(OmegaConf.create({"reward": {}})) == Settings()
+    preset = checked({"preset": "visionr1-paper", "weights": {"format": 0}, "schedule": {"at": 0.25}}).reward()
+    assert preset.weights == {"format": 0.0, "recall": 1.0, "precision": 1.0}
+    assert preset.matching == "boxes"
+    assert preset.schedule.stage(0.3) == 1
+
+
+def test_packaged_config_is_the_default() -> None:
+    """The YAML shows every key; none of them may say something else than the code."""
+    file = Path(__file__).parent.parent / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml"
+    settings = settings_of(OmegaConf.load(file))  # type: ignore[arg-type]
+    assert settings.reward() == Settings().reward()
+    assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
+
+
+# --- context ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "progress"),
+    [(0, 40, 0.0), (1, 40, 0.0), (20, 40, 0.475), (21, 40, 0.5), (40, 40, 0.975), (41, 40, 1.0), (99, 40, 1.0)],
+)
+def test_progress_counts_completed_steps(step: int, total: int, progress: float) -> None:
+    assert progress_at(step, total) == progress
+
+
+def test_stage_switches_at_the_right_step() -> None:
+    stages = [context_at(step, 10, staged(), "final").stage for step in range(12)]
+    assert stages == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("validation", "match_iou"), [("final", 0.75), ("current", 0.5), ("off", 0.5)])
+def test_validation_stage(validation: str, match_iou: float) -> None:
+    context = context_at(1, 10, staged(), validation, is_validation=True)  # type: ignore[arg-type]
+    assert context.thresholds.match_iou == match_iou
+
+
+def test_context_survives_the_wire_as_plain_values() -> None:
+    context = context_at(7, 10, staged(), "final")
+    wire = json.loads(json.dumps(context.to_wire()))
+    assert Context.from_wire(wire) == context
+
+
+# --- reward manager -----------------------------------------------------------------------------------------------
+
+
+class CharTokenizer:
+    """Characters as ids: enough of a tokenizer for text that goes in and comes out."""
+
+    name_or_path = None
+
+    def decode(self, ids: object, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return "".join(map(chr, ids))
+
+
+def trajectory(
+    text: str,
+    target: object = TARGET,
+    *,
+    merged_wh: tuple[int, int] = (2, 3),
+    padding: int = 5,
+    **columns: object,
+) -> object:
+    """A DataProto as `AgentLoopWorker._compute_score` builds it: one row, M-RoPE positions, columns as arrays."""
+    import torch
+    from tensordict import TensorDict
+    from verl import DataProto
+
+    width, height = merged_wh
+    prompt = [1, 2, *[IMAGE_TOKEN] * (width * height), 3]
+    answer = [ord(character) for character in text]
+    responses = torch.tensor([answer + [0] * padding])
+    input_ids = torch.tensor([prompt + answer + [0] * padding])
+    attention_mask = torch.ones_like(input_ids)
+    if padding:
+        attention_mask[:, -padding:] = 0
+    rows = torch.arange(height).repeat_interleave(width) + 2
+    columns_ids = torch.arange(width).repeat(height) + 2
+    positions = torch.arange(input_ids.shape[1]).repeat(4, 1)
+    positions[2, 2 : 2 + width * height], positions[3, 2 : 2 + width * height] = rows, columns_ids
+    batch = TensorDict(
+        {
+            "responses": responses,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": positions[None],
+        },
+        batch_size=1,
+    )
+    ground_truth = target.to_json() if isinstance(target, Target) else target
+    row = {"reward_model": {"style": "rule", "ground_truth": ground_truth}, "index": 3, "data_source": "x", **columns}
+    non_tensor = {key: np.array([value]) for key, value in row.items()}
+    return DataProto(batch=batch, non_tensor_batch=non_tensor)
+
+
+def manager(**settings: object) -> object:
+    from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
+
+    config = OmegaConf.create(
+        {
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 10}}, "model": {"path": None}},
+            "trainer": {"v1": {"trainer_mode": "sync", "sync": {"parameter_sync_step": 1}}},
+            "reward": {"reward_kwargs": {"visionr1": {"frame": "original", **settings}}},
+        }
+    )
+    return VisionR1RewardManager(config, CharTokenizer(), None)
+
+
+def judged(reward_manager: object, data: object) -> dict:
+    return asyncio.run(reward_manager.run_single(data))
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("preset", ["visionr1", "visionr1-paper", "visionr1-released"])
+@pytest.mark.parametrize("step", [1, 5, 6, 10])
+def test_manager_scores_like_the_facade(preset: str, step: int) -> None:
+    result = judged(manager(preset=preset), trajectory(ANSWER, global_steps=step, extra_info={"split": "train"}))
+    expected = score(ANSWER, TARGET, preset=preset, progress=progress_at(step, 10))
+    assert result["reward_score"] == expected.value
+    assert {key: result["reward_extra_info"][key] for key in METRICS} == expected.metrics
+    assert result["reward_extra_info"]["stage"] == (0.0 if step < 6 else 1.0)
+
+
+@pytest.mark.verl
+def test_stamped_context_wins() -> None:
+    stamped = context_at(10, 10, staged(), "final").to_wire()
+    result = judged(manager(), trajectory(ANSWER, global_steps=1, **{WIRE_KEY: stamped}))
+    assert result["reward_score"] == score(ANSWER, TARGET, progress=0.9).value
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("split", "progress"), [("train", 0.0), ("val", 1.0), ("test", 1.0)])
+def test_without_callback_the_split_tells_validation(split: str, progress: float) -> None:
+    result = judged(manager(), trajectory(ANSWER, global_steps=1, extra_info={"split": split}))
+    assert result["reward_score"] == score(ANSWER, TARGET, progress=progress).value
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("merged_wh", "processed_wh"), [((2, 3), (56, 84)), ((23, 17), (644, 476)), ((1, 1), (28, 28))])
+def test_processed_size_is_read_from_positions(merged_wh: tuple[int, int], processed_wh: tuple[int, int]) -> None:
+    from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+
+    data = trajectory(ANSWER, merged_wh=merged_wh)
+    assert processed_size(data.batch, ImageTokens.of(MODEL)) == processed_wh
+
+
+@pytest.mark.verl
+def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
+    """Positions made by transformers' own Qwen2.5-VL rope index, for images of many sizes, two in a row."""
+    import torch
+    from transformers import Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+    from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+
+    config = Qwen2_5_VLConfig()
+    rope = SimpleNamespace(config=config)
+    for name in ("get_vision_position_ids",):
+        if hasattr(Qwen2_5_VLModel, name):
+            setattr(rope, name, getattr(Qwen2_5_VLModel, name).__get__(rope))
+    tokens = ImageTokens.of(config.to_dict())
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        (w, h), (w2, h2) = rng.integers(1, 40, size=(2, 2)).tolist()
+        image = [config.vision_start_token_id, *[config.image_token_id] * (w * h), config.vision_end_token_id]
+        second = [config.vision_start_token_id, *[config.image_token_id] * (w2 * h2), config.vision_end_token_id]
+        ids = torch.tensor([[5, 6, *image, 8, *second, 9, 10]])
+        types = (ids == config.image_token_id).int()
+        positions, _ = Qwen2_5_VLModel.get_rope_index(
+            rope,
+            input_ids=ids,
+            mm_token_type_ids=types,
+            image_grid_thw=torch.tensor([[1, 2 * h, 2 * w], [1, 2 * h2, 2 * w2]]),
+            attention_mask=torch.ones_like(ids),
+        )
+        four = torch.cat([torch.arange(ids.shape[1])[None, None], positions], dim=0).transpose(0, 1)
+        assert processed_size({"input_ids": ids, "position_ids": four}, tokens) == (28 * w, 28 * h)
+
+
+@pytest.mark.verl
+def test_bad_ground_truth_scores_the_floor_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    good = judged(manager(), trajectory(ANSWER, global_steps=1))
+    for bad in ("{", '{"task": "detection"}', "7", 7):
+        result = judged(manager(), trajectory(ANSWER, bad, global_steps=1))
+        assert result["reward_score"] == 0.0
+        assert result["reward_extra_info"]["unscored"] == 1.0
+        assert result["reward_extra_info"].keys() == good["reward_extra_info"].keys()
+    assert "row 3 cannot be scored" in caplog.text
+
+
+@pytest.mark.verl
+def test_reported_values_are_floats_and_never_called_reward() -> None:
+    extra = judged(manager(), trajectory("", global_steps=1))["reward_extra_info"]
+    assert all(type(value) is float for value in extra.values())
+    assert "reward" not in extra
+
+
+@pytest.mark.verl
+def test_images_in_messages_are_not_touched() -> None:
+    """A row whose messages would raise on any use scores as one without messages."""
+
+    class Untouchable:
+        def __getattribute__(self, name: str) -> object:
+            if name in ("__class__", "__reduce_ex__", "__array_struct__", "__array_interface__", "__array__"):
+                return object.__getattribute__(self, name)
+            raise AssertionError(f"touched {name}")
+
+    messages = np.empty(1, dtype=object)
+    messages[0] = [Untouchable()]
+    data = trajectory(ANSWER, global_steps=1)
+    data.non_tensor_batch["raw_prompt"] = messages
+    assert judged(manager(), data) == judged(manager(), trajectory(ANSWER, global_steps=1))
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frame": "auto"}, "frame=auto: the frame of model type None is not known"),
+        ({"preset": "nope"}, "visionr1.preset = 'nope'"),
+    ],
+)
+def test_manager_refuses_bad_settings_at_start(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        manager(**settings)
+
+
+@pytest.mark.verl
+def test_unknown_total_is_an_error_unless_the_rule_is_off() -> None:
+    from verl_visionr1.plugin.reward_manager import total_steps_of
+
+    config = OmegaConf.create({"actor_rollout_ref": {"actor": {"optim": {"total_training_steps": -1}}}})
+    with pytest.raises(ConfigError, match="total_steps=null: this trainer does not say"):
+        total_steps_of(config, Settings())
+    assert total_steps_of(config, checked({"schedule": {"kind": "off"}})) is None
+    assert total_steps_of(config, Settings(total_steps=40)) == 40
+
+
+@pytest.mark.verl
+def test_unsupported_verl_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import verl
+
+    monkeypatch.setattr(verl, "__version__", "0.7.1")
+    with pytest.raises(ConfigError, match=r"verl 0\.7\.1 is installed: verl-visionr1 supports 0\.9\.x"):
+        manager()
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+def progress(total: int, **settings: object) -> object:
+    from verl_visionr1.plugin.progress import Progress
+
+    return Progress(
+        OmegaConf.create(
+            {
+                "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": total}}},
+                "reward": {"reward_kwargs": {"visionr1": settings}},
+            }
+        )
+    )
+
+
+@pytest.mark.verl
+def test_extending_a_run_does_not_lower_the_bar() -> None:
+    state = progress(10).state(10)
+    extended = progress(40)
+    assert extended.context(11).stage == 0
+    extended.restore(state)
+    assert extended.context(11).stage == 1
+    assert extended.total_steps == 10
+
+
+@pytest.mark.verl
+def test_an_explicit_total_overrules_the_checkpoint() -> None:
+    resumed = progress(40, total_steps=40)
+    resumed.restore(progress(10).state(10))
+    assert resumed.total_steps == 40
+
+
+@pytest.mark.verl
+def test_checkpoint_state_is_whole_or_absent(tmp_path: Path) -> None:
+    from verl_visionr1.plugin.progress import STATE_FILE, ProgressCheckpoint
+
+    config = progress(10).config
+    ProgressCheckpoint(config).on_save(None, 6, str(tmp_path), async_save=False, future_argument=1)
+    state = json.loads((tmp_path / STATE_FILE).read_text())
+    assert (state["step"], state["total_steps"], state["stage"]) == (6, 10, 1)
+    assert [file.name for file in tmp_path.iterdir()] == [STATE_FILE]
+
+
+@pytest.mark.verl
+def test_batch_means_and_dead_groups() -> None:
+    from verl_visionr1.plugin.progress import batch_means
+
+    keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
+    infos = [{"value": value, "recall": 1.0, "stage": 1.0} for value in (0.0, 1.0, 0.5, 0.5)]
+    means = batch_means(keys, infos)
+    assert means["visionr1/value/mean"] == 0.5
+    assert means["visionr1/recall/mean"] == 1.0
+    assert means["visionr1/group_std/mean"] == 0.25
+    assert means["visionr1/dead_groups/mean"] == 0.5
+    assert "visionr1/stage/mean" not in means
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.verl
+def test_entry_point_registers_lazily() -> None:
+    code = (
+        "import sys, verl\n"
+        "assert 'verl_visionr1.plugin' in sys.modules\n"
+        "assert 'verl.experimental.reward_loop.reward_manager' not in sys.modules\n"
+        "from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls\n"
+        "print(get_reward_manager_cls('visionr1').__name__)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("VisionR1RewardManager")
+
+
+@pytest.mark.verl
+def test_a_failing_plugin_is_loud() -> None:
+    """verl swallows what an entry point raises; the user still has to see it."""
+    code = (
+        "import sys\n"
+        "sys.modules['verl_visionr1.plugin.registration'] = None\n"  # makes the import fail
+        "import verl"
+    )
+    done = run_python(code)
+    assert done.returncode == 0
+    assert "the plug-in could not be loaded" in done.stderr
+    assert "Traceback" in done.stderr

@@ -1,0 +1,62 @@
+"""`visionr1`: look at an installation and at runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+
+@app.command()
+def check() -> None:
+    """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
+    from verl_visionr1.plugin.check import findings
+
+    table = Table(show_header=False, box=None)
+    found = findings()
+    for finding in found:
+        table.add_row("[green]ok[/green]" if finding.is_fine else "[red]no[/red]", finding.what, finding.found)
+    console.print(table)
+    if not all(finding.is_fine for finding in found):
+        raise typer.Exit(1)
+
+
+RunDir = Annotated[Path, typer.Argument(help="directory of a run, with metrics/*.jsonl in it")]
+
+
+@app.command()
+def watch(
+    run_dir: RunDir,
+    total_steps: Annotated[int, typer.Option(help="steps the run will take")],
+    pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
+) -> None:
+    """Print a run's steps as they are logged: reward, criteria, thresholds, time left."""
+    from verl_visionr1.tools.watch import watch as watch_run
+
+    watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Print what a run has reached on held-out data, before and after, and write a figure."""
+    from verl_visionr1.tools.report import report as report_run
+    from verl_visionr1.tools.runs import RunError
+
+    try:
+        table, figure = report_run(run_dir)
+    except RunError as error:
+        console.print(f"[red]visionr1 report:[/red] {error}")
+        raise typer.Exit(1) from None
+    console.print(table)
+    console.print(f"figure: {figure}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

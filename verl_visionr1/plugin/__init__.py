@@ -1,0 +1,19 @@
+"""The only rooms that know verl. `import verl` imports this module in each of its processes (entry point `verl.plugins`).
+
+It registers, and does nothing else: the reward manager `visionr1`, the config groups `+visionr1@_global_=...` and, if
+`VERL_PLATFORM=cpu`, the CPU platform. verl hides an exception raised here, so it is printed before it is raised again.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+try:
+    from verl_visionr1.plugin import registration
+
+    registration.register()
+except Exception:
+    print("verl-visionr1: the plug-in could not be loaded; `visionr1 check` tells more.", file=sys.stderr)  # noqa: T201
+    traceback.print_exc()
+    raise

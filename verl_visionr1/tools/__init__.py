@@ -1,0 +1,1 @@
+"""What looks at a run from outside: no verl, no torch, no ray."""

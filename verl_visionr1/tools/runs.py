@@ -1,0 +1,92 @@
+"""A run's numbers, read from the JSON lines that verl's `file` logger writes.
+
+A run directory holds `metrics/*.jsonl`, one file a start (verl overwrites its file when a run is resumed); later files
+and later lines win where they speak of the same step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+METRICS_DIR = "metrics"
+TRAINING_PREFIX = "visionr1/"
+_VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
+
+
+class RunError(ValueError):
+    """A run directory that cannot be read; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Everything verl logged at one step.
+
+    Attributes:
+        number: trainer step, from 1; 0 is the validation before training.
+        numbers: metric -> value, as verl names them.
+    """
+
+    number: int
+    numbers: Mapping[str, float]
+
+    def training(self, name: str) -> float | None:
+        """A number of the progress callback, by its short name ("recall", "threshold/match_iou"); None if not there."""
+        for key in (f"{TRAINING_PREFIX}{name}/mean", f"{TRAINING_PREFIX}{name}"):
+            if key in self.numbers:
+                return self.numbers[key]
+        return None
+
+    def validation(self) -> dict[str, dict[str, float]]:
+        """Data source -> name -> mean over the validation set; empty where the step had no validation.
+
+        >>> Step(0, {"val-aux/visionr1/scenes/recall/mean@1": 0.5}).validation()
+        {'visionr1/scenes': {'recall': 0.5}}
+        """
+        found: dict[str, dict[str, float]] = {}
+        for key, value in self.numbers.items():
+            match = _VALIDATION.fullmatch(key)
+            if match:
+                found.setdefault(match["source"], {})[match["name"]] = value
+        return found
+
+
+def read_steps(run_dir: str | Path) -> list[Step]:
+    """All steps of a run, in order; a line that is still being written is left out.
+
+    Raises:
+        RunError: no such directory, or nothing logged there yet.
+    """
+    folder = Path(run_dir) / METRICS_DIR
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise RunError(f"{folder}: no metrics; is this a run directory, and has its first step ended?")
+    merged: dict[int, dict[str, float]] = {}
+    for file in files:
+        for number, numbers in _read_lines(file):
+            merged.setdefault(number, {}).update(numbers)
+    return [Step(number, merged[number]) for number in sorted(merged)]
+
+
+def _read_lines(file: Path) -> list[tuple[int, dict[str, float]]]:
+    found: list[tuple[int, dict[str, float]]] = []
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            logged = _decode(line)
+        except msgspec.DecodeError:
+            continue
+        numbers = {key: float(value) for key, value in logged.data.items() if isinstance(value, int | float)}
+        found.append((logged.step, numbers))
+    return found
+
+
+class _Line(msgspec.Struct):
+    step: int
+    data: dict[str, object]
+
+
+_decode = msgspec.json.Decoder(_Line).decode
