@@ -1,4 +1,4 @@
-"""The only rooms that know verl. `import verl` imports this module in each of its processes (entry point `verl.plugins`).
+"""The only rooms that know verl. `import verl` imports this module in each of its processes (`verl.plugins`).
 
 It registers, and does nothing else: the reward manager `visionr1`, the config groups `+visionr1@_global_=...` and, if
 `VERL_PLATFORM=cpu`, the CPU platform. verl hides an exception raised here, so it is printed before it is raised again.

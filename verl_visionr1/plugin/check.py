@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -58,8 +59,7 @@ def _plugin() -> list[Finding]:
         import verl
 
         loaded = "verl_visionr1.plugin" in sys.modules
-        import verl_visionr1.plugin.registration
-
+        importlib.import_module("verl_visionr1.plugin.registration")
         found.append(Finding("plug-in", "loaded by import verl" if loaded else "not loaded by import verl", loaded))
         from verl_visionr1.plugin.config import SUPPORTED_VERL, require_supported_verl
 

@@ -63,9 +63,7 @@ class Progress:
 
     def context(self, step: int, *, is_validation: bool = False) -> Context:
         """How prompts dispatched at `step` are judged."""
-        return context_at(
-            step, self.total_steps, self.schedule, self.settings.validation, is_validation=is_validation
-        )
+        return context_at(step, self.total_steps, self.schedule, self.settings.validation, is_validation=is_validation)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -155,13 +153,17 @@ def resumed_from(config: DictConfig) -> Path | None:
 class ProgressCheckpoint(CheckpointCallback):
     """Writes the state of `Progress` into each checkpoint directory."""
 
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self.progress = progress_of(config)
+
     def on_save(
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
     ) -> None:
         """Called by verl after each save. The file is complete or not there at all."""
         file = Path(checkpoint_dir) / STATE_FILE
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(progress_of(self.config).state(global_step)))
+        partial.write_text(json.dumps(self.progress.state(global_step)))
         os.replace(partial, file)
 
 
@@ -177,9 +179,7 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
 
     class LoggingReplayBuffer(base):  # type: ignore[misc,valid-type]
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-            batch, metrics = super().sample(
-                global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
-            )
+            batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
             if partition_id == "train":
                 metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
             return batch, metrics
@@ -204,7 +204,7 @@ def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[st
 def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
     """What a sampled training batch scored, and what counted there."""
     rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    fields = [getattr(row, "data", row) for row in rows["extra_fields"]]
+    fields: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
     context = progress.context(step)
     if progress.last_stage not in (None, context.stage):
         print(f"visionr1: stage {progress.last_stage} -> {context.stage} at step {step}", flush=True)  # noqa: T201

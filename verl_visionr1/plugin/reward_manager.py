@@ -54,6 +54,7 @@ class VisionR1RewardManager(RewardManagerBase):
     ) -> None:
         require_supported_verl()
         super().__init__(config, tokenizer, compute_score)
+        self.decode = tokenizer.decode
         self.settings = settings_of(config)
         self.preset = self.settings.reward()
         model = model_config_of(config, tokenizer)
@@ -98,7 +99,7 @@ class VisionR1RewardManager(RewardManagerBase):
         """The text of the last output, without padding and special tokens."""
         response_ids = data.batch["responses"][-1]
         length = int(data.batch["attention_mask"][-1][-response_ids.shape[-1] :].sum())
-        return self.tokenizer.decode(response_ids[:length], skip_special_tokens=True)
+        return self.decode(response_ids[:length], skip_special_tokens=True)
 
 
 _ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", WIRE_KEY})
@@ -143,7 +144,7 @@ def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
     """
     if settings.frame != "auto":
         return frame_named(settings.frame)
-    model_type = model.get("model_type")
+    model_type = str(model.get("model_type"))
     if model_type not in MODEL_TYPE_FRAMES:
         raise ConfigError(
             f"{PREFIX}.frame=auto: the frame of model type {model_type!r} is not known (known: "

@@ -1,0 +1,90 @@
+"""Bad settings, data, model or disk stop a run before Ray starts, each with one line that says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.verl
+
+CASES = {
+    "missing data file": (["data.train_files={tmp}/no.parquet"], "data.train_files: {tmp}/no.parquet: no such file"),
+    "unknown preset": (
+        ["reward.reward_kwargs.visionr1.preset=visionr2"],
+        "reward.reward_kwargs.visionr1.preset = 'visionr2': needs one of visionr1, visionr1-paper, visionr1-released",
+    ),
+    "unknown key": (
+        ["+reward.reward_kwargs.visionr1.wieghts=1"],
+        "reward.reward_kwargs.visionr1.wieghts: unknown key; did you mean weights?",
+    ),
+    "no model": (["actor_rollout_ref.model.path={tmp}/model"], "actor_rollout_ref.model.path={tmp}/model: no such"),
+    "ignored key": (
+        ["reward_model.reward_manager=visionr1"],
+        "reward_model.reward_manager=visionr1: verl 0.9 ignores it; set reward.reward_manager.name",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Compose verl's own config with our flag, in this process, and ask the preflight."""
+    import verl  # noqa: F401 - loads the plug-in, which stores the config groups
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    from verl_visionr1.plugin.preflight import problems_of
+
+    def of(*overrides: str) -> list[str]:
+        GlobalHydra.instance().clear()
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            config = compose("ppo_trainer", overrides=["+visionr1@_global_=progressive", *overrides])
+        return problems_of(config)
+
+    return of
+
+
+@pytest.mark.parametrize(("overrides", "message"), CASES.values(), ids=CASES.keys())
+def test_problem_is_one_line_with_advice(problems: object, tmp_path: Path, overrides: list, message: str) -> None:
+    found = problems(*(override.format(tmp=tmp_path) for override in overrides))
+    expected = message.format(tmp=tmp_path)
+    assert any(problem.startswith(expected) for problem in found), found
+    assert all("\n" not in problem for problem in found)
+
+
+def test_malformed_ground_truth_names_file_row_and_value(problems: object, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "bad.parquet"
+    row = {
+        "data_source": "x",
+        "prompt": [{"role": "user", "content": "<image>Locate every cat"}],
+        "images": ["a.png"],
+        "reward_model": {"style": "rule", "ground_truth": '{"task": "detection"}'},
+        "extra_info": {"split": "train", "index": 0},
+    }
+    pq.write_table(pa.Table.from_pylist([row]), file)
+    found = [problem for problem in problems(f"data.train_files={file}") if "ground truth" in problem]
+    assert found, problems(f"data.train_files={file}")
+    assert str(file) in found[0]
+
+
+def test_full_disk(problems: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONR1_MIN_FREE_GB", "1000000000")
+    found = problems(f"trainer.default_local_dir={tmp_path}/not/there/yet")
+    assert any("GB free on the disk of" in problem for problem in found)
+
+
+def test_main_ppo_stops_before_ray(tmp_path: Path) -> None:
+    """The whole way: the unmodified trainer's command line, in a second process."""
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=progressive"]
+    done = subprocess.run(
+        [*command, f"data.train_files={tmp_path}/no.parquet"], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert f"visionr1: data.train_files: {tmp_path}/no.parquet: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ray init" not in done.stdout

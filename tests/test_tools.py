@@ -1,0 +1,114 @@
+"""Reading a run's numbers, watching it, reporting on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from verl_visionr1.cli import app
+from verl_visionr1.tools.report import changes_of, draw, table_of
+from verl_visionr1.tools.runs import RunError, Step, read_steps
+from verl_visionr1.tools.watch import lines_of, watch
+
+
+def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float]:
+    names = ("reward", "format", "recall", "precision", "iou_mean", "f1_50", "boxes_per_target")
+    numbers = {f"val-aux/{source}/{name}/mean@1": value for name in names}
+    return numbers | {f"val-core/{source}/acc/mean@1": value, "val-aux/num_turns/mean": 2.0}
+
+
+def training(value: float, stage: float = 0.0) -> dict[str, float]:
+    names = ("value", "format", "recall", "precision", "iou_mean")
+    thresholds = {"match_iou": 0.5, "iou_floor": 0.5, "iou_full": 0.75}
+    return {
+        **{f"visionr1/{name}/mean": value for name in names},
+        **{f"visionr1/threshold/{name}": number for name, number in thresholds.items()},
+        "visionr1/stage": stage,
+        "timing_s/step": 30.0,
+    }
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run of four steps that was killed in step 3 and resumed from step 2."""
+    starts = [
+        [(0, validation(0.4)), (1, training(0.5)), (2, training(0.6) | validation(0.5)), (3, training(0.9))],
+        [(2, validation(0.5)), (3, training(0.7, stage=1.0)), (4, training(0.8, stage=1.0) | validation(0.6))],
+    ]
+    (tmp_path / "metrics").mkdir()
+    for i, lines in enumerate(starts):
+        text = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in lines)
+        (tmp_path / "metrics" / f"{i:03d}.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_a_resumed_run_reads_as_one(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    assert [step.number for step in steps] == [0, 1, 2, 3, 4]
+    assert steps[3].training("value") == 0.7, "the later start has the last word"
+    assert steps[2].training("value") == 0.6, "what only the first start logged is kept"
+    assert steps[0].training("value") is None
+
+
+def test_a_line_that_is_being_written_is_left_out(run_dir: Path) -> None:
+    with (run_dir / "metrics" / "001.jsonl").open("a") as file:
+        file.write('{"step": 5, "data": {"visionr1/va')
+    assert read_steps(run_dir)[-1].number == 4
+
+
+def test_no_run_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=str(tmp_path)):
+        read_steps(tmp_path)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "no metrics" in " ".join(result.output.split())
+
+
+def test_sources_with_slashes_are_told_apart() -> None:
+    step = Step(0, validation(0.1, "a/b/c") | validation(0.2, "d"))
+    assert {source: numbers["recall"] for source, numbers in step.validation().items()} == {"a/b/c": 0.1, "d": 0.2}
+
+
+def test_report_compares_first_and_last_validation(run_dir: Path) -> None:
+    first, last, changes = changes_of(read_steps(run_dir))
+    assert (first, last) == (0, 4)
+    assert {(change.before, change.after) for change in changes} == {(0.4, 0.6)}
+    assert [change.label for change in changes][:2] == ["reward", "format"]
+
+
+def test_one_validation_is_no_comparison() -> None:
+    with pytest.raises(RunError, match="needs two"):
+        table_of([Step(0, validation(0.1)), Step(1, training(0.1))])
+
+
+def test_figure_is_a_picture(run_dir: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    draw(read_steps(run_dir), tmp_path / "figure.png", title="a run")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG"
+        assert len(set(image.convert("RGB").tobytes())) > 20
+
+
+def test_watch_says_step_reward_thresholds_and_time_left() -> None:
+    (line,) = lines_of(Step(3, training(0.7, stage=1.0)), total_steps=10)
+    assert line.startswith("step  3/10  reward 0.700  format 0.700  recall 0.700")
+    assert "stage 1 (xi 0.50/0.50/0.75)" in line
+    assert line.endswith("3 min 30 s left")
+
+
+def test_watch_ends_with_its_process(run_dir: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    watch(run_dir, total_steps=10, console=console, pid=process.pid)
+    text = console.export_text()
+    assert "step  4/10" in text
+    assert "validation at step 4" in text
