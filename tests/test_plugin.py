@@ -197,7 +197,9 @@ def test_without_callback_the_split_tells_validation(split: str, progress: float
 
 
 @pytest.mark.verl
-@pytest.mark.parametrize(("merged_wh", "processed_wh"), [((2, 3), (56, 84)), ((23, 17), (644, 476)), ((1, 1), (28, 28))])
+@pytest.mark.parametrize(
+    ("merged_wh", "processed_wh"), [((2, 3), (56, 84)), ((23, 17), (644, 476)), ((1, 1), (28, 28))]
+)
 def test_processed_size_is_read_from_positions(merged_wh: tuple[int, int], processed_wh: tuple[int, int]) -> None:
     from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 
