@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import hashlib
-import importlib.util
 import io
 import json
 import subprocess
@@ -19,23 +19,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from verl_visionr1.answers import instruction
-from verl_visionr1.rows import Ledger, RowError, RowsError, check_parquet, read_rows
+from verl_visionr1.rows import RowError, RowsError, read_rows
 from verl_visionr1.targets import Target
+from verl_visionr1.tools.doctor import check_parquet
 
 SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "coco.py"
+sys.path.insert(0, str(SCRIPT.parent))  # as Python itself does for a script
 
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("data_preprocess_coco", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-coco = load_script()
+import coco  # noqa: E402
+import coco_annotations  # noqa: E402
+import conversion  # noqa: E402
 
 COLOURS = {"red box": (255, 0, 0), "green box": (0, 255, 0), "blue box": (0, 0, 255)}
 RED, GREEN, BLUE = 3, 7, 90  # category ids: sparse, as in COCO
@@ -243,7 +236,10 @@ def test_byte_order_mark(data: Dataset) -> None:
     data.image((RED, A))
     path = data.write()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert coco.convert(path, data.images_dir, data.folder / "a.parquet").written.rows == 2
+    report = coco.convert(path, data.images_dir, data.folder / "a.parquet")
+    assert report.written.rows == 2
+    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
+    assert facts["annotations_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()  # what sha256sum says
 
 
 def test_box_reaching_outside_is_clipped_and_counted(data: Dataset) -> None:
@@ -529,17 +525,17 @@ def test_exclude_image_ids(data: Dataset, text: str) -> None:
     for _ in range(3):
         data.image((RED, A))
     (data.folder / "ids.txt").write_text(text)
-    ids = coco.read_image_ids(data.folder / "ids.txt")
-    found, report = data.convert(task="detection", exclude_image_ids=ids)
+    found, report = data.convert(task="detection", exclude_image_ids=data.folder / "ids.txt")
     assert [row["extra_info"]["image_id"] for row in found] == ["117"]
     assert report.ledger.left_out["image on the exclusion list"] == 2
     assert report.ledger.left_out["annotation of an image left out"] == 2
 
 
-def test_missing_exclusion_list_is_an_error(tmp_path: Path) -> None:
+def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
     """Test images in the training set would be the result."""
+    data.image((RED, A))
     with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: cannot be read"):
-        coco.read_image_ids(tmp_path / "ids.txt")
+        data.convert(exclude_image_ids=data.folder / "ids.txt")
 
 
 @pytest.mark.parametrize(
@@ -602,7 +598,15 @@ def test_agrees_with_pycocotools(data: Dataset) -> None:
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"})
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_help_has_the_flags_with_their_defaults() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    flags = [field.name for field in dataclasses.fields(coco.Options)]
+    assert all(f"--{name.replace('_', '-')} " in done.stdout for name in flags)
+    assert "[default: visionr1/coco_{task}]" in done.stdout
 
 
 def test_command(data: Dataset) -> None:
@@ -631,15 +635,27 @@ def test_command_with_a_missing_file(data: Dataset) -> None:
     assert done.stderr == f"error: {data.folder}/none: no such folder of images; check IMAGES_DIR\n"
 
 
-def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(coco)
+@pytest.mark.parametrize("module", [coco_annotations, conversion])
+def test_examples_in_the_docstrings(module: Any) -> None:
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_ledger_fails_or_counts() -> None:
+    error = RowError("bad thing", "file.json: bad thing 7; mend it")
+    with pytest.raises(RowError):
+        conversion.Ledger(fail=True).skip(error)
+    ledger = conversion.Ledger(fail=False)
+    ledger.skip(error)
+    ledger.skip(error)
+    assert ledger.skipped == {"bad thing": 2}
+    assert ledger.listed == [str(error)] * 2
 
 
 def test_ledger_is_shared(data: Dataset) -> None:
     """A caller with a ledger of its own sees what reading skipped."""
     data.annotate(999, RED, A)
-    ledger = Ledger(fail=False)
-    coco.read_coco(data.write(), data.images_dir, ledger)
+    ledger = conversion.Ledger(fail=False)
+    coco_annotations.read_coco(data.write(), data.images_dir, ledger)
     assert ledger.skipped == {"unknown image_id": 1}

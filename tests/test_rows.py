@@ -1,4 +1,4 @@
-"""rows.py: the schema, the writer and its promises, the image checks, and what `check_parquet` finds."""
+"""rows.py and images.py: the schema, the writer and its promises, the image checks; what tools/doctor.py finds."""
 
 from __future__ import annotations
 
@@ -22,21 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, JpegImagePlugin
 
 from verl_visionr1 import rows
-from verl_visionr1.rows import (
-    Ledger,
-    Row,
-    RowError,
-    RowImage,
-    RowsError,
-    RowWriter,
-    boxes_to_upright,
-    check_parquet,
-    in_upright_frame,
-    prepare_image,
-    read_rows,
-    read_size,
-)
-from verl_visionr1.targets import Target
+from verl_visionr1.files import disk_error
+from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
+from verl_visionr1.rows import Row, RowError, RowImage, RowsError, RowWriter, read_rows, target_of
+from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.tools.doctor import check_parquet
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (128, 128, 128)
 BOX = (16, 24, 80, 56)  # in the stored frame, on the 8-pixel grid of JPEG
@@ -375,7 +365,11 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("<html>404</html>")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "header.ppm").write_bytes(b"P6 many 9 255 ")
+    (tmp_path / "header.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\4IHDR\0\0\0\1" + bytes(20))
     for name, kind in (
+        ("header.ppm", "image unreadable"),
+        ("header.png", "image unreadable"),
         ("text.jpg", "image unreadable"),
         ("empty.jpg", "image unreadable"),
         ("folder.jpg", "image unreadable"),
@@ -385,17 +379,6 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
             with pytest.raises(RowError, match=name) as caught:
                 prepare_image(tmp_path / name, embed=embed, upright_dir=tmp_path)
             assert caught.value.kind == kind
-
-
-def test_ledger_fails_or_counts() -> None:
-    error = RowError("bad thing", "file.json: bad thing 7; mend it")
-    with pytest.raises(RowError):
-        Ledger(fail=True).skip(error)
-    ledger = Ledger(fail=False)
-    ledger.skip(error)
-    ledger.skip(error)
-    assert ledger.skipped == {"bad thing": 2}
-    assert ledger.listed == [str(error)] * 2
 
 
 # ------------------------------------------------------------------------------------------------ writer
@@ -532,7 +515,7 @@ def test_no_room_for_the_file(limit: int, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.parquet")], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("verl_visionr1.rows.RowsError: ")
+    assert last.startswith("verl_visionr1.files.RowsError: ")
     assert "a.parquet: file limit; nothing was left behind: free space or write elsewhere" in last
     assert list(tmp_path.iterdir()) == []
 
@@ -540,7 +523,7 @@ def test_no_room_for_the_file(limit: int, tmp_path: Path) -> None:
 def test_full_disk_is_named() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         Path("/dev/full").write_bytes(b"x")
-    message = str(rows._disk_error(Path("/out/a.parquet"), caught.value))
+    message = str(disk_error(Path("/out/a.parquet"), caught.value))
     assert message.startswith("/out/a.parquet: the disk is full; nothing was left behind: free space")
 
 
@@ -548,6 +531,9 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RowsError, match="cannot write"):
         write(tmp_path / "file" / "a.parquet", [a_row()])
+    painted().save(tmp_path / "a.jpg", exif=exif(6))
+    with pytest.raises(RowsError, match="cannot write"):
+        prepare_image(tmp_path / "a.jpg", embed=False, upright_dir=tmp_path / "file" / "up")
 
 
 # ------------------------------------------------------------------------------------------------ reader
@@ -634,6 +620,27 @@ def test_check_parquet_names_file_problems(tmp_path: Path) -> None:
         assert problem.row is None
         assert str(problem).startswith(f"{tmp_path / name}: {expected}")
         assert "\n" not in str(problem)
+
+
+@pytest.mark.parametrize("reward_model", ["text", {"ground_truth": {"boxes": []}}, {"ground_truth": 7}, {}, None])
+def test_ground_truth_of_another_project(reward_model: Any) -> None:
+    with pytest.raises(TargetError, match=r"ground truth (is null|.* is of type \w+: needs a JSON text)"):
+        target_of({"reward_model": reward_model})
+
+
+def test_garbled_page_is_named(tmp_path: Path) -> None:
+    """The footer is fine, so the file opens; what is wrong shows when the rows are read."""
+    path = good_file(tmp_path)
+    whole = bytearray(path.read_bytes())
+    column = pq.read_metadata(path).row_group(0).column(0)
+    whole[column.dictionary_page_offset : column.data_page_offset] = b"\xff" * (
+        column.data_page_offset - column.dictionary_page_offset
+    )
+    path.write_bytes(whole)
+    with pytest.raises(RowsError, match="not a whole parquet file"):
+        list(read_rows(path))
+    (problem,) = check_parquet(path)
+    assert "\n" not in str(problem)
 
 
 def test_check_parquet_stops_at_its_limit(tmp_path: Path) -> None:

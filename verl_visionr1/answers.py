@@ -1,28 +1,32 @@
 """Completion text -> `Answer`: boxes and labels as the model spoke them, and by name what is wrong with the text.
 
 Beside each parser stands the instruction that asks for its format. Bad model output is data, never an exception: a
-parser takes any text, reads at most `MAX_CHARS` of it in linear time, and keeps at most `MAX_BOXES` boxes. Nothing is
-evaluated, no pattern backtracks.
+parser takes any text, reads at most `MAX_CHARS` of the answer in linear time, and keeps at most `MAX_BOXES` boxes.
+Nothing is evaluated, no pattern backtracks.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, cast
 
 import msgspec
 
 from verl_visionr1.boxes import Box, Boxes
 
 MAX_CHARS = 100_000
-"""Text beyond this is not read (an answer of `MAX_BOXES` boxes is about as long)."""
+"""An answer is not read beyond this (one of `MAX_BOXES` boxes is about as long); reasoning before it may be longer."""
 MAX_BOXES = 1000
 """Boxes beyond this are counted as predictions, but not matched."""
 MAX_ITEM_CHARS = 2000
 """The longest object `{...}` that the tolerant scanner tries."""
+LONG_CHARS = 20_000
+"""In an answer longer than this, numbers that are slow to read (`1e308`) make the whole answer unreadable."""
 
 
 class Defect(str, enum.Enum):
@@ -30,13 +34,14 @@ class Defect(str, enum.Enum):
 
     EMPTY = "empty"  # no text at all
     NO_LIST = "no_list"  # no JSON list: a scalar, an object, prose
+    NO_ANSWER = "no_answer"  # reasoning that was never closed
     PROSE = "prose"  # text around the list (a fence, <think> and <answer> are not prose)
     MALFORMED = "malformed"  # a list that is not valid JSON of the asked-for form
     TRUNCATED = "truncated"  # cut off inside the list
     BAD_BOX = "bad_box"  # not four finite numbers with x1 < x2 and y1 < y2
-    NO_LABEL = "no_label"  # label missing or not a text
+    NO_LABEL = "no_label"  # label missing, blank or not a text
     OUTSIDE = "outside"  # a box outside the frame
-    TOO_LONG = "too_long"  # more than MAX_CHARS
+    TOO_LONG = "too_long"  # an answer of more than MAX_CHARS
     TOO_MANY = "too_many"  # more than MAX_BOXES
 
 
@@ -105,6 +110,7 @@ class _LooseItem(msgspec.Struct, gc=False):
 
 
 _decode_items = msgspec.json.Decoder(list[_Item]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_loose = msgspec.json.Decoder(_LooseItem).decode
 _decode_box = msgspec.json.Decoder(tuple[float, float, float, float]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -115,8 +121,9 @@ def parse_qwen_json(text: str) -> Answer:
     r"""Read `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
 
     Well-formed: that list alone, in a ``` fence or not, after a closed `<think>` and inside `<answer>` or not; `[]` or
-    `None` for nothing. Everything else is read as far as it goes: complete objects are taken out of truncated lists,
-    of prose and of broken JSON, with the defect named.
+    `None` for nothing; further keys in an object are allowed. Everything else is read as far as it goes: complete
+    objects are taken out of truncated lists, of prose and of broken JSON, with the defect named. Boxes in the
+    reasoning are never read, whether it was closed or not.
 
     >>> parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]').boxes_xyxy
     ((1.0, 2.0, 3.0, 4.0),)
@@ -126,11 +133,13 @@ def parse_qwen_json(text: str) -> Answer:
     >>> parse_qwen_json("None").defects
     ()
     """
-    body, envelope_defects = _body(text)
+    body, defects = _body(text)
+    if len(body) > LONG_CHARS and _SLOW_NUMBER.search(body):
+        return Answer((), (), body.count("bbox_2d"), (*defects, Defect.BAD_BOX))
     try:
         items = _decode_items(body)
     except _UNREADABLE:
-        return _parse_loosely(body, envelope_defects)
+        return _parse_loosely(body, defects)
     boxes: list[Box] = []
     labels: list[str] = []
     for item in items:
@@ -140,39 +149,48 @@ def parse_qwen_json(text: str) -> Answer:
             labels.append(item.label)
     n_dropped = len(items) - len(boxes)
     if n_dropped:
-        envelope_defects = (*envelope_defects, Defect.BAD_BOX)
-    if len(boxes) > MAX_BOXES:
-        return _bounded(boxes, labels, n_dropped, envelope_defects)
-    return Answer(tuple(boxes), tuple(labels), n_dropped, envelope_defects)
+        defects = (*defects, Defect.BAD_BOX)
+    if not all(labels) or any(map(str.isspace, labels)):
+        defects = (*defects, Defect.NO_LABEL)
+    return _bounded(boxes, labels, n_dropped, defects)
 
 
 _NONE: tuple[Defect, ...] = ()
+_SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each near the ends of float64
 
 
 def _body(text: str) -> tuple[str, tuple[Defect, ...]]:
     """The part of a completion that should be the list, and what is wrong around it."""
     body = text.strip()
     if body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS:
-        return body, _NONE
-    defects: list[Defect] = []
-    if len(body) > MAX_CHARS:
-        body = body[:MAX_CHARS]
-        defects.append(Defect.TOO_LONG)
+        if "</think>" not in body or _is_list(body):  # reasoning may begin with a bracket too
+            return body, _NONE
     if not body:
         return body, (Defect.EMPTY,)
     body, reasoned = _after_thinking(body)
+    if not reasoned:
+        return "", (Defect.NO_ANSWER,)
     body, answered = _inside_answer(body)
     body, fenced = _inside_fence(body)
-    if not (reasoned and answered and fenced):
-        defects.append(Defect.PROSE)
-    return body, tuple(defects)
+    defects = _NONE if answered and fenced else (Defect.PROSE,)
+    if len(body) > MAX_CHARS:
+        return body[:MAX_CHARS], (*defects, Defect.TOO_LONG)
+    return body, defects
+
+
+def _is_list(text: str) -> bool:
+    try:
+        _decode_list(text)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _after_thinking(text: str) -> tuple[str, bool]:
-    """What follows the last `</think>`; the opening tag may be part of the prompt (Qwen3's template)."""
+    """What follows the last `</think>`, whose opening tag may be part of the prompt; False if it was never closed."""
     end = text.rfind("</think>")
     if end < 0:
-        return text, "<think>" not in text
+        return text, not text.startswith("<think>")
     return text[end + len("</think>") :].strip(), True
 
 
@@ -227,7 +245,7 @@ def _parse_loosely(body: str, envelope_defects: tuple[Defect, ...]) -> Answer:
             n_dropped += 1
             defects[Defect.BAD_BOX] = None
             continue
-        if label is None:
+        if not label or label.isspace():
             defects[Defect.NO_LABEL] = None
         boxes.append(box)
         labels.append(label or "")
@@ -239,12 +257,11 @@ def _list_defects(body: str, position: int, claims: bool, explained: bool) -> tu
     """Why `body`, whose last object ends at `position`, is no valid list."""
     if not body:
         return () if explained else (Defect.EMPTY,)
-    opening = body.find("[")
-    if opening < 0 or (not claims and not body.startswith("[")):
+    opening, first_object = body.find("["), body.find("{")
+    if opening < 0 or 0 <= first_object < opening or (not claims and opening > 0):
         return (Defect.NO_LIST,)
-    if body.startswith("{"):
-        return (Defect.NO_LIST,)
-    if "]" not in body[position:]:
+    rest = body[position:]
+    if "]" not in rest or rest.rfind("{") > rest.rfind("}"):
         return (Defect.TRUNCATED,)
     if not body.startswith("[") or not body.endswith("]"):
         return (Defect.PROSE,)
@@ -311,6 +328,10 @@ def parse_griffon(text: str) -> Answer:
     labels: list[str] = []
     n_dropped = 0
     pieces = body.split("&")
+    if len(pieces) > MAX_BOXES:
+        n_dropped = sum("[" in piece for piece in pieces[MAX_BOXES:])
+        pieces = pieces[:MAX_BOXES]
+        defects[Defect.TOO_MANY] = None
     for i, piece in enumerate(pieces):
         box, label, piece_defects = _griffon_piece(piece.strip(), is_last=i + 1 == len(pieces))
         defects |= dict.fromkeys(piece_defects)
@@ -356,9 +377,7 @@ def _finite_box(numbers: Sequence[str]) -> Box | None:
 # --- Vision-R1 as released ----------------------------------------------------------------------------------------
 
 _RELEASED_NUMBER = r"\d{1,3}|1000"
-_RELEASED_ITEM = re.compile(
-    r'\{"bbox_2d": \[' + ", ".join([f"({_RELEASED_NUMBER})"] * 4) + r'\], "label": "([^"]+)"\}'
-)
+_RELEASED_ITEM = re.compile(r'\{"bbox_2d": \[' + ", ".join([f"({_RELEASED_NUMBER})"] * 4) + r'\], "label": "([^"]+)"\}')
 _RELEASED_FENCE = re.compile("```json\n|\n```")
 _decode_any = msgspec.json.Decoder().decode
 
@@ -386,37 +405,40 @@ def _released_json(text: str) -> tuple[list[Box], list[str]]:
     lines = text.strip().split("\n")
     if lines[0].startswith("```json"):
         lines = lines[1:]
-    parsed = _python_json("\n".join(lines).split("```")[0])
     boxes: list[Box] = []
     labels: list[str] = []
-    for item in parsed if isinstance(parsed, list) else ():
-        if not isinstance(item, dict):
-            continue
-        box = item.get("bbox_2d")
-        if not isinstance(box, list) or len(box) != 4:
-            continue
-        try:
-            x1, y1, x2, y2 = (float(int(number)) for number in box)
-        except (TypeError, ValueError, OverflowError):
-            continue
-        if x1 < x2 and y1 < y2:
-            boxes.append((x1, y1, x2, y2))
+    for item in _objects(_python_json("\n".join(lines).split("```")[0])):
+        box = _released_box(item.get("bbox_2d"))
+        if box is not None:
+            boxes.append(box)
             labels.append(str(item.get("label") or ""))
     return boxes, labels
 
 
+def _released_box(value: object) -> Box | None:
+    if not _is_list_of_four(value):
+        return None
+    try:
+        x1, y1, x2, y2 = (float(int(number)) for number in cast(list[Any], value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
 def _released_format(text: str) -> bool:
     parsed = _python_json(_RELEASED_FENCE.sub("", text).strip())
-    if parsed is _NOT_JSON:
-        return False
-    if not isinstance(parsed, list):
-        return True
-    for item in parsed:
-        if isinstance(item, dict) and "bbox_2d" in item and "label" in item:
-            box = item["bbox_2d"]
-            if not isinstance(box, list) or len(box) != 4:
-                return False
-    return True
+    return parsed is not _NOT_JSON and all(
+        _is_list_of_four(item["bbox_2d"]) for item in _objects(parsed) if "bbox_2d" in item and "label" in item
+    )
+
+
+def _objects(parsed: object) -> list[dict[str, Any]]:
+    """The objects in a list; none if it is no list."""
+    return [item for item in cast(list[Any], parsed) if isinstance(item, dict)] if isinstance(parsed, list) else []
+
+
+def _is_list_of_four(value: object) -> bool:
+    return isinstance(value, list) and len(cast(list[Any], value)) == 4
 
 
 _NOT_JSON = object()
@@ -424,8 +446,6 @@ _NOT_JSON = object()
 
 def _python_json(text: str) -> object:
     """`json.loads`, which (unlike the standard) takes NaN and Infinity; `_NOT_JSON` where it fails."""
-    import json
-
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

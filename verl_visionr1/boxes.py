@@ -1,7 +1,7 @@
 """Geometry of xyxy boxes: area, overlap, pairwise IoU and GIoU.
 
 Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)` (no
-"+1"). P counts predicted, T target boxes: `iou_PT[p, t]`. Boxes travel as tuples: they are few, hashable and cheap to
+"+1"). P counts predicted, T target boxes: `iou_pt[p, t]`. Boxes travel as tuples: they are few, hashable and cheap to
 pickle; arrays are made only where many pairs are compared (below about eight boxes plain Python is faster than numpy).
 """
 
@@ -60,7 +60,8 @@ def iou(a_xyxy: Box, b_xyxy: Box) -> float:
 
 def as_array(boxes_xyxy: Sequence[Box]) -> Array:
     """Boxes as a float64 array of shape (N, 4); N = 0 gives (0, 4)."""
-    return np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    array: Array = np.array(boxes_xyxy, dtype=np.float64)
+    return array.reshape(len(boxes_xyxy), 4)  # pyright: ignore[reportUnknownMemberType]  (numpy's own gap)
 
 
 def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
@@ -73,15 +74,18 @@ def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> A
     [[1.0, 0.0]]
     """
     p, t = as_array(predicted_xyxy), as_array(target_xyxy)
-    with np.errstate(all="ignore"):  # coordinates near 1e308 overflow: such a union is inf or nan, and counts as 0
-        shared, union = _shared_and_union(p, t)
-        iou_PT = np.zeros_like(shared)
-        np.divide(shared, union, out=iou_PT, where=(union > 0.0) & (union < np.inf))
-    return np.minimum(iou_PT, 1.0, out=iou_PT)
+    with np.errstate(all="ignore"):
+        iou_pt, union = _shared_and_union(p, t)
+        iou_pt /= union
+        if not np.isfinite(iou_pt.sum()):  # areas over- or underflowed: such boxes have no measurable overlap
+            iou_pt[~np.isfinite(iou_pt)] = 0.0
+    return np.minimum(iou_pt, 1.0, out=iou_pt)
 
 
 def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
     """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as `pairwise_iou`.
+
+    For boxes whose area neither over- nor underflows (nan otherwise).
 
     >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
     -0.333333

@@ -49,9 +49,7 @@ class Frame:
     extent: Extent
     side: float | None = None
 
-    def size_wh(
-        self, original_wh: tuple[int, int], processed_wh: tuple[int, int] | None = None
-    ) -> tuple[float, float]:
+    def size_wh(self, original_wh: tuple[int, int], processed_wh: tuple[int, int] | None = None) -> tuple[float, float]:
         """Width and height of the whole image in this frame's units.
 
         Raises:
@@ -127,9 +125,10 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
     >>> all_inside(((0.0, 0.0, 1100.0, 900.0),), (1000.0, 1000.0))
     False
     """
+    if not boxes_xyxy:
+        return True
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
-    right, bottom = frame_wh[0] + slack_x, frame_wh[1] + slack_y
-    for x1, y1, x2, y2 in boxes_xyxy:
-        if x1 < -slack_x or y1 < -slack_y or x2 > right or y2 > bottom:
-            return False
-    return True
+    x1, y1, x2, y2 = zip(*boxes_xyxy, strict=True)  # all left edges, all top edges, ...
+    return not (
+        min(x1) < -slack_x or min(y1) < -slack_y or max(x2) > frame_wh[0] + slack_x or max(y2) > frame_wh[1] + slack_y
+    )

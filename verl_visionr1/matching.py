@@ -1,6 +1,6 @@
 """`Answer` boxes x `Target` boxes -> `Matching`: which prediction stands for which object.
 
-Legend: P predictions, T targets, `iou_PT[p, t]`. The default is one-to-one, maximises the total IoU and never depends
+Legend: P predictions, T targets, `iou_pt[p, t]`. The default is one-to-one, maximises the total IoU and never depends
 on the order of predictions or targets; Vision-R1's released matcher is a named variant for its preset.
 """
 
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias, cast
 
 import msgspec
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from numpy.typing import NDArray
 
-from verl_visionr1.boxes import Box, Boxes, area, intersection, iou, pairwise_giou, pairwise_iou
+from verl_visionr1.boxes import Array, Box, Boxes, area, as_array, intersection, iou, pairwise_giou, pairwise_iou
 from verl_visionr1.targets import Target, normal_label
 
-SMALL = 64
-"""Up to this many pairs (8 x 8) plain Python beats numpy."""
+SMALL = 256
+"""Up to this many pairs (16 x 16) plain Python beats numpy."""
+Overlap: TypeAlias = tuple[int, int, float]
+"""Prediction p, target t, and their IoU > 0."""
 _HUGE = 1e9  # coordinates are clipped to this where larger ones would overflow float32 areas
 IGNORED_SHARE = 0.5
 """A prediction that lies in an ignore region by at least this share of its area is not counted."""
@@ -53,111 +56,130 @@ def match_labelled(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_d
     Matching(pairs=((0, 0),), ious=(1.0,), n_predicted=2, n_target=1)
     """
     if not target.is_multilabel:
-        return _match(boxes_xyxy, None, target, n_dropped)
-    return _match(boxes_xyxy, [normal_label(label) for label in labels], target, n_dropped)
+        return match_boxes(boxes_xyxy, labels, target, n_dropped)
+    targets = cast(Boxes, target.boxes_xyxy)
+    said, wanted = _indices_by_label(labels), _indices_by_label(target.labels)
+    found: list[Overlap] = []
+    for label in sorted(wanted):
+        if label in said:
+            found += _assign(boxes_xyxy, said[label], targets, wanted[label])
+    return _matching(found, boxes_xyxy, target, n_dropped)
 
 
 def match_boxes(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_dropped: int = 0) -> Matching:
     """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3."""
-    return _match(boxes_xyxy, None, target, n_dropped)
+    targets = cast(Boxes, target.boxes_xyxy)
+    found = _assign(boxes_xyxy, range(len(boxes_xyxy)), targets, range(len(targets)))
+    return _matching(found, boxes_xyxy, target, n_dropped)
 
 
-def _match(boxes: Boxes, labels: list[str] | None, target: Target, n_dropped: int) -> Matching:
-    targets: Boxes = target.boxes_xyxy  # type: ignore[assignment]
-    target_labels = target.normal_labels if labels is not None else None
-    n_p, n_t = len(boxes), len(targets)
-    if n_p == 1 and n_t == 1:
-        overlap = iou(boxes[0], targets[0]) if labels is None or labels[0] == target_labels[0] else 0.0
-        pairs, ious = (((0, 0),), (overlap,)) if overlap > 0.0 else ((), ())
-    elif n_p and n_t:
-        pairs, ious = _assign(boxes, labels, targets, target_labels)
+def _matching(found: list[Overlap], boxes: Boxes, target: Target, n_dropped: int) -> Matching:
+    n_predicted = len(boxes) + n_dropped
+    if target.ignore_xyxy and len(found) < len(boxes):
+        n_predicted -= _n_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy))
+    pairs = tuple([(p, t) for p, t, _ in found])
+    return Matching(pairs, tuple([overlap for _, _, overlap in found]), n_predicted, len(target.boxes_xyxy))
+
+
+def _indices_by_label(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Which boxes carry a label, by the label as it is compared."""
+    as_written: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        as_written.setdefault(label, []).append(i)
+    indices: dict[str, list[int]] = {}
+    for label, written in as_written.items():
+        indices.setdefault(normal_label(label), []).extend(written)
+    return indices
+
+
+def _assign(boxes: Boxes, ps: Sequence[int], targets: Boxes, ts: Sequence[int]) -> list[Overlap]:
+    """Pair the predictions `ps` with the targets `ts`, one to one, so that their total IoU is the largest possible.
+
+    Both sides are put in canonical order first, so that neither ties nor rounding hang on the order they came in.
+    """
+    if not ps or not ts:
+        return []
+    if len(ps) == len(ts) == 1:
+        overlap = iou(boxes[ps[0]], targets[ts[0]])
+        return [(ps[0], ts[0], overlap)] if overlap > 0.0 else []
+    ps, ts = sorted(ps, key=boxes.__getitem__), sorted(ts, key=targets.__getitem__)
+    some, others = [boxes[p] for p in ps], [targets[t] for t in ts]
+    if len(ps) * len(ts) > SMALL:
+        iou_pt = pairwise_iou(some, others)
     else:
-        pairs, ious = (), ()
-    n_predicted = n_p + n_dropped
-    if target.ignore_xyxy and len(pairs) < n_p:
-        n_predicted -= _n_ignored(boxes, pairs, target)
-    return Matching(pairs, ious, n_predicted, n_t)
+        overlaps = _overlaps(some, others)
+        if _one_to_one(overlaps):
+            return [(ps[row], ts[column], overlap) for row, column, overlap in overlaps]
+        iou_pt = np.zeros((len(ps), len(ts)))
+        for row, column, overlap in overlaps:
+            iou_pt[row, column] = overlap
+    rows, columns = _assignment(-iou_pt)
+    chosen = zip(rows, columns, iou_pt[rows, columns].tolist(), strict=True)
+    return [(ps[row], ts[column], overlap) for row, column, overlap in chosen if overlap > 0.0]
 
 
-def _assign(
-    boxes: Boxes, labels: list[str] | None, targets: Boxes, target_labels: tuple[str, ...] | None
-) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
-    """Maximise the total IoU. Both sides are put in canonical order first, so that ties do not hang on theirs."""
-    order_p, boxes, labels = _canonical(boxes, labels)
-    order_t, targets, target_labels = _canonical(targets, target_labels)
-    overlaps = _overlaps(boxes, labels, targets, target_labels)
-    if not _one_to_one(overlaps):
-        iou_PT = np.zeros((len(boxes), len(targets)))
-        for p, t, overlap in overlaps:
-            iou_PT[p, t] = overlap
-        rows, columns = linear_sum_assignment(iou_PT, maximize=True)
-        chosen = iou_PT[rows, columns]
-        overlaps = [found for found in zip(rows.tolist(), columns.tolist(), chosen.tolist(), strict=True) if found[2]]
-    return tuple([(order_p[p], order_t[t]) for p, t, _ in overlaps]), tuple([overlap for _, _, overlap in overlaps])
+def _overlaps(some: list[Box], others: list[Box]) -> list[Overlap]:
+    """The pairs with IoU > 0. Most pairs are apart, which four comparisons tell without a call."""
+    overlaps: list[Overlap] = []
+    for row, box in enumerate(some):
+        x1, y1, x2, y2 = box
+        for column, other in enumerate(others):
+            if x1 < other[2] and other[0] < x2 and y1 < other[3] and other[1] < y2:
+                overlap = iou(box, other)
+                if overlap > 0.0:
+                    overlaps.append((row, column, overlap))
+    return overlaps
 
 
-def _canonical(boxes: Boxes, labels: Sequence[str] | None) -> tuple[list[int], Boxes, list[str] | None]:
-    if labels is None:
-        order = sorted(range(len(boxes)), key=boxes.__getitem__)
-        return order, tuple([boxes[i] for i in order]), None
-    order = sorted(range(len(boxes)), key=lambda i: (boxes[i], labels[i]))
-    return order, tuple([boxes[i] for i in order]), [labels[i] for i in order]
-
-
-def _overlaps(
-    boxes: Boxes, labels: Sequence[str] | None, targets: Boxes, target_labels: Sequence[str] | None
-) -> list[tuple[int, int, float]]:
-    """The pairs (p, t, IoU) that may be matched: IoU > 0 and, where labels are given, equal labels. Row by row."""
-    if len(boxes) * len(targets) <= SMALL:
-        return [
-            (p, t, overlap)
-            for p, box in enumerate(boxes)
-            for t, other in enumerate(targets)
-            if (labels is None or labels[p] == target_labels[t]) and (overlap := iou(box, other)) > 0.0
-        ]
-    iou_PT = pairwise_iou(boxes, targets)
-    if labels is not None:
-        codes: dict[str, int] = {}
-        p_codes = np.array([codes.setdefault(label, len(codes)) for label in labels])
-        t_codes = np.array([codes.setdefault(label, len(codes)) for label in target_labels])
-        iou_PT[p_codes[:, None] != t_codes] = 0.0
-    rows, columns = np.nonzero(iou_PT)
-    return list(zip(rows.tolist(), columns.tolist(), iou_PT[rows, columns].tolist(), strict=True))
-
-
-def _one_to_one(overlaps: list[tuple[int, int, float]]) -> bool:
-    """Whether no prediction and no target occurs twice: then the pairs are the matching."""
+def _one_to_one(overlaps: list[Overlap]) -> bool:
+    """Whether no prediction and no target occurs twice: then the overlaps are the matching."""
     n = len(overlaps)
-    return len({p for p, _, _ in overlaps}) == n and len({t for _, t, _ in overlaps}) == n
+    return n < 2 or (len({p for p, _, _ in overlaps}) == n and len({t for _, t, _ in overlaps}) == n)
 
 
-def _n_ignored(boxes: Boxes, pairs: tuple[tuple[int, int], ...], target: Target) -> int:
-    matched = {p for p, _ in pairs}
-    return sum(
-        any(intersection(box, region) >= IGNORED_SHARE * area(box) for region in target.ignore_xyxy)  # type: ignore[arg-type]
-        for p, box in enumerate(boxes)
-        if p not in matched
-    )
+def _n_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> int:
+    n_ignored = 0
+    for p, box in enumerate(boxes):
+        if p in matched:
+            continue
+        needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
+        if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
+            n_ignored += 1
+    return n_ignored
 
 
 def match_visionr1_released(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_dropped: int = 0) -> Matching:
     """`BoxPriorMatcher` of the released Vision-R1 code: cost L1 in pixels, less label agreement, less GIoU.
 
     All min(P, T) pairs are matched, however far apart, and `ious` holds their GIoU, in (-1, 1], in float32 precision.
+    Ignore regions and dropped boxes play no part.
     """
-    targets: Sequence[Box] = target.boxes_xyxy  # type: ignore[assignment]
+    targets = cast(Boxes, target.boxes_xyxy)
     n_p, n_t = len(boxes_xyxy), len(targets)
     if not n_p or not n_t:
         return Matching((), (), n_p, n_t)
-    p = np.clip(np.array(boxes_xyxy), -_HUGE, _HUGE).astype(np.float32)
-    t = np.array(targets, dtype=np.float32)
-    giou_PT = pairwise_giou(p, t).astype(np.float32)  # type: ignore[arg-type]
-    l1_PT = np.abs(p[:, None] - t).sum(axis=-1)
-    names = [normal_label(label) for label in labels]
-    agree_PT = np.array([[a == b for b in target.normal_labels] for a in names], dtype=np.float32)
-    rows, columns = linear_sum_assignment(l1_PT - agree_PT - giou_PT)
-    ious = tuple(giou_PT[rows, columns].tolist())
-    return Matching(tuple(zip(rows.tolist(), columns.tolist(), strict=True)), ious, n_p, n_t)
+    p = np.clip(as_array(boxes_xyxy), -_HUGE, _HUGE).astype(np.float32)
+    t = as_array(targets).astype(np.float32)
+    giou_pt = pairwise_giou(cast(Boxes, p), cast(Boxes, t)).astype(np.float32)  # rows of four are boxes
+    cost_pt = np.abs(p[:, 0, None] - t[:, 0])
+    for side in (1, 2, 3):
+        cost_pt += np.abs(p[:, side, None] - t[:, side])
+    codes = {label: float(code) for code, label in enumerate(target.normal_labels)}
+    p_codes = np.array([codes.get(normal_label(label), -1.0) for label in labels])
+    t_codes = np.array([codes[label] for label in target.normal_labels])
+    cost_pt -= p_codes[:, None] == t_codes
+    cost_pt -= giou_pt
+    rows, columns = _assignment(cost_pt)
+    return Matching(tuple(zip(rows, columns, strict=True)), tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
+
+
+def _assignment(cost_pt: Array) -> tuple[list[int], list[int]]:
+    """Rows and columns of the one-to-one pairs, min(P, T) of them, whose total cost is least."""
+    # scipy.optimize takes three times as long to load as all the rest of the package: only where it is needed.
+    from scipy.optimize import linear_sum_assignment  # pyright: ignore
+
+    rows, columns = cast(tuple[NDArray[np.intp], NDArray[np.intp]], linear_sum_assignment(cost_pt))
+    return rows.tolist(), columns.tolist()
 
 
 Matcher = Callable[[Boxes, Sequence[str], Target, int], Matching]

@@ -44,7 +44,7 @@ class Schedule:
         starts = [at for at, _ in self.points]
         if not starts or starts[0] != 0.0:
             raise ValueError(f"schedule starts at {starts[:1]}: the first point must be at progress 0")
-        if any(a >= b for a, b in pairwise(starts)) or starts[-1] > 1.0:
+        if not (all(a < b for a, b in pairwise(starts)) and starts[-1] <= 1.0):  # so that nan fails
             raise ValueError(f"schedule points at {starts}: need increasing progress within [0, 1]")
         if self.interpolation not in ("step", "linear", "cosine"):
             raise ValueError(f"interpolation = {self.interpolation!r}: needs one of step, linear, cosine")

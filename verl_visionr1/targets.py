@@ -7,6 +7,7 @@ files of all tasks concatenate. Bad ground truth is an error here, at conversion
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -100,9 +101,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         try:
             return _DECODER.decode(text)
-        except msgspec.DecodeError as error:  # ValidationError is a DecodeError
-            shown = text if len(text) <= 120 else text[:120] + ("..." if isinstance(text, str) else b"...")
-            raise TargetError(f"ground truth {shown!r}: {error}") from error
+        except (msgspec.DecodeError, UnicodeError) as error:  # ValidationError is a DecodeError
+            shown = f"{text[:120]!r}..." if len(text) > 120 else repr(text)
+            raise TargetError(f"ground truth {shown}: {error}") from error
 
 
 def normal_label(label: str) -> str:
@@ -121,7 +122,7 @@ def _normal_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 def _size(value: Any) -> tuple[int, int]:
     try:
-        width, height = (int(side) for side in value)
+        width, height = map(operator.index, value)
     except (TypeError, ValueError):
         raise TargetError(f"size_wh = {value!r}: needs two whole numbers, width and height") from None
     if width <= 0 or height <= 0:
@@ -130,23 +131,34 @@ def _size(value: Any) -> tuple[int, int]:
 
 
 def _texts(field: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise TargetError(f"{field} = {values!r}: needs a list of texts")
-    texts = tuple(values)
+    texts = _many(field, values, "texts")
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise TargetError(f"{field}[{i}] = {text!r}: needs a non-empty text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise TargetError(f"{field}[{i}] = {text!r}: holds half a surrogate pair") from None
     return texts
 
 
 def _boxes(field: str, values: Any, size_wh: tuple[int, int]) -> Boxes:
-    return tuple(_box(f"{field}[{i}]", value, size_wh) for i, value in enumerate(values))
+    return tuple([_box(f"{field}[{i}]", value, size_wh) for i, value in enumerate(_many(field, values, "boxes"))])
+
+
+def _many(field: str, values: Any, what: str) -> tuple[Any, ...]:
+    try:
+        if not isinstance(values, str | bytes):
+            return tuple(values)
+    except TypeError:
+        pass
+    raise TargetError(f"{field} = {values!r}: needs a list of {what}")
 
 
 def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     try:
-        x1, y1, x2, y2 = (float(number) for number in value)
-    except (TypeError, ValueError):
+        x1, y1, x2, y2 = map(_number, value)
+    except (TypeError, ValueError, OverflowError):
         raise TargetError(f"{where} = {value!r}: needs four numbers x1, y1, x2, y2") from None
     box = (x1, y1, x2, y2)
     if not all(map(math.isfinite, box)):
@@ -156,6 +168,12 @@ def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     if x1 < -1 or y1 < -1 or x2 > size_wh[0] + 1 or y2 > size_wh[1] + 1:
         raise TargetError(f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or mend size_wh")
     return box
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | bytes):  # float() would take them
+        raise TypeError
+    return float(value)
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, require_supported_verl, settings_of
-from verl_visionr1.rows import RowsError, read_rows
-from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.rows import RowsError, read_rows, target_of
+from verl_visionr1.targets import TargetError
 
 MIN_FREE_GB = 2.0
 """Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
@@ -68,21 +66,24 @@ def _check_data(config: DictConfig) -> list[str]:
     for key in ("data.train_files", "data.val_files"):
         files = OmegaConf.select(config, key)
         for file in [files] if isinstance(files, str) else files or []:
-            if str(file).endswith(".parquet"):
-                problems += [f"{key}: {problem}" for problem in islice(_file_problems(Path(file).expanduser()), 3)]
+            problem = _file_problem(Path(file).expanduser()) if str(file).endswith(".parquet") else None
+            if problem:
+                problems.append(f"{key}: {problem}")
     return problems
 
 
-def _file_problems(file: Path) -> Iterator[str]:
-    """What the reward cannot read of a file. Asks less than `rows.check_parquet`: other columns are the user's own."""
-    number = 0
+def _file_problem(file: Path) -> str | None:
+    """Why the reward cannot read a file. Asks less than `tools.doctor`: other columns are the user's own."""
+    number = -1
     try:
-        for number, row in enumerate(read_rows(file, columns=["reward_model"])):  # noqa: B007 - named in the message
-            Target.from_json((row["reward_model"] or {}).get("ground_truth") or "")
+        for row in read_rows(file, columns=["reward_model"]):
+            number += 1
+            target_of(row)
     except RowsError as error:
-        yield str(error)
+        return str(error)
     except TargetError as error:
-        yield f"{file}: row {number}: reward_model.{error}; convert the file again with a script of data_preprocess/"
+        return f"{file}: row {number}: reward_model.{error}; convert the file again with a script of data_preprocess/"
+    return None
 
 
 def _check_disk(config: DictConfig) -> list[str]:

@@ -13,10 +13,10 @@ from verl_visionr1.criteria import Judge, precision, recall, well_formed
 from verl_visionr1.matching import MATCHERS
 from verl_visionr1.schedule import VISIONR1, Schedule
 
+CRITERIA = ("format", "recall", "precision")
+"""Names of what every preset judges, in this order."""
 METRICS = (
-    "format",
-    "recall",
-    "precision",
+    *CRITERIA,
     "iou_mean",
     "f1_50",
     "n_predicted",
@@ -32,7 +32,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         value: the reward: weighted mean of the criteria in [0, 1] (`-released` presets: their sum, in [0, 3]).
-        metrics: `METRICS` as floats. The criteria (the first three) are judged by the preset, at its stage. The rest
+        metrics: `METRICS` as floats. `CRITERIA` are judged by the preset, at its stage. The rest
             means the same under every preset: "iou_mean" (matched IoU over n_T), "f1_50" (F1 at IoU .5),
             "boxes_per_target" (n_P / n_T; n_P where n_T = 0), "parsed" (1.0 if an answer could be read).
     """
@@ -58,7 +58,9 @@ class Criterion:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        # Settings may hold anything, whatever the annotation says.
+        is_number = isinstance(self.weight, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
+        is_number = is_number and not isinstance(self.weight, bool)
         if not (is_number and math.isfinite(self.weight) and self.weight >= 0):
             raise RewardError(f"weights.{self.name} = {self.weight!r}: needs a number >= 0")
 
@@ -76,7 +78,7 @@ class Preset:
         is_sum: the value is the weighted sum of the criteria instead of their weighted mean.
 
     Raises:
-        RewardError: unknown answer format or matching, or weights that are all 0.
+        RewardError: unknown answer format or matching, criteria other than `CRITERIA`, or weights that are all 0.
     """
 
     name: str
@@ -93,6 +95,9 @@ class Preset:
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
+        names = tuple(criterion.name for criterion in self.criteria)
+        if names != CRITERIA:  # or the metrics would not have the same keys for every preset
+            raise RewardError(f"criteria = {', '.join(names)}: needs {', '.join(CRITERIA)}")
         if not self.divisor > 0:
             raise RewardError(f"weights = {self.weights}: needs at least one above 0")
 
@@ -120,5 +125,5 @@ class Preset:
 
 def require_one_of(key: str, value: object, known: Mapping[str, object]) -> None:
     """Raise RewardError unless `value` is a key of `known`."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise RewardError(f"{key} = {value!r}: needs one of {', '.join(known)}")

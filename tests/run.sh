@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# All checks of the repository, in an environment of its own making; pytest's summary comes last.
+#
+#   bash tests/run.sh                 everything, the end-to-end runs on CPU included
+#   bash tests/run.sh -m 'not slow'   arguments go to pytest: here without the end-to-end runs
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+# shellcheck source-path=SCRIPTDIR source=../recipes/environment.sh
+source recipes/environment.sh
+visionr1_environment cpu dev || exit 1
+
+failed=()
+check() {
+  local name=$1
+  shift
+  printf '== %s\n' "$name"
+  "$@" || failed+=("$name")
+}
+shell_scripts() {
+  local script
+  for script in recipes/*.sh tests/run.sh .ci/run; do bash -n "$script" || return 1; done
+}
+check 'ruff check' ruff check .
+check 'ruff format' ruff format --check .
+check 'imports' lint-imports
+check 'types' pyright --pythonpath "$(command -v python)"
+check 'shell' shell_scripts
+((${#failed[@]})) && printf 'failed: %s\n' "${failed[*]}"
+
+printf '== tests\n'
+python -m pytest "$@"
+status=$?
+# Only pytest's own verdict may follow its summary; the checks above still decide with it.
+((status == 0 && ${#failed[@]} == 0)) || exit $((status ? status : 1))

@@ -1,0 +1,194 @@
+"""Real training on CPU: verl's own entry point, Ray, FSDP2 and vLLM; minutes, one run at a time.
+
+The stock run sets nothing of this project but the reward manager's name (and the CPU platform), on a tiny Qwen2.5-VL,
+whose coordinates are pixels of the processed image. The recipe run is the recipe itself, shortened, killed in the
+middle and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from verl_visionr1 import METRICS, Target, score
+from verl_visionr1.plugin.context import progress_at
+from verl_visionr1.tools.runs import read_steps
+
+pytestmark = [pytest.mark.verl, pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent
+SIZE_WH = (150, 100)
+PROCESSED_WH = (140, 112)
+"""What Qwen2.5-VL's processor makes of `SIZE_WH`: the nearest multiples of 28."""
+
+
+def run(*command: object, **environment: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def make_rows(folder: Path) -> tuple[Path, Path]:
+    width, height = SIZE_WH
+    scenes = ROOT / "data_preprocess" / "scenes.py"
+    run(sys.executable, scenes, folder / "scenes", "--train", 16, "--val", 8, "--size", width, height)
+    for split in ("train", "val"):
+        annotations = folder / "scenes" / "annotations" / f"instances_{split}.json"
+        run(
+            *(sys.executable, ROOT / "data_preprocess" / "coco.py", annotations, folder / "scenes" / split),
+            *(folder / f"{split}.parquet", "--task", "grounding", "--split", split, "--limit", 16),
+        )
+    return folder / "train.parquet", folder / "val.parquet"
+
+
+def teach_to_write_boxes(model_dir: Path) -> None:
+    """A few supervised steps on text alone, so that a random model writes boxes and rewards differ."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(model_dir)
+    tokenizer = processor.tokenizer
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        texts = []
+        for _ in range(32):
+            x1, y1, w, h = torch.randint(10, 70, (4,), generator=generator).tolist()
+            x2, y2 = x1 + w, y1 + h
+            box = f"[{x1}, {y1}, {x2}, {y2}]"
+            texts.append(f'<|im_start|>assistant\n[{{"bbox_2d": {box}, "label": "red circle"}}]<|im_end|>')
+        batch = tokenizer(texts, return_tensors="pt", padding=True)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(model_dir)
+
+
+@pytest.fixture(scope="module")
+def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of the unmodified trainer with `reward.reward_manager.name=visionr1` and rollouts dumped."""
+    folder = tmp_path_factory.mktemp("stock")
+    train, val = make_rows(folder)
+    model = folder / "model"
+    run(sys.executable, ROOT / "recipes" / "tiny" / "make_models.py", "random-qwen2-5-vl", model)
+    teach_to_write_boxes(model)
+    run(
+        *(
+            sys.executable,
+            "-m",
+            "verl.trainer.main_ppo",
+            "+visionr1@_global_=cpu",
+            "reward.reward_manager.name=visionr1",
+        ),
+        *(f"data.train_files={train}", f"data.val_files={val}", f"actor_rollout_ref.model.path={model}"),
+        *("data.train_batch_size=4", "data.max_prompt_length=160", "data.max_response_length=64"),
+        *("actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
+        *("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "algorithm.adv_estimator=grpo"),
+        *("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16", "trainer.total_training_steps=2"),
+        *("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16", "trainer.val_before_train=True"),
+        *("trainer.test_freq=2", "trainer.save_freq=-1", "trainer.logger=[console]", "trainer.resume_mode=disable"),
+        *(f"trainer.rollout_data_dir={folder}/rollouts", f"trainer.validation_data_dir={folder}/validation"),
+        VERL_PLATFORM="cpu",
+    )
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def expected(row: dict, progress: float) -> object:
+    target = Target.from_json(row["gts"])
+    assert target.size_wh == SIZE_WH
+    return score(row["output"], target, frame="qwen2.5-vl", processed_wh=PROCESSED_WH, progress=progress)
+
+
+def test_stock_training_scores_like_the_facade(stock_run: Path) -> None:
+    rows = rows_of(stock_run / "rollouts")
+    assert len(rows) == 2 * 4 * 4
+    for row in rows:
+        assert row["score"] == pytest.approx(expected(row, progress_at(row["step"], 2)).value, abs=1e-6)
+    assert len({row["score"] for row in rows}) > 2, "rewards that are all alike would prove nothing"
+
+
+def test_stock_validation_scores_like_the_facade(stock_run: Path) -> None:
+    rows = rows_of(stock_run / "validation")
+    assert rows
+    for row in rows:
+        result = expected(row, 1.0)  # validation is judged by the final stage
+        assert row["score"] == pytest.approx(result.value, abs=1e-6)
+        assert {name: row[name] for name in METRICS} == pytest.approx(result.metrics, abs=1e-6)
+        assert row["unscored"] == 0.0
+
+
+RECIPE_STEPS = 6
+
+
+def start_recipe(run_dir: Path) -> subprocess.Popen:
+    command = ["bash", ROOT / "recipes" / "tiny_visionr1_cpu.sh"]
+    small = {"TOTAL_STEPS": RECIPE_STEPS, "SAVE_FREQ": 2, "TEST_FREQ": 6, "TRAIN_BATCH": 8, "ROLLOUT_N": 4}
+    small |= {"TRAIN_SCENES": 64, "VAL_SCENES": 16, "RUN_DIR": run_dir}
+    environment = {**os.environ, **{key: str(value) for key, value in small.items()}}
+    log = (run_dir.parent / f"{run_dir.name}.out").open("a")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+
+
+def wait_for(condition: object, process: subprocess.Popen, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the recipe ended before its time"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.5)
+
+
+def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
+    """Killed after its second checkpoint, the run goes on from there at the same stage and thresholds."""
+    run_dir = tmp_path / "run"
+    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
+    killed = start_recipe(run_dir)
+    wait_for(lambda: tracker.is_file() and tracker.read_text() == "4", killed, 600)
+    for pid in run_pids(run_dir):
+        os.kill(pid, signal.SIGKILL)
+    killed.wait(60)
+    before = {step.number: step for step in read_steps(run_dir)}
+
+    resumed = start_recipe(run_dir)
+    assert resumed.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
+    after = {step.number: step for step in read_steps(run_dir)}
+    assert max(after) == RECIPE_STEPS
+    log = (run_dir / "train.log").read_text()
+    assert "global_step_4" in log
+    stages = [after[step].training("stage") for step in range(1, RECIPE_STEPS + 1)]
+    assert stages == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], "the switch comes at half of the steps, and survives the kill"
+    assert before[4].training("threshold/match_iou") == after[5].training("threshold/match_iou") == 0.75
+    assert (run_dir / "report.png").stat().st_size > 10_000
+    output = (run_dir.parent / "run.out").read_text()
+    assert "mean IoU" in output
+    assert "F1@.5" in output
+    assert not run_pids(run_dir), "nothing is left running"
+
+
+def run_pids(run_dir: Path) -> list[int]:
+    """Processes whose environment names the run directory: the recipe and all it started."""
+    mark = f"RUN_DIR={run_dir}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found

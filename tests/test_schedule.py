@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
+from verl_visionr1.schedule import KINDS, Schedule, constant, cosine, linear, piecewise, staged
+
+MIDDLE = Thresholds.of(0.6, 0.6, 0.8)
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant(BEGINNER),
+    "staged": staged(),
+    "linear": linear(BEGINNER, ADVANCED),
+    "cosine": cosine(BEGINNER, ADVANCED),
+    "piecewise": piecewise([(0, BEGINNER), (0.25, MIDDLE), (0.75, ADVANCED)]),
+    "linear ramp": linear(BEGINNER, ADVANCED, begin=0.25, end=0.75),
+    "cosine ramp": cosine(BEGINNER, ADVANCED, begin=0.25, end=0.75),
+    "piecewise linear": piecewise([(0, BEGINNER), (0.5, MIDDLE), (1, ADVANCED)], interpolation="linear"),
+}
+
+# progress -> match_iou
+TABLE = {
+    "constant": {0.0: 0.5, 0.5: 0.5, 1.0: 0.5},
+    "staged": {0.0: 0.5, 0.49: 0.5, math.nextafter(0.5, 0): 0.5, 0.5: 0.75, 0.51: 0.75, 1.0: 0.75},
+    "linear": {0.0: 0.5, 0.2: 0.55, 0.5: 0.625, 1.0: 0.75},
+    "cosine": {0.0: 0.5, 0.25: 0.5 + 0.25 * (1 - math.sqrt(0.5)) / 2, 0.5: 0.625, 1.0: 0.75},
+    "piecewise": {0.0: 0.5, 0.2499: 0.5, 0.25: 0.6, 0.7499: 0.6, 0.75: 0.75, 1.0: 0.75},
+    "linear ramp": {0.0: 0.5, 0.25: 0.5, 0.5: 0.625, 0.75: 0.75, 1.0: 0.75},
+    "cosine ramp": {0.0: 0.5, 0.25: 0.5, 0.5: 0.625, 0.75: 0.75, 1.0: 0.75},
+    "piecewise linear": {0.0: 0.5, 0.25: 0.55, 0.5: 0.6, 0.75: 0.675, 1.0: 0.75},
+}
+CASES = [
+    pytest.param(SCHEDULES[name], progress, expected, id=f"{name} at {progress:.4g}")
+    for name, row in TABLE.items()
+    for progress, expected in row.items()
+]
+
+
+@pytest.mark.parametrize(("schedule", "progress", "expected"), CASES)
+def test_thresholds(schedule: Schedule, progress: float, expected: float) -> None:
+    assert schedule(progress).match_iou == pytest.approx(expected)
+
+
+def test_every_kind_is_tested() -> None:
+    assert set(KINDS) <= set(TABLE)
+    assert set(TABLE) == set(SCHEDULES)
+
+
+STAGES = {None: -1, 0.0: 0, 0.2499: 0, 0.25: 1, 0.7499: 1, 0.75: 2, 1.0: 2}
+
+
+@pytest.mark.parametrize(("progress", "stage"), STAGES.items())
+def test_stage(progress: float | None, stage: int) -> None:
+    assert SCHEDULES["piecewise"].stage(progress) == stage
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_off_and_ends(schedule: Schedule) -> None:
+    assert schedule(None) == schedule.off == OFF
+    assert schedule(0.0) == BEGINNER
+    assert schedule(1.0) == schedule.final
+
+
+def test_a_switch_at_1_never_comes_before_the_end() -> None:
+    assert staged(at=1.0)(math.nextafter(1.0, 0)) == BEGINNER
+
+
+@given(st.sampled_from(list(SCHEDULES.values())), st.floats(0, 1), st.floats(0, 1))
+def test_thresholds_never_loosen(schedule: Schedule, a: float, b: float) -> None:
+    early, late = sorted((a, b))
+    assert schedule(early).match_iou <= schedule(late).match_iou + 1e-12
+    assert schedule(early).iou_full <= schedule(late).iou_full + 1e-12
+    assert schedule.stage(early) <= schedule.stage(late)
+
+
+@pytest.mark.parametrize("progress", [-0.001, 1.001, math.nan, math.inf])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_progress_outside_0_1_is_an_error(schedule: Schedule, progress: float) -> None:
+    with pytest.raises(ValueError, match=r"progress = .*: needs a fraction of training in \[0, 1\], or None"):
+        schedule(progress)
+
+
+BAD: dict[str, tuple[Callable[[], Schedule], str]] = {
+    "no points": (lambda: piecewise([]), "the first point must be at progress 0"),
+    "late first point": (lambda: piecewise([(0.1, BEGINNER)]), r"starts at \[0.1\]"),
+    "points out of order": (lambda: piecewise([(0, BEGINNER), (0.6, MIDDLE), (0.5, ADVANCED)]), "increasing progress"),
+    "the same point twice": (lambda: piecewise([(0, BEGINNER), (0.5, MIDDLE), (0.5, ADVANCED)]), "increasing progress"),
+    "point beyond the end": (lambda: piecewise([(0, BEGINNER), (1.5, ADVANCED)]), "increasing progress"),
+    "nan as point": (lambda: piecewise([(0, BEGINNER), (math.nan, ADVANCED)]), "increasing progress"),
+    "unknown interpolation": (lambda: piecewise([(0, BEGINNER)], interpolation="cubic"), "interpolation = 'cubic'"),
+    "switch at 0": (lambda: staged(at=0.0), "at = 0.0: needs a fraction"),
+    "switch beyond the end": (lambda: staged(at=1.5), "at = 1.5"),
+    "ramp backwards": (lambda: linear(BEGINNER, ADVANCED, begin=0.5, end=0.5), "begin = 0.5, end = 0.5"),
+    "ramp beyond the end": (lambda: cosine(BEGINNER, ADVANCED, end=1.5), "end = 1.5"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
+def test_bad_schedules(make: Callable[[], Schedule], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

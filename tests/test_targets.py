@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1 import Target, TargetError
+from verl_visionr1.targets import TASKS, normal_label
+
+CAT = {"task": "detection", "size_wh": (640, 480), "boxes_xyxy": [[100, 100, 200, 200]], "labels": ["cat"]}
+
+BAD = {
+    "unknown task": ({"task": "segmentation"}, "task = 'segmentation': needs one of detection, grounding"),
+    "no width": ({"size_wh": (0, 480)}, r"size_wh = \(0, 480\): needs positive"),
+    "negative height": ({"size_wh": (640, -1)}, "needs positive"),
+    "half pixels": ({"size_wh": (640.5, 480)}, r"size_wh = \(640.5, 480\): needs two whole numbers"),
+    "infinite size": ({"size_wh": (float("inf"), 480)}, "needs two whole numbers"),
+    "size as text": ({"size_wh": ("640", "480")}, "needs two whole numbers"),
+    "one side": ({"size_wh": (640,)}, "needs two whole numbers"),
+    "no size": ({"size_wh": None}, "needs two whole numbers"),
+    "inverted in x": (
+        {"boxes_xyxy": [[200, 100, 100, 200]]},
+        r"boxes_xyxy\[0\] = \(200.0, .*needs x1 < x2 and y1 < y2",
+    ),
+    "zero height": ({"boxes_xyxy": [[100, 200, 200, 200]]}, "needs x1 < x2 and y1 < y2"),
+    "three numbers": ({"boxes_xyxy": [[1, 2, 3]]}, r"boxes_xyxy\[0\] = \[1, 2, 3\]: needs four numbers"),
+    "a text of four digits": ({"boxes_xyxy": ["0012"]}, "needs four numbers"),
+    "digits as texts": ({"boxes_xyxy": [["1", "2", "3", "4"]]}, "needs four numbers"),
+    "a null": ({"boxes_xyxy": [[1, 2, None, 4]]}, "needs four numbers"),
+    "nan": ({"boxes_xyxy": [[1, 2, float("nan"), 4]]}, "needs finite numbers"),
+    "infinity": ({"boxes_xyxy": [[1, 2, float("inf"), 4]]}, "needs finite numbers"),
+    "a huge integer": ({"boxes_xyxy": [[1, 2, 10**400, 4]]}, "needs four numbers"),
+    "outside to the right": ({"boxes_xyxy": [[100, 100, 642, 200]]}, r"outside the image of size_wh \(640, 480\)"),
+    "outside at the top": ({"boxes_xyxy": [[100, -2, 200, 200]]}, "outside the image"),
+    "boxes not a list": ({"boxes_xyxy": 5}, "boxes_xyxy = 5: needs a list of boxes"),
+    "boxes null": ({"boxes_xyxy": None}, "needs a list of boxes"),
+    "second box bad": ({"boxes_xyxy": [[1, 2, 3, 4], [3, 3, 3, 3]], "labels": ["a", "b"]}, r"boxes_xyxy\[1\]"),
+    "too few labels": ({"labels": []}, "labels has 0 entries for 1 boxes"),
+    "too many labels": ({"labels": ["cat", "dog"]}, "labels has 2 entries for 1 boxes"),
+    "labels as one text": ({"labels": "c"}, "labels = 'c': needs a list of texts"),
+    "labels null": ({"labels": None}, "needs a list of texts"),
+    "blank label": ({"labels": [" "]}, r"labels\[0\] = ' ': needs a non-empty text"),
+    "a number as label": ({"labels": [7]}, "needs a non-empty text"),
+    "half a surrogate pair": ({"labels": ["\ud800"]}, "surrogate"),
+    "blank category": ({"categories": ["cat", ""]}, r"categories\[1\] = ''"),
+    "inverted crowd": ({"ignore_xyxy": [[5, 5, 1, 1]]}, r"ignore_xyxy\[0\]"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_bad_ground_truth_is_an_error_that_names_it(change: dict[str, object], message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        Target(**{**CAT, **change})
+
+
+BAD_JSON = {
+    "empty": ("", "ground truth ''"),
+    "not JSON": ("cat", "ground truth 'cat'"),
+    "a list": ("[]", "Expected `object`"),
+    "task missing": ('{"size_wh": [1, 1]}', "missing required field `task`"),
+    "unknown field": ('{"task": "detection", "size_wh": [1, 1], "boxs": []}', "unknown field `boxs`"),
+    "size as text": ('{"task": "detection", "size_wh": "640x480"}', "size_wh"),
+    "bad value": ('{"task": "x", "size_wh": [1, 1]}', "task = 'x'"),
+    "inverted box": (
+        '{"task": "detection", "size_wh": [9, 9], "boxes_xyxy": [[5, 5, 1, 1]], "labels": ["a"]}',
+        r"boxes_xyxy\[0\] = \(5.0, 5.0, 1.0, 1.0\): needs x1 < x2",
+    ),
+    "not UTF-8": (b"\xff", "ground truth b"),
+    "half a surrogate pair": ("\ud800", "ground truth"),
+    "long: shown in part": ("x" * 1000, "ground truth 'x{120}'\\.\\.\\.: "),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_bad_json_is_an_error_that_shows_it(text: str | bytes, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        Target.from_json(text)
+
+
+def test_a_target_is_frozen_and_hashable() -> None:
+    target = Target(**CAT)
+    with pytest.raises(AttributeError):
+        target.task = "grounding"  # type: ignore[misc]
+    assert hash(target) == hash(Target(**CAT))
+
+
+def test_lists_arrays_and_tuples_build_the_same_target() -> None:
+    arrays = Target(
+        task="detection", size_wh=np.array([640, 480]), boxes_xyxy=np.array([[100, 100, 200, 200]]), labels=("cat",)
+    )
+    assert arrays == Target(**CAT)
+    assert arrays.to_json() == Target(**CAT).to_json()
+    assert arrays.boxes_xyxy == ((100.0, 100.0, 200.0, 200.0),)
+
+
+def test_one_pixel_of_rounding_outside_is_taken() -> None:
+    Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[-1, -1, 641, 481]], labels=["cat"])
+
+
+def test_an_image_without_the_object_is_a_target() -> None:
+    assert Target(task="grounding", size_wh=(5, 5)).boxes_xyxy == ()
+
+
+MULTILABEL = {
+    "one box": (["cat"], [], False),
+    "one label twice": (["cat", "cat"], [], False),
+    "one label in two spellings": (["cat", " CAT "], [], False),
+    "two labels": (["cat", "dog"], [], True),
+    "one label, asked for that one": (["cat"], ["Cat"], False),
+    "one label, asked for two": (["cat"], ["cat", "dog"], True),
+    "nothing there, asked for two": ([], ["cat", "dog"], True),
+    "nothing there, asked for one": ([], ["cat"], False),
+    "nothing": ([], [], False),
+}
+
+
+@pytest.mark.parametrize(("labels", "categories", "expected"), MULTILABEL.values(), ids=MULTILABEL)
+def test_a_label_can_be_wrong_where_several_are_known(labels: list[str], categories: list[str], expected: bool) -> None:
+    target = Target(
+        task="detection", size_wh=(9, 9), boxes_xyxy=[[0, 0, 1, 1]] * len(labels), labels=labels, categories=categories
+    )
+    assert target.is_multilabel is expected
+
+
+@given(st.text())
+def test_normal_label_is_stable(label: str) -> None:
+    normal = normal_label(label)
+    assert normal_label(f"  {normal}\n ") == normal
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
+sides = st.integers(1, 10_000)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    w, h = draw(sides), draw(sides)
+
+    def box() -> st.SearchStrategy[tuple[float, ...]]:
+        x, y = st.floats(-1, w + 1), st.floats(-1, h + 1)
+        return st.tuples(x, y, x, y).filter(lambda b: b[0] < b[2] and b[1] < b[3])
+
+    boxes = draw(st.lists(box(), max_size=4))
+    return Target(
+        task=draw(st.sampled_from(TASKS)),
+        size_wh=(w, h),
+        boxes_xyxy=boxes,
+        labels=draw(st.lists(texts, min_size=len(boxes), max_size=len(boxes))),
+        categories=draw(st.lists(texts, max_size=3)),
+        ignore_xyxy=draw(st.lists(box(), max_size=2)),
+    )
+
+
+@given(targets())
+def test_json_there_and_back(target: Target) -> None:
+    text = target.to_json()
+    assert Target.from_json(text) == target
+    assert Target.from_json(text.encode()) == target
+    assert "\n" not in text
+    assert Target(**json.loads(text)) == target, "any JSON reader gets the same"

@@ -1,0 +1,71 @@
+"""Files that are there whole or not at all, and the errors that say what is wrong with a file or with one row of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "file limit"}
+
+
+class RowsError(ValueError):
+    """A file that cannot be read or written; one line that says what to do."""
+
+
+class RowError(RowsError):
+    """One row, or the image of one row, that cannot be used.
+
+    Attributes:
+        kind: short text, the same for all rows with this defect, to count by.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def disk_error(path: Path, error: OSError) -> RowsError:
+    """What to raise for an `error` met while writing `path`, once its traces are removed.
+
+    >>> print(disk_error(Path("out.parquet"), OSError(errno.ENOSPC, "No space left on device")))
+    out.parquet: the disk is full; nothing was left behind: free space or write elsewhere, and run again
+    """
+    reason = _DISK_ERRORS.get(error.errno or 0)
+    if reason is None:
+        return RowsError(f"{path}: cannot write: {error.strerror or error}")
+    return RowsError(f"{path}: {reason}; nothing was left behind: free space or write elsewhere, and run again")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, and its folder where that is missing. After a crash or a power cut it is whole, or not there.
+
+    Raises:
+        RowsError: it cannot be written; an older file of that name is then untouched.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise disk_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,321 @@
+"""One image file: whether it is fit for training, its size, which way up it is, and a copy of it where it needs one.
+
+Legend: the *stored* frame is that of the pixels as the file holds them; the *upright* frame is what a viewer shows,
+after the file's EXIF orientation. verl does not look at EXIF, so an image that is not stored upright is copied upright,
+and boxes that were drawn on the stored pixels are turned with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from verl_visionr1.boxes import Box
+from verl_visionr1.files import RowError, write_whole
+
+_FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
+    str(plugin.format)
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        BmpImagePlugin.BmpImageFile,
+        GifImagePlugin.GifImageFile,
+        TiffImagePlugin.TiffImageFile,
+        PpmImagePlugin.PpmImageFile,
+    )
+)
+_JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
+_MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
+_MAX_ASPECT = 200  # qwen_vl_utils raises above it, in the middle of a training step
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowImage:
+    """One image as the trainer will see it.
+
+    Attributes:
+        path: absolute path of an upright RGB (or 8-bit grey) file.
+        data: the bytes of that file in embed mode, else None.
+        size_wh: its width and height: the frame of all geometry.
+        stored_wh: width and height of the source as it is stored, before its EXIF orientation.
+        orientation: EXIF orientation of the source, 1..8.
+        changes: what was done to the source, for the report; empty where the file is used as it is.
+    """
+
+    path: str
+    data: bytes | None
+    size_wh: tuple[int, int]
+    stored_wh: tuple[int, int]
+    orientation: int = 1
+    changes: tuple[str, ...] = ()
+
+
+def prepare_image(path: str | Path, *, embed: bool, upright_dir: Path, verify_decode: bool = False) -> RowImage:
+    """Check one image file and make it fit for training, touching as little as possible.
+
+    A good file is used as it is: its header is read, not its pixels, and its bytes are never re-encoded. A copy is
+    made only of an image that verl would show the model otherwise than a viewer does: EXIF orientation other than 1,
+    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8). A JPEG's copy is a JPEG
+    of quality 95 with its subsampling, any other's a PNG (lossless).
+
+    Args:
+        path: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix.
+        embed: fill `RowImage.data`.
+        upright_dir: where copies go in path mode; named by content; made when first needed.
+        verify_decode: decode all pixels of every image. Without it, a cut-off file is found by its missing end.
+
+    Raises:
+        RowError: missing, unreadable or cut-off file; a side below 4 pixels; aspect above 200; too many pixels.
+        RowsError: a copy cannot be written.
+    """
+    source = os.path.abspath(path)
+    with _image_errors(source):
+        data = Path(source).read_bytes() if embed else None
+        with (
+            io.BytesIO(data) if data is not None else open(source, "rb") as file,
+            Image.open(file, formats=_FORMATS) as image,
+        ):
+            orientation = _check_image(source, image, file, verify_decode)
+            stored_wh = image.size
+            changes = (f"EXIF orientation {orientation} applied",) if orientation != 1 else ()
+            changes += _colour_changes(image)
+            if not changes:
+                return RowImage(source, data, stored_wh, stored_wh)
+            copy, suffix = _encode_upright(source, image, orientation)
+    size_wh = stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
+    if embed:
+        return RowImage(source, copy, size_wh, stored_wh, orientation, changes)
+    return RowImage(_store_copy(copy, suffix, upright_dir), None, size_wh, stored_wh, orientation, changes)
+
+
+def read_size(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Stored width and height, and EXIF orientation (1..8), of an image file.
+
+    Raises:
+        RowError: as `prepare_image`.
+    """
+    source = os.path.abspath(path)
+    with _image_errors(source), open(source, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        return image.size, _check_image(source, image, file, verify_decode=False)
+
+
+# ------------------------------------------------------------------------------------------------ boxes
+
+
+def boxes_to_upright(
+    boxes_xyxy: Sequence[Sequence[float]], orientation: int, stored_wh: tuple[int, int]
+) -> tuple[Box, ...]:
+    """Turn boxes with their image: from the stored frame to the EXIF-upright one.
+
+    Args:
+        boxes_xyxy: N boxes in pixels of the stored image.
+        orientation: EXIF orientation, 1..8.
+        stored_wh: size of the stored image.
+
+    >>> boxes_to_upright([(10, 20, 30, 60)], 6, (320, 160))
+    ((100, 10, 140, 30),)
+    >>> boxes_to_upright([(10, 20, 30, 60)], 1, (320, 160))
+    ((10, 20, 30, 60),)
+    """
+    width, height = stored_wh
+    turned = []
+    for x1, y1, x2, y2 in boxes_xyxy:
+        if orientation in (2, 3, 7, 8):
+            x1, x2 = width - x2, width - x1
+        if orientation in (3, 4, 6, 7):
+            y1, y2 = height - y2, height - y1
+        turned.append((y1, x1, y2, x2) if orientation >= 5 else (x1, y1, x2, y2))
+    return tuple(turned)
+
+
+def in_upright_frame(
+    boxes_xyxy: Sequence[Sequence[float]], image: RowImage, annotated_wh: tuple[int, int]
+) -> tuple[Box, ...]:
+    """Bring boxes into the frame of `image.size_wh`; the annotated size tells in which frame they were drawn.
+
+    Where stored and upright size are equal (a half turn, a mirror, a square), the upright frame is taken: it is what
+    viewers show.
+
+    Args:
+        boxes_xyxy: N boxes in pixels of the frame whose size is `annotated_wh`.
+
+    Raises:
+        RowError: `annotated_wh` is neither the upright nor the stored size.
+    """
+    if annotated_wh == image.size_wh:
+        return boxes_to_upright(boxes_xyxy, 1, image.size_wh)
+    if annotated_wh == image.stored_wh:
+        return boxes_to_upright(boxes_xyxy, image.orientation, image.stored_wh)
+    sizes = f"the annotations say size_wh {annotated_wh}, the file has {image.stored_wh}"
+    if image.orientation != 1:
+        sizes += f" as stored and {image.size_wh} upright (EXIF orientation {image.orientation})"
+    advice = "use the images that the annotations were made on, or mend width and height"
+    raise RowError("annotated size differs", f"{image.path}: {sizes}; {advice}")
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+@contextmanager
+def _image_errors(source: str) -> Iterator[None]:
+    """Name the file in whatever Pillow and the system raise about it."""
+    try:
+        yield
+    except RowError:
+        raise
+    except FileNotFoundError:
+        raise RowError("image file missing", f"{source}: no such image file; check the images folder") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RowError("image too large", f"{source}: {error}; shrink it") from None
+    except UnidentifiedImageError:
+        raise RowError("image unreadable", f"{source}: not an image of a known format; fetch it again") from None
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
+        raise RowError("image unreadable", f"{source}: {error}; fetch it again") from None
+
+
+def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:
+    """Raise where an opened image is unfit; return its EXIF orientation."""
+    _check_size(source, image.size)
+    is_whole, late_metadata = _look_ahead(image.format, file)
+    orientation = _orientation(image, late_metadata)
+    if orientation != 1 and image.format == "TIFF":  # Pillow versions differ in who turns it, and when
+        raise RowError("turned TIFF", f"{source}: TIFF with orientation {orientation}; convert it to PNG")
+    if verify_decode or not is_whole:
+        image.load()
+    return orientation
+
+
+def _check_size(source: str, size_wh: tuple[int, int]) -> None:
+    if min(size_wh) < _MIN_SIDE:
+        raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
+    if max(size_wh) > _MAX_ASPECT * min(size_wh):
+        reason = f"size_wh {size_wh} is longer than {_MAX_ASPECT}:1, which Qwen's processors refuse"
+        raise RowError("image too long", f"{source}: {reason}; cut it")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size_wh[0] * size_wh[1] > limit:
+        raise RowError("image too large", f"{source}: size_wh {size_wh} has more than {limit} pixels; shrink it")
+
+
+def _look_ahead(kind: str | None, file: BinaryIO) -> tuple[bool, bool]:
+    """Whether the file ends as its format must, and whether a PNG holds metadata behind its pixels."""
+    position = file.tell()
+    try:
+        if kind == "PNG":
+            return _walk_png(file)
+        if kind in _JPEG:
+            file.seek(-min(32, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read().rstrip(b"\0\r\n").endswith(b"\xff\xd9"), False
+        return False, False
+    finally:
+        file.seek(position)
+
+
+def _walk_png(file: BinaryIO) -> tuple[bool, bool]:
+    file.seek(8)
+    pixels = late = False
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"IEND":
+            return True, late
+        pixels |= kind == b"IDAT"
+        late |= pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        file.seek(length + 4, os.SEEK_CUR)
+    return False, late
+
+
+def _orientation(image: Image.Image, late_metadata: bool) -> int:
+    try:
+        # PngImageFile.getexif decodes the whole image to look behind the pixels; go there only where something is
+        exif = image.getexif() if late_metadata else Image.Image.getexif(image)
+        value = exif.get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):  # broken EXIF turns nothing
+        return 1
+    return value if isinstance(value, int) and value in _TRANSPOSE else 1
+
+
+# ------------------------------------------------------------------------------------------------ copies
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+
+
+def _colour_changes(image: Image.Image) -> tuple[str, ...]:
+    if _has_alpha(image):
+        return (f"{image.mode} with alpha flattened on white",)
+    return () if image.mode in ("RGB", "L", "1") else (f"{image.mode} converted to RGB",)
+
+
+def _to_rgb(source: str, image: Image.Image) -> Image.Image:
+    """The image as it is where it is RGB or grey; else the RGB that a viewer shows."""
+    if not _colour_changes(image):
+        return image
+    if _has_alpha(image):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image, dtype=np.float64)  # convert("RGB") would clip 16 bits at 255
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        reason = f"mode {image.mode} with values {values.min():g}..{values.max():g} has no known range"
+        raise RowError("image of unknown range", f"{source}: {reason}; convert it to 8 bits")
+    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+
+
+def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[bytes, str]:
+    """The bytes of an upright copy in RGB or grey, and the suffix of its format."""
+    jpeg = image.format in _JPEG
+    sampling = max(JpegImagePlugin.get_sampling(image), 0) if jpeg else 0
+    if sampling == 1 and orientation >= 5:  # 4:2:2 on its side has no name in Pillow
+        sampling = 0
+    upright = _to_rgb(source, image)
+    if orientation != 1:
+        upright = upright.transpose(_TRANSPOSE[orientation])
+    buffer = io.BytesIO()
+    if jpeg:
+        upright.save(buffer, "JPEG", quality=95, subsampling=sampling)
+    else:
+        upright.info.clear()  # a PNG keeps what stands here
+        upright.save(buffer, "PNG")
+    return buffer.getvalue(), ".jpg" if jpeg else ".png"
+
+
+def _store_copy(data: bytes, suffix: str, upright_dir: Path) -> str:
+    """Write under a name made of the content, so that a re-run and a duplicate image meet the same file."""
+    path = upright_dir.absolute() / (hashlib.sha256(data).hexdigest()[:20] + suffix)
+    if not os.path.exists(path):
+        write_whole(path, data)
+    return str(path)
