@@ -162,9 +162,9 @@ _SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each ne
 def _body(text: str) -> tuple[str, tuple[Defect, ...]]:
     """The part of a completion that should be the list, and what is wrong around it."""
     body = text.strip()
-    if body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS:
-        if "</think>" not in body or _is_list(body):  # reasoning may begin with a bracket too
-            return body, _NONE
+    is_bracketed = body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS
+    if is_bracketed and ("</think>" not in body or _is_list(body)):  # reasoning may begin with a bracket too
+        return body, _NONE
     if not body:
         return body, (Defect.EMPTY,)
     body, reasoned = _after_thinking(body)

@@ -66,7 +66,8 @@ def _check_data(config: DictConfig) -> list[str]:
     for key in ("data.train_files", "data.val_files"):
         files = OmegaConf.select(config, key)
         for file in [files] if isinstance(files, str) else files or []:
-            problem = _file_problem(Path(file).expanduser()) if str(file).endswith(".parquet") else None
+            is_local = str(file).endswith(".parquet") and "://" not in str(file)
+            problem = _file_problem(Path(file).expanduser()) if is_local else None
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
