@@ -19,6 +19,7 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   MAX_PROMPT, MAX_RESPONSE     tokens
   LR, KL_COEF, TEMPERATURE     learning rate; KL to the reference model (0: none is kept); of sampling
   PRESET           visionr1 | visionr1-paper | visionr1-released
+  WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"
   STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"
   SWITCH_AT        fraction of training at which the thresholds tighten
   SEED             order of the data and sampling
@@ -81,6 +82,7 @@ launch_config() {
   )
   REWARD=(
     reward.reward_kwargs.visionr1.preset="$PRESET"
+    "reward.reward_kwargs.visionr1.weights=$WEIGHTS"
     "reward.reward_kwargs.visionr1.schedule.stages=$STAGES"
     reward.reward_kwargs.visionr1.schedule.at="$SWITCH_AT"
     "${REWARD[@]}"
@@ -124,8 +126,10 @@ launch_defaults() {
   : "${RUN_DIR:?a recipe sets RUN_DIR}" "${MODEL_PATH:?a recipe sets MODEL_PATH}" "${TRAIN_FILES:?}" "${VAL_FILES:?}" "${TOTAL_STEPS:?}"
   : "${PLATFORM:=cuda}" "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
   : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
-  : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}" "${STAGES:=[[0.5,0.5,0.75],[0.75,0.75,0.9]]}" "${SWITCH_AT:=0.5}" "${SEED:=1}" "${LOGGERS:=}"
+  : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}"
+  : "${STAGES:=[[0.5,0.5,0.75],[0.75,0.75,0.9]]}" "${SWITCH_AT:=0.5}" "${SEED:=1}" "${LOGGERS:=}"
   : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
+  WEIGHTS=${WEIGHTS:-"{format:1,recall:1,precision:1}"} # braces cannot stand in the defaults above
   declare -ga DATA MODEL ACTOR ROLLOUT REWARD TRAINER CONFIG
   mkdir -p "$RUN_DIR" || launch_fail "RUN_DIR=$RUN_DIR cannot be made"
   RUN_DIR=$(cd "$RUN_DIR" && pwd -P)

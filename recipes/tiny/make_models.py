@@ -110,13 +110,13 @@ class Lesson:
 
 
 def lesson(rng: np.random.Generator, *, objects_max: int = 3) -> Lesson:
-    """Draw a scene and ask about it: 13 of 20 for what is there, 4 for what is absent, 3 for a list of categories."""
+    """Draw a scene and ask about it: 7 of 10 for what is there, 1 for what is absent, 2 for a list of categories."""
     image, scene = draw_scene(rng, size_wh=(SIDE, SIDE), objects_max=objects_max)
     present = [item.category for item in scene.objects]
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.2:
         task, phrases = "detection", _category_list(rng, present)
-    elif kind < 0.35:
+    elif kind < 0.3:
         absent = [category for category in CATEGORIES if category not in present]
         task, phrases = "grounding", [absent[int(rng.integers(len(absent)))]]
     else:
@@ -377,8 +377,8 @@ class Settings:
     """How the warm start trains."""
 
     seed: int = 0
-    tower_steps: int = 500
-    steps: int = 700
+    tower_steps: int = 400
+    steps: int = 500
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: int = 30
@@ -634,7 +634,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 def warm_start(
     out_dir: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
     seed: Annotated[int, typer.Option(help="Of the initial weights and of the scenes.")] = 0,
-    steps: Annotated[int, typer.Option(min=0, help="Supervised steps; 0 writes the untrained model.")] = Settings().steps,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Supervised steps; 0 writes the untrained model.")
+    ] = Settings().steps,
     lessons: Annotated[int, typer.Option(min=1, help="Held-out lessons of the evaluation.")] = 512,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:

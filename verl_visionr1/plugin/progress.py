@@ -103,7 +103,7 @@ _progress: Progress | None = None
 
 def progress_of(config: DictConfig) -> Progress:
     """The trainer process's `Progress`; made when the first of the three hooks asks for it."""
-    global _progress  # noqa: PLW0603 - verl makes the three hooks apart and gives them nothing else in common
+    global _progress  # verl makes the three hooks apart and gives them nothing else in common
     if _progress is None or _progress.config is not config:
         _progress = Progress(config)
     return _progress
