@@ -225,6 +225,12 @@ def test_griffon_counts_boxes_beyond_the_bound() -> None:
     assert answer.defects == (Defect.TOO_MANY,)
 
 
+def test_griffon_reads_no_further_than_the_bound() -> None:
+    answer = parse_griffon("a&" * MAX_BOXES + "a-[0.100,0.200,0.300,0.400]")
+    assert (answer.boxes_xyxy, answer.n_dropped) == ((), 1)
+    assert Defect.TOO_MANY in answer.defects
+
+
 thousandths = st.integers(0, 999)
 unit_boxes = st.tuples(*[thousandths] * 4).filter(lambda b: b[0] < b[2] and b[1] < b[3])
 

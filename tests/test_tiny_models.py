@@ -112,7 +112,7 @@ def test_lessons_hold_the_truth_that_the_package_scores() -> None:
             score(item.answer, item.target, preset="visionr1", frame="qwen3-vl").value > 0.98
         )  # 1, but for whole thousandths
     absent = [item for item in lessons if not item.target.boxes_xyxy]
-    assert 0.05 < len(absent) / len(lessons) < 0.2
+    assert 0.1 < len(absent) / len(lessons) < 0.4
     assert {item.target.task for item in lessons} == {"grounding", "detection"}
 
 

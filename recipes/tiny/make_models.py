@@ -110,13 +110,13 @@ class Lesson:
 
 
 def lesson(rng: np.random.Generator, *, objects_max: int = 3) -> Lesson:
-    """Draw a scene and ask about it: 7 of 10 for what is there, 1 for what is absent, 2 for a list of categories."""
+    """Draw a scene and ask about it: 13 of 20 for what is there, 4 for what is absent, 3 for a list of categories."""
     image, scene = draw_scene(rng, size_wh=(SIDE, SIDE), objects_max=objects_max)
     present = [item.category for item in scene.objects]
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.15:
         task, phrases = "detection", _category_list(rng, present)
-    elif kind < 0.3:
+    elif kind < 0.35:
         absent = [category for category in CATEGORIES if category not in present]
         task, phrases = "grounding", [absent[int(rng.integers(len(absent)))]]
     else:
@@ -377,8 +377,8 @@ class Settings:
     """How the warm start trains."""
 
     seed: int = 0
-    tower_steps: int = 400
-    steps: int = 500
+    tower_steps: int = 500
+    steps: int = 700
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: int = 30
