@@ -95,6 +95,13 @@ def test_validation_stage(validation: str, match_iou: float) -> None:
     assert context.thresholds.match_iou == match_iou
 
 
+def test_a_stage_that_training_never_reaches_judges_no_validation() -> None:
+    """`at=1`: the paper's setting for Qwen2.5-VL-7B, beginner thresholds to the end."""
+    never = staged(at=1.0)
+    validation = context_at(10, 10, never, "final", is_validation=True)
+    assert (validation.thresholds, validation.stage) == (never(0.0), 0)
+
+
 def test_context_survives_the_wire_as_plain_values() -> None:
     context = context_at(7, 10, staged(), "final")
     wire = json.loads(json.dumps(context.to_wire()))

@@ -76,9 +76,15 @@ class Schedule:
         return bisect_right(self.points, progress, key=lambda point: point[0]) - 1
 
     @property
+    def final_stage(self) -> int:
+        """The last stage that training reaches: one that starts at 1 comes after its last step."""
+        last = len(self.points) - 1
+        return last - 1 if last and self.interpolation == "step" and self.points[last][0] == 1.0 else last
+
+    @property
     def final(self) -> Thresholds:
-        """The strictest stage: where the schedule ends."""
-        return self.points[-1][1]
+        """The strictest thresholds of training: where the schedule ends."""
+        return self.points[self.final_stage][1]
 
 
 def constant(thresholds: Thresholds) -> Schedule:

@@ -94,7 +94,7 @@ def context_at(
     progress = None if total_steps is None else progress_at(step, total_steps)
     thresholds, stage = schedule(progress), schedule.stage(progress)
     if is_validation and validation == "final" and total_steps is not None:
-        thresholds, stage = schedule.final, len(schedule.points) - 1
+        thresholds, stage = schedule.final, schedule.final_stage
     elif is_validation and validation == "off":
         thresholds, stage = schedule.off, -1
     return Context(thresholds, stage, progress, is_validation)
