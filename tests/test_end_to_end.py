@@ -170,7 +170,8 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
     killed = start_recipe(run_dir)
-    wait_for(lambda: tracker.is_file() and tracker.read_text() == "4", killed, 600)
+    saved = lambda: tracker.is_file() and tracker.read_text() == "4" and read_steps(run_dir)[-1].number >= 4  # noqa: E731
+    wait_for(saved, killed, 600)
     for pid in run_pids(run_dir):
         os.kill(pid, signal.SIGKILL)
     killed.wait(60)
@@ -184,7 +185,7 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     assert "global_step_4" in log
     stages = [after[step].training("stage") for step in range(1, RECIPE_STEPS + 1)]
     assert stages == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], "the switch comes at half of the steps, and survives the kill"
-    assert before[4].training("threshold/match_iou") == after[5].training("threshold/match_iou") == 0.75
+    assert before[4].training("threshold/match_iou") == after[5].training("threshold/match_iou") == 0.5
     assert (run_dir / "report.png").stat().st_size > 10_000
     output = (run_dir.parent / "run.out").read_text()
     assert "mean IoU" in output

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "visionr1_progress.json"
 """In each checkpoint directory `global_step_N`."""
+POLL_SECONDS = 0.5
+"""How often the buffer looks for finished rollouts; with verl's own 2 s a short step waits up to 2 s for nothing."""
 PREFIX = "visionr1"
 """Of the training metrics' names."""
 
@@ -184,6 +186,7 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
                 metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
             return batch, metrics
 
+    kwargs.setdefault("poll_interval", POLL_SECONDS)
     return LoggingReplayBuffer(**kwargs, **_filter_settings(trainer.config, trainer, is_sync))
 
 
