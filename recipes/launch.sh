@@ -4,14 +4,14 @@
 #   source recipes/launch.sh
 #   launch "$@"
 #
+# What a recipe sets itself: PLATFORM (cpu | cuda), TRAIN_FILES, VAL_FILES ("[a.parquet,b.parquet]" for several).
+#
 # It checks, runs `python -m verl.trainer.main_ppo` in a session of its own, shows progress, reports at the end, and
 # leaves nothing behind: no process, no temporary file, no shared memory. Run again, it resumes from the last checkpoint.
 
 LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the same one to resume
-  PLATFORM         cpu | cuda
   GPUS, NODES      training workers on each node (on cpu: processes), and nodes
   MODEL_PATH       model to train
-  TRAIN_FILES, VAL_FILES       parquet files, "[a.parquet,b.parquet]" for several
   TOTAL_STEPS      trainer steps
   TEST_FREQ, SAVE_FREQ         validate and save every so many steps; -1: never. Both also at the end
   TRAIN_BATCH, ROLLOUT_N       prompts a step, answers a prompt
@@ -20,13 +20,13 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   LR, KL_COEF, TEMPERATURE     learning rate; KL to the reference model (0: none is kept); of sampling
   PRESET           visionr1 | visionr1-paper | visionr1-released
   WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"
-  STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"
+  STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"; null: the preset's
   SWITCH_AT        fraction of training at which the thresholds tighten
   SEED             order of the data and sampling
   LOGGERS          verl'"'"'s loggers besides "file", e.g. ",wandb"'
 
 launch_help() {
-  printf '%s\n\nVariables (defaults are at the top of the script):\n%s\n%s\n' "$1" "${2:-}${2:+$'\n'}$LAUNCH_KNOBS" '
+  printf '%s\n\nVariables (defaults at the top of the script, or in recipes/launch.sh):\n%s\n%s\n' "$1" "${2:-}${2:+$'\n'}$LAUNCH_KNOBS" '
 Options:
   --fresh          start over: delete what an earlier run left in RUN_DIR
   --help           this text
@@ -127,7 +127,7 @@ launch_defaults() {
   : "${PLATFORM:=cuda}" "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
   : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
   : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}"
-  : "${STAGES:=[[0.5,0.5,0.75],[0.75,0.75,0.9]]}" "${SWITCH_AT:=0.5}" "${SEED:=1}" "${LOGGERS:=}"
+  : "${STAGES:=null}" "${SWITCH_AT:=0.5}" "${SEED:=1}" "${LOGGERS:=}"
   : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
   WEIGHTS=${WEIGHTS:-"{format:1,recall:1,precision:1}"} # braces cannot stand in the defaults above
   declare -ga DATA MODEL ACTOR ROLLOUT REWARD TRAINER CONFIG

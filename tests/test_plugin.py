@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from verl_visionr1 import METRICS, Target, score
+from verl_visionr1 import METRICS, PRESETS, Target, score
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at, progress_at
 from verl_visionr1.schedule import staged
@@ -70,6 +70,10 @@ def test_packaged_config_is_the_default() -> None:
     file = Path(__file__).parent.parent / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml"
     settings = settings_of(OmegaConf.load(file))  # type: ignore[arg-type]
     assert settings.reward() == Settings().reward()
+    released = OmegaConf.merge(
+        OmegaConf.load(file), {"reward": {"reward_kwargs": {"visionr1": {"preset": "visionr1-released"}}}}
+    )
+    assert settings_of(released).reward().schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
 
 

@@ -26,7 +26,6 @@ SUPPORTED_VERL = ("0.9.",)
 ScheduleKind = Literal["off", "constant", "staged", "linear", "cosine", "piecewise"]
 _CHOICES = {".validation": get_args(ValidationStage), ".schedule.kind": get_args(ScheduleKind)}
 Triple = tuple[float, float, float]
-DEFAULT_STAGES: list[Triple] = [(0.5, 0.5, 0.75), (0.75, 0.75, 0.9)]
 
 
 class ConfigError(ValueError):
@@ -40,38 +39,39 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: "off" (no progressive rule), "constant" (first of `stages`), "staged" (switch from the first to the
             second at `at`), "linear", "cosine" (from the first to the last between `begin` and `end`), "piecewise"
             (`stages[i]` from `starts[i]` on).
-        stages: thresholds (xi0, xi1, xi2) of each stage.
+        stages: thresholds (xi0, xi1, xi2) of each stage; None keeps the preset's.
         at: fraction of training of the switch, for "staged".
         begin, end: fractions of training, for "linear" and "cosine".
         starts: fractions of training, the first 0, for "piecewise".
     """
 
     kind: ScheduleKind = "staged"
-    stages: list[Triple] = msgspec.field(default_factory=lambda: list(DEFAULT_STAGES))
+    stages: list[Triple] | None = None
     at: float = 0.5
     begin: float = 0.0
     end: float = 1.0
     starts: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.5])
 
-    def build(self, off: Thresholds) -> Schedule:
-        """The schedule these settings describe; `off` is kept from the preset.
+    def build(self, preset: Schedule) -> Schedule:
+        """The schedule these settings describe, over that of a preset.
 
         Raises:
             ValueError: thresholds or fractions that cannot be, too few stages.
         """
-        stages = [Thresholds.of(*triple) for triple in self.stages]
+        own = [thresholds for _, thresholds in preset.points]
+        stages = own if self.stages is None else [Thresholds.of(*triple) for triple in self.stages]
         needed = {"constant": 1, "piecewise": len(self.starts), "off": 0}.get(self.kind, 2)
         if len(stages) < needed or (self.kind == "piecewise" and len(stages) != needed):
             raise ValueError(f"stages has {len(stages)} entries: kind={self.kind} needs {needed}")
         makers: dict[str, Callable[[], Schedule]] = {
-            "off": lambda: constant(off),
+            "off": lambda: constant(preset.off),
             "constant": lambda: constant(stages[0]),
             "staged": lambda: staged(stages[0], stages[1], at=self.at),
             "linear": lambda: linear(stages[0], stages[-1], begin=self.begin, end=self.end),
             "cosine": lambda: cosine(stages[0], stages[-1], begin=self.begin, end=self.end),
             "piecewise": lambda: piecewise(list(zip(self.starts, stages, strict=True))),
         }
-        return dataclasses.replace(makers[self.kind](), off=off)
+        return dataclasses.replace(makers[self.kind](), off=preset.off)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,8 +113,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             answer_format = self.answer_format
             preset = _named("", lambda: dataclasses.replace(preset, answer_format=answer_format))
         if self.schedule is not None:
-            build, off = self.schedule.build, preset.schedule.off
-            preset = dataclasses.replace(preset, schedule=_named("schedule", lambda: build(off)))
+            build, own = self.schedule.build, preset.schedule
+            preset = dataclasses.replace(preset, schedule=_named("schedule", lambda: build(own)))
         return preset
 
 
