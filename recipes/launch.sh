@@ -20,7 +20,7 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   LR, KL_COEF, TEMPERATURE     learning rate; KL to the reference model (0: none is kept); of sampling
   PRESET           visionr1 | visionr1-paper | visionr1-released
   WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"
-  STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"; null: the preset's
+  STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"; null: those of the preset
   SWITCH_AT        fraction of training at which the thresholds tighten
   SEED             order of the data and sampling
   LOGGERS          verl'"'"'s loggers besides "file", e.g. ",wandb"'
