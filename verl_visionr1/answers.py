@@ -379,7 +379,6 @@ def _finite_box(numbers: Sequence[str]) -> Box | None:
 _RELEASED_NUMBER = r"\d{1,3}|1000"
 _RELEASED_ITEM = re.compile(r'\{"bbox_2d": \[' + ", ".join([f"({_RELEASED_NUMBER})"] * 4) + r'\], "label": "([^"]+)"\}')
 _RELEASED_FENCE = re.compile("```json\n|\n```")
-_decode_any = msgspec.json.Decoder().decode
 
 
 def parse_visionr1_released(text: str) -> Answer:

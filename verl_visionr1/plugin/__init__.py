@@ -13,7 +13,7 @@ try:
     from verl_visionr1.plugin import registration
 
     registration.register()
-except Exception:
+except Exception:  # whatever it is: shown, then raised again
     print("verl-visionr1: the plug-in could not be loaded; `visionr1 check` tells more.", file=sys.stderr)  # noqa: T201
     traceback.print_exc()
     raise
