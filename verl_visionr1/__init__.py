@@ -11,7 +11,7 @@ from __future__ import annotations
 from verl_visionr1.frames import FRAMES as FRAMES
 from verl_visionr1.frames import Frame as Frame
 from verl_visionr1.frames import FrameError as FrameError
-from verl_visionr1.rewards import METRICS as METRICS
+from verl_visionr1.rewards import COMMON_METRICS as COMMON_METRICS
 from verl_visionr1.rewards import PRESETS as PRESETS
 from verl_visionr1.rewards import Preset as Preset
 from verl_visionr1.rewards import RewardError as RewardError

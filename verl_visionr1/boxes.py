@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Box: TypeAlias = tuple[float, float, float, float]
 """One box: x1, y1, x2, y2."""
 Boxes: TypeAlias = tuple[Box, ...]
+Point: TypeAlias = tuple[float, float]
+"""One point: x, y."""
+Points: TypeAlias = tuple[Point, ...]
 Array: TypeAlias = NDArray[np.float64]
 
 

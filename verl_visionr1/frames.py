@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from verl_visionr1.boxes import Boxes
+from verl_visionr1.boxes import Boxes, Points
 
 OUTSIDE_TOLERANCE = 0.01
 """A coordinate may overshoot the frame by this fraction of its side before it counts as outside."""
@@ -38,6 +38,7 @@ class Frame:
         name: key in `FRAMES`.
         extent: what the far edge of the image is called.
         side: the far edge for `Extent.FIXED` (1000.0, 1.0), else None.
+        step: the smallest difference that its numbers can write: 1.0 for whole numbers.
 
     >>> FRAMES["qwen3-vl"].size_wh((640, 480))
     (1000.0, 1000.0)
@@ -48,6 +49,7 @@ class Frame:
     name: str
     extent: Extent
     side: float | None = None
+    step: float = 1.0
 
     def size_wh(self, original_wh: tuple[int, int], processed_wh: tuple[int, int] | None = None) -> tuple[float, float]:
         """Width and height of the whole image in this frame's units.
@@ -73,7 +75,7 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
         frame.name: frame
         for frame in (
             Frame("original", Extent.ORIGINAL),
-            Frame("unit", Extent.FIXED, 1.0),
+            Frame("unit", Extent.FIXED, 1.0, step=0.001),
             Frame("qwen2-vl", Extent.FIXED, 1000.0),
             Frame("qwen2.5-vl", Extent.PROCESSED),
             Frame("qwen3-vl", Extent.FIXED, 1000.0),
@@ -117,6 +119,16 @@ def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: t
     return tuple([(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in boxes_xyxy])
 
 
+def points_to_original(points_xy: Points, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Points:
+    """As `to_original`, for points.
+
+    >>> points_to_original(((500.0, 1000.0),), (1000.0, 1000.0), (640, 480))
+    ((320.0, 480.0),)
+    """
+    sx, sy = original_wh[0] / frame_wh[0], original_wh[1] / frame_wh[1]
+    return tuple([(x * sx, y * sy) for x, y in points_xy])
+
+
 def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
     """Whether every box lies in the frame, up to `tolerance` times the frame's side on each edge.
 
@@ -132,3 +144,13 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
     return not (
         min(x1) < -slack_x or min(y1) < -slack_y or max(x2) > frame_wh[0] + slack_x or max(y2) > frame_wh[1] + slack_y
     )
+
+
+def points_inside(points_xy: Points, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
+    """As `all_inside`, for points.
+
+    >>> points_inside(((0.0, 1005.0),), (1000.0, 1000.0)), points_inside(((0.0, 1100.0),), (1000.0, 1000.0))
+    (True, False)
+    """
+    slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
+    return all(-slack_x <= x <= frame_wh[0] + slack_x and -slack_y <= y <= frame_wh[1] + slack_y for x, y in points_xy)

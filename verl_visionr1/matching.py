@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Array, Box, Boxes, area, as_array, intersection, iou, pairwise_giou, pairwise_iou
 from verl_visionr1.targets import Target, normal_label
 
@@ -42,39 +43,44 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
     n_target: int
 
 
-def match_labelled(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_dropped: int = 0) -> Matching:
+def match_labelled(answer: Answer, target: Target) -> Matching:
     """The default: pairs must agree in label where the target knows more than one label.
 
     Args:
-        boxes_xyxy: P predictions in pixels of the original image.
-        labels: P labels; compared without case and surplus blanks.
+        answer: P predictions in pixels of the original image; labels are compared without case and surplus blanks.
+            Claimed boxes that could not be read count as predictions and match nothing.
         target: ground truth; its labels and asked-for categories are the label set.
-        n_dropped: claimed boxes that could not be read: they count as predictions and match nothing.
 
     >>> cat = Target(task="detection", size_wh=(10, 10), boxes_xyxy=[(0, 0, 4, 4)], labels=["cat"])
-    >>> match_labelled(((0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 2.0, 4.0)), ("cat", "cat"), cat)
+    >>> match_labelled(Answer(((0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 2.0, 4.0)), ("cat", "cat")), cat)
     Matching(pairs=((0, 0),), ious=(1.0,), n_predicted=2, n_target=1)
     """
     if not target.is_multilabel:
-        return match_boxes(boxes_xyxy, labels, target, n_dropped)
-    targets = cast(Boxes, target.boxes_xyxy)
-    said, wanted = _indices_by_label(labels), _indices_by_label(target.labels)
+        return match_boxes(answer, target)
+    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
+    said, wanted = _indices_by_label(answer.labels), _indices_by_label(target.labels)
     found: list[Overlap] = []
     for label in sorted(wanted):
         if label in said:
             found += _assign(boxes_xyxy, said[label], targets, wanted[label])
-    return _matching(found, boxes_xyxy, target, n_dropped)
+    return _matching(found, answer, target)
 
 
-def match_boxes(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_dropped: int = 0) -> Matching:
+def match_boxes(answer: Answer, target: Target) -> Matching:
     """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3."""
-    targets = cast(Boxes, target.boxes_xyxy)
+    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
     found = _assign(boxes_xyxy, range(len(boxes_xyxy)), targets, range(len(targets)))
-    return _matching(found, boxes_xyxy, target, n_dropped)
+    return _matching(found, answer, target)
 
 
-def _matching(found: list[Overlap], boxes: Boxes, target: Target, n_dropped: int) -> Matching:
-    n_predicted = len(boxes) + n_dropped
+def match_nothing(answer: Answer, target: Target) -> Matching:
+    """No pairs: for answers that are no boxes. n_predicted and n_target are those of the lists."""
+    return Matching((), (), answer.n_predicted, target.n_objects)
+
+
+def _matching(found: list[Overlap], answer: Answer, target: Target) -> Matching:
+    boxes = answer.boxes_xyxy
+    n_predicted = len(boxes) + answer.n_dropped
     if target.ignore_xyxy and len(found) < len(boxes):
         n_predicted -= _n_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy))
     pairs = tuple([(p, t) for p, t, _ in found])
@@ -148,12 +154,13 @@ def _n_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> int:
     return n_ignored
 
 
-def match_visionr1_released(boxes_xyxy: Boxes, labels: Sequence[str], target: Target, n_dropped: int = 0) -> Matching:
+def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     """`BoxPriorMatcher` of the released Vision-R1 code: cost L1 in pixels, less label agreement, less GIoU.
 
     All min(P, T) pairs are matched, however far apart, and `ious` holds their GIoU, in (-1, 1], in float32 precision.
     Ignore regions and dropped boxes play no part.
     """
+    boxes_xyxy, labels = answer.boxes_xyxy, answer.labels
     targets = cast(Boxes, target.boxes_xyxy)
     n_p, n_t = len(boxes_xyxy), len(targets)
     if not n_p or not n_t:
@@ -182,11 +189,12 @@ def _assignment(cost_pt: Array) -> tuple[list[int], list[int]]:
     return rows.tolist(), columns.tolist()
 
 
-Matcher = Callable[[Boxes, Sequence[str], Target, int], Matching]
+Matcher: TypeAlias = Callable[[Answer, Target], Matching]
 MATCHERS: Mapping[str, Matcher] = MappingProxyType(
     {
         "labelled": match_labelled,
         "boxes": match_boxes,
+        "none": match_nothing,
         "visionr1-released": match_visionr1_released,
     }
 )

@@ -14,10 +14,13 @@ from typing import Any
 
 import msgspec
 
-from verl_visionr1.boxes import Box, Boxes
+from verl_visionr1.boxes import Box, Boxes, Points
+from verl_visionr1.masks import Mask
 
-TASKS = ("detection", "grounding")
+TASKS = ("detection", "grounding", "counting", "pointing", "text")
 """Tasks that have a reward; `Target.task` is one of them."""
+NO_IMAGE = (0, 0)
+"""`Target.size_wh` of a text row without an image."""
 
 
 class TargetError(ValueError):
@@ -27,19 +30,28 @@ class TargetError(ValueError):
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is really in the image.
 
-    Frame of all geometry: float xyxy, 0-based, half-open, pixels of the EXIF-upright original image. Boxes may
-    reach over the image's edge by rounding only (one pixel); converters clip before they build a Target.
+    Frame of all geometry: float pixels of the EXIF-upright original image, 0-based; boxes are xyxy, half-open. Boxes
+    and points may reach over the image's edge by rounding only (one pixel); converters clip before they build a Target.
+
+    What there is to find ("objects") is given as boxes, masks or points; where several are given they speak of the
+    same objects in the same order.
 
     Attributes:
         task: one of `TASKS`.
-        size_wh: width and height of the original image in pixels.
+        size_wh: width and height of the original image in pixels; `NO_IMAGE` for text without an image.
         boxes_xyxy: T boxes; empty where the asked-for thing is absent.
-        labels: T labels, one a box (for grounding: the phrase).
+        labels: T labels, one an object (for grounding: the phrase); counting and pointing may go without.
         categories: what the prompt asked for; may hold labels that are not in the image.
         ignore_xyxy: regions (crowds) in which an unmatched prediction is neither right nor wrong.
+        points_xy: T points, one an object: for pointing and counting.
+        masks: T masks, one an object: for pointing.
+        count: how many there are: counting needs it (the objects may be given in part, or not at all).
+        answer: the right answer in words: text needs it.
+        choices: texts of the options "A", "B", ... of a multiple-choice question.
 
     Raises:
-        TargetError: unknown task, non-positive size, inverted/non-finite/outside box, missing label.
+        TargetError: unknown task, non-positive size, inverted/non-finite/outside box or point, missing label, count
+            or answer, lists that speak of different numbers of objects.
 
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> target.to_json()
@@ -50,31 +62,69 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Traceback (most recent call last):
     ...
     verl_visionr1.targets.TargetError: boxes_xyxy[0] = (200.0, 100.0, 100.0, 200.0): needs x1 < x2 and y1 < y2
+    >>> Target(task="text", answer="B", choices=["a cat", "a dog"]).size_wh == NO_IMAGE
+    True
     """
 
     task: str
-    size_wh: tuple[int, int]
+    size_wh: tuple[int, int] = NO_IMAGE
     boxes_xyxy: Sequence[Sequence[float]] = ()
     labels: Sequence[str] = ()
     categories: Sequence[str] = ()
     ignore_xyxy: Sequence[Sequence[float]] = ()
+    points_xy: Sequence[Sequence[float]] = ()
+    masks: Sequence[Mask] = ()
+    count: int | None = None
+    answer: str | None = None
+    choices: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise TargetError(f"task = {self.task!r}: needs one of {', '.join(TASKS)}")
-        size_wh = _size(self.size_wh)
-        boxes_xyxy = _boxes("boxes_xyxy", self.boxes_xyxy, size_wh)
-        labels = _texts("labels", self.labels)
-        if len(labels) != len(boxes_xyxy):
-            raise TargetError(f"labels has {len(labels)} entries for {len(boxes_xyxy)} boxes: needs one label a box")
+        size_wh = _size(self.size_wh, allow_none=self.task == "text")
         for field, value in (
             ("size_wh", size_wh),
-            ("boxes_xyxy", boxes_xyxy),
-            ("labels", labels),
+            ("boxes_xyxy", _boxes("boxes_xyxy", self.boxes_xyxy, size_wh)),
+            ("labels", _texts("labels", self.labels)),
             ("categories", _texts("categories", self.categories)),
             ("ignore_xyxy", _boxes("ignore_xyxy", self.ignore_xyxy, size_wh)),
+            ("points_xy", _points("points_xy", self.points_xy, size_wh)),
+            ("masks", _many("masks", self.masks, "masks")),
+            ("choices", _texts("choices", self.choices)),
         ):
             msgspec.structs.force_setattr(self, field, value)
+        self._check_objects()
+        self._check_answer()
+
+    def _check_objects(self) -> None:
+        """Every list of objects has one entry an object."""
+        n_objects = self.n_objects
+        for field in ("masks", "points_xy"):
+            n_given = len(getattr(self, field))
+            if n_given and n_given != n_objects:
+                raise TargetError(f"{field} has {n_given} entries for {n_objects} objects: needs one an object")
+        may_lack_labels = self.task in ("counting", "pointing") and not self.labels
+        if len(self.labels) != n_objects and not may_lack_labels:
+            what = "box" if self.boxes_xyxy or not n_objects else "object"
+            raise TargetError(
+                f"labels has {len(self.labels)} entries for {n_objects} {what}es: needs one label a {what}"
+            )
+
+    def _check_answer(self) -> None:
+        """What the task asks for is there."""
+        if self.task == "counting" and self.count is None:
+            raise TargetError("count = None: a counting target needs how many there are")
+        if self.count is not None and (isinstance(self.count, bool) or self.count < 0):
+            raise TargetError(f"count = {self.count!r}: needs a whole number of at least 0")
+        if self.task == "text" and self.answer is None:
+            raise TargetError("answer = None: a text target needs the right answer")
+        if self.answer is not None:
+            _texts("answer", (self.answer,))
+
+    @property
+    def n_objects(self) -> int:
+        """T: how many objects are given, as boxes, masks or points."""
+        return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
     @property
     def normal_labels(self) -> tuple[str, ...]:
@@ -120,12 +170,12 @@ def _normal_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(normal_label, labels))
 
 
-def _size(value: Any) -> tuple[int, int]:
+def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:
     try:
         width, height = map(operator.index, value)
     except (TypeError, ValueError):
         raise TargetError(f"size_wh = {value!r}: needs two whole numbers, width and height") from None
-    if width <= 0 or height <= 0:
+    if (width <= 0 or height <= 0) and not (allow_none and (width, height) == NO_IMAGE):
         raise TargetError(f"size_wh = {(width, height)}: needs positive width and height")
     return width, height
 
@@ -168,6 +218,20 @@ def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     if x1 < -1 or y1 < -1 or x2 > size_wh[0] + 1 or y2 > size_wh[1] + 1:
         raise TargetError(f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or mend size_wh")
     return box
+
+
+def _points(field: str, values: Any, size_wh: tuple[int, int]) -> Points:
+    return tuple([_point(f"{field}[{i}]", value, size_wh) for i, value in enumerate(_many(field, values, "points"))])
+
+
+def _point(where: str, value: Any, size_wh: tuple[int, int]) -> tuple[float, float]:
+    try:
+        x, y = map(_number, value)
+    except (TypeError, ValueError, OverflowError):
+        raise TargetError(f"{where} = {value!r}: needs two numbers x, y") from None
+    if not (-1 <= x <= size_wh[0] + 1 and -1 <= y <= size_wh[1] + 1):  # nan fails too
+        raise TargetError(f"{where} = {(x, y)}: lies outside the image of size_wh {size_wh}")
+    return x, y
 
 
 def _number(value: Any) -> float:

@@ -10,35 +10,39 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from verl_visionr1.frames import Frame, frame_named
-from verl_visionr1.rewards import released
-from verl_visionr1.rewards.base import METRICS, Criterion, Preset, RewardError, Score, require_one_of
-from verl_visionr1.rewards.detection import judge_boxes
-from verl_visionr1.schedule import Schedule
+from verl_visionr1.rewards import counting, detection, grounding, pointing, text
+from verl_visionr1.rewards.base import (
+    COMMON_METRICS,
+    Case,
+    Criterion,
+    Preset,
+    RewardError,
+    Score,
+    require_one_of,
+)
+from verl_visionr1.rewards.judge import Speech, judge
+from verl_visionr1.rewards.released import visionr1, vlmr1_boxes, vlmr1_text
 from verl_visionr1.targets import Target
 
-__all__ = ["METRICS", "PRESETS", "Criterion", "Preset", "RewardError", "Score", "preset_named", "score"]
+__all__ = [
+    "COMMON_METRICS",
+    "PRESETS",
+    "Case",
+    "Criterion",
+    "Preset",
+    "RewardError",
+    "Score",
+    "Speech",
+    "judge",
+    "preset_named",
+    "score",
+]
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         preset.name: preset
-        for preset in (
-            Preset("visionr1"),
-            Preset("visionr1-paper", matching="boxes"),
-            Preset(
-                "visionr1-released",
-                criteria=(
-                    Criterion("format", released.dual_format),
-                    Criterion("recall", released.recall),
-                    Criterion("precision", released.precision),
-                ),
-                schedule=Schedule(
-                    ((0.0, released.STAGE_BEGINNER), (0.5, released.STAGE_ADVANCED)), off=released.STAGE_OFF
-                ),
-                answer_format="visionr1-released",
-                matching="visionr1-released",
-                is_sum=True,
-            ),
-        )
+        for room in (detection, grounding, counting, pointing, text, visionr1, vlmr1_boxes, vlmr1_text)
+        for preset in room.PRESETS
     }
 )
 """Every preset by name."""
@@ -62,6 +66,8 @@ def score(
     frame: str | Frame = "original",
     processed_wh: tuple[int, int] | None = None,
     progress: float | None = None,
+    n_tokens: int | None = None,
+    max_tokens: int | None = None,
 ) -> Score:
     """Judge one completion. No text, however odd, makes it raise or hang.
 
@@ -72,6 +78,7 @@ def score(
         frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
         progress: fraction of training in [0, 1], which sets the thresholds; None: the progressive rule is off.
+        n_tokens, max_tokens: length of the completion and the response budget, for criteria of length.
 
     Raises:
         RewardError, FrameError, ValueError: an unknown preset or frame, a missing `processed_wh`, a progress
@@ -88,4 +95,6 @@ def score(
         preset = preset_named(preset)
     if isinstance(frame, str):
         frame = frame_named(frame)
-    return judge_boxes(completion, target, preset, preset.schedule(progress), frame, processed_wh)
+    return judge(
+        completion, target, preset, preset.schedule(progress), Speech(frame, processed_wh, n_tokens, max_tokens)
+    )

@@ -1,61 +1,114 @@
-"""What every reward is made of: `Criterion`, `Preset` (the method as data) and `Score` (its result)."""
+"""What every reward is made of: `Case`, `Criterion`, `Preset` (the method as data) and `Score` (its result)."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import msgspec
 
-from verl_visionr1.answers import PARSERS
-from verl_visionr1.criteria import Judge, precision, recall, well_formed
-from verl_visionr1.matching import MATCHERS
+from verl_visionr1.answers import PARSERS, Answer
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.matching import MATCHERS, Matching
 from verl_visionr1.schedule import VISIONR1, Schedule
+from verl_visionr1.targets import Target
 
-CRITERIA = ("format", "recall", "precision")
-"""Names of what every preset judges, in this order."""
-METRICS = (
-    *CRITERIA,
+COMMON_METRICS = (
     "iou_mean",
     "f1_50",
+    "accuracy",
     "n_predicted",
     "n_target",
     "boxes_per_target",
     "parsed",
 )
-"""Keys of `Score.metrics`: the same for every input, preset and task, as verl demands."""
+"""Keys that `Score.metrics` has under every preset, after those of its criteria."""
 
-
-class Score(msgspec.Struct, frozen=True, gc=False):
-    """The judgement of one completion.
-
-    Attributes:
-        value: the reward: weighted mean of the criteria in [0, 1] (`-released` presets: their sum, in [0, 3]).
-        metrics: `METRICS` as floats. `CRITERIA` are judged by the preset, at its stage. The rest
-            means the same under every preset: "iou_mean" (matched IoU over n_T), "f1_50" (F1 at IoU .5),
-            "boxes_per_target" (n_P / n_T; n_P where n_T = 0), "parsed" (1.0 if an answer could be read).
-    """
-
-    value: float
-    metrics: dict[str, float]
+Judge: TypeAlias = Callable[..., float]
+"""A criterion's function: fields of `Case` by name -> [0, 1]."""
 
 
 class RewardError(ValueError):
     """A preset, weight or option that does not exist or cannot be; the message names the key and the value."""
 
 
+class Score(msgspec.Struct, frozen=True, gc=False):
+    """The judgement of one completion.
+
+    Attributes:
+        value: the reward: weighted mean of the criteria in [0, 1] (`-released` presets: their sum, as released).
+        metrics: floats: the criteria of the preset, judged at its stage, and `COMMON_METRICS`, which mean the same
+            under every preset: "iou_mean" (matched IoU over n_T), "f1_50" (F1 at IoU .5), "accuracy" (what the task
+            is measured by: see `Preset.accuracy`), "boxes_per_target" (n_P / n_T; n_P where n_T = 0), "parsed" (1.0
+            if an answer could be read).
+    """
+
+    value: float
+    metrics: dict[str, float]
+
+
+class Case(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """All that a criterion may look at; it is handed the fields that its parameters name.
+
+    Attributes:
+        completion: the model's text, whole.
+        answer: what it says, in pixels of the original image.
+        target: what is really in the image.
+        matching: which prediction stands for which object, by the preset's rule.
+        labelled: the same by the default rule, which the threshold-free metrics are taken from.
+        thresholds: what counts, at this stage of training.
+        accuracy: what the task is measured by, in [0, 1], whatever the stage.
+        n_tokens: length of the completion in tokens (in words where no tokenizer counted them).
+        max_tokens: the response budget in tokens; None where it is not known.
+        grid_wh: width and height, in pixels of the original image, of the smallest step that the model's frame can
+            write (of one unit, for frames of whole numbers).
+    """
+
+    completion: str
+    answer: Answer
+    target: Target
+    matching: Matching
+    labelled: Matching
+    thresholds: Thresholds
+    accuracy: float
+    n_tokens: int
+    max_tokens: int | None
+    grid_wh: tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Criterion:
     """A named, weighted part of a reward. Weight 0: reported, not rewarded.
 
+    Attributes:
+        name: key of its number in `Score.metrics`.
+        judge: a plain function. Its positional parameters are fields of `Case`; its keyword-only ones are options.
+        weight: share in the reward.
+        options: values of keyword-only parameters, over their defaults.
+        call: `Case` -> float: the judge with its options, handed what it names.
+        looks_at: the fields of `Case` that it names.
+
     Raises:
-        RewardError: a weight that is not a finite number >= 0.
+        RewardError: a weight that is not a finite number >= 0, a parameter that `Case` does not have, an option that
+            the judge does not have.
+
+    >>> from verl_visionr1.criteria import well_formed
+    >>> Criterion("format", well_formed, 0.5).weight
+    0.5
     """
 
     name: str
     judge: Judge
     weight: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    call: Callable[[Case], float] = field(init=False, repr=False, compare=False)
+    looks_at: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Settings may hold anything, whatever the annotation says.
@@ -63,6 +116,37 @@ class Criterion:
         is_number = is_number and not isinstance(self.weight, bool)
         if not (is_number and math.isfinite(self.weight) and self.weight >= 0):
             raise RewardError(f"weights.{self.name} = {self.weight!r}: needs a number >= 0")
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        looks_at = _looks_at(self.name, self.judge, self.options)
+        object.__setattr__(self, "looks_at", looks_at)
+        object.__setattr__(self, "call", _call_of(self.judge, looks_at, self.options))
+
+
+def _looks_at(name: str, judge: Judge, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of `Case` that a judge names."""
+    parameters = inspect.signature(judge).parameters.values()
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        require_one_of(f"criteria.{name}.options", option, dict.fromkeys(known or ("(it has no options)",)))
+    named = tuple([p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
+    for parameter in named:
+        if parameter not in Case.__struct_fields__:
+            raise RewardError(
+                f"criteria.{name}: {judge.__name__}({', '.join(named)}) asks for {parameter!r}; a criterion's "
+                f"parameters are among {', '.join(Case.__struct_fields__)}; options stand after a *"
+            )
+    return named
+
+
+def _call_of(judge: Judge, looks_at: tuple[str, ...], options: Mapping[str, Any]) -> Callable[[Case], float]:
+    """`Case` -> float: what the judge names is looked up once, here."""
+    bound = partial(judge, **options) if options else judge
+    if not looks_at:
+        return lambda case: bound()
+    fields_of = attrgetter(*looks_at)
+    if len(looks_at) == 1:
+        return lambda case: bound(fields_of(case))
+    return lambda case: bound(*fields_of(case))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +156,51 @@ class Preset:
     Attributes:
         name: key in `PRESETS`.
         criteria: what is judged, and how much each counts.
+        tasks: the tasks of `targets.TASKS` that it can judge.
         schedule: progress of training -> thresholds.
         answer_format: key in `answers.PARSERS`.
         matching: key in `matching.MATCHERS`.
         is_sum: the value is the weighted sum of the criteria instead of their weighted mean.
+        accuracy: name of the criterion that is reported as "accuracy"; None: F1 at IoU .5.
+        source: paper and equation, or file of the released code.
+        measure: the criterion that `accuracy` names, or None.
+        looks_at: the fields of `Case` that its criteria name.
+        divisor: what the weighted sum is divided by.
 
     Raises:
-        RewardError: unknown answer format or matching, criteria other than `CRITERIA`, or weights that are all 0.
+        RewardError: unknown answer format or matching, no criteria or one name twice, a name that `COMMON_METRICS`
+            has, or weights that are all 0.
     """
 
     name: str
-    criteria: tuple[Criterion, ...] = (
-        Criterion("format", well_formed),
-        Criterion("recall", recall),
-        Criterion("precision", precision),
-    )
+    criteria: tuple[Criterion, ...]
+    tasks: tuple[str, ...] = ("detection", "grounding")
     schedule: Schedule = VISIONR1
     answer_format: str = "qwen-json"
     matching: str = "labelled"
     is_sum: bool = False
+    accuracy: str | None = None
+    source: str = ""
+    measure: Criterion | None = field(init=False, repr=False, compare=False)
+    looks_at: frozenset[str] = field(init=False, repr=False, compare=False)
+    divisor: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
-        names = tuple(criterion.name for criterion in self.criteria)
-        if names != CRITERIA:  # or the metrics would not have the same keys for every preset
-            raise RewardError(f"criteria = {', '.join(names)}: needs {', '.join(CRITERIA)}")
-        if not self.divisor > 0:
+        for criterion in self.criteria:
+            if criterion.name in COMMON_METRICS:
+                raise RewardError(f"criteria.{criterion.name}: every preset reports a number of that name already")
+        if len(self.weights) != len(self.criteria):
+            raise RewardError(f"criteria = {', '.join(c.name for c in self.criteria)}: needs each name once")
+        if self.accuracy is not None:
+            require_one_of("accuracy", self.accuracy, self.weights)
+        total = sum(self.weights.values())
+        if not total > 0:
             raise RewardError(f"weights = {self.weights}: needs at least one above 0")
+        object.__setattr__(self, "measure", next((c for c in self.criteria if c.name == self.accuracy), None))
+        object.__setattr__(self, "looks_at", frozenset(name for c in self.criteria for name in c.looks_at))
+        object.__setattr__(self, "divisor", 1.0 if self.is_sum else total)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -107,10 +208,9 @@ class Preset:
         return {criterion.name: criterion.weight for criterion in self.criteria}
 
     @property
-    def divisor(self) -> float:
-        """What the weighted sum is divided by."""
-        total = sum(criterion.weight for criterion in self.criteria)
-        return 1.0 if self.is_sum and total > 0 else total
+    def metrics(self) -> tuple[str, ...]:
+        """Keys of the metrics of its scores, in order."""
+        return (*self.weights, *COMMON_METRICS)
 
     def with_weights(self, weights: Mapping[str, float]) -> Preset:
         """The same preset with some weights changed.
@@ -120,7 +220,8 @@ class Preset:
         """
         for name in weights:
             require_one_of("weights", name, self.weights)
-        return replace(self, criteria=tuple(replace(c, weight=weights.get(c.name, c.weight)) for c in self.criteria))
+        changed = [replace(c, weight=weights[c.name]) if c.name in weights else c for c in self.criteria]
+        return replace(self, criteria=tuple(changed))
 
 
 def require_one_of(key: str, value: object, known: Mapping[str, object]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.matching import Matching
+from verl_visionr1.rewards.base import Criterion, Preset
+from verl_visionr1.schedule import Schedule
 
 STAGE_OFF = Thresholds(match_iou=0.5, recall_floor=0.0, recall_full=1.0, iou_floor=0.0, iou_full=1.0)
 STAGE_BEGINNER = Thresholds(match_iou=0.5, recall_floor=0.5, recall_full=0.75, iou_floor=0.5, iou_full=0.75)
@@ -19,13 +21,13 @@ STAGE_ADVANCED = Thresholds(match_iou=0.75, recall_floor=0.5, recall_full=0.75, 
 """Its thresholds for `step=None`, below 1500 and from 1500 on; recall's own bounds are never tightened."""
 
 
-def dual_format(answer: Answer, matching: Matching, thresholds: Thresholds) -> float:
+def dual_format(answer: Answer, matching: Matching) -> float:
     """`dual_format_reward`: anything that parses as JSON; the other way round where the image has no object."""
     parses = Defect.MALFORMED not in answer.defects
     return 1.0 if parses == bool(matching.n_target) else 0.0
 
 
-def recall(answer: Answer, matching: Matching, thresholds: Thresholds) -> float:
+def recall(matching: Matching, thresholds: Thresholds) -> float:
     """`recall_reward`: matched GIoU above xi0, over n_T, then clamped. No prediction and no target: 1.0."""
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
@@ -34,7 +36,7 @@ def recall(answer: Answer, matching: Matching, thresholds: Thresholds) -> float:
     return float(_clamp((share,), thresholds.recall_floor, thresholds.recall_full)[0])
 
 
-def precision(answer: Answer, matching: Matching, thresholds: Thresholds) -> float:
+def precision(matching: Matching, thresholds: Thresholds) -> float:
     """`precision_reward`: mean clamped GIoU of the matched pairs; extra predictions play no part."""
     if not matching.ious:
         return 0.0 if matching.n_target or matching.n_predicted else 1.0
@@ -45,3 +47,20 @@ def _clamp(values: tuple[float, ...], floor: float, full: float) -> np.ndarray:
     """0 below `floor`, 1 above `full`, the value itself at both and between, in float32."""
     x = np.array(values, dtype=np.float32)
     return np.where(x < np.float32(floor), np.float32(0), np.where(x > np.float32(full), np.float32(1), x))
+
+
+PRESETS = (
+    Preset(
+        "visionr1-released",
+        criteria=(
+            Criterion("format", dual_format),
+            Criterion("recall", recall),
+            Criterion("precision", precision),
+        ),
+        schedule=Schedule(((0.0, STAGE_BEGINNER), (0.5, STAGE_ADVANCED)), off=STAGE_OFF),
+        answer_format="visionr1-released",
+        matching="visionr1-released",
+        is_sum=True,
+        source="jefferyZhan/Griffon, Vision-R1/vision_r1/visionr1_qwen.py",
+    ),
+)

@@ -1,4 +1,4 @@
-"""`visionr1`: look at an installation and at runs."""
+"""`visionr1 check | watch | report`: look at an installation and at runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 
 
-@app.command()
 def check() -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
     from verl_visionr1.plugin.check import findings
@@ -30,7 +28,6 @@ def check() -> None:
 RunDir = Annotated[Path, typer.Argument(help="directory of a run, with metrics/*.jsonl in it")]
 
 
-@app.command()
 def watch(
     run_dir: RunDir,
     total_steps: Annotated[int, typer.Option(help="steps the run will take")],
@@ -42,7 +39,6 @@ def watch(
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 
-@app.command()
 def report(run_dir: RunDir) -> None:
     """Print what a run has reached on held-out data, before and after, and write a figure."""
     from verl_visionr1.tools.report import report as report_run
@@ -55,8 +51,3 @@ def report(run_dir: RunDir) -> None:
         raise typer.Exit(1) from None
     console.print(table)
     console.print(f"figure: {figure}", soft_wrap=True)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

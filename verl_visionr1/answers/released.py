@@ -1,0 +1,84 @@
+"""What the released code of Vision-R1 reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, Defect
+from verl_visionr1.boxes import Box
+
+_RELEASED_NUMBER = r"\d{1,3}|1000"
+_RELEASED_ITEM = re.compile(r'\{"bbox_2d": \[' + ", ".join([f"({_RELEASED_NUMBER})"] * 4) + r'\], "label": "([^"]+)"\}')
+_RELEASED_FENCE = re.compile("```json\n|\n```")
+
+
+def parse_visionr1_released(text: str) -> Answer:
+    """What the released Vision-R1 code reads (`visionr1_qwen.py: extract`), and its format reward as a defect.
+
+    A list that parses as JSON gives its items, with coordinates truncated to whole numbers; else objects in one exact
+    spelling are found by pattern (whole numbers up to 1000). Unusable items are skipped, not counted. The format
+    reward (`dual_format_reward`) asks for anything that parses as JSON: `MALFORMED` means it does not.
+    """
+    text = text[:MAX_CHARS]
+    boxes, labels = _released_json(text)
+    if not boxes:
+        for *numbers, label in _RELEASED_ITEM.findall(text):
+            x1, y1, x2, y2 = map(float, numbers)
+            if x1 < x2 and y1 < y2:
+                boxes.append((x1, y1, x2, y2))
+                labels.append(label)
+    defects = () if _released_format(text) else (Defect.MALFORMED,)
+    return Answer(tuple(boxes[:MAX_BOXES]), tuple(labels[:MAX_BOXES]), 0, defects)
+
+
+def _released_json(text: str) -> tuple[list[Box], list[str]]:
+    lines = text.strip().split("\n")
+    if lines[0].startswith("```json"):
+        lines = lines[1:]
+    boxes: list[Box] = []
+    labels: list[str] = []
+    for item in _objects(_python_json("\n".join(lines).split("```")[0])):
+        box = _released_box(item.get("bbox_2d"))
+        if box is not None:
+            boxes.append(box)
+            labels.append(str(item.get("label") or ""))
+    return boxes, labels
+
+
+def _released_box(value: object) -> Box | None:
+    if not _is_list_of_four(value):
+        return None
+    try:
+        x1, y1, x2, y2 = (float(int(number)) for number in cast(list[Any], value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _released_format(text: str) -> bool:
+    parsed = _python_json(_RELEASED_FENCE.sub("", text).strip())
+    return parsed is not _NOT_JSON and all(
+        _is_list_of_four(item["bbox_2d"]) for item in _objects(parsed) if "bbox_2d" in item and "label" in item
+    )
+
+
+def _objects(parsed: object) -> list[dict[str, Any]]:
+    """The objects in a list; none if it is no list."""
+    return [item for item in cast(list[Any], parsed) if isinstance(item, dict)] if isinstance(parsed, list) else []
+
+
+def _is_list_of_four(value: object) -> bool:
+    return isinstance(value, list) and len(cast(list[Any], value)) == 4
+
+
+_NOT_JSON = object()
+
+
+def _python_json(text: str) -> object:
+    """`json.loads`, which (unlike the standard) takes NaN and Infinity; `_NOT_JSON` where it fails."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _NOT_JSON

@@ -1,0 +1,116 @@
+"""The road of one completion, whatever the task: text -> answer -> original pixels -> matching -> criteria -> score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from verl_visionr1.answers import PARSERS, Answer, Defect
+from verl_visionr1.criteria import Thresholds, f1_50, iou_mean
+from verl_visionr1.frames import Frame, all_inside, points_inside, points_to_original, to_original
+from verl_visionr1.matching import MATCHERS, match_labelled
+from verl_visionr1.rewards.base import Case, Preset, Score
+from verl_visionr1.targets import NO_IMAGE, Target
+
+BOX_TASKS = ("detection", "grounding")
+"""Tasks whose answer is boxes that are compared with boxes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How the model spoke: its coordinates, and how much it may say.
+
+    Attributes:
+        frame: the coordinates it speaks in.
+        processed_wh: width and height of the image as the processor resized it; only some frames need it.
+        n_tokens: length of the completion; None: its words are counted where a criterion asks.
+        max_tokens: the response budget.
+    """
+
+    frame: Frame
+    processed_wh: tuple[int, int] | None = None
+    n_tokens: int | None = None
+    max_tokens: int | None = None
+
+
+def judge(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Score:
+    """Judge one completion. No text makes it raise.
+
+    Raises:
+        FrameError: the frame needs `processed_wh` and it is None.
+    """
+    return score_of(case_of(completion, target, preset, thresholds, speech), preset)
+
+
+def case_of(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Case:
+    """Text -> answer -> original pixels -> matching: everything that the criteria look at."""
+    answer = PARSERS[preset.answer_format](completion)
+    grid_wh = (0.0, 0.0)
+    if target.size_wh != NO_IMAGE:
+        frame_wh = speech.frame.size_wh(target.size_wh, speech.processed_wh)
+        answer = in_original_pixels(answer, frame_wh, target.size_wh)
+        step = speech.frame.step
+        grid_wh = (step * target.size_wh[0] / frame_wh[0], step * target.size_wh[1] / frame_wh[1])
+    matching = labelled = MATCHERS[preset.matching](answer, target)
+    has_boxes = target.task in BOX_TASKS
+    if has_boxes and preset.matching != "labelled" and (target.is_multilabel or preset.matching != "boxes"):
+        labelled = match_labelled(answer, target)
+    n_tokens = speech.n_tokens
+    if n_tokens is None:
+        n_tokens = len(completion.split()) if "n_tokens" in preset.looks_at else 0
+    case = Case(
+        completion=completion,
+        answer=answer,
+        target=target,
+        matching=matching,
+        labelled=labelled,
+        thresholds=thresholds,
+        accuracy=f1_50(labelled) if has_boxes else 0.0,
+        n_tokens=n_tokens,
+        max_tokens=speech.max_tokens,
+        grid_wh=grid_wh,
+    )
+    return case if preset.measure is None else replace(case, accuracy=preset.measure.call(case))
+
+
+def in_original_pixels(answer: Answer, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Answer:
+    """The answer with its boxes and points in pixels of the original image; outside the frame they become a defect."""
+    boxes_xyxy, points_xy, defects = answer.boxes_xyxy, answer.points_xy, answer.defects
+    if boxes_xyxy:
+        if not all_inside(boxes_xyxy, frame_wh):
+            defects = (*defects, Defect.OUTSIDE)
+        boxes_xyxy = to_original(boxes_xyxy, frame_wh, original_wh)
+    if points_xy:
+        if not points_inside(points_xy, frame_wh):
+            defects = (*defects, Defect.OUTSIDE)
+        points_xy = points_to_original(points_xy, frame_wh, original_wh)
+    return Answer(boxes_xyxy, answer.labels, answer.n_dropped, defects, points_xy, answer.count, answer.text)
+
+
+def score_of(case: Case, preset: Preset) -> Score:
+    """What the criteria of a preset say of a case."""
+    total = 0.0
+    metrics: dict[str, float] = {}
+    for criterion in preset.criteria:
+        metrics[criterion.name] = judged = case.accuracy if criterion is preset.measure else criterion.call(case)
+        total += criterion.weight * judged
+    _add_common(metrics, case)
+    return Score(total / preset.divisor, metrics)
+
+
+def _add_common(metrics: dict[str, float], case: Case) -> None:
+    """`COMMON_METRICS`: the same keys for every task; what a task does not have is 0."""
+    answer, matching, task = case.answer, case.labelled, case.target.task
+    n_predicted, n_target = float(matching.n_predicted), float(matching.n_target)
+    metrics["iou_mean"] = metrics["f1_50"] = 0.0
+    if task in BOX_TASKS:
+        metrics["iou_mean"] = iou_mean(matching)
+        metrics["f1_50"] = f1_50(matching)
+    elif task == "counting":
+        n_predicted, n_target = answer.stated_count, float(case.target.count or 0)
+    metrics["accuracy"] = case.accuracy
+    metrics["n_predicted"] = n_predicted
+    metrics["n_target"] = n_target
+    metrics["boxes_per_target"] = n_predicted / (n_target or 1.0)
+    metrics["parsed"] = 1.0 if answer.is_parsed else 0.0

@@ -1,0 +1,7 @@
+"""VLM-R1 as released."""
+
+from __future__ import annotations
+
+from verl_visionr1.rewards.base import Preset
+
+PRESETS: tuple[Preset, ...] = ()

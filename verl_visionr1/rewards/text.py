@@ -1,0 +1,7 @@
+"""Presets of text."""
+
+from __future__ import annotations
+
+from verl_visionr1.rewards.base import Preset
+
+PRESETS: tuple[Preset, ...] = ()
