@@ -1,4 +1,4 @@
-"""COCO-format detection json -> parquet rows for verl: detection (a category list) and grounding (one phrase).
+"""COCO-format detection json -> parquet rows for verl: detection (a category list), grounding and counting (one phrase).
 
     python data_preprocess/coco.py instances_train2017.json train2017 coco_train.parquet --on-error skip
 
@@ -25,7 +25,7 @@ from conversion import DataSource, Flags, Ledger, OnError, Report, require_posit
 from rich.console import Console
 from rich.progress import track
 
-from verl_visionr1.answers import instruction
+from verl_visionr1.answers import FORMATS
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import RowImage, in_upright_frame, prepare_image
 from verl_visionr1.rows import Row
@@ -37,7 +37,9 @@ class Task(str, Enum):
 
     detection = "detection"
     grounding = "grounding"
+    counting = "counting"
     both = "both"
+    all = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,18 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/coco_{task}"
     task: Annotated[
-        Task, typer.Option(help="detection: every object of a category list; grounding: all objects of one phrase.")
+        Task,
+        typer.Option(
+            help="detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
+            "there are of one phrase; both: detection and grounding."
+        ),
     ] = Task.both
+    answer_format: Annotated[
+        str, typer.Option(help="What the prompts ask for; " + ", ".join(n for n, f in FORMATS.items() if f.instruct))
+    ] = "qwen-json"
+    count_format: Annotated[
+        str, typer.Option(help="The same for counting: count (a number), or a format of boxes or points (a list).")
+    ] = "count"
     min_instances: Annotated[
         int, typer.Option(help="Fewest objects a row; 0 takes every image without objects as a row.")
     ] = 1
@@ -76,6 +88,10 @@ class Options(Flags):
         if self.negatives and self.min_instances == 0:
             raise RowsError("--negatives with --min-instances 0: the latter takes every empty image; give one of them")
         require_positive("--max-categories", self.max_categories)
+        for flag, name in (("--answer-format", self.answer_format), ("--count-format", self.count_format)):
+            if name not in FORMATS or FORMATS[name].instruct is None:
+                known = ", ".join(n for n, f in FORMATS.items() if f.instruct)
+                raise RowsError(f"{flag} {name}: needs one of {known}")
 
     @property
     def allow_none(self) -> bool:
@@ -103,9 +119,14 @@ def plan(coco: Coco, options: Options, ledger: Ledger) -> list[Ask]:
     """
     rng = random.Random(options.seed)
     asked = _asked_categories(coco, options)
-    planners = {"detection": _plan_detection, "grounding": _plan_grounding}
-    tasks = list(planners) if options.task == Task.both else [Task(options.task)]
-    asks = [ask for task in tasks for ask in planners[task](coco, asked, options, ledger, rng)]
+    chosen = Task(options.task).value
+    tasks = {"both": ("detection", "grounding"), "all": ("detection", "grounding", "counting")}.get(chosen, (chosen,))
+    asks: list[Ask] = []
+    for task in tasks:
+        if task == "detection":
+            asks += _plan_detection(coco, asked, options, ledger, rng)
+        else:
+            asks += _plan_phrases(coco, asked, options, ledger, rng, task)
     asks.sort(key=lambda ask: (ask.image, ask.task, ask.categories))
     if options.limit is not None and len(asks) > options.limit:
         ledger.left_out["row over --limit"] += len(asks) - options.limit
@@ -180,10 +201,13 @@ def _absent(asked: tuple[int, ...], present: set[int]) -> list[int]:
     return [category for category in asked if category not in present]
 
 
-def _plan_grounding(
-    coco: Coco, asked: tuple[int, ...], options: Options, ledger: Ledger, rng: random.Random
+def _plan_phrases(
+    coco: Coco, asked: tuple[int, ...], options: Options, ledger: Ledger, rng: random.Random, task: str
 ) -> list[Ask]:
-    """One row for each image and category in it; negatives drawn evenly from all absent pairs."""
+    """One row for each image and category in it; negatives drawn evenly from all absent pairs.
+
+    Of a crowd nobody knows how many it holds: it is no row of counting.
+    """
     asked_set = frozenset(asked)
     single = {c: (c,) for c in asked}
     asks: list[Ask] = []
@@ -191,23 +215,31 @@ def _plan_grounding(
     for image in range(len(coco.images)):
         boxes, present = _present(coco, image, asked_set)
         absent_before.append(absent_before[-1] + len(asked) - len(present))
+        inexact = _inexact(coco, image) if task == "counting" else frozenset[int]()
         for category in sorted(present):
-            if boxes[category] == 0:
-                ledger.left_out["grounding row for a category that is there only as crowd or bad box"] += 1
+            if category in inexact:
+                ledger.left_out["counting row for a category with a crowd or a bad box"] += 1
+            elif boxes[category] == 0:
+                ledger.left_out[f"{task} row for a category that is there only as crowd or bad box"] += 1
             elif boxes[category] < options.min_instances:
-                ledger.left_out[f"grounding row with fewer than {options.min_instances} objects"] += 1
+                ledger.left_out[f"{task} row with fewer than {options.min_instances} objects"] += 1
             elif boxes[category] > options.max_instances:
-                ledger.left_out[f"grounding row with more than {options.max_instances} objects"] += 1
+                ledger.left_out[f"{task} row with more than {options.max_instances} objects"] += 1
             else:
-                asks.append(Ask(image, "grounding", single[category]))
+                asks.append(Ask(image, task, single[category]))
     wanted = _number_of_negatives(options.negatives, len(asks))
     missing = max(wanted - absent_before[-1], 0)
-    ledger.notes["grounding negatives missing: too few absent categories"] += missing
+    ledger.notes[f"{task} negatives missing: too few absent categories"] += missing
     for number in rng.sample(range(absent_before[-1]), wanted - missing):
         image = bisect.bisect_right(absent_before, number) - 1
         absent = _absent(asked, _present(coco, image, asked_set)[1])
-        asks.append(Ask(image, "grounding", single[absent[number - absent_before[image]]]))
+        asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
     return asks
+
+
+def _inexact(coco: Coco, image: int) -> frozenset[int]:
+    """Categories of an image whose number of objects its boxes do not tell."""
+    return frozenset(coco.category[j] for j in coco.of_image(image) if coco.kind[j] != BOX)
 
 
 # ------------------------------------------------------------------------------------------------ converting
@@ -269,8 +301,11 @@ def _row(coco: Coco, ask: Ask, image: RowImage, options: Options) -> Row:
         labels=[coco.names[coco.category[j]] for j in things],
         categories=phrases,
         ignore_xyxy=in_upright_frame(coco.boxes_xyxy[crowds].tolist(), image, entry.size_wh),
+        count=len(things) if ask.task == "counting" else None,
     )
-    question = instruction(ask.task, phrases, allow_none=options.allow_none)
+    answer_format = FORMATS[options.count_format if ask.task == "counting" else options.answer_format]
+    assert answer_format.instruct is not None  # `Options` has looked
+    question = answer_format.instruct(ask.task, phrases, allow_none=options.allow_none)
     if options.prompt_template is not None:
         question = options.prompt_template.format(phrases=", ".join(phrases))
     source = {"file": coco.name, "annotation_ids": [coco.annotation_ids[j] for j in found]}

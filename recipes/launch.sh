@@ -18,10 +18,12 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   MICRO_BATCH      answers in one forward pass of a training worker
   MAX_PROMPT, MAX_RESPONSE     tokens
   LR, KL_COEF, TEMPERATURE     learning rate; KL to the reference model (0: none is kept); of sampling
-  PRESET           visionr1 | visionr1-paper | visionr1-released
-  WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"
+  PRESET           a reward (visionr1 preset lists them), or a YAML file
+  WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"; empty: those of the preset
+  ROUTES           other presets for some tasks, "{counting:counting,pointing:gui-click}"
+  SCHEDULE         how the thresholds move: staged | linear | cosine | piecewise | gated | constant | off; null: as the preset
   STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"; null: those of the preset
-  SWITCH_AT        fraction of training at which the thresholds tighten
+  SWITCH_AT        fraction of training at which the thresholds tighten; null: as the preset
   SEED             order of the data and sampling
   LOGGERS          verl'"'"'s loggers besides "file", e.g. ",wandb"'
 
@@ -82,9 +84,11 @@ launch_config() {
   )
   REWARD=(
     reward.reward_kwargs.visionr1.preset="$PRESET"
-    "reward.reward_kwargs.visionr1.weights=$WEIGHTS"
+    reward.reward_kwargs.visionr1.schedule.kind="$SCHEDULE"
     "reward.reward_kwargs.visionr1.schedule.stages=$STAGES"
     reward.reward_kwargs.visionr1.schedule.at="$SWITCH_AT"
+    ${WEIGHTS:+"++reward.reward_kwargs.visionr1.weights=$WEIGHTS"}
+    ${ROUTES:+"++reward.reward_kwargs.visionr1.routes.task=$ROUTES"}
     "${REWARD[@]}"
   )
   TRAINER=(
@@ -127,9 +131,8 @@ launch_defaults() {
   : "${PLATFORM:=cuda}" "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
   : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
   : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}"
-  : "${STAGES:=null}" "${SWITCH_AT:=0.5}" "${SEED:=1}" "${LOGGERS:=}"
+  : "${STAGES:=null}" "${SWITCH_AT:=null}" "${SCHEDULE:=null}" "${WEIGHTS:=}" "${ROUTES:=}" "${SEED:=1}" "${LOGGERS:=}"
   : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
-  WEIGHTS=${WEIGHTS:-"{format:1,recall:1,precision:1}"} # braces cannot stand in the defaults above
   declare -ga DATA MODEL ACTOR ROLLOUT REWARD TRAINER CONFIG
   mkdir -p "$RUN_DIR" || launch_fail "RUN_DIR=$RUN_DIR cannot be made"
   RUN_DIR=$(cd "$RUN_DIR" && pwd -P)

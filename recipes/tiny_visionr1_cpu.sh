@@ -12,7 +12,7 @@ GPUS=${GPUS:-1} # training workers: processes
 MODEL_PATH=${MODEL_PATH:-$ROOT/recipes/tiny/qwen3_vl_scenes}
 TRAIN_SCENES=${TRAIN_SCENES:-2000}
 VAL_SCENES=${VAL_SCENES:-200}
-TASK=${TASK:-grounding} # grounding | detection | both
+TASK=${TASK:-grounding} # grounding | detection | both | counting | all
 TOTAL_STEPS=${TOTAL_STEPS:-24}
 TEST_FREQ=${TEST_FREQ:-12}
 SAVE_FREQ=${SAVE_FREQ:-6}
@@ -24,12 +24,16 @@ MAX_RESPONSE=${MAX_RESPONSE:-80}
 LR=${LR:-1e-4}
 KL_COEF=${KL_COEF:-0}
 TEMPERATURE=${TEMPERATURE:-0.8}
+case $TASK in
+counting) PRESET=${PRESET:-counting-list} WEIGHTS=${WEIGHTS:-} ;; # it answers with a list, whose length is the count
+all) ROUTES=${ROUTES:-"{counting:counting-list}"} ;;
+esac
 # A model this small localises roughly: with the paper's thresholds (.5 .5 .75, then .75 .75 .9) most of its answers score
 # alike, and a prompt whose answers all score alike teaches nothing.
 STAGES=${STAGES:-[[0.3,0.3,0.6],[0.5,0.5,0.75]]}
 # While most boxes miss, a second guess raises recall and costs no precision on average: with equal weights the model
 # learns to guess more.
-WEIGHTS=${WEIGHTS:-"{format:0.25,recall:0.25,precision:1}"}
+WEIGHTS=${WEIGHTS-"{format:0.25,recall:0.25,precision:1}"}
 SWITCH_AT=${SWITCH_AT:-0.5}
 
 # ------------------------------------------------------------------------- beyond the launcher's own (recipes/launch.sh)
@@ -53,7 +57,8 @@ for word in "$@"; do
   [[ $word == --help || $word == -h ]] || continue
   launch_help "$(sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}")" \
     '  TRAIN_SCENES, VAL_SCENES     scenes to draw
-  TASK             grounding (one phrase) | detection (all objects of a category list) | both'
+  TASK             grounding (one phrase) | detection (all objects of a category list) | both | counting (how many of
+                   one phrase, answered by a list) | all (a mixed run, each task with its own reward)'
   exit 0
 done
 
@@ -70,7 +75,7 @@ if [[ ! -f $DATA_DIR/.drawn || $(<"$DATA_DIR/.drawn") != "$drawn" ]]; then
   for split in train val; do
     # Some rows ask for what is not there; the model was taught with the same share of them, and the same wording.
     python "$ROOT/data_preprocess/coco.py" "$DATA_DIR/scenes/annotations/instances_$split.json" "$DATA_DIR/scenes/$split" \
-      "$DATA_DIR/$split.parquet" --split "$split" --task "$TASK" --negatives 0.1 --data-source 'visionr1/scenes_{task}'
+      "$DATA_DIR/$split.parquet" --split "$split" --task "$TASK" --count-format qwen-json --negatives 0.1 --data-source 'visionr1/scenes_{task}'
   done
   printf '%s\n' "$drawn" >"$DATA_DIR/.drawn"
 fi

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1.answers import (
-    LONG_CHARS,
     MAX_BOXES,
     MAX_CHARS,
     PARSERS,
@@ -21,6 +20,7 @@ from verl_visionr1.answers import (
     parse_qwen_json,
     parse_visionr1_released,
 )
+from verl_visionr1.answers.objects import LONG_CHARS
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
 ONE = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
@@ -114,6 +114,9 @@ DEFECTIVE = {
     "NaN": ('[{"bbox_2d": [1, 2, NaN, 4], "label": "cat"}]', "", 1, "bad_box"),
     "a number beyond float64": ('[{"bbox_2d": [1, 2, 1e309, 4], "label": "cat"}]', "", 1, "bad_box"),
     "an integer beyond float64": (f'[{{"bbox_2d": [1, 2, {"9" * 400}, 4], "label": "cat"}}]', "", 1, "bad_box"),
+    "points for boxes": ('[{"point_2d": [1, 2], "label": "cat"}]', "", 1, "wrong_kind"),
+    "a point for one of the boxes": (f'[{OBJECT}, {{"point_2d": [1, 2], "label": "cat"}}]', "cat", 1, "wrong_kind"),
+    "two numbers for a box": ('[{"bbox_2d": [1, 2], "label": "cat"}]', "", 1, "bad_box"),
     "half a surrogate pair": ('[{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]', "", 1, "bad_box"),
     "one good, one bad": (f'[{OBJECT}, {{"bbox_2d": [1], "label": "dog"}}]', "cat", 1, "bad_box"),
     "label missing": ('[{"bbox_2d": [1, 2, 3, 4]}]', " ", 0, "no_label"),
@@ -186,7 +189,9 @@ def test_instructions_ask_for_what_the_parser_reads() -> None:
     assert instruction("detection", ["cat", "dog"]).endswith("The category set includes cat, dog.")
     assert instruction("grounding", ["the left cat"], allow_none=True).endswith("If there is none, output [].")
     assert parse_qwen_json("[]").defects == ()
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(
+        ValueError, match=r"phrases = \['two', 'phrases'\]: task 'grounding' needs a list of one phrase"
+    ):
         instruction("grounding", ["two", "phrases"])
 
 
@@ -208,6 +213,11 @@ GRIFFON = {
     "cut": ("cat-[0.100,0.200,0.300,0.400]&dog-[0.1", "cat", 0, "truncated"),
     "not closed in the middle": ("cat-[0.100,0.200&dog-[0.100,0.200,0.300,0.400]", "dog", 1, "bad_box"),
     "text after": ("cat-[0.100,0.200,0.300,0.400] there", "cat", 0, "prose"),
+    "after reasoning": ("<think>a dog-[0.1</think>cat-[0.100,0.200,0.300,0.400]", "cat", 0, ""),
+    "in an answer tag": ("<answer>cat-[0.100,0.200,0.300,0.400]</answer>", "cat", 0, ""),
+    "reasoning not closed": ("<think>cat-[0.100,0.200,0.300,0.400]", "", 0, "no_answer"),
+    "prose around the answer tag": ("So <answer>cat-[0.100,0.200,0.300,0.400]</answer>", "cat", 0, "prose"),
+    "a point": ("cat-[0.100,0.200]", "", 1, "wrong_kind"),
 }
 
 
@@ -344,7 +354,7 @@ json_values = st.recursive(
 @given(text=garbage | json_values)
 def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
     answer = PARSERS[name](text)
-    assert len(answer.boxes_xyxy) == len(answer.labels)
+    assert len(answer.boxes_xyxy) + len(answer.points_xy) == len(answer.labels)
     assert answer.n_dropped >= 0
     assert len(set(answer.defects)) == len(answer.defects)
     for box in answer.boxes_xyxy:

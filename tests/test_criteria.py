@@ -85,19 +85,19 @@ def test_recall_and_precision(
     ious: list[float], n_p: int, n_t: int, thresholds: Thresholds, r: float, p: float
 ) -> None:
     matching = matched(ious, n_p, n_t)
-    assert recall(Answer(), matching, thresholds) == pytest.approx(r)
-    assert precision(Answer(), matching, thresholds) == pytest.approx(p)
+    assert recall(matching, thresholds) == pytest.approx(r)
+    assert precision(matching, thresholds) == pytest.approx(p)
 
 
 def test_recall_has_its_own_bounds() -> None:
     loose = Thresholds(match_iou=0.75, recall_floor=0.0, recall_full=0.5, iou_floor=0.75, iou_full=0.9)
-    assert recall(Answer(), matched([1.0], 1, 2), loose) == 1.0
+    assert recall(matched([1.0], 1, 2), loose) == 1.0
 
 
 @pytest.mark.parametrize("defect", Defect)
 def test_any_defect_costs_the_format(defect: Defect) -> None:
-    assert well_formed(Answer(), matched([], 0, 1), BEGINNER) == 1.0
-    assert well_formed(Answer(defects=(defect,)), matched([], 0, 1), BEGINNER) == 0.0
+    assert well_formed(Answer()) == 1.0
+    assert well_formed(Answer(defects=(defect,))) == 0.0
 
 
 FREE = {
@@ -128,8 +128,8 @@ positive_ious = st.lists(st.floats(0.001, 1.0), max_size=5)
 def test_criteria_lie_in_0_1(ious: list[float], more_p: int, more_t: int, thresholds: Thresholds) -> None:
     matching = matched(ious, len(ious) + more_p, len(ious) + more_t)
     for value in (
-        recall(Answer(), matching, thresholds),
-        precision(Answer(), matching, thresholds),
+        recall(matching, thresholds),
+        precision(matching, thresholds),
         iou_mean(matching),
         f1_50(matching),
     ):
@@ -146,16 +146,16 @@ def test_differentiate_never_falls(x: float, y: float, bounds: list[float]) -> N
 def test_one_more_wrong_box_never_pays(ious: list[float], more_p: int, more_t: int, thresholds: Thresholds) -> None:
     n_p, n_t = len(ious) + more_p, len(ious) + more_t
     before, after = matched(ious, n_p, n_t), matched(ious, n_p + 1, n_t)
-    assert recall(Answer(), after, thresholds) <= recall(Answer(), before, thresholds)
+    assert recall(after, thresholds) <= recall(before, thresholds)
     # n_P = 0 with targets is 0 already, so this holds there too.
-    assert precision(Answer(), after, thresholds) <= precision(Answer(), before, thresholds)
+    assert precision(after, thresholds) <= precision(before, thresholds)
 
 
 @given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=5), st.integers(0, 3))
 def test_the_advanced_stage_is_stricter(ious: list[float], more: int) -> None:
     matching = matched(ious, len(ious) + more, len(ious) + more)
     for criterion in (recall, precision):
-        assert criterion(Answer(), matching, ADVANCED) <= criterion(Answer(), matching, BEGINNER)
+        assert criterion(matching, ADVANCED) <= criterion(matching, BEGINNER)
 
 
 BAD = {

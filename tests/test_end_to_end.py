@@ -2,7 +2,7 @@
 
 The stock run sets nothing of this project but the reward manager's name (and the CPU platform), on a tiny Qwen2.5-VL,
 whose coordinates are pixels of the processed image. The recipe run is the recipe itself, shortened, killed in the
-middle and started again.
+middle and started again; and once more over mixed tasks, each with its own reward, with gated thresholds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from verl_visionr1 import METRICS, Target, score
+from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import instruction
+from verl_visionr1.criteria import Thresholds
 from verl_visionr1.plugin.context import progress_at
+from verl_visionr1.schedule import staged
 from verl_visionr1.tools.runs import read_steps
 
 pytestmark = [pytest.mark.verl, pytest.mark.slow]
@@ -140,7 +143,7 @@ def test_stock_validation_scores_like_the_facade(stock_run: Path) -> None:
     for row in rows:
         result = expected(row, 1.0)  # validation is judged by the final stage
         assert row["score"] == pytest.approx(result.value, abs=1e-6)
-        assert {name: row[name] for name in METRICS} == pytest.approx(result.metrics, abs=1e-6)
+        assert {name: row[name] for name in PRESETS["visionr1"].metrics} == pytest.approx(result.metrics, abs=1e-6)
         assert row["unscored"] == 0.0
     assert len({row["iou_mean"] for row in rows}) > 2, "overlaps that are all alike would prove nothing of the frame"
 
@@ -148,10 +151,10 @@ def test_stock_validation_scores_like_the_facade(stock_run: Path) -> None:
 RECIPE_STEPS = 6
 
 
-def start_recipe(run_dir: Path) -> subprocess.Popen:
-    command = ["bash", ROOT / "recipes" / "tiny_visionr1_cpu.sh"]
+def start_recipe(run_dir: Path, *overrides: str, **knobs: object) -> subprocess.Popen:
+    command = ["bash", ROOT / "recipes" / "tiny_visionr1_cpu.sh", *overrides]
     small = {"TOTAL_STEPS": RECIPE_STEPS, "SAVE_FREQ": 2, "TEST_FREQ": 6, "TRAIN_BATCH": 8, "ROLLOUT_N": 4}
-    small |= {"TRAIN_SCENES": 64, "VAL_SCENES": 16, "RUN_DIR": run_dir}
+    small |= {"TRAIN_SCENES": 64, "VAL_SCENES": 16, "RUN_DIR": run_dir, **knobs}
     environment = {**os.environ, **{key: str(value) for key, value in small.items()}}
     log = (run_dir.parent / f"{run_dir.name}.out").open("a")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
@@ -190,6 +193,38 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     output = (run_dir.parent / "run.out").read_text()
     assert "mean IoU" in output
     assert "F1@.5" in output
+    assert not run_pids(run_dir), "nothing is left running"
+
+
+def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: Path) -> None:
+    """Detection, grounding and counting rows in one run; every dumped row is scored again by the tools."""
+    run_dir = tmp_path / "run"
+    process = start_recipe(
+        run_dir,
+        f"trainer.rollout_data_dir={run_dir}/rollouts",
+        f"trainer.validation_data_dir={run_dir}/validation",
+        "++reward.reward_kwargs.visionr1.schedule.gate={metric:accuracy,window:1,bar:0.05,patience:1}",
+        *("data.max_prompt_length=200", "actor_rollout_ref.rollout.max_model_len=280"),  # a list of twelve categories
+        **{"TASK": "all", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": -1, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
+    )
+    assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
+    rows = rows_of(run_dir / "validation")
+    assert {Target.from_json(row["gts"]).task for row in rows} == {"detection", "grounding", "counting"}
+    assert len({frozenset(row) for row in rows}) == 1, "the same keys for every task"
+    weights = {"format": 0.25, "recall": 0.25, "precision": 1.0}
+    preset = {"counting": PRESETS["counting-list"]}
+    stages = staged(Thresholds.of(0.3, 0.3, 0.6), Thresholds.of(0.5, 0.5, 0.75))
+    for row in rows:
+        target = Target.from_json(row["gts"])
+        own = preset.get(target.task) or replace(PRESETS["visionr1"].with_weights(weights), schedule=stages)
+        result = score(row["output"], target, preset=own, frame="qwen3-vl", progress=1.0)
+        assert row["score"] == pytest.approx(result.value, abs=1e-6)
+        assert {name: row[name] for name in own.metrics} == pytest.approx(result.metrics, abs=1e-6)
+        assert row["route"] == (1.0 if target.task == "counting" else 0.0)
+    assert len({row["score"] for row in rows}) > 2
+    steps = {step.number: step for step in read_steps(run_dir)}
+    opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
+    assert opened, "some data source passed a bar of 5 % within two steps"
     assert not run_pids(run_dir), "nothing is left running"
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verl_visionr1.answers import FORMATS
 from verl_visionr1.frames import (
     FRAMES,
     MODEL_TYPE_FRAMES,
@@ -12,6 +13,8 @@ from verl_visionr1.frames import (
     FrameError,
     all_inside,
     frame_named,
+    points_inside,
+    points_to_original,
     to_original,
 )
 
@@ -21,6 +24,10 @@ SIZES = {
     "qwen2-vl": (1000.0, 1000.0),
     "qwen2.5-vl": (644.0, 476.0),
     "qwen3-vl": (1000.0, 1000.0),
+    "internvl": (1000.0, 1000.0),
+    "glm": (1000.0, 1000.0),
+    "paligemma": (1024.0, 1024.0),
+    "percent": (100.0, 100.0),
 }
 
 
@@ -55,6 +62,26 @@ def test_unknown_frame_lists_the_known() -> None:
 
 def test_every_model_type_has_a_frame() -> None:
     assert {frame_named(name).name for name in MODEL_TYPE_FRAMES.values()} <= set(FRAMES)
+
+
+@pytest.mark.verl
+def test_model_types_are_those_of_transformers() -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    # These two are loaded with their repository's own code.
+    assert set(MODEL_TYPE_FRAMES) - {"internvl_chat", "molmo"} <= set(CONFIG_MAPPING_NAMES)
+
+
+def test_every_answer_format_names_known_frames() -> None:
+    assert all(set(answer_format.frames) <= set(FRAMES) for answer_format in FORMATS.values())
+
+
+STEPS = {"unit": 0.001, "percent": 0.1}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_smallest_step_of_each_frame(name: str) -> None:
+    assert FRAMES[name].step == STEPS.get(name, 1.0)
 
 
 def test_original_pixels_pass_unchanged() -> None:
@@ -98,3 +125,17 @@ def test_all_inside(box: tuple[float, float, float, float], expected: bool) -> N
 
 def test_no_boxes_are_inside() -> None:
     assert all_inside((), (W, H))
+
+
+@given(st.tuples(coordinate, coordinate), st.tuples(side, side), st.tuples(side, side))
+def test_a_point_goes_where_a_box_corner_goes(
+    point: tuple[float, float], frame: tuple[int, int], original: tuple[int, int]
+) -> None:
+    frame_wh = (float(frame[0]), float(frame[1]))
+    ((x1, y1, _, _),) = to_original(((*point, point[0] + 1.0, point[1] + 1.0),), frame_wh, original)
+    assert points_to_original((point,), frame_wh, original) == ((x1, y1),)
+
+
+@pytest.mark.parametrize(("box", "expected"), EDGES.values(), ids=EDGES)
+def test_points_inside_agrees_with_boxes(box: tuple[float, float, float, float], expected: bool) -> None:
+    assert points_inside((box[:2], box[2:]), (W, H)) is expected

@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from verl_visionr1 import Target
-from verl_visionr1.boxes import Box, iou, pairwise_iou
-from verl_visionr1.matching import MATCHERS, SMALL, Matching, match_boxes, match_labelled, match_visionr1_released
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Box, iou, pairwise_giou, pairwise_iou
+from verl_visionr1.matching import (
+    MATCHERS,
+    SMALL,
+    Matching,
+    ignored,
+    match_boxes,
+    match_giou,
+    match_labelled,
+    match_nothing,
+    match_visionr1_released,
+)
 from verl_visionr1.targets import normal_label
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
@@ -23,6 +34,10 @@ SIDE = 200
 
 def target_of(boxes: Sequence[Box], labels: Sequence[str], **more: object) -> Target:
     return Target(task="detection", size_wh=(SIDE, SIDE), boxes_xyxy=boxes, labels=labels, **more)
+
+
+def answer_of(boxes: Sequence[Box], labels: Sequence[str], n_dropped: int = 0) -> Answer:
+    return Answer(tuple(boxes), tuple(labels), n_dropped)
 
 
 A, B, C = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
@@ -60,20 +75,20 @@ TABLE = {
 def test_match_labelled(
     boxes: list[Box], labels: str, targets: list[Box], target_labels: str, expected: dict, n_p: int
 ) -> None:
-    matching = match_labelled(tuple(boxes), labels.split(), target_of(targets, target_labels.split()))
+    matching = match_labelled(answer_of(boxes, labels.split()), target_of(targets, target_labels.split()))
     assert dict(zip(matching.pairs, matching.ious, strict=True)) == pytest.approx(expected)
     assert (matching.n_predicted, matching.n_target) == (n_p, len(targets))
 
 
 def test_a_label_can_be_wrong_where_the_prompt_names_several() -> None:
     target = target_of([A], ["cat"], categories=["cat", "dog"])
-    assert match_labelled((A,), ["dog"], target).pairs == ()
-    assert match_boxes((A,), ["dog"], target).pairs == ((0, 0),)
+    assert match_labelled(answer_of([A], ["dog"]), target).pairs == ()
+    assert match_boxes(answer_of([A], ["dog"]), target).pairs == ((0, 0),)
 
 
 @pytest.mark.parametrize("match", [match_labelled, match_boxes])
 def test_dropped_claims_count_as_predictions(match) -> None:
-    assert match((A,), ["cat"], target_of([A], ["cat"]), 3) == Matching(((0, 0),), (1.0,), 4, 1)
+    assert match(answer_of([A], ["cat"], 3), target_of([A], ["cat"])) == Matching(((0, 0),), (1.0,), 4, 1)
 
 
 IGNORE = {
@@ -89,13 +104,16 @@ IGNORE = {
 @pytest.mark.parametrize(("box", "counted"), IGNORE.values(), ids=IGNORE)
 def test_an_unmatched_prediction_in_a_crowd_is_not_counted(box: Box, counted: int) -> None:
     target = target_of([A], ["cat"], ignore_xyxy=[(50, 50, 65, 65), (90, 90, 95, 95)])
-    assert match_labelled((A, box), ["cat", "cat"], target).n_predicted == 1 + counted
-    assert match_labelled((box,), ["cat"], target_of([], [], ignore_xyxy=[(50, 50, 65, 65)])).n_predicted == counted
+    assert match_labelled(answer_of([A, box], ["cat", "cat"]), target).n_predicted == 1 + counted
+    nothing = target_of([], [], ignore_xyxy=[(50, 50, 65, 65)])
+    matching = match_labelled(answer_of([box], ["cat"]), nothing)
+    assert matching.n_predicted == counted
+    assert ignored(answer_of([box], ["cat"]), nothing, matching) == (set() if counted else {0})
 
 
 def test_a_matched_prediction_in_a_crowd_counts() -> None:
     target = target_of([A], ["cat"], ignore_xyxy=[(0, 0, 20, 20)])
-    assert match_labelled((A, A), ["cat", "cat"], target) == Matching(((0, 0),), (1.0,), 1, 1)
+    assert match_labelled(answer_of([A, A], ["cat", "cat"]), target) == Matching(((0, 0),), (1.0,), 1, 1)
 
 
 # A coarse grid makes equal boxes, equal overlaps and equal totals common.
@@ -132,16 +150,16 @@ def test_the_total_iou_is_the_best_there_is(predictions: list[tuple[Box, str]], 
         best_total(*[[box for box, label in scene if normal_label(label) == name] for scene in (predictions, targets)])
         for name in ("cat", "dog")
     )
-    assert sum(match_labelled(boxes, labels, target).ious) == pytest.approx(by_label, abs=1e-9)
+    assert sum(match_labelled(answer_of(boxes, labels), target).ious) == pytest.approx(by_label, abs=1e-9)
     anyhow = best_total(list(boxes), [box for box, _ in targets])
-    assert sum(match_boxes(boxes, labels, target).ious) == pytest.approx(anyhow, abs=1e-9)
+    assert sum(match_boxes(answer_of(boxes, labels), target).ious) == pytest.approx(anyhow, abs=1e-9)
 
 
 @given(scenes, scenes, st.sampled_from([match_labelled, match_boxes]))
 def test_a_matching_is_one_to_one_and_true(predictions: list, targets: list, match) -> None:
     boxes, labels = split(predictions)
     target = target_of(*split(targets))
-    matching = match(boxes, labels, target)
+    matching = match(answer_of(boxes, labels), target)
     assert len({p for p, _ in matching.pairs}) == len({t for _, t in matching.pairs}) == len(matching.pairs)
     for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
         assert overlap == iou(boxes[p], target.boxes_xyxy[t]) > 0.0
@@ -149,13 +167,13 @@ def test_a_matching_is_one_to_one_and_true(predictions: list, targets: list, mat
             assert normal_label(labels[p]) == target.normal_labels[t]
 
 
-@given(scenes, scenes, st.randoms(use_true_random=False), st.sampled_from([match_labelled, match_boxes]))
+@given(scenes, scenes, st.randoms(use_true_random=False), st.sampled_from([match_labelled, match_boxes, match_giou]))
 def test_order_does_not_matter(predictions: list, targets: list, rng: random.Random, match) -> None:
-    reference = match(*split(predictions), target_of(*split(targets)))
+    reference = match(answer_of(*split(predictions)), target_of(*split(targets)))
     for _ in range(4):
         rng.shuffle(predictions)
         rng.shuffle(targets)
-        matching = match(*split(predictions), target_of(*split(targets)))
+        matching = match(answer_of(*split(predictions)), target_of(*split(targets)))
         assert matching.ious == reference.ious, "the overlaps come in the same order too, so sums agree to the bit"
         assert (matching.n_predicted, matching.n_target) == (reference.n_predicted, reference.n_target)
 
@@ -178,7 +196,7 @@ def test_twin_scipy_on_the_dense_matrix_on_both_sides_of_small(n: int) -> None:
             agree = np.array(labels)[:, None] == np.array(target.labels)
             iou_pt = np.where(agree, iou_pt, 0.0)
         rows, columns = linear_sum_assignment(iou_pt, maximize=True)
-        assert sum(match(boxes, labels, target).ious) == pytest.approx(iou_pt[rows, columns].sum())
+        assert sum(match(answer_of(boxes, labels), target).ious) == pytest.approx(iou_pt[rows, columns].sum())
 
 
 @pytest.mark.parametrize("n", [18, 40])
@@ -186,12 +204,12 @@ def test_order_does_not_matter_in_a_crowd(n: int) -> None:
     rng = random.Random(n)
     predictions, targets = random_scene(rng, n), random_scene(rng, n)
     predictions += predictions[: n // 2]  # exact ties
-    for match in (match_boxes, match_labelled):
-        expected = match(*split(predictions), target_of(*split(targets))).ious
+    for match in (match_boxes, match_labelled, match_giou):
+        expected = match(answer_of(*split(predictions)), target_of(*split(targets))).ious
         for _ in range(5):
             rng.shuffle(predictions)
             rng.shuffle(targets)
-            assert match(*split(predictions), target_of(*split(targets))).ious == expected
+            assert match(answer_of(*split(predictions)), target_of(*split(targets))).ious == expected
 
 
 def golden_matchings() -> list[object]:
@@ -204,8 +222,48 @@ def test_released_matcher_gives_what_the_released_code_gave(row: dict) -> None:
     predicted, truth = json.loads(row["completion"]), json.loads(row["solution"])
     target = target_of(truth["gt_boxes"], [f"class {code}" for code in truth["gt_class"]])
     boxes = tuple(tuple(map(float, box)) for box in predicted["pred_boxes"])
-    matching = match_visionr1_released(boxes, [f"class {code}" for code in predicted["pred_class"]], target)
+    matching = match_visionr1_released(answer_of(boxes, [f"class {code}" for code in predicted["pred_class"]]), target)
     assert sorted(matching.ious) == pytest.approx(sorted(row["value"]), abs=1e-6)
+
+
+# --- by GIoU ---------------------------------------------------------------------------------------------------------
+
+
+def test_giou_pairs_boxes_that_are_apart() -> None:
+    near, far = (
+        match_giou(answer_of([B], ["cat"]), target_of([A], ["cat"])),
+        match_giou(answer_of([C], ["cat"]), target_of([A], ["cat"])),
+    )
+    assert near.pairs == far.pairs == ((0, 0),)
+    assert near.ious == pytest.approx((-1 / 3,))
+    assert far.ious == pytest.approx((-3 / 5,))
+    assert match_giou(answer_of([], []), target_of([A], ["cat"])) == Matching((), (), 0, 1)
+    assert match_giou(answer_of([A], ["cat"], 2), target_of([], [])) == Matching((), (), 3, 0)
+
+
+def test_giou_pairs_agree_in_label() -> None:
+    target = target_of([A, B], ["cat", "dog"])
+    assert match_giou(answer_of([B, A], ["cat", "horse"]), target).pairs == ((0, 0),)
+
+
+@settings(max_examples=60)
+@given(scenes, scenes)
+def test_giou_is_the_best_total_and_true(predictions: list, targets: list) -> None:
+    boxes, labels = split(predictions)
+    target = target_of(*[list(column) for column in split(targets)])
+    matching = match_giou(answer_of(boxes, labels), target)
+    if not target.is_multilabel and boxes and targets:
+        giou_pt = pairwise_giou(boxes, target.boxes_xyxy)
+        rows, columns = linear_sum_assignment(giou_pt, maximize=True)
+        assert len(matching.pairs) == min(len(boxes), len(targets))
+        assert sum(matching.ious) == pytest.approx(giou_pt[rows, columns].sum())
+    for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
+        assert overlap == pytest.approx(float(pairwise_giou([boxes[p]], [target.boxes_xyxy[t]])[0, 0]))
+        assert -1.0 < overlap <= 1.0
+
+
+def test_nothing_is_matched_where_answers_are_no_boxes() -> None:
+    assert match_nothing(answer_of([A, B], ["", ""], 1), target_of([A], ["cat"])) == Matching((), (), 3, 1)
 
 
 @pytest.mark.parametrize("name", MATCHERS)
@@ -213,6 +271,6 @@ def test_absurd_boxes_match_nothing_and_do_not_raise(name: str) -> None:
     absurd = ((-1e308, -1e308, 1e308, 1e308), (0.0, 0.0, 5e-324, 5e-324), (1e300, 1e300, 1e301, 1e301))
     for n_targets in (1, 20):
         target = target_of([A] * n_targets, ["cat"] * n_targets)
-        matching = MATCHERS[name](absurd * n_targets, ["cat"] * 3 * n_targets, target, 0)
+        matching = MATCHERS[name](answer_of(absurd * n_targets, ["cat"] * 3 * n_targets), target)
         assert all(overlap < 0.01 for overlap in matching.ious)
         assert matching.n_predicted == 3 * n_targets

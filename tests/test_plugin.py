@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from verl_visionr1 import METRICS, PRESETS, Target, score
+from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at, progress_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context, progress_at
+from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.schedule import staged
 
 TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -36,13 +37,33 @@ BAD_SETTINGS = {
     "unknown criterion": ({"weights": {"recal": 1}}, "visionr1.weights = 'recal': needs one of format, recall"),
     "negative weight": ({"weights": {"recall": -1}}, "visionr1.weights.recall = -1.0: needs a number >= 0"),
     "all weights zero": ({"weights": dict.fromkeys(("format", "recall", "precision"), 0)}, "at least one above 0"),
-    "unknown schedule": ({"schedule": {"kind": "foo"}}, "visionr1.schedule.kind='foo': needs one of off, constant"),
+    "unknown schedule": ({"schedule": {"kind": "foo"}}, "visionr1.schedule.kind = 'foo': needs one of off, constant"),
     "misspelt schedule key": ({"schedule": {"kin": 1}}, "visionr1.schedule.kin: unknown key; did you mean kind?"),
-    "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule: at = 2.0: needs a fraction"),
+    "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule.at = 2.0: needs a fraction"),
     "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "a floor lies above"),
-    "too few stages": ({"schedule": {"stages": [[0.5, 0.5, 0.7]]}}, "stages has 1 entries: kind=staged needs 2"),
+    "too few stages": ({"schedule": {"stages": [[0.5, 0.5, 0.7]]}}, "stages has 1 entries: the preset has 2; set kind too"),
     "unknown frame": ({"frame": "qwen9"}, "visionr1.frame = 'qwen9': needs one of original, unit"),
-    "unknown stage": ({"validation": "x"}, "visionr1.validation='x': needs one of final, current, off"),
+    "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
+    "unknown criterion's judge": ({"criteria": {"a": {"judge": "b"}}}, "visionr1.criteria.a.judge = 'b': needs one of"),
+    "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
+    "misspelt key of a preset": (
+        {"presets": {"a": {"bse": "b"}}},
+        "visionr1.presets.a.bse: unknown key; did you mean base?",
+    ),
+    "a preset over nothing": ({"presets": {"a": {"base": "b"}}}, "visionr1.presets.a.preset = 'b': needs one of"),
+    "unknown gate": (
+        {"schedule": {"kind": "gated", "gate": {"br": 1}}},
+        "visionr1.schedule.gate.br: unknown key; did you mean bar?",
+    ),
+    "gate without a bar": ({"schedule": {"kind": "gated"}}, "visionr1.schedule.gate.bar: kind=gated needs"),
+    "gate on what nothing reports": (
+        {"schedule": {"kind": "gated", "gate": {"bar": 0.5, "metric": "map"}}},
+        "visionr1.schedule.gate.metric = 'map': needs one of format, recall",
+    ),
+    "gate with too many bars": (
+        {"schedule": {"kind": "gated", "gate": {"bar": [0.5, 0.6]}}},
+        "gate bar = (0.5, 0.6): has 2 entries for 1 moves",
+    ),
     "no steps": ({"total_steps": 0}, "visionr1.total_steps=0: needs a number of steps above 0"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }
@@ -59,7 +80,9 @@ def test_bad_settings_name_key_and_value(plain: object, message: str) -> None:
 
 def test_settings_default_and_override() -> None:
     assert settings_of(OmegaConf.create({"reward": {}})) == Settings()
-    preset = checked({"preset": "visionr1-paper", "weights": {"format": 0}, "schedule": {"at": 0.25}}).reward()
+    preset = checked(
+        {"preset": "visionr1-paper", "weights": {"format": 0, "recall": None}, "schedule": {"at": 0.25}}
+    ).reward
     assert preset.weights == {"format": 0.0, "recall": 1.0, "precision": 1.0}
     assert preset.matching == "boxes"
     assert preset.schedule.stage(0.3) == 1
@@ -69,11 +92,11 @@ def test_packaged_config_is_the_default() -> None:
     """The YAML shows every key; none of them may say something else than the code."""
     file = Path(__file__).parent.parent / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml"
     settings = settings_of(OmegaConf.load(file))  # type: ignore[arg-type]
-    assert settings.reward() == Settings().reward()
+    assert settings.reward == Settings().reward
     released = OmegaConf.merge(
         OmegaConf.load(file), {"reward": {"reward_kwargs": {"visionr1": {"preset": "visionr1-released"}}}}
     )
-    assert settings_of(released).reward().schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
+    assert settings_of(released).reward.schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
 
 
@@ -88,28 +111,38 @@ def test_progress_counts_completed_steps(step: int, total: int, progress: float)
     assert progress_at(step, total) == progress
 
 
+def rule_at(step: int, total: int | None, validation: str = "final", **context: object) -> object:
+    return Context(progress_at(step, total), **context).rule(staged(), validation)  # type: ignore[arg-type]
+
+
 def test_stage_switches_at_the_right_step() -> None:
-    stages = [context_at(step, 10, staged(), "final").stage for step in range(12)]
-    assert stages == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert [rule_at(step, 10).stage for step in range(12)] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("validation", "match_iou"), [("final", 0.75), ("current", 0.5), ("off", 0.5)])
 def test_validation_stage(validation: str, match_iou: float) -> None:
-    context = context_at(1, 10, staged(), validation, is_validation=True)  # type: ignore[arg-type]
-    assert context.thresholds.match_iou == match_iou
+    assert rule_at(1, 10, validation, is_validation=True).thresholds.match_iou == match_iou
+
+
+def test_with_the_rule_off_validation_has_no_stage_either() -> None:
+    assert rule_at(1, None, is_validation=True).stage == rule_at(1, None).stage == -1
 
 
 def test_a_stage_that_training_never_reaches_judges_no_validation() -> None:
     """`at=1`: the paper's setting for Qwen2.5-VL-7B, beginner thresholds to the end."""
     never = staged(at=1.0)
-    validation = context_at(10, 10, never, "final", is_validation=True)
-    assert (validation.thresholds, validation.stage) == (never(0.0), 0)
+    rule = Context(progress_at(10, 10), is_validation=True).rule(never, "final")
+    assert (rule.thresholds, rule.stage) == (never(0.0), 0)
+
+
+def test_gates_set_the_stage_of_each_source() -> None:
+    context = Context(0.9, gates={"coco": 1, "far": 7})
+    assert [context.rule(staged(), "final", source).stage for source in ("coco", "new", "far")] == [1, 0, 1]
 
 
 def test_context_survives_the_wire_as_plain_values() -> None:
-    context = context_at(7, 10, staged(), "final")
-    wire = json.loads(json.dumps(context.to_wire()))
-    assert Context.from_wire(wire) == context
+    for context in (Context(0.3), Context(None, is_validation=True), Context(0.5, gates={"coco": 1})):
+        assert Context.from_wire(json.loads(json.dumps(context.to_wire()))) == context
 
 
 # --- reward manager -----------------------------------------------------------------------------------------------
@@ -189,13 +222,13 @@ def test_manager_scores_like_the_facade(preset: str, step: int) -> None:
     result = judged(manager(preset=preset), trajectory(ANSWER, global_steps=step, extra_info={"split": "train"}))
     expected = score(ANSWER, TARGET, preset=preset, progress=progress_at(step, 10))
     assert result["reward_score"] == expected.value
-    assert {key: result["reward_extra_info"][key] for key in METRICS} == expected.metrics
+    assert {key: result["reward_extra_info"][key] for key in PRESETS[preset].metrics} == expected.metrics
     assert result["reward_extra_info"]["stage"] == (0.0 if step < 6 else 1.0)
 
 
 @pytest.mark.verl
 def test_stamped_context_wins() -> None:
-    stamped = context_at(10, 10, staged(), "final").to_wire()
+    stamped = Context(0.9).to_wire()
     result = judged(manager(), trajectory(ANSWER, global_steps=1, **{WIRE_KEY: stamped}))
     assert result["reward_score"] == score(ANSWER, TARGET, progress=0.9).value
 
@@ -262,6 +295,52 @@ def test_bad_ground_truth_scores_the_floor_and_says_so(caplog: pytest.LogCapture
     assert "row 3 cannot be scored" in caplog.text
 
 
+MIXED = {
+    "detection": (TARGET, ANSWER),
+    "counting": (Target(task="counting", size_wh=(640, 480), count=3), "There are 3."),
+    "pointing": (
+        Target(task="pointing", size_wh=(640, 480), boxes_xyxy=[[0, 0, 9, 9]]),
+        '[{"point_2d": [4, 4], "label": "x"}]',
+    ),
+    "text": (Target(task="text", answer="B"), "<answer>B</answer>"),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("routes", [{}, {"task": {"counting": "counting"}}], ids=["by default", "by rule"])
+def test_mixed_tasks_have_the_same_keys_and_their_own_rewards(routes: dict) -> None:
+    reward_manager = manager(routes=routes)
+    keys = set()
+    for task, (target, text) in MIXED.items():
+        result = judged(reward_manager, trajectory(text, target, global_steps=1))
+        keys.add(tuple(result["reward_extra_info"]))
+        name = "visionr1" if task == "detection" else TASK_PRESETS[task]
+        expected = score(text, target, preset=name, progress=0.0, n_tokens=len(text))
+        assert result["reward_score"] == expected.value > 0.5
+        assert result["reward_extra_info"]["acc"] == expected.metrics["accuracy"] == 1.0
+        assert result["reward_extra_info"]["unscored"] == 0.0
+    assert len(keys) == 1
+
+
+@pytest.mark.verl
+def test_a_criterion_of_ones_own_that_fails_costs_its_row_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def mine(answer):\n    return 1 / answer.n_predicted\n")
+    reward_manager = manager(criteria={"mine": {"judge": f"{file}:mine"}})
+    assert judged(reward_manager, trajectory(ANSWER, global_steps=1))["reward_extra_info"]["mine"] == 1.0
+    failed = judged(reward_manager, trajectory("[]", global_steps=1))
+    assert (failed["reward_score"], failed["reward_extra_info"]["unscored"]) == (0.0, 1.0)
+    assert "division by zero" in caplog.text
+
+
+@pytest.mark.verl
+def test_a_gate_needs_the_callback() -> None:
+    with pytest.raises(ConfigError, match=r"kind=gated: needs the progress callback"):
+        manager(schedule={"kind": "gated", "gate": {"bar": 0.5}})
+
+
 @pytest.mark.verl
 def test_reported_values_are_floats_and_never_called_reward() -> None:
     extra = judged(manager(), trajectory("", global_steps=1))["reward_extra_info"]
@@ -319,6 +398,20 @@ def test_unsupported_verl_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         manager()
 
 
+@pytest.mark.verl
+@pytest.mark.parametrize("n_images", [0, 4])
+def test_cost_of_a_completion(benchmark: object, n_images: int) -> None:
+    """`pytest tests/test_plugin.py -k cost --benchmark-enable`: what verl's worker spends on one, with its images."""
+    data = trajectory(ANSWER, global_steps=1)
+    messages = np.empty(1, dtype=object)
+    messages[0] = [np.zeros((480, 640, 3), dtype=np.uint8) for _ in range(n_images)]
+    data.non_tensor_batch["raw_prompt"] = messages
+    reward_manager = manager()
+    loop = asyncio.new_event_loop()
+    assert benchmark(lambda: loop.run_until_complete(reward_manager.run_single(data)))["reward_score"] == 1.0
+    loop.close()
+
+
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
@@ -339,9 +432,9 @@ def progress(total: int, **settings: object) -> object:
 def test_extending_a_run_does_not_lower_the_bar() -> None:
     state = progress(10).state(10)
     extended = progress(40)
-    assert extended.context(11).stage == 0
+    assert extended.rule(11).stage == 0
     extended.restore(state)
-    assert extended.context(11).stage == 1
+    assert extended.rule(11).stage == 1
     assert extended.total_steps == 10
 
 
@@ -375,6 +468,48 @@ def test_batch_means_and_dead_groups() -> None:
     assert means["visionr1/group_std/mean"] == 0.25
     assert means["visionr1/dead_groups/mean"] == 0.5
     assert "visionr1/stage/mean" not in means
+
+
+@pytest.mark.verl
+def test_a_mean_is_over_the_rows_that_have_the_criterion() -> None:
+    from verl_visionr1.plugin.progress import batch_means
+
+    infos = [
+        {"recall": 1.0, "count": 0.0, "acc": 1.0, "route": 0.0},
+        {"recall": 0.0, "count": 0.5, "acc": 1.0, "route": 1.0},
+        {"recall": 0.0, "count": 0.0, "acc": 1.0, "route": -1.0},
+    ]
+    means = batch_means(["a_0_0", "b_0_0", "c_0_0"], infos, [{"recall"}, {"count"}])
+    assert (means["visionr1/recall/mean"], means["visionr1/count/mean"]) == (1.0, 0.5)
+
+
+GATED = {"schedule": {"kind": "gated", "gate": {"metric": "iou_mean", "window": 2, "bar": 0.5, "patience": 1}}}
+
+
+def observed(followed: object, step: int, source: str, iou_mean: float, stage: int) -> None:
+    followed.observe(step, [source] * 4, [{"iou_mean": iou_mean, "stage": float(stage), "unscored": 0.0}] * 4)
+
+
+@pytest.mark.verl
+def test_a_gate_opens_for_its_source_and_survives_a_checkpoint() -> None:
+    followed = progress(10, **GATED)
+    for step in (1, 2, 3):
+        observed(followed, step, "coco", 0.9, followed.rule(step, "coco").stage)
+        observed(followed, step, "hard", 0.1, 0)
+    assert (followed.rule(4, "coco").stage, followed.rule(4, "hard").stage) == (1, 0)
+    assert followed.context(4).gates["coco"] == 1
+    resumed = progress(10, **GATED)
+    resumed.restore(json.loads(json.dumps(followed.state(3))))
+    assert resumed.rule(4, "coco").stage == 1
+    assert resumed.state(3) == followed.state(3)
+
+
+@pytest.mark.verl
+def test_rows_that_were_judged_at_an_earlier_stage_do_not_move_a_gate() -> None:
+    followed = progress(10, **GATED)
+    for step in range(1, 9):
+        observed(followed, step, "coco", 0.9, 0)  # late rollouts of the first stage
+    assert followed.rule(9, "coco").stage == 1
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ CASES = {
     "missing data file": (["data.train_files={tmp}/no.parquet"], "data.train_files: {tmp}/no.parquet: no such file"),
     "unknown preset": (
         ["reward.reward_kwargs.visionr1.preset=visionr2"],
-        "reward.reward_kwargs.visionr1.preset = 'visionr2': needs one of visionr1, visionr1-paper, visionr1-released",
+        "reward.reward_kwargs.visionr1.preset = 'visionr2': needs one of visionr1, visionr1-paper, ",
     ),
     "unknown key": (
         ["+reward.reward_kwargs.visionr1.wieghts=1"],

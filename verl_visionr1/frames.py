@@ -79,10 +79,19 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
             Frame("qwen2-vl", Extent.FIXED, 1000.0),
             Frame("qwen2.5-vl", Extent.PROCESSED),
             Frame("qwen3-vl", Extent.FIXED, 1000.0),
+            Frame("internvl", Extent.FIXED, 1000.0),
+            Frame("glm", Extent.FIXED, 1000.0),
+            Frame("paligemma", Extent.FIXED, 1024.0),
+            Frame("percent", Extent.FIXED, 100.0, step=0.1),
         )
     }
 )
-"""Every frame by name. Griffon-G speaks in "unit" with three decimals."""
+"""Every frame by name.
+
+Griffon-G speaks in "unit" with three decimals. GLM-4.1V to GLM-4.6V divide by width and height and multiply by 1000
+(their model card; not 999), and so does InternVL (its data format); PaliGemma counts 1024 bins; Molmo says "percent"
+with one decimal (Molmo 2 does not).
+"""
 
 MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -90,6 +99,13 @@ MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
         "qwen2_5_vl": "qwen2.5-vl",
         "qwen3_vl": "qwen3-vl",
         "qwen3_vl_moe": "qwen3-vl",
+        "internvl": "internvl",
+        "internvl_chat": "internvl",
+        "glm4v": "glm",
+        "glm4v_moe": "glm",
+        "glm46v": "glm",
+        "paligemma": "paligemma",
+        "molmo": "percent",
     }
 )
 """`model_type` of a Hugging Face config -> name of the frame its models were trained to speak in."""

@@ -1,7 +1,8 @@
 """`Answer` boxes x `Target` boxes -> `Matching`: which prediction stands for which object.
 
 Legend: P predictions, T targets, `iou_pt[p, t]`. The default is one-to-one, maximises the total IoU and never depends
-on the order of predictions or targets; Vision-R1's released matcher is a named variant for its preset.
+on the order of predictions or targets; matching by GIoU and Vision-R1's released matcher are named variants for their
+presets.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from verl_visionr1.targets import Target, normal_label
 SMALL = 256
 """Up to this many pairs (16 x 16) plain Python beats numpy."""
 Overlap: TypeAlias = tuple[int, int, float]
-"""Prediction p, target t, and their IoU > 0."""
+"""Prediction p, target t, and their IoU > 0 (their GIoU, where that is what is matched by)."""
+Assign: TypeAlias = Callable[[Boxes, Sequence[int], Boxes, Sequence[int]], list[Overlap]]
+"""Boxes and the indices of some of them, the same for targets -> one-to-one pairs."""
 _HUGE = 1e9  # coordinates are clipped to this where larger ones would overflow float32 areas
 IGNORED_SHARE = 0.5
 """A prediction that lies in an ignore region by at least this share of its area is not counted."""
@@ -32,7 +35,7 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         pairs: M pairs (p, t), indices into the answer's and the target's boxes; each index at most once.
-        ious: M overlaps, one a pair: IoU in (0, 1] (GIoU in the released variant).
+        ious: M overlaps, one a pair: IoU in (0, 1] (GIoU in (-1, 1] by the rules "giou" and "visionr1-released").
         n_predicted: predictions that count: all that were claimed, less those in ignore regions.
         n_target: T.
     """
@@ -57,13 +60,7 @@ def match_labelled(answer: Answer, target: Target) -> Matching:
     """
     if not target.is_multilabel:
         return match_boxes(answer, target)
-    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
-    said, wanted = _indices_by_label(answer.labels), _indices_by_label(target.labels)
-    found: list[Overlap] = []
-    for label in sorted(wanted):
-        if label in said:
-            found += _assign(boxes_xyxy, said[label], targets, wanted[label])
-    return _matching(found, answer, target)
+    return _by_label(_assign, answer, target)
 
 
 def match_boxes(answer: Answer, target: Target) -> Matching:
@@ -73,16 +70,50 @@ def match_boxes(answer: Answer, target: Target) -> Matching:
     return _matching(found, answer, target)
 
 
+def match_giou(answer: Answer, target: Target) -> Matching:
+    """As `match_labelled`, but the total GIoU is the largest possible, and `ious` holds GIoU, in (-1, 1].
+
+    As many pairs as there can be (of one label, where labels matter), however far apart their boxes: so that a box
+    that misses its object still hears how far it is.
+
+    >>> cat = Target(task="grounding", size_wh=(10, 10), boxes_xyxy=[(0, 0, 2, 2)], labels=["cat"])
+    >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious
+    (-0.5,)
+    """
+    if target.is_multilabel:
+        return _by_label(_assign_by_giou, answer, target)
+    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
+    return _matching(_assign_by_giou(boxes_xyxy, range(len(boxes_xyxy)), targets, range(len(targets))), answer, target)
+
+
 def match_nothing(answer: Answer, target: Target) -> Matching:
     """No pairs: for answers that are no boxes. n_predicted and n_target are those of the lists."""
     return Matching((), (), answer.n_predicted, target.n_objects)
+
+
+def ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
+    """Predictions that `matching` does not count: those without a pair that lie in an ignore region."""
+    if not target.ignore_xyxy:
+        return set()
+    return _ignored(answer.boxes_xyxy, {p for p, _ in matching.pairs}, cast(Boxes, target.ignore_xyxy))
+
+
+def _by_label(assign: Assign, answer: Answer, target: Target) -> Matching:
+    """The pairs that `assign` finds within each label."""
+    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
+    said, wanted = _indices_by_label(answer.labels), _indices_by_label(target.labels)
+    found: list[Overlap] = []
+    for label in sorted(wanted):
+        if label in said:
+            found += assign(boxes_xyxy, said[label], targets, wanted[label])
+    return _matching(found, answer, target)
 
 
 def _matching(found: list[Overlap], answer: Answer, target: Target) -> Matching:
     boxes = answer.boxes_xyxy
     n_predicted = len(boxes) + answer.n_dropped
     if target.ignore_xyxy and len(found) < len(boxes):
-        n_predicted -= _n_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy))
+        n_predicted -= len(_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy)))
     pairs = tuple([(p, t) for p, t, _ in found])
     return Matching(pairs, tuple([overlap for _, _, overlap in found]), n_predicted, len(target.boxes_xyxy))
 
@@ -143,15 +174,43 @@ def _one_to_one(overlaps: list[Overlap]) -> bool:
     return n < 2 or (len({p for p, _, _ in overlaps}) == n and len({t for _, t, _ in overlaps}) == n)
 
 
-def _n_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> int:
-    n_ignored = 0
+def _assign_by_giou(boxes: Boxes, ps: Sequence[int], targets: Boxes, ts: Sequence[int]) -> list[Overlap]:
+    """As `_assign`, for the largest total GIoU; the overlaps are GIoU, and pairs that are apart stay pairs."""
+    if not ps or not ts:
+        return []
+    if len(ps) == len(ts) == 1:
+        return [(ps[0], ts[0], _giou(boxes[ps[0]], targets[ts[0]]))]
+    ps, ts = sorted(ps, key=boxes.__getitem__), sorted(ts, key=targets.__getitem__)
+    some = np.clip(as_array([boxes[p] for p in ps]), -_HUGE, _HUGE)
+    with np.errstate(all="ignore"):
+        giou_pt = pairwise_giou(cast(Boxes, some), [targets[t] for t in ts])  # rows of four are boxes
+    giou_pt[np.isnan(giou_pt)] = -1.0  # no box has an area that can be measured
+    rows, columns = _assignment(-giou_pt)
+    chosen = zip(rows, columns, giou_pt[rows, columns].tolist(), strict=True)
+    return [(ps[row], ts[column], overlap) for row, column, overlap in chosen]
+
+
+def _giou(a: Box, b: Box) -> float:
+    """GIoU of two boxes, in (-1, 1]; -1.0 where a box is so large or thin that its area cannot be measured."""
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
+    hull = (max(ax2, bx2) - min(ax1, bx1)) * (max(ay2, by2) - min(ay1, by1))
+    shared = intersection(a, b)
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    if not (0.0 < union <= hull * (1.0 + 1e-9) and hull < float("inf")):
+        return -1.0
+    return min(shared / union - (hull - union) / hull, 1.0)
+
+
+def _ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
+    found: set[int] = set()
     for p, box in enumerate(boxes):
         if p in matched:
             continue
         needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
         if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
-            n_ignored += 1
-    return n_ignored
+            found.add(p)
+    return found
 
 
 def match_visionr1_released(answer: Answer, target: Target) -> Matching:
@@ -194,6 +253,7 @@ MATCHERS: Mapping[str, Matcher] = MappingProxyType(
     {
         "labelled": match_labelled,
         "boxes": match_boxes,
+        "giou": match_giou,
         "none": match_nothing,
         "visionr1-released": match_visionr1_released,
     }

@@ -1,8 +1,10 @@
-"""Completion text -> `Answer`: boxes and labels as the model spoke them, and by name what is wrong with the text.
+"""Completion text -> `Answer`: boxes, points and labels as the model spoke them, and by name what is wrong with it.
 
 Beside each parser stands the instruction that asks for its format. Bad model output is data, never an exception: a
-parser takes any text, reads at most `MAX_CHARS` of the answer in linear time, and keeps at most `MAX_BOXES` boxes.
-Nothing is evaluated, no pattern backtracks.
+parser takes any text, reads at most `MAX_CHARS` of the answer in linear time, and keeps at most `MAX_BOXES` boxes or
+points. Nothing is evaluated, no pattern backtracks.
+
+A new format is one module with a parser, a `wording.Wording` and an `AnswerFormat`, and one line below.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ from types import MappingProxyType
 
 from verl_visionr1.answers import words
 from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, AnswerFormat, Defect
-from verl_visionr1.answers.griffon import parse_griffon
-from verl_visionr1.answers.qwen import instruction, parse_qwen_json
-from verl_visionr1.answers.released import parse_visionr1_released
+from verl_visionr1.answers.glm import GLM, parse_glm
+from verl_visionr1.answers.griffon import GRIFFON, parse_griffon
+from verl_visionr1.answers.paligemma import PALIGEMMA, parse_paligemma
+from verl_visionr1.answers.plain import LIST, POINT, parse_list, parse_point
+from verl_visionr1.answers.points import MOLMO_POINTS, QWEN_POINTS, parse_molmo_points, parse_qwen_points
+from verl_visionr1.answers.qwen import QWEN_JSON, VLMR1_JSON, instruction, parse_qwen_json
+from verl_visionr1.answers.released import VISIONR1_RELEASED, parse_visionr1_released
+from verl_visionr1.answers.tagged import INTERNVL, QWEN2_VL, parse_internvl, parse_qwen2_vl
 
 __all__ = [
     "FORMATS",
@@ -25,8 +32,16 @@ __all__ = [
     "Answer",
     "Defect",
     "instruction",
+    "parse_glm",
     "parse_griffon",
+    "parse_internvl",
+    "parse_list",
+    "parse_molmo_points",
+    "parse_paligemma",
+    "parse_point",
+    "parse_qwen2_vl",
     "parse_qwen_json",
+    "parse_qwen_points",
     "parse_visionr1_released",
 ]
 
@@ -34,9 +49,18 @@ FORMATS: Mapping[str, AnswerFormat] = MappingProxyType(
     {
         answer_format.name: answer_format
         for answer_format in (
-            AnswerFormat("qwen-json", parse_qwen_json, instruction, '[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]'),
-            AnswerFormat("griffon", parse_griffon, None, "cat-[0.100,0.200,0.300,0.400]", ("unit",)),
-            AnswerFormat("visionr1-released", parse_visionr1_released, None, "[]"),
+            QWEN_JSON,
+            VLMR1_JSON,
+            QWEN2_VL,
+            INTERNVL,
+            GLM,
+            GRIFFON,
+            PALIGEMMA,
+            LIST,
+            QWEN_POINTS,
+            MOLMO_POINTS,
+            POINT,
+            VISIONR1_RELEASED,
             *words.FORMATS,
         )
     }

@@ -23,10 +23,10 @@ class Defect(str, enum.Enum):
     EMPTY = "empty"  # no text at all
     NO_LIST = "no_list"  # no JSON list: a scalar, an object, prose
     NO_ANSWER = "no_answer"  # reasoning that was never closed
-    PROSE = "prose"  # text around the list (a fence, <think> and <answer> are not prose)
+    PROSE = "prose"  # text around the answer (a fence, <think> and <answer> are not prose)
     MALFORMED = "malformed"  # a list that is not valid JSON of the asked-for form
     TRUNCATED = "truncated"  # cut off inside the list
-    BAD_BOX = "bad_box"  # not four finite numbers with x1 < x2 and y1 < y2
+    BAD_BOX = "bad_box"  # not four finite numbers with x1 < x2 and y1 < y2; a point: not two finite numbers
     NO_LABEL = "no_label"  # label missing, blank or not a text
     OUTSIDE = "outside"  # a box outside the frame
     TOO_LONG = "too_long"  # an answer of more than MAX_CHARS
@@ -105,7 +105,7 @@ class AnswerFormat:
         parse: text -> Answer; never raises, linear time.
         instruct: (task, phrases, allow_none) -> the user's turn that asks for it; None where nothing ought to ask.
         example: a well-formed answer.
-        frames: names of the frames that models which write it speak in.
+        frames: names of the frames that models which write it speak in; none where no one family does.
     """
 
     name: str

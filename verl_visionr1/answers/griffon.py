@@ -6,8 +6,24 @@ import math
 import re
 from collections.abc import Sequence
 
-from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, Defect, bounded
+from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect, bounded
+from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.wording import Wording
 from verl_visionr1.boxes import Box
+
+_CATEGORY_SET = (
+    "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
+    "The category set includes {phrases}."
+)
+_ask = Wording(
+    "griffon",
+    {
+        "detection": _CATEGORY_SET,
+        "grounding": "Can you point out {phrase} in the image and provide the coordinates of its location?",
+        "counting": _CATEGORY_SET,
+    },
+    " If there is none, output None.",
+)
 
 _GRIFFON_NUMBER = re.compile(r"[01]\.\d{3}")
 
@@ -21,15 +37,11 @@ def parse_griffon(text: str) -> Answer:
     >>> parse_griffon("traffic-light-[0.100,0.200,0.300,0.400]").labels
     ('traffic-light',)
     """
-    body = text.strip()
-    if body in ("None", "[]"):
-        return Answer()
-    if not body:
-        return Answer((), (), 0, (Defect.EMPTY,))
-    defects: dict[Defect, None] = {}
-    if len(body) > MAX_CHARS:
-        body = body[:MAX_CHARS]
-        defects[Defect.TOO_LONG] = None
+    body, around = unwrap(text)
+    nothing = said_nothing(body, around)
+    if nothing is not None:
+        return nothing
+    defects = dict.fromkeys(around)  # an ordered set
     boxes: list[Box] = []
     labels: list[str] = []
     n_dropped = 0
@@ -44,7 +56,7 @@ def parse_griffon(text: str) -> Answer:
         if box is not None:
             boxes.append(box)
             labels.append(label)
-        elif Defect.BAD_BOX in piece_defects:
+        elif Defect.BAD_BOX in piece_defects or Defect.WRONG_KIND in piece_defects:
             n_dropped += 1
     return bounded(boxes, labels, n_dropped, tuple(defects))
 
@@ -62,7 +74,8 @@ def _griffon_piece(piece: str, *, is_last: bool) -> tuple[Box | None, str, tuple
     defects: tuple[Defect, ...] = () if closing + 1 == len(piece) else (Defect.PROSE,)
     box = _finite_box(numbers)
     if box is None:
-        return None, "", (*defects, Defect.BAD_BOX)
+        is_point = len(numbers) == 2 and all(_GRIFFON_NUMBER.fullmatch(number.strip()) for number in numbers)
+        return None, "", (*defects, Defect.WRONG_KIND if is_point else Defect.BAD_BOX)
     if not all(_GRIFFON_NUMBER.fullmatch(number.strip()) for number in numbers):
         defects = (*defects, Defect.MALFORMED)
     return box, label.strip(), defects
@@ -78,3 +91,12 @@ def _finite_box(numbers: Sequence[str]) -> Box | None:
     if not (math.isfinite(x1 + y1 + x2 + y2) and x1 < x2 and y1 < y2):
         return None
     return x1, y1, x2, y2
+
+
+GRIFFON = AnswerFormat(
+    name="griffon",
+    parse=parse_griffon,
+    instruct=_ask,
+    example="cat-[0.100,0.200,0.300,0.400]&dog-[0.500,0.500,0.900,1.000]",
+    frames=("unit",),
+)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, cast
 
-from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, Defect
+from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, AnswerFormat, Defect
 from verl_visionr1.boxes import Box
 
 _RELEASED_NUMBER = r"\d{1,3}|1000"
@@ -82,3 +82,12 @@ def _python_json(text: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError):
         return _NOT_JSON
+
+
+VISIONR1_RELEASED = AnswerFormat(
+    name="visionr1-released",
+    parse=parse_visionr1_released,
+    instruct=None,
+    example='```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```',
+    frames=("qwen2.5-vl",),
+)

@@ -2,6 +2,130 @@
 
 from __future__ import annotations
 
-from verl_visionr1.answers.base import AnswerFormat
+import re
 
-FORMATS: tuple[AnswerFormat, ...] = ()
+from verl_visionr1.answers.base import MAX_CHARS, Answer, AnswerFormat, Defect
+from verl_visionr1.answers.envelope import after_reasoning, cut
+from verl_visionr1.answers.numbers import last_number
+from verl_visionr1.answers.wording import Wording
+
+MAX_COUNT = 1e9
+"""A larger number is no count."""
+
+
+def parse_count(text: str) -> Answer:
+    r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
+
+    The answer is what `parse_text` reads; its last number is the count, digits before words; "no" and "none" are 0
+    where no number stands. Numbers in the reasoning are never read. Well-formed: the number alone, marked up or not,
+    with a full stop or not. Numbers that are negative, not finite or above `MAX_COUNT` are no count.
+
+    Returns:
+        An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
+
+    >>> parse_count("<think>3 here, 4 there</think><answer> 7 </answer>").count
+    7.0
+    >>> said = parse_count("There are twenty-one cats.")
+    >>> said.count, [defect.value for defect in said.defects]
+    (21.0, ['prose'])
+    >>> parse_count("<think>7").count is None
+    True
+    """
+    body, defects = answer_in(text)
+    if not body:
+        return Answer(defects=defects or (Defect.NO_COUNT,))
+    number = last_number(body)
+    if number is not None:
+        value, said = number.value, body[number.start : number.end]
+    elif (none := _NONE.search(body)) is not None:
+        value, said = 0.0, none.group()
+    else:
+        return Answer(defects=(*defects, Defect.NO_COUNT))
+    if not 0.0 <= value <= MAX_COUNT:
+        return Answer(defects=(*defects, Defect.NO_COUNT))
+    if body.strip(_MARKUP) != said.strip(_MARKUP) and Defect.PROSE not in defects:
+        defects = (*defects, Defect.PROSE)
+    return Answer(count=value, defects=defects)
+
+
+def parse_text(text: str) -> Answer:
+    r"""Read an answer in words: what follows `</think>`; of that, the last `<answer>`, GLM box or `\boxed{}`, if any.
+
+    Well-formed: some text, in closed tags if in any, and none around `<answer>`. Text around a GLM box or `\boxed{}`
+    is how models lead up to them, and no defect. Reasoning that was opened anywhere and never closed is no answer.
+
+    Returns:
+        An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect where there is none.
+
+    >>> parse_text("<think>It barks.</think><answer> a dog </answer>").text
+    'a dog'
+    >>> parse_text(r"So x is \boxed{\frac{1}{2}}.")
+    Answer(boxes_xyxy=(), labels=(), n_dropped=0, defects=(), points_xy=(), count=None, text='\\frac{1}{2}')
+    >>> parse_text("<think>It barks").defects
+    (<Defect.NO_ANSWER: 'no_answer'>,)
+    """
+    body, defects = answer_in(text)
+    return Answer(text=body, defects=defects if body else defects or (Defect.NO_TEXT,))
+
+
+_MARKUP = " \t\r\n.*_`$'\""
+_NONE = re.compile(r"(?<![\w'-])(?:no|none|nothing)(?![\w'])", re.IGNORECASE)
+_BRACE = re.compile(r"[{}]")
+_BOX = ("<|begin_of_box|>", "<|end_of_box|>")
+
+
+def answer_in(text: str) -> tuple[str, tuple[Defect, ...]]:
+    """The part of a completion that is its answer, stripped, and what is wrong around it. Linear time."""
+    body = text.strip()
+    if "<think>" in body[body.rfind("</think>") + 1 :]:  # never closed, wherever it was opened
+        return "", (Defect.NO_ANSWER,)
+    body, defects = after_reasoning(body)
+    body, box_closed = _inside_box(body)
+    body, boxed_closed = _inside_boxed(body)
+    return cut(body.strip(), defects if box_closed and boxed_closed else (*defects, Defect.TRUNCATED))
+
+
+def _inside_box(body: str) -> tuple[str, bool]:
+    """The last GLM box; True if it was closed, or there is none."""
+    start = body.rfind(_BOX[0])
+    if start < 0:
+        return body, True
+    inner = body[start + len(_BOX[0]) :]
+    end = inner.find(_BOX[1])
+    return (inner, False) if end < 0 else (inner[:end], True)
+
+
+def _inside_boxed(body: str) -> tuple[str, bool]:
+    r"""The last `\boxed{...}`, braces inside it paired; True if it was closed, or there is none."""
+    start = body.rfind("\\boxed{")
+    if start < 0:
+        return body, True
+    inner = body[start + len("\\boxed{") :][: MAX_CHARS + 1]
+    depth = 1
+    for brace in _BRACE.finditer(inner):
+        depth += 1 if brace.group() == "{" else -1
+        if not depth:
+            return inner[: brace.start()], True
+    return inner, False
+
+
+FORMATS: tuple[AnswerFormat, ...] = (
+    AnswerFormat(
+        "count",
+        parse_count,
+        Wording(
+            "count",
+            {"counting": "Count every {phrases} in the image and answer with the number alone."},
+            " If there is none, answer 0.",
+            separator=" and every ",
+        ),
+        "7",
+    ),
+    AnswerFormat(
+        "text",
+        parse_text,
+        Wording("text", {"text": "{phrase} Answer with the final answer alone."}, " If there is none, answer none."),
+        "a dog",
+    ),
+)
+"""Formats of numbers and words."""

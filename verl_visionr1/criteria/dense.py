@@ -1,8 +1,217 @@
-"""Further criteria of detection from the field: V-Triune, big_vision, size-aware."""
+"""Further criteria of detection from the field: V-Triune, big_vision, Visual-RFT, Vero, VLM-R1; and size-aware ones.
+
+Legend: n_P predicted boxes, n_T target boxes, sums over matched pairs of the preset's matching (one-to-one and free of
+order). All are in [0, 1], and where n_T = 0 they are 1.0 iff nothing was predicted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
-CRITERIA: tuple[Callable[..., float], ...] = ()
+from verl_visionr1.boxes import Box, Boxes
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
+from verl_visionr1.criteria.thresholds import EPSILON, Thresholds, differentiate
+from verl_visionr1.matching import Matching
+from verl_visionr1.targets import Target, normal_label
+
+# --- one line each ---------------------------------------------------------------------------------------------------
+
+
+def iou_over_max(matching: Matching, *, match_iou: float = 0.0) -> float:
+    """Sum of matched IoU of at least `match_iou` over max(n_P, n_T): misses and surplus boxes cost alike.
+
+    For one referent and one box it is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
+    Visual-RFT's (arXiv 2503.01785, `compute_reward_iou_v2`), whose bound is strict and whose matching is greedy.
+    """
+    most = max(matching.n_predicted, matching.n_target)
+    return sum(_reaching(matching.ious, match_iou)) / most if most else 1.0
+
+
+def f1_iou(matching: Matching, *, match_iou: float = 0.5) -> float:
+    """2 * (sum of matched IoU of at least `match_iou`) / (n_P + n_T): F1 times the mean IoU of its matches.
+
+    The two terms of Vero's grounding reward as a product: their sum, as released, is cut off at 1, so that one box at
+    IoU .6 earns as much as a perfect one.
+    """
+    n_boxes = matching.n_predicted + matching.n_target
+    return 2.0 * sum(_reaching(matching.ious, match_iou)) / n_boxes if n_boxes else 1.0
+
+
+def weighted_sum(matching: Matching) -> float:
+    """.7 * (sum of matched IoU >= .5) / n_T + .3 * (recall + precision) / 2, both at IoU .5 (VLM-R1).
+
+    The second term is the released "completeness", 1 - (miss rate + false alarm rate) / 2. Repaired: pairs agree in
+    label (a wrong label still earned .3), and the matching is the best one, not a greedy one. Duplicates cost little,
+    as released: ten for one earn .865.
+    """
+    return _position_and_completeness(matching, _reaching(matching.ious, 0.5))
+
+
+def _reaching(ious: Sequence[float], match_iou: float) -> list[float]:
+    return [pair_iou for pair_iou in ious if pair_iou >= match_iou - EPSILON and pair_iou > 0.0]
+
+
+def _position_and_completeness(matching: Matching, ious: Sequence[float]) -> float:
+    n_predicted, n_target = matching.n_predicted, matching.n_target
+    if not n_predicted or not n_target:
+        return 1.0 if n_predicted == n_target else 0.0
+    completeness = (len(ious) / n_target + len(ious) / n_predicted) / 2.0
+    return 0.7 * (sum(ious) / n_target) + 0.3 * completeness  # so that perfect is 1.0 to the bit
+
+
+# --- V-Triune and big_vision -----------------------------------------------------------------------------------------
+
+
+def v_triune(
+    matching: Matching,
+    thresholds: Thresholds,
+    target: Target,
+    grid_wh: tuple[float, float],
+    *,
+    size_penalty: float = 0.6,
+    size_aware: bool = False,
+) -> float:
+    """V-Triune's dynamic IoU reward (arXiv 2505.18129, label-first): s * size_penalty ** surplus.
+
+    s = .7 * (sum of matched IoU >= eps) / n_T + .3 * (recall + precision at eps) / 2, where eps is
+    `thresholds.match_iou`. Order-free: released, each target in turn takes the best box left with its label; here the
+    pairs of equal label with the largest total IoU are taken, and those below eps do not count.
+
+    surplus: targets without a box at IoU .5, and boxes without a target at .5. Released: |n_P - n_T|, in which a false
+    alarm makes up for a miss and so pays; where only one of the two happens they are the same number. Released,
+    repeated boxes are removed first; here they cost.
+
+    Args:
+        size_penalty: factor in [0, 1] a surplus box.
+        size_aware: no pair needs more IoU than whole numbers can write at its target's size (see `reachable_iou`): at
+            eps = .99 a step of one pixel fails every box below 200 pixels.
+    """
+    if not 0.0 <= size_penalty <= 1.0:
+        raise ValueError(f"size_penalty = {size_penalty!r}: needs a factor in [0, 1]")
+    n_predicted, n_target = matching.n_predicted, matching.n_target
+    if not n_predicted or not n_target:
+        return 1.0 if n_predicted == n_target else 0.0
+    if size_aware:
+        needed = [min(thresholds.match_iou, limit) for limit in _reachable(matching, target, grid_wh)]
+        counted = [x for x, least in zip(matching.ious, needed, strict=True) if x >= least - EPSILON]
+    else:
+        counted = _reaching(matching.ious, thresholds.match_iou)
+    surplus = n_predicted + n_target - 2 * len(_reaching(matching.ious, 0.5))
+    return _position_and_completeness(matching, counted) * size_penalty**surplus
+
+
+def big_vision(
+    matching: Matching,
+    target: Target,
+    *,
+    penalty: float = 0.3,
+    class_weights: Mapping[str, float] | None = None,
+) -> float:
+    """Detection reward of arXiv 2302.08242: recall at IoU .50:.05:.95, averaged, less a penalty for surplus boxes.
+
+    (sum over pairs of w * (share of the ten thresholds that their IoU reaches) / sum of w over targets)
+    - penalty * (predictions without a target at IoU .5) / n_T, cut off below 0, in [0, 1]; w is the class weight of the
+    target. As released the penalty is for duplicates only, since scores rank plain false alarms away; without scores
+    they would be free, so here every box without an object pays, the mean weight whatever its label.
+
+    Args:
+        penalty: at least 0; cost of a surplus box, in shares of one object.
+        class_weights: label -> positive weight; labels that it lacks weigh 1. The paper takes
+            1 / (frequency + .05 * sum of frequencies). None: all alike.
+
+    Raises:
+        ValueError: a penalty or weight that cannot be.
+    """
+    if not 0.0 <= penalty < math.inf:
+        raise ValueError(f"penalty = {penalty!r}: needs a number of at least 0")
+    n_predicted, n_target = matching.n_predicted, matching.n_target
+    if not n_predicted or not n_target:
+        return 1.0 if n_predicted == n_target else 0.0
+    weights = _target_weights(target, class_weights) if class_weights else None
+    found, n_found = 0.0, 0
+    for (_, t), pair_iou in zip(matching.pairs, matching.ious, strict=True):
+        reached = sum([pair_iou >= tau - EPSILON for tau in IOU_THRESHOLDS])
+        n_found += reached > 0
+        found += reached * (weights[t] if weights else 1.0)
+    recall = found / (len(IOU_THRESHOLDS) * (math.fsum(weights) if weights else n_target))
+    return min(max(recall - penalty * (n_predicted - n_found) / n_target, 0.0), 1.0)
+
+
+def _target_weights(target: Target, class_weights: Mapping[str, float]) -> list[float]:
+    weight_of = {normal_label(label): weight for label, weight in class_weights.items()}
+    weights = [weight_of.get(label, 1.0) for label in target.normal_labels or [""] * target.n_objects]
+    if not all(0.0 < weight < math.inf for weight in weights):
+        raise ValueError(f"class_weights = {dict(class_weights)!r}: needs positive numbers")
+    return weights
+
+
+# --- thresholds that the frame can write -----------------------------------------------------------------------------
+
+
+def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
+    """The IoU that a box keeps at least, wherever it lies, when each edge is rounded to the nearest step, in [0, 1].
+
+    An edge moves by at most half a step. IoU is least where all four move inwards (to move one of them outwards
+    instead adds less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h.
+    0.0 where a side is no longer than a step: such a box may vanish.
+
+    Args:
+        box_xyxy: target box in pixels of the original image.
+        grid_wh: smallest step of the model's frame, in pixels of the original image; 0 is a frame without steps.
+
+    >>> round(reachable_iou((0.0, 0.0, 20.0, 20.0), (1.0, 1.0)), 4)
+    0.9025
+    """
+    x1, y1, x2, y2 = box_xyxy
+    return max(1.0 - grid_wh[0] / (x2 - x1), 0.0) * max(1.0 - grid_wh[1] / (y2 - y1), 0.0)
+
+
+def recall_size_aware(
+    matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
+) -> float:
+    """`recall` (Eq. 5 with Eq. 8), where no target asks for more than its `reachable_iou`.
+
+    For boxes of many steps it is `recall`; for small ones it forgives what rounding alone can cost.
+    """
+    if not matching.n_target:
+        return 0.0 if matching.n_predicted else 1.0
+    found = 0
+    for pair_iou, limit in zip(matching.ious, _reachable(matching, target, grid_wh), strict=True):
+        found += pair_iou >= min(thresholds.match_iou, limit) - EPSILON
+    return differentiate(found / matching.n_target, thresholds.recall_floor, thresholds.recall_full)
+
+
+def precision_size_aware(
+    matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
+) -> float:
+    """`precision` (Eq. 6 with Eq. 8), where match, floor and full credit are at most the `reachable_iou`.
+
+    A pair that reaches its limit has full credit. n_P = 0: 1.0 iff n_T = 0.
+    """
+    if not matching.n_predicted:
+        return 0.0 if matching.n_target else 1.0
+    total = 0.0
+    for pair_iou, limit in zip(matching.ious, _reachable(matching, target, grid_wh), strict=True):
+        if pair_iou >= min(thresholds.match_iou, limit) - EPSILON:
+            total += differentiate(pair_iou, min(thresholds.iou_floor, limit), min(thresholds.iou_full, limit))
+    return total / matching.n_predicted
+
+
+def _reachable(matching: Matching, target: Target, grid_wh: tuple[float, float]) -> list[float]:
+    """`reachable_iou` of the target of each pair."""
+    boxes = cast(Boxes, target.boxes_xyxy)
+    return [reachable_iou(boxes[t], grid_wh) for _, t in matching.pairs]
+
+
+CRITERIA: tuple[Callable[..., float], ...] = (
+    iou_over_max,
+    f1_iou,
+    weighted_sum,
+    v_triune,
+    big_vision,
+    recall_size_aware,
+    precision_size_aware,
+)
 """What a preset may name."""

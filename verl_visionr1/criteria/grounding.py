@@ -1,8 +1,41 @@
-"""Criteria of one or a few referents: IoU, its square, GIoU."""
+"""Criteria of one or a few referents: IoU squared, GIoU, hit or miss.
+
+All have one form, which covers a single referent, several phrases (each a label) and phrases with several referents:
+the sum of g(pair) over the matched pairs, divided by max(n_P, n_T). One referent and one box give g itself; surplus
+boxes and misses cost alike. n_T = 0, a phrase without a referent: 1.0 iff nothing was predicted. The plain IoU is
+`dense.iou_over_max`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-CRITERIA: tuple[Callable[..., float], ...] = ()
+from verl_visionr1.criteria.thresholds import EPSILON
+from verl_visionr1.matching import Matching
+
+
+def iou2_over_max(matching: Matching) -> float:
+    """g = IoU squared, in [0, 1]: poor boxes count less (Perception-R1, arXiv 2504.07954)."""
+    most = max(matching.n_predicted, matching.n_target)
+    return sum([pair_iou * pair_iou for pair_iou in matching.ious]) / most if most else 1.0
+
+
+def giou_over_max(matching: Matching) -> float:
+    """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object still earns more the nearer it is.
+
+    Needs pairs matched by GIoU, `matching: giou`. As in the systems that reward GIoU (NeMo-RL, Visual-RFT on LISA) a
+    box that covers its object whole earns at least a half, and where a target is missed a guess earns more than
+    silence.
+    """
+    most = max(matching.n_predicted, matching.n_target)
+    return sum([(1.0 + pair_giou) / 2.0 for pair_giou in matching.ious]) / most if most else 1.0
+
+
+def hit_over_max(matching: Matching, *, match_iou: float = 0.5) -> float:
+    """g = 1 where IoU >= `match_iou`, else 0: the accuracy that referring expressions are measured by."""
+    most = max(matching.n_predicted, matching.n_target)
+    return sum([pair_iou >= match_iou - EPSILON for pair_iou in matching.ious]) / most if most else 1.0
+
+
+CRITERIA: tuple[Callable[..., float], ...] = (iou2_over_max, giou_over_max, hit_over_max)
 """What a preset may name."""

@@ -1,8 +1,229 @@
-"""Criteria of points: in the box, in the mask, near the centre."""
+"""Criteria of points: in the box, in the mask, near the centre, and the one click on a screen.
+
+Legend: n_P claimed points, usable or not, n_T objects. An object is known by its box, its mask or a point in it; where
+the file gives it otherwise than a criterion's name says, the criterion takes what there is (each says how). Points and
+objects are paired one to one, with the same label where the target knows several, so that the total is the largest
+possible; the total is divided by max(n_P, n_T). So a second point on an object, junk, a point that cannot be read and
+an object left out all cost, and the order of points and objects does not matter. n_T = 0: 1.0 iff n_P = 0.
+
+Boxes are no points: an answer of boxes claims as many points and hits nothing, unless `box_centres` is set. A point
+that is in an ignore region and on no object is not counted. `use_labels=False` is for formats that write no labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
-CRITERIA: tuple[Callable[..., float], ...] = ()
+import numpy as np
+
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Array, Boxes, Point, Points
+from verl_visionr1.criteria.regions import (
+    ROUNDING,
+    Region,
+    Said,
+    best_total,
+    hits_of,
+    n_paired,
+    regions_of,
+    said_of,
+    without_ignored,
+)
+from verl_visionr1.masks import bounds_xyxy
+from verl_visionr1.targets import Target
+
+RADIUS = 0.025
+"""Share of the image's diagonal that a point may be off an object known by a point only (VisionReasoner: 30 pixels in
+840 x 840)."""
+SIGMA = {"object": 0.5, "image": 0.05}
+"""Standard deviation of `point_distance`: in widths and heights of the object (GUI-G2, arXiv 2507.15846: alpha = 0.5),
+or of the image (OneThinker: 50 in a frame of 0-1000)."""
+
+
+def point_in_box(
+    answer: Answer,
+    target: Target,
+    grid_wh: tuple[float, float],
+    *,
+    radius: float = RADIUS,
+    use_labels: bool = True,
+    box_centres: bool = False,
+) -> float:
+    """Objects with a point in their box, over max(n_P, n_T): in [0, 1] (Rex-Omni, arXiv 2510.12798, made one to one).
+
+    The box's edge is inside. A box thinner than one step of the model's frame (`grid_wh`) counts as one step wide, so
+    that it can be hit. Objects without a box: the box around the mask; known by a point only: within `radius` times
+    the image's diagonal.
+    """
+    regions = regions_of(target, grid_wh, radius, by_mask=False)
+    return _share(said_of(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+
+
+def point_in_mask(
+    answer: Answer,
+    target: Target,
+    grid_wh: tuple[float, float],
+    *,
+    radius: float = RADIUS,
+    use_labels: bool = True,
+    box_centres: bool = False,
+) -> float:
+    """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Objects without a mask: as `point_in_box`."""
+    regions = regions_of(target, grid_wh, radius, by_mask=True)
+    return _share(said_of(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+
+
+def point_distance(
+    answer: Answer,
+    target: Target,
+    grid_wh: tuple[float, float],
+    *,
+    relative_to: str = "object",
+    sigma: float | None = None,
+    radius: float = RADIUS,
+    use_labels: bool = True,
+    box_centres: bool = False,
+) -> float:
+    """Sum of exp(-d^2 / (2 sigma^2)) over the pairs, over max(n_P, n_T): dense, in [0, 1].
+
+    d is measured from the object's own point, or else the middle of its box or mask, on each axis in widths and
+    heights of the object (at least one step of the model's frame), or of the image. An object known by a point only
+    has no size: the image's counts, with the image's `SIGMA`.
+
+    Args:
+        answer, target, grid_wh: as handed over.
+        relative_to: "object" (GUI-G2's Gaussian point reward) or "image" (OneThinker's kernel, which takes the
+            distance averaged over the points first).
+        sigma: None: `SIGMA`.
+        radius: as in `point_in_box`; only tells which points lie on an object where there are ignore regions.
+        use_labels, box_centres: see above.
+
+    Raises:
+        ValueError: another `relative_to`, or a sigma that is not above 0.
+    """
+    if relative_to not in SIGMA:
+        raise ValueError(f"relative_to = {relative_to!r}: needs one of {', '.join(SIGMA)}")
+    if sigma is not None and not 0.0 < sigma < math.inf:
+        raise ValueError(f"sigma = {sigma!r}: needs a number above 0, in widths and heights of the {relative_to}")
+    said = said_of(answer, target, use_labels=use_labels, box_centres=box_centres)
+    if target.ignore_xyxy:
+        said = without_ignored(said, target, regions_of(target, grid_wh, radius, by_mask=True))
+    bells = _bells(target, grid_wh, relative_to, sigma)
+    return _over_larger(_bell_total(said, bells), said.n_predicted, target.n_objects)
+
+
+def click(
+    answer: Answer,
+    target: Target,
+    grid_wh: tuple[float, float],
+    *,
+    radius: float = RADIUS,
+    box_centres: bool = False,
+) -> float:
+    """1 / n_P if a point lies in a box of the target, else 0.0: one click, on the right element (ScreenSpot's rule).
+
+    Unlike `point_in_box`, one element is enough where the target has several, and labels play no part. No element:
+    1.0 iff nothing was clicked.
+    """
+    said = said_of(answer, target, use_labels=False, box_centres=box_centres)
+    if not target.n_objects:
+        return 0.0 if said.n_predicted else 1.0
+    if not hits_of(said, regions_of(target, grid_wh, radius, by_mask=False)):
+        return 0.0
+    return 1.0 / said.n_predicted
+
+
+def click_explored(
+    answer: Answer, target: Target, grid_wh: tuple[float, float], *, radius: float = RADIUS, box_centres: bool = False
+) -> float:
+    """1 / sqrt(N k): the k-th of N candidates is the first that hits (InfiGUI-G1, arXiv 2508.05731), else 0.0.
+
+    For prompts that ask for several candidates, best first: the one criterion here that looks at their order. Three or
+    more candidates on a line are a scan of the screen: 0.0. (Released: -1 / N for a miss and -1 for a line.)
+    """
+    said = said_of(answer, target, use_labels=False, box_centres=box_centres)
+    if not target.n_objects:
+        return 0.0 if said.n_predicted else 1.0
+    hits = hits_of(said, regions_of(target, grid_wh, radius, by_mask=False))
+    if not hits or _on_a_line(said.points_xy):
+        return 0.0
+    first = min(said.ranks[p] for p, _ in hits)
+    return 1.0 / math.sqrt(said.n_predicted * (first + 1))
+
+
+def _share(said: Said, target: Target, regions: Sequence[Region]) -> float:
+    """Objects that have a point of their own, over max(n_P, n_T)."""
+    if target.ignore_xyxy:
+        said = without_ignored(said, target, regions)
+    return _over_larger(float(n_paired(said, regions)), said.n_predicted, target.n_objects)
+
+
+def _over_larger(total: float, n_predicted: int, n_target: int) -> float:
+    if not n_target:
+        return 0.0 if n_predicted else 1.0
+    return total / max(n_predicted, n_target)
+
+
+class _Bell(NamedTuple):
+    """How near a point is to an object: 1 in the middle."""
+
+    middle_xy: Point
+    sigma_xy: Point  # in pixels
+    label: str
+
+
+def _bells(target: Target, grid_wh: tuple[float, float], relative_to: str, sigma: float | None) -> list[_Bell]:
+    """One an object, sorted, so that nothing hangs on the order they came in."""
+    boxes = cast(Boxes, target.boxes_xyxy) or tuple([bounds_xyxy(mask) for mask in target.masks])
+    middles = cast(Points, target.points_xy) or [((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in boxes]
+    if not boxes:
+        relative_to, sigma = "image", sigma if relative_to == "image" else None
+    share = SIGMA[relative_to] if sigma is None else sigma
+    sizes: Sequence[tuple[float, float]] = [target.size_wh] * len(middles)
+    if relative_to == "object":
+        sizes = [(max(x2 - x1, grid_wh[0], ROUNDING), max(y2 - y1, grid_wh[1], ROUNDING)) for x1, y1, x2, y2 in boxes]
+    labels = target.normal_labels or [""] * len(middles)
+    objects = zip(middles, sizes, labels, strict=True)
+    return sorted([_Bell(middle, (share * size[0], share * size[1]), label) for middle, size, label in objects])
+
+
+def _bell_total(said: Said, bells: Sequence[_Bell]) -> float:
+    """The largest total nearness of one-to-one pairs."""
+    points, labels = said.points_xy, said.labels
+    if not points or not bells:
+        return 0.0
+    if len(points) == len(bells) == 1:
+        return _nearness(points[0], bells[0]) if not labels or labels[0] == bells[0].label else 0.0
+    points_p2: Array = np.array(points)
+    middle_t2: Array = np.array([bell.middle_xy for bell in bells])
+    sigma_t2: Array = np.array([bell.sigma_xy for bell in bells])
+    with np.errstate(over="ignore"):
+        away_pt2 = (points_p2[:, None, :] - middle_t2) / sigma_t2
+        near_pt: Array = np.exp(-0.5 * (away_pt2**2).sum(axis=2))
+    if labels:
+        codes = {bell.label: code for code, bell in enumerate(bells)}  # numpy would pad texts to the longest
+        said_p = np.array([codes.get(label, -1) for label in labels])
+        near_pt[said_p[:, None] != np.array([codes[bell.label] for bell in bells])] = 0.0
+    return best_total(near_pt)
+
+
+def _nearness(point: Point, bell: _Bell) -> float:
+    dx = (point[0] - bell.middle_xy[0]) / bell.sigma_xy[0]
+    dy = (point[1] - bell.middle_xy[1]) / bell.sigma_xy[1]
+    return math.exp(-0.5 * (dx * dx + dy * dy))  # dx ** 2 would raise where it overflows
+
+
+def _on_a_line(points_xy: Sequence[Point]) -> bool:
+    """Whether three or more points lie on one line, or on one point. They come sorted: the ends are first and last."""
+    if len(points_xy) < 3:
+        return False
+    (x1, y1), (x2, y2) = points_xy[0], points_xy[-1]
+    dx, dy = x2 - x1, y2 - y1
+    slack = ROUNDING * math.hypot(dx, dy)  # a point that far from the line, in pixels
+    return all(abs(dx * (y - y1) - dy * (x - x1)) <= slack for x, y in points_xy)
+
+
+CRITERIA: tuple[Callable[..., float], ...] = (point_in_box, point_in_mask, point_distance, click, click_explored)
 """What a preset may name."""

@@ -1,8 +1,196 @@
-"""Criteria of the text's structure: templates, length, repetition."""
+"""Criteria of the text's structure: templates, length, repetition.
+
+Templates are 1.0 or 0.0. Length and repetition read at most `MAX_CHARS` of a text; all take linear time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Sequence
 
-CRITERIA: tuple[Callable[..., float], ...] = ()
+import msgspec
+
+from verl_visionr1.answers import MAX_CHARS, Answer
+from verl_visionr1.answers.envelope import UNREADABLE, unwrap
+
+
+def json_list(completion: str) -> float:
+    """1.0 iff the answer is a JSON list, alone or in a ``` fence, after closed reasoning and inside `<answer>` or not.
+
+    What the list holds is not looked at (`well_formed` does that). 0.0 above `MAX_CHARS`.
+    """
+    body, defects = unwrap(completion)
+    if defects:
+        return 0.0
+    try:
+        _decode_list(body)
+    except UNREADABLE:
+        return 0.0
+    return 1.0
+
+
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _within(body: str, opening: str, closing: str) -> str:
+    """What stands between the tags if they are the ends of a text; else the text."""
+    if len(body) >= len(opening) + len(closing) and body.startswith(opening) and body.endswith(closing):
+        return body[len(opening) : -len(closing)].strip()
+    return body
+
+
+def think_answer(completion: str, *, opened: bool = False) -> float:
+    """1.0 iff the text is `<think>...</think>` then `<answer>...</answer>`: each tag once, nothing around but blanks.
+
+    Neither part may be blank.
+
+    Args:
+        completion: the model's text.
+        opened: the prompt holds the opening `<think>`, so that the text begins inside the reasoning.
+    """
+    reasoned, rest = _reasoning(completion, opened)
+    tags_once = rest.count("<answer>") == rest.count("</answer>") == 1
+    is_wrapped = rest.startswith("<answer>") and rest.endswith("</answer>")
+    return 1.0 if reasoned and tags_once and is_wrapped and _within(rest, "<answer>", "</answer>") else 0.0
+
+
+def think_answer_glm(completion: str, *, opened: bool = False) -> float:
+    """1.0 iff the text is `<think>...</think>` and then an answer, as the GLM-4.xV models write it, else 0.0.
+
+    The answer: plain text, one closed `<answer>` with nothing around it, or text with one closed
+    `<|begin_of_box|>...<|end_of_box|>`. Neither reasoning nor answer may be blank. `opened`: see `think_answer`.
+    """
+    reasoned, rest = _reasoning(completion, opened)
+    if not reasoned or not rest:
+        return 0.0
+    if "<answer>" in rest or "</answer>" in rest:
+        return think_answer(completion, opened=opened)
+    n_open, n_closed = rest.count(_BOX[0]), rest.count(_BOX[1])
+    if not n_open and not n_closed:
+        return 1.0
+    start, end = rest.find(_BOX[0]) + len(_BOX[0]), rest.find(_BOX[1])
+    return 1.0 if n_open == n_closed == 1 and rest[start:end].strip() else 0.0
+
+
+_BOX = ("<|begin_of_box|>", "<|end_of_box|>")
+
+
+def _reasoning(completion: str, opened: bool) -> tuple[bool, str]:
+    """Whether a text begins with one closed, non-blank reasoning, and what follows it, stripped."""
+    text = completion.strip()
+    if opened and not text.startswith("<think>"):
+        text = "<think>" + text
+    if not text.startswith("<think>") or text.count("<think>") != 1 or text.count("</think>") != 1:
+        return False, ""
+    reasoning, _, rest = text[len("<think>") :].partition("</think>")
+    has_answer_inside = "<answer>" in reasoning or "</answer>" in reasoning
+    return bool(reasoning.strip()) and not has_answer_inside, rest.strip()
+
+
+def cosine_length(
+    n_tokens: int,
+    accuracy: float,
+    max_tokens: int | None,
+    *,
+    budget: int | None = None,
+    long_right: float = 0.5,
+    long_wrong: float = 0.25,
+) -> float:
+    """Right answers earn more for being short, wrong ones for being long: a half cosine of the length (2502.03373).
+
+    A right answer earns 1 at length 0 and `long_right` from the budget on; a wrong one 0 at length 0 and `long_wrong`
+    from the budget on (0: length is nothing to it). A partly right one lies between, by its accuracy.
+
+    Args:
+        n_tokens, accuracy, max_tokens: of the case.
+        budget: length in tokens at which the cosine ends; None: `max_tokens`.
+        long_right, long_wrong: 0 <= long_wrong <= long_right <= 1, so that a wrong answer never earns more.
+
+    Raises:
+        ValueError: neither budget is known or positive, or bounds out of order.
+    """
+    if not 0.0 <= long_wrong <= long_right <= 1.0:
+        raise ValueError(
+            f"cosine_length: long_wrong = {long_wrong!r}, long_right = {long_right!r}: "
+            "needs 0 <= long_wrong <= long_right <= 1"
+        )
+    share = min(1.0, max(0.0, n_tokens / _budget("cosine_length", budget, max_tokens)))
+    shortness = (1.0 + math.cos(math.pi * share)) / 2.0
+    right = long_right + (1.0 - long_right) * shortness
+    wrong = long_wrong * (1.0 - shortness)
+    return accuracy * right + (1.0 - accuracy) * wrong
+
+
+def overlong(n_tokens: int, max_tokens: int | None, *, budget: int | None = None, buffer: int | None = None) -> float:
+    """DAPO's soft punishment of overlong answers (arXiv 2503.14476, Eq. 13) plus 1, so that it lies in [0, 1].
+
+    1 up to budget - buffer, from there falling to 0 at the budget, 0 beyond it.
+
+    Args:
+        n_tokens, max_tokens: of the case.
+        budget: the longest allowed length in tokens; None: `max_tokens`.
+        buffer: length of the slope in tokens; None: a fifth of the budget, as in the paper.
+
+    Raises:
+        ValueError: neither budget is known or positive, or a buffer that is not in (0, budget].
+    """
+    longest = _budget("overlong", budget, max_tokens)
+    slope = longest / 5.0 if buffer is None else float(buffer)
+    if not 0.0 < slope <= longest:
+        raise ValueError(f"overlong: buffer = {buffer!r}: needs a number above 0, at most the budget of {longest}")
+    return min(1.0, max(0.0, (longest - n_tokens) / slope))
+
+
+def _budget(criterion: str, budget: int | None, max_tokens: int | None) -> int:
+    longest = max_tokens if budget is None else budget
+    if longest is None or longest <= 0:
+        raise ValueError(
+            f"{criterion}: budget = {budget!r}, max_tokens = {max_tokens!r}: needs a positive number of tokens; "
+            "set the option budget, or give max_tokens"
+        )
+    return longest
+
+
+def no_repetition(completion: str, *, n: int = 6) -> float:
+    """Share of the text's word n-grams that are distinct, in (0, 1]; 1.0 for fewer than n words.
+
+    Words are what blanks separate, without case.
+
+    Raises:
+        ValueError: n below 1.
+
+    >>> no_repetition("a b a b a b", n=2)
+    0.4
+    """
+    if n < 1:
+        raise ValueError(f"no_repetition: n = {n!r}: needs a whole number of at least 1")
+    words = completion[:MAX_CHARS].lower().split()
+    return distinct_share(list(zip(*(words[i:] for i in range(n)), strict=False)))
+
+
+def no_box_repetition(answer: Answer) -> float:
+    """Share of the answer's boxes (or points) that differ from the others in place or label; 1.0 for none."""
+    places = answer.boxes_xyxy or answer.points_xy
+    labels = (*answer.labels, *[""] * (len(places) - len(answer.labels)))
+    return distinct_share(list(zip(places, labels, strict=False)))
+
+
+def distinct_share(items: Sequence[Hashable]) -> float:
+    """Distinct items over all; 1.0 for none.
+
+    >>> distinct_share("aab"), distinct_share("")
+    (0.6666666666666666, 1.0)
+    """
+    return len(set(items)) / len(items) if items else 1.0
+
+
+CRITERIA: tuple[Callable[..., float], ...] = (
+    json_list,
+    think_answer,
+    think_answer_glm,
+    cosine_length,
+    overlong,
+    no_repetition,
+    no_box_repetition,
+)
 """What a preset may name."""

@@ -1,8 +1,232 @@
-"""Criteria of answers in words: choice, yes/no, exact, number, edit similarity, math."""
+"""Criteria of answers in words: choice, yes/no, exact, number, edit similarity, math.
+
+All compare `answer.text`, the answer without reasoning and tags, with `target.answer`; an answer without text scores
+0. A target that a criterion cannot read (a choice that names no option, a number without digits) is met by nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-CRITERIA: tuple[Callable[..., float], ...] = ()
+from verl_visionr1.answers import Answer
+from verl_visionr1.answers.numbers import Number, last_number
+from verl_visionr1.criteria import math_equality
+from verl_visionr1.targets import Target
+
+MAX_NORMAL_CHARS = 5000
+"""Texts longer than this are compared as they are: normal forms may take quadratic time."""
+MAX_CHOICE_CHARS = 2000
+"""A longer answer names no option."""
+MAX_EDIT_CHARS = 20_000
+"""Edit similarity compares this much of a text; the rest counts as wrong."""
+
+
+def exact(answer: Answer, target: Target) -> float:
+    """1.0 iff the texts agree but for case, surplus blanks, Unicode form, quotes, markup and a full stop at the end."""
+    said, wanted = answer.text, target.answer or ""
+    if not said:
+        return 0.0
+    if said == wanted:
+        return 1.0
+    wanted = normal_text(wanted)
+    return 1.0 if wanted and normal_text(said) == wanted else 0.0
+
+
+_AROUND = " \t\r\n\"'`*_$.!?,;:\u201c\u201d\u2018\u2019\u3002"
+
+
+def normal_text(text: str) -> str:
+    """A text as it is compared.
+
+    >>> normal_text(' **A  Red\\nbus.** ')
+    'a red bus'
+    """
+    text = " ".join(text.split())
+    if not text.isascii() and len(text) <= MAX_NORMAL_CHARS:
+        text = unicodedata.normalize("NFKC", text)
+    return text.casefold().strip(_AROUND)
+
+
+def choice(answer: Answer, target: Target) -> float:
+    """1.0 iff the answer names the right option of a multiple choice, and no other; else 0.0.
+
+    Both sides may name it by letter ("B", "(b)", "B.", "B) a dog", "The answer is B") or by the option's text, where
+    `target.choices` holds the texts; without them the letters A to Z are options. Several letters, a letter with
+    another option's text, or the texts of several options are no answer.
+    """
+    right = _right_option(target.answer or "", tuple(target.choices))
+    return 1.0 if right is not None and named_option(answer.text, target.choices) == right else 0.0
+
+
+# A bracket or punctuation makes a letter a choice; without it "a" is an article and "I" a pronoun.
+_LEADING = re.compile(r"[\s\"'*`]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])(?=[.):,\]]|[\s*\"'`]*$))[.):,\]*\s]*")
+_MENTION = re.compile(r"\(([A-Za-z])\)|(?<![\w'\u2019.+-])([A-Z])(?![\w'\u2019+-])(?!\.\w)")
+_ARTICLE = re.compile(r"\s(?!(?:or|and|is)\b)[a-z]")
+_IS = re.compile(r"(?:is|option|answer|choice|choose|chose|select|pick)[:\s*\"'(]*$", re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"\w+")
+
+
+def named_option(text: str, choices: Sequence[str]) -> int | None:
+    """Index of the option that a text names; None for none or several.
+
+    >>> [named_option(text, ["a cat", "a dog"]) for text in ("(B)", "b. A dog", "A dog", "It is A.", "A or B", "C")]
+    [1, 1, 1, 0, None, None]
+    """
+    if not text or len(text) > MAX_CHOICE_CHARS:
+        return None
+    texts = [normal_text(option) for option in choices]
+    n_letters = len(choices) or 26
+    normal = normal_text(text)
+    if normal in texts and not (len(normal) == 1 and 0 <= ord(normal) - ord("a") < n_letters):
+        return texts.index(normal)
+    leading = _LEADING.match(text)
+    if leading is not None and (letter := _index(leading.group(1) or leading.group(2))) < n_letters:
+        rest = normal_text(text[leading.end() :])
+        if not rest:
+            return letter
+        if rest in texts:
+            return letter if texts[letter] == rest else None
+    letters = _mentioned_letters(text, n_letters)
+    by_text = _mentioned_texts(normal, texts)
+    if len(letters) > 1 or (len(letters) == len(by_text) == 1 and letters != by_text):
+        return None
+    found = letters or by_text
+    return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=1024)
+def _right_option(answer: str, choices: tuple[str, ...]) -> int | None:
+    return named_option(answer, choices)
+
+
+def _index(letter: str) -> int:
+    return ord(letter.lower()) - ord("a")
+
+
+def _mentioned_letters(text: str, n_letters: int) -> set[int]:
+    """Options whose letter stands alone somewhere: "option B", "(b)", "B."."""
+    found: set[int] = set()
+    for match in _MENTION.finditer(text):
+        letter = match.group(1) or match.group(2)
+        is_word = match.group(2) in ("A", "I") and _ARTICLE.match(text, match.end()) is not None
+        if is_word and _IS.search(text[max(0, match.start() - 12) : match.start()]) is None:
+            continue
+        if _index(letter) < n_letters:
+            found.add(_index(letter))
+    return found
+
+
+def _mentioned_texts(normal: str, texts: Sequence[str]) -> set[int]:
+    """Options whose text stands in the answer as whole words, less those inside another option's text."""
+    said = f" {' '.join(_PLAIN_WORD.findall(normal))} "
+    words = [f" {' '.join(_PLAIN_WORD.findall(option))} " for option in texts]
+    found = {i for i, option in enumerate(words) if option.strip() and option in said}
+    return {i for i in found if not any(words[i] != words[j] and words[i] in words[j] for j in found)}
+
+
+def yes_no(answer: Answer, target: Target) -> float:
+    """1.0 iff the answer says yes where the target does, or no where it does; 0.0 for neither or both.
+
+    Whole words count, "true" for yes and "false" for no. "no" before another word ("no dog") is no answer, unless the
+    text begins with it.
+    """
+    right = _says_yes(target.answer or "")
+    return 1.0 if right is not None and _says_yes(answer.text) is right else 0.0
+
+
+_YES_OR_NO = re.compile(r"(?<![\w'-])(?:(yes|true)|(false|no(?!\s+\w)))(?![\w'-])", re.IGNORECASE)
+_NO_FIRST = re.compile(r"[\s\"'*`(]*no(?![\w'-])", re.IGNORECASE)
+
+
+def _says_yes(text: str) -> bool | None:
+    """True for yes, False for no, None for neither or both."""
+    said = {match.group(1) is not None for match in _YES_OR_NO.finditer(text)}
+    if _NO_FIRST.match(text) is not None:
+        said.add(False)
+    return said.pop() if len(said) == 1 else None
+
+
+_ROUNDING = 1e-9
+_FRACTION = re.compile(r"[\s$]*([-+]?\d{1,15})\s*/\s*(\d{1,15})[\s$.]*")
+
+
+def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
+    """1.0 iff the last number of the answer is the target's, up to a share `tolerance` of it; else 0.0.
+
+    Thousands separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both
+    50 and 0.5 where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
+
+    Raises:
+        ValueError: a tolerance outside [0, 1).
+    """
+    if not 0.0 <= tolerance < 1.0:
+        raise ValueError(f"number: tolerance = {tolerance!r}: needs a number in [0, 1)")
+    said, wanted = _number(answer.text), _number(target.answer or "")
+    if said is None or wanted is None:
+        return 0.0
+    scales = (1.0,) if said.is_percent == wanted.is_percent else (1.0, 0.01 if said.is_percent else 100.0)
+    allowed = (tolerance + _ROUNDING) * abs(wanted.value)
+    return 1.0 if any(abs(said.value * scale - wanted.value) <= allowed for scale in scales) else 0.0
+
+
+def _number(text: str) -> Number | None:
+    """The number of a text, None where there is none or it is not finite."""
+    fraction = _FRACTION.fullmatch(text)
+    if fraction is not None and float(fraction.group(2)):
+        return Number(float(fraction.group(1)) / float(fraction.group(2)), False, 0, len(text))
+    found = last_number(text)
+    return found if found is not None and abs(found.value) < float("inf") else None
+
+
+def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignore_case: bool = True) -> float:
+    """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5). Surplus blanks are ignored.
+
+    Of longer texts `MAX_EDIT_CHARS` are compared, and what lies beyond counts as wrong.
+
+    Raises:
+        ValueError: a floor outside [0, 1], or rapidfuzz is not installed.
+    """
+    if not 0.0 <= floor <= 1.0:
+        raise ValueError(f"edit_similarity: floor = {floor!r}: needs a number in [0, 1]")
+    distance = _levenshtein()
+    said, wanted = " ".join(answer.text.split()), " ".join((target.answer or "").split())
+    if ignore_case:
+        said, wanted = said.lower(), wanted.lower()
+    if said == wanted:
+        return 1.0 if said else 0.0
+    longer = max(len(said), len(wanted))
+    n_wrong = distance(said[:MAX_EDIT_CHARS], wanted[:MAX_EDIT_CHARS]) + max(0, longer - MAX_EDIT_CHARS)
+    similarity = max(0.0, 1.0 - n_wrong / longer)
+    return similarity if similarity >= floor else 0.0
+
+
+@lru_cache(maxsize=1)
+def _levenshtein() -> Callable[[str, str], int]:
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise ValueError("edit_similarity: needs rapidfuzz: pip install 'verl-visionr1[text]'") from None
+    return Levenshtein.distance
+
+
+def math(answer: Answer, target: Target, *, seconds: float = 2.0) -> float:
+    """1.0 iff the answer equals the target as mathematics: "1/2", "0.5" and a LaTeX fraction do; else 0.0.
+
+    Judged by math-verify in a child process with a deadline (`math_equality`); 0.0 where it is not met.
+
+    Raises:
+        ValueError: seconds that are not above 0, or math-verify is not installed.
+    """
+    if not seconds > 0.0:
+        raise ValueError(f"math: seconds = {seconds!r}: needs a number above 0")
+    math_equality.require_library()
+    if not answer.text:
+        return 0.0
+    return 1.0 if math_equality.is_equal(answer.text, target.answer or "", seconds) else 0.0
+
+
+CRITERIA: tuple[Callable[..., float], ...] = (exact, choice, yes_no, number, edit_similarity, math)
 """What a preset may name."""

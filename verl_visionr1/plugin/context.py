@@ -1,4 +1,4 @@
-"""Where training is when a prompt is judged: a pure function of step, total steps and settings.
+"""Where training is when a prompt is judged, and what counts there.
 
 The context is made once, when a batch is dispatched, and travels with it, so that all rollouts of a prompt are judged
 alike, on whatever worker and however late.
@@ -21,80 +21,72 @@ WIRE_KEY = "visionr1_context"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """How a completion is judged.
+    """Where training was when a prompt was dispatched.
 
     Attributes:
-        thresholds: what counts.
-        stage: index of the schedule's stage; -1 with the progressive rule off.
-        progress: fraction of training done, in [0, 1]; None with the rule off.
+        progress: fraction of training done, in [0, 1]; None with the progressive rule off.
         is_validation: whether the prompt belongs to validation.
+        gates: with a gated rule, data source -> stage (a source that is not there is at stage 0); else None.
     """
 
-    thresholds: Thresholds
-    stage: int
     progress: float | None
-    is_validation: bool
+    is_validation: bool = False
+    gates: Mapping[str, int] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Plain values, for verl's batches. `from_wire` is the inverse.
 
-        >>> from verl_visionr1.schedule import staged
-        >>> context = context_at(3, 10, staged(), "final")
-        >>> Context.from_wire(context.to_wire()) == context
-        True
+        >>> Context.from_wire(Context(0.5, gates={"coco": 1}).to_wire()).gates
+        {'coco': 1}
         """
-        thresholds = self.thresholds
-        return {
-            "thresholds": [
-                thresholds.match_iou,
-                thresholds.recall_floor,
-                thresholds.recall_full,
-                thresholds.iou_floor,
-                thresholds.iou_full,
-            ],
-            "stage": self.stage,
-            "progress": self.progress,
-            "is_validation": self.is_validation,
-        }
+        gates = None if self.gates is None else dict(self.gates)
+        return {"progress": self.progress, "is_validation": self.is_validation, "gates": gates}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Context:
         """What `to_wire` wrote."""
-        return cls(Thresholds(*wire["thresholds"]), wire["stage"], wire["progress"], wire["is_validation"])
+        return cls(wire["progress"], wire["is_validation"], wire["gates"])
+
+    def rule(self, schedule: Schedule, validation: ValidationStage, data_source: str = "") -> Rule:
+        """What counts here under a schedule.
+
+        Args:
+            schedule: that of the preset which judges the row.
+            validation: what validation is judged by.
+            data_source: that of the row; gates are kept for each.
+        """
+        if self.progress is None:
+            return Rule(schedule.off, -1)
+        if self.is_validation and validation == "final":
+            return Rule(schedule.final, schedule.final_stage)
+        if self.is_validation and validation == "off":
+            return Rule(schedule.off, -1)
+        if self.gates is not None:
+            stage = min(self.gates.get(data_source, 0), len(schedule.points) - 1)
+            return Rule(schedule.points[stage][1], stage)
+        return Rule(schedule(self.progress), schedule.stage(self.progress))
 
 
-def progress_at(step: int, total_steps: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What counts.
+
+    Attributes:
+        thresholds: what a match, a recall and an IoU must reach.
+        stage: index of the schedule's stage; -1 with the progressive rule off.
+    """
+
+    thresholds: Thresholds
+    stage: int
+
+
+def progress_at(step: int, total_steps: int | None) -> float | None:
     """Fraction of training done when `step` (counted from 1) begins; step 0, before training, is 0.
 
     So a switch at .5 of 40 steps comes with step 21, and a run that is longer than `total_steps` stays at 1.
+    None with the progressive rule off (`total_steps=None`).
 
     >>> [progress_at(step, 40) for step in (0, 1, 20, 21, 40, 99)]
     [0.0, 0.0, 0.475, 0.5, 0.975, 1.0]
     """
-    return min(max(step - 1, 0) / total_steps, 1.0)
-
-
-def context_at(
-    step: int,
-    total_steps: int | None,
-    schedule: Schedule,
-    validation: ValidationStage,
-    *,
-    is_validation: bool = False,
-) -> Context:
-    """The context of a prompt dispatched at `step`.
-
-    Args:
-        step: trainer step, from 1; 0 before training.
-        total_steps: steps that count as the whole of training; None: the progressive rule is off.
-        schedule: progress -> thresholds.
-        validation: thresholds that validation is judged by.
-        is_validation: whether this prompt is one of validation.
-    """
-    progress = None if total_steps is None else progress_at(step, total_steps)
-    thresholds, stage = schedule(progress), schedule.stage(progress)
-    if is_validation and validation == "final" and total_steps is not None:
-        thresholds, stage = schedule.final, schedule.final_stage
-    elif is_validation and validation == "off":
-        thresholds, stage = schedule.off, -1
-    return Context(thresholds, stage, progress, is_validation)
+    return None if total_steps is None else min(max(step - 1, 0) / total_steps, 1.0)

@@ -10,7 +10,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.config import ConfigError, require_supported_verl, settings_of
+from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
+from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
@@ -62,28 +63,35 @@ def _check_model(config: DictConfig) -> list[str]:
 
 
 def _check_data(config: DictConfig) -> list[str]:
+    try:
+        routes = settings_of(config).routing
+    except ConfigError:
+        return []  # `_check_settings` says it
     problems: list[str] = []
     for key in ("data.train_files", "data.val_files"):
         files = OmegaConf.select(config, key)
         for file in [files] if isinstance(files, str) else files or []:
             is_local = str(file).endswith(".parquet") and "://" not in str(file)
-            problem = _file_problem(Path(file).expanduser()) if is_local else None
+            problem = _file_problem(Path(file).expanduser(), routes) if is_local else None
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
 
 
-def _file_problem(file: Path) -> str | None:
-    """Why the reward cannot read a file. Asks less than `tools.doctor`: other columns are the user's own."""
+def _file_problem(file: Path, routes: Routes) -> str | None:
+    """Why the reward cannot judge a file. Asks less than `tools.doctor`: other columns are the user's own."""
+    columns = ["reward_model", *(["data_source"] if routes.by_source else []), *routes.column[:1]]
     number = -1
     try:
-        for row in read_rows(file, columns=["reward_model"]):
+        for row in read_rows(file, columns=columns):
             number += 1
-            target_of(row)
+            routes.preset_for(target_of(row), str(row.get("data_source", "")), row)
     except RowsError as error:
         return str(error)
     except TargetError as error:
         return f"{file}: row {number}: reward_model.{error}; convert the file again with a script of data_preprocess/"
+    except RewardError as error:
+        return f"{file}: row {number}: {error}; change {PREFIX}.routes, or the row"
     return None
 
 

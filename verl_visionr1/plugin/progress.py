@@ -15,7 +15,8 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
+from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, progress_at
 from verl_visionr1.plugin.reward_manager import total_steps_of
 
 logger = logging.getLogger(__name__)
@@ -46,15 +48,19 @@ class Progress:
     """How far training is, and what counts there: the one place that has state.
 
     The total is pinned by the first run: a checkpoint brings it along, so that a run that is extended later does not
-    fall back to an easier stage. `reward.reward_kwargs.visionr1.total_steps` overrules it.
+    fall back to an easier stage. `reward.reward_kwargs.visionr1.total_steps` overrules it. Gates move here, on what
+    the sampled batches scored.
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.settings = settings_of(config)
-        self.schedule = self.settings.reward().schedule
+        self.routes = self.settings.routing
+        self.schedule = self.settings.reward.schedule
+        gate = self.settings.gate
+        self.gates = None if gate is None else Gates(gate, len(self.schedule.points))
         self.pinned_total: int | None = None
-        self.last_stage: int | None = None
+        self.last_stages: dict[str, int] = {}
 
     @property
     def total_steps(self) -> int | None:
@@ -65,34 +71,62 @@ class Progress:
 
     def context(self, step: int, *, is_validation: bool = False) -> Context:
         """How prompts dispatched at `step` are judged."""
-        return context_at(step, self.total_steps, self.schedule, self.settings.validation, is_validation=is_validation)
+        stages = None if self.gates is None else {source: self.gates.stage(source) for source in self.gates.states}
+        return Context(progress_at(step, self.total_steps), is_validation, stages)
+
+    def rule(self, step: int, data_source: str = "") -> Rule:
+        """What counts at `step` for rows that the run's own preset judges."""
+        return self.context(step).rule(self.schedule, self.settings.validation, data_source)
+
+    def observe(self, step: int, sources: Sequence[str], infos: Sequence[Mapping[str, float]]) -> None:
+        """Move the gates on what a batch scored: each row counts at the stage it was judged at."""
+        if self.gates is None:
+            return
+        metric = self.gates.gate.metric
+        scored: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for source, info in zip(sources, infos, strict=True):
+            if not info.get("unscored"):
+                scored[int(info["stage"])][source].append(float(info[metric]))
+        for stage, values in sorted(scored.items()):
+            means = {source: (float(np.mean(each)), len(each)) for source, each in values.items()}
+            self.gates = self.gates.advance(step, stage, means)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        context = self.context(step)
-        return {"version": 1, "step": step, "total_steps": self.total_steps, **context.to_wire()}
+        rule = self.rule(step)
+        return {
+            "version": 2,
+            "step": step,
+            "total_steps": self.total_steps,
+            "stage": rule.stage,
+            "thresholds": asdict(rule.thresholds),
+            "gates": None if self.gates is None else self.gates.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint."""
         saved = state["total_steps"]
         if saved is None or self.settings.is_off:
             return
+        if self.gates is not None and state.get("gates") is not None:
+            self.gates = self.gates.with_state(state["gates"])
         own = total_steps_of(self.config, self.settings)
         if self.settings.total_steps is None and own != saved:
             logger.warning("visionr1: this run takes %s steps, the checkpoint's took %s: progress is kept", own, saved)
         self.pinned_total = own if self.settings.total_steps is not None else saved
-        was = Context.from_wire({key: state[key] for key in ("thresholds", "stage", "progress", "is_validation")})
-        now = self.context(state["step"])
-        if was.thresholds != now.thresholds:
+        was, now = state["thresholds"], asdict(self.rule(state["step"]).thresholds)
+        if was != now and isinstance(was, Mapping):
             logger.warning("visionr1: thresholds at step %s were %s and are now %s", state["step"], was, now)
 
     def describe(self, step: int) -> str:
         """One line for the log."""
-        context = self.context(max(step, 1))
+        rule = self.rule(max(step, 1))
+        kind = "gated on " + self.gates.gate.metric if self.gates is not None else "schedule"
         points = " ".join(f"{at:g}:{_short(thresholds)}" for at, thresholds in self.schedule.points)
+        presets = ", ".join(preset.name for preset in self.routes.presets)
         return (
-            f"visionr1: preset {self.settings.preset}, {self.total_steps} steps, schedule ({points}), "
-            f"at step {step}: stage {context.stage} {_short(context.thresholds)}"
+            f"visionr1: preset {presets}, {self.total_steps} steps, {kind} ({points}), "
+            f"at step {step}: stage {rule.stage} {_short(rule.thresholds)}"
         )
 
 
@@ -205,35 +239,59 @@ def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[st
 
 
 def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
-    """What a sampled training batch scored, and what counted there."""
-    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    fields: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
-    context = progress.context(step)
-    if progress.last_stage not in (None, context.stage):
-        print(f"visionr1: stage {progress.last_stage} -> {context.stage} at step {step}", flush=True)  # noqa: T201
-    progress.last_stage = context.stage
-    return {
-        **batch_means(batch.keys, [field.get("reward_extra_info", {}) for field in fields]),
-        f"{PREFIX}/stage": float(context.stage),
-        f"{PREFIX}/progress": -1.0 if context.progress is None else context.progress,
-        f"{PREFIX}/threshold/match_iou": context.thresholds.match_iou,
-        f"{PREFIX}/threshold/recall_floor": context.thresholds.recall_floor,
-        f"{PREFIX}/threshold/recall_full": context.thresholds.recall_full,
-        f"{PREFIX}/threshold/iou_floor": context.thresholds.iou_floor,
-        f"{PREFIX}/threshold/iou_full": context.thresholds.iou_full,
+    """What a sampled training batch scored, and what counted there; gates move on it."""
+    fields = ["extra_fields", "data_source"]
+    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    extra: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
+    sources = [str(getattr(source, "data", source)) for source in rows["data_source"]]
+    infos: list[Mapping[str, float]] = [field.get("reward_extra_info", {}) for field in extra]
+    metrics = {
+        **batch_means(batch.keys, infos, [set(preset.weights) for preset in progress.routes.presets]),
+        **_rule_metrics(progress, step, sorted(set(sources))),
     }
+    progress.observe(step, sources, infos)
+    return metrics
 
 
-NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc"})
+def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
+    """Progress, stage and thresholds of a step; with gates each source's stage, and thresholds of the one least far."""
+    context = progress.context(step)
+    rules = {source: progress.rule(step, source) for source in (sources if progress.gates is not None else [""])}
+    _announce(progress, step, {source: rule.stage for source, rule in rules.items()})
+    least = min(rules.values(), key=lambda rule: rule.stage)
+    metrics = {
+        f"{PREFIX}/stage": float(least.stage),
+        f"{PREFIX}/progress": -1.0 if context.progress is None else context.progress,
+        **{f"{PREFIX}/threshold/{name}": value for name, value in asdict(least.thresholds).items()},
+    }
+    if progress.gates is not None:
+        metrics |= {f"{PREFIX}/stage/{source}": float(rule.stage) for source, rule in rules.items()}
+    return metrics
+
+
+def _announce(progress: Progress, step: int, stages: Mapping[str, int]) -> None:
+    for source, stage in stages.items():
+        last = progress.last_stages.get(source)
+        if last not in (None, stage):
+            where = f" for {source}" if source else ""
+            print(f"visionr1: stage {last} -> {stage} at step {step}{where}", flush=True)  # noqa: T201
+        progress.last_stages[source] = stage
+
+
+NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc", "route", "processed_w", "processed_h"})
 """Keys of a row that `training_metrics` reports otherwise."""
 
 
-def batch_means(keys: Sequence[str], infos: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def batch_means(
+    keys: Sequence[str], infos: Iterable[Mapping[str, float]], criteria: Sequence[Set[str]] = ()
+) -> dict[str, float]:
     """Mean of each reported number over a batch, and how much the rewards of a prompt differ.
 
     Args:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
+        criteria: names of the criteria of each preset of the run, in the order of "route"; a row counts in the mean of
+            a criterion only where its preset has it.
 
     Returns:
         `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
@@ -244,9 +302,12 @@ def batch_means(keys: Sequence[str], infos: Iterable[Mapping[str, float]]) -> di
     """
     columns: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, list[float]] = defaultdict(list)
+    all_criteria = set().union(*criteria)
     for key, info in zip(keys, infos, strict=True):
+        route = int(info.get("route", 0.0))
+        absent = all_criteria - criteria[route] if 0 <= route < len(criteria) else all_criteria
         for name, number in info.items():
-            if name not in NOT_AVERAGED:
+            if name not in NOT_AVERAGED and name not in absent:
                 columns[name].append(float(number))
         if "value" in info:
             groups[key.split("_")[0]].append(float(info["value"]))

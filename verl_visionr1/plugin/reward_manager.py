@@ -7,8 +7,10 @@ to a thread would, so it runs in the worker's event loop.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import traceback
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +24,10 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, progress_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
-from verl_visionr1.rewards import METRICS, Score
-from verl_visionr1.rewards.detection import judge_boxes
-from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.rewards import Preset, Score, Speech, judge
+from verl_visionr1.targets import Target
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,15 @@ class VisionR1RewardManager(RewardManagerBase):
         super().__init__(config, tokenizer, compute_score)
         self.decode = tokenizer.decode
         self.settings = settings_of(config)
-        self.preset = self.settings.reward()
+        self.routes = self.settings.routing
+        self.metrics = self.routes.metrics
         model = model_config_of(config, tokenizer)
         self.frame = frame_of(self.settings, model)
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
         self.total_steps = total_steps_of(config, self.settings)
+        require_callback_for_gate(config, self.settings)
+        self.max_tokens = OmegaConf.select(config, "data.max_response_length")
+        self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.
@@ -69,57 +74,89 @@ class VisionR1RewardManager(RewardManagerBase):
         Returns:
             `reward_score`: float; `reward_extra_info`: the same keys for every row, all floats.
         """
-        row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in _ROW_KEYS}
-        context = self.context_of(row)
-        completion = self.completion_of(data)
+        row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
+        context, source = self.context_of(row), str(row.get("data_source", ""))
+        completion, n_tokens = self.completion_of(data)
         processed_wh = processed_size(data.batch, self.image_tokens) if self.image_tokens else None
+        speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
+        preset = self.routes.default
         try:
             target = read_target(row["reward_model"]["ground_truth"])
-            score = judge_boxes(completion, target, self.preset, context.thresholds, self.frame, processed_wh)
-        except (TargetError, ConfigError, TypeError, KeyError, ValueError) as error:
+            preset = self.routes.preset_for(target, source, row)
+            rule = context.rule(preset.schedule, self.settings.validation, source)
+            if preset.may_block:  # what may take long must not hold up the worker's other rows
+                score = await asyncio.to_thread(judge, completion, target, preset, rule.thresholds, speech)
+            else:
+                score = judge(completion, target, preset, rule.thresholds, speech)
+        except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
             # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
-            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), error)
-            return reward_of(_UNSCORED, context, is_scored=False)
-        return reward_of(score, context)
+            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), _reason(error))
+            rule = context.rule(preset.schedule, self.settings.validation, source)
+            return self.reward_of(_UNSCORED, context, rule, preset, speech, is_scored=False)
+        return self.reward_of(score, context, rule, preset, speech)
+
+    def reward_of(
+        self, score: Score, context: Context, rule: Rule, preset: Preset, speech: Speech, *, is_scored: bool = True
+    ) -> dict[str, Any]:
+        """What verl wants of a reward manager: the same keys, all floats, for every row.
+
+        `acc` is what the task is measured by, whatever the stage, so that verl's `val-core` compares across runs. A
+        criterion that the row's preset does not have is 0. `route` is the preset's place among those of the run, -1
+        for a task's own default. `processed_w` and `processed_h` let a dump be scored again.
+        """
+        extra = {name: score.metrics.get(name, 0.0) for name in self.metrics}
+        extra["value"] = score.value
+        extra["acc"] = score.metrics.get("accuracy", 0.0)
+        extra["progress"] = -1.0 if context.progress is None else context.progress
+        extra["stage"] = float(rule.stage)
+        extra["match_iou"] = rule.thresholds.match_iou
+        extra["route"] = self.routes.index(preset)
+        extra["unscored"] = 0.0 if is_scored else 1.0
+        if self.image_tokens:
+            width, height = speech.processed_wh or (0, 0)
+            extra["processed_w"], extra["processed_h"] = float(width), float(height)
+        return {"reward_score": score.value, "reward_extra_info": extra}
 
     def context_of(self, row: Mapping[str, Any]) -> Context:
         """The stamped context; without the callback, the same from verl's own `global_steps` and the row's split."""
         stamped = row.get(WIRE_KEY)
         if stamped is not None:
             return Context.from_wire(stamped)
+        if self.settings.gate is not None:
+            raise ConfigError(
+                f"{PREFIX}.schedule.kind=gated: needs the progress callback, +visionr1@_global_=progressive"
+            )
         split = (row.get("extra_info") or {}).get("split")
-        return context_at(
-            int(row.get("global_steps", 0)),
-            self.total_steps,
-            self.preset.schedule,
-            self.settings.validation,
-            is_validation=split in VALIDATION_SPLITS,
-        )
+        progress = progress_at(int(row.get("global_steps", 0)), self.total_steps)
+        return Context(progress, is_validation=split in VALIDATION_SPLITS)
 
-    def completion_of(self, data: DataProto) -> str:
-        """The text of the last output, without padding and special tokens."""
+    def completion_of(self, data: DataProto) -> tuple[str, int]:
+        """The text of the last output, without padding and special tokens, and its length in tokens."""
         response_ids = data.batch["responses"][-1]
         length = int(data.batch["attention_mask"][-1][-response_ids.shape[-1] :].sum())
-        return self.decode(response_ids[:length], skip_special_tokens=True)
+        return self.decode(response_ids[:length], skip_special_tokens=True), length
 
 
-_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", WIRE_KEY})
-_UNSCORED = Score(0.0, dict.fromkeys(METRICS, 0.0))
+_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", WIRE_KEY})
+_UNSCORED = Score(0.0, {})
 
 
-def reward_of(score: Score, context: Context, *, is_scored: bool = True) -> dict[str, Any]:
-    """What verl wants of a reward manager: the same keys, all floats, for every row.
+def _reason(error: Exception) -> str:
+    """Bad data and settings speak for themselves; for anything else, what it is and where."""
+    if isinstance(error, ValueError | KeyError | TypeError) and error.__traceback__ is not None:
+        return str(error)
+    return "".join(traceback.format_exception(error, limit=-3))
 
-    `acc` is F1 at IoU .5 whatever the stage, so that verl's `val-core` compares across runs.
+
+def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
+    """A gate is moved by the progress callback alone.
+
+    Raises:
+        ConfigError: a gated schedule without the callback.
     """
-    extra = dict(score.metrics)
-    extra["value"] = score.value
-    extra["acc"] = score.metrics["f1_50"]
-    extra["progress"] = -1.0 if context.progress is None else context.progress
-    extra["stage"] = float(context.stage)
-    extra["match_iou"] = context.thresholds.match_iou
-    extra["unscored"] = 0.0 if is_scored else 1.0
-    return {"reward_score": score.value, "reward_extra_info": extra}
+    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
+    if settings.gate is not None and not str(manager).startswith("verl_visionr1."):
+        raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
 
 
 def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:

@@ -6,11 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from verl_visionr1.frames import Frame, frame_named
-from verl_visionr1.rewards import counting, detection, grounding, pointing, text
 from verl_visionr1.rewards.base import (
     COMMON_METRICS,
     Case,
@@ -18,10 +14,10 @@ from verl_visionr1.rewards.base import (
     Preset,
     RewardError,
     Score,
-    require_one_of,
 )
 from verl_visionr1.rewards.judge import Speech, judge
-from verl_visionr1.rewards.released import visionr1, vlmr1_boxes, vlmr1_text
+from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset, preset_named
+from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.targets import Target
 
 __all__ = [
@@ -30,6 +26,9 @@ __all__ = [
     "Case",
     "Criterion",
     "Preset",
+    "Routes",
+    "TASK_PRESETS",
+    "find_preset",
     "RewardError",
     "Score",
     "Speech",
@@ -37,25 +36,6 @@ __all__ = [
     "preset_named",
     "score",
 ]
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        preset.name: preset
-        for room in (detection, grounding, counting, pointing, text, visionr1, vlmr1_boxes, vlmr1_text)
-        for preset in room.PRESETS
-    }
-)
-"""Every preset by name."""
-
-
-def preset_named(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        RewardError: no such preset; the message lists those that exist.
-    """
-    require_one_of("preset", name, PRESETS)
-    return PRESETS[name]
 
 
 def score(
@@ -74,7 +54,7 @@ def score(
     Args:
         completion: what the model wrote.
         target: what is really in the image.
-        preset: a name in `PRESETS`, or a `Preset`.
+        preset: a name in `PRESETS`, a YAML file, or a `Preset`.
         frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
         progress: fraction of training in [0, 1], which sets the thresholds; None: the progressive rule is off.
@@ -92,7 +72,7 @@ def score(
     0.0
     """
     if isinstance(preset, str):
-        preset = preset_named(preset)
+        preset = find_preset(preset)
     if isinstance(frame, str):
         frame = frame_named(frame)
     return judge(

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from verl_visionr1.answers import PARSERS, Answer
-from verl_visionr1.criteria import Thresholds
+from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
 from verl_visionr1.schedule import VISIONR1, Schedule
+from verl_visionr1.settings import SettingsError
 from verl_visionr1.targets import Target
 
 COMMON_METRICS = (
@@ -34,7 +35,7 @@ Judge: TypeAlias = Callable[..., float]
 """A criterion's function: fields of `Case` by name -> [0, 1]."""
 
 
-class RewardError(ValueError):
+class RewardError(SettingsError):
     """A preset, weight or option that does not exist or cannot be; the message names the key and the value."""
 
 
@@ -93,6 +94,8 @@ class Criterion:
         options: values of keyword-only parameters, over their defaults.
         call: `Case` -> float: the judge with its options, handed what it names.
         looks_at: the fields of `Case` that it names.
+        may_block: whether it may take longer than microseconds: functions from outside the package, and those that
+            say so by an attribute `may_block`.
 
     Raises:
         RewardError: a weight that is not a finite number >= 0, a parameter that `Case` does not have, an option that
@@ -109,6 +112,7 @@ class Criterion:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     call: Callable[[Case], float] = field(init=False, repr=False, compare=False)
     looks_at: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Settings may hold anything, whatever the annotation says.
@@ -119,7 +123,12 @@ class Criterion:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         looks_at = _looks_at(self.name, self.judge, self.options)
         object.__setattr__(self, "looks_at", looks_at)
-        object.__setattr__(self, "call", _call_of(self.judge, looks_at, self.options))
+        call = _call_of(self.judge, looks_at, self.options)
+        is_own = self.judge.__module__.startswith("verl_visionr1.")
+        if is_own and self.options:
+            _try_options(self.name, call)
+        object.__setattr__(self, "call", call if is_own else _guarded(self.name, call))
+        object.__setattr__(self, "may_block", not is_own or bool(getattr(self.judge, "may_block", False)))
 
 
 def _looks_at(name: str, judge: Judge, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -149,6 +158,43 @@ def _call_of(judge: Judge, looks_at: tuple[str, ...], options: Mapping[str, Any]
     return lambda case: bound(*fields_of(case))
 
 
+def _try_options(name: str, call: Callable[[Case], float]) -> None:
+    """Judge nothing at all once: an option's value that cannot be is an error here, not in training."""
+    nothing = Matching((), (), 0, 0)
+    case = Case(
+        completion="",
+        answer=Answer(),
+        target=Target(task="text", size_wh=(1, 1), answer="x"),
+        matching=nothing,
+        labelled=nothing,
+        thresholds=OFF,
+        accuracy=0.0,
+        n_tokens=0,
+        max_tokens=None,
+        grid_wh=(1.0, 1.0),
+    )
+    try:
+        call(case)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"criteria.{name}.options: {error}") from None
+
+
+def _guarded(name: str, call: Callable[[Case], float]) -> Callable[[Case], float]:
+    """A user's function, held to what a criterion promises: one finite number."""
+
+    def guarded(case: Case) -> float:
+        judged = call(case)
+        try:
+            number = float(judged)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise RewardError(f"criteria.{name} gave {judged!r}: a criterion gives one finite number, best in [0, 1]")
+        return number
+
+    return guarded
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A method, as data: change a field with `dataclasses.replace`, a weight with `with_weights`.
@@ -166,6 +212,7 @@ class Preset:
         measure: the criterion that `accuracy` names, or None.
         looks_at: the fields of `Case` that its criteria name.
         divisor: what the weighted sum is divided by.
+        may_block: whether one of its criteria may take longer than microseconds.
 
     Raises:
         RewardError: unknown answer format or matching, no criteria or one name twice, a name that `COMMON_METRICS`
@@ -184,6 +231,7 @@ class Preset:
     measure: Criterion | None = field(init=False, repr=False, compare=False)
     looks_at: frozenset[str] = field(init=False, repr=False, compare=False)
     divisor: float = field(init=False, repr=False, compare=False)
+    may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
@@ -200,6 +248,7 @@ class Preset:
             raise RewardError(f"weights = {self.weights}: needs at least one above 0")
         object.__setattr__(self, "measure", next((c for c in self.criteria if c.name == self.accuracy), None))
         object.__setattr__(self, "looks_at", frozenset(name for c in self.criteria for name in c.looks_at))
+        object.__setattr__(self, "may_block", any(c.may_block for c in self.criteria))
         object.__setattr__(self, "divisor", 1.0 if self.is_sum else total)
 
     @property

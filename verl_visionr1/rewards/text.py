@@ -1,7 +1,32 @@
-"""Presets of text."""
+"""Presets of answers in words. The format (an answer in closed tags, or none) is easy and counts a tenth.
+
+Add `think_answer` or `think_answer_glm` of `criteria.structure` where the reasoning is to have a template.
+"""
 
 from __future__ import annotations
 
-from verl_visionr1.rewards.base import Preset
+from verl_visionr1.criteria.detection import well_formed
+from verl_visionr1.criteria.text import choice, edit_similarity, exact, math, number, yes_no
+from verl_visionr1.rewards.base import Criterion, Judge, Preset
 
-PRESETS: tuple[Preset, ...] = ()
+
+def _text(name: str, judge: Judge, source: str) -> Preset:
+    return Preset(
+        name,
+        criteria=(Criterion("format", well_formed, 0.1), Criterion("correct", judge, 0.9)),
+        tasks=("text",),
+        answer_format="text",
+        matching="none",
+        accuracy="correct",
+        source=source,
+    )
+
+
+PRESETS: tuple[Preset, ...] = (
+    _text("text-exact", exact, "own: equality of normal forms"),
+    _text("multiple-choice", choice, "own: the option that is named"),
+    _text("yes-no", yes_no, "own: the word"),
+    _text("number", number, "own: relative tolerance, as ChartQA"),
+    _text("edit-similarity", edit_similarity, "1 - edit distance, as Perception-R1 (OCR)"),
+    _text("math", math, "math-verify, bounded in time"),
+)

@@ -1,7 +1,203 @@
-"""VLM-R1 as released."""
+"""VLM-R1's rewards of boxes as its released code computes them, less its crashes; known answers in tests.
+
+Those of referring expressions are in `vlmr1_rec`; here are those of open-vocabulary detection. They read the completion
+by themselves, each by its own rules (first or last answer, first or last block), so the answer that the preset parses
+serves the common metrics only. What differs from sound rewards: boxes are compared without a change of frame; labels
+that the target lacks, and false alarms written after the true boxes, cost AP nothing; a wrong label still earns .3 of
+`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1.
+"""
 
 from __future__ import annotations
 
-from verl_visionr1.rewards.base import Preset
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
-PRESETS: tuple[Preset, ...] = ()
+import numpy as np
+
+from verl_visionr1.answers import MAX_BOXES, MAX_CHARS
+from verl_visionr1.boxes import Array, Box, Boxes, pairwise_iou
+from verl_visionr1.criteria import OFF
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, ranked_ap, ranked_hits
+from verl_visionr1.rewards.base import Criterion, Preset
+from verl_visionr1.rewards.released import vlmr1_rec
+from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, stripped_iou
+from verl_visionr1.schedule import constant
+from verl_visionr1.targets import Target
+
+MAX_DETECTIONS = 100
+"""Predictions of one class beyond this play no part in AP."""
+MAX_AREA = 1e10
+"""COCO's largest area: an unmatched prediction beyond it is not counted."""
+_NEWLINE_AFTER_BLANK = re.compile(r"(?<=\s)\n")
+
+
+def od_ap(completion: str, target: Target) -> float:
+    """`od_reward` of AP at .50:.05:.95: COCO's, all scores equal, so that the order of writing decides; in [0, 1].
+
+    Reads the last JSON block of the last `<answer>`; no answer: 0.0. Where nothing is to be found "None", and any other
+    answer without boxes, earns 1.0.
+    """
+    return _of_answer(completion, target, IOU_THRESHOLDS)
+
+
+def od_ap50(completion: str, target: Target) -> float:
+    """`od_reward` of AP at IoU .5."""
+    return _of_answer(completion, target, IOU_THRESHOLDS[:1])
+
+
+def od_length(completion: str, target: Target) -> float:
+    """`odLength_reward`: `od_ap` times min(1, n_T / n_P), where every item of the list counts."""
+    return _of_answer(completion, target, IOU_THRESHOLDS, by_length=True)
+
+
+def od_map(completion: str, target: Target) -> float:
+    """`map_reward`: `od_ap` on the last JSON block of the whole text."""
+    return _coco(_items(list(between(completion, "```json", "```"))[-1:]), target, IOU_THRESHOLDS)
+
+
+def _of_answer(completion: str, target: Target, taus: Sequence[float], *, by_length: bool = False) -> float:
+    answers = list(between(completion, "<answer>", "</answer>"))
+    if not answers:
+        return 0.0
+    items = _items(list(between(answers[-1], "```json", "```"))[-1:])
+    judged = _coco(items, target, taus)
+    n_target = len(target.boxes_xyxy)
+    return judged * n_target / len(items) if by_length and len(items) > n_target else judged
+
+
+def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
+    """AP of one image, averaged over the classes of the target; predictions of other classes are dropped."""
+    if not items or not target.boxes_xyxy:
+        return 0.0 if items or target.boxes_xyxy else 1.0
+    wanted: dict[str, list[Box]] = {}
+    for label, box in zip(_labels(target), cast(Boxes, target.boxes_xyxy), strict=True):
+        wanted.setdefault(label, []).append(box)
+    said: dict[str, list[Box]] = {label: [] for label in wanted}
+    for claim in _claims(items):
+        if claim.label in said:
+            said[claim.label].append(claim.box)
+    total = 0.0
+    for label, boxes in said.items():
+        # Boxes inverted in one direction, or beyond the largest area, match nothing and are not counted either.
+        ranked = [box for box in boxes[:MAX_DETECTIONS] if not (_area(box) < 0.0 or _area(box) > MAX_AREA)]
+        if ranked:
+            hits_of = ranked_hits(pairwise_iou(ranked, wanted[label]), taus)
+            total += sum([ranked_ap(hits, len(wanted[label])) for hits in hits_of])
+    return total / (len(taus) * len(wanted))
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def weighted_sum(completion: str, target: Target) -> float:
+    """`weighted_sum` (`detection_score`): .7 * position + .3 * completeness, in [0, 1].
+
+    Reads the first JSON block of the last `<answer>` (of the text, where there is none) in lower case. Pairs are taken
+    greedily by IoU from .5 on, whatever their labels; one that disagrees in label counts as found, with IoU 0. A
+    prediction without a label takes that of the pair before, as released; where there is none, and the released code
+    crashes, it is wrong. Nothing to find: 1.0 iff the answer is "none".
+    """
+    answer = _cleaned(completion)
+    if not target.boxes_xyxy:
+        return 1.0 if answer == "none" else 0.0
+    items = _items(list(between(answer, "```json", "```"))[:1])
+    if not items:
+        return 0.0
+    claims = list(_claims(items))
+    labels = [label.lower() for label in _labels(target)]
+    position, said = 0.0, None
+    pairs = _greedy(stripped_iou([claim.box for claim in claims], cast(Boxes, target.boxes_xyxy), 1.0))
+    for p, t, overlap in pairs:
+        said = said if claims[p].label is None else claims[p].label
+        position += overlap if said == labels[t] else 0.0
+    completeness = (len(pairs) / len(labels) + len(pairs) / len(items)) / 2.0
+    return 0.7 * (position / len(labels)) + 0.3 * completeness
+
+
+def _greedy(iou_pt: Array) -> list[tuple[int, int, float]]:
+    """Pairs from the largest IoU down to .5, of equals the first in order of rows, each row and column once."""
+    rows, columns = np.nonzero(iou_pt >= 0.5)
+    overlaps = iou_pt[rows, columns]
+    best_first = np.argsort(-overlaps, kind="stable")
+    sorted_pairs = (column[best_first].tolist() for column in (rows, columns, overlaps))
+    pairs: list[tuple[int, int, float]] = []
+    used_p: set[int] = set()
+    used_t: set[int] = set()
+    for p, t, overlap in zip(*sorted_pairs, strict=True):
+        if p not in used_p and t not in used_t:
+            used_p.add(p)
+            used_t.add(t)
+            pairs.append((p, t, overlap))
+    return pairs
+
+
+def _labels(target: Target) -> Sequence[str]:
+    return target.labels or ("",) * len(target.boxes_xyxy)
+
+
+class Claim(NamedTuple):
+    """One object of a list: its four numbers, in any order, and its label if that is a text."""
+
+    box: Box
+    label: str | None
+
+
+def _claims(items: list[Any]) -> Iterator[Claim]:
+    """At most `MAX_BOXES` objects with a box; the others count as items, but match nothing."""
+    n_left = MAX_BOXES
+    for item in items:
+        if n_left and isinstance(item, dict):
+            box = _box(cast(dict[str, Any], item).get("bbox_2d"))
+            if box is not None:
+                label = cast(dict[str, Any], item).get("label")
+                yield Claim(box, label if isinstance(label, str) else None)
+                n_left -= 1
+
+
+def _box(value: object) -> Box | None:
+    numbers = cast(list[Any], value)[:4] if isinstance(value, list) else []
+    if len(numbers) < 4 or not all(isinstance(number, int | float) for number in numbers):
+        return None
+    try:
+        x1, y1, x2, y2 = map(float, numbers)
+    except OverflowError:
+        return None
+    return x1, y1, x2, y2
+
+
+def _items(blocks: list[str]) -> list[Any]:
+    """The items of the list in the only block; none if there is no block, or a long one, or it is not valid JSON."""
+    if not blocks or len(blocks[0]) > MAX_CHARS:
+        return []
+    try:
+        return list(json.loads(blocks[0].strip()))
+    except (ValueError, TypeError, RecursionError):  # TypeError: a number has no items
+        return []
+
+
+def _cleaned(completion: str) -> str:
+    """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
+    answer = (list(between(completion, "<answer>", "</answer>")) or [completion])[-1]
+    return _NEWLINE_AFTER_BLANK.sub("", answer).replace("\n", " ").strip().rstrip(".").lower()
+
+
+PRESETS = (
+    *vlmr1_rec.PRESETS,
+    Preset(
+        "vlmr1-ovd-released",
+        (
+            Criterion("format", answer_format),
+            Criterion("od_length", od_length),
+            Criterion("ap", od_ap, 0.0),
+            Criterion("ap50", od_ap50, 0.0),
+            Criterion("map", od_map, 0.0),
+            Criterion("weighted_sum", weighted_sum, 0.0),
+        ),
+        schedule=constant(OFF),
+        is_sum=True,
+        source="om-ai-lab/VLM-R1, open_r1/grpo_jsonl.py",
+    ),
+)

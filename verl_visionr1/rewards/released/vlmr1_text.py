@@ -1,7 +1,293 @@
-"""VLM-R1 as released."""
+"""VLM-R1's rewards of text as its released code (`grpo_jsonl.py`) computes them; known answers in tests.
+
+`target.answer` is the value of the dataset's row, which that code wraps in `<answer> ... </answer>`. What differs from
+our own presets: choices in brackets are not seen and several letters are weighed by keywords; "yes" and "no" are found
+inside words, and neither equals neither; numbers fall back to the likeness of texts; LaTeX is lower-cased; the length
+reward takes every answer for right, and rises again beyond 1024 tokens.
+
+Where that code crashes the value is the lowest: 0.0, for repetition (a list of things that are no objects) -1.0. Of
+texts longer than `MAX_CHARS` only the beginning is read for repetition and likeness, and mathematics longer than
+`MAX_MATH_CHARS` or slower than `SECONDS` is not equal.
+"""
 
 from __future__ import annotations
 
-from verl_visionr1.rewards.base import Preset
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, cast
 
-PRESETS: tuple[Preset, ...] = ()
+from verl_visionr1.answers import MAX_CHARS
+from verl_visionr1.criteria import math_equality
+from verl_visionr1.criteria.structure import distinct_share
+from verl_visionr1.rewards.base import Criterion, Judge, Preset
+from verl_visionr1.rewards.released.vlmr1_latex import normal_latex
+from verl_visionr1.targets import Target
+
+SECONDS = 2.0
+"""Deadline of one comparison by math-verify (5 s for each step in the released code)."""
+COSINE_TOKENS = 1024
+N_WORDS = 6
+"""Words of an n-gram."""
+
+
+def format_released(completion: str) -> float:
+    """`format`: `<think>` first, `</answer>` last, and `</think>`, blanks, `<answer>` between; tags may repeat."""
+    if not (completion.startswith("<think>") and completion.endswith("</answer>")):
+        return 0.0
+    between = _BETWEEN.search(completion, len("<think>"), len(completion) - len("</answer>"))
+    return 1.0 if between is not None else 0.0
+
+
+_BETWEEN = re.compile(r"</think>\s*<answer>")
+
+
+def choice_released(completion: str, target: Target) -> float:
+    """`mcq`: the letter of the first `<answer>` is that of the truth."""
+    right, said = _letter(_truth(target)), _letter(_first_answer(completion))
+    return 1.0 if right is not None and said == right else 0.0
+
+
+def yes_no_released(completion: str, target: Target) -> float:
+    """`yes_no`: the first "yes" or "no" anywhere, inside words too, agrees; 1.0 where neither side has one."""
+    right, said = _YES_NO.search(_truth(target).lower()), _YES_NO.search(_first_answer(completion.lower()))
+    return 1.0 if (right and right.group()) == (said and said.group()) else 0.0
+
+
+_YES_NO = re.compile("yes|no")
+
+
+def all_match_released(completion: str, target: Target) -> float:
+    """`all_match`: the cleaned texts are equal."""
+    return 1.0 if _clean(completion) == _clean(_wrapped(target)) else 0.0
+
+
+def math_released(completion: str, target: Target) -> float:
+    r"""`math`: the cleaned texts are equal, to math-verify as they stand, or the last `\boxed{}` in normal form is."""
+    said, right = _clean(completion), _clean(_wrapped(target))
+    if said == right or _verified(said, right):
+        return 1.0
+    boxed = _last_boxed(said)
+    return 1.0 if boxed is not None and normal_latex(boxed) == normal_latex(right) else 0.0
+
+
+def default_released(completion: str, target: Target) -> float:
+    """`default`: math-verify; else equal numbers, a letter, or the likeness of texts, by what the truth looks like."""
+    answers = list(_answers(completion))
+    said, right = (answers[-1] if answers else completion).strip(), _truth(target)
+    if _verified(said, right):
+        return 1.0
+    if re.search(r"\d", right):
+        try:
+            return 1.0 if float(_clean(said)) == float(_clean(right)) else 0.0
+        except ValueError:
+            return _likeness(_clean(said), _clean(right))
+    right_letter = _letter(right)
+    if right_letter is not None:
+        return 1.0 if _letter(said) == right_letter else 0.0
+    return _likeness(_clean(said), _clean(right))
+
+
+def length_cosine_released(n_tokens: int) -> float:
+    """`length`: a cosine of the length with period 2048, in [.5, 1], whether the answer is right or not."""
+    return 1.0 - 0.5 * (1.0 - math.cos(n_tokens * math.pi / COSINE_TOKENS)) / 2.0
+
+
+def repetition_released(completion: str) -> float:
+    """`repetition`: minus the repeated share of the boxes of a JSON list, or else of the 6-grams of words; [-1, 0]."""
+    text = completion[:MAX_CHARS]
+    items = _items(_json_part(text))
+    if not items:
+        words = text.lower().split()
+        return distinct_share(list(zip(*(words[i:] for i in range(N_WORDS)), strict=False))) - 1.0
+    if not all(isinstance(item, dict | list | str) for item in items):
+        return -1.0
+    objects = [cast(dict[str, Any], item) for item in items if isinstance(item, dict)]
+    boxes = [item for item in objects if "bbox_2d" in item and "label" in item]
+    return distinct_share([f"{box['bbox_2d']}_{box['label']}" for box in boxes]) - 1.0
+
+
+# --- answers and truths ----------------------------------------------------------------------------------------------
+
+
+def _wrapped(target: Target) -> str:
+    return f"<answer> {target.answer or ''} </answer>"
+
+
+def _truth(target: Target) -> str:
+    """The truth as most of the functions read it: one of several lines keeps its tags."""
+    answer = target.answer or ""
+    return _wrapped(target) if "\n" in answer else answer.strip()
+
+
+def _answers(text: str) -> Iterator[str]:
+    """The contents of all `<answer>` tags, none inside another."""
+    end = 0
+    while (start := text.find("<answer>", end)) >= 0 and (stop := text.find("</answer>", start + 8)) >= 0:
+        yield text[start + 8 : stop]
+        end = stop + len("</answer>")
+
+
+def _first_answer(text: str) -> str:
+    return next(_answers(text), text).strip()
+
+
+def _clean(text: str) -> str:
+    """The last `<answer>`, in one line, in lower case, without full stops at the end."""
+    for inner in _answers(text):
+        text = inner
+    for newline in ("\n", "\r"):
+        text = re.sub(rf"(?<=\s){newline}", "", text).replace(newline, " ")
+    return text.strip().rstrip(".").lower()
+
+
+# --- choices ---------------------------------------------------------------------------------------------------------
+
+_LETTER = re.compile(r"(?<![A-Z])([A-Z])(?=[.,?!:;]|$)")
+_KEYWORDS = (
+    *("答案", "选择", "正确", "是", "对", "认为", "应该", "觉得"),
+    *("ANSWER", "CORRECT", "CHOOSE", "SELECT", "RIGHT", "THINK", "BELIEVE", "SHOULD"),
+)
+
+
+def _letter(text: str) -> str | None:
+    """The letter that a text chooses; of several, the one with the most points around its first occurrence."""
+    text = re.sub(r"\s+", " ", text.upper())
+    times: dict[str, int] = {}
+    for letter in _LETTER.findall(text):
+        times[letter] = times.get(letter, 0) + 1
+    if not times:
+        return None
+    return max(times, key=lambda letter: times[letter] * _points(text, letter))
+
+
+def _points(text: str, letter: str) -> int:
+    position = text.find(letter)
+    around = text[max(0, position - 20) : position + 20]
+    is_late = position > len(text) * 0.7
+    is_followed = position < len(text) - 1 and text[position + 1] in "。.!！,，"  # noqa: RUF001
+    return sum(keyword in around for keyword in _KEYWORDS) + 2 * is_late + is_followed
+
+
+# --- mathematics and likeness ----------------------------------------------------------------------------------------
+
+
+def _verified(said: str, right: str) -> bool:
+    if not said or not right:
+        return False
+    math_equality.require_library()
+    return math_equality.verified(said, right, SECONDS, as_written=True)
+
+
+def _last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{}`; None without one, or where its braces are not paired."""
+    start = text.rfind("\\boxed")
+    if "\\boxed " in text:
+        return text.rpartition("\\boxed ")[2].partition("$")[0]
+    if start < 0 or not text.startswith("{", start + len("\\boxed")):
+        return None
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[start : start + MAX_CHARS]):
+        depth += 1 if brace.group() == "{" else -1
+        if not depth:
+            return text[start + len("\\boxed{") : start + brace.start()]
+    return None
+
+
+def _likeness(said: str, right: str) -> float:
+    """`Levenshtein.ratio`: 1 - insertions and deletions over both lengths."""
+    try:
+        from rapidfuzz.distance import Indel
+    except ImportError:
+        raise ValueError("vlmr1-default-released: needs rapidfuzz: pip install 'verl-visionr1[text]'") from None
+    return Indel.normalized_similarity(said[:MAX_CHARS], right[:MAX_CHARS])
+
+
+# --- repetition ------------------------------------------------------------------------------------------------------
+
+_LIST_START = re.compile(r"\[\s*\{")
+_LIST_END = re.compile(r"\}\s*\]")
+
+
+def _json_part(text: str) -> str:
+    """A ```json fence, else any ``` fence, else what looks like a list of boxes; "" for none."""
+    if (fenced := _fenced(text, "```json")) is not None:
+        return fenced
+    if fenced := _fenced(text, "```"):
+        return fenced
+    # From the first "[{" on: where that leads to no list, a later one leads to none either.
+    opening = _LIST_START.search(text)
+    box = text.find('"bbox_2d"', opening.end()) if opening is not None else -1
+    label = text.find('"label"', box + len('"bbox_2d"')) if box >= 0 else -1
+    closing = _LIST_END.search(text, label + len('"label"')) if label >= 0 else None
+    return text[opening.start() : closing.end()] if opening is not None and closing is not None else ""
+
+
+def _fenced(text: str, fence: str) -> str | None:
+    start = text.find(fence)
+    end = text.find("```", start + len(fence)) if start >= 0 else -1
+    return text[start + len(fence) : end].strip() if end >= 0 else None
+
+
+def _items(part: str) -> list[Any]:
+    """What a JSON list holds; empty where it is none."""
+    try:
+        data: object = json.loads(part) if part else None
+    except (ValueError, RecursionError):
+        data = _repaired(part) if part.startswith("[") else None
+    return cast(list[Any], data) if isinstance(data, list) else []
+
+
+_OBJECT = re.compile(r"\{[^{}]*\}?")
+
+
+def _repaired(part: str) -> list[Any]:
+    """The objects of a broken list: with single quotes, commas too many, or the last one cut off.
+
+    The released code asks json_repair, which mends more; on the faults that models make both find the same objects.
+    """
+    items: list[Any] = []
+    for match in _OBJECT.finditer(part):
+        chunk = _LAST_COMMA.sub(r"\1", match.group())
+        endings = ("",) if chunk.endswith("}") else ("}", '"}', "]}")
+        for attempt in (text + ending for text in (chunk, chunk.replace("'", '"')) for ending in endings):
+            try:
+                items.append(json.loads(attempt))
+                break
+            except (ValueError, RecursionError):
+                continue
+    return items
+
+
+_LAST_COMMA = re.compile(r",\s*([\]}])")
+
+
+PRESETS: tuple[Preset, ...] = tuple(
+    Preset(
+        f"vlmr1-{method}-released",
+        criteria=(
+            Criterion("format", format_released),
+            Criterion("correct", judge),
+            Criterion("length", length_cosine_released, 0.0),
+            Criterion("repetition", repetition_released, 0.0),
+        ),
+        tasks=("text",),
+        answer_format="text",
+        matching="none",
+        is_sum=True,
+        accuracy="correct",
+        source="om-ai-lab/VLM-R1, src/open-r1-multimodal/src/open_r1/grpo_jsonl.py",
+    )
+    for method, judge in cast(
+        tuple[tuple[str, Judge], ...],
+        (
+            ("default", default_released),
+            ("mcq", choice_released),
+            ("yes-no", yes_no_released),
+            ("all-match", all_match_released),
+            ("math", math_released),
+        ),
+    )
+)
+"""One for each accuracy method; a weight switches on "length" or "repetition", as `--reward_funcs` does there."""

@@ -1,0 +1,191 @@
+"""What every sound preset of boxes promises, whatever its formula."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_visionr1 import PRESETS, Target, score
+from verl_visionr1.boxes import Box
+from verl_visionr1.frames import FRAMES
+from verl_visionr1.rewards import detection, grounding
+
+SOUND = [preset.name for preset in (*detection.PRESETS, *grounding.PRESETS)]
+BY_LABEL = [name for name in SOUND if PRESETS[name].matching != "boxes"]
+PROGRESS = [None, 0.0, 0.2, 0.5, 1.0]
+progresses = st.none() | st.floats(0, 1)
+
+Labelled = tuple[Box, str]
+CAT: Labelled = ((100, 100, 200, 200), "cat")
+DOG: Labelled = ((300, 100, 400, 300), "dog")
+JUNK: Labelled = ((450, 300, 600, 400), "cat")
+SIZE = (640, 480)
+
+
+def said(*items: Labelled) -> str:
+    return json.dumps([{"bbox_2d": list(box), "label": label} for box, label in items])
+
+
+def target_of(*items: Labelled, **more: Any) -> Target:
+    boxes, labels = [box for box, _ in items], [label for _, label in items]
+    return Target(task="detection", size_wh=SIZE, boxes_xyxy=boxes, labels=labels, **more)
+
+
+TARGET = target_of(CAT, DOG)
+NEGATIVE = target_of(categories=["cat", "dog"])
+
+
+def earned(preset: str, text: str, target: Target = TARGET, **how: Any) -> float:
+    """The value without the share of the format, in [0, 1]."""
+    result = score(text, target, preset=preset, **how)
+    criteria = [criterion for criterion in PRESETS[preset].criteria if criterion.name != "format"]
+    weights = sum(criterion.weight for criterion in criteria)
+    return sum(criterion.weight * result.metrics[criterion.name] for criterion in criteria) / weights
+
+
+COSTLY = {
+    "each box twice": said(CAT, DOG, CAT, DOG),
+    "junk after": said(CAT, DOG, JUNK),
+    "junk before": said(JUNK, CAT, DOG),
+    "junk of a label nobody asked for": said(CAT, DOG, (JUNK[0], "cow")),
+    "an inverted box": said(CAT, DOG, ((200, 200, 100, 100), "cat")),
+    "a box that cannot be read": said(CAT, DOG)[:-1] + ', {"bbox_2d": [1, 2], "label": "cat"}]',
+    "one missing": said(CAT),
+}
+NOTHING = {"no text": "", "the empty list": "[]", "prose": "a cat and a dog", "a number": "3", "cut off": "[{"}
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@pytest.mark.parametrize("progress", PROGRESS)
+def test_perfect_is_1_and_all_else_costs(preset: str, progress: float | None) -> None:
+    for text in (said(CAT, DOG), said(DOG, CAT), said((CAT[0], " CAT"), (DOG[0], "Dog"))):
+        assert score(text, TARGET, preset=preset, progress=progress).value == 1.0
+    for why, text in COSTLY.items():
+        assert earned(preset, text, progress=progress) < 1.0, why
+        assert score(text, TARGET, preset=preset, progress=progress).value < 1.0, why
+    for why, text in NOTHING.items():
+        assert earned(preset, text, progress=progress) == 0.0, why
+
+
+@pytest.mark.parametrize("preset", BY_LABEL)
+def test_wrong_labels_cost(preset: str) -> None:
+    assert earned(preset, said((CAT[0], "dog"), (DOG[0], "cat"))) < 0.5
+    assert earned(preset, said(CAT, (DOG[0], "cow"))) < 1.0
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@pytest.mark.parametrize("progress", PROGRESS)
+def test_images_without_the_object(preset: str, progress: float | None) -> None:
+    for text in ("[]", "None"):
+        assert score(text, NEGATIVE, preset=preset, progress=progress).value == 1.0
+    for text in (said(CAT), said(CAT, CAT), '[{"bbox_2d": [1, 2], "label": "cat"}]'):
+        assert earned(preset, text, NEGATIVE, progress=progress) == 0.0
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_models_frame_is_heeded(preset: str, frame: str) -> None:
+    """Powers of two, so that the change of frame is exact."""
+    w, h = FRAMES[frame].size_wh(SIZE, (1280, 960))
+    spoken = [
+        ((x1 * w / 640, y1 * h / 480, x2 * w / 640, y2 * h / 480), label) for (x1, y1, x2, y2), label in (CAT, DOG)
+    ]
+    how = {"frame": frame, "processed_wh": (1280, 960)}
+    assert score(said(*spoken), TARGET, preset=preset, **how).value == pytest.approx(1.0)
+
+
+# A coarse grid makes exact ties common.
+names = st.sampled_from(["cat", "Dog", "red  bus"])
+grid = st.tuples(*[st.integers(0, 3)] * 2, *[st.integers(1, 3)] * 2).map(
+    lambda b: (b[0] * 50, b[1] * 50, (b[0] + b[2]) * 50, (b[1] + b[3]) * 50)
+)
+scenes = st.lists(st.tuples(grid, names), max_size=6)
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@settings(max_examples=40)
+@given(predictions=scenes, targets=scenes, rng=st.randoms(use_true_random=False), progress=progresses)
+def test_order_does_not_matter_to_the_bit(
+    preset: str, predictions: list, targets: list, rng: random.Random, progress: float | None
+) -> None:
+    crowd = [(200, 0, 300, 300)]
+    expected = score(said(*predictions), target_of(*targets, ignore_xyxy=crowd), preset=preset, progress=progress)
+    assert 0.0 <= expected.value <= 1.0
+    for _ in range(2):
+        rng.shuffle(predictions)
+        rng.shuffle(targets)
+        again = score(said(*predictions), target_of(*targets, ignore_xyxy=crowd), preset=preset, progress=progress)
+        assert again == expected
+
+
+@pytest.mark.parametrize("preset", [name for name in SOUND if name != "rec-giou"])
+@settings(max_examples=40)
+@given(predictions=scenes, targets=scenes, progress=progresses)
+def test_a_box_apart_never_pays(preset: str, predictions: list, targets: list, progress: float | None) -> None:
+    target = target_of(*targets)
+    before = score(said(*predictions), target, preset=preset, progress=progress)
+    after = score(said(*predictions, ((400, 400, 500, 450), "cat")), target, preset=preset, progress=progress)
+    assert after.value <= before.value + 1e-12
+
+
+@settings(max_examples=40)
+@given(predictions=scenes, targets=scenes.filter(bool))
+def test_with_giou_a_box_apart_pays_only_where_a_target_is_missed(predictions: list, targets: list) -> None:
+    """A guess is worth more than silence: that is the gradient. Beyond the number of targets it costs."""
+    targets = [(box, "cat") for box, _ in targets]
+    predictions = [*predictions, *targets][: max(len(predictions), len(targets))]
+    target, apart = target_of(*targets), ((400, 400, 500, 450), "cat")
+    before = score(said(*predictions), target, preset="rec-giou")
+    assert score(said(*predictions, apart), target, preset="rec-giou").value <= before.value + 1e-12
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@given(targets=scenes.filter(bool), progress=progresses)
+@settings(max_examples=30)
+def test_the_truth_earns_1_and_the_truth_twice_less(preset: str, targets: list, progress: float | None) -> None:
+    target = target_of(*targets)
+    assert score(said(*targets), target, preset=preset, progress=progress).value == pytest.approx(1.0)
+    assert score(said(*targets, *targets), target, preset=preset, progress=progress).value < 0.99
+
+
+ODD = ["-1e308", "1e308", "5e-324", "1e999", "NaN", "0", "200", '"1"', "[]"]
+odd_boxes = st.lists(st.lists(st.sampled_from(ODD), min_size=3, max_size=5), max_size=4)
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@settings(max_examples=40)
+@given(boxes=odd_boxes, frame=st.sampled_from(list(FRAMES)), progress=progresses)
+def test_odd_numbers_are_data(preset: str, boxes: list, frame: str, progress: float | None) -> None:
+    items = ", ".join(f'{{"bbox_2d": [{", ".join(box)}], "label": "cat"}}' for box in boxes)
+    for target in (TARGET, NEGATIVE, target_of(CAT)):
+        result = score(f"[{items}]", target, preset=preset, frame=frame, processed_wh=(644, 476), progress=progress)
+        assert 0.0 <= result.value <= 1.0
+        assert all(map(math.isfinite, result.metrics.values()))
+
+
+def crowd(n: int, seed: int) -> list[Labelled]:
+    rng = random.Random(seed)
+    corners = [(rng.randrange(500), rng.randrange(350), rng.randrange(5, 90), rng.randrange(5, 90)) for _ in range(n)]
+    return [((x, y, x + w, y + h), rng.choice(["cat", "dog"])) for x, y, w, h in corners]
+
+
+@pytest.mark.parametrize("preset", SOUND)
+@pytest.mark.parametrize("n_equal", [False, True], ids=["1000 boxes", "1000 equal boxes"])
+def test_no_text_keeps_them_busy(preset: str, n_equal: bool) -> None:
+    text = said(*[CAT] * 1000 if n_equal else crowd(1000, 2))
+    target = target_of(*crowd(200, 4), ignore_xyxy=[(0, 0, 9, 9)] * 9)
+
+    def spent() -> float:
+        start = time.process_time()
+        score(text, target, preset=preset, progress=0.3)
+        return time.process_time() - start
+
+    # Observed: at most 60 ms; the bound is wide because a test machine may be slow and busy.
+    assert min(spent() for _ in range(3)) < 0.4

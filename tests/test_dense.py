@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1 import Target
+from verl_visionr1.boxes import Box, iou
+from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds, precision, recall
+from verl_visionr1.criteria.dense import (
+    big_vision,
+    f1_iou,
+    iou_over_max,
+    precision_size_aware,
+    reachable_iou,
+    recall_size_aware,
+    v_triune,
+    weighted_sum,
+)
+from verl_visionr1.matching import Matching
+
+STRICT = Thresholds(match_iou=0.99, recall_floor=0.0, recall_full=1.0, iou_floor=0.99, iou_full=1.0)
+STEP = (1.0, 1.0)
+
+
+def matched(ious: list[float], n_predicted: int, n_target: int) -> Matching:
+    return Matching(tuple((i, i) for i in range(len(ious))), tuple(ious), n_predicted, n_target)
+
+
+def target_of(n: int, side: float = 400.0, labels: list[str] | None = None) -> Target:
+    """`n` squares of one size."""
+    box = (0.0, 0.0, side, side)
+    return Target(task="detection", size_wh=(1000, 1000), boxes_xyxy=[box] * n, labels=labels or ["cat"] * n)
+
+
+# ious, n_P, n_T -> iou_over_max, f1_iou, weighted_sum, v_triune at eps .85, big_vision
+EPS_85 = Thresholds(match_iou=0.85, recall_floor=0.0, recall_full=1.0, iou_floor=0.85, iou_full=1.0)
+TABLE = {
+    "perfect": ([1.0, 1.0], 2, 2, 1, 1, 1, 1, 1),
+    "IoU .6": ([0.6], 1, 1, 0.6, 0.6, 0.72, 0, 0.3),
+    "IoU .4": ([0.4], 1, 1, 0.4, 0, 0, 0, 0),
+    "IoU .9": ([0.9], 1, 1, 0.9, 0.9, 0.93, 0.93, 0.9),
+    "one of two": ([1.0], 1, 2, 0.5, 2 / 3, 0.575, 0.575 * 0.6, 0.5),
+    "one of two, and junk": ([1.0], 2, 2, 0.5, 0.5, 0.5, 0.5 * 0.36, 0.35),
+    "ten times": ([1.0], 10, 1, 0.1, 2 / 11, 0.865, 0.865 * 0.6**9, 0),
+    "twice": ([1.0], 2, 1, 0.5, 2 / 3, 0.925, 0.925 * 0.6, 0.7),
+    "below eps, but there": ([1.0, 0.8], 2, 2, 0.9, 0.9, 0.93, 0.5, 0.85),
+    "nothing said": ([], 0, 2, 0, 0, 0, 0, 0),
+    "nothing right": ([], 3, 2, 0, 0, 0, 0, 0),
+    "nothing there": ([], 1, 0, 0, 0, 0, 0, 0),
+    "neither": ([], 0, 0, 1, 1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize(("ious", "n_p", "n_t", "over", "f1", "total", "triune", "vision"), TABLE.values(), ids=TABLE)
+def test_values(
+    ious: list[float], n_p: int, n_t: int, over: float, f1: float, total: float, triune: float, vision: float
+) -> None:
+    matching, target = matched(ious, n_p, n_t), target_of(n_t)
+    assert iou_over_max(matching) == pytest.approx(over)
+    assert f1_iou(matching) == pytest.approx(f1)
+    assert weighted_sum(matching) == pytest.approx(total)
+    assert v_triune(matching, EPS_85, target, STEP) == pytest.approx(triune)
+    assert big_vision(matching, target) == pytest.approx(vision)
+
+
+def test_visual_rft_has_a_bound() -> None:
+    assert iou_over_max(matched([1.0, 0.5, 0.4], 3, 3), match_iou=0.5) == pytest.approx(0.5)
+
+
+# --- big_vision ------------------------------------------------------------------------------------------------------
+
+
+def test_big_vision_is_the_mean_over_ten_thresholds() -> None:
+    for tenths in range(10):
+        overlap = 0.5 + 0.05 * tenths
+        assert big_vision(matched([overlap], 1, 1), target_of(1)) == pytest.approx((tenths + 1) / 10)
+        assert big_vision(matched([overlap - 0.001], 1, 1), target_of(1), penalty=0.0) == pytest.approx(tenths / 10)
+
+
+def test_class_weights() -> None:
+    target = target_of(2, labels=["cat", "Dog"])
+    only_cat = Matching(((0, 0),), (1.0,), 1, 2)
+    only_dog = Matching(((0, 1),), (1.0,), 1, 2)
+    weights = {"cat": 3.0, "dog": 1.0}
+    assert big_vision(only_cat, target, class_weights=weights) == pytest.approx(0.75)
+    assert big_vision(only_dog, target, class_weights=weights) == pytest.approx(0.25)
+    assert big_vision(only_cat, target, class_weights={"dog": 4.0}) == pytest.approx(0.2), "others weigh 1"
+
+
+BAD_OPTIONS = {
+    "penalty below 0": (lambda: big_vision(matched([], 1, 1), target_of(1), penalty=-1), "penalty = -1: needs"),
+    "penalty nan": (lambda: big_vision(matched([], 1, 1), target_of(1), penalty=math.nan), "penalty = nan: needs"),
+    "weight 0": (
+        lambda: big_vision(matched([], 1, 1), target_of(1), class_weights={"cat": 0.0}),
+        "class_weights = {'cat': 0.0}: needs positive numbers",
+    ),
+    "size penalty above 1": (
+        lambda: v_triune(matched([], 1, 1), OFF, target_of(1), STEP, size_penalty=1.5),
+        "size_penalty = 1.5: needs",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_bad_options(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- what the grid can write -----------------------------------------------------------------------------------------
+
+
+def rounded(box: Box, step_w: float, step_h: float, ways: tuple[int, int, int, int]) -> Box | None:
+    """The box on the grid; an edge half-way between two steps goes the way it is told. None if it vanishes."""
+    edges = []
+    for edge, step, way in zip(box, (step_w, step_h) * 2, ways, strict=True):
+        steps = edge / step
+        low = math.floor(steps)
+        is_half = abs(steps - low - 0.5) < 1e-9
+        edges.append(step * (low + way if is_half else math.floor(steps + 0.5)))
+    return tuple(edges) if edges[0] < edges[2] and edges[1] < edges[3] else None
+
+
+@given(
+    *[st.integers(0, 40)] * 2, *[st.integers(1, 60)] * 2, st.sampled_from([0.5, 1.0, 1.6]), st.sampled_from([1.0, 2.0])
+)
+def test_no_rounding_falls_below_the_reachable_iou(
+    x: int, y: int, w: int, h: int, step_w: float, step_h: float
+) -> None:
+    """By brute force: eighths of a pixel, all ways to round half-way edges."""
+    box = (x / 8, y / 8, x / 8 + w / 8, y / 8 + h / 8)
+    limit = reachable_iou(box, (step_w, step_h))
+    for ways in itertools.product((0, 1), repeat=4):
+        said = rounded(box, step_w, step_h, ways)
+        assert (iou(said, box) if said else 0.0) >= limit - 1e-9
+
+
+@pytest.mark.parametrize("n_w", [2, 3, 10, 100])
+@pytest.mark.parametrize("n_h", [2, 7, 50])
+@pytest.mark.parametrize("step", [0.25, 1.0, 2.5])
+def test_the_reachable_iou_is_reached(n_w: int, n_h: int, step: float) -> None:
+    """Half-way edges that all round inwards: the bound is no lower than it must be."""
+    box = (step / 2, step / 2, step * (n_w + 0.5), step * (n_h + 0.5))
+    worst = rounded(box, step, step, (1, 1, 0, 0))
+    assert worst is not None
+    assert iou(worst, box) == pytest.approx(reachable_iou(box, (step, step)))
+
+
+def test_reachable_iou_of_some_sizes() -> None:
+    def square(side: float) -> float:
+        return reachable_iou((3.0, 3.0, 3.0 + side, 3.0 + side), STEP)
+
+    assert [round(square(side), 3) for side in (0.5, 1, 2, 8, 20, 200)] == [0.0, 0.0, 0.25, 0.766, 0.902, 0.99]
+    assert reachable_iou((0.0, 0.0, 4.0, 4.0), (0.0, 0.0)) == 1.0, "a frame without steps"
+
+
+# side of the target, IoU -> recall and precision at the advanced stage
+SIZES = {
+    "large: as ever": (400, 0.74, 0, 0),
+    "large, at the threshold": (400, 0.75, 1, 0.75),
+    "small: below what rounding keeps": (4, 0.56, 0, 0),
+    "small: at what rounding keeps": (4, 0.5625, 1, 1),
+    "small: above": (4, 0.7, 1, 1),
+    "medium: match as ever, full credit earlier": (10, 0.81, 1, 1),
+    "medium: below full credit": (10, 0.8, 1, 0.8),
+    "less than a step: any overlap": (0.5, 0.001, 1, 1),
+}
+
+
+@pytest.mark.parametrize(("side", "overlap", "r", "p"), SIZES.values(), ids=SIZES)
+def test_size_aware(side: float, overlap: float, r: float, p: float) -> None:
+    matching, target = matched([overlap], 1, 1), target_of(1, side)
+    assert recall_size_aware(matching, ADVANCED, target, STEP) == pytest.approx(r)
+    assert precision_size_aware(matching, ADVANCED, target, STEP) == pytest.approx(p)
+
+
+def test_v_triune_may_be_size_aware() -> None:
+    """At eps .99 the rounding of a box of 100 pixels is a miss."""
+    matching = matched([0.985], 1, 1)
+    assert v_triune(matching, STRICT, target_of(1, 100.0), STEP) == 0.0
+    assert v_triune(matching, STRICT, target_of(1, 100.0), STEP, size_aware=True) == pytest.approx(0.7 * 0.985 + 0.3)
+    assert v_triune(matching, STRICT, target_of(1, 900.0), STEP, size_aware=True) == 0.0
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+ious_of = st.lists(st.floats(0.001, 1.0), max_size=5)
+sides = st.floats(0.1, 900.0)
+stages = st.sampled_from([BEGINNER, ADVANCED, OFF, STRICT])
+
+
+@given(ious_of, st.integers(0, 4), st.integers(0, 4), stages, sides)
+def test_criteria_lie_in_0_1_and_one_more_wrong_box_never_pays(
+    ious: list[float], more_p: int, more_t: int, stage: Thresholds, side: float
+) -> None:
+    n_p, n_t = len(ious) + more_p, len(ious) + more_t
+    target = target_of(n_t, side)
+    criteria = (
+        iou_over_max,
+        f1_iou,
+        weighted_sum,
+        lambda matching: v_triune(matching, stage, target, STEP),
+        lambda matching: v_triune(matching, stage, target, STEP, size_aware=True),
+        lambda matching: big_vision(matching, target),
+        lambda matching: recall_size_aware(matching, stage, target, STEP),
+        lambda matching: precision_size_aware(matching, stage, target, STEP),
+    )
+    for criterion in criteria:
+        before, after = criterion(matched(ious, n_p, n_t)), criterion(matched(ious, n_p + 1, n_t))
+        assert 0.0 <= after <= before <= 1.0
+
+
+@given(ious_of, st.integers(0, 3), st.integers(0, 3), st.sampled_from([BEGINNER, ADVANCED, OFF]), sides)
+def test_size_awareness_only_forgives(
+    ious: list[float], more_p: int, more_t: int, stage: Thresholds, side: float
+) -> None:
+    matching = matched(ious, len(ious) + more_p, len(ious) + more_t)
+    target = target_of(matching.n_target, side)
+    pairs = ((recall, recall_size_aware), (precision, precision_size_aware))
+    for plain, aware in pairs:
+        assert aware(matching, stage, target, STEP) >= plain(matching, stage)
+        assert aware(matching, stage, target, (0.0, 0.0)) == plain(matching, stage), "without steps they are the same"

@@ -1,0 +1,376 @@
+"""Why a reward is what it is: each typical failure is named first, whatever else is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_visionr1 import FRAMES, PRESETS, Target
+from verl_visionr1.answers import FORMATS, Defect
+from verl_visionr1.masks import Mask
+from verl_visionr1.rewards import Criterion, Preset, Speech
+from verl_visionr1.targets import TASKS
+from verl_visionr1.tools.diagnosis import Exam, cause_of, diagnose, findings_of
+from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.diagnosis.verdicts import verdicts_of
+from verl_visionr1.tools.diagnosis.writing import WORDS
+
+SIZE_WH = (2000, 1200)
+CAT, DOG = (200, 100, 1000, 400), (1200, 500, 1800, 1100)
+TARGET = Target(task="detection", size_wh=SIZE_WH, boxes_xyxy=[CAT, DOG], labels=["cat", "dog"])
+NEGATIVE = Target(task="detection", size_wh=SIZE_WH, categories=["cat", "dog"])
+
+
+def said(*items: tuple[tuple[float, ...], str]) -> str:
+    return json.dumps([{"bbox_2d": list(box), "label": label} for box, label in items], ensure_ascii=False)
+
+
+def scaled(box: tuple[float, ...], width: float, height: float) -> tuple[float, ...]:
+    """A box in pixels, as a model writes it whose image is `width` by `height`."""
+    factors = (width / SIZE_WH[0], height / SIZE_WH[1])
+    return tuple(round(number * factors[i % 2], 3) for i, number in enumerate(box))
+
+
+def exam_of(
+    text: str, target: Target = TARGET, preset: str | Preset = "visionr1", *, frame: str = "original", **speech: object
+) -> Exam:
+    chosen = PRESETS[preset] if isinstance(preset, str) else preset
+    return Exam.of(text, target, chosen, chosen.schedule(0.0), Speech(FRAMES[frame], **speech))  # type: ignore[arg-type]
+
+
+def cause(text: str, target: Target = TARGET, preset: str | Preset = "visionr1", **options: object) -> str:
+    exam = exam_of(text, target, preset, **options)  # type: ignore[arg-type]
+    return str(cause_of(exam, findings_of(exam)))
+
+
+PERFECT = said((CAT, "cat"), (DOG, "dog"))
+INVERTED = (1000, 100, 200, 400)
+SWAPPED = [(tuple(box[i] for i in (1, 0, 3, 2)), label) for box, label in ((CAT, "cat"), (DOG, "dog"))]
+BOX_FAILURES = {
+    "perfect": (PERFECT, "nothing wrong: reward 1.000"),
+    "fenced": (f"```json\n{PERFECT}\n```", "nothing wrong"),
+    "wrong frame": (
+        said((scaled(CAT, 1000, 1000), "cat"), (scaled(DOG, 1000, 1000), "dog")),
+        "wrong frame: read as qwen3-vl (0-1000) the boxes reach IoU 1.00 instead of 0.1",
+    ),
+    "processed": (
+        said((scaled(CAT, 1288, 756), "cat"), (scaled(DOG, 1288, 756), "dog")),
+        "wrong frame: read as qwen2.5-vl (pixels of the image processed to 1288x756)",
+    ),
+    "percent": (said((scaled(CAT, 100, 100), "cat"), (scaled(DOG, 100, 100), "dog")), "wrong frame: read as percent"),
+    "numbers 0-1": (
+        said((scaled(CAT, 1, 1), "cat"), (scaled(DOG, 1, 1), "dog")),
+        "numbers 0-1: the model speaks in unit coordinates",
+    ),
+    "numbers 0-1, all wrong": (said(((0.01, 0.9, 0.02, 0.92), "cat")), "numbers 0-1: the model speaks in unit"),
+    "swapped axes": (said(*SWAPPED), "swapped axes: read as y1, x1, y2, x2"),
+    "width and height": (
+        said(((200, 100, 800, 300), "cat"), ((1200, 500, 600, 600), "dog")),
+        "width and height: read as x, y, width, height",
+    ),
+    "truncated": (PERFECT[:-20], "truncated: after 1 box the list is cut off"),
+    "truncated, nothing read": ('[{"bbox_2d": [200, 1', "truncated: after 0 boxes"),
+    "prose": (f"Here you are: {PERFECT}", "prose around the list: 'Here you are:' is not part of it"),
+    "wrong label": (said((CAT, "kitty"), (DOG, "dog")), "wrong label: 'kitty' is not among cat, dog"),
+    "labels exchanged": (said((CAT, "dog"), (DOG, "cat")), "wrong label: box 1 says 'dog', the object there is 'cat'"),
+    "wrong language": (said((CAT, "猫"), (DOG, "狗")), "wrong language: '猫' is not among cat, dog"),
+    "duplicate": (said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")), "duplicate: box 2 repeats box 1 and costs precision"),
+    "inverted": (said((INVERTED, "cat"), (DOG, "dog")), "inverted box: number 1 in the text is no box (x1 = 1000 > x2"),
+    "points": (
+        json.dumps([{"point_2d": [600, 250], "label": "cat"}, {"point_2d": [1500, 800], "label": "dog"}]),
+        "points instead of boxes",
+    ),
+    "points of another model": ('<point x="30.0" y="20.8" alt="cat">cat</point>', "points instead of boxes"),
+    "griffon": ("cat-[0.100,0.083,0.500,0.333]&dog-[0.600,0.417,0.900,0.917]", "other format: this is griffon"),
+    "wrong key": (PERFECT.replace("bbox_2d", "box"), "wrong key: the boxes stand under 'box', not under 'bbox_2d'"),
+    "empty": ("", "empty"),
+    "prose only": ("I see a cat and a dog.", "no list: the answer is prose or a single value: 'I see a cat"),
+    "nothing found": ("[]", "missed 2 of 2: 'cat', 'dog'"),
+    "missed": (said((CAT, "cat")), "missed 1 of 2: 'dog'"),
+    "junk": (said((CAT, "cat"), (DOG, "dog"), ((0, 600, 300, 900), "cat")), "junk: box 3 stands on no object"),
+    "only reasoned": (f"<think>{PERFECT}</think>", "only in the reasoning: 2 boxes in the reasoning, none after it"),
+    "unclosed": (f"<think>{PERFECT}", "only in the reasoning: 2 boxes in the reasoning, which was never closed"),
+    "unclosed, no boxes": ("<think>Well, let me see", "unclosed reasoning"),
+    "below": (said(((200, 100, 580, 400), "cat"), (DOG, "dog")), "below the threshold: box 1 reaches IoU 0.47 < 0.50"),
+    "loose": (said(((200, 100, 700, 400), "cat"), (DOG, "dog")), "loose box: box 1 reaches IoU 0.62; full credit from"),
+    "no label": (json.dumps([{"bbox_2d": CAT}, {"bbox_2d": DOG, "label": "dog"}]), "no label: box 1 has no label"),
+    "not finite": (PERFECT.replace("[200", "[1e999"), "bad box"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BOX_FAILURES.values(), ids=BOX_FAILURES)
+def test_the_cause_comes_first(text: str, expected: str) -> None:
+    assert cause(text).startswith(expected)
+
+
+@pytest.mark.parametrize("preset", ["visionr1", "vlmr1-ovd", "v-triune", "big-vision", "rec-giou"])
+@pytest.mark.parametrize("failure", ["wrong frame", "truncated", "duplicate", "inverted", "wrong language", "prose"])
+def test_the_cause_is_the_same_under_any_preset(preset: str, failure: str) -> None:
+    text, expected = BOX_FAILURES[failure]
+    assert cause(text, preset=preset).startswith(expected[:12])
+
+
+OTHER_CASES = {
+    "false alarm": (said((CAT, "cat")), NEGATIVE, "visionr1", "false alarm: 1 box on an image without any cat, dog"),
+    "right refusal": ("[]", NEGATIVE, "visionr1", "nothing wrong"),
+    "no fence": (PERFECT, TARGET, "vlmr1-ovd-released", "no fence: preset vlmr1-ovd-released wants"),
+    "prose, released": (f"Sure: {PERFECT}", TARGET, "visionr1-released", "prose around the list: 'Sure:'"),
+    "labels do not matter": (said((CAT, "x"), (DOG, "y")), TARGET, "visionr1-paper", "nothing wrong"),
+    "count off": (
+        "7",
+        Target(task="counting", size_wh=(9, 9), count=5),
+        "counting",
+        "count off by 2: says 7, there are",
+    ),
+    "count of a list": (
+        PERFECT,
+        Target(task="counting", size_wh=(9, 9), count=3),
+        "counting-list",
+        "count off by 1: says 2 (the length of its list), there are 3",
+    ),
+    "count reasoned": (
+        "<think>There are 5</think>",
+        Target(task="counting", size_wh=(9, 9), count=5),
+        "counting",
+        "only in the reasoning",
+    ),
+    "count in prose": (
+        "There are 5 cats.",
+        Target(task="counting", size_wh=(9, 9), count=5),
+        "counting",
+        "prose around",
+    ),
+    "text differs": (
+        "Rome",
+        Target(task="text", answer="Paris"),
+        "text-exact",
+        "answer differs: says 'Rome', expected",
+    ),
+    "text among words": (
+        "It is Paris.",
+        Target(task="text", answer="Paris"),
+        "text-exact",
+        "answer among other words: says 'It is Paris.'",
+    ),
+    "text reasoned": (
+        "<think>Paris</think>",
+        Target(task="text", answer="Paris"),
+        "text-exact",
+        "only in the reasoning",
+    ),
+    "text right": ("paris", Target(task="text", answer="Paris"), "text-exact", "nothing wrong"),
+}
+
+
+@pytest.mark.parametrize(("text", "target", "preset", "expected"), OTHER_CASES.values(), ids=OTHER_CASES)
+def test_other_tasks_and_presets(text: str, target: Target, preset: str, expected: str) -> None:
+    assert cause(text, target, preset).startswith(expected)
+
+
+def test_a_twin_that_reads_the_text_itself_is_explained_too() -> None:
+    wrapped = "<think>x</think>\n<answer>\n```json\n{}\n```\n</answer>"
+    twin = "vlmr1-ovd-released"
+    assert cause(wrapped.replace("{}", PERFECT), preset=twin).startswith("nothing wrong")
+    duplicated = wrapped.replace("{}", said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")))
+    assert cause(duplicated, preset=twin).startswith("duplicate: box 2")
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
+
+
+def hits(answer, target) -> float:  # noqa: ANN001 - a criterion of a user: no annotations needed
+    boxes = target.boxes_xyxy
+    found = {t for x, y in answer.points_xy for t, b in enumerate(boxes) if b[0] <= x <= b[2] and b[1] <= y <= b[3]}
+    return len(found) / max(len(boxes), len(answer.points_xy), 1)
+
+
+def sound(answer) -> float:  # noqa: ANN001
+    return 0.0 if answer.defects else 1.0
+
+
+POINTING = Preset(
+    "points", (Criterion("hits", hits), Criterion("format", sound)), tasks=("pointing",), answer_format="qwen-points",
+    matching="none",
+)  # fmt: skip
+POINTED = Target(task="pointing", size_wh=SIZE_WH, boxes_xyxy=[CAT, DOG], labels=["cat", "dog"])
+
+
+def pointed(*items: tuple[tuple[float, float], str]) -> str:
+    return json.dumps([{"point_2d": list(point), "label": label} for point, label in items])
+
+
+POINT_CASES = {
+    "right": (pointed(((600, 250), "cat"), ((1500, 800), "dog")), "nothing wrong"),
+    "beside": (pointed(((600, 250), "cat"), ((1500, 470), "dog")), "outside: point 2 lies 30 px outside the object"),
+    "twice": (pointed(((600, 250), "cat"), ((1500, 800), "dog"), ((610, 250), "cat")), "duplicate: point 3"),
+    "missed": (pointed(((600, 250), "cat")), "missed 1 of 2 objects"),
+    "boxes": (PERFECT, "boxes instead of points"),
+    "wrong frame": (pointed(((300, 208), "cat"), ((750, 667), "dog")), "wrong frame: read as qwen3-vl (0-1000) 100%"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), POINT_CASES.values(), ids=POINT_CASES)
+def test_points(text: str, expected: str) -> None:
+    assert cause(text, POINTED, POINTING).startswith(expected)
+
+
+def test_a_point_in_the_bounds_of_a_mask_but_not_on_it_lies_outside() -> None:
+    corner = Mask(polygons=((0.0, 0.0, 100.0, 0.0, 0.0, 100.0),))
+    target = Target(task="pointing", size_wh=(200, 200), masks=[corner], labels=["cat"])
+    exam = exam_of(pointed(((90, 90), "cat")), target, POINTING)
+    assert [verdict.counted_as for verdict in verdicts_of(exam)[0]] == ["outside"]
+    exam = exam_of(pointed(((20, 20), "cat")), target, POINTING)
+    assert [verdict.counted_as for verdict in verdicts_of(exam)[0]] == ["match"]
+
+
+# --- what findings are -----------------------------------------------------------------------------------------------
+
+
+def test_the_frame_is_not_blamed_where_the_boxes_are_merely_wrong() -> None:
+    wrong = said(((10, 900, 60, 1100), "cat"), ((1700, 20, 1990, 80), "dog"))
+    found = diagnose(wrong, TARGET, PRESETS["visionr1"], PRESETS["visionr1"].schedule(None), Speech(FRAMES["original"]))
+    assert {finding.cause for finding in found} == {"junk", "missed"}
+
+
+def test_a_known_processed_size_is_taken() -> None:
+    text = said((scaled(CAT, 700, 420), "cat"), (scaled(DOG, 700, 420), "dog"))
+    assert cause(text, processed_wh=(700, 420)).startswith("wrong frame: read as qwen2.5-vl (pixels of the image proc")
+
+
+def test_several_faults_are_all_named_the_costliest_first() -> None:
+    text = said((CAT, "kitty"), (DOG, "dog"), (DOG, "dog"))
+    exam = exam_of(text)
+    findings = findings_of(exam)
+    assert [finding.cause for finding in findings[:2]] == ["wrong label", "duplicate"]
+    assert findings[0].gain > findings[1].gain > 0.0
+
+
+def test_a_gain_is_what_the_repair_would_bring() -> None:
+    exam = exam_of(said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")))
+    (finding,) = findings_of(exam)
+    assert finding.gain == pytest.approx(1.0 - exam.value)
+    assert exam.value + finding.gain == pytest.approx(exam_of(PERFECT).value)
+
+
+def test_what_costs_nothing_is_no_cause() -> None:
+    exam = exam_of(said(((200, 100, 900, 400), "cat"), (DOG, "dog")))
+    assert [finding.cause for finding in findings_of(exam)] == ["loose box"]
+    assert str(cause_of(exam, findings_of(exam))) == "nothing wrong: reward 1.000"
+
+
+def test_a_criterion_of_form_is_named_where_no_content_could_satisfy_it() -> None:
+    def rhymes(completion: str) -> float:
+        """1.0 iff the answer rhymes."""
+        return 0.0
+
+    preset = replace(PRESETS["visionr1"], criteria=(*PRESETS["visionr1"].criteria, Criterion("rhymes", rhymes)))
+    assert cause(PERFECT, preset=preset).startswith("criterion rhymes gives 0.00 whatever the content: 1.0 iff the ans")
+
+
+def test_ignored_boxes_are_not_blamed() -> None:
+    target = Target(
+        task="detection", size_wh=SIZE_WH, boxes_xyxy=[CAT], labels=["cat"], ignore_xyxy=[(1100, 400, 1900, 1190)]
+    )
+    exam = exam_of(PERFECT, target)
+    assert [verdict.counted_as for verdict in verdicts_of(exam)[0]] == ["match", "ignored"]
+    assert cause(PERFECT, target).startswith("nothing wrong")
+
+
+def test_every_defect_has_words() -> None:
+    assert set(WORDS) == set(Defect)
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+CLAIMS = {
+    "single quotes": ("[{'bbox_2d': [1, 2, 3, 4], 'label': 'cat'}]", (1.0, 2.0, 3.0, 4.0), "cat", ""),
+    "nested": ('{"boxes": [[1, 2, 3, 4]]}', (1.0, 2.0, 3.0, 4.0), "", ""),
+    "no width": ('{"bbox_2d": [1, 2, 1, 4]}', (1.0, 2.0, 1.0, 4.0), "", "no width: x1 = x2 = 1"),
+    "three": ('{"bbox_2d": [1, 2, 3]}', (1.0, 2.0, 3.0), "", "3 numbers instead of 4"),
+    "texts": ('{"bbox_2d": ["1", 2, 3, 4]}', (), "", "not finite numbers"),
+    "trailing comma": ('{"bbox_2d": [1, 2, 3, 4], "label": "cat",}', (1.0, 2.0, 3.0, 4.0), "", ""),
+}
+
+
+@pytest.mark.parametrize(("text", "numbers", "label", "fault"), CLAIMS.values(), ids=CLAIMS)
+def test_claims(text: str, numbers: tuple[float, ...], label: str, fault: str) -> None:
+    (claim,) = claims_in(text)
+    assert (claim.numbers, claim.label, claim.fault) == (numbers, label, fault)
+    assert "{" in text[claim.start : claim.end]
+
+
+def test_claims_of_the_reasoning_and_of_the_answer_are_told_apart() -> None:
+    text = f"<think>{said((CAT, 'cat'))}</think>{said((DOG, 'dog'))}"
+    start = answer_start(text)
+    assert [claim.label for claim in claims_in(text, start)] == ["dog"]
+    assert [claim.label for claim in claims_in(text, 0, start)] == ["cat"]
+
+
+# --- never raises ----------------------------------------------------------------------------------------------------
+
+TARGETS = {
+    "detection": [TARGET, NEGATIVE],
+    "grounding": [Target(task="grounding", size_wh=(64, 48), boxes_xyxy=[(1, 1, 20, 20)], labels=["cat"])],
+    "counting": [
+        Target(task="counting", size_wh=(64, 48), count=3),
+        Target(task="counting", size_wh=(64, 48), count=0),
+    ],
+    "pointing": [POINTED, Target(task="pointing", size_wh=(64, 48), points_xy=[(3, 3)])],
+    "text": [Target(task="text", answer="B", choices=["a", "b"]), Target(task="text", answer="3.5")],
+}
+SLOW = {"math", "vlmr1-math-released"}  # a child process judges each new text
+QUICK = [preset for name, preset in PRESETS.items() if name not in SLOW] + [POINTING]
+PIECES = [
+    *(answer_format.example for answer_format in FORMATS.values()),
+    *[
+        PERFECT,
+        PERFECT[:60],
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "```json\n",
+        "```",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        '"',
+    ],
+    *["1e308", "-1", "NaN", "9" * 400, "0.5", "\ud800", "\x1b[31m", "\u202e", "None", "[]", " ", "\n", "5", "B"],
+    *[said(((-1e308, -1e308, 1e308, 1e308), "cat")), said(((5, 5, 5, 5), "")), said((INVERTED, "猫"))],
+]
+texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+
+
+@settings(max_examples=250)
+@given(text=texts, data=st.data())
+def test_no_text_makes_it_raise(text: str, data: st.DataObject) -> None:
+    target = data.draw(st.sampled_from([target for task in TASKS for target in TARGETS[task]]))
+    able = [preset for preset in QUICK if target.task in preset.tasks]
+    preset = data.draw(st.sampled_from(able))
+    frame = data.draw(st.sampled_from([name for name in FRAMES if name != "qwen2.5-vl"]))
+    exam = exam_of(text, target, preset, frame=frame)
+    findings = findings_of(exam)
+    assert str(cause_of(exam, findings)).isprintable()
+    assert all(finding.gain >= 0.0 for finding in findings)
+    if exam.to_full <= 1e-6:
+        assert cause_of(exam, findings).cause == "nothing wrong"
+
+
+def test_a_megabyte_takes_seconds_at_most() -> None:
+    start = time.perf_counter()
+    for text in (
+        "[" * 1_000_000,
+        said((CAT, "cat"))[:-1] * 10_000,
+        "<think>" + "x" * 1_000_000,
+        "[1,2,3,4]," * 100_000,
+    ):
+        cause(text)
+    assert time.perf_counter() - start < 20.0

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1.gate import Gate, Gates, GateState, Observation, advance
+from verl_visionr1.rewards import COMMON_METRICS
+
+GATE = Gate(bar=0.6, window=4, patience=2)
+
+
+def followed(gate: Gate, means: Iterable[float], n_stages: int = 3) -> list[int]:
+    """The stage after each step of a synchronous run: each step is judged at the stage that holds."""
+    state, stages = GateState(), []
+    for step, mean in enumerate(means, start=1):
+        state = advance(gate, state, Observation(step, state.stage, mean, 8), n_stages)
+        stages.append(state.stage)
+    return stages
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "percent": ({"bar": 60}, "gate bar = 60: needs a number in"),
+    "zero": ({"bar": 0.0}, "gate bar = 0.0"),
+    "nan": ({"bar": math.nan}, "gate bar = nan"),
+    "a text": ({"bar": "0.6"}, "gate bar = '0.6'"),
+    "no bar at all": ({"bar": []}, "gate bar = None"),
+    "one of several": ({"bar": [0.5, 1.5]}, r"gate bar = \(0.5, 1.5\)"),
+    "true": ({"bar": True}, "gate bar = True"),
+    "no metric": ({"metric": " "}, "gate metric = ' '"),
+    "no window": ({"window": 0}, "gate window = 0: needs a whole number of at least 1"),
+    "half a window": ({"window": 2.5}, "gate window = 2.5"),
+    "no patience": ({"patience": 0}, "gate patience = 0: needs a whole number of at least 1"),
+    "negative steps": ({"min_steps": -1}, "gate min_steps = -1: needs a whole number of at least 0"),
+    "text as choice": ({"may_fall_back": "no"}, "gate may_fall_back = 'no'"),
+    "negative hysteresis": ({"hysteresis": -0.1}, "gate hysteresis = -0.1"),
+    "no number": ({"hysteresis": None}, "gate hysteresis = None"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_a_bad_setting_is_an_error_that_names_it(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Gate(**{"bar": 0.6, **settings})
+
+
+def test_the_default_metric_is_one_that_every_preset_reports() -> None:
+    assert Gate(bar=0.6).metric in COMMON_METRICS
+
+
+def test_bars_that_are_not_one_a_move_are_an_early_error() -> None:
+    gate = Gate(bar=[0.5, 0.6])
+    assert gate.bar == (0.5, 0.6)
+    for n_stages in (2, 4):
+        with pytest.raises(ValueError, match=rf"gate bar = \(0.5, 0.6\): has 2 entries for {n_stages - 1} moves"):
+            Gates(gate, n_stages)
+        with pytest.raises(ValueError, match="has 2 entries"):
+            advance(gate, GateState(), Observation(1, 0, None), n_stages)
+    assert Gates(gate, 3).stage("any") == 0
+    with pytest.raises(ValueError, match="n_stages = 0"):
+        Gates(Gate(bar=0.5), 0)
+    with pytest.raises(ValueError, match="n_stages = 0"):
+        advance(GATE, GateState(), Observation(1, 0, 0.5), 0)
+
+
+# --- when a stage ends -----------------------------------------------------------------------------------------------
+
+FOLLOWED = {
+    # four steps fill the window, the fifth is the second at which its mean has reached the bar
+    "good from the start": (GATE, [0.9] * 5, [0, 0, 0, 0, 1]),
+    "exactly the bar": (GATE, [0.6] * 5, [0, 0, 0, 0, 1]),
+    "the window empties with a move": (GATE, [0.9] * 10, [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]),
+    "never beyond the last": (GATE, [0.9] * 30, [0] * 4 + [1] * 5 + [2] * 21),
+    "just below": (GATE, [0.59] * 12, [0] * 12),
+    "one lucky step": (GATE, [0.3, 0.3, 0.3, 1.0, 0.3, 0.3, 0.3], [0] * 7),
+    "patience starts anew": (replace(GATE, window=1), [0.7, 0.5, 0.7, 0.5, 0.7, 0.7], [0] * 5 + [1]),
+    "a jump counts when the window is full of it": (
+        replace(GATE, patience=1),
+        [0.2, 0.2, 0.2, 0.2, 1.0, 1.0, 1.0],
+        [0] * 5 + [1] * 2,  # (.2 + .2 + 1 + 1) / 4 = .6
+    ),
+    "a stage lasts its least": (replace(GATE, min_steps=8), [0.9] * 17, [0] * 7 + [1] * 8 + [2] * 2),
+    "a bar for each move": (replace(GATE, bar=(0.3, 0.8), patience=1), [0.5] * 20, [0] * 3 + [1] * 17),
+    "falls by default never": (GATE, [0.9] * 5 + [0.0] * 20, [0] * 4 + [1] * 21),
+    "falls if it may": (
+        replace(GATE, may_fall_back=True),
+        [0.9] * 5 + [0.0] * 10,
+        [0] * 4 + [1] * 5 + [0] * 6,
+    ),
+    "not within the hysteresis": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.56] * 10, [0] * 4 + [1] * 11),
+    "not at its edge": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.55] * 10, [0] * 4 + [1] * 11),
+    "below it": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.54] * 5, [0] * 4 + [1] * 5 + [0]),
+    "the bar that led here decides": (
+        replace(GATE, bar=(0.3, 0.8), may_fall_back=True),
+        [0.5] * 20,
+        [0] * 4 + [1] * 16,
+    ),
+}
+
+
+@pytest.mark.parametrize(("gate", "means", "stages"), FOLLOWED.values(), ids=FOLLOWED)
+def test_when_a_stage_ends(gate: Gate, means: Sequence[float], stages: Sequence[int]) -> None:
+    assert followed(gate, means) == list(stages)
+
+
+OSCILLATIONS = [
+    *[(amplitude, period, 2) for amplitude in (0.01, 0.04) for period in (2, 3, 7, 20, 100)],
+    *[(amplitude, period, period) for amplitude in (0.2, 0.4) for period in (2, 3, 7, 20)],  # the window evens it out
+]
+
+
+@pytest.mark.parametrize(("amplitude", "period", "window"), OSCILLATIONS)
+def test_a_metric_that_oscillates_around_the_bar_does_not_flap(amplitude: float, period: int, window: int) -> None:
+    gate = Gate(bar=0.6, window=window, patience=2, may_fall_back=True)
+    means = [0.6 + amplitude * math.cos(2 * math.pi * step / period) for step in range(400)]
+    stages = followed(gate, means, n_stages=2)
+    assert stages[-1] == 1
+    assert sum(a != b for a, b in itertools.pairwise(stages)) == 1
+
+
+def test_without_hysteresis_it_would_flap() -> None:
+    """The test above can fail."""
+    gate = Gate(bar=0.6, window=2, patience=2, may_fall_back=True, hysteresis=0.0)
+    means = [0.6 + 0.04 * math.cos(2 * math.pi * step / 20) for step in range(400)]
+    assert sum(a != b for a, b in itertools.pairwise(followed(gate, means, n_stages=2))) > 10
+    steady = followed(replace(gate, hysteresis=0.05), means, n_stages=2)
+    assert sum(a != b for a, b in itertools.pairwise(steady)) == 1
+
+
+def test_completions_weigh_alike_not_steps() -> None:
+    gate = Gate(bar=0.6, window=2, patience=1)
+    few_good = advance(gate, GateState(), Observation(1, 0, 0.5, 30), 2)
+    assert advance(gate, few_good, Observation(2, 0, 1.0, 2), 2).stage == 0
+    assert advance(gate, few_good, Observation(2, 0, 1.0, 30), 2).stage == 1
+
+
+IGNORED = {
+    "no number": Observation(9, 1, None, 4),
+    "nan": Observation(9, 1, math.nan, 4),
+    "infinity": Observation(9, 1, math.inf, 4),
+    "a sum beyond all numbers": Observation(9, 1, 1e308, 1000),
+    "no completions": Observation(9, 1, 0.9, 0),
+    "late, from the stage before": Observation(9, 0, 0.9, 4),
+    "of a stage to come": Observation(9, 2, 0.9, 4),
+    "from before the stage began": Observation(6, 1, 0.9, 4),
+}
+
+
+@pytest.mark.parametrize("observation", IGNORED.values(), ids=IGNORED)
+def test_what_does_not_count(observation: Observation) -> None:
+    state = GateState(1, since=7, first_step=7, entries=((7, 2.0, 4), (8, 2.0, 4)))
+    assert advance(GATE, state, observation, 3) == state
+    counted = replace(observation, step=9, stage=1, mean=0.9, n=4)
+    assert advance(GATE, state, counted, 3) != state
+
+
+def test_fewer_stages_than_the_state_knows_of() -> None:
+    state = GateState(4, since=100, first_step=100, entries=((101, 2.0, 4),))
+    assert advance(GATE, state, Observation(102, 4, 0.5, 4), 2) == GateState(1, since=100)
+    assert Gates(GATE, 2, {"coco": state}).stage("coco") == 1
+
+
+# --- arrival in any order, resuming ----------------------------------------------------------------------------------
+
+gates = st.builds(
+    Gate,
+    bar=st.sampled_from([0.25, 0.5, 0.75]),
+    window=st.integers(1, 4),
+    patience=st.integers(1, 3),
+    min_steps=st.integers(0, 6),
+    may_fall_back=st.booleans(),
+    hysteresis=st.sampled_from([0.0, 0.125]),
+)
+means = st.integers(0, 8).map(lambda eighths: eighths / 8)  # sums are exact, whatever their order
+observations = st.lists(
+    st.builds(
+        Observation,
+        step=st.integers(0, 12),
+        stage=st.integers(0, 2),
+        mean=st.one_of(means, st.just(None), st.just(math.nan)),
+        n=st.integers(0, 4),
+    ),
+    max_size=40,
+)
+
+
+def run(gate: Gate, state: GateState, seen: Iterable[Observation], n_stages: int = 3) -> list[GateState]:
+    states = [state]
+    for observation in seen:
+        states.append(advance(gate, states[-1], observation, n_stages))
+    return states
+
+
+@given(gate=gates, seen=observations, n_stages=st.integers(1, 4))
+def test_a_stage_is_in_range_and_moves_by_one(gate: Gate, seen: list[Observation], n_stages: int) -> None:
+    states = run(gate, GateState(), seen, n_stages)
+    assert states == run(gate, GateState(), seen, n_stages)
+    for before, after in itertools.pairwise(states):
+        assert 0 <= after.stage < n_stages
+        assert abs(after.stage - before.stage) <= 1
+        assert gate.may_fall_back or after.stage >= before.stage
+        assert len(after.entries) <= gate.window + gate.patience - 1
+        assert [step for step, _, _ in after.entries] == sorted({step for step, _, _ in after.entries})
+        assert after.stage == before.stage or after.entries == ()
+
+
+@given(gate=gates, seen=observations, at=st.integers(0, 40))
+def test_a_run_that_is_resumed_goes_the_same_way(gate: Gate, seen: list[Observation], at: int) -> None:
+    whole = run(gate, GateState(), seen)
+    at = min(at, len(seen))
+    kept = GateState.from_state(json.loads(json.dumps(whole[at].state())))
+    assert kept == whole[at]
+    assert run(gate, kept, seen[at:]) == whole[at:]
+
+
+@given(st.data())
+def test_within_a_stage_the_order_of_arrival_does_not_matter(data: st.DataObject) -> None:
+    seen = [replace(each, stage=0) for each in data.draw(observations)]
+    gate = replace(data.draw(gates), bar=1.0, min_steps=1000)  # no move
+    shuffled = data.draw(st.permutations(seen))
+    assert run(gate, GateState(), seen)[-1] == run(gate, GateState(), shuffled)[-1]
+
+
+def test_a_late_step_takes_its_place_in_the_window() -> None:
+    gate = Gate(bar=0.6, window=2, patience=2)
+    state = run(gate, GateState(), [Observation(1, 0, 0.7), Observation(3, 0, 0.7)])[-1]
+    assert advance(gate, state, Observation(2, 0, 0.1), 2).stage == 0
+    assert advance(gate, state, Observation(2, 0, 0.7), 2).stage == 1
+    assert advance(gate, state, Observation(0, 0, 0.7), 2).stage == 1
+
+
+def test_parts_of_a_step_are_one_step() -> None:
+    gate = Gate(bar=0.6, window=1, patience=2)
+    parts = [Observation(1, 0, 0.9, 2), Observation(1, 0, 0.5, 2)]
+    state = run(gate, GateState(), parts)[-1]
+    assert (state.stage, state.windowed_mean(gate)) == (0, pytest.approx(0.7))
+    assert advance(gate, state, Observation(2, 0, 0.9, 2), 2).stage == 1
+
+
+@given(order=st.permutations(range(1, 25)))
+def test_rollouts_that_arrive_in_any_order_end_at_the_same_stage(order: list[int]) -> None:
+    """Good rollouts all the way, judged at the stage that held when they were dispatched, sampled whenever."""
+    gate = Gate(bar=0.6, window=3, patience=2)
+    state = GateState()
+    for step in order:
+        state = advance(gate, state, Observation(step, 0, 0.9, 4), 3)
+    assert state.stage == 1  # never 2: all were judged at stage 0
+
+
+# --- data sources ----------------------------------------------------------------------------------------------------
+
+
+def test_each_source_has_its_own_stage() -> None:
+    gates = Gates(Gate(bar=0.6, window=2, patience=1), n_stages=3)
+    for step in range(1, 7):
+        for stage in (0, 1, 2):
+            scored = {"easy": (0.9, 8), "hard": (0.2, 8), "absent": (None, 0)}
+            gates = gates.advance(step, stage, {s: m for s, m in scored.items() if gates.stage(s) == stage})
+    assert {source: gates.stage(source) for source in ("easy", "hard", "absent", "new")} == {
+        "easy": 2,
+        "hard": 0,
+        "absent": 0,
+        "new": 0,
+    }
+    alone = Gates(gates.gate, 3)
+    for step in range(1, 7):
+        alone = alone.advance(step, alone.stage("easy"), {"easy": (0.9, 8)})
+    assert alone.states["easy"].stage == gates.states["easy"].stage
+
+
+@given(
+    gate=gates,
+    seen=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12), st.integers(0, 2), means, st.integers(1, 4))),
+    at=st.integers(0, 20),
+)
+def test_sources_do_not_touch_each_other_and_survive_a_checkpoint(
+    gate: Gate, seen: list[tuple[str, int, int, float, int]], at: int
+) -> None:
+    together = Gates(gate, 3)
+    for i, (source, step, stage, mean, n) in enumerate(seen):
+        if i == at:
+            together = Gates(gate, 3).with_state(json.loads(json.dumps(together.state())))
+        together = together.advance(step, stage, {source: (mean, n)})
+    for name in "abc":
+        own = [Observation(step, stage, mean, n) for source, step, stage, mean, n in seen if source == name]
+        assert together.states.get(name, GateState()) == run(gate, GateState(), own)[-1]
+
+
+def test_gates_are_values() -> None:
+    before = Gates(GATE, 2)
+    after = before.advance(1, 0, {"coco": (0.9, 8)})
+    assert before.states == {}
+    assert set(after.states) == {"coco"}
+    with pytest.raises(TypeError):
+        after.states["lvis"] = GateState()  # type: ignore[index]
+
+
+BAD_STATES: dict[str, tuple[Any, str]] = {
+    "a key less": ({"stage": 0}, r"data source 'coco': gate state has keys \['stage'\]: needs"),
+    "no stage": ({"stage": -1}, "'coco': gate state stage = -1: needs a whole number"),
+    "half a step": ({"since": 1.5}, "gate state since = 1.5"),
+    "no first step": ({"first_step": "x"}, "gate state first_step = 'x'"),
+    "nan": ({"entries": [[1, math.nan, 2]]}, r"gate state entries: \[1, nan, 2\] needs"),
+    "two numbers": ({"entries": [[1, 2.0]]}, "data source 'coco'"),
+    "no entries": ({"entries": 5}, "data source 'coco'"),
+    "out of order": ({"entries": [[2, 1.0, 2], [1, 1.0, 2]]}, r"steps \[2, 1\] need to increase"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_STATES.values(), ids=BAD_STATES)
+def test_a_bad_state_is_an_error_that_names_the_source(change: Any, message: str) -> None:
+    state = change if change == {"stage": 0} else {**GateState().state(), **change}
+    with pytest.raises(ValueError, match=message):
+        Gates(GATE, 2).with_state({"coco": state})

@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from verl_visionr1 import PRESETS, Target, score
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Box, Point
+from verl_visionr1.criteria.pointing import (
+    CRITERIA,
+    RADIUS,
+    click,
+    click_explored,
+    point_distance,
+    point_in_box,
+    point_in_mask,
+)
+from verl_visionr1.masks import Mask
+
+Criterion = Callable[..., float]
+
+GRID = (1.0, 1.0)
+WH = (640, 480)
+A: Box = (100, 100, 200, 200)
+B: Box = (300, 100, 400, 300)
+C: Box = (150, 150, 250, 250)  # overlaps A
+IN_A, IN_B, IN_A_AND_C, IN_C = (150.0, 149.0), (350.0, 200.0), (175.0, 175.0), (220.0, 220.0)
+NOWHERE = (600.0, 450.0)
+TRIANGLE_A = Mask(polygons=[(100, 100, 200, 100, 100, 200)])  # the upper left half of A
+
+
+def boxes(*boxes_xyxy: Box, **more: Any) -> Target:
+    return Target(task="pointing", size_wh=WH, boxes_xyxy=boxes_xyxy, **more)
+
+
+def points(*points_xy: Point, **more: Any) -> Answer:
+    return Answer(points_xy=points_xy, **{"labels": ("",) * len(points_xy), **more})
+
+
+CAT_DOG = boxes(A, B, labels=["cat", "dog"])
+NONE = boxes()
+
+IN_BOX: dict[str, tuple[Answer, Target, float]] = {
+    "one of one": (points(IN_A), boxes(A), 1),
+    "none of one": (points(NOWHERE), boxes(A), 0),
+    "a corner": (points((100, 100)), boxes(A), 1),
+    "the far corner": (points((200, 200)), boxes(A), 1),
+    "just outside": (points((200.01, 200)), boxes(A), 0),
+    "two of two, other order": (points(IN_B, IN_A), boxes(A, B), 1),
+    "one of two": (points(IN_A), boxes(A, B), 1 / 2),
+    "the same object twice": (points(IN_A, IN_A), boxes(A, B), 1 / 2),
+    "a duplicate": (points(IN_A, IN_A), boxes(A), 1 / 2),
+    "each ten times": (points(*[IN_A, IN_B] * 10), boxes(A, B), 1 / 10),
+    "junk after": (points(IN_A, *[NOWHERE] * 3), boxes(A), 1 / 4),
+    "junk before": (points(*[NOWHERE] * 3, IN_A), boxes(A), 1 / 4),
+    "one that cannot be read": (points(IN_A, n_dropped=1), boxes(A), 1 / 2),
+    "infinite": (points(IN_A, (math.inf, 0.0)), boxes(A), 1 / 2),
+    "nan": (points(IN_A, (math.nan, 0.0)), boxes(A), 1 / 2),
+    "huge": (points(IN_A, (1e308, -1e308)), boxes(A), 1 / 2),
+    "nothing": (points(), boxes(A), 0),
+    "overlapping objects, a point for each": (points(IN_A_AND_C, IN_A), boxes(A, C), 1),
+    "overlapping objects, both points in one": (points(IN_A, IN_A), boxes(A, C), 1 / 2),
+    "overlapping objects, one point": (points(IN_A_AND_C), boxes(A, C), 1 / 2),
+    "three to choose from": (points(IN_A_AND_C, IN_A_AND_C, IN_A), boxes(A, C, B), 2 / 3),
+    "nothing there, nothing said": (points(), NONE, 1),
+    "nothing there, one said": (points(IN_A), NONE, 0),
+    "nothing there, one not readable": (points(n_dropped=1), NONE, 0),
+    "labels right": (points(IN_A, IN_B, labels=("cat", "dog")), CAT_DOG, 1),
+    "labels in capitals": (points(IN_A, IN_B, labels=(" CAT", "Dog")), CAT_DOG, 1),
+    "labels swapped": (points(IN_A, IN_B, labels=("dog", "cat")), CAT_DOG, 0),
+    "one label wrong": (points(IN_A, IN_B, labels=("cat", "cow")), CAT_DOG, 1 / 2),
+    "labels not given": (points(IN_A, IN_B), CAT_DOG, 0),
+    "one label: it cannot be wrong": (points(IN_A, labels=("x",)), boxes(A, labels=["cat"]), 1),
+    "unless the prompt names more": (points(IN_A, labels=("x",)), boxes(A, labels=["cat"], categories=["cat", "x"]), 0),
+    "a target without labels": (points(IN_A, labels=("x",)), boxes(A, categories=["cat", "x"]), 1),
+    "boxes are no points": (Answer(boxes_xyxy=(A,), labels=("",)), boxes(A), 0),
+    "boxes are not free": (Answer(boxes_xyxy=(A,), labels=("",)), NONE, 0),
+    "boxes beside points": (points(IN_A, boxes_xyxy=(A,)), boxes(A), 1),
+    "more boxes than points": (points(IN_A, boxes_xyxy=(A, B)), boxes(A), 1 / 2),
+    "in a crowd": (points(IN_A, NOWHERE), boxes(A, ignore_xyxy=[(500, 400, 640, 480)]), 1),
+    "in a crowd and on an object": (points(IN_A), boxes(A, ignore_xyxy=[(0, 0, 640, 480)]), 1),
+    "twice on an object in a crowd": (points(IN_A, IN_A), boxes(A, ignore_xyxy=[(0, 0, 640, 480)]), 1 / 2),
+    "only in a crowd": (points(NOWHERE), boxes(ignore_xyxy=[(500, 400, 640, 480)]), 1),
+}
+
+
+@pytest.mark.parametrize(("answer", "target", "expected"), IN_BOX.values(), ids=IN_BOX)
+def test_point_in_box(answer: Answer, target: Target, expected: float) -> None:
+    assert point_in_box(answer, target, GRID) == pytest.approx(expected)
+
+
+def test_options() -> None:
+    assert point_in_box(points(IN_A, IN_B), CAT_DOG, GRID, use_labels=False) == 1.0
+    answer = Answer(boxes_xyxy=(B, A), labels=("", ""))
+    for criterion in (point_in_box, point_in_mask, point_distance):
+        assert criterion(answer, boxes(A, B), GRID, box_centres=True) == 1.0
+        assert criterion(answer, boxes(A, B), GRID) == 0.0
+    assert click(answer, boxes(A), GRID, box_centres=True) == 0.5
+    answer = Answer(boxes_xyxy=(B, A), labels=("dog", "cat"))
+    assert point_in_box(answer, CAT_DOG, GRID, box_centres=True) == 1.0
+
+
+BAD_OPTIONS = {
+    "relative_to": (point_distance, {"relative_to": "box"}, "relative_to = 'box': needs one of object, image"),
+    "no sigma": (point_distance, {"sigma": 0.0}, "sigma = 0.0: needs a number above 0"),
+    "nan": (point_distance, {"sigma": math.nan}, "sigma = nan"),
+    "negative radius": (point_in_box, {"radius": -0.1}, "radius = -0.1: needs a share"),
+    "infinite radius": (click, {"radius": math.inf}, "radius = inf: needs a share"),
+}
+
+
+@pytest.mark.parametrize(("criterion", "options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_a_bad_option_is_an_error_whatever_was_said(criterion: Criterion, options: Any, message: str) -> None:
+    target = Target(task="pointing", size_wh=WH, points_xy=[IN_A])
+    for answer in (points(), points(IN_A)):
+        with pytest.raises(ValueError, match=message):
+            criterion(answer, target, GRID, **options)
+
+
+# --- objects that are known otherwise --------------------------------------------------------------------------------
+
+UPPER, LOWER = (120.0, 120.0), (180.0, 180.0)  # both in A, only the first in the triangle
+
+
+def test_point_in_mask() -> None:
+    target = boxes(A, B, masks=[TRIANGLE_A, Mask(polygons=[(300, 100, 400, 100, 400, 300, 300, 300)])])
+    assert point_in_mask(points(UPPER, IN_B), target, GRID) == 1.0
+    assert point_in_mask(points(LOWER, IN_B), target, GRID) == 0.5
+    assert point_in_box(points(LOWER, IN_B), target, GRID) == 1.0
+    assert point_in_mask(points(LOWER, IN_B), boxes(A, B), GRID) == 1.0, "no masks: boxes"
+    only_masks = Target(task="pointing", size_wh=WH, masks=[TRIANGLE_A])
+    assert point_in_mask(points(LOWER), only_masks, GRID) == 0.0
+    assert point_in_box(points(LOWER), only_masks, GRID) == 1.0, "no boxes: the box around the mask"
+
+
+def test_masks_with_labels_and_crowds() -> None:
+    other = Mask(polygons=[(200, 200, 200, 100, 100, 200)])
+    target = Target(
+        task="pointing",
+        size_wh=WH,
+        masks=[TRIANGLE_A, other],
+        labels=["cat", "dog"],
+        ignore_xyxy=[(500, 400, 640, 480)],
+    )
+    assert point_in_mask(points(UPPER, LOWER, NOWHERE, labels=("cat", "dog", "cow")), target, GRID) == 1.0
+    assert point_in_mask(points(UPPER, LOWER, NOWHERE, labels=("dog", "cat", "cow")), target, GRID) == 0.0
+
+
+def test_objects_known_by_a_point() -> None:
+    target = Target(task="pointing", size_wh=(600, 800), points_xy=[(100, 100), (300, 300)])
+    near, off = 0.999 * RADIUS * 1000, 1.001 * RADIUS * 1000  # the diagonal is 1000
+    for criterion in (point_in_box, point_in_mask):
+        assert criterion(points((100, 100 + near), (300 - near, 300)), target, GRID) == 1.0
+        assert criterion(points((100, 100 + off), (300 - near, 300)), target, GRID) == 0.5
+        assert criterion(points((100, 100), (105, 100)), target, GRID) == 0.5
+        assert criterion(points((100, 100 + off)), target, GRID, radius=0.1) == 0.5
+    assert point_in_box(points((103, 103), (300, 300)), target, (10, 10), radius=0.0) == 1.0, "half a step of the grid"
+
+
+def test_a_box_thinner_than_a_step_can_be_hit() -> None:
+    """An icon of 2 pixels on a screen of 3840, which a frame of 0-1000 sees in steps of 3.84."""
+    rng = random.Random(0)
+    step = 3840 / 1000
+    for _ in range(200):
+        x, y = rng.uniform(0, 3800), rng.uniform(0, 2100)
+        target = Target(task="pointing", size_wh=(3840, 2160), boxes_xyxy=[(x, y, x + 2, y + 2)])
+        nearest = tuple(round((start + 1) / step) * step for start in (x, y))
+        assert click(points(nearest), target, (step, step)) == 1.0
+        assert click(points((nearest[0] + 2 * step, nearest[1])), target, (step, step)) == 0.0
+
+
+def test_a_change_of_frame_costs_nothing_at_the_edge() -> None:
+    for x in range(1, 1000):
+        edge = x * 640 / 1000
+        target = Target(task="pointing", size_wh=(640, 480), boxes_xyxy=[(edge - 0.5, 0, edge, 480)])
+        text = json.dumps([{"point_2d": [x, 500], "label": "cat"}])
+        assert score(text, target, preset="pointing", frame="qwen3-vl").value == 1.0
+
+
+# --- distance --------------------------------------------------------------------------------------------------------
+
+
+def test_distance_is_gui_g2s_gaussian() -> None:
+    """exp(-(dx^2 / (alpha w)^2 + dy^2 / (alpha h)^2) / 2) with alpha = .5."""
+    for dx, dy in ((0, 0), (50, 0), (0, 100), (50, 100), (-20, 30)):
+        expected = math.exp(-0.5 * ((dx / (0.5 * 100)) ** 2 + (dy / (0.5 * 200)) ** 2))
+        assert point_distance(points((350 + dx, 200 + dy)), boxes(B), GRID) == pytest.approx(expected)
+    assert point_distance(points((400, 200)), boxes(B), GRID, sigma=1.0) == pytest.approx(math.exp(-0.125))
+
+
+def test_distance_in_the_image_is_onethinkers_kernel() -> None:
+    """exp(-d^2 / (2 50^2)) in a frame of 0-1000."""
+    said, wanted = (350.0, 210.0), (320.0, 180.0)
+    target = Target(task="pointing", size_wh=WH, points_xy=[wanted])
+    d = math.hypot((said[0] - wanted[0]) * 1000 / 640, (said[1] - wanted[1]) * 1000 / 480)
+    expected = math.exp(-(d**2) / (2 * 50**2))
+    assert point_distance(points(said), target, GRID, relative_to="image") == pytest.approx(expected)
+    assert point_distance(points(said), target, GRID) == pytest.approx(expected), "a point has no size"
+    assert point_distance(points(said), target, GRID, sigma=0.5) == pytest.approx(expected), "the object's sigma"
+    wider = point_distance(points(said), target, GRID, relative_to="image", sigma=0.1)
+    assert wider == pytest.approx(math.exp(-(d**2) / (2 * 100**2)))
+
+
+def test_distance_goes_to_the_objects_own_point() -> None:
+    target = boxes(A, points_xy=[(110, 120)])
+    assert point_distance(points((110, 120)), target, GRID) == 1.0
+    assert point_distance(points((150, 150)), target, GRID) < 1.0
+    assert point_distance(points((150, 150)), Target(task="pointing", size_wh=WH, masks=[TRIANGLE_A]), GRID) == 1.0
+
+
+def test_distance_falls_all_the_way() -> None:
+    for relative_to in ("object", "image"):
+        values = [
+            point_distance(points((150 + d, 150)), boxes(A), GRID, relative_to=relative_to) for d in range(0, 200, 10)
+        ]
+        assert values[0] == 1.0
+        assert all(a > b > 0 for a, b in itertools.pairwise(values))
+        assert point_distance(points((1e308, -1e308)), boxes(A), GRID, relative_to=relative_to) == 0.0
+        far = points((1e308, -1e308), (150, 150))
+        assert point_distance(far, boxes(A, B), GRID, relative_to=relative_to) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_distance_finds_the_best_pairs(seed: int) -> None:
+    """Against every assignment, with and without labels."""
+    rng = random.Random(seed)
+    n_p, n_t = rng.randint(1, 5), rng.randint(1, 5)
+    corners = [(rng.uniform(0, 500), rng.uniform(0, 400)) for _ in range(n_t)]
+    targets: list[Box] = [(x, y, x + rng.uniform(5, 100), y + rng.uniform(5, 60)) for x, y in corners]
+    said = [(rng.uniform(0, 600), rng.uniform(0, 450)) for _ in range(n_p)]
+    labels = [rng.choice("ab") for _ in targets] if seed % 2 else []
+    said_labels = [rng.choice("ab") for _ in said]
+    near = [
+        [
+            0.0
+            if labels and len({*labels}) > 1 and said_labels[p] != labels[t]
+            else point_distance(points(said[p]), boxes(targets[t]), GRID)
+            for t in range(n_t)
+        ]
+        for p in range(n_p)
+    ]
+    padded = [row + [0.0] * max(n_p - n_t, 0) for row in near] + [[0.0] * max(n_p, n_t)] * max(n_t - n_p, 0)
+    n = max(n_p, n_t)
+    best = max(sum(padded[p][t] for p, t in enumerate(order)) for order in itertools.permutations(range(n)))
+    answer = points(*said, labels=tuple(said_labels))
+    assert point_distance(answer, boxes(*targets, labels=labels), GRID) == pytest.approx(best / n)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_in_box_finds_the_most_pairs(seed: int) -> None:
+    rng = random.Random(seed)
+    n_p, n_t = rng.randint(1, 6), rng.randint(1, 5)
+    corners = [(rng.uniform(0, 60), rng.uniform(0, 60)) for _ in range(n_t)]
+    targets: list[Box] = [(x, y, x + rng.uniform(20, 60), y + rng.uniform(20, 60)) for x, y in corners]
+    said = [(rng.uniform(0, 100), rng.uniform(0, 100)) for _ in range(n_p)]
+    hit = [[t[0] <= x <= t[2] and t[1] <= y <= t[3] for t in targets] for x, y in said]
+    n = max(n_p, n_t)
+    best = max(
+        sum(p < n_p and t < n_t and hit[p][t] for p, t in enumerate(order))
+        for order in itertools.permutations(range(n))
+    )
+    assert point_in_box(points(*said), boxes(*targets), GRID) == pytest.approx(best / n)
+
+
+def test_in_mask_is_the_pixel_of_pycocotools() -> None:
+    rng = random.Random(0)
+    square = [20.0, 10.0, 80.0, 30.0, 60.0, 90.0, 10.0, 70.0]
+    code = coco.merge(coco.frPyObjects([square], 100, 100))
+    pixels = coco.decode(code)
+    mask = Mask(size_hw=(100, 100), counts=code["counts"].decode())
+    target = Target(task="pointing", size_wh=(100, 100), masks=[mask])
+    for _ in range(300):
+        x, y = rng.uniform(0, 100), rng.uniform(0, 100)
+        assert point_in_mask(points((x, y)), target, GRID) == float(pixels[int(y), int(x)])
+
+
+# --- clicks ----------------------------------------------------------------------------------------------------------
+
+CLICKS: dict[str, tuple[Answer, Target, float, float]] = {
+    "a hit": (points(IN_A), boxes(A), 1, 1),
+    "a miss": (points(NOWHERE), boxes(A), 0, 0),
+    "two clicks, the first hits": (points(IN_A, NOWHERE), boxes(A), 1 / 2, 1 / math.sqrt(2)),
+    "two clicks, the second hits": (points(NOWHERE, IN_A), boxes(A), 1 / 2, 1 / 2),
+    "three, the third hits": (points(NOWHERE, IN_B, IN_A), boxes(A), 1 / 3, 1 / 3),
+    "a scan in a row": (points((0, 150), (75, 150), IN_A_AND_C, (150, 150)), boxes(A), 1 / 4, 1 / math.sqrt(12)),
+    "a scan along a line": (points((0, 150), (75, 150), (150, 150)), boxes(A), 1 / 3, 0),
+    "one place three times": (points(IN_A, IN_A, IN_A), boxes(A), 1 / 3, 0),
+    "one of several elements": (points(IN_B), boxes(A, B), 1, 1),
+    "labels play no part": (points(IN_B), CAT_DOG, 1, 1),
+    "nothing": (points(), boxes(A), 0, 0),
+    "one that cannot be read": (points(IN_A, n_dropped=1), boxes(A), 1 / 2, 1 / math.sqrt(2)),
+    "no element, no click": (points(), NONE, 1, 1),
+    "no element, a click": (points(IN_A), NONE, 0, 0),
+    "infinite": (points((math.inf, math.nan)), boxes(A), 0, 0),
+}
+
+
+@pytest.mark.parametrize(("answer", "target", "once", "explored"), CLICKS.values(), ids=CLICKS)
+def test_clicks(answer: Answer, target: Target, once: float, explored: float) -> None:
+    assert click(answer, target, GRID) == pytest.approx(once)
+    assert click_explored(answer, target, GRID) == pytest.approx(explored)
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, Criterion] = {
+    **{criterion.__name__: criterion for criterion in CRITERIA},
+    "point_distance image": partial(point_distance, relative_to="image"),
+    "no labels": partial(point_in_box, use_labels=False),
+    "box centres": partial(point_in_mask, box_centres=True),
+}
+ORDERED = {"click_explored"}
+
+coordinate = st.one_of(st.integers(-20, 660).map(float), st.floats())
+sides = st.integers(1, 200)
+any_box = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), st.integers(0, 400), st.integers(0, 250), sides, sides)
+any_answer = st.builds(
+    lambda said, n_dropped, boxed: Answer(
+        points_xy=tuple(point for point, _ in said),
+        labels=tuple(label for _, label in said) or ("",) * len(boxed),
+        n_dropped=n_dropped,
+        boxes_xyxy=tuple(boxed),
+    ),
+    st.lists(st.tuples(st.tuples(coordinate, coordinate), st.sampled_from(["cat", "dog", " CAT", ""])), max_size=8),
+    st.integers(0, 2),
+    st.lists(any_box, max_size=2),
+)
+
+
+@st.composite
+def any_target(draw: st.DrawFn) -> Target:
+    given_boxes: list[Box] = draw(st.lists(any_box, max_size=5))
+    fields: dict[str, Any] = {}
+    kind = draw(st.sampled_from(["boxes", "masks", "points", "all"]))
+    if kind in ("boxes", "all"):
+        fields["boxes_xyxy"] = given_boxes
+    if kind in ("masks", "all"):
+        fields["masks"] = [Mask(polygons=[(x1, y1, x2, y1, x1, y2)]) for x1, y1, x2, y2 in given_boxes]
+    if kind in ("points", "all"):
+        fields["points_xy"] = [(x1 + 1, y1 + 1) for x1, y1, _, _ in given_boxes]
+    if draw(st.booleans()):
+        fields["labels"] = [draw(st.sampled_from(["cat", "dog"])) for _ in given_boxes]
+    if draw(st.booleans()):
+        fields["ignore_xyxy"] = [draw(any_box)]
+    return Target(task="pointing", size_wh=WH, categories=draw(st.sampled_from([(), ("cat", "dog")])), **fields)
+
+
+def reordered(target: Target, order: Sequence[int]) -> Target:
+    lists = {name: getattr(target, name) for name in ("boxes_xyxy", "masks", "points_xy", "labels")}
+    changed = {name: [values[i] for i in order] if values else () for name, values in lists.items()}
+    return Target(task="pointing", size_wh=WH, categories=target.categories, ignore_xyxy=target.ignore_xyxy, **changed)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@given(data=st.data(), answer=any_answer, target=any_target())
+def test_any_answer_has_a_value_that_order_does_not_change(
+    name: str, data: st.DataObject, answer: Answer, target: Target
+) -> None:
+    value = VARIANTS[name](answer, target, GRID)
+    assert isinstance(value, float)
+    assert 0.0 <= value <= 1.0
+    assert VARIANTS[name](answer, reordered(target, data.draw(st.permutations(range(target.n_objects)))), GRID) == value
+    if name in ORDERED or not answer.points_xy:
+        return
+    order = data.draw(st.permutations(range(len(answer.points_xy))))
+    shuffled = Answer(
+        points_xy=tuple(answer.points_xy[i] for i in order),
+        labels=tuple(answer.labels[i] for i in order),
+        n_dropped=answer.n_dropped,
+        boxes_xyxy=answer.boxes_xyxy,
+    )
+    assert VARIANTS[name](shuffled, target, GRID) == value
+
+
+@pytest.mark.parametrize("name", sorted({*VARIANTS} - ORDERED))
+@given(answer=any_answer, target=any_target())
+def test_junk_and_duplicates_never_help(name: str, answer: Answer, target: Target) -> None:
+    """A further point that is not an object's own lowers the value, or leaves it where it was for want of points."""
+    if name.startswith("point_distance") or not answer.points_xy or target.ignore_xyxy:
+        return
+    value = VARIANTS[name](answer, target, GRID)
+    junk = Answer(
+        points_xy=(*answer.points_xy, (639.0, 479.0)), labels=(*answer.labels, "junk"), n_dropped=answer.n_dropped
+    )
+    unreadable = Answer(points_xy=answer.points_xy, labels=answer.labels, n_dropped=answer.n_dropped + 1)
+    for worse in (junk, unreadable):
+        assert VARIANTS[name](worse, target, GRID) <= value
+    if answer.n_predicted >= max(target.n_objects, len(answer.boxes_xyxy)) and value > 0:
+        assert VARIANTS[name](unreadable, target, GRID) < value
+
+
+@pytest.mark.parametrize("criterion", [point_in_box, point_in_mask, point_distance])
+@given(target=any_target())
+def test_perfect_is_one_and_a_duplicate_costs(criterion: Criterion, target: Target) -> None:
+    if target.points_xy:
+        middles = tuple(target.points_xy)
+    else:
+        frames = target.boxes_xyxy or [
+            (min(p[::2]), min(p[1::2]), max(p[::2]), max(p[1::2])) for mask in target.masks for p in mask.polygons
+        ]
+        middles = tuple(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in frames)
+    perfect = points(*middles, labels=tuple(target.labels) or ("cat",) * len(middles))
+    if target.masks and criterion is point_in_mask and target.points_xy:
+        return  # a thin triangle need not hold the point beside its corner
+    assert criterion(perfect, target, GRID) == pytest.approx(1.0)
+    if middles:
+        twice = points(*middles, middles[0], labels=(*perfect.labels, perfect.labels[0]))
+        assert criterion(twice, target, GRID) <= len(middles) / (len(middles) + 1) + 1e-9
+
+
+def test_a_thousand_points_take_milliseconds() -> None:
+    rng = random.Random(0)
+    corners = [(rng.uniform(0, 560), rng.uniform(0, 400)) for _ in range(100)]
+    targets: list[Box] = [(x, y, x + 60, y + 60) for x, y in corners]
+    masks = [Mask(polygons=[[x, y, x + 60, y, x + 60, y + 60, x + 30, y + 20, x, y + 60]]) for x, y in corners]
+    target = boxes(*targets, masks=masks, labels=[rng.choice("ab") for _ in targets])
+    pile = points(*[(300.0 + i / 1000, 240.0) for i in range(1000)], labels=("a" * 90_000, *"b" * 999))
+    grid = points(*[(i % 40 * 16.0, i // 40 * 19.0) for i in range(1000)], labels=tuple("ab" * 500))
+    for criterion, answer in itertools.product(VARIANTS.values(), (pile, grid)):
+        criterion(answer, target, GRID)
+        begin = time.process_time()
+        criterion(answer, target, GRID)
+        assert time.process_time() - begin < 0.25  # 1 to 10 ms on a calm machine
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+def said(*items: tuple[Point, str]) -> str:
+    return json.dumps([{"point_2d": list(point), "label": label} for point, label in items])
+
+
+QWEN = ["pointing", "point-in-mask", "point-distance"]
+MIDDLE_A, MIDDLE_B = (150, 150), (350, 200)
+
+# completion -> format, in box / in mask
+TEXTS = {
+    "perfect": (said((MIDDLE_A, "cat"), (MIDDLE_B, "dog")), 1, 1),
+    "other order": (said((MIDDLE_B, "dog"), (MIDDLE_A, "cat")), 1, 1),
+    "one missing": (said((MIDDLE_A, "cat")), 1, 1 / 2),
+    "labels swapped": (said((MIDDLE_A, "dog"), (MIDDLE_B, "cat")), 1, 0),
+    "well-formed junk": (said((NOWHERE, "cat"), (NOWHERE, "dog")), 1, 0),
+    "each twice": (said(*[(MIDDLE_A, "cat"), (MIDDLE_B, "dog")] * 2), 1, 1 / 2),
+    "boxes": (json.dumps([{"bbox_2d": A, "label": "cat"}, {"bbox_2d": B, "label": "dog"}]), 0, 0),
+    "a box beside": (said((MIDDLE_A, "cat"), (MIDDLE_B, "dog"))[:-1] + ', {"bbox_2d": [1, 2, 3, 4]}]', 0, 2 / 3),
+    "prose": ("The cat is on the left.", 0, 0),
+    "nothing": ("[]", 1, 0),
+    "empty": ("", 0, 0),
+    "cut off": (said((MIDDLE_A, "cat"), (MIDDLE_B, "dog"))[:-15], 0, 1 / 2),
+    "nan": ('[{"point_2d": [NaN, 1], "label": "cat"}]', 0, 0),
+    "huge": ('[{"point_2d": [1e400, 1], "label": "cat"}]', 0, 0),
+}
+
+
+@pytest.mark.parametrize("preset", ["pointing", "point-in-mask"])
+@pytest.mark.parametrize(("text", "form", "place"), TEXTS.values(), ids=TEXTS)
+def test_presets_of_points(preset: str, text: str, form: float, place: float) -> None:
+    result = score(text, CAT_DOG, preset=preset)
+    assert result.value == pytest.approx(0.2 * form + 0.8 * place)
+    assert result.metrics["format"] == form
+    assert result.metrics["accuracy"] == pytest.approx(place)
+
+
+def test_the_dense_preset_reports_the_hits() -> None:
+    near = said(((150, 190), "cat"), (MIDDLE_B, "dog"))
+    result = score(near, CAT_DOG, preset="point-distance")
+    assert result.metrics["in_mask"] == result.metrics["accuracy"] == 1.0
+    assert result.metrics["distance"] == pytest.approx((1 + math.exp(-0.5 * (40 / 50) ** 2)) / 2)
+    assert result.value == pytest.approx(0.2 + 0.8 * result.metrics["distance"])
+
+
+@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
+def test_images_without_the_object(preset: str) -> None:
+    point = {"gui-click": "[10, 20]"}.get(preset, said(((10, 20), "cat")))
+    assert score("[]", NONE, preset=preset).value == 1.0
+    assert score("None", NONE, preset=preset).value == 1.0
+    assert score(point, NONE, preset=preset).value == pytest.approx(0.2)
+    assert score("[[1, 2, 3, 4]]", NONE, preset=preset).metrics["accuracy"] < 1.0 or preset != "gui-click"
+    box = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": "cat"}])
+    assert score(box, NONE, preset=preset).metrics["accuracy"] == 0.0
+
+
+GUI = {
+    "a hit": ("[150, 150]", 1.0),
+    "in words of a GUI model": ("click(150, 150)", 1.0),
+    "a miss": ("[10, 10]", 0.2),
+    "two clicks": ("[[150, 150], [10, 10]]", 0.6),
+    "the box instead": ("[100, 100, 200, 200]", 0.0),
+    "prose": ("Click on the button.", 0.0),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), GUI.values(), ids=GUI)
+def test_gui_click(text: str, value: float) -> None:
+    assert score(text, boxes(A), preset="gui-click").value == pytest.approx(value)
+
+
+@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
+def test_a_preset_says_what_it_is(preset: str) -> None:
+    assert PRESETS[preset].tasks == ("pointing",)
+    assert PRESETS[preset].matching == "none"
+    assert PRESETS[preset].accuracy in PRESETS[preset].weights
+    assert PRESETS[preset].source
+
+
+@pytest.mark.parametrize("preset", [*QWEN, "gui-click"])
+@given(text=st.one_of(st.text(), st.text(alphabet='[]{}(),:"0123456789.eE-pointbx_2dlac '), st.sampled_from([*"[{("])))
+def test_no_text_raises(preset: str, text: str) -> None:
+    result = score(text, CAT_DOG, preset=preset, frame="qwen3-vl")
+    assert 0.0 <= result.value <= 1.0
+    assert all(math.isfinite(value) for value in result.metrics.values())

@@ -1,0 +1,284 @@
+"""`visionr1 schedule`: what it shows of a schedule, and what it makes of saved rollouts under each stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from verl_visionr1 import PRESETS, Preset, Target, score
+from verl_visionr1.cli import app
+from verl_visionr1.criteria import ADVANCED, BEGINNER
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import FRAMES
+from verl_visionr1.plugin import context
+from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
+from verl_visionr1.tools import replay as replay_module
+from verl_visionr1.tools.judging import Judging, Moment, progress_at
+from verl_visionr1.tools.replay import moments_of, replay
+from verl_visionr1.tools.rescore import rescore
+from verl_visionr1.tools.rollouts import Rollout
+from verl_visionr1.tools.schedule_view import DIGITS, draw_schedule, first_step, sketch
+
+CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+
+
+def said(height: float) -> str:
+    """A box that overlaps the target by height / 100."""
+    return json.dumps([{"bbox_2d": [100, 100, 200, 100 + height], "label": "cat"}])
+
+
+def rollouts(groups: Sequence[Sequence[float]], target: Target = CAT) -> list[Rollout]:
+    return [
+        Rollout(
+            file="1.jsonl",
+            number=1,
+            completion=said(height),
+            target=target,
+            group=i,
+            session=None,
+            source="coco" if i % 2 else "own",
+            step=1,
+            saved=None,
+            processed_wh=None,
+            n_tokens=None,
+        )
+        for i, heights in enumerate(groups)
+        for height in heights
+    ]
+
+
+def judging(preset: str | Preset = "visionr1") -> Judging:
+    return Judging(PRESETS[preset] if isinstance(preset, str) else preset, FRAMES["original"])
+
+
+# --- rollouts under each stage ---------------------------------------------------------------------------------------
+
+
+def test_stages_by_hand() -> None:
+    # off: (1 + 1 + IoU) / 3; stage 0: IoU of .6 counts .6, from .75 on 1; stage 1: nothing below .75, .8 counts .8.
+    found = replay(rollouts([[60, 80], [60, 70]]), judging())
+    off, beginner, advanced = found.stages
+    assert [(stage.name, stage.progress, stage.match_iou) for stage in found.stages] == [
+        ("rule off", None, 0.5),
+        ("stage 0", 0.0, 0.5),
+        ("stage 1", 0.5, 0.75),
+    ]
+    assert off.overall.reward == pytest.approx((2 + (0.6 + 0.8 + 0.6 + 0.7) / 4) / 3)
+    assert beginner.overall.reward == pytest.approx((2 + (0.6 + 1 + 0.6 + 0.7) / 4) / 3)
+    assert advanced.overall.reward == pytest.approx((1 / 3 + 2.8 / 3 + 1 / 3 + 1 / 3) / 4)
+    assert [stage.overall.no_gradient for stage in found.stages] == [0.0, 0.0, 0.5]
+    assert (advanced.sources["own"].no_gradient, advanced.sources["coco"].no_gradient) == (0.0, 1.0)
+    assert advanced.overall.spread == pytest.approx((2.8 / 3 - 1 / 3) / 4)
+
+
+PRESETS_TRIED = {
+    "default": PRESETS["visionr1"],
+    "paper": PRESETS["visionr1-paper"],
+    "released": PRESETS["visionr1-released"],
+    "three stages": replace(
+        PRESETS["visionr1"],
+        schedule=piecewise([(0, BEGINNER), (0.3, BEGINNER.towards(ADVANCED, 0.5)), (0.6, ADVANCED)]),
+    ),
+    "ramp": replace(PRESETS["visionr1"], schedule=linear(BEGINNER, ADVANCED, begin=0.2)),
+    "accuracy that looks at thresholds": replace(PRESETS["visionr1"], accuracy="precision"),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS_TRIED.values(), ids=PRESETS_TRIED)
+def test_each_stage_is_what_re_scoring_there_gives(preset: Preset) -> None:
+    rows = rollouts([[45, 60, 80, 90], [100, 77], [20]])
+    found = replay(rows, judging(preset))
+    assert len(found.stages) == len(moments_of(preset.schedule)) >= 3
+    for stage in found.stages:
+        alone = rescore(rows, replace(judging(preset), moment=Moment(progress=stage.progress)))
+        assert stage.overall == alone.overall
+        assert stage.sources == alone.sources
+    assert found.stages[1].overall != found.stages[-1].overall
+
+
+def test_each_row_is_read_and_matched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(completion: str, *args: Any) -> Any:
+        calls.append(completion)
+        return real(completion, *args)
+
+    real = replay_module.case_of
+    monkeypatch.setattr(replay_module, "case_of", counted)
+    replay(rollouts([[60, 80], [90]]), judging())
+    assert calls == [said(60), said(80), said(90)]
+
+
+ADVICE = {
+    "too hard": ([[55, 60], [60, 70], [80, 90]], 0.5, ["stage 1 leaves 67% of the prompt groups"], "too hard"),
+    "within the limit": ([[55, 60], [60, 70], [80, 90]], 0.7, [], ""),
+    "mastered": ([[98, 99], [95, 99], [60, 80]], 0.5, ["stage 0 leaves 67%", "stage 1 leaves 67%"], "already mastered"),
+    "no groups": ([[60], [70]], 0.0, [], ""),
+}
+
+
+@pytest.mark.parametrize(("groups", "limit", "starts", "cause"), ADVICE.values(), ids=ADVICE)
+def test_advice(groups: list[list[float]], limit: float, starts: list[str], cause: str) -> None:
+    found = replay(rollouts(groups), judging(), too_many_dead=limit)
+    assert len(found.advice) == len(starts)
+    for line, start in zip(found.advice, starts, strict=True):
+        assert line.startswith(start)
+        assert cause in line
+
+
+def test_rows_that_nothing_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    grounding = replace(PRESETS["visionr1"], tasks=("grounding",))
+    one = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    monkeypatch.setattr("verl_visionr1.tools.judging.PRESETS", {})
+    found = replay([*rollouts([[60]]), *rollouts([[60]], one)], judging(grounding))
+    assert found.unjudged == {"detection": 1}
+    assert found.stages[0].overall.n == 1
+    with pytest.raises(RowsError, match="no row that could be judged"):
+        replay(rollouts([[60]]), judging(grounding))
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1), st.integers(1, 500))
+@settings(max_examples=300, deadline=None)
+def test_first_step_is_the_first(progress: float, total: int) -> None:
+    reached = [step for step in range(1, total + 1) if progress_at(step, total) >= progress]
+    assert first_step(progress, total) == (reached[0] if reached else None)
+
+
+def test_progress_is_that_of_training() -> None:
+    for step, total in [(0, 7), (1, 7), (4, 7), (7, 7), (99, 7)]:
+        assert progress_at(step, total) == context.progress_at(step, total)
+
+
+SKETCHES = {
+    "staged": (staged(at=0.5), "55557777  0.5 -> 0.75"),
+    "constant": (constant(ADVANCED), "77777777  0.75"),
+    "linear": (linear(BEGINNER, ADVANCED), "55566677  0.5 -> 0.75"),
+    "never": (staged(at=1.0), "55555557  0.5 -> 0.75"),
+}
+
+
+@pytest.mark.parametrize(("schedule", "line"), SKETCHES.values(), ids=SKETCHES)
+def test_sketch(schedule: Schedule, line: str) -> None:
+    lines = sketch(schedule, 8, levels=DIGITS).splitlines()
+    assert lines[0] == f"match IoU     {line}"
+    assert len(lines) == 6
+    assert sketch(schedule).splitlines()[0].count("█") == 0
+
+
+@pytest.mark.parametrize("schedule", [staged(), cosine(BEGINNER, ADVANCED)], ids=["staged", "cosine"])
+def test_figure_is_a_picture(schedule: Schedule, tmp_path: Path) -> None:
+    draw_schedule(schedule, tmp_path / "figure.png", "a schedule", 40)
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG"
+        assert len(set(image.convert("RGB").tobytes())) > 20
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(app, ["schedule", *map(str, args)], env={"COLUMNS": "120"})
+
+
+def test_the_command_prints_steps() -> None:
+    result = run("--steps", 40)
+    assert result.exit_code == 0, result.output
+    cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in result.stdout.splitlines() if "│" in line]
+    assert cells == [["0", "1", "0"], ["0.5", "21", "1"], ["off", "", ""]]
+    assert "▅▅▇▇" in result.stdout
+    assert "never" in run("--steps", 40, "--at", 1.0).stdout
+
+
+KINDS = {
+    "its own": ([], PRESETS["visionr1"].schedule),
+    "later": (["--at", "0.7"], staged(at=0.7)),
+    "own stages": (["--stages", ".4,.4,.6", "--stages", ".6,.6,.8"], None),
+    "linear": (["--kind", "linear", "--begin", "0.1", "--end", "0.9"], linear(BEGINNER, ADVANCED, begin=0.1, end=0.9)),
+    "cosine": (["--kind", "cosine"], cosine(BEGINNER, ADVANCED)),
+    "piecewise": (["--kind", "piecewise", "--starts", "0,0.2"], piecewise([(0, BEGINNER), (0.2, ADVANCED)])),
+    "constant": (["--kind", "constant"], constant(BEGINNER)),
+}
+
+
+@pytest.mark.parametrize(("options", "schedule"), KINDS.values(), ids=KINDS)
+def test_options_describe_the_schedule(options: list[str], schedule: Schedule | None) -> None:
+    assert run(*options).exit_code == 0
+    shown = json.loads(run(*options, "--json").stdout)
+    if schedule is None:
+        assert [point["match_iou"] for point in shown["points"]] == [0.4, 0.6]
+        return
+    assert shown["interpolation"] == schedule.interpolation
+    assert [(point["progress"], point["match_iou"]) for point in shown["points"]] == [
+        (start, thresholds.match_iou) for start, thresholds in schedule.points
+    ]
+    assert shown["rollouts"] is None
+
+
+def write_dump(path: Path) -> Path:
+    rows = [
+        {"input": "cat?", "output": said(height), "gts": CAT.to_json(), "score": 0.0, "step": 1, "uid": f"{g}_{i}_0"}
+        for g, heights in enumerate([[60, 80], [60, 70], [55, 65]])
+        for i, height in enumerate(heights)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_command_replays_rollouts(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "1.jsonl")
+    plain = json.loads(run("--rollouts", file, "--json").stdout)["rollouts"]
+    assert [stage["overall"]["no_gradient"] for stage in plain["stages"]] == pytest.approx([0, 0, 2 / 3])
+    assert plain["stages"][2]["overall"]["reward"] == pytest.approx(
+        sum(score(said(h), CAT, progress=0.5).value for h in (60, 80, 60, 70, 55, 65)) / 6
+    )
+    result = run("--rollouts", tmp_path, "--plot", tmp_path / "schedule.png")
+    assert result.exit_code == 0, result.output
+    assert "66.7%" in result.stdout
+    assert "stage 1 leaves 67% of the prompt groups without gradient (more than 50%)" in " ".join(result.stdout.split())
+    assert (tmp_path / "schedule.png").stat().st_size > 1000
+    assert "leaves" not in run("--rollouts", file, "--max-dead", 0.9).stdout
+
+
+def test_skipped_rows_are_counted(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "1.jsonl")
+    file.write_text(file.read_text() + "{}\n")
+    assert run("--rollouts", file).exit_code == 1
+    result = run("--rollouts", file, "--on-error", "skip")
+    assert result.exit_code == 0
+    assert "1 rows could not be read" in result.stdout
+
+
+MISTAKES = {
+    "no such kind": (["--kind", "steps"], "schedule.kind = 'steps': needs one of off, constant"),
+    "thresholds in words": (["--stages", "easy"], "--stages easy: needs numbers with commas"),
+    "two thresholds": (["--stages", ".5,.5"], "schedule.stages"),
+    "one stage": (["--stages", ".5,.5,.75"], "stages has 1 entries"),
+    "threshold in percent": (["--stages", "50,50,75", "--stages", "75,75,90"], "needs a number in [0, 1]"),
+    "at": (["--at", "2"], "at = 2.0: needs a fraction"),
+    "starts": (["--kind", "piecewise", "--starts", "0.1,0.2"], "the first point must be at progress 0"),
+    "no such preset": (["--preset", "visionr2"], "preset = 'visionr2': needs one of"),
+    "no rollouts": (["--rollouts", "nothing.jsonl"], "nothing.jsonl: no such file"),
+    "no picture": (["--plot", "{folder}/a.doc"], "visionr1 schedule: "),
+    "no folder": (["--plot", "{folder}/none/a.png"], "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) -> None:
+    result = run(*(arg.format(folder=tmp_path) for arg in args))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("visionr1 schedule: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,499 @@
+"""`visionr1 score`: aggregates against numbers worked out by hand and by numpy and scipy, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from typer.testing import CliRunner
+
+from verl_visionr1 import PRESETS, FrameError, RewardError, Score, Target, score
+from verl_visionr1.cli import app
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import FRAMES
+from verl_visionr1.tools import judging as judging_module
+from verl_visionr1.tools.agreement import agreement_of
+from verl_visionr1.tools.judging import Judging, Moment, Processing, preset_and_moment
+from verl_visionr1.tools.rescore import Report, rescore
+from verl_visionr1.tools.rollouts import Rollout, read_rollouts
+from verl_visionr1.tools.score_view import view_of
+from verl_visionr1.tools.scored_rows import scored_rows
+from verl_visionr1.tools.tally import Tally
+
+CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+ONE = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+
+
+def said(height: float = 100, *, by: float = 1.0) -> str:
+    """A box that overlaps the target by height / 100; `by` puts it into another frame."""
+    box = [100 * by, 100 * by, 200 * by, (100 + height) * by]
+    return json.dumps([{"bbox_2d": box, "label": "cat"}])
+
+
+# With the rule off: perfect 1; IoU .6: (1 + 1 + .6) / 3; IoU .4: (1 + 0 + 0) / 3; prose: 0.
+PERFECT, FAIR, POOR, PROSE = said(), said(60), said(40), "I see a cat."
+VALUES = {PERFECT: 1.0, FAIR: 2.6 / 3, POOR: 1 / 3, PROSE: 0.0}
+
+
+def rollout(completion: str, group: str = "a", source: str = "coco", **changes: Any) -> Rollout:
+    plain: dict[str, Any] = {
+        "file": "1.jsonl",
+        "number": 1,
+        "completion": completion,
+        "target": CAT,
+        "group": group,
+        "session": None,
+        "source": source,
+        "step": 1,
+        "saved": None,
+        "processed_wh": None,
+        "n_tokens": None,
+    }
+    return Rollout(**(plain | changes))
+
+
+def judging(preset: str = "visionr1", frame: str = "original", **changes: Any) -> Judging:
+    return Judging(PRESETS[preset], FRAMES[frame], **changes)
+
+
+# --- means and groups ------------------------------------------------------------------------------------------------
+
+
+def test_means_and_groups_by_hand() -> None:
+    rows = [rollout(PERFECT), rollout(PROSE, "b", "own"), rollout(PROSE), rollout(PROSE, "b", "own")]
+    rows += [rollout(FAIR, "c"), rollout(POOR, "d"), rollout(POOR, "d")]  # c alone: no group
+    report = rescore(rows, judging())
+    everything, coco, own = report.overall, report.sources["coco"], report.sources["own"]
+    assert (report.n_rows, everything.n, coco.n, own.n) == (7, 7, 5, 2)
+    assert everything.reward == pytest.approx((1 + 0 + 0 + 0 + 2.6 / 3 + 1 / 3 + 1 / 3) / 7)
+    assert coco.reward == pytest.approx((1 + 2.6 / 3 + 2 / 3) / 5)
+    assert coco.metrics["recall"] == pytest.approx(2 / 5)
+    assert coco.metrics["iou_mean"] == pytest.approx((1 + 0 + 0.6 + 0.4 + 0.4) / 5)
+    assert (everything.unreadable, coco.unreadable, own.unreadable) == pytest.approx((3 / 7, 1 / 5, 1.0))
+    assert (everything.n_groups, coco.n_groups, own.n_groups) == (3, 2, 1)
+    assert everything.spread == pytest.approx(0.5 / 3)
+    assert coco.spread == pytest.approx(0.25)
+    assert (everything.no_gradient, coco.no_gradient, own.no_gradient) == pytest.approx((2 / 3, 1 / 2, 1.0))
+    assert everything.no_gradient_reward == pytest.approx(1 / 6)
+
+
+def test_without_groups_there_is_no_spread() -> None:
+    numbers = rescore([rollout(PERFECT, "a"), rollout(PROSE, "b")], judging()).overall
+    assert (numbers.n_groups, numbers.spread, numbers.no_gradient, numbers.no_gradient_reward) == (0, None, None, None)
+
+
+REWARDS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.1, 0.3, 1 / 3, 1.0])), min_size=1, max_size=40)
+
+
+@given(REWARDS)
+@settings(max_examples=150, deadline=None)
+def test_the_tally_is_what_numpy_says(rewards: list[tuple[int, float]]) -> None:
+    tally = Tally()
+    for group, value in rewards:
+        tally.add("s", group, "detection", Score(value, {"parsed": value}))
+    numbers = tally.numbers()
+    values = np.array([value for _, value in rewards])
+    groups = np.array([group for group, _ in rewards])
+    members = [values[groups == g] for g in np.unique(groups) if (groups == g).sum() > 1]
+    assert numbers.reward == pytest.approx(values.mean())
+    assert numbers.metrics["parsed"] == pytest.approx(values.mean())
+    assert numbers.n_groups == len(members)
+    if members:
+        assert numbers.spread == pytest.approx(np.mean([np.std(m) for m in members]), abs=1e-9)
+        assert numbers.no_gradient == pytest.approx(np.mean([np.std(m) < 1e-9 for m in members]))
+
+
+def test_rounding_is_no_spread() -> None:
+    tally = Tally()
+    for value in (0.1 + 0.2, 0.3):
+        tally.add("s", "g", "detection", Score(value, {}))
+    assert tally.numbers().no_gradient == 1.0
+
+
+def test_rows_of_another_task_go_to_their_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = replace(PRESETS["visionr1-paper"], tasks=("grounding",))
+    rows = [rollout(PERFECT, target=ONE), rollout(FAIR, "b")]
+    report = rescore(rows, replace(judging(), preset=preset))
+    assert report.routed == {"detection": "visionr1"}
+    assert report.n_rows == 2
+    monkeypatch.setattr(judging_module, "PRESETS", {})
+    report = rescore(rows, replace(judging(), preset=preset))
+    assert (report.n_rows, report.unjudged) == (1, {"detection": 1})
+    with pytest.raises(RowsError, match="1 of task detection; preset visionr1-paper judges grounding"):
+        rescore(rows[1:], replace(judging(), preset=preset))
+
+
+def test_presets_of_one_name_do_not_mix() -> None:
+    ours = replace(PRESETS["visionr1"], tasks=("grounding",), criteria=PRESETS["visionr1"].criteria[:1])
+    report = rescore([rollout(FAIR, target=ONE), rollout(FAIR)], replace(judging(), preset=ours))
+    assert report.overall.metrics["recall"] == 1.0, "a mean over the rows that have it"
+    assert report.overall.n == 2
+
+
+# --- when, and in which frame ----------------------------------------------------------------------------------------
+
+MOMENTS = {
+    "off": (Moment(), 2.6 / 3),
+    "a fraction": (Moment(progress=0.2), 2.6 / 3),
+    "later": (Moment(progress=0.9), 1 / 3),
+    "a stage": (Moment(stage=1), 1 / 3),
+    "early step": (Moment(total_steps=10), 2.6 / 3),
+    "late step": (Moment(total_steps=1), 1 / 3),
+}
+
+
+@pytest.mark.parametrize(("moment", "value"), MOMENTS.values(), ids=MOMENTS)
+def test_the_moment_sets_the_thresholds(moment: Moment, value: float) -> None:
+    report = rescore([rollout(FAIR, step=2)], judging(moment=moment))
+    assert report.overall.reward == pytest.approx(value)
+
+
+BAD_MOMENTS = {
+    "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: needs one of them"),
+    "percent": (lambda: Moment(50.0), "needs a fraction of training"),
+    "not a number": (lambda: Moment(float("nan")), "needs a fraction of training"),
+    "no steps": (lambda: Moment(total_steps=0), "needs at least 1"),
+    "no such stage": (lambda: rescore([rollout("")], judging(moment=Moment(stage=2))), "has the stages 0, 1"),
+    "no step in a row": (
+        lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))),
+        "1.jsonl:1: --total-steps 9 needs a step in each row",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_MOMENTS.values(), ids=BAD_MOMENTS)
+def test_a_moment_that_cannot_be(make: Any, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        make()
+
+
+def test_another_preset_and_its_stage() -> None:
+    default = Moment(progress=0.5)
+    assert preset_and_moment("visionr1", default) == ("visionr1", default)
+    assert preset_and_moment("visionr1@0", default) == ("visionr1", Moment(stage=0))
+    assert preset_and_moment("visionr1@off", default) == ("visionr1", Moment())
+    assert preset_and_moment("a@b.yaml@1", default) == ("a@b.yaml", Moment(stage=1))
+    assert preset_and_moment("@1", default) == ("@1", default)
+
+
+def test_the_processed_size_is_the_rows_or_replayed() -> None:
+    def perfect(wh: tuple[int, int]) -> str:
+        box = [100 * wh[0] / 640, 100 * wh[1] / 480, 200 * wh[0] / 640, 200 * wh[1] / 480]
+        return json.dumps([{"bbox_2d": box, "label": "cat"}])
+
+    told = rollout(perfect((320, 240)), processed_wh=(320, 240))
+    replayed = rollout(perfect((644, 476)))
+    budget = Processing(min_pixels=3136, max_pixels=28 * 28 * 100)
+    fixed = Processing(fixed_wh=(1280, 960))
+    for one, processing in [
+        (told, Processing()),
+        (replayed, Processing()),
+        (told, fixed),
+        (rollout(perfect((308, 224))), budget),
+        (rollout(perfect((1280, 960))), fixed),
+    ]:
+        report = rescore([one], judging(frame="qwen2.5-vl", processing=processing))
+        assert report.overall.metrics["iou_mean"] == pytest.approx(1.0)
+
+
+def test_a_processed_size_that_nobody_knows_is_an_error() -> None:
+    frame = replace(FRAMES["qwen2.5-vl"], name="mine")
+    with pytest.raises(FrameError, match="processed_wh"):
+        rescore([rollout(PERFECT)], replace(judging(), frame=frame))
+
+
+# --- agreement -------------------------------------------------------------------------------------------------------
+
+
+def scipy_agreement(a: Sequence[float], b: Sequence[float], groups: Sequence[int]) -> tuple[Any, ...]:
+    """Row by row, as scipy has it; groups in which one reward is constant have no agreement."""
+    x, y, g = np.array(a), np.array(b), np.array(groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pairs = [(stats.spearmanr(x[g == i], y[g == i]), stats.kendalltau(x[g == i], y[g == i])) for i in np.unique(g)]
+        overall = stats.spearmanr(x, y), stats.kendalltau(x, y)
+    defined = [(rho.statistic, tau.statistic) for rho, tau in pairs if not np.isnan(rho.statistic)]
+    rhos, taus = zip(*defined, strict=True) if defined else ((), ())
+    return (*(one.statistic for one in overall), len(defined), rhos, taus)
+
+
+@pytest.mark.parametrize("sizes", [[2] * 9, [8] * 20, [1, 2, 3, 5, 8, 1], [300, 2, 300]], ids=str)
+@pytest.mark.parametrize("levels", [3, 1000], ids=["ties", "no ties"])
+def test_agreement_is_what_scipy_says(sizes: list[int], levels: int) -> None:
+    random = np.random.default_rng(len(sizes) + levels)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    random.shuffle(groups)
+    a, b = random.integers(levels, size=(2, len(groups))) / levels
+    rho, tau, n_groups, rhos, taus = scipy_agreement(a, b, groups)
+    found = agreement_of(a, b, groups)
+    assert (found.n, found.n_groups) == (len(groups), n_groups)
+    assert (found.spearman, found.kendall) == pytest.approx((rho, tau))
+    assert (found.spearman_within, found.kendall_within) == pytest.approx((np.mean(rhos), np.mean(taus)))
+
+
+def test_agreement_of_constant_rewards_is_unknown() -> None:
+    found = agreement_of([1.0, 1.0], [0.0, 1.0], [0, 0])
+    assert (found.spearman, found.kendall, found.n_groups, found.kendall_within) == (None, None, 0, None)
+    assert agreement_of([0.1 + 0.2, 0.3], [0.0, 1.0], [0, 0]).spearman is None, "rounding is no rank"
+
+
+def test_another_reward_beside_it() -> None:
+    texts = [PERFECT, FAIR, POOR, PROSE, FAIR, PERFECT]
+    rows = [rollout(text, "ab"[i % 2], number=i) for i, text in enumerate(texts)]
+    report = rescore(rows, judging(), other=judging(moment=Moment(stage=1)), n_shown=2)
+    other = report.comparison
+    assert other is not None
+    late = [1.0, 1 / 3, 1 / 3, 0.0, 1 / 3, 1.0]
+    assert other.overall.reward == pytest.approx(np.mean(late))
+    assert other.sources["coco"].n == 6
+    rho, tau, n_groups, rhos, _ = scipy_agreement([VALUES[text] for text in texts], late, [0, 1] * 3)
+    assert (other.agreement.spearman, other.agreement.kendall) == pytest.approx((rho, tau))
+    assert (other.agreement.n_groups, other.agreement.spearman_within) == (n_groups, pytest.approx(np.mean(rhos)))
+    assert other.agreement_by_source["coco"] == other.agreement
+    assert [(row.where, row.value, row.other) for row in other.differing] == [
+        ("1.jsonl:1", pytest.approx(2.6 / 3), pytest.approx(1 / 3)),
+        ("1.jsonl:4", pytest.approx(2.6 / 3), pytest.approx(1 / 3)),
+    ]
+
+
+def test_rows_differ_by_shares_of_the_largest_value() -> None:
+    rows = [rollout(PERFECT, number=1), rollout(PROSE, number=2), rollout(POOR, number=3)]
+    report = rescore(rows, judging(), other=judging("visionr1-released"), n_shown=9)
+    assert report.comparison is not None
+    shares = [abs(row.value - row.other / 3) for row in report.comparison.differing]
+    assert shares == sorted(shares, reverse=True)
+    assert "1.jsonl:1" not in [row.where for row in report.comparison.differing], "1 of 1 is 3 of 3"
+
+
+def test_a_comparison_needs_a_task_that_both_judge() -> None:
+    other = replace(judging(), preset=replace(PRESETS["visionr1"], tasks=("grounding",)))
+    with pytest.raises(RowsError, match="no row that both judge"):
+        rescore([rollout(PERFECT)], judging(), other=other)
+    report = rescore([rollout(PERFECT), rollout(FAIR, target=ONE)], judging(), other=other)
+    assert report.comparison is not None
+    assert (report.overall.n, report.comparison.overall.n) == (2, 1)
+
+
+# --- saved rewards ---------------------------------------------------------------------------------------------------
+
+
+def saved_by(**options: Any) -> list[Rollout]:
+    """Rollouts whose rewards were saved as verl saves them, judged with some options."""
+    texts = [said(height) for height in range(40, 101, 5)] + [PROSE]
+    return [
+        rollout(text, f"{i}", saved=float(np.float32(score(text, CAT, **options).value)))
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_saved_rewards_that_are_right() -> None:
+    report = rescore(saved_by(), judging())
+    assert report.saved is not None
+    assert (report.saved.n, report.saved.equal) == (14, 1.0)
+    assert report.saved.mean == pytest.approx(report.overall.reward)
+    assert report.saved.max_difference < 1e-6
+    assert report.hints == []
+
+
+def test_saved_rewards_that_differ_by_hand() -> None:
+    rows = [rollout(PERFECT, saved=1.0), rollout(POOR, saved=0.0), rollout(PROSE, source="own", saved=0.5)]
+    report = rescore([*rows, rollout(PROSE)], judging())
+    assert report.saved is not None
+    assert (report.saved.n, report.saved.mean, report.saved.equal) == (3, 0.5, pytest.approx(1 / 3))
+    assert report.saved.mean_difference == pytest.approx((1 / 3 + 0.5) / 3)
+    assert report.saved.max_difference == pytest.approx(0.5)
+    assert report.saved_by_source["own"].max_difference == pytest.approx(0.5)
+    assert len(report.hints) == 1
+
+
+def test_the_wrong_frame_is_found() -> None:
+    wide = Target(task="detection", size_wh=(1280, 960), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    texts = [
+        json.dumps([{"bbox_2d": [100 / 1.28, 100 / 0.96, 200 / 1.28, (100 + h) / 0.96], "label": "cat"}])
+        for h in range(50, 101, 5)
+    ]
+    rows = [rollout(text, target=wide, saved=score(text, wide, frame="qwen3-vl", progress=0.0).value) for text in texts]
+    (hint,) = rescore(rows, judging(moment=Moment(stage=0))).hints
+    assert "of the saved rewards differ" in hint
+    assert "--frame qwen2-vl" in hint
+    assert "--frame qwen3-vl" in hint
+    assert "100% of a sample are equal (now 0%)" in hint
+    assert rescore(rows, judging(frame="qwen3-vl", moment=Moment(stage=0))).hints == []
+
+
+def test_the_wrong_stage_is_found() -> None:
+    (hint,) = rescore(saved_by(progress=0.9), judging()).hints
+    assert "with --stage 1 100% of a sample" in hint
+
+
+def test_the_wrong_preset_is_found() -> None:
+    (hint,) = rescore(saved_by(preset="visionr1-released"), judging()).hints
+    assert "--preset visionr1-released" in hint
+
+
+def test_what_nothing_explains_is_said() -> None:
+    rows = [rollout(text, saved=0.123) for text in (PERFECT, FAIR)]
+    (hint,) = rescore(rows, judging()).hints
+    assert "100% of the saved rewards differ" in hint
+    assert "other weights" in hint
+
+
+# --- rows as a file --------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_written_alike(tmp_path: Path) -> None:
+    rows = [rollout(PERFECT, saved=0.5), rollout(FAIR, number=2, step=None)]
+    tables = []
+    for name in ("rows.jsonl", "rows.parquet"):
+        with scored_rows(tmp_path / name, [PRESETS["visionr1"], PRESETS["visionr1-paper"]]) as on_row:
+            rescore(rows, judging(), other=judging(moment=Moment(stage=1)), on_row=on_row)
+        assert [file.name for file in tmp_path.glob(".*")] == []
+        lines = (tmp_path / name).read_bytes().splitlines() if name.endswith("jsonl") else []
+        tables.append([json.loads(line) for line in lines] or pq.read_table(tmp_path / name).to_pylist())
+    assert tables[0] == tables[1]
+    first, second = tables[0]
+    assert (first["file"], first["number"], first["step"], first["saved"]) == ("1.jsonl", 1, 1, 0.5)
+    assert (first["value"], first["recall"], first["preset"], first["task"]) == (1.0, 1.0, "visionr1", "detection")
+    assert (second["number"], second["step"], second["saved"]) == (2, None, None)
+    assert (second["value"], second["other"]) == (pytest.approx(2.6 / 3), pytest.approx(1 / 3))
+
+
+def test_rows_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "rows.parquet"):
+        (tmp_path / name).write_text("older")
+        with pytest.raises(RowsError, match="no row"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
+            rescore([], judging(), on_row=on_row)
+        assert (tmp_path / name).read_text() == "older"
+        assert len(list(tmp_path.iterdir())) <= 2
+    with pytest.raises(RowsError, match=r"needs a name that ends in \.jsonl"), scored_rows(tmp_path / "a.csv", []):
+        pass
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def write_dump(path: Path, texts: Sequence[str], **changes: Any) -> Path:
+    """A dump as verl writes it, two rollouts a prompt."""
+    rows = [
+        {"input": "cat?", "output": text, "gts": CAT.to_json(), "score": VALUES.get(text, 0.0), "step": 3}
+        | {"uid": f"{i // 2:032x}_{i % 2}_0"}
+        | changes
+        for i, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(app, ["score", *map(str, args)], env={"COLUMNS": "160"})
+
+
+def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE, FAIR, FAIR])
+    result = run(file, "--json")
+    assert result.exit_code == 0, result.output
+    report = msgspec.convert(json.loads(result.stdout), Report)
+    assert report == rescore(read_rollouts([file]), judging())
+    assert (report.overall.spread, report.overall.no_gradient) == (0.25, 0.5)
+    assert report.saved is not None
+    assert report.saved.equal == 1.0
+
+
+def test_the_table(tmp_path: Path) -> None:
+    write_dump(tmp_path / "2.jsonl", [PERFECT, PROSE], data_source="coco/[bold]val")
+    write_dump(tmp_path / "10.jsonl", [FAIR, "\x1b[2J[red]\r\x07 \ud800 cat" * 9], data_source="own", step=10)
+    result = run(tmp_path, "--vs", "visionr1@1", "--total-steps", "20", "--show", "3")
+    assert result.exit_code == 0, result.output
+    assert not {char for char in result.stdout if not char.isprintable() and char != "\n"}
+    for text in ("coco/[bold]val", "own", "each step of 20", "without gradient", "Kendall", "10.jsonl:1", "stage 1"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize("n_sources", [1, 2, 9])
+def test_the_view_takes_any_number_of_sources(n_sources: int) -> None:
+    rows = [rollout(text, f"{i}", f"s{i % n_sources}") for i, text in enumerate([FAIR, PROSE] * 9)]
+    parts = list(view_of(rescore(rows, judging(), other=judging("visionr1-paper"))))
+    assert ("more data sources" in str(parts[1])) is (n_sources > 6)
+
+
+def test_options_reach_the_judging(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [said(by=2.0)])
+    options = ["--frame", "qwen2.5-vl", "--processed", "1280x960", "--progress", "0.9", "--json"]
+    report = json.loads(run(file, *options, "--preset", "visionr1-paper").stdout)
+    assert (report["preset"], report["frame"], report["moment"]) == ("visionr1-paper", "qwen2.5-vl", "progress 0.9")
+    assert report["overall"]["metrics"]["iou_mean"] == pytest.approx(1.0)
+
+
+def test_a_preset_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: visionr1\nname: mine\nweights: {format: 0, precision: 0}\n")
+    report = json.loads(
+        run(write_dump(tmp_path / "1.jsonl", [FAIR]), "--preset", tmp_path / "mine.yaml", "--json").stdout
+    )
+    assert (report["preset"], report["overall"]["reward"]) == ("mine", 1.0)
+
+
+def test_skipped_rows_are_told(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
+    file.write_text(file.read_text() + '{"cut off')
+    failed = run(file)
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert failed.stderr.startswith(f"visionr1 score: {file}: line 3: ")
+    assert len(failed.stderr.splitlines()) == 1
+    result = run(file, "--on-error", "skip", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["n_skipped"] == 1
+    assert f"left out: {file}: line 3" in result.stderr
+
+
+def test_rows_to_a_file(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
+    out = tmp_path / "out" / "rows.parquet"
+    assert run(file, "--out", out).exit_code == 0
+    assert pq.read_table(out).column("value").to_pylist() == [1.0, 0.0]
+
+
+MISTAKES = {
+    "no such file": (["nothing.jsonl"], "no such file or folder"),
+    "no such preset": (["{file}", "--preset", "visionr2"], "preset = 'visionr2': needs one of visionr1"),
+    "no such frame": (["{file}", "--frame", "qwen"], "frame = 'qwen': needs one of original"),
+    "progress in words": (["{file}", "--progress", "half"], "--progress half: needs a fraction"),
+    "progress in percent": (["{file}", "--progress", "50"], "--progress 50.0: needs a fraction"),
+    "no such stage": (["{file}", "--stage", "7"], "--stage 7: the schedule has the stages 0, 1"),
+    "half a size": (["{file}", "--processed", "644"], "--processed 644: needs WIDTHxHEIGHT"),
+    "half a budget": (["{file}", "--frame", "qwen2.5-vl", "--max-pixels", "99999"], "needs both or none"),
+    "no such column": (["{file}", "--column", "completion=said"], "no said in it"),
+    "no such kind of column": (["{file}", "--column", "text=said"], "--column text=said: needs WHAT=NAME"),
+    "on-error": (["{file}", "--on-error", "cry"], "--on-error cry: needs fail or skip"),
+    "empty": (["{empty}"], "no row in it"),
+    "out over in": (["{file}", "--out", "{file}"], "would overwrite the rollouts"),
+    "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "or stand among them"),
+    "out of no kind": (["{file}", "--out", "rows.csv"], "needs a name that ends in .jsonl or .parquet"),
+    "no data": (["{file}", "--data", "nothing.parquet"], "nothing.parquet: no such file"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = write_dump(folder / "3.jsonl", [PERFECT])
+    before = file.read_bytes()
+    (tmp_path / "empty.jsonl").write_text("\n")
+    names = {"file": file, "empty": tmp_path / "empty.jsonl", "folder": folder}
+    result = run(*(arg.format_map(names) for arg in args))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("visionr1 score: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert file.read_bytes() == before

@@ -1,0 +1,484 @@
+"""Criteria and presets of answers in words, and the child process that compares mathematics."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from verl_visionr1 import Target, score
+from verl_visionr1.answers import Answer
+from verl_visionr1.criteria import math_equality
+from verl_visionr1.criteria.text import choice, edit_similarity, exact, named_option, number, yes_no
+from verl_visionr1.criteria.text import math as math_equal
+from verl_visionr1.rewards import text as text_presets
+
+PRESETS = [preset.name for preset in text_presets.PRESETS]
+
+
+def target(answer: str, choices: tuple[str, ...] = ()) -> Target:
+    return Target(task="text", answer=answer, choices=choices)
+
+
+def judged(judge: Callable[..., float], said: str, right: str, **options: Any) -> float:
+    return judge(Answer(text=said), target(right), **options)
+
+
+# --- exact -----------------------------------------------------------------------------------------------------------
+
+EXACT = {
+    "the same": ("a dog", "a dog", 1),
+    "case and blanks": ("A  Dog\n", "a dog", 1),
+    "a full stop": ("a dog.", "a dog", 1),
+    "bold": ("**a dog**", "A dog.", 1),
+    "quotes": ("\u201ca dog\u201d", "a dog", 1),
+    "wide letters": ("\uff21 dog", "A dog", 1),
+    "another word": ("a cat", "a dog", 0),
+    "more words": ("a dog or a cat", "a dog", 0),
+    "part of it": ("dog", "a dog", 0),
+    "nothing": ("", "a dog", 0),
+    "punctuation alone": ("?", "?", 1),
+    "other punctuation alone": ("!", "?", 0),
+}
+
+
+@pytest.mark.parametrize(("said", "right", "expected"), EXACT.values(), ids=EXACT)
+def test_exact(said: str, right: str, expected: float) -> None:
+    assert judged(exact, said, right) == expected
+
+
+# --- choice ----------------------------------------------------------------------------------------------------------
+
+OPTIONS = ("a cat", "a dog", "a cow", "vitamin A")
+NAMED = {
+    "a letter": ("B", 1),
+    "a small letter": ("b", 1),
+    "in brackets": ("(B)", 1),
+    "in square brackets": ("[b]", 1),
+    "a full stop": ("B.", 1),
+    "a bracket": ("b)", 1),
+    "a colon": ("B:", 1),
+    "bold": ("**B**", 1),
+    "in quotes": ('"B"', 1),
+    "letter and text": ("B) a dog", 1),
+    "letter, stop and text": ("B. A dog.", 1),
+    "letter and text without a sign": ("B a dog", 1),
+    "letter and another option's text": ("B) a cat", None),
+    "the text": ("A dog", 1),
+    "the text of an option that ends in a letter": ("vitamin A", 3),
+    "its letter and that text": ("D. vitamin A", 3),
+    "another letter and that text": ("A) vitamin A", None),
+    "an article": ("A cow", 2),
+    "a sentence": ("The answer is B.", 1),
+    "a sentence with an article": ("A good answer is option B", 1),
+    "a sentence with the letter A": ("The answer is A because it purrs", 0),
+    "a sentence with a text": ("It shows a dog in the grass", 1),
+    "a sentence with letter and text": ("It is (b), a dog", 1),
+    "a sentence with a letter and another text": ("It is B, a cat", None),
+    "two letters": ("A or B", None),
+    "all letters": ("A, B, C, D", None),
+    "two letters without a blank": ("A,B", None),
+    "letters and a reason": ("A, because B is wrong", None),
+    "two texts": ("a dog or a cat", None),
+    "a letter that is no option": ("E", None),
+    "a word": ("Because", None),
+    "letters in a word": ("AB", None),
+    "a pronoun": ("I think", None),
+    "a hyphen": ("A-level", None),
+    "nothing": ("", None),
+    "very long": ("B" + " " * 5000 + "B", None),
+}
+
+
+@pytest.mark.parametrize(("said", "option"), NAMED.values(), ids=NAMED)
+def test_options(said: str, option: int | None) -> None:
+    assert named_option(said, OPTIONS) == option
+    for right, letter in enumerate("ABCD"):
+        assert choice(Answer(text=said), target(letter, OPTIONS)) == float(option == right)
+
+
+def test_the_truth_may_be_a_letter_or_a_text() -> None:
+    for right in ("B", "(b)", "a dog", "B. a dog"):
+        assert choice(Answer(text="b."), target(right, OPTIONS)) == 1.0
+        assert choice(Answer(text="A"), target(right, OPTIONS)) == 0.0
+
+
+def test_letters_without_options() -> None:
+    for said, right in (("(H)", "H"), ("The answer is H.", "h"), ("I", "I")):
+        assert judged(choice, said, right) == 1.0
+    assert judged(choice, "I think so", "I") == 0.0
+    assert judged(choice, "H or G", "H") == 0.0
+
+
+def test_a_truth_that_names_no_option_is_met_by_nothing() -> None:
+    for said in ("A", "B", "a mouse", ""):
+        assert choice(Answer(text=said), target("a mouse", OPTIONS)) == 0.0
+
+
+def test_an_option_inside_another() -> None:
+    options = ("red", "dark red", "4", "5")
+    said = {"dark red": 1, "red": 0, "It is dark red.": 1, "It is red": 0, "4": 2, "C": 2, "It is 5": 3}
+    assert {text: named_option(text, options) for text in said} == said
+
+
+def test_options_that_are_letters() -> None:
+    assert named_option("X", ("X", "Y")) == 0
+    assert named_option("B", ("B", "A")) == 1, "a letter that is an option's is that option's"
+
+
+# --- yes or no -------------------------------------------------------------------------------------------------------
+
+SAYS = {
+    "yes": ("yes", True),
+    "Yes.": ("Yes.", True),
+    "true": ("True", True),
+    "no": ("NO", False),
+    "no, with a reason": ("No, there is no dog.", False),
+    "no without a comma": ("No there is not", False),
+    "false": ("That is false", False),
+    "yes, with a reason": ("Yes, there is no other dog", True),
+    "the answer is no": ("The answer is no.", False),
+    "both": ("yes and no", None),
+    "both in two sentences": ("Yes. No.", None),
+    "either": ("yes or no", None),
+    "no dog is no answer": ("There is no dog", None),
+    "inside a word": ("nothing", None),
+    "inside another": ("yesterday", None),
+    "not": ("not", None),
+    "maybe": ("maybe", None),
+    "a hyphen": ("no-one", None),
+    "nothing": ("", None),
+}
+
+
+@pytest.mark.parametrize(("said", "is_yes"), SAYS.values(), ids=SAYS)
+def test_yes_no(said: str, is_yes: bool | None) -> None:
+    assert judged(yes_no, said, "Yes") == float(is_yes is True)
+    assert judged(yes_no, said, "no") == float(is_yes is False)
+    assert judged(yes_no, said, "maybe") == 0.0, "neither equals nothing, not even neither"
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+NUMBERS = {
+    "the same": ("42", "42", 1),
+    "a fraction of zero": ("42.0", "42", 1),
+    "separators": ("1,234", "1234", 1),
+    "a unit": ("12 cm", "12", 1),
+    "a unit in the truth": ("12", "12 cm", 1),
+    "a currency": ("$1,234.50", "1234.5", 1),
+    "a sentence": ("It weighs 12 kg.", "12kg", 1),
+    "percent on both": ("50%", "50 %", 1),
+    "percent said": ("50%", "0.5", 1),
+    "percent in the truth": ("0.5", "50%", 1),
+    "percent left off": ("50", "50%", 1),
+    "percent too much": ("0.5%", "50%", 0),
+    "a fraction": ("1/2", "0.5", 1),
+    "a fraction in the truth": ("0.25", "1/4", 1),
+    "nothing over nothing": ("0/0", "1", 0),
+    "a scale": ("3 million", "3,000,000", 1),
+    "words": ("twenty-one", "21", 1),
+    "negative": ("\u22125", "-5", 1),
+    "the other sign": ("5", "-5", 0),
+    "wrong": ("43", "42", 0),
+    "near": ("42.1", "42", 0),
+    "rounding": ("0.30000000000000004", "0.3", 1),
+    "zero": ("0", "0", 1),
+    "not zero": ("0.001", "0", 0),
+    "infinite": ("1e999", "1e999", 0),
+    "NaN": ("nan", "nan", 0),
+    "no number": ("many", "42", 0),
+    "nothing": ("", "42", 0),
+    "a truth without a number": ("42", "many", 0),
+}
+
+
+@pytest.mark.parametrize(("said", "right", "expected"), NUMBERS.values(), ids=NUMBERS)
+def test_number(said: str, right: str, expected: float) -> None:
+    assert judged(number, said, right) == expected
+
+
+def test_tolerance() -> None:
+    assert [judged(number, said, "100", tolerance=0.05) for said in ("94", "95", "105", "106")] == [0, 1, 1, 0]
+    assert judged(number, "-105", "-100", tolerance=0.05) == 1.0
+    for tolerance in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="tolerance"):
+            judged(number, "1", "1", tolerance=tolerance)
+
+
+# --- likeness --------------------------------------------------------------------------------------------------------
+
+short = st.text("abc D", max_size=12)
+
+
+@given(short.filter(str.strip), short)
+def test_edit_similarity_by_definition(right: str, said: str) -> None:
+    a, b = " ".join(said.lower().split()), " ".join(right.lower().split())
+    assert judged(edit_similarity, said, right) == pytest.approx(Levenshtein.normalized_similarity(a, b) if a else 0)
+
+
+def test_edit_similarity_options() -> None:
+    assert judged(edit_similarity, "abcd", "abxx") == 0.5
+    assert judged(edit_similarity, "abcd", "abxx", floor=0.6) == 0.0
+    assert judged(edit_similarity, "ABCD", "abcd", ignore_case=False) == 0.0
+    with pytest.raises(ValueError, match="floor = 2"):
+        judged(edit_similarity, "a", "a", floor=2)
+
+
+def test_edit_similarity_of_long_texts() -> None:
+    long = "ab" * 40_000
+    assert judged(edit_similarity, long, long) == 1.0
+    assert judged(edit_similarity, long, long + "b") == pytest.approx(0.25, abs=1e-3), "the rest counts as wrong"
+
+
+# --- mathematics -----------------------------------------------------------------------------------------------------
+
+HANG = "9^{9^{9^{9^{9}}}}"
+MATHS = {
+    "the same": ("x+1", "x+1", 1),
+    "a number": ("3", "3.0", 1),
+    "another number": ("3", "4", 0),
+    "separators": ("1,000", "1000", 1),
+    "dollars": ("$3$", "3", 1),
+    "a fraction": ("0.5", r"\frac{1}{2}", 1),
+    "a slash": ("1/2", r"$\dfrac12$", 1),
+    "another order": ("1 + x", "x+1", 1),
+    "a root": (r"\sqrt{2}", "2^{1/2}", 1),
+    "pi": (r"2\pi", r"$2 \pi$", 1),
+    "an equation": ("x = 3", "3", 1),
+    "a sentence": ("The answer is $5$.", "5", 1),
+    "a unit": ("12 cm", "12", 1),
+    "an interval": ("[1,2]", "[1, 2]", 1),
+    "another interval": ("(1,2)", "[1, 2]", 0),
+    "two guesses": ("3 or 10", "10", 0),
+    "a list of guesses": ("1, 2, 3", "3", 0),
+    "rounded too far": ("0.333", r"\frac{1}{3}", 0),
+    "words": ("no solution", "no solution", 1),
+    "letters in another order": ("tac", "cat", 0),
+    "broken LaTeX": (r"\frac{1", r"\frac{1}{2}", 0),
+    "nothing": ("", "3", 0),
+    "too long": ("1" + "+0" * 5000, "1", 0),
+}
+
+
+@pytest.mark.parametrize(("said", "right", "expected"), MATHS.values(), ids=MATHS)
+def test_math(said: str, right: str, expected: float) -> None:
+    assert judged(math_equal, said, right) == expected
+
+
+def child() -> subprocess.Popen[bytes]:
+    process = math_equality._CHILD._process  # the test is about the process itself
+    assert process is not None
+    return process
+
+
+@pytest.fixture
+def started() -> Iterator[None]:
+    """The child runs, and no verdict is remembered."""
+    math_equality.verified.cache_clear()
+    assert math_equality.is_equal("y+1", "1+y", 30.0)
+    yield
+    math_equality.verified.cache_clear()
+
+
+@pytest.mark.usefixtures("started")
+def test_a_hanging_expression_ends_at_the_deadline_and_the_next_one_works() -> None:
+    before = child()
+    start = time.monotonic()
+    assert judged(math_equal, HANG, "7", seconds=0.3) == 0.0
+    assert time.monotonic() - start < 1.5, "the deadline, and the time to kill it"
+    assert before.poll() is not None, "the child that hung is gone"
+    assert judged(math_equal, "0.5", r"\frac{1}{2}", seconds=30.0) == 1.0
+    assert child().pid != before.pid
+
+
+@pytest.mark.usefixtures("started")
+def test_a_child_that_died_is_replaced() -> None:
+    before = child()
+    os.kill(before.pid, signal.SIGKILL)
+    before.wait()
+    assert judged(math_equal, "x+2", "2+x", seconds=30.0) == 1.0
+
+
+@pytest.mark.usefixtures("started")
+def test_threads_share_one_child() -> None:
+    before = child()
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(lambda i: judged(math_equal, f"{i}+x", f"x+{i % 7}", seconds=30.0), range(24)))
+    assert verdicts == [float(i < 7) for i in range(24)]
+    assert child() is before
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_after_a_fork_the_child_has_a_child_of_its_own() -> None:
+    before = child()
+    lock = math_equality._CHILD._lock
+    with lock:  # as if another thread were asking
+        pid = os.fork()
+        if pid == 0:
+            is_right = math_equality.verified("z+2", "2+z", 60.0) and child().pid != before.pid
+            math_equality._CHILD.stop()
+            os._exit(0 if is_right else 1)
+    deadline = time.monotonic() + 60
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ended == (pid, 0)
+    assert math_equality.verified("z+3", "3+z", 30.0), "the parent's child lives"
+    assert child() is before
+
+
+WORKER = [sys.executable, "-m", "verl_visionr1.criteria.math_worker"]
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    """Idle: its input closes. Busy, inside one long multiplication: its own alarm."""
+    with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"ready\n"
+        question = '{"said": "$%s$", "gold": "7", "seconds": -1.9, "as_written": false}\n' % HANG  # grace is 2 s
+        worker.stdin.write(question.encode())
+        worker.stdin.close()
+        assert worker.wait(timeout=20) == -signal.SIGALRM
+    with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdin is not None
+        worker.stdin.close()
+        assert worker.wait(timeout=60) == 0
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    math_equality.require_library.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"math: needs math-verify: pip install 'verl-visionr1\[text\]'"):
+        judged(math_equal, "3", "3")
+    for seconds in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="seconds"):
+            judged(math_equal, "3", "3", seconds=seconds)
+
+
+def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    math_equality._CHILD.stop()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(math_equality.WorkerError, match="did not start"):
+        math_equality.verified("x+9", "9+x", 1.0)
+    monkeypatch.undo()
+    assert math_equality.verified("x+9", "9+x", 30.0)
+
+
+def test_nothing_is_loaded_before_it_is_needed() -> None:
+    code = (
+        "import sys; from verl_visionr1 import Target, score; "
+        "target = Target(task='text', answer='3'); "
+        "assert score('3.0', target, preset='math').value == 1.0; "
+        "assert not {'sympy', 'math_verify', 'rapidfuzz'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+# a truth, its options, a perfect answer, a wrong one
+TRUTHS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
+    "text-exact": ("a dog", (), "A dog.", "a cat"),
+    "multiple-choice": ("B", ("a cat", "a dog"), "(B)", "A"),
+    "yes-no": ("no", (), "No.", "yes"),
+    "number": ("1234", (), "1,234", "7"),
+    "edit-similarity": ("a dog", (), "a dog", "xyzuv"),
+    "math": ("0.5", (), "0.50", "7"),
+}
+
+
+def test_every_preset_has_its_truth() -> None:
+    assert list(TRUTHS) == [
+        preset.name for preset in sorted(text_presets.PRESETS, key=lambda p: list(TRUTHS).index(p.name))
+    ]
+    assert set(TRUTHS) == set(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "around", ["{}", "<think>hm</think><answer>{}</answer>", "<think>hm</think>{}", "\\boxed{{{}}}"]
+)
+def test_perfect_wrong_and_empty(preset: str, around: str) -> None:
+    answer, choices, right, wrong = TRUTHS[preset]
+    truth = target(answer, choices)
+    assert score(around.format(right), truth, preset=preset).value == 1.0
+    assert score(around.format(wrong), truth, preset=preset).value == pytest.approx(0.1)
+    empty = score("", truth, preset=preset)
+    assert (empty.value, empty.metrics["accuracy"]) == (0.0, 0.0)
+
+
+PIECES = [
+    *["<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}", "{", "A", "(B)", "yes", "no", "a dog", "1,234"],
+    *[" ", "\n", "\ud800", "\0", "%", "1/0", "é", "\u0301", "ﬁ", "7 "],
+]
+any_text = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "math"])
+@given(text=any_text)
+def test_any_text_is_judged(preset: str, text: str) -> None:
+    answer, choices, _, _ = TRUTHS[preset]
+    result = score(text, target(answer, choices), preset=preset)
+    assert 0.0 <= result.value <= 1.0
+    assert all(map(math.isfinite, result.metrics.values()))
+    assert result == score(text, target(answer, choices), preset=preset)
+
+
+ODD_MATHS = ["\ud800$1$", "\0 1", "$" * 50, r"\frac" * 50, "{" * 500, "1e400", "1/0", "(" * 300 + ")" * 300, "=" * 99]
+
+
+@pytest.mark.parametrize("text", ODD_MATHS)
+def test_odd_mathematics_is_judged(text: str) -> None:
+    assert score(text, target("0.5"), preset="math").metrics["correct"] == 0.0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@given(text=any_text)
+def test_an_answer_in_the_reasoning_earns_nothing(preset: str, text: str) -> None:
+    answer, choices, right, _ = TRUTHS[preset]
+    reasoned = f"{text.replace('</think>', '')} {right}"
+    for completion in (f"<think>{reasoned}", f"<think>{reasoned}</think>", f"{right}<think>{right}"):
+        assert score(completion, target(answer, choices), preset=preset).value == 0.0
+
+
+LONG = {
+    piece: (piece * 1_000_000)[:1_000_000] for piece in ["a", "A ", "A, ", "no ", "1,", "\u0301", "é\u0323", "(", "$"]
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("text", LONG.values(), ids=map(ascii, LONG))
+def test_no_text_keeps_it_busy(preset: str, text: str) -> None:
+    answer, choices, _, _ = TRUTHS[preset]
+
+    def spent() -> float:
+        start = time.process_time()
+        score(text, target(answer, choices), preset=preset)
+        return time.process_time() - start
+
+    assert min(spent() for _ in range(3)) < 0.1
+
+
+def test_a_thread_may_ask_first() -> None:
+    math_equality._CHILD.stop()
+    math_equality.verified.cache_clear()
+    verdicts: list[float] = []
+    thread = threading.Thread(target=lambda: verdicts.append(judged(math_equal, "u+1", "1+u", seconds=30.0)))
+    thread.start()
+    thread.join()
+    assert verdicts == [1.0]

@@ -1,0 +1,233 @@
+"""Counts and words out of completions."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1.answers import FORMATS, MAX_CHARS, Defect
+from verl_visionr1.answers.numbers import last_number
+from verl_visionr1.answers.words import MAX_COUNT, parse_count, parse_text
+
+NUMBERS = {
+    "digits": ("7", 7),
+    "the last": ("7 of 10", 10),
+    "thousands": ("it is 1,234,567", 1_234_567),
+    "thousands and a fraction": ("1,234.5", 1234.5),
+    "a list without blanks": ("1,2", 2),
+    "four digits after a comma": ("12,3456", 3456),
+    "a comma after it": ("7, I think", 7),
+    "negative": ("-3", -3),
+    "a minus sign": ("\u22123", -3),
+    "a range is no minus": ("5-10", 10),
+    "a sum is no sign": ("x=-3", -3),
+    "a bare fraction": (".5", 0.5),
+    "a full stop": ("7.", 7),
+    "an exponent": ("1e3", 1000),
+    "a huge exponent": ("1e999", math.inf),
+    "very many digits": ("9" * 5000, math.inf),
+    "percent": ("50%", 50),
+    "a scale": ("3.5 million", 3.5e6),
+    "a unit": ("12cm", 12),
+    "a name is no number": ("GPT4", None),
+    "a power is no number": ("m^2", None),
+    "an ordinal is no number": ("the 2nd", None),
+    "words": ("twenty-one", 21),
+    "more words": ("two thousand three hundred and forty five", 2345),
+    "and between two numbers": ("two cats and three dogs", 3),
+    "digits before words": ("7 cats, the last one is red", 7),
+    "one as a pronoun": ("three cats, and this one is red", 3),
+    "one as a number": ("there is one", 1),
+    "one after another number": ("five in one row", 5),
+    "no one": ("there is no one", None),
+    "none": ("none", None),
+    "a word that begins like one": ("tension often", None),
+    "nothing": ("", None),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS.values(), ids=NUMBERS)
+def test_last_number(text: str, value: float | None) -> None:
+    number = last_number(text)
+    assert (number and number.value) == value
+
+
+@given(st.integers(0, 999_999))
+def test_numbers_in_words_are_read_back(value: int) -> None:
+    assert last_number(f"There are {in_words(value)} of them.") == pytest.approx(
+        (value, False, 10, 10 + len(in_words(value)))
+    )
+
+
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+
+
+def in_words(value: int) -> str:
+    """The twin: a number spelled out."""
+    small, tens = SMALL.split(), TENS.split()
+    if value < 20:
+        return small[value]
+    if value < 100:
+        return tens[value // 10 - 2] + (f"-{small[value % 10]}" if value % 10 else "")
+    if value < 1000:
+        return f"{small[value // 100]} hundred" + (f" and {in_words(value % 100)}" if value % 100 else "")
+    return f"{in_words(value // 1000)} thousand" + (f" {in_words(value % 1000)}" if value % 1000 else "")
+
+
+@given(st.floats(0, 1e9).map(lambda x: round(x, 2)))
+def test_numbers_with_separators_are_read_back(value: float) -> None:
+    for text in (f"{value:,.2f}", f"{value:.2f}"):
+        number = last_number(text)
+        assert number is not None
+        assert number.value == pytest.approx(value)
+        assert (number.start, number.end) == (0, len(text))
+
+
+# text -> count, defects
+COUNTS = {
+    "a number": ("7", 7, []),
+    "blanks": (" \n7\n", 7, []),
+    "a full stop": ("7.", 7, []),
+    "bold": ("**7**", 7, []),
+    "a word": ("Seven", 7, []),
+    "two words": ("twenty-one.", 21, []),
+    "an answer": ("<answer> 7 </answer>", 7, []),
+    "reasoning and an answer": ("<think>3 or 4?</think>\n<answer>7</answer>", 7, []),
+    "reasoning that the prompt opened": ("3 or 4?</think>7", 7, []),
+    "boxed": (r"\boxed{7}", 7, []),
+    "boxed after prose": (r"I see 3 and 4, so \boxed{7}.", 7, []),
+    "a GLM box": ("<think>3</think>It is <|begin_of_box|>7<|end_of_box|>", 7, []),
+    "zero": ("0", 0, []),
+    "none": ("None", 0, []),
+    "no cats": ("no cats", 0, ["prose"]),
+    "there is none": ("There is none.", 0, ["prose"]),
+    "no, but a number": ("No, there are 7", 7, ["prose"]),
+    "know is not no": ("I do not know", None, ["no_count"]),
+    "a sentence": ("There are 7 cats.", 7, ["prose"]),
+    "text around the answer": ("So <answer>7</answer> it is", 7, ["prose"]),
+    "a fraction of one": ("2.5", 2.5, []),
+    "words only": ("many cats", None, ["no_count"]),
+    "negative": ("-7", None, ["no_count"]),
+    "NaN": ("NaN", None, ["no_count"]),
+    "infinity": ("inf", None, ["no_count"]),
+    "too large": ("1e12", None, ["no_count"]),
+    "digits without end": ("9" * 10_000, None, ["no_count"]),
+    "empty": ("", None, ["empty"]),
+    "blank": (" \n", None, ["empty"]),
+    "an empty answer": ("<think>7</think><answer></answer>", None, ["no_count"]),
+    "only in the reasoning": ("<think>7</think>", None, ["no_count"]),
+    "only in reasoning that never ends": ("<think>7", None, ["no_answer"]),
+    "reasoning that opens late": ("Well, <think>7", None, ["no_answer"]),
+    "reasoning that opens again": ("<think>6</think>hm <think>7", None, ["no_answer"]),
+    "a box that never closes": ("<|begin_of_box|>7", 7, ["truncated"]),
+    "a brace that never closes": (r"\boxed{7", 7, ["truncated"]),
+}
+
+
+@pytest.mark.parametrize(("text", "count", "defects"), COUNTS.values(), ids=COUNTS)
+def test_counts(text: str, count: float | None, defects: list[str]) -> None:
+    answer = parse_count(text)
+    assert answer.count == count
+    assert [defect.value for defect in answer.defects] == defects
+
+
+# text -> what is read, defects
+TEXTS = {
+    "plain": (" a dog\n", "a dog", []),
+    "after reasoning": ("<think>a cat?</think> a dog", "a dog", []),
+    "an answer": ("<think>a cat?</think><answer> a dog </answer>", "a dog", []),
+    "the last answer": ("<answer>a cat</answer><answer>a dog</answer>", "a dog", ["prose"]),
+    "text around the answer": ("It is <answer>a dog</answer>", "a dog", ["prose"]),
+    "an answer in the reasoning": ("<think><answer>a cat</answer></think>a dog", "a dog", []),
+    "a GLM box": ("It is <|begin_of_box|>a dog<|end_of_box|>.", "a dog", []),
+    "boxed": (r"It is \boxed{\frac{1}{2}}.", r"\frac{1}{2}", []),
+    "the last boxed": (r"\boxed{1} \boxed{2}", "2", []),
+    "boxed in an answer": (r"<answer>$\boxed{2}$</answer>", "2", []),
+    "an answer that never closes": ("<answer>a dog", "a dog", ["prose"]),
+    "braces that never close": (r"\boxed{\frac{1}{2}", r"\frac{1}{2}", ["truncated"]),
+    "an empty box": (r"\boxed{}", "", ["no_text"]),
+    "only reasoning": ("<think>a dog</think>", "", ["no_text"]),
+    "reasoning that never ends": ("<think>a dog", "", ["no_answer"]),
+    "an empty answer": ("<answer> </answer>", "", ["no_text"]),
+    "nothing": ("", "", ["empty"]),
+}
+
+
+@pytest.mark.parametrize(("text", "said", "defects"), TEXTS.values(), ids=TEXTS)
+def test_texts(text: str, said: str, defects: list[str]) -> None:
+    answer = parse_text(text)
+    assert answer.text == said
+    assert [defect.value for defect in answer.defects] == defects
+
+
+def test_a_long_answer_is_cut_and_long_reasoning_is_not() -> None:
+    cut = parse_text("a" * (MAX_CHARS + 1))
+    assert len(cut.text) == MAX_CHARS
+    assert Defect.TOO_LONG in cut.defects
+    reasoned = parse_text("<think>" + "a" * MAX_CHARS + "</think>a dog")
+    assert (reasoned.text, reasoned.defects) == ("a dog", ())
+
+
+@pytest.mark.parametrize("name", ["count", "text"])
+def test_the_example_is_well_formed_and_asked_for(name: str) -> None:
+    answer_format = FORMATS[name]
+    assert answer_format.parse(answer_format.example).defects == ()
+    task = {"count": "counting", "text": "text"}[name]
+    assert answer_format.instruct is not None
+    asked = answer_format.instruct(task, ["Is it a dog?"])
+    assert "Is it a dog?" in asked
+    assert answer_format.instruct(task, ["Is it a dog?"], allow_none=True).startswith(asked)
+
+
+PIECES = [
+    *["<think>", "</think>", "<answer>", "</answer>", "<|begin_of_box|>", "<|end_of_box|>", "\\boxed{", "{", "}"],
+    *["7", "1,234", "-", ".", "%", "e9", "seven", "hundred and", "no", "one", " ", "\n", "\ud800", "\0", "\u0663", "²"],
+]
+any_text = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+
+
+@given(any_text)
+def test_any_text_is_read(text: str) -> None:
+    counted, said = parse_count(text), parse_text(text)
+    assert counted.count is None or 0.0 <= counted.count <= MAX_COUNT
+    assert (counted.count is None) <= bool(counted.defects), "what states no count has a defect"
+    assert (not said.text) <= bool(said.defects), "what states no text has a defect"
+    assert said.text == said.text.strip()
+    for answer in (counted, said):
+        assert len(set(answer.defects)) == len(answer.defects)
+
+
+@given(any_text, any_text)
+def test_reasoning_is_never_read(reasoning: str, answer: str) -> None:
+    for parse in (parse_count, parse_text):
+        assert parse(f"{reasoning}</think>{answer}") == parse(f"</think>{answer}")
+        never_closed = parse(f"{answer}<think>{reasoning.replace('</think>', '')}")
+        assert (never_closed.count, never_closed.text) == (None, "")
+
+
+MEGABYTE = 1_000_000
+LONG = {
+    piece: (piece * MEGABYTE)[:MEGABYTE] for piece in ["7", "7 ", "1,234", "seven ", "{", "\\boxed{", "<answer>", "no "]
+}
+LONG |= {"boxed, then braces": "\\boxed{" + "{}" * MEGABYTE, "digits and commas": "1" + ",234" * 250_000 + "5"}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("parse", [parse_count, parse_text])
+def test_no_text_keeps_it_busy(parse: object, text: str) -> None:
+    assert callable(parse)
+
+    def spent() -> float:
+        start = time.process_time()
+        parse(text)
+        return time.process_time() - start
+
+    assert min(spent() for _ in range(3)) < 0.1

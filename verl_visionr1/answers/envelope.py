@@ -1,0 +1,99 @@
+"""What a completion wraps around its answer: reasoning, `<answer>`, a ``` fence. The same for every format."""
+
+from __future__ import annotations
+
+import msgspec
+
+from verl_visionr1.answers.base import MAX_CHARS, Answer, Defect
+
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What msgspec raises on text that is not what it was told to expect."""
+_NONE: tuple[Defect, ...] = ()
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
+    """The part of a completion that should be the answer, stripped, and what is wrong around it.
+
+    At most `MAX_CHARS` of it; empty where the reasoning was never closed.
+
+    >>> unwrap("<think>left of the dog</think><answer>```json\\n[]\\n```</answer>")
+    ('[]', ())
+    """
+    body = text.strip()
+    is_bracketed = body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS
+    if is_bracketed and ("</think>" not in body or _is_list(body)):  # reasoning may begin with a bracket too
+        return body, _NONE
+    body, defects = after_reasoning(body)
+    body, fenced = inside_fence(body)
+    return cut(body, defects if fenced else (Defect.PROSE,))
+
+
+def after_reasoning(body: str) -> tuple[str, tuple[Defect, ...]]:
+    """What follows the reasoning, without its `<answer>` tags: for stripped text."""
+    if not body:
+        return body, (Defect.EMPTY,)
+    body, reasoned = _after_thinking(body)
+    if not reasoned:
+        return "", (Defect.NO_ANSWER,)
+    body, answered = _inside_answer(body)
+    return body, _NONE if answered else (Defect.PROSE,)
+
+
+def inside_fence(text: str) -> tuple[str, bool]:
+    """The first ``` fence; True if the whole text is one closed fence, or has none.
+
+    A fence that was never closed is no prose: the list inside it shows whether it was cut off.
+    """
+    start = text.find("```")
+    if start < 0:
+        return text, True
+    inner = text[start + 3 :]
+    if inner[:4].lower() == "json":
+        inner = inner[4:]
+    end = inner.find("```")
+    if end < 0:
+        return inner.strip(), start == 0
+    return inner[:end].strip(), start == 0 and end + 3 == len(inner)
+
+
+def cut(body: str, defects: tuple[Defect, ...]) -> tuple[str, tuple[Defect, ...]]:
+    """The answer as far as it is read."""
+    if len(body) > MAX_CHARS:
+        return body[:MAX_CHARS], (*defects, Defect.TOO_LONG)
+    return body, defects
+
+
+def said_nothing(body: str, defects: tuple[Defect, ...]) -> Answer | None:
+    """The answer of a text that says that nothing is there, or says nothing at all; None for any other."""
+    if body in ("None", "[]"):
+        return Answer((), (), 0, defects)
+    return None if body else Answer((), (), 0, defects or (Defect.EMPTY,))
+
+
+def _is_list(text: str) -> bool:
+    try:
+        _decode_list(text)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _after_thinking(text: str) -> tuple[str, bool]:
+    """What follows the last `</think>`, whose opening tag may be part of the prompt; False if it was never closed."""
+    end = text.rfind("</think>")
+    if end < 0:
+        return text, not text.startswith("<think>")
+    return text[end + len("</think>") :].strip(), True
+
+
+def _inside_answer(text: str) -> tuple[str, bool]:
+    """The last `<answer>`; True if the whole text is one closed `<answer>`, or has none."""
+    start = text.rfind("<answer>")
+    if start < 0:
+        return text, True
+    inner = text[start + len("<answer>") :]
+    end = inner.find("</answer>")
+    if end < 0:
+        return inner.strip(), False
+    return inner[:end].strip(), start == 0 and end + len("</answer>") == len(inner)

@@ -1,0 +1,80 @@
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, or JSON with labels there."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
+from verl_visionr1.answers.draft import Draft, list_defect, number_groups
+from verl_visionr1.answers.envelope import after_reasoning, cut, inside_fence, said_nothing
+from verl_visionr1.answers.qwen import parse_qwen_json
+from verl_visionr1.answers.wording import Wording
+
+BOX_START, BOX_END = "<|begin_of_box|>", "<|end_of_box|>"
+
+
+def parse_glm(text: str) -> Answer:
+    """Read what stands between `<|begin_of_box|>` and `<|end_of_box|>`, each time that they occur.
+
+    There stands a box or a list of boxes, in brackets of any kind (the model card: `[]`, `[[]]`, `()`, `<>` all mean
+    the same), without labels; or Qwen's JSON, with labels. Words around the tokens are part of the format. Where a
+    tokenizer took the tokens away, the same alone is well-formed. `None` or `[]` for nothing.
+
+    >>> parse_glm("<think>left</think>The cat: <|begin_of_box|>[[1,2,3,4]]<|end_of_box|>").boxes_xyxy
+    ((1.0, 2.0, 3.0, 4.0),)
+    >>> parse_glm('<|begin_of_box|>[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]<|end_of_box|>').labels
+    ('cat',)
+    """
+    body, around = cut(*after_reasoning(text.strip()))
+    parts, is_closed = _boxed(body)
+    if not is_closed:
+        around = (*around, Defect.TRUNCATED)
+    inner, fenced = inside_fence("\n".join(parts) if parts else body)
+    if not fenced and Defect.PROSE not in around:
+        around = (*around, Defect.PROSE)
+    nothing = said_nothing(inner, around)
+    if nothing is not None:
+        return nothing
+    if "_2d" in inner:
+        answer = parse_qwen_json(inner)
+        return replace(answer, defects=tuple(dict.fromkeys((*around, *answer.defects))))
+    return _read_lists(parts if len(parts) > 1 else [inner], Draft(around))
+
+
+def _boxed(body: str) -> tuple[list[str], bool]:
+    """What stands between the tokens, and whether the last of them is closed."""
+    pieces = body.split(BOX_START, MAX_BOXES)[1:]
+    parts = [piece.split(BOX_END, 1)[0].strip() for piece in pieces]
+    return parts, not pieces or BOX_END in pieces[-1]
+
+
+def _read_lists(parts: list[str], draft: Draft) -> Answer:
+    for part in parts:
+        groups, n_unread = number_groups(part)
+        for group in groups:
+            draft.add_box(group.numbers)
+        draft.skip(n_unread)
+        defect = list_defect(part, groups, "[(<{")
+        if defect is not None and not n_unread:
+            draft.name(defect)
+    return draft.answer()
+
+
+GLM = AnswerFormat(
+    name="glm",
+    parse=parse_glm,
+    instruct=Wording(
+        "glm",
+        {
+            "detection": "Please detect all objects of these categories in the image: {phrases}. Output the result as "
+            'a JSON list: [{"label": "category", "bbox_2d": [x1,y1,x2,y2]}, ...].',
+            "grounding": "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the given "
+            "description. {phrase}",
+            "counting": "Please pinpoint the bounding box [[x1,y1,x2,y2], ...] of every object in the image as per the "
+            "given description. {phrase}",
+        },
+        " If there is none, output None.",
+    ),
+    example="<|begin_of_box|>[[10,20,30,40]]<|end_of_box|>",
+    frames=("glm",),
+)

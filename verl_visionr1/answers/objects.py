@@ -1,0 +1,119 @@
+"""JSON objects one by one, for text that is no valid list of them: truncated, in prose, or broken."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from verl_visionr1.answers.base import Answer, Defect
+from verl_visionr1.answers.draft import Draft
+from verl_visionr1.answers.envelope import UNREADABLE
+from verl_visionr1.boxes import Box, Point
+
+MAX_ITEM_CHARS = 2000
+"""The longest object `{...}` that is tried."""
+LONG_CHARS = 20_000
+"""In an answer longer than this, numbers that are slow to read (`1e308`) make the whole answer unreadable."""
+KINDS = ("bbox_2d", "point_2d")
+
+_OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
+_SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each near the ends of float64
+
+
+class _LooseItem(msgspec.Struct, gc=False):
+    bbox_2d: msgspec.Raw = msgspec.Raw(b"null")
+    point_2d: msgspec.Raw = msgspec.Raw(b"null")
+    label: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_item = msgspec.json.Decoder(_LooseItem).decode
+_decode_box = msgspec.json.Decoder(tuple[float, float, float, float]).decode
+_decode_point = msgspec.json.Decoder(tuple[float, float]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def has_slow_numbers(body: str) -> bool:
+    """Whether an answer holds numbers of which a long one would take milliseconds to read."""
+    return _SLOW_NUMBER.search(body) is not None
+
+
+def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
+    """Objects with a `kind` ("bbox_2d" or "point_2d") of numbers. Linear: the objects it tries do not overlap.
+
+    An object of the other kind alone is a claim of the wrong kind. One that lacks both claims nothing.
+    """
+    if body == "None":
+        return Answer((), (), 0, envelope_defects)
+    draft = Draft(envelope_defects)
+    other = KINDS[1 - KINDS.index(kind)]
+    position = 0
+    for match in _OBJECT.finditer(body):
+        position = match.end()
+        chunk = match.group()
+        if kind in chunk:
+            _read_object(draft, chunk, kind)
+        elif other in chunk:
+            draft.drop(Defect.WRONG_KIND)
+    explained = bool(draft.defects)
+    for defect in _list_defects(body, position, bool(draft.labels or draft.n_dropped), explained):
+        draft.name(defect)
+    return draft.answer()
+
+
+def _list_defects(body: str, position: int, claims: bool, explained: bool) -> tuple[Defect, ...]:
+    """Why `body`, whose last object ends at `position`, is no valid list."""
+    if not body:
+        return () if explained else (Defect.EMPTY,)
+    opening, first_object = body.find("["), body.find("{")
+    if opening < 0 or 0 <= first_object < opening or (not claims and opening > 0):
+        return (Defect.NO_LIST,)
+    rest = body[position:]
+    if "]" not in rest or rest.rfind("{") > rest.rfind("}"):
+        return (Defect.TRUNCATED,)
+    if not body.startswith("[") or not body.endswith("]"):
+        return (Defect.PROSE,)
+    return () if explained else (Defect.MALFORMED,)
+
+
+def _read_object(draft: Draft, chunk: str, kind: str) -> None:
+    item = _loose_item(chunk) if len(chunk) <= MAX_ITEM_CHARS else None
+    label = _loose_label(item.label) if item else None
+    n_before = len(draft.labels)
+    if kind == "bbox_2d":
+        draft.add_box(_loose_box(item.bbox_2d) if item else None, label or "")
+    else:
+        draft.add_point(_loose_point(item.point_2d) if item else None, label or "")
+    if len(draft.labels) > n_before and (not label or label.isspace()):
+        draft.name(Defect.NO_LABEL)
+
+
+def _loose_item(chunk: str) -> _LooseItem | None:
+    """One `{...}`; None if it is no JSON. Single quotes are read as double ones."""
+    for attempt in (chunk, chunk.replace("'", '"')):
+        try:
+            return _decode_item(attempt)
+        except UNREADABLE:
+            continue
+    return None
+
+
+def _loose_box(raw: msgspec.Raw) -> Box | None:
+    try:
+        return _decode_box(raw)
+    except UNREADABLE:
+        return None
+
+
+def _loose_point(raw: msgspec.Raw) -> Point | None:
+    try:
+        return _decode_point(raw)
+    except UNREADABLE:
+        return None
+
+
+def _loose_label(raw: msgspec.Raw) -> str | None:
+    try:
+        return _decode_text(raw)
+    except UNREADABLE:
+        return None

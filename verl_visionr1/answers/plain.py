@@ -1,0 +1,92 @@
+"""Numbers in brackets and nothing else: one phrase was asked for, so no label is needed."""
+
+from __future__ import annotations
+
+import re
+
+from verl_visionr1.answers.base import Answer, AnswerFormat
+from verl_visionr1.answers.draft import Draft, list_defect, number_groups
+from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.wording import Wording
+
+
+def parse_list(text: str) -> Answer:
+    """Read `[x1, y1, x2, y2]`, or a list of such lists; `[]` or `None` for nothing. Labels are "".
+
+    Well-formed with round brackets too. Points are claims of the wrong kind.
+
+    >>> parse_list("[[1, 2, 3, 4], [5, 6, 7, 8]]").boxes_xyxy
+    ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0))
+    >>> [defect.value for defect in parse_list("The box is [1, 2, 3, 4].").defects]
+    ['prose']
+    """
+    body, defects = unwrap(text)
+    return said_nothing(body, defects) or _read(body, Draft(defects), are_boxes=True)
+
+
+def parse_point(text: str) -> Answer:
+    """Read `[x, y]`, `(x, y)`, a list of them, or one click as GUI models write it; `[]` or `None` for nothing.
+
+    Clicks: `click(x, y)`, `click(x=0.4, y=0.2)` (Kimi-VL), `pyautogui.click(x, y)`, `click(start_box='(x,y)')`
+    (UI-TARS), the last also with Qwen2-VL's box tokens around the point. Boxes are claims of the wrong kind.
+
+    >>> parse_point("(10, 20)").points_xy, parse_point("click(x=0.4, y=0.2)").points_xy
+    (((10.0, 20.0),), ((0.4, 0.2),))
+    >>> [defect.value for defect in parse_point("[1, 2, 3, 4]").defects]
+    ['wrong_kind']
+    """
+    body, defects = unwrap(text)
+    body = _BOX_TOKENS.sub("", body)
+    click = _CLICK.fullmatch(body)
+    if click:
+        body = f"({_COORDINATE_NAME.sub('', click.group(1))})"
+    return said_nothing(body, defects) or _read(body, Draft(defects), are_boxes=False)
+
+
+_BOX_TOKENS = re.compile(r"<\|box_(?:start|end)\|>")
+_CLICK = re.compile(
+    r"(?:pyautogui\.)?click\s{0,3}\(\s{0,3}(?:(?:start_box|point)\s{0,3}=\s{0,3})?['\"]?\(?"
+    r"([^()'\"]{1,120})\)?['\"]?\s{0,3}\)"
+)
+_COORDINATE_NAME = re.compile(r"\b[xy]\s{0,3}=\s{0,3}")
+
+
+def _read(body: str, draft: Draft, *, are_boxes: bool) -> Answer:
+    groups, n_unread = number_groups(body)
+    take = draft.add_box if are_boxes else draft.add_point
+    for group in groups:
+        take(group.numbers)
+    draft.skip(n_unread)
+    defect = list_defect(body, groups)
+    if defect is not None and not n_unread:
+        draft.name(defect)
+    return draft.answer()
+
+
+LIST = AnswerFormat(
+    name="list",
+    parse=parse_list,
+    instruct=Wording(
+        "list",
+        {
+            "grounding": "Locate {phrase} in the image and output its bounding box as [x1, y1, x2, y2].",
+            "counting": "Locate every {phrase} in the image and output the list of their bounding boxes: "
+            "[[x1, y1, x2, y2], ...].",
+        },
+        " If there is none, output [].",
+    ),
+    example="[[10, 20, 30, 40], [50, 60, 70, 80]]",
+)
+POINT = AnswerFormat(
+    name="point",
+    parse=parse_point,
+    instruct=Wording(
+        "point",
+        {
+            "pointing": "Point to {phrase} in the image: output its coordinates as [x, y].",
+            "counting": "Point to every {phrase} in the image: output the list of their coordinates: [[x, y], ...].",
+        },
+        " If there is none, output [].",
+    ),
+    example="[10, 20]",
+)

@@ -1,0 +1,159 @@
+"""Points with labels: Qwen's `[{"point_2d": [x, y], "label": "..."}]` and Molmo's `<point x="10.0" y="20.0" ...>`."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import msgspec
+
+from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
+from verl_visionr1.answers.draft import Draft
+from verl_visionr1.answers.envelope import UNREADABLE, said_nothing, unwrap
+from verl_visionr1.answers.objects import LONG_CHARS, has_slow_numbers, read_objects
+from verl_visionr1.answers.wording import Wording
+
+
+class _Item(msgspec.Struct, gc=False):
+    point_2d: tuple[float, float]
+    label: str
+
+
+_decode_items = msgspec.json.Decoder(list[_Item]).decode
+
+
+def parse_qwen_points(text: str) -> Answer:
+    """Read `[{"point_2d": [x, y], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
+
+    Well-formed and tolerant as `parse_qwen_json`; objects with a `bbox_2d` and no point are claims of the wrong kind.
+
+    >>> answer = parse_qwen_points('[{"point_2d": [10, 20], "label": "cat"}]')
+    >>> answer.points_xy, answer.labels
+    (((10.0, 20.0),), ('cat',))
+    """
+    body, defects = unwrap(text)
+    if len(body) > LONG_CHARS and has_slow_numbers(body):
+        return Answer((), (), body.count("point_2d"), (*defects, Defect.BAD_BOX))
+    try:
+        items = _decode_items(body)
+    except UNREADABLE:
+        return read_objects(body, defects, "point_2d")
+    draft = Draft(defects)
+    for item in items:
+        draft.add_point(item.point_2d, item.label)
+        if not item.label or item.label.isspace():
+            draft.name(Defect.NO_LABEL)
+    return draft.answer()
+
+
+NOTHING = ("There are none.", "This isn't in the image.")
+"""What Molmo answers when nothing is there."""
+MAX_TAGS = 2000
+"""Tags that are read."""
+# None can backtrack far: a tag's inside holds no "<", values have at most 40 characters.
+_TAG = re.compile(r"<points?\s([^<>]*)(>?)")
+_POSITION = re.compile(r"\b([xy])([0-9]{0,4})\s{0,3}=\s{0,3}[\"']\s{0,9}([^\"'<>]{0,40})[\"']")
+_ALT = re.compile(r"\balt\s{0,3}=\s{0,3}\"([^\"]{0,2000})\"")
+_CLOSING = re.compile(r"([^<>]{0,2000})</points?>")
+_TOTAL = re.compile(r"shows a total of ([0-9]{1,9})\.?")
+_COUNTING = "Counting the"
+
+
+def parse_molmo_points(text: str) -> Answer:
+    """Read `<point x="10.0" y="20.0" alt="cat">cat</point>` or `<points x1=".." y1=".." x2=".." ...>`, in percent.
+
+    Molmo's sentences are part of the format: "Counting the <points ...> shows a total of 3.", whose number becomes
+    `Answer.count`, and `NOTHING`; so are `None` and `[]`. The label is the text in the tag, else its `alt`. Qwen2.5-VL
+    writes the same in pixels.
+
+    >>> answer = parse_molmo_points('<points x1="10.0" y1="20.0" x2="5.5" y2="6.5" alt="cats">cats</points>')
+    >>> answer.points_xy, answer.labels
+    (((10.0, 20.0), (5.5, 6.5)), ('cats', 'cats'))
+    """
+    body, defects = unwrap(text)
+    nothing = Answer((), (), 0, defects) if body in NOTHING else said_nothing(body, defects)
+    if nothing is not None:
+        return nothing
+    draft = Draft(defects)
+    outside: list[str] = []
+    position, n_tags = 0, 0
+    for match in _TAG.finditer(body):
+        n_tags += 1
+        if n_tags > MAX_TAGS:
+            draft.skip(body.count("<point", match.start()))
+            break
+        outside.append(body[position : match.start()])
+        position = _read_tag(draft, body, match)
+    outside.append(body[position:])
+    if not n_tags:
+        draft.name(Defect.TRUNCATED if body.startswith("<point") and ">" not in body else Defect.NO_LIST)
+        return draft.answer()
+    total = _TOTAL.fullmatch(outside[-1].strip())
+    is_counting = total is not None and "".join(outside[:-1]).strip() == _COUNTING
+    if not is_counting and "".join(outside).strip() and Defect.TOO_MANY not in draft.defects:
+        draft.name(Defect.PROSE)
+    return draft.answer(count=float(total.group(1)) if total else None)
+
+
+def _read_tag(draft: Draft, body: str, tag: re.Match[str]) -> int:
+    """Read one tag; where it ends."""
+    inside, end = tag.group(1), tag.end()
+    closing = _CLOSING.match(body, end)
+    if not tag.group(2) or (closing is None and "<" not in body[end:] and not inside.endswith("/")):
+        draft.name(Defect.TRUNCATED)
+    elif closing is None:
+        draft.name(Defect.MALFORMED)
+    alt = _ALT.search(inside)
+    label = (closing.group(1).strip() if closing else "") or (alt.group(1).strip() if alt else "")
+    if not label and tag.group(2):
+        draft.name(Defect.NO_LABEL)
+    pairs: dict[str, dict[str, str]] = {}
+    for axis, index, value in _POSITION.findall(inside):
+        if axis in pairs.get(index, ()):
+            draft.drop()  # said twice: only the last can be meant
+        pairs.setdefault(index, {})[axis] = value
+    if not pairs and tag.group(2):
+        draft.drop()
+    for number, pair in enumerate(pairs.values(), 1):
+        if len(pair) == 1 and not tag.group(2) and number == len(pairs):
+            continue  # cut off before its other half
+        draft.add_point((_coordinate(pair.get("x")), _coordinate(pair.get("y"))), label)
+    return closing.end() if closing else end
+
+
+def _coordinate(value: str | None) -> float:
+    """The number; nan if there is none."""
+    try:
+        return float(value) if value else math.nan
+    except ValueError:
+        return math.nan
+
+
+QWEN_POINTS = AnswerFormat(
+    name="qwen-points",
+    parse=parse_qwen_points,
+    instruct=Wording(
+        "qwen-points",
+        {
+            "pointing": "Locate every item from the category list in the image with points, report their point "
+            'coordinates in JSON format like this: [{"point_2d": [x, y], "label": "category"}, ...]. '
+            "The category set includes {phrases}.",
+            "counting": "Locate every {phrase} in the image with points, report their point coordinates in JSON format "
+            'like this: [{"point_2d": [x, y], "label": "name"}, ...].',
+        },
+        " If there is none, output [].",
+    ),
+    example='[{"point_2d": [10, 20], "label": "cat"}]',
+    frames=("qwen2.5-vl", "qwen3-vl"),
+)
+MOLMO_POINTS = AnswerFormat(
+    name="molmo-points",
+    parse=parse_molmo_points,
+    instruct=Wording(
+        "molmo-points",
+        {"pointing": "Point to {phrase}", "counting": "How many {phrase} are there?"},
+        "\nPlease say 'There are none.' if it is not in the image.",
+    ),
+    example='<points x1="10.0" y1="20.0" x2="30.5" y2="40.5" alt="cats">cats</points>',
+    frames=("percent", "qwen2.5-vl"),
+)

@@ -1,0 +1,198 @@
+"""Labels and boxes between special tokens, which the tokenizer may have taken away: Qwen2-VL and InternVL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
+from verl_visionr1.answers.draft import Draft, Group, is_cut, number_groups
+from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.wording import Wording
+
+_LABEL = "\0"  # stands for the token that opens a label
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """How a family marks up its boxes.
+
+    Attributes:
+        label: the tokens around a label.
+        box: the tokens around a box, or around the list of a label's boxes.
+        as_corners: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
+        bracket: what opens a point or a box.
+        any_tag: all of the tokens.
+    """
+
+    label: tuple[str, str]
+    box: tuple[str, str]
+    as_corners: bool
+    bracket: str = field(init=False)
+    any_tag: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bracket", "(" if self.as_corners else "[")
+        object.__setattr__(self, "any_tag", re.compile("|".join(map(re.escape, (*self.label, *self.box)))))
+
+
+QWEN2_VL_TAGS = Tags(("<|object_ref_start|>", "<|object_ref_end|>"), ("<|box_start|>", "<|box_end|>"), True)
+INTERNVL_TAGS = Tags(("<ref>", "</ref>"), ("<box>", "</box>"), False)
+_INTERNVL_PREAMBLE = "Sure, I will detect and label all objects in the image and mark their positions."
+
+
+def parse_qwen2_vl(text: str) -> Answer:
+    """Read Qwen2-VL's boxes: `<|object_ref_start|>cat<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>`.
+
+    Objects follow each other; several boxes may follow one label; where one phrase is meant, the label may be left
+    out. The same without its tokens (`cat(x1,y1),(x2,y2)`) is well-formed too: tokenizers that skip special tokens
+    take them away. `None` or `[]` for nothing.
+
+    >>> tagged = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
+    >>> parse_qwen2_vl(tagged) == parse_qwen2_vl("cat(1,2),(3,4)")
+    True
+    """
+    return _parse(text, QWEN2_VL_TAGS)
+
+
+def parse_internvl(text: str) -> Answer:
+    """Read InternVL's boxes: `<ref>cat</ref><box>[[x1, y1, x2, y2], ...]</box>`, one line a label.
+
+    Where one phrase is meant, the label may be left out; the tokens may be missing, as in `parse_qwen2_vl`; and the
+    sentence with which InternVL was taught to begin is no prose. `None` or `[]` for nothing.
+
+    >>> parse_internvl("<ref>cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>").labels
+    ('cat', 'cat')
+    """
+    return _parse(text.replace(_INTERNVL_PREAMBLE, "", 1), INTERNVL_TAGS)
+
+
+def _parse(text: str, tags: Tags) -> Answer:
+    body, defects = unwrap(text)
+    nothing = said_nothing(body, defects)
+    if nothing is not None:
+        return nothing
+    draft = Draft(defects)
+    has_labels = tags.label[0] in body
+    untagged = tags.any_tag.sub("", body.replace("\0", "").replace(tags.label[0], _LABEL))
+    groups, n_unread = number_groups(untagged)
+    boxes = list(_corners(untagged, groups)) if tags.as_corners else groups
+    draft.skip((n_unread + 1) // 2 if tags.as_corners else n_unread)
+    position, label = 0, ""
+    for box in boxes:
+        gap = _Gap(untagged[position : box.start].strip(), is_first=position == 0, in_list=not tags.as_corners)
+        label = label if gap.keeps_label else gap.label(draft, has_labels)
+        draft.add_box(box.numbers, label)
+        n_brackets = untagged.count(tags.bracket, box.start, box.end)
+        if box.numbers and len(box.numbers) == 4 and n_brackets != (2 if tags.as_corners else 1):
+            draft.name(Defect.MALFORMED)
+        position = box.end
+    if not n_unread:
+        _judge_end(draft, untagged[position:].strip(), untagged, body, tags)
+    if "" in draft.labels and any(draft.labels):
+        draft.name(Defect.NO_LABEL)
+    return draft.answer()
+
+
+def _corners(text: str, groups: list[Group]) -> Iterator[Group]:
+    """Boxes as pairs of points; a point that is left alone stays one, unless the text was cut after it."""
+    waiting: Group | None = None
+    for group in groups:
+        is_pair = waiting is not None and text[waiting.end : group.start].strip() == ","
+        if waiting is not None:
+            yield Group(waiting.start, group.end, _joined(waiting, group)) if is_pair else waiting
+        waiting = None
+        if is_pair:
+            continue
+        if group.numbers is None or len(group.numbers) < 4:
+            waiting = group
+        else:
+            yield group
+    if waiting is not None and not text[waiting.end :].lstrip().startswith(","):
+        yield waiting
+
+
+def _joined(a: Group, b: Group) -> tuple[float, ...] | None:
+    """x1, y1, x2, y2; None if these are no two points."""
+    if a.numbers is None or b.numbers is None or not len(a.numbers) == len(b.numbers) == 2:
+        return None
+    return a.numbers + b.numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """The text before a box, from the box before it on."""
+
+    text: str
+    is_first: bool
+    in_list: bool
+
+    @property
+    def keeps_label(self) -> bool:
+        """Whether the box belongs to the label of the box before it."""
+        return not self.is_first and self.text in (",", "" if not self.in_list else ",")
+
+    def label(self, draft: Draft, has_labels: bool) -> str:
+        """The label that it holds. Names what stands there besides."""
+        text = self.text
+        if self.in_list:
+            if not (text.endswith("[") and (self.is_first or text.startswith("]"))):
+                draft.name(Defect.MALFORMED)
+            text = text.removesuffix("[").removeprefix("" if self.is_first else "]")
+        before, _, after = text.rpartition(_LABEL)
+        if before.strip(" \n,;\0"):
+            draft.name(Defect.PROSE)
+        elif has_labels and _LABEL not in text and text.strip():
+            draft.name(Defect.MALFORMED)
+        return after.strip(" \t\r\n,;:")
+
+
+def _judge_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) -> None:
+    """Name what is wrong after the last box, or with the tokens."""
+    opened, closed = (sum(body.count(pair[side]) for pair in (tags.label, tags.box)) for side in (0, 1))
+    if not draft.labels and not draft.n_dropped:
+        draft.name(Defect.TRUNCATED if opened > closed or "[[" in rest else Defect.NO_LIST)
+    elif opened > closed or rest.endswith(",") or is_cut(rest if tags.as_corners else untagged):
+        draft.name(Defect.TRUNCATED)
+    elif rest != ("" if tags.as_corners else "]"):
+        draft.name(Defect.PROSE if rest.strip("] .,;") else Defect.MALFORMED)
+    elif opened < closed:
+        draft.name(Defect.MALFORMED)
+
+
+QWEN2_VL = AnswerFormat(
+    name="qwen2-vl",
+    parse=parse_qwen2_vl,
+    instruct=Wording(
+        "qwen2-vl",
+        {
+            "detection": "Detect all objects of these categories in the image and output their bounding boxes: "
+            "{phrases}.",
+            "grounding": "Output the bounding box of {phrase} in the image.",
+            "counting": "Detect every {phrase} in the image and output their bounding boxes.",
+        },
+        " If there is none, output None.",
+    ),
+    example="<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>",
+    frames=("qwen2-vl",),
+)
+INTERNVL = AnswerFormat(
+    name="internvl",
+    parse=parse_internvl,
+    instruct=Wording(
+        "internvl",
+        {
+            "detection": "Please detect and label all objects of these categories in the following image and mark "
+            "their positions: <ref>{phrases}</ref>",
+            "grounding": "Please provide the bounding box coordinate of the region this sentence describes: "
+            "<ref>{phrase}</ref>",
+            "counting": "Please detect and label every <ref>{phrase}</ref> in the following image and mark their "
+            "positions.",
+        },
+        "\nIf there is none, output None.",
+        separator="</ref>, <ref>",
+    ),
+    example="<ref>cat</ref><box>[[10, 20, 30, 40], [50, 60, 70, 80]]</box>",
+    frames=("internvl",),
+)

@@ -1,0 +1,93 @@
+"""`visionr1 audit`: is a reward honest?"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from verl_visionr1.tools.audit import CHECKS, AuditError, Limits, Report, Subject, TaskReport
+from verl_visionr1.tools.audit import audit as run_audit
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+SHOWN = 3
+
+
+def audit(
+    place: Annotated[
+        str, typer.Argument(metavar="REWARD", help="a preset, FILE.yaml, pkg.module:function or file.py:function")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="a preset's own tasks, else detection; may be repeated")
+    ] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="only this scene of the battery; may be repeated")] = None,
+    answer_format: Annotated[str | None, typer.Option("--format", help="the format to answer in")] = None,
+    progress: Annotated[float | None, typer.Option(help="judge a preset at this fraction of training")] = None,
+    ground_truth: Annotated[
+        str, typer.Option(help="what callables get: target-json, boxes-json or vlmr1")
+    ] = "target-json",
+    data_source: Annotated[str, typer.Option(help="what verl's callables get as data_source")] = "visionr1/audit",
+    chat: Annotated[bool, typer.Option("--chat", help="hand TRL's callables messages, not texts")] = False,
+    value_range: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH", help="the reward's range")] = None,
+    limit_ms: Annotated[float, typer.Option(help="milliseconds a call may take")] = 10.0,
+    long_limit_ms: Annotated[float, typer.Option(help="milliseconds for texts over 20 kB")] = 100.0,
+    deadline: Annotated[float, typer.Option(help="seconds until a call counts as hanging")] = 5.0,
+    quick: Annotated[bool, typer.Option("--quick", help="leave out 10,000 boxes and megabytes of text")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited as asked."""
+    try:
+        subject = Subject(place, answer_format, progress, ground_truth, data_source, chat)
+        limits = Limits(limit_ms, long_limit_ms, _range(value_range))
+        report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
+    except (AuditError, ValueError) as error:  # RewardError and FunctionError are ValueErrors
+        Console(stderr=True, soft_wrap=True).print(f"[red]visionr1 audit:[/red] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=1))
+    else:
+        _show(report, Console())
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise AuditError(f"range = {text!r}: needs two numbers, for example 0,1 or -1,1") from None
+    return low, high
+
+
+def _show(report: Report, console: Console) -> None:
+    for task in report.tasks:
+        console.print(_table(task))
+        console.print(
+            f"{task.n_probes} completions in {task.answer_format} ({task.form}); rewards {task.lowest:.3g} to "
+            f"{task.highest:.3g}; slowest {task.slowest[1]:.1f} ms ({escape(task.slowest[0])})\n",
+            highlight=False,
+        )
+    if report.failed:
+        console.print(f"[red]{escape(report.subject)} fails: {', '.join(report.failed)}[/red]", soft_wrap=True)
+    else:
+        console.print(f"[green]{escape(report.subject)}: nothing found[/green]", soft_wrap=True)
+
+
+def _table(task: TaskReport) -> Table:
+    table = Table(title=f"{task.task} ({task.kind})", title_justify="left", box=None, pad_edge=False)
+    for column in ("check", "verdict", "seen"):
+        table.add_column(column, overflow="fold", no_wrap=column != "seen")
+    for finding in task.findings:
+        lines = [escape(line) for line in finding.seen[:SHOWN]]
+        if finding.n_broken > SHOWN:
+            lines.append(f"... and {finding.n_broken - SHOWN} more")
+        colour = COLOURS[finding.verdict]
+        about = f"[dim]{CHECKS[finding.check].about}[/dim]"
+        table.add_row(finding.check, f"[{colour}]{finding.verdict}[/{colour}]", "\n".join([about, *lines]))
+    return table

@@ -1,0 +1,45 @@
+"""`visionr1 preset`: what presets there are, and what one is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from verl_visionr1.rewards import Preset
+
+console = Console()
+
+
+def preset(
+    name: Annotated[str | None, typer.Argument(help="a preset, or a YAML file; without it: the list of all")] = None,
+) -> None:
+    """Print the presets, or one of them as YAML: a file to change and to train with (...visionr1.preset=FILE)."""
+    import msgspec
+
+    from verl_visionr1.rewards import PRESETS, find_preset
+    from verl_visionr1.rewards.composition import plain_of
+
+    if name is None:
+        console.print(_table(PRESETS))
+        return
+    try:
+        plain = plain_of(find_preset(name))
+    except ValueError as error:
+        typer.echo(f"visionr1 preset: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)
+
+
+def _table(presets: Mapping[str, Preset]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("preset", "tasks", "criteria", "answer format", "source"):
+        table.add_column(column, overflow="fold")
+    for one in presets.values():
+        weights = ", ".join(name if w == 1 else f"{name} x{w:g}" for name, w in one.weights.items())
+        table.add_row(one.name, ", ".join(one.tasks), weights, one.answer_format, one.source)
+    return table

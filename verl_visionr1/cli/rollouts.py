@@ -1,0 +1,95 @@
+"""Options that `visionr1 score` and `visionr1 schedule` share: which rollouts, in which columns and coordinates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from verl_visionr1.tools.dumps import Advance, rollout_files
+from verl_visionr1.tools.judging import Processing
+from verl_visionr1.tools.rollouts import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
+
+PresetName = Annotated[str, typer.Option("--preset", help="a preset's name, or a YAML file of one")]
+FrameName = Annotated[str, typer.Option("--frame", help="the coordinates the model spoke in")]
+Processed = Annotated[
+    str | None,
+    typer.Option("--processed", metavar="WxH", help="size of every image as the model saw it; else replayed"),
+]
+MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="of data.mm_processor_kwargs, with --max-pixels")]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="of data.mm_processor_kwargs, with --min-pixels")]
+Data = Annotated[list[Path] | None, typer.Option("--data", help="the parquet trained on: gives rows their data source")]
+OnBadRow = Annotated[str, typer.Option("--on-error", help="what to do with a row that cannot be read: fail or skip")]
+_WHAT = ", ".join(Columns.__struct_fields__)
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="WHAT=NAME", help=f"name of a column (may repeat); WHAT: {_WHAT}"),
+]
+
+
+def stop(command: str, error: Exception) -> typer.Exit:
+    """Say in one line why a command cannot go on; exit code 1."""
+    line = " ".join(str(error).split())
+    Console(stderr=True, soft_wrap=True).print(f"visionr1 {command}: {line}", markup=False, highlight=False)
+    return typer.Exit(1)
+
+
+def columns_of(given: list[str] | None) -> Columns:
+    """The columns' names with those that were given.
+
+    >>> columns_of(["completion=answer"]).completion
+    ('answer',)
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for item in given or ():
+        what, is_given, name = item.partition("=")
+        if what not in Columns.__struct_fields__ or not is_given or not name:
+            raise ValueError(f"--column {item}: needs WHAT=NAME, WHAT one of {_WHAT}")
+        names[what] = (name,)
+    return Columns(**names)
+
+
+def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int | None) -> Processing:
+    """At which size the model saw the images, as the options say.
+
+    >>> processing_of("644x476", None, None).fixed_wh
+    (644, 476)
+    """
+    if processed is None:
+        return Processing(None, min_pixels, max_pixels)
+    width, _, height = processed.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"--processed {processed}: needs WIDTHxHEIGHT in pixels, for example 644x476")
+    return Processing((int(width), int(height)))
+
+
+@contextmanager
+def opened(
+    paths: list[Path], data: list[Path] | None, column: list[str] | None, on_error: str, counts: Counts
+) -> Iterator[Iterator[Rollout]]:
+    """The rollouts of some paths, with a progress bar where somebody watches."""
+    if on_error not in ("fail", "skip"):
+        raise ValueError(f"--on-error {on_error}: needs fail or skip")
+    rule: OnError = "skip" if on_error == "skip" else "fail"
+    files = rollout_files(paths)
+    columns = columns_of(column)
+    sources = data_sources_of(data) if data else None
+    with _progress(sum(file.stat().st_size for file in files)) as advance:
+        yield read_rollouts(files, columns=columns, sources=sources, on_error=rule, counts=counts, advance=advance)
+
+
+@contextmanager
+def _progress(n_bytes: int) -> Iterator[Advance | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    shown = (TextColumn("scoring"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+    with Progress(*shown, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("scoring", total=n_bytes)
+        yield lambda n: progress.advance(task, n)

@@ -1,0 +1,112 @@
+"""`visionr1 schedule`: what a schedule does over training, and what it would make of saved rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from verl_visionr1.cli import rollouts as given
+from verl_visionr1.frames import frame_named
+from verl_visionr1.rewards import Preset, find_preset
+from verl_visionr1.rewards.composition import ScheduleSettings
+from verl_visionr1.settings import decoded
+from verl_visionr1.tools.judging import Judging
+from verl_visionr1.tools.replay import TOO_MANY_DEAD, Replay, replay
+from verl_visionr1.tools.rollouts import Counts
+from verl_visionr1.tools.schedule_view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
+
+
+def schedule(
+    preset: given.PresetName = "visionr1",
+    kind: Annotated[
+        str | None, typer.Option(help="constant, staged, linear, cosine, piecewise or off, instead of the preset's")
+    ] = None,
+    stages: Annotated[
+        list[str] | None, typer.Option(metavar="XI0,XI1,XI2", help="thresholds of a stage; repeat it for each stage")
+    ] = None,
+    at: Annotated[float | None, typer.Option(help="staged: the fraction of training at which it switches")] = None,
+    begin: Annotated[float | None, typer.Option(help="linear, cosine: the fraction at which it begins")] = None,
+    end: Annotated[float | None, typer.Option(help="linear, cosine: the fraction at which it has ended")] = None,
+    starts: Annotated[str | None, typer.Option(metavar="0,F,...", help="piecewise: where each stage begins")] = None,
+    steps: Annotated[int | None, typer.Option(help="length of the training in steps", min=1)] = None,
+    plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .svg, .pdf)")] = None,
+    rollouts: Annotated[
+        list[Path] | None, typer.Option(help="saved rollouts (files or folders) to judge under each stage")
+    ] = None,
+    frame: given.FrameName = "original",
+    processed: given.Processed = None,
+    min_pixels: given.MinPixels = None,
+    max_pixels: given.MaxPixels = None,
+    data: given.Data = None,
+    column: given.Column = None,
+    on_error: given.OnBadRow = "fail",
+    max_dead: Annotated[
+        float, typer.Option(help="share of groups without gradient that a stage may leave", min=0.0, max=1.0)
+    ] = TOO_MANY_DEAD,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Print a schedule: thresholds over training; with --rollouts, what each stage would make of saved rollouts."""
+    console = Console()
+    found = None
+    try:
+        changed = _changed(find_preset(preset), kind, stages, at, begin, end, starts)
+        title = f"{changed.name}: {kind or 'its own schedule'}"
+        if rollouts:
+            processing = given.processing_of(processed, min_pixels, max_pixels)
+            judging = Judging(changed, frame_named(frame), processing=processing)
+            counts = Counts()
+            with given.opened(rollouts, data, column, on_error, counts) as stream:
+                found = replay(stream, judging, too_many_dead=max_dead, counts=counts)
+        if plot is not None:
+            draw_schedule(changed.schedule, plot, title, steps)
+    except (ValueError, OSError) as error:
+        raise given.stop("schedule", error) from None
+    if as_json:
+        typer.echo(json.dumps(_plain(changed, found), indent=2))
+        return
+    console.print(schedule_table(changed.schedule, title, steps))
+    is_unicode = console.encoding.lower().startswith("utf")
+    console.print(sketch(changed.schedule, levels=BLOCKS if is_unicode else DIGITS), highlight=False, soft_wrap=True)
+    for part in replay_view(found) if found is not None else ():
+        console.print(part)
+    if plot is not None:
+        console.print(f"figure: {plot}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _changed(
+    preset: Preset,
+    kind: str | None,
+    stages: list[str] | None,
+    at: float | None,
+    begin: float | None,
+    end: float | None,
+    starts: str | None,
+) -> Preset:
+    """The preset with the schedule that the options describe."""
+    options: dict[str, Any] = {"kind": kind, "at": at, "begin": begin, "end": end}
+    options["stages"] = [_numbers("--stages", stage) for stage in stages] if stages else None
+    options["starts"] = None if starts is None else _numbers("--starts", starts)
+    options = {name: value for name, value in options.items() if value is not None}
+    if not options:
+        return preset
+    settings = decoded(options, ScheduleSettings, "schedule")
+    return dataclasses.replace(preset, schedule=settings.build(preset.schedule))
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text}: needs numbers with commas between them") from None
+
+
+def _plain(preset: Preset, found: Replay | None) -> dict[str, Any]:
+    points = [{"progress": start, **dataclasses.asdict(t)} for start, t in preset.schedule.points]
+    plain = {"preset": preset.name, "interpolation": preset.schedule.interpolation, "points": points}
+    return plain | {"off": dataclasses.asdict(preset.schedule.off), "rollouts": msgspec.to_builtins(found)}

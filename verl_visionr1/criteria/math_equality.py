@@ -1,0 +1,188 @@
+"""Whether two texts are equal as mathematics, in bounded time.
+
+math-verify asks sympy, which may take for ever (9^9^9^9), and stops it by signals, which only a main thread can take:
+reward workers score in threads. So a child process (`math_worker`) does it, one a process, started on first use; it is
+killed where a deadline passes, and a new one takes its place. It ends with its parent: its standard input closes, or
+its own alarm rings.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from functools import lru_cache
+
+MAX_MATH_CHARS = 2000
+"""A longer text equals only itself."""
+START_SECONDS = 120.0
+"""How long a child may take to load sympy on a busy machine."""
+
+
+class WorkerError(RuntimeError):
+    """The child process cannot be started; the message tells why."""
+
+
+def is_equal(said: str, gold: str, seconds: float) -> bool:
+    r"""Whether `said` states the same as `gold`; both may be LaTeX, with $ or without, or plain.
+
+    Equal texts and plain numbers are compared at once; words that hold no mathematics equal only themselves.
+    Thread-safe. False where no verdict came within `seconds` (start-up of the child is not counted).
+
+    Raises:
+        WorkerError: the child process cannot be started.
+
+    >>> is_equal("1,000", "1000.0", seconds=2.0)
+    True
+    """
+    said, gold = _plain(said), _plain(gold)
+    if said == gold:
+        return bool(gold)
+    a, b = _number(said), _number(gold)
+    if a is not None and b is not None:
+        return round(a, 6) == round(b, 6)
+    if not (_MATHS.search(said) and _MATHS.search(gold)):
+        return False
+    return verified(said, gold, seconds)
+
+
+@lru_cache(maxsize=4096)
+def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) -> bool:
+    """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
+    if max(len(said), len(gold)) > MAX_MATH_CHARS:
+        return False
+    return _CHILD.ask({"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}, seconds)
+
+
+@lru_cache(maxsize=1)
+def require_library() -> None:
+    """Raise ValueError unless math-verify is installed."""
+    if importlib.util.find_spec("math_verify") is None:
+        raise ValueError("math: needs math-verify: pip install 'verl-visionr1[text]'")
+
+
+_BLANKS = re.compile(r"\s+")
+_MATHS = re.compile(r"[\d\\=+*/^<>|\[\](){}]|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # or a letter that stands alone
+_NUMBER = re.compile(r"[-+]?\d{1,15}(?:\.\d{1,15})?")
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3}){1,4}(?:\.\d{1,15})?")
+
+
+def _plain(text: str) -> str:
+    """A text without surplus blanks, a pair of $ around it and a full stop after it."""
+    text = _BLANKS.sub(" ", text).strip()
+    text = text.removesuffix(".").rstrip()
+    if len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+def _number(text: str) -> float | None:
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    return float(text.replace(",", "")) if _GROUPED.fullmatch(text) else None
+
+
+class _Child:
+    """The child process, and who may speak to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: dict[str, object], seconds: float) -> bool:
+        """The child's verdict; False where it gave none in time or died of the question."""
+        line = json.dumps(request).encode() + b"\n"
+        with self._lock:
+            for _ in range(2):  # a child that died while it was idle deserves a second one
+                process = self._started()
+                try:
+                    self._write(process, line)
+                except OSError:
+                    self._kill()
+                    continue
+                answer = _read_line(process, seconds)
+                if not answer:
+                    self._kill()
+                return answer == b"1\n"
+        return False
+
+    def stop(self) -> None:
+        """End the child; the next question starts another."""
+        with self._lock:
+            self._kill()
+
+    def forget(self) -> None:
+        """After a fork: the child and the lock are the parent's."""
+        process, self._process, self._lock = self._process, None, threading.Lock()
+        if process is not None:
+            process.returncode = 0  # not ours to wait for
+            _close(process)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._kill()
+        # The child finds what this process finds, however its path came about; one thread is enough for it.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "verl_visionr1.criteria.math_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+        )
+        said = _read_line(self._process, START_SECONDS)
+        if said != b"ready\n":
+            self._kill()
+            raise WorkerError(f"math: the child process did not start: {said.decode(errors='replace').strip() or '?'}")
+        return self._process
+
+    def _write(self, process: subprocess.Popen[bytes], line: bytes) -> None:
+        assert process.stdin is not None
+        while line:  # the child is idle and reads
+            line = line[process.stdin.write(line) or 0 :]
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """A line of the child's output; empty where none came in time or its output ended."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + seconds
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return b""
+            chunk = os.read(process.stdout.fileno(), 4096)
+            if not chunk:
+                return b""
+            line += chunk
+    return line
+
+
+_CHILD = _Child()
+atexit.register(_CHILD.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_CHILD.forget)

@@ -1,0 +1,75 @@
+"""The child process of `math_equality`: a question a line on standard input, "1" or "0" a line on standard output.
+
+Run as `python -m verl_visionr1.criteria.math_worker`; nothing imports it. It says "ready" once sympy is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+MAX_BYTES = 8 << 30
+"""Address space: numbers that outgrow it end the child, not the machine."""
+GRACE_SECONDS = 2.0
+"""How long after its deadline a child that nobody kills (its parent was killed) ends itself."""
+
+
+def main() -> None:
+    """Answer questions until standard input ends."""
+    with os.fdopen(os.dup(1), "wb", buffering=0) as out:
+        os.dup2(2, 1)  # what the libraries print is no answer
+        _limit_memory()
+        try:
+            judge = _judge()
+        except ImportError as error:
+            out.write(f"{error}\n".encode())
+            return
+        out.write(b"ready\n")
+        for line in sys.stdin.buffer:
+            question = json.loads(line)
+            # No handler: the kernel ends the process, even inside a long multiplication.
+            signal.setitimer(signal.ITIMER_REAL, question["seconds"] + GRACE_SECONDS)
+            verdict = judge(question["said"], question["gold"], question["as_written"])
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            out.write(b"1\n" if verdict else b"0\n")
+
+
+def _limit_memory() -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MAX_BYTES if hard == resource.RLIM_INFINITY else min(MAX_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _judge() -> Callable[[str, str, bool], bool]:
+    """(said, gold, as_written) -> verdict, by math-verify with its own timeouts off."""
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    from math_verify import parse, verify  # pyright: ignore[reportMissingTypeStubs]
+
+    def read(text: str) -> list[Any]:
+        return cast(list[Any], parse(text, parsing_timeout=None))  # pyright: ignore
+
+    def read_either(text: str) -> list[Any]:
+        """As LaTeX, and where that says nothing, as plain text."""
+        is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
+        return read(text) if is_marked else read(f"${text}$") or read(text)
+
+    def judge(said: str, gold: str, as_written: bool) -> bool:
+        if as_written:
+            # Released code hands the student's answer in as the gold one; verify is not symmetric.
+            return verify(read(said), read(gold), timeout_seconds=None)
+        return verify(read_either(gold), read_either(said), timeout_seconds=None)
+
+    judge("1/2", "0.5", False)  # what is loaded on first use is loaded before the first deadline
+    return judge
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Which points of an answer lie on which objects, and how many pairs that makes: what the criteria of points share."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
+from verl_visionr1.masks import bounds_xyxy, contains_each
+from verl_visionr1.targets import Target, normal_label
+
+ROUNDING = 1e-6
+"""Pixels that a change of frame may cost a point on a box's edge."""
+
+
+class Said(NamedTuple):
+    """The usable points, sorted, so that nothing hangs on the order they came in."""
+
+    points_xy: list[Point]
+    labels: list[str]  # one a point; empty where labels play no part
+    ranks: list[int]  # where each point stood in the answer
+    n_predicted: int
+
+
+def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> Said:
+    """What an answer points at. Labels play a part where the target gives them and knows more than one.
+
+    A coordinate that is not finite cannot be used, but counts as predicted.
+    """
+    points = answer.points_xy
+    if box_centres and not points:
+        points = tuple([((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in answer.boxes_xyxy])
+    n_predicted = max(len(answer.points_xy), len(answer.boxes_xyxy)) + answer.n_dropped
+    ranks = [p for p, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
+    labels: Sequence[str] = ()
+    if use_labels and target.labels and target.is_multilabel:
+        labels = answer.labels if len(answer.labels) == len(points) else [""] * len(points)
+        ranks.sort(key=lambda p: (points[p], labels[p]))
+        labels = [normal_label(labels[p]) for p in ranks]
+    elif len(ranks) > 1:
+        ranks.sort(key=points.__getitem__)
+    return Said([points[p] for p in ranks], list(labels), ranks, n_predicted)
+
+
+class Region(NamedTuple):
+    """Where a point hits an object."""
+
+    bounds: Box
+    label: str
+    contains_each: Callable[[Points], list[bool]] | None  # None: the bounds are the region
+
+
+Hit: TypeAlias = tuple[int, int]
+"""Point p lies in region t."""
+
+
+def regions_of(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
+    """One an object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
+
+    Raises:
+        ValueError: a radius that is no share of the diagonal.
+    """
+    if not 0.0 <= radius < math.inf:
+        raise ValueError(f"radius = {radius!r}: needs a share of the image's diagonal, at least 0")
+    boxes = cast(Boxes, target.boxes_xyxy)
+    labels: Sequence[str] = target.normal_labels or [""] * target.n_objects
+    if target.masks and by_mask:
+        return [
+            Region(bounds_xyxy(mask), label, partial(contains_each, mask))
+            for mask, label in zip(target.masks, labels, strict=True)
+        ]
+    if target.masks and not boxes:
+        boxes = tuple([bounds_xyxy(mask) for mask in target.masks])
+    if boxes:
+        return [Region(_reachable(box, grid_wh), label, None) for box, label in zip(boxes, labels, strict=True)]
+    reach = max(radius * math.hypot(*target.size_wh), math.hypot(*grid_wh) / 2.0) + ROUNDING
+    return [_disc(centre, reach, label) for centre, label in zip(cast(Points, target.points_xy), labels, strict=True)]
+
+
+def _reachable(box: Box, grid_wh: tuple[float, float]) -> Box:
+    """The box with its edges, at least one step of the model's frame wide and high."""
+    x1, y1, x2, y2 = box
+    more_x = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0 + ROUNDING
+    more_y = max(grid_wh[1] - (y2 - y1), 0.0) / 2.0 + ROUNDING
+    return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
+
+
+def _disc(centre: Point, reach: float, label: str) -> Region:
+    x, y = centre
+
+    def contains_each(points_xy: Points) -> list[bool]:
+        return [math.hypot(px - x, py - y) <= reach for px, py in points_xy]
+
+    return Region((x - reach, y - reach, x + reach, y + reach), label, contains_each)
+
+
+def hits_of(said: Said, regions: Sequence[Region]) -> list[Hit]:
+    """Every (p, t) with point p in region t and, where labels play a part, the same label."""
+    points, labels = said.points_xy, said.labels
+    hits: list[Hit] = []
+    for t, (bounds, label, contains) in enumerate(regions):
+        x1, y1, x2, y2 = bounds
+        near: list[int] = []
+        for p in range(bisect_left(points, (x1, -math.inf)), len(points)):
+            x, y = points[p]
+            if x > x2:
+                break
+            if y1 <= y <= y2 and (not labels or labels[p] == label):
+                near.append(p)
+        if contains is not None and near:
+            inside = contains(tuple([points[p] for p in near]))
+            near = [p for p, is_in in zip(near, inside, strict=True) if is_in]
+        hits += [(p, t) for p in near]
+    return hits
+
+
+def n_paired(said: Said, regions: Sequence[Region]) -> int:
+    """How many objects can be given a point of their own."""
+    hits = hits_of(said, regions)
+    n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
+    if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
+        return min(n_p, n_t)
+    hit_pt = np.zeros((len(said.points_xy), len(regions)))
+    hit_pt[tuple(zip(*hits, strict=True))] = 1.0
+    return round(best_total(hit_pt))
+
+
+def without_ignored(said: Said, target: Target, regions: Sequence[Region]) -> Said:
+    """Less the points that lie in an ignore region and on no object, whatever their labels."""
+    unlabelled = said._replace(labels=[])
+    on_object = {p for p, _ in hits_of(unlabelled, regions)}
+    ignored = {p for p, _ in hits_of(unlabelled, [Region(box, "", None) for box in cast(Boxes, target.ignore_xyxy)])}
+    kept = [p for p in range(len(said.points_xy)) if p in on_object or p not in ignored]
+    return Said(
+        [said.points_xy[p] for p in kept],
+        [said.labels[p] for p in kept] if said.labels else [],
+        [said.ranks[p] for p in kept],
+        said.n_predicted - (len(said.points_xy) - len(kept)),
+    )
+
+
+def best_total(score_pt: Array) -> float:
+    """The largest sum of scores of one-to-one pairs."""
+    if 1 in score_pt.shape:
+        return float(score_pt.max())
+    from scipy.optimize import linear_sum_assignment  # pyright: ignore  # loads slowly: only where it is needed
+
+    rows, columns = cast(tuple[NDArray[np.intp], NDArray[np.intp]], linear_sum_assignment(score_pt, maximize=True))
+    return float(score_pt[rows, columns].sum())

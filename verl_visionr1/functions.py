@@ -1,0 +1,81 @@
+"""A function by the place where it stands: in a package, or in a file of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE_PREFIX = "pkg://"
+_FILE_MODULE = "visionr1_file_"
+
+
+class FunctionError(ValueError):
+    """A function that cannot be found or loaded; one line that says what to do."""
+
+
+def load_function(place: str) -> Callable[..., Any]:
+    """The function at `pkg://package.module:function` or `path/to/file.py:function`.
+
+    A file is loaded once a process, whatever it is called by.
+
+    Raises:
+        FunctionError: no such module, file or function, or it raised while it was loaded.
+
+    >>> load_function("pkg://math:sqrt")(4.0)
+    2.0
+    """
+    where, separator, name = place.removeprefix(PACKAGE_PREFIX).rpartition(":")
+    if not separator or not where or not name:
+        raise FunctionError(f"{place!r}: needs pkg://package.module:function or path/to/file.py:function")
+    is_file = where.endswith(".py") and not place.startswith(PACKAGE_PREFIX)
+    module = _file_module(Path(where).expanduser()) if is_file else _package_module(where, place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise FunctionError(f"{place!r}: {where} has no function {name!r}; it has {near or 'none'}")
+    return function
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function stands, as `load_function` reads it.
+
+    >>> place_of(load_function("pkg://json:dumps"))
+    'pkg://json:dumps'
+    """
+    module = function.__module__
+    if module.startswith(_FILE_MODULE):
+        return f"{sys.modules[module].__file__}:{function.__qualname__}"
+    return f"{PACKAGE_PREFIX}{module}:{function.__qualname__}"
+
+
+def _package_module(where: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except Exception as error:
+        hint = "" if place.startswith(PACKAGE_PREFIX) else "; a file is named path/to/file.py:function"
+        raise FunctionError(f"{place!r}: {where} cannot be imported ({type(error).__name__}: {error}){hint}") from error
+
+
+def _file_module(path: Path) -> ModuleType:
+    path = path.resolve()
+    name = _FILE_MODULE + hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise FunctionError(f"{path}: no such file; give the path from the root, workers may run in another folder")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise FunctionError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+    return module

@@ -1,0 +1,331 @@
+"""Gated progression: a stage ends when the model is ready for the next, not at a fixed step.
+
+Stage i means the thresholds of `schedule.points[i]`; when a point would begin by the clock plays no part. A pure state
+machine: frozen records in, frozen records out, no clock, no counter. Whoever trains hands over what a step scored,
+keeps the state, and writes it into the checkpoint; from there the same observations lead to the same stages. (The idea
+of a sliding window with several conditions is MedLoc-R1's; no code of it is public.)
+
+What decides must not move with the stage. A metric judged by the stage's own thresholds falls at each move, and a gate
+that looks at it could neither compare two stages nor fall back without flapping. So the default is "iou_mean", the
+matched IoU over n_T, which means the same at every stage; "f1_50" is the other choice, and sees false alarms too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
+
+from verl_visionr1.criteria import EPSILON
+
+Entry: TypeAlias = tuple[int, float, int]
+"""What one step scored in a stage: step, sum of the metric, number of completions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """When a stage ends.
+
+    The windowed mean at a step is the mean of the metric over the completions of the last `window` observed steps of
+    the stage, up to that step. The stage ends when it has reached the bar at each of the last `patience` observed
+    steps; after a move it starts anew.
+
+    Attributes:
+        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one a move (stages less one).
+        metric: the key of `Score.metrics` that is handed over; threshold-free by default, see above.
+        window: observed steps in the mean.
+        patience: consecutive observed steps at which the windowed mean must have reached the bar.
+        min_steps: training steps that a stage lasts at least.
+        may_fall_back: whether a stage may be given up again.
+        hysteresis: it is, when the windowed mean was below the bar that led into it, less this, at each of the last
+            `patience` observed steps. So a metric that oscillates around the bar moves on once and stays.
+
+    Raises:
+        ValueError: a setting that cannot be; the message names it and its value.
+
+    >>> Gate(bar=60)
+    Traceback (most recent call last):
+    ...
+    ValueError: gate bar = 60: needs a number in (0, 1], or one a move
+    """
+
+    bar: float | tuple[float, ...]
+    metric: str = "iou_mean"
+    window: int = 20
+    patience: int = 3
+    min_steps: int = 0
+    may_fall_back: bool = False
+    hysteresis: float = 0.05
+
+    def __post_init__(self) -> None:
+        # Settings may hold anything, whatever the annotation says.
+        bar = _bar(self.bar)
+        object.__setattr__(self, "bar", bar)
+        if not all(_is_number(each) and 0.0 < each <= 1.0 for each in _as_many(bar)):
+            raise ValueError(f"gate bar = {bar!r}: needs a number in (0, 1], or one a move")
+        if not isinstance(self.metric, str) or not self.metric.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"gate metric = {self.metric!r}: needs the name of a metric")
+        for name, least in (("window", 1), ("patience", 1), ("min_steps", 0)):
+            value: Any = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"gate {name} = {value!r}: needs a whole number of at least {least}")
+        if not isinstance(self.may_fall_back, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"gate may_fall_back = {self.may_fall_back!r}: needs true or false")
+        if not _is_number(self.hysteresis) or not 0.0 <= self.hysteresis < 1.0:
+            raise ValueError(f"gate hysteresis = {self.hysteresis!r}: needs a number in [0, 1)")
+
+    def bar_of(self, move: int, n_stages: int) -> float:
+        """The bar between stage `move` and the next.
+
+        Raises:
+            ValueError: several bars, but not one a move.
+        """
+        if not isinstance(self.bar, tuple):
+            return self.bar
+        if len(self.bar) != n_stages - 1:
+            raise ValueError(f"gate bar = {self.bar!r}: has {len(self.bar)} entries for {n_stages - 1} moves")
+        return self.bar[move]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one training step scored.
+
+    Attributes:
+        step: the training step.
+        stage: the stage that the completions were judged at.
+        mean: mean of the gate's metric over them; None or nan: there is none.
+        n: how many completions.
+    """
+
+    step: int
+    stage: int
+    mean: float | None
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """How far one data source is.
+
+    Attributes:
+        stage: index into the schedule's points.
+        since: observations of earlier steps do not count: they are from before this stage began.
+        first_step: the earliest step that was observed in this stage; None before there was one.
+        entries: the last steps observed in this stage, in order of step; as many as the gate looks at.
+    """
+
+    stage: int = 0
+    since: int = 0
+    first_step: int | None = None
+    entries: tuple[Entry, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it; `from_state` is its inverse."""
+        return {
+            "stage": self.stage,
+            "since": self.since,
+            "first_step": self.first_step,
+            "entries": [list(entry) for entry in self.entries],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> GateState:
+        """Read what `state` gave.
+
+        Raises:
+            ValueError: a key that is missing, unknown or holds something else.
+
+        >>> GateState.from_state({"stage": 1, "since": 40, "first_step": None, "entries": []})
+        GateState(stage=1, since=40, first_step=None, entries=())
+        """
+        names = {each.name for each in fields(cls)}
+        if set(state) != names:
+            raise ValueError(f"gate state has keys {sorted(state)}: needs {sorted(names)}")
+        for name in ("stage", "since"):
+            if not _is_count(state[name]):
+                raise ValueError(f"gate state {name} = {state[name]!r}: needs a whole number of at least 0")
+        first_step: Any = state["first_step"]
+        if first_step is not None and not _is_count(first_step):
+            raise ValueError(f"gate state first_step = {first_step!r}: needs a whole number of at least 0, or null")
+        return cls(state["stage"], state["since"], first_step, _entries(state["entries"]))
+
+    def windowed_mean(self, gate: Gate) -> float | None:
+        """The mean that the gate looks at; None before the window is full. For logs."""
+        means = _windowed_means(self.entries, gate.window)
+        return means[-1] if means else None
+
+
+def advance(gate: Gate, state: GateState, observation: Observation, n_stages: int) -> GateState:
+    """The state after one observation.
+
+    Observations may come late and in any order. Those judged at another stage than the present, those of steps before
+    it began, and those without a number change nothing. Within a stage the state hangs on what was observed, not on
+    the order it came in: several observations of one step are taken together, and a late step takes its place in the
+    window. (When a move happens does hang on what has come by then.) A move is by one stage, never beyond the last.
+
+    Args:
+        gate: the settings.
+        state: before; `GateState()` at the start.
+        observation: what a step scored.
+        n_stages: how many there are; where it is fewer than the state knows of, the last one holds.
+
+    Raises:
+        ValueError: no stage, or bars that are not one a move.
+
+    >>> gate, state = Gate(bar=0.6, window=2, patience=1), GateState()
+    >>> for step, mean in enumerate([0.5, 0.6, 0.7, 0.9]):
+    ...     state = advance(gate, state, Observation(step, state.stage, mean), n_stages=2)
+    ...     print(state.stage, state.windowed_mean(gate))
+    0 None
+    0 0.55
+    1 None
+    1 None
+    """
+    if n_stages < 1:
+        raise ValueError(f"n_stages = {n_stages!r}: needs at least one")
+    if n_stages > 1:
+        gate.bar_of(0, n_stages)  # bars that do not fit are an error now, not when a move is due
+    if state.stage >= n_stages:
+        state = GateState(n_stages - 1, state.since)
+    mean = observation.mean
+    if observation.stage != state.stage or observation.step < state.since or observation.n < 1:
+        return state
+    total = math.nan if mean is None else float(mean) * observation.n
+    if not math.isfinite(total):
+        return state
+    entry = (observation.step, total, observation.n)
+    entries = _with_entry(state.entries, entry)[-(gate.window + gate.patience - 1) :]
+    first_step = observation.step if state.first_step is None else min(state.first_step, observation.step)
+    state = replace(state, entries=entries, first_step=first_step)
+    newest = entries[-1][0]
+    stage = state.stage + _move(gate, state, newest, n_stages)
+    return state if stage == state.stage else GateState(stage, newest + 1)
+
+
+def _with_entry(entries: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
+    for i, (step, total, n) in enumerate(entries):
+        if step == entry[0]:
+            return (*entries[:i], (step, total + entry[1], n + entry[2]), *entries[i + 1 :])
+    return tuple(sorted((*entries, entry)))
+
+
+def _move(gate: Gate, state: GateState, newest: int, n_stages: int) -> int:
+    """1, 0 or -1 stages."""
+    means = _windowed_means(state.entries, gate.window)[-gate.patience :]
+    lasted = newest - state.first_step + 1 if state.first_step is not None else 0
+    if len(means) < gate.patience or lasted < gate.min_steps:
+        return 0
+    stage = state.stage
+    if stage + 1 < n_stages and min(means) >= gate.bar_of(stage, n_stages) - EPSILON:
+        return 1
+    if gate.may_fall_back and stage and max(means) < gate.bar_of(stage - 1, n_stages) - gate.hysteresis - EPSILON:
+        return -1
+    return 0
+
+
+def _windowed_means(entries: Sequence[Entry], window: int) -> list[float]:
+    """The mean over each `window` consecutive entries."""
+    means: list[float] = []
+    for end in range(window, len(entries) + 1):
+        seen = entries[end - window : end]
+        means.append(math.fsum(total for _, total, _ in seen) / sum(n for _, _, n in seen))
+    return means
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """One gate for many data sources, each with its own stage.
+
+    Attributes:
+        gate: the settings, the same for all.
+        n_stages: how many stages there are.
+        states: data source -> how far it is; a source that is not in it yet is at stage 0.
+
+    Raises:
+        ValueError: no stage, or bars that are not one a move.
+
+    >>> gates = Gates(Gate(bar=0.6, window=1, patience=1), n_stages=2)
+    >>> gates = gates.advance(step=1, stage=0, means={"coco": (0.7, 32), "lvis": (0.3, 16)})
+    >>> gates.stage("coco"), gates.stage("lvis"), gates.stage("never seen")
+    (1, 0, 0)
+    """
+
+    gate: Gate
+    n_stages: int
+    states: Mapping[str, GateState] = field(default_factory=dict[str, GateState])
+
+    def __post_init__(self) -> None:
+        if self.n_stages < 1:
+            raise ValueError(f"n_stages = {self.n_stages!r}: needs at least one")
+        if self.n_stages > 1:
+            self.gate.bar_of(0, self.n_stages)
+        object.__setattr__(self, "states", MappingProxyType(dict(self.states)))
+
+    def stage(self, source: str) -> int:
+        """The stage at which completions of a source are judged now."""
+        state = self.states.get(source)
+        return 0 if state is None else min(state.stage, self.n_stages - 1)
+
+    def advance(self, step: int, stage: int, means: Mapping[str, tuple[float | None, int]]) -> Gates:
+        """The gates after a step.
+
+        Args:
+            step: the training step.
+            stage: the stage that these completions were judged at; call once for each that occurs in a batch.
+            means: data source -> mean of the gate's metric and number of completions.
+        """
+        states = dict(self.states)
+        for source, (mean, n) in means.items():
+            before = states.get(source, GateState())
+            states[source] = advance(self.gate, before, Observation(step, stage, mean, n), self.n_stages)
+        return replace(self, states=states)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON can hold it."""
+        return {source: state.state() for source, state in self.states.items()}
+
+    def with_state(self, state: Mapping[str, Any]) -> Gates:
+        """These settings with the state of a checkpoint; where settings changed, they hold from the next step on.
+
+        Raises:
+            ValueError: something else than `state` gives; the message names the data source.
+        """
+        states: dict[str, GateState] = {}
+        for source, each in state.items():
+            try:
+                states[source] = GateState.from_state(each)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"data source {source!r}: {error}") from None
+        return replace(self, states=states)
+
+
+def _bar(bar: Any) -> Any:
+    """As a tuple where it is a list; an empty one is no bar."""
+    return (_as_many(bar) or None) if isinstance(bar, list | tuple) else bar
+
+
+def _as_many(bar: Any) -> tuple[Any, ...]:
+    return tuple(cast("list[Any]", bar)) if isinstance(bar, list | tuple) else (bar,)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _entries(entries: Any) -> tuple[Entry, ...]:
+    read: list[Entry] = []
+    for entry in entries:
+        step, total, n = entry
+        if not (_is_count(step) and _is_number(total) and math.isfinite(total) and _is_count(n) and n):
+            raise ValueError(f"gate state entries: {entry!r} needs a step, a finite sum and a number of completions")
+        read.append((step, float(total), n))
+    if [entry[0] for entry in read] != sorted({entry[0] for entry in read}):
+        raise ValueError(f"gate state entries: steps {[entry[0] for entry in read]} need to increase")
+    return tuple(read)

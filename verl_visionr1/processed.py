@@ -1,0 +1,208 @@
+"""The size at which a model sees an image, replayed from the original size: for rows that do not tell it.
+
+verl resizes twice: `qwen_vl_utils.fetch_image` when it loads the image (whatever the model), then the model's own image
+processor. Both round to multiples of a patch and keep the area within a budget; with different budgets, twice is not
+the same as once. Models that speak in pixels speak in pixels of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+MAX_ASPECT = 200
+"""Both stages refuse an image whose longer side is more than so many times the shorter."""
+_LOADER_MERGE = 2  # qwen_vl_utils takes 2 x 2 patches together, for every model
+_LOADER_TOKENS = (4, 16384)  # its default budget, in merged patches
+
+
+class SizeError(ValueError):
+    """An image size that the resizing refuses, or a budget that cannot be."""
+
+
+def _require_whole(key: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise SizeError(f"{key} = {value!r}: needs a whole number above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessor:
+    """How a family's image processor resizes.
+
+    Attributes:
+        name: key in `PROCESSORS`.
+        patch_size: side of a patch in pixels.
+        merge_size: so many patches a side become one token.
+        min_pixels, max_pixels: bounds of the area, in pixels (of `n_frames` frames).
+        n_frames: how often the budget counts an image: GLM pads it to the two frames of its temporal patch.
+
+    Raises:
+        SizeError: a number that is not whole and positive, or max_pixels below min_pixels.
+
+    >>> PROCESSORS["qwen2.5-vl"].factor, PROCESSORS["qwen3-vl"].factor
+    (28, 32)
+    """
+
+    name: str
+    patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    n_frames: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("patch_size", "merge_size", "min_pixels", "max_pixels", "n_frames"):
+            _require_whole(key, getattr(self, key))
+        if self.max_pixels < self.min_pixels:
+            raise SizeError(f"max_pixels = {self.max_pixels}: needs at least min_pixels = {self.min_pixels}")
+
+    @property
+    def factor(self) -> int:
+        """What both sides become multiples of."""
+        return self.patch_size * self.merge_size
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ImageProcessor:
+        """From the `preprocessor_config.json` of a Qwen-VL or GLM-V model; what it leaves out is transformers' default.
+
+        Raises:
+            SizeError: another kind of image processor, or a budget that cannot be.
+
+        >>> config = {"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 401408}
+        >>> ImageProcessor.from_config(config).max_pixels
+        401408
+        """
+        kind = str(config.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+        if kind not in _CLASS_DEFAULTS:
+            raise SizeError(f"image_processor_type = {kind!r}: needs one of {', '.join(_CLASS_DEFAULTS)}")
+        default = _CLASS_DEFAULTS[kind]
+        size = config.get("size") or {}
+        # Old Qwen2-VL configs carry the budget beside `size`, and there it counts.
+        is_qwen = default.n_frames == 1
+        old = config if is_qwen else {}
+        return cls(
+            name=kind,
+            patch_size=config.get("patch_size", default.patch_size),
+            merge_size=config.get("merge_size", default.merge_size),
+            min_pixels=old.get("min_pixels") or size.get("shortest_edge", default.min_pixels),
+            max_pixels=old.get("max_pixels") or size.get("longest_edge", default.max_pixels),
+            n_frames=1 if is_qwen else config.get("temporal_patch_size", default.n_frames),
+        )
+
+
+PROCESSORS: Mapping[str, ImageProcessor] = MappingProxyType(
+    {
+        processor.name: processor
+        for processor in (
+            ImageProcessor("qwen2-vl", 14, 2, 56 * 56, 28 * 28 * 16384),
+            ImageProcessor("qwen2.5-vl", 14, 2, 56 * 56, 28 * 28 * 16384),
+            ImageProcessor("qwen3-vl", 16, 2, 256 * 256, 32 * 32 * 16384),
+            ImageProcessor("glm", 14, 2, 112 * 112, 28 * 28 * 15000, n_frames=2),
+        )
+    }
+)
+"""As the models ship (`preprocessor_config.json`), by the name of the frame that the family speaks in."""
+# Defaults of the classes in transformers 5.9, for what a config leaves out.
+_CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
+    {
+        "Qwen2VLImageProcessor": replace(PROCESSORS["qwen2-vl"], max_pixels=28 * 28 * 1280),
+        "Glm4vImageProcessor": PROCESSORS["glm"],
+        "Glm46VImageProcessor": PROCESSORS["glm"],
+    }
+)
+
+
+def processed_size(
+    size_wh: tuple[int, int],
+    processor: str | ImageProcessor,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    image_options: Mapping[str, int] | None = None,
+) -> tuple[int, int]:
+    """Width and height in pixels at which the model sees an image of `size_wh` under verl 0.9.
+
+    Args:
+        size_wh: the upright original.
+        processor: a name in `PROCESSORS`, or an `ImageProcessor`.
+        min_pixels, max_pixels: `data.mm_processor_kwargs`, in place of the processor's own budget. Both or none: the
+            processor ignores one alone when it is called, and honours it when it is built, as vLLM does.
+        image_options: `min_pixels`, `max_pixels`, `resized_height`, `resized_width` that stand beside the image in the
+            row's prompt; other keys are passed over.
+
+    Raises:
+        SizeError: what either stage refuses: sides more than 200:1 apart, an area budget that leaves no pixel, an
+            impossible budget; one of the two budgets alone; an unknown processor.
+
+    >>> processed_size((640, 480), "qwen2.5-vl"), processed_size((640, 480), "qwen3-vl")
+    ((644, 476), (640, 480))
+    >>> processed_size((1300, 434), "qwen2.5-vl", min_pixels=3136, max_pixels=401408)
+    (1064, 364)
+    """
+    if isinstance(processor, str):
+        if processor not in PROCESSORS:
+            raise SizeError(f"processor = {processor!r}: needs one of {', '.join(PROCESSORS)}")
+        processor = PROCESSORS[processor]
+    if (min_pixels is None) != (max_pixels is None):
+        raise SizeError(
+            f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; alone, one is ignored by some "
+            "of the processors that verl runs and honoured by others"
+        )
+    if min_pixels is not None and max_pixels is not None:
+        processor = replace(processor, min_pixels=min_pixels, max_pixels=max_pixels)
+    for value in size_wh:
+        _require_whole("size_wh", value)
+    loaded_wh = _loaded_size(size_wh, processor.patch_size * _LOADER_MERGE, image_options or {})
+    return _model_size(loaded_wh, processor)
+
+
+def _loaded_size(size_wh: tuple[int, int], factor: int, options: Mapping[str, int]) -> tuple[int, int]:
+    """First stage: `qwen_vl_utils.fetch_image`."""
+    fewest, most = (tokens * factor**2 for tokens in _LOADER_TOKENS)
+    width, height = size_wh
+    if "resized_height" in options and "resized_width" in options:
+        width, height = options["resized_width"], options["resized_height"]
+    else:
+        fewest, most = options.get("min_pixels", fewest), options.get("max_pixels", most)
+    if most < fewest:
+        raise SizeError(f"image_options: max_pixels = {most}: needs at least min_pixels = {fewest}")
+    _check_aspect(width, height)
+    new_w, new_h = (max(factor, round(side / factor) * factor) for side in (width, height))
+    if new_w * new_h > most:
+        scale = math.sqrt((height * width) / most)
+        new_w, new_h = (math.floor(side / scale / factor) * factor for side in (width, height))
+    elif new_w * new_h < fewest:
+        new_w, new_h = _enlarged(width, height, factor, fewest)
+    if not (new_w and new_h):
+        raise SizeError(f"size_wh = {size_wh}: a budget of {most} pixels leaves less than a patch of one side")
+    return new_w, new_h
+
+
+def _model_size(size_wh: tuple[int, int], processor: ImageProcessor) -> tuple[int, int]:
+    """Second stage: `smart_resize` of the model's image processor (transformers: qwen2_vl, glm4v, glm46v)."""
+    width, height = size_wh
+    factor, n_frames = processor.factor, processor.n_frames
+    if n_frames > 1 and (height < factor or width < factor):
+        scale = max(factor / height, factor / width)
+        width, height = int(width * scale), int(height * scale)
+    _check_aspect(width, height)
+    new_w, new_h = (round(side / factor) * factor for side in (width, height))
+    if n_frames * new_w * new_h > processor.max_pixels:
+        scale = math.sqrt((n_frames * height * width) / processor.max_pixels)
+        new_w, new_h = (max(factor, math.floor(side / scale / factor) * factor) for side in (width, height))
+    elif n_frames * new_w * new_h < processor.min_pixels:
+        new_w, new_h = _enlarged(width, height, factor, processor.min_pixels, n_frames)
+    return new_w, new_h
+
+
+def _enlarged(width: int, height: int, factor: int, min_pixels: int, n_frames: int = 1) -> tuple[int, int]:
+    scale = math.sqrt(min_pixels / (n_frames * height * width))
+    return math.ceil(width * scale / factor) * factor, math.ceil(height * scale / factor) * factor
+
+
+def _check_aspect(width: int, height: int) -> None:
+    if max(width, height) / min(width, height) > MAX_ASPECT:
+        raise SizeError(f"size_wh = {(width, height)}: sides are more than {MAX_ASPECT}:1 apart")

@@ -1,0 +1,272 @@
+"""A preset as plain data, there and back: what YAML files and command lines say, and what is printed.
+
+    base: visionr1                       # start from this preset; every key below is optional
+    criteria:
+      recall: {weight: 0.5}              # change one
+      precision: null                    # leave one out
+      mine:                              # add one: a name in `criteria.CRITERIA`, or a function of your own
+        judge: pkg://my_package.rewards:mine
+        weight: 0.2
+        options: {limit: 3}
+    schedule: {kind: staged, at: 0.3, stages: [[0.5, 0.5, 0.75], [0.75, 0.75, 0.9]]}
+
+Unknown keys are errors that name the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from verl_visionr1.criteria import CRITERIA, Thresholds
+from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, place_of
+from verl_visionr1.gate import Gate
+from verl_visionr1.rewards.base import Criterion, Judge, Preset, RewardError, require_one_of
+from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
+from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
+
+ScheduleKind = Literal["off", "constant", "staged", "linear", "cosine", "piecewise", "gated"]
+Triple = tuple[float, float, float]
+Stage = Triple | dict[str, float]
+"""Thresholds: (xi0, xi1, xi2), or the fields of `Thresholds` by name."""
+
+
+class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`criteria.<name>`: what is None is kept from the base.
+
+    Attributes:
+        judge: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
+        weight: share in the reward; 0 reports the criterion without rewarding it.
+        options: keyword-only parameters of the function.
+    """
+
+    judge: str | None = None
+    weight: float | None = None
+    options: dict[str, Any] | None = None
+
+
+class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`schedule`: how the thresholds move.
+
+    Attributes:
+        kind: None (the preset's own, with `stages` and `at` in place of its), "off" (no progressive rule), "constant"
+            (first of `stages`), "staged" (switch from the first to the second at `at`), "linear", "cosine" (from the
+            first to the last between `begin` and `end`), "piecewise" (`stages[i]` from `starts[i]` on), "gated" (from
+            one of `stages` to the next when `gate` opens).
+        stages: thresholds of each stage; None keeps the preset's.
+        at: fraction of training of the switch, for "staged"; None: one half, or the preset's.
+        begin, end: fractions of training, for "linear" and "cosine".
+        starts: fractions of training, the first 0, for "piecewise".
+        off: thresholds when the rule is off; None keeps the preset's.
+        gate: fields of `gate.Gate`, for "gated", which needs at least its `bar`.
+    """
+
+    kind: ScheduleKind | None = None
+    stages: list[Stage] | None = None
+    at: float | None = None
+    begin: float = 0.0
+    end: float = 1.0
+    starts: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.5])
+    off: Stage | None = None
+    gate: dict[str, Any] | None = None
+
+    def build(self, own: Schedule) -> Schedule:
+        """The schedule these settings describe, over a preset's own.
+
+        Raises:
+            ValueError: thresholds or fractions that cannot be, too few stages.
+        """
+        stages = [s for _, s in own.points] if self.stages is None else [_thresholds(s) for s in self.stages]
+        off = own.off if self.off is None else _thresholds(self.off)
+        if self.kind is None and self.at is None:
+            if len(stages) != len(own.points):
+                raise ValueError(f"stages has {len(stages)} entries: the preset has {len(own.points)}; set kind too")
+            points = tuple((at, stage) for (at, _), stage in zip(own.points, stages, strict=True))
+            return dataclasses.replace(own, points=points, off=off)
+        n_needed = {"off": 0, "constant": 1, "piecewise": len(self.starts)}.get(self.kind or "staged", 2)
+        if len(stages) < n_needed or (self.kind == "piecewise" and len(stages) != n_needed):
+            raise ValueError(f"stages has {len(stages)} entries: kind={self.kind or 'staged'} needs {n_needed}")
+        return dataclasses.replace(self._build(stages, off), off=off)
+
+    def _build(self, stages: list[Thresholds], off: Thresholds) -> Schedule:
+        if self.kind == "off":
+            return constant(off)
+        if self.kind == "constant":
+            return constant(stages[0])
+        if self.kind in ("staged", None):
+            return staged(stages[0], stages[1], at=0.5 if self.at is None else self.at)
+        if self.kind == "linear":
+            return linear(stages[0], stages[-1], begin=self.begin, end=self.end)
+        if self.kind == "cosine":
+            return cosine(stages[0], stages[-1], begin=self.begin, end=self.end)
+        if self.kind == "piecewise":
+            return piecewise(list(zip(self.starts, stages, strict=True)))
+        # A gate counts stages and knows no progress; without one, they would follow each other evenly.
+        return piecewise([(i / len(stages), stage) for i, stage in enumerate(stages)])
+
+    def build_gate(self) -> Gate | None:
+        """The gate, for "gated"; else None.
+
+        Raises:
+            ValueError: an unknown field, or a value that cannot be.
+        """
+        if self.kind != "gated":
+            return None
+        given = self.gate or {}
+        refuse_unknown(given, [field.name for field in dataclasses.fields(Gate)], "gate")
+        if "bar" not in given:
+            raise ValueError("gate.bar: kind=gated needs what the metric must reach, for example gate={bar:0.6}")
+        return Gate(**given)
+
+
+class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A preset, or the changes to one: what is None (or empty) is kept from the base. See `rewards.base.Preset`.
+
+    Attributes:
+        base: the preset it starts from: a name in `PRESETS`, or a YAML file.
+        value: "mean" (weighted mean of the criteria) or "sum".
+        weights: criterion -> weight, short for `criteria.<name>.weight`.
+    """
+
+    base: str | None = None
+    name: str | None = None
+    source: str | None = None
+    tasks: list[str] | None = None
+    answer_format: str | None = None
+    matching: str | None = None
+    value: Literal["mean", "sum"] | None = None
+    accuracy: str | None = None
+    criteria: dict[str, CriterionSettings | None] = {}
+    weights: dict[str, float] = {}
+    schedule: ScheduleSettings | None = None
+
+    def build(self, base: Preset) -> Preset:
+        """The base with everything that is set here applied.
+
+        Raises:
+            RewardError: an unknown criterion, format, matching or option, or a value that cannot be.
+        """
+        criteria = {criterion.name: criterion for criterion in base.criteria}
+        for name, change in self.criteria.items():
+            if change is None:
+                require_one_of("criteria", name, criteria)
+                del criteria[name]
+            else:
+                criteria[name] = _criterion(name, change, criteria.get(name))
+        plain: dict[str, Any] = {"name": self.name, "source": self.source, "answer_format": self.answer_format}
+        plain |= {"matching": self.matching, "tasks": None if self.tasks is None else tuple(self.tasks)}
+        plain["is_sum"] = None if self.value is None else self.value == "sum"
+        plain["accuracy"] = base.accuracy if self.accuracy is None and base.accuracy in criteria else self.accuracy
+        changes: dict[str, Any] = {key: value for key, value in plain.items() if value is not None}
+        changes.setdefault("accuracy", None)
+        if self.schedule is not None:
+            changes["schedule"] = _in("schedule", self.schedule.build, base.schedule)
+        preset = dataclasses.replace(base, criteria=tuple(criteria.values()), **changes)
+        return preset.with_weights(self.weights) if self.weights else preset
+
+
+def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> Criterion:
+    """A criterion with what is set changed, or a new one."""
+    if change.judge is None and base is None:
+        raise RewardError(f"criteria.{name}: no such criterion in the base; a new one needs a judge")
+    options = dict(base.options) if base is not None and change.judge is None else {}
+    judge = base.judge if change.judge is None and base is not None else judge_named(name, change.judge or "")
+    weight = change.weight if change.weight is not None else (1.0 if base is None else base.weight)
+    return Criterion(name, judge, weight, options | (change.options or {}))
+
+
+def judge_named(name: str, spec: str) -> Judge:
+    """A criterion's function, by its name in `CRITERIA` or by its place.
+
+    Raises:
+        RewardError: no such function.
+    """
+    if ":" not in spec:
+        require_one_of(f"criteria.{name}.judge", spec, CRITERIA)
+        return CRITERIA[spec]
+    try:
+        return load_function(spec)
+    except FunctionError as error:
+        raise RewardError(f"criteria.{name}.judge = {error}") from None
+
+
+def plain_of(preset: Preset) -> dict[str, Any]:
+    """A preset as plain data, whole: `PresetSettings` of it, over any base, builds the same preset."""
+    return {
+        "name": preset.name,
+        "source": preset.source,
+        "tasks": list(preset.tasks),
+        "answer_format": preset.answer_format,
+        "matching": preset.matching,
+        "value": "sum" if preset.is_sum else "mean",
+        "accuracy": preset.accuracy,
+        "criteria": {c.name: _plain_criterion(c) for c in preset.criteria},
+        "schedule": _plain_schedule(preset.schedule),
+    }
+
+
+def _plain_criterion(criterion: Criterion) -> dict[str, Any]:
+    judge = criterion.judge
+    is_known = CRITERIA.get(judge.__name__) is judge
+    plain: dict[str, Any] = {"judge": judge.__name__ if is_known else place_of(judge), "weight": criterion.weight}
+    return plain | ({"options": dict(criterion.options)} if criterion.options else {})
+
+
+def _plain_schedule(schedule: Schedule) -> dict[str, Any]:
+    plain: dict[str, Any] = {"kind": "piecewise", "starts": [at for at, _ in schedule.points]}
+    if schedule.interpolation != "step":
+        (begin, _), (end, _) = schedule.points[-2:]
+        plain = {"kind": schedule.interpolation, "begin": begin, "end": end}
+    plain["stages"] = [dataclasses.asdict(thresholds) for _, thresholds in schedule.points]
+    return plain | {"off": dataclasses.asdict(schedule.off)}
+
+
+def _thresholds(stage: Stage) -> Thresholds:
+    if not isinstance(stage, dict):
+        return Thresholds.of(*stage)
+    names = [field.name for field in dataclasses.fields(Thresholds)]
+    refuse_unknown(stage, names, "stages")
+    missing = [name for name in names if name not in stage]
+    if missing:
+        raise ValueError(f"stages: {stage} lacks {', '.join(missing)}")
+    return Thresholds(**stage)
+
+
+def _in(key: str, make: Any, *args: Any) -> Any:
+    """`make(*args)`, with the key put before what it raises."""
+    try:
+        return make(*args)
+    except ValueError as error:
+        raise RewardError(f"{key}.{error}") from None
+
+
+def read_settings(file: str | Path) -> PresetSettings:
+    """The preset settings in a YAML file.
+
+    Raises:
+        RewardError: no such file, not YAML, or settings that cannot be; the message names the file.
+    """
+    path = Path(file).expanduser()
+    try:
+        plain = msgspec.yaml.decode(path.read_bytes())
+    except OSError as error:
+        raise RewardError(f"{path}: cannot be read ({error.strerror})") from None
+    except msgspec.DecodeError as error:
+        raise RewardError(f"{path}: not YAML: {error}") from None
+    try:
+        settings = decoded(plain, PresetSettings)
+    except SettingsError as error:
+        raise RewardError(f"{path}: {error}") from None
+    criteria = {name: _beside(change, path.parent) for name, change in settings.criteria.items()}
+    return msgspec.structs.replace(settings, criteria=criteria)
+
+
+def _beside(change: CriterionSettings | None, folder: Path) -> CriterionSettings | None:
+    """A criterion of a YAML file: a function's relative path counts from the file's folder."""
+    judge = None if change is None else change.judge
+    if change is None or judge is None or judge.startswith(PACKAGE_PREFIX) or ".py:" not in judge:
+        return change
+    return msgspec.structs.replace(change, judge=str((folder / Path(judge).expanduser()).resolve()))

@@ -1,0 +1,71 @@
+"""Every preset by name, and the way from a name or a YAML file to a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from verl_visionr1.rewards import counting, detection, grounding, pointing, text
+from verl_visionr1.rewards.base import Preset, RewardError, require_one_of
+from verl_visionr1.rewards.composition import PresetSettings, read_settings
+from verl_visionr1.rewards.released import visionr1, vlmr1_boxes, vlmr1_text
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        preset.name: preset
+        for room in (detection, grounding, counting, pointing, text, visionr1, vlmr1_boxes, vlmr1_text)
+        for preset in room.PRESETS
+    }
+)
+"""Every preset by name."""
+
+TASK_PRESETS: Mapping[str, str] = MappingProxyType(
+    {
+        "detection": "visionr1",
+        "grounding": "visionr1",
+        "counting": "counting",
+        "pointing": "pointing",
+        "text": "text-exact",
+    }
+)
+"""Task -> the preset that judges it where nothing else is said."""
+MAX_BASES = 8
+"""YAML files that may stand on one another."""
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        RewardError: no such preset; the message lists those that exist.
+    """
+    require_one_of("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def find_preset(spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
+    """The preset that a name, or a YAML file with `PresetSettings`, describes.
+
+    Raises:
+        RewardError: no such preset or file, or settings that cannot be.
+    """
+    return _find(spec, known, MAX_BASES)
+
+
+def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
+    if not isinstance(spec, str) or not spec.endswith((".yaml", ".yml")):  # pyright: ignore[reportUnnecessaryIsInstance]
+        require_one_of("preset", spec, known)
+        return known[spec]
+    if not bases_left:
+        raise RewardError(f"base = {spec!r}: more than {MAX_BASES} files stand on one another; is it a circle?")
+    settings = read_settings(spec)
+    base = _find(settings.base or "visionr1", known, bases_left - 1)
+    try:
+        return settings.build(base)
+    except ValueError as error:
+        raise RewardError(f"{spec}: {error}") from None
+
+
+def built(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
+    """The preset that settings describe, over the base they name ("visionr1" where they name none)."""
+    return settings.build(find_preset(settings.base or "visionr1", known))

@@ -1,0 +1,149 @@
+"""Which preset judges a row: by a column of it, by its data source, by its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.rewards.base import COMMON_METRICS, Preset, RewardError
+from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
+from verl_visionr1.targets import TASKS, Target
+
+
+class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`routes`: presets (names, or YAML files) for some rows; the first of column, data source and task that fits wins.
+
+    Attributes:
+        task: task -> preset.
+        data_source: glob over `data_source`, for example "gui/*" -> preset; the first that fits wins.
+        column: a column of the row, dotted, for example "extra_info.reward", whose value picks from `values`.
+        values: value of the column -> preset.
+    """
+
+    task: dict[str, str] = {}
+    data_source: dict[str, str] = {}
+    column: str | None = None
+    values: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The presets of a run.
+
+    A row whose task the preset chosen for it cannot judge goes to the task's own default (`TASK_PRESETS`), unless a
+    rule of `by_column`, `by_source` or `by_task` chose it: then it is an error.
+
+    Attributes:
+        default: judges what no rule speaks of.
+        by_task, by_source, by_column: rules, see `RouteSettings`.
+        column: path to the column that `by_column` looks at.
+        presets: every preset that a rule names, once, the default first.
+
+    Raises:
+        RewardError: an unknown task, values without a column or a column without values.
+
+    >>> routes = Routes(PRESETS["visionr1"], by_source={"odd/*": PRESETS["visionr1-paper"]})
+    >>> target = Target(task="grounding", size_wh=(64, 64))
+    >>> routes.preset_for(target, "odd/scenes").name, routes.preset_for(target, "coco").name
+    ('visionr1-paper', 'visionr1')
+    """
+
+    default: Preset
+    by_task: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    by_source: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    by_column: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    column: tuple[str, ...] = ()
+    presets: tuple[Preset, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for task in self.by_task:
+            if task not in TASKS:
+                raise RewardError(f"routes.task.{task}: needs one of {', '.join(TASKS)}")
+        if bool(self.column) != bool(self.by_column):
+            raise RewardError("routes.column and routes.values go together: a column, and a preset for each value")
+        named = (self.default, *self.by_task.values(), *self.by_source.values(), *self.by_column.values())
+        object.__setattr__(self, "presets", tuple({id(preset): preset for preset in named}.values()))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Keys of the metrics of a run, the same for every row: the criteria of all its presets, then the common ones.
+
+        A criterion that a row's preset does not have is reported as 0.
+        """
+        criteria = [name for preset in self.presets for name in preset.weights]
+        return (*dict.fromkeys(criteria), *COMMON_METRICS)
+
+    def index(self, preset: Preset) -> float:
+        """The place of a preset among those that the rules name, 0 for the default; -1 for another."""
+        return next((float(i) for i, named in enumerate(self.presets) if named is preset), -1.0)
+
+    def preset_for(self, target: Target, data_source: str = "", row: Mapping[str, Any] | None = None) -> Preset:
+        """The preset that judges a row.
+
+        Args:
+            target: its ground truth.
+            data_source: its data source.
+            row: its columns, where a rule looks at one.
+
+        Raises:
+            RewardError: a rule chose a preset that cannot judge the row's task, or the column holds another value.
+        """
+        chosen = self._chosen(target, data_source, row)
+        if chosen is None:
+            own = self.default
+            return own if target.task in own.tasks else PRESETS[TASK_PRESETS[target.task]]
+        if target.task not in chosen.tasks:
+            raise RewardError(
+                f"preset {chosen.name} judges {', '.join(chosen.tasks)}, but routes gives it a row of task "
+                f"{target.task} (data source {data_source!r})"
+            )
+        return chosen
+
+    def _chosen(self, target: Target, data_source: str, row: Mapping[str, Any] | None) -> Preset | None:
+        if self.by_column:
+            value = _column(row or {}, self.column)
+            if value is not None:
+                if str(value) not in self.by_column:
+                    known = ", ".join(self.by_column)
+                    raise RewardError(f"{'.'.join(self.column)} = {value!r}: routes.values has {known}")
+                return self.by_column[str(value)]
+        for pattern, preset in self.by_source.items():
+            if fnmatchcase(data_source, pattern):
+                return preset
+        return self.by_task.get(target.task)
+
+
+def _column(row: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    value: Any = row
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def routes_of(settings: RouteSettings, default: Preset, known: Mapping[str, Preset] = PRESETS) -> Routes:
+    """The routes that settings describe.
+
+    Raises:
+        RewardError: an unknown task or preset, or a column without values.
+    """
+
+    def presets(rules: Mapping[str, str], where: str) -> dict[str, Preset]:
+        found: dict[str, Preset] = {}
+        for key, spec in rules.items():
+            try:
+                found[key] = find_preset(spec, known)
+            except RewardError as error:
+                raise RewardError(f"routes.{where}.{key}: {error}") from None
+        return found
+
+    return Routes(
+        default,
+        by_task=presets(settings.task, "task"),
+        by_source=presets(settings.data_source, "data_source"),
+        by_column=presets(settings.values, "values"),
+        column=tuple(settings.column.split(".")) if settings.column else (),
+    )

@@ -1,0 +1,100 @@
+"""Plain data of YAML files and command lines -> records; every error names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; one line."""
+
+
+def decoded(plain: object, struct: type[S], where: str = "") -> S:
+    """A settings record from plain dicts, lists and scalars.
+
+    Args:
+        plain: what YAML or a command line gave.
+        struct: the record's type.
+        where: put before each key in messages, for example "presets.mine".
+
+    Raises:
+        SettingsError: not a mapping, an unknown key (with the nearest known one), or a value of the wrong type.
+
+    >>> class Weighted(msgspec.Struct):
+    ...     weight: float
+    >>> decoded({"wieght": 1}, Weighted, "criteria.recall")
+    Traceback (most recent call last):
+    ...
+    verl_visionr1.settings.SettingsError: criteria.recall.wieght: unknown key; did you mean weight?
+    """
+    _check_records(plain, struct, where)
+    try:
+        return msgspec.convert(plain, struct)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").replace("[...]", "").lstrip(".")
+        dotted = ".".join(filter(None, (where, key)))
+        raise SettingsError(f"{dotted} = {_at(plain, key)!r}: {_advice(struct, key) or reason}") from None
+
+
+def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> None:
+    """Refuse unknown keys, and records below that cannot be: msgspec does not say by which name those stand."""
+    if not isinstance(plain, Mapping):
+        raise SettingsError(f"{where or 'settings'} = {plain!r}: needs keys below it")
+    refuse_unknown(plain, struct.__struct_fields__, where)
+    hints = get_type_hints(struct)
+    for key, value in plain.items():
+        inner = _struct_in(hints[key])
+        dotted = f"{where}.{key}" if where else str(key)
+        if inner is None or value is None:
+            continue
+        if get_origin(hints[key]) is dict:
+            for name, below in value.items() if isinstance(value, Mapping) else ():
+                if below is not None:
+                    decoded(below, inner, f"{dotted}.{name}")
+        else:
+            decoded(value, inner, dotted)
+
+
+def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
+    """The record type that stands in an annotation such as `X | None` or `dict[str, X | None]`."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return hint
+    if get_origin(hint) in (Union, UnionType, dict):
+        return next(filter(None, map(_struct_in, get_args(hint))), None)
+    return None
+
+
+def refuse_unknown(plain: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    """Raise SettingsError for the first key that is not among the known ones."""
+    known = list(known)
+    for key in plain:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise SettingsError(f"{where}{'.' if where else ''}{key}: unknown key; {hint}")
+
+
+def _advice(struct: Any, dotted: str) -> str | None:
+    """The choices of a key that has some."""
+    hint: Any = struct
+    for key in dotted.split("."):
+        inner = _struct_in(hint)
+        hint = get_type_hints(inner).get(key) if inner is not None else None
+    for part in (hint, *get_args(hint)):
+        if get_origin(part) is Literal:
+            return f"needs one of {', '.join(get_args(part))}"
+    return None
+
+
+def _at(plain: Any, dotted: str) -> Any:
+    for key in filter(None, dotted.split(".")):
+        plain = plain.get(key) if isinstance(plain, Mapping) else plain
+    return plain

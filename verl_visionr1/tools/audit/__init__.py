@@ -1,0 +1,238 @@
+"""Is a reward honest? An adversarial battery for any of them: a preset, a YAML file, a callable of somebody else's.
+
+The battery writes answers of known worth about made scenes, asks the reward for its opinion, and compares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from verl_visionr1.rewards import PRESETS
+from verl_visionr1.targets import TASKS
+from verl_visionr1.tools.audit.battery import Language, Probe, battery, perfect_probes
+from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Facts, Subject, load, usual_format
+from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findings
+from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Runner
+from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form
+
+__all__ = [
+    "CHECKS",
+    "GROUND_TRUTHS",
+    "AuditError",
+    "Finding",
+    "Limits",
+    "Report",
+    "Subject",
+    "TaskReport",
+    "audit",
+    "usual_format",
+]
+
+MAX_HANGS = 3
+"""After so many hangs the rest of a battery is left out."""
+SLOW_AGAIN_MS = 500.0
+"""A call that took this long is not made a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """What the battery of one task found.
+
+    Attributes:
+        task: the task.
+        kind: what the subject was taken for: "preset", "criterion", "verl", "trl", ...
+        answer_format, form: how the answers were written.
+        scenes: the scenes that were judged.
+        findings: one a check.
+        n_probes: how many completions were tried.
+        lowest, highest: the rewards seen.
+        slowest: the probe that took longest, and its milliseconds.
+    """
+
+    task: str
+    kind: str
+    answer_format: str
+    form: str
+    scenes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    n_probes: int
+    lowest: float
+    highest: float
+    slowest: tuple[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an audit found, task by task."""
+
+    subject: str
+    tasks: tuple[TaskReport, ...]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Ids of the checks that failed in some task, in the order of `CHECKS`."""
+        failed = {finding.check for task in self.tasks for finding in task.findings if finding.verdict == "fail"}
+        return tuple(check for check in CHECKS if check in failed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "subject": self.subject,
+            "failed": list(self.failed),
+            "tasks": [
+                {
+                    **{name: getattr(task, name) for name in ("task", "kind", "answer_format", "form", "n_probes")},
+                    "scenes": list(task.scenes),
+                    "range": [task.lowest, task.highest],
+                    "slowest": {"probe": task.slowest[0], "ms": round(task.slowest[1], 3)},
+                    "checks": [
+                        {
+                            **{"id": finding.check, "severity": _severity(finding), "verdict": finding.verdict},
+                            **{"n_broken": finding.n_broken, "seen": list(finding.seen)},
+                        }
+                        for finding in task.findings
+                    ],
+                }
+                for task in self.tasks
+            ],
+        }
+
+
+def _severity(finding: Finding) -> str:
+    return "warn" if CHECKS[finding.check].is_advice else "fail"
+
+
+def audit(
+    subject: Subject,
+    tasks: Sequence[str] = (),
+    *,
+    scenes: Sequence[str] = (),
+    limits: Limits | None = None,
+    deadline_s: float = 5.0,
+    isolated: bool | None = None,
+    is_quick: bool = False,
+) -> Report:
+    """Run the battery.
+
+    Args:
+        subject: what is audited.
+        tasks: of `targets.TASKS`; none: those of a preset, detection for a callable.
+        scenes: names of the scenes to keep; none: all.
+        limits: time and range; the range of a preset that is a mean is [0, 1] where nothing is said.
+        deadline_s: a call that takes longer hangs (only told where it runs in a process of its own).
+        isolated: call it in a process of its own; None: everything but this package's presets.
+        is_quick: leave out the long probes (10,000 boxes, a megabyte of text).
+
+    Raises:
+        AuditError, RewardError, FunctionError: the subject cannot be loaded, or a task or scene does not exist.
+    """
+    for task in tasks:
+        if task not in TASKS:
+            raise AuditError(f"task = {task!r}: needs one of {', '.join(TASKS)}")
+    if isolated is None:
+        isolated = subject.place not in PRESETS
+    with _runner(subject, deadline_s, isolated) as runner:
+        facts = runner.facts
+        for task in tasks:
+            if facts.tasks and task not in facts.tasks:
+                raise AuditError(f"task = {task!r}: {subject.place} judges {', '.join(facts.tasks)}")
+        limits = _limits(limits or Limits(), facts)
+        tasks = tasks or facts.tasks or ("detection",)
+        reports = [_audit_task(runner, subject, task, scenes, limits, is_quick) for task in tasks]
+    return Report(subject.place, tuple(reports))
+
+
+def _audit_task(
+    runner: Runner, subject: Subject, task: str, scenes: Sequence[str], limits: Limits, is_quick: bool
+) -> TaskReport:
+    answer_format = subject.answer_format or runner.facts.answer_format or usual_format(task)
+    language = Language(WRITERS[answer_format], FORMS[0])
+    kept = _kept_scenes(perfect_probes(task, language), scenes)
+    form = _best_form(runner, task, language, kept)
+    probes = battery(task, replace(language, form=form), is_quick=is_quick)
+    runs = _run_all(runner, [probe for probe in probes if probe.scene in kept], limits)
+    return _task_report(task, runner.facts.kind, answer_format, form, runs, limits)
+
+
+def _kept_scenes(probes: list[Probe], scenes: Sequence[str]) -> set[str]:
+    known = dict.fromkeys(probe.scene for probe in probes)
+    for scene in scenes:
+        if scene not in known:
+            raise AuditError(f"scene = {scene!r}: needs one of {', '.join(known)}")
+    return set(scenes or known)
+
+
+def _limits(limits: Limits, facts: Facts) -> Limits:
+    if not facts.is_mean or limits.bounds is not None:
+        return limits
+    return replace(limits, bounds=(0.0, 1.0), full=1.0)
+
+
+@contextlib.contextmanager
+def _runner(subject: Subject, deadline_s: float, isolated: bool) -> Iterator[Runner]:
+    if not isolated:
+        yield Here(load(subject))
+        return
+    runner = Isolated(subject, deadline_s)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) -> Form:
+    """The form in which perfect answers earn most: the first of `FORMS` where several do."""
+    best, most = FORMS[0], float("-inf")
+    for form in FORMS:
+        probes = perfect_probes(task, replace(language, form=form))
+        values = [runner(p.completion, p.target).value or 0.0 for p in probes if p.scene in scenes]
+        if sum(values) > most + 1e-9:
+            best, most = form, sum(values)
+    return best
+
+
+def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
+    """Every probe, and most of them again in the opposite order."""
+    first: dict[Probe, Outcome] = {}
+    n_hangs = 0
+    for probe in probes:
+        if n_hangs >= MAX_HANGS:
+            break
+        outcome = first[probe] = _timed(runner, probe, limits.of(probe))
+        n_hangs += outcome.error.startswith("hangs")
+    again: dict[Probe, Outcome] = {}
+    for probe in reversed(probes):
+        outcome = first.get(probe)
+        if outcome is not None and not n_hangs and not probe.is_long and outcome.ms < SLOW_AGAIN_MS:
+            again[probe] = runner(probe.completion, probe.target)
+    return [Run(probe, outcome, again.get(probe)) for probe, outcome in first.items()]
+
+
+def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:
+    """One call; where it took too long, the least time of a few, since a machine may be busy."""
+    outcome = runner(probe.completion, probe.target)
+    for _ in range(4):
+        if outcome.ms <= limit_ms or outcome.error or outcome.ms > 20 * limit_ms:
+            break
+        outcome = replace(outcome, ms=min(outcome.ms, runner(probe.completion, probe.target).ms))
+    return outcome
+
+
+def _task_report(task: str, kind: str, answer_format: str, form: Form, runs: list[Run], limits: Limits) -> TaskReport:
+    values = [run.value for run in runs if run.value is not None]
+    slowest = max(runs, key=lambda run: run.outcome.ms)
+    return TaskReport(
+        task=task,
+        kind=kind,
+        answer_format=answer_format,
+        form=form.name,
+        scenes=tuple(dict.fromkeys(run.probe.scene for run in runs)),
+        findings=tuple(findings(task, runs, limits)),
+        n_probes=len(runs),
+        lowest=min(values, default=float("nan")),
+        highest=max(values, default=float("nan")),
+        slowest=(slowest.where, slowest.outcome.ms),
+    )

@@ -1,0 +1,263 @@
+"""Any reward as one function, completion x target -> float: presets, criteria, verl's and TRL's callables."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
+
+from verl_visionr1.frames import frame_named
+from verl_visionr1.functions import load_function
+from verl_visionr1.rewards import Criterion, Preset, Speech, find_preset, judge
+from verl_visionr1.rewards.base import Case, require_one_of
+from verl_visionr1.targets import TASKS, Target
+from verl_visionr1.tools.audit.writers import WRITERS
+
+Reward: TypeAlias = Callable[[str, Target], float]
+"""What the audit calls: a completion and the ground truth -> the reward."""
+BATCHES = ("completions", "solution_strs", "reward_inputs")
+ANSWERS = ("ground_truth", "gt", "solution", "answer", "reference", "label", "labels", "gold")
+SIGNATURES = (
+    "compute_score(data_source, solution_str, ground_truth, extra_info=None) (verl), "
+    "f(completions, **columns) (TRL), f(completion, target), f(text, ground_truth), "
+    f"or a criterion of {', '.join(Case.__struct_fields__)}"
+)
+
+
+class AuditError(ValueError):
+    """Something that cannot be audited as asked; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is audited, as plain data, so that another process can load it.
+
+    Attributes:
+        place: a preset's name, a YAML file, `package.module:function` or `path/to/file.py:function`.
+        answer_format: key in `WRITERS` that completions are written in; None takes the preset's, or the task's usual.
+        progress: fraction of training that a preset is judged at; None: the progressive rule is off.
+        ground_truth: what other people's callables are given: a key of `GROUND_TRUTHS`.
+        data_source: what verl's callables are given as such.
+        is_chat: hand TRL's callables messages instead of texts.
+    """
+
+    place: str
+    answer_format: str | None = None
+    progress: float | None = None
+    ground_truth: str = "target-json"
+    data_source: str = "visionr1/audit"
+    is_chat: bool = False
+
+    def __post_init__(self) -> None:
+        require_one_of("ground_truth", self.ground_truth, GROUND_TRUTHS)
+        if self.answer_format is not None:
+            require_one_of("answer_format", self.answer_format, WRITERS)
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether it is a function rather than a preset."""
+        return ":" in self.place and not self.place.endswith((".yaml", ".yml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a subject once it is loaded; plain data.
+
+    Attributes:
+        kind: "preset", "criterion", "completion, target", "verl", "trl", "batch" or "text, ground truth".
+        tasks: those a preset can judge; empty: whatever it is given.
+        answer_format: that of a preset; None: the task's usual one.
+        is_mean: whether its values are promised to lie in [0, 1].
+    """
+
+    kind: str
+    tasks: tuple[str, ...] = ()
+    answer_format: str | None = None
+    is_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A subject, ready to be called."""
+
+    reward: Reward
+    facts: Facts
+
+
+def load(subject: Subject) -> Loaded:
+    """Make a subject callable.
+
+    Raises:
+        AuditError, RewardError, FunctionError: no such preset, file or function, or a signature that is not known.
+    """
+    if not subject.is_callable:
+        return _of_preset(find_preset(subject.place), subject)
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)  # console scripts do not look there
+    function = load_function(subject.place)
+    return _of_preset(function, subject) if isinstance(function, Preset) else _of_function(function, subject)
+
+
+def usual_format(task: str) -> str:
+    """The format that a callable's completions are written in where nothing is said."""
+    return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
+
+
+def _of_preset(preset: Preset, subject: Subject) -> Loaded:
+    answer_format = subject.answer_format or preset.answer_format
+    if answer_format not in WRITERS:
+        raise AuditError(
+            f"answer_format = {answer_format!r}: the audit cannot write it; it writes {', '.join(WRITERS)}: name one "
+            "with --format that the reward reads"
+        )
+    facts = Facts("preset", preset.tasks, answer_format, is_mean=not preset.is_sum)
+    return Loaded(_judged_by(preset, subject, answer_format), facts)
+
+
+def _judged_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
+    speech = Speech(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
+    thresholds = preset.schedule(subject.progress)
+    return lambda text, target: judge(text, target, preset, thresholds, speech).value
+
+
+def _of_function(function: Callable[..., Any], subject: Subject) -> Loaded:
+    parameters = inspect.signature(function).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind in _NAMED]
+    positional = [p.name for p in parameters.values() if p.kind in _POSITIONAL]
+    if set(BATCHES) & set(needed) or "solution_str" in needed:
+        kind = "verl" if "solution_str" in needed else "trl" if "completions" in needed else "batch"
+        return Loaded(_by_column(function, subject, frozenset(parameters)), Facts(kind))
+    if positional == ["completion", "target"]:
+        return Loaded(lambda text, target: number_of(function(text, target)), Facts("completion, target"))
+    if positional and set(positional) <= set(Case.__struct_fields__):
+        return Loaded(_of_criterion(function, subject), Facts("criterion", is_mean=True))
+    if len(needed) == 2 and needed[1] in ANSWERS:
+        ground_truth = GROUND_TRUTHS[subject.ground_truth]
+        kind = Facts("text, ground truth")
+        return Loaded(lambda text, target: number_of(function(text, ground_truth(target))), kind)
+    raise AuditError(
+        f"{subject.place}({', '.join(parameters)}): not a signature that is known; give it as {SIGNATURES}"
+    )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
+    """A reward out of one criterion, as a preset of its own for each task."""
+    rewards: dict[str, Reward] = {}
+    for task in TASKS:
+        answer_format = subject.answer_format or usual_format(task)
+        matching = "labelled" if task in ("detection", "grounding") else "none"
+        preset = Preset(
+            subject.place, (Criterion("criterion", function),), (task,), answer_format=answer_format, matching=matching
+        )
+        rewards[task] = _judged_by(preset, subject, answer_format)
+    return lambda text, target: rewards[target.task](text, target)
+
+
+def _by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
+    """A reward out of a function that takes columns by name, of one row or of a batch."""
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    is_batch = bool(set(BATCHES) & names)
+    ground_truth = GROUND_TRUTHS[subject.ground_truth]
+    offered = set(_columns("", "", _ANY_TARGET, subject, is_batch))
+    unknown = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind in _NAMED and p.name not in offered
+    ]
+    if unknown:
+        raise AuditError(
+            f"{subject.place}: needs {', '.join(unknown)}; the audit can give {', '.join(sorted(offered))}"
+        )
+
+    def reward(text: str, target: Target) -> float:
+        columns = _columns(text, ground_truth(target), target, subject, is_batch)
+        given = columns if takes_any else {name: columns[name] for name in columns if name in names}
+        return number_of(function(**given))
+
+    return reward
+
+
+_ANY_TARGET = Target(task="text", answer="?")
+
+
+def _columns(text: str, ground_truth: str, target: Target, subject: Subject, is_batch: bool) -> dict[str, Any]:
+    extra_info = {"index": 0, "split": "audit", "task": target.task, "image_size": list(target.size_wh)}
+    if not is_batch:
+        return {
+            "data_source": subject.data_source,
+            "solution_str": text,
+            "ground_truth": ground_truth,
+            "extra_info": extra_info,
+        }
+    completion: Any = [{"role": "assistant", "content": text}] if subject.is_chat else text
+    prompt: Any = [{"role": "user", "content": "?"}] if subject.is_chat else "?"
+    one = {"response": text, "response_length": len(text.split()), "ground_truth": ground_truth}
+    return {
+        "completions": [completion],
+        "prompts": [prompt],
+        **{name: [ground_truth] for name in ("solution", "ground_truth", "answer", "target")},
+        **{"task": [target.task], "image_size": [list(target.size_wh)], "completion_ids": [list(range(9))]},
+        **{"data_sources": [subject.data_source], "solution_strs": [text], "ground_truths": [ground_truth]},
+        **{"extra_infos": [extra_info], "reward_inputs": [one]},
+    }
+
+
+def number_of(result: Any) -> float:
+    """The reward in what a callable returned: a number, a dict with "score" or "overall", a batch of one of them.
+
+    Raises:
+        TypeError: no number in it.
+
+    >>> [number_of(result) for result in (1, {"score": 0.5, "acc": 1.0}, [0.25], [{"overall": 2}])]
+    [1.0, 0.5, 0.25, 2.0]
+    """
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
+    if isinstance(result, list | tuple) and len(result) == 1:
+        result = result[0]
+    if isinstance(result, Mapping):
+        result = cast(Mapping[str, Any], result)
+        result = result.get("score", result.get("overall"))
+    if result is None or isinstance(result, str | bytes | list | tuple | dict):
+        raise TypeError(f"returned {result!r:.80}: needs a number, or a dict with 'score'")
+    return float(cast(Any, result))
+
+
+# --- ground truth as other people's callables read it ----------------------------------------------------------------
+
+
+def _plain(target: Target) -> str:
+    """The answer alone, as JSON where it is a list."""
+    if target.task == "counting":
+        return str(target.count)
+    if target.task == "text":
+        return str(target.answer)
+    key, places = ("point_2d", target.points_xy) if target.task == "pointing" else ("bbox_2d", target.boxes_xyxy)
+    items = zip(places, target.labels, strict=True)
+    return json.dumps([{key: list(place), "label": label} for place, label in items])
+
+
+def _vlmr1(target: Target) -> str:
+    """VLM-R1's `solution`: `<answer> ... </answer>`, with a fence for detection, a bare box for one referent."""
+    if target.task == "grounding" and len(target.boxes_xyxy) == 1:
+        return f"<answer> {json.dumps(list(target.boxes_xyxy[0]))} </answer>"
+    if target.task in ("detection", "grounding"):
+        return f"<answer> ```json\n{_plain(target)}\n``` </answer>" if target.boxes_xyxy else "<answer> None </answer>"
+    return f"<answer> {_plain(target)} </answer>"
+
+
+GROUND_TRUTHS: Mapping[str, Callable[[Target], str]] = MappingProxyType(
+    {"target-json": Target.to_json, "boxes-json": _plain, "vlmr1": _vlmr1}
+)
+"""What a callable may be given as ground truth: this package's own JSON, the plain answer, or VLM-R1's solution."""

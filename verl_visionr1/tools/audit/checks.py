@@ -1,0 +1,231 @@
+"""What an honest reward promises, and the verdict on each promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from verl_visionr1.tools.audit.battery import Probe, relations_of
+from verl_visionr1.tools.audit.isolation import Outcome
+
+EPSILON = 1e-6
+"""Rewards closer than this are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise.
+
+    Attributes:
+        about: the promise, in words.
+        is_advice: breaking it is worth a look, and no failure.
+    """
+
+    about: str
+    is_advice: bool = False
+
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "no-exception": Check("no text makes it raise"),
+        "no-hang": Check("every call comes back"),
+        "no-eval": Check("no text is run as code"),
+        "time": Check("no text keeps it busy"),
+        "bounds": Check("the reward is a finite number in its range"),
+        "deterministic": Check("the same text earns the same, in any order of calls"),
+        "perfect-is-full": Check("a perfect answer earns full reward, on every scene"),
+        "perfect-is-best": Check("no other text earns more than a perfect answer"),
+        "order": Check("better answers earn more: perfect, some missing, junk, nothing"),
+        "permutation": Check("the order of predictions and of targets does not matter"),
+        "duplicates-cost": Check("saying a thing ten times costs"),
+        "junk-costs": Check("junk costs, before and after the right answer"),
+        "labels-cost": Check("wrong labels cost, and so does every label at once"),
+        "bad-boxes": Check("inverted boxes and boxes without area earn no more than junk"),
+        "scattergun": Check("covering the image earns less than finding some of the objects"),
+        "negatives": Check("on an image without the object, silence earns more than a box"),
+        "nothing-is-free": Check("no text without an answer earns what a right one does"),
+        "outside-answer": Check("what only the reasoning says earns nothing"),
+        "hedging-costs": Check("two answers, or all of them, earn less than the right one"),
+        "blanks": Check("blanks around the answer do not matter"),
+        "none-accepted": Check("'None' is as good as an empty list", is_advice=True),
+        "saturates": Check("a box at IoU .6 earns less than a perfect one", is_advice=True),
+    }
+)
+"""Every check by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The verdict on one check, for one task.
+
+    Attributes:
+        check: id in `CHECKS`.
+        task: the task whose battery it is of.
+        verdict: "ok", "fail" or "warn".
+        seen: what broke it, worst first; for a check that held, what it looked at.
+        n_broken: in how many places it was broken.
+    """
+
+    check: str
+    task: str
+    verdict: str
+    seen: tuple[str, ...]
+    n_broken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One probe and what came of it.
+
+    Attributes:
+        probe: what was said.
+        outcome: of the first call; its time is the least of a few calls where the first took long.
+        again: of a second call, in another order; None where there was none.
+    """
+
+    probe: Probe
+    outcome: Outcome
+    again: Outcome | None = None
+
+    @property
+    def where(self) -> str:
+        """Scene and probe, as the report names them."""
+        return f"{self.probe.scene}/{self.probe.name}"
+
+    @property
+    def value(self) -> float | None:
+        """The reward, if it is a number that can be compared."""
+        value = self.outcome.value
+        return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is asked of a reward besides order.
+
+    Attributes:
+        ms, long_ms: wall milliseconds a call may take, for ordinary texts and for those over `LONG_CHARS`.
+        bounds: the range of the reward; None: any finite number.
+        full: the value of a perfect answer; None: the best one seen.
+    """
+
+    ms: float = 10.0
+    long_ms: float = 100.0
+    bounds: tuple[float, float] | None = None
+    full: float | None = None
+
+    def of(self, probe: Probe) -> float:
+        """What a probe may take; a tower of powers may take until the deadline, which `no-hang` watches."""
+        if probe.name.endswith("tower"):
+            return math.inf
+        return self.long_ms if probe.is_long else self.ms
+
+
+def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
+    """The verdict on every check that a task's battery can judge."""
+    broken: dict[str, list[str]] = {check: [] for check in _ALWAYS}
+    for check, seen in _each_run(runs, limits):
+        broken[check].append(seen)
+    scenes: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        scenes.setdefault(run.probe.scene, {})[run.probe.name] = run
+    for check, seen in _perfect(task, scenes, limits):
+        broken[check].append(seen)
+    judged = _judgeable(task, scenes, limits)
+    for check, seen in _relations(task, judged):
+        broken.setdefault(check, [])
+        broken[check] += [seen] if seen else []
+    return [_finding(check, task, broken[check]) for check in CHECKS if check in broken]
+
+
+_ALWAYS = (
+    *("no-exception", "no-hang", "no-eval", "time", "bounds", "deterministic"),
+    *("perfect-is-full", "perfect-is-best"),
+)
+
+
+def _finding(check: str, task: str, broken: list[str]) -> Finding:
+    verdict = "ok" if not broken else "warn" if CHECKS[check].is_advice else "fail"
+    return Finding(check, task, verdict, tuple(broken), len(broken))
+
+
+def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
+    for run in runs:
+        outcome, limit = run.outcome, limits.of(run.probe)
+        if outcome.evaluated:
+            yield "no-eval", f"{run.where}: its Python was run"
+        if outcome.error.startswith("hangs"):
+            yield "no-hang", f"{run.where}: {outcome.error}"
+        elif outcome.error:
+            yield "no-exception", f"{run.where}: {outcome.error}"
+        elif outcome.ms > limit:
+            yield "time", f"{run.where}: {outcome.ms:.0f} ms, limit {limit:g}"
+        if outcome.value is not None and not _within(outcome.value, limits.bounds):
+            yield "bounds", f"{run.where}: {outcome.value:g}"
+        if run.again is not None and not _same(outcome, run.again):
+            yield "deterministic", f"{run.where}: {_shown(outcome)}, then {_shown(run.again)}"
+
+
+def _within(value: float, bounds: tuple[float, float] | None) -> bool:
+    low, high = bounds or (-math.inf, math.inf)
+    return math.isfinite(value) and low <= value <= high
+
+
+def _same(one: Outcome, other: Outcome) -> bool:
+    if one.value is None or other.value is None:
+        return one.value is other.value
+    return one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
+
+
+def _shown(outcome: Outcome) -> str:
+    return outcome.error or f"{outcome.value:.4g}"
+
+
+def _full(scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> float:
+    if limits.full is not None:
+        return limits.full
+    values = [scene["perfect"].value for scene in scenes.values()]
+    return max((value for value in values if value is not None), default=math.nan)
+
+
+def _is_full(run: Run, full: float) -> bool:
+    return run.value is not None and abs(run.value - full) <= EPSILON
+
+
+def _judgeable(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> dict[str, Mapping[str, Run]]:
+    """The scenes that a reward can judge: all, but of the kinds of question only those where a right answer is full."""
+    full = _full(scenes, limits)
+    return {name: scene for name, scene in scenes.items() if task != "text" or _is_full(scene["perfect"], full)}
+
+
+def _perfect(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> Iterator[tuple[str, str]]:
+    full, judged = _full(scenes, limits), _judgeable(task, scenes, limits)
+    if not judged:
+        yield "perfect-is-full", f"a right answer to none of {', '.join(scenes)} earns {full:g}"
+    for scene in scenes.values() if task != "text" else ():
+        if not _is_full(scene["perfect"], full):
+            yield "perfect-is-full", f"{scene['perfect'].where}: {_shown(scene['perfect'].outcome)}, elsewhere {full:g}"
+    for scene in judged.values():
+        perfect = scene["perfect"].value
+        for run in scene.values():
+            if perfect is not None and run.value is not None and run.value > perfect + EPSILON:
+                yield "perfect-is-best", f"{run.where} {run.value:.4g} > perfect {perfect:.4g}"
+
+
+def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
+    """Every relation that could be looked at; with what was seen where it does not hold."""
+    for relation in relations_of(task):
+        for scene in scenes.values():
+            better, worse = scene.get(relation.better), scene.get(relation.worse)
+            if better is None or worse is None or better.value is None or worse.value is None:
+                continue
+            difference = better.value - worse.value
+            holds = {
+                ">": difference > EPSILON,
+                ">=": difference >= -EPSILON,
+                "==": abs(difference) <= EPSILON,
+            }[relation.sign]
+            seen = f"{better.where} {better.value:.4g} is not {relation.sign} {worse.probe.name} {worse.value:.4g}"
+            yield relation.check, "" if holds else seen

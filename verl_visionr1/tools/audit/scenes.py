@@ -1,0 +1,150 @@
+"""The made targets of the battery: a few images of each task, and what a perfect answer says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from verl_visionr1.masks import Mask
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.audit.writers import SIDE, Item
+
+SIZE_WH = (SIDE, SIDE)
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One target of the battery.
+
+    Attributes:
+        name: "one", "several", "labels", "many", "negative" and, for texts, the kind of question.
+        target: the ground truth.
+        items: what a perfect answer says, in the target's order.
+        wrong: for texts: a wrong answer of the same kind.
+        hedges: for texts: answers that only seem right; each must cost.
+    """
+
+    name: str
+    target: Target
+    items: tuple[Item, ...]
+    wrong: str = ""
+    hedges: tuple[str, ...] = ()
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What was asked for."""
+        return tuple(dict.fromkeys((*self.target.labels, *self.target.categories)))
+
+
+# Multiples of 125, so that every frame can say them exactly (1000, 1 and 1024 are all whole multiples of an eighth).
+_CORNERS: tuple[Box, ...] = ((125, 125, 375, 375), (500, 125, 750, 375), (125, 500, 375, 750), (500, 500, 750, 750))
+_GRID: tuple[Box, ...] = tuple(
+    [(10.0 + 80 * i, 10.0 + 75 * j, 60.0 + 80 * i, 60.0 + 75 * j) for j in range(10) for i in range(12)]
+)
+_NAMES = ("cat", "dog", "cow", "red bus")
+JUNK: tuple[Box, ...] = tuple([(104.0 + 44 * i, 820.0, 144.0 + 44 * i, 860.0) for i in range(20)])
+"""Boxes below every object of every scene."""
+
+
+def _layouts() -> dict[str, tuple[tuple[Box, str], ...]]:
+    return {
+        "one": ((_CORNERS[0], "cat"),),
+        "several": tuple([(box, "cat") for box in _CORNERS[:3]]),
+        "labels": tuple(zip(_CORNERS, ("cat", "cat", "dog", "cow"), strict=True)),
+        "many": tuple([(box, _NAMES[i % 4]) for i, box in enumerate(_GRID)]),
+        "negative": (),
+    }
+
+
+def centre(box: Box) -> tuple[float, float]:
+    """Its middle.
+
+    >>> centre((0, 0, 4, 2))
+    (2.0, 1.0)
+    """
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _mask(box: Box) -> Mask:
+    x1, y1, x2, y2 = box
+    return Mask(polygons=((x1, y1, x2, y1, x2, y2, x1, y2),))
+
+
+def box_scenes(task: str) -> tuple[Scene, ...]:
+    """Scenes of detection and grounding."""
+    return tuple(
+        Scene(
+            name,
+            Target(
+                task=task,
+                size_wh=SIZE_WH,
+                boxes_xyxy=[box for box, _ in things],
+                labels=[label for _, label in things],
+                categories=() if name in ("one", "several") else _NAMES if task == "detection" else _NAMES[:1],
+            ),
+            things,
+        )
+        for name, things in _layouts().items()
+    )
+
+
+def point_scenes() -> tuple[Scene, ...]:
+    """Scenes of pointing: the same objects as boxes, masks and points."""
+    return tuple(
+        Scene(
+            name,
+            Target(
+                task="pointing",
+                size_wh=SIZE_WH,
+                boxes_xyxy=[box for box, _ in things],
+                points_xy=[centre(box) for box, _ in things],
+                masks=[_mask(box) for box, _ in things],
+                labels=[label for _, label in things],
+                categories=() if name in ("one", "several") else _NAMES,
+            ),
+            tuple([(centre(box), label) for box, label in things]),
+        )
+        for name, things in _layouts().items()
+    )
+
+
+def count_scenes(kind: str) -> tuple[Scene, ...]:
+    """Scenes of counting; `kind` is what the answer states: "count", or "boxes" or "points" to be counted."""
+    scenes: list[Scene] = []
+    for name, n in (("negative", 0), ("one", 1), ("several", 7), ("many", len(_GRID))):
+        boxes = _GRID[:n]
+        target = Target(task="counting", size_wh=SIZE_WH, count=n, boxes_xyxy=boxes, labels=["cat"] * n)
+        coordinates = boxes if kind == "boxes" else [centre(box) for box in boxes]
+        scenes.append(Scene(name, target, tuple([(tuple(xs), "cat") for xs in coordinates])))
+    return tuple(scenes)
+
+
+def _question(name: str, answer: str, wrong: str, hedges: Sequence[str], choices: Sequence[str] = ()) -> Scene:
+    target = Target(task="text", answer=answer, choices=choices)
+    return Scene(name, target, (((), answer),), wrong, tuple(hedges))
+
+
+_QUESTIONS = (
+    _question("choice", "B", "C", ("A B C D", "B or C", "A, B", "Because"), ("a cat", "a dog", "a cow", "a red bus")),
+    _question("yes-no", "no", "yes", ("yes and no", "no or yes", "I know nothing", "Not yet", "nothing")),
+    _question("number", "42", "17", ("17 42 58", "421", "1424", "42 or 17")),
+    _question("phrase", "red traffic light", "blue bicycle", ("red traffic light or blue bicycle", "r")),
+    _question("math", "\\frac{1}{2}", "\\frac{1}{3}", ("\\frac{1}{3} or \\frac{1}{2}", "\\frac{1}{2}, \\frac{1}{3}")),
+)
+
+SCENES: Mapping[str, tuple[Scene, ...]] = MappingProxyType(
+    {
+        "detection": box_scenes("detection"),
+        "grounding": box_scenes("grounding"),
+        "pointing": point_scenes(),
+        "text": _QUESTIONS,
+    }
+)
+"""Task -> scenes; those of counting hang on the answer's kind: see `scenes_of`."""
+
+
+def scenes_of(task: str, kind: str) -> tuple[Scene, ...]:
+    """The scenes of a task for answers that state boxes, points, a count or words."""
+    return count_scenes(kind) if task == "counting" else SCENES[task]

@@ -1,0 +1,174 @@
+"""Made answers: how each answer format is written, and what may stand around an answer. The parsers' other half."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+Number: TypeAlias = float | str
+"""A coordinate; a text is written as it stands, so that a probe may say NaN."""
+Item: TypeAlias = tuple[tuple[Number, ...], str]
+"""Coordinates (x1, y1, x2, y2 of a box, x, y of a point) in pixels of the scene, and a label."""
+SIDE = 1000
+"""Width and height of every scene: pixels are then also the 0-1000 units of many models."""
+_DIGIT = re.compile(r"\d")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How an answer format is written.
+
+    Attributes:
+        kind: what it states: "boxes", "points", "count" or "words".
+        write: items -> the answer's text.
+        frame: the coordinates it writes, a name in `frames.FRAMES`.
+        has_labels: whether it can say which object is meant.
+    """
+
+    kind: str
+    write: Callable[[Sequence[Item]], str]
+    frame: str = "original"
+    has_labels: bool = True
+
+
+def _number(value: Number, side: float = SIDE, decimals: int | None = None) -> str:
+    """A pixel of the scene, written in a frame of that side."""
+    if isinstance(value, str):
+        return value
+    spoken = value * side / SIDE
+    return f"{spoken:g}" if decimals is None else f"{spoken:.{decimals}f}"
+
+
+def _row(coordinates: Sequence[Number], joint: str = ", ") -> str:
+    return joint.join(map(_number, coordinates))
+
+
+def _quoted(label: str) -> str:
+    import json
+
+    return json.dumps(label, ensure_ascii=False)
+
+
+def _qwen(items: Sequence[Item], key: str = "bbox_2d") -> str:
+    return "[" + ", ".join(f'{{"{key}": [{_row(xs)}], "label": {_quoted(label)}}}' for xs, label in items) + "]"
+
+
+def _griffon(items: Sequence[Item]) -> str:
+    pieces = (f"{label}-[{','.join(_number(x, 1.0, 3) for x in xs)}]" for xs, label in items)
+    return "&".join(pieces) or "None"
+
+
+def _qwen2_vl(items: Sequence[Item]) -> str:
+    return "".join(
+        f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>"
+        f"({_row(xs[:2], ',')}),({_row(xs[2:], ',')})<|box_end|>"
+        for xs, label in items
+    )
+
+
+def _internvl(items: Sequence[Item]) -> str:
+    return "".join(f"<ref>{label}</ref><box>[[{_row(xs)}]]</box>" for xs, label in items)
+
+
+def _paligemma(items: Sequence[Item]) -> str:
+    def bins(xs: Sequence[Number]) -> str:
+        x1, y1, x2, y2 = (x if isinstance(x, str) else f"{min(round(x * 1024 / SIDE), 1023):04d}" for x in xs)
+        return f"<loc{y1}><loc{x1}><loc{y2}><loc{x2}>"
+
+    return " ; ".join(f"{bins(xs)} {label}" for xs, label in items)
+
+
+def _lists(items: Sequence[Item]) -> str:
+    rows = [f"[{_row(xs)}]" for xs, _ in items]
+    return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
+
+
+def _pairs(items: Sequence[Item]) -> str:
+    rows = [f"({_row(xs)})" for xs, _ in items]
+    return ", ".join(rows) or "[]"
+
+
+def _molmo(items: Sequence[Item]) -> str:
+    return "\n".join(
+        f'<point x="{_number(x, 100.0, 1)}" y="{_number(y, 100.0, 1)}" alt="{label}">{label}</point>'
+        for (x, y), label in items
+    )
+
+
+def _how_many(items: Sequence[Item]) -> str:
+    return str(len(items))
+
+
+def _words(items: Sequence[Item]) -> str:
+    return " ".join(label for _, label in items)
+
+
+WRITERS: Mapping[str, Writer] = MappingProxyType(
+    {
+        "qwen-json": Writer("boxes", _qwen),
+        "vlmr1-json": Writer("boxes", _qwen),
+        "visionr1-released": Writer("boxes", _qwen),
+        "griffon": Writer("boxes", _griffon, frame="unit"),
+        "qwen2-vl": Writer("boxes", _qwen2_vl),
+        "internvl": Writer("boxes", _internvl),
+        "glm": Writer("boxes", _qwen),
+        "paligemma": Writer("boxes", _paligemma, frame="paligemma"),
+        "list": Writer("boxes", _lists, has_labels=False),
+        "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
+        "molmo-points": Writer("points", _molmo, frame="percent"),
+        "point": Writer("points", _pairs, has_labels=False),
+        "count": Writer("count", _how_many),
+        "text": Writer("words", _words),
+    }
+)
+"""Answer format -> how it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What stands around an answer.
+
+    Attributes:
+        name: shown in the report.
+        before, after: texts around the answer.
+        thinks: whether reasoning stands before it.
+    """
+
+    name: str
+    before: str = ""
+    after: str = ""
+    thinks: bool = False
+
+    def wrap(self, answer: str) -> str:
+        """A completion that gives this answer."""
+        if self.thinks:
+            return self.reasoned("I look at the image.", answer)
+        return f"{self.before}{answer}{self.after}"
+
+    def reasoned(self, reasoning: str, answer: str) -> str:
+        """A completion that thinks aloud before it answers."""
+        return f"<think>{reasoning}</think>\n{self.before}{answer}{self.after}"
+
+
+FORMS = (
+    Form("plain"),
+    Form("fence", "```json\n", "\n```"),
+    Form("think-answer", "<answer>", "</answer>", thinks=True),
+    Form("think-answer-fence", "<answer>```json\n", "\n```</answer>", thinks=True),
+    Form("think-box", "<|begin_of_box|>", "<|end_of_box|>", thinks=True),
+    Form("think-boxed", "\\boxed{", "}", thinks=True),
+    Form("boxed", "\\boxed{", "}"),
+)
+"""The battery speaks in the first of these that a reward pays best for when the answer is perfect."""
+
+
+def with_digits(text: str, zero: int) -> str:
+    r"""The same with its digits in another script, whose zero has that code point.
+
+    >>> with_digits("17", 0x0660) == "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT SEVEN}"
+    True
+    """
+    return _DIGIT.sub(lambda digit: chr(zero + int(digit.group())), text)

@@ -1,0 +1,135 @@
+"""Why a completion's reward is what it is: findings, the costliest first. Pure: text and target in, records out.
+
+Each finding is weighed by a repair: how much would the reward rise if this one thing were right? First the reading is
+put right (frame, order of numbers, answer format, wrapping), then what the text says is compared with the target, so
+that a wrong frame is not reported as five missed objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.rewards.base import Preset
+from verl_visionr1.rewards.judge import BOX_TASKS, Speech
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
+from verl_visionr1.tools.diagnosis.boxes import box_findings
+from verl_visionr1.tools.diagnosis.coordinates import misread
+from verl_visionr1.tools.diagnosis.formats import other_format
+from verl_visionr1.tools.diagnosis.points import point_findings
+from verl_visionr1.tools.diagnosis.repairs import repaired
+from verl_visionr1.tools.diagnosis.words import count_findings, text_findings
+from verl_visionr1.tools.diagnosis.wrapping import reads_text, wrapping
+from verl_visionr1.tools.diagnosis.writing import writing_findings
+
+__all__ = ["Exam", "Finding", "cause_of", "diagnose", "findings_of"]
+
+MISREADING_WEIGHT = 1.5
+"""A wrong frame, order or format stands before what costs up to so many times as much: it can be set right at once, and
+the cost of what the model left out is only the most it could be."""
+
+
+def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> list[Finding]:
+    """What is wrong with a completion, or with the way it is read; the costliest first. No text makes it raise.
+
+    Args:
+        completion: what the model wrote.
+        target: what is really there.
+        preset, thresholds, speech: how it is judged.
+
+    Returns:
+        Findings; those that cost nothing under this preset stand last. Empty for a faultless answer.
+
+    Raises:
+        FrameError: the frame needs `processed_wh` and it is None.
+
+    >>> from verl_visionr1.criteria import OFF
+    >>> from verl_visionr1.frames import FRAMES
+    >>> from verl_visionr1.rewards import PRESETS
+    >>> target = Target(task="detection", size_wh=(2000, 1000), boxes_xyxy=[[200, 100, 1000, 400]], labels=["cat"])
+    >>> text = '[{"bbox_2d": [200, 100, 1000, 400], "label": "cat"}, {"bbox_2d": [200, 100, 990, 400], "label": "cat"}]'
+    >>> diagnose(text, target, PRESETS["visionr1"], OFF, Speech(FRAMES["original"]))[0].cause
+    'duplicate'
+    """
+    return findings_of(Exam.of(completion, target, preset, thresholds, speech))
+
+
+def findings_of(exam: Exam) -> list[Finding]:
+    """As `diagnose`, for a completion that was read already."""
+    found: list[Finding] = []
+    if reads_text(exam):  # then wrong coordinates may cost nothing until the wrapping is right
+        exam, found = wrapping(exam)
+    reread, misreadings = _misreadings(exam)
+    found += misreadings
+    causes = {finding.cause for finding in misreadings}
+    if not reads_text(exam) and "other format" not in causes:
+        wrapped, around = wrapping(reread)
+        found += around
+        if around and not causes & {"swapped axes", "width and height"}:
+            reread = wrapped
+    written = writing_findings(reread, frozenset(finding.cause for finding in found))
+    found += written
+    if not any(finding.gain >= reread.to_full > 0.0 for finding in written):  # else there is nothing to compare
+        found += _contents(reread)
+    found += _criteria(reread)
+    weight = {id(finding): MISREADING_WEIGHT for finding in misreadings}
+    return sorted(found, key=lambda finding: -round(finding.gain * weight.get(id(finding), 1.0), 6))
+
+
+def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """What the frame, the order of numbers or the answer format costs, and the examination without that."""
+    first, second = (misread, other_format) if exam.answer.is_parsed else (other_format, misread)
+    reread, found = first(exam)
+    return (reread, found) if found else second(exam)
+
+
+def _contents(exam: Exam) -> list[Finding]:
+    """What the answer says, against the target."""
+    task = exam.target.task
+    if task in BOX_TASKS:
+        return box_findings(exam)
+    if task == "pointing":
+        return point_findings(exam)
+    return count_findings(exam) if task == "counting" else text_findings(exam)
+
+
+def _criteria(exam: Exam) -> list[Finding]:
+    """The criteria that would give less than full even to what a perfect answer says: its form, its length."""
+    perfect = repaired(exam, perfect_answer(exam.target))
+    found: list[Finding] = []
+    for criterion in perfect.preset.criteria:
+        given = criterion.call(perfect.case)
+        if criterion.weight and given < 1.0 - 1e-6:
+            what = f"criterion {criterion.name} gives {given:.2f} whatever the content: {about(criterion.judge)}"
+            gain = criterion.weight * (1.0 - given) / exam.preset.divisor
+            found.append(Finding("criterion", what, "look at what it asks of the text", gain))
+    return found
+
+
+def about(judge: object) -> str:
+    """The first line of a criterion's docstring."""
+    lines = (getattr(judge, "__doc__", None) or "").strip().splitlines()
+    return lines[0].strip() if lines else ""
+
+
+def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
+    """THE cause: the costliest finding; for a full reward, that nothing is wrong.
+
+    >>> from verl_visionr1.criteria import OFF
+    >>> from verl_visionr1.frames import FRAMES
+    >>> from verl_visionr1.rewards import PRESETS
+    >>> target = Target(task="detection", size_wh=(640, 480), categories=["cat"])
+    >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, Speech(FRAMES["original"])), []))
+    nothing wrong: reward 1.000
+    """
+    if exam.to_full <= 1e-6:
+        return Finding("nothing wrong", f"nothing wrong: reward {exam.value:.3f}")
+    costly = [finding for finding in findings if finding.gain >= NO_COST * exam.full]
+    if costly:
+        return costly[0]
+    if findings and findings[0].gain > 0.0:
+        return replace(findings[0], what=f"almost nothing wrong: reward {exam.value:.3f}; {findings[0].what}")
+    return Finding(
+        "unexplained", f"reward {exam.value:.3f} of {exam.full:.3f}: see the criteria below", "", exam.to_full
+    )

@@ -1,0 +1,188 @@
+"""A finding about a completion, and the examination it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+from msgspec.structs import replace
+
+from verl_visionr1.answers import Answer, Defect
+from verl_visionr1.boxes import Boxes, Points
+from verl_visionr1.criteria import Thresholds, f1_50
+from verl_visionr1.masks import bounds_xyxy
+from verl_visionr1.matching import MATCHERS, match_labelled
+from verl_visionr1.rewards.base import Case, Preset
+from verl_visionr1.rewards.judge import BOX_TASKS, Speech, case_of, score_of
+from verl_visionr1.targets import NO_IMAGE, Target
+
+NO_COST = 0.005
+"""A finding that costs less than this share of the full reward is a remark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a completion, or with the way it is read.
+
+    Attributes:
+        cause: its kind, one of a fixed set of short names ("wrong frame", "truncated", "duplicate", ...).
+        what: what is the matter, in words, beginning with the kind.
+        fix: what to do about it; "" where it is the model's own mistake.
+        gain: by how much the reward would rise without it. Of what the model did not say (a cut-off answer, say),
+            the most it could be.
+
+    >>> print(Finding("prose", "prose around the list", "ask for the list alone", 0.333))
+    prose around the list -> ask for the list alone
+    """
+
+    cause: str
+    what: str
+    fix: str = ""
+    gain: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.what} -> {self.fix}" if self.fix else self.what
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """One completion under examination.
+
+    Attributes:
+        preset, thresholds, speech: how it is judged.
+        case: what the criteria see of it.
+    """
+
+    preset: Preset
+    thresholds: Thresholds
+    speech: Speech
+    case: Case
+
+    @classmethod
+    def of(cls, completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Exam:
+        """Read and match a completion.
+
+        Raises:
+            FrameError: the frame needs `processed_wh` and it is None.
+        """
+        return cls(preset, thresholds, speech, case_of(completion, target, preset, thresholds, speech))
+
+    @property
+    def completion(self) -> str:
+        """The model's text."""
+        return self.case.completion
+
+    @property
+    def target(self) -> Target:
+        """What is really there."""
+        return self.case.target
+
+    @property
+    def answer(self) -> Answer:
+        """What the completion says, in original pixels."""
+        return self.case.answer
+
+    @property
+    def value(self) -> float:
+        """The reward."""
+        return score_of(self.case, self.preset).value
+
+    @property
+    def full(self) -> float:
+        """The reward of a faultless answer."""
+        return sum(self.preset.weights.values()) / self.preset.divisor
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Pixels of the original image in one unit of the model's frame; (1, 1) without an image."""
+        size_wh = self.target.size_wh
+        if size_wh == NO_IMAGE:
+            return 1.0, 1.0
+        frame_wh = self.speech.frame.size_wh(size_wh, self.speech.processed_wh)
+        return size_wh[0] / frame_wh[0], size_wh[1] / frame_wh[1]
+
+    def with_text(self, completion: str, speech: Speech | None = None) -> Exam:
+        """The same with another text, or another way to speak."""
+        return Exam.of(completion, self.target, self.preset, self.thresholds, speech or self.speech)
+
+    def with_answer(self, answer: Answer) -> Exam:
+        """The same with another answer, in original pixels; the text stays."""
+        target, preset = self.target, self.preset
+        matching = MATCHERS[preset.matching](answer, target)
+        has_boxes = target.task in BOX_TASKS
+        labelled = match_labelled(answer, target) if has_boxes else matching
+        accuracy = f1_50(labelled) if has_boxes else 0.0
+        case = replace(self.case, answer=answer, matching=matching, labelled=labelled, accuracy=accuracy)
+        if preset.measure is not None:
+            case = replace(case, accuracy=preset.measure.call(case))
+        return Exam(preset, self.thresholds, self.speech, case)
+
+    @property
+    def to_full(self) -> float:
+        """By how much the reward could rise at all."""
+        return max(0.0, self.full - self.value)
+
+
+def without_defects(answer: Answer, defects: Iterable[Defect]) -> Answer:
+    """The answer without some of its defects."""
+    gone = set(defects)
+    return replace(answer, defects=tuple(defect for defect in answer.defects if defect not in gone))
+
+
+def perfect_answer(target: Target) -> Answer:
+    """What a model that knows the target would say, in original pixels."""
+    labels = tuple(target.labels) or ("",) * target.n_objects
+    count = None if target.count is None else float(target.count)
+    if target.task == "pointing":
+        return Answer((), labels, points_xy=object_points(target))
+    boxes = cast(Boxes, tuple(target.boxes_xyxy))
+    if len(boxes) != len(labels):
+        labels = ("",) * len(boxes)
+    return Answer(boxes, labels, count=count, text=target.answer or "")
+
+
+def regions_of(target: Target) -> Boxes:
+    """A box around each object: its own, that of its mask, else a twentieth of the image around its point."""
+    if target.boxes_xyxy:
+        return cast(Boxes, tuple(target.boxes_xyxy))
+    if target.masks:
+        return tuple(bounds_xyxy(mask) for mask in target.masks)
+    reach = max(target.size_wh) / 40.0
+    return tuple((x - reach, y - reach, x + reach, y + reach) for x, y in target.points_xy)
+
+
+def object_points(target: Target) -> Points:
+    """A point on each object: its own, else the middle of its box or mask."""
+    if target.points_xy:
+        return cast(Points, tuple(target.points_xy))
+    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in regions_of(target))
+
+
+def listed(numbers: Iterable[int], *, limit: int = 5) -> str:
+    """Indices as people count, from 1.
+
+    >>> listed([0]), listed([0, 1, 2]), listed(range(9))
+    ('1', '1, 2, 3', '1, 2, 3, 4, 5 and 4 more')
+    """
+    every = [str(number + 1) for number in numbers]
+    rest = len(every) - limit
+    return ", ".join(every) if rest <= 0 else f"{', '.join(every[:limit])} and {rest} more"
+
+
+def plural(n: int, word: str, words: str | None = None) -> str:
+    """A counted noun.
+
+    >>> plural(1, "box", "boxes"), plural(2, "point")
+    ('1 box', '2 points')
+    """
+    return f"{n} {word if n == 1 else words or word + 's'}"
+
+
+def quoted(text: str, limit: int = 40) -> str:
+    """A piece of a model's text for a sentence: on one line, short, without control characters.
+
+    >>> quoted("kitty")
+    "'kitty'"
+    """
+    return repr(text if len(text) <= limit else text[:limit] + "...")

@@ -1,0 +1,242 @@
+"""Would the same numbers fit better if they were read in another frame, or in another order?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
+from verl_visionr1.boxes import Box, Boxes
+from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
+from verl_visionr1.matching import match_boxes
+from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
+from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, regions_of
+from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.diagnosis.repairs import repaired
+from verl_visionr1.tools.diagnosis.wrapping import best_wrapped, reads_text
+
+MAX_COMPARED = 200
+"""So many boxes are read under every frame; more tell nothing new."""
+CLEAR_OVERLAP, CLEAR_OVERLAP_OF_ONE, CLEAR_RISE = 0.5, 0.65, 0.05
+"""Another reading explains the boxes if it reaches this overlap (one box alone: more, for it may be chance), rises by
+this, and halves what is missing to 1."""
+CLEAR_POINTS = 0.5
+"""The same for points: this share of them lies on objects, twice as many as before."""
+
+ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
+    {
+        "x1, y1, x2, y2": lambda box: box,
+        "y1, x1, y2, x2": lambda box: (box[1], box[0], box[3], box[2]),
+        "x, y, width, height": lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3]),
+    }
+)
+"""How four numbers can be a box; the first is the asked-for way."""
+AS_ASKED = next(iter(ORDERS))
+USUAL_BUDGETS: Sequence[tuple[int | None, int | None]] = ((None, None), (3136, 1003520))
+"""Least and most pixels to try where the processed size is not known: the model's own, those of transformers' class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read the boxes (or points) of a text.
+
+    Attributes:
+        frames: the frames that read it so; those of one size are one reading.
+        processed_wh: the processed size that their first needs; None where it needs none.
+        order: key in `ORDERS`.
+        answer: the boxes or points in original pixels.
+        fit: mean IoU of the matched boxes whatever their labels (for points: the share that lies on an object).
+        n: boxes or points compared.
+    """
+
+    frames: tuple[Frame, ...]
+    processed_wh: tuple[int, int] | None
+    order: str
+    answer: Answer
+    fit: float
+    n: int
+
+    def explains(self, other: Reading) -> bool:
+        """Whether this fits clearly better: chance alone does not do that."""
+        rise = self.fit - other.fit
+        if self.answer.points_xy:
+            return self.fit >= CLEAR_POINTS and self.fit >= 2.0 * other.fit
+        needed = CLEAR_OVERLAP if self.n > 1 else CLEAR_OVERLAP_OF_ONE
+        return self.fit >= needed and rise >= CLEAR_RISE and rise >= 0.5 * (1.0 - other.fit)
+
+
+def misread(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """The examination under the reading that explains the boxes best, and what that says about the frame.
+
+    Without such a reading, or without an image or boxes, the examination as it was and no finding.
+    """
+    target = exam.target
+    if target.size_wh == NO_IMAGE or target.task not in (*BOX_TASKS, "pointing") or not target.n_objects:
+        return exam, []
+    readings = list(_readings(exam))
+    if not readings:
+        return exam, []
+    current = readings[0]
+    best = max(readings, key=lambda reading: (reading.fit, reading.order == AS_ASKED))
+    plain = max((reading for reading in readings if reading.order == AS_ASKED), key=lambda reading: reading.fit)
+    if not best.explains(plain):
+        best = plain
+    units = _is_unit(exam)
+    if units and not best.explains(current):
+        best = next((reading for reading in readings if reading.frames[0].side == 1.0), current)
+    if best is current or not (best.explains(current) or units):
+        return exam, []
+    if best.order == AS_ASKED:
+        return _other_frame(exam, current, best, units)
+    return _other_order(exam, current, best)
+
+
+def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tuple[Exam, list[Finding]]:
+    names = [frame.name for frame in best.frames]
+    speech = replace(exam.speech, frame=best.frames[0], processed_wh=best.processed_wh or exam.speech.processed_wh)
+    reread = exam.with_text(exam.completion, speech)
+    better, before = best_wrapped(reread), best_wrapped(exam)
+    gain = max(0.0, better.value - before.value)
+    seen = f"read as {names[0]} ({_spoken(best)}) {_compared(best, current)}"
+    fix = f"set frame={names[0]}" + (f" (or {', '.join(names[1:])}: the same numbers)" if names[1:] else "")
+    rewritten = repaired(exam, best.answer) if reads_text(exam) else exam
+    if rewritten.value > max(exam.value, reread.value) + 1e-6:
+        reread, gain = rewritten, max(gain, rewritten.value - exam.value)
+        fix = f"preset {exam.preset.name} reads its boxes from the text, in pixels of the original image: ask for these"
+    if units:
+        what = f"numbers 0-1: the model speaks in unit coordinates; {seen}"
+        return reread, [Finding("unit coordinates", what, fix, max(gain, exam.to_full))]
+    return reread, [Finding("wrong frame", f"wrong frame: {seen}", fix, gain)]
+
+
+def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, list[Finding]]:
+    reread = repaired(exam, best.answer)
+    gain = max(0.0, reread.value - exam.value)
+    frame = "" if exam.speech.frame in best.frames else f" in frame {best.frames[0].name}"
+    cause = "swapped axes" if best.order.startswith("y") else "width and height"
+    fix = f"ask for {AS_ASKED}, or take an answer format that reads {best.order}"
+    what = f"{cause}: read as {best.order}{frame} {_compared(best, current)}"
+    return reread, [Finding(cause, what, fix, gain)]
+
+
+def _compared(best: Reading, current: Reading) -> str:
+    if best.answer.points_xy:
+        return f"{best.fit:.0%} of the points lie on an object instead of {current.fit:.0%}"
+    return f"the boxes reach IoU {best.fit:.2f} instead of {current.fit:.2f}"
+
+
+def _spoken(reading: Reading) -> str:
+    frame = reading.frames[0]
+    if frame.extent is Extent.PROCESSED and reading.processed_wh is not None:
+        return f"pixels of the image processed to {reading.processed_wh[0]}x{reading.processed_wh[1]}"
+    return f"0-{frame.side:g}" if frame.side is not None else frame.extent.value
+
+
+def _is_unit(exam: Exam) -> bool:
+    """Whether all numbers are fractions, though the frame has far more than one unit."""
+    target, speech = exam.target, exam.speech
+    if min(speech.frame.size_wh(target.size_wh, speech.processed_wh)) < 8.0:
+        return False
+    numbers = [number for box in _spoken_boxes(exam) for number in box]
+    numbers += [number for point in _in_frame(exam).points_xy for number in point]
+    return bool(numbers) and all(0.0 <= number <= 1.0 for number in numbers) and any(0 < n < 1 for n in numbers)
+
+
+def _readings(exam: Exam) -> Iterator[Reading]:
+    """Every reading, the present one first."""
+    boxes = _spoken_boxes(exam)[:MAX_COMPARED]
+    spoken = _in_frame(exam)
+    if not boxes and not spoken.points_xy:
+        return
+    size_wh, labels = exam.target.size_wh, _spoken_labels(exam)[:MAX_COMPARED]
+    for frame_wh, (frames, processed_wh) in _frames(exam).items():
+        if exam.target.task == "pointing" and spoken.points_xy:
+            points = points_to_original(spoken.points_xy[:MAX_COMPARED], frame_wh, size_wh)
+            answer = Answer((), labels, points_xy=points)
+            yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, exam.target, len(points)))
+            continue
+        for order, box_of in ORDERS.items():
+            read = [(box_of(box), label) for box, label in zip(boxes, labels, strict=True)]
+            usable = [(box, label) for box, label in read if box[0] < box[2] and box[1] < box[3]]
+            boxes_xyxy = to_original(tuple(box for box, _ in usable), frame_wh, size_wh)
+            kept = tuple(label for _, label in usable)
+            answer = Answer(boxes_xyxy, kept, len(read) - len(usable))
+            yield Reading(frames, processed_wh, order, answer, *_fit(answer, exam.target, len(boxes)))
+
+
+def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
+    """How well boxes or points fit the target, and how many of the `n` were compared."""
+    if answer.points_xy:
+        on_object = sum(any(_is_on(point, box) for box in regions_of(target)) for point in answer.points_xy)
+        return on_object / n, n
+    n_possible = max(1, min(n, target.n_objects))
+    return sum(match_boxes(answer, target).ious) / n_possible, n_possible
+
+
+def _is_on(point: tuple[float, float], box: Box) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+_Sized: TypeAlias = tuple[tuple[Frame, ...], tuple[int, int] | None]
+
+
+def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
+    """The frames by their size: the present one first, then those that models which write this format speak in."""
+    speech, target = exam.speech, exam.target
+    usual = FORMATS[exam.preset.answer_format].frames or FORMATS["qwen-json"].frames
+    frames = [speech.frame, *(FRAMES[name] for name in usual if name in FRAMES), *FRAMES.values()]
+    by_size: dict[tuple[float, float], _Sized] = {}
+    for frame in frames:
+        for processed_wh in _processed_sizes(frame, target.size_wh, speech.processed_wh):
+            size_wh = frame.size_wh(target.size_wh, processed_wh)
+            same, first_wh = by_size.get(size_wh, ((), processed_wh))
+            if frame not in same:
+                by_size[size_wh] = ((*same, frame), first_wh)
+    return by_size
+
+
+def _processed_sizes(
+    frame: Frame, size_wh: tuple[int, int], known_wh: tuple[int, int] | None
+) -> list[tuple[int, int] | None]:
+    """The processed sizes to try: the known one, else those of the usual pixel budgets; [None] where none is needed."""
+    if frame.extent is not Extent.PROCESSED:
+        return [None]
+    if known_wh is not None:
+        return [known_wh]
+    sizes: list[tuple[int, int] | None] = []
+    for fewest, most in USUAL_BUDGETS if frame.name in PROCESSORS else ():
+        with suppress(SizeError):
+            sizes.append(processed_size(size_wh, frame.name, min_pixels=fewest, max_pixels=most))
+    return sizes
+
+
+def _in_frame(exam: Exam) -> Answer:
+    """What the parser reads, in the units that the model spoke."""
+    return FORMATS[exam.preset.answer_format].parse(exam.completion)
+
+
+def _spoken_boxes(exam: Exam) -> Boxes:
+    """The boxes in the units that the model spoke: those that the parser drops as inverted too."""
+    return tuple(box for box, _ in _boxes_and_labels(exam))
+
+
+def _spoken_labels(exam: Exam) -> tuple[str, ...]:
+    spoken = _in_frame(exam)
+    return spoken.labels if spoken.points_xy else tuple(label for _, label in _boxes_and_labels(exam))
+
+
+def _boxes_and_labels(exam: Exam) -> list[tuple[Box, str]]:
+    read = _in_frame(exam)
+    claimed = [
+        (claim.box, claim.label)
+        for claim in claims_in(exam.completion, answer_start(exam.completion))
+        if claim.box is not None
+    ]
+    if len(claimed) > len(read.boxes_xyxy):
+        return claimed
+    return list(zip(read.boxes_xyxy, read.labels, strict=True))[:MAX_BOXES]

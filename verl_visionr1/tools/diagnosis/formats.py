@@ -1,0 +1,58 @@
+"""Would another answer format read the text without defects?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
+from verl_visionr1.frames import FRAMES, Extent, Frame
+from verl_visionr1.rewards.judge import in_original_pixels
+from verl_visionr1.targets import NO_IMAGE
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, quoted
+from verl_visionr1.tools.diagnosis.repairs import repaired
+
+_PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
+
+
+def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """If another answer format reads the text without defects while the preset's does not, say which.
+
+    The examination is then that of the other format, so that further findings speak of what it reads.
+    """
+    field = _PROVIDES.get(exam.target.task)
+    if field is None or not exam.answer.defects or exam.target.size_wh == NO_IMAGE:
+        return exam, []
+    found: list[tuple[float, Exam, AnswerFormat]] = []
+    for candidate in FORMATS.values():
+        if candidate.name == exam.preset.answer_format or candidate.name.endswith("-released"):
+            continue
+        answer = candidate.parse(exam.completion)
+        if answer.defects or not getattr(answer, field):
+            continue
+        reread = max((_as_format(exam, answer, frame) for frame in _candidate_frames(exam, candidate)), key=_value)
+        found.append((reread.value, reread, candidate))
+    if not found:
+        return exam, []
+    value, reread, candidate = max(found, key=lambda entry: entry[0])
+    own = exam.preset.answer_format
+    what = f"other format: this is {candidate.name}, like {quoted(candidate.example, 60)}; preset {exam.preset.name}"
+    fix = f"set answer_format={candidate.name}"
+    if reread.speech.frame != exam.speech.frame:
+        fix += f" and frame={reread.speech.frame.name}"
+    finding = Finding("other format", f"{what} reads {own}", f"{fix}, or ask for {own}", max(0.0, value - exam.value))
+    return reread, [finding]
+
+
+def _value(exam: Exam) -> float:
+    return exam.value
+
+
+def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
+    frames = [exam.speech.frame, *(FRAMES[name] for name in candidate.frames if name in FRAMES)]
+    return [f for f in frames if f.extent is not Extent.PROCESSED or exam.speech.processed_wh is not None]
+
+
+def _as_format(exam: Exam, answer: Answer, frame: Frame) -> Exam:
+    frame_wh = frame.size_wh(exam.target.size_wh, exam.speech.processed_wh)
+    reread = repaired(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
+    return replace(reread, speech=replace(exam.speech, frame=frame))

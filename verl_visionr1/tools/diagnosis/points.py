@@ -1,0 +1,74 @@
+"""What is wrong with points: beside the object, twice on it, on nothing, under a wrong label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, listed, object_points, perfect_answer, plural, quoted
+from verl_visionr1.tools.diagnosis.boxes import LEARN
+from verl_visionr1.tools.diagnosis.repairs import gain_of, with_labels, with_places, without_boxes
+from verl_visionr1.tools.diagnosis.verdicts import DUPLICATE, MATCH, MISSED, OUTSIDE, WRONG_LABEL, Verdict, verdicts_of
+
+
+def point_findings(exam: Exam) -> list[Finding]:
+    """What each kind of fault among points costs."""
+    verdicts, fates = verdicts_of(exam)
+    missed = [fate for fate in fates if fate.counted_as == MISSED]
+    found = [*_outside(exam, verdicts), *_repeated(exam, verdicts), *_labels(exam, verdicts), *_loose(exam, verdicts)]
+    if not exam.target.n_objects and verdicts:
+        what = f"false alarm: {plural(len(verdicts), 'point')} on an image without the object"
+        empty = replace(exam.answer, points_xy=(), labels=(), n_dropped=0)
+        found.append(Finding("false alarm", what, "the right answer is an empty list", gain_of(exam, empty)))
+    if missed:
+        what = f"missed {len(missed)} of {exam.target.n_objects} objects: no point is meant for them"
+        perfect = perfect_answer(exam.target)
+        labels = exam.answer.labels + tuple(perfect.labels[fate.index] for fate in missed)
+        points = exam.answer.points_xy + tuple(perfect.points_xy[fate.index] for fate in missed)
+        answer = replace(exam.answer, points_xy=points, labels=labels)
+        found.append(Finding("missed", what, LEARN, gain_of(exam, answer)))
+    return found
+
+
+def _outside(exam: Exam, verdicts: list[Verdict]) -> Iterator[Finding]:
+    outside = [verdict for verdict in verdicts if verdict.counted_as == OUTSIDE]
+    if not outside:
+        return
+    nearest = min(outside, key=lambda verdict: verdict.overlap or 0.0)
+    more = f" ({len(outside)} such points)" if len(outside) > 1 else ""
+    what = f"outside: point {nearest.index + 1} lies {nearest.overlap or 0.0:.0f} px outside the object{more}"
+    yield Finding("outside", what, LEARN, gain_of(exam, with_places(exam.answer, _centres(exam, outside))))
+
+
+def _centres(exam: Exam, verdicts: list[Verdict]) -> dict[int, tuple[float, ...]]:
+    centres = object_points(exam.target)
+    return {verdict.index: centres[verdict.target] for verdict in verdicts if verdict.target is not None}
+
+
+def _repeated(exam: Exam, verdicts: list[Verdict]) -> Iterator[Finding]:
+    repeated = [verdict for verdict in verdicts if verdict.counted_as == DUPLICATE]
+    if repeated:
+        what = f"duplicate: point {listed(v.index for v in repeated)} marks an object that has a point already"
+        gain = gain_of(exam, without_boxes(exam.answer, [verdict.index for verdict in repeated]))
+        yield Finding("duplicate", what, LEARN, gain)
+
+
+def _labels(exam: Exam, verdicts: list[Verdict]) -> Iterator[Finding]:
+    wrong = [verdict for verdict in verdicts if verdict.counted_as == WRONG_LABEL]
+    if wrong:
+        labels = exam.target.labels
+        right = {verdict.index: labels[verdict.target] for verdict in wrong if verdict.target is not None}
+        first = wrong[0]
+        what = f"wrong label: point {first.index + 1} says {quoted(first.label)}, the object there is "
+        yield Finding(
+            "wrong label", what + quoted(right[first.index]), LEARN, gain_of(exam, with_labels(exam.answer, right))
+        )
+
+
+def _loose(exam: Exam, verdicts: list[Verdict]) -> Iterator[Finding]:
+    """Points that lie on their object, under criteria that ask for its middle."""
+    matched = [verdict for verdict in verdicts if verdict.counted_as == MATCH]
+    gain = gain_of(exam, with_places(exam.answer, _centres(exam, matched))) if matched else 0.0
+    if gain > 0.0:
+        yield Finding("off centre", "off centre: the points lie on their objects, not in the middle", LEARN, gain)

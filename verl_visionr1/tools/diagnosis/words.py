@@ -1,0 +1,60 @@
+"""What is wrong with a count or an answer in words."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, quoted
+from verl_visionr1.tools.diagnosis.boxes import LEARN
+from verl_visionr1.tools.diagnosis.claims import answer_start
+from verl_visionr1.tools.diagnosis.repairs import gain_of
+
+MAX_LOOKED_AT = 20_000
+"""So many characters of the reasoning are searched for the answer."""
+
+
+def only_reasoned(exam: Exam) -> Finding | None:
+    """That the right count or words stand in the reasoning, and none that can be read after it; else None."""
+    target, answer = exam.target, exam.answer
+    start = answer_start(exam.completion)
+    words = _words(exam.completion[:start][-MAX_LOOKED_AT:])
+    expected = str(target.count) if target.task == "counting" else target.answer or ""
+    if answer.is_parsed or not _words(expected).strip() or _words(expected) not in words:
+        return None
+    closed = "</think>" in exam.completion
+    what = "only in the reasoning: the right answer stands there, " + (
+        "and none that can be read after it" if closed else "and it was never closed"
+    )
+    fix = "the answer must follow </think>: say so in the prompt" if closed else "raise data.max_response_length"
+    return Finding("only in the reasoning", what, fix, exam.to_full)
+
+
+def _words(text: str) -> str:
+    """Letters and digits between single blanks, so that whole words are found, and not parts of words."""
+    return f" {' '.join(''.join(char if char.isalnum() else ' ' for char in text.lower()).split())} "
+
+
+def count_findings(exam: Exam) -> list[Finding]:
+    """A count that is off."""
+    target, answer = exam.target, exam.answer
+    there = target.count or 0
+    off = answer.stated_count - there
+    if off == 0.0 or not answer.is_parsed:
+        return []
+    of_list = "" if answer.count is not None else " (the length of its list)"
+    what = f"count off by {abs(off):g}: says {answer.stated_count:g}{of_list}, there are {there}"
+    return [Finding("count off", what, LEARN, gain_of(exam, replace(answer, count=float(there))))]
+
+
+def text_findings(exam: Exam) -> list[Finding]:
+    """An answer that differs."""
+    expected, said = exam.target.answer or "", exam.answer.text
+    gain = gain_of(exam, replace(exam.answer, text=expected))
+    if gain <= 0.0 or said == expected or not said.strip():
+        return []
+    shown = f"says {quoted(said)}, expected {quoted(expected)}"
+    if _words(expected) in _words(said[:MAX_LOOKED_AT]) and _words(expected).strip():
+        return [
+            Finding("answer among other words", f"answer among other words: {shown}", "ask for the answer alone", gain)
+        ]
+    return [Finding("answer differs", f"answer differs: {shown}", LEARN, gain)]

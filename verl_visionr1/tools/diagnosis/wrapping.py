@@ -1,0 +1,137 @@
+"""Does what stands around the answer cost reward: prose, a missing fence, missing tags?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from verl_visionr1.answers import Answer
+from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, perfect_answer, quoted
+from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
+
+WRAPPINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "bare": "{}",
+        "```json fence": "```json\n{}\n```",
+        "<answer> tags": "<answer>{}</answer>",
+        "<think> and <answer> tags": "<think>The objects stand out.</think>\n<answer>{}</answer>",
+        "<think> and <answer> tags and ```json fence": "<think>The objects stand out.</think>\n"
+        "<answer>\n```json\n{}\n```\n</answer>",
+    }
+)
+"""What may have to stand around an answer."""
+
+
+def best_wrapped(exam: Exam) -> Exam:
+    """The examination of the same answer in the wrapping that earns most; itself where none earns more."""
+    return _wrapped(exam)[1]
+
+
+def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """What around the answer costs reward: prose, a missing fence, missing tags."""
+    name, best, gain = _wrapped(exam)
+    if not name:
+        return exam, []
+    body = body_of(exam) or ""
+    around = _ENVELOPE.sub(" ", " ... ".join(exam.completion.rsplit(body, 1))).strip(" .\n")
+    preset = exam.preset.name
+    if name == "bare":
+        if any(char.isalnum() for char in around):
+            it = "answer" if exam.target.task in ("counting", "text") else "list"
+            what = f"prose around the {it}: {quoted(' '.join(around.split()))} is not part of it"
+            fix = f"ask for the {it} alone (another prompt), or let training do it"
+            return best, [Finding("prose", what, fix, gain)]
+        what = f"wrapping: preset {preset} reads only the bare answer"
+        return best, [Finding("wrapping", what, "ask for the answer without fence and tags", gain)]
+    cause = "no fence" if "fence" in name and "```json" not in exam.completion else "no tags"
+    only = f"reads only {name}s" if name.endswith("fence") and "tags" not in name else f"wants the answer inside {name}"
+    fix = "ask for that in the prompt, or take another preset"
+    return best, [Finding(cause, f"{cause}: preset {preset} {only}", fix, gain)]
+
+
+_ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
+
+
+def _wrapped(exam: Exam) -> tuple[str, Exam, float]:
+    """The best wrapping ("" for the present one), the examination in it, and what it gains.
+
+    Criteria that read the text themselves may give 0 whatever surrounds a wrong answer: to them, a right one is shown.
+    """
+    body = body_of(exam)
+    if body is None or exam.to_full < 1e-9:
+        return "", exam, 0.0
+    right = written(exam, perfect_answer(exam.target)) if reads_text(exam) else None
+    shown = exam if right is None else exam.with_text(_replaced(exam.completion, body, right))
+    best_name, best_value = "", shown.value
+    for name, around in WRAPPINGS.items():
+        value = exam.with_text(around.replace("{}", body if right is None else right)).value
+        if value > best_value + 1e-6:
+            best_name, best_value = name, value
+    if not best_name:
+        return "", exam, 0.0
+    return best_name, exam.with_text(WRAPPINGS[best_name].replace("{}", body)), best_value - shown.value
+
+
+def reads_text(exam: Exam) -> bool:
+    """Whether criteria of the preset read the text themselves."""
+    return "completion" in exam.preset.looks_at
+
+
+def body_of(exam: Exam) -> str | None:
+    """The part of the completion that is the answer proper, as far as it goes; None where there is none."""
+    text = exam.completion[answer_start(exam.completion) :]
+    if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
+        said = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
+        return said if said and said in exam.completion else None
+    claims = claims_in(text)
+    if not claims:
+        return "[]" if "[]" in text else None
+    opening, closing = text.rfind("[", 0, claims[0].start + 1), text.find("]", claims[-1].end - 1)
+    if opening < 0:
+        return None
+    if closing < 0:
+        return text[opening:]
+    if text[:opening].endswith("[") and text[closing + 1 :].startswith("]"):  # a list of lists
+        opening, closing = opening - 1, closing + 1
+    return text[opening : closing + 1]
+
+
+def rewritten(exam: Exam, answer: Answer) -> list[str]:
+    """Texts with another answer: in the place of the present one; where there is none, in every wrapping."""
+    new, body = written(exam, answer), body_of(exam)
+    if new is None:
+        return []
+    if body is None:
+        return [around.replace("{}", new) for around in WRAPPINGS.values()]
+    return [_replaced(exam.completion, body, new)]
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    before, _, after = text.rpartition(old)
+    return before + new + after
+
+
+def written(exam: Exam, answer: Answer) -> str | None:
+    """A faultless answer as text; None for one with defects, and for what cannot be written here."""
+    if answer.defects or answer.n_dropped:
+        return None
+    if exam.target.task in BOX_TASKS:
+        # Presets that look at nothing but the text know no frame.
+        sx, sy = exam.scale_xy if exam.preset.looks_at & {"answer", "matching", "grid_wh"} else (1.0, 1.0)
+        items = [
+            {"bbox_2d": [_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)], "label": label}
+            for (x1, y1, x2, y2), label in zip(answer.boxes_xyxy, answer.labels, strict=True)
+        ]
+        return json.dumps(items, ensure_ascii=False)
+    if exam.target.task == "counting" and answer.count is not None:
+        return f"{answer.count:g}"
+    return answer.text if exam.target.task == "text" else None
+
+
+def _round(number: float) -> float:
+    """Whole where it nearly is: some released parsers read whole numbers only."""
+    whole = float(f"{number:.0f}") if abs(number) < 1e15 else number
+    return int(whole) if abs(whole - number) < 0.01 else round(number, 3)

@@ -1,0 +1,252 @@
+"""What is wrong with the text itself: each defect that the parser names, in words, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from verl_visionr1.answers import FORMATS, MAX_BOXES, MAX_CHARS, Answer, Defect
+from verl_visionr1.boxes import Box
+from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.tools.diagnosis.base import Exam, Finding, listed, perfect_answer, plural, quoted, without_defects
+from verl_visionr1.tools.diagnosis.claims import Claim, answer_start, claims_in
+from verl_visionr1.tools.diagnosis.repairs import gain_of, with_boxes
+from verl_visionr1.tools.diagnosis.verdicts import MISSED, verdicts_of
+from verl_visionr1.tools.diagnosis.words import only_reasoned
+
+LONGER = "raise data.max_response_length, or ask for less text"
+ASK = "say in the prompt how to answer (verl_visionr1.answers has the wording)"
+
+WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
+    {
+        Defect.EMPTY: ("empty: there is no answer", f"{LONGER}; look at the stop tokens"),
+        Defect.NO_LIST: ("no list: the answer is no JSON list", ASK),
+        Defect.NO_ANSWER: ("unclosed reasoning: <think> was never closed, so there is no answer", LONGER),
+        Defect.PROSE: ("prose: text stands around the answer", "ask for the answer alone"),
+        Defect.MALFORMED: ("malformed: the answer is not written in the asked-for form", ASK),
+        Defect.TRUNCATED: ("truncated: the answer is cut off", LONGER),
+        Defect.BAD_BOX: ("bad box: needs four finite numbers with x1 < x2 and y1 < y2", ""),
+        Defect.NO_LABEL: ("no label: each object needs a label", "ask for a label in the prompt"),
+        Defect.OUTSIDE: ("outside: the answer reaches over the edge of the image", "look at frame; see the conversion"),
+        Defect.TOO_LONG: (
+            f"too long: an answer is read up to {MAX_CHARS} characters",
+            "lower data.max_response_length",
+        ),
+        Defect.TOO_MANY: (f"too many: {MAX_BOXES} boxes are matched", "lower data.max_response_length"),
+        Defect.NO_COUNT: ("no count: the answer holds no number", ASK),
+        Defect.NO_TEXT: ("no text: nothing stands where the answer's words should be", ASK),
+        Defect.WRONG_KIND: ("wrong kind: points instead of boxes, or the other way round", ASK),
+    }
+)
+"""Defect -> what it is, beginning with its kind, and what to do."""
+
+
+def defect_words(defect: Defect) -> tuple[str, str]:
+    """What a defect is, and what to do about it."""
+    return WORDS.get(defect, (defect.value.replace("_", " "), ""))
+
+
+class _Said(NamedTuple):
+    """The claims in the answer, and those in the reasoning before it."""
+
+    answer: list[Claim]
+    reasoning: list[Claim]
+
+
+def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
+    """What the text's form costs.
+
+    Args:
+        exam: the completion; under the reading that explains it best.
+        explained: causes that were found already, which explain some defects.
+    """
+    start = answer_start(exam.completion)
+    said = _Said(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
+    n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
+    if not n_read and explained & {"other format"}:
+        return []
+    if not n_read and exam.target.task in (*BOX_TASKS, "pointing"):
+        finding = _other_kind(exam, said) or _in_reasoning(exam, said) or _wrong_key(exam, said)
+        if finding is not None:
+            return [finding]
+    reasoned = only_reasoned(exam) if exam.target.task in ("counting", "text") else None
+    if reasoned is not None:
+        return [reasoned]
+    return [*_inverted(exam, said), *_defects(exam, said, explained)]
+
+
+def _other_kind(exam: Exam, said: _Said) -> Finding | None:
+    """Points where boxes were asked for, or the other way round."""
+    wanted, given, n = ("boxes", "points", 2) if exam.target.task in BOX_TASKS else ("points", "boxes", 4)
+    field = f"{given}_x{'y' if given == 'points' else 'yxy'}"
+    names = (exam.preset.answer_format, *FORMATS)
+    is_other = bool(said.answer) and all(len(claim.numbers) == n for claim in said.answer)
+    if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in said.answer):
+        answers = [FORMATS[name].parse(exam.completion) for name in names]
+        is_other = any(getattr(answer, field) and not answer.defects for answer in answers)
+    if not is_other and Defect.WRONG_KIND not in exam.answer.defects:
+        return None
+    what = f"{given} instead of {wanted}: the answer marks {given}, task {exam.target.task} asks for {wanted}"
+    fix = f"ask for {wanted} in the prompt, or train on task {'pointing' if given == 'points' else 'detection'}"
+    return Finding(f"{given} instead of {wanted}", what, fix, exam.to_full)
+
+
+def _in_reasoning(exam: Exam, said: _Said) -> Finding | None:
+    """Boxes or points that stand in the reasoning alone."""
+    meant = [claim for claim in said.reasoning if len(claim.numbers) in (2, 4)]
+    if said.answer or not meant or not exam.target.n_objects:
+        return None
+    nouns = ("box", "boxes") if len(meant[0].numbers) == 4 else ("point", "points")
+    closed = "none after it" if "</think>" in exam.completion else "which was never closed"
+    what = f"only in the reasoning: {plural(len(meant), *nouns)} in the reasoning, {closed}"
+    fix = "the answer must follow </think>: say so in the prompt" if "none" in closed else LONGER
+    return Finding("only in the reasoning", what, fix, exam.to_full)
+
+
+def _wrong_key(exam: Exam, said: _Said) -> Finding | None:
+    """Boxes under a key that the format does not know."""
+    key = "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
+    keys = {claim.key for claim in said.answer if not claim.fault} - {key, ""}
+    if not keys or key not in FORMATS[exam.preset.answer_format].example + FORMATS["qwen-json"].example:
+        return None
+    what = f"wrong key: the boxes stand under {quoted(min(keys))}, not under {quoted(key)}"
+    return Finding("wrong key", what, ASK, exam.to_full)
+
+
+def _inverted(exam: Exam, said: _Said) -> list[Finding]:
+    """Boxes that would be read with their corners swapped."""
+    if len(exam.answer.boxes_xyxy) >= sum(claim.box is not None for claim in said.answer):
+        return []
+    faulty = [(i, claim) for i, claim in enumerate(said.answer) if claim.fault.startswith("inverted")]
+    if not faulty or exam.target.task not in BOX_TASKS:
+        return []
+    sx, sy = exam.scale_xy
+    swapped: list[tuple[Box, str]] = []
+    for _, claim in faulty:
+        x1, y1, x2, y2 = claim.numbers
+        box = (min(x1, x2) * sx, min(y1, y2) * sy, max(x1, x2) * sx, max(y1, y2) * sy)
+        if box[0] < box[2] and box[1] < box[3]:
+            swapped.append((box, claim.label))
+    gain = gain_of(exam, with_boxes(exam.answer, swapped, n_dropped=len(swapped)))
+    first = faulty[0][1].fault.removeprefix("inverted: ")
+    what = f"inverted box: number {listed(i for i, _ in faulty)} in the text is no box ({first}) and is dropped"
+    fix = "ask for x1, y1, x2, y2 with x1 < x2 and y1 < y2; the model has to learn it"
+    return [Finding("inverted box", what, fix, max(gain, shared_gain(exam)))]
+
+
+def _defects(exam: Exam, said: _Said, explained: frozenset[str]) -> Iterator[Finding]:
+    """One finding a defect."""
+    shared = shared_gain(exam)
+    unread = not exam.answer.is_parsed or not exam.completion.strip()
+    for defect in named_defects(exam):
+        cause, _, rest = defect_words(defect)[0].partition(":")
+        fix = defect_words(defect)[1]
+        if defect is Defect.PROSE and explained & {"prose", "wrapping"}:
+            continue
+        if defect is Defect.BAD_BOX and any(claim.fault.startswith("inverted") for claim in said.answer):
+            continue
+        what = f"{cause}: {_DETAIL[defect](exam, said)}" if defect in _DETAIL else f"{cause}:{rest}" if rest else cause
+        yield Finding(cause, what, fix, exam.to_full if unread else max(shared, gain_of(exam, _mended(exam, defect))))
+
+
+def named_defects(exam: Exam) -> tuple[Defect, ...]:
+    """The defects of the answer. Released formats know but one, "malformed": there, what the usual parser calls it."""
+    defects = exam.answer.defects
+    if Defect.MALFORMED not in defects or not exam.preset.answer_format.endswith("-released"):
+        return defects
+    return FORMATS["qwen-json"].parse(exam.completion).defects or defects
+
+
+def shared_gain(exam: Exam) -> float:
+    """Each defect's share in what all of them cost: of several, no single one can be mended with any gain."""
+    answer = exam.answer
+    return gain_of(exam, replace(answer, defects=())) / len(answer.defects) if answer.defects else 0.0
+
+
+def _mended(exam: Exam, defect: Defect) -> Answer:
+    """The answer without a defect; a cut-off one also with what may have been cut off."""
+    answer = without_defects(exam.answer, {defect} if defect in exam.answer.defects else {Defect.MALFORMED})
+    if defect is Defect.BAD_BOX:
+        return replace(answer, n_dropped=0)
+    if defect is Defect.TRUNCATED and exam.target.task in BOX_TASKS:
+        _, fates = verdicts_of(exam)
+        perfect = perfect_answer(exam.target)
+        missing = [fate.index for fate in fates if fate.counted_as == MISSED]
+        return with_boxes(answer, [(perfect.boxes_xyxy[t], perfect.labels[t]) for t in missing])
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------ in detail
+
+
+def _truncated(exam: Exam, said: _Said) -> str:
+    nouns = ("point", "points") if exam.answer.points_xy else ("box", "boxes")
+    end = said.answer[-1].end if said.answer else answer_start(exam.completion)
+    rest = exam.completion[end:].strip()
+    stop = f"; it stops at {quoted(rest[-40:])}" if rest else ""
+    return f"after {plural(exam.answer.n_predicted, *nouns)} the list is cut off{stop}"
+
+
+def _no_list(exam: Exam, said: _Said) -> str:
+    body = exam.completion[answer_start(exam.completion) :].strip()
+    if said.answer:
+        return f"{plural(len(said.answer), 'object')} in the text, but no JSON list [...] around"
+    return f"the answer is prose or a single value: {quoted(body)}"
+
+
+def _prose(exam: Exam, said: _Said) -> str:
+    if not said.answer:
+        return "text stands around the answer"
+    before = exam.completion[answer_start(exam.completion) : said.answer[0].start].strip(" \n[")
+    after = exam.completion[said.answer[-1].end :].strip(" \n]")
+    return f"{quoted(before or after)} is not part of the answer"
+
+
+def _malformed(exam: Exam, said: _Said) -> str:
+    example = FORMATS[exam.preset.answer_format].example
+    body = exam.completion[answer_start(exam.completion) :].strip()
+    return f"{quoted(body)} is not of the form {quoted(example, 60)}"
+
+
+def _bad_box(exam: Exam, said: _Said) -> str:
+    faulty = [(i, claim) for i, claim in enumerate(said.answer) if claim.fault]
+    if not faulty:
+        return f"{plural(exam.answer.n_dropped, 'object')} without four finite numbers with x1 < x2 and y1 < y2"
+    numbers = listed(i for i, _ in faulty)
+    return f"number {numbers} in the text is dropped ({faulty[0][1].fault})"
+
+
+def _no_label(exam: Exam, said: _Said) -> str:
+    bare = [p for p, label in enumerate(exam.answer.labels) if not label.strip()]
+    return f"{'box' if exam.answer.boxes_xyxy else 'point'} {listed(bare)} has no label" if bare else "no label"
+
+
+def _outside(exam: Exam, said: _Said) -> str:
+    frame_wh = exam.speech.frame.size_wh(exam.target.size_wh, exam.speech.processed_wh)
+    sx, sy = exam.scale_xy
+    for p, place in enumerate(exam.answer.boxes_xyxy or exam.answer.points_xy):
+        spoken = [number / scale for number, scale in zip(place, (sx, sy, sx, sy), strict=False)]
+        edges = (*frame_wh, *frame_wh)
+        if any(not -0.01 * edge <= number <= 1.01 * edge for number, edge in zip(spoken, edges, strict=False)):
+            shown = ", ".join(f"{number:g}" for number in spoken)
+            return (
+                f"number {p + 1} ({shown}) reaches over frame {exam.speech.frame.name} "
+                f"(0-{frame_wh[0]:g} x 0-{frame_wh[1]:g})"
+            )
+    return "the answer reaches over the edge of the image"
+
+
+_DETAIL: Mapping[Defect, Callable[[Exam, _Said], str]] = MappingProxyType(
+    {
+        Defect.TRUNCATED: _truncated,
+        Defect.NO_LIST: _no_list,
+        Defect.PROSE: _prose,
+        Defect.MALFORMED: _malformed,
+        Defect.BAD_BOX: _bad_box,
+        Defect.NO_LABEL: _no_label,
+        Defect.OUTSIDE: _outside,
+    }
+)

@@ -1,0 +1,123 @@
+"""Files of saved rollouts, and their rows as plain values: `.jsonl`, `.jsonl.gz` or `.parquet`, one row at a time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.files import RowError, RowsError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+Advance = Callable[[int], None]
+"""Told how many bytes of a file have been read since it was last called."""
+_ROWS_A_TICK = 512
+
+
+def rollout_files(paths: Sequence[Path]) -> list[Path]:
+    """The files behind some paths; a folder stands for its dumps, in the order of their steps.
+
+    Raises:
+        RowsError: a path that is not there, a folder without dumps, a file of another kind.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [file for file in path.iterdir() if _is_dump(file) and not file.name.startswith(".")]
+            if not inside:
+                raise RowsError(f"{path}: holds no {', '.join(SUFFIXES)}; is it trainer.rollout_data_dir?")
+            found += sorted(inside, key=_step_and_name)
+        elif not path.exists():
+            raise RowsError(f"{path}: no such file or folder; check the path")
+        elif not _is_dump(path):
+            raise RowsError(f"{path}: is no dump of rollouts; needs one of {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    return found
+
+
+def _is_dump(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def _step_and_name(path: Path) -> tuple[float, str]:
+    stem = path.name.partition(".")[0]
+    return (float(stem) if stem.isascii() and stem.isdigit() else math.inf), path.name
+
+
+def rows_of(file: Path, columns: Collection[str], advance: Advance | None = None) -> Iterator[tuple[int, Any]]:
+    """(number, row) of each row: lines count from 1, rows of parquet from 0; empty lines are passed over.
+
+    A line that is not JSON comes as a `RowError`.
+
+    Args:
+        file: as `rollout_files` gives it.
+        columns: those to read, where a file keeps them apart.
+        advance: progress.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    return _parquet_rows(file, columns, advance) if file.name.endswith(".parquet") else _json_rows(file, advance)
+
+
+def _json_rows(file: Path, advance: Advance | None) -> Iterator[tuple[int, Any]]:
+    try:
+        unpacked = gzip.open if file.name.endswith(".gz") else nullcontext
+        with open(file, "rb") as raw, unpacked(raw) as lines:
+            told = 0
+            for number, line in enumerate(lines, 1):
+                if advance is not None and number % _ROWS_A_TICK == 0:
+                    advance(raw.tell() - told)
+                    told = raw.tell()
+                if not line.isspace():
+                    yield number, _decoded(line)
+            if advance is not None:
+                advance(raw.tell() - told)
+    except (OSError, EOFError) as error:
+        raise RowsError(f"{file}: cannot be read to its end ({error}); copy it again") from None
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    try:  # Python writes NaN, Infinity and half surrogate pairs, which are no JSON, and verl writes with Python
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return RowError("not JSON", f"{start_of(line)} is not JSON ({str(error)[:80]}); is it still being written?")
+
+
+def _parquet_rows(file: Path, columns: Collection[str], advance: Advance | None) -> Iterator[tuple[int, Any]]:
+    from verl_visionr1.rows import open_parquet, read_rows
+
+    with open_parquet(file) as parquet:
+        present = [name for name in parquet.schema_arrow.names if name in columns]
+        bytes_a_row = file.stat().st_size / max(parquet.metadata.num_rows, 1)
+    number = -1
+    for number, row in enumerate(read_rows(file, columns=present)):
+        if advance is not None and number % _ROWS_A_TICK == _ROWS_A_TICK - 1:
+            advance(int(_ROWS_A_TICK * bytes_a_row))
+        yield number, row
+    if advance is not None:
+        advance(int((number + 1) % _ROWS_A_TICK * bytes_a_row))
+
+
+def start_of(value: object) -> str:
+    """The start of a value, for messages.
+
+    >>> start_of(b"x" * 100)
+    "b'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"
+    """
+    text = repr(value[:60]) if isinstance(value, str | bytes) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+_decode = msgspec.json.Decoder().decode

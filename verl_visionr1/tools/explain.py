@@ -1,0 +1,245 @@
+"""Why one completion earns what it earns: everything from its text to its reward, as a record and as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from verl_visionr1.answers import FORMATS, Defect
+from verl_visionr1.frames import Extent
+from verl_visionr1.rewards.base import Preset
+from verl_visionr1.rewards.judge import BOX_TASKS, Speech, score_of
+from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.tools.diagnosis import Exam, Finding, about, cause_of, findings_of
+from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.diagnosis.verdicts import Fate, Verdict, verdicts_of
+from verl_visionr1.tools.diagnosis.writing import defect_words, named_defects
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A group of numbers in the text, and whether it was read.
+
+    Attributes:
+        start, end: where it stands, in characters of the completion.
+        is_read: whether the answer format took it.
+        why_not: why it did not; "" where it did.
+    """
+
+    start: int
+    end: int
+    is_read: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """How far a completion was read.
+
+    Attributes:
+        answer_start: where the answer starts, after reasoning; the length of the text where there is none.
+        pieces: groups of numbers, in order; empty for answers in words.
+        n_read, n_dropped: usable boxes or points, and claimed ones without.
+        stopped_at: where a cut-off answer was read up to; None where it was not cut off.
+        defects: (name, in words, what to do), each once.
+    """
+
+    answer_start: int
+    pieces: tuple[Piece, ...]
+    n_read: int
+    n_dropped: int
+    stopped_at: int | None
+    defects: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How coordinates got from the model's frame to pixels of the original image.
+
+    Attributes:
+        frame, meaning: name of the frame, and what its largest coordinate is.
+        frame_wh, original_wh: size of the whole image in units of the frame, and in pixels.
+        factors_xy: pixels a unit.
+        first: the first box (or point) as written, and in pixels; None where there is none.
+    """
+
+    frame: str
+    meaning: str
+    frame_wh: tuple[float, float]
+    original_wh: tuple[int, int]
+    factors_xy: tuple[float, float]
+    first: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One criterion's part in the reward: `share` = weight x value / divisor."""
+
+    name: str
+    weight: float
+    value: float
+    share: float
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one completion earns what it earns.
+
+    Attributes:
+        cause: THE cause, with what to do.
+        findings: everything that was found, the costliest first.
+        exam: the completion and how it was judged.
+        progress, stage: when in training; None and -1 with the progressive rule off.
+        text, conversion: how it was read (no conversion without an image).
+        predictions, objects: what each was counted as.
+        parts: the criteria; their shares sum to `value`.
+        metrics: as in training.
+    """
+
+    cause: Finding
+    findings: tuple[Finding, ...]
+    exam: Exam
+    progress: float | None
+    stage: int
+    value: float
+    text: ReadText
+    conversion: Conversion | None
+    predictions: tuple[Verdict, ...]
+    objects: tuple[Fate, ...]
+    parts: tuple[Part, ...]
+    metrics: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data that JSON takes; numbers that are not finite become null."""
+        exam = self.exam
+        records = ("text", "conversion", "predictions", "objects", "parts", "metrics")
+        return {
+            "cause": _plain(self.cause),
+            "value": _plain(self.value),
+            "full": exam.full,
+            "preset": exam.preset.name,
+            "answer_format": exam.preset.answer_format,
+            "task": exam.target.task,
+            "completion": exam.completion,
+            "findings": _plain(self.findings),
+            "progress": self.progress,
+            "stage": self.stage,
+            "thresholds": dataclasses.asdict(exam.thresholds),
+            "divisor": exam.preset.divisor,
+            **{name: _plain(getattr(self, name)) for name in records},
+        }
+
+
+def explain(
+    completion: str, target: Target, preset: Preset, speech: Speech, *, progress: float | None = None
+) -> Explanation:
+    """Explain one completion. No text makes it raise.
+
+    Args:
+        completion: what the model wrote.
+        target: what is really there.
+        preset, speech: how it is judged.
+        progress: fraction of training, in [0, 1]; None: the progressive rule is off.
+
+    Raises:
+        FrameError: the frame needs `processed_wh` and it is None.
+        ValueError: progress outside [0, 1].
+
+    >>> from verl_visionr1 import FRAMES, PRESETS
+    >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    >>> text = 'A cat: [{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
+    >>> explanation = explain(text, target, PRESETS["visionr1"], Speech(FRAMES["original"]))
+    >>> explanation.cause.cause, round(sum(part.share for part in explanation.parts), 3)
+    ('prose', 0.667)
+    """
+    exam = Exam.of(completion, target, preset, preset.schedule(progress), speech)
+    score = score_of(exam.case, preset)
+    findings = findings_of(exam)
+    predictions, objects = verdicts_of(exam)
+    return Explanation(
+        cause=cause_of(exam, findings),
+        findings=tuple(findings),
+        exam=exam,
+        progress=progress,
+        stage=preset.schedule.stage(progress),
+        value=score.value,
+        text=_read_text(exam),
+        conversion=_conversion(exam),
+        predictions=tuple(predictions),
+        objects=tuple(objects),
+        parts=tuple(
+            Part(
+                c.name,
+                c.weight,
+                score.metrics[c.name],
+                c.weight * score.metrics[c.name] / preset.divisor,
+                about(c.judge),
+            )
+            for c in preset.criteria
+        ),
+        metrics=score.metrics,
+    )
+
+
+def _read_text(exam: Exam) -> ReadText:
+    start = answer_start(exam.completion)
+    pieces = _pieces(exam, start) if exam.target.task in (*BOX_TASKS, "pointing", "counting") else ()
+    cut_off = Defect.TRUNCATED in exam.answer.defects
+    return ReadText(
+        answer_start=start,
+        pieces=pieces,
+        n_read=len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy),
+        n_dropped=exam.answer.n_dropped,
+        stopped_at=(pieces[-1].end if pieces else start) if cut_off else None,
+        defects=tuple((defect.value, *defect_words(defect)) for defect in named_defects(exam)),
+    )
+
+
+def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
+    """Each claim in the answer, and whether its numbers are among those that were read."""
+    spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
+    unclaimed: Counter[tuple[float, ...]] = Counter(spoken.boxes_xyxy or spoken.points_xy)
+    whole: Counter[tuple[float, ...]] = Counter(tuple(float(int(n)) for n in place) for place in unclaimed.elements())
+    pieces: list[Piece] = []
+    for claim in claims_in(exam.completion, start):
+        cut = tuple(float(int(number)) for number in claim.numbers)  # released parsers cut decimals off
+        is_read = unclaimed[claim.numbers] > 0 or (not claim.fault and whole[cut] > 0)
+        unclaimed[claim.numbers] -= 1
+        whole[cut] -= 1
+        why_not = "" if is_read else claim.fault or f"answer format {exam.preset.answer_format} does not read it here"
+        pieces.append(Piece(claim.start, claim.end, is_read, why_not))
+    return tuple(pieces)
+
+
+def _conversion(exam: Exam) -> Conversion | None:
+    size_wh, speech = exam.target.size_wh, exam.speech
+    if size_wh == NO_IMAGE:
+        return None
+    extent, side = speech.frame.extent, speech.frame.side
+    spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
+    before: tuple[Any, ...] = spoken.boxes_xyxy or spoken.points_xy
+    after: tuple[Any, ...] = exam.answer.boxes_xyxy or exam.answer.points_xy
+    return Conversion(
+        frame=speech.frame.name,
+        meaning=f"0-{side:g}, whatever the image" if extent is Extent.FIXED and side is not None else extent.value,
+        frame_wh=speech.frame.size_wh(size_wh, speech.processed_wh),
+        original_wh=(size_wh[0], size_wh[1]),
+        factors_xy=exam.scale_xy,
+        first=(before[0], after[0]) if before and after else None,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

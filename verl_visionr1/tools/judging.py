@@ -1,0 +1,166 @@
+"""How saved rollouts are judged again: by which preset, at which stage, in which frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.frames import Extent, Frame
+from verl_visionr1.processed import PROCESSORS, processed_size
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
+from verl_visionr1.schedule import Schedule
+from verl_visionr1.targets import NO_IMAGE
+from verl_visionr1.tools.rollouts import Rollout
+
+_processed_size = lru_cache(maxsize=8192)(processed_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When in training a rollout is judged: the progressive rule is off, unless one of these is set.
+
+    Attributes:
+        progress: fraction of training, in [0, 1].
+        stage: number of a stage of the schedule, from 0.
+        total_steps: the whole of training, in steps: each row is judged as at its own step.
+
+    Raises:
+        RewardError: more than one is set, or a value that cannot be.
+    """
+
+    progress: float | None = None
+    stage: int | None = None
+    total_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {"progress": self.progress, "stage": self.stage, "total-steps": self.total_steps}
+        named = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise RewardError(f"{' and '.join(named)}: needs one of them")
+        if self.progress is not None and not 0.0 <= self.progress <= 1.0:
+            raise RewardError(f"--progress {self.progress}: needs a fraction of training in [0, 1], or off")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise RewardError(f"--total-steps {self.total_steps}: needs at least 1")
+
+    def thresholds(self, schedule: Schedule, rollout: Rollout) -> Thresholds:
+        """What counts at this moment.
+
+        Raises:
+            RewardError: a stage that the schedule does not have, or a row without a step where its step decides.
+        """
+        if self.stage is not None:
+            if not 0 <= self.stage < len(schedule.points):
+                known = ", ".join(map(str, range(len(schedule.points))))
+                raise RewardError(f"--stage {self.stage}: the schedule has the stages {known}")
+            return schedule.points[self.stage][1]
+        if self.total_steps is None:
+            return schedule(self.progress)
+        if rollout.step is None:
+            raise RewardError(
+                f"{rollout.where}: --total-steps {self.total_steps} needs a step in each row; it has none"
+            )
+        return schedule(progress_at(rollout.step, self.total_steps))
+
+    def __str__(self) -> str:
+        if self.stage is not None:
+            return f"stage {self.stage}"
+        if self.total_steps is not None:
+            return f"each step of {self.total_steps}"
+        return "rule off" if self.progress is None else f"progress {self.progress:g}"
+
+
+def progress_at(step: int, total_steps: int) -> float:
+    """Fraction of training done when `step` (from 1) begins, as in training.
+
+    >>> progress_at(21, 40)
+    0.5
+    """
+    return min(max(step - 1, 0) / total_steps, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """At which size the model saw the images, for rows that do not say.
+
+    Attributes:
+        fixed_wh: width and height of every image; None: replayed from its original size and the frame's family.
+        min_pixels, max_pixels: the budget of `data.mm_processor_kwargs`; None: the family's own.
+
+    >>> from verl_visionr1.frames import FRAMES
+    >>> Processing().size_wh((640, 480), FRAMES["qwen2.5-vl"])
+    (644, 476)
+    """
+
+    fixed_wh: tuple[int, int] | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def size_wh(self, original_wh: tuple[int, int], frame: Frame) -> tuple[int, int] | None:
+        """Width and height as processed; None where the frame does not need it, or its family is not known.
+
+        Raises:
+            SizeError: a size that the processor refuses, or a budget that cannot be.
+        """
+        if frame.extent is not Extent.PROCESSED or original_wh == NO_IMAGE:
+            return None
+        if self.fixed_wh is not None or frame.name not in PROCESSORS:
+            return self.fixed_wh
+        return _processed_size(original_wh, frame.name, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """All that decides a rollout's score, besides the rollout.
+
+    Attributes:
+        preset: judges the tasks it can; rows of other tasks go to their task's own preset.
+        frame: the coordinates the model spoke in.
+        moment: when in training.
+        processing: at which size the model saw the images.
+        max_tokens: the response budget.
+    """
+
+    preset: Preset
+    frame: Frame
+    moment: Moment = field(default_factory=Moment)
+    processing: Processing = field(default_factory=Processing)
+    max_tokens: int | None = None
+
+    def preset_for(self, rollout: Rollout) -> Preset | None:
+        """The preset that judges a rollout; None where there is none for its task."""
+        task = rollout.target.task
+        return self.preset if task in self.preset.tasks else PRESETS.get(TASK_PRESETS[task])
+
+    def speech(self, rollout: Rollout) -> Speech:
+        """How the model spoke in a rollout."""
+        processed_wh = rollout.processed_wh
+        if processed_wh is None:
+            processed_wh = self.processing.size_wh(rollout.target.size_wh, self.frame)
+        return Speech(self.frame, processed_wh, rollout.n_tokens, self.max_tokens)
+
+    def score(self, rollout: Rollout, preset: Preset) -> Score:
+        """The judgement of a rollout by a preset that `preset_for` gave.
+
+        Raises:
+            FrameError, SizeError: the frame needs the processed size and it is not known.
+            RewardError: the moment cannot be told.
+        """
+        thresholds = self.moment.thresholds(preset.schedule, rollout)
+        return judge(rollout.completion, rollout.target, preset, thresholds, self.speech(rollout))
+
+
+def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
+    """ "PRESET", "PRESET@1" or "PRESET@off" -> the preset's name or file, and when it judges.
+
+    >>> preset_and_moment("visionr1@1", Moment())[1].stage
+    1
+    >>> preset_and_moment("my@home.yaml", Moment(progress=0.5))
+    ('my@home.yaml', Moment(progress=0.5, stage=None, total_steps=None))
+    """
+    name, _, stage = spec.rpartition("@")
+    if name and stage == "off":
+        return name, Moment()
+    if name and stage.isdecimal():
+        return name, Moment(stage=int(stage))
+    return spec, default

@@ -1,0 +1,105 @@
+"""One completion and its ground truth, from a text or from a row of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.dumps import rollout_files, rows_of
+from verl_visionr1.tools.rollouts import Columns, Counts, read_rollouts
+
+IMAGE_COLUMNS = ("images", "image")
+"""Where a row may name its image."""
+
+
+class Completion(NamedTuple):
+    """What the model wrote, what is really there, and what the row says besides."""
+
+    text: str
+    target: Target
+    processed_wh: tuple[int, int] | None = None
+    n_tokens: int | None = None
+    image: Path | None = None
+
+
+def completion_of(text: str | None, text_file: Path | None, target: str) -> Completion:
+    """A completion that was given as a text, or in a file.
+
+    Raises:
+        RowsError: a file that cannot be read.
+        TargetError: a target that is none.
+    """
+    if text is None:
+        text = _file_text(text_file or Path())
+    return Completion(text, target_of(target))
+
+
+def target_of(spec: str) -> Target:
+    """A target: its JSON, or a file that holds it.
+
+    Raises:
+        RowsError: a file that cannot be read.
+        TargetError: JSON that is no target.
+    """
+    return Target.from_json(spec if spec.lstrip().startswith("{") else _file_text(Path(spec)))
+
+
+def completion_at(path: Path, row: int, columns: Columns, target: str | None = None) -> Completion:
+    """The completion in one row of a dump of rollouts, or of any table of completions.
+
+    Args:
+        path: `.jsonl`, `.jsonl.gz` or `.parquet`.
+        row: line from 1, in parquet row from 0.
+        columns: names of the columns.
+        target: ground truth in place of the row's.
+
+    Raises:
+        RowsError: a file that cannot be read, or no such row.
+        RowError: a row that cannot be read.
+    """
+    (file, *others) = rollout_files([path])
+    if others:
+        raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
+    counts = Counts()
+    for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts):
+        if rollout.number == row:
+            truth = rollout.target if target is None else target_of(target)
+            return Completion(rollout.completion, truth, rollout.processed_wh, rollout.n_tokens, _image(file, row))
+        if rollout.number > row:
+            break
+    unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
+    if unreadable is not None:
+        raise RowsError(unreadable)
+    hint = "an earlier output of a trajectory is not judged" if counts.n_earlier else "lines count from 1, rows from 0"
+    raise RowsError(f"{file}: no row {row} that is judged ({hint})")
+
+
+def _image(file: Path, row: int) -> Path | None:
+    """The image that a row names, where it does and the file is there."""
+    for number, fields in rows_of(file, IMAGE_COLUMNS):
+        if number == row:
+            return _path_in(fields) if isinstance(fields, Mapping) else None
+    return None
+
+
+def _path_in(fields: Mapping[str, Any]) -> Path | None:
+    for column in IMAGE_COLUMNS:
+        value = fields.get(column)
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, Mapping):
+            value = value.get("image") or value.get("path")
+        if isinstance(value, str) and value:
+            path = Path(value.removeprefix("file://"))
+            return path if path.is_file() else None
+    return None
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None

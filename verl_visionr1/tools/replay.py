@@ -1,0 +1,147 @@
+"""Saved rollouts under every stage of a schedule, before GPU hours are spent on it: what would each stage reward?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
+
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.files import RowsError
+from verl_visionr1.rewards import Case, Preset, Score
+from verl_visionr1.rewards.judge import case_of, score_of
+from verl_visionr1.schedule import Schedule
+from verl_visionr1.tools.judging import Judging
+from verl_visionr1.tools.rollouts import Counts, Rollout
+from verl_visionr1.tools.tally import Numbers, Tally
+
+RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where a schedule without steps is looked at."""
+TOO_MANY_DEAD = 0.5
+"""A stage that leaves more groups than this without gradient is advised against."""
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A moment of training: its name and its progress (None: the rule is off)."""
+
+    name: str
+    progress: float | None
+
+
+class StageNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rollouts come to under one stage.
+
+    Attributes:
+        name: "rule off", "stage 1", "progress 0.5".
+        progress: where it begins; None with the rule off.
+        match_iou: the IoU from which a match counts there.
+        overall, sources: the numbers of all rows, and of each data source.
+    """
+
+    name: str
+    progress: float | None
+    match_iou: float
+    overall: Numbers
+    sources: dict[str, Numbers]
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """Rollouts under the stages of a schedule.
+
+    Attributes:
+        stages: the rule off, then each stage.
+        n_skipped: rows that could not be read.
+        unjudged: task -> rows for which there is no preset.
+        advice: one line for each stage that leaves too many groups without gradient.
+    """
+
+    stages: list[StageNumbers]
+    n_skipped: int
+    unjudged: dict[str, int]
+    advice: list[str]
+
+
+def moments_of(schedule: Schedule) -> list[At]:
+    """Where a schedule is looked at: off, then each stage where it begins, or samples of one without steps."""
+    off = At("rule off", None)
+    if schedule.interpolation == "step":
+        return [off, *(At(f"stage {i}", start) for i, (start, _) in enumerate(schedule.points))]
+    return [off, *(At(f"progress {progress:g}", progress) for progress in RAMP_SAMPLES)]
+
+
+def replay(
+    rollouts: Iterable[Rollout],
+    judging: Judging,
+    *,
+    too_many_dead: float = TOO_MANY_DEAD,
+    counts: Counts | None = None,
+) -> Replay:
+    """Judge rollouts under each stage of their preset's schedule, in one pass: each is read and matched once.
+
+    Args:
+        rollouts: a stream.
+        judging: its preset's schedule is looked at; its moment plays no part.
+        too_many_dead: share of groups without gradient above which a stage is advised against.
+        counts: what the reader counts.
+
+    Raises:
+        RowsError: no row that could be judged.
+        FrameError: the frame needs the processed size and it is not known.
+    """
+    moments = moments_of(judging.preset.schedule)
+    tallies = [Tally() for _ in moments]
+    unjudged: dict[str, int] = {}
+    for rollout in rollouts:
+        preset = judging.preset_for(rollout)
+        if preset is None:
+            unjudged[rollout.target.task] = unjudged.get(rollout.target.task, 0) + 1
+            continue
+        thresholds = [preset.schedule(at.progress) for at in moments]
+        case = case_of(rollout.completion, rollout.target, preset, thresholds[0], judging.speech(rollout))
+        for tally, stage in zip(tallies, thresholds, strict=True):
+            tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
+    if not tallies[0].sources:
+        raise RowsError("no row that could be judged; has the run dumped its rollouts, and is it the right preset?")
+    stages = [
+        StageNumbers(
+            name=at.name,
+            progress=at.progress,
+            match_iou=judging.preset.schedule(at.progress).match_iou,
+            overall=tally.numbers(),
+            sources={source: tally.numbers(source) for source in tally.sources},
+        )
+        for at, tally in zip(moments, tallies, strict=True)
+    ]
+    advice = [line for stage in stages[1:] if (line := _advice(stage, too_many_dead))]
+    n_skipped = 0 if counts is None else counts.n_skipped
+    return Replay(stages=stages, n_skipped=n_skipped, unjudged=unjudged, advice=advice)
+
+
+def _score_at(case: Case, preset: Preset, thresholds: Thresholds) -> Score:
+    """The score of a case at other thresholds than it was made with."""
+    if thresholds == case.thresholds:
+        return score_of(case, preset)
+    case = replace(case, thresholds=thresholds)
+    measure = preset.measure
+    if measure is not None and "thresholds" in measure.looks_at:
+        case = replace(case, accuracy=measure.call(case))
+    return score_of(case, preset)
+
+
+def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:
+    """What to do about a stage in which most groups teach nothing."""
+    numbers = stage.overall
+    if numbers.no_gradient is None or numbers.no_gradient <= too_many_dead:
+        return None
+    reward = numbers.no_gradient_reward or 0.0
+    if reward < numbers.reward or reward < 0.5:
+        cause = "too hard now: let it begin later, or loosen its thresholds"
+    else:
+        cause = "already mastered: begin a stricter stage earlier, or take harder data"
+    return (
+        f"{stage.name} leaves {numbers.no_gradient:.0%} of the prompt groups without gradient "
+        f"(more than {too_many_dead:.0%}), at a mean reward of {reward:.2f}: {cause}"
+    )

@@ -1,0 +1,268 @@
+"""Saved completions with their ground truth, read as a stream: verl's rollout dumps, or a table of one's own.
+
+verl writes `<trainer.rollout_data_dir>/<step>.jsonl` (and `validation_data_dir`): one JSON object a trajectory with
+`input`, `output`, `gts`, `score`, `step` and `uid` ("{sample}_{rollout}_{output}"); validation dumps hold the reward's
+metrics as well. One row is in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from verl_visionr1.files import RowError
+from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.tools.dumps import Advance, rows_of, start_of
+
+SEVERAL_SOURCES = "(several sources)"
+"""Data source of a row whose ground truth stands in more than one."""
+OnError = Literal["fail", "skip"]
+N_EXAMPLES = 5
+"""Messages of skipped rows that are kept."""
+
+read_target = lru_cache(maxsize=8192)(Target.from_json)
+"""All rollouts of a prompt share their ground truth: it is read once."""
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Names under which a column is looked for, the first that a row has wins; dots go into nested columns.
+
+    Attributes:
+        completion: what the model wrote.
+        ground_truth: `Target.to_json()`, or the same as nested columns.
+        prompt: what it was asked; tells prompt groups apart where there is no uid.
+        uid: "{sample}_{rollout}_{output}", or one id for all rollouts of a prompt.
+        data_source, step, score: where it comes from, the trainer's step, the reward it was given.
+        processed_wh: width and height of the image as the model saw it.
+        n_tokens: length of the completion in tokens.
+    """
+
+    completion: tuple[str, ...] = ("output", "completion", "response")
+    ground_truth: tuple[str, ...] = ("gts", "ground_truth", "reward_model.ground_truth")
+    prompt: tuple[str, ...] = ("input", "prompt")
+    uid: tuple[str, ...] = ("uid",)
+    data_source: tuple[str, ...] = ("data_source",)
+    step: tuple[str, ...] = ("step",)
+    score: tuple[str, ...] = ("score", "reward")
+    processed_wh: tuple[str, ...] = ("processed_wh",)
+    n_tokens: tuple[str, ...] = ("n_tokens",)
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """One completion and what it is judged by.
+
+    Attributes:
+        file: path of the file.
+        number: line (from 1), in parquet row (from 0).
+        group: equal for the rollouts of one prompt at one step.
+        session: equal for the outputs of one trajectory of several turns; None where that is not known.
+        source: the row's data source, else that of its ground truth in the training data, else its task.
+        step: trainer step; None where the row does not say.
+        saved: the reward it was given; None where there is none, or none that is finite.
+        processed_wh: width and height of the image as the model saw it, where the row says.
+        n_tokens: length in tokens, where the row says.
+    """
+
+    file: str
+    number: int
+    completion: str
+    target: Target
+    group: Hashable
+    session: Hashable
+    source: str
+    step: int | None
+    saved: float | None
+    processed_wh: tuple[int, int] | None
+    n_tokens: int | None
+
+    @property
+    def where(self) -> str:
+        """File and line, as editors take it."""
+        return f"{self.file}:{self.number}"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the rows while they were read.
+
+    Attributes:
+        n_skipped: rows that could not be read, with `on_error="skip"`.
+        n_earlier: earlier outputs of trajectories of several turns: only the last one is judged.
+        n_unknown: rows whose ground truth is not in the training data that was given.
+        examples: why the first `N_EXAMPLES` rows were skipped.
+    """
+
+    n_skipped: int = 0
+    n_earlier: int = 0
+    n_unknown: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
+    """Ground truth (its text) -> data source, from the parquet that was trained on.
+
+    Raises:
+        RowsError: a file that cannot be read, or that lacks the columns.
+    """
+    from verl_visionr1.rows import read_rows
+
+    sources: dict[str, str] = {}
+    for file in files:
+        for row in read_rows(file, columns=["data_source", "reward_model"]):
+            truth, source = _at(row, ("reward_model", "ground_truth")), row["data_source"]
+            if isinstance(truth, str) and isinstance(source, str):
+                sources[truth] = source if sources.get(truth, source) == source else SEVERAL_SOURCES
+    return sources
+
+
+def read_rollouts(
+    files: Sequence[Path],
+    *,
+    columns: Columns | None = None,
+    sources: Mapping[str, str] | None = None,
+    on_error: OnError = "fail",
+    counts: Counts | None = None,
+    advance: Advance | None = None,
+) -> Iterator[Rollout]:
+    """The rollouts of some files, in order.
+
+    Of a trajectory of several turns, whose outputs verl writes one after the other, only the last is given.
+
+    Args:
+        files: as `rollout_files` gives them.
+        columns: names of the columns.
+        sources: as `data_sources_of` gives it.
+        on_error: "fail" raises at the first row that cannot be read; "skip" counts it and goes on.
+        counts: where to count.
+        advance: progress.
+
+    Raises:
+        RowsError: a file that cannot be read.
+        RowError: a row that cannot be read; the message names file and line.
+    """
+    counts = Counts() if counts is None else counts
+    reader = _Reader(columns or Columns(), sources, counts)
+    held: Rollout | None = None
+    for file in files:
+        label = "row" if file.name.endswith(".parquet") else "line"
+        for number, row in rows_of(file, reader.top_level, advance):
+            try:
+                rollout = reader.rollout(file, number, row)
+            except RowError as error:
+                message = f"{file}: {label} {number}: {error}"
+                if on_error == "fail":
+                    raise RowError(error.kind, message) from None
+                counts.n_skipped += 1
+                if len(counts.examples) < N_EXAMPLES:
+                    counts.examples.append(message)
+                continue
+            if held is not None and held.session is not None and held.session == rollout.session:
+                counts.n_earlier += 1
+            elif held is not None:
+                yield held
+            held = rollout
+    if held is not None:
+        yield held
+
+
+class _Reader:
+    """One row -> `Rollout`; the columns' names are taken apart once."""
+
+    def __init__(self, columns: Columns, sources: Mapping[str, str] | None, counts: Counts) -> None:
+        self.columns = columns
+        self.sources = sources
+        self.counts = counts
+        self._paths = {
+            name: tuple(tuple(path.split(".")) for path in getattr(columns, name)) for name in Columns.__struct_fields__
+        }
+        self.top_level = {path[0] for paths in self._paths.values() for path in paths}
+
+    def rollout(self, file: Path, number: int, row: Any) -> Rollout:
+        if isinstance(row, RowError):
+            raise row
+        if not isinstance(row, dict):
+            raise RowError("not an object", f"{start_of(row)}: needs a JSON object")
+        completion = self._required(row, "completion", "--completion-column")
+        if not isinstance(completion, str):
+            raise RowError("completion", f"completion {start_of(completion)} is no text; --completion-column names it")
+        truth = self._required(row, "ground_truth", "--ground-truth-column")
+        text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
+        try:
+            target = read_target(text)
+        except TargetError as error:
+            raise RowError("ground truth", str(error)) from None
+        step = _whole(self._get(row, "step"))
+        group, session = self._group_of(row, (str(file.parent), step), text)
+        return Rollout(
+            file=str(file),
+            number=number,
+            completion=completion,
+            target=target,
+            group=group,
+            session=session,
+            source=self._source_of(row, text, target),
+            step=step,
+            saved=_finite(self._get(row, "score")),
+            processed_wh=_size(self._get(row, "processed_wh")),
+            n_tokens=_whole(self._get(row, "n_tokens")),
+        )
+
+    def _get(self, row: dict[str, Any], column: str) -> Any:
+        for path in self._paths[column]:
+            value = row.get(path[0]) if len(path) == 1 else _at(row, path)
+            if value is not None:
+                return value
+        return None
+
+    def _required(self, row: dict[str, Any], column: str, option: str) -> Any:
+        value = self._get(row, column)
+        if value is None:
+            names = " or ".join(getattr(self.columns, column))
+            reason = f"no {names} in it (it has {', '.join(map(str, row)) or 'nothing'}); {option} names it"
+            raise RowError(f"no {column}", reason)
+        return value
+
+    def _group_of(self, row: dict[str, Any], place: tuple[str, int | None], truth: str) -> tuple[Hashable, Hashable]:
+        uid = self._get(row, "uid")
+        if uid is None:  # the texts are long: their hashes stand for them
+            return (*place, hash(str(self._get(row, "prompt"))), hash(truth)), None
+        parts = str(uid).rsplit("_", 2)
+        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+            return (*place, parts[0]), (*place, parts[0], parts[1])
+        return (*place, str(uid)), None
+
+    def _source_of(self, row: dict[str, Any], truth: str, target: Target) -> str:
+        source = self._get(row, "data_source")
+        if source is None and self.sources is not None:
+            source = self.sources.get(truth)
+            self.counts.n_unknown += source is None
+        # Half a surrogate pair can be read, but neither printed nor written.
+        return target.task if source is None else str(source).encode(errors="replace").decode()
+
+
+def _at(row: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e300 else None  # nan compares as False
+
+
+def _whole(value: Any) -> int | None:
+    number = _finite(value)
+    return None if number is None else int(number)
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    width, height = map(_whole, value)
+    return None if not width or not height or width < 0 or height < 0 else (width, height)

@@ -1,0 +1,149 @@
+"""A schedule to look at: a table, a sketch in characters, a figure; and what rollouts come to under its stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.schedule import Schedule
+from verl_visionr1.tools.judging import progress_at
+from verl_visionr1.tools.replay import Replay
+from verl_visionr1.tools.score_view import MAX_SOURCES, printable
+from verl_visionr1.tools.tally import Numbers
+
+FIELDS = (
+    ("match IoU", "match_iou"),
+    ("recall floor", "recall_floor"),
+    ("recall full", "recall_full"),
+    ("IoU floor", "iou_floor"),
+    ("IoU full", "iou_full"),
+)
+"""(label, field of `Thresholds`)."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+DIGITS = "0123456789"
+SKETCH_WIDTH = 60
+_RAMP_ROWS = 11
+_FIGURE_SAMPLES = 401
+
+
+def first_step(progress: float, total_steps: int) -> int | None:
+    """The first of `total_steps` steps at which training has come so far; None where none has.
+
+    >>> first_step(0.5, 40), first_step(0.0, 40), first_step(1.0, 40)
+    (21, 1, None)
+    """
+    step = max(math.ceil(progress * total_steps), 1)  # or the one after: rounding decides
+    while step <= total_steps and progress_at(step, total_steps) < progress:
+        step += 1
+    return step if step <= total_steps else None
+
+
+def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
+    """Progress, step, stage and thresholds: a row a stage, or samples of a schedule without steps."""
+    table = Table(title=Text(printable(title)), title_justify="left")
+    for heading in ("progress", *(["step"] if total_steps else []), "stage", *(label for label, _ in FIELDS)):
+        table.add_column(heading, justify="right")
+    for progress in _rows_at(schedule):
+        cells = [f"{progress:g}"]
+        if total_steps:
+            step = first_step(progress, total_steps)
+            cells.append("never" if step is None else str(step))
+        cells.append(str(schedule.stage(progress)))
+        table.add_row(*cells, *_thresholds(schedule(progress)))
+    table.add_section()
+    table.add_row("off", *([""] if total_steps else []), "", *_thresholds(schedule.off))
+    return table
+
+
+def _rows_at(schedule: Schedule) -> list[float]:
+    starts = {start for start, _ in schedule.points}
+    if schedule.interpolation != "step":
+        starts |= {i / (_RAMP_ROWS - 1) for i in range(_RAMP_ROWS)}
+    return sorted(starts)
+
+
+def _thresholds(thresholds: Thresholds) -> list[str]:
+    return [f"{getattr(thresholds, name):.3g}" for _, name in FIELDS]
+
+
+def sketch(schedule: Schedule, width: int = SKETCH_WIDTH, *, levels: str = BLOCKS) -> str:
+    """One line a threshold, from the start of training to its end; the taller, the stricter.
+
+    Args:
+        schedule: what to draw.
+        width: columns of the drawing, at least 2.
+        levels: characters for 0 to 1, in order.
+
+    >>> from verl_visionr1.schedule import staged
+    >>> print(sketch(staged(), 8, levels=DIGITS).splitlines()[0])
+    match IoU     55557777  0.5 -> 0.75
+    """
+    lines: list[str] = []
+    for label, name in FIELDS:
+        values = [getattr(schedule(i / (width - 1)), name) for i in range(width)]
+        drawn = "".join([levels[min(int(value * len(levels)), len(levels) - 1)] for value in values])
+        ends = f"{values[0]:.3g}" if values[0] == values[-1] else f"{values[0]:.3g} -> {values[-1]:.3g}"
+        lines.append(f"{label:<12}  {drawn}  {ends}")
+    lines.append(f"{'progress':<12}  0{'1':>{width - 1}}")
+    return "\n".join(lines)
+
+
+def draw_schedule(schedule: Schedule, path: Path, title: str, total_steps: int | None = None) -> None:
+    """Write a figure of the thresholds over progress; with `total_steps`, over steps.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: its ending names no kind of picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    xs = [i / (_FIGURE_SAMPLES - 1) for i in range(_FIGURE_SAMPLES)]
+    at = [x * (total_steps or 1) for x in xs]
+    for label, name in FIELDS:
+        style = "--" if name.startswith("recall") else "-"
+        axes.plot(at, [getattr(schedule(x), name) for x in xs], style, label=label, drawstyle="steps-post")
+    axes.set_xlabel("step" if total_steps else "progress of training")
+    axes.set_ylabel("threshold")
+    axes.set_ylim(0.0, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    axes.set_title(title)
+    figure.savefig(path, dpi=110)
+
+
+def replay_view(found: Replay) -> Iterator[RenderableType]:
+    """What to print about rollouts under each stage, in order."""
+    several = len(found.stages[0].sources) > 1
+    table = Table(title="saved rollouts under each stage", title_justify="left")
+    for heading in ("stage", *(["source"] if several else []), "from", "match IoU", "rows", "reward", "spread", "dead"):
+        table.add_column(heading, justify="left" if heading in ("stage", "source") else "right", overflow="fold")
+    for stage in found.stages:
+        start = "-" if stage.progress is None else f"{stage.progress:g}"
+        sources = dict(list(stage.sources.items())[:MAX_SOURCES]) if several else {}
+        place = [stage.name, *(["all"] if several else []), start, f"{stage.match_iou:.3g}"]
+        table.add_row(*place, *_cells(stage.overall))
+        for source, numbers in sources.items():
+            table.add_row("", Text(printable(source)), "", "", *_cells(numbers))
+        table.add_section()
+    yield table
+    yield Text("spread: mean standard deviation in a prompt group; dead: groups without gradient, all rewards equal")
+    for task, n in found.unjudged.items():
+        yield Text(f"{n} rows of task {task}: not judged by this preset, left out")
+    if found.n_skipped:
+        yield Text(f"{found.n_skipped} rows could not be read: left out")
+    for line in found.advice:
+        yield Text(line, style="yellow")
+
+
+def _cells(numbers: Numbers) -> list[str]:
+    spread = "-" if numbers.spread is None else f"{numbers.spread:.3f}"
+    dead = "-" if numbers.no_gradient is None else f"{numbers.no_gradient:.1%}"
+    return [str(numbers.n), f"{numbers.reward:.3f}", spread, dead]

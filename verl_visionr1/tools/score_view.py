@@ -1,0 +1,117 @@
+"""A re-scoring report for the terminal: tables, rows that differ, hints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from verl_visionr1.tools.agreement import Agreement
+from verl_visionr1.tools.rescore import Comparison, Differing, Report
+from verl_visionr1.tools.saved import Saved
+from verl_visionr1.tools.tally import Numbers
+
+MAX_SOURCES = 6
+"""So many data sources have a column each; the JSON report holds all."""
+ALL = "all"
+
+
+def view_of(report: Report) -> Iterator[RenderableType]:
+    """What to print about a report, in order."""
+    title = f"{report.preset}, {report.moment}, frame {report.frame}"
+    yield _numbers_table(title, report.overall, report.sources, report.saved, report.saved_by_source)
+    if len(report.sources) > MAX_SOURCES:
+        yield Text(f"... and {len(report.sources) - MAX_SOURCES} more data sources: --json shows all")
+    for task, preset in report.routed.items():
+        yield Text(f"rows of task {task}: judged by {preset}, the preset of that task")
+    for task, n in report.unjudged.items():
+        yield Text(f"{n} rows of task {task}: not judged by this preset, left out")
+    if report.n_earlier:
+        yield Text(f"{report.n_earlier} earlier outputs of trajectories of several turns: left out")
+    if report.n_skipped:
+        yield Text(f"{report.n_skipped} rows could not be read: left out")
+    if report.n_unknown:
+        yield Text(
+            f"{report.n_unknown} rows have a ground truth that --data does not: their task stands for the source"
+        )
+    if report.comparison is not None:
+        yield from _comparison_of(report.comparison)
+    for hint in report.hints:
+        yield Text(hint, style="yellow")
+
+
+def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
+    yield Text("")
+    yield _numbers_table(f"{comparison.preset}, {comparison.moment}", comparison.overall, comparison.sources, None, {})
+    yield Text("")
+    yield _agreement_table(comparison.agreement, comparison.agreement_by_source)
+    if comparison.differing:
+        yield Text("")
+        yield from _differing_lines(comparison.differing)
+
+
+def _numbers_table(
+    title: str, overall: Numbers, sources: Mapping[str, Numbers], saved: Saved | None, saved_by: Mapping[str, Saved]
+) -> Table:
+    columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
+    table = _table(title, list(columns) if len(sources) > 1 else [next(iter(sources), ALL)])
+    table.add_row("rows", *(f"{numbers.n}" for numbers in columns.values()))
+    table.add_row("reward", *(_shown(numbers.reward) for numbers in columns.values()), style="bold")
+    for name in overall.metrics:
+        table.add_row(f"  {name}", *(_shown(numbers.metrics.get(name)) for numbers in columns.values()))
+    table.add_row("unreadable", *(_percent(numbers.unreadable) for numbers in columns.values()))
+    table.add_row("prompt groups", *(f"{numbers.n_groups}" for numbers in columns.values()))
+    if overall.n_groups:
+        table.add_row("  spread (std) in a group", *(_shown(numbers.spread) for numbers in columns.values()))
+        table.add_row("  without gradient", *(_percent(numbers.no_gradient) for numbers in columns.values()))
+    if saved is not None:
+        both = [saved, *(saved_by.get(name) for name in list(columns)[1:])]
+        table.add_row("saved reward", *(_shown(one and one.mean) for one in both))
+        table.add_row("  equal to re-scored", *(_percent(one and one.equal) for one in both))
+        table.add_row("  mean difference", *(_shown(one and one.mean_difference) for one in both))
+        table.add_row("  largest difference", *(_shown(one and one.max_difference) for one in both))
+    return table
+
+
+def _agreement_table(overall: Agreement, sources: Mapping[str, Agreement]) -> Table:
+    columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
+    table = _table("rank agreement", list(columns))
+    for label, name in (("Spearman", "spearman"), ("Kendall tau-b", "kendall")):
+        table.add_row(label, *(_shown(getattr(one, name)) for one in columns.values()))
+        table.add_row("  within groups", *(_shown(getattr(one, f"{name}_within")) for one in columns.values()))
+    table.add_row("groups that both spread", *(f"{one.n_groups}" for one in columns.values()))
+    return table
+
+
+def _differing_lines(rows: list[Differing]) -> Iterator[RenderableType]:
+    yield Text("rows that differ most: reward, the other, where, what was said", style="italic")
+    for row in rows:
+        yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
+        yield Text(printable(f"    {row.text}"), overflow="ellipsis", no_wrap=True, style="dim")
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=Text(printable(title)), title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+    return table
+
+
+def printable(text: str) -> str:
+    r"""What a model wrote, with nothing in it that a terminal would obey.
+
+    >>> printable("a\n\x1b[31mb")
+    'a  [31mb'
+    """
+    return "".join([char if char.isprintable() else " " for char in text])
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
