@@ -227,6 +227,16 @@ def test_twin_pycocotools(seed: int, ties: bool) -> None:
     assert by_the_core(predictions, targets, scores) == pytest.approx(expected, abs=1e-6)
 
 
+def test_of_equal_overlaps_coco_takes_the_last() -> None:
+    """The first prediction takes the target that only the second could have had."""
+    targets: list[Labelled] = [((0, 0, 10, 10), "cat"), ((4, 0, 14, 10), "cat")]
+    predictions: list[Labelled] = [((2, 0, 12, 10), "cat"), ((5, 0, 15, 10), "cat")]
+    assert by_the_core(predictions, targets, [0.9, 0.8]) == pytest.approx(
+        by_pycocotools(predictions, targets, [0.9, 0.8])
+    )
+    assert by_the_core(predictions, targets, [0.9, 0.8])[1] == pytest.approx(51 / 101)
+
+
 @settings(max_examples=30)
 @given(scenes.filter(bool), scenes.filter(bool), st.randoms(use_true_random=False))
 def test_twin_pycocotools_on_a_grid_of_ties(predictions: list, targets: list, rng: random.Random) -> None:

@@ -141,7 +141,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("plain", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_that_names_the_key(plain: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         changed(plain)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

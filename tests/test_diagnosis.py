@@ -59,8 +59,8 @@ BOX_FAILURES = {
         "wrong frame: read as qwen3-vl (0-1000) the boxes reach IoU 1.00 instead of 0.1",
     ),
     "processed": (
-        said((scaled(CAT, 1288, 756), "cat"), (scaled(DOG, 1288, 756), "dog")),
-        "wrong frame: read as qwen2.5-vl (pixels of the image processed to 1288x756)",
+        said((scaled(CAT, 1260, 756), "cat"), (scaled(DOG, 1260, 756), "dog")),
+        "wrong frame: read as qwen2.5-vl (pixels of the image processed to 1260x756)",
     ),
     "percent": (said((scaled(CAT, 100, 100), "cat"), (scaled(DOG, 100, 100), "dog")), "wrong frame: read as percent"),
     "numbers 0-1": (
@@ -183,13 +183,13 @@ def test_a_twin_that_reads_the_text_itself_is_explained_too() -> None:
 # --- points ----------------------------------------------------------------------------------------------------------
 
 
-def hits(answer, target) -> float:  # noqa: ANN001 - a criterion of a user: no annotations needed
+def hits(answer, target) -> float:
     boxes = target.boxes_xyxy
     found = {t for x, y in answer.points_xy for t, b in enumerate(boxes) if b[0] <= x <= b[2] and b[1] <= y <= b[3]}
     return len(found) / max(len(boxes), len(answer.points_xy), 1)
 
 
-def sound(answer) -> float:  # noqa: ANN001
+def sound(answer) -> float:
     return 0.0 if answer.defects else 1.0
 
 
@@ -217,6 +217,14 @@ POINT_CASES = {
 @pytest.mark.parametrize(("text", "expected"), POINT_CASES.values(), ids=POINT_CASES)
 def test_points(text: str, expected: str) -> None:
     assert cause(text, POINTED, POINTING).startswith(expected)
+
+
+def test_one_point_tells_the_frame_only_where_chance_would_hardly_hit() -> None:
+    large = Target(task="pointing", size_wh=SIZE_WH, boxes_xyxy=[CAT], labels=["cat"])
+    small = Target(task="pointing", size_wh=SIZE_WH, boxes_xyxy=[(580, 220, 640, 260)], labels=["cat"])
+    text = pointed(((300, 200), "cat"))
+    assert cause(text, small, POINTING).startswith("wrong frame")
+    assert "wrong frame" not in cause(pointed(((100, 150), "cat")), large, POINTING)
 
 
 def test_a_point_in_the_bounds_of_a_mask_but_not_on_it_lies_outside() -> None:

@@ -21,8 +21,7 @@ import pytest
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import instruction
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.plugin.context import progress_at
-from verl_visionr1.schedule import staged
+from verl_visionr1.schedule import progress_at, staged
 from verl_visionr1.tools.runs import read_steps
 
 pytestmark = [pytest.mark.verl, pytest.mark.slow]

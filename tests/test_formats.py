@@ -165,6 +165,9 @@ DEFECTIVE = {
     "paligemma, inverted": ("paligemma", "<loc0004><loc0001><loc0002><loc0003> cat", 0, 1, "bad_box"),
     "paligemma, cut": ("paligemma", "<loc0002><loc0001><loc0004><loc0003> cat ; <loc0006><loc00", 1, 0, "truncated"),
     "paligemma, cut after a separator": ("paligemma", "<loc0002><loc0001><loc0004><loc0003> cat ;", 1, 0, "truncated"),
+    "internvl, begins with a comma": ("internvl", ", [1, 2, 3, 4]", 1, 0, "malformed"),
+    "list, zero width": ("list", "[1, 2, 1, 4]", 0, 1, "bad_box"),
+    "list, zero height": ("list", "[1, 2, 3, 2]", 0, 1, "bad_box"),
     "list, a point": ("list", "[1, 2]", 0, 1, "wrong_kind"),
     "list, prose": ("list", "The box is [1, 2, 3, 4].", 1, 0, "prose"),
     "list, no commas": ("list", "[1 2 3 4]", 1, 0, "malformed"),
@@ -349,7 +352,7 @@ def test_prose_before_is_named_and_costs_no_box(name: str, items: list) -> None:
     whole, prosy = PARSERS[name](text), PARSERS[name](f"Look at this! {text}")
     assert prosy.boxes_xyxy == whole.boxes_xyxy
     assert prosy.points_xy == whole.points_xy
-    # Words before GLM's tokens are part of its format, before reasoning they are none of it, and Griffon-G's are a label.
+    # Words before GLM's tokens are part of its format, before reasoning they do not count; Griffon-G's are a label.
     if name not in ("glm", "vlmr1-json", "griffon"):
         assert prosy.defects == (Defect.PROSE,)
 

@@ -262,6 +262,12 @@ def test_giou_is_the_best_total_and_true(predictions: list, targets: list) -> No
         assert -1.0 < overlap <= 1.0
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_giou_of_boxes_too_thin_to_have_an_area(n: int) -> None:
+    thin = (0.0, 0.0, 5e-324, 5e-324)
+    assert match_giou(answer_of([thin] * n, ["cat"] * n), target_of([thin] * n, ["cat"] * n)).ious == (-1.0,) * n
+
+
 def test_nothing_is_matched_where_answers_are_no_boxes() -> None:
     assert match_nothing(answer_of([A, B], ["", ""], 1), target_of([A], ["cat"])) == Matching((), (), 3, 1)
 

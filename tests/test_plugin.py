@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, progress_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context
 from verl_visionr1.rewards import TASK_PRESETS
-from verl_visionr1.schedule import staged
+from verl_visionr1.schedule import progress_at, staged
 
 TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
 ANSWER = '[{"bbox_2d": [100, 100, 200, 180], "label": "cat"}]'

@@ -19,10 +19,9 @@ from verl_visionr1.cli import app
 from verl_visionr1.criteria import ADVANCED, BEGINNER
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
-from verl_visionr1.plugin import context
-from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
+from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, progress_at, staged
 from verl_visionr1.tools import replay as replay_module
-from verl_visionr1.tools.judging import Judging, Moment, progress_at
+from verl_visionr1.tools.judging import Judging, Moment
 from verl_visionr1.tools.replay import moments_of, replay
 from verl_visionr1.tools.rescore import rescore
 from verl_visionr1.tools.rollouts import Rollout
@@ -135,15 +134,13 @@ def test_advice(groups: list[list[float]], limit: float, starts: list[str], caus
         assert cause in line
 
 
-def test_rows_that_nothing_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    grounding = replace(PRESETS["visionr1"], tasks=("grounding",))
-    one = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
-    monkeypatch.setattr("verl_visionr1.tools.judging.PRESETS", {})
-    found = replay([*rollouts([[60]]), *rollouts([[60]], one)], judging(grounding))
-    assert found.unjudged == {"detection": 1}
-    assert found.stages[0].overall.n == 1
-    with pytest.raises(RowsError, match="no row that could be judged"):
-        replay(rollouts([[60]]), judging(grounding))
+def test_rows_of_another_task_follow_their_own_schedule() -> None:
+    early = replace(PRESETS["visionr1"], tasks=("grounding",), schedule=staged(at=0.1))
+    found = replay(rollouts([[60]]), judging(early))
+    assert found.routed == {"detection": "visionr1"}
+    assert [stage.overall.reward for stage in found.stages[1:]] == pytest.approx([2.6 / 3, 2.6 / 3])
+    with pytest.raises(RowsError, match="no row in it"):
+        replay([], judging(early))
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -154,11 +151,6 @@ def test_rows_that_nothing_judges(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_first_step_is_the_first(progress: float, total: int) -> None:
     reached = [step for step in range(1, total + 1) if progress_at(step, total) >= progress]
     assert first_step(progress, total) == (reached[0] if reached else None)
-
-
-def test_progress_is_that_of_training() -> None:
-    for step, total in [(0, 7), (1, 7), (4, 7), (7, 7), (99, 7)]:
-        assert progress_at(step, total) == context.progress_at(step, total)
 
 
 SKETCHES = {

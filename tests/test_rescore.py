@@ -22,7 +22,7 @@ from verl_visionr1 import PRESETS, FrameError, RewardError, Score, Target, score
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
-from verl_visionr1.tools import judging as judging_module
+from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.tools.agreement import agreement_of
 from verl_visionr1.tools.judging import Judging, Moment, Processing, preset_and_moment
 from verl_visionr1.tools.rescore import Report, rescore
@@ -121,17 +121,13 @@ def test_rounding_is_no_spread() -> None:
     assert tally.numbers().no_gradient == 1.0
 
 
-def test_rows_of_another_task_go_to_their_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    preset = replace(PRESETS["visionr1-paper"], tasks=("grounding",))
-    rows = [rollout(PERFECT, target=ONE), rollout(FAIR, "b")]
-    report = rescore(rows, replace(judging(), preset=preset))
-    assert report.routed == {"detection": "visionr1"}
-    assert report.n_rows == 2
-    monkeypatch.setattr(judging_module, "PRESETS", {})
-    report = rescore(rows, replace(judging(), preset=preset))
-    assert (report.n_rows, report.unjudged) == (1, {"detection": 1})
-    with pytest.raises(RowsError, match="1 of task detection; preset visionr1-paper judges grounding"):
-        rescore(rows[1:], replace(judging(), preset=preset))
+def test_rows_of_another_task_go_to_their_own_preset() -> None:
+    many = Target(task="counting", size_wh=(640, 480), count=3)
+    rows = [rollout(PERFECT), rollout(FAIR, "b", target=ONE), rollout("3", "c", target=many)]
+    report = rescore(rows, replace(judging(), preset=replace(PRESETS["visionr1-paper"], tasks=("grounding",))))
+    assert report.routed == {"detection": "visionr1", "counting": TASK_PRESETS["counting"]}
+    own = score("3", many, preset=TASK_PRESETS["counting"]).value
+    assert report.overall.reward == pytest.approx((1.0 + 2.6 / 3 + own) / 3)
 
 
 def test_presets_of_one_name_do_not_mix() -> None:

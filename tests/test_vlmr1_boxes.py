@@ -268,6 +268,7 @@ OD_VALUES = {
     "junk after": (od(SAID_CAT, JUNK), 1, 0.5, 0.925),
     "junk before": (od(JUNK, SAID_CAT), 0.5, 0.25, 0.925),
     "a box inverted in one direction is not counted by AP": (od(ODD_ITEMS[11], SAID_CAT), 1, 0.5, 0.925),
+    "of equal boxes the first": (od(SAID_CAT, *[SAID_DOG] * 40), 1, 1 / 41, 0.7 + 0.15 * (1 + 1 / 41)),
     "the 101st of a class": (od(*[JUNK] * 100, SAID_CAT), 0, 0, 0.7 + 0.15 * (1 + 1 / 101)),
 }
 
@@ -277,6 +278,25 @@ def test_detection(text: str, ap: float, length: float, total: float) -> None:
     metrics = score(text, CAT, preset="vlmr1-ovd-released").metrics
     assert [metrics[name] for name in ("ap", "od_length", "weighted_sum")] == pytest.approx([ap, length, total])
     assert metrics["format"] == 1.0
+
+
+def test_a_label_over_two_lines_is_one_for_the_weighted_sum_only() -> None:
+    light = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["traffic light"])
+    for label in ("traffic\nlight", "Traffic \nlight"):
+        metrics = score(od(SAID_CAT.replace("Cat", label)), light, preset="vlmr1-ovd-released").metrics
+        assert [metrics["ap"], metrics["weighted_sum"]] == pytest.approx([0, 1])
+
+
+# overlap in pixels -> Qwen and InternVL, GLM
+STRIPS = {0: (0, 0), 1: (0, 1 / 199), 2: (2 / 198, 2 / 198), 3: (3 / 197, 3 / 197)}
+
+
+@pytest.mark.parametrize(("overlap", "expected"), STRIPS.items(), ids=str)
+def test_an_overlap_of_a_pixel_is_none(overlap: int, expected: tuple[float, float]) -> None:
+    text = f"<answer>[{200 - overlap}, 100, {300 - overlap}, 200]</answer>"
+    qwen, internvl, glm = (score(text, CAT, preset=preset).metrics["iou"] for preset in RELEASED[:3])
+    assert (qwen, glm) == pytest.approx(expected)
+    assert internvl == qwen
 
 
 def test_a_missing_label_is_that_of_the_pair_before() -> None:

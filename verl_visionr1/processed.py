@@ -79,10 +79,10 @@ class ImageProcessor:
         if kind not in _CLASS_DEFAULTS:
             raise SizeError(f"image_processor_type = {kind!r}: needs one of {', '.join(_CLASS_DEFAULTS)}")
         default = _CLASS_DEFAULTS[kind]
-        size = config.get("size") or {}
+        size: Mapping[str, Any] = config.get("size") or {}
         # Old Qwen2-VL configs carry the budget beside `size`, and there it counts.
         is_qwen = default.n_frames == 1
-        old = config if is_qwen else {}
+        old: Mapping[str, Any] = config if is_qwen else {}
         return cls(
             name=kind,
             patch_size=config.get("patch_size", default.patch_size),

@@ -60,6 +60,7 @@ def _read_lists(parts: list[str], draft: Draft) -> Answer:
     return draft.answer()
 
 
+# The grounding question is the model card's; the other two are worded after it.
 GLM = AnswerFormat(
     name="glm",
     parse=parse_glm,

@@ -129,17 +129,17 @@ def _coordinate(value: str | None) -> float:
         return math.nan
 
 
+# Qwen3-VL's cookbook and Molmo's training prompts, word for word as far as they ask for no more than points.
 QWEN_POINTS = AnswerFormat(
     name="qwen-points",
     parse=parse_qwen_points,
     instruct=Wording(
         "qwen-points",
         {
-            "pointing": "Locate every item from the category list in the image with points, report their point "
-            'coordinates in JSON format like this: [{"point_2d": [x, y], "label": "category"}, ...]. '
-            "The category set includes {phrases}.",
-            "counting": "Locate every {phrase} in the image with points, report their point coordinates in JSON format "
-            'like this: [{"point_2d": [x, y], "label": "name"}, ...].',
+            "pointing": "Locate every {phrases} in the image with points, report their point coordinates in JSON "
+            'format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
+            "counting": "Locate every {phrase} in the image with points, report their point coordinates in JSON "
+            'format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
         },
         " If there is none, output [].",
     ),

@@ -161,6 +161,7 @@ def _judge_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) ->
         draft.name(Defect.MALFORMED)
 
 
+# InternVL's grounding question and the frame of its detection question are its data format's; the rest is worded here.
 QWEN2_VL = AnswerFormat(
     name="qwen2-vl",
     parse=parse_qwen2_vl,

@@ -22,6 +22,8 @@ from functools import lru_cache
 
 MAX_MATH_CHARS = 2000
 """A longer text equals only itself."""
+MAX_DEPTH = 25
+"""So does one with brackets nested deeper: it would keep the child busy until the deadline."""
 START_SECONDS = 120.0
 """How long a child may take to load sympy on a busy machine."""
 
@@ -56,7 +58,7 @@ def is_equal(said: str, gold: str, seconds: float) -> bool:
 @lru_cache(maxsize=4096)
 def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) -> bool:
     """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
-    if max(len(said), len(gold)) > MAX_MATH_CHARS:
+    if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
         return False
     return _CHILD.ask({"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}, seconds)
 
@@ -87,6 +89,18 @@ def _number(text: str) -> float | None:
     if _NUMBER.fullmatch(text):
         return float(text)
     return float(text.replace(",", "")) if _GROUPED.fullmatch(text) else None
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of a text are nested; what is opened twice and never closed counts too."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        depth = depth + 1 if bracket in "{([" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+_BRACKET = re.compile(r"[{}()\[\]]")
 
 
 class _Child:

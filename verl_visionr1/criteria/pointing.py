@@ -109,7 +109,7 @@ def point_distance(
         raise ValueError(f"sigma = {sigma!r}: needs a number above 0, in widths and heights of the {relative_to}")
     said = said_of(answer, target, use_labels=use_labels, box_centres=box_centres)
     if target.ignore_xyxy:
-        said = without_ignored(said, target, regions_of(target, grid_wh, radius, by_mask=True))
+        said = without_ignored(said, target, regions_of(target, grid_wh, radius, by_mask=False))
     bells = _bells(target, grid_wh, relative_to, sigma)
     return _over_larger(_bell_total(said, bells), said.n_predicted, target.n_objects)
 

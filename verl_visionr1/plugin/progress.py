@@ -31,8 +31,9 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, progress_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule
 from verl_visionr1.plugin.reward_manager import total_steps_of
+from verl_visionr1.schedule import progress_at
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, progress_at
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.rewards import Preset, Score, Speech, judge
+from verl_visionr1.schedule import progress_at
 from verl_visionr1.targets import Target
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class VisionR1RewardManager(RewardManagerBase):
         extra["progress"] = -1.0 if context.progress is None else context.progress
         extra["stage"] = float(rule.stage)
         extra["match_iou"] = rule.thresholds.match_iou
+        extra["n_tokens"] = float(speech.n_tokens or 0)
         extra["route"] = self.routes.index(preset)
         extra["unscored"] = 0.0 if is_scored else 1.0
         if self.image_tokens:

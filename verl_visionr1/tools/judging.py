@@ -9,7 +9,7 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent, Frame
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
-from verl_visionr1.schedule import Schedule
+from verl_visionr1.schedule import Schedule, progress_at
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.rollouts import Rollout
 
@@ -70,15 +70,6 @@ class Moment:
         return "rule off" if self.progress is None else f"progress {self.progress:g}"
 
 
-def progress_at(step: int, total_steps: int) -> float:
-    """Fraction of training done when `step` (from 1) begins, as in training.
-
-    >>> progress_at(21, 40)
-    0.5
-    """
-    return min(max(step - 1, 0) / total_steps, 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Processing:
     """At which size the model saw the images, for rows that do not say.
@@ -127,10 +118,10 @@ class Judging:
     processing: Processing = field(default_factory=Processing)
     max_tokens: int | None = None
 
-    def preset_for(self, rollout: Rollout) -> Preset | None:
-        """The preset that judges a rollout; None where there is none for its task."""
+    def preset_for(self, rollout: Rollout) -> Preset:
+        """The preset that judges a rollout, as `rewards.Routes` without rules has it."""
         task = rollout.target.task
-        return self.preset if task in self.preset.tasks else PRESETS.get(TASK_PRESETS[task])
+        return self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]]
 
     def speech(self, rollout: Rollout) -> Speech:
         """How the model spoke in a rollout."""

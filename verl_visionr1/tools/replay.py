@@ -14,7 +14,7 @@ from verl_visionr1.rewards import Case, Preset, Score
 from verl_visionr1.rewards.judge import case_of, score_of
 from verl_visionr1.schedule import Schedule
 from verl_visionr1.tools.judging import Judging
-from verl_visionr1.tools.rollouts import Counts, Rollout
+from verl_visionr1.tools.rollouts import Counts, Rollout, no_row
 from verl_visionr1.tools.tally import Numbers, Tally
 
 RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -54,13 +54,13 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stages: the rule off, then each stage.
         n_skipped: rows that could not be read.
-        unjudged: task -> rows for which there is no preset.
+        routed: task -> preset, for tasks that the preset cannot judge; it follows its own schedule.
         advice: one line for each stage that leaves too many groups without gradient.
     """
 
     stages: list[StageNumbers]
     n_skipped: int
-    unjudged: dict[str, int]
+    routed: dict[str, str]
     advice: list[str]
 
 
@@ -88,23 +88,23 @@ def replay(
         counts: what the reader counts.
 
     Raises:
-        RowsError: no row that could be judged.
+        RowsError: no row, or none that could be read.
         FrameError: the frame needs the processed size and it is not known.
     """
     moments = moments_of(judging.preset.schedule)
     tallies = [Tally() for _ in moments]
-    unjudged: dict[str, int] = {}
+    routed: dict[str, str] = {}
+    counts = Counts() if counts is None else counts
     for rollout in rollouts:
         preset = judging.preset_for(rollout)
-        if preset is None:
-            unjudged[rollout.target.task] = unjudged.get(rollout.target.task, 0) + 1
-            continue
+        if preset is not judging.preset:
+            routed[rollout.target.task] = preset.name
         thresholds = [preset.schedule(at.progress) for at in moments]
         case = case_of(rollout.completion, rollout.target, preset, thresholds[0], judging.speech(rollout))
         for tally, stage in zip(tallies, thresholds, strict=True):
             tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
     if not tallies[0].sources:
-        raise RowsError("no row that could be judged; has the run dumped its rollouts, and is it the right preset?")
+        raise RowsError(no_row(counts))
     stages = [
         StageNumbers(
             name=at.name,
@@ -116,8 +116,7 @@ def replay(
         for at, tally in zip(moments, tallies, strict=True)
     ]
     advice = [line for stage in stages[1:] if (line := _advice(stage, too_many_dead))]
-    n_skipped = 0 if counts is None else counts.n_skipped
-    return Replay(stages=stages, n_skipped=n_skipped, unjudged=unjudged, advice=advice)
+    return Replay(stages=stages, n_skipped=counts.n_skipped, routed=routed, advice=advice)
 
 
 def _score_at(case: Case, preset: Preset, thresholds: Thresholds) -> Score:

@@ -13,7 +13,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.tools.agreement import Agreement, agreement_of
 from verl_visionr1.tools.judging import Judging
-from verl_visionr1.tools.rollouts import Counts, Rollout
+from verl_visionr1.tools.rollouts import Counts, Rollout, no_row
 from verl_visionr1.tools.saved import Saved, SavedScores
 from verl_visionr1.tools.tally import Numbers, Tally
 
@@ -58,7 +58,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         n_rows: rows that were judged.
         n_skipped, n_earlier, n_unknown: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset cannot judge.
-        unjudged: task -> rows for which there is no preset.
         overall, sources: the numbers of all rows, and of each data source.
         saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
         comparison: another reward's judgement, where one was asked for.
@@ -73,7 +72,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     n_earlier: int
     n_unknown: int
     routed: dict[str, str]
-    unjudged: dict[str, int]
     overall: Numbers
     sources: dict[str, Numbers]
     saved: Saved | None
@@ -106,19 +104,15 @@ def rescore(
         on_row: told of each row.
 
     Raises:
-        RowsError: no row, or none that could be judged.
+        RowsError: no row, or none that could be read.
         FrameError, RewardError: the frame or the moment does not go with the rows.
     """
     tally, saved = Tally(), SavedScores()
     versus = None if other is None else _Versus(judging, other, n_shown)
     routed: dict[str, str] = {}
-    unjudged: dict[str, int] = {}
     for rollout in rollouts:
         task = rollout.target.task
         preset = judging.preset_for(rollout)
-        if preset is None:
-            unjudged[task] = unjudged.get(task, 0) + 1
-            continue
         if preset is not judging.preset:
             routed[task] = preset.name
         score = judging.score(rollout, preset)
@@ -130,7 +124,7 @@ def rescore(
             on_row(rollout, preset, score, second)
     counts = Counts() if counts is None else counts
     if not tally.sources:
-        raise RowsError(_no_row(counts, unjudged, judging.preset))
+        raise RowsError(no_row(counts))
     overall_saved, saved_by_source = saved.found()
     return Report(
         preset=judging.preset.name,
@@ -141,7 +135,6 @@ def rescore(
         n_earlier=counts.n_earlier,
         n_unknown=counts.n_unknown,
         routed=routed,
-        unjudged=unjudged,
         overall=tally.numbers(),
         sources={source: tally.numbers(source) for source in tally.sources},
         saved=overall_saved,
@@ -149,15 +142,6 @@ def rescore(
         comparison=None if versus is None else versus.found(),
         hints=saved.hints(judging),
     )
-
-
-def _no_row(counts: Counts, unjudged: dict[str, int], preset: Preset) -> str:
-    if unjudged:
-        rows = ", ".join(f"{n} of task {task}" for task, n in unjudged.items())
-        return f"no row could be judged: {rows}; preset {preset.name} judges {', '.join(preset.tasks)}"
-    if counts.n_skipped:
-        return f"no row could be read, {counts.n_skipped} were skipped; the first: {counts.examples[0]}"
-    return "no row in it; has the run dumped its rollouts yet?"
 
 
 class _Versus:

@@ -103,6 +103,13 @@ class Counts:
     examples: list[str] = field(default_factory=list)
 
 
+def no_row(counts: Counts) -> str:
+    """Why there was nothing to judge."""
+    if counts.n_skipped:
+        return f"no row could be read, {counts.n_skipped} were skipped; the first: {counts.examples[0]}"
+    return "no row in it; has the run dumped its rollouts yet?"
+
+
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
     """Ground truth (its text) -> data source, from the parquet that was trained on.
 
@@ -187,15 +194,19 @@ class _Reader:
             raise row
         if not isinstance(row, dict):
             raise RowError("not an object", f"{start_of(row)}: needs a JSON object")
-        completion = self._required(row, "completion", "--completion-column")
+        completion = self._required(row, "completion")
         if not isinstance(completion, str):
-            raise RowError("completion", f"completion {start_of(completion)} is no text; --completion-column names it")
-        truth = self._required(row, "ground_truth", "--ground-truth-column")
-        text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
+            raise RowError(
+                "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"
+            )
+        truth = self._required(row, "ground_truth")
         try:
+            text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
             target = read_target(text)
         except TargetError as error:
             raise RowError("ground truth", str(error)) from None
+        except (ValueError, TypeError) as error:  # nested columns that no JSON text can say
+            raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
         step = _whole(self._get(row, "step"))
         group, session = self._group_of(row, (str(file.parent), step), text)
         return Rollout(
@@ -208,7 +219,7 @@ class _Reader:
             source=self._source_of(row, text, target),
             step=step,
             saved=_finite(self._get(row, "score")),
-            processed_wh=_size(self._get(row, "processed_wh")),
+            processed_wh=_size(self._get(row, "processed_wh") or _processed_pair(row)),
             n_tokens=_whole(self._get(row, "n_tokens")),
         )
 
@@ -219,12 +230,12 @@ class _Reader:
                 return value
         return None
 
-    def _required(self, row: dict[str, Any], column: str, option: str) -> Any:
+    def _required(self, row: dict[str, Any], column: str) -> Any:
         value = self._get(row, column)
         if value is None:
             names = " or ".join(getattr(self.columns, column))
-            reason = f"no {names} in it (it has {', '.join(map(str, row)) or 'nothing'}); {option} names it"
-            raise RowError(f"no {column}", reason)
+            found = ", ".join(map(str, row)) or "nothing"
+            raise RowError(f"no {column}", f"no {names} in it (it has {found}); --column {column}=NAME names it")
         return value
 
     def _group_of(self, row: dict[str, Any], place: tuple[str, int | None], truth: str) -> tuple[Hashable, Hashable]:
@@ -249,6 +260,11 @@ def _at(row: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         row = row.get(key) if isinstance(row, Mapping) else None
     return row
+
+
+def _processed_pair(row: Mapping[str, Any]) -> list[Any] | None:
+    """What the reward manager reports of the processed size: verl's metrics are numbers, so it stands in two."""
+    return [row["processed_w"], row["processed_h"]] if row.get("processed_w") and row.get("processed_h") else None
 
 
 def _finite(value: Any) -> float | None:

@@ -115,11 +115,9 @@ class SavedScores:
 
 
 def _is_explained(rollout: Rollout, judging: Judging) -> bool:
-    preset = judging.preset_for(rollout)
-    if preset is None or rollout.saved is None:
-        return False
+    assert rollout.saved is not None
     try:
-        return abs(judging.score(rollout, preset).value - rollout.saved) <= EQUAL
+        return abs(judging.score(rollout, judging.preset_for(rollout)).value - rollout.saved) <= EQUAL
     except (FrameError, ValueError):
         return False  # a frame whose processed size is not known, a stage that this preset does not have
 
@@ -132,7 +130,8 @@ def _alternatives(judging: Judging) -> Iterator[tuple[str, Judging]]:
         yield options, changed
         for stage, _ in enumerate(changed.preset.schedule.points[:4]):
             yield f"{options} --stage {stage}".strip(), replace(changed, moment=Moment(stage=stage))
-        yield f"{options} --progress off".strip(), replace(changed, moment=Moment())
+        if judging.moment != Moment():
+            yield f"{options} --progress off".strip(), replace(changed, moment=Moment())
 
     yield from islice(variants("", frame=judging.frame), 1, None)
     for name, frame in FRAMES.items():

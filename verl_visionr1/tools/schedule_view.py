@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.schedule import Schedule
-from verl_visionr1.tools.judging import progress_at
+from verl_visionr1.schedule import Schedule, progress_at
 from verl_visionr1.tools.replay import Replay
 from verl_visionr1.tools.score_view import MAX_SOURCES, printable
 from verl_visionr1.tools.tally import Numbers
@@ -135,8 +134,8 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
         table.add_section()
     yield table
     yield Text("spread: mean standard deviation in a prompt group; dead: groups without gradient, all rewards equal")
-    for task, n in found.unjudged.items():
-        yield Text(f"{n} rows of task {task}: not judged by this preset, left out")
+    for task, preset in found.routed.items():
+        yield Text(f"rows of task {task}: judged by {preset}, the preset of that task, with its own schedule")
     if found.n_skipped:
         yield Text(f"{found.n_skipped} rows could not be read: left out")
     for line in found.advice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +27,6 @@ def view_of(report: Report) -> Iterator[RenderableType]:
         yield Text(f"... and {len(report.sources) - MAX_SOURCES} more data sources: --json shows all")
     for task, preset in report.routed.items():
         yield Text(f"rows of task {task}: judged by {preset}, the preset of that task")
-    for task, n in report.unjudged.items():
-        yield Text(f"{n} rows of task {task}: not judged by this preset, left out")
     if report.n_earlier:
         yield Text(f"{report.n_earlier} earlier outputs of trajectories of several turns: left out")
     if report.n_skipped:
@@ -89,7 +88,7 @@ def _differing_lines(rows: list[Differing]) -> Iterator[RenderableType]:
     yield Text("rows that differ most: reward, the other, where, what was said", style="italic")
     for row in rows:
         yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
-        yield Text(printable(f"    {row.text}"), overflow="ellipsis", no_wrap=True, style="dim")
+        yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))
 
 
 def _table(title: str, columns: list[str]) -> Table:

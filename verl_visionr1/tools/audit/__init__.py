@@ -15,7 +15,7 @@ from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit.battery import Language, Probe, battery, perfect_probes
 from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Facts, Subject, load, usual_format
 from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findings
-from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Runner
+from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Patient, Runner
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "usual_format",
 ]
 
-MAX_HANGS = 3
-"""After so many hangs the rest of a battery is left out."""
 SLOW_AGAIN_MS = 500.0
 """A call that took this long is not made a second time."""
 
@@ -141,7 +139,7 @@ def audit(
                 raise AuditError(f"task = {task!r}: {subject.place} judges {', '.join(facts.tasks)}")
         limits = _limits(limits or Limits(), facts)
         tasks = tasks or facts.tasks or ("detection",)
-        reports = [_audit_task(runner, subject, task, scenes, limits, is_quick) for task in tasks]
+        reports = [_audit_task(Patient(runner), subject, task, scenes, limits, is_quick) for task in tasks]
     return Report(subject.place, tuple(reports))
 
 
@@ -188,27 +186,31 @@ def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) 
     best, most = FORMS[0], float("-inf")
     for form in FORMS:
         probes = perfect_probes(task, replace(language, form=form))
-        values = [runner(p.completion, p.target).value or 0.0 for p in probes if p.scene in scenes]
-        if sum(values) > most + 1e-9:
-            best, most = form, sum(values)
+        outcomes: list[Outcome] = []
+        for probe in probes:
+            if probe.scene in scenes:
+                outcomes.append(runner(probe.completion, probe.target))
+            if outcomes and outcomes[-1].is_lost:
+                return best
+        total = sum(outcome.value or 0.0 for outcome in outcomes)
+        if total > most + 1e-9:
+            best, most = form, total
     return best
 
 
 def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
     """Every probe, and most of them again in the opposite order."""
-    first: dict[Probe, Outcome] = {}
-    n_hangs = 0
-    for probe in probes:
-        if n_hangs >= MAX_HANGS:
-            break
-        outcome = first[probe] = _timed(runner, probe, limits.of(probe))
-        n_hangs += outcome.error.startswith("hangs")
+    first = {probe: _timed(runner, probe, limits.of(probe)) for probe in probes}
     again: dict[Probe, Outcome] = {}
     for probe in reversed(probes):
-        outcome = first.get(probe)
-        if outcome is not None and not n_hangs and not probe.is_long and outcome.ms < SLOW_AGAIN_MS:
+        outcome = first[probe]
+        if outcome.is_made and not (outcome.is_lost or probe.is_long or outcome.ms > SLOW_AGAIN_MS):
             again[probe] = runner(probe.completion, probe.target)
-    return [Run(probe, outcome, again.get(probe)) for probe, outcome in first.items()]
+    return [
+        Run(probe, outcome, again[probe] if probe in again and again[probe].is_made else None)
+        for probe, outcome in first.items()
+        if outcome.is_made
+    ]
 
 
 def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:

@@ -7,7 +7,7 @@ A probe is a completion about a scene; a relation says of two probes of one scen
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from verl_visionr1.targets import Target
@@ -16,9 +16,9 @@ from verl_visionr1.tools.audit.writers import SIDE, Form, Item, Writer, with_dig
 
 LONG_CHARS = 20_000
 """Probes longer than this may take longer."""
-EVALUATED = "VISIONR1_AUDIT_EVALUATED"
+EVALUATED = "AUDIT_EVALUATED"
 """The environment variable that a completion sets if the reward evaluates it as Python."""
-_CODE = f"__import__('os').environ.__setitem__('{EVALUATED}', '1')"
+_CODE = f"__import__('os').environ.__setitem__('{EVALUATED}', 'yes')"
 _PROMPTS = MappingProxyType(
     {
         "detection": "Locate every item from the category list in the image: cat, dog. Output JSON.",
@@ -86,8 +86,14 @@ def perfect_probes(task: str, language: Language) -> list[Probe]:
     return [
         Probe(scene.name, "perfect", language.said(scene.items), scene.target)
         for scene in scenes_of(task, language.writer.kind)
-        if task in ("counting", "text") or language.writer.has_labels or not scene.target.is_multilabel
+        if _can_say(task, scene, language.writer)
     ]
+
+
+def _can_say(task: str, scene: Scene, writer: Writer) -> bool:
+    if task in ("counting", "text"):
+        return True
+    return (writer.has_labels or not scene.target.is_multilabel) and not (writer.is_single and len(scene.items) > 1)
 
 
 def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Probe]:
@@ -279,10 +285,7 @@ def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple
         yield "just outside", said(tuple([(_moved(xs, 150.0), label) for xs, label in items]))
         places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
         yield "points everywhere", said(tuple([(place, label) for label in labels for place in places]))
-        yield (
-            "boxes instead",
-            language.form.wrap(f'[{{"bbox_2d": [{items[0][0][0] - 125}, 125, 375, 375], "label": "cat"}}]'),
-        )
+        yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
         return
     yield "IoU .8", said(tuple([(_moved(xs, _shift(xs, 0.8)), label) for xs, label in items]))
     yield "IoU .6", said(tuple([(_moved(xs, _shift(xs, 0.6)), label) for xs, label in items]))
@@ -316,10 +319,11 @@ def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tupl
 
 def _count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     n = len(scene.items)
-    yield "one too many", language.said(_counted(scene, n + 1))
+    far = n > 20  # one more or less is close enough for a reward that is relative
+    yield "a little too many" if far else "one too many", language.said(_counted(scene, n + 1))
     yield "far too many", language.said(_counted(scene, 2 * n + 3))
     if n > 1:
-        yield "one too few", language.said(_counted(scene, n - 1))
+        yield "a little too few" if far else "one too few", language.said(_counted(scene, n - 1))
         yield "none", language.said(())
     if language.writer.kind != "count":
         return
@@ -358,7 +362,6 @@ _COMMON = [
     ],
     Relation("blanks", "perfect", "==", "blanks around the answer"),
     Relation("hedging-costs", "perfect", ">", "another answer after"),
-    Relation("hedging-costs", "perfect", ">", "another answer before"),
 ]
 _ORDER = [
     Relation("order", "perfect", ">=", "one pixel off"),
@@ -387,8 +390,10 @@ _ORDER = [
     ],
     Relation("none-accepted", "perfect", "==", "says None"),
 ]
+_LAST = Relation("last-wins", "perfect", ">", "another answer before")
 BOXES = (
     *_COMMON,
+    replace(_LAST, check="hedging-costs"),
     *_ORDER,
     Relation("order", "one pixel off", ">=", "IoU .8"),
     Relation("order", "IoU .8", ">=", "IoU .6"),
@@ -402,6 +407,7 @@ BOXES = (
 )
 POINTS = (
     *_COMMON,
+    replace(_LAST, check="hedging-costs"),
     *_ORDER,
     Relation("order", "one pixel off", ">=", "at the edge"),
     Relation("order", "at the edge", ">=", "just outside"),
@@ -413,18 +419,25 @@ POINTS = (
 )
 COUNTS = (
     *_COMMON,
+    _LAST,
     *[Relation("order", "perfect", ">", name) for name in ("one too many", "one too few", "far too many", "none")],
-    Relation("order", "one too many", ">=", "far too many"),
-    Relation("order", "one too few", ">=", "none"),
+    *[
+        Relation("order", better, ">=", worse)
+        for better, worse in (
+            *(("one too many", "far too many"), ("a little too many", "far too many")),
+            *(("one too few", "none"), ("a little too few", "none")),
+        )
+    ],
     *[Relation("order", "far too many", ">=", name) for name in _EMPTY],
     *[Relation("hedging-costs", "perfect", ">", name) for name in ("every number", "two numbers", "a range")],
 )
 WORDS = (
     *_COMMON,
+    _LAST,
     Relation("order", "perfect", ">", "junk only"),
     Relation("order", "perfect", ">", "no word"),
     Relation("order", "perfect", ">", "a dot"),
-    *[Relation("order", "junk only", ">=", name) for name in ("no word", *_EMPTY)],
+    *[Relation("order", "junk only", ">=", name) for name in ("no word", "empty", "blanks only")],
     *[
         Relation("hedging-costs", "perfect", ">", f"hedge: {hedge}")
         for scene in scenes_of("text", "words")

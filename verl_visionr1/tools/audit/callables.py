@@ -134,7 +134,7 @@ def _of_function(function: Callable[..., Any], subject: Subject) -> Loaded:
     if set(BATCHES) & set(needed) or "solution_str" in needed:
         kind = "verl" if "solution_str" in needed else "trl" if "completions" in needed else "batch"
         return Loaded(_by_column(function, subject, frozenset(parameters)), Facts(kind))
-    if positional == ["completion", "target"]:
+    if needed == ["completion", "target"]:
         return Loaded(lambda text, target: number_of(function(text, target)), Facts("completion, target"))
     if positional and set(positional) <= set(Case.__struct_fields__):
         return Loaded(_of_criterion(function, subject), Facts("criterion", is_mean=True))

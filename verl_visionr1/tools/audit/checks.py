@@ -30,7 +30,7 @@ class Check:
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "no-exception": Check("no text makes it raise"),
-        "no-hang": Check("every call comes back"),
+        "no-hang": Check("every call comes back: no hang, no end of the process"),
         "no-eval": Check("no text is run as code"),
         "time": Check("no text keeps it busy"),
         "bounds": Check("the reward is a finite number in its range"),
@@ -48,6 +48,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "nothing-is-free": Check("no text without an answer earns what a right one does"),
         "outside-answer": Check("what only the reasoning says earns nothing"),
         "hedging-costs": Check("two answers, or all of them, earn less than the right one"),
+        "last-wins": Check("an answer that takes back another earns less than one given straight", is_advice=True),
         "blanks": Check("blanks around the answer do not matter"),
         "none-accepted": Check("'None' is as good as an empty list", is_advice=True),
         "saturates": Check("a box at IoU .6 earns less than a perfect one", is_advice=True),
@@ -156,7 +157,7 @@ def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
         outcome, limit = run.outcome, limits.of(run.probe)
         if outcome.evaluated:
             yield "no-eval", f"{run.where}: its Python was run"
-        if outcome.error.startswith("hangs"):
+        if outcome.is_lost:
             yield "no-hang", f"{run.where}: {outcome.error}"
         elif outcome.error:
             yield "no-exception", f"{run.where}: {outcome.error}"

@@ -20,6 +20,8 @@ from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.battery import EVALUATED
 from verl_visionr1.tools.audit.callables import AuditError, Facts, Loaded, Reward, Subject, load
 
+MAX_LOST = 6
+"""After so many calls that hung or ended the process, no more are made."""
 START_SECONDS = 120.0
 """What a subject may take to be imported."""
 
@@ -30,15 +32,19 @@ class Outcome:
 
     Attributes:
         value: the reward; None if there is none.
-        error: why not: the exception in one line, "hangs" or "died".
+        error: why not: the exception in one line, or what became of the process.
         ms: wall milliseconds.
         evaluated: whether the completion was run as Python.
+        is_lost: it never came back.
+        is_made: False where the call was not made any more.
     """
 
     value: float | None
     error: str = ""
     ms: float = 0.0
     evaluated: bool = False
+    is_lost: bool = False
+    is_made: bool = True
 
 
 class Runner(Protocol):
@@ -81,6 +87,23 @@ class Here:
         return call(self._reward, completion, target)
 
 
+class Patient:
+    """Calls a subject until too many calls are lost."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._n_lost = 0
+        self.facts = runner.facts
+
+    def __call__(self, completion: str, target: Target) -> Outcome:
+        """Call it once, if it is worth it."""
+        if self._n_lost >= MAX_LOST:
+            return Outcome(None, "not called", is_made=False)
+        outcome = self._runner(completion, target)
+        self._n_lost += outcome.is_lost
+        return outcome
+
+
 class Isolated:
     """Calls a subject in a process of its own, which is started again when it hangs or dies.
 
@@ -95,7 +118,7 @@ class Isolated:
         self.facts = self._start()
 
     def __call__(self, completion: str, target: Target) -> Outcome:
-        """Call it once; "hangs" after the deadline."""
+        """Call it once; it is lost after the deadline."""
         if self._connection is None:
             self._start()
         assert self._connection is not None
@@ -103,11 +126,11 @@ class Isolated:
             self._connection.send((completion, target.to_json()))
             if self._connection.poll(self._deadline_s):
                 return self._connection.recv()
-            self.close()
-            return Outcome(None, f"hangs: no result after {self._deadline_s:g} s", self._deadline_s * 1000.0)
+            error = f"no result after {self._deadline_s:g} s"
         except (EOFError, OSError):
-            self.close()
-            return Outcome(None, "died: its process ended")
+            error = "its process ended"
+        self.close()
+        return Outcome(None, error, is_lost=True)
 
     def _start(self) -> Facts:
         context = multiprocessing.get_context("spawn")

@@ -131,7 +131,7 @@ _QUESTIONS = (
     _question("yes-no", "no", "yes", ("yes and no", "no or yes", "I know nothing", "Not yet", "nothing")),
     _question("number", "42", "17", ("17 42 58", "421", "1424", "42 or 17")),
     _question("phrase", "red traffic light", "blue bicycle", ("red traffic light or blue bicycle", "r")),
-    _question("math", "\\frac{1}{2}", "\\frac{1}{3}", ("\\frac{1}{3} or \\frac{1}{2}", "\\frac{1}{2}, \\frac{1}{3}")),
+    _question("math", "\\frac{1}{2}", "\\frac{1}{3}", ("\\frac{1}{2} or \\frac{1}{3}", "\\frac{1}{2}, \\frac{1}{3}")),
 )
 
 SCENES: Mapping[str, tuple[Scene, ...]] = MappingProxyType(

@@ -26,12 +26,14 @@ class Writer:
         write: items -> the answer's text.
         frame: the coordinates it writes, a name in `frames.FRAMES`.
         has_labels: whether it can say which object is meant.
+        is_single: whether it speaks of one object at most.
     """
 
     kind: str
     write: Callable[[Sequence[Item]], str]
     frame: str = "original"
     has_labels: bool = True
+    is_single: bool = False
 
 
 def _number(value: Number, side: float = SIDE, decimals: int | None = None) -> str:
@@ -119,7 +121,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "list": Writer("boxes", _lists, has_labels=False),
         "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
         "molmo-points": Writer("points", _molmo, frame="percent"),
-        "point": Writer("points", _pairs, has_labels=False),
+        "point": Writer("points", _pairs, has_labels=False, is_single=True),
         "count": Writer("count", _how_many),
         "text": Writer("words", _words),
     }

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
-from verl_visionr1.boxes import Box, Boxes
+from verl_visionr1.boxes import Box, Boxes, area
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
 from verl_visionr1.matching import match_boxes
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
@@ -25,8 +25,9 @@ MAX_COMPARED = 200
 CLEAR_OVERLAP, CLEAR_OVERLAP_OF_ONE, CLEAR_RISE = 0.5, 0.65, 0.05
 """Another reading explains the boxes if it reaches this overlap (one box alone: more, for it may be chance), rises by
 this, and halves what is missing to 1."""
-CLEAR_POINTS = 0.5
-"""The same for points: this share of them lies on objects, twice as many as before."""
+CLEAR_POINTS, SMALL_SHARE = 0.5, 0.01
+"""The same for points: this share of them lies on objects, twice as many as before. One point alone tells something
+where the objects cover less than this share of the image."""
 
 ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
     {
@@ -52,6 +53,7 @@ class Reading:
         answer: the boxes or points in original pixels.
         fit: mean IoU of the matched boxes whatever their labels (for points: the share that lies on an object).
         n: boxes or points compared.
+        is_telling: whether it could hardly fit by chance; one point on a large object could.
     """
 
     frames: tuple[Frame, ...]
@@ -60,12 +62,13 @@ class Reading:
     answer: Answer
     fit: float
     n: int
+    is_telling: bool = True
 
     def explains(self, other: Reading) -> bool:
         """Whether this fits clearly better: chance alone does not do that."""
         rise = self.fit - other.fit
         if self.answer.points_xy:
-            return self.fit >= CLEAR_POINTS and self.fit >= 2.0 * other.fit
+            return self.is_telling and self.fit >= CLEAR_POINTS and self.fit >= 2.0 * other.fit
         needed = CLEAR_OVERLAP if self.n > 1 else CLEAR_OVERLAP_OF_ONE
         return self.fit >= needed and rise >= CLEAR_RISE and rise >= 0.5 * (1.0 - other.fit)
 
@@ -158,7 +161,8 @@ def _readings(exam: Exam) -> Iterator[Reading]:
         if exam.target.task == "pointing" and spoken.points_xy:
             points = points_to_original(spoken.points_xy[:MAX_COMPARED], frame_wh, size_wh)
             answer = Answer((), labels, points_xy=points)
-            yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, exam.target, len(points)))
+            is_telling = len(points) > 1 or _share(exam.target) < SMALL_SHARE
+            yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, exam.target, len(points)), is_telling)
             continue
         for order, box_of in ORDERS.items():
             read = [(box_of(box), label) for box, label in zip(boxes, labels, strict=True)]
@@ -176,6 +180,11 @@ def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
         return on_object / n, n
     n_possible = max(1, min(n, target.n_objects))
     return sum(match_boxes(answer, target).ious) / n_possible, n_possible
+
+
+def _share(target: Target) -> float:
+    """The part of the image that the objects cover."""
+    return sum(map(area, regions_of(target))) / (target.size_wh[0] * target.size_wh[1])
 
 
 def _is_on(point: tuple[float, float], box: Box) -> bool:
@@ -239,4 +248,4 @@ def _boxes_and_labels(exam: Exam) -> list[tuple[Box, str]]:
     ]
     if len(claimed) > len(read.boxes_xyxy):
         return claimed
-    return list(zip(read.boxes_xyxy, read.labels, strict=True))[:MAX_BOXES]
+    return list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]

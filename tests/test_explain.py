@@ -1,0 +1,295 @@
+"""`visionr1 explain`: the page, its JSON, the picture, and what it reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from verl_visionr1 import FRAMES, PRESETS, Target, score
+from verl_visionr1.cli import app
+from verl_visionr1.files import RowsError
+from verl_visionr1.rewards import Speech
+from verl_visionr1.tools.drawing import COLOURS, draw
+from verl_visionr1.tools.explain import Explanation, explain
+from verl_visionr1.tools.explain_page import page_of, visible
+
+CAT, DOG = (200, 100, 1000, 400), (1200, 500, 1800, 1100)
+TARGET = Target(task="detection", size_wh=(2000, 1200), boxes_xyxy=[CAT, DOG], labels=["cat", "dog"])
+
+
+def said(*items: tuple[tuple[float, ...], str]) -> str:
+    return json.dumps([{"bbox_2d": list(box), "label": label} for box, label in items], ensure_ascii=False)
+
+
+PERFECT = said((CAT, "cat"), (DOG, "dog"))
+
+
+def explained(
+    text: str, target: Target = TARGET, preset: str = "visionr1", progress: float | None = None, frame: str = "original"
+) -> Explanation:
+    return explain(text, target, PRESETS[preset], Speech(FRAMES[frame]), progress=progress)
+
+
+def page(explanation: Explanation, width: int = 160) -> str:
+    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+    for part in page_of(explanation):
+        console.print(part)
+    return console.export_text()
+
+
+def run(*arguments: object, stdin: str | bytes | None = None) -> Any:
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)], input=stdin)
+
+
+TEN_FAILURES = {
+    "wrong frame": (said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "dog")), "qwen3-vl"),
+    "truncated": (PERFECT[:-9], "truncated"),
+    "prose": (f"I found these: {PERFECT}", "prose around the list"),
+    "wrong label": (said((CAT, "kitty"), (DOG, "dog")), "wrong label: 'kitty' is not among cat, dog"),
+    "duplicate": (said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")), "duplicate: box 2 repeats box 1"),
+    "inverted": (said(((1000, 100, 200, 400), "cat"), (DOG, "dog")), "inverted box"),
+    "no fence": (PERFECT, "no fence"),
+    "points": ('[{"point_2d": [600, 200], "label": "cat"}]', "points instead of boxes"),
+    "numbers 0-1": (said(((0.1, 0.083, 0.5, 0.333), "cat"), ((0.6, 0.417, 0.9, 0.917), "dog")), "numbers 0-1"),
+    "wrong language": (said((CAT, "кошка"), (DOG, "собака")), "wrong language"),
+}
+
+
+@pytest.mark.parametrize("failure", TEN_FAILURES)
+def test_the_first_line_names_the_cause(failure: str) -> None:
+    text, words = TEN_FAILURES[failure]
+    preset = "vlmr1-ovd-released" if failure == "no fence" else "visionr1"
+    result = run("--text", text, "--target", TARGET.to_json(), "--preset", preset, "--progress", 0.0)
+    assert result.exit_code == 0, result.output
+    assert words in result.output.splitlines()[0]
+
+
+def test_a_perfect_answer_says_so() -> None:
+    result = run("--text", PERFECT, "--target", TARGET.to_json())
+    assert result.output.splitlines()[0] == "nothing wrong: reward 1.000"
+
+
+def test_the_page_holds_every_step() -> None:
+    text = said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "cow"), ((10, 10, 20, 10), "cat"))
+    shown = page(explained(f"Look: {text}", frame="qwen3-vl", progress=0.6))
+    for line in (
+        "number 3 dropped: no height: y1 = y2 = 10",
+        "defect bad_box",
+        "frame qwen3-vl (0-1000, whatever the image): the image is 1000 x 1000",
+        "original image 2000 x 1200 px: x times 2, y times 1.2",
+        "first box: 100, 83, 500, 333 -> 200, 99.6, 1000, 399.6 px",
+        "1  cat",
+        "wrong label",
+        "dropped: 1, counted as wrong",
+        "thresholds (progress 0.6, stage 1): a match from IoU 0.75",
+        "f1_50",
+    ):
+        assert line in shown, line
+    assert "reward = (1 x 0.000 + 1 x 0.000 + 1 x 0.333) / 3 = 0.111" in shown
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if "detection" in preset.tasks])
+@pytest.mark.parametrize("text", [PERFECT, f"Look: {PERFECT}", said((CAT, "dog"))], ids=["right", "prose", "wrong"])
+def test_value_parts_and_metrics_are_those_of_scoring(preset: str, text: str) -> None:
+    explanation = explained(text, preset=preset, progress=0.3)
+    scored = score(text, TARGET, preset=preset, progress=0.3)
+    assert explanation.value == scored.value
+    assert explanation.metrics == scored.metrics
+    assert sum(part.share for part in explanation.parts) == pytest.approx(scored.value)
+
+
+def test_json_holds_all_of_it() -> None:
+    huge = said(((-1e308, 0, 1e308, 9), "cat"), (DOG, "dog"))
+    result = run("--text", f"Look: {huge}", "--target", TARGET.to_json(), "--frame", "unit", "--json")
+    plain = json.loads(result.output, parse_constant=pytest.fail)
+    assert {"cause", "findings", "text", "conversion", "predictions", "objects", "parts", "metrics"} <= set(plain)
+    assert plain["predictions"][0]["place"][0] is None, "minus infinity is no JSON"
+    assert plain["completion"].startswith("Look: ")
+    assert plain["text"]["defects"][0][0] == "prose"
+
+
+def test_pieces_tell_what_was_read() -> None:
+    text = f"<think>x</think>{PERFECT[:-1]}, {{'bbox_2d': [5, 5, 1, 9]}}"
+    pieces = explained(text).text.pieces
+    assert [piece.is_read for piece in pieces] == [True, True, False]
+    assert text[pieces[2].start : pieces[2].end].startswith("{'bbox_2d'")
+    assert explained(PERFECT[:-20]).text.stopped_at == PERFECT.index("}") + 1
+
+
+# --- a terminal is not to be steered by a model ------------------------------------------------------------------------
+
+HOSTILE = [
+    "[bold red]x[/bold red]",
+    "[/]",
+    "\x1b[31mred\x1b[0m",
+    "a\u202eb",
+    "\ud800",
+    "\x00\x07\r",
+    "[link=file:///x]y",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_what_a_model_wrote_is_shown_not_obeyed(hostile: str) -> None:
+    text = said((CAT, hostile), (DOG, "dog")) + hostile
+    shown = page(explained(text))
+    assert not set(shown) & {"\x1b", "\u202e", "\ud800", "\x00", "\x07", "\r"}
+    assert visible(hostile, one_line=True) in shown
+    shown.encode()
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=300), st.sampled_from(["", PERFECT, "<think>", "```json\n["]))
+def test_any_text_has_a_page(text: str, before: str) -> None:
+    explanation = explained(before + text)
+    shown = page(explanation)
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert shown.splitlines()[0]
+    json.dumps(explanation.as_dict(), allow_nan=False)
+
+
+def test_a_long_text_is_shown_in_part() -> None:
+    shown = page(explained(f"<think>{'a' * 5000}</think>{'b' * 9000}"))
+    assert "characters before) ..." in shown
+    assert "more characters)" in shown
+    assert len(shown) < 8000
+
+
+# --- what it reads -----------------------------------------------------------------------------------------------------
+
+
+def dump_row(output: str, **more: object) -> str:
+    return json.dumps({"input": "?", "output": output, "gts": TARGET.to_json(), "score": 0.0, "step": 3, **more})
+
+
+def test_a_line_of_a_dump(tmp_path: Path) -> None:
+    file = tmp_path / "3.jsonl"
+    file.write_text("\n".join([dump_row("[]"), "{broken", dump_row(PERFECT), dump_row("")]) + "\n")
+    assert run(file, "--row", 3).output.startswith("nothing wrong")
+    assert run(file, "--row", 1).output.startswith("missed 2 of 2")
+    broken = run(file, "--row", 2)
+    assert broken.exit_code == 1
+    assert "line 2" in broken.output
+    assert "no row 9 that is judged" in run(file, "--row", 9).output
+    assert "needs --row N" in run(file).output
+
+
+def test_a_row_of_a_parquet_with_its_image(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = tmp_path / "image.png"
+    Image.new("RGB", (2000, 1200), (10, 20, 30)).save(image)
+    rows = [{"completion": text, "ground_truth": TARGET.to_json(), "images": [str(image)]} for text in (PERFECT, "[]")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    out = tmp_path / "out.png"
+    assert run(tmp_path / "rows.parquet", "--row", 1, "--draw", out).output.startswith("missed 2 of 2")
+    with Image.open(out) as picture:
+        assert picture.getpixel((1500, 50)) == (10, 20, 30)[: len(picture.getbands())]
+
+
+def test_text_comes_from_files_and_pipes(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(PERFECT)
+    (tmp_path / "target.json").write_text(TARGET.to_json())
+    for arguments in (("--text-file", tmp_path / "text"), ("-",)):
+        result = run(*arguments, "--target", tmp_path / "target.json", stdin=PERFECT)
+        assert result.output.startswith("nothing wrong"), result.output
+    assert run("-", "--target", TARGET.to_json(), stdin=b"\xff\xfe").output.startswith("no list")
+
+
+def test_the_preset_is_that_of_the_task_unless_told_otherwise(tmp_path: Path) -> None:
+    target = Target(task="counting", size_wh=(9, 9), count=2).to_json()
+    assert run("--text", "2", "--target", target).output.startswith("nothing wrong")
+    home_made = tmp_path / "mine.yaml"
+    home_made.write_text("base: visionr1\nname: mine\nweights: {format: 0.0}\n")
+    result = run("--text", f"Look: {PERFECT}", "--target", TARGET.to_json(), "--preset", home_made)
+    assert result.output.startswith("nothing wrong")
+
+
+def test_the_processed_size_is_replayed_where_the_frame_needs_it() -> None:
+    result = run("--text", PERFECT, "--target", TARGET.to_json(), "--frame", "qwen2.5-vl")
+    assert "pixels of the image as the processor resized it): the image is 1988 x 1204" in result.output
+    result = run("--text", PERFECT, "--target", TARGET.to_json(), "--frame", "qwen2.5-vl", "--processed", "1000x600")
+    assert "x times 2, y times 2" in result.output
+
+
+MISTAKES = {
+    "no text": (["--target", TARGET.to_json()], "no completion: needs one of"),
+    "two texts": (["-", "--text", "x", "--target", TARGET.to_json()], "FILE or - and --text: needs one of"),
+    "no target": (["--text", "x"], "--target: needs the ground truth"),
+    "bad target": (["--text", "x", "--target", "{}"], "ground truth '{}'"),
+    "no file": (["nowhere.jsonl", "--row", "1"], "nowhere.jsonl: no such file"),
+    "unknown frame": (["--text", "x", "--target", TARGET.to_json(), "--frame", "qwen"], "frame = 'qwen': needs one of"),
+    "wrong preset": (
+        ["--text", "x", "--target", TARGET.to_json(), "--preset", "counting"],
+        "judges counting, the target",
+    ),
+    "progress": (["--text", "x", "--target", TARGET.to_json(), "--progress", "30"], "progress = 30"),
+    "no image": (
+        ["--text", "x", "--target", TARGET.to_json(), "--draw", "/tmp/never.png", "--image", "nowhere.png"],
+        "nowhere.png: no image that can be read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("visionr1 explain: ")
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+# --- the picture -------------------------------------------------------------------------------------------------------
+
+
+def colours_of(path: Path) -> set[tuple[int, int, int]]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return {pixel for _, pixel in picture.convert("RGB").getcolors(maxcolors=1 << 24)}  # type: ignore[misc]
+
+
+def test_predictions_are_drawn_in_the_colour_of_what_they_counted_as(tmp_path: Path) -> None:
+    text = said(
+        (CAT, "cat"), ((210, 100, 1000, 400), "cat"), ((1250, 500, 1800, 1100), "cow"), ((5, 700, 90, 900), "dog")
+    )
+    draw(explained(text), tmp_path / "all.png")
+    for kind in ("match", "duplicate", "wrong label", "junk"):
+        assert COLOURS[kind] in colours_of(tmp_path / "all.png"), kind
+    draw(explained(PERFECT), tmp_path / "right.png")
+    assert COLOURS["junk"] not in colours_of(tmp_path / "right.png")
+
+
+def test_a_small_image_is_enlarged_and_an_upright_one_turned(tmp_path: Path) -> None:
+    target = Target(task="grounding", size_wh=(20, 40), boxes_xyxy=[(1, 1, 10, 10)], labels=["cat"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20), (9, 9, 9)).save(tmp_path / "turned.jpg", exif=exif)
+    draw(explained("[]", target), tmp_path / "out.png", tmp_path / "turned.jpg")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width == 160
+        assert picture.height > 320
+
+
+@pytest.mark.parametrize(
+    "text", [said(((-1e308, -1e308, 1e308, 1e308), "猫\x1b\ud800")), said(((5, 5, 6, 6), "")), "[]"]
+)
+def test_whatever_was_predicted_can_be_drawn(text: str, tmp_path: Path) -> None:
+    draw(explained(text), tmp_path / "out.png")
+    assert colours_of(tmp_path / "out.png")
+
+
+def test_without_an_image_there_is_nothing_to_draw_on(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match="has no image"):
+        draw(explained("x", Target(task="text", answer="x"), "text-exact"), tmp_path / "out.png")
+    with pytest.raises(RowsError, match="cannot write"):
+        draw(explained("[]"), tmp_path / "no" / "out.png")
