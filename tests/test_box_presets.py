@@ -187,5 +187,5 @@ def test_no_text_keeps_them_busy(preset: str, n_equal: bool) -> None:
         score(text, target, preset=preset, progress=0.3)
         return time.process_time() - start
 
-    # Observed: at most 60 ms; the bound is wide because a test machine may be slow and busy.
+    # Observed: at most 18 ms; the bound is wide because a test machine may be slow and busy.
     assert min(spent() for _ in range(3)) < 0.4

@@ -130,6 +130,10 @@ MISTAKES = {
     "unknown value": ({"value": "median"}, "value = 'median': needs one of mean, sum"),
     "unknown schedule": ({"schedule": {"kind": "foo"}}, "schedule.kind = 'foo': needs one of off, constant"),
     "too many stages": ({"schedule": {"stages": [[0, 0, 1]] * 3}}, "schedule.stages has 3 entries: the preset has 2"),
+    "a stage that would be ignored": (
+        {"schedule": {"kind": "staged", "stages": [[0, 0, 1]] * 3}},
+        "schedule.stages has 3 entries: kind=staged needs 2",
+    ),
     "a stage that lacks a threshold": (
         {"schedule": {"kind": "constant", "stages": [{"match_iou": 0.5}]}},
         "lacks recall_floor",

@@ -124,7 +124,7 @@ def test_pieces_tell_what_was_read() -> None:
     assert explained(PERFECT[:-20]).text.stopped_at == PERFECT.index("}") + 1
 
 
-# --- a terminal is not to be steered by a model ------------------------------------------------------------------------
+# --- a terminal is not to be steered by a model ----------------------------------------------------------------------
 
 HOSTILE = [
     "[bold red]x[/bold red]",
@@ -163,7 +163,7 @@ def test_a_long_text_is_shown_in_part() -> None:
     assert len(shown) < 8000
 
 
-# --- what it reads -----------------------------------------------------------------------------------------------------
+# --- what it reads ---------------------------------------------------------------------------------------------------
 
 
 def dump_row(output: str, **more: object) -> str:
@@ -249,7 +249,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     assert len(result.output.splitlines()) == 1
 
 
-# --- the picture -------------------------------------------------------------------------------------------------------
+# --- the picture -----------------------------------------------------------------------------------------------------
 
 
 def colours_of(path: Path) -> set[tuple[int, int, int]]:

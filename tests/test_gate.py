@@ -163,6 +163,17 @@ def test_what_does_not_count(observation: Observation) -> None:
     assert advance(GATE, state, counted, 3) != state
 
 
+def test_rollouts_of_an_earlier_visit_to_a_stage_do_not_count() -> None:
+    gate = Gate(bar=0.6, window=2, patience=1, may_fall_back=True)
+    up = [Observation(step, 0, 0.9) for step in (1, 2)]
+    down = [Observation(step, 1, 0.1) for step in (3, 4)]
+    state = run(gate, GateState(), [*up, *down])[-1]
+    assert state == GateState(0, since=5)
+    late = [Observation(step, 0, 0.9) for step in (0, 1, 2, 4)]
+    assert run(gate, state, late)[-1] == state
+    assert run(gate, state, [Observation(step, 0, 0.9) for step in (5, 6)])[-1].stage == 1
+
+
 def test_fewer_stages_than_the_state_knows_of() -> None:
     state = GateState(4, since=100, first_step=100, entries=((101, 2.0, 4),))
     assert advance(GATE, state, Observation(102, 4, 0.5, 4), 2) == GateState(1, since=100)

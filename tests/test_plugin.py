@@ -41,7 +41,10 @@ BAD_SETTINGS = {
     "misspelt schedule key": ({"schedule": {"kin": 1}}, "visionr1.schedule.kin: unknown key; did you mean kind?"),
     "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule.at = 2.0: needs a fraction"),
     "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "a floor lies above"),
-    "too few stages": ({"schedule": {"stages": [[0.5, 0.5, 0.7]]}}, "stages has 1 entries: the preset has 2; set kind too"),
+    "too few stages": (
+        {"schedule": {"stages": [[0.5, 0.5, 0.7]]}},
+        "stages has 1 entries: the preset has 2; set kind too",
+    ),
     "unknown frame": ({"frame": "qwen9"}, "visionr1.frame = 'qwen9': needs one of original, unit"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
     "unknown criterion's judge": ({"criteria": {"a": {"judge": "b"}}}, "visionr1.criteria.a.judge = 'b': needs one of"),

@@ -73,6 +73,7 @@ IN_BOX: dict[str, tuple[Answer, Target, float]] = {
     "overlapping objects, both points in one": (points(IN_A, IN_A), boxes(A, C), 1 / 2),
     "overlapping objects, one point": (points(IN_A_AND_C), boxes(A, C), 1 / 2),
     "three to choose from": (points(IN_A_AND_C, IN_A_AND_C, IN_A), boxes(A, C, B), 2 / 3),
+    "a choice for one, none for two": (points(IN_A_AND_C, IN_B, IN_B), boxes(A, C, B), 2 / 3),
     "nothing there, nothing said": (points(), NONE, 1),
     "nothing there, one said": (points(IN_A), NONE, 0),
     "nothing there, one not readable": (points(n_dropped=1), NONE, 0),
@@ -181,11 +182,14 @@ def test_a_box_thinner_than_a_step_can_be_hit() -> None:
 
 
 def test_a_change_of_frame_costs_nothing_at_the_edge() -> None:
-    for x in range(1, 1000):
+    for x in range(8, 1000):
         edge = x * 640 / 1000
-        target = Target(task="pointing", size_wh=(640, 480), boxes_xyxy=[(edge - 0.5, 0, edge, 480)])
+        target = Target(task="pointing", size_wh=(640, 480), boxes_xyxy=[(edge - 5, 0, edge, 480)])
         text = json.dumps([{"point_2d": [x, 500], "label": "cat"}])
         assert score(text, target, preset="pointing", frame="qwen3-vl").value == 1.0
+        lying = Target(task="pointing", size_wh=(480, 640), boxes_xyxy=[(0, edge - 5, 480, edge)])
+        text = json.dumps([{"point_2d": [500, x], "label": "cat"}])
+        assert score(text, lying, preset="pointing", frame="qwen3-vl").value == 1.0
 
 
 # --- distance --------------------------------------------------------------------------------------------------------
@@ -261,8 +265,8 @@ def test_distance_finds_the_best_pairs(seed: int) -> None:
 def test_in_box_finds_the_most_pairs(seed: int) -> None:
     rng = random.Random(seed)
     n_p, n_t = rng.randint(1, 6), rng.randint(1, 5)
-    corners = [(rng.uniform(0, 60), rng.uniform(0, 60)) for _ in range(n_t)]
-    targets: list[Box] = [(x, y, x + rng.uniform(20, 60), y + rng.uniform(20, 60)) for x, y in corners]
+    corners = [(rng.uniform(0, 60), 0.0) for _ in range(n_t)]
+    targets: list[Box] = [(x, y, x + rng.uniform(10, 40), 100.0) for x, y in corners]
     said = [(rng.uniform(0, 100), rng.uniform(0, 100)) for _ in range(n_p)]
     hit = [[t[0] <= x <= t[2] and t[1] <= y <= t[3] for t in targets] for x, y in said]
     n = max(n_p, n_t)

@@ -244,7 +244,7 @@ def test_no_text_keeps_them_busy(preset: str, text: str) -> None:
         score(text, CAT, preset=preset)
         return time.process_time() - start
 
-    # Observed: at most 20 ms; the bound is wide because a test machine may be slow and busy.
+    # Observed: at most 9 ms; the bound is wide because a test machine may be slow and busy.
     assert min(spent() for _ in range(3)) < 0.2
 
 

@@ -214,7 +214,7 @@ def _with_entry(entries: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
 
 def _move(gate: Gate, state: GateState, newest: int, n_stages: int) -> int:
     """1, 0 or -1 stages."""
-    means = _windowed_means(state.entries, gate.window)[-gate.patience :]
+    means = _windowed_means(state.entries, gate.window)  # as many as patience asks for, or fewer
     lasted = newest - state.first_step + 1 if state.first_step is not None else 0
     if len(means) < gate.patience or lasted < gate.min_steps:
         return 0

@@ -12,11 +12,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from verl_visionr1.rewards import Preset, find_preset
+from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.dumps import Advance, rollout_files
 from verl_visionr1.tools.judging import Processing
 from verl_visionr1.tools.rollouts import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
 
 PresetName = Annotated[str, typer.Option("--preset", help="a preset's name, or a YAML file of one")]
+Route = Annotated[
+    list[str] | None, typer.Option("--route", metavar="TASK=PRESET", help="another preset for a task (may repeat)")
+]
 FrameName = Annotated[str, typer.Option("--frame", help="the coordinates the model spoke in")]
 Processed = Annotated[
     str | None,
@@ -53,6 +58,23 @@ def columns_of(given: list[str] | None) -> Columns:
             raise ValueError(f"--column {item}: needs WHAT=NAME, WHAT one of {_WHAT}")
         names[what] = (name,)
     return Columns(**names)
+
+
+def routes_of(given: list[str] | None) -> dict[str, Preset]:
+    """Task -> preset, as the options say.
+
+    >>> routes_of(["counting=counting-mra"])["counting"].name
+    'counting-mra'
+    """
+    routes: dict[str, Preset] = {}
+    for item in given or ():
+        task, _, name = item.partition("=")
+        if task not in TASKS or not name:
+            raise ValueError(f"--route {item}: needs TASK=PRESET, TASK one of {', '.join(TASKS)}")
+        routes[task] = find_preset(name)
+        if task not in routes[task].tasks:
+            raise ValueError(f"--route {item}: {name} judges {', '.join(routes[task].tasks)}")
+    return routes
 
 
 def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int | None) -> Processing:

@@ -26,6 +26,7 @@ from verl_visionr1.tools.scored_rows import scored_rows
 def score(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
     preset: given.PresetName = "visionr1",
+    route: given.Route = None,
     progress: Annotated[str, typer.Option(help="fraction of training that sets the thresholds, or off")] = "off",
     stage: Annotated[int | None, typer.Option(help="stage of the schedule, from 0, instead of --progress")] = None,
     total_steps: Annotated[
@@ -51,7 +52,9 @@ def score(
     try:
         moment = Moment(None if progress == "off" else _number(progress), stage, total_steps)
         processing = given.processing_of(processed, min_pixels, max_pixels)
-        judging = Judging(find_preset(preset), frame_named(frame), moment, processing, max_tokens)
+        judging = Judging(
+            find_preset(preset), frame_named(frame), moment, processing, max_tokens, given.routes_of(route)
+        )
         other = None
         if vs is not None:
             name, other_moment = preset_and_moment(vs, moment)
@@ -90,6 +93,6 @@ def _writer(out: Path | None, judging: Judging) -> Iterator[OnRow | None]:
     if out is None:
         yield None
         return
-    others = [PRESETS[name] for name in dict.fromkeys(TASK_PRESETS.values()) if name in PRESETS]
+    others = [*judging.by_task.values(), *(PRESETS[name] for name in dict.fromkeys(TASK_PRESETS.values()))]
     with scored_rows(out, [judging.preset, *others]) as on_row:
         yield on_row

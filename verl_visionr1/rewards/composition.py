@@ -86,9 +86,11 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"stages has {len(stages)} entries: the preset has {len(own.points)}; set kind too")
             points = tuple((at, stage) for (at, _), stage in zip(own.points, stages, strict=True))
             return dataclasses.replace(own, points=points, off=off)
-        n_needed = {"off": 0, "constant": 1, "piecewise": len(self.starts)}.get(self.kind or "staged", 2)
-        if len(stages) < n_needed or (self.kind == "piecewise" and len(stages) != n_needed):
-            raise ValueError(f"stages has {len(stages)} entries: kind={self.kind or 'staged'} needs {n_needed}")
+        kind = self.kind or "staged"
+        n_needed = {"off": 0, "constant": 1, "piecewise": len(self.starts)}.get(kind, 2)
+        is_exact = kind == "piecewise" or (self.stages is not None and kind != "gated")  # else a stage would be ignored
+        if len(stages) < n_needed or (is_exact and len(stages) != n_needed):
+            raise ValueError(f"stages has {len(stages)} entries: kind={kind} needs {n_needed}")
         return dataclasses.replace(self._build(stages, off), off=off)
 
     def _build(self, stages: list[Thresholds], off: Thresholds) -> Schedule:

@@ -173,8 +173,9 @@ def _criteria(explanation: Explanation) -> Iterator[RenderableType]:
     )
     when = "progressive rule off" if explanation.progress is None else f"progress {explanation.progress:g}"
     stage = "" if explanation.stage < 0 else f", stage {explanation.stage}"
+    unused = "" if "thresholds" in exam.preset.looks_at else ", not looked at by this preset"
     yield Text(
-        f"  thresholds ({when}{stage}): a match from IoU {thresholds.match_iou:g}; "
+        f"  thresholds ({when}{stage}{unused}): a match from IoU {thresholds.match_iou:g}; "
         f"recall {thresholds.recall_floor:g} to {thresholds.recall_full:g}; "
         f"IoU {thresholds.iou_floor:g} to {thresholds.iou_full:g}"
     )

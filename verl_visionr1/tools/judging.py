@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -110,6 +111,7 @@ class Judging:
         moment: when in training.
         processing: at which size the model saw the images.
         max_tokens: the response budget.
+        by_task: task -> the preset that judges its rows.
     """
 
     preset: Preset
@@ -117,11 +119,12 @@ class Judging:
     moment: Moment = field(default_factory=Moment)
     processing: Processing = field(default_factory=Processing)
     max_tokens: int | None = None
+    by_task: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
 
     def preset_for(self, rollout: Rollout) -> Preset:
-        """The preset that judges a rollout, as `rewards.Routes` without rules has it."""
+        """The preset that judges a rollout, as `rewards.Routes` with rules for tasks has it."""
         task = rollout.target.task
-        return self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]]
+        return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
 
     def speech(self, rollout: Rollout) -> Speech:
         """How the model spoke in a rollout."""
