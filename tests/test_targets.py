@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1 import Target, TargetError
+from verl_visionr1.masks import Mask
 from verl_visionr1.targets import TASKS, normal_label
 
 CAT = {"task": "detection", "size_wh": (640, 480), "boxes_xyxy": [[100, 100, 200, 200]], "labels": ["cat"]}
@@ -104,6 +105,50 @@ def test_an_image_without_the_object_is_a_target() -> None:
     assert Target(task="grounding", size_wh=(5, 5)).boxes_xyxy == ()
 
 
+POINTING = {"task": "pointing", "size_wh": (640, 480)}
+BAD_OBJECTS = {
+    "counting without a count": ({"task": "counting", "size_wh": (9, 9)}, "count = None: a counting target needs"),
+    "half an object": ({"task": "counting", "size_wh": (9, 9), "count": -1}, "count = -1: needs a whole number"),
+    "text without an answer": ({"task": "text"}, "answer = None: a text target needs the right answer"),
+    "blank answer": ({"task": "text", "answer": " "}, r"answer\[0\] = ' ': needs a non-empty text"),
+    "boxes without an image": (CAT | {"size_wh": (0, 0)}, r"size_wh = \(0, 0\): needs positive"),
+    "point outside": (POINTING | {"points_xy": [[700, 5]]}, r"points_xy\[0\] = \(700.0, 5.0\): lies outside"),
+    "point not finite": (POINTING | {"points_xy": [[float("nan"), 5]]}, r"points_xy\[0\] = \(nan, 5.0\)"),
+    "three coordinates": (POINTING | {"points_xy": [[1, 2, 3]]}, "needs two numbers x, y"),
+    "fewer points than boxes": (
+        POINTING | {"boxes_xyxy": [[0, 0, 5, 5]] * 2, "points_xy": [[1, 1]]},
+        "points_xy has 1 entries for 2 objects",
+    ),
+    "labels for some": (
+        POINTING | {"points_xy": [[1, 1], [2, 2]], "labels": ["a"]},
+        "labels has 1 entries for 2 objects",
+    ),
+    "mask of another image": (
+        POINTING | {"masks": [Mask(size_hw=(2, 2), counts=(1, 3))]},
+        r"masks\[0\] is for an image of size_wh \(2, 2\), this one has \(640, 480\)",
+    ),
+    "mask outside": (
+        POINTING | {"masks": [Mask(polygons=((0.0, 0.0, 900.0, 0.0, 0.0, 9.0),))]},
+        r"masks\[0\], whose bounds",
+    ),
+    "no mask": (POINTING | {"masks": [3]}, r"masks\[0\] = 3: needs polygons"),
+    "a mask of nothing": (POINTING | {"masks": [{"polygons": []}]}, r"masks\[0\] = "),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_OBJECTS.values(), ids=BAD_OBJECTS)
+def test_bad_objects_name_field_and_value(fields: dict, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        Target(**fields)
+
+
+def test_masks_there_and_back() -> None:
+    target = Target(**POINTING, masks=[{"polygons": [[0, 0, 9, 0, 0, 9]]}], labels=["cat"])
+    assert Target.from_json(target.to_json()) == target
+    assert Target(**json.loads(target.to_json())) == target
+    assert target.n_objects == 1
+
+
 MULTILABEL = {
     "one box": (["cat"], [], False),
     "one label twice": (["cat", "cat"], [], False),
@@ -144,10 +189,16 @@ def targets(draw: st.DrawFn) -> Target:
         return st.tuples(x, y, x, y).filter(lambda b: b[0] < b[2] and b[1] < b[3])
 
     boxes = draw(st.lists(box(), max_size=4))
+    task = draw(st.sampled_from(TASKS))
+    has_points = task in ("counting", "pointing") and draw(st.booleans())
     return Target(
-        task=draw(st.sampled_from(TASKS)),
+        task=task,
         size_wh=(w, h),
         boxes_xyxy=boxes,
+        points_xy=[((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes] if has_points else (),
+        count=draw(st.integers(0, 99)) if task == "counting" else None,
+        answer=draw(texts) if task == "text" else None,
+        choices=draw(st.lists(texts, max_size=3)),
         labels=draw(st.lists(texts, min_size=len(boxes), max_size=len(boxes))),
         categories=draw(st.lists(texts, max_size=3)),
         ignore_xyxy=draw(st.lists(box(), max_size=2)),

@@ -379,6 +379,16 @@ def test_a_child_that_cannot_start_is_an_error_and_a_thread_may_start_it(monkeyp
         assert pool.submit(math_equality.verified, "x+9", "9+x", 30.0).result()
 
 
+UNASKED = {"words": ("tac", "cat"), "numbers": ("3", "4"), "deep": ("{" * 30, "1"), "long": ("1" + "+0" * 5000, "1")}
+
+
+@pytest.mark.parametrize(("said", "right"), UNASKED.values(), ids=UNASKED)
+def test_what_needs_no_child(said: str, right: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_equality, "_CHILD", None)
+    assert judged(math_equal, said, right) == 0.0
+    assert judged(math_equal, said, said) == 1.0
+
+
 def test_nothing_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys; from verl_visionr1 import Target, score; "

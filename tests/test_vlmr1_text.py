@@ -62,9 +62,9 @@ def test_an_empty_truth_is_no_matter_of_reward() -> None:
 MCQ = {
     "a bracket is not seen": ("<answer>A)</answer>", "A", 0),
     "a truth in brackets is seen by nobody": ("<answer>(A)</answer>", "(A)", 0),
-    "a truth of two lines keeps its tags": ("<answer>A</answer>", "A\nB", 0),
+    "a truth of two lines keeps its tags": ("<answer>A</answer>", "so\nA", 0),
     "several letters, one late": ("<answer>A. I am sure that it is B.</answer>", "B", 1),
-    "several letters, one twice": ("<answer>A, B, A, and then so on and on</answer>", "A", 1),
+    "several letters, one twice": ("<answer>B, A, A, and then so on and on</answer>", "A", 1),
 }
 YES_NO = {"unknown equals unknown": ("I see", "maybe", 1), "a truth of two lines": ("yes", "yes\n.", 1)}
 DEFAULT = {

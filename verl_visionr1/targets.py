@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.boxes import Box, Boxes, Points
-from verl_visionr1.masks import Mask
+from verl_visionr1.masks import Mask, bounds_xyxy
 
 TASKS = ("detection", "grounding", "counting", "pointing", "text")
 """Tasks that have a reward; `Target.task` is one of them."""
@@ -89,7 +89,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ("categories", _texts("categories", self.categories)),
             ("ignore_xyxy", _boxes("ignore_xyxy", self.ignore_xyxy, size_wh)),
             ("points_xy", _points("points_xy", self.points_xy, size_wh)),
-            ("masks", _many("masks", self.masks, "masks")),
+            ("masks", _masks("masks", self.masks, size_wh)),
             ("choices", _texts("choices", self.choices)),
         ):
             msgspec.structs.force_setattr(self, field, value)
@@ -105,10 +105,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise TargetError(f"{field} has {n_given} entries for {n_objects} objects: needs one an object")
         may_lack_labels = self.task in ("counting", "pointing") and not self.labels
         if len(self.labels) != n_objects and not may_lack_labels:
-            what = "box" if self.boxes_xyxy or not n_objects else "object"
-            raise TargetError(
-                f"labels has {len(self.labels)} entries for {n_objects} {what}es: needs one label a {what}"
-            )
+            what = "objects" if self.masks or self.points_xy else "boxes"
+            raise TargetError(f"labels has {len(self.labels)} entries for {n_objects} {what}: needs one label each")
 
     def _check_answer(self) -> None:
         """What the task asks for is there."""
@@ -218,6 +216,22 @@ def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     if x1 < -1 or y1 < -1 or x2 > size_wh[0] + 1 or y2 > size_wh[1] + 1:
         raise TargetError(f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or mend size_wh")
     return box
+
+
+def _masks(field: str, values: Any, size_wh: tuple[int, int]) -> tuple[Mask, ...]:
+    masks = tuple([_mask(f"{field}[{i}]", value) for i, value in enumerate(_many(field, values, "masks"))])
+    for i, mask in enumerate(masks):
+        if mask.size_wh not in (None, size_wh):
+            raise TargetError(f"{field}[{i}] is for an image of size_wh {mask.size_wh}, this one has {size_wh}")
+        _box(f"{field}[{i}], whose bounds are", bounds_xyxy(mask), size_wh)
+    return masks
+
+
+def _mask(where: str, value: Any) -> Mask:
+    try:
+        return value if isinstance(value, Mask) else msgspec.convert(value, Mask)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise TargetError(f"{where} = {str(value)[:80]}: needs polygons, or size_hw and counts ({error})") from None
 
 
 def _points(field: str, values: Any, size_wh: tuple[int, int]) -> Points:

@@ -42,7 +42,7 @@ def ap(answer: Answer, target: Target, matching: Matching) -> float:
     one label only is one class, whatever the answer calls it. n_T = 0: 1.0 iff nothing was predicted. As with any mean
     over classes, a false alarm in a class that stands at 0 takes nothing more away.
 
-    Source: COCO's metric as a reward, VLM-R1 (arXiv 2504.07615, Eq. 7; `od_ap`), with the ties repaired.
+    Source: COCO's metric as a reward, VLM-R1 (arXiv 2504.07615, `od_ap`), with the ties repaired.
     """
     return _tied(answer, target, matching, IOU_THRESHOLDS)
 

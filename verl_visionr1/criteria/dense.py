@@ -86,7 +86,7 @@ def v_triune(
     Args:
         size_penalty: factor in [0, 1] a surplus box.
         size_aware: no pair needs more IoU than whole numbers can write at its target's size (see `reachable_iou`): at
-            eps = .99 a step of one pixel fails every box below 200 pixels.
+            eps = .99 rounding to whole pixels alone may fail any box below 200 pixels.
     """
     if not 0.0 <= size_penalty <= 1.0:
         raise ValueError(f"size_penalty = {size_penalty!r}: needs a factor in [0, 1]")

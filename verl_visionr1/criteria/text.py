@@ -91,7 +91,7 @@ def named_option(text: str, choices: Sequence[str]) -> int | None:
             return letter if texts[letter] == rest else None
     letters = _mentioned_letters(text, n_letters)
     by_text = _mentioned_texts(normal, texts)
-    if len(letters) > 1 or (len(letters) == len(by_text) == 1 and letters != by_text):
+    if len(letters) == len(by_text) == 1 and letters != by_text:
         return None
     found = letters or by_text
     return found.pop() if len(found) == 1 else None

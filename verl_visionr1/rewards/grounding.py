@@ -18,7 +18,7 @@ PRESETS = (
         "vlmr1-rec",
         (FORMAT, Criterion("iou", iou_over_max)),
         schedule=constant(OFF),
-        source="arXiv 2504.07615, Eq. 6, repaired",
+        source="arXiv 2504.07615, referring expressions, repaired",
     ),
     Preset(
         "rec-iou2",

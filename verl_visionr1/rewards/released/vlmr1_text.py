@@ -36,8 +36,7 @@ def format_released(completion: str) -> float:
     """`format`: `<think>` first, `</answer>` last, and `</think>`, blanks, `<answer>` between; tags may repeat."""
     if not (completion.startswith("<think>") and completion.endswith("</answer>")):
         return 0.0
-    between = _BETWEEN.search(completion, len("<think>"), len(completion) - len("</answer>"))
-    return 1.0 if between is not None else 0.0
+    return 1.0 if _BETWEEN.search(completion) is not None else 0.0
 
 
 _BETWEEN = re.compile(r"</think>\s*<answer>")
