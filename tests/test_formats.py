@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_visionr1.answers import FORMATS, MAX_BOXES, MAX_CHARS, PARSERS, Answer, Defect, instruction, parse_qwen_json
@@ -292,6 +292,7 @@ WRITERS: dict[str, Callable[[list], str]] = {
     "point": lambda items: json.dumps([box[:2] for _, box in items]),
 }
 
+few = settings(max_examples=25)  # for each format
 words = st.from_regex(r"[a-z]{1,6}( [a-z]{1,4})?", fullmatch=True).filter(lambda word: word not in ("nan", "inf"))
 ordered = st.tuples(*[st.integers(0, 499)] * 2, *[st.integers(1, 499)] * 2).map(
     lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
@@ -304,6 +305,7 @@ def test_every_format_of_places_has_a_writer() -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@few
 @given(
     items=items_of_boxes,
     around=st.sampled_from(["{}", " {}\n", "<think>so</think>{}", "<answer>{}</answer>", "```\n{}\n```"]),
@@ -323,6 +325,7 @@ STRIPPED = {"qwen2-vl": (O, P, B, E), "internvl": ("<ref>", "</ref>", "<box>", "
 
 
 @pytest.mark.parametrize("name", STRIPPED)
+@few
 @given(items=items_of_boxes)
 def test_a_tokenizer_that_strips_special_tokens_changes_nothing(name: str, items: list) -> None:
     text = WRITERS[name](items)
@@ -334,6 +337,7 @@ def test_a_tokenizer_that_strips_special_tokens_changes_nothing(name: str, items
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@few
 @given(items=items_of_boxes, share=st.floats(0, 1))
 def test_a_cut_answer_is_a_beginning_of_the_whole(name: str, items: list, share: float) -> None:
     text = WRITERS[name](items)
@@ -346,6 +350,7 @@ def test_a_cut_answer_is_a_beginning_of_the_whole(name: str, items: list, share:
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@few
 @given(items=items_of_boxes)
 def test_prose_before_is_named_and_costs_no_box(name: str, items: list) -> None:
     text = WRITERS[name](items)
@@ -542,6 +547,7 @@ any_text = (
 
 
 @pytest.mark.parametrize("name", PARSERS)
+@settings(max_examples=60)
 @given(text=any_text)
 def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
     answer = PARSERS[name](text)

@@ -12,11 +12,11 @@ from typing import Any
 
 from verl_visionr1.rewards import PRESETS
 from verl_visionr1.targets import TASKS
-from verl_visionr1.tools.audit.battery import Language, Probe, battery, perfect_probes
+from verl_visionr1.tools.audit.battery import Probe, battery, perfect_probes
 from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Facts, Subject, load, usual_format
 from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findings
 from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Patient, Runner
-from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form
+from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form, Language
 
 __all__ = [
     "CHECKS",

@@ -1,34 +1,26 @@
-"""The battery: answers of known worth about known scenes, and what their rewards must be to each other.
-
-A probe is a completion about a scene; a relation says of two probes of one scene which must earn more. Both are data:
-`audit` runs the first and compares by the second, wherever both probes exist.
-"""
+"""The battery: answers of known worth about known scenes; what they must earn is said in `relations`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from verl_visionr1.targets import Target
+from verl_visionr1.tools.audit.probes import (
+    count_probes,
+    counted,
+    empty_probes,
+    form_probes,
+    list_probes,
+    long_probes,
+    reasoning_probes,
+    word_probes,
+)
 from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre, scenes_of
-from verl_visionr1.tools.audit.writers import SIDE, Form, Item, Writer, with_digits
+from verl_visionr1.tools.audit.writers import Item, Language, Writer
 
 LONG_CHARS = 20_000
 """Probes longer than this may take longer."""
-EVALUATED = "AUDIT_EVALUATED"
-"""The environment variable that a completion sets if the reward evaluates it as Python."""
-_CODE = f"__import__('os').environ.__setitem__('{EVALUATED}', 'yes')"
-_PROMPTS = MappingProxyType(
-    {
-        "detection": "Locate every item from the category list in the image: cat, dog. Output JSON.",
-        "grounding": "Locate every cat in the image and output the coordinates in JSON format.",
-        "counting": "How many cats are in the image?",
-        "pointing": "Point to every cat in the image.",
-        "text": "What is in the image? Answer with one of the options, or with a word or a number.",
-    }
-)
-UNREADABLE = ("<answer>", "</answer>", "<think>", "```json", "<banana", "{}", "null", "[[", "[{}]", "[null]", "{[(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +43,6 @@ class Probe:
     def is_long(self) -> bool:
         """Whether it may take longer than others."""
         return len(self.completion) > LONG_CHARS
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """What two probes of one scene must earn: `better` `sign` `worse`.
-
-    Attributes:
-        check: id of the check that it belongs to.
-        better, worse: names of probes.
-        sign: ">", ">=" or "==".
-    """
-
-    check: str
-    better: str
-    sign: str
-    worse: str
-
-
-@dataclass(frozen=True, slots=True)
-class Language:
-    """How answers are put: by which writer, in which form."""
-
-    writer: Writer
-    form: Form
-
-    def said(self, items: tuple[Item, ...]) -> str:
-        """The completion that answers with these items."""
-        return self.form.wrap(self.writer.write(items))
 
 
 def perfect_probes(task: str, language: Language) -> list[Probe]:
@@ -116,18 +80,18 @@ def _probes_of(task: str, scene: Scene, language: Language) -> Iterator[tuple[st
     wrong = _wrong_items(task, scene)
     yield "perfect", language.said(scene.items)
     if task == "text":
-        yield from _word_probes(scene, language)
+        yield from word_probes(scene, language)
     elif task == "counting":
-        yield from _count_probes(scene, language)
+        yield from count_probes(scene, language)
     else:
-        yield from _list_probes(scene, language)
+        yield from list_probes(scene, language)
     if scene.name == "many":
         return
-    yield from _empty_probes(task)
-    yield from _reasoning_probes(scene.items, wrong, language)
-    yield from _form_probes(scene.items, wrong, language)
+    yield from empty_probes(task)
+    yield from reasoning_probes(scene.items, wrong, language)
+    yield from form_probes(scene.items, wrong, language)
     if scene.name in ("one", "choice", "number"):
-        yield from _long_probes(scene.items, language)
+        yield from long_probes(scene.items, language)
 
 
 def _wrong_items(task: str, scene: Scene) -> tuple[Item, ...]:
@@ -135,320 +99,11 @@ def _wrong_items(task: str, scene: Scene) -> tuple[Item, ...]:
     if task == "text":
         return (((), scene.wrong),)
     if task == "counting":
-        return _counted(scene, 2 * len(scene.items) + 3)
+        return counted(scene, 2 * len(scene.items) + 3)
     is_point = len(scene.items[0][0]) == 2 if scene.items else task == "pointing"
     places = [centre(box) if is_point else box for box in JUNK]
     label = scene.phrases[0] if scene.phrases else "cat"
     return tuple([(tuple(place), label) for place in places[: max(1, min(len(scene.items), len(places)))]])
-
-
-def _counted(scene: Scene, n: int) -> tuple[Item, ...]:
-    """`n` different things, for answers whose length is the count."""
-    size = len(scene.items[0][0]) if scene.items else 4
-    places = [(5.0 + i % 95 * 10, 5.0 + i // 95 * 10, 12.0 + i % 95 * 10, 12.0 + i // 95 * 10) for i in range(n)]
-    return tuple([(place[:size], "cat") for place in places])
-
-
-# --- any task --------------------------------------------------------------------------------------------------------
-
-
-def _empty_probes(task: str) -> Iterator[tuple[str, str]]:
-    yield "empty", ""
-    yield "blanks only", " \n\t "
-    yield "prose", "I looked at it carefully, and it is very nice."
-    yield "the prompt again", _PROMPTS[task]
-    for text in UNREADABLE:
-        yield f"only {text}", text
-    yield "half a surrogate", "\ud800"
-    yield "zero bytes", "\0\0"
-    yield "code", _CODE
-
-
-def _reasoning_probes(
-    right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language
-) -> Iterator[tuple[str, str]]:
-    """The right answer where it does not count, and its twin with a wrong one in the same place."""
-    for name, items in (("right", right), ("wrong", wrong)):
-        text = language.writer.write(items)
-        yield f"{name} only in reasoning", f"<think>{text}</think>"
-        yield f"{name} in reasoning without end", f"<think>{text}"
-        yield f"{name} in reasoning, then silence", language.form.reasoned(text, "I do not know.")
-        yield f"{name} in reasoning, then wrong", language.form.reasoned(text, language.writer.write(wrong))
-
-
-def _form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """Blanks, text after the answer, two answers, another script, spoilt spelling."""
-    form, text = language.form, language.writer.write(right)
-    perfect = form.wrap(text)
-    yield "blanks around the answer", form.wrap(f" {text} ")
-    yield "text after the answer", perfect + "\n\nI hope this helps! Ask me anything."
-    yield "another answer after", f"{perfect}\n{language.said(wrong)}"
-    yield "another answer before", f"{language.said(wrong)}\n{perfect}"
-    yield "byte order mark", "\ufeff" + perfect
-    yield "right to left", form.wrap("\u202e" + text + "\u202c")
-    yield "zero-width blanks", form.wrap(text.replace("a", "a\u200b").replace("1", "1\u200b"))
-    yield "combining accents", form.wrap(text.replace("a", "a\u0301"))
-    yield "other digits", form.wrap(with_digits(text, 0x0660))
-    yield "surrogate inside", form.wrap(text[: len(text) // 2] + "\udfff" + text[len(text) // 2 :])
-    yield "single quotes", form.wrap(text.replace('"', "'"))
-    yield "last character missing", form.wrap(text[:-1])
-    yield "cut in the middle", perfect[: len(perfect) // 2]
-    yield "trailing comma", form.wrap(text[:-1] + "," + text[-1:])
-    yield "wrong key", form.wrap(text.replace("bbox_2d", "box").replace("point_2d", "box"))
-    yield "code inside", form.wrap(text.replace("125", _CODE, 1) if "125" in text else f"[{_CODE}]")
-
-
-def _long_probes(right: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """A megabyte each, made to be slow to read."""
-    text, form = language.writer.write(right), language.form
-    megabyte = 1_000_000
-    pieces = {
-        "letters": "a",
-        "brackets": "[",
-        "braces": '{"a":',
-        "parentheses": "(",
-        "digits": "7",
-        "huge numbers": "1e308, ",
-        "blanks": " ",
-        "answers": "<answer>",
-        "thoughts": "<think> ",
-        "fences": "```json\n",
-        "lists of numbers": "[1, 2, 3, ",
-        "fractions": "\\frac{",
-        "right answers": text + ",",
-    }
-    for name, piece in pieces.items():
-        yield f"1 MB of {name}", form.wrap(piece * (megabyte // len(piece)))
-    yield "1 MB of reasoning", form.reasoned("Hm, let me think. " * (megabyte // 18), text)
-    yield "1 MB of text after", form.wrap(text) + " and so on" * (megabyte // 10)
-
-
-# --- boxes and points ------------------------------------------------------------------------------------------------
-
-
-def _list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    said, items = language.said, scene.items
-    is_point = language.writer.kind == "points"
-    label = scene.phrases[0] if scene.phrases else "cat"
-    junk: tuple[Item, ...] = tuple([(centre(box) if is_point else box, label) for box in JUNK])
-    if not items:
-        yield "says None", language.form.wrap("None")
-        yield "a false alarm", said(junk[:1])
-        yield "three false alarms", said(junk[:3])
-        yield "an unreadable false alarm", said(((("NaN",) * (2 if is_point else 4), label),))
-        return
-    yield "junk only", said(junk[: len(items)])
-    yield "20 junk after", said((*items, *junk))
-    yield "20 junk before", said((*junk, *items))
-    yield "each 10 times", said(tuple([item for item in items for _ in range(10)]))
-    yield "right labels missing", said(tuple([(xs, "") for xs, _ in items]))
-    yield from _order_probes(items, junk, language)
-    if scene.target.is_multilabel and language.writer.has_labels:
-        names = list(scene.phrases)
-        following = dict(zip(names, names[1:] + names[:1], strict=True))
-        yield "all labels wrong", said(tuple([(xs, following[name]) for xs, name in items]))
-        yield "unknown labels", said(tuple([(xs, "zebra") for xs, _ in items]))
-        yield "labels that hold the right one", said(tuple([(xs, f"not a {name}") for xs, name in items]))
-        yield "every label", said(tuple([(xs, name) for xs, _ in items for name in names]))
-    if scene.name != "many":
-        yield from _place_probes(items, language)
-    if scene.name == "one":
-        yield from _number_probes(items, language)
-
-
-def _order_probes(items: tuple[Item, ...], junk: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    if len(items) < 2:
-        return
-    said = language.said
-    yield "in reverse", said(items[::-1])
-    yield "rotated", said((*items[1:], items[0]))
-    mixed = (*[(_moved(xs, 20.0), label) for xs, label in items[:-1]], *junk[:3])
-    yield "a mixture", said(mixed)
-    yield "the mixture in reverse", said(mixed[::-1])
-    if len(items) > 10:
-        yield "a third missing", said(tuple([item for i, item in enumerate(items) if i % 3]))
-    else:
-        yield "some missing", said(items[:-1])
-
-
-def _moved(xs: tuple, by: float) -> tuple:
-    return tuple([x + by if i % 2 == 0 else x for i, x in enumerate(xs)])
-
-
-def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """Answers in the wrong place, by little or by much."""
-    said = language.said
-    labels = dict.fromkeys(label for _, label in items)
-    yield "one pixel off", said(tuple([(_moved(xs, 1.0), label) for xs, label in items]))
-    if language.writer.kind == "points":
-        yield "at the edge", said(tuple([(_moved(xs, 120.0), label) for xs, label in items]))
-        yield "just outside", said(tuple([(_moved(xs, 150.0), label) for xs, label in items]))
-        places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
-        yield "points everywhere", said(tuple([(place, label) for label in labels for place in places]))
-        yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
-        return
-    yield "IoU .8", said(tuple([(_moved(xs, _shift(xs, 0.8)), label) for xs, label in items]))
-    yield "IoU .6", said(tuple([(_moved(xs, _shift(xs, 0.6)), label) for xs, label in items]))
-    yield "the whole image", said(tuple([((0, 0, SIDE, SIDE), label) for label in labels]))
-    yield "inverted", said(tuple([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items]))
-    yield "inverted in x", said(tuple([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items]))
-    yield "no area", said(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
-    places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
-    yield "boxes everywhere", said(tuple([(place, label) for label in labels for place in places]))
-
-
-def _shift(xs: tuple, iou: float) -> float:
-    """How far a box is moved sideways to this IoU with itself."""
-    return (xs[2] - xs[0]) * (1.0 - iou) / (1.0 + iou)
-
-
-def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    said, (xs, label) = language.said, items[0]
-    for number in ("NaN", "Infinity", "-Infinity", "1e309", "1e39", "-50", "5e-324", "9" * 400, "true", "[1]", '"125"'):
-        shown = number if len(number) < 20 else "400 digits"
-        yield f"{shown} as a coordinate", said((((number, *xs[1:]), label), *items[1:]))
-    yield "all coordinates NaN", said(((("NaN",) * len(xs), label),))
-    corners = [(float(i % 990), float(i // 990)) for i in range(10_000)]
-    places: tuple[Item, ...] = tuple([((x, y, x + 5, y + 5)[: len(xs)], label) for x, y in corners])
-    yield "10000 places", said(places)
-    yield "right, then 10000 places", said((*items, *places))
-
-
-# --- counts and words ------------------------------------------------------------------------------------------------
-
-
-def _count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    n = len(scene.items)
-    far = n > 20  # one more or less is close enough for a reward that is relative
-    yield "a little too many" if far else "one too many", language.said(_counted(scene, n + 1))
-    yield "far too many", language.said(_counted(scene, 2 * n + 3))
-    if n > 1:
-        yield "a little too few" if far else "one too few", language.said(_counted(scene, n - 1))
-        yield "none", language.said(())
-    if language.writer.kind != "count":
-        return
-    wrap = language.form.wrap
-    yield "every number", wrap(" ".join(map(str, range(2 * n + 2))))
-    yield "two numbers", wrap(f"{n + 1} or {n}")
-    yield "a range", wrap(f"{max(n - 1, 0)}-{n}")
-    for number in ("NaN", "Infinity", "-Infinity", "1e309", f"-{n + 1}", "9" * 400, "1e-400", f"{n}.5", f"{n}e0"):
-        yield f"the number {number if len(number) < 20 else 'of 400 digits'}", wrap(number)
-
-
-def _word_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    wrap = language.form.wrap
-    right = scene.items[0][1]
-    yield "junk only", wrap(scene.wrong)
-    for hedge in scene.hedges:
-        yield f"hedge: {hedge}", wrap(hedge)
-    yield "no word", wrap("")
-    yield "a dot", wrap(".")
-    yield "the answer in capitals", wrap(right.upper())
-    yield "a power tower", wrap("9^{9^{9^{9^{9}}}}")
-    yield "a factorial tower", wrap("99999999!!!!!")
-
-
-# --- relations -------------------------------------------------------------------------------------------------------
-
-_EMPTY = [name for name, _ in _empty_probes("text")]
-_COMMON = [
-    *[Relation("nothing-is-free", "perfect", ">", name) for name in _EMPTY],
-    *[
-        Relation("outside-answer", f"wrong {where}", ">=", f"right {where}")
-        for where in (
-            *("only in reasoning", "in reasoning without end"),
-            *("in reasoning, then silence", "in reasoning, then wrong"),
-        )
-    ],
-    Relation("blanks", "perfect", "==", "blanks around the answer"),
-    Relation("hedging-costs", "perfect", ">", "another answer after"),
-]
-_ORDER = [
-    Relation("order", "perfect", ">=", "one pixel off"),
-    Relation("order", "one pixel off", ">=", "some missing"),
-    Relation("order", "one pixel off", ">", "junk only"),
-    Relation("order", "perfect", ">", "some missing"),
-    Relation("order", "some missing", ">", "junk only"),
-    Relation("order", "perfect", ">", "a third missing"),
-    Relation("order", "a third missing", ">=", "junk only"),
-    *[Relation("order", "junk only", ">=", name) for name in _EMPTY],
-    *[Relation("permutation", "perfect", "==", name) for name in ("in reverse", "rotated", "targets in reverse")],
-    Relation("permutation", "20 junk after", "==", "20 junk before"),
-    Relation("permutation", "a mixture", "==", "the mixture in reverse"),
-    Relation("duplicates-cost", "perfect", ">", "each 10 times"),
-    *[
-        Relation("junk-costs", "perfect", ">", name)
-        for name in ("20 junk after", "20 junk before", "junk only", "10000 places", "right, then 10000 places")
-    ],
-    *[
-        Relation("labels-cost", "perfect", ">", name)
-        for name in ("all labels wrong", "unknown labels", "labels that hold the right one", "every label")
-    ],
-    *[
-        Relation("negatives", "perfect", ">", name)
-        for name in ("a false alarm", "three false alarms", "an unreadable false alarm")
-    ],
-    Relation("none-accepted", "perfect", "==", "says None"),
-]
-_LAST = Relation("last-wins", "perfect", ">", "another answer before")
-BOXES = (
-    *_COMMON,
-    replace(_LAST, check="hedging-costs"),
-    *_ORDER,
-    Relation("order", "one pixel off", ">=", "IoU .8"),
-    Relation("order", "IoU .8", ">=", "IoU .6"),
-    Relation("order", "IoU .6", ">=", "junk only"),
-    Relation("saturates", "perfect", ">", "IoU .6"),
-    *[Relation("bad-boxes", "perfect", ">", name) for name in ("inverted", "inverted in x", "no area")],
-    *[Relation("bad-boxes", "junk only", ">=", name) for name in ("inverted", "inverted in x", "no area")],
-    *[Relation("scattergun", "perfect", ">", name) for name in ("the whole image", "boxes everywhere")],
-    Relation("scattergun", "some missing", ">", "the whole image"),
-    Relation("scattergun", "some missing", ">", "boxes everywhere"),
-)
-POINTS = (
-    *_COMMON,
-    replace(_LAST, check="hedging-costs"),
-    *_ORDER,
-    Relation("order", "one pixel off", ">=", "at the edge"),
-    Relation("order", "at the edge", ">=", "just outside"),
-    Relation("order", "just outside", ">=", "junk only"),
-    Relation("order", "perfect", ">", "just outside"),
-    Relation("scattergun", "perfect", ">", "points everywhere"),
-    Relation("scattergun", "some missing", ">", "points everywhere"),
-    Relation("nothing-is-free", "perfect", ">", "boxes instead"),
-)
-COUNTS = (
-    *_COMMON,
-    _LAST,
-    *[Relation("order", "perfect", ">", name) for name in ("one too many", "one too few", "far too many", "none")],
-    *[
-        Relation("order", better, ">=", worse)
-        for better, worse in (
-            *(("one too many", "far too many"), ("a little too many", "far too many")),
-            *(("one too few", "none"), ("a little too few", "none")),
-        )
-    ],
-    *[Relation("order", "far too many", ">=", name) for name in _EMPTY],
-    *[Relation("hedging-costs", "perfect", ">", name) for name in ("every number", "two numbers", "a range")],
-)
-WORDS = (
-    *_COMMON,
-    _LAST,
-    Relation("order", "perfect", ">", "junk only"),
-    Relation("order", "perfect", ">", "no word"),
-    Relation("order", "perfect", ">", "a dot"),
-    *[Relation("order", "junk only", ">=", name) for name in ("no word", "empty", "blanks only")],
-    *[
-        Relation("hedging-costs", "perfect", ">", f"hedge: {hedge}")
-        for scene in scenes_of("text", "words")
-        for hedge in scene.hedges
-    ],
-)
-
-
-def relations_of(task: str) -> tuple[Relation, ...]:
-    """What must hold between the probes of a task."""
-    return {"pointing": POINTS, "counting": COUNTS, "text": WORDS}.get(task, BOXES)
 
 
 def _reversed(target: Target) -> Target:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from verl_visionr1.tools.audit.battery import Probe, relations_of
+from verl_visionr1.tools.audit.battery import Probe
 from verl_visionr1.tools.audit.isolation import Outcome
+from verl_visionr1.tools.audit.relations import relations_of
 
 EPSILON = 1e-6
 """Rewards closer than this are equal."""

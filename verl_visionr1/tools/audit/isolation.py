@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.audit.battery import EVALUATED
 from verl_visionr1.tools.audit.callables import AuditError, Facts, Loaded, Reward, Subject, load
+from verl_visionr1.tools.audit.probes import EVALUATED
 
 MAX_LOST = 6
 """After so many calls that hung or ended the process, no more are made."""

@@ -167,6 +167,18 @@ FORMS = (
 """The battery speaks in the first of these that a reward pays best for when the answer is perfect."""
 
 
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How answers are put: by which writer, in which form."""
+
+    writer: Writer
+    form: Form
+
+    def said(self, items: tuple[Item, ...]) -> str:
+        """The completion that answers with these items."""
+        return self.form.wrap(self.writer.write(items))
+
+
 def with_digits(text: str, zero: int) -> str:
     r"""The same with its digits in another script, whose zero has that code point.
 

@@ -1,0 +1,227 @@
+"""What the battery says about a scene: names and texts of completions, of any task and of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+
+from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre
+from verl_visionr1.tools.audit.writers import SIDE, Item, Language, with_digits
+
+EVALUATED = "AUDIT_EVALUATED"
+"""The environment variable that a completion sets if the reward evaluates it as Python."""
+_CODE = f"__import__('os').environ.__setitem__('{EVALUATED}', 'yes')"
+_PROMPTS = MappingProxyType(
+    {
+        "detection": "Locate every item from the category list in the image: cat, dog. Output JSON.",
+        "grounding": "Locate every cat in the image and output the coordinates in JSON format.",
+        "counting": "How many cats are in the image?",
+        "pointing": "Point to every cat in the image.",
+        "text": "What is in the image? Answer with one of the options, or with a word or a number.",
+    }
+)
+UNREADABLE = ("<answer>", "</answer>", "<think>", "```json", "<banana", "{}", "null", "[[", "[{}]", "[null]", "{[(")
+
+
+def counted(scene: Scene, n: int) -> tuple[Item, ...]:
+    """`n` different things, for answers whose length is the count."""
+    size = len(scene.items[0][0]) if scene.items else 4
+    places = [(5.0 + i % 95 * 10, 5.0 + i // 95 * 10, 12.0 + i % 95 * 10, 12.0 + i // 95 * 10) for i in range(n)]
+    return tuple([(place[:size], "cat") for place in places])
+
+
+# --- any task --------------------------------------------------------------------------------------------------------
+
+
+def empty_probes(task: str) -> Iterator[tuple[str, str]]:
+    yield "empty", ""
+    yield "blanks only", " \n\t "
+    yield "prose", "I looked at it carefully, and it is very nice."
+    yield "the prompt again", _PROMPTS[task]
+    for text in UNREADABLE:
+        yield f"only {text}", text
+    yield "half a surrogate", "\ud800"
+    yield "zero bytes", "\0\0"
+    yield "code", _CODE
+
+
+def reasoning_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """The right answer where it does not count, and its twin with a wrong one in the same place."""
+    for name, items in (("right", right), ("wrong", wrong)):
+        text = language.writer.write(items)
+        yield f"{name} only in reasoning", f"<think>{text}</think>"
+        yield f"{name} in reasoning without end", f"<think>{text}"
+        yield f"{name} in reasoning, then silence", language.form.reasoned(text, "I do not know.")
+        yield f"{name} in reasoning, then wrong", language.form.reasoned(text, language.writer.write(wrong))
+
+
+def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """Blanks, text after the answer, two answers, another script, spoilt spelling."""
+    form, text = language.form, language.writer.write(right)
+    perfect = form.wrap(text)
+    yield "blanks around the answer", form.wrap(f" {text} ")
+    yield "text after the answer", perfect + "\n\nI hope this helps! Ask me anything."
+    yield "another answer after", f"{perfect}\n{language.said(wrong)}"
+    yield "another answer before", f"{language.said(wrong)}\n{perfect}"
+    yield "byte order mark", "\ufeff" + perfect
+    yield "right to left", form.wrap("\u202e" + text + "\u202c")
+    yield "zero-width blanks", form.wrap(text.replace("a", "a\u200b").replace("1", "1\u200b"))
+    yield "combining accents", form.wrap(text.replace("a", "a\u0301"))
+    yield "other digits", form.wrap(with_digits(text, 0x0660))
+    yield "surrogate inside", form.wrap(text[: len(text) // 2] + "\udfff" + text[len(text) // 2 :])
+    yield "single quotes", form.wrap(text.replace('"', "'"))
+    yield "last character missing", form.wrap(text[:-1])
+    yield "cut in the middle", perfect[: len(perfect) // 2]
+    yield "trailing comma", form.wrap(text[:-1] + "," + text[-1:])
+    yield "wrong key", form.wrap(text.replace("bbox_2d", "box").replace("point_2d", "box"))
+    yield "code inside", form.wrap(text.replace("125", _CODE, 1) if "125" in text else f"[{_CODE}]")
+
+
+def long_probes(right: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """A megabyte each, made to be slow to read."""
+    text, form = language.writer.write(right), language.form
+    megabyte = 1_000_000
+    pieces = {
+        "letters": "a",
+        "brackets": "[",
+        "braces": '{"a":',
+        "parentheses": "(",
+        "digits": "7",
+        "huge numbers": "1e308, ",
+        "blanks": " ",
+        "answers": "<answer>",
+        "thoughts": "<think> ",
+        "fences": "```json\n",
+        "lists of numbers": "[1, 2, 3, ",
+        "fractions": "\\frac{",
+        "right answers": text + ",",
+    }
+    for name, piece in pieces.items():
+        yield f"1 MB of {name}", form.wrap(piece * (megabyte // len(piece)))
+    yield "1 MB of reasoning", form.reasoned("Hm, let me think. " * (megabyte // 18), text)
+    yield "1 MB of text after", form.wrap(text) + " and so on" * (megabyte // 10)
+
+
+# --- boxes and points ------------------------------------------------------------------------------------------------
+
+
+def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    said, items = language.said, scene.items
+    is_point = language.writer.kind == "points"
+    label = scene.phrases[0] if scene.phrases else "cat"
+    junk: tuple[Item, ...] = tuple([(centre(box) if is_point else box, label) for box in JUNK])
+    if not items:
+        yield "says None", language.form.wrap("None")
+        yield "a false alarm", said(junk[:1])
+        yield "three false alarms", said(junk[:3])
+        yield "an unreadable false alarm", said(((("NaN",) * (2 if is_point else 4), label),))
+        return
+    yield "junk only", said(junk[: len(items)])
+    yield "20 junk after", said((*items, *junk))
+    yield "20 junk before", said((*junk, *items))
+    yield "each 10 times", said(tuple([item for item in items for _ in range(10)]))
+    yield "right labels missing", said(tuple([(xs, "") for xs, _ in items]))
+    yield from _order_probes(items, junk, language)
+    if scene.target.is_multilabel and language.writer.has_labels:
+        names = list(scene.phrases)
+        following = dict(zip(names, names[1:] + names[:1], strict=True))
+        yield "all labels wrong", said(tuple([(xs, following[name]) for xs, name in items]))
+        yield "unknown labels", said(tuple([(xs, "zebra") for xs, _ in items]))
+        yield "labels that hold the right one", said(tuple([(xs, f"not a {name}") for xs, name in items]))
+        yield "every label", said(tuple([(xs, name) for xs, _ in items for name in names]))
+    if scene.name != "many":
+        yield from _place_probes(items, language)
+    if scene.name == "one":
+        yield from _number_probes(items, language)
+
+
+def _order_probes(items: tuple[Item, ...], junk: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    if len(items) < 2:
+        return
+    said = language.said
+    yield "in reverse", said(items[::-1])
+    yield "rotated", said((*items[1:], items[0]))
+    mixed = (*[(_moved(xs, 20.0), label) for xs, label in items[:-1]], *junk[:3])
+    yield "a mixture", said(mixed)
+    yield "the mixture in reverse", said(mixed[::-1])
+    if len(items) > 10:
+        yield "a third missing", said(tuple([item for i, item in enumerate(items) if i % 3]))
+    else:
+        yield "some missing", said(items[: (len(items) + 1) // 2])
+
+
+def _moved(xs: tuple, by: float) -> tuple:
+    return tuple([x + by if i % 2 == 0 else x for i, x in enumerate(xs)])
+
+
+def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """Answers in the wrong place, by little or by much."""
+    said = language.said
+    labels = dict.fromkeys(label for _, label in items)
+    yield "one pixel off", said(tuple([(_moved(xs, 1.0), label) for xs, label in items]))
+    if language.writer.kind == "points":
+        yield "at the edge", said(tuple([(_moved(xs, 120.0), label) for xs, label in items]))
+        yield "just outside", said(tuple([(_moved(xs, 150.0), label) for xs, label in items]))
+        places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
+        yield "points everywhere", said(tuple([(place, label) for label in labels for place in places]))
+        yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
+        return
+    yield "IoU .8", said(tuple([(_moved(xs, _shift(xs, 0.8)), label) for xs, label in items]))
+    yield "IoU .6", said(tuple([(_moved(xs, _shift(xs, 0.6)), label) for xs, label in items]))
+    yield "the whole image", said(tuple([((0, 0, SIDE, SIDE), label) for label in labels]))
+    yield "inverted", said(tuple([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items]))
+    yield "inverted in x", said(tuple([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items]))
+    yield "no area", said(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
+    places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
+    yield "boxes everywhere", said(tuple([(place, label) for label in labels for place in places]))
+
+
+def _shift(xs: tuple, iou: float) -> float:
+    """How far a box is moved sideways to this IoU with itself."""
+    return (xs[2] - xs[0]) * (1.0 - iou) / (1.0 + iou)
+
+
+def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    said, (xs, label) = language.said, items[0]
+    for number in ("NaN", "Infinity", "-Infinity", "1e309", "1e39", "-50", "5e-324", "9" * 400, "true", "[1]", '"125"'):
+        shown = number if len(number) < 20 else "400 digits"
+        yield f"{shown} as a coordinate", said((((number, *xs[1:]), label), *items[1:]))
+    yield "all coordinates NaN", said(((("NaN",) * len(xs), label),))
+    corners = [(float(i % 990), float(i // 990)) for i in range(10_000)]
+    places: tuple[Item, ...] = tuple([((x, y, x + 5, y + 5)[: len(xs)], label) for x, y in corners])
+    yield "10000 places", said(places)
+    yield "right, then 10000 places", said((*items, *places))
+
+
+# --- counts and words ------------------------------------------------------------------------------------------------
+
+
+def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    n = len(scene.items)
+    far = n > 20  # one more or less is close enough for a reward that is relative
+    yield "a little too many" if far else "one too many", language.said(counted(scene, n + 1))
+    yield "far too many", language.said(counted(scene, 2 * n + 3))
+    if n > 1:
+        yield "a little too few" if far else "one too few", language.said(counted(scene, n - 1))
+        yield "none", language.said(())
+    if language.writer.kind != "count":
+        return
+    wrap = language.form.wrap
+    yield "every number", wrap(" ".join(map(str, range(2 * n + 2))))
+    yield "two numbers", wrap(f"{n + 1} or {n}")
+    yield "a range", wrap(f"{max(n - 1, 0)}-{n}")
+    for number in ("NaN", "Infinity", "-Infinity", "1e309", f"-{n + 1}", "9" * 400, "1e-400", f"{n}.5", f"{n}e0"):
+        yield f"the number {number if len(number) < 20 else 'of 400 digits'}", wrap(number)
+
+
+def word_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    wrap = language.form.wrap
+    right = scene.items[0][1]
+    yield "junk only", wrap(scene.wrong)
+    for hedge in scene.hedges:
+        yield f"hedge: {hedge}", wrap(hedge)
+    yield "no word", wrap("")
+    yield "a dot", wrap(".")
+    yield "the answer in capitals", wrap(right.upper())
+    yield "a power tower", wrap("9^{9^{9^{9^{9}}}}")
+    yield "a factorial tower", wrap("99999999!!!!!")
