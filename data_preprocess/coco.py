@@ -1,4 +1,4 @@
-"""COCO-format detection json -> parquet rows for verl: detection (a category list), grounding and counting (one phrase).
+"""COCO-format detection json -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
 
     python data_preprocess/coco.py instances_train2017.json train2017 coco_train.parquet --on-error skip
 

@@ -15,10 +15,10 @@ from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.masks import Mask
 from verl_visionr1.rewards import Criterion, Preset, Speech
 from verl_visionr1.targets import TASKS
-from verl_visionr1.tools.diagnosis import Exam, cause_of, diagnose, findings_of
-from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.diagnosis.verdicts import verdicts_of
-from verl_visionr1.tools.diagnosis.writing import WORDS
+from verl_visionr1.tools.explain.diagnosis import Exam, cause_of, diagnose, findings_of
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
+from verl_visionr1.tools.explain.diagnosis.writing import WORDS
 
 SIZE_WH = (2000, 1200)
 CAT, DOG = (200, 100, 1000, 400), (1200, 500, 1800, 1100)

@@ -22,7 +22,7 @@ from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import instruction
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.schedule import progress_at, staged
-from verl_visionr1.tools.runs import read_steps
+from verl_visionr1.tools.runs.steps import read_steps
 
 pytestmark = [pytest.mark.verl, pytest.mark.slow]
 

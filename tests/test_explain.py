@@ -17,9 +17,9 @@ from verl_visionr1 import FRAMES, PRESETS, Target, score
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Speech
-from verl_visionr1.tools.drawing import COLOURS, draw
-from verl_visionr1.tools.explain import Explanation, explain
-from verl_visionr1.tools.explain_page import page_of, visible
+from verl_visionr1.tools.explain.drawing import COLOURS, draw
+from verl_visionr1.tools.explain.explanation import Explanation, explain
+from verl_visionr1.tools.explain.page import page_of, visible
 
 CAT, DOG = (200, 100, 1000, 400), (1200, 500, 1800, 1100)
 TARGET = Target(task="detection", size_wh=(2000, 1200), boxes_xyxy=[CAT, DOG], labels=["cat", "dog"])

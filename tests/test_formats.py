@@ -292,7 +292,7 @@ WRITERS: dict[str, Callable[[list], str]] = {
     "point": lambda items: json.dumps([box[:2] for _, box in items]),
 }
 
-few = settings(max_examples=25)  # for each format
+few = settings(max_examples=15)  # for each format
 words = st.from_regex(r"[a-z]{1,6}( [a-z]{1,4})?", fullmatch=True).filter(lambda word: word not in ("nan", "inf"))
 ordered = st.tuples(*[st.integers(0, 499)] * 2, *[st.integers(1, 499)] * 2).map(
     lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
@@ -405,6 +405,7 @@ def supervision_boxes(reader: str, text: str, wh: tuple[int, int], **more: objec
 sizes = st.tuples(st.integers(50, 4000), st.integers(50, 4000))
 
 
+@few
 @given(items=items_of_boxes, wh=sizes, input_wh=sizes)
 def test_supervision_reads_the_same_qwen_boxes(items: list, wh: tuple[int, int], input_wh: tuple[int, int]) -> None:
     text = f"```json\n{WRITERS['qwen-json'](items)}\n```"
@@ -418,6 +419,7 @@ def test_supervision_reads_the_same_qwen_boxes(items: list, wh: tuple[int, int],
         assert list(answer.labels) == theirs[1]
 
 
+@few
 @given(items=items_of_boxes, wh=sizes)
 def test_supervision_reads_the_same_paligemma_boxes(items: list, wh: tuple[int, int]) -> None:
     text = WRITERS["paligemma"](items)
@@ -547,7 +549,7 @@ any_text = (
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(text=any_text)
 def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
     answer = PARSERS[name](text)

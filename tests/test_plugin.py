@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context
+from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.schedule import progress_at, staged
 
@@ -115,7 +115,7 @@ def test_progress_counts_completed_steps(step: int, total: int, progress: float)
 
 
 def rule_at(step: int, total: int | None, validation: str = "final", **context: object) -> object:
-    return Context(progress_at(step, total), **context).rule(staged(), validation)  # type: ignore[arg-type]
+    return context_at(step, total, **context).rule(staged(), validation)  # type: ignore[arg-type]
 
 
 def test_stage_switches_at_the_right_step() -> None:

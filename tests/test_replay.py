@@ -20,12 +20,12 @@ from verl_visionr1.criteria import ADVANCED, BEGINNER
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, progress_at, staged
-from verl_visionr1.tools import replay as replay_module
-from verl_visionr1.tools.judging import Judging, Moment
-from verl_visionr1.tools.replay import moments_of, replay
-from verl_visionr1.tools.rescore import rescore
-from verl_visionr1.tools.rollouts import Rollout
-from verl_visionr1.tools.schedule_view import DIGITS, draw_schedule, first_step, sketch
+from verl_visionr1.tools.rollouts.judging import Judging, Moment
+from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.tools.schedule import replay as replay_module
+from verl_visionr1.tools.schedule.replay import moments_of, replay
+from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, first_step, sketch
+from verl_visionr1.tools.score.rescore import rescore
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
 

@@ -23,13 +23,13 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS
-from verl_visionr1.tools.agreement import agreement_of
-from verl_visionr1.tools.judging import Judging, Moment, Processing, preset_and_moment
-from verl_visionr1.tools.rescore import Report, rescore
-from verl_visionr1.tools.rollouts import Rollout, read_rollouts
-from verl_visionr1.tools.score_view import view_of
-from verl_visionr1.tools.scored_rows import scored_rows
-from verl_visionr1.tools.tally import Tally
+from verl_visionr1.tools.rollouts.judging import Judging, Moment, Processing, preset_and_moment
+from verl_visionr1.tools.rollouts.records import Rollout, read_rollouts
+from verl_visionr1.tools.score.agreement import agreement_of
+from verl_visionr1.tools.score.rescore import Report, rescore
+from verl_visionr1.tools.score.scored_rows import scored_rows
+from verl_visionr1.tools.score.tally import Tally
+from verl_visionr1.tools.score.view import view_of
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
 ONE = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])

@@ -20,8 +20,15 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.tools.dumps import rollout_files
-from verl_visionr1.tools.rollouts import SEVERAL_SOURCES, Columns, Counts, Rollout, data_sources_of, read_rollouts
+from verl_visionr1.tools.rollouts.dumps import rollout_files
+from verl_visionr1.tools.rollouts.records import (
+    SEVERAL_SOURCES,
+    Columns,
+    Counts,
+    Rollout,
+    data_sources_of,
+    read_rollouts,
+)
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
 DOG = Target(task="grounding", size_wh=(320, 240), boxes_xyxy=[[10, 10, 50, 50]], labels=["dog"])

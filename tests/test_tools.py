@@ -13,9 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from verl_visionr1.cli import app
-from verl_visionr1.tools.report import changes_of, draw, table_of
-from verl_visionr1.tools.runs import RunError, Step, read_steps
-from verl_visionr1.tools.watch import lines_of, watch
+from verl_visionr1.tools.runs.report import changes_of, draw, table_of
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.watch import lines_of, watch
 
 
 def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float]:

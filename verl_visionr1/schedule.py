@@ -87,16 +87,15 @@ class Schedule:
         return self.points[self.final_stage][1]
 
 
-def progress_at(step: int, total_steps: int | None) -> float | None:
+def progress_at(step: int, total_steps: int) -> float:
     """Fraction of training done when `step` (counted from 1) begins; step 0, before training, is 0.
 
     So a switch at .5 of 40 steps comes with step 21, and a run that is longer than `total_steps` stays at 1.
-    None with the progressive rule off (`total_steps=None`).
 
     >>> [progress_at(step, 40) for step in (0, 1, 20, 21, 40, 99)]
     [0.0, 0.0, 0.475, 0.5, 0.975, 1.0]
     """
-    return None if total_steps is None else min(max(step - 1, 0) / total_steps, 1.0)
+    return min(max(step - 1, 0) / total_steps, 1.0)
 
 
 def constant(thresholds: Thresholds) -> Schedule:

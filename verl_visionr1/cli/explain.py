@@ -16,10 +16,10 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Speech, find_preset
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.explain import explain as explain_completion
-from verl_visionr1.tools.explain_page import page_of
-from verl_visionr1.tools.one_completion import Completion, completion_at, completion_of
-from verl_visionr1.tools.rollouts import Columns
+from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_of
+from verl_visionr1.tools.explain.explanation import explain as explain_completion
+from verl_visionr1.tools.explain.page import page_of
+from verl_visionr1.tools.rollouts.records import Columns
 
 PLAIN_WIDTH = 160
 """Columns where no terminal says how many it has."""
@@ -62,7 +62,7 @@ def explain(
             progress=progress,
         )
         if draw is not None:
-            from verl_visionr1.tools.drawing import draw as draw_explanation
+            from verl_visionr1.tools.explain.drawing import draw as draw_explanation
 
             draw_explanation(explanation, draw, image or completion.image)
     except ValueError as error:  # RewardError, FrameError, TargetError, RowsError, ...

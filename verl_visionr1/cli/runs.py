@@ -34,15 +34,15 @@ def watch(
     pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left."""
-    from verl_visionr1.tools.watch import watch as watch_run
+    from verl_visionr1.tools.runs.watch import watch as watch_run
 
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 
 def report(run_dir: RunDir) -> None:
     """Print what a run has reached on held-out data, before and after, and write a figure."""
-    from verl_visionr1.tools.report import report as report_run
-    from verl_visionr1.tools.runs import RunError
+    from verl_visionr1.tools.runs.report import report as report_run
+    from verl_visionr1.tools.runs.steps import RunError
 
     try:
         table, figure = report_run(run_dir)

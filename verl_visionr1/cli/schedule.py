@@ -16,10 +16,10 @@ from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import Preset, find_preset
 from verl_visionr1.rewards.composition import ScheduleSettings
 from verl_visionr1.settings import decoded
-from verl_visionr1.tools.judging import Judging
-from verl_visionr1.tools.replay import TOO_MANY_DEAD, Replay, replay
-from verl_visionr1.tools.rollouts import Counts
-from verl_visionr1.tools.schedule_view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
+from verl_visionr1.tools.rollouts.judging import Judging
+from verl_visionr1.tools.rollouts.records import Counts
+from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
+from verl_visionr1.tools.schedule.view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
 
 
 def schedule(

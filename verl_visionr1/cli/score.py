@@ -16,11 +16,11 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, find_preset
-from verl_visionr1.tools.judging import Judging, Moment, preset_and_moment
-from verl_visionr1.tools.rescore import OnRow, rescore
-from verl_visionr1.tools.rollouts import Counts
-from verl_visionr1.tools.score_view import view_of
-from verl_visionr1.tools.scored_rows import scored_rows
+from verl_visionr1.tools.rollouts.judging import Judging, Moment, preset_and_moment
+from verl_visionr1.tools.rollouts.records import Counts
+from verl_visionr1.tools.score.rescore import OnRow, rescore
+from verl_visionr1.tools.score.scored_rows import scored_rows
+from verl_visionr1.tools.score.view import view_of
 
 
 def score(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.schedule import Schedule
+from verl_visionr1.schedule import Schedule, progress_at
 
 ValidationStage = Literal["final", "current", "off"]
 """Thresholds that validation is judged by: the strictest, those of training at that step, or none."""
@@ -65,6 +65,13 @@ class Context:
             stage = min(self.gates.get(data_source, 0), len(schedule.points) - 1)
             return Rule(schedule.points[stage][1], stage)
         return Rule(schedule(self.progress), schedule.stage(self.progress))
+
+
+def context_at(
+    step: int, total_steps: int | None, *, is_validation: bool = False, gates: Mapping[str, int] | None = None
+) -> Context:
+    """The context of a prompt dispatched at `step` (from 1; 0 before training); no total: the rule is off."""
+    return Context(None if total_steps is None else progress_at(step, total_steps), is_validation, gates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,8 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.reward_manager import total_steps_of
-from verl_visionr1.schedule import progress_at
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class Progress:
     def context(self, step: int, *, is_validation: bool = False) -> Context:
         """How prompts dispatched at `step` are judged."""
         stages = None if self.gates is None else {source: self.gates.stage(source) for source in self.gates.states}
-        return Context(progress_at(step, self.total_steps), is_validation, stages)
+        return context_at(step, self.total_steps, is_validation=is_validation, gates=stages)
 
     def rule(self, step: int, data_source: str = "") -> Rule:
         """What counts at `step` for rows that the run's own preset judges."""

@@ -24,10 +24,9 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule
+from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.rewards import Preset, Score, Speech, judge
-from verl_visionr1.schedule import progress_at
 from verl_visionr1.targets import Target
 
 logger = logging.getLogger(__name__)
@@ -129,8 +128,8 @@ class VisionR1RewardManager(RewardManagerBase):
                 f"{PREFIX}.schedule.kind=gated: needs the progress callback, +visionr1@_global_=progressive"
             )
         split = (row.get("extra_info") or {}).get("split")
-        progress = progress_at(int(row.get("global_steps", 0)), self.total_steps)
-        return Context(progress, is_validation=split in VALIDATION_SPLITS)
+        step = int(row.get("global_steps", 0))
+        return context_at(step, self.total_steps, is_validation=split in VALIDATION_SPLITS)
 
     def completion_of(self, data: DataProto) -> tuple[str, int]:
         """The text of the last output, without padding and special tokens, and its length in tokens."""

@@ -8,8 +8,8 @@ from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
 from verl_visionr1.frames import FRAMES, Extent, Frame
 from verl_visionr1.rewards.judge import in_original_pixels
 from verl_visionr1.targets import NO_IMAGE
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, quoted
-from verl_visionr1.tools.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
+from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 
 _PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.boxes import Box
-from verl_visionr1.tools.diagnosis.base import Exam
-from verl_visionr1.tools.diagnosis.wrapping import reads_text, rewritten
+from verl_visionr1.tools.explain.diagnosis.base import Exam
+from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, rewritten
 
 
 def repaired(exam: Exam, answer: Answer) -> Exam:

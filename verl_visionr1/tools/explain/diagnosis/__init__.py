@@ -13,15 +13,15 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards.base import Preset
 from verl_visionr1.rewards.judge import BOX_TASKS, Speech
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
-from verl_visionr1.tools.diagnosis.boxes import box_findings
-from verl_visionr1.tools.diagnosis.coordinates import misread
-from verl_visionr1.tools.diagnosis.formats import other_format
-from verl_visionr1.tools.diagnosis.points import point_findings
-from verl_visionr1.tools.diagnosis.repairs import repaired
-from verl_visionr1.tools.diagnosis.words import count_findings, text_findings
-from verl_visionr1.tools.diagnosis.wrapping import reads_text, wrapping
-from verl_visionr1.tools.diagnosis.writing import writing_findings
+from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
+from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
+from verl_visionr1.tools.explain.diagnosis.coordinates import misread
+from verl_visionr1.tools.explain.diagnosis.formats import other_format
+from verl_visionr1.tools.explain.diagnosis.points import point_findings
+from verl_visionr1.tools.explain.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
+from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
+from verl_visionr1.tools.explain.diagnosis.writing import writing_findings
 
 __all__ = ["Exam", "Finding", "cause_of", "diagnose", "findings_of"]
 

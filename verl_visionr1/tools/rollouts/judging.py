@@ -12,7 +12,7 @@ from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
 from verl_visionr1.schedule import Schedule, progress_at
 from verl_visionr1.targets import NO_IMAGE
-from verl_visionr1.tools.rollouts import Rollout
+from verl_visionr1.tools.rollouts.records import Rollout
 
 _processed_size = lru_cache(maxsize=8192)(processed_size)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.dumps import rollout_files, rows_of
-from verl_visionr1.tools.rollouts import Columns, Counts, read_rollouts
+from verl_visionr1.tools.rollouts.dumps import rollout_files, rows_of
+from verl_visionr1.tools.rollouts.records import Columns, Counts, read_rollouts
 
 IMAGE_COLUMNS = ("images", "image")
 """Where a row may name its image."""

@@ -8,9 +8,18 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.tools.diagnosis.base import plural
-from verl_visionr1.tools.diagnosis.verdicts import BELOW, DUPLICATE, IGNORED, JUNK, MATCH, MISSED, OUTSIDE, WRONG_LABEL
-from verl_visionr1.tools.explain import Explanation
+from verl_visionr1.tools.explain.diagnosis.base import plural
+from verl_visionr1.tools.explain.diagnosis.verdicts import (
+    BELOW,
+    DUPLICATE,
+    IGNORED,
+    JUNK,
+    MATCH,
+    MISSED,
+    OUTSIDE,
+    WRONG_LABEL,
+)
+from verl_visionr1.tools.explain.explanation import Explanation
 
 SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS = 400, 3000, 60
 """How many characters of the reasoning and of the answer, and how many rows of a table, are shown."""

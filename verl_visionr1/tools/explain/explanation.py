@@ -13,10 +13,10 @@ from verl_visionr1.frames import Extent
 from verl_visionr1.rewards.base import Preset
 from verl_visionr1.rewards.judge import BOX_TASKS, Speech, score_of
 from verl_visionr1.targets import NO_IMAGE, Target
-from verl_visionr1.tools.diagnosis import Exam, Finding, about, cause_of, findings_of
-from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.diagnosis.verdicts import Fate, Verdict, verdicts_of
-from verl_visionr1.tools.diagnosis.writing import defect_words, named_defects
+from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.writing import defect_words, named_defects
 
 
 @dataclass(frozen=True, slots=True)

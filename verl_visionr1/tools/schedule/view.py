@@ -12,9 +12,9 @@ from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.schedule import Schedule, progress_at
-from verl_visionr1.tools.replay import Replay
-from verl_visionr1.tools.score_view import MAX_SOURCES, printable
-from verl_visionr1.tools.tally import Numbers
+from verl_visionr1.tools.schedule.replay import Replay
+from verl_visionr1.tools.score.tally import Numbers
+from verl_visionr1.tools.score.view import MAX_SOURCES, printable
 
 FIELDS = (
     ("match IoU", "match_iou"),

@@ -15,10 +15,10 @@ from verl_visionr1.matching import match_boxes
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, regions_of
-from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.diagnosis.repairs import repaired
-from verl_visionr1.tools.diagnosis.wrapping import best_wrapped, reads_text
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, regions_of
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.wrapping import best_wrapped, reads_text
 
 MAX_COMPARED = 200
 """So many boxes are read under every frame; more tell nothing new."""

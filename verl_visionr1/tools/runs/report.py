@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from verl_visionr1.tools.runs import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
 SHOWN = (
     ("reward", "reward"),

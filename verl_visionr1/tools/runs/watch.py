@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from verl_visionr1.tools.runs import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0

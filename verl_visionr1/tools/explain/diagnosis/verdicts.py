@@ -16,7 +16,7 @@ from verl_visionr1.masks import contains
 from verl_visionr1.matching import IGNORED_SHARE
 from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.targets import Target, normal_label
-from verl_visionr1.tools.diagnosis.base import Exam, regions_of
+from verl_visionr1.tools.explain.diagnosis.base import Exam, regions_of
 
 MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK = "match", "below threshold", "wrong label", "duplicate", "junk"
 IGNORED, MISSED, OUTSIDE = "ignored", "missed", "outside"

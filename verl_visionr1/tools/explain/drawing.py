@@ -10,9 +10,18 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.tools.diagnosis.verdicts import BELOW, DUPLICATE, IGNORED, JUNK, MATCH, MISSED, OUTSIDE, WRONG_LABEL
-from verl_visionr1.tools.explain import Explanation
-from verl_visionr1.tools.explain_page import visible
+from verl_visionr1.tools.explain.diagnosis.verdicts import (
+    BELOW,
+    DUPLICATE,
+    IGNORED,
+    JUNK,
+    MATCH,
+    MISSED,
+    OUTSIDE,
+    WRONG_LABEL,
+)
+from verl_visionr1.tools.explain.explanation import Explanation
+from verl_visionr1.tools.explain.page import visible
 
 COLOURS = {
     MATCH: (0, 158, 115),

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from verl_visionr1.targets import Target, normal_label
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, listed, perfect_answer, plural, quoted
-from verl_visionr1.tools.diagnosis.repairs import gain_of, with_boxes, with_labels, with_places, without_boxes
-from verl_visionr1.tools.diagnosis.verdicts import (
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, listed, perfect_answer, plural, quoted
+from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels, with_places, without_boxes
+from verl_visionr1.tools.explain.diagnosis.verdicts import (
     BELOW,
     DUPLICATE,
     JUNK,

@@ -9,10 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.tools.agreement import Agreement
-from verl_visionr1.tools.rescore import Comparison, Differing, Report
-from verl_visionr1.tools.saved import Saved
-from verl_visionr1.tools.tally import Numbers
+from verl_visionr1.tools.rollouts.saved_rewards import Saved
+from verl_visionr1.tools.score.agreement import Agreement
+from verl_visionr1.tools.score.rescore import Comparison, Differing, Report
+from verl_visionr1.tools.score.tally import Numbers
 
 MAX_SOURCES = 6
 """So many data sources have a column each; the JSON report holds all."""

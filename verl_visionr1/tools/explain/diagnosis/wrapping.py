@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 from verl_visionr1.answers import Answer
 from verl_visionr1.rewards.judge import BOX_TASKS
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, perfect_answer, quoted
-from verl_visionr1.tools.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 
 WRAPPINGS: Mapping[str, str] = MappingProxyType(
     {

@@ -6,10 +6,26 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, listed, object_points, perfect_answer, plural, quoted
-from verl_visionr1.tools.diagnosis.boxes import LEARN
-from verl_visionr1.tools.diagnosis.repairs import gain_of, with_labels, with_places, without_boxes
-from verl_visionr1.tools.diagnosis.verdicts import DUPLICATE, MATCH, MISSED, OUTSIDE, WRONG_LABEL, Verdict, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.base import (
+    Exam,
+    Finding,
+    listed,
+    object_points,
+    perfect_answer,
+    plural,
+    quoted,
+)
+from verl_visionr1.tools.explain.diagnosis.boxes import LEARN
+from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_labels, with_places, without_boxes
+from verl_visionr1.tools.explain.diagnosis.verdicts import (
+    DUPLICATE,
+    MATCH,
+    MISSED,
+    OUTSIDE,
+    WRONG_LABEL,
+    Verdict,
+    verdicts_of,
+)
 
 
 def point_findings(exam: Exam) -> list[Finding]:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from verl_visionr1.files import RowsError, disk_error
 from verl_visionr1.rewards import Preset, Score
-from verl_visionr1.tools.rescore import OnRow
-from verl_visionr1.tools.rollouts import Rollout
+from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.tools.score.rescore import OnRow
 
 TEXTS = ("file", "data_source", "task", "preset")
 WHOLE = ("number", "step")

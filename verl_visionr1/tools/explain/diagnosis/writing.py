@@ -11,11 +11,19 @@ from msgspec.structs import replace
 from verl_visionr1.answers import FORMATS, MAX_BOXES, MAX_CHARS, Answer, Defect
 from verl_visionr1.boxes import Box
 from verl_visionr1.rewards.judge import BOX_TASKS
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, listed, perfect_answer, plural, quoted, without_defects
-from verl_visionr1.tools.diagnosis.claims import Claim, answer_start, claims_in
-from verl_visionr1.tools.diagnosis.repairs import gain_of, with_boxes
-from verl_visionr1.tools.diagnosis.verdicts import MISSED, verdicts_of
-from verl_visionr1.tools.diagnosis.words import only_reasoned
+from verl_visionr1.tools.explain.diagnosis.base import (
+    Exam,
+    Finding,
+    listed,
+    perfect_answer,
+    plural,
+    quoted,
+    without_defects,
+)
+from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes
+from verl_visionr1.tools.explain.diagnosis.verdicts import MISSED, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.words import only_reasoned
 
 LONGER = "raise data.max_response_length, or ask for less text"
 ASK = "say in the prompt how to answer (verl_visionr1.answers has the wording)"

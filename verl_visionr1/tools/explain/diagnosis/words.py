@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from verl_visionr1.tools.diagnosis.base import Exam, Finding, quoted
-from verl_visionr1.tools.diagnosis.boxes import LEARN
-from verl_visionr1.tools.diagnosis.claims import answer_start
-from verl_visionr1.tools.diagnosis.repairs import gain_of
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
+from verl_visionr1.tools.explain.diagnosis.boxes import LEARN
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start
+from verl_visionr1.tools.explain.diagnosis.repairs import gain_of
 
 MAX_LOOKED_AT = 20_000
 """So many characters of the reasoning are searched for the answer."""

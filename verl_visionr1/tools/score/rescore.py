@@ -11,11 +11,11 @@ import msgspec
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset, Score
-from verl_visionr1.tools.agreement import Agreement, agreement_of
-from verl_visionr1.tools.judging import Judging
-from verl_visionr1.tools.rollouts import Counts, Rollout, no_row
-from verl_visionr1.tools.saved import Saved, SavedScores
-from verl_visionr1.tools.tally import Numbers, Tally
+from verl_visionr1.tools.rollouts.judging import Judging
+from verl_visionr1.tools.rollouts.records import Counts, Rollout, no_row
+from verl_visionr1.tools.rollouts.saved_rewards import Saved, SavedScores
+from verl_visionr1.tools.score.agreement import Agreement, agreement_of
+from verl_visionr1.tools.score.tally import Numbers, Tally
 
 TEXT_CHARS = 160
 """So much of a completion is shown."""

@@ -1,0 +1,1 @@
+"""`visionr1 explain`: why a reward is what it is."""

@@ -1,0 +1,1 @@
+"""Saved rollouts: reading them, and judging one again."""

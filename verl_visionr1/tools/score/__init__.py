@@ -1,0 +1,1 @@
+"""`visionr1 score`: judge saved rollouts again."""
