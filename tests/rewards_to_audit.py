@@ -104,6 +104,31 @@ def counts_anywhere(completion: str, target: Any) -> float:
     return float(str(target.count) in re.findall(r"\d+", completion))
 
 
+def strict_tags(completion: str, target: Any) -> float:
+    """CrowdVLM-R1's template: `<answer>9</answer>` without blanks, and 0 is never right."""
+    found = re.search(r"<answer>(\d+)</answer>", completion)
+    return float(found is not None and bool(target.count) and int(found.group(1)) == target.count)
+
+
+def dozes(completion: str, target: Any) -> float:
+    """Busy with zebras."""
+    import time
+
+    time.sleep(0.05 * ("zebra" in completion))
+    return honest(completion, target)
+
+
+def first_box(completion: str, target: Any) -> float:
+    """Judges the first box by the first target."""
+    found = _BOX.search(completion)
+    if found is None or not target.boxes_xyxy or "[" in found.group(1):
+        return float(found is None and not target.boxes_xyxy)
+    try:
+        return _iou([float(x) for x in found.group(1).split(",")], target.boxes_xyxy[0])
+    except ValueError:
+        return 0.0
+
+
 def wants_a_moon(text: str, moon: str, sun: str) -> float:
     """A signature that nobody knows."""
     return 0.0

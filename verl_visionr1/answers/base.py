@@ -76,8 +76,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_parsed(self) -> bool:
-        """Whether an answer could be read: boxes, points, or a well-formed statement without any."""
-        return bool(self.boxes_xyxy or self.points_xy) or not self.defects
+        """Whether an answer could be read: boxes, points, a count, words, or a well-formed statement without any."""
+        return bool(self.boxes_xyxy or self.points_xy or self.text) or self.count is not None or not self.defects
 
 
 def bounded(boxes: list[Box], labels: list[str], n_dropped: int, defects: tuple[Defect, ...]) -> Answer:

@@ -18,7 +18,8 @@ def parse_count(text: str) -> Answer:
 
     The answer is what `parse_text` reads; its last number is the count, digits before words; "no" and "none" are 0
     where no number stands. Numbers in the reasoning are never read. Well-formed: the number alone, marked up or not,
-    with a full stop or not. Numbers that are negative, not finite or above `MAX_COUNT` are no count.
+    with a full stop or not. A list of boxes or points is no number: `counting-list` takes its length. Numbers that are
+    negative, not finite or above `MAX_COUNT` are no count.
 
     Returns:
         An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
@@ -34,6 +35,8 @@ def parse_count(text: str) -> Answer:
     body, defects = answer_in(text)
     if not body:
         return Answer(defects=defects or (Defect.NO_COUNT,))
+    if _LIST.search(body):
+        return Answer(defects=(*defects, Defect.WRONG_KIND))
     number = last_number(body)
     if number is not None:
         value, said = number.value, body[number.start : number.end]
@@ -69,6 +72,7 @@ def parse_text(text: str) -> Answer:
 
 
 _MARKUP = " \t\r\n.*_`$'\""
+_LIST = re.compile(r"bbox|box_2d|point_2d|<point|\[\s{0,9}\[")  # coordinates are no count
 _NONE = re.compile(r"(?<![\w'-])(?:no|none|nothing)(?![\w'])", re.IGNORECASE)
 _BRACE = re.compile(r"[{}]")
 _BOX = ("<|begin_of_box|>", "<|end_of_box|>")

@@ -25,7 +25,9 @@ def audit(
         list[str] | None, typer.Option(help="a preset's own tasks, else detection; may be repeated")
     ] = None,
     scene: Annotated[list[str] | None, typer.Option(help="only this scene of the battery; may be repeated")] = None,
-    answer_format: Annotated[str | None, typer.Option("--format", help="the format to answer in")] = None,
+    answer_format: Annotated[
+        str | None, typer.Option("--format", help="the format to answer in, and for a preset to read")
+    ] = None,
     progress: Annotated[float | None, typer.Option(help="judge a preset at this fraction of training")] = None,
     ground_truth: Annotated[
         str, typer.Option(help="what callables get: target-json, boxes-json or vlmr1")
@@ -36,7 +38,9 @@ def audit(
     limit_ms: Annotated[float, typer.Option(help="milliseconds a call may take")] = 10.0,
     long_limit_ms: Annotated[float, typer.Option(help="milliseconds for texts over 20 kB")] = 100.0,
     deadline: Annotated[float, typer.Option(help="seconds until a call counts as hanging")] = 5.0,
-    quick: Annotated[bool, typer.Option("--quick", help="leave out 10,000 boxes and megabytes of text")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="leave out 10,000 boxes, megabytes of text and towers of powers")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited as asked."""

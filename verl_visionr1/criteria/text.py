@@ -14,6 +14,7 @@ from functools import lru_cache
 from verl_visionr1.answers import Answer
 from verl_visionr1.answers.numbers import Number, last_number
 from verl_visionr1.criteria import math_equality
+from verl_visionr1.criteria.traits import may_block, needs
 from verl_visionr1.targets import Target
 
 MAX_NORMAL_CHARS = 5000
@@ -181,6 +182,7 @@ def _number(text: str) -> Number | None:
     return found if found is not None and abs(found.value) < float("inf") else None
 
 
+@needs("rapidfuzz", "verl-visionr1[text]")
 def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignore_case: bool = True) -> float:
     """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5). Surplus blanks are ignored.
 
@@ -212,6 +214,8 @@ def _levenshtein() -> Callable[[str, str], int]:
     return Levenshtein.distance
 
 
+@may_block
+@needs("math_verify", "verl-visionr1[text]")
 def math(answer: Answer, target: Target, *, seconds: float = 2.0) -> float:
     """1.0 iff the answer equals the target as mathematics: "1/2", "0.5" and a LaTeX fraction do; else 0.0.
 

@@ -67,7 +67,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Raises:
             ConfigError: see `routing` and `gate`.
         """
-        _ = self.routing, self.gate
+        for preset in self.routing.presets:
+            _named(preset.require_installed)
+        _ = self.gate
 
     @property
     def is_off(self) -> bool:

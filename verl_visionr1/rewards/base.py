@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -255,6 +256,17 @@ class Preset:
     def weights(self) -> dict[str, float]:
         """Criterion -> weight."""
         return {criterion.name: criterion.weight for criterion in self.criteria}
+
+    def require_installed(self) -> None:
+        """Stop where a criterion needs a package that is not there.
+
+        Raises:
+            RewardError: naming the criterion, the package, and what to install.
+        """
+        for criterion in self.criteria:
+            module, install = getattr(criterion.judge, "needs", ("", ""))
+            if module and importlib.util.find_spec(module) is None:
+                raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from verl_visionr1.answers import MAX_CHARS
 from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.structure import distinct_share
+from verl_visionr1.criteria.traits import may_block, needs
 from verl_visionr1.rewards.base import Criterion, Judge, Preset
 from verl_visionr1.rewards.released.vlmr1_latex import normal_latex
 from verl_visionr1.targets import Target
@@ -62,6 +63,8 @@ def all_match_released(completion: str, target: Target) -> float:
     return 1.0 if _clean(completion) == _clean(_wrapped(target)) else 0.0
 
 
+@may_block
+@needs("math_verify", "verl-visionr1[text]")
 def math_released(completion: str, target: Target) -> float:
     r"""`math`: the cleaned texts are equal, to math-verify as they stand, or the last `\boxed{}` in normal form is."""
     said, right = _clean(completion), _clean(_wrapped(target))
@@ -71,6 +74,8 @@ def math_released(completion: str, target: Target) -> float:
     return 1.0 if boxed is not None and normal_latex(boxed) == normal_latex(right) else 0.0
 
 
+@may_block
+@needs("math_verify", "verl-visionr1[text]")
 def default_released(completion: str, target: Target) -> float:
     """`default`: math-verify; else equal numbers, a letter, or the likeness of texts, by what the truth looks like."""
     answers = list(_answers(completion))

@@ -122,7 +122,7 @@ def audit(
         limits: time and range; the range of a preset that is a mean is [0, 1] where nothing is said.
         deadline_s: a call that takes longer hangs (only told where it runs in a process of its own).
         isolated: call it in a process of its own; None: everything but this package's presets.
-        is_quick: leave out the long probes (10,000 boxes, a megabyte of text).
+        is_quick: leave out the long probes (10,000 boxes, a megabyte of text, towers of powers).
 
     Raises:
         AuditError, RewardError, FunctionError: the subject cannot be loaded, or a task or scene does not exist.
@@ -204,7 +204,7 @@ def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
     again: dict[Probe, Outcome] = {}
     for probe in reversed(probes):
         outcome = first[probe]
-        if outcome.is_made and not (outcome.is_lost or probe.is_long or outcome.ms > SLOW_AGAIN_MS):
+        if outcome.is_made and not (outcome.is_lost or probe.is_long or probe.is_endless or outcome.ms > SLOW_AGAIN_MS):
             again[probe] = runner(probe.completion, probe.target)
     return [
         Run(probe, outcome, again[probe] if probe in again and again[probe].is_made else None)

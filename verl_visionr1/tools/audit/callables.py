@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -40,7 +40,8 @@ class Subject:
 
     Attributes:
         place: a preset's name, a YAML file, `package.module:function` or `path/to/file.py:function`.
-        answer_format: key in `WRITERS` that completions are written in; None takes the preset's, or the task's usual.
+        answer_format: key in `WRITERS` that completions are written in, and that a preset then reads; None takes the
+            preset's own, or the task's usual.
         progress: fraction of training that a preset is judged at; None: the progressive rule is off.
         ground_truth: what other people's callables are given: a key of `GROUND_TRUTHS`.
         data_source: what verl's callables are given as such.
@@ -114,9 +115,10 @@ def _of_preset(preset: Preset, subject: Subject) -> Loaded:
     answer_format = subject.answer_format or preset.answer_format
     if answer_format not in WRITERS:
         raise AuditError(
-            f"answer_format = {answer_format!r}: the audit cannot write it; it writes {', '.join(WRITERS)}: name one "
-            "with --format that the reward reads"
+            f"answer_format = {answer_format!r}: the audit cannot write it; name another with --format, of "
+            f"{', '.join(WRITERS)}"
         )
+    preset = replace(preset, answer_format=answer_format)
     facts = Facts("preset", preset.tasks, answer_format, is_mean=not preset.is_sum)
     return Loaded(_judged_by(preset, subject, answer_format), facts)
 

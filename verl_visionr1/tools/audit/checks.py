@@ -119,8 +119,8 @@ class Limits:
     full: float | None = None
 
     def of(self, probe: Probe) -> float:
-        """What a probe may take; a tower of powers may take until the deadline, which `no-hang` watches."""
-        if probe.name.endswith("tower"):
+        """What a probe may take; an endless one may take until the deadline, which `no-hang` watches."""
+        if probe.is_endless:
             return math.inf
         return self.long_ms if probe.is_long else self.ms
 

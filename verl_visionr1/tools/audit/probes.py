@@ -23,9 +23,9 @@ _PROMPTS = MappingProxyType(
 UNREADABLE = ("<answer>", "</answer>", "<think>", "```json", "<banana", "{}", "null", "[[", "[{}]", "[null]", "{[(")
 
 
-def counted(scene: Scene, n: int) -> tuple[Item, ...]:
-    """`n` different things, for answers whose length is the count."""
-    size = len(scene.items[0][0]) if scene.items else 4
+def counted(kind: str, n: int) -> tuple[Item, ...]:
+    """`n` different boxes or points, for answers whose length is the count."""
+    size = 2 if kind == "points" else 4
     places = [(5.0 + i % 95 * 10, 5.0 + i // 95 * 10, 12.0 + i % 95 * 10, 12.0 + i // 95 * 10) for i in range(n)]
     return tuple([(place[:size], "cat") for place in places])
 
@@ -34,6 +34,7 @@ def counted(scene: Scene, n: int) -> tuple[Item, ...]:
 
 
 def empty_probes(task: str) -> Iterator[tuple[str, str]]:
+    """Texts that hold no answer."""
     yield "empty", ""
     yield "blanks only", " \n\t "
     yield "prose", "I looked at it carefully, and it is very nice."
@@ -106,6 +107,7 @@ def long_probes(right: tuple[Item, ...], language: Language) -> Iterator[tuple[s
 
 
 def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    """Answers of boxes or points: too many, too few, in another order, with other labels, in other places."""
     said, items = language.said, scene.items
     is_point = language.writer.kind == "points"
     label = scene.phrases[0] if scene.phrases else "cat"
@@ -197,12 +199,13 @@ def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tupl
 
 
 def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    """Other counts, several at once, and numbers that are none."""
     n = len(scene.items)
     far = n > 20  # one more or less is close enough for a reward that is relative
-    yield "a little too many" if far else "one too many", language.said(counted(scene, n + 1))
-    yield "far too many", language.said(counted(scene, 2 * n + 3))
+    yield "a little too many" if far else "one too many", language.said(counted(language.writer.kind, n + 1))
+    yield "far too many", language.said(counted(language.writer.kind, 2 * n + 3))
     if n > 1:
-        yield "a little too few" if far else "one too few", language.said(counted(scene, n - 1))
+        yield "a little too few" if far else "one too few", language.said(counted(language.writer.kind, n - 1))
         yield "none", language.said(())
     if language.writer.kind != "count":
         return
@@ -215,6 +218,7 @@ def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
 
 
 def word_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    """Wrong words, hedges, and expressions that nobody can compute."""
     wrap = language.form.wrap
     right = scene.items[0][1]
     yield "junk only", wrap(scene.wrong)

@@ -64,15 +64,16 @@ def _griffon(items: Sequence[Item]) -> str:
 
 
 def _qwen2_vl(items: Sequence[Item]) -> str:
-    return "".join(
+    pieces = (
         f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>"
         f"({_row(xs[:2], ',')}),({_row(xs[2:], ',')})<|box_end|>"
         for xs, label in items
     )
+    return "".join(pieces) or "None"
 
 
 def _internvl(items: Sequence[Item]) -> str:
-    return "".join(f"<ref>{label}</ref><box>[[{_row(xs)}]]</box>" for xs, label in items)
+    return "".join(f"<ref>{label}</ref><box>[[{_row(xs)}]]</box>" for xs, label in items) or "None"
 
 
 def _paligemma(items: Sequence[Item]) -> str:
@@ -94,10 +95,11 @@ def _pairs(items: Sequence[Item]) -> str:
 
 
 def _molmo(items: Sequence[Item]) -> str:
-    return "\n".join(
+    pieces = (
         f'<point x="{_number(x, 100.0, 1)}" y="{_number(y, 100.0, 1)}" alt="{label}">{label}</point>'
         for (x, y), label in items
     )
+    return "\n".join(pieces) or "None"
 
 
 def _how_many(items: Sequence[Item]) -> str:

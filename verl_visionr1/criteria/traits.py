@@ -1,0 +1,29 @@
+"""What a criterion says of itself besides its number: that it may take long, and what it needs to be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable[..., float])
+
+
+def may_block(judge: F) -> F:
+    """Mark a criterion that may take longer than milliseconds: training judges its rows in a thread."""
+    judge.may_block = True  # type: ignore[attr-defined]
+    return judge
+
+
+def needs(module: str, install: str) -> Callable[[F], F]:
+    """Mark a criterion that needs an optional package; a run that uses it is refused at its start without it.
+
+    Args:
+        module: its import name.
+        install: what pip is to be told.
+    """
+
+    def marked(judge: F) -> F:
+        judge.needs = (module, install)  # type: ignore[attr-defined]
+        return judge
+
+    return marked
