@@ -241,3 +241,21 @@ def test_a_function_is_loaded_once_and_knows_its_place(tmp_path: Path) -> None:
     place = own(tmp_path, "def mine(answer): return 1.0")
     assert load_function(place) is load_function(place)
     assert place_of(load_function(place)) == place
+
+
+# --- what criteria say of themselves ----------------------------------------------------------------------------------
+
+
+def test_only_what_may_take_long_is_judged_in_a_thread(tmp_path: Path) -> None:
+    slow = {name for name, preset in PRESETS.items() if preset.may_block}
+    assert slow == {"math", "vlmr1-math-released", "vlmr1-default-released"}
+    assert changed({"criteria": {"new": {"judge": own(tmp_path, "def mine(answer): return 1.0")}}}).may_block
+
+
+def test_a_package_that_is_missing_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for preset in PRESETS.values():
+        preset.require_installed()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    PRESETS["visionr1"].require_installed()
+    with pytest.raises(RewardError, match=r"criteria\.correct: needs math_verify: pip install 'verl-visionr1\[text\]'"):
+        PRESETS["math"].require_installed()

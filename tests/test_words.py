@@ -231,3 +231,13 @@ def test_no_text_keeps_it_busy(parse: object, text: str) -> None:
         return time.process_time() - start
 
     assert min(spent() for _ in range(3)) < 0.1
+
+
+@pytest.mark.parametrize("name", ["qwen-json", "qwen-points", "list", "molmo-points", "vlmr1-json"])
+def test_a_list_is_no_number(name: str) -> None:
+    """Coordinates must not be taken for a count; `counting-list` takes the length of a list."""
+    from verl_visionr1.answers import FORMATS, Defect
+
+    answer = parse_count(FORMATS[name].example)
+    assert answer.count is None
+    assert Defect.WRONG_KIND in answer.defects
