@@ -25,7 +25,7 @@ def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float
 
 
 def training(value: float, stage: float = 0.0) -> dict[str, float]:
-    names = ("value", "format", "recall", "precision", "iou_mean")
+    names = ("value", "format", "recall", "precision", "iou_mean", "accuracy", "n_tokens", "dead_groups")
     thresholds = {"match_iou": 0.5, "iou_floor": 0.5, "iou_full": 0.75}
     return {
         **{f"visionr1/{name}/mean": value for name in names},
@@ -83,6 +83,30 @@ def test_report_compares_first_and_last_validation(run_dir: Path) -> None:
     assert [change.label for change in changes][:2] == ["reward", "format"]
 
 
+def test_a_task_without_boxes_shows_its_accuracy() -> None:
+    def counted(value: float) -> dict[str, float]:
+        numbers = {"reward": value, "exact": value, "accuracy": value, "iou_mean": 0.0, "f1_50": 0.0, "route": 1.0}
+        return {f"val-aux/counting/{name}/mean@1": number for name, number in numbers.items()}
+
+    _, _, changes = changes_of([Step(0, counted(0.4)), Step(2, counted(0.5))])
+    assert [(change.label, change.after) for change in changes] == [("reward", 0.5), ("exact", 0.5), ("accuracy", 0.5)]
+
+
+def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
+    def both(value: float) -> dict[str, float]:
+        boxes = {"reward": value, "recall": value, "exact": 0.0, "iou_mean": value, "f1_50": value}
+        counts = {"reward": value, "recall": 0.0, "exact": value, "iou_mean": 0.0, "f1_50": 0.0, "accuracy": value}
+        return {
+            f"val-aux/{source}/{name}/mean@1": number
+            for source, numbers in (("boxes", boxes), ("counts", counts))
+            for name, number in numbers.items()
+        }
+
+    _, _, changes = changes_of([Step(0, both(0.4)), Step(2, both(0.5))])
+    shown = {source: [change.label for change in changes if change.source == source] for source in ("boxes", "counts")}
+    assert shown == {"boxes": ["reward", "recall", "mean IoU", "F1@.5"], "counts": ["reward", "exact", "accuracy"]}
+
+
 def test_one_validation_is_no_comparison() -> None:
     with pytest.raises(RunError, match="needs two"):
         table_of([Step(0, validation(0.1)), Step(1, training(0.1))])
@@ -100,6 +124,7 @@ def test_figure_is_a_picture(run_dir: Path, tmp_path: Path) -> None:
 def test_watch_says_step_reward_thresholds_and_time_left() -> None:
     (line,) = lines_of(Step(3, training(0.7, stage=1.0)), total_steps=10)
     assert line.startswith("step  3/10  reward 0.700  format 0.700  recall 0.700")
+    assert "precision 0.700  IoU 0.700  accuracy 0.700  stage 1" in line
     assert "stage 1 (xi 0.50/0.50/0.75)" in line
     assert line.endswith("3 min 30 s left")
 

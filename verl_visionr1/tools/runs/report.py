@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
 
-SHOWN = (
-    ("reward", "reward"),
-    ("format", "format"),
-    ("recall", "recall"),
-    ("precision", "precision"),
-    ("mean IoU", "iou_mean"),
-    ("F1@.5", "f1_50"),
-    ("boxes per object", "boxes_per_target"),
-)
-"""(label, metric) of the table's rows; judged by the fixed thresholds of validation."""
+BOX_MEASURES = (("mean IoU", "iou_mean"), ("F1@.5", "f1_50"), ("boxes per object", "boxes_per_target"))
+"""(label, metric) of what does not move with thresholds, where the task's answer is boxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +35,23 @@ def changes_of(steps: list[Step]) -> tuple[int, int, list[Change]]:
         raise RunError(f"{len(validated)} validation(s) logged: before and after needs two")
     first, last = validated[0], validated[-1]
     before, after = first.validation(), last.validation()
-    changes = [
-        Change(source, label, numbers[name], after[source][name])
-        for source, numbers in before.items()
-        for label, name in SHOWN
-        if name in numbers and name in after.get(source, {})
-    ]
+    is_mixed = len(before) > 1
+    changes: list[Change] = []
+    for source, numbers in before.items():
+        later = after.get(source, {})
+        for label, name in _rows_of(numbers):
+            # In a mixed run a criterion that a source's preset does not have is 0 throughout.
+            if name in later and (not is_mixed or numbers[name] or later[name]):
+                changes.append(Change(source, label, numbers[name], later[name]))
     return first.number, last.number, changes
+
+
+def _rows_of(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(label, metric) of a source's rows: reward, its criteria, and what its task is measured by."""
+    criteria = [name for name in numbers if name not in NOT_CRITERIA]
+    measures = BOX_MEASURES if numbers.get("iou_mean") or numbers.get("f1_50") else (("accuracy", "accuracy"),)
+    rows = [("reward", "reward"), *((name, name) for name in criteria), *measures]
+    return [(label, name) for label, name in rows if name in numbers]
 
 
 def table_of(steps: list[Step]) -> Table:
@@ -77,14 +80,15 @@ def draw(steps: list[Step], path: Path, title: str = "") -> None:
 
     figure = Figure(figsize=(10, 8), layout="constrained")
     training, validation, thresholds = figure.subplots(3, 1, sharex=True)
-    criteria = {"reward": "value", "format": "format", "recall": "recall", "precision": "precision"}
-    _draw_training(training, steps, criteria)
+    criteria = dict.fromkeys(name for step in steps for name in step.criteria)
+    _draw_training(training, steps, {"reward": "value", **{name: name for name in criteria}})
     training.set_ylabel("training batch")
     for source in sorted({source for step in steps for source in step.validation()}):
-        for label, name in (("mean IoU", "iou_mean"), ("F1@.5", "f1_50"), ("reward", "reward")):
+        for label, name in (("mean IoU", "iou_mean"), ("accuracy", "accuracy"), ("reward", "reward")):
             points = [(step.number, step.validation().get(source, {}).get(name)) for step in steps]
             kept = [(x, y) for x, y in points if y is not None]
-            validation.plot(*zip(*kept, strict=True), marker="o", label=f"{label} ({source})")
+            if any(y for _, y in kept):
+                validation.plot(*zip(*kept, strict=True), marker="o", label=f"{label} ({source})")
     validation.set_ylabel("validation")
     _draw_training(
         thresholds,

@@ -18,6 +18,27 @@ TRAINING_PREFIX = "visionr1/"
 _VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 
 
+NOT_CRITERIA = frozenset(
+    {
+        *("iou_mean", "f1_50", "accuracy", "n_predicted", "n_target", "boxes_per_target", "parsed"),  # every preset's
+        *(
+            "value",
+            "reward",
+            "score",
+            "acc",
+            "acc_success_only",
+            "unscored",
+            "route",
+            "n_tokens",
+            "processed_w",
+            "processed_h",
+        ),
+        *("progress", "stage", "match_iou", "group_std", "dead_groups", "num_turns"),
+    }
+)
+"""Numbers of a run that are no criterion of its presets."""
+
+
 class RunError(ValueError):
     """A run directory that cannot be read; one line that says what to do."""
 
@@ -40,6 +61,13 @@ class Step:
             if key in self.numbers:
                 return self.numbers[key]
         return None
+
+    @property
+    def criteria(self) -> list[str]:
+        """The criteria that the step's training batch was judged by."""
+        names = [key[len(TRAINING_PREFIX) :].removesuffix("/mean") for key in self.numbers if key.endswith("/mean")]
+        of_training = [name for name in names if f"{TRAINING_PREFIX}{name}/mean" in self.numbers]
+        return [name for name in of_training if name not in NOT_CRITERIA]
 
     def validation(self) -> dict[str, dict[str, float]]:
         """Data source -> name -> mean over the validation set; empty where the step had no validation.

@@ -47,18 +47,21 @@ def lines_of(step: Step, total_steps: int) -> Iterator[str]:
         left = "" if seconds is None else f"  {_duration(seconds * (total_steps - step.number))} left"
         yield (
             f"step {step.number:>{len(str(total_steps))}}/{total_steps}  reward {reward:.3f}  "
-            + "  ".join(f"{name} {_shown(step.training(name))}" for name in ("format", "recall", "precision"))
-            + f"  IoU {_shown(step.training('iou_mean'))}"
+            + "".join(f"{name} {_shown(step.training(name))}  " for name in step.criteria)
+            + _measure(step.training("iou_mean"), step.training("accuracy"))
             + f"  stage {_shown(step.training('stage'), 0)} (xi {_thresholds(step)}){left}"
         )
     for source, numbers in step.validation().items():
         yield (
             f"[bold]validation at step {step.number}[/bold] ({source})  "
-            + "  ".join(
-                f"{label} {_shown(numbers.get(name))}"
-                for label, name in (("reward", "reward"), ("IoU", "iou_mean"), ("F1@.5", "f1_50"))
-            )
+            f"reward {_shown(numbers.get('reward'))}  {_measure(numbers.get('iou_mean'), numbers.get('accuracy'))}"
         )
+
+
+def _measure(iou_mean: float | None, accuracy: float | None) -> str:
+    """What does not move with the thresholds; a task without boxes has no IoU."""
+    overlap = f"IoU {_shown(iou_mean)}  " if iou_mean else ""
+    return f"{overlap}accuracy {_shown(accuracy)}"
 
 
 def _thresholds(step: Step) -> str:
