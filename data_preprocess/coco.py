@@ -42,6 +42,16 @@ class Task(str, Enum):
     all = "all"
 
 
+def tasks_of(task: Task | str) -> tuple[str, ...]:
+    """The tasks that rows are made of.
+
+    >>> tasks_of("both")
+    ('detection', 'grounding')
+    """
+    name = Task(task).value
+    return {"both": ("detection", "grounding"), "all": ("detection", "grounding", "counting")}.get(name, (name,))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(Flags):
     """The command's flags; `--help` explains each.
@@ -88,10 +98,14 @@ class Options(Flags):
         if self.negatives and self.min_instances == 0:
             raise RowsError("--negatives with --min-instances 0: the latter takes every empty image; give one of them")
         require_positive("--max-categories", self.max_categories)
-        for flag, name in (("--answer-format", self.answer_format), ("--count-format", self.count_format)):
-            if name not in FORMATS or FORMATS[name].instruct is None:
-                known = ", ".join(n for n, f in FORMATS.items() if f.instruct)
-                raise RowsError(f"{flag} {name}: needs one of {known}")
+        if self.prompt_template is not None and Task(self.task) is Task.all:
+            raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
+        for task in tasks_of(self.task):
+            flag = "count_format" if task == "counting" else "answer_format"
+            known = [name for name, answer_format in FORMATS.items() if task in answer_format.tasks]
+            if getattr(self, flag) not in known:
+                shown = f"--{flag.replace('_', '-')} {getattr(self, flag)}"
+                raise RowsError(f"{shown}: cannot answer {task}; needs one of {', '.join(known)}")
 
     @property
     def allow_none(self) -> bool:
@@ -119,10 +133,8 @@ def plan(coco: Coco, options: Options, ledger: Ledger) -> list[Ask]:
     """
     rng = random.Random(options.seed)
     asked = _asked_categories(coco, options)
-    chosen = Task(options.task).value
-    tasks = {"both": ("detection", "grounding"), "all": ("detection", "grounding", "counting")}.get(chosen, (chosen,))
     asks: list[Ask] = []
-    for task in tasks:
+    for task in tasks_of(options.task):
         if task == "detection":
             asks += _plan_detection(coco, asked, options, ledger, rng)
         else:

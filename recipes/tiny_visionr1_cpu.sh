@@ -25,16 +25,17 @@ LR=${LR:-1e-4}
 KL_COEF=${KL_COEF:-0}
 TEMPERATURE=${TEMPERATURE:-0.8}
 case $TASK in
-counting) PRESET=${PRESET:-counting-list} WEIGHTS=${WEIGHTS:-} ;; # it answers with a list, whose length is the count
+counting) PRESET=${PRESET:-counting-list} ;; # it answers with a list, whose length is the count
 all) ROUTES=${ROUTES:-"{counting:counting-list}"} ;;
 esac
 # A model this small localises roughly: with the paper's thresholds (.5 .5 .75, then .75 .75 .9) most of its answers score
 # alike, and a prompt whose answers all score alike teaches nothing.
-STAGES=${STAGES:-[[0.3,0.3,0.6],[0.5,0.5,0.75]]}
+if [[ -z ${PRESET:-} ]]; then
+  case ${SCHEDULE:-staged} in staged | linear | cosine | piecewise | gated) STAGES=${STAGES:-[[0.3,0.3,0.6],[0.5,0.5,0.75]]} ;; esac
+fi
 # While most boxes miss, a second guess raises recall and costs no precision on average: with equal weights the model
 # learns to guess more.
-WEIGHTS=${WEIGHTS-"{format:0.25,recall:0.25,precision:1}"}
-SWITCH_AT=${SWITCH_AT:-0.5}
+[[ -n ${PRESET:-} ]] || WEIGHTS=${WEIGHTS-"{format:0.25,recall:0.25,precision:1}"}
 
 # ------------------------------------------------------------------------- beyond the launcher's own (recipes/launch.sh)
 DATA=(data.val_batch_size=256)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.rows import RowError, RowsError, read_rows
@@ -547,6 +548,7 @@ def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
         ({"min_instances": 5, "max_instances": 3}, "--min-instances 5 --max-instances 3"),
         ({"limit": 0}, "--limit 0: needs at least 1"),
         ({"max_categories": 0}, "--max-categories 0"),
+        ({"prompt_template": "Find {phrases}", "task": "all"}, "--prompt-template with --task all: counting asks"),
         ({"prompt_template": "Find it"}, r"--prompt-template 'Find it': its one field is \{phrases\}"),
         ({"prompt_template": "Find {things}"}, "--prompt-template"),
         ({"prompt_template": "Find {phrases.__class__}"}, "--prompt-template"),
@@ -582,10 +584,9 @@ def test_provenance(data: Dataset) -> None:
 
 def test_agrees_with_pycocotools(data: Dataset) -> None:
     """An independent reader finds the same objects."""
-    pycocotools = pytest.importorskip("pycocotools.coco")
     many(data, 30)
     found, _ = data.convert(task="detection", max_instances=100)
-    reference = pycocotools.COCO(str(data.folder / "instances.json"))
+    reference = COCO(str(data.folder / "instances.json"))
     for row in found:
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=[int(row["extra_info"]["image_id"])]))
         expected = [(*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]) for a in annotations]

@@ -31,7 +31,7 @@ def changed(plain: dict[str, Any], base: str = "visionr1") -> Preset:
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_printed_builds_the_same_preset(name: str, tmp_path: Path) -> None:
     file = tmp_path / "preset.yaml"
-    file.write_bytes(msgspec.yaml.encode(plain_of(PRESETS[name]) | {"base": name}))
+    file.write_bytes(msgspec.yaml.encode(plain_of(PRESETS[name])))
     assert find_preset(str(file)) == PRESETS[name]
 
 
@@ -41,6 +41,11 @@ def test_a_printed_preset_names_every_criterion(name: str) -> None:
     assert list(plain["criteria"]) == [criterion.name for criterion in PRESETS[name].criteria]
     for criterion in plain["criteria"].values():
         assert criterion["judge"] in CRITERIA or load_function(criterion["judge"])
+
+
+def test_a_ramp_that_begins_late_is_printed_and_read_again() -> None:
+    ramp = changed({"schedule": {"kind": "linear", "begin": 0.2, "end": 0.8}})
+    assert changed(plain_of(ramp)) == ramp
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -62,6 +67,19 @@ def test_weight_zero_is_reported_and_not_rewarded() -> None:
     result = score("Here: " + PERFECT[:-1] + ', {"bbox_2d": [1, 1, 9, 9], "label": "cat"}]', TARGET, preset=preset)
     assert (result.metrics["format"], result.metrics["recall"], result.metrics["precision"]) == (0.0, 1.0, 0.5)
     assert result.value == 0.5
+
+
+def test_null_keeps_what_the_base_has() -> None:
+    """YAML gives null for a key whose lines below are comments."""
+    nulls = {"weights": {"recall": None}, "criteria": None, "tasks": None, "schedule": {"begin": None, "gate": None}}
+    assert changed(nulls) == PRESETS["visionr1"]
+    assert changed({"weights": None}) == PRESETS["visionr1"]
+
+
+def test_off_is_no_boolean(tmp_path: Path) -> None:
+    file = tmp_path / "preset.yaml"
+    file.write_text("schedule: {kind: off}")
+    assert find_preset(str(file)).schedule.points == ((0.0, PRESETS["visionr1"].schedule.off),)
 
 
 def test_a_sum_instead_of_a_mean() -> None:
@@ -134,6 +152,20 @@ MISTAKES = {
         {"schedule": {"kind": "staged", "stages": [[0, 0, 1]] * 3}},
         "schedule.stages has 3 entries: kind=staged needs 2",
     ),
+    "a switch between more than two stages": (
+        {"base": "v-triune", "schedule": {"at": 0.3}},
+        "schedule.stages: the preset has 3, kind=staged needs 2; set stages too",
+    ),
+    "a gate that nothing looks at": (
+        {"schedule": {"gate": {"bar": 0.5}}},
+        "schedule.gate = {'bar': 0.5}: only kind=gated looks at it; set kind too",
+    ),
+    "starts that nothing looks at": (
+        {"schedule": {"kind": "staged", "starts": [0, 0.2]}},
+        "schedule.starts = [0.0, 0.2]: only kind=piecewise looks at it",
+    ),
+    "unknown task": ({"tasks": ["detektion"]}, "tasks = 'detektion': needs one of detection"),
+    "no task": ({"tasks": []}, "tasks = '': needs one of detection"),
     "a stage that lacks a threshold": (
         {"schedule": {"kind": "constant", "stages": [{"match_iou": 0.5}]}},
         "lacks recall_floor",
@@ -146,7 +178,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("plain", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_that_names_the_key(plain: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        changed(plain)
+        changed(plain, plain.get("base", "visionr1") if plain else "visionr1")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -162,11 +194,18 @@ def test_files_stand_on_one_another(tmp_path: Path) -> None:
     assert (preset.name, preset.weights) == ("b", {"format": 0.5, "recall": 0.25, "precision": 1.0})
 
 
+def test_a_base_is_looked_for_beside_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("weights: {format: 0.5}")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    assert find_preset(str(tmp_path / "b.yaml")).weights["format"] == 0.5
+
+
 BAD_FILES = {
     "not there": (None, "cannot be read"),
     "not YAML": ("a: [", "not YAML"),
     "misspelt": ("wieghts: {}", "wieghts: unknown key; did you mean weights?"),
     "a circle": ("base: {file}", "is it a circle?"),
+    "a gate": ("schedule: {kind: gated, gate: {bar: 0.5}}", "a gate belongs to the run, not to a preset"),
 }
 
 
@@ -213,6 +252,14 @@ def test_a_function_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 BAD_FUNCTIONS = {
     "a parameter that no case has": ("def mine(anwser): return 1.0", "asks for 'anwser'; a criterion's parameters are"),
     "no such function": ("def yours(answer): return 1.0", "has no function 'mine'; it has yours"),
+    "async": ("async def mine(answer): return 1.0", "criteria.new: mine is async; a criterion is a plain function"),
+    "async, called": (
+        "class Mine:\n    async def __call__(self, answer): return 1.0\nmine = Mine()",
+        "criteria.new: Mine is async",
+    ),
+    "a class": ("class mine:\n    def __init__(self, answer): pass", "criteria.new: mine is a class"),
+    "an option without a default": ("def mine(answer, *, limit): return 1.0", "criteria.new.options: needs limit"),
+    "no names of parameters": ("mine = max", "max does not say what its parameters are called"),
     "a file that fails": ("1 / 0", "cannot be loaded (ZeroDivisionError"),
 }
 
@@ -222,6 +269,26 @@ def test_a_function_that_cannot_be_a_criterion(body: str, message: str, tmp_path
     with pytest.raises(RewardError) as caught:
         changed({"criteria": {"new": {"judge": own(tmp_path, body)}}})
     assert message in str(caught.value)
+
+
+CALLABLES = {
+    "lambda": "mine = lambda answer: 0.5",
+    "partial": "import functools\ndef f(answer, *, x): return x\nmine = functools.partial(f, x=0.5)",
+    "instance": "class Mine:\n    def __call__(self, answer): return 0.5\nmine = Mine()",
+}
+
+
+@pytest.mark.parametrize("body", CALLABLES.values(), ids=CALLABLES)
+def test_other_callables_judge_and_are_printed(body: str, tmp_path: Path) -> None:
+    preset = changed({"criteria": {"new": {"judge": own(tmp_path, body)}}})
+    assert score(PERFECT, TARGET, preset=preset).metrics["new"] == 0.5
+    assert changed(plain_of(preset)) == preset
+
+
+def test_what_a_function_raises_names_it_and_the_line(tmp_path: Path) -> None:
+    preset = changed({"criteria": {"new": {"judge": own(tmp_path, "def mine(answer):\n    return {}['x']")}}})
+    with pytest.raises(RewardError, match=r"^criteria\.new: KeyError: 'x' \(.*own\.py:2\)$"):
+        score(PERFECT, TARGET, preset=preset)
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "None", "'much'", "[1]"])
@@ -259,3 +326,10 @@ def test_a_package_that_is_missing_is_named_before_training(monkeypatch: pytest.
     PRESETS["visionr1"].require_installed()
     with pytest.raises(RewardError, match=r"criteria\.correct: needs math_verify: pip install 'verl-visionr1\[text\]'"):
         PRESETS["math"].require_installed()
+
+
+def test_a_format_that_cannot_answer_the_task_is_refused() -> None:
+    with pytest.raises(
+        RewardError, match=r"answer_format = 'count': it answers counting; preset visionr1 judges detection"
+    ):
+        changed({"answer_format": "count"})

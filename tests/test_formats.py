@@ -621,3 +621,14 @@ def test_random_megabytes_take_milliseconds() -> None:
             began = time.process_time()
             PARSERS[name](text[:MB])
             assert time.process_time() - began < 0.1, name
+
+
+def test_a_format_knows_the_tasks_it_can_be_asked_for() -> None:
+    from verl_visionr1.targets import TASKS
+
+    tasks = {name: answer_format.tasks for name, answer_format in FORMATS.items()}
+    assert tasks["qwen-json"] == ("detection", "grounding", "counting")
+    assert tasks["count"] == ("counting",)
+    assert tasks["text"] == ("text",)
+    assert tasks["visionr1-released"] == ()
+    assert {task for each in tasks.values() for task in each} == set(TASKS)

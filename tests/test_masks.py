@@ -77,7 +77,7 @@ def test_a_mask_survives_json_hashing_and_a_target(mask: Mask) -> None:
     again = msgspec.json.decode(msgspec.json.encode(mask), type=Mask)
     assert again == mask
     assert hash(again) == hash(mask)
-    target = Target(task="pointing", size_wh=(40, 40), masks=[mask])
+    target = Target(task="pointing", size_wh=mask.size_wh or (40, 40), masks=[mask])
     assert Target.from_json(target.to_json()) == target
 
 

@@ -80,6 +80,14 @@ def test_match_labelled(
     assert (matching.n_predicted, matching.n_target) == (n_p, len(targets))
 
 
+def test_labels_of_points_match_no_box() -> None:
+    target = Target(
+        task="detection", size_wh=(9, 9), boxes_xyxy=[[1, 1, 4, 4]], labels=["cat"], categories=["cat", "dog"]
+    )
+    answer = Answer(labels=("cat",), points_xy=((2.0, 2.0),))
+    assert match_labelled(answer, target).pairs == match_giou(answer, target).pairs == ()
+
+
 def test_a_label_can_be_wrong_where_the_prompt_names_several() -> None:
     target = target_of([A], ["cat"], categories=["cat", "dog"])
     assert match_labelled(answer_of([A], ["dog"]), target).pairs == ()

@@ -53,6 +53,22 @@ BAD_SETTINGS = {
         {"presets": {"a": {"bse": "b"}}},
         "visionr1.presets.a.bse: unknown key; did you mean base?",
     ),
+    "a preset's name that is taken": (
+        {"presets": {"counting": {}}},
+        "presets.counting: there is a preset of that name",
+    ),
+    "presets in a circle": (
+        {"presets": {"a": {"base": "b"}, "b": {"base": "a"}}},
+        "visionr1.presets.a.base: a circle: a -> b -> a",
+    ),
+    "a criterion's name that is taken": (
+        {"criteria": {"acc": {"judge": "recall"}}},
+        "visionr1.criteria.acc: every row reports something else by that name",
+    ),
+    "a gate in a preset": (
+        {"presets": {"a": {"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}}},
+        "visionr1.presets.a.schedule.kind = 'gated': a gate belongs to the run",
+    ),
     "a preset over nothing": ({"presets": {"a": {"base": "b"}}}, "visionr1.presets.a.preset = 'b': needs one of"),
     "unknown gate": (
         {"schedule": {"kind": "gated", "gate": {"br": 1}}},
@@ -78,6 +94,7 @@ def test_bad_settings_name_key_and_value(plain: object, message: str) -> None:
         checked(plain)
     assert message in str(caught.value)
     assert str(caught.value).startswith("reward.reward_kwargs.visionr1")
+    assert str(caught.value).count("reward_kwargs") == (2 if plain == 3 else 1)  # that one gives an example
     assert "\n" not in str(caught.value)
 
 
@@ -89,6 +106,20 @@ def test_settings_default_and_override() -> None:
     assert preset.weights == {"format": 0.0, "recall": 1.0, "precision": 1.0}
     assert preset.matching == "boxes"
     assert preset.schedule.stage(0.3) == 1
+
+
+def test_presets_of_ones_own_stand_on_one_another_in_any_order() -> None:
+    presets = {"a": {"base": "b", "weights": {"recall": 2}}, "b": {"weights": {"format": 0}}}
+    assert checked({"preset": "a", "presets": presets}).reward.weights == {"format": 0, "recall": 2, "precision": 1}
+
+
+def test_null_is_as_if_not_set_and_numbers_are_names() -> None:
+    assert (
+        checked(dict.fromkeys(("preset", "weights", "criteria", "presets", "routes", "frame"))).reward.name
+        == "visionr1"
+    )
+    routes = checked({"routes": {"column": "extra_info.kind", "values": {1: "counting", 2: "pointing"}}}).routing
+    assert list(routes.by_column) == ["1", "2"]
 
 
 def test_packaged_config_is_the_default() -> None:
@@ -338,6 +369,33 @@ def test_a_criterion_of_ones_own_that_fails_costs_its_row_only(
     assert "division by zero" in caplog.text
 
 
+def test_what_the_manager_reports_beside_criteria_is_taken() -> None:
+    from verl_visionr1.plugin.config import TAKEN
+
+    extra = judged(manager(), trajectory(ANSWER, global_steps=1))["reward_extra_info"]
+    assert extra.keys() - set(PRESETS["visionr1"].metrics) <= TAKEN
+    assert not any(TAKEN & set(preset.metrics) for preset in PRESETS.values())
+
+
+@pytest.mark.verl
+def test_of_several_outputs_only_the_last_ones_own_tokens_are_read() -> None:
+    """verl pads prompt and response of each output as a whole, so that the mask of a long prompt says too much."""
+    import torch
+
+    data = trajectory(ANSWER, global_steps=1, response_len=len(ANSWER))
+    data.batch["attention_mask"] = torch.ones_like(data.batch["attention_mask"])
+    result = judged(manager(), data)
+    assert result["reward_extra_info"]["n_tokens"] == len(ANSWER)
+    assert result["reward_score"] == score(ANSWER, TARGET, progress=0.0).value
+
+
+@pytest.mark.verl
+def test_extra_info_may_be_anything() -> None:
+    for extra_info in ('{"split": "val"}', None, 3):
+        result = judged(manager(), trajectory(ANSWER, global_steps=1, extra_info=extra_info))
+        assert result["reward_extra_info"]["unscored"] == 0.0
+
+
 @pytest.mark.verl
 def test_a_gate_needs_the_callback() -> None:
     with pytest.raises(ConfigError, match=r"kind=gated: needs the progress callback"):
@@ -513,6 +571,16 @@ def test_rows_that_were_judged_at_an_earlier_stage_do_not_move_a_gate() -> None:
     for step in range(1, 9):
         observed(followed, step, "coco", 0.9, 0)  # late rollouts of the first stage
     assert followed.rule(9, "coco").stage == 1
+
+
+@pytest.mark.verl
+def test_rows_without_the_metric_do_not_hold_a_gate_shut() -> None:
+    """Counting rows of the same data source have no IoU: it is reported as 0."""
+    followed = progress(10, **GATED)
+    rows = [{"iou_mean": 0.9, "stage": 0.0, "route": 0.0}, {"iou_mean": 0.0, "stage": 0.0, "route": -1.0}, {}]
+    for step in (1, 2):
+        followed.observe(step, ["mixed"] * 3, rows)
+    assert followed.rule(3, "mixed").stage == 1
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,10 @@ CASES = {
         ["+reward.reward_kwargs.visionr1.wieghts=1"],
         "reward.reward_kwargs.visionr1.wieghts: unknown key; did you mean weights?",
     ),
+    "a gate without its kind": (
+        ["++reward.reward_kwargs.visionr1.schedule.gate={{bar:0.5}}"],
+        "reward.reward_kwargs.visionr1.schedule.gate = {{'bar': 0.5}}: only kind=gated looks at it; set kind too",
+    ),
     "no model": (["actor_rollout_ref.model.path={tmp}/model"], "actor_rollout_ref.model.path={tmp}/model: no such"),
     "ignored key": (
         ["reward_model.reward_manager=visionr1"],
@@ -52,6 +56,20 @@ def test_problem_is_one_line_with_advice(problems: object, tmp_path: Path, overr
     expected = message.format(tmp=tmp_path)
     assert any(problem.startswith(expected) for problem in found), found
     assert all("\n" not in problem for problem in found)
+
+
+GOOD = {
+    "globs": ["++reward.reward_kwargs.visionr1.routes.data_source={gui/*:gui-click}"],
+    "a criterion left out": ["++reward.reward_kwargs.visionr1.criteria.recall=null"],
+    "nothing set": ["reward.reward_kwargs.visionr1.weights=null", "reward.reward_kwargs.visionr1.routes=null"],
+    "numbers as values": ["++reward.reward_kwargs.visionr1.routes={column:kind,values:{1:counting}}"],
+}
+
+
+@pytest.mark.parametrize("overrides", GOOD.values(), ids=GOOD)
+def test_what_a_command_line_may_say(problems: object, overrides: list) -> None:
+    found = problems(*overrides)
+    assert not [problem for problem in found if problem.startswith("reward.")], found
 
 
 def test_malformed_ground_truth_names_file_row_and_value(problems: object, tmp_path: Path) -> None:

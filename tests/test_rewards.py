@@ -174,7 +174,9 @@ NOTHING_THERE = {
     "the instructed None": ("None", 1, 1, 1),
     "one box": (said(CAT), 1, 0, 0),
     "a box that cannot be read": ('[{"bbox_2d": [1, 2], "label": "cat"}]', 0, 0, 0),
-    "prose": ("There is none.", 0, 1, 1),
+    "prose": ("There is none.", 0, 0, 0),
+    "silence": ("", 0, 0, 0),
+    "a list that was cut off": ("[", 0, 0, 0),
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools.coco import COCO
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data_preprocess"))
@@ -172,10 +173,9 @@ def test_the_dataset_is_coco_and_its_boxes_are_in_the_files(tmp_path: Path, imag
 
 
 def test_pycocotools_reads_it(tmp_path: Path) -> None:
-    pycocotools = pytest.importorskip("pycocotools.coco")
     path = write_split(tmp_path, "train", count=5, seed=0)
     with redirect_stdout(io.StringIO()):
-        coco = pycocotools.COCO(str(path))
+        coco = COCO(str(path))
     assert len(coco.getImgIds()) == 5
     assert len(coco.getAnnIds(imgIds=coco.getImgIds()[:1])) >= 1
     assert sorted(coco.getCatIds()) == sorted(CATEGORY_IDS.values())

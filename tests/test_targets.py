@@ -108,6 +108,8 @@ def test_an_image_without_the_object_is_a_target() -> None:
 POINTING = {"task": "pointing", "size_wh": (640, 480)}
 BAD_OBJECTS = {
     "counting without a count": ({"task": "counting", "size_wh": (9, 9)}, "count = None: a counting target needs"),
+    "a count in words": ({"task": "counting", "size_wh": (9, 9), "count": "2"}, "count = '2': needs a whole number"),
+    "half a count": ({"task": "counting", "size_wh": (9, 9), "count": 2.5}, "count = 2.5: needs a whole number"),
     "half an object": ({"task": "counting", "size_wh": (9, 9), "count": -1}, "count = -1: needs a whole number"),
     "text without an answer": ({"task": "text"}, "answer = None: a text target needs the right answer"),
     "blank answer": ({"task": "text", "answer": " "}, r"answer\[0\] = ' ': needs a non-empty text"),

@@ -137,3 +137,14 @@ def test_watch_ends_with_its_process(run_dir: Path) -> None:
     text = console.export_text()
     assert "step  4/10" in text
     assert "validation at step 4" in text
+
+
+def test_a_missing_package_is_one_line(run_dir: Path) -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
+        f"sys.argv = ['visionr1', 'schedule', '--plot', {str(run_dir / 'x.png')!r}]\n"
+        "from verl_visionr1.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "visionr1: this needs matplotlib: pip install 'verl-visionr1[tools]'"

@@ -13,6 +13,8 @@ from typing import Any
 
 PACKAGE_PREFIX = "pkg://"
 _FILE_MODULE = "visionr1_file_"
+_loaded: dict[int, tuple[Callable[..., Any], str]] = {}
+"""What `load_function` gave, by id, and its place: a lambda or a partial does not know its own."""
 
 
 class FunctionError(ValueError):
@@ -39,6 +41,7 @@ def load_function(place: str) -> Callable[..., Any]:
     if not callable(function):
         near = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise FunctionError(f"{place!r}: {where} has no function {name!r}; it has {near or 'none'}")
+    _loaded[id(function)] = function, f"{module.__file__ if is_file else PACKAGE_PREFIX + where}:{name}"
     return function
 
 
@@ -48,6 +51,8 @@ def place_of(function: Callable[..., Any]) -> str:
     >>> place_of(load_function("pkg://json:dumps"))
     'pkg://json:dumps'
     """
+    if id(function) in _loaded:
+        return _loaded[id(function)][1]
     module = function.__module__
     if module.startswith(_FILE_MODULE):
         return f"{sys.modules[module].__file__}:{function.__qualname__}"

@@ -36,7 +36,8 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         pairs: M pairs (p, t), indices into the answer's and the target's boxes; each index at most once.
         ious: M overlaps, one a pair: IoU in (0, 1] (GIoU in (-1, 1] by the rules "giou" and "visionr1-released").
-        n_predicted: predictions that count: all that were claimed, less those in ignore regions.
+        n_predicted: predictions that count: all that were claimed, less those in ignore regions. Where nothing is
+            there, an answer that cannot be read counts as one wrong prediction.
         n_target: T.
     """
 
@@ -101,7 +102,7 @@ def ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
 def _by_label(assign: Assign, answer: Answer, target: Target) -> Matching:
     """The pairs that `assign` finds within each label."""
     boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
-    said, wanted = _indices_by_label(answer.labels), _indices_by_label(target.labels)
+    said, wanted = _indices_by_label(answer.labels[: len(boxes_xyxy)]), _indices_by_label(target.labels)
     found: list[Overlap] = []
     for label in sorted(wanted):
         if label in said:
@@ -112,6 +113,8 @@ def _by_label(assign: Assign, answer: Answer, target: Target) -> Matching:
 def _matching(found: list[Overlap], answer: Answer, target: Target) -> Matching:
     boxes = answer.boxes_xyxy
     n_predicted = len(boxes) + answer.n_dropped
+    if not n_predicted and not target.boxes_xyxy and not answer.is_parsed:
+        n_predicted = 1  # "there is none" has to be said: else silence would be right wherever nothing is there
     if target.ignore_xyxy and len(found) < len(boxes):
         n_predicted -= len(_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy)))
     pairs = tuple([(p, t) for p, t, _ in found])

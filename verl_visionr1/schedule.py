@@ -14,8 +14,6 @@ from itertools import pairwise
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
 
-KINDS = ("constant", "staged", "linear", "cosine", "piecewise")
-
 
 @dataclass(frozen=True, slots=True)
 class Schedule:

@@ -19,6 +19,8 @@ class SettingsError(ValueError):
 def decoded(plain: object, struct: type[S], where: str = "") -> S:
     """A settings record from plain dicts, lists and scalars.
 
+    A null where a key takes none is as if the key were not set: YAML gives it for a key whose lines below are comments.
+
     Args:
         plain: what YAML or a command line gave.
         struct: the record's type.
@@ -35,6 +37,7 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
     verl_visionr1.settings.SettingsError: criteria.recall.wieght: unknown key; did you mean weight?
     """
     _check_records(plain, struct, where)
+    plain = _as_meant(plain, struct)
     try:
         return msgspec.convert(plain, struct)
     except msgspec.ValidationError as error:
@@ -63,6 +66,31 @@ def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> N
             decoded(value, inner, dotted)
 
 
+def _as_meant(plain: Any, struct: type[msgspec.Struct]) -> Any:
+    """What YAML and command lines say in other words: null, `off` read as false, names that look like numbers."""
+    if not isinstance(plain, Mapping):
+        return plain
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    meant: dict[str, Any] = {}
+    for key, value in plain.items():
+        hint, inner = fields[key].type, _struct_in(fields[key].type)
+        if value is None and not fields[key].required and type(None) not in get_args(hint):
+            continue
+        if value is False and "off" in _choices(hint):
+            value = "off"
+        elif isinstance(value, Mapping) and inner is not None and get_origin(hint) is not dict:
+            value = _as_meant(value, inner)
+        elif isinstance(value, Mapping):
+            value = {str(name): below if inner is None else _as_meant(below, inner) for name, below in value.items()}
+        meant[key] = value
+    return meant
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a `Literal` in an annotation allows."""
+    return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
+
+
 def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
     """The record type that stands in an annotation such as `X | None` or `dict[str, X | None]`."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
@@ -88,10 +116,8 @@ def _advice(struct: Any, dotted: str) -> str | None:
     for key in dotted.split("."):
         inner = _struct_in(hint)
         hint = get_type_hints(inner).get(key) if inner is not None else None
-    for part in (hint, *get_args(hint)):
-        if get_origin(part) is Literal:
-            return f"needs one of {', '.join(get_args(part))}"
-    return None
+    choices = _choices(hint)
+    return f"needs one of {', '.join(choices)}" if choices else None
 
 
 def _at(plain: Any, dotted: str) -> Any:

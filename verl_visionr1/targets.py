@@ -93,6 +93,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ("choices", _texts("choices", self.choices)),
         ):
             msgspec.structs.force_setattr(self, field, value)
+        if self.count is not None:
+            msgspec.structs.force_setattr(self, "count", _count(self.count))
         self._check_objects()
         self._check_answer()
 
@@ -112,8 +114,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """What the task asks for is there."""
         if self.task == "counting" and self.count is None:
             raise TargetError("count = None: a counting target needs how many there are")
-        if self.count is not None and (isinstance(self.count, bool) or self.count < 0):
-            raise TargetError(f"count = {self.count!r}: needs a whole number of at least 0")
         if self.task == "text" and self.answer is None:
             raise TargetError("answer = None: a text target needs the right answer")
         if self.answer is not None:
@@ -176,6 +176,15 @@ def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:
     if (width <= 0 or height <= 0) and not (allow_none and (width, height) == NO_IMAGE):
         raise TargetError(f"size_wh = {(width, height)}: needs positive width and height")
     return width, height
+
+
+def _count(value: Any) -> int:
+    try:
+        if not isinstance(value, bool) and (count := operator.index(value)) >= 0:
+            return count
+    except TypeError:
+        pass
+    raise TargetError(f"count = {value!r}: needs a whole number of at least 0")
 
 
 def _texts(field: str, values: Any) -> tuple[str, ...]:

@@ -96,6 +96,9 @@ class Instruct(Protocol):
         ...
 
 
+_ASKED_FOR = ("detection", "grounding", "counting", "pointing", "text")  # `targets.TASKS`, a room that is not below
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
     """A way to answer: how it is asked for, and how it is read.
@@ -113,3 +116,14 @@ class AnswerFormat:
     instruct: Instruct | None
     example: str
     frames: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that it can be asked for; none where nothing ought to ask."""
+        return tuple([task for task in _ASKED_FOR if self._can_ask_for(task)])
+
+    def _can_ask_for(self, task: str) -> bool:
+        try:
+            return self.instruct is not None and bool(self.instruct(task, ["x"]))
+        except ValueError:
+            return False

@@ -53,6 +53,10 @@ def parse_griffon(text: str) -> Answer:
     for i, piece in enumerate(pieces):
         box, label, piece_defects = _griffon_piece(piece.strip(), is_last=i + 1 == len(pieces))
         defects |= dict.fromkeys(piece_defects)
+        n_more = piece.count("[") - 1
+        if n_more > 0:  # boxes that no "&" parts: one is read, none is free
+            n_dropped += n_more
+            defects[Defect.MALFORMED] = None
         if box is not None:
             boxes.append(box)
             labels.append(label)

@@ -1,4 +1,4 @@
-"""`visionr1`: look at rewards, at an installation and at runs. One module a command, or a few that belong together."""
+"""Look at rewards, at an installation and at training runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import typer
 
 from verl_visionr1.cli import audit, explain, preset, runs, schedule, score
 
+COMMANDS = (
+    *(explain.explain, score.score, audit.audit, schedule.schedule, preset.preset),
+    *(runs.check, runs.watch, runs.report),
+)
+OPTIONAL = {"PIL": "pillow", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
+"""Packages that only some options need, by import name."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for command in (
-    *(audit.audit, explain.explain, preset.preset, runs.check, runs.watch, runs.report),
-    *(score.score, schedule.schedule),
-):
+for command in COMMANDS:
     app.command()(command)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL:
+            raise
+        typer.echo(f"visionr1: this needs {OPTIONAL[package]}: pip install 'verl-visionr1[tools]'", err=True)
+        raise SystemExit(1) from None

@@ -14,7 +14,7 @@ from rich.text import Text
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Speech, find_preset
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Speech
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_of
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
@@ -103,7 +103,7 @@ def _completion(
 
 def _preset(spec: str | None, target: Target) -> Preset:
     """The preset that was asked for, else that of the task."""
-    preset = find_preset(TASK_PRESETS[target.task] if spec is None else spec)
+    preset = given.preset_of(TASK_PRESETS[target.task] if spec is None else spec)
     if target.task not in preset.tasks:
         able = [name for name, other in PRESETS.items() if target.task in other.tasks]
         raise RewardError(

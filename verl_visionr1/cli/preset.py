@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from verl_visionr1.cli.rollouts import stop
+
 if TYPE_CHECKING:
     from verl_visionr1.rewards import Preset
 
@@ -30,15 +32,14 @@ def preset(
     try:
         plain = plain_of(find_preset(name))
     except ValueError as error:
-        typer.echo(f"visionr1 preset: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise stop("preset", error) from None
     typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)
 
 
 def _table(presets: Mapping[str, Preset]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("preset", "tasks", "criteria", "answer format", "source"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "preset")
     for one in presets.values():
         weights = ", ".join(name if w == 1 else f"{name} x{w:g}" for name, w in one.weights.items())
         table.add_row(one.name, ", ".join(one.tasks), weights, one.answer_format, one.source)

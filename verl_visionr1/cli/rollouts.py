@@ -1,4 +1,4 @@
-"""Options that `visionr1 score` and `visionr1 schedule` share: which rollouts, in which columns and coordinates."""
+"""What commands share: options that say which rollouts, in which columns and coordinates; errors in one line."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def columns_of(given: list[str] | None) -> Columns:
     return Columns(**names)
 
 
+def preset_of(spec: str) -> Preset:
+    """The preset that was given, with all it needs.
+
+    Raises:
+        RewardError: no such preset, or a package that one of its criteria needs is not installed.
+    """
+    preset = find_preset(spec)
+    preset.require_installed()
+    return preset
+
+
 def routes_of(given: list[str] | None) -> dict[str, Preset]:
     """Task -> preset, as the options say.
 
@@ -71,7 +82,7 @@ def routes_of(given: list[str] | None) -> dict[str, Preset]:
         task, _, name = item.partition("=")
         if task not in TASKS or not name:
             raise ValueError(f"--route {item}: needs TASK=PRESET, TASK one of {', '.join(TASKS)}")
-        routes[task] = find_preset(name)
+        routes[task] = preset_of(name)
         if task not in routes[task].tasks:
             raise ValueError(f"--route {item}: {name} judges {', '.join(routes[task].tasks)}")
     return routes

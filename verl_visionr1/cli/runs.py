@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from verl_visionr1.cli.rollouts import stop
 
 console = Console()
 
@@ -19,7 +22,8 @@ def check() -> None:
     table = Table(show_header=False, box=None)
     found = findings()
     for finding in found:
-        table.add_row("[green]ok[/green]" if finding.is_fine else "[red]no[/red]", finding.what, finding.found)
+        verdict = "[green]ok[/green]" if finding.is_fine else "[red]no[/red]"
+        table.add_row(verdict, escape(finding.what), escape(finding.found))
     console.print(table)
     if not all(finding.is_fine for finding in found):
         raise typer.Exit(1)
@@ -47,7 +51,6 @@ def report(run_dir: RunDir) -> None:
     try:
         table, figure = report_run(run_dir)
     except RunError as error:
-        console.print(f"[red]visionr1 report:[/red] {error}")
-        raise typer.Exit(1) from None
+        raise stop("report", error) from None
     console.print(table)
-    console.print(f"figure: {figure}", soft_wrap=True)
+    console.print(f"figure: {figure}", soft_wrap=True, markup=False)

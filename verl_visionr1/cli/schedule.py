@@ -13,7 +13,7 @@ from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import Preset, find_preset
+from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import ScheduleSettings
 from verl_visionr1.settings import decoded
 from verl_visionr1.tools.rollouts.judging import Judging
@@ -25,7 +25,8 @@ from verl_visionr1.tools.schedule.view import BLOCKS, DIGITS, draw_schedule, rep
 def schedule(
     preset: given.PresetName = "visionr1",
     kind: Annotated[
-        str | None, typer.Option(help="constant, staged, linear, cosine, piecewise or off, instead of the preset's")
+        str | None,
+        typer.Option(help="constant, staged, linear, cosine, piecewise, gated or off, instead of the preset's"),
     ] = None,
     stages: Annotated[
         list[str] | None, typer.Option(metavar="XI0,XI1,XI2", help="thresholds of a stage; repeat it for each stage")
@@ -55,7 +56,7 @@ def schedule(
     console = Console()
     found = None
     try:
-        changed = _changed(find_preset(preset), kind, stages, at, begin, end, starts)
+        changed = _changed(given.preset_of(preset), kind, stages, at, begin, end, starts)
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
             processing = given.processing_of(processed, min_pixels, max_pixels)
@@ -73,6 +74,8 @@ def schedule(
     console.print(schedule_table(changed.schedule, title, steps))
     is_unicode = console.encoding.lower().startswith("utf")
     console.print(sketch(changed.schedule, levels=BLOCKS if is_unicode else DIGITS), highlight=False, soft_wrap=True)
+    if kind == "gated":
+        console.print("gated: in training a gate ends each stage, not the progress shown here", highlight=False)
     for part in replay_view(found) if found is not None else ():
         console.print(part)
     if plot is not None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS, find_preset
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.tools.rollouts.judging import Judging, Moment, preset_and_moment
 from verl_visionr1.tools.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import OnRow, rescore
@@ -53,12 +53,12 @@ def score(
         moment = Moment(None if progress == "off" else _number(progress), stage, total_steps)
         processing = given.processing_of(processed, min_pixels, max_pixels)
         judging = Judging(
-            find_preset(preset), frame_named(frame), moment, processing, max_tokens, given.routes_of(route)
+            given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, given.routes_of(route)
         )
         other = None
         if vs is not None:
             name, other_moment = preset_and_moment(vs, moment)
-            other = Judging(find_preset(name), judging.frame, other_moment, processing, max_tokens)
+            other = Judging(given.preset_of(name), judging.frame, other_moment, processing, max_tokens)
         _refuse_overwriting(out, files)
         with given.opened(files, data, column, on_error, counts) as rollouts, _writer(out, judging) as on_row:
             report = rescore(rollouts, judging, other=other, n_shown=show, counts=counts, on_row=on_row)

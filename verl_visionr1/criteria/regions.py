@@ -38,6 +38,8 @@ def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bo
     if box_centres and not points:
         points = tuple([((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in answer.boxes_xyxy])
     n_predicted = max(len(answer.points_xy), len(answer.boxes_xyxy)) + answer.n_dropped
+    if not n_predicted and not target.n_objects and not answer.is_parsed:
+        n_predicted = 1  # as in `matching`: "there is none" has to be said
     ranks = [p for p, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
     labels: Sequence[str] = ()
     if use_labels and target.labels and target.is_multilabel:

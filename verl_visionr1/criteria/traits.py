@@ -9,7 +9,7 @@ F = TypeVar("F", bound=Callable[..., float])
 
 
 def may_block(judge: F) -> F:
-    """Mark a criterion that may take longer than milliseconds: training judges its rows in a thread."""
+    """Mark a criterion that may take long (milliseconds, or seconds): training judges its rows in a thread."""
     judge.may_block = True  # type: ignore[attr-defined]
     return judge
 

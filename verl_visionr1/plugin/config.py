@@ -25,6 +25,10 @@ from verl_visionr1.settings import SettingsError, decoded
 PREFIX = "reward.reward_kwargs.visionr1"
 SUPPORTED_VERL = ("0.9.",)
 """Version prefixes of verl that the plug-in was made for."""
+_BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
+_BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "route", "unscored")
+TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
+"""What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
 T = TypeVar("T")
 
 
@@ -65,8 +69,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Build what the settings describe, so that what cannot be is found at start-up.
 
         Raises:
-            ConfigError: see `routing` and `gate`.
+            ConfigError: see `routing` and `gate`; a criterion whose name is taken.
         """
+        for name in self.routing.metrics:
+            if name in TAKEN:
+                raise ConfigError(
+                    f"{PREFIX}.criteria.{name}: every row reports something else by that name; take another"
+                )
         for preset in self.routing.presets:
             _named(preset.require_installed)
         _ = self.gate
@@ -85,13 +94,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """
         base = _named(lambda: find_preset(self.preset, self._known))
         changes = PresetSettings(
-            weights={name: weight for name, weight in self.weights.items() if weight is not None},
+            weights=self.weights,
             criteria=self.criteria,
             schedule=self.schedule,
             answer_format=self.answer_format,
             matching=self.matching,
         )
-        return _named(lambda: changes.build(base))
+        changed = _named(lambda: changes.build(base))
+        return base if changed == base else changed
 
     @cached_property
     def routing(self) -> Routes:
@@ -115,10 +125,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @cached_property
     def _known(self) -> dict[str, Preset]:
         known = dict(PRESETS)
-        for name, settings in self.presets.items():
-            named = msgspec.structs.replace(settings, name=name)
-            known[name] = _named(lambda named=named: built(named, known), f"presets.{name}.")
+        for name in self.presets:
+            self._build(name, known)
         return known
+
+    def _build(self, name: str, known: dict[str, Preset], above: tuple[str, ...] = ()) -> None:
+        """Add a preset of the run's own to `known`, after that it stands on, whichever is named first."""
+        if name in PRESETS:
+            raise ConfigError(
+                f"{PREFIX}.presets.{name}: there is a preset of that name; take another, with base: {name}"
+            )
+        if name in above:
+            raise ConfigError(f"{PREFIX}.presets.{name}.base: a circle: {' -> '.join((*above, name))}")
+        if name in known:
+            return
+        settings = msgspec.structs.replace(self.presets[name], name=name)
+        if settings.base in self.presets:
+            self._build(settings.base, known, (*above, name))
+        known[name] = _named(lambda: built(settings, known), f"presets.{name}.")
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -152,6 +176,8 @@ def _named(make: Callable[[], T], key: str = "") -> T:
     """`make()`, with the key's path put before what it raises."""
     try:
         return make()
+    except ConfigError:  # has its path
+        raise
     except (SettingsError, RewardError, ValueError) as error:
         raise ConfigError(f"{PREFIX}.{key}{error}") from None
 

@@ -33,6 +33,8 @@ from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.reward_manager import total_steps_of
+from verl_visionr1.rewards import COMMON_METRICS, Preset
+from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +87,23 @@ class Progress:
         metric = self.gates.gate.metric
         scored: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for source, info in zip(sources, infos, strict=True):
-            if not info.get("unscored"):
+            if not info.get("unscored") and self._tells(info):
                 scored[int(info["stage"])][source].append(float(info[metric]))
         for stage, values in sorted(scored.items()):
             means = {source: (float(np.mean(each)), len(each)) for source, each in values.items()}
             self.gates = self.gates.advance(step, stage, means)
+
+    def _tells(self, info: Mapping[str, float]) -> bool:
+        """Whether a row has the gate's metric: what its preset or its task does not have is reported as 0."""
+        assert self.gates is not None
+        metric, presets = self.gates.gate.metric, self.routes.presets
+        if metric not in info or "stage" not in info:
+            return False
+        route = int(info.get("route", 0.0))
+        if metric in ("iou_mean", "f1_50"):
+            tasks = presets[route].tasks if route >= 0 else set(BOX_TASKS) - set(self.routes.default.tasks)
+            return not set(BOX_TASKS).isdisjoint(tasks)
+        return metric in COMMON_METRICS or (route >= 0 and metric in presets[route].weights)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -246,7 +260,7 @@ def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, flo
     sources = [str(getattr(source, "data", source)) for source in rows["data_source"]]
     infos: list[Mapping[str, float]] = [field.get("reward_extra_info", {}) for field in extra]
     metrics = {
-        **batch_means(batch.keys, infos, [set(preset.weights) for preset in progress.routes.presets]),
+        **batch_means(batch.keys, infos, [reported_by(preset) for preset in progress.routes.presets]),
         **_rule_metrics(progress, step, sorted(set(sources))),
     }
     progress.observe(step, sources, infos)
@@ -282,16 +296,21 @@ NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc", "route", "pro
 """Keys of a row that `training_metrics` reports otherwise."""
 
 
+def reported_by(preset: Preset) -> set[str]:
+    """The numbers that mean something for the rows of a preset, and not for all rows."""
+    return {*preset.weights, *(BOX_METRICS if set(preset.tasks) & set(BOX_TASKS) else ())}
+
+
 def batch_means(
-    keys: Sequence[str], infos: Iterable[Mapping[str, float]], criteria: Sequence[Set[str]] = ()
+    keys: Sequence[str], infos: Iterable[Mapping[str, float]], reported: Sequence[Set[str]] = ()
 ) -> dict[str, float]:
     """Mean of each reported number over a batch, and how much the rewards of a prompt differ.
 
     Args:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
-        criteria: names of the criteria of each preset of the run, in the order of "route"; a row counts in the mean of
-            a criterion only where its preset has it.
+        reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the mean of such a
+            number only where its preset reports it.
 
     Returns:
         `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
@@ -302,10 +321,10 @@ def batch_means(
     """
     columns: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, list[float]] = defaultdict(list)
-    all_criteria = set().union(*criteria)
+    not_of_all = set(BOX_METRICS).union(*reported) if reported else set[str]()
     for key, info in zip(keys, infos, strict=True):
         route = int(info.get("route", 0.0))
-        absent = all_criteria - criteria[route] if 0 <= route < len(criteria) else all_criteria
+        absent = not_of_all - reported[route] if 0 <= route < len(reported) else not_of_all
         for name, number in info.items():
             if name not in NOT_AVERAGED and name not in absent:
                 columns[name].append(float(number))

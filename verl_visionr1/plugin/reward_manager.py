@@ -76,7 +76,7 @@ class VisionR1RewardManager(RewardManagerBase):
         """
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
-        completion, n_tokens = self.completion_of(data)
+        completion, n_tokens = self.completion_of(data, row.get("response_len"))
         processed_wh = processed_size(data.batch, self.image_tokens) if self.image_tokens else None
         speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
         preset = self.routes.default
@@ -127,24 +127,29 @@ class VisionR1RewardManager(RewardManagerBase):
             raise ConfigError(
                 f"{PREFIX}.schedule.kind=gated: needs the progress callback, +visionr1@_global_=progressive"
             )
-        split = (row.get("extra_info") or {}).get("split")
+        extra_info = row.get("extra_info")
+        split = extra_info.get("split") if isinstance(extra_info, Mapping) else None
         step = int(row.get("global_steps", 0))
         return context_at(step, self.total_steps, is_validation=split in VALIDATION_SPLITS)
 
-    def completion_of(self, data: DataProto) -> tuple[str, int]:
-        """The text of the last output, without padding and special tokens, and its length in tokens."""
+    def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
+        """The text of the last output, without padding and special tokens, and its length in tokens.
+
+        Of several outputs the mask does not tell it: verl pads prompts with responses as a whole, responses apart.
+        """
         response_ids = data.batch["responses"][-1]
-        length = int(data.batch["attention_mask"][-1][-response_ids.shape[-1] :].sum())
+        mask = data.batch["attention_mask"][-1][-response_ids.shape[-1] :]
+        length = int(mask.sum() if length is None else length)
         return self.decode(response_ids[:length], skip_special_tokens=True), length
 
 
-_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", WIRE_KEY})
+_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", "response_len", WIRE_KEY})
 _UNSCORED = Score(0.0, {})
 
 
 def _reason(error: Exception) -> str:
-    """Bad data and settings speak for themselves; for anything else, what it is and where."""
-    if isinstance(error, ValueError | KeyError | TypeError) and error.__traceback__ is not None:
+    """Bad data, settings and criteria speak for themselves; for anything else, what it is and where."""
+    if isinstance(error, ValueError):
         return str(error)
     return "".join(traceback.format_exception(error, limit=-3))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,12 +15,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from verl_visionr1.answers import PARSERS, Answer
+from verl_visionr1.answers import FORMATS, PARSERS, Answer
 from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
 from verl_visionr1.schedule import VISIONR1, Schedule
 from verl_visionr1.settings import SettingsError
-from verl_visionr1.targets import Target
+from verl_visionr1.targets import TASKS, Target
 
 COMMON_METRICS = (
     "iou_mean",
@@ -99,8 +100,8 @@ class Criterion:
             say so by an attribute `may_block`.
 
     Raises:
-        RewardError: a weight that is not a finite number >= 0, a parameter that `Case` does not have, an option that
-            the judge does not have.
+        RewardError: a weight that is not a finite number >= 0, a judge that is no plain function, a parameter that
+            `Case` does not have, an option that the judge does not have, or lacks.
 
     >>> from verl_visionr1.criteria import well_formed
     >>> Criterion("format", well_formed, 0.5).weight
@@ -134,18 +135,37 @@ class Criterion:
 
 def _looks_at(name: str, judge: Judge, options: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields of `Case` that a judge names."""
-    parameters = inspect.signature(judge).parameters.values()
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    parameters = _parameters(name, judge)
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option in options:
-        require_one_of(f"criteria.{name}.options", option, dict.fromkeys(known or ("(it has no options)",)))
+        require_one_of(f"criteria.{name}.options", option, known or {"(it has no options)": None})
+    lacking = [option for option, p in known.items() if p.default is p.empty and option not in options]
+    if lacking:
+        raise RewardError(f"criteria.{name}.options: needs {', '.join(lacking)}, which has no default")
     named = tuple([p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
     for parameter in named:
         if parameter not in Case.__struct_fields__:
             raise RewardError(
-                f"criteria.{name}: {judge.__name__}({', '.join(named)}) asks for {parameter!r}; a criterion's "
+                f"criteria.{name}: {_name_of(judge)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
                 f"parameters are among {', '.join(Case.__struct_fields__)}; options stand after a *"
             )
     return named
+
+
+def _parameters(name: str, judge: Judge) -> list[inspect.Parameter]:
+    """What a judge takes; only a function that gives its number at once can be one."""
+    if inspect.isclass(judge) or any(map(inspect.iscoroutinefunction, (judge, type(judge).__call__))):
+        kind = "a class" if inspect.isclass(judge) else "async"
+        raise RewardError(f"criteria.{name}: {_name_of(judge)} is {kind}; a criterion is a plain function (`def`)")
+    try:
+        return list(inspect.signature(judge).parameters.values())
+    except (TypeError, ValueError):
+        reason = "does not say what its parameters are called; call it from a function of your own"
+        raise RewardError(f"criteria.{name}: {_name_of(judge)} {reason}") from None
+
+
+def _name_of(judge: Judge) -> str:
+    return getattr(judge, "__name__", None) or type(judge).__name__
 
 
 def _call_of(judge: Judge, looks_at: tuple[str, ...], options: Mapping[str, Any]) -> Callable[[Case], float]:
@@ -184,7 +204,12 @@ def _guarded(name: str, call: Callable[[Case], float]) -> Callable[[Case], float
     """A user's function, held to what a criterion promises: one finite number."""
 
     def guarded(case: Case) -> float:
-        judged = call(case)
+        try:
+            judged = call(case)
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"
+            raise RewardError(f"criteria.{name}: {reason}") from error
         try:
             number = float(judged)
         except (TypeError, ValueError):
@@ -216,8 +241,8 @@ class Preset:
         may_block: whether one of its criteria may take longer than microseconds.
 
     Raises:
-        RewardError: unknown answer format or matching, no criteria or one name twice, a name that `COMMON_METRICS`
-            has, or weights that are all 0.
+        RewardError: unknown task, answer format or matching, no criteria or one name twice, a name that
+            `COMMON_METRICS` has, or weights that are all 0.
     """
 
     name: str
@@ -237,6 +262,14 @@ class Preset:
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
+        answered = FORMATS[self.answer_format].tasks
+        if answered and not set(answered) & set(self.tasks):
+            raise RewardError(
+                f"answer_format = {self.answer_format!r}: it answers {', '.join(answered)}; "
+                f"preset {self.name} judges {', '.join(self.tasks)}"
+            )
+        for task in self.tasks or ("",):
+            require_one_of("tasks", task, dict.fromkeys(TASKS))
         for criterion in self.criteria:
             if criterion.name in COMMON_METRICS:
                 raise RewardError(f"criteria.{criterion.name}: every preset reports a number of that name already")

@@ -1,6 +1,6 @@
 """A preset as plain data, there and back: what YAML files and command lines say, and what is printed.
 
-    base: visionr1                       # start from this preset; every key below is optional
+    base: visionr1                       # start from this preset ("none": without criteria); every key is optional
     criteria:
       recall: {weight: 0.5}              # change one
       precision: null                    # leave one out
@@ -32,6 +32,8 @@ ScheduleKind = Literal["off", "constant", "staged", "linear", "cosine", "piecewi
 Triple = tuple[float, float, float]
 Stage = Triple | dict[str, float]
 """Thresholds: (xi0, xi1, xi2), or the fields of `Thresholds` by name."""
+NO_BASE = "none"
+"""`base` of a preset that takes no criterion over: all it has stand in its own settings."""
 
 
 class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,8 +79,9 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The schedule these settings describe, over a preset's own.
 
         Raises:
-            ValueError: thresholds or fractions that cannot be, too few stages.
+            ValueError: thresholds or fractions that cannot be, too few stages, a key that another kind looks at.
         """
+        self._refuse_ignored()
         stages = [s for _, s in own.points] if self.stages is None else [_thresholds(s) for s in self.stages]
         off = own.off if self.off is None else _thresholds(self.off)
         if self.kind is None and self.at is None:
@@ -88,10 +91,24 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return dataclasses.replace(own, points=points, off=off)
         kind = self.kind or "staged"
         n_needed = {"off": 0, "constant": 1, "piecewise": len(self.starts)}.get(kind, 2)
-        is_exact = kind == "piecewise" or (self.stages is not None and kind != "gated")  # else a stage would be ignored
+        # Otherwise a stage would be ignored.
+        is_exact = kind in ("staged", "piecewise") or (self.stages is not None and kind != "gated")
         if len(stages) < n_needed or (is_exact and len(stages) != n_needed):
+            if self.stages is None:
+                raise ValueError(f"stages: the preset has {len(stages)}, kind={kind} needs {n_needed}; set stages too")
             raise ValueError(f"stages has {len(stages)} entries: kind={kind} needs {n_needed}")
         return dataclasses.replace(self._build(stages, off), off=off)
+
+    def _refuse_ignored(self) -> None:
+        """A key that this kind does not look at would be set for nothing."""
+        ramps, default = ("linear", "cosine"), ScheduleSettings()
+        kinds = {"begin": ramps, "end": ramps, "starts": ("piecewise",), "gate": ("gated",)}
+        if self.at is not None and self.kind not in (None, "staged"):
+            raise ValueError(f"at = {self.at!r}: only kind=staged looks at it")
+        for key, looking in kinds.items():
+            value = getattr(self, key)
+            if value and value != getattr(default, key) and self.kind not in looking:
+                raise ValueError(f"{key} = {value!r}: only kind={' and kind='.join(looking)} looks at it; set kind too")
 
     def _build(self, stages: list[Thresholds], off: Thresholds) -> Schedule:
         if self.kind == "off":
@@ -128,9 +145,9 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """A preset, or the changes to one: what is None (or empty) is kept from the base. See `rewards.base.Preset`.
 
     Attributes:
-        base: the preset it starts from: a name in `PRESETS`, or a YAML file.
+        base: the preset it starts from: a name in `PRESETS`, a YAML file, or "none", which takes no criterion over.
         value: "mean" (weighted mean of the criteria) or "sum".
-        weights: criterion -> weight, short for `criteria.<name>.weight`.
+        weights: criterion -> weight, short for `criteria.<name>.weight`; null keeps the base's.
     """
 
     base: str | None = None
@@ -142,7 +159,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     value: Literal["mean", "sum"] | None = None
     accuracy: str | None = None
     criteria: dict[str, CriterionSettings | None] = {}
-    weights: dict[str, float] = {}
+    weights: dict[str, float | None] = {}
     schedule: ScheduleSettings | None = None
 
     def build(self, base: Preset) -> Preset:
@@ -151,7 +168,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         Raises:
             RewardError: an unknown criterion, format, matching or option, or a value that cannot be.
         """
-        criteria = {criterion.name: criterion for criterion in base.criteria}
+        criteria = {} if self.base == NO_BASE else {criterion.name: criterion for criterion in base.criteria}
         for name, change in self.criteria.items():
             if change is None:
                 require_one_of("criteria", name, criteria)
@@ -167,7 +184,8 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         if self.schedule is not None:
             changes["schedule"] = _in("schedule", self.schedule.build, base.schedule)
         preset = dataclasses.replace(base, criteria=tuple(criteria.values()), **changes)
-        return preset.with_weights(self.weights) if self.weights else preset
+        weights = {name: weight for name, weight in self.weights.items() if weight is not None}
+        return preset.with_weights(weights) if weights else preset
 
 
 def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> Criterion:
@@ -196,8 +214,9 @@ def judge_named(name: str, spec: str) -> Judge:
 
 
 def plain_of(preset: Preset) -> dict[str, Any]:
-    """A preset as plain data, whole: `PresetSettings` of it, over any base, builds the same preset."""
+    """A preset as plain data, whole: `PresetSettings` of it builds the same preset."""
     return {
+        "base": NO_BASE,
         "name": preset.name,
         "source": preset.source,
         "tasks": list(preset.tasks),
@@ -212,17 +231,18 @@ def plain_of(preset: Preset) -> dict[str, Any]:
 
 def _plain_criterion(criterion: Criterion) -> dict[str, Any]:
     judge = criterion.judge
-    is_known = CRITERIA.get(judge.__name__) is judge
-    plain: dict[str, Any] = {"judge": judge.__name__ if is_known else place_of(judge), "weight": criterion.weight}
+    known = next((name for name, own in CRITERIA.items() if own is judge), None)
+    plain: dict[str, Any] = {"judge": known or place_of(judge), "weight": criterion.weight}
     return plain | ({"options": dict(criterion.options)} if criterion.options else {})
 
 
 def _plain_schedule(schedule: Schedule) -> dict[str, Any]:
-    plain: dict[str, Any] = {"kind": "piecewise", "starts": [at for at, _ in schedule.points]}
+    points = schedule.points
+    plain: dict[str, Any] = {"kind": "piecewise", "starts": [at for at, _ in points]}
     if schedule.interpolation != "step":
-        (begin, _), (end, _) = schedule.points[-2:]
-        plain = {"kind": schedule.interpolation, "begin": begin, "end": end}
-    plain["stages"] = [dataclasses.asdict(thresholds) for _, thresholds in schedule.points]
+        points = points[-2:]  # a third, at 0, only holds until "begin"
+        plain = {"kind": schedule.interpolation, "begin": points[0][0], "end": points[1][0]}
+    plain["stages"] = [dataclasses.asdict(thresholds) for _, thresholds in points]
     return plain | {"off": dataclasses.asdict(schedule.off)}
 
 
@@ -263,7 +283,10 @@ def read_settings(file: str | Path) -> PresetSettings:
     except SettingsError as error:
         raise RewardError(f"{path}: {error}") from None
     criteria = {name: _beside(change, path.parent) for name, change in settings.criteria.items()}
-    return msgspec.structs.replace(settings, criteria=criteria)
+    base = settings.base
+    if base is not None and base.endswith((".yaml", ".yml")):
+        base = str(path.parent / Path(base).expanduser())
+    return msgspec.structs.replace(settings, criteria=criteria, base=base)
 
 
 def _beside(change: CriterionSettings | None, folder: Path) -> CriterionSettings | None:

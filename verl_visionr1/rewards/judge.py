@@ -15,6 +15,8 @@ from verl_visionr1.targets import NO_IMAGE, Target
 
 BOX_TASKS = ("detection", "grounding")
 """Tasks whose answer is boxes that are compared with boxes."""
+BOX_METRICS = ("iou_mean", "f1_50")
+"""Common metrics of `BOX_TASKS`; other tasks report them as 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from verl_visionr1.rewards import counting, detection, grounding, pointing, text
 from verl_visionr1.rewards.base import Preset, RewardError, require_one_of
-from verl_visionr1.rewards.composition import PresetSettings, read_settings
+from verl_visionr1.rewards.composition import NO_BASE, PresetSettings, read_settings
 from verl_visionr1.rewards.released import visionr1, vlmr1_boxes, vlmr1_text
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -59,13 +59,23 @@ def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
     if not bases_left:
         raise RewardError(f"base = {spec!r}: more than {MAX_BASES} files stand on one another; is it a circle?")
     settings = read_settings(spec)
-    base = _find(settings.base or "visionr1", known, bases_left - 1)
+    base = _find(_base_of(settings), known, bases_left - 1)
     try:
-        return settings.build(base)
+        return _over(settings, base)
     except ValueError as error:
         raise RewardError(f"{spec}: {error}") from None
 
 
 def built(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
     """The preset that settings describe, over the base they name ("visionr1" where they name none)."""
-    return settings.build(find_preset(settings.base or "visionr1", known))
+    return _over(settings, find_preset(_base_of(settings), known))
+
+
+def _base_of(settings: PresetSettings) -> str:
+    return "visionr1" if settings.base in (None, NO_BASE) else settings.base
+
+
+def _over(settings: PresetSettings, base: Preset) -> Preset:
+    if settings.schedule is not None and settings.schedule.kind == "gated":
+        raise RewardError("schedule.kind = 'gated': a gate belongs to the run, not to a preset; set it beside preset")
+    return settings.build(base)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.rewards import Score
+from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
 
 SAME = 1e-9
 """Rewards that differ by no more are equal: such a difference is rounding, and teaches nothing."""
@@ -110,19 +111,21 @@ class Tally:
 
     def numbers(self, source: str | None = None) -> Numbers:
         """The means of one data source, or of all rows."""
-        parts = [sums for (name, _), sums in self._sums.items() if source is None or name == source]
+        parts = [(task, sums) for (name, task), sums in self._sums.items() if source is None or name == source]
         groups = [g for g in self._groups.values() if g.n > 1 and (source is None or g.source == source)]
         metrics: dict[str, list[float]] = {}
-        for part in parts:
+        for task, part in parts:
             for name, total in part.metrics.items():
+                if name in BOX_METRICS and task not in BOX_TASKS:
+                    continue  # 0 there, and means nothing
                 both = metrics.setdefault(name, [0.0, 0.0])
                 both[0] += total
                 both[1] += part.n
-        n = sum(part.n for part in parts)
+        n = sum(part.n for _, part in parts)
         means = {name: total / count for name, (total, count) in metrics.items()}
         return Numbers(
             n=n,
-            reward=sum(part.value for part in parts) / n if n else 0.0,
+            reward=sum(part.value for _, part in parts) / n if n else 0.0,
             metrics=means,
             unreadable=1.0 - means.get("parsed", 1.0),
             **_spreads(groups),

@@ -25,9 +25,10 @@ from verl_visionr1.tools.explain.diagnosis.writing import writing_findings
 
 __all__ = ["Exam", "Finding", "cause_of", "diagnose", "findings_of"]
 
-MISREADING_WEIGHT = 1.5
-"""A wrong frame, order or format stands before what costs up to so many times as much: it can be set right at once, and
-the cost of what the model left out is only the most it could be."""
+LEADING_WEIGHT = 1.5
+"""A wrong frame, order or format, and far too many boxes, stand before what costs up to so many times as much: the
+former can be set right at once, the latter hide the rest, and the cost of what the model left out is only the most it
+could be."""
 
 
 def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> list[Finding]:
@@ -73,8 +74,11 @@ def findings_of(exam: Exam) -> list[Finding]:
     if not any(finding.gain >= reread.to_full > 0.0 for finding in written):  # else there is nothing to compare
         found += _contents(reread)
     found += _criteria(reread)
-    weight = {id(finding): MISREADING_WEIGHT for finding in misreadings}
-    return sorted(found, key=lambda finding: -round(finding.gain * weight.get(id(finding), 1.0), 6))
+    leading = causes | {"too many boxes", "too many points"}
+    return sorted(
+        found,
+        key=lambda finding: -round(finding.gain * (LEADING_WEIGHT if finding.cause in leading else 1.0), 6),
+    )
 
 
 def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:

@@ -142,7 +142,7 @@ def perfect_answer(target: Target) -> Answer:
     return Answer(boxes, labels, count=count, text=target.answer or "")
 
 
-def regions_of(target: Target) -> Boxes:
+def object_boxes(target: Target) -> Boxes:
     """A box around each object: its own, that of its mask, else a twentieth of the image around its point."""
     if target.boxes_xyxy:
         return cast(Boxes, tuple(target.boxes_xyxy))
@@ -156,18 +156,30 @@ def object_points(target: Target) -> Points:
     """A point on each object: its own, else the middle of its box or mask."""
     if target.points_xy:
         return cast(Points, tuple(target.points_xy))
-    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in regions_of(target))
+    return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
 
 
 def listed(numbers: Iterable[int], *, limit: int = 5) -> str:
     """Indices as people count, from 1.
 
     >>> listed([0]), listed([0, 1, 2]), listed(range(9))
-    ('1', '1, 2, 3', '1, 2, 3, 4, 5 and 4 more')
+    ('1', '1, 2 and 3', '1, 2, 3, 4, 5 and 4 more')
     """
     every = [str(number + 1) for number in numbers]
     rest = len(every) - limit
-    return ", ".join(every) if rest <= 0 else f"{', '.join(every[:limit])} and {rest} more"
+    if rest > 0:
+        return f"{', '.join(every[:limit])} and {rest} more"
+    return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))
+
+
+def numbered(word: str, words: str, numbers: Iterable[int]) -> str:
+    """Things by their numbers, counted from 1.
+
+    >>> numbered("box", "boxes", [0]), numbered("box", "boxes", [0, 1])
+    ('box 1', 'boxes 1 and 2')
+    """
+    indices = list(numbers)
+    return f"{word if len(indices) == 1 else words} {listed(indices)}"
 
 
 def plural(n: int, word: str, words: str | None = None) -> str:

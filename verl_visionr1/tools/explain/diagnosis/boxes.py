@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from verl_visionr1.answers import Defect
+from verl_visionr1.boxes import iou
 from verl_visionr1.targets import Target, normal_label
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, listed, perfect_answer, plural, quoted
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, numbered, perfect_answer, plural, quoted
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels, with_places, without_boxes
+from verl_visionr1.tools.explain.diagnosis.surplus import surplus_of, too_many
 from verl_visionr1.tools.explain.diagnosis.verdicts import (
     BELOW,
     DUPLICATE,
@@ -23,23 +26,58 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import (
 )
 
 LEARN = "nothing to set: the model has to learn it"
+OFF_TARGET = 0.5
+"""A box that reaches less than this share of the needed IoU (of 0.5, where none is needed) is not nearly right."""
+WHOLE_IMAGE = 0.9
+"""IoU with the whole image from which a box is as large as it."""
 
 
 def box_findings(exam: Exam) -> list[Finding]:
     """What each kind of fault among boxes and objects costs."""
     verdicts, fates = verdicts_of(exam)
+    surplus = surplus_of(exam, verdicts, fates)
+    few = [] if surplus else verdicts
+    near, off = _by_nearness(exam, verdicts)
     return [
-        *_wrong_labels(exam, _of(verdicts, WRONG_LABEL)),
-        *_duplicates(exam, _of(verdicts, DUPLICATE)),
-        *_junk(exam, _of(verdicts, JUNK)),
-        *_below(exam, _of(verdicts, BELOW)),
-        *_loose(exam, _of(verdicts, MATCH)),
+        *too_many(exam, surplus),
+        *_unlabelled(exam, [verdict for verdict in _of(verdicts, WRONG_LABEL) if not verdict.label.strip()]),
+        *_wrong_labels(exam, [verdict for verdict in _of(verdicts, WRONG_LABEL) if verdict.label.strip()]),
+        *_duplicates(exam, _of(few, DUPLICATE)),
+        *_junk(exam, _of(few, JUNK)),
+        *_off_target(exam, off),
+        *_below(exam, _of(near, BELOW)),
+        *_loose(exam, _of(near, MATCH)),
         *_missed(exam, [fate for fate in fates if fate.counted_as == MISSED]),
     ]
 
 
+def _by_nearness(exam: Exam, verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """Paired boxes that are at least nearly right, and those that are not."""
+    least = OFF_TARGET * (exam.thresholds.match_iou if "thresholds" in exam.preset.looks_at else 0.5)
+    near: list[Verdict] = []
+    off: list[Verdict] = []
+    for verdict in verdicts:
+        if verdict.counted_as in (BELOW, MATCH):
+            (near if (verdict.overlap or 0.0) >= least else off).append(verdict)
+    return near, off
+
+
 def _of(verdicts: Sequence[Verdict], kind: str) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.counted_as == kind]
+
+
+def _unlabelled(exam: Exam, bare: list[Verdict]) -> Iterator[Finding]:
+    """Boxes without a label, where the format writes none; where it does, that is a defect of the text."""
+    if not bare or Defect.NO_LABEL in exam.answer.defects:
+        return
+    have = "has" if len(bare) == 1 else "have"
+    what = (
+        f"no label: {numbered('box', 'boxes', (v.index for v in bare))} {have} no label, and several are asked for; "
+        f"{exam.preset.answer_format} writes none"
+    )
+    right = {v.index: exam.target.labels[v.target] for v in bare if v.target is not None}
+    fix = "take an answer format with labels, such as qwen-json"
+    yield Finding("no label", what, fix, gain_of(exam, with_labels(exam.answer, right)))
 
 
 def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
@@ -101,12 +139,27 @@ def _junk(exam: Exam, junk: list[Verdict]) -> Iterator[Finding]:
         yield Finding("false alarm", what, fix, gain_of(exam, replace(answer, n_dropped=0)))
         return
     stands = "stands" if len(junk) == 1 else "stand"
-    verb = f"{'box' if len(junk) == 1 else 'boxes'} {listed(v.index for v in junk)} {stands} on no object"
+    verb = f"{numbered('box', 'boxes', (v.index for v in junk))} {stands} on no object"
     yield Finding("junk", f"junk: {verb}", LEARN, gain_of(exam, answer))
 
 
 def _wanted(target: Target) -> str:
     return f"any {_some(target.categories, 3)}" if target.categories else "the object"
+
+
+def _off_target(exam: Exam, off: list[Verdict]) -> Iterator[Finding]:
+    if not off:
+        return
+    best = max(off, key=lambda verdict: verdict.overlap or 0.0)
+    more = f", the best of {len(off)} such boxes" if len(off) > 1 else ""
+    width, height = exam.target.size_wh
+    whole = [v for v in off if len(v.place) == 4 and iou(v.place, (0.0, 0.0, width, height)) >= WHOLE_IMAGE]
+    whole_image = f"; {numbered('box', 'boxes', (v.index for v in whole))} {'is' if len(whole) == 1 else 'are'} "
+    whole_image = f"{whole_image}as large as the image" if whole else ""
+    what = f"off target: box {best.index + 1} reaches IoU {_down(best.overlap or 0.0)}{more}{whole_image}"
+    yield Finding(
+        "off target", what, "no other frame that is known here fits: the model has to learn it", _gain_moved(exam, off)
+    )
 
 
 def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from verl_visionr1.matching import match_boxes
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, regions_of
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 from verl_visionr1.tools.explain.diagnosis.wrapping import best_wrapped, reads_text
@@ -176,7 +176,7 @@ def _readings(exam: Exam) -> Iterator[Reading]:
 def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
     """How well boxes or points fit the target, and how many of the `n` were compared."""
     if answer.points_xy:
-        on_object = sum(any(_is_on(point, box) for box in regions_of(target)) for point in answer.points_xy)
+        on_object = sum(any(_is_on(point, box) for box in object_boxes(target)) for point in answer.points_xy)
         return on_object / n, n
     n_possible = max(1, min(n, target.n_objects))
     return sum(match_boxes(answer, target).ious) / n_possible, n_possible
@@ -184,7 +184,7 @@ def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
 
 def _share(target: Target) -> float:
     """The part of the image that the objects cover."""
-    return sum(map(area, regions_of(target))) / (target.size_wh[0] * target.size_wh[1])
+    return sum(map(area, object_boxes(target))) / (target.size_wh[0] * target.size_wh[1])
 
 
 def _is_on(point: tuple[float, float], box: Box) -> bool:

@@ -16,7 +16,7 @@ from verl_visionr1.masks import contains
 from verl_visionr1.matching import IGNORED_SHARE
 from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.targets import Target, normal_label
-from verl_visionr1.tools.explain.diagnosis.base import Exam, regions_of
+from verl_visionr1.tools.explain.diagnosis.base import Exam, object_boxes
 
 MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK = "match", "below threshold", "wrong label", "duplicate", "junk"
 IGNORED, MISSED, OUTSIDE = "ignored", "missed", "outside"
@@ -86,7 +86,7 @@ def _fates(target: Target, verdicts: Sequence[Verdict]) -> list[Fate]:
             if verdict.counted_as == kind and verdict.target is not None:
                 best.setdefault(verdict.target, verdict)
     labels = tuple(target.labels) or ("",) * target.n_objects
-    places = target.points_xy or regions_of(target) if target.task == "pointing" else regions_of(target)
+    places = target.points_xy or object_boxes(target) if target.task == "pointing" else object_boxes(target)
     fates: list[Fate] = []
     for t, (place, label) in enumerate(zip(places, labels, strict=True)):
         verdict = best.get(t)
@@ -183,7 +183,7 @@ def _point_verdicts(answer: Answer, target: Target) -> list[Verdict]:
 
 def _distances(point: Point, target: Target) -> list[float]:
     """From a point to each object in pixels; 0.0 where it lies on it."""
-    distances = [_to_box(point, region) for region in regions_of(target)]
+    distances = [_to_box(point, region) for region in object_boxes(target)]
     for t, mask in enumerate(target.masks if target.task == "pointing" else ()):
         if distances[t] == 0.0 and not contains(mask, *point):
             distances[t] = 1.0  # at least: it lies in the mask's bounds, not on it
