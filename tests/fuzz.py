@@ -108,6 +108,10 @@ TARGETS = (
 )
 
 
+CHUNK = 5_000
+"""Completions a job; Ctrl-C shows what whole jobs have found."""
+
+
 def answer(rng: random.Random) -> str:
     """A well-formed answer of some format."""
     if rng.random() < 0.4:
@@ -211,19 +215,23 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--presets", nargs="*", default=list(PRESETS))
     options = parser.parse_args()
-    chunk = 5_000
-    jobs = [(options.seed * 1_000_003 + i, min(chunk, options.count - i)) for i in range(0, options.count, chunk)]
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        found = [pool.submit(run, seed, count, options.presets) for seed, count in jobs]
-        for i, future in enumerate(found, 1):
-            future.result()
-            print(f"\r{min(i * chunk, options.count):,} completions", end="", file=sys.stderr, flush=True)
-    print(f"\n{'preset':32}{'median':>10}{'p99.9':>10}{'maximum':>12}   microseconds of CPU")
+    jobs = [(options.seed * 1_000_003 + i, min(CHUNK, options.count - i)) for i in range(0, options.count, CHUNK)]
+    done: list[dict[str, np.ndarray]] = []
+    pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
+    try:
+        for found in pool.map(run, *zip(*jobs, strict=True), [options.presets] * len(jobs)):
+            done.append(found)
+            print(f"\r{CHUNK * len(done):,} completions", end="", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was done until here", file=sys.stderr)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    print(f"{'preset':32}{'median':>10}{'p99.9':>10}{'maximum':>12}   microseconds of CPU")
     for name in options.presets:
-        spent = np.concatenate([future.result()[name] for future in found])
+        spent = np.concatenate([found[name] for found in done])
         print(f"{name:32}{np.median(spent):10.1f}{np.percentile(spent, 99.9):10.0f}{spent.max():12.0f}")
-    total = options.count * len(options.presets)
-    print(f"{options.count:,} completions x {len(options.presets)} presets: {total:,} scores, none raised, all finite")
+    count, n_presets = sum(len(next(iter(found.values()))) for found in done), len(options.presets)
+    print(f"{count:,} completions x {n_presets} presets: {count * n_presets:,} scores, none raised, all finite")
 
 
 if __name__ == "__main__":

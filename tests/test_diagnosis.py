@@ -51,6 +51,9 @@ def cause(text: str, target: Target = TARGET, preset: str | Preset = "visionr1",
 PERFECT = said((CAT, "cat"), (DOG, "dog"))
 INVERTED = (1000, 100, 200, 400)
 SWAPPED = [(tuple(box[i] for i in (1, 0, 3, 2)), label) for box, label in ((CAT, "cat"), (DOG, "dog"))]
+QUOTED = PERFECT.replace("[200, 100, 1000, 400]", '["200", "100", "1000", "400"]').replace("[1200", '["1200"')
+WHOLE = (0, 0, *SIZE_WH)
+GRID = [((x, y, x + 90, y + 70), "cat") for x in range(0, 2000, 100) for y in range(0, 1200, 80)]
 BOX_FAILURES = {
     "perfect": (PERFECT, "nothing wrong: reward 1.000"),
     "fenced": (f"```json\n{PERFECT}\n```", "nothing wrong"),
@@ -71,7 +74,8 @@ BOX_FAILURES = {
     "swapped axes": (said(*SWAPPED), "swapped axes: read as y1, x1, y2, x2"),
     "width and height": (
         said(((200, 100, 800, 300), "cat"), ((1200, 500, 600, 600), "dog")),
-        "width and height: read as x, y, width, height",
+        "width and height: read as x, y, width, height the boxes reach IoU 1.00 instead of 0.25 -> "
+        "ask for x1, y1, x2, y2 (the corners: x2 = x + width, y2 = y + height) in the prompt",
     ),
     "truncated": (PERFECT[:-20], "truncated: after 1 box the list is cut off"),
     "truncated, nothing read": ('[{"bbox_2d": [200, 1', "truncated: after 0 boxes"),
@@ -99,7 +103,52 @@ BOX_FAILURES = {
     "below": (said(((200, 100, 580, 400), "cat"), (DOG, "dog")), "below the threshold: box 1 reaches IoU 0.47 < 0.50"),
     "loose": (said(((200, 100, 700, 400), "cat"), (DOG, "dog")), "loose box: box 1 reaches IoU 0.62; full credit from"),
     "no label": (json.dumps([{"bbox_2d": CAT}, {"bbox_2d": DOG, "label": "dog"}]), "no label: box 1 has no label"),
-    "not finite": (PERFECT.replace("[200", "[1e999"), "bad box"),
+    "no labels": (json.dumps([{"bbox_2d": CAT}, {"bbox_2d": DOG}]), "no label: boxes 1 and 2 have no label -> ask for"),
+    "not finite": (
+        PERFECT.replace("[200", "[1e999"),
+        "bad box: number 1 in the text is dropped (not finite numbers) ->",
+    ),
+    "quoted": (
+        QUOTED,
+        "bad box: numbers 1 and 2 in the text are dropped (numbers in quotes) -> ask for bare numbers",
+    ),
+    "one text": (
+        '[{"bbox_2d": "200, 100, 1000, 400", "label": "cat"}]',
+        "bad box: number 1 in the text is dropped (numb",
+    ),
+    "nested": (
+        '[{"bbox_2d": [[200, 100], [1000, 400]], "label": "cat"}]',
+        "bad box: number 1 in the text is dropped (numbers in nested lists) -> ask for one flat list of numbers",
+    ),
+    "list of one list": (
+        '[{"bbox_2d": [[200, 100, 1000, 400]], "label": "cat"}]',
+        "bad box: number 1 in the text is dropped (numbers in nested lists) -> ask for one flat list of numbers",
+    ),
+    "python": (str(json.loads(PERFECT)), "malformed: single quotes, as Python prints a list; JSON has double ones"),
+    "comma too many": (PERFECT.replace("}]", "},]"), "malformed: a comma before a closing bracket"),
+    "bare": (
+        "[200, 100, 1000, 400]",
+        "other format: this is list, like '[[10, 20, 30, 40], [50, 60, 70, 80]]'; preset",
+    ),
+    "bare, in GLM's tokens": ("<|begin_of_box|>[[200,100,1000,400]]<|end_of_box|>", "other format: this is glm"),
+    "whole image": (
+        said((WHOLE, "cat"), (WHOLE, "dog")),
+        "off target: box 2 reaches IoU 0.15, the best of 2 such boxes; boxes 1 and 2 are as large as the image -> no",
+    ),
+    "half the threshold": (
+        said(((200, 100, 410, 400), "cat"), (DOG, "dog")),
+        "below the threshold: box 1 reaches IoU 0.26 < 0.50",
+    ),
+    "less than half": (said(((200, 100, 390, 400), "cat"), (DOG, "dog")), "off target: box 1 reaches IoU 0.23 ->"),
+    "far too many": (said(*GRID), "too many boxes: 300 for 2 objects (29"),
+    "far too many, and the right ones": (
+        said((CAT, "cat"), (DOG, "dog"), *GRID),
+        "too many boxes: 302 for 2 objects (300",
+    ),
+    "the whole image, many times": (
+        said(*[(WHOLE, "cat"), (WHOLE, "dog")] * 50),
+        "too many boxes: 100 for 2 objects (98 repeat another); each costs precision -> ask for each object once",
+    ),
 }
 
 
@@ -113,6 +162,42 @@ def test_the_cause_comes_first(text: str, expected: str) -> None:
 def test_the_cause_is_the_same_under_any_preset(preset: str, failure: str) -> None:
     text, expected = BOX_FAILURES[failure]
     assert cause(text, preset=preset).startswith(expected[:12])
+
+
+@pytest.mark.parametrize("preset", ["visionr1", "vlmr1-ovd", "v-triune", "big-vision", "visionr1-paper"])
+def test_far_too_many_boxes_are_priced_together(preset: str) -> None:
+    assert cause(said(*GRID), preset=preset).startswith("too many boxes: 300 for 2 objects")
+    exam = exam_of(said((CAT, "cat"), (DOG, "dog"), *GRID), preset=preset)
+    (found,) = [finding for finding in findings_of(exam) if finding.cause == "too many boxes"]
+    assert found.gain == pytest.approx(exam.to_full, abs=1e-6), "without them, nothing is wrong"
+    assert found.gain > 0.1
+
+
+@pytest.mark.parametrize("preset", ["rec-giou", "vlmr1-rec"])
+def test_a_box_far_off_is_off_target_without_thresholds_too(preset: str) -> None:
+    target = Target(task="grounding", size_wh=SIZE_WH, boxes_xyxy=[(200, 100, 500, 400)], labels=["cat"])
+    assert cause(said((WHOLE, "cat")), target, preset).startswith(
+        "off target: box 1 reaches IoU 0.03; box 1 is as large"
+    )
+
+
+def test_a_few_boxes_too_many_are_junk_and_duplicates() -> None:
+    exam = exam_of(said((CAT, "cat"), (DOG, "dog"), (CAT, "cat"), *GRID[:3]))
+    assert [finding.cause for finding in findings_of(exam)] == ["junk", "duplicate"]
+
+
+def test_bare_boxes_in_another_frame_are_a_list_in_that_frame() -> None:
+    target = Target(task="grounding", size_wh=SIZE_WH, boxes_xyxy=[CAT], labels=["cat"])
+    numbers = [round(number) for number in scaled(CAT, 1000, 1000)]
+    assert "set answer_format=list and frame=qwen3-vl" in cause(str(numbers), target)
+
+
+def test_a_format_without_labels_is_told_from_a_label_left_out() -> None:
+    preset = replace(PRESETS["visionr1"], answer_format="list")
+    text = json.dumps([CAT, DOG])
+    assert cause(text, preset=preset).startswith(
+        "no label: boxes 1 and 2 have no label, and several are asked for; list"
+    )
 
 
 OTHER_CASES = {
@@ -145,6 +230,57 @@ OTHER_CASES = {
         "counting",
         "prose around",
     ),
+    "count, with boxes": (
+        PERFECT,
+        Target(task="counting", size_wh=(9, 9), count=2),
+        "counting",
+        "boxes instead of a number: the answer lists 2 boxes, preset counting reads one number -> preset counting-",
+    ),
+    "count, with boxes after reasoning": (
+        f"<think>There are 2.</think>{PERFECT}",
+        Target(task="counting", size_wh=(9, 9), count=2),
+        "counting",
+        "boxes instead of a number",
+    ),
+    "count, with a bare box": (
+        "[1, 2, 3, 4]",
+        Target(task="counting", size_wh=(9, 9), count=1),
+        "counting",
+        "boxes instead of a number: the answer lists 1 box, preset counting reads one number -> preset counting-",
+    ),
+    "count, with points": (
+        '[{"point_2d": [1, 2], "label": "cat"}]',
+        Target(task="counting", size_wh=(9, 9), count=1),
+        "counting",
+        "points instead of a number: the answer lists 1 point",
+    ),
+    "count, with boxes cut off": (
+        PERFECT[:-20],
+        Target(task="counting", size_wh=(9, 9), count=2),
+        "counting",
+        "boxes instead of a number",
+    ),
+    "list, with a number": (
+        "2",
+        Target(task="counting", size_wh=(9, 9), count=2),
+        "counting-list",
+        "a number instead of a list: the answer is 2",
+    ),
+    "list cut off": (
+        PERFECT[:-20],
+        Target(task="counting", size_wh=(9, 9), count=2),
+        "counting-list",
+        "truncated: after 1 box the list is cut off",
+    ),
+    "decimal comma": (
+        "12,5",
+        Target(task="text", answer="12.5"),
+        "number",
+        "decimal comma: says '12,5', expected '12.5'; a comma is read as a separator -> ask for a decimal point",
+    ),
+    "thousands": ("1,234", Target(task="text", answer="1234"), "number", "nothing wrong"),
+    "two numbers": ("12, 5", Target(task="text", answer="12.5"), "number", "answer among other words"),
+    "text cut off": ("\\boxed{12", Target(task="text", answer="125"), "number", "truncated: the answer is cut off"),
     "text differs": (
         "Rome",
         Target(task="text", answer="Paris"),
@@ -211,6 +347,27 @@ POINT_CASES = {
     "missed": (pointed(((600, 250), "cat")), "missed 1 of 2 objects"),
     "boxes": (PERFECT, "boxes instead of points"),
     "wrong frame": (pointed(((300, 208), "cat"), ((750, 667), "dog")), "wrong frame: read as qwen3-vl (0-1000) 100%"),
+    "truncated": (
+        pointed(((600, 250), "cat"), ((1500, 800), "dog"))[:-20],
+        "truncated: after 1 point the list is cut off",
+    ),
+    "no label": ('[{"point_2d": [600, 250]}, {"point_2d": [1500, 800]}]', "no label: points 1 and 2 have no label"),
+    "quoted": (
+        '[{"point_2d": ["600", "250"], "label": "cat"}]',
+        "bad box: number 1 in the text is dropped (numbers in qu",
+    ),
+    "three numbers": (
+        '[{"point_2d": [6, 2, 5], "label": "cat"}]',
+        "bad box: number 1 in the text is dropped (3 numbers in",
+    ),
+    "duplicates": (
+        pointed(*[((600, 250), "cat")] * 3, ((1500, 800), "dog")),
+        "duplicate: points 2 and 3 mark an object that has a point already",
+    ),
+    "far too many": (
+        pointed(*[((x, y), "cat") for x in range(0, 2000, 100) for y in range(0, 1200, 80)]),
+        "too many points: 300 for 2 objects",
+    ),
 }
 
 
@@ -225,6 +382,19 @@ def test_one_point_tells_the_frame_only_where_chance_would_hardly_hit() -> None:
     text = pointed(((300, 200), "cat"))
     assert cause(text, small, POINTING).startswith("wrong frame")
     assert "wrong frame" not in cause(pointed(((100, 150), "cat")), large, POINTING)
+
+
+def test_a_click_that_hits_in_another_frame_only_is_a_hint() -> None:
+    large = Target(task="pointing", size_wh=SIZE_WH, boxes_xyxy=[(420, 330, 820, 530)], labels=["ok"])
+    said_of = cause("(234,312)", large, "gui-click")
+    assert said_of.startswith(
+        "outside: point 1 lies 187 px outside the object; read as qwen3-vl it lies on it, which may"
+    )
+    assert "-> a guess: frame=qwen3-vl, if other completions fit it too" in said_of
+    small = Target(task="pointing", size_wh=SIZE_WH, boxes_xyxy=[(450, 360, 490, 390)], labels=["ok"])
+    assert cause("(234,312)", small, "gui-click").startswith("wrong frame: read as qwen3-vl")
+    assert "guess" not in cause("(1900,1100)", large, "gui-click")
+    assert cause("(500,400)", large, "gui-click").startswith("nothing wrong")
 
 
 def test_a_point_in_the_bounds_of_a_mask_but_not_on_it_lies_outside() -> None:
@@ -300,7 +470,10 @@ CLAIMS = {
     "nested": ('{"boxes": [[1, 2, 3, 4]]}', (1.0, 2.0, 3.0, 4.0), "", ""),
     "no width": ('{"bbox_2d": [1, 2, 1, 4]}', (1.0, 2.0, 1.0, 4.0), "", "no width: x1 = x2 = 1"),
     "three": ('{"bbox_2d": [1, 2, 3]}', (1.0, 2.0, 3.0), "", "3 numbers instead of 4"),
-    "texts": ('{"bbox_2d": ["1", 2, 3, 4]}', (), "", "not finite numbers"),
+    "texts": ('{"bbox_2d": ["1", 2, 3, 4]}', (), "", "numbers in quotes"),
+    "one text": ('{"bbox_2d": "1, 2, 3, 4"}', (), "", "numbers in quotes"),
+    "corners": ('{"bbox_2d": [[1, 2], [3, 4]]}', (), "", "numbers in nested lists"),
+    "null": ('{"bbox_2d": [null, 2, 3, 4]}', (), "", "not finite numbers"),
     "trailing comma": ('{"bbox_2d": [1, 2, 3, 4], "label": "cat",}', (1.0, 2.0, 3.0, 4.0), "", ""),
 }
 

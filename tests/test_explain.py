@@ -124,6 +124,28 @@ def test_pieces_tell_what_was_read() -> None:
     assert explained(PERFECT[:-20]).text.stopped_at == PERFECT.index("}") + 1
 
 
+def test_a_page_stays_short_however_much_was_predicted() -> None:
+    boxes = [(x, y, x + 90, y + 70) for x in range(0, 2000, 100) for y in range(0, 1200, 80)]
+    shown = page(explained(said(*((box, "cat") for box in boxes), (CAT, "cat"), (DOG, "dog"))))
+    assert "... and 272 more predictions" in shown
+    assert "301  cat" in shown, "what matches is of more interest than junk"
+    assert "302  dog" in shown
+    assert len(shown.splitlines()) < 85
+    shown = page(explained(said(*(((9, 9, 9, 9), "cat"),) * 300)))
+    assert "... and 290 more dropped" in shown
+    many = [(x, 0, x + 5, 5) for x in range(0, 1000, 10)]
+    shown = page(explained("[]", Target(task="detection", size_wh=(2000, 9), boxes_xyxy=many, labels=["cat"] * 100)))
+    assert "... and 70 more missed objects" in shown
+
+
+def test_a_count_that_was_not_read_is_not_shown_as_0() -> None:
+    target = Target(task="counting", size_wh=(2000, 1200), count=2)
+    for text in ("many", PERFECT):
+        assert "; count: no count)" in page(explained(text, target, "counting"))
+    assert "; count: count 0)" in page(explained("0", target, "counting"))
+    assert "; qwen-json: count 2)" in page(explained(PERFECT, target, "counting-list"))
+
+
 # --- a terminal is not to be steered by a model ----------------------------------------------------------------------
 
 HOSTILE = [
@@ -226,6 +248,18 @@ MISTAKES = {
     "two texts": (["-", "--text", "x", "--target", TARGET.to_json()], "FILE or - and --text: needs one of"),
     "no target": (["--text", "x"], "--target: needs the ground truth"),
     "bad target": (["--text", "x", "--target", "{}"], "ground truth '{}'"),
+    "list as target": (
+        ["--text", "x", "--target", "[[1,2,3,4]]"],
+        '--target: ground truth \'[[1,2,3,4]]\': Expected `object`, got `array` (a target looks like {"task":"det',
+    ),
+    "unknown field": (
+        ["--text", "x", "--target", '{"task":"grounding","size_wh":[9,9],"boxes":[[1,2,3,4]]}'],
+        '--target: boxes: unknown key; did you mean boxes_xyxy? (a target looks like {"task":"grounding",',
+    ),
+    "half a target": (
+        ["--text", "x", "--target", '{"task":"text"}'],
+        'answer = None: a text target needs the right answer (a target looks like {"task":"text","answer":"a dog"})',
+    ),
     "no file": (["nowhere.jsonl", "--row", "1"], "nowhere.jsonl: no such file"),
     "unknown frame": (["--text", "x", "--target", TARGET.to_json(), "--frame", "qwen"], "frame = 'qwen': needs one of"),
     "wrong preset": (

@@ -262,14 +262,14 @@ class Preset:
     def __post_init__(self) -> None:
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
+        for task in self.tasks or ("",):
+            require_one_of("tasks", task, dict.fromkeys(TASKS))
         answered = FORMATS[self.answer_format].tasks
         if answered and not set(answered) & set(self.tasks):
             raise RewardError(
                 f"answer_format = {self.answer_format!r}: it answers {', '.join(answered)}; "
                 f"preset {self.name} judges {', '.join(self.tasks)}"
             )
-        for task in self.tasks or ("",):
-            require_one_of("tasks", task, dict.fromkeys(TASKS))
         for criterion in self.criteria:
             if criterion.name in COMMON_METRICS:
                 raise RewardError(f"criteria.{criterion.name}: every preset reports a number of that name already")

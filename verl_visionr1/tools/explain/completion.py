@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.targets import Target
+from verl_visionr1.settings import SettingsError, refuse_unknown
+from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.rollouts.dumps import rollout_files, rows_of
 from verl_visionr1.tools.rollouts.records import Columns, Counts, read_rollouts
 
 IMAGE_COLUMNS = ("images", "image")
 """Where a row may name its image."""
+_BOXES = '"size_wh":[640,480],"boxes_xyxy":[[100,100,200,200]],"labels":["cat"]'
+EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {task: f'{{"task":"{task}",{_BOXES}}}' for task in ("detection", "grounding", "pointing")}
+    | {"counting": '{"task":"counting","size_wh":[640,480],"count":3}', "text": '{"task":"text","answer":"a dog"}'}
+)
+"""Task -> a minimal target."""
 
 
 class Completion(NamedTuple):
@@ -38,13 +48,44 @@ def completion_of(text: str | None, text_file: Path | None, target: str) -> Comp
 
 
 def target_of(spec: str) -> Target:
-    """A target: its JSON, or a file that holds it.
+    """A target: its JSON, or a file that holds it. What starts with a bracket is taken for JSON.
 
     Raises:
         RowsError: a file that cannot be read.
-        TargetError: JSON that is no target.
+        TargetError: JSON that is no target; the message says why, and shows one.
+
+    >>> target_of('{"task": "text", "answer": "a dog"}').answer
+    'a dog'
     """
-    return Target.from_json(spec if spec.lstrip().startswith("{") else _file_text(Path(spec)))
+    text = spec if spec.lstrip()[:1] in ("{", "[") else _file_text(Path(spec))
+    try:
+        return Target.from_json(text)
+    except TargetError as error:
+        raise TargetError(f"--target: {_unknown_field(text) or error} ({_example(text)})") from None
+
+
+def _unknown_field(text: str) -> str:
+    """What is said of the first field that no target has; "" where there is none."""
+    plain = _plain(text)
+    try:
+        refuse_unknown(plain if isinstance(plain, Mapping) else {}, Target.__struct_fields__, "")
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def _example(text: str) -> str:
+    """The least that a target of that task needs."""
+    plain = _plain(text)
+    task = str(cast(Mapping[str, Any], plain).get("task")) if isinstance(plain, Mapping) else ""
+    return f"a target looks like {EXAMPLES.get(task, EXAMPLES['detection'])}"
+
+
+def _plain(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def completion_at(path: Path, row: int, columns: Columns, target: str | None = None) -> Completion:

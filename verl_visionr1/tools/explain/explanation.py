@@ -204,13 +204,15 @@ def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
     spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
     unclaimed: Counter[tuple[float, ...]] = Counter(spoken.boxes_xyxy or spoken.points_xy)
     whole: Counter[tuple[float, ...]] = Counter(tuple(float(int(n)) for n in place) for place in unclaimed.elements())
+    asks_points = exam.target.task == "pointing"
     pieces: list[Piece] = []
     for claim in claims_in(exam.completion, start):
         cut = tuple(float(int(number)) for number in claim.numbers)  # released parsers cut decimals off
         is_read = unclaimed[claim.numbers] > 0 or (not claim.fault and whole[cut] > 0)
         unclaimed[claim.numbers] -= 1
         whole[cut] -= 1
-        why_not = "" if is_read else claim.fault or f"answer format {exam.preset.answer_format} does not read it here"
+        fault = "" if asks_points and len(claim.numbers) == 2 else claim.fault
+        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it here"
         pieces.append(Piece(claim.start, claim.end, is_read, why_not))
     return tuple(pieces)
 

@@ -18,11 +18,12 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import (
     MISSED,
     OUTSIDE,
     WRONG_LABEL,
+    Verdict,
 )
 from verl_visionr1.tools.explain.explanation import Explanation
 
-SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS = 400, 3000, 60
-"""How many characters of the reasoning and of the answer, and how many rows of a table, are shown."""
+SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS, SHOWN_DROPPED = 400, 3000, 30, 10
+"""How many characters of the reasoning and of the answer, rows of a table, and pieces that were not read, are shown."""
 STYLES = {
     MATCH: "green",
     BELOW: "yellow",
@@ -80,7 +81,8 @@ def _others(explanation: Explanation) -> Iterator[RenderableType]:
 def _text(explanation: Explanation) -> Iterator[RenderableType]:
     text, exam = explanation.text, explanation.exam
     read = f"{text.n_read} read, {text.n_dropped} dropped" if text.pieces or text.n_read else ""
-    read = read or (f"count {exam.answer.stated_count:g}" if exam.target.task == "counting" else "")
+    if exam.target.task == "counting":
+        read = f"count {exam.answer.stated_count:g}" if exam.answer.is_parsed else "no count"
     said = visible(exam.answer.text, one_line=True)[:200] if exam.target.task == "text" else ""
     yield _heading(
         f"text ({plural(len(exam.completion), 'character')}; {exam.preset.answer_format}: {read or repr(said)})"
@@ -88,9 +90,11 @@ def _text(explanation: Explanation) -> Iterator[RenderableType]:
     yield _marked(explanation)
     if text.stopped_at is not None:
         yield Text(f"  reading stopped at character {text.stopped_at} of {len(exam.completion)}: cut off")
-    for number, piece in enumerate(text.pieces[:SHOWN_ROWS], 1):
-        if not piece.is_read:
-            yield Text(f"  number {number} dropped: {visible(piece.why_not, one_line=True)}", style="red")
+    dropped = [(number, piece) for number, piece in enumerate(text.pieces, 1) if not piece.is_read]
+    for number, piece in dropped[:SHOWN_DROPPED]:
+        yield Text(f"  number {number} dropped: {visible(piece.why_not, one_line=True)}", style="red")
+    if len(dropped) > SHOWN_DROPPED:
+        yield Text(f"  ... and {len(dropped) - SHOWN_DROPPED} more dropped", style="red")
     for name, words, fix in text.defects:
         yield Text(f"  defect {name}: {words.partition(': ')[2] or words}{f' -> {fix}' if fix else ''}")
 
@@ -136,7 +140,7 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
     yield _heading("predictions and objects (original pixels)")
     is_points = any(len(verdict.place) == 2 for verdict in predictions)
     table = _table("#", "label", "place", "object", "its label", "off by px" if is_points else "IoU", "counted as")
-    for verdict in predictions[:SHOWN_ROWS]:
+    for verdict in _of_interest(predictions):
         label = (
             explanation.exam.target.labels[verdict.target]
             if verdict.target is not None and _labels(explanation)
@@ -154,13 +158,20 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
         )
     for _ in range(min(explanation.text.n_dropped, 1)):
         _row(table, ["-", "", "", "", "", "", f"dropped: {explanation.text.n_dropped}, counted as wrong"], "red")
-    for fate in objects[:SHOWN_ROWS]:
-        if fate.counted_as == MISSED:
-            _row(table, ["", "", _place(fate.place), str(fate.index + 1), fate.label, "", MISSED], STYLES[MISSED])
+    missed = [fate for fate in objects if fate.counted_as == MISSED]
+    for fate in missed[:SHOWN_ROWS]:
+        _row(table, ["", "", _place(fate.place), str(fate.index + 1), fate.label, "", MISSED], STYLES[MISSED])
     yield table
-    hidden = max(0, len(predictions) - SHOWN_ROWS)
-    if hidden:
-        yield Text(f"  ... {hidden} more predictions")
+    for shown, what in ((predictions, "predictions"), (missed, "missed objects")):
+        if len(shown) > SHOWN_ROWS:
+            yield Text(f"  ... and {len(shown) - SHOWN_ROWS} more {what}")
+
+
+def _of_interest(predictions: Sequence[Verdict]) -> list[Verdict]:
+    """At most `SHOWN_ROWS`, in order: those that are compared with an object first, then repeats, then junk."""
+    later = {DUPLICATE: 1, IGNORED: 2, JUNK: 3}
+    chosen = sorted(predictions, key=lambda verdict: later.get(verdict.counted_as, 0))[:SHOWN_ROWS]
+    return sorted(chosen, key=lambda verdict: verdict.index)
 
 
 def _labels(explanation: Explanation) -> bool:

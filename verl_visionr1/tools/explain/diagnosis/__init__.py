@@ -21,7 +21,7 @@ from verl_visionr1.tools.explain.diagnosis.points import point_findings
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
-from verl_visionr1.tools.explain.diagnosis.writing import writing_findings
+from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writing_findings
 
 __all__ = ["Exam", "Finding", "cause_of", "diagnose", "findings_of"]
 
@@ -59,6 +59,9 @@ def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresh
 def findings_of(exam: Exam) -> list[Finding]:
     """As `diagnose`, for a completion that was read already."""
     found: list[Finding] = []
+    miscounted = list_or_number(exam)
+    if miscounted is not None:
+        return [miscounted]
     if reads_text(exam):  # then wrong coordinates may cost nothing until the wrapping is right
         exam, found = wrapping(exam)
     reread, misreadings = _misreadings(exam)

@@ -20,6 +20,8 @@ from verl_visionr1.boxes import Box
 MAX_CLAIM_CHARS = 2000
 """An object longer than this is not looked into."""
 COORDINATE_KEYS = ("bbox_2d", "point_2d", "bbox", "box", "box_2d", "boxes", "points", "point")
+QUOTED, NESTED, NOT_FINITE = "numbers in quotes", "numbers in nested lists", "not finite numbers"
+"""Why values are no numbers that can be used."""
 LABEL_KEYS = ("label", "class", "name", "category", "text")
 
 _OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
@@ -86,16 +88,26 @@ def _first(claims: Iterable[Claim]) -> list[Claim]:
 def _objects(text: str, offset: int) -> Iterator[Claim]:
     for match in _OBJECT.finditer(text):
         chunk = match.group()
-        if "[" not in chunk or len(chunk) > MAX_CLAIM_CHARS:
+        if ("[" not in chunk and "_2d" not in chunk) or len(chunk) > MAX_CLAIM_CHARS:
             continue
         key, values, label = _fields(chunk)
         if values is None:
             continue
+        fault = ""
+        if len(values) == 1 and isinstance(values[0], list):
+            values = cast(list[Any], values[0])
+            fault = NESTED if key.endswith("_2d") else ""
         numbers = _numbers(values)
-        fault = "" if numbers else "not finite numbers"
-        yield Claim(
-            match.start() + offset, match.end() + offset, numbers, label, key, fault or fault_of(numbers, len(values))
-        )
+        fault = fault or (fault_of(numbers, len(values)) if numbers else _no_numbers(values))
+        yield Claim(match.start() + offset, match.end() + offset, numbers, label, key, fault)
+
+
+def _no_numbers(values: list[Any]) -> str:
+    """Why values are no numbers."""
+    if any(isinstance(value, list) for value in values):
+        return NESTED
+    pieces = [piece.strip() for value in values if isinstance(value, str) for piece in value[:200].split(",")]
+    return QUOTED if any(_NUMBER.fullmatch(piece.strip("[]() ")) for piece in pieces) else NOT_FINITE
 
 
 def _lists(text: str, offset: int) -> Iterator[Claim]:
@@ -104,7 +116,7 @@ def _lists(text: str, offset: int) -> Iterator[Claim]:
         if not all(_NUMBER.fullmatch(piece.strip()) for piece in pieces):
             continue
         numbers = _numbers([float(piece) for piece in pieces])
-        fault = fault_of(numbers, len(pieces)) if numbers else "not finite numbers"
+        fault = fault_of(numbers, len(pieces)) if numbers else NOT_FINITE
         yield Claim(match.start() + offset, match.end() + offset, numbers, "", "", fault)
 
 
@@ -118,12 +130,10 @@ def _fields(chunk: str) -> tuple[str, list[Any] | None, str]:
         label = next((item[key] for key in LABEL_KEYS if isinstance(item.get(key), str)), "")
         lists = {key: value for key, value in item.items() if isinstance(value, list)}
         key = next((key for key in (*COORDINATE_KEYS, *lists) if key in lists), None)
-        if key is None:
-            return "", None, label
-        values = lists[key]
-        if len(values) == 1 and isinstance(values[0], list):
-            values = values[0]
-        return key, values, label
+        if key is not None:
+            return key, lists[key], label
+        key = next((key for key in COORDINATE_KEYS if key.endswith("_2d") and isinstance(item.get(key), str)), "")
+        return key, [item[key]] if key else None, label
     match = _LIST.search(chunk)
     if match is None:
         return "", None, ""

@@ -99,6 +99,16 @@ def misread(exam: Exam) -> tuple[Exam, list[Finding]]:
     return _other_order(exam, current, best)
 
 
+def guessed_frame(exam: Exam) -> Reading | None:
+    """Where no point lies on an object: another reading by which all do, though that may be chance; else None."""
+    if exam.target.size_wh == NO_IMAGE or not exam.target.n_objects or not exam.answer.points_xy:
+        return None
+    readings = list(_readings(exam))  # none where another answer format was taken to read the points
+    if not readings or readings[0].fit > 0.0:
+        return None
+    return next((reading for reading in readings if reading.fit >= 1.0), None)
+
+
 def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tuple[Exam, list[Finding]]:
     names = [frame.name for frame in best.frames]
     speech = replace(exam.speech, frame=best.frames[0], processed_wh=best.processed_wh or exam.speech.processed_wh)
@@ -122,7 +132,8 @@ def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, lis
     gain = max(0.0, reread.value - exam.value)
     frame = "" if exam.speech.frame in best.frames else f" in frame {best.frames[0].name}"
     cause = "swapped axes" if best.order.startswith("y") else "width and height"
-    fix = f"ask for {AS_ASKED}, or take an answer format that reads {best.order}"
+    corners = " (the corners: x2 = x + width, y2 = y + height)" if cause == "width and height" else ""
+    fix = f"ask for {AS_ASKED}{corners} in the prompt; no answer format reads these numbers as {best.order}"
     what = f"{cause}: read as {best.order}{frame} {_compared(best, current)}"
     return reread, [Finding(cause, what, fix, gain)]
 

@@ -1,46 +1,114 @@
-def _truncated(exam: Exam, said: _Said) -> str:
+"""The defects of a text in detail: where they stand, how they look, and what to do about this very one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from verl_visionr1.answers import FORMATS, Defect
+from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.tools.explain.diagnosis.base import Exam, numbered, plural, quoted
+from verl_visionr1.tools.explain.diagnosis.claims import NESTED, QUOTED, Claim, answer_start
+
+FAULT_FIXES: Mapping[str, str] = MappingProxyType(
+    {
+        QUOTED: "ask for bare numbers, [10, 20, 30, 40]; no example in the prompt may have them in quotes",
+        NESTED: "ask for one flat list of numbers, [10, 20, 30, 40]; no example in the prompt may nest them",
+    }
+)
+"""Fault of a claim -> what to do about it."""
+_TRAILING_COMMA = re.compile(r",\s{0,9}([\]}])")  # bounded
+
+
+class Said(NamedTuple):
+    """The claims in the answer, and those in the reasoning before it."""
+
+    answer: list[Claim]
+    reasoning: list[Claim]
+
+
+def detail_of(defect: Defect, exam: Exam, said: Said) -> tuple[str, str]:
+    """What a defect is in this text, and what to do about it; "" for what can be said of the defect in general only."""
+    return _DETAIL[defect](exam, said) if defect in _DETAIL else ("", "")
+
+
+def _truncated(exam: Exam, said: Said) -> tuple[str, str]:
     nouns = ("point", "points") if exam.answer.points_xy else ("box", "boxes")
     end = said.answer[-1].end if said.answer else answer_start(exam.completion)
     rest = exam.completion[end:].strip()
     stop = f"; it stops at {quoted(rest[-40:])}" if rest else ""
-    return f"after {plural(exam.answer.n_predicted, *nouns)} the list is cut off{stop}"
+    if exam.target.task == "text" or (exam.target.task == "counting" and not said.answer):
+        return "", ""
+    return f"after {plural(exam.answer.n_predicted, *nouns)} the list is cut off{stop}", ""
 
 
-def _no_list(exam: Exam, said: _Said) -> str:
+def _no_list(exam: Exam, said: Said) -> tuple[str, str]:
     body = exam.completion[answer_start(exam.completion) :].strip()
     if said.answer:
-        return f"{plural(len(said.answer), 'object')} in the text, but no JSON list [...] around"
-    return f"the answer is prose or a single value: {quoted(body)}"
+        return f"{plural(len(said.answer), 'object')} in the text, but no JSON list [...] around", ""
+    return f"the answer is prose or a single value: {quoted(body)}", ""
 
 
-def _prose(exam: Exam, said: _Said) -> str:
+def _prose(exam: Exam, said: Said) -> tuple[str, str]:
     if not said.answer:
-        return "text stands around the answer"
+        return "text stands around the answer", ""
     before = exam.completion[answer_start(exam.completion) : said.answer[0].start].strip(" \n[")
     after = exam.completion[said.answer[-1].end :].strip(" \n]")
-    return f"{quoted(before or after)} is not part of the answer"
+    return f"{quoted(before or after)} is not part of the answer", ""
 
 
-def _malformed(exam: Exam, said: _Said) -> str:
-    example = FORMATS[exam.preset.answer_format].example
+def _malformed(exam: Exam, said: Said) -> tuple[str, str]:
+    answer_format = FORMATS[exam.preset.answer_format]
+    if answer_format.name.endswith("-released"):
+        answer_format = FORMATS["qwen-json"]
     body = exam.completion[answer_start(exam.completion) :].strip()
-    return f"{quoted(body)} is not of the form {quoted(example, 60)}"
+    if "'" in body and Defect.MALFORMED not in answer_format.parse(body.replace("'", '"')).defects:
+        what = f"single quotes, as Python prints a list; JSON has double ones: {quoted(body)}"
+        return what, "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
+    without_comma = _TRAILING_COMMA.sub(r"\1", body)
+    if without_comma != body and Defect.MALFORMED not in answer_format.parse(without_comma).defects:
+        return f"a comma before a closing bracket, which JSON does not know: {quoted(body)}", ""
+    return f"{quoted(body)} is not of the form {quoted(answer_format.example, 60)}", ""
 
 
-def _bad_box(exam: Exam, said: _Said) -> str:
-    faulty = [(i, claim) for i, claim in enumerate(said.answer) if claim.fault]
-    if not faulty:
-        return f"{plural(exam.answer.n_dropped, 'object')} without four finite numbers with x1 < x2 and y1 < y2"
-    numbers = listed(i for i, _ in faulty)
-    return f"number {numbers} in the text is dropped ({faulty[0][1].fault})"
+def _bad_box(exam: Exam, said: Said) -> tuple[str, str]:
+    n = 4 if exam.target.task in BOX_TASKS or any(claim.box is not None for claim in said.answer) else 2
+    faults = {i: _fault(claim, n) for i, claim in enumerate(said.answer) if _fault(claim, n)}
+    if not faults:
+        asked = "four finite numbers with x1 < x2 and y1 < y2" if n == 4 else "two finite numbers"
+        return f"{plural(exam.answer.n_dropped, 'object')} without {asked}", ""
+    are = "is" if len(faults) == 1 else "are"
+    fault = next(iter(faults.values()))
+    return f"{numbered('number', 'numbers', faults)} in the text {are} dropped ({fault})", FAULT_FIXES.get(fault, "")
 
 
-def _no_label(exam: Exam, said: _Said) -> str:
+def _fault(claim: Claim, n: int) -> str:
+    """Why a claim is no box (n = 4), or no point (n = 2)."""
+    if n == 4 or not claim.numbers or claim.fault in FAULT_FIXES:
+        return claim.fault
+    return "" if len(claim.numbers) == n else f"{plural(len(claim.numbers), 'number')} instead of {n}"
+
+
+def _no_label(exam: Exam, said: Said) -> tuple[str, str]:
     bare = [p for p, label in enumerate(exam.answer.labels) if not label.strip()]
-    return f"{'box' if exam.answer.boxes_xyxy else 'point'} {listed(bare)} has no label" if bare else "no label"
+    if not bare:
+        return "", ""
+    nouns = ("box", "boxes") if exam.answer.boxes_xyxy else ("point", "points")
+    return f"{numbered(*nouns, bare)} {'has' if len(bare) == 1 else 'have'} no label", ""
 
 
-def _outside(exam: Exam, said: _Said) -> str:
+def _wrong_kind(exam: Exam, said: Said) -> tuple[str, str]:
+    n, given, wanted = (2, "point", "boxes") if exam.target.task in BOX_TASKS else (4, "box", "points")
+    others = [i for i, claim in enumerate(said.answer) if len(claim.numbers) == n]
+    if not others or exam.target.task == "counting":
+        return "", ""
+    is_a = f"is a {given}" if len(others) == 1 else f"are {given}{'es' if n == 4 else 's'}"
+    return f"{numbered('number', 'numbers', others)} in the text {is_a}, not among the asked-for {wanted}", ""
+
+
+def _outside(exam: Exam, said: Said) -> tuple[str, str]:
     frame_wh = exam.speech.frame.size_wh(exam.target.size_wh, exam.speech.processed_wh)
     sx, sy = exam.scale_xy
     for p, place in enumerate(exam.answer.boxes_xyxy or exam.answer.points_xy):
@@ -50,12 +118,13 @@ def _outside(exam: Exam, said: _Said) -> str:
             shown = ", ".join(f"{number:g}" for number in spoken)
             return (
                 f"number {p + 1} ({shown}) reaches over frame {exam.speech.frame.name} "
-                f"(0-{frame_wh[0]:g} x 0-{frame_wh[1]:g})"
+                f"(0-{frame_wh[0]:g} x 0-{frame_wh[1]:g})",
+                "",
             )
-    return "the answer reaches over the edge of the image"
+    return "", ""
 
 
-_DETAIL: Mapping[Defect, Callable[[Exam, _Said], str]] = MappingProxyType(
+_DETAIL: Mapping[Defect, Callable[[Exam, Said], tuple[str, str]]] = MappingProxyType(
     {
         Defect.TRUNCATED: _truncated,
         Defect.NO_LIST: _no_list,
@@ -63,6 +132,7 @@ _DETAIL: Mapping[Defect, Callable[[Exam, _Said], str]] = MappingProxyType(
         Defect.MALFORMED: _malformed,
         Defect.BAD_BOX: _bad_box,
         Defect.NO_LABEL: _no_label,
+        Defect.WRONG_KIND: _wrong_kind,
         Defect.OUTSIDE: _outside,
     }
 )

@@ -14,6 +14,16 @@ from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 _PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
 
+def plain_first(own: str) -> list[AnswerFormat]:
+    """The other formats that can be asked for; brackets alone before those of one family of models that take them too.
+
+    >>> [answer_format.name for answer_format in plain_first("qwen-json")][:2]
+    ['list', 'point']
+    """
+    others = [f for name, f in FORMATS.items() if name != own and not name.endswith("-released")]
+    return sorted(others, key=lambda answer_format: answer_format.name not in ("list", "point"))
+
+
 def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
     """If another answer format reads the text without defects while the preset's does not, say which.
 
@@ -23,9 +33,7 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
     if field is None or not exam.answer.defects or exam.target.size_wh == NO_IMAGE:
         return exam, []
     found: list[tuple[float, Exam, AnswerFormat]] = []
-    for candidate in FORMATS.values():
-        if candidate.name == exam.preset.answer_format or candidate.name.endswith("-released"):
-            continue
+    for candidate in plain_first(exam.preset.answer_format):
         answer = candidate.parse(exam.completion)
         if answer.defects or not getattr(answer, field):
             continue
@@ -48,7 +56,8 @@ def _value(exam: Exam) -> float:
 
 
 def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
-    frames = [exam.speech.frame, *(FRAMES[name] for name in candidate.frames if name in FRAMES)]
+    usual = candidate.frames or FORMATS["qwen-json"].frames
+    frames = [exam.speech.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
     return [f for f in frames if f.extent is not Extent.PROCESSED or exam.speech.processed_wh is not None]
 
 

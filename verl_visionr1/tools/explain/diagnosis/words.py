@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from msgspec.structs import replace
 
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
@@ -11,6 +13,9 @@ from verl_visionr1.tools.explain.diagnosis.repairs import gain_of
 
 MAX_LOOKED_AT = 20_000
 """So many characters of the reasoning are searched for the answer."""
+
+
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d{1,30}),(\d{1,30})(?![\d,.])")  # bounded
 
 
 def only_reasoned(exam: Exam) -> Finding | None:
@@ -53,6 +58,10 @@ def text_findings(exam: Exam) -> list[Finding]:
     if gain <= 0.0 or said == expected or not said.strip():
         return []
     shown = f"says {quoted(said)}, expected {quoted(expected)}"
+    pointed = _DECIMAL_COMMA.sub(r"\1.\2", said[:MAX_LOOKED_AT])
+    if pointed != said and gain_of(exam, replace(exam.answer, text=pointed)) >= gain - 1e-6:
+        what = f"decimal comma: {shown}; a comma is read as a separator"
+        return [Finding("decimal comma", what, "ask for a decimal point", gain)]
     if _words(expected) in _words(said[:MAX_LOOKED_AT]) and _words(expected).strip():
         return [
             Finding("answer among other words", f"answer among other words: {shown}", "ask for the answer alone", gain)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from verl_visionr1.answers import Answer
+from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -84,6 +84,8 @@ def body_of(exam: Exam) -> str | None:
     """The part of the completion that is the answer proper, as far as it goes; None where there is none."""
     text = exam.completion[answer_start(exam.completion) :]
     if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
+        if Defect.TRUNCATED in exam.answer.defects:
+            return None
         said = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
         return said if said and said in exam.completion else None
     claims = claims_in(text)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -14,14 +13,17 @@ from verl_visionr1.rewards.judge import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import (
     Exam,
     Finding,
-    listed,
+    numbered,
+    object_points,
     perfect_answer,
     plural,
     quoted,
     without_defects,
 )
-from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.details import Said, detail_of
+from verl_visionr1.tools.explain.diagnosis.formats import plain_first
+from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels
 from verl_visionr1.tools.explain.diagnosis.verdicts import MISSED, verdicts_of
 from verl_visionr1.tools.explain.diagnosis.words import only_reasoned
 
@@ -36,7 +38,10 @@ WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
         Defect.PROSE: ("prose: text stands around the answer", "ask for the answer alone"),
         Defect.MALFORMED: ("malformed: the answer is not written in the asked-for form", ASK),
         Defect.TRUNCATED: ("truncated: the answer is cut off", LONGER),
-        Defect.BAD_BOX: ("bad box: needs four finite numbers with x1 < x2 and y1 < y2", ""),
+        Defect.BAD_BOX: (
+            "bad box: needs four finite numbers with x1 < x2 and y1 < y2 (a point: two finite numbers)",
+            "ask for these numbers in the prompt, with an example; else the model has to learn it",
+        ),
         Defect.NO_LABEL: ("no label: each object needs a label", "ask for a label in the prompt"),
         Defect.OUTSIDE: ("outside: the answer reaches over the edge of the image", "look at frame; see the conversion"),
         Defect.TOO_LONG: (
@@ -46,7 +51,7 @@ WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
         Defect.TOO_MANY: (f"too many: {MAX_BOXES} boxes are matched", "lower data.max_response_length"),
         Defect.NO_COUNT: ("no count: the answer holds no number", ASK),
         Defect.NO_TEXT: ("no text: nothing stands where the answer's words should be", ASK),
-        Defect.WRONG_KIND: ("wrong kind: points instead of boxes, or the other way round", ASK),
+        Defect.WRONG_KIND: ("wrong kind: boxes or points where something else is asked for", ASK),
     }
 )
 """Defect -> what it is, beginning with its kind, and what to do."""
@@ -57,13 +62,6 @@ def defect_words(defect: Defect) -> tuple[str, str]:
     return WORDS.get(defect, (defect.value.replace("_", " "), ""))
 
 
-class _Said(NamedTuple):
-    """The claims in the answer, and those in the reasoning before it."""
-
-    answer: list[Claim]
-    reasoning: list[Claim]
-
-
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
     """What the text's form costs.
 
@@ -72,7 +70,7 @@ def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
         explained: causes that were found already, which explain some defects.
     """
     start = answer_start(exam.completion)
-    said = _Said(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
+    said = Said(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
     n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
     if not n_read and explained & {"other format"}:
         return []
@@ -86,7 +84,7 @@ def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
     return [*_inverted(exam, said), *_defects(exam, said, explained)]
 
 
-def _other_kind(exam: Exam, said: _Said) -> Finding | None:
+def _other_kind(exam: Exam, said: Said) -> Finding | None:
     """Points where boxes were asked for, or the other way round."""
     wanted, given, n = ("boxes", "points", 2) if exam.target.task in BOX_TASKS else ("points", "boxes", 4)
     field = f"{given}_x{'y' if given == 'points' else 'yxy'}"
@@ -102,7 +100,33 @@ def _other_kind(exam: Exam, said: _Said) -> Finding | None:
     return Finding(f"{given} instead of {wanted}", what, fix, exam.to_full)
 
 
-def _in_reasoning(exam: Exam, said: _Said) -> Finding | None:
+def list_or_number(exam: Exam) -> Finding | None:
+    """A list where one number is read for the count, or one number where the length of a list is; else None."""
+    if exam.target.task != "counting":
+        return None
+    said = claims_in(exam.completion, answer_start(exam.completion))
+    answer, name = exam.answer, exam.preset.answer_format
+    if name != "count":
+        stated = FORMATS["count"].parse(exam.completion)
+        if Defect.NO_LIST not in answer.defects or stated.defects:
+            return None
+        what = f"a number instead of a list: the answer is {stated.stated_count:g}, preset {exam.preset.name} "
+        fix = "preset counting reads one number, or ask for a list"
+        return Finding("number instead of a list", f"{what}takes the length of a list", fix, exam.to_full)
+    read = ((f.name, f.parse(exam.completion)) for f in plain_first(name))
+    of_format, listed = next(((f, a) for f, a in read if not a.defects and (a.boxes_xyxy or a.points_xy)), ("", None))
+    if Defect.WRONG_KIND not in answer.defects and not (listed and listed.boxes_xyxy):
+        return None
+    n = listed.n_predicted if listed else len(said)
+    are_points = listed.points_xy if listed else said and len(said[0].numbers) == 2
+    nouns = ("point", "points") if are_points else ("box", "boxes")
+    what = f"{nouns[1]} instead of a number: the answer lists {plural(n, *nouns)}, preset {exam.preset.name} reads one"
+    with_format = "" if of_format in ("", "qwen-json") else f" (with answer_format={of_format})"
+    fix = f"preset counting-list{with_format} takes the length of a list, or ask for a number"
+    return Finding(f"{nouns[1]} instead of a number", f"{what} number", fix, exam.to_full)
+
+
+def _in_reasoning(exam: Exam, said: Said) -> Finding | None:
     """Boxes or points that stand in the reasoning alone."""
     meant = [claim for claim in said.reasoning if len(claim.numbers) in (2, 4)]
     if said.answer or not meant or not exam.target.n_objects:
@@ -114,7 +138,7 @@ def _in_reasoning(exam: Exam, said: _Said) -> Finding | None:
     return Finding("only in the reasoning", what, fix, exam.to_full)
 
 
-def _wrong_key(exam: Exam, said: _Said) -> Finding | None:
+def _wrong_key(exam: Exam, said: Said) -> Finding | None:
     """Boxes under a key that the format does not know."""
     key = "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
     keys = {claim.key for claim in said.answer if not claim.fault} - {key, ""}
@@ -124,7 +148,7 @@ def _wrong_key(exam: Exam, said: _Said) -> Finding | None:
     return Finding("wrong key", what, ASK, exam.to_full)
 
 
-def _inverted(exam: Exam, said: _Said) -> list[Finding]:
+def _inverted(exam: Exam, said: Said) -> list[Finding]:
     """Boxes that would be read with their corners swapped."""
     if len(exam.answer.boxes_xyxy) >= sum(claim.box is not None for claim in said.answer):
         return []
@@ -140,12 +164,15 @@ def _inverted(exam: Exam, said: _Said) -> list[Finding]:
             swapped.append((box, claim.label))
     gain = gain_of(exam, with_boxes(exam.answer, swapped, n_dropped=len(swapped)))
     first = faulty[0][1].fault.removeprefix("inverted: ")
-    what = f"inverted box: number {listed(i for i, _ in faulty)} in the text is no box ({first}) and is dropped"
+    is_no = "is no box" if len(faulty) == 1 else "are no boxes"
+    dropped = "and is dropped" if len(faulty) == 1 else "and are dropped"
+    numbers = numbered("number", "numbers", (i for i, _ in faulty))
+    what = f"inverted box: {numbers} in the text {is_no} ({first}) {dropped}"
     fix = "ask for x1, y1, x2, y2 with x1 < x2 and y1 < y2; the model has to learn it"
     return [Finding("inverted box", what, fix, max(gain, shared_gain(exam)))]
 
 
-def _defects(exam: Exam, said: _Said, explained: frozenset[str]) -> Iterator[Finding]:
+def _defects(exam: Exam, said: Said, explained: frozenset[str]) -> Iterator[Finding]:
     """One finding a defect."""
     shared = shared_gain(exam)
     unread = not exam.answer.is_parsed or not exam.completion.strip()
@@ -156,8 +183,11 @@ def _defects(exam: Exam, said: _Said, explained: frozenset[str]) -> Iterator[Fin
             continue
         if defect is Defect.BAD_BOX and any(claim.fault.startswith("inverted") for claim in said.answer):
             continue
-        what = f"{cause}: {_DETAIL[defect](exam, said)}" if defect in _DETAIL else f"{cause}:{rest}" if rest else cause
-        yield Finding(cause, what, fix, exam.to_full if unread else max(shared, gain_of(exam, _mended(exam, defect))))
+        detail, own_fix = detail_of(defect, exam, said)
+        what = f"{cause}: {detail}" if detail else f"{cause}:{rest}" if rest else cause
+        yield Finding(
+            cause, what, own_fix or fix, exam.to_full if unread else max(shared, gain_of(exam, _mended(exam, defect)))
+        )
 
 
 def named_defects(exam: Exam) -> tuple[Defect, ...]:
@@ -175,13 +205,29 @@ def shared_gain(exam: Exam) -> float:
 
 
 def _mended(exam: Exam, defect: Defect) -> Answer:
-    """The answer without a defect; a cut-off one also with what may have been cut off."""
+    """The answer without a defect; a cut-off one also with what may have been cut off, labels where they lacked."""
     answer = without_defects(exam.answer, {defect} if defect in exam.answer.defects else {Defect.MALFORMED})
     if defect is Defect.BAD_BOX:
         return replace(answer, n_dropped=0)
-    if defect is Defect.TRUNCATED and exam.target.task in BOX_TASKS:
-        _, fates = verdicts_of(exam)
-        perfect = perfect_answer(exam.target)
-        missing = [fate.index for fate in fates if fate.counted_as == MISSED]
-        return with_boxes(answer, [(perfect.boxes_xyxy[t], perfect.labels[t]) for t in missing])
+    if defect is Defect.TRUNCATED:
+        return _completed(exam, answer)
+    if defect is Defect.NO_LABEL and exam.target.labels:
+        bare = [v for v in verdicts_of(exam)[0] if v.target is not None and not v.label.strip()]
+        return with_labels(answer, {v.index: exam.target.labels[v.target] for v in bare if v.target is not None})
     return answer
+
+
+def _completed(exam: Exam, answer: Answer) -> Answer:
+    """A cut-off answer with what it may have been going to say."""
+    target, perfect = exam.target, perfect_answer(exam.target)
+    if target.task == "counting":
+        there = float(target.count or 0)
+        return replace(answer, count=there) if answer.stated_count < there else answer
+    if target.task == "text":
+        return replace(answer, text=perfect.text)
+    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == MISSED]
+    if target.task in BOX_TASKS:
+        return with_boxes(answer, [(perfect.boxes_xyxy[t], perfect.labels[t]) for t in missing])
+    points, labels = object_points(target), perfect.labels
+    points_xy = (*answer.points_xy, *(points[t] for t in missing))
+    return replace(answer, points_xy=points_xy, labels=(*answer.labels, *(labels[t] for t in missing)))
