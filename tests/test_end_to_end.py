@@ -203,7 +203,6 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
         f"trainer.rollout_data_dir={run_dir}/rollouts",
         f"trainer.validation_data_dir={run_dir}/validation",
         "++reward.reward_kwargs.visionr1.schedule.gate={metric:accuracy,window:1,bar:0.05,patience:1}",
-        *("data.max_prompt_length=200", "actor_rollout_ref.rollout.max_model_len=280"),  # a list of twelve categories
         **{"TASK": "all", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": -1, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
     )
     assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
