@@ -241,3 +241,10 @@ def test_a_list_is_no_number(name: str) -> None:
     answer = parse_count(FORMATS[name].example)
     assert answer.count is None
     assert Defect.WRONG_KIND in answer.defects
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("70,e-400", 400.0), ("7,", 7.0), ("1,2,e5", 2.0), ("1,,3", 3.0), ("3,.", 3.0)]
+)
+def test_a_comma_that_leads_nowhere_ends_the_number(text: str, count: float) -> None:
+    assert parse_count(text).count == count

@@ -51,7 +51,7 @@ def last_number(text: str) -> Number | None:
 
 
 # Starts at a digit that no letter, digit, dot or ^ precedes; nothing in it can be matched in two ways.
-_DIGITS = re.compile(r"(?<![\w.^])[-+\u2212]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
+_DIGITS = re.compile(r"(?<![\w.^])[-+\u2212]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _AFTER = re.compile(r"\s?(?:(%|\\%|percent\b)|(hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _ORDINALS = ("st", "nd", "rd", "th")
