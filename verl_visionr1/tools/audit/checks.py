@@ -45,7 +45,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "labels-cost": Check("wrong labels cost, and so does every label at once"),
         "bad-boxes": Check("inverted boxes and boxes without area earn no more than junk"),
         "scattergun": Check("covering the image earns less than finding some of the objects"),
-        "negatives": Check("on an image without the object, silence earns more than a box"),
+        "negatives": Check("on an image without the object, saying so earns more than a box"),
         "nothing-is-free": Check("no text without an answer earns what a right one does"),
         "outside-answer": Check("what only the reasoning says earns nothing"),
         "hedging-costs": Check("two answers, or all of them, earn less than the right one"),
