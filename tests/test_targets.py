@@ -187,8 +187,9 @@ def targets(draw: st.DrawFn) -> Target:
     w, h = draw(sides), draw(sides)
 
     def box() -> st.SearchStrategy[tuple[float, ...]]:
-        x, y = st.floats(-1, w + 1), st.floats(-1, h + 1)
-        return st.tuples(x, y, x, y).filter(lambda b: b[0] < b[2] and b[1] < b[3])
+        # Made sound rather than drawn until they are: most would be thrown away.
+        x, y = (st.lists(st.floats(-1, side + 1), min_size=2, max_size=2, unique=True).map(sorted) for side in (w, h))
+        return st.tuples(x, y).map(lambda sides: (sides[0][0], sides[1][0], sides[0][1], sides[1][1]))
 
     boxes = draw(st.lists(box(), max_size=4))
     task = draw(st.sampled_from(TASKS))
