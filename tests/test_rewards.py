@@ -17,7 +17,7 @@ from verl_visionr1 import COMMON_METRICS, PRESETS, FrameError, RewardError, Targ
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.criteria import precision, recall, well_formed
 from verl_visionr1.frames import FRAMES
-from verl_visionr1.rewards import Criterion, Preset, preset_named
+from verl_visionr1.rewards import Criterion, Preset, find_preset
 from verl_visionr1.schedule import constant
 from verl_visionr1.targets import normal_label
 
@@ -109,16 +109,16 @@ TEXTS = ["", "prose", "[]", "None", "{}", "[", said(CAT), said(CAT, DOG), said(C
 
 @pytest.mark.parametrize(("preset", "target"), EVERY_TARGET)
 def test_the_same_finite_metrics_for_every_input(preset: str, target: Target) -> None:
-    weights = preset_named(preset).weights
+    weights = find_preset(preset).weights
     keys = (*weights, *COMMON_METRICS)
-    assert preset_named(preset).metrics == keys
+    assert find_preset(preset).metrics == keys
     for text, progress in itertools.product(TEXTS, (None, 0.0, 0.49, 0.5, 1.0)):
         result = score(text, target, preset=preset, progress=progress)
         assert tuple(result.metrics) == keys
         assert all(type(value) is float and math.isfinite(value) for value in [result.value, *result.metrics.values()])
         total = sum(weight * result.metrics[name] for name, weight in weights.items())
         mean = total / sum(weights.values())
-        assert result.value == pytest.approx(total if preset_named(preset).is_sum else mean)
+        assert result.value == pytest.approx(total if find_preset(preset).is_sum else mean)
 
 
 def test_only_released_presets_are_sums() -> None:
@@ -607,7 +607,7 @@ BAD_PRESETS = {
         lambda: Preset("mine", (FORMAT,), matching="greedy"),
         "matching = 'greedy': needs one of labelled",
     ),
-    "unhashable name": (lambda: preset_named([]), "preset = \\[\\]"),  # type: ignore[arg-type]
+    "unhashable name": (lambda: find_preset([]), "preset = \\[\\]"),  # type: ignore[arg-type]
     "a parameter that no case has": (lambda: Criterion("moon", needs_a_moon), "criteria.moon: .* asks for 'moon'"),
     "an option that the judge does not have": (
         lambda: Criterion("recall", recall, 1.0, {"strict": True}),

@@ -16,7 +16,7 @@ from verl_visionr1.rewards.base import (
     Score,
 )
 from verl_visionr1.rewards.judge import Speech, judge
-from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset, preset_named
+from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
 from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.targets import Target
 
@@ -33,7 +33,6 @@ __all__ = [
     "Score",
     "Speech",
     "judge",
-    "preset_named",
     "score",
 ]
 

@@ -33,16 +33,6 @@ MAX_BASES = 8
 """YAML files that may stand on one another."""
 
 
-def preset_named(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        RewardError: no such preset; the message lists those that exist.
-    """
-    require_one_of("preset", name, PRESETS)
-    return PRESETS[name]
-
-
 def find_preset(spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
     """The preset that a name, or a YAML file with `PresetSettings`, describes.
 
