@@ -169,8 +169,8 @@ def test_target_survives_the_file(made: list[Target], tmp_path_factory: pytest.T
 def test_good_image_is_not_touched(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a b, ü{suffix}"
     painted().save(path)
-    by_path = prepare_image(path, embed=False, upright_dir=tmp_path / "up")
-    embedded = prepare_image(path, embed=True, upright_dir=tmp_path / "up")
+    by_path = prepare_image(path, embed=False, copies_dir=tmp_path / "up")
+    embedded = prepare_image(path, embed=True, copies_dir=tmp_path / "up")
     assert (by_path.path, by_path.data, by_path.changes) == (str(path), None, ())
     assert embedded.data == path.read_bytes()
     assert not (tmp_path / "up").exists()
@@ -186,7 +186,7 @@ def test_exif_box_is_where_the_pixels_are(
     """The box is measured in the file that the row points at, opened as verl opens it."""
     path = tmp_path / f"a{suffix}"
     painted().save(path, exif=exif(orientation), quality=95)
-    image = prepare_image(path, embed=embed, upright_dir=tmp_path / "up")
+    image = prepare_image(path, embed=embed, copies_dir=tmp_path / "up")
     assert image.orientation == orientation
     assert image.size_wh == (STORED_WH if orientation < 5 else STORED_WH[::-1])
     seen = measured(io.BytesIO(image.data) if image.data is not None else image.path)
@@ -200,7 +200,7 @@ def test_exif_box_is_where_the_pixels_are(
 
 def test_annotated_size_that_fits_neither_frame(tmp_path: Path) -> None:
     painted().save(tmp_path / "a.jpg", exif=exif(6))
-    image = prepare_image(tmp_path / "a.jpg", embed=True, upright_dir=tmp_path)
+    image = prepare_image(tmp_path / "a.jpg", embed=True, copies_dir=tmp_path)
     with pytest.raises(RowError, match=r"say size_wh \(80, 48\).*\(160, 96\) as stored and \(96, 160\) upright"):
         in_upright_frame([BOX], image, (80, 48))
 
@@ -208,7 +208,7 @@ def test_annotated_size_that_fits_neither_frame(tmp_path: Path) -> None:
 def test_upright_png_is_lossless(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png", exif=exif(6))
-    image = prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path / "up")
+    image = prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path / "up")
     assert np.array_equal(np.asarray(Image.open(image.path)), np.rot90(noise, -1))
 
 
@@ -217,7 +217,7 @@ def test_upright_png_is_lossless(tmp_path: Path) -> None:
 )
 def test_upright_jpeg_keeps_its_subsampling(subsampling: int, orientation: int, kept: int, tmp_path: Path) -> None:
     painted().save(tmp_path / "a.jpg", exif=exif(orientation), subsampling=subsampling)
-    image = prepare_image(tmp_path / "a.jpg", embed=True, upright_dir=tmp_path)
+    image = prepare_image(tmp_path / "a.jpg", embed=True, copies_dir=tmp_path)
     assert image.data is not None
     copy = Image.open(io.BytesIO(image.data))
     assert isinstance(copy, JpegImagePlugin.JpegImageFile)
@@ -231,9 +231,7 @@ def test_upright_jpeg_keeps_its_subsampling(subsampling: int, orientation: int, 
 def test_upright_copy_is_written_once(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         painted().save(tmp_path / name, exif=exif(6))
-    made = {
-        prepare_image(tmp_path / name, embed=False, upright_dir=tmp_path / "up").path for name in ("a.jpg", "b.jpg")
-    }
+    made = {prepare_image(tmp_path / name, embed=False, copies_dir=tmp_path / "up").path for name in ("a.jpg", "b.jpg")}
     assert [str(path) for path in (tmp_path / "up").iterdir()] == list(made)
 
 
@@ -269,7 +267,7 @@ def colour_file(mode: str, path: Path) -> None:
 def test_colour_modes(mode: str, suffix: str, first: Any, last: Any, change: str | None, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     colour_file(mode, path)
-    image = prepare_image(path, embed=False, upright_dir=tmp_path / "up")
+    image = prepare_image(path, embed=False, copies_dir=tmp_path / "up")
     assert image.changes == ((change,) if change else ())
     assert (image.path == str(path)) == (change is None)
     seen = Image.open(image.path).convert("RGB")
@@ -279,14 +277,14 @@ def test_colour_modes(mode: str, suffix: str, first: Any, last: Any, change: str
 
 def test_transparent_colour_of_an_rgb_png(tmp_path: Path) -> None:
     painted().save(tmp_path / "a.png", transparency=BLUE)
-    image = prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path / "up")
+    image = prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path / "up")
     assert Image.open(image.path).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_picture_with_a_second_one_behind_it(tmp_path: Path) -> None:
     """Phones write JPEGs with a depth map or a preview at the end (MPO)."""
     painted().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], exif=exif(6))
-    image = prepare_image(tmp_path / "a.jpg", embed=False, upright_dir=tmp_path / "up")
+    image = prepare_image(tmp_path / "a.jpg", embed=False, copies_dir=tmp_path / "up")
     assert boxes_to_upright([BOX], 6, STORED_WH) == (measured(image.path),)
     assert image.path.endswith(".jpg")
 
@@ -294,7 +292,7 @@ def test_picture_with_a_second_one_behind_it(tmp_path: Path) -> None:
 def test_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
     painted().save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    assert prepare_image(tmp_path / "a.jpg", embed=False, upright_dir=tmp_path).changes == ()
+    assert prepare_image(tmp_path / "a.jpg", embed=False, copies_dir=tmp_path).changes == ()
 
 
 def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
@@ -305,7 +303,7 @@ def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
     chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
     (tmp_path / "a.png").write_bytes(plain[:-12] + chunk + plain[-12:])
     assert read_size(tmp_path / "a.png") == (STORED_WH, 6)
-    image = prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path)
+    image = prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
     assert boxes_to_upright([BOX], 6, STORED_WH) == (measured(image.path),)
 
 
@@ -317,7 +315,7 @@ def test_cut_off_image(suffix: str, embed: bool, tmp_path: Path) -> None:
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(RowError, match=f"a{suffix}: .*again") as caught:
-        prepare_image(path, embed=embed, upright_dir=tmp_path)
+        prepare_image(path, embed=embed, copies_dir=tmp_path)
     assert caught.value.kind == "image unreadable"
 
 
@@ -325,7 +323,7 @@ def test_trailing_bytes_of_a_jpeg_are_no_defect(tmp_path: Path) -> None:
     painted().save(tmp_path / "a.jpg")
     with open(tmp_path / "a.jpg", "ab") as file:
         file.write(b"some phone's trailer" * 10)
-    assert prepare_image(tmp_path / "a.jpg", embed=False, upright_dir=tmp_path).changes == ()
+    assert prepare_image(tmp_path / "a.jpg", embed=False, copies_dir=tmp_path).changes == ()
 
 
 def test_verify_decode_finds_what_the_header_hides(tmp_path: Path) -> None:
@@ -334,9 +332,9 @@ def test_verify_decode_finds_what_the_header_hides(tmp_path: Path) -> None:
     at = whole.index(b"IDAT") + 20
     whole[at : at + 40] = b"\xff" * 40
     (tmp_path / "a.png").write_bytes(whole)
-    prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path)
+    prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
     with pytest.raises(RowError, match="fetch it again"):
-        prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path, verify_decode=True)
+        prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path, verify_decode=True)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +344,7 @@ def test_verify_decode_finds_what_the_header_hides(tmp_path: Path) -> None:
 def test_unusable_sizes(size_wh: tuple[int, int], kind: str, tmp_path: Path) -> None:
     Image.new("RGB", size_wh).save(tmp_path / "a.png")
     with pytest.raises(RowError) as caught:
-        prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path)
+        prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
     assert caught.value.kind == kind
     assert str(size_wh) in str(caught.value)
 
@@ -357,7 +355,7 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for limit in (10_000, 5_000):  # Pillow itself warns above the limit and raises above twice the limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(RowError, match="shrink it") as caught:
-            prepare_image(tmp_path / "a.png", embed=False, upright_dir=tmp_path)
+            prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
         assert caught.value.kind == "image too large"
 
 
@@ -377,7 +375,7 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
     ):
         for embed in (False, True):
             with pytest.raises(RowError, match=name) as caught:
-                prepare_image(tmp_path / name, embed=embed, upright_dir=tmp_path)
+                prepare_image(tmp_path / name, embed=embed, copies_dir=tmp_path)
             assert caught.value.kind == kind
 
 
@@ -533,7 +531,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
         write(tmp_path / "file" / "a.parquet", [a_row()])
     painted().save(tmp_path / "a.jpg", exif=exif(6))
     with pytest.raises(RowsError, match="cannot write"):
-        prepare_image(tmp_path / "a.jpg", embed=False, upright_dir=tmp_path / "file" / "up")
+        prepare_image(tmp_path / "a.jpg", embed=False, copies_dir=tmp_path / "file" / "up")
 
 
 # ------------------------------------------------------------------------------------------------ reader
@@ -677,7 +675,7 @@ def test_verl_reads_our_rows(embed: bool, tmp_path: Path, monkeypatch: pytest.Mo
     for i, orientation in enumerate((1, 6)):
         path = tmp_path / f"{i}.jpg"
         painted((280, 168)).save(path, exif=exif(orientation), quality=95)
-        image = prepare_image(path, embed=embed, upright_dir=tmp_path / "up")
+        image = prepare_image(path, embed=embed, copies_dir=tmp_path / "up")
         boxes = in_upright_frame([BOX], image, (280, 168))
         target = Target(task="grounding", size_wh=image.size_wh, boxes_xyxy=boxes, labels=["red box"])
         made.append(a_row(image=image, target=target))

@@ -81,42 +81,56 @@ class RowImage:
     changes: tuple[str, ...] = ()
 
 
-def prepare_image(path: str | Path, *, embed: bool, upright_dir: Path, verify_decode: bool = False) -> RowImage:
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """The bytes of an image file that a source holds itself; `name` stands for a path in messages."""
+
+    name: str
+    data: bytes
+
+
+def prepare_image(
+    source: str | Path | EmbeddedImage, *, embed: bool, copies_dir: Path, verify_decode: bool = False
+) -> RowImage:
     """Check one image file and make it fit for training, touching as little as possible.
 
     A good file is used as it is: its header is read, not its pixels, and its bytes are never re-encoded. A copy is
     made only of an image that verl would show the model otherwise than a viewer does: EXIF orientation other than 1,
     alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8). A JPEG's copy is a JPEG
-    of quality 95 with its subsampling, any other's a PNG (lossless).
+    of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
 
     Args:
-        path: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix.
+        source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix; or its bytes.
         embed: fill `RowImage.data`.
-        upright_dir: where copies go in path mode; named by content; made when first needed.
+        copies_dir: where copies go in path mode; named by content; made when first needed.
         verify_decode: decode all pixels of every image. Without it, a cut-off file is found by its missing end.
 
     Raises:
         RowError: missing, unreadable or cut-off file; a side below 4 pixels; aspect above 200; too many pixels.
         RowsError: a copy cannot be written.
     """
-    source = os.path.abspath(path)
-    with _image_errors(source):
-        data = Path(source).read_bytes() if embed else None
+    is_bytes = isinstance(source, EmbeddedImage)
+    name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
+    with _image_errors(name):
+        data = source.data if isinstance(source, EmbeddedImage) else Path(name).read_bytes() if embed else None
         with (
-            io.BytesIO(data) if data is not None else open(source, "rb") as file,
+            io.BytesIO(data) if data is not None else open(name, "rb") as file,
             Image.open(file, formats=_FORMATS) as image,
         ):
-            orientation = _check_image(source, image, file, verify_decode)
+            orientation = _check_image(name, image, file, verify_decode)
             stored_wh = image.size
             changes = (f"EXIF orientation {orientation} applied",) if orientation != 1 else ()
             changes += _colour_changes(image)
-            if not changes:
-                return RowImage(source, data, stored_wh, stored_wh)
-            copy, suffix = _encode_upright(source, image, orientation)
+            if not changes and (embed or not is_bytes):
+                return RowImage(name, data, stored_wh, stored_wh)
+            suffix = ".jpg" if image.format in _JPEG else f".{str(image.format).lower()}"
+            if changes:
+                data, suffix = _encode_upright(name, image, orientation)
+    assert data is not None
     size_wh = stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
     if embed:
-        return RowImage(source, copy, size_wh, stored_wh, orientation, changes)
-    return RowImage(_store_copy(copy, suffix, upright_dir), None, size_wh, stored_wh, orientation, changes)
+        return RowImage(name, data, size_wh, stored_wh, orientation, changes)
+    return RowImage(_store_copy(data, suffix, copies_dir), None, size_wh, stored_wh, orientation, changes)
 
 
 def read_size(path: str | Path) -> tuple[tuple[int, int], int]:
@@ -313,9 +327,9 @@ def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[
     return buffer.getvalue(), ".jpg" if jpeg else ".png"
 
 
-def _store_copy(data: bytes, suffix: str, upright_dir: Path) -> str:
+def _store_copy(data: bytes, suffix: str, copies_dir: Path) -> str:
     """Write under a name made of the content, so that a re-run and a duplicate image meet the same file."""
-    path = upright_dir.absolute() / (hashlib.sha256(data).hexdigest()[:20] + suffix)
+    path = copies_dir.absolute() / (hashlib.sha256(data).hexdigest()[:20] + suffix)
     if not os.path.exists(path):
         write_whole(path, data)
     return str(path)

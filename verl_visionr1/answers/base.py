@@ -109,6 +109,7 @@ class AnswerFormat:
         instruct: (task, phrases, allow_none) -> the user's turn that asks for it; None where nothing ought to ask.
         example: a well-formed answer.
         frames: names of the frames that models which write it speak in; none where no one family does.
+        then: what is said after a question of a data set's own; "" where the format cannot answer one.
     """
 
     name: str
@@ -116,6 +117,7 @@ class AnswerFormat:
     instruct: Instruct | None
     example: str
     frames: tuple[str, ...] = ()
+    then: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ LIST = AnswerFormat(
         " If there is none, output [].",
     ),
     example="[[10, 20, 30, 40], [50, 60, 70, 80]]",
+    then="Output the bounding boxes as [[x1, y1, x2, y2], ...].",
 )
 POINT = AnswerFormat(
     name="point",
@@ -89,4 +90,5 @@ POINT = AnswerFormat(
         " If there is none, output [].",
     ),
     example="[10, 20]",
+    then="Output the coordinates as [x, y].",
 )

@@ -145,6 +145,7 @@ QWEN_POINTS = AnswerFormat(
     ),
     example='[{"point_2d": [10, 20], "label": "cat"}]',
     frames=("qwen2.5-vl", "qwen3-vl"),
+    then='Report the point coordinates in JSON format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
 )
 MOLMO_POINTS = AnswerFormat(
     name="molmo-points",

@@ -128,6 +128,7 @@ QWEN_JSON = AnswerFormat(
     instruct=instruction,
     example='[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]',
     frames=("qwen2.5-vl", "qwen3-vl"),
+    then="Output the coordinates in JSON format.",
 )
 VLMR1_JSON = AnswerFormat(
     name="vlmr1-json",
@@ -136,4 +137,5 @@ VLMR1_JSON = AnswerFormat(
     example="<think>The cat is on the left.</think>\n<answer>\n"
     '```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]\n```\n</answer>',
     frames=("qwen2.5-vl", "qwen3-vl"),
+    then=f"{_THINK} Output the final answer in JSON format.",
 )

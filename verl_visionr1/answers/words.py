@@ -124,6 +124,7 @@ FORMATS: tuple[AnswerFormat, ...] = (
             separator=" and every ",
         ),
         "7",
+        then="Answer with the number alone.",
     ),
     AnswerFormat(
         "text",

@@ -1,0 +1,19 @@
+"""From a data set to rows: what the converters in `data_preprocess/` share.
+
+A converter reads one family of data sets and makes `Item`s: one question about one image, with the truth in the frame
+of the annotations. All else is here, once:
+
+    source file --read (`sources`)--> Items --`selection`--> Items --`rows_of` (`items`)--> Rows --`writing`--> parquet
+
+* `flags`       the options that every converter has;
+* `ledger`      what was skipped, left out or changed: nothing is lost without a line;
+* `sources`     json, jsonl, csv, xml, pickles, mat and parquet files, read with errors that name file and place;
+* `identity`    which image it is, whatever the data set calls it; exclusion lists against leakage;
+* `items`       `Item` -> `Row`: image prepared, boxes brought into its frame and cleaned, prompt made;
+* `vocabulary`  boxes of a fixed list of categories (COCO, VOC, ...) as columns, and the planning of items from them;
+* `coco_json`   the json layout that many data sets share;
+* `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
+* `tokens`      how many tokens a row will cost, by model family;
+* `writing`     rows -> parquet, and the report;
+* `command`     the command line around a converter.
+"""

@@ -1,0 +1,248 @@
+"""Reading and cleaning of COCO-format detection json: every entry checked, what is left of it in compact columns.
+
+COCO itself and what others write in its layout: sparse, string or zero ids, missing area, iscrowd, width or height,
+crowds (kept as regions to ignore), images without annotations, folders in front of file names; LVIS (images without
+file_name, categories that were not looked for). Image files are opened only where the json gives no size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from verl_visionr1.conversion.identity import Exclusion
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import find_image, inside, mapped_file
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+T = TypeVar("T")
+LEFT_OUT = -1
+"""Instead of the number of an image that was left out."""
+
+
+class CocoCategory(msgspec.Struct):
+    """An entry of `categories`."""
+
+    id: Key = None
+    name: str = ""
+    supercategory: str | None = None
+
+
+class CocoImage(msgspec.Struct):
+    """An entry of `images`. Only ids are typed: whatever else is wrong, its annotations then belong to it.
+
+    `neg_category_ids` and `not_exhaustive_category_ids` are LVIS's, `text` and `neg_text` OVDEval's.
+    """
+
+    id: Key = None
+    file_name: Any = None
+    coco_url: Any = None
+    width: Any = None
+    height: Any = None
+    neg_category_ids: list[Key] | None = None
+    not_exhaustive_category_ids: list[Key] | None = None
+    text: Any = None
+    neg_text: Any = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Key = None
+    image_id: Key = None
+    category_id: Key = None
+    bbox: list[float] | None = None
+    iscrowd: int | bool | None = 0
+
+
+class CocoDocument(msgspec.Struct):
+    """Entries stay undecoded, so that a bad one costs only itself, and segmentations are never decoded."""
+
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[CocoCategory]
+
+
+ImageEntries = list[tuple[int, CocoImage]]
+"""What else the json says of images: (number in `Annotations.images`, entry)."""
+
+
+def read_coco(
+    path: Path,
+    images_dir: Path,
+    ledger: Ledger,
+    exclude: Exclusion | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Annotations:
+    """Read and check an annotation file; image files are opened only where the file gives no size.
+
+    Args:
+        exclude: images to leave out.
+        aliases: category names -> names to ask for instead ("Cottontail-Rabbit": "rabbit").
+
+    Raises:
+        RowsError: missing or garbled file, or not COCO detection.
+        RowError: a bad entry, where the ledger's policy is to fail.
+    """
+    if not images_dir.is_dir():
+        raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
+    document = read_document(path)
+    category_of, names = _categories(path, document, aliases or {})
+    columns = Columns(path.name, names, ledger)
+    image_of, entries = _images(document.images, columns, images_dir, exclude or Exclusion())
+    _add_annotations(document.annotations, columns, image_of, category_of)
+    roots = {category_of[str(key_of(c.id))] for c in document.categories if c.supercategory == "none"}
+    del document  # before sorting makes copies
+    data = columns.finish()
+    data = replace(data, never_asked=frozenset(roots - set(data.category)))
+    return replace(data, images=_with_checked(data, entries, category_of))
+
+
+def read_document(path: Path) -> CocoDocument:
+    """The parts of a COCO-format file.
+
+    Raises:
+        RowsError: missing or garbled file, or not COCO detection.
+    """
+    text = mapped_file(path)
+    start = 3 if text[:3] == b"\xef\xbb\xbf" else 0  # a byte order mark
+    try:
+        return msgspec.json.decode(text[start:], type=CocoDocument)
+    except msgspec.ValidationError as error:
+        raise RowsError(f"{path}: not COCO detection json ({error}); needs images, annotations, categories") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
+
+
+def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
+    """One entry.
+
+    Raises:
+        RowError: it is malformed; names `where` and shows its start.
+    """
+    try:
+        return decode(raw)
+    except msgspec.DecodeError as error:
+        shown = bytes(raw)[:100].decode("utf-8", "replace")
+        raise RowError("malformed entry", f"{where} = {shown}: {error}; mend it") from None
+
+
+def _categories(path: Path, document: CocoDocument, aliases: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
+    """Key of each category -> its index in the names; two ids of one name are one category."""
+    unknown = aliases.keys() - {category.name.strip() for category in document.categories}
+    if unknown:
+        raise RowsError(f"{path}: no category {sorted(unknown)[0]!r}, for which an alias was given; check its name")
+    names, places = named_once([aliases.get(c.name.strip(), c.name) for c in document.categories])
+    category_of: dict[str, int] = {}
+    for number, category in enumerate(document.categories):
+        key = key_of(category.id)
+        if key is None:
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r}: needs an id; mend it")
+        if key in category_of:
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r} is there twice; mend it")
+        category_of[key] = places[number]
+    return category_of, names
+
+
+def _images(
+    raws: list[msgspec.Raw], columns: Columns, images_dir: Path, exclude: Exclusion
+) -> tuple[dict[str, int], ImageEntries]:
+    """Key of each image -> its number, or `LEFT_OUT`; and those entries that say more than a name and a size."""
+    decode = msgspec.json.Decoder(CocoImage).decode
+    image_of: dict[str, int] = {}
+    entries: ImageEntries = []
+    for number, raw in enumerate(raws):
+        key = None
+        try:
+            entry = decoded(decode, raw, f"{columns.name}: images[{number}]")
+            key = key_of(entry.id)
+            image = _image(f"{columns.name}: images[{number}]", entry, key, images_dir, image_of)
+        except RowError as error:
+            columns.ledger.skip(error)
+            if key is not None:
+                image_of.setdefault(key, LEFT_OUT)
+            continue
+        if exclude.holds(image.image_id, image.file_name):
+            image_of[image.image_id] = LEFT_OUT
+            columns.ledger.left_out["image on the exclusion list"] += 1
+            continue
+        image_of[image.image_id] = columns.add_image(image)
+        if entry.neg_category_ids is not None:
+            entries.append((image_of[image.image_id], entry))
+    return image_of, entries
+
+
+def _image(
+    where: str, entry: CocoImage, key: str | None, images_dir: Path, image_of: Mapping[str, int]
+) -> AnnotatedImage:
+    name = entry.file_name
+    if not name and isinstance(entry.coco_url, str):  # LVIS v1
+        name = "/".join(entry.coco_url.split("/")[-2:])
+    where = f"{where} (id {entry.id!r}, file_name {name!r})"
+    if key is None or not name or not isinstance(name, str):
+        raise RowError("image without id or file_name", f"{where}: needs both; mend it")
+    if key in image_of:
+        raise RowError("image id twice", f"{where}: this id is there twice; mend it")
+    path = find_image(images_dir, inside(name, where))
+    if entry.width is None or entry.height is None:
+        size_wh, orientation = read_size(path)
+        if orientation != 1:
+            reason = f"no width and height, and the file has EXIF orientation {orientation}"
+            raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add both")
+    else:
+        size_wh = (entry.width, entry.height)
+        if not all(isinstance(side, int | float) and side >= 1 for side in size_wh):
+            raise RowError("image without size", f"{where}: width and height {size_wh}: need positive numbers; mend it")
+        size_wh = (int(entry.width), int(entry.height))
+    return AnnotatedImage(key, name, path, size_wh)
+
+
+def _add_annotations(
+    raws: list[msgspec.Raw], columns: Columns, image_of: Mapping[str, int], category_of: Mapping[str, int]
+) -> None:
+    decode = msgspec.json.Decoder(_Annotation).decode
+    for number, raw in enumerate(raws):
+        try:
+            entry = decoded(decode, raw, f"{columns.name}: annotations[{number}]")
+            image = image_of.get(key_of(entry.image_id) or "")
+            category = category_of.get(key_of(entry.category_id) or "")
+            if image is None or category is None:
+                field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
+                where = f"{columns.name}: annotations[{number}] (id {entry.id!r})"
+                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; mend it")
+            if image == LEFT_OUT:
+                columns.ledger.left_out["annotation of an image left out"] += 1
+                continue
+            box = _corners(entry.bbox)
+            columns.add(image, category, box, entry.id, is_crowd=bool(entry.iscrowd), written=f"bbox {entry.bbox}")
+        except RowError as error:
+            columns.ledger.skip(error)
+
+
+def _corners(box_xywh: list[float] | None) -> list[float] | None:
+    """x, y, width, height -> x1, y1, x2, y2; what is no box stays as it is, to be refused with its value."""
+    if box_xywh is None or len(box_xywh) != 4:
+        return box_xywh
+    x, y, width, height = box_xywh
+    return [x, y, x + width, y + height]
+
+
+def _with_checked(data: Annotations, entries: ImageEntries, category_of: Mapping[str, int]) -> list[AnnotatedImage]:
+    """The images, and which categories were looked for on each (LVIS): those there, and known negatives."""
+    images = list(data.images)
+
+    def indexes(keys: list[Key] | None) -> frozenset[int]:
+        return frozenset(category_of[key] for key in map(str, map(key_of, keys or ())) if key in category_of)
+
+    for number, entry in entries:
+        present = frozenset(data.category[j] for j in data.of_image(number))
+        images[number] = replace(
+            images[number],
+            checked=present | indexes(entry.neg_category_ids),
+            unsure=indexes(entry.not_exhaustive_category_ids),
+        )
+    return images

@@ -1,0 +1,152 @@
+"""The options that every converter has, and their checks."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.identity import Exclusion, read_exclusion
+from verl_visionr1.files import RowsError
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS
+from verl_visionr1.rows import PLACEHOLDERS
+
+
+class OnError(str, Enum):
+    """What to do with a bad row."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+DataSource = Annotated[
+    str, typer.Option(help="verl's name of the data set, by which it groups validation; {task} may stand in it.")
+]
+Split = Annotated[
+    str, typer.Option(help="Name of the split, kept in extra_info; where a data set holds several: which.")
+]
+MaxInstances = Annotated[
+    int, typer.Option(help="Most objects a row (counting: the largest count): long answers overrun the response.")
+]
+ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.instruct is not None]
+"""Formats that a prompt can ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of every converter; `--help` explains each. A converter gives `data_source` a default of its own.
+
+    Raises:
+        RowsError: a value out of range, naming the flag.
+    """
+
+    data_source: DataSource
+    split: Split = "train"
+    limit: Annotated[int | None, typer.Option(help="At most so many rows, drawn by seed.")] = None
+    seed: Annotated[int, typer.Option(help="Of every draw; the same seed gives the same file.")] = 0
+    max_instances: MaxInstances = 30
+    negatives: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of rows that ask for what is not there; all prompts then allow for it. Default: none where "
+            "they would be drawn, all where the data set brings its own."
+        ),
+    ] = None
+    prompt_template: Annotated[
+        str | None, typer.Option(help="Prompt instead of the package's own; {phrases} stands for what is asked for.")
+    ] = None
+    answer_format: Annotated[
+        str | None,
+        typer.Option(help=f"What the prompts ask for: {', '.join(ASKABLE)}. Default: the task's preset reads it."),
+    ] = None
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Store the image files in the parquet instead of their paths.")
+    ] = False
+    on_error: Annotated[OnError, typer.Option(help="At a bad row: stop, or leave it out, count it and list it.")] = (
+        OnError.fail
+    )
+    workers: Annotated[int, typer.Option(help="Threads that read, check and copy images.")] = 2
+    shard_rows: Annotated[
+        int | None, typer.Option(help="Rows a file: <name>-00000-of-00003.parquet, ... instead of one file.")
+    ] = None
+    exclude_image_ids: Annotated[
+        Path | None,
+        typer.Option(help="File of images to leave out (one a line, or a JSON list): data_preprocess/exclusion.py."),
+    ] = None
+    verify_decode: Annotated[
+        bool, typer.Option("--verify-decode", help="Decode every pixel (slow) instead of reading headers and ends.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        require_positive("--limit", self.limit)
+        require_positive("--workers", self.workers)
+        if self.max_instances < 0:
+            raise RowsError(f"--max-instances {self.max_instances}: needs at least 0")
+        if self.negatives is not None and not 0 <= self.negatives < 1:
+            raise RowsError(f"--negatives {self.negatives}: needs a fraction of all rows, from 0 to below 1")
+        if self.answer_format is not None and self.answer_format not in ASKABLE:
+            raise RowsError(f"--answer-format {self.answer_format}: needs one of {', '.join(ASKABLE)}")
+        check_template("--prompt-template", self.prompt_template or "{phrases}", "phrases", needed=True)
+        if any(text in (self.prompt_template or "") for text in PLACEHOLDERS):
+            raise RowsError(f"--prompt-template {self.prompt_template!r}: leave out <image>; it is put first anyway")
+        check_template("--data-source", self.data_source, "task", needed=False)
+
+    @cached_property
+    def excluded(self) -> Exclusion:
+        """What the file of `exclude_image_ids` lists.
+
+        Raises:
+            RowsError: the file cannot be read.
+        """
+        return read_exclusion(self.exclude_image_ids) if self.exclude_image_ids else Exclusion()
+
+    def format_of(self, task: str) -> str:
+        """The answer format that the prompts of a task ask for.
+
+        Raises:
+            RowsError: the format of `--answer-format` cannot answer the task.
+        """
+        return checked_format("--answer-format", self.answer_format, task)
+
+
+def checked_format(flag: str, name: str | None, task: str) -> str:
+    """A format that can answer a task: the named one, else the one that the task's default preset reads.
+
+    Raises:
+        RowsError: it cannot; naming the flag.
+    """
+    name = name or PRESETS[TASK_PRESETS[task]].answer_format
+    able = [known for known in ASKABLE if task in FORMATS[known].tasks]
+    if name not in able:
+        raise RowsError(f"{flag} {name}: cannot answer {task}; needs one of {', '.join(able)}")
+    return name
+
+
+def require_positive(flag: str, value: int | None) -> None:
+    """Refuse a count below 1; None, a flag that was not given, is fine.
+
+    Raises:
+        RowsError: naming the flag.
+    """
+    if value is not None and value < 1:
+        raise RowsError(f"{flag} {value}: needs at least 1")
+
+
+def check_template(flag: str, template: str, name: str, *, needed: bool) -> None:
+    """Refuse a template with other fields than `name`.
+
+    Raises:
+        RowsError: naming the flag.
+    """
+    try:
+        found = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise RowsError(f"{flag} {template!r}: {error}; write {{{{ and }}}} for braces") from None
+    if not found <= {name} or (needed and not found):
+        raise RowsError(f"{flag} {template!r}: its one field is {{{name}}}; write {{{{ and }}}} for braces")

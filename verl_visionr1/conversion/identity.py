@@ -1,0 +1,100 @@
+"""Which image it is, whatever a data set calls it; and lists of images to leave out, against leakage.
+
+RefCOCO's test images lie inside COCO train2017, LVIS's validation images too, TallyQA and Visual Genome share images
+with COCO: a name or number means nothing outside its own collection. An *identity* is `collection:number`
+(`coco:139`), the same for every data set that holds the image. A list for `--exclude-image-ids` holds identities, or
+plain ids that are compared with the data set's own; `data_preprocess/exclusion.py` makes one from evaluation files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from verl_visionr1.files import RowsError
+
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+20\d\d_)?0*(\d+)(?:_\d+)?")
+_COCO_FOLDER = re.compile(r"(?:train|val|test|unlabeled)20\d\d")
+_VG_FOLDER = re.compile(r"VG_100K(?:_2)?")
+
+
+def normal_image_id(text: str) -> str:
+    """An image id as it is compared: without the zeros that file names have in front.
+
+    >>> normal_image_id("000000000139"), normal_image_id("000"), normal_image_id("0a")
+    ('139', '0', '0a')
+    """
+    return text.lstrip("0") or "0" if text.isdigit() else text
+
+
+def identity_of_name(file_name: str) -> str | None:
+    """The identity that a file name or URL tells; None where it tells none.
+
+    COCO's names are known by their prefix, their folder, or their twelve digits; Visual Genome's by their folder.
+
+    >>> identity_of_name("train2014/COCO_train2014_000000581857_16.jpg"), identity_of_name("val2017/000000000139.jpg")
+    ('coco:581857', 'coco:139')
+    >>> identity_of_name("VG_100K_2/2410408.jpg"), identity_of_name("000139.jpg")
+    ('vg:2410408', None)
+    """
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    stem, folder = path.name.partition(".")[0], path.parent.name
+    found = _COCO_NAME.fullmatch(stem)
+    if found is None:
+        return None
+    if _VG_FOLDER.fullmatch(folder):
+        return f"vg:{found[1]}"
+    known = stem.startswith("COCO_") or _COCO_FOLDER.fullmatch(folder) or len(stem.partition("_")[0]) == 12
+    return f"coco:{found[1]}" if known else None
+
+
+class Exclusion:
+    """A set of images to leave out.
+
+    >>> excluded = Exclusion(["coco:139", "0042"])
+    >>> excluded.holds("139", "val2017/000000000139.jpg"), excluded.holds("42", "a.jpg"), excluded.holds("139", "a.jpg")
+    (True, True, False)
+    """
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self.ids = frozenset(map(_normal_entry, ids))
+        self.collections = frozenset(entry.partition(":")[0] for entry in self.ids if ":" in entry)
+
+    def __bool__(self) -> bool:
+        return bool(self.ids)
+
+    def holds(self, image_id: str, file_name: str = "", identities: Iterable[str] = ()) -> bool:
+        """Whether an image is on the list, by its id in the data set, its file name, or further identities of it."""
+        if not self.ids:
+            return False
+        named = identity_of_name(file_name)
+        keys = [normal_image_id(image_id), *identities, *([named] if named else [])]
+        return any(key in self.ids for key in keys)
+
+
+def _normal_entry(entry: str) -> str:
+    collection, is_identity, number = entry.partition(":")
+    return f"{collection}:{normal_image_id(number)}" if is_identity else normal_image_id(entry)
+
+
+def read_exclusion(path: Path) -> Exclusion:
+    """An exclusion list: a JSON list, or text with one id a line (blank lines and # comments do not count).
+
+    Raises:
+        RowsError: missing file, or neither of the two.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowsError(f"--exclude-image-ids {path}: cannot be read: {error}") from None
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            ids = msgspec.json.decode(text, type=list[int | str])
+        except msgspec.DecodeError as error:
+            raise RowsError(f"--exclude-image-ids {path}: needs a list of ids: {error}") from None
+        return Exclusion(map(str, ids))
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return Exclusion(line for line in lines if line)

@@ -1,0 +1,252 @@
+"""`Item`: what a converter makes of one entry of a data set; and the road from it to a `Row`.
+
+Legend: the *annotated* frame is the one in which the data set's numbers are given. Rows speak in pixels of the upright
+image (`images.py`); the way between is taken here and nowhere else:
+
+    numbers -> pixels (`whole_wh`) -> upright (`images.in_upright_frame`) -> clipped, rounded to 0.01, repeats dropped
+
+Rounding to a hundredth of a pixel, the precision of COCO's own files, makes one truth of what formats write in pixels,
+fractions or percent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.boxes import Box, Point
+from verl_visionr1.conversion.flags import Flags
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage, RowImage, in_upright_frame
+from verl_visionr1.masks import Mask
+from verl_visionr1.rows import Row
+from verl_visionr1.targets import Target, TargetError
+
+DECIMALS = 2
+"""Of all coordinates, in pixels."""
+_ADVICE = "mend or remove the annotation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question about one image, and its answer, as the data set gives them.
+
+    Attributes:
+        where: file and place in it, for messages.
+        image: the image file, or its bytes where the source holds them.
+        task: one of `targets.TASKS`.
+        phrases: what is asked for: the category list, or one phrase. The prompt is made of them ...
+        question: ... or is this question of the data set's own, after which the prompt says how to answer.
+        prompt: ... or is this text to the letter.
+        annotated_wh: width and height in pixels of the frame of all geometry; None: that of the image file.
+        whole_wh: what stands for the whole width and height where numbers are not pixels: (1, 1) for fractions,
+            (100, 100) for percent, (840, 840) for an image that was warped to it.
+        boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`; boxes may reach over
+            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order.
+        image_id, file_name: as the data set calls the image; `identities`: what else it is known by (`identity.py`).
+        data_source, split: of this item; else those of the flags.
+        source_ann: what leads back to the entry; JSON-able.
+    """
+
+    where: str
+    image: Path | EmbeddedImage
+    task: str
+    phrases: tuple[str, ...] = ()
+    question: str | None = None
+    prompt: str | None = None
+    annotated_wh: tuple[int, int] | None = None
+    whole_wh: tuple[float, float] | None = None
+    boxes_xyxy: Sequence[Sequence[float]] = ()
+    labels: Sequence[str] = ()
+    ignore_xyxy: Sequence[Sequence[float]] = ()
+    points_xy: Sequence[Sequence[float]] = ()
+    masks: Sequence[Mask] = ()
+    count: int | None = None
+    answer: str | None = None
+    choices: Sequence[str] = ()
+    image_id: str = ""
+    file_name: str = ""
+    identities: tuple[str, ...] = ()
+    data_source: str | None = None
+    split: str | None = None
+    source_ann: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_objects(self) -> int:
+        """How many things the right answer names: the count, else the boxes, masks or points."""
+        if self.count is not None:
+            return self.count
+        return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it asks for what is not there."""
+        return self.task != "text" and self.n_objects == 0
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether the truth is a place in the image."""
+        return bool(len(self.boxes_xyxy) or len(self.ignore_xyxy) or len(self.points_xy) or len(self.masks))
+
+
+def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_none: bool = False) -> Row:
+    """The row of an item, its geometry in the frame of the prepared image.
+
+    Args:
+        allow_none: the prompt says what to answer when nothing is there.
+
+    Raises:
+        RowError: a box or point that cannot be used, an unknown frame, or a truth that is none; names `item.where`.
+    """
+    try:
+        target = _target(item, image, ledger)
+        return Row(
+            data_source=(item.data_source or flags.data_source).format(task=item.task),
+            question=question_of(item, flags, allow_none=allow_none),
+            image=image,
+            target=target,
+            split=item.split or flags.split,
+            image_id=item.image_id,
+            file_name=item.file_name,
+            source_ann=json.dumps(item.source_ann, ensure_ascii=False),
+        )
+    except RowError as error:
+        raise RowError(error.kind, f"{item.where}: {error}") from None
+    except TargetError as error:
+        raise RowError("no usable truth", f"{item.where}: {error}; {_ADVICE}") from None
+
+
+def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
+    """The user's turn of an item.
+
+    Raises:
+        RowsError: the flags' answer format cannot answer the task, or not a question of the data set's own.
+    """
+    if item.prompt is not None:
+        return item.prompt
+    answer_format = FORMATS[flags.format_of(item.task)]
+    if flags.prompt_template is not None:
+        asked = item.question if item.question is not None else ", ".join(item.phrases)
+        return flags.prompt_template.format(phrases=asked)
+    if item.question is not None and item.task != "text":
+        if not answer_format.then:
+            able = [name for name, known in FORMATS.items() if known.then and item.task in known.tasks]
+            reason = f"--answer-format {answer_format.name}: not asked for after a question of the data set's own"
+            raise RowsError(f"{reason}; take one of {', '.join(able)}, or --prompt-template")
+        return f"{item.question} {answer_format.then}"
+    assert answer_format.instruct is not None  # `Flags.format_of` has looked
+    phrases = item.phrases if item.question is None else (item.question,)
+    return answer_format.instruct(item.task, phrases, allow_none=allow_none)
+
+
+# ---------------------------------------------------------------------------------------------- geometry
+
+
+class _Object(NamedTuple):
+    """One object of the truth, by whatever it is known."""
+
+    label: str | None
+    box: Box | None
+    point: Point | None
+    mask: Mask | None
+
+
+def _target(item: Item, image: RowImage, ledger: Ledger) -> Target:
+    objects = _objects(item, image, ledger)
+    order = {label: i for i, label in enumerate(item.phrases)}
+    objects.sort(key=lambda it: (order.get(it.label or "", len(order)), it.label or "", it.box or (), it.point or ()))
+    ignored = [clean_box(box, image.size_wh, ledger) for box in _upright(item.ignore_xyxy, item, image)]
+    return Target(
+        task=item.task,
+        size_wh=image.size_wh,
+        boxes_xyxy=[it.box for it in objects if it.box is not None],
+        labels=[it.label for it in objects if it.label is not None],
+        categories=item.phrases if item.task != "text" else (),
+        ignore_xyxy=sorted(ignored),
+        points_xy=[it.point for it in objects if it.point is not None],
+        masks=[it.mask for it in objects if it.mask is not None],
+        count=len(objects) if item.task == "counting" and item.count is None else item.count,
+        answer=item.answer,
+        choices=item.choices,
+    )
+
+
+def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
+    """The objects, cleaned, in the frame of the prepared image, each once."""
+    boxes = [clean_box(box, image.size_wh, ledger) for box in _upright(item.boxes_xyxy, item, image)]
+    corners = _upright([(x, y, x, y) for x, y in item.points_xy], item, image)
+    points = [_clean_point(point[:2], image.size_wh) for point in corners]
+    if item.masks and image.orientation != 1:
+        reason = f"masks on an image of EXIF orientation {image.orientation}"
+        raise RowError("turned masks", f"{reason}; store the image upright")
+    columns: list[Sequence[Any]] = [item.labels, boxes, points, item.masks]
+    n_objects = max(map(len, columns))
+    if any(len(column) not in (0, n_objects) for column in columns):
+        lengths = ", ".join(str(len(column)) for column in columns)
+        raise RowError("lists differ in length", f"labels, boxes, points, masks: {lengths} entries; {_ADVICE}")
+    objects = [_Object(*it) for it in zip(*(column or [None] * n_objects for column in columns), strict=True)]
+    once = list(dict.fromkeys(objects))
+    ledger.notes["repeated object (same label and place) dropped"] += len(objects) - len(once)
+    return once
+
+
+def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage) -> tuple[Box, ...]:
+    """Boxes in the frame of `image.size_wh`, not yet clipped."""
+    for i, box in enumerate(boxes_xyxy):
+        if len(box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+            raise RowError("box malformed", f"box {i} = {_shown(box)}: needs four finite numbers; {_ADVICE}")
+    if item.annotated_wh is None and image.orientation != 1 and boxes_xyxy:
+        reason = f"the annotations give no size, and {image.path} has EXIF orientation {image.orientation}"
+        raise RowError("frame unknown", f"{reason}: nobody knows which way up they were drawn; store the image upright")
+    annotated_wh = item.annotated_wh or image.size_wh
+    if item.whole_wh is not None:
+        sx, sy = annotated_wh[0] / item.whole_wh[0], annotated_wh[1] / item.whole_wh[1]
+        boxes_xyxy = [(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in boxes_xyxy]
+    return in_upright_frame(boxes_xyxy, image, annotated_wh)
+
+
+def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledger | None = None) -> Box:
+    """A box clipped to its image and rounded to `DECIMALS`; clipping of more than that is noted.
+
+    Raises:
+        RowError: not four finite numbers, no extent, or wholly outside; the message starts with the box.
+
+    >>> clean_box([10, 20.004, 40, 60], (100, 50))
+    (10.0, 20.0, 40.0, 50.0)
+    >>> clean_box([40, 20, 40, 60], (100, 50))
+    Traceback (most recent call last):
+    ...
+    verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; mend or remove the annotation
+    """
+    shown = f"box = {_shown(box_xyxy)}"
+    if len(box_xyxy) != 4 or not all(map(math.isfinite, box_xyxy)):
+        raise RowError("box malformed", f"{shown}: needs four finite numbers; {_ADVICE}")
+    x1, y1, x2, y2 = (round(float(value), DECIMALS) for value in box_xyxy)
+    if not (x1 < x2 and y1 < y2):
+        raise RowError("box without extent", f"{shown}: no extent; {_ADVICE}")
+    width, height = size_wh
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
+        raise RowError("box outside its image", f"{shown}: outside the image of {size_wh}; {_ADVICE}")
+    if ledger is not None and clipped != (x1, y1, x2, y2):
+        ledger.notes["box clipped to its image"] += 1
+    return clipped
+
+
+def _clean_point(point_xy: Sequence[float], size_wh: tuple[int, int]) -> Point:
+    """A point, rounded; one that lies outside by rounding is put on the edge."""
+    x, y = (round(float(value), DECIMALS) for value in point_xy)
+    if not (-1 <= x <= size_wh[0] + 1 and -1 <= y <= size_wh[1] + 1):
+        raise RowError("point outside its image", f"point = {_shown(point_xy)}: outside {size_wh}; {_ADVICE}")
+    return min(max(x, 0.0), float(size_wh[0])), min(max(y, 0.0), float(size_wh[1]))
+
+
+def _shown(value: Iterable[Any]) -> str:
+    text = str(list(value))
+    return text if len(text) <= 120 else f"{text[:120]}..."

@@ -1,0 +1,284 @@
+"""Which questions to ask of boxes of a vocabulary: all of a category list, one phrase, how many; and of what is absent.
+
+`plan` says which rows to make without touching an image; `items_of` makes the `Item`s.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from verl_visionr1.conversion.flags import Flags, checked_format, require_positive
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations
+from verl_visionr1.files import RowsError
+
+
+class Task(str, Enum):
+    """Which rows to make."""
+
+    detection = "detection"
+    grounding = "grounding"
+    counting = "counting"
+    both = "both"
+    all = "all"
+
+
+def tasks_of(task: Task | str) -> tuple[str, ...]:
+    """The tasks that rows are made of.
+
+    >>> tasks_of("both")
+    ('detection', 'grounding')
+    """
+    name = Task(task).value
+    return {"both": ("detection", "grounding"), "all": ("detection", "grounding", "counting")}.get(name, (name,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyFlags(Flags):
+    """The flags of converters whose boxes carry categories; `--help` explains each.
+
+    Raises:
+        RowsError: a value out of range, naming the flag.
+    """
+
+    task: Annotated[
+        Task,
+        typer.Option(
+            help="detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
+            "there are of one phrase; both: detection and grounding."
+        ),
+    ] = Task.both
+    count_format: Annotated[
+        str | None,
+        typer.Option(help="As --answer-format, for counting: count (a number), or boxes or points."),
+    ] = None
+    min_instances: Annotated[
+        int, typer.Option(help="Fewest objects a row; 0 takes every image without objects as a row.")
+    ] = 1
+    categories: Annotated[
+        list[str], typer.Option(help="Ask only for this category; give the flag once for each.", show_default=False)
+    ] = field(default_factory=list)
+    max_categories: Annotated[
+        int,
+        typer.Option(help="Detection: lists of so many categories, those in the image filled up with absent ones."),
+    ] = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.min_instances <= self.max_instances:
+            raise RowsError(f"--min-instances {self.min_instances} --max-instances {self.max_instances}: none fits")
+        if self.negatives and self.min_instances == 0:
+            raise RowsError("--negatives with --min-instances 0: the latter takes every empty image; give one of them")
+        require_positive("--max-categories", self.max_categories)
+        if self.prompt_template is not None and Task(self.task) is Task.all:
+            raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
+        for task in tasks_of(self.task):
+            self.format_of(task)
+
+    def format_of(self, task: str) -> str:
+        """As `Flags.format_of`; counting has a flag of its own."""
+        if task == "counting":
+            return checked_format("--count-format", self.count_format, task)
+        return super().format_of(task)
+
+    def allow_none(self, data: Annotations) -> bool:
+        """Whether an answer may be empty: then every prompt says so, or the wording would give the answer away."""
+        return bool(self.negatives) or self.min_instances == 0 or self.takes_own_negatives(data)
+
+    def takes_own_negatives(self, data: Annotations) -> bool:
+        """Whether all that the data set itself asks for in vain is asked."""
+        return data.own_negatives and self.negatives is None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One row to be: which image is asked for which categories. Costs no image access."""
+
+    image: int
+    task: str
+    categories: tuple[int, ...]
+
+
+def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]:
+    """All rows in the order of images; the same seed and source give the same rows.
+
+    Raises:
+        RowsError: an unknown category name.
+    """
+    rng = random.Random(flags.seed)
+    asked = _asked_categories(data, flags)
+    asks: list[Ask] = []
+    for task in tasks_of(flags.task):
+        if task == "detection":
+            asks += _plan_detection(data, asked, flags, ledger, rng)
+        else:
+            asks += _plan_phrases(data, asked, flags, ledger, rng, task)
+    asks.sort(key=lambda ask: (ask.image, ask.task, ask.categories))
+    return asks
+
+
+def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
+    """The items of a plan."""
+    for ask in asks:
+        entry = data.images[ask.image]
+        found = [j for j in data.of_image(ask.image) if data.category[j] in ask.categories]
+        things = [j for j in found if data.kind[j] == BOX]
+        crowds = [j for j in found if data.kind[j] == CROWD]
+        yield Item(
+            where=f"{data.name}: image id {entry.image_id}",
+            image=entry.path,
+            task=ask.task,
+            phrases=tuple(data.names[c] for c in ask.categories),
+            annotated_wh=entry.size_wh,
+            boxes_xyxy=data.boxes_xyxy[things].tolist(),
+            labels=[data.names[data.category[j]] for j in things],
+            ignore_xyxy=data.boxes_xyxy[crowds].tolist(),
+            count=len(things) if ask.task == "counting" else None,
+            image_id=entry.image_id,
+            file_name=entry.file_name,
+            source_ann={"file": data.name, "annotation_ids": [data.annotation_ids[j] for j in found]},
+        )
+
+
+# ------------------------------------------------------------------------------------------------ categories
+
+
+def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
+    index = {name: i for i, name in enumerate(data.names)}
+    for name in flags.categories:
+        if name not in index:
+            close = difflib.get_close_matches(name, data.names, 3, 0.5) or data.names[:10]
+            raise RowsError(f"--categories {name!r}: not in {data.name}; did you mean {', '.join(close)}?")
+    if flags.categories:
+        return tuple(sorted({index[name] for name in flags.categories}))
+    return tuple(i for i in range(len(data.names)) if i not in data.never_asked)
+
+
+def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the asked-for categories whose presence or absence is known on an image."""
+    entry = data.images[image]
+    if entry.checked is None and not entry.unsure:
+        return asked
+    return tuple(c for c in asked if (entry.checked is None or c in entry.checked) and c not in entry.unsure)
+
+
+def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Counter[int], set[int]]:
+    """Usable boxes per asked-for category, and all asked-for categories with any annotation."""
+    annotations = [j for j in data.of_image(image) if data.category[j] in asked]
+    boxes = Counter(data.category[j] for j in annotations if data.kind[j] == BOX)
+    return boxes, {data.category[j] for j in annotations}
+
+
+def _absent(asked: tuple[int, ...], present: set[int]) -> list[int]:
+    return [category for category in asked if category not in present]
+
+
+def _number_of_negatives(fraction: float | None, positives: int) -> int:
+    """So many that they are `fraction` of all rows."""
+    return round(fraction / (1 - fraction) * positives) if fraction else 0
+
+
+# ------------------------------------------------------------------------------------------------ detection
+
+
+def _plan_detection(
+    data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random
+) -> list[Ask]:
+    """One row for each image; negatives drawn evenly from the images that lack enough of the categories.
+
+    Every list has the same length, whether its objects are there or not: its length must not tell. (In a federated set
+    it is shorter where fewer categories were checked.)
+    """
+    asks: list[Ask] = []
+    candidates, too_few = [], 0
+    for image in range(len(data.images)):
+        askable = _askable(data, image, asked)
+        length = min(flags.max_categories, len(askable))
+        if not length:
+            ledger.left_out["image without a category that was checked"] += 1
+            continue
+        boxes, present = _present(data, image, frozenset(askable))
+        categories = askable
+        if length < len(askable):
+            found = rng.sample(sorted(boxes), min(len(boxes), length))
+            absent = _absent(askable, present)
+            categories = tuple(sorted(found + rng.sample(absent, min(len(absent), length - len(found)))))
+        objects = sum(boxes[c] for c in categories)
+        if len(askable) - len(present) >= length:
+            candidates.append(image)
+        if objects > flags.max_instances:
+            ledger.left_out[f"detection row with more than {flags.max_instances} objects"] += 1
+        elif objects >= flags.min_instances or (flags.takes_own_negatives(data) and not present):
+            asks.append(Ask(image, "detection", categories))
+        else:
+            too_few += 1
+    wanted = _number_of_negatives(flags.negatives, len(asks))
+    missing = max(wanted - len(candidates), 0)
+    ledger.notes["detection negatives missing: too few empty images (a smaller --max-categories makes more)"] += missing
+    chosen = rng.sample(candidates, wanted - missing)
+    # an image whose whole list is asked for is a candidate only if it has too few objects, namely none
+    too_few -= sum(len(_askable(data, image, asked)) <= flags.max_categories for image in chosen)
+    ledger.left_out[f"detection row with fewer than {flags.min_instances} objects"] += too_few
+    for image in chosen:
+        askable = _askable(data, image, asked)
+        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        length = min(flags.max_categories, len(askable))
+        asks.append(Ask(image, "detection", tuple(sorted(rng.sample(absent, length)))))
+    return asks
+
+
+# ------------------------------------------------------------------------------------------------ one phrase
+
+
+def _plan_phrases(
+    data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random, task: str
+) -> list[Ask]:
+    """One row for each image and category in it; negatives drawn evenly from all absent pairs.
+
+    Of a crowd nobody knows how many it holds: it is no row of counting.
+    """
+    single = {c: (c,) for c in asked}
+    asks: list[Ask] = []
+    absent_before = [0]  # absent pairs of all images before the i-th
+    for image in range(len(data.images)):
+        askable = _askable(data, image, asked)
+        boxes, present = _present(data, image, frozenset(askable))
+        absent_before.append(absent_before[-1] + len(askable) - len(present))
+        inexact = _inexact(data, image) if task == "counting" else frozenset[int]()
+        for category in sorted(present):
+            if category in inexact:
+                ledger.left_out["counting row for a category with a crowd or a bad box"] += 1
+            elif boxes[category] == 0:
+                ledger.left_out[f"{task} row for a category that is there only as crowd or bad box"] += 1
+            elif boxes[category] < flags.min_instances:
+                ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects"] += 1
+            elif boxes[category] > flags.max_instances:
+                ledger.left_out[f"{task} row with more than {flags.max_instances} objects"] += 1
+            else:
+                asks.append(Ask(image, task, single[category]))
+    wanted = _number_of_negatives(flags.negatives, len(asks))
+    if flags.takes_own_negatives(data):
+        wanted = absent_before[-1]
+    missing = max(wanted - absent_before[-1], 0)
+    ledger.notes[f"{task} negatives missing: too few absent categories"] += missing
+    for number in rng.sample(range(absent_before[-1]), wanted - missing):
+        image = bisect.bisect_right(absent_before, number) - 1
+        askable = _askable(data, image, asked)
+        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
+    return asks
+
+
+def _inexact(data: Annotations, image: int) -> frozenset[int]:
+    """Categories of an image whose number of objects its boxes do not tell."""
+    return frozenset(data.category[j] for j in data.of_image(image) if data.kind[j] not in (BOX, DUPLICATE))

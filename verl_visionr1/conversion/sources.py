@@ -1,0 +1,271 @@
+"""Reading of source files, whoever made them: errors name file and place, and nothing in a file is ever run.
+
+Files of data sets come from the internet: pickles are read by an unpickler that knows plain values only, XML without
+entities, and no file name may lead out of the folder of images.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import mmap
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any, NoReturn, TypeVar
+from xml.etree.ElementTree import Element
+
+import msgspec
+
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------- whole files
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file.
+
+    Raises:
+        RowsError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def mapped_file(path: Path) -> memoryview:
+    """A whole file as a map: its text is the page cache's memory, not ours.
+
+    Raises:
+        RowsError: it cannot be read, or is empty.
+    """
+    try:
+        with open(path, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except ValueError:
+        raise RowsError(f"{path}: not whole JSON (it is empty); fetch the file again") from None
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def sha256_of(paths: Sequence[Path]) -> str:
+    """A digest of some files' names and contents, for the provenance of rows; the order of the paths counts.
+
+    Raises:
+        RowsError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        if len(paths) > 1:
+            digest.update(path.name.encode() + b"\0")
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- text formats
+
+
+def read_json(path: Path, type: type[T] | Any = Any) -> Any:
+    """A JSON document; `type` is what msgspec shall make of it. Python's NaN is no JSON and is refused.
+
+    Raises:
+        RowsError: missing or garbled file, or another shape.
+    """
+    text = mapped_file(path)
+    start = 3 if text[:3] == b"\xef\xbb\xbf" else 0
+    try:
+        return msgspec.json.decode(text[start:], type=type)
+    except msgspec.ValidationError as error:
+        raise RowsError(f"{path}: not of the expected layout: {error}; is it the right file?") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, record) of each entry of a .json list, a .jsonl, a .csv or .tsv with a header, or a .parquet.
+
+    The place names file and entry, for messages. A line of .jsonl that is no JSON comes as a `RowError`.
+
+    Raises:
+        RowsError: the file cannot be read, or is of another kind.
+    """
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".odgt", ".ndjson")):
+        for number, line in enumerate(read_lines(path), 1):
+            where = f"{path.name}: line {number}"
+            try:
+                yield where, msgspec.json.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); mend it")
+    elif name.endswith(".json"):
+        records = read_json(path)
+        if not isinstance(records, list):
+            raise RowsError(f"{path}: holds no list but {type(records).__name__}; is it the right file?")
+        for number, record in enumerate(records):
+            yield f"{path.name}: entry {number}", record
+    elif name.endswith((".csv", ".tsv")):
+        for number, record in read_csv(path):
+            yield f"{path.name}: line {number}", record
+    elif name.endswith(".parquet"):
+        yield from _read_parquet(path)
+    else:
+        raise RowsError(f"{path}: unknown kind of file; needs .json, .jsonl, .csv, .tsv or .parquet")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The non-empty lines of a UTF-8 text.
+
+    Raises:
+        RowsError: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from (line for line in file if not line.isspace())
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowsError(f"{path}: cannot be read: {error}") from None
+
+
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, record) of a table; `columns` names them where the file has no header.
+
+    Raises:
+        RowsError: it cannot be read, or is no table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, columns, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
+            for record in reader:
+                yield reader.line_num, {str(key): value or "" for key, value in record.items() if key is not None}
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RowsError(f"{path}: cannot be read as a table: {error}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    from verl_visionr1.rows import read_rows
+
+    for number, record in enumerate(read_rows(path)):
+        yield f"{path.name}: row {number}", record
+
+
+def read_xml(path: Path) -> Element:
+    """The root of an XML file. Entities, external or nested, are refused (defusedxml).
+
+    Raises:
+        RowsError: it cannot be read. RowError: it is no XML, or one that attacks its reader.
+    """
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import ParseError, fromstring
+
+    text = read_bytes(path)
+    try:
+        return fromstring(text, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise RowError("hostile XML", f"{path}: {type(error).__name__}: entities and DTDs are refused") from None
+    except (ParseError, ValueError, UnicodeError) as error:
+        raise RowError("malformed XML", f"{path}: {error}; mend it") from None
+
+
+# ---------------------------------------------------------------------------------------------- pickles
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads pickles of plain values: nothing that is imported by name can be in them."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+
+
+def read_pickle(path: Path) -> Any:
+    """A pickle of dictionaries, lists, texts and numbers, as Python 2 or 3 wrote it. Anything else is refused.
+
+    Raises:
+        RowsError: it cannot be read, is garbled, or wants to load code.
+    """
+    data = read_bytes(path)
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        reason = f"{error}: a pickle of annotations holds plain values only; do not open it otherwise"
+        raise RowsError(f"{path}: refused: {reason}") from None
+    except Exception as error:  # noqa: BLE001 - a garbled pickle raises whatever its opcodes run into
+        raise RowsError(f"{path}: not a whole pickle ({type(error).__name__}: {error}); fetch it again") from None
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def inside(name: str, where: str) -> str:
+    """A file name that stays inside its folder.
+
+    Raises:
+        RowError: it does not.
+
+    >>> inside("train/a.jpg", "entry 1")
+    'train/a.jpg'
+    >>> inside("../../etc/passwd", "entry 1")
+    Traceback (most recent call last):
+    ...
+    verl_visionr1.files.RowError: entry 1: file_name '../../etc/passwd' must lie inside the images folder; mend it
+    """
+    windows = PureWindowsPath(name)  # takes both / and \\ for separators
+    if windows.root or windows.drive or ".." in windows.parts or "\0" in name:
+        reason = f"file_name {name!r} must lie inside the images folder"
+        raise RowError("file_name outside the images folder", f"{where}: {reason}; mend it")
+    return name
+
+
+def find_image(images_dir: Path, name: str) -> Path:
+    """The image file of a name, also where the folder holds only the end of it (`images/v1/patch8/a.jpg`: `a.jpg`).
+
+    Args:
+        name: as `inside` gave it. Where nothing is found, `images_dir / name`: its opening tells.
+    """
+    parts = name.split("/")
+    for first in range(len(parts)):
+        path = os.path.join(images_dir, *parts[first:])
+        if os.path.exists(path):
+            return Path(os.path.abspath(path))
+    return Path(os.path.abspath(os.path.join(images_dir, name)))
+
+
+def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Path | EmbeddedImage:
+    """The image of a record: a path, bytes, or a dictionary of them, as Hugging Face data sets write it.
+
+    Args:
+        images_dir: folder that paths are relative to; an absolute path is looked for in it by its end. None: paths are
+            absolute, and taken as they are.
+
+    Raises:
+        RowError: none of these, or a path without a folder.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path") or value.get("image")
+    if isinstance(value, bytes):
+        return EmbeddedImage(where, value)
+    if not isinstance(value, str) or not value:
+        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; mend it")
+    value = value.removeprefix("file://")
+    if images_dir is None:
+        if not os.path.isabs(value):
+            raise RowError("image path without a folder", f"{where}: image {value!r}: give the folder of the images")
+        return Path(value)
+    return find_image(images_dir, inside(value.lstrip("/"), where))

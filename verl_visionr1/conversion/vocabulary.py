@@ -1,0 +1,201 @@
+"""Boxes of a vocabulary of categories (COCO, VOC, YOLO, LVIS, ...) as compact columns: large sets have millions.
+
+A reader adds images and boxes to `Columns`; `Columns.finish` gives the frozen `Annotations` that `planning` makes items
+of. *Federated* sets check only some categories on each image: the others are unknown there, neither present nor absent.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from verl_visionr1.boxes import Box
+from verl_visionr1.conversion.items import clean_box
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import PLACEHOLDERS
+
+Key = int | str | float | None
+BOX, CROWD, BAD, DUPLICATE = range(4)
+"""What an annotation is: a box, a region to ignore, a box that cannot be used, one that repeats another."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """One image of a data set; `size_wh` is the frame of its boxes.
+
+    Attributes:
+        checked: federated sets: indexes of the categories that were looked for (present or not); None: all.
+        unsure: indexes of categories that may be there without a box: never asked for on this image.
+    """
+
+    image_id: str
+    file_name: str
+    path: Path
+    size_wh: tuple[int, int]
+    checked: frozenset[int] | None = None
+    unsure: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """A whole data set as compact columns; the N annotations are grouped by image.
+
+    Attributes:
+        name: of the source, for messages and provenance.
+        names: C category names.
+        never_asked: indexes of categories that nothing belongs to (Roboflow exports hold a root).
+        starts: annotations of image i are `starts[i]:starts[i + 1]`.
+        boxes_xyxy: (N, 4) float64 in the annotated frame, clipped to the image.
+        category: N indexes into `names`.
+        kind: N of BOX, CROWD, BAD or DUPLICATE.
+        annotation_ids: N ids as they stand in the source.
+        own_negatives: the data set names what to ask for on each image, absent things among it: all of them are asked,
+            unless `--negatives` says how many.
+    """
+
+    name: str
+    images: Sequence[AnnotatedImage]
+    names: Sequence[str]
+    never_asked: frozenset[int]
+    starts: Sequence[int]
+    boxes_xyxy: np.ndarray
+    category: Sequence[int]
+    kind: Sequence[int]
+    annotation_ids: Sequence[Key]
+    own_negatives: bool = False
+
+    def of_image(self, image: int) -> range:
+        """The annotations of one image."""
+        return range(self.starts[image], self.starts[image + 1])
+
+
+class Columns:
+    """Annotations on their way into `Annotations`.
+
+    Args:
+        name: of the source, for messages.
+        names: category names, each once.
+
+    Raises:
+        RowsError: no category, or one without a name or with a placeholder of verl in it.
+    """
+
+    def __init__(self, name: str, names: Sequence[str], ledger: Ledger) -> None:
+        if not names:
+            raise RowsError(f"{name}: no category; detection needs at least one")
+        for number, category in enumerate(names):
+            if not category.strip() or any(text in category for text in PLACEHOLDERS):
+                reason = f"category {number} is named {category!r}"
+                raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; mend it")
+        self.name, self.names, self.ledger = name, names, ledger
+        self.images: list[AnnotatedImage] = []
+        self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
+        self._ids: list[Key] = []
+
+    def add_image(self, image: AnnotatedImage) -> int:
+        """Take an image; returns its number."""
+        self.images.append(image)
+        return len(self.images) - 1
+
+    def add(
+        self,
+        image: int,
+        category: int,
+        box_xyxy: Sequence[float] | None,
+        annotation_id: Key,
+        *,
+        is_crowd: bool = False,
+        written: object = None,
+    ) -> None:
+        """Take one annotation.
+
+        Args:
+            written: the box as it stands in the source, for messages; None: as here.
+
+        Raises:
+            RowError: its box cannot be used. It is kept as BAD: the category is in the image, so no row may say that
+                it is not.
+        """
+        try:
+            if box_xyxy is None:
+                raise RowError("box malformed", "box = None: needs four finite numbers; mend or remove the annotation")
+            box = clean_box(box_xyxy, self.images[image].size_wh, self.ledger)
+        except RowError as error:
+            self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
+            where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
+            where += "" if written is None else f": {written}"
+            raise RowError(error.kind, f"{where}: {error}") from None
+        self._append(image, category, CROWD if is_crowd else BOX, box, annotation_id)
+
+    def _append(self, image: int, category: int, kind: int, box: Box, annotation_id: Key) -> None:
+        self._image.append(image)
+        self._category.append(category)
+        self._kind.append(kind)
+        self._boxes.extend(box)
+        self._ids.append(annotation_id)
+
+    def finish(self, never_asked: Collection[int] = (), *, own_negatives: bool = False) -> Annotations:
+        """All that was added, grouped by image; repeated boxes are marked."""
+        order, starts = self._order()
+        return Annotations(
+            name=self.name,
+            images=self.images,
+            names=self.names,
+            never_asked=frozenset(never_asked),
+            starts=starts,
+            boxes_xyxy=np.frombuffer(self._boxes).reshape(-1, 4)[order],
+            category=_taken(self._category, order),
+            kind=_taken(self._kind, order),
+            annotation_ids=[self._ids[i] for i in order],
+            own_negatives=own_negatives,
+        )
+
+    def _order(self) -> tuple[np.ndarray, array[int]]:
+        """Mark repeated boxes; return the order by image, and where each image starts in it."""
+        columns = (
+            *np.frombuffer(self._boxes).reshape(-1, 4).T,
+            *map(np.array, (self._category, self._kind, self._image)),
+        )
+        order = np.lexsort(columns)
+        again = np.frombuffer(self._kind, dtype=np.int8)[order[1:]] == BOX
+        for column in columns:
+            again &= column[order[1:]] == column[order[:-1]]
+        for i in order[1:][again]:
+            self._kind[i] = DUPLICATE
+        if again.any():
+            self.ledger.notes["repeated box (same image, category and numbers) dropped"] += int(again.sum())
+        image = columns[-1]
+        by_image = np.argsort(image, kind="stable")
+        return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
+
+
+def _taken(column: array[int], order: np.ndarray) -> array[int]:
+    """An `array`, because single items of a numpy array are slow."""
+    return array(column.typecode, np.array(column)[order].tobytes())
+
+
+def key_of(value: Key) -> str | None:
+    """An id as text: 7, 7.0 and "7" are one id, whoever wrote the file.
+
+    >>> key_of(7.0), key_of("7"), key_of(None)
+    ('7', '7', None)
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if value is None else str(value)
+
+
+def named_once(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Names without repeats, and the index of each given name among them.
+
+    >>> named_once(["cat", "dog", "cat "])
+    (['cat', 'dog'], [0, 1, 0])
+    """
+    index: dict[str, int] = {}
+    places = [index.setdefault(name.strip(), len(index)) for name in names]
+    return list(index), places

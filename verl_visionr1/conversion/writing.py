@@ -1,0 +1,207 @@
+"""Items -> parquet: images prepared by threads, rows in order, and a report of what was done.
+
+Memory does not grow with the data set: at most `LOOK_AHEAD` images a thread are held, and a row group of rows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+from rich.progress import track
+
+from verl_visionr1.conversion.flags import Flags, OnError
+from verl_visionr1.conversion.items import Item, row_of
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.selection import selected
+from verl_visionr1.conversion.tokens import FAMILIES, boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.files import RowError, RowsError, write_whole
+from verl_visionr1.images import RowImage, prepare_image
+from verl_visionr1.rows import Row, RowWriter, Written
+
+LOOK_AHEAD = 4
+"""Images a thread may be ahead of the writer."""
+
+
+@dataclass(slots=True)
+class TokenCounts:
+    """Estimated tokens of each row: of the prompt by model family, and of the right answer."""
+
+    prompts: dict[str, array[int]] = field(default_factory=lambda: {family: array("l") for family in FAMILIES})
+    answers: array[int] = field(default_factory=lambda: array("l"))
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        text = prompt_tokens(row.question)
+        for family, counts in self.prompts.items():
+            counts.append(text + image_tokens(row.image.size_wh, family))
+        target = row.target
+        is_words = target.task in ("text", "counting")
+        words = target.answer if target.answer is not None else str(target.count)
+        self.answers.append(text_tokens(words) if is_words else boxes_answer_tokens(target.boxes_xyxy, target.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one conversion did.
+
+    Attributes:
+        rows: task -> rows; `negatives`: task -> rows among them that ask for what is not there.
+        objects: objects in a row -> how many rows have so many.
+        skipped_list: file with a line for each skipped thing, where there is one.
+    """
+
+    written: Written
+    rows: Counter[str]
+    negatives: Counter[str]
+    objects: Counter[int]
+    tokens: TokenCounts
+    ledger: Ledger
+    skipped_list: Path | None
+
+
+def new_ledger(flags: Flags) -> Ledger:
+    """A ledger with the policy of the flags."""
+    return Ledger(fail=OnError(flags.on_error) is OnError.fail)
+
+
+def write_items(
+    items: Iterable[Item],
+    out: Path,
+    flags: Flags,
+    ledger: Ledger,
+    *,
+    made_by: str,
+    source: Mapping[str, str],
+    allow_none: bool = False,
+    total: int | None = None,
+    show_progress: bool = False,
+) -> Report:
+    """Write items as they come, and beside them `<name>.skipped.txt`, where the ledger lists what was skipped.
+
+    Args:
+        items: those of one image in a row, so that it is prepared once.
+        made_by: the converter, as the repository names it; with `source` and `flags` the provenance of the rows.
+        source: facts that identify the source files; no paths, or the same data would give other bytes elsewhere.
+        allow_none: every prompt says what to answer when nothing is there: give it where some row asks in vain.
+        total: how many items there are, for the progress bar.
+
+    Raises:
+        RowsError: as `RowWriter`; nothing left to write. RowError: a bad row, with `--on-error fail`.
+    """
+    excluded = sorted(flags.excluded.ids)
+    options = {**asdict(flags), "exclude_image_ids": excluded}
+    del options["workers"]  # changes no byte
+    made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
+    provenance = {"made_by": made_by, **source, "options": options}
+    tasks, negatives, objects, tokens = Counter[str](), Counter[str](), Counter[int](), TokenCounts()
+    chosen = selected(items, flags, ledger)
+    if show_progress:
+        chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
+    first = next(rows := rows_of(chosen, out, flags, ledger, allow_none=allow_none), None)
+    if first is None:
+        raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
+    with RowWriter(out, embed=flags.embed, provenance=provenance, shard_rows=flags.shard_rows) as writer:
+        for row in _chain(first, rows):
+            writer.write(row)
+            n_objects = row.target.count if row.target.count is not None else row.target.n_objects
+            tasks[row.target.task] += 1
+            negatives[row.target.task] += n_objects == 0 and row.target.task != "text"
+            objects[n_objects] += 1
+            tokens.add(row)
+    assert writer.written is not None
+    return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
+
+
+def rows_of(
+    items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, *, allow_none: bool = False
+) -> Iterator[Row]:
+    """The rows of some items, in their order; bad ones go to the ledger.
+
+    Args:
+        out: the file that the rows will go to: copies of images go to `<its name>_images/` beside it.
+    """
+    prepare = partial(
+        prepare_image,
+        embed=flags.embed,
+        copies_dir=out.with_name(f"{out.stem}_images"),
+        verify_decode=flags.verify_decode,
+    )
+    groups = (list(group) for _, group in groupby(items, key=lambda item: item.image))
+    for group, prepared in _in_threads(groups, lambda group: prepare(group[0].image), flags.workers):
+        try:
+            image = prepared()
+        except RowError as error:
+            ledger.skip(RowError(error.kind, f"{group[0].where}: {error}"))
+            ledger.notes["row of a skipped image"] += len(group)
+            continue
+        yield from _rows_of_image(group, image, flags, ledger, allow_none)
+
+
+def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Ledger, allow_none: bool) -> Iterator[Row]:
+    noted = False
+    for item in group:
+        try:
+            row = row_of(item, image, flags, ledger, allow_none=allow_none)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        if not noted:
+            ledger.note_image(image)
+            noted = True
+        yield row
+
+
+def _in_threads(
+    groups: Iterable[list[Item]], prepare: Callable[[list[Item]], RowImage], workers: int
+) -> Iterator[tuple[list[Item], Callable[[], RowImage]]]:
+    """(group, what gives its image or raises), in order; threads work ahead of the one who asks."""
+    if workers == 1:
+        for group in groups:
+            yield group, partial(prepare, group)
+        return
+    waiting: deque[tuple[list[Item], Future[RowImage]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
+    try:
+        for group in groups:
+            waiting.append((group, pool.submit(prepare, group)))
+            if len(waiting) > workers * LOOK_AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rest
+
+
+def _list_skipped(out: Path, ledger: Ledger) -> Path | None:
+    path = out.with_name(f"{out.stem}.skipped.txt")
+    if not ledger.listed:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return None
+    write_whole(path, "".join(f"{line}\n" for line in ledger.listed).encode())
+    return path
+
+
+def quantiles(counts: array[int]) -> tuple[int, int, int]:
+    """Median, 99th percentile and maximum.
+
+    >>> quantiles(array("l", range(1, 101)))
+    (50, 99, 100)
+    """
+    ordered = sorted(counts)
+    return int(statistics.median_low(ordered)), ordered[int(0.99 * (len(ordered) - 1))], ordered[-1]
