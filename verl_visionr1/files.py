@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         RowsError: it cannot be written; an older file of that name is then untouched.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # threads too may write one file at a time: copies of an image are named by content
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:

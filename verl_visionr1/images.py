@@ -133,15 +133,20 @@ def prepare_image(
     return RowImage(_store_copy(data, suffix, copies_dir), None, size_wh, stored_wh, orientation, changes)
 
 
-def read_size(path: str | Path) -> tuple[tuple[int, int], int]:
+def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]:
     """Stored width and height, and EXIF orientation (1..8), of an image file.
 
     Raises:
         RowError: as `prepare_image`.
     """
-    source = os.path.abspath(path)
-    with _image_errors(source), open(source, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-        return image.size, _check_image(source, image, file, verify_decode=False)
+    is_bytes = isinstance(source, EmbeddedImage)
+    name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
+    with (
+        _image_errors(name),
+        io.BytesIO(source.data) if is_bytes else open(name, "rb") as file,
+        Image.open(file, formats=_FORMATS) as image,
+    ):
+        return image.size, _check_image(name, image, file, verify_decode=False)
 
 
 # ------------------------------------------------------------------------------------------------ boxes

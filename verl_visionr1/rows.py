@@ -328,11 +328,14 @@ def _extra_info(row: Row, index: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ reader
 
 
-def read_rows(path: str | Path, *, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    path: str | Path, *, columns: Sequence[str] | None = None, batch_rows: int = 1000
+) -> Iterator[dict[str, Any]]:
     """The rows of a parquet file as dictionaries, one row group in memory at a time.
 
     Args:
         columns: top-level columns to read; None reads all, image bytes included.
+        batch_rows: rows that are in memory as Python objects.
 
     Raises:
         RowsError: missing or garbled file, not a parquet file, or a column that is not there.
@@ -341,7 +344,7 @@ def read_rows(path: str | Path, *, columns: Sequence[str] | None = None) -> Iter
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]
         if missing:
             raise RowsError(f"{path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}")
-        for batch in parquet.iter_batches(batch_size=1000, columns=list(columns) if columns is not None else None):
+        for batch in parquet.iter_batches(batch_size=batch_rows, columns=list(columns) if columns is not None else None):
             yield from batch.to_pylist()
 
 

@@ -154,6 +154,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise TargetError(f"ground truth {shown}: {error}") from error
 
 
+def is_validation_split(split: object) -> bool:
+    """Whether a split's name (`extra_info.split`) says that its rows are for validation, not for training.
+
+    >>> [is_validation_split(name) for name in ("val", "testA", "minival", "train", None)]
+    [True, True, True, False, False]
+    """
+    return isinstance(split, str) and split.lower().startswith(("val", "test", "dev", "eval", "minival"))
+
+
 def normal_label(label: str) -> str:
     """A label as it is compared: without case and surplus blanks.
 

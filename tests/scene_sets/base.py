@@ -214,7 +214,8 @@ def remeasured(row: dict[str, Any]) -> Iterator[tuple[tuple[float, ...], tuple[f
     """(box of the truth, bounds of its colour in and around it) of each labelled box in a row."""
     truth = json.loads(row["reward_model"]["ground_truth"])
     pixels = np.asarray(opened(row), dtype=int)
-    for box, label in zip(truth.get("boxes_xyxy", []), truth.get("labels", []), strict=True):
+    boxes = truth.get("boxes_xyxy", [])
+    for box, label in zip(boxes, truth.get("labels", []) if boxes else [], strict=True):
         colour = COLOURS[re.split(r"\W", label)[0]]
         left, top = (max(int(v) - 2, 0) for v in box[:2])
         window = pixels[top : int(box[3]) + 2, left : int(box[2]) + 2]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from verl_visionr1.cli import audit, explain, preset, runs, schedule, score
+from verl_visionr1.cli import audit, difficulty, doctor, explain, preset, runs, schedule, score
 
 COMMANDS = (
-    *(explain.explain, score.score, audit.audit, schedule.schedule, preset.preset),
-    *(runs.check, runs.watch, runs.report),
+    *(doctor.doctor, explain.explain, score.score, audit.audit, schedule.schedule, preset.preset),
+    *(difficulty.difficulty, runs.check, runs.watch, runs.report),
 )
-OPTIONAL = {"PIL": "pillow", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
+OPTIONAL = {"PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
 """Packages that only some options need, by import name."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

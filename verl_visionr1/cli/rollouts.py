@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,8 +46,8 @@ def stop(command: str, error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
-def columns_of(given: list[str] | None) -> Columns:
-    """The columns' names with those that were given.
+def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Columns:
+    """The columns' names with those that were given, over the command's defaults.
 
     >>> columns_of(["completion=answer"]).completion
     ('answer',)
@@ -57,7 +58,7 @@ def columns_of(given: list[str] | None) -> Columns:
         if what not in Columns.__struct_fields__ or not is_given or not name:
             raise ValueError(f"--column {item}: needs WHAT=NAME, WHAT one of {_WHAT}")
         names[what] = (name,)
-    return Columns(**names)
+    return msgspec.structs.replace(defaults or Columns(), **names)
 
 
 def preset_of(spec: str) -> Preset:
@@ -104,14 +105,19 @@ def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int
 
 @contextmanager
 def opened(
-    paths: list[Path], data: list[Path] | None, column: list[str] | None, on_error: str, counts: Counts
+    paths: list[Path],
+    data: list[Path] | None,
+    column: list[str] | None,
+    on_error: str,
+    counts: Counts,
+    defaults: Columns | None = None,
 ) -> Iterator[Iterator[Rollout]]:
     """The rollouts of some paths, with a progress bar where somebody watches."""
     if on_error not in ("fail", "skip"):
         raise ValueError(f"--on-error {on_error}: needs fail or skip")
     rule: OnError = "skip" if on_error == "skip" else "fail"
     files = rollout_files(paths)
-    columns = columns_of(column)
+    columns = columns_of(column, defaults)
     sources = data_sources_of(data) if data else None
     with _progress(sum(file.stat().st_size for file in files)) as advance:
         yield read_rollouts(files, columns=columns, sources=sources, on_error=rule, counts=counts, advance=advance)

@@ -8,10 +8,13 @@ of the annotations. All else is here, once:
 * `flags`       the options that every converter has;
 * `ledger`      what was skipped, left out or changed: nothing is lost without a line;
 * `sources`     json, jsonl, csv, xml, pickles, mat and parquet files, read with errors that name file and place;
+* `folders`     data sets that are folders of small files;
+* `pickled_numpy` numpy's arrays in pickles, read without numpy's own unpickling;
 * `identity`    which image it is, whatever the data set calls it; exclusion lists against leakage;
 * `items`       `Item` -> `Row`: image prepared, boxes brought into its frame and cleaned, prompt made;
 * `vocabulary`  boxes of a fixed list of categories (COCO, VOC, ...) as columns, and the planning of items from them;
 * `coco_json`   the json layout that many data sets share;
+* `referring`   the layout of RefCOCO and its relatives;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;

@@ -7,8 +7,8 @@ file_name, categories that were not looked for). Image files are opened only whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ class CocoCategory(msgspec.Struct):
     id: Key = None
     name: str = ""
     supercategory: str | None = None
+    frequency: Any = None  # LVIS: r, c or f
 
 
 class CocoImage(msgspec.Struct):
@@ -45,10 +46,16 @@ class CocoImage(msgspec.Struct):
     coco_url: Any = None
     width: Any = None
     height: Any = None
-    neg_category_ids: list[Key] | None = None
-    not_exhaustive_category_ids: list[Key] | None = None
+    neg_category_ids: Any = None
+    not_exhaustive_category_ids: Any = None
     text: Any = None
     neg_text: Any = None
+
+    @property
+    def says_more(self) -> bool:
+        """Whether it says what to ask for on the image."""
+        lists = (self.neg_category_ids, self.not_exhaustive_category_ids, self.text, self.neg_text)
+        return any(it is not None for it in lists)
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -69,6 +76,25 @@ class CocoDocument(msgspec.Struct):
 
 ImageEntries = list[tuple[int, CocoImage]]
 """What else the json says of images: (number in `Annotations.images`, entry)."""
+Aliases = Mapping[str, str] | Callable[[Sequence[CocoCategory]], Mapping[str, str]]
+"""Category names -> names to ask for instead; or what makes them of all categories."""
+
+
+@dataclass(frozen=True, slots=True)
+class CocoParts:
+    """What a file holds, for data sets that say more in COCO's layout than COCO does.
+
+    Attributes:
+        data: the boxes, as if every category had been looked for on every image.
+        entries: those images that say more than a name and a size.
+        categories: as the file lists them.
+        category_of: `key_of` the id of each category -> its index in `data.names`.
+    """
+
+    data: Annotations
+    entries: ImageEntries
+    categories: list[CocoCategory]
+    category_of: dict[str, int]
 
 
 def read_coco(
@@ -88,18 +114,31 @@ def read_coco(
         RowsError: missing or garbled file, or not COCO detection.
         RowError: a bad entry, where the ledger's policy is to fail.
     """
+    return with_checked(read_parts(path, images_dir, ledger, exclude, aliases), ledger)
+
+
+def read_parts(
+    path: Path,
+    images_dir: Path,
+    ledger: Ledger,
+    exclude: Exclusion | None = None,
+    aliases: Aliases | None = None,
+) -> CocoParts:
+    """As `read_coco`, before anything is made of what images say besides their name and size."""
     if not images_dir.is_dir():
         raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
     document = read_document(path)
-    category_of, names = _categories(path, document, aliases or {})
+    aliases = aliases(document.categories) if callable(aliases) else aliases or {}
+    category_of, names = _categories(path, document, aliases)
     columns = Columns(path.name, names, ledger)
     image_of, entries = _images(document.images, columns, images_dir, exclude or Exclusion())
     _add_annotations(document.annotations, columns, image_of, category_of)
-    roots = {category_of[str(key_of(c.id))] for c in document.categories if c.supercategory == "none"}
+    categories = document.categories
+    roots = {category_of[str(key_of(c.id))] for c in categories if c.supercategory == "none"}
     del document  # before sorting makes copies
     data = columns.finish()
     data = replace(data, never_asked=frozenset(roots - set(data.category)))
-    return replace(data, images=_with_checked(data, entries, category_of))
+    return CocoParts(data, entries, categories, category_of)
 
 
 def read_document(path: Path) -> CocoDocument:
@@ -171,7 +210,7 @@ def _images(
             columns.ledger.left_out["image on the exclusion list"] += 1
             continue
         image_of[image.image_id] = columns.add_image(image)
-        if entry.neg_category_ids is not None:
+        if entry.says_more:
             entries.append((image_of[image.image_id], entry))
     return image_of, entries
 
@@ -179,15 +218,21 @@ def _images(
 def _image(
     where: str, entry: CocoImage, key: str | None, images_dir: Path, image_of: Mapping[str, int]
 ) -> AnnotatedImage:
-    name = entry.file_name
-    if not name and isinstance(entry.coco_url, str):  # LVIS v1
-        name = "/".join(entry.coco_url.split("/")[-2:])
+    of_url = "/".join(entry.coco_url.split("/")[-2:]) if isinstance(entry.coco_url, str) else None
+    name = entry.file_name or of_url  # LVIS v1 has the URL only
     where = f"{where} (id {entry.id!r}, file_name {name!r})"
     if key is None or not name or not isinstance(name, str):
         raise RowError("image without id or file_name", f"{where}: needs both; mend it")
     if key in image_of:
         raise RowError("image id twice", f"{where}: this id is there twice; mend it")
+    for field in ("neg_category_ids", "not_exhaustive_category_ids"):
+        listed = getattr(entry, field)
+        if listed is not None and not isinstance(listed, list):
+            raise RowError("malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; mend it")
     path = find_image(images_dir, inside(name, where))
+    if of_url and not path.exists():  # LVIS v0.5 gives COCO 2014's names to COCO 2017's images
+        other = find_image(images_dir, inside(of_url, where))
+        path = other if other.exists() else path
     if entry.width is None or entry.height is None:
         size_wh, orientation = read_size(path)
         if orientation != 1:
@@ -231,18 +276,31 @@ def _corners(box_xywh: list[float] | None) -> list[float] | None:
     return [x, y, x + width, y + height]
 
 
-def _with_checked(data: Annotations, entries: ImageEntries, category_of: Mapping[str, int]) -> list[AnnotatedImage]:
-    """The images, and which categories were looked for on each (LVIS): those there, and known negatives."""
+def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:
+    """The boxes, and which categories were looked for on each image (LVIS): those there, and known negatives.
+
+    Args:
+        federated: so on every image, also one that lists no negatives; else only on those that list some.
+    """
+    data = parts.data
     images = list(data.images)
 
-    def indexes(keys: list[Key] | None) -> frozenset[int]:
-        return frozenset(category_of[key] for key in map(str, map(key_of, keys or ())) if key in category_of)
+    def present(number: int) -> frozenset[int]:
+        return frozenset(data.category[j] for j in data.of_image(number))
 
-    for number, entry in entries:
-        present = frozenset(data.category[j] for j in data.of_image(number))
+    def indexes(keys: list[Key] | None) -> frozenset[int]:
+        found = [parts.category_of.get(key_of(key) or "") for key in keys or ()]
+        ledger.notes["id of a category that is not in the file, in an image's list of categories"] += found.count(None)
+        return frozenset(index for index in found if index is not None)
+
+    for number in range(len(images)) if federated else ():
+        images[number] = replace(images[number], checked=present(number))
+    for number, entry in parts.entries:
+        negative = indexes(entry.neg_category_ids)
+        lists_some = federated or entry.neg_category_ids is not None
         images[number] = replace(
             images[number],
-            checked=present | indexes(entry.neg_category_ids),
+            checked=present(number) | negative if lists_some else None,
             unsure=indexes(entry.not_exhaustive_category_ids),
         )
-    return images
+    return replace(data, images=images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +97,11 @@ class Flags:
             raise RowsError(f"--prompt-template {self.prompt_template!r}: leave out <image>; it is put first anyway")
         check_template("--data-source", self.data_source, "task", needed=False)
 
+    @property
+    def share_of_negatives(self) -> float | None:
+        """The share that the negatives of the data set's own are thinned out to; None: not at all."""
+        return self.negatives
+
     @cached_property
     def excluded(self) -> Exclusion:
         """What the file of `exclude_image_ids` lists.
@@ -115,6 +120,7 @@ class Flags:
         return checked_format("--answer-format", self.answer_format, task)
 
 
+@cache
 def checked_format(flag: str, name: str | None, task: str) -> str:
     """A format that can answer a task: the named one, else the one that the task's default preset reads.
 

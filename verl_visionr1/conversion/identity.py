@@ -19,6 +19,8 @@ from verl_visionr1.files import RowsError
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+20\d\d_)?0*(\d+)(?:_\d+)?")
 _COCO_FOLDER = re.compile(r"(?:train|val|test|unlabeled)20\d\d")
 _VG_FOLDER = re.compile(r"VG_100K(?:_2)?")
+COMMENT = re.compile(r"(?:^|\s)#|#(?!\S*\.\w)")
+"""What starts a comment in a list; in the middle of a file name (`a#1.jpg`) a # starts none."""
 
 
 def normal_image_id(text: str) -> str:
@@ -54,9 +56,14 @@ def identity_of_name(file_name: str) -> str | None:
 class Exclusion:
     """A set of images to leave out.
 
-    >>> excluded = Exclusion(["coco:139", "0042"])
+    An entry is an identity, an id in the data set, or a file name, with its folder or without; a file name that tells
+    an identity stands for that.
+
+    >>> excluded = Exclusion(["coco:139", "0042", "b.jpg", "train2014/COCO_train2014_000000000007.jpg"])
     >>> excluded.holds("139", "val2017/000000000139.jpg"), excluded.holds("42", "a.jpg"), excluded.holds("139", "a.jpg")
     (True, True, False)
+    >>> excluded.holds("1", "images/b.jpg"), excluded.holds("7", "000000000007.jpg")
+    (True, True)
     """
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
@@ -70,18 +77,22 @@ class Exclusion:
         """Whether an image is on the list, by its id in the data set, its file name, or further identities of it."""
         if not self.ids:
             return False
-        named = identity_of_name(file_name)
-        keys = [normal_image_id(image_id), *identities, *([named] if named else [])]
-        return any(key in self.ids for key in keys)
+        file_name = file_name.replace("\\", "/")
+        names = [file_name, file_name.rpartition("/")[2], identity_of_name(file_name)]
+        return any(key in self.ids for key in (normal_image_id(image_id), *identities, *names) if key)
 
 
 def _normal_entry(entry: str) -> str:
+    if named := identity_of_name(entry) if "." in entry else None:
+        return named
     collection, is_identity, number = entry.partition(":")
     return f"{collection}:{normal_image_id(number)}" if is_identity else normal_image_id(entry)
 
 
 def read_exclusion(path: Path) -> Exclusion:
-    """An exclusion list: a JSON list, or text with one id a line (blank lines and # comments do not count).
+    """An exclusion list: a JSON list, or text with one entry a line.
+
+    Blank lines and # comments do not count.
 
     Raises:
         RowsError: missing file, or neither of the two.
@@ -96,5 +107,5 @@ def read_exclusion(path: Path) -> Exclusion:
         except msgspec.DecodeError as error:
             raise RowsError(f"--exclude-image-ids {path}: needs a list of ids: {error}") from None
         return Exclusion(map(str, ids))
-    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    lines = (COMMENT.split(line)[0].strip() for line in text.splitlines())
     return Exclusion(line for line in lines if line)

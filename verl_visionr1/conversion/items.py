@@ -224,19 +224,22 @@ def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledge
     ...
     verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; mend or remove the annotation
     """
-    shown = f"box = {_shown(box_xyxy)}"
     if len(box_xyxy) != 4 or not all(map(math.isfinite, box_xyxy)):
-        raise RowError("box malformed", f"{shown}: needs four finite numbers; {_ADVICE}")
+        raise _bad_box("malformed", box_xyxy, "needs four finite numbers")
     x1, y1, x2, y2 = (round(float(value), DECIMALS) for value in box_xyxy)
     if not (x1 < x2 and y1 < y2):
-        raise RowError("box without extent", f"{shown}: no extent; {_ADVICE}")
+        raise _bad_box("without extent", box_xyxy, "no extent")
     width, height = size_wh
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-        raise RowError("box outside its image", f"{shown}: outside the image of {size_wh}; {_ADVICE}")
+        raise _bad_box("outside its image", box_xyxy, f"outside the image of {size_wh}")
     if ledger is not None and clipped != (x1, y1, x2, y2):
         ledger.notes["box clipped to its image"] += 1
     return clipped
+
+
+def _bad_box(kind: str, box_xyxy: Sequence[float], reason: str) -> RowError:
+    return RowError(f"box {kind}", f"box = {_shown(box_xyxy)}: {reason}; {_ADVICE}")
 
 
 def _clean_point(point_xy: Sequence[float], size_wh: tuple[int, int]) -> Point:

@@ -15,14 +15,14 @@ class Ledger:
 
     Attributes:
         fail: raise at the first bad row (else count it and go on).
-        skipped: kind of defect -> how many; `listed` holds a line for each.
+        skipped: kind of defect -> how many; `errors` holds each of them.
         left_out: filter asked for by an option -> how many rows or images it took.
         notes: change that lost nothing (a clipped box, a converted image) -> how many.
     """
 
     fail: bool = True
     skipped: Counter[str] = field(default_factory=Counter)
-    listed: list[str] = field(default_factory=list)
+    errors: list[RowError] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -35,7 +35,12 @@ class Ledger:
         if self.fail:
             raise error
         self.skipped[error.kind] += 1
-        self.listed.append(str(error))
+        self.errors.append(error)
+
+    @property
+    def listed(self) -> list[str]:
+        """A line for each skipped thing."""
+        return [str(error) for error in self.errors]
 
     def note_image(self, image: RowImage) -> None:
         """Count what was changed in an image that went into rows, and where the frame of its boxes was a guess."""

@@ -85,6 +85,11 @@ class VocabularyFlags(Flags):
         for task in tasks_of(self.task):
             self.format_of(task)
 
+    @property
+    def share_of_negatives(self) -> float | None:
+        """Planning has drawn them already."""
+        return None
+
     def format_of(self, task: str) -> str:
         """As `Flags.format_of`; counting has a flag of its own."""
         if task == "counting":
@@ -130,8 +135,8 @@ def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]
 def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
     """The items of a plan."""
     for ask in asks:
-        entry = data.images[ask.image]
-        found = [j for j in data.of_image(ask.image) if data.category[j] in ask.categories]
+        entry, asked = data.images[ask.image], frozenset(ask.categories)
+        found = [j for j in data.of_image(ask.image) if data.category[j] in asked]
         things = [j for j in found if data.kind[j] == BOX]
         crowds = [j for j in found if data.kind[j] == CROWD]
         yield Item(
@@ -169,7 +174,9 @@ def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int
     entry = data.images[image]
     if entry.checked is None and not entry.unsure:
         return asked
-    return tuple(c for c in asked if (entry.checked is None or c in entry.checked) and c not in entry.unsure)
+    if entry.checked is None:
+        return tuple(c for c in asked if c not in entry.unsure)
+    return tuple(sorted(entry.checked.intersection(asked) - entry.unsure))
 
 
 def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Counter[int], set[int]]:

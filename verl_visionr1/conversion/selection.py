@@ -16,8 +16,8 @@ from verl_visionr1.conversion.ledger import Ledger
 def selected(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
     """The items that the flags leave, in their order; what was left out is counted."""
     kept = _kept(items, flags, ledger)
-    if flags.negatives is not None:
-        kept = _with_share_of_negatives(kept, flags.negatives, random.Random(flags.seed), ledger)
+    if flags.share_of_negatives is not None:
+        kept = _with_share_of_negatives(kept, flags.share_of_negatives, random.Random(flags.seed), ledger)
     if flags.limit is not None:
         kept = _drawn(kept, flags.limit, random.Random(flags.seed), ledger)
     return iter(kept)

@@ -12,17 +12,21 @@ import io
 import mmap
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
 import msgspec
 
+from verl_visionr1.conversion.pickled_numpy import stand_in
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
 T = TypeVar("T")
+_BATCH_ROWS = 100  # rows with images that are in memory as Python objects
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")
 
 # ---------------------------------------------------------------------------------------------- whole files
 
@@ -97,7 +101,7 @@ def read_json(path: Path, type: type[T] | Any = Any) -> Any:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record) of each entry of a .json list, a .jsonl, a .csv or .tsv with a header, or a .parquet.
+    """(place, record) of each entry of a .json list, a .jsonl, a .csv or .tsv with a header, a .parquet or an .arrow.
 
     The place names file and entry, for messages. A line of .jsonl that is no JSON comes as a `RowError`.
 
@@ -121,10 +125,10 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     elif name.endswith((".csv", ".tsv")):
         for number, record in read_csv(path):
             yield f"{path.name}: line {number}", record
-    elif name.endswith(".parquet"):
-        yield from _read_parquet(path)
+    elif name.endswith((".parquet", ".arrow")):
+        yield from (_read_parquet if name.endswith(".parquet") else _read_arrow)(path)
     else:
-        raise RowsError(f"{path}: unknown kind of file; needs .json, .jsonl, .csv, .tsv or .parquet")
+        raise RowsError(f"{path}: unknown kind of file; needs .json, .jsonl, .csv, .tsv, .parquet or .arrow")
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -162,8 +166,48 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     from verl_visionr1.rows import read_rows
 
-    for number, record in enumerate(read_rows(path)):
+    for number, record in enumerate(read_rows(path, batch_rows=_BATCH_ROWS)):
         yield f"{path.name}: row {number}", record
+
+
+def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
+    """The stream that `save_to_disk` of Hugging Face's `datasets` writes."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            for batch in stream:
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    for record in batch.slice(start, _BATCH_ROWS).to_pylist():
+                        yield f"{path.name}: row {number}", record
+                        number += 1
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RowsError(f"{path}: not a whole Arrow stream ({reason}); fetch the file again") from None
+
+
+def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[Path]:
+    """A file; or all files of a folder that end so, sorted by name.
+
+    Args:
+        split: where names begin with a split, as `train-00000-of-00007.parquet`, only those of this one are taken.
+
+    Raises:
+        RowsError: nothing there, or several splits and none of this name.
+    """
+    if not source.is_dir():
+        return [source]
+    files = sorted(path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())
+    if not files:
+        raise RowsError(f"{source}: no {' or '.join(suffixes)} file in this folder; check the path")
+    splits = {path: found[1] if (found := _SHARD.match(path.name)) else "" for path in files}
+    chosen = [path for path in files if splits[path] == split]
+    if not chosen and len(set(splits.values())) > 1:
+        raise RowsError(f"{source}: no split {split!r}: it has {', '.join(sorted(set(splits.values())))}; give --split")
+    return chosen or files
 
 
 def read_xml(path: Path) -> Element:
@@ -188,14 +232,19 @@ def read_xml(path: Path) -> Element:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values: nothing that is imported by name can be in them."""
+    """Reads pickles of plain values and numpy's arrays of numbers: nothing else that is imported by name is let in."""
 
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        found = stand_in(module, name)
+        if found is None:
+            raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+        return found
 
 
 def read_pickle(path: Path) -> Any:
     """A pickle of dictionaries, lists, texts and numbers, as Python 2 or 3 wrote it. Anything else is refused.
+
+    numpy's arrays of numbers come as lists (`pickled_numpy`).
 
     Raises:
         RowsError: it cannot be read, is garbled, or wants to load code.
@@ -204,10 +253,35 @@ def read_pickle(path: Path) -> Any:
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
+        if not str(error).startswith("it "):  # Python's own words: cut off, or no pickle at all
+            raise RowsError(f"{path}: not a whole pickle ({error}); fetch it again") from None
         reason = f"{error}: a pickle of annotations holds plain values only; do not open it otherwise"
         raise RowsError(f"{path}: refused: {reason}") from None
     except Exception as error:  # noqa: BLE001 - a garbled pickle raises whatever its opcodes run into
         raise RowsError(f"{path}: not a whole pickle ({type(error).__name__}: {error}); fetch it again") from None
+
+
+# ---------------------------------------------------------------------------------------------- MATLAB
+
+
+def read_mat(path: Path) -> dict[str, Any]:
+    """The variables of a .mat file, up to MATLAB's v7; nested cells and structs come as scipy gives them.
+
+    Raises:
+        RowError: it cannot be read, is garbled, or is v7.3 (HDF5).
+    """
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(io.BytesIO(path.read_bytes()))
+    except FileNotFoundError:
+        raise RowError("annotation file missing", f"{path}: no such file; check the path") from None
+    except NotImplementedError:
+        reason = "MATLAB v7.3 (HDF5), which is not read here"
+        raise RowError("mat file of v7.3", f"{path}: {reason}; save it again in MATLAB with save(..., '-v7')") from None
+    except Exception as error:  # noqa: BLE001 - a garbled file raises whatever its bytes run into
+        reason = f"not a whole .mat file ({type(error).__name__}: {error})"
+        raise RowError("mat file garbled", f"{path}: {reason}; fetch it again") from None
 
 
 # ---------------------------------------------------------------------------------------------- images

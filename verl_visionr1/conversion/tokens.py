@@ -21,6 +21,7 @@ FAMILIES = ("qwen2.5-vl", "qwen3-vl", "glm")
 """Model families that tokens are estimated for."""
 
 
+@lru_cache(maxsize=65536)
 def text_tokens(text: str) -> int:
     """An estimate of a text's tokens under Qwen's tokenizer: digits one each, words one each and more where long.
 

@@ -6,10 +6,12 @@ of. *Federated* sets check only some categories on each image: the others are un
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -110,11 +112,13 @@ class Columns:
         annotation_id: Key,
         *,
         is_crowd: bool = False,
+        in_fractions: bool = False,
         written: object = None,
     ) -> None:
         """Take one annotation.
 
         Args:
+            in_fractions: the box is in fractions of the image's width and height, not in pixels.
             written: the box as it stands in the source, for messages; None: as here.
 
         Raises:
@@ -124,13 +128,24 @@ class Columns:
         try:
             if box_xyxy is None:
                 raise RowError("box malformed", "box = None: needs four finite numbers; mend or remove the annotation")
-            box = clean_box(box_xyxy, self.images[image].size_wh, self.ledger)
+            size_wh = self.images[image].size_wh
+            box = clean_box(_in_pixels(box_xyxy, size_wh) if in_fractions else box_xyxy, size_wh, self.ledger)
         except RowError as error:
-            self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
-            where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
-            where += "" if written is None else f": {written}"
-            raise RowError(error.kind, f"{where}: {error}") from None
+            self.refuse(image, category, annotation_id, error, written)
         self._append(image, category, CROWD if is_crowd else BOX, box, annotation_id)
+
+    def refuse(
+        self, image: int, category: int, annotation_id: Key, error: RowError, written: object = None
+    ) -> NoReturn:
+        """Take an annotation without a usable box, as BAD.
+
+        Raises:
+            RowError: `error`, naming the annotation, its image, and what is `written` in the source.
+        """
+        self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
+        where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
+        where += "" if written is None else f": {written}"
+        raise RowError(error.kind, f"{where}: {error}") from None
 
     def _append(self, image: int, category: int, kind: int, box: Box, annotation_id: Key) -> None:
         self._image.append(image)
@@ -172,6 +187,17 @@ class Columns:
         image = columns[-1]
         by_image = np.argsort(image, kind="stable")
         return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
+
+
+def _in_pixels(box_xyxy: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
+    """From fractions of an image; what is no box stays as it is, to be refused with its value.
+
+    Raises:
+        RowError: numbers that are no fractions: they lie half an image outside it.
+    """
+    if any(not -0.5 <= value <= 1.5 for value in box_xyxy if math.isfinite(value)):
+        raise RowError("box not in fractions", f"box = {list(box_xyxy)}: needs fractions of the image, 0 to 1; mend it")
+    return [value * size_wh[i % 2] for i, value in enumerate(box_xyxy)]
 
 
 def _taken(column: array[int], order: np.ndarray) -> array[int]:

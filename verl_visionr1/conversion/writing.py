@@ -98,7 +98,8 @@ def write_items(
         RowsError: as `RowWriter`; nothing left to write. RowError: a bad row, with `--on-error fail`.
     """
     excluded = sorted(flags.excluded.ids)
-    options = {**asdict(flags), "exclude_image_ids": excluded}
+    options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
+    options["exclude_image_ids"] = excluded
     del options["workers"]  # changes no byte
     made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
     provenance = {"made_by": made_by, **source, "options": options}

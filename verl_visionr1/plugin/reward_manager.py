@@ -27,12 +27,9 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_s
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.rewards import Preset, Score, Speech, judge
-from verl_visionr1.targets import Target
+from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_SPLITS = ("val", "valid", "validation", "test")
-"""`extra_info.split` of rows that are judged as validation where no context was stamped."""
 
 read_target = lru_cache(maxsize=8192)(Target.from_json)
 """All rollouts of a prompt share their ground truth: it is read once."""
@@ -130,7 +127,7 @@ class VisionR1RewardManager(RewardManagerBase):
         extra_info = row.get("extra_info")
         split = extra_info.get("split") if isinstance(extra_info, Mapping) else None
         step = int(row.get("global_steps", 0))
-        return context_at(step, self.total_steps, is_validation=split in VALIDATION_SPLITS)
+        return context_at(step, self.total_steps, is_validation=is_validation_split(split))
 
     def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
         """The text of the last output, without padding and special tokens, and its length in tokens.

@@ -7,6 +7,7 @@ metrics as well. One row is in memory at a time.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,6 +41,7 @@ class Columns(msgspec.Struct, frozen=True):
         data_source, step, score: where it comes from, the trainer's step, the reward it was given.
         processed_wh: width and height of the image as the model saw it.
         n_tokens: length of the completion in tokens.
+        index, image: which row of the data and which image it was; not read unless a command names the columns.
     """
 
     completion: tuple[str, ...] = ("output", "completion", "response")
@@ -51,6 +53,8 @@ class Columns(msgspec.Struct, frozen=True):
     score: tuple[str, ...] = ("score", "reward")
     processed_wh: tuple[str, ...] = ("processed_wh",)
     n_tokens: tuple[str, ...] = ("n_tokens",)
+    index: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         saved: the reward it was given; None where there is none, or none that is finite.
         processed_wh: width and height of the image as the model saw it, where the row says.
         n_tokens: length in tokens, where the row says.
+        prompt: what the model was asked, in the words of the dump; None where the row does not say.
+        index: `extra_info.index` of the row of the data, where the row says.
+        image: see `image_name`.
     """
 
     file: str
@@ -79,6 +86,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     saved: float | None
     processed_wh: tuple[int, int] | None
     n_tokens: int | None
+    prompt: str | None = None
+    index: int | None = None
+    image: str | None = None
 
     @property
     def where(self) -> str:
@@ -208,6 +218,7 @@ class _Reader:
         except (ValueError, TypeError) as error:  # nested columns that no JSON text can say
             raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
         step = _whole(self._get(row, "step"))
+        prompt = self._get(row, "prompt")
         group, session = self._group_of(row, (str(file.parent), step), text)
         return Rollout(
             file=str(file),
@@ -221,6 +232,9 @@ class _Reader:
             saved=_finite(self._get(row, "score")),
             processed_wh=_size(self._get(row, "processed_wh") or _processed_pair(row)),
             n_tokens=_whole(self._get(row, "n_tokens")),
+            prompt=None if prompt is None else "\n".join(prompt_turns(prompt)),
+            index=_exact(self._get(row, "index")),
+            image=image_name(self._get(row, "image")),
         )
 
     def _get(self, row: dict[str, Any], column: str) -> Any:
@@ -256,6 +270,42 @@ class _Reader:
         return target.task if source is None else str(source).encode(errors="replace").decode()
 
 
+def prompt_turns(prompt: Any) -> list[str]:
+    """The texts of a prompt, one a turn: of a conversation, or of a plain text; empty texts where it has none.
+
+    >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
+    ['Where?']
+    """
+    return [_turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
+
+
+def _turn_text(turn: Any) -> str:
+    content = turn.get("content") if isinstance(turn, Mapping) else turn
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    return "".join([text for text in texts if isinstance(text, str)])
+
+
+def image_name(images: Any) -> str | None:
+    """What tells an image from others: its path, or a digest of its bytes; of several, all of them.
+
+    >>> image_name(["a/1.png", {"path": "a/2.png"}])
+    'a/1.png\\na/2.png'
+    >>> image_name([{"bytes": b"raw", "path": None}])[:20]
+    'sha256:d7439bee24773'
+    """
+    names = [_name_of(image) for image in (images if isinstance(images, list) else [images])]
+    return None if None in names else "\n".join(map(str, names))
+
+
+def _name_of(image: Any) -> str | None:
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, bytes):
+        return f"sha256:{hashlib.sha256(image).hexdigest()}"
+    return image if isinstance(image, str) else None
+
+
 def _at(row: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         row = row.get(key) if isinstance(row, Mapping) else None
@@ -270,6 +320,11 @@ def _processed_pair(row: Mapping[str, Any]) -> list[Any] | None:
 def _finite(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < 1e300 else None  # nan compares as False
+
+
+def _exact(value: Any) -> int | None:
+    """A whole number, however large: `float` would round an index of 63 bits."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _whole(value: Any) -> int | None:

@@ -1,0 +1,188 @@
+"""CrowdHuman odgt -> parquet rows for verl: detection, grounding and counting of people or heads in crowds.
+
+    python data_preprocess/crowdhuman.py annotation_train.odgt Images people.parquet --box vbox --max-instances 60
+
+`annotation_train.odgt`, `annotation_val.odgt`: one JSON a line; `Images/<ID>.jpg`, the ID with its comma. Boxes are
+x, y, width, height in pixels; sizes are read from the images. `fbox` is the whole body, also where it is hidden or
+beyond the image's edge (it is clipped), `vbox` what can be seen, `hbox` the head. Boxes with the tag "mask" (crowds,
+reflections, statues), and people or heads with `ignore`, are regions to ignore: such an image is no row of counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from verl_visionr1.conversion.command import run
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
+from verl_visionr1.conversion.sources import find_image, inside, read_records, sha256_of
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
+from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+
+class BoxKind(str, Enum):
+    """Which of the three boxes of a person."""
+
+    fbox = "fbox"
+    vbox = "vbox"
+    hbox = "hbox"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/crowdhuman_{task}"
+    box: Annotated[
+        BoxKind,
+        typer.Option(
+            help="fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head."
+        ),
+    ] = BoxKind.fbox
+    name: Annotated[
+        str | None, typer.Option(help="What to ask for. Default: person, or head with --box hbox.", show_default=False)
+    ] = None
+
+    @property
+    def phrase(self) -> str:
+        """What is asked for."""
+        return self.name or ("head" if BoxKind(self.box) is BoxKind.hbox else "person")
+
+
+def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
+    """All boxes of one kind, under one category.
+
+    Raises:
+        RowsError: no such file or folder. RowError: a bad entry, with `on_error="fail"`.
+    """
+    if not images_dir.is_dir():
+        raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
+    columns = Columns(path.name, [options.phrase], ledger)
+    seen: set[str] = set()
+    for where, record in read_records(path):
+        try:
+            image = _image(where, record, images_dir, options, seen)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        if image is None:
+            ledger.left_out["image on the exclusion list"] += 1
+            continue
+        number = columns.add_image(image)
+        for place, entry in enumerate(record["gtboxes"]):
+            try:
+                _add(columns, number, place, entry, BoxKind(options.box))
+            except RowError as error:
+                ledger.skip(error)
+    return columns.finish()
+
+
+def _image(where: str, record: Any, images_dir: Path, options: Options, seen: set[str]) -> AnnotatedImage | None:
+    """The image of a line; None: it is on the exclusion list.
+
+    Raises:
+        RowError: no entry of CrowdHuman, an ID that was there before, or an unfit image.
+    """
+    if isinstance(record, RowError):
+        raise record
+    if not isinstance(record, dict) or not isinstance(record.get("gtboxes"), list):
+        raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; mend it")
+    image_id = record.get("ID")
+    if not isinstance(image_id, str) or not image_id:
+        raise RowError("image without ID", f"{where}: ID {image_id!r}: needs a text; mend it")
+    where = f"{where} (ID {image_id!r})"
+    if image_id in seen:
+        raise RowError("image ID twice", f"{where}: this ID is there twice; mend it")
+    seen.add(image_id)
+    name = inside(f"{image_id}.jpg", where)
+    if options.excluded.holds(image_id, name):
+        return None
+    path = next((p for p in _places(images_dir, name) if p.exists()), images_dir.absolute() / name)
+    size_wh, orientation = read_size(path)
+    if orientation != 1:
+        reason = f"{path} has EXIF orientation {orientation}, and the file of boxes gives no sizes"
+        raise RowError(
+            "frame unknown", f"{where}: {reason}: nobody knows which way up they were drawn; store it upright"
+        )
+    return AnnotatedImage(image_id, name, path, size_wh)
+
+
+def _places(images_dir: Path, name: str) -> Iterator[Path]:
+    """Where the zips put images: in `Images/`, which may itself be the given folder."""
+    yield find_image(images_dir, name)
+    yield find_image(images_dir / "Images", name)
+
+
+def _add(columns: Columns, image: int, place: int, entry: Any, kind: BoxKind) -> None:
+    """Take one box, or region to ignore.
+
+    Raises:
+        RowError: it cannot be used; something is there, so that the image is not counted.
+    """
+    entry = entry if isinstance(entry, dict) else {}
+    is_person = entry.get("tag") == "person"
+    ignored = not is_person or _ignored(entry, "extra") or (kind is BoxKind.hbox and _ignored(entry, "head_attr"))
+    key = kind.value if is_person or "fbox" not in entry else BoxKind.fbox.value  # a crowd has no one head
+    box = entry.get(key)
+    usable = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+    x, y, width, height = box if usable else (0, 0, 0, 0)
+    corners = (x, y, x + width, y + height) if usable else None
+    columns.add(image, 0, corners, place, is_crowd=ignored, written=f"{key} {str(box)[:80]}")
+
+
+def _ignored(entry: dict[str, Any], attributes: str) -> bool:
+    """Whether `extra` or `head_attr` says so; both and all their keys may lack."""
+    found = entry.get(attributes)
+    return isinstance(found, dict) and bool(found.get("ignore"))
+
+
+def convert(
+    annotations: Path, images_dir: Path, out: Path, options: Options | None = None, *, show_progress: bool = False
+) -> Report:
+    """The whole road from annotation file to parquet.
+
+    Raises:
+        RowsError: bad input file, flag, or disk. RowError: a bad row, with `on_error="fail"`.
+    """
+    options = options or Options()
+    ledger = new_ledger(options)
+    data = read_crowdhuman(annotations, images_dir, ledger, options)
+    asks = plan(data, options, ledger)
+    return write_items(
+        items_of(data, asks),
+        out,
+        options,
+        ledger,
+        made_by="data_preprocess/crowdhuman.py",
+        source={"annotations": data.name, "annotations_sha256": sha256_of([annotations])},
+        allow_none=options.allow_none(data),
+        total=len(asks),
+        show_progress=show_progress,
+    )
+
+
+def main(
+    annotations: Annotated[Path, typer.Argument(help="annotation_train.odgt, ...", show_default=False)],
+    images_dir: Annotated[Path, typer.Argument(help="Folder Images/, or the one it lies in.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to write, <name>.parquet.", show_default=False)],
+    flags: Options,
+) -> Report:
+    """Turn CrowdHuman's odgt into the parquet that verl reads.
+
+    Example: python data_preprocess/crowdhuman.py annotation_val.odgt Images heads.parquet --box hbox --task detection
+    """
+    return convert(annotations, images_dir, out, flags, show_progress=Console().is_terminal)
+
+
+if __name__ == "__main__":
+    run(main)

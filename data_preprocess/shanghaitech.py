@@ -1,0 +1,161 @@
+"""ShanghaiTech A and B -> parquet rows for verl: counting people in crowds, and pointing to their heads.
+
+    python data_preprocess/shanghaitech.py ShanghaiTech/part_B shanghai_b.parquet --max-instances 200
+
+A part is a folder (`part_A`, `part_A_final`) of `train_data` and `test_data` (`--split`), each with `images/IMG_1.jpg`
+and `ground-truth/GT_IMG_1.mat` (`ground_truth` in some copies): MATLAB's `image_info{1}.location`, x and y of each
+head, counted from 1, and `.number`. Part A has 33 to 3139 people an image, part B 9 to 578: `--max-instances` says how
+many are too many. Some images are grey, and stay so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.command import run
+from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.flags import DataSource, MaxInstances
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_mat, sha256_of
+from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+PHRASES = {"counting": "person", "pointing": "head"}
+"""Task -> what is asked for: people are counted, but their heads were marked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CountFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/shanghaitech_{task}"
+    max_instances: MaxInstances = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """One annotation file and its image."""
+
+    image_id: str
+    annotation: Path
+    image: Path
+
+
+def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
+    """All annotated images of a part's split, in the order of their numbers.
+
+    Raises:
+        RowsError: a folder is missing.
+    """
+    data = part / f"{split}_data"
+    truth = next((data / name for name in ("ground-truth", "ground_truth") if (data / name).is_dir()), None)
+    if truth is None or not (data / "images").is_dir():
+        raise RowsError(f"{data}: needs images/ and ground-truth/ (or ground_truth/); check the part, and --split")
+    images = {path.stem: path for path in sorted((data / "images").iterdir()) if not path.name.startswith(".")}
+    crowds = []
+    for annotation in sorted(truth.glob("GT_*.mat"), key=_natural):
+        stem = annotation.stem.removeprefix("GT_")
+        image = images.pop(stem, data / "images" / f"{stem}.jpg")  # its opening tells
+        crowds.append(Crowd(f"{part.absolute().name}/{split}_data/{stem}", annotation, image.absolute()))
+    ledger.left_out["image without an annotation file"] += len(images)
+    return crowds
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Key by which IMG_2 comes before IMG_10."""
+    return [(int(piece), "") if piece.isdecimal() else (0, piece) for piece in re.split(r"(\d+)", path.name)]
+
+
+def heads_of(annotation: Path, where: str) -> list[Point]:
+    """The heads that an annotation file marks, 0-based.
+
+    Raises:
+        RowError: it cannot be read, or holds something else.
+    """
+    try:
+        info = read_mat(annotation)["image_info"][0, 0][0, 0]
+        location, number = info["location"], int(np.asarray(info["number"]).item())
+        pairs: Any = np.asarray(location, dtype=float).reshape(-1, 2).tolist()
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        shown = f"needs image_info{{1}}.location and .number ({type(error).__name__}: {error})"
+        raise RowError("mat file of another layout", f"{where}: {shown}; is it the right file?") from None
+    if len(pairs) != number:
+        raise RowError("count and points differ", f"{where}: number is {number}, points are {len(pairs)}; mend it")
+    return [(x - 1, y - 1) for x, y in points_of(pairs, where)]
+
+
+def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Iterator[Item]:
+    """A row for each image and task."""
+    for crowd in crowds:
+        where = f"{crowd.image_id}: {crowd.annotation.name}"
+        try:
+            heads = heads_of(crowd.annotation, where)
+            size_wh, _ = read_size(crowd.image)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        for task in options.tasks:
+            points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
+            yield Item(
+                where=where,
+                image=crowd.image,
+                task=task,
+                phrases=(PHRASES[task],),
+                points_xy=points,
+                labels=[PHRASES[task]] * len(points),
+                count=len(heads) if task == "counting" else None,
+                image_id=crowd.image_id,
+                file_name=crowd.image.name,
+                source_ann={"file": crowd.annotation.name},
+            )
+
+
+def convert(parts: Sequence[Path], out: Path, options: Options | None = None, *, show_progress: bool = False) -> Report:
+    """The whole road from the parts' folders to parquet.
+
+    Raises:
+        RowsError: a missing folder, bad flag, or disk. RowError: a bad row, with `on_error="fail"`.
+    """
+    options = options or Options()
+    ledger = new_ledger(options)
+    crowds = [crowd for part in parts for crowd in crowds_of(part, options.split, ledger)]
+    return write_items(
+        items_of(crowds, options, ledger),
+        out,
+        options,
+        ledger,
+        made_by="data_preprocess/shanghaitech.py",
+        source={
+            "annotations": ", ".join(part.absolute().name for part in parts),
+            "annotations_sha256": sha256_of([crowd.annotation for crowd in crowds if crowd.annotation.is_file()]),
+        },
+        total=len(crowds) * len(options.tasks),
+        show_progress=show_progress,
+    )
+
+
+def main(
+    parts: Annotated[list[Path], typer.Argument(help="part_A, part_B, or both.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to write, <name>.parquet.", show_default=False)],
+    flags: Options,
+) -> Report:
+    """Turn ShanghaiTech into the parquet that verl reads.
+
+    Example: python data_preprocess/shanghaitech.py part_A part_B shanghai_test.parquet --split test --max-instances 500
+    """
+    return convert(parts, out, flags, show_progress=Console().is_terminal)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,251 @@
+"""YOLO label files -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
+
+    python data_preprocess/yolo.py data.yaml yolo_train.parquet --split train
+    python data_preprocess/yolo.py obj.names yolo_train.parquet --images train.txt
+
+    data.yaml                  names (a list or a dictionary); train, val, test: folders of images, or lists of them
+    images/train/a.jpg         Ultralytics; train/images/a.jpg (Roboflow)
+    labels/train/a.txt                      train/labels/a.txt
+    obj_train_data/a.jpg, .txt darknet, CVAT: without a folder `images`, labels lie beside the images
+
+A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, of which the bounding box is taken), in
+fractions of the image as a viewer shows it, after its EXIF orientation. Where data.yaml has `kpt_shape`, key points
+follow the box and are not taken for a polygon. An image without a label file holds nothing (`--min-instances 0` or
+`--negatives` ask for it); a set in which no image has one is refused.
+
+Paths in data.yaml are relative to its `path`, and that to the yaml's folder; where it is not there (`path` is often of
+another machine), to the yaml's folder itself. Roboflow's `../train/images` is found without its `../`. Lines of a list
+may not lead out of its folder or the data set's: absolute paths are looked for there by their end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+
+from verl_visionr1.conversion.command import run
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
+from verl_visionr1.conversion.sources import find_image, inside, read_bytes, read_lines, sha256_of
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
+from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.yolo_yaml import Description, describe
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/yolo_{task}"
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."),
+    ] = None
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of label files. Default: images/ in a path becomes labels/.")
+    ] = None
+
+
+class _Listed(NamedTuple):
+    """An image of the split: where it is, its name for the set, where its labels must be."""
+
+    path: Path
+    file_name: str
+    labels: Path
+
+
+def convert(source: Path, out: Path, options: Options | None = None, *, show_progress: bool = False) -> Report:
+    """The whole road from data.yaml, or a file of names, to parquet.
+
+    Raises:
+        RowsError: bad yaml, list, folder, flag, or disk. RowError: a bad line, image or row, with `on_error="fail"`.
+    """
+    options = options or Options()
+    ledger = new_ledger(options)
+    described = describe(source, options.split, options.images)
+    listed = list(_of_split(described, options, ledger))
+    data = read_yolo(source.name, described, listed, options, ledger)
+    asks = plan(data, options, ledger)
+    label_files = [it.labels for it in listed if it.labels.is_file()]
+    return write_items(
+        items_of(data, asks),
+        out,
+        options,
+        ledger,
+        made_by="data_preprocess/yolo.py",
+        source={"annotations": data.name, "annotations_sha256": sha256_of([source, *label_files])},
+        allow_none=options.allow_none(data),
+        total=len(asks),
+        show_progress=show_progress,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- which images
+
+
+def _of_split(described: Description, options: Options, ledger: Ledger) -> Iterator[_Listed]:
+    """The images of the split, each once."""
+    seen: set[Path] = set()
+    for images in described.images:
+        paths = _in_list(images, described.root, ledger) if images.is_file() else _in_folder(images)
+        for path, name in paths:
+            if path in seen:
+                ledger.notes["image listed again"] += 1
+                continue
+            seen.add(path)
+            file_name = os.path.relpath(path, described.root.absolute()).replace(os.sep, "/")
+            if file_name.startswith(".."):
+                file_name = name
+            yield _Listed(path, file_name, _labels_of(path, name, options.labels))
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    root = folder.absolute()
+    for name in files_in(folder):
+        yield root / name, name
+
+
+def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
+    """(path, name) of each line of a list: below the list's folder or the data set's, or where its end is found."""
+    for line in read_lines(path):
+        name = line.strip().replace("\\", "/")
+        where = f"{path.name}: {name!r}"
+        try:
+            name = inside(name.lstrip("/").removeprefix("./"), where)
+            tries = [find_image(folder, name) for folder in (path.parent, root)]
+            yield next((it for it in tries if it.is_file()), tries[0]), name
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
+    """The label file of an image: in a given folder, or by YOLO's rule (the last `images` becomes `labels`)."""
+    if folder is not None:
+        below = folder / f"{os.path.splitext(name)[0]}.txt"
+        return below if below.is_file() else folder / f"{image.stem}.txt"
+    folders, found, rest = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
+    return Path(f"{folders}{os.sep}labels{os.sep}{rest}") if found else Path(rest)
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def read_yolo(
+    name: str, described: Description, listed: list[_Listed], options: Options, ledger: Ledger
+) -> Annotations:
+    """Read and check the label files of some images.
+
+    Args:
+        name: of the source, for messages.
+
+    Raises:
+        RowsError: no image, none that has a label file, or no category. RowError: a bad line or image, where the
+            ledger's policy is to fail.
+    """
+    if not listed:
+        raise RowsError(f"{', '.join(map(str, described.images))}: no image there; check the paths")
+    if not any(it.labels.is_file() for it in listed):
+        reason = f"none of {len(listed)} images has a label file, as {listed[0].labels} would be"
+        raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
+    names, places = named_once(list(described.names.values()))
+    place_of = dict(zip(described.names, places, strict=True))
+    columns = Columns(name, names, ledger)
+    for it in listed:
+        image_id = it.path.stem
+        if options.excluded.holds(image_id, it.file_name):
+            ledger.left_out["image on the exclusion list"] += 1
+            continue
+        try:
+            lines = _lines(it.labels)
+            (width, height), orientation = read_size(it.path)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        upright_wh = (width, height) if orientation < 5 else (height, width)
+        image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
+        ledger.notes["image without a label file: nothing in it"] += lines is None
+        for number, line in lines or ():
+            try:
+                where = f"{it.labels.parent.name}/{it.labels.name} line {number}"
+                _add_line(columns, image, place_of, where, line, described.key_points)
+            except RowError as error:
+                ledger.skip(error)
+    _note_unused(listed, ledger)
+    return columns.finish()
+
+
+def _lines(path: Path) -> list[tuple[int, str]] | None:
+    """The non-empty lines of a label file, counted from 1; None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise RowError("label file unreadable", f"{path}: no text: {error}; fetch it again") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _add_line(
+    columns: Columns, image: int, place_of: dict[int, int], where: str, line: str, key_points: int | None
+) -> None:
+    shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
+    try:
+        kind, *values = map(float, line.split())
+    except ValueError:
+        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it") from None
+    if kind not in place_of:
+        numbers = f"{min(place_of)} to {max(place_of)}"
+        raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
+    place = place_of[int(kind)]
+    box = _box(values, key_points)
+    if box is None:
+        needed = "class cx cy w h, or class and three or more points"
+        if key_points is not None:
+            needed = f"class cx cy w h and {key_points} numbers of key points"
+        error = RowError("malformed line", f"{len(values) + 1} numbers: needs {needed}; mend it")
+        columns.refuse(image, place, where, error, written=shown)
+    columns.add(image, place, box, where, in_fractions=True, written=shown)
+
+
+def _box(values: list[float], key_points: int | None) -> list[float] | None:
+    """The corners of a line's box, in fractions; None where it has another number of numbers."""
+    if len(values) == 4 or (key_points is not None and len(values) == 4 + key_points):
+        cx, cy, w, h = values[:4]
+        return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+    if key_points is not None or len(values) < 6 or len(values) % 2:
+        return None
+    return [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
+
+
+def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
+    """Count label files beside those that were read, whose images are not there."""
+    used = {it.labels for it in listed}
+    folders = {it.labels.parent for it in listed} - {it.path.parent for it in listed}
+    files = (path for folder in sorted(folders) for path in folder.glob("*.txt") if path.name != "classes.txt")
+    ledger.notes["label file of no image of the split"] += sum(path not in used for path in files)
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="data.yaml, or a file of names, one a line.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to write, <name>.parquet.", show_default=False)],
+    flags: Options,
+) -> Report:
+    """Turn YOLO label files into the parquet that verl reads.
+
+    Example: python data_preprocess/yolo.py coco128/data.yaml yolo_train.parquet --task grounding
+    """
+    return convert(source, out, flags, show_progress=Console().is_terminal)
+
+
+if __name__ == "__main__":
+    run(main)

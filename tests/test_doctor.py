@@ -1,0 +1,439 @@
+"""`visionr1 doctor`: each fault of a deliberately broken data set is named; a clean one passes in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import coco
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scenes
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from verl_visionr1.cli import app
+from verl_visionr1.conversion.conventions import Convention, best_convention, better_convention
+from verl_visionr1.conversion.planning import Task
+from verl_visionr1.files import RowsError
+from verl_visionr1.processed import processed_size
+from verl_visionr1.rows import read_rows
+from verl_visionr1.tools.doctor.examination import examine
+
+N_IMAGES = 24
+SIZE = (200, 120)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.parquet and val.parquet of detection and grounding, with negatives."""
+    folder = tmp_path_factory.mktemp("clean")
+    for split in ("train", "val"):
+        annotations = scenes.write_split(folder / "scenes", split, count=N_IMAGES, seed=3, size_wh=SIZE, objects_max=4)
+        options = coco.Options(task=Task.both, negatives=0.1, split=split)
+        coco.convert(annotations, folder / "scenes" / split, folder / f"{split}.parquet", options)
+    return folder
+
+
+@pytest.fixture
+def copy(clean: Path, tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        shutil.copy(clean / f"{split}.parquet", tmp_path)
+    return tmp_path
+
+
+def doctor(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["doctor", *map(str, arguments), "--verl", "no"])
+
+
+Truth = dict[str, Any]
+
+
+def change_rows(path: Path, change: Callable[[dict[str, Any], Truth, int], None]) -> None:
+    """Rewrite a file with each row changed in place: (row, its truth as a dictionary, number)."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        truth = json.loads(row["reward_model"]["ground_truth"])
+        change(row, truth, number)
+        row["reward_model"]["ground_truth"] = json.dumps(truth)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def scale_boxes(path: Path, scale: Callable[[list[float], int, int], list[float]]) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        truth["boxes_xyxy"] = [scale(box, *truth["size_wh"]) for box in truth.get("boxes_xyxy", [])]
+
+    change_rows(path, change)
+
+
+# ---------------------------------------------------------------------------------------------- a clean one
+
+
+def test_a_clean_data_set_passes_in_silence(clean: Path) -> None:
+    for arguments in ([clean / "train.parquet", clean / "val.parquet"], [clean / "train.parquet"], [clean / "scenes"]):
+        done = doctor(*arguments)
+        assert (done.output, done.exit_code) == ("", 0)
+
+
+@pytest.mark.verl
+def test_clean_files_load_in_verl(clean: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["doctor", str(clean / "train.parquet"), str(clean / "val.parquet"), "--verl", "yes"]
+    )
+    assert (done.output, done.exit_code) == ("", 0)
+
+
+# ---------------------------------------------------------------------------------------------- broken ones
+
+
+def inverted(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if truth.get("boxes_xyxy") and number < 9:
+            x1, y1, x2, y2 = truth["boxes_xyxy"][0]
+            truth["boxes_xyxy"][0] = [x2, y1, x1, y2]
+
+    change_rows(folder / "train.parquet", change)
+
+
+def zero_area(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if truth.get("boxes_xyxy") and number < 9:
+            truth["boxes_xyxy"][0][3] = truth["boxes_xyxy"][0][1]
+
+    change_rows(folder / "train.parquet", change)
+
+
+def duplicate_boxes(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if truth.get("boxes_xyxy") and number < 9:
+            truth["boxes_xyxy"].append(truth["boxes_xyxy"][0])
+            truth["labels"].append(truth["labels"][0])
+
+    change_rows(folder / "train.parquet", change)
+
+
+def fractions(folder: Path) -> None:
+    scale_boxes(folder / "train.parquet", lambda b, w, h: [b[0] / w, b[1] / h, b[2] / w, b[3] / h])
+
+
+def thousandths(folder: Path) -> None:
+    rounded = lambda b, w, h: [round(v * 1000 / side) for v, side in zip(b, (w, h, w, h), strict=True)]  # noqa: E731
+    scale_boxes(folder / "train.parquet", rounded)
+
+
+def corner_and_size(folder: Path) -> None:
+    scale_boxes(folder / "train.parquet", lambda b, w, h: [b[0], b[1], b[2] - b[0], b[3] - b[1]])
+
+
+def y_before_x(folder: Path) -> None:
+    scale_boxes(folder / "train.parquet", lambda b, w, h: [b[1], b[0], b[3], b[2]])
+
+
+def processed_pixels(folder: Path) -> None:
+    def scale(box: list[float], w: int, h: int) -> list[float]:
+        new_w, new_h = processed_size((w, h), "qwen2.5-vl")
+        x, y = new_w / w, new_h / h
+        return [round(box[0] * x), round(box[1] * y), round(box[2] * x), round(box[3] * y)]
+
+    annotations = scenes.write_split(folder / "scenes", "train", count=N_IMAGES, seed=3, size_wh=(240, 160))
+    coco.convert(annotations, folder / "scenes" / "train", folder / "train.parquet")
+    scale_boxes(folder / "train.parquet", scale)
+
+
+def unnamed_labels(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        truth["labels"] = [label.replace("circle", "disk") for label in truth.get("labels", [])]
+
+    change_rows(folder / "train.parquet", change)
+
+
+def silent_negatives(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        for turn in row["prompt"]:
+            turn["content"] = turn["content"].replace(" If there is none, output [].", "")
+
+    change_rows(folder / "train.parquet", change)
+
+
+def no_placeholder(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        row["prompt"][0]["content"] = row["prompt"][0]["content"].removeprefix("<image>" if number % 2 else "")
+
+    change_rows(folder / "train.parquet", change)
+
+
+def moved_images(folder: Path) -> None:
+    change_rows(folder / "train.parquet", lambda row, truth, number: row.update(images=["/nowhere/a.png"]))
+
+
+def other_image(folder: Path, name: str, write: Callable[[Image.Image, Path], None]) -> None:
+    """Every third row shows a changed copy of its image."""
+
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if number % 3 == 0:
+            with Image.open(row["images"][0]) as image:
+                write(image, folder / f"{number}{name}")
+            row["images"] = [str(folder / f"{number}{name}")]
+
+    change_rows(folder / "train.parquet", change)
+
+
+def rotated(folder: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    other_image(folder, ".jpg", lambda image, path: image.save(path, exif=tags))
+
+
+def cut_off(folder: Path) -> None:
+    def write(image: Image.Image, path: Path) -> None:
+        image.save(path)
+        path.write_bytes(path.read_bytes()[:-200])
+
+    other_image(folder, ".png", write)
+
+
+def shrunk(folder: Path) -> None:
+    other_image(folder, ".png", lambda image, path: image.resize((100, 60)).save(path))
+
+
+def long_answers(folder: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if truth["task"] == "detection":
+            truth["boxes_xyxy"] = [[i, i, i + 20, i + 20.5] for i in range(60)]
+            truth["labels"] = [truth["categories"][0]] * 60
+
+    change_rows(folder / "train.parquet", change)
+
+
+def repeated_rows(folder: Path) -> None:
+    table = pq.read_table(folder / "train.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(3, 2)]), folder / "train.parquet")
+
+
+def leaking(folder: Path) -> None:
+    """Some training images are copied under another name into validation."""
+    table = pq.read_table(folder / "val.parquet")
+    rows = table.to_pylist()
+    detection = [row for row in read_rows(folder / "train.parquet") if row["ability"] == "detection"]
+    for number, row in enumerate(detection[:5]):
+        shutil.copy(row["images"][0], folder / f"copy{number}.png")
+        row["images"] = [str(folder / f"copy{number}.png")]
+        row["extra_info"].update(split="val", index=row["extra_info"]["index"] + 7)
+        rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "val.parquet")
+
+
+def always_one(folder: Path) -> None:
+    annotations = Path(str(next(read_rows(folder / "train.parquet"))["images"][0])).parents[1]
+    instances = annotations / "annotations" / "instances_train.json"
+    coco.convert(instances, annotations / "train", folder / "train.parquet", coco.Options(task=Task.counting))
+
+
+def of_another_project(folder: Path) -> None:
+    table = pq.read_table(folder / "train.parquet")
+    truth = pa.array([{"style": "rule", "ground_truth": [1.0, 2.0, 3.0, 4.0]}] * len(table))
+    at = table.schema.get_field_index("reward_model")
+    pq.write_table(table.set_column(at, "reward_model", truth), folder / "train.parquet")
+
+
+BROKEN: list[tuple[Callable[[Path], None], int, str]] = [
+    (inverted, 2, r"error: inverted box \(\d\).*row \d: boxes_xyxy\[0\] = .*x1 > x2"),
+    (zero_area, 2, r"error: zero-area box \(\d\)"),
+    (duplicate_boxes, 1, r"warning: duplicate box \(\d\).*is there twice"),
+    (fractions, 1, r"coordinates.*boxes_xyxy: none of \d+ boxes comes nearer.*look like x1 y1 x2 y2 in fractions"),
+    (thousandths, 2, r"coordinates.*boxes_xyxy: \d+ % of \d+ boxes.*look like x1 y1 x2 y2 in 0-1000"),
+    (corner_and_size, 2, r"coordinates.*boxes_xyxy: \d+ % of \d+ boxes.*look like x y width height in pixels"),
+    (y_before_x, 2, r"coordinates.*look like y1 x1 y2 x2 in pixels"),
+    (
+        processed_pixels,
+        2,
+        r"box outside its image.*coordinates.*qwen2.5-vl's processor resizes it|coordinates.*processor",
+    ),
+    (unnamed_labels, 1, r"label not in the prompt \(\d+\).*label '\w+ disk' does not stand in the prompt"),
+    (silent_negatives, 1, r"empty truth \(\d+\).*the prompt does not say what to answer"),
+    (no_placeholder, 2, r"placeholders \(\d+\).*prompt holds 0 '<image>' for 1 images"),
+    (moved_images, 2, r"no such image \(\d+\).*/nowhere/a.png"),
+    (rotated, 2, r"rotated image \(\d+\).*EXIF orientation 6"),
+    (cut_off, 2, r"unreadable image \(\d+\)"),
+    (shrunk, 2, r"another size \(\d+\).*has \(100, 60\), the row says \(200, 120\)"),
+    (long_answers, 1, r"answer too long \(\d+\).*takes about \d{4} tokens \(60 objects\).*has 512"),
+    (repeated_rows, 1, r"repeated row \(2\).*asks what row \d asks"),
+    (leaking, 1, r"train/validation overlap.*images of 5 rows are in .*train.parquet too"),
+    (always_one, 1, r"unbalanced.*of \d+ counting rows \(\d\d %\) are 1"),
+    (of_another_project, 2, r"column of another type.*'reward_model' is struct"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "code", "expected"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
+def test_each_fault_is_named(copy: Path, spoil: Callable[[Path], None], code: int, expected: str) -> None:
+    spoil(copy)
+    done = doctor(copy / "train.parquet", copy / "val.parquet")
+    assert re.search(expected, done.output, re.DOTALL), done.output
+    assert done.exit_code == code
+
+
+def test_validation_files_can_be_named(copy: Path) -> None:
+    """Where rows say nothing of their split."""
+    leaking(copy)
+    change_rows(copy / "val.parquet", lambda row, truth, number: row["extra_info"].update(split=None))
+    assert "overlap" not in doctor(copy / "train.parquet", copy / "val.parquet").output
+    assert "overlap" in doctor(copy / "train.parquet", "--val", copy / "val.parquet").output
+
+
+@pytest.mark.verl
+def test_what_verl_cannot_load_is_named(copy: Path) -> None:
+    """Two files that load alone and not together: verl's own words."""
+    embedded = copy / "embedded.parquet"
+    scene = Path(str(next(read_rows(copy / "train.parquet"))["images"][0])).parents[1]
+    options = coco.Options(task=Task.detection, embed=True, seed=9)
+    coco.convert(scene / "annotations" / "instances_val.json", scene / "val", embedded, options)
+    done = CliRunner().invoke(app, ["doctor", str(copy / "train.parquet"), str(embedded), "--no-images"])
+    assert done.exit_code == 2
+    assert "verl's RLHFDataset cannot load" in done.output
+    assert "together" in done.output
+
+
+def test_budget_of_the_prompt(clean: Path) -> None:
+    done = doctor(clean / "train.parquet", "--max-prompt", 60)
+    assert "prompt too long" in done.output
+    assert done.exit_code == 2
+    assert doctor(clean / "train.parquet", "--max-prompt", 400).exit_code == 0
+
+
+# ---------------------------------------------------------------------------------------------- anybody's files
+
+
+def write_jsonl(folder: Path, records: list[Any]) -> Path:
+    path = folder / "train.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def foreign_records(clean: Path, form: Callable[[list[float], int, int], Any]) -> list[dict[str, Any]]:
+    records = []
+    for row in read_rows(clean / "train.parquet"):
+        truth = json.loads(row["reward_model"]["ground_truth"])
+        boxes = [form(box, *truth["size_wh"]) for box in truth.get("boxes_xyxy", [])]
+        records.append({"image": row["images"][0], "problem": f"Where, {len(records)}?", "objects": {"bbox": boxes}})
+    return records
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (lambda b, w, h: b, "x1 y1 x2 y2 in pixels"),
+        (lambda b, w, h: [b[0], b[1], b[2] - b[0], b[3] - b[1]], "x y width height in pixels"),
+        (lambda b, w, h: [b[0] / w, b[1] / h, b[2] / w, b[3] / h], "x1 y1 x2 y2 in fractions"),
+        (lambda b, w, h: [round(1000 * v / side) for v, side in zip(b, (w, h) * 2, strict=True)], "in 0-1000"),
+    ],
+    ids=["xyxy", "xywh", "norm1", "norm1000"],
+)
+def test_coordinates_of_a_jsonl_are_guessed(
+    clean: Path, tmp_path: Path, form: Callable[[list[float], int, int], Any], expected: str
+) -> None:
+    done = doctor(write_jsonl(tmp_path, foreign_records(clean, form)))
+    assert re.search(rf"note: coordinates\n\s+objects.bbox: .*{expected}", done.output), done.output
+    assert "data_preprocess/records.py" in done.output
+    assert done.exit_code == 0
+
+
+def test_missing_image_and_garbled_line_of_a_jsonl(clean: Path, tmp_path: Path) -> None:
+    records = foreign_records(clean, lambda b, w, h: b)
+    path = write_jsonl(tmp_path, [{**records[0], "image": "gone.png"}, *records[1:3], ["no object"]])
+    path.write_text(path.read_text() + '{"image": "cut')
+    done = doctor(path)
+    assert "line 1: image 'gone.png': no such file" in done.output
+    assert "line 4: " in done.output
+    assert "line 5: " in done.output
+    assert done.exit_code == 2
+
+
+def test_coco_json_is_read_as_its_converter_would(tmp_path: Path) -> None:
+    annotations = scenes.write_split(tmp_path, "train", count=3, seed=1)
+    document = json.loads(annotations.read_text())
+    document["annotations"][0]["bbox"][2] = 0
+    annotations.write_text(json.dumps(document))
+    done = doctor(annotations)
+    assert "box without extent" in done.output
+    assert done.exit_code == 2
+
+
+def test_paths_that_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    for path, expected in (
+        (tmp_path / "none.parquet", "no such file or folder"),
+        (tmp_path / "a.txt", "cannot be looked at; needs one of"),
+    ):
+        done = doctor(path)
+        assert done.exit_code == 1
+        assert expected in done.output
+    assert "unreadable file" in doctor(tmp_path / "cut.parquet").output
+    with pytest.raises(RowsError, match="in it; convert it with a script"):
+        examine([tmp_path / "empty"])
+
+
+# ---------------------------------------------------------------------------------------------- conventions
+
+
+@given(st.integers(0, 10_000))
+def test_right_coordinates_are_never_called_wrong(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(60, 2000, (200, 2))
+    corners = np.sort(rng.random((200, 2, 2)), axis=1) * sizes[:, None, :]
+    boxes, wh = corners.reshape(200, 4).tolist(), [tuple(size) for size in sizes.tolist()]
+    assert better_convention(Convention("xyxy", "pixels"), boxes, wh) is None
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["xywh", "yxyx", "1000", "1"]))
+def test_wrong_coordinates_are_named(seed: int, wrong: str) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(60, 900, (200, 2))
+    x1, y1, x2, y2 = (np.sort(rng.random((200, 2, 2)), axis=1) * sizes[:, None, :]).reshape(200, 4).T
+    w, h = sizes.T
+    made = {
+        "xywh": (x1, y1, x2 - x1, y2 - y1),
+        "yxyx": (y1, x1, y2, x2),
+        "1000": (x1 * 1000 / w, y1 * 1000 / h, x2 * 1000 / w, y2 * 1000 / h),
+        "1": (x1 / w, y1 / h, x2 / w, y2 / h),
+    }[wrong]
+    boxes, wh = np.stack(made, axis=1).tolist(), [tuple(size) for size in sizes.tolist()]
+    guess = better_convention(Convention("xyxy", "pixels"), boxes, wh)
+    assert guess is not None
+    assert wrong in (guess.better.convention.order, guess.better.convention.unit)
+    assert str(guess.better.convention) in best_convention(boxes, wh)
+
+
+# ---------------------------------------------------------------------------------------------- page and JSON
+
+
+def test_page_shows_samples_and_escapes_what_files_say(copy: Path) -> None:
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        truth["labels"] = [f"<script>alert({number})</script>"] * len(truth.get("labels", []))
+
+    change_rows(copy / "train.parquet", change)
+    done = doctor(copy / "train.parquet", "--html", copy / "page.html")
+    page = (copy / "page.html").read_text()
+    assert done.exit_code == 1
+    assert "<script" not in page
+    assert "&lt;script&gt;alert" in page
+    assert page.count('<img src="data:image/jpeg;base64,') == 24
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_json(copy: Path) -> None:
+    duplicate_boxes(copy)
+    found = json.loads(doctor(copy / "train.parquet", "--json").output)
+    assert found["severity"] == "warning"
+    assert found["found"][0]["kind"] == "duplicate box"
+    assert found["files"][0]["tasks"]["detection"] == N_IMAGES

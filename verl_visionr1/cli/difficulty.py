@@ -1,0 +1,110 @@
+"""`visionr1 difficulty`: a training file of the difficulty that is wanted, by saved rollouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import msgspec
+import typer
+from rich.console import Console
+
+from verl_visionr1.cli import rollouts as given
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import frame_named
+from verl_visionr1.tools.difficulty.filtering import COLUMNS, MIN_SAMPLES, filter_by_difficulty
+from verl_visionr1.tools.difficulty.rates import METRICS, Bar
+from verl_visionr1.tools.difficulty.rules import Quota, Rules
+from verl_visionr1.tools.difficulty.training_rows import read_training_rows
+from verl_visionr1.tools.difficulty.view import view_of
+from verl_visionr1.tools.rollouts.judging import Judging
+from verl_visionr1.tools.rollouts.records import Counts
+
+
+def difficulty(
+    files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
+    data: Annotated[list[Path], typer.Option(help="the parquet that they were made of (may repeat)")],
+    out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
+    metric: Annotated[str, typer.Option(help=f"what an answer passes by: {', '.join(METRICS)}")] = "accuracy",
+    bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
+    min_rate: Annotated[float, typer.Option(help="least pass rate of a row")] = 0.0,
+    max_rate: Annotated[float, typer.Option(help="largest pass rate of a row")] = 1.0,
+    min_samples: Annotated[int, typer.Option(help="rows with fewer rollouts are unseen", min=1)] = MIN_SAMPLES,
+    unseen: Annotated[str, typer.Option(help="rows without a pass rate: keep or drop")] = "keep",
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FROM..TO=SHARE", help="share of rows of these pass rates, or of unseen (may repeat)"),
+    ] = None,
+    max_per_source: Annotated[int | None, typer.Option(help="rows of one data source")] = None,
+    max_share_per_count: Annotated[
+        float | None, typer.Option(help="largest share of one right answer among the rows that ask how many")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="rows in all")] = None,
+    order: Annotated[str, typer.Option(help="keep, easy-first or hard-first")] = "keep",
+    seed: Annotated[int, typer.Option(help="draws what is left out")] = 0,
+    match: Annotated[
+        str, typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone: prompt or truth")
+    ] = "prompt",
+    preset: given.PresetName = "visionr1",
+    route: given.Route = None,
+    frame: given.FrameName = "original",
+    processed: given.Processed = None,
+    min_pixels: given.MinPixels = None,
+    max_pixels: given.MaxPixels = None,
+    column: given.Column = None,
+    on_error: given.OnBadRow = "fail",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Filter, balance and order training data by how often saved rollouts pass, row by row."""
+    skipped = Counts()
+    try:
+        rules = Rules(
+            min_rate=min_rate,
+            max_rate=max_rate,
+            unseen=cast(Any, unseen),  # what cannot be is refused there
+            quotas=tuple(map(Quota.parse, quota or ())),
+            max_per_source=max_per_source,
+            max_share_per_count=max_share_per_count,
+            limit=limit,
+            order=cast(Any, order),
+            seed=seed,
+        )
+        wanted = Bar(cast(Any, metric), bar)
+        processing = given.processing_of(processed, min_pixels, max_pixels)
+        judging = Judging(
+            given.preset_of(preset), frame_named(frame), processing=processing, by_task=given.routes_of(route)
+        )
+        _refuse_overwriting(out, [*files, *data])
+        with given.opened(files, None, column, on_error, skipped, COLUMNS) as rollouts:
+            rows = read_training_rows(data, on_error="skip" if on_error == "skip" else "fail", counts=skipped)
+            report = filter_by_difficulty(
+                rollouts,
+                rows,
+                judging,
+                wanted,
+                rules,
+                match=cast(Any, match),
+                min_samples=min_samples,
+                out=out,
+                skipped=skipped,
+            )
+    except ValueError as error:
+        raise given.stop("difficulty", error) from None
+    errors = Console(stderr=True, soft_wrap=True)
+    for example in skipped.examples:
+        errors.print(f"left out: {example}", markup=False, highlight=False)
+    if as_json:
+        typer.echo(json.dumps(msgspec.to_builtins(report, str_keys=True), indent=2))
+        return
+    console = Console()
+    for part in view_of(report):
+        console.print(part, highlight=False)
+
+
+def _refuse_overwriting(out: Path | None, paths: list[Path]) -> None:
+    if out is not None and out.suffix != ".parquet":
+        raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
+    for path in paths:
+        if out is not None and out.resolve() in (path.resolve(), path.resolve() / out.name):
+            raise RowsError(f"--out {out}: would overwrite what is read, or stand among it; write elsewhere")

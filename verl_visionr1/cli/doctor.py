@@ -1,0 +1,113 @@
+"""`visionr1 doctor`: what is wrong with a file of training data, before training finds out."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from verl_visionr1.cli.rollouts import stop
+
+if TYPE_CHECKING:
+    from verl_visionr1.tools.doctor.examination import Examination
+
+
+def doctor(
+    files: Annotated[list[Path], typer.Argument(help="parquet, jsonl, json, csv; COCO json; or folders of them")],
+    val: Annotated[
+        list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
+    ] = None,
+    max_response: Annotated[int, typer.Option(help="tokens that a response may have: data.max_response_length")] = 512,
+    max_prompt: Annotated[
+        int | None, typer.Option(help="tokens that a prompt may have, image included: data.max_prompt_length")
+    ] = None,
+    family: Annotated[str, typer.Option(help="whose image tokens: qwen2.5-vl, qwen3-vl, glm")] = "qwen2.5-vl",
+    images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
+    verl: Annotated[
+        str, typer.Option(help="load the files through verl's own data set: auto (where it is installed), yes, no")
+    ] = "auto",
+    html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="write a page with drawn samples")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT.parquet", help="write a copy of the one file with what is safe to mend")
+    ] = None,
+    statistics: Annotated[bool, typer.Option("--stats", help="also show what the files hold")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Find what would stop a training run or spoil its reward. Silent, exit code 0: nothing; 1: warnings; 2: errors."""
+    from verl_visionr1.tools.doctor.examination import examine
+    from verl_visionr1.tools.doctor.truth import Budget
+    from verl_visionr1.tools.doctor.view import view_of
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        if verl not in ("auto", "yes", "no"):
+            raise ValueError(f"--verl {verl}: needs auto, yes or no")
+        budget = Budget(max_response, max_prompt, family)
+        examination = examine(files, val or (), budget=budget, images=images)
+        if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
+            _load_with_verl(examination)
+        if fix is not None:
+            from verl_visionr1.tools.doctor.fixing import fix_file
+
+            changes = fix_file(files, fix)
+            for line in changes.lines:
+                Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    except ValueError as error:  # RowsError is one
+        raise stop("doctor", error) from None
+    if html is not None:
+        from verl_visionr1.tools.doctor.page import write_page
+
+        write_page(examination, html)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(examination), indent=1))
+    else:
+        for part in view_of(examination, with_statistics=statistics):
+            console.print(part)
+    if examination.severity:
+        raise typer.Exit(int(examination.severity))
+
+
+def _load_with_verl(examination: Examination) -> None:
+    """Ask verl itself, of the files that have its columns."""
+    from verl_visionr1.plugin.loading import loading_problem
+    from verl_visionr1.tools.doctor.problems import Problem
+
+    files = [Path(census.file) for census in examination.censuses if census.is_ours]
+    reason = loading_problem(files) if files else None
+    if reason is not None and len(files) > 1:  # one by one, to name it
+        for file in files:
+            alone = loading_problem([file])
+            if alone is not None:
+                examination.add(Problem(str(file), None, alone, "verl cannot load it"))
+                reason = None
+    if reason is not None:
+        name = str(files[0]) if len(files) == 1 else "all files together"
+        examination.add(Problem(name, None, reason, "verl cannot load it"))
+
+
+def _as_dict(examination: Examination) -> dict[str, object]:
+    return {
+        "severity": examination.severity.name.lower(),
+        "found": [
+            {
+                "file": group.file,
+                "kind": group.kind,
+                "severity": group.severity.name.lower(),
+                "count": group.count,
+                "examples": [{"row": problem.row, "reason": problem.reason} for problem in group.examples],
+            }
+            for group in examination.found
+        ],
+        "files": [
+            {
+                "file": census.file,
+                "rows": census.n_rows,
+                **{name: dict(getattr(census, name)) for name in ("tasks", "splits", "empty", "labels", "counts")},
+            }
+            for census in examination.censuses
+        ],
+    }

@@ -1,0 +1,220 @@
+"""In which coordinates are numbers written? Guessed from many boxes at once, with the evidence.
+
+Each `Convention` is a hypothesis: what the four numbers are, and what stands for the whole image. Under the right one
+nearly all boxes are boxes (corners in order, inside the image) and some reach its far edges; a wrong one turns some of
+them over or puts them outside. One box tells little, thirty tell nearly always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
+
+Array = NDArray[np.float64]
+FEWEST = 8
+"""Boxes below which nothing is guessed."""
+ORDERS = ("xyxy", "xywh", "cxcywh", "yxyx")
+"""What four numbers may be."""
+_BUDGETS: tuple[tuple[str, int | None], ...] = (
+    ("qwen2.5-vl", None),
+    ("qwen2.5-vl", 401_408),
+    ("qwen2.5-vl", 1_003_520),
+    ("qwen3-vl", None),
+)
+_TOLERANCE = 0.004  # of a side: rounding
+_SURE = 0.98  # share of boxes that must fit the right convention
+_WRONG = 0.05  # share of misfits that makes the declared one wrong
+_TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely where none is there as declared
+_REACH = (0.93, 1.004)  # how far to the far edges the right convention's boxes come
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """A way to write boxes.
+
+    Attributes:
+        order: one of `ORDERS`.
+        unit: "pixels"; "1", "1000": what stands for the whole side; "processed": pixels of the image as a model
+            family's processor resizes it (`family`, `max_pixels`).
+
+    >>> str(Convention("xyxy", "pixels")), str(Convention("xywh", "1"))
+    ('x1 y1 x2 y2 in pixels', 'x y width height in fractions (0-1)')
+    """
+
+    order: str
+    unit: str
+    family: str = ""
+    max_pixels: int | None = None
+
+    def __str__(self) -> str:
+        numbers = {
+            "xyxy": "x1 y1 x2 y2",
+            "xywh": "x y width height",
+            "cxcywh": "centre x y, width height",
+            "yxyx": "y1 x1 y2 x2",
+        }[self.order]
+        budget = f" with max_pixels {self.max_pixels}" if self.max_pixels else ""
+        unit = {
+            "pixels": "in pixels",
+            "1": "in fractions (0-1)",
+            "1000": "in 0-1000",
+            "processed": f"in pixels of the image as {self.family}'s processor resizes it{budget}",
+        }[self.unit]
+        return f"{numbers} {unit}"
+
+    def whole_wh(self, sizes_wh: Array) -> Array:
+        """(N, 2) what stands for the whole width and height of N images."""
+        if self.unit == "pixels":
+            return sizes_wh
+        if self.unit == "processed":
+            resized = [_processed(int(w), int(h), self.family, self.max_pixels) for w, h in sizes_wh]
+            return np.array(resized, dtype=float).reshape(-1, 2)
+        return np.full_like(sizes_wh, float(self.unit))
+
+
+@lru_cache(maxsize=65536)
+def _processed(width: int, height: int, family: str, max_pixels: int | None) -> tuple[int, int]:
+    try:
+        least = None if max_pixels is None else PROCESSORS[family].min_pixels
+        return processed_size((width, height), family, min_pixels=least, max_pixels=max_pixels)
+    except SizeError:
+        return width, height
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a convention fits some boxes.
+
+    Attributes:
+        misfits: share of boxes that are none under it, or lie outside their image.
+        reach: how near the boxes come to the far edges: the largest x2 / width and y2 / height.
+        touching: share of boxes that come to within 3 % of a far edge.
+        example: index of a misfit; None without one.
+    """
+
+    convention: Convention
+    misfits: float
+    reach: float
+    touching: float
+    example: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A convention that fits far better than the declared one; `evidence` says why in one line."""
+
+    declared: Fit
+    better: Fit
+    evidence: str
+
+
+def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
+    """How well a convention fits (N, 4) numbers on images of (N, 2) sizes, in pixels."""
+    a, b, c, d = boxes.T
+    if convention.order == "xywh":
+        a, b, c, d = a, b, a + c, b + d
+    elif convention.order == "cxcywh":
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    elif convention.order == "yxyx":
+        a, b, c, d = b, a, d, c
+    whole = convention.whole_wh(sizes_wh)
+    x1, x2, y1, y2 = a / whole[:, 0], c / whole[:, 0], b / whole[:, 1], d / whole[:, 1]
+    inside = (np.minimum(x1, y1) >= -_TOLERANCE) & (np.maximum(x2, y2) <= 1 + _TOLERANCE)
+    fits = (x1 < x2) & (y1 < y2) & inside
+    far = np.maximum(x2, y2)
+    reach = float(far[fits].max()) if fits.any() else 0.0
+    touching = float((fits & (far >= 0.97)).mean())
+    misfit = np.flatnonzero(~fits)
+    return Fit(convention, float(1 - fits.mean()), reach, touching, int(misfit[0]) if len(misfit) else None)
+
+
+def hypotheses() -> tuple[Convention, ...]:
+    """What is tried, the likelier first."""
+    plain = [Convention(order, unit) for unit in ("pixels", "1", "1000") for order in ORDERS]
+    return (*plain, *(Convention("xyxy", "processed", family, budget) for family, budget in _BUDGETS))
+
+
+def better_convention(
+    declared: Convention, boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]
+) -> Guess | None:
+    """A convention that fits N boxes where the declared one does not; None where the declared one may be right.
+
+    >>> boxes = [(10 * i, 5 * i, 30 + i, 40 + 2 * i) for i in range(20, 56)]  # x, y, width, height on 640 x 480
+    >>> guess = better_convention(Convention("xyxy", "pixels"), boxes, [(640, 480)] * 36)
+    >>> print(guess.evidence)
+    100 % of 36 boxes are none, or lie outside, as x1 y1 x2 y2 in pixels (the first: 200 100 50 80 on 640 x 480); \
+as x y width height in pixels all fit
+    """
+    numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
+    if len(numbers) < FEWEST:
+        return None
+    said = fit(declared, numbers, sizes)
+    others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
+    fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < said.misfits]
+    if said.misfits >= _WRONG or (said.misfits and any(_is_resized(it) for it in fitting)):
+        near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]] or fitting
+        if near:
+            best = min(near, key=lambda it: (it.misfits, others.index(it)))
+            return Guess(said, best, _misfit_evidence(said, best, numbers, sizes))
+    return _short_reach(said, others, len(numbers))
+
+
+def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> str:
+    """What N boxes are most likely written in, in one line with the evidence; others that fit as well are named.
+
+    >>> boxes = [(0.01 * i, 0.2, 0.5 + 0.01 * i, 0.9) for i in range(40)]
+    >>> print(best_convention(boxes, [(640, 480)] * 40))
+    x1 y1 x2 y2 in fractions (0-1): 100 % of 40 boxes fit, reaching 90 % of the way to the far edges; \
+as well y1 x1 y2 x2 in fractions (0-1)
+    """
+    numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
+    fits = [fit(convention, numbers, sizes) for convention in hypotheses()]
+    fewest = min(it.misfits for it in fits)
+    fitting = [it for it in fits if it.misfits <= fewest + 0.002]
+    # in a wrong, larger unit everything fits too, in a corner of the image
+    best = max(fitting, key=lambda it: (min(it.reach, 0.9), -fits.index(it)))
+    share = f"{100 - 100 * best.misfits:.3g} % of {len(numbers)} boxes fit"
+    line = f"{best.convention}: {share}, reaching {100 * best.reach:.0f} % of the way to the far edges"
+    also = [it for it in fitting if it is not best and it.reach >= 0.8 and it.convention.unit != "processed"]
+    return f"{line}; as well {', or '.join(str(it.convention) for it in also)}" if also else line
+
+
+def _is_resized(it: Fit) -> bool:
+    """A processor's size differs by a few pixels: a few boxes that reach over the edge are the evidence."""
+    return it.convention.unit == "processed" and not it.misfits
+
+
+def _misfit_evidence(said: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
+    assert said.example is not None
+    shown = " ".join(f"{value:g}" for value in numbers[said.example])
+    width, height = (int(side) for side in sizes[said.example])
+    share = f"{100 * said.misfits:.0f} %" if said.misfits >= 0.01 else f"{100 * said.misfits:.1f} %"
+    fits = "all fit" if not best.misfits else f"{100 - 100 * best.misfits:.1f} % fit"
+    wrong = f"{share} of {len(numbers)} boxes are none, or lie outside, as {said.convention}"
+    return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
+
+
+def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
+    """All boxes fit, but none comes near the far edges: in another unit some do."""
+    if said.misfits or n_boxes < 5 * FEWEST or said.reach > 0.8:
+        return None
+    near = [
+        it
+        for it in others
+        if it.convention.order == said.convention.order
+        and not it.misfits
+        and it.touching >= _TOUCHING
+        and _REACH[0] <= it.reach <= _REACH[1]
+    ]
+    if not near:
+        return None
+    reaches = (
+        f"none of {n_boxes} boxes comes nearer to the far edges than {100 * said.reach:.0f} % as {said.convention}"
+    )
+    return Guess(said, near[0], f"{reaches}; as {near[0].convention} they reach {100 * near[0].reach:.0f} %")

@@ -1,0 +1,51 @@
+"""Data sets that are folders of small files: which images and annotation files are there, and lists of names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from verl_visionr1.conversion.sources import read_bytes
+from verl_visionr1.files import RowsError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+)
+"""Of files that can be the image of a row, in lower case."""
+
+
+def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
+    """Names of all files in and below a folder that end so, relative to it, with `/`, sorted.
+
+    Hidden files (macOS leaves `._a.jpg` beside `a.jpg`) and folders that are linked into it are left out.
+
+    Raises:
+        RowsError: no such folder.
+    """
+    if not folder.is_dir():
+        raise RowsError(f"{folder}: no such folder; check the path")
+    found: list[str] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(root, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        kept = (it for it in names if not it.startswith(".") and os.path.splitext(it)[1].lower() in suffixes)
+        found += [prefix + name for name in kept]
+    return sorted(found)
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of categories, one a line (classes.txt, obj.names): a category's number is that of its line.
+
+    Raises:
+        RowsError: it cannot be read, holds none, or a blank line before the last name, after which no number would fit.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError as error:
+        raise RowsError(f"{path}: cannot be read: {error}") from None
+    names = [line.strip() for line in text.split("\n")]
+    if "" in names:
+        raise RowsError(f"{path}: line {names.index('') + 1} is blank: needs one name a line; mend it")
+    return names

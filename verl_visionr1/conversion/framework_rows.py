@@ -1,0 +1,269 @@
+"""Rows as other frameworks write them, and tables that many tools write: their columns and box formats by name.
+
+A `Preset` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from verl_visionr1.conversion.record_fields import FORMATS, BoxFormat, ColumnMap, Fields
+from verl_visionr1.conversion.record_values import ADVICE
+from verl_visionr1.conversion.solutions import read_solution, without_format, without_images
+from verl_visionr1.files import RowError
+
+Record = Mapping[str, Any]
+WARPED_WH = (840, 840)
+"""What Seg-Zero and VisionReasoner warp every image to."""
+CLICKS = ("click", "long_press", "moveto", "doubleclick", "rightclick")
+"""Actions of GUI-R1 that are one point on the screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How one framework's rows are read.
+
+    Attributes:
+        read: (record, place) -> its fields.
+        box_format: of all its boxes; None: it has none, each record tells it, or the user must.
+        columns: what is read by name; `read` sees to the rest.
+        header: names of the columns of a table without a header.
+        image_columns: columns that hold images, which need not be read to know what a row asks.
+    """
+
+    read: Callable[[Record, str], Fields] = lambda record, where: Fields()
+    box_format: BoxFormat | None = None
+    columns: ColumnMap = field(default_factory=lambda: ColumnMap({}))
+    header: tuple[str, ...] = ()
+    image_columns: tuple[str, ...] = ("image", "images")
+
+
+def _problem(record: Record, where: str, key: str = "problem") -> str:
+    """A row's prompt.
+
+    Raises:
+        RowError: there is none.
+    """
+    text = record.get(key)
+    if not isinstance(text, str) or not without_images(text):
+        raise RowError(f"no {key}", f"{where}: {key} is {str(text)[:60]!r}: needs a text; {ADVICE}")
+    return without_images(text)
+
+
+# ---------------------------------------------------------------------------------------------- image, problem, answer
+
+
+def _easyr1(record: Record, where: str) -> Fields:
+    """EasyR1: `images`: [path, bytes or {bytes}], `problem` with <image>, `answer`."""
+    problem = _problem(record, where)
+    images = record.get("images", record.get("image"))
+    return Fields(image=images, question=without_format(problem), wording=problem, solution=record.get("answer"))
+
+
+def _r1_v(record: Record, where: str) -> Fields:
+    """R1-V: `solution` is `<answer> 3 </answer>`: a count where it is a whole number."""
+    problem = _problem(record, where)
+    made = Fields(image=record.get("image"), question=without_format(problem), wording=problem)
+    text = read_solution(record.get("solution"), where).text
+    if re.fullmatch(r"\d{1,9}", text):
+        made.count = text
+    else:
+        made.answer = text
+    return made
+
+
+_CATEGORY = re.compile(r"belonging to the category '(.{1,200}?)' in the image")
+
+
+def _visual_rft(record: Record, where: str) -> Fields:
+    """Visual-RFT: boxes in 0-1000 as Python's literals, "No Objects", or a class in words."""
+    problem = _problem(record, where)
+    found = _CATEGORY.search(problem)
+    made = Fields(image=record.get("image"), wording=problem, solution=record.get("solution"))
+    made.phrase = found[1] if found else None
+    made.question = None if found else without_format(problem)
+    return made
+
+
+def _seg_zero(record: Record, where: str) -> Fields:
+    """Seg-Zero and VisionReasoner: `problem` is the expression; boxes, and points that are not used, on 840 x 840."""
+    problem = _problem(record, where)
+    solution = read_solution(record.get("solution"), where)
+    if solution.boxes is None:
+        raise RowError("no box", f"{where}: solution {solution.text[:80]!r} holds no box; {ADVICE}")
+    notes = ["point beside a box: the box was taken"] * (solution.points is not None)
+    if (record.get("img_width"), record.get("img_height")) != WARPED_WH:
+        notes.append("image that its makers warped to 840 x 840: kept as it is")
+    made = Fields(image=record.get("image"), id=record.get("id"), phrase=problem, wording=problem)
+    made.boxes, made.notes = solution.boxes, tuple(notes)
+    return made
+
+
+def _gui_r1(record: Record, where: str) -> Fields:
+    """GUI-R1: `instruction`, `gt_action`, `gt_bbox` of two or four fractions: where to click."""
+    action = str(record.get("gt_action", "click")).lower()
+    made = Fields(image=record.get("image"), id=record.get("id"), task="pointing")
+    if action not in CLICKS:
+        made.left_out = f"row of the action {action!r}, which is no place on the screen"
+        return made
+    instruction = _problem(record, where, "instruction")
+    history = record.get("history")
+    has_history = isinstance(history, str) and history.strip().lower() not in ("", "none", "null")
+    made.question = f"{instruction}\nActions so far: {history}" if has_history else instruction
+    place = record.get("gt_bbox")
+    if not isinstance(place, Sequence) or len(place) not in (2, 4):
+        raise RowError("no place", f"{where}: gt_bbox {str(place)[:60]}: needs two or four numbers; {ADVICE}")
+    made.points, made.boxes = (place, None) if len(place) == 2 else (None, [place])
+    return made
+
+
+def _rex_thinker(record: Record, where: str) -> Fields:
+    """Rex-Thinker's json lines: `image_name`, `referring`, `ans`: boxes on the original image."""
+    if "image_name" not in record:
+        reason = "no image_name: the parquet of Rex-Thinker holds boxes of a resized image, whose original it lacks"
+        raise RowError("box of a model's frame", f"{where}: {reason}; convert its json lines instead")
+    ans = record.get("ans")
+    return Fields(image=record["image_name"], phrase=record.get("referring"), boxes=[] if ans is None else ans)
+
+
+# ---------------------------------------------------------------------------------------------- conversations
+
+
+class _Turns(NamedTuple):
+    """Question and answer of a conversation; `left_out`: why it is none for us."""
+
+    question: str
+    answer: Any
+    left_out: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _turns(record: Record, where: str) -> _Turns:
+    """Of `messages` or `conversations`; the answer may stand in `solution` instead.
+
+    Raises:
+        RowError: there are no turns.
+    """
+    turns = record.get("messages") or record.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        shown = f"messages {str(turns)[:60]}"
+        raise RowError("malformed conversation", f"{where}: {shown}: needs a list of turns; {ADVICE}")
+    said: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
+    names = {"human": "user", "gpt": "assistant"}
+    for turn in turns:
+        role = str(turn.get("role", turn.get("from")))
+        text = turn.get("content", turn.get("value"))
+        said.setdefault(names.get(role, role), []).append("" if text is None else str(text))
+    answers = said["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
+    if len(said["user"]) != 1 or len(answers) != 1:
+        return _Turns("", "", "conversation of several turns, or without an answer")
+    return _Turns(said["user"][0], answers[0], notes=("system prompt dropped",) * bool(said["system"]))
+
+
+def _llamafactory(record: Record, where: str) -> Fields:
+    """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer are in whatever frame it was made."""
+    turns = _turns(record, where)
+    if turns.left_out:
+        return Fields(left_out=turns.left_out)
+    made = Fields(image=record.get("images"), wording=without_images(turns.question), solution=turns.answer)
+    made.question, made.notes = without_format(turns.question) or None, turns.notes
+    return made
+
+
+def _ms_swift(record: Record, where: str) -> Fields:
+    """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
+    turns = _turns(record, where)
+    if turns.left_out:
+        return Fields(left_out=turns.left_out)
+    if "<bbox>" in turns.question:
+        return Fields(left_out="row that asks about a given box")
+    objects = record.get("objects") or {}
+    refs, boxes = objects.get("ref") or [], objects.get("bbox") or []
+    wording = without_images(turns.question)
+    for ref in refs[: wording.count("<ref-object>")]:
+        wording = wording.replace("<ref-object>", str(ref), 1)
+    made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
+    if not refs and not boxes:
+        made.solution = turns.answer
+        return made
+    kind = objects.get("bbox_type") or "real"
+    if kind not in _KINDS:
+        raise RowError("unknown bbox_type", f"{where}: bbox_type {kind!r}: needs real or norm1; {ADVICE}")
+    made.box_format = FORMATS[_KINDS[kind]]
+    lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
+    if lengths not in ({2}, {4}):
+        shown = f"objects.bbox {str(boxes)[:80]}"
+        raise RowError("box malformed", f"{where}: {shown}: needs all boxes, or all points; {ADVICE}")
+    made.boxes, made.points = (boxes, None) if lengths == {4} else (None, boxes)
+    if refs:
+        made.question = None
+        made.phrase = list(dict.fromkeys(refs))
+        made.label = _refs_of_boxes(where, turns, refs, len(boxes))
+    return made
+
+
+_KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}
+
+
+def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
+    """The phrase of each box: of one phrase all, of as many phrases as boxes one each, else as the answer pairs them.
+
+    Raises:
+        RowError: neither.
+    """
+    groups = re.findall(r"(R+)(B*)", _placeholders(str(turns.answer)))
+    asked = turns.question.count("<ref-object>")
+    if not groups:  # the answer has boxes only: they are of the phrases that are asked for
+        groups, asked = [("R" * len(refs), "B" * n_boxes)], 0
+    named, paired = list(refs[asked:]), list[str]()
+    for names, boxes in groups:
+        some, named = named[: len(names)], named[len(names) :]
+        if len(some) == 1:
+            paired += some * len(boxes)
+        elif len(some) == len(boxes):
+            paired += some
+    if len(paired) != n_boxes:
+        reason = f"{len(refs)} ref and {n_boxes} bbox: which belongs to which is not told"
+        raise RowError("box without a phrase", f"{where}: objects have {reason}; {ADVICE}")
+    return paired
+
+
+def _placeholders(text: str) -> str:
+    """R for each `<ref-object>` and B for each `<bbox>`, in their order."""
+    return "".join({"<ref-object>": "R", "<bbox>": "B"}[tag] for tag in re.findall(r"<ref-object>|<bbox>", text))
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+_CORNERS = "xmin,ymin,xmax,ymax"
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "easyr1": Preset(_easyr1),
+        "ms-swift": Preset(_ms_swift),
+        "visual-rft": Preset(_visual_rft, FORMATS["xyxy-norm1000"]),
+        "r1-v": Preset(_r1_v),
+        "seg-zero": Preset(_seg_zero, BoxFormat("xyxy", WARPED_WH)),
+        "gui-r1": Preset(_gui_r1, FORMATS["xyxy-norm1"]),
+        "llamafactory": Preset(_llamafactory),
+        "rex-thinker": Preset(_rex_thinker, FORMATS["xyxy-abs"]),
+        "tf-csv": Preset(
+            box_format=FORMATS["xyxy-abs"],
+            columns=ColumnMap.parsed(
+                ["image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"]
+            ),
+        ),
+        "retinanet-csv": Preset(
+            box_format=FORMATS["xyxy-abs"],
+            columns=ColumnMap.parsed(["image=path", "label=class", "boxes=x1,y1,x2,y2"]),
+            header=("path", "x1", "y1", "x2", "y2", "class"),
+        ),
+        "imagefolder": Preset(
+            columns=ColumnMap.parsed(["image=file_name", "label=objects.categories", "boxes=objects.bbox"])
+        ),
+    }
+)
+"""Every preset by name."""

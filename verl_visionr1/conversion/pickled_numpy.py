@@ -1,0 +1,80 @@
+"""numpy's arrays and numbers in pickles, read as lists and numbers.
+
+Data sets pickle what they computed with: a box may be an array. numpy's own unpickling trusts its input (a forged
+dtype makes it read memory as it likes), so nothing of it is run: stand-ins take the bytes of plain numbers, and refuse
+all else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_PLAIN = re.compile(r"[biuf]\d{1,2}")
+_MODULES = re.compile(r"numpy(\._?core\.(multiarray|numeric))?")
+
+
+class _Dtype:
+    """What a pickle says of a dtype: a code such as "f8", then the byte order."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not _PLAIN.fullmatch(code):
+            raise pickle.UnpicklingError(f"it holds a numpy array of dtype {code!r}, not of plain numbers")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else "="
+
+    def values(self, data: bytes | str) -> np.ndarray:
+        """The numbers that some bytes hold; Python 2 wrote bytes as text."""
+        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
+
+
+class _Array(list[Any]):
+    """An array on its way: an empty list until its state comes."""
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self[:] = _nested(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _nested(data: bytes | str, dtype: _Dtype, shape: Sequence[int], order: str = "C") -> list[Any]:
+    values = dtype.values(data).reshape(tuple(shape), order="F" if order == "F" else "C").tolist()
+    return values if isinstance(values, list) else [values]
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: _Dtype, data: bytes | str) -> int | float | bool:
+    return dtype.values(data)[0].item()
+
+
+def _encode(text: str = "", _: str = "latin1") -> bytes:
+    """Bytes as Python 3 writes them for Python 2 to read: as text, or as nothing where there are none."""
+    return text.encode("latin1")
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    "_reconstruct": _reconstruct,
+    "_frombuffer": _nested,
+    "ndarray": _Array,
+    "dtype": _Dtype,
+    "scalar": _scalar,
+}
+
+
+def stand_in(module: str, name: str) -> Callable[..., Any] | None:
+    """What to read with instead of a global that a pickle of numpy's values names; None: it is none of them.
+
+    >>> stand_in("numpy", "dtype"), stand_in("numpy.core.multiarray", "loads"), stand_in("os", "system")
+    (<class 'verl_visionr1.conversion.pickled_numpy._Dtype'>, None, None)
+    """
+    if (module, name) in (("_codecs", "encode"), ("__builtin__", "bytes"), ("builtins", "bytes")):
+        return _encode
+    return _STAND_INS.get(name) if _MODULES.fullmatch(module) else None

@@ -1,0 +1,279 @@
+"""Fields of records that anybody laid out: which column means what, and in what format the boxes are.
+
+record --`Columns.fields` or a preset (`framework_rows`)--> Fields (raw values) --`entry_of`--> Entry (checked)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.record_values import (
+    Box,
+    boxes_of,
+    count_of,
+    labels_of,
+    points_of,
+    size_of,
+    text_of,
+    texts_of,
+)
+from verl_visionr1.conversion.solutions import read_solution
+from verl_visionr1.conversion.vocabulary import key_of
+from verl_visionr1.files import RowError, RowsError
+
+# ---------------------------------------------------------------------------------------------- formats of boxes
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFormat:
+    """What four numbers are: `order` xyxy, xywh or cxcywh; `whole_wh`: what stands for the whole image, None: pixels.
+
+    >>> BoxFormat.named("cxcywh-norm1").corners([0.5, 0.5, 0.2, 0.4])
+    [0.4, 0.3, 0.6, 0.7]
+    """
+
+    order: str
+    whole_wh: tuple[float, float] | None = None
+
+    @staticmethod
+    def named(name: str) -> BoxFormat:
+        """The format of a name.
+
+        Raises:
+            RowsError: no such format.
+        """
+        if name not in FORMATS:
+            raise RowsError(f"--box-format {name}: needs one of {', '.join(FORMATS)}")
+        return FORMATS[name]
+
+    @property
+    def convention(self) -> Convention | None:
+        """The same, as `conventions` knows it; None where it has no name for it."""
+        unit = {None: "pixels", (1, 1): "1", (1000, 1000): "1000"}.get(self.whole_wh)
+        return None if unit is None else Convention(self.order, unit)
+
+    def corners(self, box: Sequence[float]) -> Box:
+        """x1, y1, x2, y2 in the same unit."""
+        a, b, c, d = box
+        if self.order == "xywh":
+            return [a, b, a + c, b + d]
+        if self.order == "cxcywh":
+            return [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
+        return [a, b, c, d]
+
+
+FORMATS: dict[str, BoxFormat] = {
+    f"{order}-{unit}": BoxFormat(order, whole_wh)
+    for order in ("xyxy", "xywh", "cxcywh")
+    for unit, whole_wh in (("abs", None), ("norm1", (1, 1)), ("norm1000", (1000, 1000)))
+}
+"""Every format by its name on the command line."""
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+
+@dataclass(slots=True, kw_only=True)
+class Fields:
+    """The raw values of one record; None: it does not say.
+
+    Attributes:
+        image, id, split, width, height: of the image.
+        label: categories of a vocabulary, one a box.
+        phrase: what the row asks for: one phrase, or (frameworks only) a list of them, with `label` for each box.
+        boxes, points, count, answer, choices: the truth.
+        solution: a text that holds boxes, points or the answer (`solutions`).
+        question: the row's own question.
+        wording: the prompt to the letter, for `--keep-prompts`; None: the question.
+        task: where the truth does not tell it; box_format: where the record itself tells it.
+        left_out: why the row is none for us; "" where it is one. notes: what was dropped.
+    """
+
+    image: Any = None
+    id: Any = None
+    split: Any = None
+    width: Any = None
+    height: Any = None
+    label: Any = None
+    phrase: Any = None
+    boxes: Any = None
+    points: Any = None
+    count: Any = None
+    question: Any = None
+    answer: Any = None
+    choices: Any = None
+    solution: Any = None
+    wording: str | None = None
+    task: str | None = None
+    box_format: BoxFormat | None = None
+    left_out: str = ""
+    notes: tuple[str, ...] = ()
+
+
+_OF_PRESETS = ("wording", "task", "box_format", "left_out", "notes")
+WHATS = tuple(field.name for field in fields(Fields) if field.name not in _OF_PRESETS)
+"""What a column can be."""
+_TRUTHS = ("boxes", "points", "count", "answer")
+_PARTS = {"boxes": 4, "points": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """What -> name of its column, dotted where it lies in another ("objects.bbox"), or several joined by commas."""
+
+    names: Mapping[str, str]
+
+    @staticmethod
+    def parsed(texts: Sequence[str]) -> ColumnMap:
+        """Of `what=name` texts.
+
+        Raises:
+            RowsError: another form, an unknown what, or one that is given twice.
+        """
+        names: dict[str, str] = {}
+        for text in texts:
+            what, _, name = (part.strip() for part in text.partition("="))
+            if what not in WHATS or not name:
+                raise RowsError(f"--column {text}: needs WHAT=NAME, WHAT one of {', '.join(WHATS)}")
+            if what in names:
+                raise RowsError(f"--column {text}: {what} is given twice")
+            n_parts = name.count(",") + 1
+            if n_parts not in (1, _PARTS.get(what, 1)):
+                raise RowsError(f"--column {text}: {n_parts} columns; {what} is one column, or {_PARTS.get(what, 1)}")
+            names[what] = name
+        return ColumnMap(names)
+
+    @property
+    def is_one_box_a_record(self) -> bool:
+        """Whether each corner has a column of its own: then several records make one image."""
+        return "," in self.names.get("boxes", "")
+
+    def over(self, record: Mapping[str, Any], made: Fields | None = None) -> Fields:
+        """The fields of a record; those of a preset, where given, are replaced by columns that are named."""
+        made = made or Fields()
+        if any(what in self.names for what in _TRUTHS):
+            made.solution = None
+        for what, name in self.names.items():
+            setattr(made, what, _value(record, name))
+        return made
+
+    def missing(self, seen: set[str]) -> str | None:
+        """A column that no record has."""
+        wanted = [part.strip().partition(".")[0] for name in self.names.values() for part in name.split(",")]
+        return next((name for name in wanted if name not in seen), None)
+
+
+def _value(record: Mapping[str, Any], name: str) -> Any:
+    """The value of a column; of several, a list of theirs, or None where all are empty."""
+    if "," not in name:
+        return value_at(record, name)
+    values = [value_at(record, part.strip()) for part in name.split(",")]
+    return None if all(value in (None, "") for value in values) else values
+
+
+def value_at(record: Any, name: str) -> Any:
+    """The value at a dotted name; of a list, those of its members; None where there is none.
+
+    >>> value_at({"objects": [{"bbox": [1, 2, 3, 4]}]}, "objects.bbox")
+    [[1, 2, 3, 4]]
+    """
+    if isinstance(record, Mapping) and name in record:  # a name that holds a dot itself
+        return record[name]
+    first, _, rest = name.partition(".")
+    value = record.get(first) if isinstance(record, Mapping) else None
+    if not rest or value is None:
+        return value
+    return [value_at(member, rest) for member in value] if isinstance(value, list) else value_at(value, rest)
+
+
+# ---------------------------------------------------------------------------------------------- one entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One record, checked.
+
+    Attributes:
+        file_name: of the image, "" where the record holds bytes.
+        boxes: four numbers each in `box_format`'s order and unit; None: it does not speak of boxes, []: there is none.
+        labels: one a box; or none.
+        others: as in `Fields`.
+    """
+
+    where: str
+    image: Any
+    file_name: str
+    image_id: str
+    split: str
+    size_wh: tuple[int, int] | None
+    box_format: BoxFormat | None
+    boxes: list[Box] | None
+    labels: list[str]
+    phrases: tuple[str, ...]
+    points: list[Box] | None
+    count: int | None
+    question: str | None
+    wording: str | None
+    answer: str | None
+    choices: tuple[str, ...]
+    task: str | None
+
+    @property
+    def corners(self) -> list[Box]:
+        """The boxes as x1, y1, x2, y2, in the format's unit."""
+        return [self.box_format.corners(box) for box in self.boxes or () if self.box_format is not None]
+
+
+def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names: Sequence[str] = ()) -> Entry:
+    """The entry of a record's fields.
+
+    Args:
+        box_format: of boxes and points whose record does not tell it.
+        class_names: what labels that are numbers stand for.
+
+    Raises:
+        RowError: a value that cannot be what its column is said to be. RowsError: boxes, and no format.
+    """
+    boxes, points, answer = boxes_of(where, made.boxes), points_of(where, made.points), made.answer
+    labels = labels_of(where, made.label, class_names)
+    if made.solution is not None:
+        solution = read_solution(made.solution, where)
+        boxes, points, labels = solution.boxes, solution.points, solution.labels
+        answer = solution.text if boxes is None and points is None else None
+    box_format = made.box_format or box_format
+    if (boxes or points) and box_format is None:
+        raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(FORMATS)}")
+    image = _only(where, made.image)
+    name = image.get("path") if isinstance(image, Mapping) else image
+    name = name if isinstance(name, str) else ""
+    return Entry(
+        where=where,
+        image=image,
+        file_name=name,
+        image_id=key_of(made.id) or name.rpartition("/")[2].partition(".")[0],
+        split=str(made.split or ""),
+        size_wh=size_of(where, made.width, made.height),
+        box_format=box_format,
+        boxes=boxes,
+        labels=labels,
+        phrases=texts_of(where, "phrase", made.phrase),
+        points=points,
+        count=count_of(where, made.count),
+        question=text_of(where, "question", made.question),
+        wording=made.wording,
+        answer=None if answer in (None, "") else str(answer),
+        choices=texts_of(where, "choices", made.choices),
+        task=made.task,
+    )
+
+
+def _only(where: str, image: Any) -> Any:
+    """One image, also as a list of one."""
+    if not isinstance(image, list):
+        return image
+    if len(image) > 1:
+        raise RowError("several images", f"{where}: {len(image)} images: a row has one; leave such rows out")
+    return image[0] if image else None

@@ -1,0 +1,292 @@
+"""Files of records and their layout; and a survey of them before any row is made: are the columns there, do the boxes
+look as the declared format says?
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.conversion.conventions import better_convention, fit, hypotheses
+from verl_visionr1.conversion.framework_rows import Preset
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.record_fields import FORMATS, BoxFormat, ColumnMap, Entry, Fields, entry_of
+from verl_visionr1.conversion.sources import embedded_image, files_of, read_csv, read_records
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage, read_size
+
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
+_SAMPLE = 500  # records whose boxes are looked at
+_MOST_WRONG = 0.5  # share of boxes from which on the declared format is refused
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How records are read; see `data_preprocess/records.py`."""
+
+    preset: Preset
+    columns: ColumnMap
+    box_format: BoxFormat | None
+    header: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def is_vocabulary(self) -> bool:
+        """Whether boxes have labels of a vocabulary, and the rows are ours to plan."""
+        names = self.columns.names
+        return "label" in names and not {"phrase", "question"} & names.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSource:
+    """Some files of one layout.
+
+    Attributes:
+        images_dir: folder that names of images are relative to.
+        is_given: whether the user named it: then absolute names are looked for in it, too.
+    """
+
+    files: tuple[Path, ...]
+    layout: Layout
+    images_dir: Path
+    is_given: bool = True
+
+    @staticmethod
+    def found(source: Path, layout: Layout, images_dir: Path | None, split: str) -> RecordSource:
+        """The files of a path: a file, an imagefolder (`metadata.*` in it, or in its folder of the split), or a folder.
+
+        Raises:
+            RowsError: nothing there, or no such folder of images.
+        """
+        if images_dir is not None and not images_dir.is_dir():
+            raise RowsError(f"{images_dir}: no such folder of images; check --images-dir")
+        folder = source
+        if source.is_dir():
+            folder = source / split if split and (source / split).is_dir() else source
+            metadata = sorted(path for path in folder.iterdir() if _METADATA.fullmatch(path.name))
+            files = metadata or files_of(folder, KINDS, split)
+        else:
+            files, folder = [source], source.parent
+        if not layout.class_names and "label" in layout.columns.names:
+            layout = replace(layout, class_names=names_in_parquet(files[0], layout.columns.names["label"]))
+        return RecordSource(tuple(files), layout, images_dir or folder, images_dir is not None)
+
+    def records(self, *, with_images: bool = True) -> Iterator[tuple[str, Any]]:
+        """(place, record or what is wrong with it); without images only where that saves reading them."""
+        for path in self.files:
+            if self.layout.header:
+                for number, record in read_csv(path, self.layout.header):
+                    yield f"{path.name}: line {number}", record
+            elif path.suffix.lower() == ".parquet" and not with_images:
+                yield from self._without_images(path)
+            else:
+                yield from read_records(path)
+
+    def _without_images(self, path: Path) -> Iterator[tuple[str, Any]]:
+        from verl_visionr1.rows import open_parquet, read_rows
+
+        with open_parquet(path) as parquet:
+            names = parquet.schema_arrow.names
+        image = self.layout.columns.names.get("image", "").partition(".")[0]
+        heavy = {image, *self.layout.preset.image_columns}
+        columns = [name for name in names if name not in heavy]
+        for number, record in enumerate(read_rows(path, columns=columns)):
+            yield f"{path.name}: row {number}", {**dict.fromkeys(heavy & set(names)), **record}
+
+    def entries(
+        self,
+        ledger: Ledger,
+        split: str = "",
+        *,
+        with_images: bool = True,
+        on_bad: Callable[[str, Fields], None] | None = None,
+    ) -> Iterator[tuple[int, Entry]]:
+        """(number of the record, entry) of all good records of a split; the others go to the ledger.
+
+        Args:
+            split: of records that name theirs; "": all.
+            on_bad: is told the place and fields of a record whose values cannot be used.
+        """
+        for number, (where, record) in enumerate(self.records(with_images=with_images)):
+            made = None
+            try:
+                made = self.fields(where, record)
+                if made.left_out:
+                    ledger.left_out[made.left_out] += 1
+                    continue
+                entry = entry_of(where, made, self.layout.box_format, self.layout.class_names)
+            except RowError as error:
+                ledger.skip(error)
+                if made is not None and on_bad is not None:
+                    on_bad(where, made)
+                continue
+            if split and entry.split and entry.split != split:
+                ledger.left_out[f"row of split {entry.split}"] += 1
+                continue
+            for note in made.notes:
+                ledger.notes[note] += 1
+            yield number, entry
+
+    def fields(self, where: str, record: Any) -> Fields:
+        """What a record says.
+
+        Raises:
+            RowError: it is no record.
+        """
+        if isinstance(record, RowError):
+            raise record
+        if not isinstance(record, dict):
+            raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs an object; mend or remove it")
+        return self.layout.columns.over(record, self.layout.preset.read(record, where))
+
+    def image(self, entry: Entry) -> Path | EmbeddedImage:
+        """The image of an entry.
+
+        Raises:
+            RowError: it names none, or one outside the folder.
+        """
+        return self.image_in(entry.image, entry.where)
+
+    def image_in(self, value: Any, where: str) -> Path | EmbeddedImage:
+        """The image that a value of a record stands for, also in a list of one.
+
+        Raises:
+            RowError: it names none, or one outside the folder.
+        """
+        value = value[0] if isinstance(value, list) and value else value
+        name = value.get("path") if isinstance(value, dict) else value
+        is_there = isinstance(name, str) and os.path.isabs(name) and not self.is_given
+        return embedded_image(value, where, None if is_there else self.images_dir)
+
+
+# ---------------------------------------------------------------------------------------------- survey
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a first look found: names of labels, in order of their letters."""
+
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sample:
+    where: list[str] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    sizes_wh: list[tuple[int, int]] = field(default_factory=list)
+
+
+def survey(source: RecordSource, ledger: Ledger) -> Survey:
+    """Look at all records once, and at the boxes of the first `_SAMPLE` with their images.
+
+    Raises:
+        RowsError: a column that no record has; a box format that the boxes refuse, with the evidence.
+    """
+    seen: set[str] = set()
+    labels: set[str] = set()
+    for where, record in source.records(with_images=False):
+        if isinstance(record, dict):
+            seen.update(map(str, record))
+            if source.layout.is_vocabulary:
+                labels.update(_labels(source, where, record))
+    missing = source.layout.columns.missing(seen)
+    if missing is not None and seen:
+        name = ", ".join(path.name for path in source.files)
+        raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
+    _check_format(source, ledger)
+    return Survey(tuple(sorted(labels)))
+
+
+def _labels(source: RecordSource, where: str, record: dict[str, Any]) -> list[str]:
+    try:
+        return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names).labels
+    except RowError:  # told when it is read for good
+        return []
+
+
+def _check_format(source: RecordSource, ledger: Ledger) -> None:
+    declared = source.layout.box_format.convention if source.layout.box_format is not None else None
+    if declared is None:
+        return
+    sample = _sample(source)
+    if not sample.boxes:
+        return
+    numbers, sizes = _arrays(sample)
+    said = fit(declared, numbers, sizes)
+    others = [fit(convention, numbers, sizes) for convention in hypotheses()]
+    fitting = next((str(it.convention) for it in others if not it.misfits), None)
+    if said.misfits >= _MOST_WRONG and said.example is not None and fitting is not None:
+        box, (width, height) = sample.boxes[said.example], sample.sizes_wh[said.example]
+        name = next(name for name, known in FORMATS.items() if known == source.layout.box_format)
+        evidence = f"{sample.where[said.example]} has {[round(v, 4) for v in box]} on {width} x {height}"
+        raise RowsError(f"--box-format {name}, but {evidence}; as {fitting} all {len(numbers)} boxes fit; change it")
+    guess = better_convention(declared, sample.boxes, sample.sizes_wh)
+    if guess is not None:
+        ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
+
+
+def _arrays(sample: _Sample) -> tuple[Any, Any]:
+    import numpy as np
+
+    return np.array(sample.boxes, dtype=float), np.array(sample.sizes_wh, dtype=float)
+
+
+def _sample(source: RecordSource) -> _Sample:
+    """Boxes as they are written, and the sizes of their images; what cannot be read is told elsewhere."""
+    sample = _Sample()
+    for _, entry in islice(source.entries(Ledger(fail=False)), _SAMPLE):
+        if not entry.boxes or entry.box_format != source.layout.box_format:
+            continue
+        try:
+            size_wh = entry.size_wh or upright_size(source.image(entry))
+        except RowError:
+            continue
+        sample.where += [entry.where] * len(entry.boxes)
+        sample.boxes += entry.boxes
+        sample.sizes_wh += [size_wh] * len(entry.boxes)
+    return sample
+
+
+def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
+    """The size of an image file that is stored upright.
+
+    Raises:
+        RowError: it is not, or cannot be read.
+    """
+    size_wh, orientation = read_size(image)
+    if orientation != 1:
+        name = image.name if isinstance(image, EmbeddedImage) else str(image)
+        reason = f"no width and height are given, and the file has EXIF orientation {orientation}"
+        raise RowError("frame unknown", f"{name}: {reason}: the frame of its boxes is unknown; add both")
+    return size_wh
+
+
+def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
+    """What the numbers of a column stand for, where Hugging Face's metadata name them (ClassLabel); else ().
+
+    Args:
+        column: dotted name.
+    """
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() != ".parquet":
+        return ()
+    metadata = pq.read_schema(path).metadata or {}
+    try:
+        feature: Any = msgspec.json.decode(metadata[b"huggingface"])["info"]["features"]
+        for part in column.split("."):
+            feature = feature["feature"] if "feature" in feature and part not in feature else feature
+            feature = (feature[0] if isinstance(feature, list) else feature)[part]
+        while "names" not in feature:
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        return tuple(map(str, feature["names"]))
+    except (KeyError, TypeError, IndexError, msgspec.DecodeError):
+        return ()

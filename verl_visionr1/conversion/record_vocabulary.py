@@ -1,0 +1,129 @@
+"""Entries whose boxes have labels of a vocabulary -> planned `Item`s, as those of COCO."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
+from verl_visionr1.conversion.record_fields import Entry, Fields
+from verl_visionr1.conversion.record_source import RecordSource, Survey, upright_size
+from verl_visionr1.conversion.record_values import ADVICE, labels_of
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage
+
+_LEFT_OUT = -1
+
+
+def items_of_vocabulary(
+    source: RecordSource, found: Survey, flags: VocabularyFlags, ledger: Ledger
+) -> tuple[Iterator[Item], int]:
+    """The items that the flags plan, and how many they are.
+
+    Images that records hold as bytes are read again, in order, when their items are made: memory holds one of them.
+
+    Raises:
+        RowsError: no labels at all.
+    """
+    name = ", ".join(path.name for path in source.files)
+    if not found.labels:
+        raise RowsError(f"{name}: no box with a label; check --column label and boxes")
+    reader = _Reader(source, found.labels, name, ledger)
+    reader.read(flags.split)
+    data = reader.columns.finish()
+    asks = plan(data, flags, ledger)
+    items = items_of(data, asks)
+    return (_with_bytes(source, items, asks, reader.numbers) if reader.has_bytes else items), len(asks)
+
+
+class _Reader:
+    """Entries on their way into `columns`; `numbers`: the record of each image."""
+
+    def __init__(self, source: RecordSource, names: Sequence[str], name: str, ledger: Ledger) -> None:
+        self.source, self.ledger = source, ledger
+        self.columns = Columns(name, names, ledger)
+        self.numbers = array("q")
+        self.has_bytes = False
+        self._index = {label: i for i, label in enumerate(names)}
+        self._image_of: dict[str, int] = {}
+        self._bad: list[tuple[str, str, list[str]]] = []
+
+    def read(self, split: str) -> None:
+        """Take all records of a split."""
+        for number, entry in self.source.entries(self.ledger, split, on_bad=self._on_bad):
+            try:
+                self._add(number, entry)
+            except RowError as error:
+                self.ledger.skip(error)
+        for where, key, labels in self._bad:
+            self._refuse(where, self._image_of.get(key, _LEFT_OUT), labels)
+
+    def _on_bad(self, where: str, made: Fields) -> None:
+        labels: list[str] = []
+        with suppress(RowError):
+            labels = labels_of(where, made.label, self.source.layout.class_names)
+        self._bad.append((where, made.image if isinstance(made.image, str) else where, labels))
+
+    def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
+        """What is there without a usable box must not be called absent."""
+        for label in sorted(self._index.keys() & set(labels)) if image != _LEFT_OUT else ():
+            with suppress(RowError):  # the ledger has it
+                self.columns.refuse(image, self._index[label], where, RowError("bad record", where))
+
+    def _add(self, number: int, entry: Entry) -> None:
+        key = entry.file_name or entry.where
+        n_boxes = len(entry.boxes or ())
+        if len(entry.labels) != n_boxes:
+            self._bad.append((entry.where, key, entry.labels))
+            counted = f"{len(entry.labels)} labels for {n_boxes} boxes"
+            raise RowError("lists differ in length", f"{entry.where}: {counted}; {ADVICE}")
+        if key not in self._image_of:
+            self._image_of[key] = _LEFT_OUT  # should it fail
+            self._image_of[key] = self._add_image(entry)
+            self.numbers.append(number)
+        image = self._image_of[key]
+        if image == _LEFT_OUT:
+            self.ledger.left_out["record of an image left out"] += 1
+        else:
+            self._add_boxes(entry, image)
+
+    def _add_image(self, entry: Entry) -> int:
+        image = self.source.image(entry)
+        self.has_bytes |= isinstance(image, EmbeddedImage)
+        path = image if isinstance(image, Path) else Path(entry.where)
+        size_wh = entry.size_wh or upright_size(image)
+        return self.columns.add_image(AnnotatedImage(entry.image_id or entry.where, entry.file_name, path, size_wh))
+
+    def _add_boxes(self, entry: Entry, image: int) -> None:
+        place = entry.where.partition(": ")[2]
+        size_wh = self.columns.images[image].size_wh
+        whole_wh = (entry.box_format.whole_wh if entry.box_format is not None else None) or size_wh
+        sx, sy = size_wh[0] / whole_wh[0], size_wh[1] / whole_wh[1]
+        for i, (box, label) in enumerate(zip(entry.corners, entry.labels, strict=True)):
+            in_pixels = [box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy]
+            written = (entry.boxes or [])[i]
+            try:
+                self.columns.add(image, self._index[label], in_pixels, f"{place}, box {i}", written=written)
+            except RowError as error:
+                self.ledger.skip(error)
+
+
+def _with_bytes(
+    source: RecordSource, items: Iterator[Item], asks: Sequence[Ask], numbers: Sequence[int]
+) -> Iterator[Item]:
+    """Items with the bytes of their images: both come in the order of the records."""
+    records = enumerate(source.records())
+    current, image = -1, None
+    for item, ask in zip(items, asks, strict=True):
+        while current < numbers[ask.image]:
+            current, (where, record) = next(records)
+            if current == numbers[ask.image]:
+                image = source.image_in(source.fields(where, record).image, where)
+        assert image is not None
+        yield replace(item, image=image)

@@ -1,0 +1,250 @@
+"""The layout of `refer` (RefCOCO/+/g, gRefCOCO, RefClef): refs, which name annotations, and instances, which hold them.
+
+    refs(unc).p       pickle of a list of refs, as Python 2 wrote it; gRefCOCO's grefs(unc).json: the same as JSON
+    instances.json    COCO's layout; ids are those of COCO train2014
+
+Everything is read as it stands; what is wrong with an entry is told where the entry is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.conversion.coco_json import decoded
+from verl_visionr1.conversion.sources import read_json, read_pickle
+from verl_visionr1.conversion.vocabulary import Key, key_of
+from verl_visionr1.files import RowError, RowsError
+
+PICKLES = (".p", ".pkl", ".pickle")
+"""How names of pickles end."""
+NO_TARGET = "-1"
+"""gRefCOCO: the annotation of what is not there."""
+_REF_NAME = re.compile(r"(COCO_[a-z]+20\d\d_\d{12})_\d+(?=\.)")
+_SPLIT_NAMES = {"validation": "val", "valid": "val"}
+
+
+class Sentence(msgspec.Struct):
+    """One expression: `sent` is cleaned (lower case, no punctuation), `raw` as it was typed."""
+
+    sent: str | None = None
+    raw: str | None = None
+    sent_id: Key = None
+
+    @property
+    def text(self) -> str:
+        """The expression; "" where there is none."""
+        return (self.sent or self.raw or "").strip()
+
+
+class Ref(msgspec.Struct):
+    """One thing and what it was called. gRefCOCO: some things, or none; `no_target` is said by some copies only.
+
+    `file_name` is not that of the image: it ends in `_<number>`.
+    """
+
+    image_id: int | str
+    sentences: list[Sentence]
+    split: str = ""
+    ann_id: int | str | list[int | str] | None = None
+    ref_id: Key = None
+    file_name: str = ""
+    no_target: bool | None = None
+
+    @property
+    def annotations(self) -> list[str]:
+        """Keys of its annotations, each once, as they stand."""
+        ids = self.ann_id if isinstance(self.ann_id, list) else [self.ann_id]
+        return list(dict.fromkeys(key for key in map(key_of, ids) if key is not None))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says that nothing is meant."""
+        return self.annotations == [NO_TARGET] or (not self.annotations and bool(self.no_target))
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """An entry of `annotations`; `bbox` is x, y, width, height in pixels."""
+
+    id: Any = None
+    image_id: Any = None
+    bbox: Any = None
+    iscrowd: Any = 0
+
+
+class InstancesImage(msgspec.Struct, gc=False):
+    """An entry of `images`."""
+
+    id: Any = None
+    file_name: Any = None
+    width: Any = None
+    height: Any = None
+
+    def name(self, where: str) -> str:
+        """Its file name.
+
+        Raises:
+            RowError: there is none; starts with `where`.
+        """
+        if not isinstance(self.file_name, str) or not self.file_name:
+            reason = f"image {self.id} has file_name {self.file_name!r}"
+            raise RowError("image without file_name", f"{where}: {reason}; mend it")
+        return self.file_name
+
+    def size_wh(self, where: str) -> tuple[int, int] | None:
+        """Width and height in pixels; None where none is given.
+
+        Raises:
+            RowError: they are no size; starts with `where`.
+        """
+        sides = (self.width, self.height)
+        if sides == (None, None):
+            return None
+        if not all(isinstance(side, int | float) and side >= 1 for side in sides):
+            reason = f"image {self.id} has width and height {sides}: need positive numbers"
+            raise RowError("image without size", f"{where}: {reason}; mend it")
+        return int(sides[0]), int(sides[1])
+
+
+class Instances(msgspec.Struct):
+    """instances.json; segmentations are never decoded."""
+
+    images: list[InstancesImage]
+    annotations: list[Annotation]
+
+
+class Index:
+    """Images and annotations by their ids.
+
+    Raises:
+        RowsError: an id that is there twice.
+    """
+
+    def __init__(self, instances: Instances) -> None:
+        self._images = {key_of(entry.id): entry for entry in instances.images}
+        self._annotations = {key_of(entry.id): entry for entry in instances.annotations}
+        n_ids = len(self._images) + len(self._annotations)
+        if n_ids < len(instances.images) + len(instances.annotations):
+            raise RowsError("instances: an id of an image or annotation is there twice; fetch the file again")
+
+    def image_of(self, ref: Ref, where: str) -> InstancesImage:
+        """The image of a ref.
+
+        Raises:
+            RowError: it is not there; starts with `where`.
+        """
+        image = self._images.get(key_of(ref.image_id))
+        if image is None:
+            reason = f"image_id {ref.image_id} is not in the instances"
+            raise RowError("unknown image_id", f"{where}: {reason}; do the files match?")
+        return image
+
+    def annotations_of(self, ref: Ref, where: str) -> list[Annotation]:
+        """The annotations of a ref; none of one that means nothing.
+
+        Raises:
+            RowError: one is not there, or on another image; starts with `where`.
+        """
+        found = []
+        for key in ref.annotations if not ref.is_empty else ():
+            annotation = self._annotations.get(key)
+            if annotation is None:
+                reason = f"ann_id {key} is not in the instances"
+                raise RowError("unknown ann_id", f"{where}: {reason}; do the files match?")
+            if key_of(annotation.image_id) != key_of(ref.image_id):
+                reason = f"ann_id {key} is on image {annotation.image_id}, the ref on image {ref.image_id}"
+                raise RowError("annotation of another image", f"{where}: {reason}; do the files match?")
+            found.append(annotation)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RefsFile:
+    """The entries of one file of refs, undecoded: a bad one costs only itself."""
+
+    name: str
+    entries: Sequence[Any]
+
+    def refs(self) -> Iterator[tuple[str, Ref | RowError]]:
+        """(place, ref) of each entry; a malformed one comes as the error that it is."""
+        decode = msgspec.json.Decoder(Ref).decode
+        for number, entry in enumerate(self.entries):
+            where = f"{self.name}: entry {number}"
+            try:
+                if isinstance(entry, msgspec.Raw):
+                    yield where, decoded(decode, entry, where)
+                else:
+                    yield where, msgspec.convert(entry, Ref)
+            except RowError as error:
+                yield where, error
+            except msgspec.ValidationError as error:
+                yield where, RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; mend it")
+
+
+def read_referring(path: Path) -> RefsFile | Instances:
+    """A file of refs (a list) or of instances (an object); which of the two, its content tells.
+
+    Raises:
+        RowsError: it cannot be read, is neither, or is a pickle of more than plain values.
+    """
+    if path.suffix.lower() not in PICKLES:
+        content = read_json(path, list[msgspec.Raw] | Instances)
+        return content if isinstance(content, Instances) else RefsFile(path.name, content)
+    content = read_pickle(path)
+    if not isinstance(content, list):
+        raise RowsError(f"{path}: holds no list of refs but {type(content).__name__}; is it the right file?")
+    return RefsFile(path.name, content)
+
+
+def corners(box_xywh: Any, where: str) -> list[float]:
+    """x, y, width, height -> x1, y1, x2, y2.
+
+    Raises:
+        RowError: not four numbers.
+
+    >>> corners([10, 20, 30.5, 40], "annotation 1")
+    [10, 20, 40.5, 60]
+    """
+    is_box = isinstance(box_xywh, list) and len(box_xywh) == 4
+    if not is_box or not all(isinstance(value, int | float) for value in box_xywh):
+        reason = f"bbox {str(box_xywh)[:80]}: needs four numbers x, y, width, height"
+        raise RowError("box malformed", f"{where}: {reason}; mend it")
+    x, y, width, height = box_xywh
+    return [x, y, x + width, y + height]
+
+
+def in_split(found: str, wanted: str) -> bool:
+    """Whether an entry of the split `found` belongs to the split `wanted`.
+
+    As refer's own reader: "test" is all that is test, and testA and testB hold what is marked testAB.
+
+    >>> in_split("testAB", "testA"), in_split("testB", "test"), in_split("testB", "testA")
+    (True, True, False)
+    >>> in_split("val", "validation"), in_split("train", "val")
+    (True, False)
+    """
+    found, wanted = _SPLIT_NAMES.get(found, found), _SPLIT_NAMES.get(wanted, wanted)
+    if found == wanted:
+        return True
+    if not found.startswith("test"):
+        return False
+    return wanted == "test" or (wanted in ("testA", "testB", "testC") and wanted[-1] in found[4:])
+
+
+def in_any_split(found: str, wanted: Iterable[str]) -> bool:
+    """As `in_split`, for several; without any, every split is wanted."""
+    return not (wanted := list(wanted)) or any(in_split(found, split) for split in wanted)
+
+
+def image_name(file_name: str) -> str:
+    """The name of the image file, of a name in refs: those end in a number of the ref.
+
+    >>> image_name("COCO_train2014_000000581857_16.jpg"), image_name("a_16.jpg")
+    ('COCO_train2014_000000581857.jpg', 'a_16.jpg')
+    """
+    return _REF_NAME.sub(r"\1", file_name)

@@ -1,0 +1,124 @@
+"""data.yaml of YOLO: the names of classes, and where the images of a split are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from verl_visionr1.conversion.folders import read_names
+from verl_visionr1.conversion.sources import read_bytes
+from verl_visionr1.files import RowsError
+
+SPLIT_KEYS = {"val": ("val", "validation", "valid")}
+"""Keys of data.yaml for a split, where it has several."""
+
+
+class Description(NamedTuple):
+    """What a data set of YOLO says of itself.
+
+    Attributes:
+        names: names of classes by their number.
+        images: folders of images, and lists of them.
+        root: what file names are relative to.
+        key_points: how many numbers of key points follow each box; None: none, and a long line is a polygon.
+    """
+
+    names: dict[int, str]
+    images: list[Path]
+    root: Path
+    key_points: int | None
+
+
+def describe(source: Path, split: str, images: Path | None = None) -> Description:
+    """What data.yaml says of a split.
+
+    Args:
+        source: data.yaml; or, with `images`, a file of names.
+        images: a folder of images or a list of them, instead of what stands in data.yaml.
+
+    Raises:
+        RowsError: missing or garbled, no names, no such split, or nothing where it says that the images are.
+    """
+    if images is not None and not images.exists():
+        raise RowsError(f"--images {images}: no such folder or list; check the path")
+    if source.suffix.lower() not in (".yaml", ".yml"):
+        if images is None:
+            raise RowsError(f"{source}: no data.yaml, which says where the images are: give --images")
+        root = images if images.is_dir() else images.absolute().parent
+        return Description(dict(enumerate(read_names(source))), [images], root, None)
+    document = _read_yaml(source)
+    roots = [source.absolute().parent]
+    given = document.get("path")
+    if isinstance(given, str) and (roots[0] / given).is_dir():
+        roots.insert(0, roots[0] / given)
+    found = [images] if images is not None else _images(source, document, split, roots)
+    return Description(_names(source, document), found, roots[0], _key_points(source, document))
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        document = yaml.safe_load(read_bytes(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RowsError(f"{path}: no YAML: {' '.join(str(error).split())[:200]}; mend it") from None
+    if not isinstance(document, dict):
+        raise RowsError(f"{path}: holds no keys such as names and train; is it the right file?")
+    return document
+
+
+def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
+    """Names by class number, from a list, or from a dictionary, which may have gaps."""
+    given = document.get("names")
+    if not isinstance(given, list | dict) or not given:
+        raise RowsError(f"{source}: names: needs a list of names, or a dictionary from number to name; add it")
+    names: dict[int, str] = {}
+    for key, name in given.items() if isinstance(given, dict) else enumerate(given):
+        if isinstance(name, bool):
+            raise RowsError(
+                f"{source}: names: {key} is {name}: yes, no, on, off are no texts in YAML; put it in quotes"
+            )
+        if not isinstance(name, str | int | float):
+            raise RowsError(f"{source}: names: {key} is a {type(name).__name__}: needs a text; mend it")
+        try:
+            names[int(key)] = str(name)
+        except (TypeError, ValueError):
+            raise RowsError(f"{source}: names: {str(key)[:20]!r}: needs a class number; mend it") from None
+    count = document.get("nc")
+    if isinstance(count, int) and count not in (len(names), max(names) + 1):
+        raise RowsError(f"{source}: nc is {count}, but names has {len(names)}; mend one of them")
+    return names
+
+
+def _key_points(source: Path, document: dict[Any, Any]) -> int | None:
+    shape = document.get("kpt_shape")
+    if shape is None:
+        return None
+    if isinstance(shape, list) and len(shape) == 2 and all(type(it) is int and it > 0 for it in shape):
+        return shape[0] * shape[1]
+    raise RowsError(f"{source}: kpt_shape: needs two numbers, as in [17, 3]; mend it")
+
+
+def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path]) -> list[Path]:
+    """Folders and lists of a split."""
+    key = next((key for key in SPLIT_KEYS.get(split, (split,)) if document.get(key)), None)
+    if key is None:
+        there = [key for key in ("train", "val", "validation", "valid", "test", "minival") if document.get(key)]
+        raise RowsError(f"{source}: no split {split!r}; --split one of {', '.join(there) or 'none'}, or give --images")
+    entries = document[key] if isinstance(document[key], list) else [document[key]]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise RowsError(f"{source}: {key}: needs a path, or a list of paths; mend it")
+    return [_found(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
+
+
+def _found(where: str, entry: str, roots: list[Path]) -> Path:
+    """The folder or list of an entry. Roboflow writes a `../` too many; where both readings exist, nobody can tell."""
+    names = dict.fromkeys((entry, entry.removeprefix("../")))
+    for root in roots:
+        found = [path for path in (root / name for name in names) if path.exists()]
+        if len(found) == 1:
+            return Path(os.path.abspath(found[0]))
+        if found:
+            raise RowsError(f"{where}: both {found[0]} and {found[1]} are there; mend the entry, or give --images")
+    raise RowsError(f"{where}: no {roots[0] / entry}; mend `path` or the entry, or give --images")

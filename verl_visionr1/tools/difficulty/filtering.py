@@ -1,0 +1,146 @@
+"""From rollouts and the data they were made of to a training file of the difficulty that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.tools.difficulty.filtered import write_filtered
+from verl_visionr1.tools.difficulty.finding import MATCHES, Finder, Match
+from verl_visionr1.tools.difficulty.rates import Bar, Rates, measure
+from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares, rollout_numbers
+from verl_visionr1.tools.difficulty.rules import Rules
+from verl_visionr1.tools.difficulty.selection import select
+from verl_visionr1.tools.difficulty.training_rows import TrainingRows
+from verl_visionr1.tools.rollouts.judging import Judging
+from verl_visionr1.tools.rollouts.records import Columns, Counts, Rollout, no_row
+
+COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
+"""What dumps are read by here: tables of one's own may tell which row and which image it was."""
+SUSPICIOUS = 0.1
+"""A note is made of rollouts without a row from this share of them on."""
+MIN_SAMPLES = 2
+
+
+def filter_by_difficulty(
+    rollouts: Iterable[Rollout],
+    data: TrainingRows,
+    judging: Judging,
+    bar: Bar,
+    rules: Rules,
+    *,
+    match: Match = "prompt",
+    min_samples: int = MIN_SAMPLES,
+    out: Path | None = None,
+    skipped: Counts | None = None,
+) -> Report:
+    """Measure the rows of the data by rollouts, choose among them, and write those that were chosen.
+
+    Args:
+        rollouts: a stream, read with `COLUMNS`; their order does not matter.
+        data: what they were made of: see `read_training_rows`.
+        judging: how an answer is judged.
+        bar: what it passes by.
+        rules: how rows are chosen.
+        match: what a rollout is found by.
+        min_samples: rows with fewer rollouts are unseen.
+        out: where to write; None reports only.
+        skipped: what the readers of rollouts and data count.
+
+    Raises:
+        RowsError: no rollout, no row that has enough of them, no row chosen, or a file that cannot be written.
+        FrameError, SizeError, RewardError: the frame or a criterion does not go with the rows.
+    """
+    if match not in MATCHES:
+        raise RowsError(f"--match {match}: needs one of {', '.join(MATCHES)}")
+    skipped = Counts() if skipped is None else skipped
+    found = measure(rollouts, data, judging, bar, Finder(data, match))
+    numbers = rollout_numbers(found, skipped)
+    rates = found.of(data.prompts, min_samples)
+    selection = select(rates, data.sources, data.counts, rules)
+    shares = Shares(data, rates, selection.rows)
+    rows = shares.rows(found)
+    _require_rows(numbers, rows, skipped, min_samples, rules)
+    report = Report(
+        out=None if out is None else str(out),
+        preset=judging.preset.name,
+        frame=judging.frame.name,
+        measured=dict(sorted(found.measured.items())),
+        bar=bar.at_least,
+        rollouts=numbers,
+        rows=rows,
+        overall=shares.part(),
+        histogram=shares.histogram(),
+        quotas=shares.quotas(rules.quotas, float(rules.left_share), selection.buckets),
+        sources=shares.sources(),
+        counts=shares.counts(),
+        notes=[*selection.notes, *_notes(data, found, numbers, rules)],
+    )
+    if out is not None:
+        write_filtered(out, data, selection.rows, _facts(report, data, rules, min_samples, match))
+    return report
+
+
+def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, min_samples: int, rules: Rules) -> None:
+    """Say why there is nothing to go by, or nothing left.
+
+    Raises:
+        RowsError: so.
+    """
+    n_lost = rollouts.ambiguous + rollouts.other_question + rollouts.not_in_data
+    if not rollouts.found + n_lost:
+        raise RowsError(no_row(skipped))
+    if not rollouts.found:
+        raise RowsError(
+            f"none of {n_lost} rollouts belongs to a row of --data: {rollouts.not_in_data} have a ground truth that is "
+            f"not in it, {rollouts.other_question} ask another question or show another image (see --match), "
+            f"{rollouts.ambiguous} fit several rows; name the parquet that they were made of"
+        )
+    if not rows.rated:
+        raise RowsError(
+            f"no row has {min_samples} rollouts or more; --min-samples {min_samples - 1 or 1}, or sample more answers"
+        )
+    if not rows.chosen:
+        raise RowsError(
+            f"no row is left: of {rows.total} rows {rows.rated} have a pass rate, none of them in "
+            f"{rules.min_rate:g}..{rules.max_rate:g} and in a quota, and {rows.total - rows.rated} are unseen; "
+            "loosen the rules"
+        )
+
+
+def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers, rules: Rules) -> Iterator[str]:
+    many = SUSPICIOUS * (numbers.found + numbers.ambiguous + numbers.other_question + numbers.not_in_data)
+    if rates.unclear_example is not None:
+        one, two = (data.where(int((data.prompts == prompt).argmax())) for prompt in rates.unclear_example)
+        reason = f"such as {one} and {two}, which differ in what the dump does not tell"
+        yield f"{numbers.ambiguous} rollouts fit several rows, {reason}: they count for none of them"
+    if numbers.other_question >= max(many, 1):
+        reason = "the prompts were changed since, or it is another row; --match truth goes by the ground truth alone"
+        yield f"{numbers.other_question} rollouts ask or show something else than a row of their ground truth: {reason}"
+    if numbers.not_in_data >= max(many, 1):
+        yield f"{numbers.not_in_data} rollouts have a ground truth that --data does not: name all files trained on"
+    if rules.order != "keep":
+        yield "verl shuffles: the order counts with data.shuffle=False"
+
+
+def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, match: Match) -> dict[str, Any]:
+    """What was done, for the provenance: nothing of it hangs on where the files lie or in which order they came."""
+    quotas = {str(quota): float(quota.share) for quota in rules.quotas}
+    return {
+        "made_by": f"visionr1 difficulty, verl-visionr1 {version('verl-visionr1')}",
+        "data": [file.name for file in data.files],
+        "preset": report.preset,
+        "frame": report.frame,
+        "measured": report.measured,
+        "bar": report.bar,
+        "match": match,
+        "min_samples": min_samples,
+        "rules": {**asdict(rules), "quotas": quotas},
+        "rollouts": report.rollouts.found,
+        "rows_before": report.rows.total,
+        "rows_after": report.rows.chosen,
+    }

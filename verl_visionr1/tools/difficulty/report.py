@@ -1,0 +1,195 @@
+"""What was found of the difficulty of a training file, and what was made of it, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.tools.difficulty.rates import Rates
+from verl_visionr1.tools.difficulty.rules import Quota
+from verl_visionr1.tools.difficulty.training_rows import NOTHING, Numbers, TrainingRows
+from verl_visionr1.tools.rollouts.records import Counts
+
+OTHER = "other"
+"""Name of the rows that no quota is for."""
+EDGES = np.arange(11) / 10
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Some rows of the data.
+
+    Attributes:
+        before, after: how many there are, and how many of them were chosen.
+        rated: how many of those before have a pass rate.
+        rate: mean pass rate of those; None where there are none.
+    """
+
+    before: int
+    after: int
+    rated: int
+    rate: float | None
+
+
+class Bin(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows with a pass rate from `low` on, below `high`; with `low == high` those of 0 or 1, which no other bin has."""
+
+    low: float
+    high: float
+    before: int
+    after: int
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of a quota: the share that was asked for, and how many there are before and after."""
+
+    name: str
+    share: float
+    before: int
+    after: int
+
+
+class RolloutNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the rollouts.
+
+    Attributes:
+        found: belong to one row, or to rows that are the same.
+        ambiguous: fit several rows.
+        other_question: have the ground truth of a row, but another question, image or index.
+        not_in_data: have a ground truth that no row has.
+        skipped, earlier_turns: see `rollouts.Counts`; rows of the data that cannot be read are skipped as well.
+    """
+
+    found: int
+    ambiguous: int
+    other_question: int
+    not_in_data: int
+    skipped: int
+    earlier_turns: int
+
+
+class RowNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of the data, by what is known of them; those without a pass rate are unseen.
+
+    Attributes:
+        rated: have a pass rate.
+        not_in_dump: no rollout is theirs.
+        few_samples: some are, but fewer than were asked for.
+        ambiguous: none is theirs alone.
+        chosen: are in the selection.
+    """
+
+    total: int
+    rated: int
+    not_in_dump: int
+    few_samples: int
+    ambiguous: int
+    chosen: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, and what was made of it.
+
+    Attributes:
+        out: the file that was written; None where none was asked for.
+        preset, frame: how answers were judged.
+        measured, bar: task -> metric, and what it has to reach.
+        histogram, quotas, sources, counts: rows before and after; counts are right answers of rows that ask how many.
+        notes: what could not be kept to, what looks wrong, and what to do.
+    """
+
+    out: str | None
+    preset: str
+    frame: str
+    measured: dict[str, str]
+    bar: float
+    rollouts: RolloutNumbers
+    rows: RowNumbers
+    overall: Part
+    histogram: list[Bin]
+    quotas: list[Bucket]
+    sources: dict[str, Part]
+    counts: dict[int, Part]
+    notes: list[str]
+
+
+def rollout_numbers(rates: Rates, skipped: Counts) -> RolloutNumbers:
+    """What became of the rollouts."""
+    return RolloutNumbers(
+        found=rates.n_found,
+        ambiguous=rates.n_ambiguous,
+        other_question=rates.n_other,
+        not_in_data=rates.n_unknown,
+        skipped=skipped.n_skipped,
+        earlier_turns=skipped.n_earlier,
+    )
+
+
+class Shares:
+    """Counts rows before and after.
+
+    Args:
+        data: n rows.
+        rates: n pass rates, nan where not known.
+        chosen: numbers of the chosen rows.
+    """
+
+    def __init__(self, data: TrainingRows, rates: NDArray[np.float64], chosen: Numbers) -> None:
+        self.data, self.rates = data, rates
+        self.is_chosen = np.zeros(len(rates), dtype=np.bool_)
+        self.is_chosen[chosen] = True
+
+    def part(self, rows: NDArray[np.bool_] | None = None) -> Part:
+        """Some rows, or all."""
+        rows = np.ones(len(self.rates), dtype=np.bool_) if rows is None else rows
+        rates = self.rates[rows & ~np.isnan(self.rates)]
+        return Part(
+            before=int(rows.sum()),
+            after=int((rows & self.is_chosen).sum()),
+            rated=len(rates),
+            rate=float(rates.mean()) if len(rates) else None,
+        )
+
+    def rows(self, rates: Rates) -> RowNumbers:
+        """What is known of the rows."""
+        samples, is_unclear = rates.samples[self.data.prompts], rates.is_unclear[self.data.prompts]
+        is_rated = ~np.isnan(self.rates)
+        return RowNumbers(
+            total=len(self.rates),
+            rated=int(is_rated.sum()),
+            not_in_dump=int(((samples == 0) & ~is_unclear).sum()),
+            few_samples=int((~is_rated & (samples > 0)).sum()),
+            ambiguous=int(((samples == 0) & is_unclear).sum()),
+            chosen=int(self.is_chosen.sum()),
+        )
+
+    def histogram(self) -> list[Bin]:
+        """By pass rate."""
+        rates, last = self.rates, len(EDGES)
+        bins = np.where(rates == 0, 0, np.where(rates == 1, last, np.searchsorted(EDGES, rates, side="right")))
+        bins = bins[~np.isnan(rates)]
+        before = np.bincount(bins, minlength=last + 1).tolist()
+        after = np.bincount(bins[self.is_chosen[~np.isnan(rates)]], minlength=last + 1).tolist()
+        edges = [0.0, *EDGES.tolist(), 1.0]
+        return [Bin(low=edges[i], high=edges[i + 1], before=before[i], after=after[i]) for i in range(last + 1)]
+
+    def quotas(self, quotas: Sequence[Quota], left: float, buckets: Numbers) -> list[Bucket]:
+        """By quota; `buckets` as `Selection` has them."""
+        named = [*((str(quota), float(quota.share)) for quota in quotas), (OTHER, left)] if quotas else []
+        parts = [self.part(buckets == i) for i in range(len(named))]
+        return [
+            Bucket(name=name, share=share, before=part.before, after=part.after)
+            for (name, share), part in zip(named, parts, strict=True)
+            if part.before or name != OTHER
+        ]
+
+    def sources(self) -> dict[str, Part]:
+        """By data source."""
+        return {name: self.part(self.data.sources == i) for i, name in enumerate(self.data.source_names)}
+
+    def counts(self) -> dict[int, Part]:
+        """By right answer, of rows that ask how many."""
+        values = np.unique(self.data.counts[self.data.counts != NOTHING]).tolist()
+        return {value: self.part(self.data.counts == value) for value in values}

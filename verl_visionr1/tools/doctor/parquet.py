@@ -1,0 +1,163 @@
+"""The columns of a parquet file, and what stands in them: what would stop verl, or leave a row without a reward."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.rows import CONVERT_AGAIN, EMBED_SCHEMA, PATH_SCHEMA, open_parquet, read_rows, target_of
+from verl_visionr1.targets import TargetError
+from verl_visionr1.tools.doctor.problems import Problem, Severity
+
+
+def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
+    """What would stop or spoil a training run on this file; an empty list for a good one.
+
+    Reads no pixels, and no image bytes.
+
+    Args:
+        path: one parquet file.
+        images: in path mode, look whether every image file is there.
+        limit: stop after so many problems.
+    """
+    path = Path(path)
+    try:
+        return list(islice(structural_problems(path, images), limit))
+    except RowsError as error:
+        return [Problem(str(path), None, str(error).removeprefix(f"{path}: "))]
+
+
+def structural_problems(path: Path, images: bool) -> Iterator[Problem]:
+    """As `check_parquet`, all of them, one after the other.
+
+    Raises:
+        RowsError: the file cannot be read.
+    """
+    with open_parquet(path) as parquet:
+        schema = parquet.schema_arrow
+        whole_file = [*_schema_problems(path, schema), *_shard_problems(path), *_group_problems(path, parquet)]
+    yield from whole_file
+    if any(problem.severity is Severity.ERROR for problem in whole_file):
+        return
+    path_mode = _is_text(schema.field("images").type.value_type)
+    columns = ["data_source", "prompt", "reward_model", "images"][: 3 + path_mode]
+    columns += ["extra_info"] if "extra_info" in schema.names else []
+    indexes: set[int | None] = set()
+    number = -1
+    for number, row in enumerate(read_rows(path, columns=columns)):
+        for kind, reason in _row_problems(row, images):
+            yield Problem(str(path), number, reason, kind)
+        index = (row.get("extra_info") or {}).get("index")
+        if "extra_info" in columns and (index is None or index in indexes):
+            reason = f"extra_info.index = {index}: needs a number that no other row has; {CONVERT_AGAIN}"
+            yield Problem(str(path), number, reason, "index not unique", Severity.WARNING)
+        indexes.add(index)
+    if number < 0:
+        yield Problem(str(path), None, f"holds no row; {CONVERT_AGAIN}", "no row")
+
+
+# ---------------------------------------------------------------------------------------------- the whole file
+
+
+def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
+    """Columns that stop verl are errors; columns of another type than ours only keep files from being mixed."""
+    for column in PATH_SCHEMA:
+        if column.name not in schema.names:
+            severity = Severity.WARNING if column.name in ("ability", "extra_info") else Severity.ERROR
+            reason = f"no column {column.name!r} (it has {', '.join(schema.names)}); {CONVERT_AGAIN}"
+            yield Problem(str(path), None, reason, "column missing", severity)
+            continue
+        found = schema.field(column.name).type
+        if found in (column.type, EMBED_SCHEMA.field(column.name).type):
+            continue
+        reason = f"column {column.name!r} is {found}, needs {column.type}; {CONVERT_AGAIN}"
+        severity = Severity.WARNING if _is_readable(column.name, found) else Severity.ERROR
+        if severity is Severity.WARNING:
+            reason += " (verl reads it alone, but not beside files of the usual schema)"
+        yield Problem(str(path), None, reason, "column of another type", severity)
+    if _has_image_feature(schema):
+        reason = (
+            "its metadata says that images are Hugging Face Image features: verl then turns them by EXIF and drops "
+        )
+        reason += f"alpha, and without that metadata it does neither; {CONVERT_AGAIN}"
+        yield Problem(str(path), None, reason, "image features", Severity.WARNING)
+
+
+def _is_readable(name: str, found: pa.DataType) -> bool:
+    """Whether verl and our reward can read a column, though its type is another."""
+    if name == "reward_model":
+        return pa.types.is_struct(found) and any(
+            field.name == "ground_truth" and _is_text(field.type) for field in found.fields
+        )
+    if name == "images":
+        if not (pa.types.is_list(found) or pa.types.is_large_list(found)):
+            return False
+        value = found.value_type
+        keys = {field.name for field in value.fields} if pa.types.is_struct(value) else set()
+        return _is_text(value) or "bytes" in keys or "image" in keys
+    if name == "prompt":
+        return pa.types.is_list(found) or pa.types.is_large_list(found)
+    return (name == "extra_info" and pa.types.is_struct(found)) or _is_text(found)
+
+
+def _is_text(found: pa.DataType) -> bool:
+    return pa.types.is_string(found) or pa.types.is_large_string(found)
+
+
+def _has_image_feature(schema: pa.Schema) -> bool:
+    return b'"Image"' in (schema.metadata or {}).get(b"huggingface", b"")
+
+
+def _shard_problems(path: Path) -> Iterator[Problem]:
+    stem, _, total = path.stem.rpartition("-of-")
+    name, _, number = stem.rpartition("-")
+    if not (name and number.isdigit() and total.isdigit()):
+        return
+    shards = [path.with_name(f"{name}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing:
+        counted = f"{len(missing)} of its {len(shards)} shards are missing"
+        reason = f"{counted}, first {missing[0]}; {CONVERT_AGAIN}, or copy them too"
+        yield Problem(str(path), None, reason, "shards missing")
+
+
+def _group_problems(path: Path, parquet: pq.ParquetFile) -> Iterator[Problem]:
+    """pyarrow cannot read back a nested column of 2 GB in one row group."""
+    metadata = parquet.metadata
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        largest = max(columns, key=lambda column: column.total_uncompressed_size)
+        if largest.total_uncompressed_size >= 2**31 and "." in largest.path_in_schema:
+            size = f"{largest.total_uncompressed_size / 2**30:.1f} GiB of {largest.path_in_schema}"
+            reason = f"row group {group} holds {size}: pyarrow cannot read that back; {CONVERT_AGAIN}"
+            yield Problem(str(path), None, reason, "row group too large")
+            return
+
+
+# ---------------------------------------------------------------------------------------------- one row
+
+
+def _row_problems(row: Mapping[str, Any], images: bool) -> Iterator[tuple[str, str]]:
+    if not row["data_source"]:
+        yield "no data source", f"data_source = {row['data_source']!r}: needs a text; {CONVERT_AGAIN}"
+    try:
+        target_of(row)
+    except TargetError as error:
+        yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}"
+    content = "".join(turn["content"] or "" for turn in row["prompt"] or ())
+    placeholders = content.count("<image>")
+    paths = row.get("images", [None])  # embed mode: the bytes are not read; every row has one image
+    if placeholders != len(paths or ()):
+        counted = f"prompt holds {placeholders} '<image>' for {len(paths or ())} images"
+        yield "placeholders", f"{counted}: {content[:80]!r}; {CONVERT_AGAIN}"
+    for file in paths or ():
+        if images and file is not None and not (os.path.isabs(file) and os.path.exists(file)):
+            reason = "no such image file" if os.path.isabs(file) else "needs an absolute path"
+            yield "no such image", f"images: {file!r}: {reason}; convert it again where the images are"

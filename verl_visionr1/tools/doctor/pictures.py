@@ -1,0 +1,93 @@
+"""The image of each row: is it there, can it be read, is it upright, and of the size that the truth speaks of?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from verl_visionr1.files import RowError
+from verl_visionr1.images import EmbeddedImage, read_size
+from verl_visionr1.tools.doctor.problems import Problem, Severity
+from verl_visionr1.tools.doctor.samples import Sample
+from verl_visionr1.tools.doctor.truth import problem_of
+
+_HEAD = 1 << 16  # bytes at the start and end of a file that stand for it
+
+CONVERT_UPRIGHT = "convert it with a script of data_preprocess/, which copies it upright"
+KINDS = {
+    "image file missing": "no such image",
+    "image unreadable": "unreadable image",
+}
+"""Kinds of `prepare_image` -> as they are called here."""
+
+
+class Seen(NamedTuple):
+    """What is known of an image file."""
+
+    size_wh: tuple[int, int] | None
+    orientation: int
+    error: RowError | None
+    digest: str
+
+
+def seen(image: str | bytes) -> Seen:
+    """Size, orientation and digest of an image, by path or bytes; headers are read, not pixels."""
+    if isinstance(image, str):
+        return _seen_file(image)
+    return _seen(EmbeddedImage("embedded image", image), _digest(len(image), image[:_HEAD], image[-_HEAD:]))
+
+
+@lru_cache(maxsize=200_000)
+def _seen_file(path: str) -> Seen:
+    try:
+        with open(path, "rb") as file:
+            head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
+            file.seek(-min(length, _HEAD), os.SEEK_END)
+            digest = _digest(length, head, file.read())
+    except OSError:
+        digest = ""
+    return _seen(path, digest)
+
+
+def _seen(image: str | EmbeddedImage, digest: str) -> Seen:
+    try:
+        size_wh, orientation = read_size(image)
+    except RowError as error:
+        return Seen(None, 1, error, digest)
+    return Seen(size_wh, orientation, None, digest)
+
+
+def _digest(length: int, head: bytes, tail: bytes) -> str:
+    """The same for copies of a file, and for nothing else that is an image."""
+    return hashlib.blake2b(b"%d:%b%b" % (length, head, tail), digest_size=16).hexdigest()
+
+
+def picture_problems(sample: Sample) -> Iterator[Problem]:
+    """What is wrong with the images of one row. Missing files of our own rows are `parquet`'s to say."""
+    is_ours = sample.target is not None or bool(sample.truth_error)
+    for image in sample.images:
+        if isinstance(image, str) and not Path(image).exists():
+            if not is_ours:
+                reason = f"image {image!r}: no such file; check the folder of the images"
+                yield problem_of(sample, "no such image", reason)
+            continue
+        found = seen(image)
+        if found.error is not None:
+            kind = KINDS.get(found.error.kind, found.error.kind)
+            yield problem_of(sample, kind, str(found.error))
+        elif found.orientation != 1:
+            reason = f"{_name(image)}: has EXIF orientation {found.orientation}, which verl does not look at"
+            severity = Severity.ERROR if is_ours else Severity.WARNING
+            yield problem_of(sample, "rotated image", f"{reason}; {CONVERT_UPRIGHT}", severity)
+        elif sample.size_wh is not None and found.size_wh != sample.size_wh:
+            reason = f"{_name(image)}: has {found.size_wh}, the row says {sample.size_wh}"
+            advice = "its boxes are in another frame: convert it again from the images that were annotated"
+            yield problem_of(sample, "another size", f"{reason}; {advice}")
+
+
+def _name(image: str | bytes) -> str:
+    return image if isinstance(image, str) else "embedded image"

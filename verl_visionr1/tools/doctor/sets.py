@@ -1,0 +1,174 @@
+"""A file as a whole, and against others: coordinates, repeated rows, shared images, balance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
+from verl_visionr1.conversion.identity import identity_of_name
+from verl_visionr1.targets import is_validation_split
+from verl_visionr1.tools.doctor.pictures import seen
+from verl_visionr1.tools.doctor.problems import Problem, Severity
+from verl_visionr1.tools.doctor.samples import Box, Sample
+
+MAX_BOXES = 20_000
+"""Boxes a place that coordinates are guessed from."""
+OURS = Convention("xyxy", "pixels")
+"""How our rows write boxes."""
+FEW = 50
+"""Rows below which nothing is said of balance."""
+
+
+@dataclass(slots=True)
+class Census:
+    """What is counted of one file.
+
+    Attributes:
+        boxes: place in the record -> (boxes, sizes of their images), as written.
+        images: digest or identity of an image -> first row that shows it.
+        questions: digest of (image, prompt) -> first row that asks it.
+        labels, counts, answers: of objects; of counting rows; of text rows.
+        tasks, empty, splits: rows by task; those with an empty truth; by the name of their split.
+    """
+
+    file: str
+    unit: str = "row"
+    is_ours: bool = True
+    n_rows: int = 0
+    boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    questions: dict[str, int] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
+    counts: Counter[int] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
+    empty: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sample: Sample) -> Iterator[Problem]:
+        """Count a row; says so if it repeats an earlier one."""
+        self.n_rows += 1
+        self.unit = sample.unit
+        self.splits[sample.split] += 1
+        self.sources[sample.data_source] += 1
+        keys = [key for image in sample.images for key in _keys_of(image, sample)]
+        for key in keys:
+            self.images.setdefault(key, sample.number)
+        if keys and sample.prompt is not None:
+            asked = hashlib.blake2b(f"{keys[0]}\0{sample.prompt}".encode(errors="replace"), digest_size=16).hexdigest()
+            first = self.questions.setdefault(asked, sample.number)
+            if first != sample.number:
+                reason = f"asks what {sample.unit} {first} asks of the same image; drop one"
+                yield Problem(sample.file, sample.number, reason, "repeated row", Severity.WARNING, sample.unit)
+        self._add_boxes(sample)
+        self._add_truth(sample)
+
+    def _add_boxes(self, sample: Sample) -> None:
+        size_wh = sample.size_wh
+        if size_wh is None and sample.images:
+            size_wh = seen(sample.images[0]).size_wh
+        for place, boxes in sample.boxes.items() if size_wh is not None else ():
+            known, sizes = self.boxes.setdefault(place, ([], []))
+            if len(known) < MAX_BOXES:
+                known += boxes
+                sizes += [size_wh] * len(boxes)
+
+    def _add_truth(self, sample: Sample) -> None:
+        target = sample.target
+        if target is None:
+            return
+        self.tasks[target.task] += 1
+        self.labels.update(target.labels)
+        if target.task == "counting" and target.count is not None:
+            self.counts[target.count] += 1
+        if target.task == "text" and target.answer is not None:
+            self.answers[target.answer] += 1
+        if target.task != "text" and not target.n_objects and not target.count:
+            self.empty[target.task] += 1
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether most of its rows say that they are for validation."""
+        return 2 * sum(n for split, n in self.splits.items() if is_validation_split(split)) > self.n_rows
+
+
+def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
+    """What an image is known by: its content first, then what its name tells."""
+    digest = seen(image).digest
+    names = [str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""]
+    identities = [identity for name in names if (identity := identity_of_name(name))]
+    return [*([digest] if digest else []), *dict.fromkeys(identities)]
+
+
+# ---------------------------------------------------------------------------------------------- one file
+
+
+def convention_problems(census: Census) -> Iterator[Problem]:
+    """Coordinates that are not what they should be (ours), or what they seem to be (anybody's)."""
+    for place, (boxes, sizes) in census.boxes.items():
+        if census.is_ours:
+            guess = better_convention(OURS, boxes, sizes)
+            if guess is not None:
+                advice = (
+                    f"the coordinates look like {guess.better.convention}; convert again with the right --box-format"
+                )
+                severity = Severity.ERROR if guess.declared.misfits else Severity.WARNING
+                reason = f"{place}: {guess.evidence}: {advice}"
+                yield Problem(census.file, None, reason, "coordinates", severity)
+        elif len(boxes) >= FEWEST:
+            yield Problem(census.file, None, f"{place}: {best_convention(boxes, sizes)}", "coordinates", Severity.NOTE)
+
+
+def balance_problems(census: Census) -> Iterator[Problem]:
+    """One label, count or answer that is nearly all there is: a model learns to always say it."""
+    for what, tally, most in (
+        ("counting rows", census.counts, 0.5),
+        ("labelled objects", census.labels, 0.8),
+        ("text answers", census.answers, 0.8),
+    ):
+        total = tally.total()
+        if total < FEW or len(tally) < 2:
+            continue
+        value, count = tally.most_common(1)[0]
+        if count > most * total:
+            reason = f"{count} of {total} {what} ({100 * count // total} %) are {value!r}: always saying so pays"
+            advice = (
+                "balance them (visionr1 difficulty --max-share-per-count), or report accuracy beside a constant answer"
+            )
+            yield Problem(census.file, None, f"{reason}; {advice}", "unbalanced", Severity.WARNING)
+    total, empty = census.tasks.total(), census.empty.total()
+    if total >= FEW and 2 * empty > total:
+        reason = f"{empty} of {total} rows ask for what is not there: saying so always pays"
+        yield Problem(census.file, None, f"{reason}; lower --negatives", "unbalanced", Severity.WARNING)
+
+
+# ---------------------------------------------------------------------------------------------- between files
+
+
+def overlap_problems(train: Sequence[Census], validation: Sequence[Census]) -> Iterator[Problem]:
+    """Images of validation files that some training file shows as well."""
+    by_key: dict[str, tuple[str, int]] = {}
+    for census in train:
+        for key, number in census.images.items():
+            by_key.setdefault(key, (census.file, number))
+    for census in validation:
+        shared: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+        for key, number in census.images.items():
+            if key in by_key:
+                file, other = by_key[key]
+                shared[file].append((key, number, other))
+        for file, pairs in shared.items():
+            rows = {number for _, number, _ in pairs}
+            key, number, other = pairs[0]
+            shown = f" ({key})" if ":" in key else ""
+            reason = (
+                f"images of {len(rows)} rows are in {file} too, the first: {census.unit} {number} and {other}{shown}"
+            )
+            advice = (
+                "make a list with data_preprocess/exclusion.py and convert the training data with --exclude-image-ids"
+            )
+            yield Problem(census.file, None, f"{reason}; {advice}", "train/validation overlap", Severity.WARNING)

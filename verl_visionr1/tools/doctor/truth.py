@@ -1,0 +1,112 @@
+"""Row by row: is there something to find, is it what the prompt asks for, can it be answered?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from verl_visionr1.conversion.tokens import boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.tools.doctor.problems import Problem, Severity
+from verl_visionr1.tools.doctor.samples import Sample
+
+ASKS_FOR_NONE = ("none", "no such", "[]", "there is no", "not in the image", "answer 0", "output 0")
+"""Words by which a prompt allows for nothing being there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens that a run allows for.
+
+    Attributes:
+        response: `data.max_response_length`.
+        prompt: `data.max_prompt_length`, image included; None: not checked.
+        family: whose image tokens are counted.
+    """
+
+    response: int = 512
+    prompt: int | None = None
+    family: str = "qwen2.5-vl"
+
+
+def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Severity.ERROR) -> Problem:
+    """A problem of one row."""
+    return Problem(sample.file, sample.number, reason, kind, severity, sample.unit)
+
+
+def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
+    """What is wrong with the truth of one row."""
+    yield from _box_problems(sample)
+    if sample.target is not None:
+        yield from _empty_problems(sample, sample.target)
+        yield from _label_problems(sample, sample.target)
+        yield from _budget_problems(sample, sample.target, budget)
+
+
+def _box_problems(sample: Sample) -> Iterator[Problem]:
+    """Boxes that are none. Of foreign files nobody knows yet what the numbers mean: `conventions` looks at them."""
+    is_ours = sample.target is not None or bool(sample.truth_error)
+    for key, boxes in sample.boxes.items() if is_ours else ():
+        seen = set()
+        labels = sample.target.labels if sample.target is not None else ()
+        for i, box in enumerate(boxes):
+            where = f"{key}[{i}] = {[*box]}"
+            if not all(map(math.isfinite, box)):
+                yield problem_of(sample, "box malformed", f"{where}: needs four finite numbers; mend or drop it")
+            elif box[0] > box[2] or box[1] > box[3]:
+                yield problem_of(sample, "inverted box", f"{where}: x1 > x2 or y1 > y2; is it x, y, width, height?")
+            elif box[0] == box[2] or box[1] == box[3]:
+                yield problem_of(sample, "zero-area box", f"{where}: has no area; drop it")
+            elif sample.size_wh is not None and _is_outside(box, sample.size_wh):
+                reason = f"{where}: reaches outside the image of {sample.size_wh}; clip it, or mend the coordinates"
+                yield problem_of(sample, "box outside its image", reason)
+            key_of_box = (box, labels[i] if i < len(labels) else "")
+            if key_of_box in seen:
+                reason = f"{where}: is there twice; whoever finds it once is told that one is missing; drop one"
+                yield problem_of(sample, "duplicate box", reason, Severity.WARNING)
+            seen.add(key_of_box)
+
+
+def _is_outside(box: tuple[float, ...], size_wh: tuple[int, int]) -> bool:
+    return min(box[0], box[1]) < -1 or box[2] > size_wh[0] + 1 or box[3] > size_wh[1] + 1
+
+
+def _empty_problems(sample: Sample, target: Target) -> Iterator[Problem]:
+    if target.task == "text" or target.n_objects or target.count:
+        return
+    prompt = (sample.prompt or "").lower()
+    if not any(words in prompt for words in ASKS_FOR_NONE):
+        reason = f"the truth is empty, and the prompt does not say what to answer then: {(sample.prompt or '')[-80:]!r}"
+        advice = "convert again with --negatives (the prompts then say it), or drop the row"
+        yield problem_of(sample, "empty truth", f"{reason}; {advice}", Severity.WARNING)
+
+
+def _label_problems(sample: Sample, target: Target) -> Iterator[Problem]:
+    """Labels that the prompt does not name can hardly be answered, and cost reward where labels are compared."""
+    prompt = normal_label(sample.prompt or "")
+    if target.task in ("counting", "text") or not prompt:
+        return
+    for label in dict.fromkeys(target.labels):
+        if normal_label(label) not in prompt:
+            reason = f"label {label!r} does not stand in the prompt {(sample.prompt or '')[:80]!r}"
+            advice = "name it in the prompt, or rename the label"
+            yield problem_of(sample, "label not in the prompt", f"{reason}; {advice}", Severity.WARNING)
+
+
+def _budget_problems(sample: Sample, target: Target, budget: Budget) -> Iterator[Problem]:
+    if target.answer is not None or target.task == "counting":
+        needed = text_tokens(target.answer if target.answer is not None else str(target.count))
+    else:
+        needed = boxes_answer_tokens(target.boxes_xyxy or [(*xy, *xy) for xy in target.points_xy], target.labels)
+    if needed > budget.response:
+        reason = f"the right answer takes about {needed} tokens ({target.n_objects} objects), the response has"
+        advice = "raise data.max_response_length, or convert with a lower --max-instances"
+        yield problem_of(sample, "answer too long", f"{reason} {budget.response}; {advice}", Severity.WARNING)
+    if budget.prompt is not None and sample.size_wh is not None:
+        image = image_tokens(sample.size_wh, budget.family) * len(sample.images)
+        asked = prompt_tokens(sample.prompt or "") + image
+        if asked > budget.prompt:
+            reason = f"the prompt takes about {asked} tokens ({image} of {budget.family} for the image), the run allows"
+            advice = "raise data.max_prompt_length, or lower max_pixels in data.mm_processor_kwargs"
+            yield problem_of(sample, "prompt too long", f"{reason} {budget.prompt}; {advice}")

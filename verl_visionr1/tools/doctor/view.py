@@ -1,0 +1,63 @@
+"""What an examination found, for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from verl_visionr1.tools.doctor.examination import Examination
+from verl_visionr1.tools.doctor.problems import Severity
+from verl_visionr1.tools.doctor.sets import Census
+
+STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+N_LINES = 3
+"""Examples of each kind that are shown."""
+
+
+def view_of(examination: Examination, *, with_statistics: bool = False) -> Iterator[RenderableType]:
+    """What was found, the worst first; and what the files hold, where that is asked for."""
+    file = ""
+    for group in examination.found:
+        if group.file != file:
+            file = group.file
+            yield Text(file, style="bold")
+        head = Text(f"  {group.severity.name.lower()}: ", style=STYLES[group.severity])
+        yield head + Text(group.kind + (f" ({group.count})" if group.count > 1 else ""), style="bold")
+        for problem in group.examples[:N_LINES]:
+            where = "" if problem.row is None else f"{problem.unit} {problem.row}: "
+            yield Text(f"    {where}{problem.reason}")
+        if group.count > N_LINES:
+            yield Text(f"    ... and {group.count - N_LINES} more", style="dim")
+    if with_statistics:
+        for census in examination.censuses:
+            yield statistics_of(census)
+
+
+def statistics_of(census: Census) -> Table:
+    """What a file holds."""
+    table = Table(title=f"{census.file}: {census.n_rows} rows", title_justify="left", box=None, show_header=False)
+    for name, tally in (
+        ("tasks", census.tasks),
+        ("data sources", census.sources),
+        ("splits", census.splits),
+        ("empty truths", census.empty),
+        ("labels", census.labels),
+        ("counts", census.counts),
+        ("answers", census.answers),
+    ):
+        if tally:
+            table.add_row(name, _shares(tally))
+    return table
+
+
+def _shares(tally: Counter[str] | Counter[int]) -> str:
+    total = tally.total()
+    parts = [
+        f"{value if value != '' else '(none)'}: {count} ({100 * count // total} %)"
+        for value, count in tally.most_common(12)
+    ]
+    return ", ".join(parts) + (f", and {len(tally) - 12} more" if len(tally) > 12 else "")
