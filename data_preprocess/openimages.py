@@ -300,7 +300,7 @@ def _with_checked(
     return replace(
         data.images[number],
         checked=frozenset(present | absent),
-        unsure=implied | (there - present) | contradicted,
+        unsure=implied | contradicted,
     )
 
 

@@ -87,6 +87,11 @@ class Options(VocabularyFlags):
         if self.keep_prompts and self.layout.is_vocabulary:
             raise RowsError("--keep-prompts: boxes with labels have no prompts of their own")
 
+    @property
+    def share_of_negatives(self) -> float | None:
+        """Planning draws those of a vocabulary; others are the records' own."""
+        return None if self.layout.is_vocabulary else self.negatives
+
     @cached_property
     def layout(self) -> Layout:
         """Columns, format and preset together.

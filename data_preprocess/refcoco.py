@@ -270,7 +270,7 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
     size_wh = found.image.size_wh(where)
     if not boxes and not ref.is_empty:
         raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; mend it")
-    if False:
+    if boxes and ref.no_target:
         raise RowError("ref without and with target", f"{where}: no_target, but ann_id {ref.ann_id}; mend it")
     if isinstance(ref.ann_id, list):
         ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)

@@ -29,6 +29,7 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.record_values import boxes_of
 from verl_visionr1.conversion.solutions import KeepPrompts, without_images
 from verl_visionr1.conversion.sources import embedded_image, files_of, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
@@ -229,8 +230,8 @@ def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
 
 
 def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
-    pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, list[list[float]] | list[float]]])
-    return [(label, [boxes] if boxes and not isinstance(boxes[0], list) else boxes) for label, boxes in pairs]
+    pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, Any]])
+    return [(label, boxes_of(f"{where}: solution of {label!r}", boxes) or []) for label, boxes in pairs]
 
 
 def _size(where: str, record: Mapping[str, Any]) -> tuple[int, int]:

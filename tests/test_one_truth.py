@@ -12,7 +12,7 @@ from scene_sets.base import SceneFormat, canon_of, detection, pictures, remeasur
 
 from verl_visionr1.tools.doctor import check_parquet
 
-FAMILIES = ("coco_like", "detection_files", "open_vocabulary", "regions")
+FAMILIES = ("coco_like", "detection_files", "open_vocabulary", "referring", "regions")
 FORMATS: list[SceneFormat] = [it for family in FAMILIES for it in import_module(f"scene_sets.{family}").FORMATS]
 
 

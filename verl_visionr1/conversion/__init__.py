@@ -14,7 +14,9 @@ of the annotations. All else is here, once:
 * `items`       `Item` -> `Row`: image prepared, boxes brought into its frame and cleaned, prompt made;
 * `vocabulary`  boxes of a fixed list of categories (COCO, VOC, ...) as columns, and the planning of items from them;
 * `coco_json`   the json layout that many data sets share;
+* `yolo_yaml`   data.yaml of YOLO;
 * `referring`   the layout of RefCOCO and its relatives;
+* `counts`      what data sets of counting and pointing share: their tasks, and how numbers and points are read;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;
