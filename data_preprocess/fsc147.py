@@ -261,7 +261,7 @@ def main(
 ) -> Report:
     """Turn FSC-147 into the parquet that verl reads.
 
-    Example: python data_preprocess/fsc147.py annotation_FSC147_384.json Train_Test_Val_FSC_147.json \\
+    Example: python data_preprocess/fsc147.py annotation_FSC147_384.json Train_Test_Val_FSC_147.json
     ImageClasses_FSC147.txt images_384_VarV2 fsc_val.parquet --split val --boxes instances_val.json
     """
     return convert(annotations, splits, classes, images_dir, out, flags, show_progress=Console().is_terminal)

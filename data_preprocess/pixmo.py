@@ -190,8 +190,8 @@ class Evidence:
         as_pixels = self.outside <= _STRAY * self.numbers
         if not self.numbers or as_percent != as_pixels:
             return PointUnit.percent if as_percent and self.numbers else PointUnit.pixel
-        if as_percent and self.wide >= _ENOUGH and self.wide_over_100 <= _STRAY * self.wide:
-            return PointUnit.percent  # pixels would have gone farther
+        if as_percent and self.wide >= _ENOUGH:  # where pixels would go farther
+            return PointUnit.percent if self.wide_over_100 <= _STRAY * self.wide else PointUnit.pixel
         fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
         shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
         raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")

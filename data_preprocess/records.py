@@ -11,7 +11,8 @@ a box are by `--box-format`: xyxy, xywh or cxcywh, in pixels (abs) of the origin
 
 * `label` and `boxes`: categories of a vocabulary, asked for as `--task` says. One label a box, in lists, or one box a
   record (`boxes=xmin,ymin,xmax,ymax`): then the records of one image are put together, and one without a box makes an
-  image without objects. Labels that are numbers need `--class-names`, or a parquet of Hugging Face that names them.
+  image without objects. The vocabulary is all labels that occur, or `--class-names`; labels that are numbers need
+  those, or a parquet of Hugging Face that names them.
 * `phrase` (or a `question` of its own) and `boxes`: grounding; and `points`: pointing; and `count`: counting. An empty
   list or a count of 0: it is not there. Records of one image and phrase are put together where each has one box.
 * `question` and `answer` (with `choices`): text. `solution`: a text that holds boxes or the answer.
@@ -48,7 +49,7 @@ from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowsError
 
-_VOCABULARY_ONLY = ("task", "categories", "min_instances", "max_categories")
+_VOCABULARY_ONLY = ("task", "categories", "min_instances", "max_categories", "class_names")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Options(VocabularyFlags):
         str | None, typer.Option(help="Names of the columns of a table without a header, joined by commas.")
     ] = None
     class_names: Annotated[
-        str | None, typer.Option(help="What labels that are numbers stand for, from 0, joined by commas.")
+        str | None, typer.Option(help="All labels, joined by commas; labels that are numbers stand for them, from 0.")
     ] = None
     keep_prompts: KeepPrompts = False
 

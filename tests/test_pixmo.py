@@ -243,6 +243,20 @@ def test_few_small_numbers_fit_both_units(source: Source) -> None:
     assert target_of(row).points_xy == ((128, 144), (320, 460.8))
 
 
+def test_wide_images_decide_among_thumbnails() -> None:
+    evidence = pixmo.Evidence()
+    for _ in range(200):
+        evidence.add(grid(90, 90), (90, 90))
+    with pytest.raises(RowsError, match="fit both pixels and percent"):
+        evidence.unit("train.parquet")
+    evidence.add(grid(*WH), WH)
+    assert evidence.unit("train.parquet") is pixmo.PointUnit.pixel
+    evidence = pixmo.Evidence()
+    for size in [(90, 90)] * 200 + [WH]:
+        evidence.add(grid(90, 90), size)
+    assert evidence.unit("train.parquet") is pixmo.PointUnit.percent
+
+
 def test_numbers_of_another_frame_fit_neither_unit(source: Source) -> None:
     source.row(as_structs(grid(1000, 1000)))
     with pytest.raises(

@@ -345,6 +345,7 @@ def write_rex_thinker(pictures: Sequence[Picture], folder: Path) -> tuple[Any, .
     return (write_jsonl(folder / "humanref.jsonl", rows),)
 
 
+CLICK = 'Click on the element: "{}".'
 QUESTION = "How many {}s are there in the image?"
 
 
@@ -394,7 +395,7 @@ def write_gui_r1(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
         row = {
             "image": {"bytes": png(picture, folder), "path": None},
             "gt_bbox": scaled(things[0], picture, (1, 1)),
-            "instruction": f"click the {label}",
+            "instruction": label,
             "id": str(picture.number),
             "gt_action": "click",
             "gt_input_text": "no input text",
@@ -424,8 +425,9 @@ def counted(_: str, things: list[Thing]) -> Row:
     return {"task": "counting", "count": len(things)}
 
 
-def clicked(_: str, things: list[Thing]) -> Row | None:
-    return {"task": "pointing", "boxes_xyxy": [things[0].box]} if len(things) == 1 else None
+def clicked(label: str, things: list[Thing]) -> Row | None:
+    truth = {"boxes_xyxy": [things[0].box], "labels": [label], "categories": [label]}
+    return {"task": "pointing", **truth} if len(things) == 1 else None
 
 
 def boxed(label: str, things: list[Thing]) -> Row:
@@ -467,6 +469,7 @@ def vars_of(options: records.Options) -> Row:
     return {name: getattr(options, name) for name in options.__dataclass_fields__}
 
 
+ALL = ",".join(NAMES)
 TASKS = {"detection": detection, "grounding": grounding, "counting": counting}
 FORMATS = (
     SceneFormat("vision_r1", write_vision_r1, vision_r1.convert, vision_r1.Options(), vision_r1_truth, True),
@@ -480,8 +483,11 @@ FORMATS = (
         partial(grounding, single=True),
     ),
     SceneFormat("vlm_r1 conversations", write_conversations, vlm_r1.convert, vlm_r1.Options(), vlm_r1_truth),
-    *(own(f"tf-csv {task}", write_tf_csv, TASKS[task], preset="tf-csv", task=Task(task)) for task in TASKS),
-    own("retinanet-csv", write_retinanet, detection, preset="retinanet-csv", task=Task.detection),
+    *(
+        own(f"tf-csv {task}", write_tf_csv, TASKS[task], preset="tf-csv", task=Task(task), class_names=ALL)
+        for task in TASKS
+    ),
+    own("retinanet-csv", write_retinanet, detection, preset="retinanet-csv", task=Task.detection, class_names=ALL),
     *(
         own(
             f"imagefolder {name}",
@@ -490,6 +496,7 @@ FORMATS = (
             preset="imagefolder",
             box_format=name,
             task=Task.detection,
+            class_names=ALL,
         )
         for name, box in {
             "xywh-abs": lambda picture, it: it.xywh,
@@ -544,7 +551,7 @@ FORMATS = (
     own(
         "gui-r1",
         write_gui_r1,
-        lambda pictures: with_question(pictures, "click the {}", "qwen-points", clicked),
+        lambda pictures: with_question(pictures, CLICK, "qwen-points", clicked),
         preset="gui-r1",
     ),
 )

@@ -112,8 +112,11 @@ def _gui_r1(record: Record, where: str) -> Fields:
         return made
     instruction = _problem(record, where, "instruction")
     history = record.get("history")
-    has_history = isinstance(history, str) and history.strip().lower() not in ("", "none", "null")
-    made.question = f"{instruction}\nActions so far: {history}" if has_history else instruction
+    made.phrase, made.wording = instruction, instruction
+    made.question = f'Click on the element: "{instruction}".'
+    if isinstance(history, str) and history.strip().lower() not in ("", "none", "null"):
+        done = f"Done so far: {history.strip().rstrip('.')}."
+        made.question = f'The task on this screen: "{instruction}". {done} Where is the next click?'
     place = record.get("gt_bbox")
     if not isinstance(place, Sequence) or len(place) not in (2, 4):
         raise RowError("no place", f"{where}: gt_bbox {str(place)[:60]}: needs two or four numbers; {ADVICE}")

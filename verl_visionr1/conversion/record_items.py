@@ -51,10 +51,10 @@ def _together(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
 
 
 def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: bool) -> Item:
-    task = _task(entry)
     phrases = entry.phrases
-    if not phrases and task in ("grounding", "detection"):
-        phrases = (entry.question,) if entry.question else ()
+    if not phrases and entry.boxes is not None and entry.question:
+        phrases = tuple(dict.fromkeys(entry.labels)) or (entry.question,)
+    task = _task(entry, phrases)
     if not phrases and not entry.question:
         raise RowError("nothing asked", f"{entry.where}: neither phrase nor question; {ADVICE}")
     prompt = entry.wording or entry.question
@@ -83,13 +83,13 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
     )
 
 
-def _task(entry: Entry) -> str:
+def _task(entry: Entry, phrases: tuple[str, ...]) -> str:
     if entry.task is not None:
         return entry.task
     if entry.count is not None:
         return "counting"
     if entry.boxes is not None:
-        return "detection" if len(entry.phrases) > 1 else "grounding"
+        return "detection" if len(phrases) > 1 else "grounding"
     if entry.points is not None:
         return "pointing"
     if entry.answer is not None:

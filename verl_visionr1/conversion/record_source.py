@@ -172,7 +172,7 @@ class RecordSource:
 
 @dataclass(slots=True)
 class Survey:
-    """What a first look found: names of labels, in order of their letters."""
+    """What a first look found: names of labels, in order of their letters, or all that `--class-names` lists."""
 
     labels: tuple[str, ...] = ()
 
@@ -202,7 +202,7 @@ def survey(source: RecordSource, ledger: Ledger) -> Survey:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
     _check_format(source, ledger)
-    return Survey(tuple(sorted(labels)))
+    return Survey(source.layout.class_names or tuple(sorted(labels)))
 
 
 def _labels(source: RecordSource, where: str, record: dict[str, Any]) -> list[str]:

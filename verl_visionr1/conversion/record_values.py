@@ -52,10 +52,10 @@ def points_of(where: str, value: Any) -> list[Box] | None:
 
 
 def labels_of(where: str, value: Any, class_names: Sequence[str] = ()) -> list[str]:
-    """One label, or a list of them; numbers stand for `class_names`.
+    """One label, or a list of them; numbers stand for `class_names`, of which each must be one where they are given.
 
     Raises:
-        RowError: no text, or a number without a name.
+        RowError: no text, a number without a name, or an unknown name.
     """
     value = decoded_text(value)
     if value is None or value == "":
@@ -68,6 +68,8 @@ def labels_of(where: str, value: Any, class_names: Sequence[str] = ()) -> list[s
         if not isinstance(name, str) or not name.strip():
             advice = "name them by --class-names" if isinstance(member, int) else ADVICE
             raise RowError("label without a name", f"{where}: label {member!r}: needs a text; {advice}")
+        if class_names and name.strip() not in class_names:
+            raise RowError("unknown label", f"{where}: label {name!r}: not among the {len(class_names)} --class-names")
         labels.append(name.strip())
     return labels
 

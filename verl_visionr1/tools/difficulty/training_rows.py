@@ -7,6 +7,7 @@ nothing else tells two rows apart, and then a digest of them is kept.
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rows import CONVERT_AGAIN, PATH_SCHEMA, PLACEHOLDERS, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, PATH_SCHEMA, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.rollouts.records import N_EXAMPLES, Counts, OnError, image_name, prompt_turns
 
@@ -28,6 +29,7 @@ NOTHING = -1
 TURN = "\0"
 """Between the turns of a question of several."""
 _NEEDED = ("data_source", "prompt", "reward_model")
+_TAG = re.compile(r"<[^<>\s]{1,32}>")
 _IMAGE_ROWS = 16
 _LARGEST = (1 << 63) - 1
 
@@ -87,14 +89,12 @@ def digest_of(target: Target) -> bytes:
 
 
 def bare(text: str) -> str:
-    """A text without what chat templates change: blanks, and the places of images.
+    """A text without what templates and tokenizers change: blanks, and tags, which may be special tokens.
 
-    >>> bare("<image>Where is  the cat?")
+    >>> bare("<image>Where is  <ref>the cat</ref>?")
     'Whereisthecat?'
     """
-    for placeholder in PLACEHOLDERS:
-        text = text.replace(placeholder, "")
-    return "".join(text.split())
+    return "".join(_TAG.sub("", text).split())
 
 
 def bare_question(prompt: Any) -> str:
