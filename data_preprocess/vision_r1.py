@@ -200,7 +200,10 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
         reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
         raise RowError("category not asked for", f"{where}: {reason}; mend it")
     ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
-    return tuple({normal_label(name): name for name in reversed(named)}.values())[::-1]
+    once: dict[str, str] = {}
+    for name in named:
+        once.setdefault(normal_label(name), name)
+    return tuple(once.values())
 
 
 def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:

@@ -63,7 +63,11 @@ def row_of(target: Target, question: str, source: str, image: str | bytes) -> Ro
     """A row; an image of text is a path, of bytes an embedded file."""
     path, data = (f"/images/{image}.png", None) if isinstance(image, str) else ("/images/x.png", image)
     return Row(
-        data_source=source, question=question, image=RowImage(path, data, WH, WH), target=target, image_id=str(image)
+        data_source=source,
+        question=question,
+        image=RowImage(path, data, WH, WH),
+        target=target,
+        image_id=str(image)[:20],
     )
 
 
@@ -240,7 +244,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "ab", "cat", " ", "\n", "<image>", "
 
 
 @given(st.lists(WORDS.map("".join), min_size=1, max_size=60, unique_by=bare), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_a_prompt_is_always_its_own_rows(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], chance: random.Random
 ) -> None:
@@ -395,7 +399,7 @@ def test_rows_of_one_rate_are_shuffled_by_the_seed() -> None:
 
 
 def test_the_draw_is_the_same_on_every_machine() -> None:
-    assert chosen([0.5] * 12, limit=4, seed=7) == [3, 4, 6, 11]
+    assert chosen([0.5] * 12, limit=4, seed=7) == [2, 4, 6, 7]
 
 
 def test_quotas_by_hand() -> None:
@@ -436,7 +440,7 @@ def test_the_rarest_bucket_is_named(tmp_path: Path) -> None:
     dump = write_dump(tmp_path / "1.jsonl", [one for i, row in enumerate(rows) for one in rollouts_of(row, i == 0, 2)])
     report = filtered_by(dump, [file], quotas=tuple(map(Quota.parse, ("0..0.5=0.5", "0.5..1=0.5"))))
     assert report.rows.chosen == 2
-    assert report.notes == ["--quota 0.5..1=0.5 sets the size: its 1 rows are all there are"]
+    assert report.notes == ["--quota 0.5..1=0.5: its 1 rows are all there are; they set the size"]
 
 
 def test_no_count_has_too_large_a_share() -> None:
@@ -510,7 +514,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(RATES, rules(), st.randoms(use_true_random=False))
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_a_selection_keeps_to_its_rules_or_says_so(
     given_rates: list[float | None], options: dict[str, Any], chance: random.Random
 ) -> None:
@@ -546,7 +550,7 @@ def test_a_selection_keeps_to_its_rules_or_says_so(
 
 
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=5), st.data())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_quotas_make_the_largest_whole(sizes: list[int], data: st.DataObject) -> None:
     parts = data.draw(st.lists(st.integers(0, 6), min_size=len(sizes), max_size=len(sizes)).filter(any))
     shares = [Fraction(part, sum(parts)) for part in parts]
@@ -694,14 +698,14 @@ def test_a_provenance_that_is_none_is_kept(text: bytes, tmp_path: Path) -> None:
 
 def test_row_groups_have_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filtered, "GROUP_BYTES", 1000)
-    rows = some_rows(230, embed=True)  # 50 bytes an image, and about 400 of text
+    rows = some_rows(230, embed=True)  # 50 bytes an image, and about 280 of text
     file = write_data(tmp_path / "d.parquet", rows)
     sizes: list[list[int]] = []
     for order in ("keep", "easy-first"):
         filtered_by(a_dump(tmp_path / "1.jsonl", rows), [file], out := tmp_path / "out.parquet", order=order)
         metadata = pq.read_metadata(out)
         sizes.append([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-    assert all(sum(one) == 230 and max(one) <= 3 for one in sizes)
+    assert all(sum(one) == 230 and max(one) == 4 for one in sizes)
     monkeypatch.undo()
     filtered_by(a_dump(tmp_path / "1.jsonl", rows), [file], out, order="easy-first")
     metadata = pq.read_metadata(out)
@@ -710,26 +714,27 @@ def test_row_groups_have_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("order", ["keep", "hard-first"])
 def test_memory_is_bounded(order: Any, tmp_path: Path) -> None:
-    """A file of 64 MB of images; what pyarrow holds at once is far less, whatever the order."""
-    rows = [box_row(i, image=bytes([i]) * (1 << 20)) for i in range(64)]
-    table_of = write_data(tmp_path / "d.parquet", rows[:1])
-    with pq.ParquetWriter(tmp_path / "e.parquet", pq.read_schema(table_of), compression="none") as writer:
-        for row in rows:
-            writer.write_table(pq.read_table(write_data(table_of, [row])))
+    """A file of 24 MB of images, some of which have to be looked at; what pyarrow holds at once is far less."""
+    rows = [row(i // 2 * 2, image=bytes([i]) * (1 << 18)) for row in (box_row, count_row) for i in range(48)]
+    rows = [replace(row, question=f"{row.question} {i % 2 if i < 48 else ''}") for i, row in enumerate(rows)]
+    first = write_data(tmp_path / "d.parquet", rows[:1])
+    with pq.ParquetWriter(tmp_path / "e.parquet", pq.read_schema(first), compression="none") as writer:
+        for i in range(0, 96, 8):
+            writer.write_table(pq.read_table(write_data(first, rows[i : i + 8])))
     dump = a_dump(tmp_path / "1.jsonl", rows)
     code = f"""
 import pyarrow as pa
 from pathlib import Path
 from verl_visionr1.tools.difficulty import filtered
 from verl_visionr1.cli import difficulty
-filtered.GROUP_BYTES = 4 << 20
+filtered.GROUP_BYTES = 1 << 20
 dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "o.parquet")]!r})
 difficulty.difficulty([dump], [data], out, order={order!r}, as_json=True)
 print(pa.default_memory_pool().max_memory())
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert pq.read_metadata(tmp_path / "o.parquet").num_rows == 64
-    assert int(found.stdout.splitlines()[-1]) < 24 << 20
+    assert pq.read_metadata(tmp_path / "o.parquet").num_rows == 96
+    assert int(found.stdout.splitlines()[-1]) < 16 << 20
 
 
 @pytest.mark.parametrize("order", ["keep", "hard-first"])
@@ -794,11 +799,11 @@ def test_the_table(tmp_path: Path) -> None:
     for line in (
         "pass: counting: accuracy, grounding: accuracy >= 0.5 (visionr1, frame original)",
         f"0.2..0.3 8 {'#' * 30} 8",
-        "unseen 8 4",
+        "unseen 8 3",
         "40 rows: 32 with a pass rate, 8 not in the dump, 0 with too few samples, 0 ambiguous",
         "rollouts: 128 found their row, 0 ambiguous, 0 of another question, 0 not in the data",
-        "0..0.5 50.0% 48.5% 16 16",
-        "33 of 40 rows: no --out: nothing written",
+        "unseen 10.0% 9.4% 8 3",
+        "32 of 40 rows: no --out: nothing written",
     ):
         assert line in lines, result.stdout
 

@@ -2,7 +2,8 @@
 
 The stock run sets nothing of this project but the reward manager's name (and the CPU platform), on a tiny Qwen2.5-VL,
 whose coordinates are pixels of the processed image. The recipe run is the recipe itself, shortened, killed in the
-middle and started again; and once more over mixed tasks, each with its own reward, with gated thresholds.
+middle and started again; and once more over mixed tasks, each with its own reward, with gated thresholds. The last run
+takes a row of every data set's format that a converter reads.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scene_sets import FORMATS
+from scene_sets.base import pictures
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import instruction
 from verl_visionr1.criteria import Thresholds
+from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at, staged
+from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.runs.steps import read_steps
 
 pytestmark = [pytest.mark.verl, pytest.mark.slow]
@@ -224,6 +230,42 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"
     assert not run_pids(run_dir), "nothing is left running"
+
+
+def test_two_steps_over_a_mix_of_every_format(tmp_path: Path) -> None:
+    """Rows of all converters in one run: they load together, every row is asked once, and every answer is scored."""
+    files = mixed_files(tmp_path / "data")
+    rows = [row for file in files for row in read_rows(file)]
+    run(
+        *(sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=[progressive,cpu]"),
+        *(f"data.train_files=[{','.join(map(str, files))}]", f"data.val_files=[{files[0]}]"),
+        *(f"data.train_batch_size={len(rows) // 2}", "data.max_prompt_length=400", "data.max_response_length=40"),
+        f"actor_rollout_ref.model.path={ROOT / 'recipes' / 'tiny' / 'qwen3_vl_scenes'}",
+        *(f"actor_rollout_ref.actor.ppo_mini_batch_size={len(rows) // 2}", "actor_rollout_ref.rollout.n=2"),
+        *("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "algorithm.adv_estimator=grpo"),
+        *("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16", "trainer.total_training_steps=2"),
+        *("actor_rollout_ref.actor.use_kl_loss=False", "trainer.val_before_train=False", "trainer.test_freq=-1"),
+        *("trainer.save_freq=-1", "trainer.logger=[console]", "trainer.resume_mode=disable"),
+        *(f"trainer.default_local_dir={tmp_path}/checkpoints", f"trainer.rollout_data_dir={tmp_path}/rollouts"),
+        "reward.reward_kwargs.visionr1.frame=qwen3-vl",
+        VERL_PLATFORM="cpu",
+    )
+    answered = rows_of(tmp_path / "rollouts")
+    assert len(answered) == 2 * len(rows)
+    asked = Counter(row["reward_model"]["ground_truth"] for row in rows)
+    assert {truth: 2 * n for truth, n in asked.items()} == Counter(row["gts"] for row in answered)
+    assert {Target.from_json(row["gts"]).task for row in answered} == set(TASKS)
+    assert {row["unscored"] for row in answered} == {0.0}
+
+
+def mixed_files(folder: Path) -> list[Path]:
+    """A row of each format of `scene_sets`, in files of their own; an even number of rows in all."""
+    files = []
+    for number, form in enumerate(FORMATS):
+        arguments = form.write(pictures(), folder / str(number))
+        form.convert(*arguments, folder / f"{number:02}.parquet", replace(form.options, limit=1))
+        files.append(folder / f"{number:02}.parquet")
+    return files[len(files) % 2 :]
 
 
 def run_pids(run_dir: Path) -> list[int]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
+from scene_sets import FORMATS
 from scene_sets.base import SceneFormat, canon_of, detection, pictures, remeasured, rows_in
 
+from verl_visionr1.plugin.loading import loading_problem
+from verl_visionr1.rows import read_rows
 from verl_visionr1.tools.doctor import check_parquet
-
-FAMILIES = ("coco_like", "detection_files", "open_vocabulary", "referring", "regions")
-FORMATS: list[SceneFormat] = [it for family in FAMILIES for it in import_module(f"scene_sets.{family}").FORMATS]
 
 
 @pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
@@ -36,3 +35,17 @@ def test_the_measure_sees_a_pixel(tmp_path: Path) -> None:
     truth["boxes_xyxy"][0][2] += 1
     row = {"images": [str(picture.save(tmp_path))], "reward_model": {"ground_truth": json.dumps(truth)}}
     assert [box == bounds for box, bounds in remeasured(row)].count(False) == 1
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
+def test_files_of_all_converters_load_together(embed: bool, tmp_path: Path) -> None:
+    """verl concatenates them: one column of another type would stop the trainer."""
+    files = []
+    for number, form in enumerate(FORMATS):
+        arguments = form.write(pictures(), tmp_path / str(number))
+        options = replace(form.options, embed=embed, limit=2)
+        files += form.convert(*arguments, tmp_path / f"{number}.parquet", options).written.files
+    assert loading_problem(files) is None
+    indexes = [row["extra_info"]["index"] for file in files for row in read_rows(file)]
+    assert len(set(indexes)) == len(indexes)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from verl_visionr1.conversion.command import command_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONVERTERS = (ROOT / "data_preprocess" / "README.md").read_text()
+EXAMPLES = re.findall(r"^\| `(\w+)\.py` .*\| `(\w+\.py .+)` \|$", CONVERTERS, re.MULTILINE)
 
 
 def test_examples_run() -> None:
@@ -28,3 +38,23 @@ def test_tree_names_every_module() -> None:
     modules = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
     folders = [f"{path.name}/" for path in package.iterdir() if path.is_dir() and not path.name.startswith("__")]
     assert [name for name in sorted(modules + folders) if not re.search(rf"^  {name}\s", README, re.MULTILINE)] == []
+
+
+def test_every_converter_is_listed() -> None:
+    scripts = {path.stem for path in (ROOT / "data_preprocess").glob("*.py")}
+    assert {name for name, _ in EXAMPLES} == scripts - {"scenes", "exclusion"}
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_example_of_each_converter_is_understood(
+    name: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments fit; then it misses the data set, and says which file."""
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(command_of(import_module(name).main))
+    words = shlex.split(example.replace("OUT", "out.parquet").replace("...", "file.csv").replace("*", "0"))
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 1, done.output
+    assert re.match(r"error: \S+: .*\w+", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -376,7 +376,7 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         hint = f"a conversion to it was killed ({partials[0].name}); run it again" if partials else "check the path"
         raise RowsError(f"{path}: no such file; {hint}")
     with _parquet_errors(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)  # which would read the whole file ahead, images and all
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/conversion.py --folder /tmp/conversion       # minutes, 6 GB of disk
 
-Makes 2,000 synthetic JPEGs (640 x 480, about 160 KB), converts them by path and embedded, once more as 20,000 rows (hard
-links), and reads an annotation file of COCO train's size (118,000 images, 850,000 boxes). Each line is a process of its
-own: wall seconds, seconds of CPU, images a second of CPU, and the largest memory it had.
+Makes 2,000 synthetic JPEGs (640 x 480, about 160 KB), converts them by path and embedded, once more as 20,000 rows
+(hard links), and reads an annotation file of COCO train's size (118,000 images, 850,000 boxes). Each line is a process
+of its own: wall seconds, seconds of CPU, images a second of CPU, and the largest memory it had.
 """
 
 from __future__ import annotations
@@ -128,9 +128,8 @@ def _annotations(rng: random.Random, n_images: int, n_boxes: int) -> Iterator[di
 
 def show(name: str, cost: Cost, n_images: int) -> None:
     """One line of the table."""
-    typer.echo(
-        f"{name:52} {cost.wall:7.2f} s {cost.cpu:7.2f} cpu-s {n_images / cost.cpu:8.0f} images/cpu-s {cost.peak:6.0f} MiB"
-    )
+    rate = f"{n_images / cost.cpu:8.0f} images/cpu-s"
+    typer.echo(f"{name:52} {cost.wall:7.2f} s {cost.cpu:7.2f} cpu-s {rate} {cost.peak:6.0f} MiB")
 
 
 def main(

@@ -1,5 +1,12 @@
 """One set of drawn scenes, written out in the format of every data set that can express it.
 
-`base` draws the scenes and says what rows they are worth; each other module writes them in the formats of one family,
-and lists them as `FORMATS`. `tests/test_one_truth.py` converts them all and compares.
+`base` draws the scenes and says what rows they are worth; each other module writes them in the formats of one family.
+`tests/test_one_truth.py` converts them all and compares.
 """
+
+from scene_sets import coco_like, counts, detection_files, open_vocabulary, referring, regions
+
+FORMATS = tuple(
+    form for family in (coco_like, counts, detection_files, open_vocabulary, referring, regions) for form in family.FORMATS
+)
+"""Every format of every family."""

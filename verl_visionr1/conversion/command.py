@@ -26,10 +26,11 @@ def run(main: Callable[..., Report]) -> None:
         main: its annotated parameters are the command's arguments, its docstring the help. The last one, `flags`, is
             of the converter's own dataclass over `Flags`, whose fields are the command's options.
     """
-    typer.run(_command(main))
+    typer.run(command_of(main))
 
 
-def _command(main: Callable[..., Report]) -> Callable[..., None]:
+def command_of(main: Callable[..., Report]) -> Callable[..., None]:
+    """What `run` runs: a function whose parameters typer reads."""
     parameters = dict(signature(main).parameters)
     hints = get_type_hints(main, include_extras=True)
     flags_type = hints[parameters.pop("flags").name]

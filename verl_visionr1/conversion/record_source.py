@@ -74,7 +74,7 @@ class RecordSource:
             metadata = sorted(path for path in folder.iterdir() if _METADATA.fullmatch(path.name))
             files = metadata or files_of(folder, KINDS, split)
         else:
-            files, folder = [source], source.parent
+            files, folder = files_of(source, KINDS), source.parent
         if not layout.class_names and "label" in layout.columns.names:
             layout = replace(layout, class_names=names_in_parquet(files[0], layout.columns.names["label"]))
         return RecordSource(tuple(files), layout, images_dir or folder, images_dir is not None)

@@ -198,6 +198,8 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     Raises:
         RowsError: nothing there, or several splits and none of this name.
     """
+    if not source.exists():
+        raise RowsError(f"{source}: no such file or folder; check the path")
     if not source.is_dir():
         return [source]
     files = sorted(path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())

@@ -101,12 +101,11 @@ def _provenance(text: bytes | None) -> dict[str, Any]:
 
 def _batches(data: TrainingRows, kept: Numbers) -> Iterator[pa.RecordBatch]:
     """The kept rows (numbers in order) of all files, as they stand."""
-    batch_rows = GROUP_ROWS_EMBEDDED if has_embedded(data.schema) else GROUP_ROWS
     first = 0
     for path in data.files:
         with open_parquet(path) as parquet:
             try:
-                for batch in parquet.iter_batches(batch_size=batch_rows):
+                for batch in _small_batches(parquet):
                     start, stop = np.searchsorted(kept, (first, first + len(batch)))
                     places = kept[start:stop] - first
                     first += len(batch)
@@ -114,6 +113,15 @@ def _batches(data: TrainingRows, kept: Numbers) -> Iterator[pa.RecordBatch]:
                         yield batch if len(places) == len(batch) else batch.take(pa.array(places))
             except (pa.ArrowException, OSError) as error:
                 raise RowsError(f"{path}: cannot be read to its end ({str(error).splitlines()[0]})") from None
+
+
+def _small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """All rows, in batches of bounded size whatever the size of the row groups."""
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        bytes_a_row = group.total_byte_size // (group.num_rows or 1)
+        batch_rows = min(GROUP_ROWS, GROUP_BYTES // (bytes_a_row + 1) + 1)
+        yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[number])
 
 
 def _in_order(batches: Iterator[pa.RecordBatch], aside: Path, kept: Numbers, rows: Numbers) -> Iterator[pa.RecordBatch]:

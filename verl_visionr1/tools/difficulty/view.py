@@ -19,8 +19,8 @@ MAX_ROWS = 20
 def view_of(report: Report) -> Iterator[RenderableType]:
     """What to print about a report, in order."""
     metrics = ", ".join(f"{task}: {metric}" for task, metric in report.measured.items())
-    title = f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"
-    yield _histogram(report, title)
+    yield Text(printable(f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"), style="italic")
+    yield _histogram(report)
     rows, rollouts = report.rows, report.rollouts
     yield Text(
         f"{rows.total} rows: {rows.rated} with a pass rate, {rows.not_in_dump} not in the dump, "
@@ -35,18 +35,18 @@ def view_of(report: Report) -> Iterator[RenderableType]:
     if report.quotas:
         yield Text("")
         yield _quotas(report)
-    for title, parts in (("data source", report.sources), ("count", report.counts)):
+    for name, parts in (("data source", report.sources), ("count", report.counts)):
         if parts:
             yield Text("")
-            yield _parts(title, {str(key): part for key, part in parts.items()}, report.overall)
+            yield _parts(name, {str(key): part for key, part in parts.items()}, report.overall)
     for note in report.notes:
         yield Text(printable(note), style="yellow")
     target = "no --out: nothing written" if report.out is None else report.out
     yield Text(printable(f"{rows.chosen} of {rows.total} rows: {target}"), style="bold")
 
 
-def _histogram(report: Report, title: str) -> Table:
-    table = _table(title, "pass rate", "rows", "", "chosen")
+def _histogram(report: Report) -> Table:
+    table = _table(None, "pass rate", "rows", "", "chosen")
     most = max((one.before for one in report.histogram), default=0) or 1
     for one in report.histogram:
         name = f"{one.low:g}" if one.low == one.high else f"{one.low:g}..{one.high:g}"
