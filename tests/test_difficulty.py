@@ -459,6 +459,15 @@ def test_too_few_counts_for_a_share_are_left_alone_and_told() -> None:
     assert found.notes == ("--max-share-per-count 0.3 is not met: count 1 has 70.0% of the counting rows, of 2 counts",)
 
 
+def test_counts_that_are_rare_are_told() -> None:
+    counts = np.array([1] * 100 + [2] * 50 + [17])
+    found = select(np.full(151, 0.5), np.zeros(151, dtype=np.int64), counts, Rules(max_share_per_count=0.34))
+    assert Counter(counts[found.rows].tolist()) == {1: 1, 2: 1, 17: 1}
+    assert found.notes == (
+        "--max-share-per-count 0.34 leaves 3 of 151 counting rows: the others are too rare for more",
+    )
+
+
 def test_rules_that_exclude_each_other_are_told() -> None:
     rates = np.array([1.0] * 400 + [0.0] * 600)
     counts = np.array([1] * 400 + [2] * 300 + [3] * 300)
@@ -764,6 +773,21 @@ def test_the_file_is_there_whole_or_not_at_all(order: Any, tmp_path: Path, monke
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(app, ["difficulty", *map(str, args)], env={"COLUMNS": "160"})
+
+
+def test_without_pyarrow_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["pyarrow", "PIL"])
+from verl_visionr1.cli import main
+sys.argv = ["visionr1", "difficulty", {str(tmp_path)!r}, "--data", "d.parquet"]
+main()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (
+        1,
+        "visionr1: this needs pyarrow: pip install 'verl-visionr1[tools]'\n",
+    )
 
 
 def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:

@@ -236,14 +236,15 @@ def test_two_steps_over_a_mix_of_every_format(tmp_path: Path) -> None:
     """Rows of all converters in one run: they load together, every row is asked once, and every answer is scored."""
     files = mixed_files(tmp_path / "data")
     rows = [row for file in files for row in read_rows(file)]
+    batch = len(rows) // 2
     run(
         *(sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=[progressive,cpu]"),
         *(f"data.train_files=[{','.join(map(str, files))}]", f"data.val_files=[{files[0]}]"),
-        *(f"data.train_batch_size={len(rows) // 2}", "data.max_prompt_length=400", "data.max_response_length=40"),
+        *(f"data.train_batch_size={batch}", "data.max_prompt_length=400", "data.max_response_length=40"),
         f"actor_rollout_ref.model.path={ROOT / 'recipes' / 'tiny' / 'qwen3_vl_scenes'}",
-        *(f"actor_rollout_ref.actor.ppo_mini_batch_size={len(rows) // 2}", "actor_rollout_ref.rollout.n=2"),
-        *("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "algorithm.adv_estimator=grpo"),
-        *("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16", "trainer.total_training_steps=2"),
+        *(f"actor_rollout_ref.actor.ppo_mini_batch_size={batch}", "actor_rollout_ref.rollout.n=2"),
+        *(f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={batch}", "algorithm.adv_estimator=grpo"),
+        *(f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={batch}", "trainer.total_training_steps=2"),
         *("actor_rollout_ref.actor.use_kl_loss=False", "trainer.val_before_train=False", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", "trainer.logger=[console]", "trainer.resume_mode=disable"),
         *(f"trainer.default_local_dir={tmp_path}/checkpoints", f"trainer.rollout_data_dir={tmp_path}/rollouts"),

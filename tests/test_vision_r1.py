@@ -203,8 +203,8 @@ def test_paths_and_their_folder(tmp_path: Path) -> None:
     (found,), _ = convert(tmp_path, row(tmp_path, image=path), images_dir=tmp_path / "coco")
     assert found["extra_info"]["file_name"] == "train2017/000000000139.png"
     (tmp_path / "ids.txt").write_text("coco:139\n")
+    options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
     with pytest.raises(RowsError, match="exclusion list"):
-        options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
         convert(tmp_path, row(tmp_path, image=path), **options)
     with pytest.raises(RowError, match="must lie inside the images folder"):
         convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")

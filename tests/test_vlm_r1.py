@@ -294,7 +294,7 @@ def test_bad_conversations(what: str, tmp_path: Path) -> None:
     [
         ({"bbox_list": None, "solution": None}, r"neither bbox_list nor solution holds a box \(None\)"),
         ({"bbox_list": [], "solution": "left"}, r"neither bbox_list nor solution holds a box \(left\)"),
-        ({"bbox_list": [[1, 2, 3]]}, r"box .*needs 4 finite numbers|holds a box \(\[\[1, 2, 3\]\]\)"),
+        ({"bbox_list": [[1, 2, 3]]}, r"holds a box \(\[\[1, 2, 3\]\]\)"),
         ({"normal_caption": None, "problem": "Find it."}, "no normal_caption, and problem 'Find it.' is not of the"),
         ({"width": "wide"}, r"width and height \('wide', 120\): need positive numbers"),
         ({"width": 640}, r"size_wh \(640, 120\), the file has \(160, 120\)"),

@@ -13,11 +13,7 @@ from rich.console import Console
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
-from verl_visionr1.tools.difficulty.filtering import COLUMNS, MIN_SAMPLES, filter_by_difficulty
-from verl_visionr1.tools.difficulty.rates import METRICS, Bar
-from verl_visionr1.tools.difficulty.rules import Quota, Rules
-from verl_visionr1.tools.difficulty.training_rows import read_training_rows
-from verl_visionr1.tools.difficulty.view import view_of
+from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Quota, Rules
 from verl_visionr1.tools.rollouts.judging import Judging
 from verl_visionr1.tools.rollouts.records import Counts
 
@@ -26,7 +22,7 @@ def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
     data: Annotated[list[Path], typer.Option(help="the parquet that they were made of (may repeat)")],
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
-    metric: Annotated[str, typer.Option(help=f"what an answer passes by: {', '.join(METRICS)}")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="what an answer passes by: accuracy, f1_50 or iou_mean")] = "accuracy",
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
     min_rate: Annotated[float, typer.Option(help="least pass rate of a row")] = 0.0,
     max_rate: Annotated[float, typer.Option(help="largest pass rate of a row")] = 1.0,
@@ -57,6 +53,11 @@ def difficulty(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Filter, balance and order training data by how often saved rollouts pass, row by row."""
+    from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # they need pyarrow
+    from verl_visionr1.tools.difficulty.rates import Bar
+    from verl_visionr1.tools.difficulty.training_rows import read_training_rows
+    from verl_visionr1.tools.difficulty.view import view_of
+
     skipped = Counts()
     try:
         rules = Rules(

@@ -142,7 +142,8 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
         return f"{item.question} {answer_format.then}"
     assert answer_format.instruct is not None  # `Flags.format_of` has looked
     phrases = item.phrases if item.question is None else (item.question,)
-    return answer_format.instruct(item.task, phrases, allow_none=allow_none)
+    # words answer what is there; only places and numbers can be asked for in vain
+    return answer_format.instruct(item.task, phrases, allow_none=allow_none and item.task != "text")
 
 
 # ---------------------------------------------------------------------------------------------- geometry

@@ -162,8 +162,8 @@ class ColumnMap:
 
     def missing(self, seen: set[str]) -> str | None:
         """A column that no record has."""
-        wanted = [part.strip().partition(".")[0] for name in self.names.values() for part in name.split(",")]
-        return next((name for name in wanted if name not in seen), None)
+        wanted = [part.strip() for name in self.names.values() for part in name.split(",")]
+        return next((name for name in wanted if not seen & {name, name.partition(".")[0]}), None)
 
 
 def _value(record: Mapping[str, Any], name: str) -> Any:

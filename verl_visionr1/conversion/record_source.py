@@ -25,7 +25,7 @@ from verl_visionr1.images import EmbeddedImage, read_size
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
 _SAMPLE = 500  # records whose boxes are looked at
-_MOST_WRONG = 0.5  # share of boxes from which on the declared format is refused
+_MOST_WRONG = 0.5  # share of boxes above which the declared format is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def _check_format(source: RecordSource, ledger: Ledger) -> None:
     said = fit(declared, numbers, sizes)
     others = [fit(convention, numbers, sizes) for convention in hypotheses()]
     fitting = next((str(it.convention) for it in others if not it.misfits), None)
-    if said.misfits >= _MOST_WRONG and said.example is not None and fitting is not None:
+    if said.misfits > _MOST_WRONG and said.example is not None and fitting is not None:
         box, (width, height) = sample.boxes[said.example], sample.sizes_wh[said.example]
         name = next(name for name, known in FORMATS.items() if known == source.layout.box_format)
         evidence = f"{sample.where[said.example]} has {[round(v, 4) for v in box]} on {width} x {height}"

@@ -13,7 +13,7 @@ from verl_visionr1.tools.difficulty.filtered import write_filtered
 from verl_visionr1.tools.difficulty.finding import MATCHES, Finder, Match
 from verl_visionr1.tools.difficulty.rates import Bar, Rates, measure
 from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares, rollout_numbers
-from verl_visionr1.tools.difficulty.rules import Rules
+from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Rules
 from verl_visionr1.tools.difficulty.selection import select
 from verl_visionr1.tools.difficulty.training_rows import TrainingRows
 from verl_visionr1.tools.rollouts.judging import Judging
@@ -23,7 +23,6 @@ COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
 """What dumps are read by here: tables of one's own may tell which row and which image it was."""
 SUSPICIOUS = 0.1
 """A note is made of rollouts without a row from this share of them on."""
-MIN_SAMPLES = 2
 
 
 def filter_by_difficulty(

@@ -15,6 +15,8 @@ from verl_visionr1.files import RowsError
 
 Unseen = Literal["keep", "drop"]
 Order = Literal["keep", "easy-first", "hard-first"]
+MIN_SAMPLES = 2
+"""Rollouts that make a pass rate, unless a number is given: one alone says little."""
 _QUOTA = re.compile(r"(?:(?P<low>[\d.]+)\.\.(?P<high>[\d.]+)|unseen)=(?P<share>[\d.]+)")
 
 

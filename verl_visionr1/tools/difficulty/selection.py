@@ -134,6 +134,9 @@ class _Chooser:
             if sizes[largest] >= share * len(counting) + 1:
                 found = f"count {values[largest]} has {sizes[largest] / len(counting):.1%} of the counting rows"
                 notes.append(f"--max-share-per-count {share:g} is not met: {found}, of {len(values)} counts")
+            elif EXCLUDE * len(counting) < (n := int((self.counts[before] != NOTHING).sum())) and not self.rules.limit:
+                left = f"leaves {len(counting)} of {n} counting rows"
+                notes.append(f"--max-share-per-count {share:g} {left}: the others are too rare for more")
         for i, quota in enumerate(self.rules.quotas):
             n, n_before = int((self.buckets[rows] == i).sum()), int((self.buckets[before] == i).sum())
             if abs(n - quota.share * len(rows)) >= 1:
