@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from verl_visionr1 import PRESETS, Target
+from verl_visionr1 import PRESETS, Target, rewriting
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.images import RowImage
 from verl_visionr1.rows import Row, RowWriter, read_rows
-from verl_visionr1.tools.difficulty import filtered, finding
+from verl_visionr1.tools.difficulty import finding
 from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty
 from verl_visionr1.tools.difficulty.finding import Finder
 from verl_visionr1.tools.difficulty.rates import Bar, measure
@@ -706,7 +706,7 @@ def test_a_provenance_that_is_none_is_kept(text: bytes, tmp_path: Path) -> None:
 
 
 def test_row_groups_have_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filtered, "GROUP_BYTES", 1000)
+    monkeypatch.setattr(rewriting, "GROUP_BYTES", 1000)
     rows = some_rows(230, embed=True)  # 50 bytes an image, and about 280 of text
     file = write_data(tmp_path / "d.parquet", rows)
     sizes: list[list[int]] = []
@@ -734,9 +734,9 @@ def test_memory_is_bounded(order: Any, tmp_path: Path) -> None:
     code = f"""
 import pyarrow as pa
 from pathlib import Path
-from verl_visionr1.tools.difficulty import filtered
+from verl_visionr1 import rewriting
 from verl_visionr1.cli import difficulty
-filtered.GROUP_BYTES = 1 << 20
+rewriting.GROUP_BYTES = 1 << 20
 dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "o.parquet")]!r})
 difficulty.difficulty([dump], [data], out, order={order!r}, as_json=True)
 print(pa.default_memory_pool().max_memory())
@@ -754,14 +754,14 @@ def test_the_file_is_there_whole_or_not_at_all(order: Any, tmp_path: Path, monke
     out = tmp_path / "out" / "out.parquet"
     out.parent.mkdir()
     out.write_bytes(b"an older file")
-    add = filtered._Groups.add
+    add = rewriting.RowGroups.add
 
     def full(self: Any, batch: pa.RecordBatch) -> None:
         add(self, batch)
         if self.n_rows > 70:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(filtered._Groups, "add", full)
+    monkeypatch.setattr(rewriting.RowGroups, "add", full)
     with pytest.raises(RowsError, match=r"out\.parquet: the disk is full; nothing was left behind"):
         filtered_by(dump, [file], out, order=order)
     assert [path.name for path in out.parent.iterdir()] == ["out.parquet"]

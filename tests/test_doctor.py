@@ -309,6 +309,73 @@ def test_budget_of_the_prompt(clean: Path) -> None:
     assert doctor(clean / "train.parquet", "--max-prompt", 400).exit_code == 0
 
 
+# ---------------------------------------------------------------------------------------------- fixing
+
+
+def soil(folder: Path) -> Path:
+    """Everything that is safe to mend, at once."""
+    path = folder / "train.parquet"
+    duplicate_boxes(folder)
+
+    def change(row: dict[str, Any], truth: Truth, number: int) -> None:
+        if number == 20:
+            truth.update(boxes_xyxy=[[0, 0, 200.5, 50], [5, 5, 5, 9]], labels=["red circle"] * 2, categories=[])
+            row["prompt"][0]["content"] = "<image>Where is the red circle?"
+        if number in (3, 4):
+            row["extra_info"]["index"] = 7
+        shutil.copy(row["images"][0], folder / Path(row["images"][0]).name)
+        row["images"] = [Path(row["images"][0]).name]
+
+    change_rows(path, change)
+    repeated_rows(folder)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("data_source")
+    pq.write_table(table.set_column(at, "data_source", table["data_source"].cast(pa.large_string())), path)
+    return path
+
+
+def test_what_is_safe_is_mended_and_told(copy: Path) -> None:
+    path = soil(copy)
+    before = path.read_bytes()
+    assert doctor(path).exit_code == 2
+    done = doctor(path, "--fix", copy / "mended.parquet")
+    for kind in (
+        "2 x repeated row dropped",
+        "x repeated box dropped",
+        "1 x box clipped by up to a pixel",
+        "1 x box without area dropped",
+        "1 x extra_info.index made unique",
+        "relative path of an image made absolute",
+        "column 'data_source': large_string -> string",
+    ):
+        assert kind in done.stderr
+    assert re.search(r"row 20, boxes_xyxy\[1\] = \[5, 5, 5, 9\]: box without area", done.stderr)
+    assert path.read_bytes() == before
+    again = doctor(copy / "mended.parquet")
+    assert (again.output, again.exit_code) == ("", 0)
+    provenance = json.loads(pq.read_schema(copy / "mended.parquet").metadata[b"visionr1"])
+    assert provenance["fixed"] == [{"by": "visionr1 doctor --fix", "file": "train.parquet"}]
+
+
+@pytest.mark.parametrize("spoil", [fractions, rotated, unnamed_labels, silent_negatives, inverted, of_another_project])
+def test_what_is_not_safe_is_left(copy: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(copy)
+    found = doctor(copy / "train.parquet").output
+    done = doctor(copy / "train.parquet", "--fix", copy / "mended.parquet")
+    assert done.exit_code != 0
+    if (copy / "mended.parquet").exists():
+        assert doctor(copy / "mended.parquet").output == found.replace("train.parquet", "mended.parquet")
+
+
+def test_fix_refuses_to_overwrite(copy: Path) -> None:
+    path = copy / "train.parquet"
+    for out, message in ((path, "another file"), (copy / "a.txt", "ends in .parquet")):
+        done = doctor(path, "--fix", out)
+        assert done.exit_code == 1
+        assert message in done.stderr
+    assert "one .parquet at a time" in doctor(path, copy / "val.parquet", "--fix", copy / "b.parquet").stderr
+
+
 # ---------------------------------------------------------------------------------------------- anybody's files
 
 

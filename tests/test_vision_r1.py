@@ -216,6 +216,10 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     assert report.written.rows == 1
     with pytest.raises(RowsError, match=r"no split 'val': it has test, train; give --split"):
         vision_r1.convert(folder, tmp_path / "out.parquet", vision_r1.Options(split="val"))
+    (folder / "train-00000-of-00002.parquet").unlink()
+    (folder / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(RowsError, match=r"no split 'train': it has test"):  # test rows are never taken for training
+        vision_r1.convert(folder, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "file limit"}
 
@@ -39,25 +41,41 @@ def disk_error(path: Path, error: OSError) -> RowsError:
     return RowsError(f"{path}: {reason}; nothing was left behind: free space or write elsewhere, and run again")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, and its folder where that is missing. After a crash or a power cut it is whole, or not there.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, and its folder where that is missing. After a crash or a power cut it is whole, or not there.
+
+    It appears under its name when the `with` block ends well; until then, and if it does not, an older file of that
+    name is untouched.
 
     Raises:
-        RowsError: it cannot be written; an older file of that name is then untouched.
+        RowsError: it cannot be written.
     """
     # threads too may write one file at a time: copies of an image are named by content
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_folder(path.parent)
     except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise disk_error(path, error) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file as `whole_file` does.
+
+    Raises:
+        RowsError: it cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -344,7 +344,8 @@ def read_rows(
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]
         if missing:
             raise RowsError(f"{path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}")
-        for batch in parquet.iter_batches(batch_size=batch_rows, columns=list(columns) if columns is not None else None):
+        wanted = None if columns is None else list(columns)
+        for batch in parquet.iter_batches(batch_size=batch_rows, columns=wanted):
             yield from batch.to_pylist()
 
 

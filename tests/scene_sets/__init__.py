@@ -4,9 +4,11 @@
 `tests/test_one_truth.py` converts them all and compares.
 """
 
-from scene_sets import coco_like, counts, detection_files, open_vocabulary, referring, regions
+from scene_sets import coco_like, counts, detection_files, frameworks, open_vocabulary, referring, regions
 
 FORMATS = tuple(
-    form for family in (coco_like, counts, detection_files, open_vocabulary, referring, regions) for form in family.FORMATS
+    form
+    for family in (coco_like, counts, detection_files, frameworks, open_vocabulary, referring, regions)
+    for form in family.FORMATS
 )
 """Every format of every family."""

@@ -26,7 +26,7 @@ from verl_visionr1.images import EmbeddedImage
 
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images that are in memory as Python objects
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")
+_SHARD = re.compile(r"(train|val|valid|validation|test[a-zA-Z]?|dev|eval|minival)-\d{5}-of-\d{5}\.")
 
 # ---------------------------------------------------------------------------------------------- whole files
 
@@ -193,10 +193,11 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     """A file; or all files of a folder that end so, sorted by name.
 
     Args:
-        split: where names begin with a split, as `train-00000-of-00007.parquet`, only those of this one are taken.
+        split: where names begin with a split, as `train-00000-of-00007.parquet`, only those of this one are taken;
+            "": all.
 
     Raises:
-        RowsError: nothing there, or several splits and none of this name.
+        RowsError: nothing there, or nothing of this split.
     """
     if not source.exists():
         raise RowsError(f"{source}: no such file or folder; check the path")
@@ -206,10 +207,10 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
     if not files:
         raise RowsError(f"{source}: no {' or '.join(suffixes)} file in this folder; check the path")
     splits = {path: found[1] if (found := _SHARD.match(path.name)) else "" for path in files}
-    chosen = [path for path in files if splits[path] == split]
-    if not chosen and len(set(splits.values())) > 1:
+    chosen = [path for path in files if split in ("", splits[path]) or not splits[path]]
+    if not chosen:
         raise RowsError(f"{source}: no split {split!r}: it has {', '.join(sorted(set(splits.values())))}; give --split")
-    return chosen or files
+    return chosen
 
 
 def read_xml(path: Path) -> Element:

@@ -20,7 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rows import CONVERT_AGAIN, PATH_SCHEMA, open_parquet, read_rows, target_of
+from verl_visionr1.rewriting import has_embedded
+from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.rollouts.records import N_EXAMPLES, Counts, OnError, image_name, prompt_turns
 
@@ -100,11 +101,6 @@ def bare(text: str) -> str:
 def bare_question(prompt: Any) -> str:
     """What a row asks, its turns bare."""
     return TURN.join(filter(None, map(bare, prompt_turns(prompt))))
-
-
-def has_embedded(schema: pa.Schema) -> bool:
-    """Whether rows hold their images, and not only paths."""
-    return "images" in schema.names and schema.field("images").type != PATH_SCHEMA.field("images").type
 
 
 def read_training_rows(

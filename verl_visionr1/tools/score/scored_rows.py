@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from verl_visionr1.files import RowsError, disk_error
+from verl_visionr1.files import RowsError, whole_file
 from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.tools.rollouts.records import Rollout
 from verl_visionr1.tools.score.rescore import OnRow
@@ -36,16 +35,8 @@ def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
     if path.suffix not in kinds:
         raise RowsError(f"--out {path}: needs a name that ends in .jsonl or .parquet")
     metrics = tuple(dict.fromkeys(name for preset in presets for name in preset.metrics))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file, kinds[path.suffix](file, metrics) as write:
-            yield write
-        os.replace(partial, path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file, kinds[path.suffix](file, metrics) as write:
+        yield write
 
 
 def _row_of(rollout: Rollout, preset: Preset, score: Score, other: Score | None) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Rows of parquet files written again: every column as it was or as it is given, in row groups of one size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_visionr1.rows import METADATA_KEY, PATH_SCHEMA, open_parquet
+
+GROUP_ROWS, GROUP_ROWS_EMBEDDED = 10_000, 100
+GROUP_BYTES = 64 << 20
+"""Sizes of the row groups that are written, as `rows.RowWriter` has them."""
+
+
+def has_embedded(schema: pa.Schema) -> bool:
+    """Whether rows hold their images, and not only paths."""
+    return "images" in schema.names and schema.field("images").type != PATH_SCHEMA.field("images").type
+
+
+def extended_metadata(files: Sequence[Path], key: str, facts: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The first file's metadata, its provenance extended by what was done; of several files, all provenances.
+
+    Args:
+        key: of the list, in the provenance, that `facts` are appended to.
+        facts: JSON-able.
+    """
+    found: list[dict[bytes, bytes]] = []
+    for file in files:
+        with open_parquet(file) as parquet:
+            found.append(dict(parquet.schema_arrow.metadata or {}))
+    provenances = [_provenance(one.get(METADATA_KEY)) for one in found]
+    provenance = provenances[0]
+    if any(other != provenance for other in provenances):
+        versions = {"schema": provenance["schema"]} if "schema" in provenance else {}
+        provenance = {**versions, "merged": provenances}
+    done = provenance.get(key)
+    provenance = {**provenance, key: [*(done if isinstance(done, list) else []), facts]}
+    text = json.dumps(provenance, sort_keys=True, ensure_ascii=False)
+    return {**found[0], METADATA_KEY: text.encode()}
+
+
+def _provenance(text: bytes | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        provenance = json.loads(text)
+    except ValueError:
+        provenance = None
+    return provenance if isinstance(provenance, dict) else {"earlier": text.decode(errors="replace")}
+
+
+def small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """All rows, in batches of bounded size whatever the size of the row groups."""
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        bytes_a_row = group.total_byte_size // (group.num_rows or 1)
+        batch_rows = min(GROUP_ROWS, GROUP_BYTES // (bytes_a_row + 1) + 1)
+        yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[number])
+
+
+class RowGroups:
+    """Gathers rows to row groups of one size, whatever pieces they come in."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
+        self.embedded = has_embedded(schema)
+        self.rows = GROUP_ROWS_EMBEDDED if self.embedded else GROUP_ROWS
+        self.schema = schema
+        # As in `rows.RowWriter`: statistics and dictionaries of image bytes would hold whole images.
+        options: dict[str, Any] = {"compression": "none" if self.embedded else "zstd"}
+        options |= {"use_dictionary": not self.embedded, "write_statistics": not self.embedded}
+        self.parquet = pq.ParquetWriter(file, schema, **options)
+        self.waiting: list[pa.RecordBatch] = []
+        self.n_rows = self.n_bytes = 0
+
+    def __enter__(self) -> RowGroups:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            self.parquet.close()
+        else:
+            with suppress(OSError):  # closing writes a footer: on a full disk that fails again
+                self.parquet.close()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take some rows."""
+        if self.embedded and len(batch) > 1:
+            for i in range(len(batch)):
+                self.add(batch.slice(i, 1))
+            return
+        while len(batch):
+            part = batch.slice(0, self.rows - self.n_rows)
+            batch = batch.slice(len(part))
+            self.waiting.append(part)
+            self.n_rows += len(part)
+            self.n_bytes += part.nbytes if self.embedded else 0
+            if self.n_rows >= self.rows or self.n_bytes >= GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self.waiting:
+            table = pa.Table.from_batches(self.waiting).combine_chunks()
+            self.parquet.write_table(table.replace_schema_metadata(self.schema.metadata), row_group_size=self.n_rows)
+            self.waiting, self.n_rows, self.n_bytes = [], 0, 0
