@@ -36,15 +36,15 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.framework_rows import PRESETS, Preset
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.record_fields import FORMATS, BoxFormat, ColumnMap
-from verl_visionr1.conversion.record_items import items_of_questions
-from verl_visionr1.conversion.record_source import Layout, RecordSource, survey
-from verl_visionr1.conversion.record_vocabulary import items_of_vocabulary
-from verl_visionr1.conversion.solutions import KeepPrompts
+from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap
+from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
+from verl_visionr1.conversion.records.items import items_of_questions
+from verl_visionr1.conversion.records.solutions import KeepPrompts
+from verl_visionr1.conversion.records.source import Layout, RecordSource, survey
+from verl_visionr1.conversion.records.vocabulary import items_of_vocabulary
 from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowsError

@@ -29,8 +29,8 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.record_values import boxes_of
-from verl_visionr1.conversion.solutions import KeepPrompts, without_images
+from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
+from verl_visionr1.conversion.records.values import boxes_of
 from verl_visionr1.conversion.sources import embedded_image, files_of, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError

@@ -32,7 +32,7 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.solutions import (
+from verl_visionr1.conversion.records.solutions import (
     KeepPrompts,
     Solution,
     options_of,

@@ -17,7 +17,7 @@ from scene_sets.frameworks import PHRASE_COLUMNS, write_csv, write_jsonl, write_
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction
-from verl_visionr1.conversion.record_fields import FORMATS
+from verl_visionr1.conversion.records.fields import FORMATS
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target

@@ -441,6 +441,32 @@ def boxed(label: str, things: list[Thing]) -> Row:
     }
 
 
+WHAT = "Of which colour is the thing that is furthest to the left?"
+
+
+def leftmost_colour(picture: Picture) -> str:
+    return min(picture.things, key=lambda thing: thing.box).label.split()[0]
+
+
+def write_answers(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
+    """Questions with an answer in words."""
+    rows = [{"image": picture.file_name, "q": WHAT, "a": leftmost_colour(picture)} for picture in pictures]
+    for picture in pictures:
+        picture.save(folder / "images")
+    path = folder / "answers.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return (path,)
+
+
+def answers(pictures: Sequence[Picture]) -> list[Canon]:
+    """One row for each image: a question, and its answer in words."""
+    prompt = f"<image>{WHAT} Answer with the final answer alone."
+    truths = [Target(task="text", size_wh=picture.size, answer=leftmost_colour(picture)) for picture in pictures]
+    return [
+        (str(picture.number), "text", prompt, truth.to_json()) for picture, truth in zip(pictures, truths, strict=True)
+    ]
+
+
 PHRASE_COLUMNS = ["image=meta.file", "width=meta.size.w", "height=meta.size.h", "phrase=caption"]
 CLASS_LABELS = records.Options(
     column=["image=image", "id=image_id", "label=objects.category", "boxes=objects.bbox"],
@@ -527,6 +553,7 @@ FORMATS = (
         column=["image=img", "phrase=text", "boxes=x,y,w,h"],
         box_format="xywh-abs",
     ),
+    own("answers", write_answers, answers, column=["image=image", "question=q", "answer=a"]),
     own("ms-swift real", partial(write_ms_swift, what="real"), grounding, preset="ms-swift"),
     own("ms-swift norm1", partial(write_ms_swift, what="norm1"), grounding, preset="ms-swift"),
     own("ms-swift points", partial(write_ms_swift, what="points"), pointing, preset="ms-swift"),

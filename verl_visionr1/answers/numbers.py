@@ -39,11 +39,13 @@ def last_number(text: str) -> Number | None:
     >>> last_number("no cats") is None
     True
     """
+    digits: re.Match[str] | None = None
+    for match in _DIGITS.finditer(text):
+        if not _is_ordinal(text, match.end()):
+            digits = match
+    if digits is not None:
+        return _number(text, digits)
     last: Number | None = None
-    for number in _in_digits(text):
-        last = number
-    if last is not None:
-        return last
     for number in _in_words(text):
         if last is None or number.value != 1.0 or last.value == 1.0:
             last = number
@@ -57,20 +59,22 @@ _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "tri
 _ORDINALS = ("st", "nd", "rd", "th")
 
 
-def _in_digits(text: str) -> Iterator[Number]:
-    for match in _DIGITS.finditer(text):
-        token, start, end = match.group(), match.start(), match.end()
-        if text[end : end + 2].lower() in _ORDINALS and not text[end + 2 : end + 3].isalpha():
-            continue
-        cut = 0 if _has_thousands(token) else token.rfind(",", 0, len(token.rstrip(","))) + 1  # "1,2": the last of them
-        value = _value(token[cut:])
-        is_percent = False
-        after = _AFTER.match(text, end)
-        if after is not None:
-            is_percent = after.group(1) is not None
-            value *= 1.0 if is_percent else _SCALES[after.group(2).lower()]
-            end = after.end()
-        yield Number(value, is_percent, start + cut, end)
+def _is_ordinal(text: str, end: int) -> bool:
+    return text[end : end + 2].lower() in _ORDINALS and not text[end + 2 : end + 3].isalpha()
+
+
+def _number(text: str, match: re.Match[str]) -> Number:
+    """The number of a match of `_DIGITS`, with the scale word or percent sign behind it."""
+    token, start, end = match.group(), match.start(), match.end()
+    cut = 0 if _has_thousands(token) else token.rfind(",", 0, len(token.rstrip(","))) + 1  # "1,2": the last of them
+    value = _value(token[cut:])
+    is_percent = False
+    after = _AFTER.match(text, end)
+    if after is not None:
+        is_percent = after.group(1) is not None
+        value *= 1.0 if is_percent else _SCALES[after.group(2).lower()]
+        end = after.end()
+    return Number(value, is_percent, start + cut, end)
 
 
 def _has_thousands(token: str) -> bool:

@@ -12,11 +12,13 @@ of the annotations. All else is here, once:
 * `pickled_numpy` numpy's arrays in pickles, read without numpy's own unpickling;
 * `identity`    which image it is, whatever the data set calls it; exclusion lists against leakage;
 * `items`       `Item` -> `Row`: image prepared, boxes brought into its frame and cleaned, prompt made;
-* `vocabulary`  boxes of a fixed list of categories (COCO, VOC, ...) as columns, and the planning of items from them;
+* `vocabulary`  boxes of a fixed list of categories (COCO, VOC, ...) as columns; `planning` asks questions of them;
 * `coco_json`   the json layout that many data sets share;
 * `yolo_yaml`   data.yaml of YOLO;
 * `referring`   the layout of RefCOCO and its relatives;
 * `counts`      what data sets of counting and pointing share: their tasks, and how numbers and points are read;
+* `records`     anybody's json, csv and parquet as items (a package);
+* `conventions` in which coordinates numbers are written, guessed with the evidence;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;

@@ -11,9 +11,9 @@ from pathlib import Path
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.record_fields import Entry, Fields
-from verl_visionr1.conversion.record_source import RecordSource, Survey, upright_size
-from verl_visionr1.conversion.record_values import ADVICE, labels_of
+from verl_visionr1.conversion.records.fields import Entry, Fields
+from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
+from verl_visionr1.conversion.records.values import ADVICE, labels_of
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage

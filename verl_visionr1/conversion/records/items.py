@@ -8,9 +8,9 @@ from pathlib import Path
 
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.record_fields import Entry
-from verl_visionr1.conversion.record_source import RecordSource
-from verl_visionr1.conversion.record_values import ADVICE
+from verl_visionr1.conversion.records.fields import Entry
+from verl_visionr1.conversion.records.source import RecordSource
+from verl_visionr1.conversion.records.values import ADVICE
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verl_visionr1.conversion.solutions import decoded_text
+from verl_visionr1.conversion.records.solutions import decoded_text
 from verl_visionr1.files import RowError
 
 ADVICE = "mend or remove the entry"

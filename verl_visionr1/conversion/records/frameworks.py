@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from verl_visionr1.conversion.record_fields import FORMATS, BoxFormat, ColumnMap, Fields
-from verl_visionr1.conversion.record_values import ADVICE
-from verl_visionr1.conversion.solutions import read_solution, without_format, without_images
+from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap, Fields
+from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
+from verl_visionr1.conversion.records.values import ADVICE
 from verl_visionr1.files import RowError
 
 Record = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Fields of records that anybody laid out: which column means what, and in what format the boxes are.
 
-record --`Columns.fields` or a preset (`framework_rows`)--> Fields (raw values) --`entry_of`--> Entry (checked)
+record --`Columns.fields` or a preset (`frameworks`)--> Fields (raw values) --`entry_of`--> Entry (checked)
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.record_values import (
+from verl_visionr1.conversion.records.solutions import read_solution
+from verl_visionr1.conversion.records.values import (
     Box,
     boxes_of,
     count_of,
@@ -20,7 +21,6 @@ from verl_visionr1.conversion.record_values import (
     text_of,
     texts_of,
 )
-from verl_visionr1.conversion.solutions import read_solution
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowError, RowsError
 
