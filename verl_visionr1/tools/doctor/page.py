@@ -51,7 +51,8 @@ def write_page(examination: Examination, out: Path) -> None:
         for name, tally in tallies.items():
             shown = ", ".join(f"{value or '(none)'} {count}" for value, count in tally.most_common(12))
             parts += [f"{name}: {shown}"] if tally else []
-        cards = [_card(sample, problems) for sample, problems in examination.shown.get(census.file, ())]
+        shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
+        cards = [_card(sample, problems) for sample, problems in shown]
         files.append(_File(census.file, "; ".join(parts), cards))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(groups=examination.found, files=files)
