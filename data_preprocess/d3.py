@@ -89,7 +89,7 @@ class _Image(msgspec.Struct):
 class _Annotation(msgspec.Struct):
     image_id: Key
     sent_id: list[Key]
-    bbox: list[Any]
+    bbox: Any
 
 
 class _Group(msgspec.Struct):
@@ -195,7 +195,8 @@ def _add_annotation(
     if image == LEFT_OUT:
         columns.ledger.left_out["annotation of an image left out"] += 1
         return
-    box = entry.bbox[0] if len(entry.bbox) == 1 and isinstance(entry.bbox[0], list) else entry.bbox
+    box = entry.bbox if isinstance(entry.bbox, list) else []
+    box = box[0] if len(box) == 1 and isinstance(box[0], list) else box
     usable = len(box) == 4 and all(type(value) in (int, float) for value in box)
     x, y, width, height = box if usable else (0, 0, 0, 0)
     corners = (x, y, x + width, y + height) if usable else None

@@ -8,8 +8,10 @@ Reads refs pickles and grefs json; COCO and LVIS json; records with an image col
 .tsv, .parquet, .arrow); lists of names by split (FSC-147); parquet that our converters wrote; folders of images; other
 lists (.txt). `--split` applies to entries that say their split; "test" is testA and testB too.
 
-The list holds identities (`coco:139`, `vg:2410408`) where a name tells one, else file names, else plain ids, which are
-compared with a data set's own ids: `--collection coco` says that plain numbers are COCO's.
+The list holds identities (`coco:139`, `vg:2410408`) where a name tells one, else whole URLs or file names with the
+folders that the source says, else plain ids, which are compared with a data set's own ids: `--collection coco` says
+that plain numbers are COCO's. `a/b.jpg` holds `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the
+list holds them all.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ import pyarrow as pa
 import typer
 
 from verl_visionr1.conversion.folders import IMAGE_SUFFIXES, files_in
-from verl_visionr1.conversion.identity import COMMENT, identity_of_name, normal_image_id, read_exclusion
+from verl_visionr1.conversion.identity import (
+    identity_of_name,
+    normal_image_id,
+    path_name,
+    read_exclusion,
+    without_comment,
+)
 from verl_visionr1.conversion.referring import PICKLES, in_any_split
 from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
 from verl_visionr1.files import RowsError, write_whole
@@ -37,7 +45,7 @@ NAMES = (
     *("coco_url", "image_url", "url", "image", "img", "images", "path"),
 )
 """Keys under which records name an image, the likelier first."""
-IDS = ("image_id", "img_id", "id", "ID")
+IDS = ("image_id", "img_id", "ImageID", "id", "ID")
 """Keys under which records number an image; the last two only where they cannot be a question's."""
 QUESTIONS = ("question", "problem", "conversations", "messages", "instruction", "prompt")
 """Keys of records that are questions."""
@@ -103,7 +111,8 @@ def images_of(path: Path, splits: Sequence[str] = (), collection: str = "") -> F
     """
     found = Found(" ".join(Path(os.path.abspath(path)).name.split()))
     if path.is_dir():
-        entries = (_known_by([f"{found.name}/{name}"], [], collection) for name in files_in(path))
+        names = ((name, identity_of_name(f"{found.name}/{name}")) for name in files_in(path))
+        entries = ((known,) if known else _known_by([name], [], collection) for name, known in names)
     elif path.suffix.lower() == ".txt":
         listed = sorted(read_exclusion(path).ids, key=_order)
         entries = (_known_by([name], [], "") if _is_image(name) else (name,) for name in listed)
@@ -130,7 +139,7 @@ def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str
             if not in_any_split(split, splits):
                 continue
         names = [name for key in NAMES for name in _texts(record.get(key))]
-        keys = IDS[:2] if any(key in record for key in QUESTIONS) else IDS
+        keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
         ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
         numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
         if "sent_ids" in record and ids:  # refer's names are not those of files
@@ -143,12 +152,12 @@ def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str
 
 
 def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
-    """All identities that an image's names tell; else its file name; else its id."""
+    """All identities that an image's names tell; else its URL or file name; else its id."""
     known = dict.fromkeys([*(identity for name in names if (identity := identity_of_name(name))), *numbers])
     if known:
         return tuple(known)
     if names:
-        return (names[0].replace("\\", "/").rpartition("/")[2],)
+        return (path_name(names[0]),)
     if not ids:
         return ()
     number = normal_image_id(ids[0])
@@ -234,7 +243,8 @@ def _order(name: str) -> tuple[str, int, str]:
 
 
 def _checked(name: str) -> str:
-    if COMMENT.split(name)[0].strip() != name or "\n" in name:
+    is_text = name.encode(errors="ignore").decode() == name  # what a folder gives may be no UTF-8
+    if not is_text or without_comment(name) != name or len(name.splitlines()) != 1:
         raise RowsError(f"{name!r}: cannot stand in a list, where it reads as something else; rename the file")
     return name
 

@@ -30,7 +30,7 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import find_image, inside, read_lines, read_xml, sha256_of
+from verl_visionr1.conversion.sources import find_image, inside, numbered_lines, read_lines, read_xml, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normal_label
@@ -135,7 +135,7 @@ def _read_unrelated(entities: Path) -> frozenset[tuple[str, int]]:
 
 def _read_captions(path: Path) -> list[_Phrase]:
     phrases: list[_Phrase] = []
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in numbered_lines(path):
         found = [_Phrase(" ".join(text.split()), chain, number) for chain, text in _PHRASE.findall(line)]
         if len(found) != line.count("[") or len(found) != line.count("]"):
             reason = f"caption {number}: {line.strip()[:100]!r}: a phrase is not of the form [/EN#1/people A man]"

@@ -107,7 +107,7 @@ def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Optio
     names, place_of = _classes(classes)
     columns = Columns(boxes.name, names, ledger)
     images = _Images(columns, images_dir, options.excluded, options.partial)
-    for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf")):
+    for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf"), ledger):
         try:
             _add_box(line, record, columns, images, place_of)
         except RowError as error:
@@ -125,8 +125,11 @@ def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Optio
     return replace(data, images=known)
 
 
-def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[int, dict[str, str]]]:
     for number, (line, record) in enumerate(read_csv(path)):
+        if isinstance(record, RowError):
+            ledger.skip(record)
+            continue
         missing = [name for name in needed if name not in record]
         if number == 0 and missing:
             raise RowsError(f"{path}: no column {missing[0]}; it has {', '.join(record)[:100]}; is it the right file?")
@@ -135,7 +138,11 @@ def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 
 def _classes(path: Path) -> tuple[list[str], dict[str, int]]:
     """Display names, each once, and the place of each LabelName among them."""
-    pairs = [(record["LabelName"].strip(), record["DisplayName"]) for _, record in read_csv(path, HEADER)]
+    pairs = []
+    for _, record in read_csv(path, HEADER):
+        if isinstance(record, RowError):
+            raise RowsError(f"{path}: {record}; it needs lines as '/m/011k07,Tortoise'; is it the right file?")
+        pairs.append((record["LabelName"].strip(), record["DisplayName"]))
     pairs = pairs[1:] if pairs[:1] == [HEADER] else pairs
     odd = next((pair for pair in pairs if not pair[0].startswith("/") or not pair[1].strip()), None)
     if odd is not None:
@@ -177,7 +184,7 @@ class _Images:
             return self._number_of[image_id]
         self._number_of[image_id] = None
         left_out = self.columns.ledger.left_out
-        if self.exclude.holds(image_id):
+        if self.exclude.holds(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
             left_out["image on the exclusion list"] += 1
         elif self.partial and not self.has_file(image_id):
             left_out["image that is not in the folder (--partial)"] += 1
@@ -238,7 +245,7 @@ def _labels(
     Raises:
         RowsError: a label that nobody verified: the file is that of machine-made ones.
     """
-    for line, record in _table(path, ("ImageID", "LabelName", "Confidence")):
+    for line, record in _table(path, ("ImageID", "LabelName", "Confidence"), ledger):
         where = f"{path.name}: line {line}"
         confidence = record["Confidence"].strip()
         if confidence not in ("0", "1", "0.0", "1.0"):

@@ -30,7 +30,15 @@ from rich.console import Console
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.counts import CountFlags, points_of, record_of, require_images, text_of, whole_number
+from verl_visionr1.conversion.counts import (
+    CountFlags,
+    points_inside,
+    points_of,
+    record_of,
+    require_images,
+    text_of,
+    whole_number,
+)
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
@@ -240,18 +248,19 @@ def items_of(path: Path, images: ImageFolder, unit: PointUnit, options: Options,
 
 
 def _items(entry: Entry, image: Path, unit: PointUnit, options: Options, ledger: Ledger) -> Iterator[Item]:
+    whole_wh = (100, 100) if unit is PointUnit.percent else None
     for task in options.tasks:
         if task == "pointing" and entry.points is None and entry.count:
             ledger.left_out["pointing row without points"] += 1
             continue
-        points = entry.points or []
+        points = _points(entry, image, whole_wh, ledger) if task == "counting" else entry.points or []
         yield Item(
             where=entry.where,
             image=image,
             task=task,
             phrases=(entry.label,),
             question=options.how_many(entry.label, task),
-            whole_wh=(100, 100) if unit is PointUnit.percent else None,
+            whole_wh=whole_wh,
             points_xy=points,
             labels=[entry.label] * len(points),
             count=entry.count if task == "counting" else None,
@@ -260,6 +269,14 @@ def _items(entry: Entry, image: Path, unit: PointUnit, options: Options, ledger:
             identities=(entry.url,),
             source_ann={"file": entry.where.partition(":")[0], "point_unit": unit.value},
         )
+
+
+def _points(entry: Entry, image: Path, whole_wh: tuple[int, int] | None, ledger: Ledger) -> list[Point]:
+    """The points of a count: those in the image."""
+    try:
+        return points_inside(entry.points, read_size(image)[0], ledger, whole_wh) if entry.points else []
+    except RowError:  # of an image that cannot be read: told when its row is made
+        return []
 
 
 def convert(

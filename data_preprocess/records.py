@@ -20,7 +20,8 @@ a box are by `--box-format`: xyxy, xywh or cxcywh, in pixels (abs) of the origin
 `--preset` knows the rows of easyr1, ms-swift, visual-rft, r1-v, seg-zero, gui-r1, llamafactory and rex-thinker, and the
 columns of tf-csv (TensorFlow, Roboflow), retinanet-csv (no header) and imagefolder (`metadata.jsonl` with `file_name`,
 `objects.bbox`, `objects.categories`; its box format must be said). Columns given replace those of the preset, for
-example `--preset easyr1 --column count=answer`. A folder is read as an imagefolder, or as all files in it.
+example `--preset easyr1 --column count=answer`. A folder is read as an imagefolder, as the parquet or arrow files in it
+(`save_to_disk` of datasets, too), or else as all files in it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
@@ -75,9 +76,9 @@ class Options(VocabularyFlags):
     keep_prompts: KeepPrompts = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.preset is not None and self.preset not in PRESETS:
             raise RowsError(f"--preset {self.preset}: needs one of {', '.join(PRESETS)}")
+        super().__post_init__()
         names = self.layout.columns.names
         if self.preset is None and "image" not in names:
             raise RowsError("--column image=NAME is missing: which column holds the image? (or give --preset)")
@@ -87,6 +88,17 @@ class Options(VocabularyFlags):
             raise RowsError(f"--{flag}: is for boxes with labels; rows of a phrase or question are what they say")
         if self.keep_prompts and self.layout.is_vocabulary:
             raise RowsError("--keep-prompts: boxes with labels have no prompts of their own")
+
+    def format_of(self, task: str) -> str:
+        """As `VocabularyFlags.format_of`; a click of GUI-R1 is asked for as one point, which `gui-click` reads."""
+        if task == "pointing" and self.preset == "gui-r1":
+            return checked_format("--answer-format", self.answer_format or "point", task)
+        return super().format_of(task)
+
+    @property
+    def planned_tasks(self) -> tuple[str, ...]:
+        """Rows of a phrase or a question say themselves what they ask."""
+        return super().planned_tasks if self.layout.is_vocabulary else ()
 
     @property
     def share_of_negatives(self) -> float | None:

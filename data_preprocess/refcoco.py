@@ -204,6 +204,8 @@ def _of_refs(refs: _Refs, given: _Given) -> Iterator[Read]:
 def _of_tables(given: _Given, options: Options) -> Iterator[Read]:
     for path in given.tables:
         for where, record in read_records(path):
+            if isinstance(record, RowError):
+                raise RowsError(str(record))
             if "raw_anns" in record:
                 if given.images_dir is None:
                     raise RowsError(f"{path}: holds no images; give the folder that holds coco/train2014/...")

@@ -13,12 +13,12 @@ What is read, told by its keys, and how its boxes are written (`--box-format` ov
     SeeClick            json of img_filename, instruction, bbox; x1, y1, x2, y2 as fractions (0-1)   fractions
                         its web data: a list of elements for each image
     ScreenSpot on HF    parquet with bbox and the image's bytes  x1, y1, x2, y2 as fractions         fractions
-    GUI-R1              parquet or json with gt_bbox             the same, or a point: x, y          fractions
 
-Assumed, for no card says so: newer revisions of the parquet on HF hold fractions (older ones held whole pixels), and
-GUI-R1's places are fractions. So numbers are held against the screenshot: boxes that cannot be what the table says are
-errors, and a file with many of them is refused, also with `--on-error skip`. Actions of GUI-R1 other than a click have
-no place, and are left out.
+GUI-R1's rows (gt_bbox) are read by `records.py --preset gui-r1`, and asked for in the same words.
+
+Assumed, for no card says so: newer revisions of the parquet on HF hold fractions (older ones held whole pixels). So
+numbers are held against the screenshot: boxes that cannot be what the table says are errors, and a file with many of
+them is refused, also with `--on-error skip`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ MOST_MISFITS = 0.05
 """Share of misfits from which it is not the entries that are wrong."""
 _PIXELS_OVER, _FRACTIONS_OVER = 0.05, 1.0  # crawled pages have elements off-screen
 """How far over the edge, in sides of the image, a box may reach to be clipped, not doubted."""
-_NO_HISTORY = ("", "none", "null")
 
 
 class Task(str, Enum):
@@ -125,14 +124,9 @@ def _items(path: Path, images_dir: Path | None, options: Options, ledger: Ledger
         for part, element in _elements(where, record):
             n_entries += 1
             try:
-                item = _item(part, element, images_dir, options)
+                yield _item(part, element, images_dir, options)
             except RowError as error:
                 ledger.skip(error)
-                continue
-            if item is None:
-                ledger.left_out["action that is no click, or a point without a box"] += 1
-            else:
-                yield item
     misfits = ledger.skipped[MISFIT] - misfits_before
     if misfits > max(1, MOST_MISFITS * n_entries):
         first = next(line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line)
@@ -159,38 +153,39 @@ def _elements(where: str, record: Any) -> Iterator[tuple[str, Any]]:
         yield where, record
 
 
-def _item(where: str, record: Any, images_dir: Path | None, options: Options) -> Item | None:
-    """The item of an entry; None where it has no place of the kind that is asked for."""
+def _item(where: str, record: Any, images_dir: Path | None, options: Options) -> Item:
+    """The item of an entry.
+
+    Raises:
+        RowError: it is malformed. RowsError: it is of GUI-R1.
+    """
     if isinstance(record, RowError):
         raise record
     if not isinstance(record, dict):
         raise RowError("malformed entry", f"{where}: {str(record)[:80]!r} is no object; mend it")
+    if "gt_bbox" in record:
+        reason = "gt_bbox: rows of GUI-R1; convert them with data_preprocess/records.py --preset gui-r1"
+        raise RowsError(f"{where}: {reason}")
     instruction = record.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         raise RowError("no instruction", f"{where}: instruction is {str(instruction)[:80]!r}: needs a text; mend it")
-    if str(record.get("gt_action") or "click").lower() != "click":
-        return None
     instruction = instruction.strip()
     written = options.box_format or _format_by_keys(where, record)
     image = _image(where, record, images_dir)
     numbers = _numbers(where, record)
     annotated_wh = _image_size(where, record.get("img_size"))
     place = _place(where, numbers, written, image, annotated_wh)
-    if len(place) == 2 and options.task == Task.grounding:
-        return None
     file_name = record.get("img_filename") or record.get("file_name") or ""
-    history = str(record.get("history") or "").strip()
     return Item(
         where=where,
         image=image,
         task=Task(options.task).value,
         phrases=(instruction,),
         # a template of the user's own is filled with the bare instruction
-        question=None if options.prompt_template else _question(instruction, history, options.task),
+        question=None if options.prompt_template else _question(instruction, options.task),
         annotated_wh=annotated_wh,
         whole_wh=(1, 1) if written == BoxFormat.fractions else None,
-        boxes_xyxy=[place] if len(place) == 4 else (),
-        points_xy=[place] if len(place) == 2 else (),
+        boxes_xyxy=[place],
         labels=[instruction],
         image_id=str(record.get("id") or file_name),
         file_name=str(file_name),
@@ -201,7 +196,7 @@ def _item(where: str, record: Any, images_dir: Path | None, options: Options) ->
 def _format_by_keys(where: str, record: Mapping[str, Any]) -> BoxFormat:
     if "img_size" in record:
         return BoxFormat.xyxy
-    if "gt_bbox" in record or "elements" in record or not isinstance(record.get("image", ""), str):
+    if "elements" in record or not isinstance(record.get("image", ""), str):
         return BoxFormat.fractions
     if "img_filename" in record:
         return BoxFormat.xywh if "data_type" in record and "data_source" in record else BoxFormat.fractions
@@ -218,10 +213,7 @@ def _image(where: str, record: Mapping[str, Any], images_dir: Path | None) -> Pa
     return find_image(images_dir, inside(name, where))
 
 
-def _question(instruction: str, history: str, task: Task) -> str:
-    if history.lower() not in _NO_HISTORY:
-        asks = "Where is the next click?" if task == Task.pointing else "Locate the element to click next."
-        return f'The task on this screen: "{instruction}". Done so far: {history.rstrip(".")}. {asks}'
+def _question(instruction: str, task: Task) -> str:
     return f'{"Click on" if task == Task.pointing else "Locate"} the element: "{instruction}".'
 
 
@@ -229,14 +221,11 @@ def _question(instruction: str, history: str, task: Task) -> str:
 
 
 def _numbers(where: str, record: Mapping[str, Any]) -> list[float]:
-    """Four numbers, or GUI-R1's two, as they are written."""
-    key = "gt_bbox" if "gt_bbox" in record else "bbox"
-    value = record.get(key)
-    allowed = (2, 4) if key == "gt_bbox" else (4,)
+    """Four numbers, as they are written."""
+    value = record.get("bbox")
     numeric = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not isinstance(value, list) or not numeric or len(value) not in allowed:
-        needed = "two or four numbers" if 2 in allowed else "four numbers"
-        raise RowError("box malformed", f"{where}: {key} {str(value)[:80]}: needs {needed}; mend it")
+    if not isinstance(value, list) or not numeric or len(value) != 4:
+        raise RowError("box malformed", f"{where}: bbox {str(value)[:80]}: needs four numbers; mend it")
     return value
 
 
@@ -255,7 +244,7 @@ def _place(
     image: Path | EmbeddedImage,
     annotated_wh: tuple[int, int] | None,
 ) -> list[float]:
-    """x1, y1, x2, y2, or x, y, in the unit of the file.
+    """x1, y1, x2, y2 in the unit of the file.
 
     Raises:
         RowError: numbers that cannot be what they are taken for: a box turned over or far outside its image, or
@@ -264,7 +253,7 @@ def _place(
     in_pixels = written != BoxFormat.fractions
     width, height = (annotated_wh or _size_of(where, image)) if in_pixels else (1, 1)
     place = numbers
-    if written == BoxFormat.xywh and len(numbers) == 4:
+    if written == BoxFormat.xywh:
         x, y, box_width, box_height = numbers
         place = [x, y, x + box_width, y + box_height]
     xs, ys = place[0::2], place[1::2]
@@ -300,7 +289,7 @@ def main(
         typer.Option(help="Folder that img_filename is relative to; parquet files hold their images."),
     ] = None,
 ) -> Report:
-    """Turn ScreenSpot (v1, v2, Pro), SeeClick's or GUI-R1's data into the parquet that verl reads.
+    """Turn ScreenSpot's (v1, v2, Pro) or SeeClick's data into the parquet that verl reads.
 
     Example: python data_preprocess/screenspot.py screenspot_desktop.json clicks.parquet --images-dir screenspot_imgs
     """

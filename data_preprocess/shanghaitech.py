@@ -51,6 +51,11 @@ class Crowd:
     annotation: Path
     image: Path
 
+    @property
+    def file_name(self) -> str:
+        """With its folders: `IMG_1.jpg` is in both parts and splits."""
+        return "/".join(self.image.parts[-4:])
+
 
 def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
     """All annotated images of a part's split, in the order of their numbers.
@@ -116,7 +121,7 @@ def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Itera
                 labels=[PHRASES[task]] * len(points),
                 count=len(heads) if task == "counting" else None,
                 image_id=crowd.image_id,
-                file_name=crowd.image.name,
+                file_name=crowd.file_name,
                 source_ann={"file": crowd.annotation.name},
             )
 

@@ -199,15 +199,18 @@ def _add_line(
     columns: Columns, image: int, place_of: dict[int, int], where: str, line: str, key_points: int | None
 ) -> None:
     shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
-    try:
-        kind, *values = map(float, line.split())
-    except ValueError:
-        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it") from None
+    first, *others = line.split()
+    kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
+    if kind is None:
+        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it")
     if kind not in place_of:
         numbers = f"{min(place_of)} to {max(place_of)}"
         raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
     place = place_of[int(kind)]
     box = _box(values, key_points)
+    if len(values) != len(others):
+        error = RowError("malformed line", "needs numbers with blanks between; mend it")
+        columns.refuse(image, place, where, error, written=shown)
     if box is None:
         needed = "class cx cy w h, or class and three or more points"
         if key_points is not None:
@@ -215,6 +218,14 @@ def _add_line(
         error = RowError("malformed line", f"{len(values) + 1} numbers: needs {needed}; mend it")
         columns.refuse(image, place, where, error, written=shown)
     columns.add(image, place, box, where, in_fractions=True, written=shown)
+
+
+def _number(text: str) -> float | None:
+    """A number; None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _box(values: list[float], key_points: int | None) -> list[float] | None:

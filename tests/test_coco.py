@@ -330,15 +330,15 @@ def spoil(data: Dataset, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "kind", "message"),
     [
-        ("zero height", "box without extent", r"annotation id 1001 \(image id 100\): bbox \[5.0, 5.0, 10.0, 0.0\]"),
-        ("zero width", "box without extent", r"\[5.0, 5.0, 0.0, 10.0\]: box = .*: no extent; mend"),
-        ("negative", "box without extent", r"-10.0, 10.0\]: box = .*: no extent; mend"),
+        ("zero height", "box without extent", r"annotation id 1001 \(image id 100\): bbox \[5, 5, 10, 0\]"),
+        ("zero width", "box without extent", r"\[5, 5, 0, 10\]: box = .*: no extent; mend"),
+        ("negative", "box without extent", r"-10, 10\]: box = .*: no extent; mend"),
         ("wholly outside", "box outside its image", r"annotation id 1001.*outside the image of \(160, 96\); mend"),
         ("touching from outside", "box outside its image", r"outside the image of \(160, 96\); mend"),
-        ("three numbers", "box malformed", r"annotation id 1001.*\[1.0, 2.0, 3.0\]: needs four finite numbers"),
+        ("three numbers", "box malformed", r"annotation id 1001.*bbox \[1, 2, 3\]: box = None: needs four finite"),
         ("no bbox", "box malformed", "annotation id 1001.*bbox None"),
         ("segmentation only", "box malformed", r"annotation id 1001.*bbox \[\]"),
-        ("text in bbox", "malformed entry", r"annotations\[1\] = .*\$.bbox\[2\]"),
+        ("text in bbox", "box malformed", r"annotation id 1001.*bbox \[1, 2, '3', 4\]: box = None: needs four"),
         ("not an object", "malformed entry", r"annotations\[1\] = \"annotation\": Expected `object`"),
         ("unknown image", "unknown image_id", r"id 1001\): image_id 999 is not in the file"),
         ("unknown category", "unknown category_id", r"id 1001\): category_id 999 is not in the file"),
@@ -373,6 +373,18 @@ def test_category_with_only_a_bad_box_is_not_called_absent(data: Dataset) -> Non
     found, report = data.convert(task="grounding", negatives=0.5, on_error="skip")
     assert {target(row).labels for row in found} == {("red box",)}
     assert report.ledger.notes["grounding negatives missing: too few absent categories"] == 20
+
+
+@pytest.mark.parametrize("box", [[5, 5, 10, 0], [1, 2, None, 4], "1 2 3 4", [1, 2, "3", 4]])
+def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> None:
+    """Not in a category list either: the truth would say that it is not there."""
+    data.image((RED, A))
+    data.annotate(100, GREEN, box)
+    found, report = data.convert(task="detection", on_error="skip")
+    assert [target(row).categories for row in found] == [("red box", "blue box")]
+    found, _ = data.convert(task="grounding", on_error="skip", negatives=0.5)
+    assert sorted(target(row).categories[0] for row in found) == ["blue box", "red box"]
+    assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
 
 
 def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
@@ -618,8 +630,8 @@ def test_command(data: Dataset) -> None:
     done = command(*arguments)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "error: instances.json: annotation id 1029 (image id 100): bbox [0.0, 0.0, 0.0, 0.0]: "
-        "box = [0.0, 0.0, 0.0, 0.0]: no extent; mend or remove the annotation",
+        "error: instances.json: annotation id 1029 (image id 100): bbox [0, 0, 0, 0]: box = [0, 0, 0, 0]: "
+        "no extent; mend or remove the annotation",
         "(--on-error skip leaves such rows out and lists them)",
     ]
     done = command(*arguments, "--on-error", "skip", "--negatives", 0.1, "--categories", "red box", "--embed")

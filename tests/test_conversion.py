@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from verl_visionr1.conversion.sources import (
     read_pickle,
     read_records,
     read_xml,
+    sha256_of,
 )
 from verl_visionr1.conversion.tokens import boxes_answer_tokens, text_tokens
 from verl_visionr1.conversion.writing import Report, write_items
@@ -262,6 +264,35 @@ def test_share_of_negatives() -> None:
     assert ledger.notes["negatives missing: the data set has no more"] == 20
 
 
+@pytest.mark.parametrize("options", [{"limit": 5}, {"negatives": 0.1}, {"limit": 5, "negatives": 0.2}])
+def test_draws_hold_no_image_bytes(options: dict[str, Any]) -> None:
+    """What is drawn comes back with its image, and rows of one image stay together."""
+    alive: set[int] = set()
+    most = 0
+
+    class Bytes(bytes):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    def embedded() -> Iterator[Item]:
+        nonlocal most
+        for i in range(40):
+            data = Bytes(b"%d" % i)
+            alive.add(id(data))
+            most = max(most, len(alive))
+            image = EmbeddedImage(f"row {i}", data)
+            yield item(image, image_id=str(i), where="first")
+            yield item(image, image_id=str(i), where="second", boxes_xyxy=[], labels=[])
+            del data, image
+
+    chosen = list(selected(embedded(), Options(**options), Ledger()))
+    assert most <= 3
+    for it in chosen:
+        assert isinstance(it.image, EmbeddedImage)
+        assert it.image.data.decode() == it.image_id
+    assert ids(chosen) == sorted(ids(chosen))
+
+
 def test_large_answers_are_left_out() -> None:
     many = [item(boxes_xyxy=[(i, 1, i + 5, 9) for i in range(5)], labels=["cat"] * 5), item(task="counting", count=7)]
     ledger = Ledger()
@@ -386,6 +417,21 @@ def test_records_of_every_kind(tmp_path: Path) -> None:
     assert [where for where, _ in read_records(tmp_path / "a.csv")] == ["a.csv: line 2", "a.csv: line 3"]
 
 
+def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n \n{"a": 2}\n{"a"\n')
+    assert [where for where, _ in read_records(tmp_path / "a.jsonl")] == [f"a.jsonl: line {i}" for i in (1, 4, 5)]
+    assert "a.jsonl: line 5: " in str(list(read_records(tmp_path / "a.jsonl"))[-1][1])
+
+
+def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y,z\n3,w,\n")
+    (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
+    assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
+    assert (where, type(bad)) == ("a.csv: line 3", RowError)
+    reason = "fields 'z' are more than there are columns; quote what holds a comma, or mend it"
+    assert str(bad) == f"a.csv: line 3: {reason}"
+
+
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('[{"a": 1')
     (tmp_path / "object.json").write_text("{}")
@@ -450,6 +496,59 @@ def test_images_are_found_by_the_end_of_their_name(tmp_path: Path) -> None:
     assert find_image(tmp_path, "images/v1/patch8/a.png") == path
     assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png") == path
     assert find_image(tmp_path, "b.png") == tmp_path / "b.png"
+
+
+def _named(path: Path, *names: str, **options: Any) -> Report:
+    items = [
+        Item(where=f"entry {i}", image=path, task="counting", phrases=("cat",), count=1 + i, file_name=name)
+        for i, name in enumerate(names)
+    ]
+    flags = Options(**options)
+    ledger = Ledger(fail=flags.on_error == "fail")
+    return write_items(items, path.parent / "out.parquet", flags, ledger, made_by="test", source={})
+
+
+def test_one_file_is_not_two_images(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    with pytest.raises(RowError) as caught:
+        _named(path, "v1/a.png", "v2/a.png")
+    reason = f"its image 'v2/a.png' was found only by the end of this name, as {path}, which is 'v1/a.png' of entry 0"
+    assert str(caught.value) == f"entry 1: {reason}, too; fetch it"
+    report = _named(path, "v1/a.png", "v2/a.png", "v1/a.png", on_error="skip")
+    assert report.written.rows == 2
+    assert report.ledger.listed == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("v1/a.png", "images/v1/a.png", "a.png"),
+        ("/data/v1/a.png", "v1\\a.png", "file:///data/v1/a.png"),
+        ("https://x.org/a/1.jpg", "https://x.org/b/1.jpg"),
+    ],
+)
+def test_one_image_may_go_by_several_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert _named(picture(tmp_path / "a.png"), *names).written.rows == len(names)
+
+
+def test_coco_names_of_one_image(tmp_path: Path) -> None:
+    path = picture(tmp_path / "COCO_train2014_000000000139.png")
+    assert _named(path, f"coco/{path.name}", f"train2014/{path.name}").written.rows == 2
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    odd = picture(tmp_path / os.fsdecode(b"\xff.png"))
+    with pytest.raises(
+        RowError, match=r"entry 0: file name .*udcff.png.* is not UTF-8, as rows must be; rename the fil"
+    ):
+        _named(odd, odd.name)
+    good = Item(where="b", image=picture(tmp_path / "b.png"), task="counting", phrases=("cat",), count=1)
+    bad = dataclasses.replace(good, where=odd.name, image=odd)
+    flags, out = Options(on_error="skip"), tmp_path / "out.parquet"
+    report = write_items([bad, good], out, flags, Ledger(fail=False), made_by="test", source={})
+    assert report.written.rows == 1
+    assert "not UTF-8" in (tmp_path / "out.skipped.txt").read_text()
+    assert sha256_of([odd, good.image]) if isinstance(good.image, Path) else False
 
 
 # ---------------------------------------------------------------------------------------------- tokens

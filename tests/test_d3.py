@@ -287,7 +287,8 @@ def test_bad_entries(data: Dataset, what: str, kind: str, message: str) -> None:
         data.convert(task="detection")
     assert caught.value.kind == kind
     rows, report = data.convert(task="detection", on_error="skip")
-    assert asked(rows) == [((DOG, LOOSE), 1)]
+    is_box = what.startswith("box")  # of a sentence with a bad box nobody can say that it fits nothing
+    assert asked(rows) == [((DOG,) if is_box else (DOG, LOOSE), 1)]
     assert report.ledger.skipped == {kind: 1}
 
 

@@ -25,7 +25,8 @@ from verl_visionr1.conversion.conventions import Convention, best_convention, be
 from verl_visionr1.conversion.planning import Task
 from verl_visionr1.files import RowsError
 from verl_visionr1.processed import processed_size
-from verl_visionr1.rows import read_rows
+from verl_visionr1.rows import EMBED_SCHEMA, PATH_SCHEMA, read_rows
+from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor.examination import examine
 
 N_IMAGES = 24
@@ -367,6 +368,32 @@ def test_what_is_not_safe_is_left(copy: Path, spoil: Callable[[Path], None]) -> 
         assert doctor(copy / "mended.parquet").output == found.replace("train.parquet", "mended.parquet")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [(thousandths, "xyxy-norm1000"), (fractions, "xyxy-norm1"), (corner_and_size, "xywh-abs")],
+)
+def test_coordinates_are_mended_as_told(copy: Path, spoil: Callable[[Path], None], name: str) -> None:
+    """Doctor says what to tell it; boxes come back to within the rounding of what was written."""
+    rows = list(read_rows(copy / "train.parquet"))
+    truth = {row["extra_info"]["index"]: row["reward_model"]["ground_truth"] for row in rows}
+    spoil(copy)
+    assert f"--fix OUT.parquet --boxes-are {name}" in doctor(copy / "train.parquet").output
+    done = doctor(copy / "train.parquet", "--fix", copy / "mended.parquet", "--boxes-are", name)
+    assert "x box brought from" in done.stderr
+    assert doctor(copy / "mended.parquet").exit_code == 0
+    for row in read_rows(copy / "mended.parquet"):
+        before = json.loads(truth[row["extra_info"]["index"]]).get("boxes_xyxy", [])
+        after = json.loads(row["reward_model"]["ground_truth"]).get("boxes_xyxy", [])
+        assert np.allclose(before, after, atol=0.11)
+
+
+def test_boxes_are_goes_with_fix(copy: Path) -> None:
+    for arguments in (["--boxes-are", "xyxy-norm1"], ["--fix", copy / "a.parquet", "--boxes-are", "yxyx"]):
+        done = doctor(copy / "train.parquet", *arguments)
+        assert done.exit_code == 1
+        assert "goes with --fix, and needs one of xyxy-abs" in done.stderr
+
+
 def test_fix_refuses_to_overwrite(copy: Path) -> None:
     path = copy / "train.parquet"
     for out, message in ((path, "another file"), (copy / "a.txt", "ends in .parquet")):
@@ -413,6 +440,25 @@ def test_coordinates_of_a_jsonl_are_guessed(
     assert done.exit_code == 0
 
 
+def test_one_box_over_the_edge_changes_no_guess(clean: Path, tmp_path: Path) -> None:
+    """A larger unit fits everything, in a corner of the image."""
+    records = foreign_records(clean, lambda b, w, h: b)
+    records[0]["objects"]["bbox"][0][2] = 209
+    done = doctor(write_jsonl(tmp_path, records))
+    assert re.search(r"objects.bbox: x1 y1 x2 y2 in pixels \(xyxy-abs\): 9\d\.?\d* % of", done.output)
+    assert re.search(r"; less likely .*: 100 % of \d+ boxes fit", done.output)
+
+
+def test_images_of_a_jsonl_lie_elsewhere(clean: Path, tmp_path: Path) -> None:
+    records = foreign_records(clean, lambda b, w, h: b)
+    folder = Path(records[0]["image"]).parent
+    path = write_jsonl(tmp_path, [{**record, "image": Path(record["image"]).name} for record in records])
+    assert "no such file" in doctor(path).output
+    done = doctor(path, "--images-dir", folder)
+    assert "x1 y1 x2 y2 in pixels" in done.output
+    assert done.exit_code == 0
+
+
 def test_missing_image_and_garbled_line_of_a_jsonl(clean: Path, tmp_path: Path) -> None:
     records = foreign_records(clean, lambda b, w, h: b)
     path = write_jsonl(tmp_path, [{**records[0], "image": "gone.png"}, *records[1:3], ["no object"]])
@@ -448,6 +494,261 @@ def test_paths_that_are_no_data(tmp_path: Path) -> None:
     assert "unreadable file" in doctor(tmp_path / "cut.parquet").output
     with pytest.raises(RowsError, match="in it; convert it with a script"):
         examine([tmp_path / "empty"])
+
+
+# ---------------------------------------------------------------------------------------------- hand-made rows
+
+CAT = Target(task="grounding", size_wh=(100, 80), boxes_xyxy=[[1, 1, 50, 50]], labels=["cat"], categories=["cat"])
+ASKED = [{"role": "user", "content": "<image>Locate the cat, or say none"}]
+
+
+def a_row(folder: Path, number: int = 0, truth: str = CAT.to_json(), **changes: Any) -> dict[str, Any]:
+    image = folder / "a.png"
+    if not image.exists():
+        Image.new("RGB", (100, 80), "red").save(image)
+    info = {"split": "train", "index": number, "image_id": "a", "width": 100, "height": 80, "task": "grounding"}
+    info |= {"question": "q", "file_name": "a.png", "source_ann": "{}"}
+    row = {"data_source": "x", "prompt": ASKED, "images": [str(image)], "ability": "grounding"}
+    return {**row, "reward_model": {"style": "rule", "ground_truth": truth}, "extra_info": info, **changes}
+
+
+def a_text_row(folder: Path, number: int = 0, **changes: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": "What?"}]
+    return a_row(folder, number, Target(task="text", answer="B").to_json(), prompt=turns, images=[], **changes)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    return path
+
+
+def kinds_in(*paths: Path) -> list[str]:
+    return [group.kind for group in examine(paths).found]
+
+
+def embedded(folder: Path) -> dict[str, Any]:
+    a_row(folder)
+    return {"bytes": (folder / "a.png").read_bytes()}
+
+
+LONG = "9" * 400
+TYPED = [{"role": "user", "content": [{"type": "text", "text": "cat"}]}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "schema", "expected"),
+    [
+        ({}, PATH_SCHEMA, []),
+        ({"images": [None]}, PATH_SCHEMA, ["no image"]),
+        ({"images": [{"bytes": None}]}, EMBED_SCHEMA, ["no image"]),
+        ({"images": [{"bytes": b""}]}, EMBED_SCHEMA, ["no image"]),
+        ({"images": ["/a\0.png"]}, PATH_SCHEMA, ["no such image"]),
+        ({"images": ["/" + "a" * 5000]}, PATH_SCHEMA, ["no such image"]),
+        ({"prompt": ["<image>cat"]}, None, ["column of another type"]),
+        ({"prompt": TYPED}, None, ["column of another type"]),
+        ({"prompt": [None]}, PATH_SCHEMA, ["malformed prompt"]),
+        ({"extra_info": "{}"}, None, ["column of another type"]),
+        (
+            {"truth": CAT.to_json().replace("50.0", LONG)},
+            PATH_SCHEMA,
+            ["box malformed", "unreadable truth"],
+        ),
+        ({"truth": CAT.to_json().replace("[100,", f"[{LONG},")}, PATH_SCHEMA, ["another size"]),
+    ],
+)
+def test_what_stops_verl_is_found_and_not_raised(
+    tmp_path: Path, changes: dict[str, Any], schema: pa.Schema | None, expected: list[str]
+) -> None:
+    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, **changes)], schema)
+    done = doctor(path, "--html", tmp_path / "a.html")
+    assert done.exit_code == (2 if expected else 0), done.output
+    assert set(kinds_in(path)) == set(expected)
+
+
+def test_images_of_embedded_rows_are_counted(tmp_path: Path) -> None:
+    image = embedded(tmp_path)
+    twice = write_rows(tmp_path / "twice.parquet", [a_row(tmp_path, images=[image] * 2)], EMBED_SCHEMA)
+    assert kinds_in(twice) == ["placeholders"]
+    rows = [a_row(tmp_path, images=[image]), a_text_row(tmp_path, 1)]
+    assert kinds_in(write_rows(tmp_path / "text.parquet", rows, EMBED_SCHEMA)) == []
+
+
+def test_a_file_without_images_may_hold_text_only(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in a_text_row(tmp_path).items() if key != "images"}]
+    assert kinds_in(write_rows(tmp_path / "text.parquet", rows)) == []
+    rows[0]["prompt"] = ASKED
+    assert kinds_in(write_rows(tmp_path / "asked.parquet", rows)) == ["column missing"]
+
+
+def fixed(folder: Path, *rows: dict[str, Any], schema: pa.Schema | None = None) -> list[dict[str, Any]]:
+    path = write_rows(folder / "soiled.parquet", list(rows), schema)
+    done = doctor(path, "--fix", folder / "mended.parquet")
+    assert not isinstance(done.exception, Exception), done.exception
+    assert done.exit_code in (0, 1, 2)
+    return pq.read_table(folder / "mended.parquet").to_pylist() if (folder / "mended.parquet").exists() else []
+
+
+@pytest.mark.parametrize("form", [lambda p: {"image": p}, lambda p: {"bytes": None, "path": p}])
+def test_fix_makes_paths_of_dictionaries_of_paths(tmp_path: Path, form: Callable[[str], Any]) -> None:
+    row = a_row(tmp_path)
+    (mended,) = fixed(tmp_path, {**row, "images": [form("a.png")]})
+    assert mended["images"] == row["images"]
+    assert kinds_in(tmp_path / "mended.parquet") == []
+
+
+def test_fix_never_writes_null_bytes(tmp_path: Path) -> None:
+    image = embedded(tmp_path)
+    path = {"bytes": None, "path": str(tmp_path / "a.png")}
+    assert fixed(tmp_path, a_row(tmp_path, images=[image]), a_row(tmp_path, 1, images=[path])) == []
+    assert fixed(tmp_path, a_row(tmp_path, images=[{"bytes": None}]), schema=EMBED_SCHEMA) == []
+    (mended,) = fixed(tmp_path, a_row(tmp_path, images=[{**image, "path": "a.png"}]))
+    assert mended["images"] == [image]
+
+
+def test_fix_drops_metadata_that_tells_other_types(tmp_path: Path) -> None:
+    rows = [a_row(tmp_path, images=[{**embedded(tmp_path), "path": "a.png"}])]
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": '{"_type": "Image"}'})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "metadata of Hugging Face" in doctor(tmp_path / "a.parquet", "--fix", tmp_path / "b.parquet").stderr
+    assert b"huggingface" not in pq.read_schema(tmp_path / "b.parquet").metadata
+
+
+def test_fix_keeps_keys_that_are_not_ours(tmp_path: Path) -> None:
+    row = a_row(tmp_path)
+    row["extra_info"] = {"tools": {"a": [1]}, "index": 3, "answer": "kept"}
+    row["reward_model"]["format"] = 0.5
+    (mended,) = fixed(tmp_path, row)
+    assert {**mended["extra_info"], **row["extra_info"]} == mended["extra_info"]
+    assert mended["extra_info"]["width"] is None
+    assert mended["reward_model"] == row["reward_model"]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "left"),
+    [
+        ([[5, 5, 5, 50]], ["cat"], [0]),
+        ([[5, 5, 5, 50], [1, 1, 9, 9]], ["cat", "dog"], [0, 1]),
+        ([[5, 5, 5, 50], [1, 1, 9, 9]], ["cat", "cat"], [1]),
+        ([[5, 5, 5, 10**400], [1, 1, 9, 9]], ["cat", "cat"], [0, 1]),
+    ],
+)
+def test_fix_never_drops_the_last_of_what_is_there(
+    tmp_path: Path, boxes: list[list[int]], labels: list[str], left: list[int]
+) -> None:
+    truth = {"task": "grounding", "size_wh": [100, 80], "boxes_xyxy": boxes, "labels": labels}
+    (mended,) = fixed(tmp_path, a_row(tmp_path, truth=json.dumps(truth)), schema=PATH_SCHEMA)
+    after = json.loads(mended["reward_model"]["ground_truth"])
+    assert after["boxes_xyxy"] == [boxes[i] for i in left]
+    assert after["labels"] == [labels[i] for i in left]
+
+
+@pytest.mark.parametrize("change", [{"boxes_xyxy": 5}, {"size_wh": ["a", 80]}, {"labels": 3}, {"boxes_xyxy": None}])
+def test_fix_leaves_truths_that_are_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    row = a_row(tmp_path, truth=json.dumps({**json.loads(CAT.to_json()), **change}))
+    assert fixed(tmp_path, row, schema=PATH_SCHEMA) == [row]
+
+
+def test_fix_compares_all_of_a_row_but_its_index(tmp_path: Path) -> None:
+    rows = [a_row(tmp_path), a_row(tmp_path, 1), a_row(tmp_path, 0, data_source="y")]
+    mended = fixed(tmp_path, *rows, schema=PATH_SCHEMA)
+    assert [(row["data_source"], row["extra_info"]["index"]) for row in mended] == [("x", 0), ("y", 1)]
+
+
+def test_page_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given, **_: started.append(given))
+    a_row(tmp_path)
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n showpage\n"
+    (tmp_path / "a.png").write_bytes(text)
+    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path)], PATH_SCHEMA)
+    assert "unreadable image" in doctor(path, "--html", tmp_path / "a.html").output
+    assert "(no image)" in (tmp_path / "a.html").read_text()
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--html", "/proc/no/page.html"], "/proc/no/page.html"),
+        (["--family", "nosuch", "--max-prompt", "10"], "family 'nosuch': needs one of"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    done = doctor(write_rows(tmp_path / "a.parquet", [a_row(tmp_path)], PATH_SCHEMA), *options)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_markup_in_labels_and_names_is_text(tmp_path: Path) -> None:
+    target = Target(task="grounding", size_wh=(100, 80), boxes_xyxy=[[1, 1, 9, 9]], labels=["[/b]cat"])
+    turns = [{"role": "user", "content": "<image>[/b]cat"}]
+    (tmp_path / "[/x]").mkdir(parents=True)
+    row = a_row(tmp_path, truth=target.to_json(), prompt=turns)
+    done = doctor(write_rows(tmp_path / "[/x]" / "[b].parquet", [row], PATH_SCHEMA), "--stats")
+    assert done.exit_code == 0
+    assert "[/b]cat: 1" in done.output
+    assert "[b].parquet: 1 rows" in done.output
+
+
+# ---------------------------------------------------------------------------------------------- folders, several files
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        (f'{{"image":"a.png","bbox":[1{LONG},2,3,4]}}', "box malformed"),
+        ('{"image":"a\\u0000.png"}', "no such image"),
+        (f'{{"image":"{"a" * 5000}"}}', "no such image"),
+        ('{"messages":[{"role":"user","content":"a"},null]}', "layout"),
+        ("", "unreadable file"),
+    ],
+)
+def test_odd_records_of_a_jsonl(tmp_path: Path, record: str, kind: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([record] * 12))
+    assert kind in kinds_in(path)
+
+
+def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,bbox\n")
+    done = doctor(tmp_path / "a.csv")
+    assert (done.exit_code, "holds no row" in done.output) == (2, True)
+
+
+def test_other_json_of_a_folder_is_passed_by(tmp_path: Path) -> None:
+    row = a_row(tmp_path)
+    write_rows(tmp_path / "a.parquet", [row], PATH_SCHEMA)
+    (tmp_path / "dataset_info.json").write_text('{"features": {}}')
+    assert kinds_in(tmp_path) == ["no data"]
+    assert doctor(tmp_path).exit_code == 0
+    assert doctor(tmp_path / "dataset_info.json").exit_code == 2
+    (tmp_path / "dataset_info.json").write_text('{"images": 3}')
+    assert kinds_in(tmp_path) == ["unreadable file"]
+
+
+def test_an_arrow_stream_is_looked_at(tmp_path: Path) -> None:
+    a_row(tmp_path)
+    table = pa.Table.from_pylist([{"image": "gone.png", "problem": "a?"}])
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    done = doctor(tmp_path)
+    assert "row 0: image 'gone.png': no such file" in done.output
+
+
+def test_overlap_inside_a_file(tmp_path: Path) -> None:
+    other = a_row(tmp_path, 1, prompt=[{"role": "user", "content": "<image>Where is the cat, or none?"}])
+    other["extra_info"]["split"] = "val"
+    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path), other], PATH_SCHEMA)
+    assert kinds_in(path) == ["train/validation overlap"]
+    assert [group.kind for group in examine([], [path]).found] == []
+
+
+def test_rows_of_another_training_file(tmp_path: Path) -> None:
+    files = [write_rows(tmp_path / f"{name}.parquet", [a_row(tmp_path)], PATH_SCHEMA) for name in "ab"]
+    (group,) = examine(files).found
+    assert (group.kind, group.severity, group.file) == ("rows of another file", 1, str(files[1]))
+    assert str(files[0]) in group.examples[0].reason
 
 
 # ---------------------------------------------------------------------------------------------- conventions

@@ -137,6 +137,34 @@ def test_images_of_no_known_collection_are_compared_by_file_name(tmp_path: Path)
     assert not excluded.holds("a", "a.png")
 
 
+def test_names_are_compared_with_the_folders_that_both_say(tmp_path: Path) -> None:
+    """Other folders hold other images of the same name."""
+    built(tmp_path, written(tmp_path / "test.json", [{"file_name": "part_A/images/IMG_1.jpg"}, {"file_name": "b.jpg"}]))
+    excluded = read_exclusion(tmp_path / "list.txt")
+    for name in ("part_A/images/IMG_1.jpg", "x/part_A/images/IMG_1.jpg", "images\\IMG_1.jpg", "IMG_1.jpg", "any/b.jpg"):
+        assert excluded.holds("1", name)
+    for name in ("part_B/images/IMG_1.jpg", "train/IMG_1.jpg", "part_A/images/xIMG_1.jpg", "images/IMG_2.jpg"):
+        assert not excluded.holds("1", name)
+
+
+def test_urls_are_compared_whole(tmp_path: Path) -> None:
+    url = "https://x.org/a/1.jpg?x=1#y"
+    pq.write_table(pa.Table.from_pylist([{"image_url": url, "label": "cat"}]), tmp_path / "pixmo.parquet")
+    assert built(tmp_path, tmp_path / "pixmo.parquet") == [url]
+    excluded = read_exclusion(tmp_path / "list.txt")
+    assert excluded.holds("x", url)
+    assert not excluded.holds("x", "https://y.org/other/1.jpg", ("https://y.org/other/1.jpg",))
+    assert not excluded.holds("x", "1.jpg")
+
+
+def test_a_folder_with_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.jpg")).touch()
+    with pytest.raises(RowsError, match="cannot stand in a list"):
+        built(tmp_path, folder)
+
+
 # ------------------------------------------------------------------------------------------------ kinds of files
 
 
@@ -180,8 +208,10 @@ def test_bytes_of_images_are_not_read(tmp_path: Path) -> None:
     ("record", "expected"),
     [
         ({"img_filename": "pc_1.png", "instruction": "x", "id": 3}, ["pc_1.png"]),
-        ({"image_path": "/data/set/a.jpg"}, ["a.jpg"]),
-        ({"image": ["a/1.png", "a/2.png"], "conversations": []}, ["1.png"]),
+        ({"image_path": "/data/set/a.jpg"}, ["data/set/a.jpg"]),
+        ({"image_url": "https://x.org/a/1.jpg?x=1#y"}, ["https://x.org/a/1.jpg?x=1#y"]),
+        ({"ImageID": "000a1249af2bc5f0", "XMin": 0.5}, ["000a1249af2bc5f0"]),
+        ({"image": ["a/1.png", "a/2.png"], "conversations": []}, ["a/1.png"]),
         ({"image": {"bytes": None, "path": "x.jpg"}}, ["x.jpg"]),
         ({"images": ["/coco/val2017/000000000139.jpg"], "problem": "x"}, ["coco:139"]),
         ({"image": "COCO_val2014_000000000139", "file_name": "x.jpg"}, ["coco:139"]),
@@ -233,7 +263,7 @@ def test_folders_tell_their_collection(tmp_path: Path) -> None:
 
 def test_other_lists(tmp_path: Path) -> None:
     path = written(tmp_path / "old.txt", "# old\ncoco:0139  # a comment\nval2017/000000000285.jpg\nset/a.jpg\n17\n")
-    assert built(tmp_path, path) == ["a.jpg", "17", "coco:139", "coco:285"]
+    assert built(tmp_path, path) == ["set/a.jpg", "17", "coco:139", "coco:285"]
 
 
 # ------------------------------------------------------------------------------------------------ the list

@@ -201,6 +201,11 @@ def test_a_line_of_a_dump(tmp_path: Path) -> None:
     assert broken.exit_code == 1
     assert "line 2" in broken.output
     assert "no row 9 that is judged" in run(file, "--row", 9).output
+    bad = json.loads(TARGET.to_json()) | {"boxes_xyxy": [[500, 500, 999, 999]]}
+    file.write_text("".join(f"{json.dumps({'output': '[]', 'gts': json.dumps(bad)})}\n" for _ in range(20)))
+    said = run(file, "--row", 17).output
+    assert "line 17: ground truth" in said
+    assert "visionr1 doctor on the data" in said
     assert "needs --row N" in run(file).output
 
 

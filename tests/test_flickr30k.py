@@ -303,3 +303,12 @@ def test_command(data: Dataset) -> None:
     done = run("--boxes", "union")
     assert (done.returncode, done.stderr) == (0, "")
     assert "left out: 1 x phrase of chain 0 (not visual)" in done.stdout
+
+
+def test_a_blank_caption_counts(data: Dataset) -> None:
+    """UNRELATED_CAPTIONS numbers the lines."""
+    captions = ["[/EN#1/people A man] .", "", "[/EN#1/people A wrong man] ."]
+    data.image(captions, [thing(1, box=(9, 17, 48, 40))])
+    (data.entities / "UNRELATED_CAPTIONS").write_text(f"{ID} 3\n")
+    found, _ = data.convert()
+    assert list(found) == ["A man"]

@@ -15,6 +15,7 @@ from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rewards import PRESETS
 from verl_visionr1.targets import Target
 
 PICTURE = pictures()[0]
@@ -229,10 +230,12 @@ def test_gui_r1(tmp_path: Path) -> None:
         ((), ((40, 60, 80, 120),)),
     ]
     assert {it["ability"] for it in found} == {"pointing"}
-    then = ANSWER_FORMATS["qwen-points"].then
+    then = ANSWER_FORMATS[PRESETS["gui-click"].answer_format].then
     assert prompt(found[0]) == f'Click on the element: "open the menu". {then}'
     assert 'The task on this screen: "open the menu". Done so far: Step 1: scroll.' in prompt(found[1])
     assert sum(report.ledger.left_out.values()) == 2
+    found, _ = convert(tmp_path, *rows, preset="gui-r1", answer_format="qwen-points")
+    assert ANSWER_FORMATS["qwen-points"].then in prompt(found[0])
     with pytest.raises(RowError, match=r"gt_bbox \[1, 2, 3\]: needs two or four numbers"):
         convert(tmp_path, gui([1, 2, 3]), preset="gui-r1")
     with pytest.raises(RowsError, match="--box-format xyxy-norm1, but"):

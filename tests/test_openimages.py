@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import exclusion
 import openimages
 import pytest
 from PIL import Image
@@ -365,3 +366,28 @@ def test_a_bad_box_is_a_row_error(data: Tables) -> None:
     data.box("a1", "Dog", (1, 0, 0, 1))
     with pytest.raises(RowError):
         data.convert()
+
+
+def test_exclusion_by_table_and_by_folder(data: Tables) -> None:
+    for name in ("a", "b"):
+        data.image(name)
+        data.box(name, "Dog")
+    listed = data.root / "list.txt"
+    exclusion.build(listed, [data.files()[0]])
+    assert listed.read_text().splitlines()[1:] == ["a", "b"]
+    (data.root / "eval").mkdir()
+    (data.root / "eval" / "a.jpg").touch()
+    exclusion.build(listed, [data.root / "eval"])
+    out, options = data.root / "out.parquet", openimages.Options(task="detection", exclude_image_ids=listed)
+    report = openimages.convert(*data.files(), data.images, out, options)
+    assert {row["extra_info"]["image_id"] for row in rows_in(report)} == {"b"}
+
+
+def test_lines_with_surplus_fields(data: Tables) -> None:
+    data.image("a")
+    data.box("a", "Dog")
+    boxes, classes = data.files()
+    boxes.write_text(boxes.read_text() + "a,x,/m/0bt9lr,1,.1,.2,.3,.4,0,0,0,0,0,surplus\n")
+    options = openimages.Options(task="detection", on_error="skip")
+    report = openimages.convert(boxes, classes, data.images, data.root / "out.parquet", options)
+    assert report.ledger.skipped == {"malformed entry": 1}

@@ -225,6 +225,8 @@ def test_one_stray_number_does_not_make_pixels_of_percent(source: Source) -> Non
     _, report = source.convert(on_error="skip")
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
     assert facts["point_units"] == "percent"
+    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    _, report = source.convert(task="pointing", on_error="skip")
     assert report.ledger.skipped == {"point outside its image": 1}
 
 
@@ -277,7 +279,6 @@ def test_numbers_of_another_frame_fit_neither_unit(source: Source) -> None:
         ({"count": -1}, "count '-1': needs a whole number of at least 0; mend it"),
         ({"points": {"x": [1.0, 2.0], "y": [3.0]}}, "needs points of two finite numbers; mend it"),
         ({"points": {"x": [1.0, float("inf")], "y": [3.0, 4.0]}}, "point (inf, 4.0): needs points of two finite"),
-        ({"points": {"x": [1.0, 700.0], "y": [3.0, 4.0]}}, "point = [700.0, 4.0]: outside (640, 480)"),
     ],
 )
 def test_bad_rows(source: Source, change: dict[str, Any], message: str) -> None:
@@ -325,3 +326,11 @@ def test_command(source: Source) -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
     assert len(list(read_rows(source.out))) == 2
+
+
+@pytest.mark.parametrize(("unit", "stray"), [("pixel", (700.0, 4.0)), ("percent", (101.0, 4.0))])
+def test_a_point_outside_is_counted_without_its_place(source: Source, unit: str, stray: tuple[float, float]) -> None:
+    source.row(as_lists([(50.0, 50.0), stray]))
+    (row,), report = source.convert(point_unit=unit)
+    assert (target_of(row).count, len(target_of(row).points_xy)) == (2, 1)
+    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import records
 from PIL import Image
@@ -438,3 +440,58 @@ def test_command(tmp_path: Path) -> None:
 def test_names_of_scenes_are_sorted() -> None:
     """What `--class-names` of the scene sets rests on."""
     assert list(NAMES) == sorted(NAMES)
+
+
+# ------------------------------------------------------------------------------------------------ images in records
+
+
+def embedded(number: int, **changes: Any) -> dict[str, Any]:
+    """A row whose image goes by the name that all have."""
+    data = io.BytesIO()
+    Image.new("RGB", (100, 80), (number, 0, 0)).save(data, "PNG")
+    return {"image": {"bytes": data.getvalue(), "path": "image.png"}, **changes}
+
+
+def test_embedded_images_are_told_apart_by_their_bytes(tmp_path: Path) -> None:
+    boxes = [[1.0, 2.0, 10.0, 10.0], [30.0, 2.0, 10.0, 10.0]]
+    rows = [embedded(i, objects={"bbox": [box], "categories": ["cat"]}) for i, box in enumerate(boxes)]
+    options = {"preset": "imagefolder", "column": ["image=image"], "box_format": "xywh-abs", "task": "detection"}
+    found, _ = converted(write_parquet(tmp_path / "hf.parquet", rows), **options)
+    assert [target(it).boxes_xyxy for it in found] == [((1, 2, 11, 12),), ((30, 2, 40, 12),)]
+    assert len({it["images"][0] for it in found}) == 2
+
+
+def test_embedded_images_with_a_box_a_record(tmp_path: Path) -> None:
+    """Those of the same bytes are put together, those of the same path are not."""
+    places = [(0, 5.0), (1, 30.0), (0, 60.0)]
+    rows = [embedded(i, text="cat", x1=x, y1=2.0, x2=x + 8, y2=9.0) for i, x in places]
+    columns = ["image=image", "phrase=text", "boxes=x1,y1,x2,y2"]
+    found, _ = converted(write_parquet(tmp_path / "hf.parquet", rows), column=columns, box_format="xyxy-abs")
+    assert [[box[0] for box in target(it).boxes_xyxy] for it in found] == [[5, 60], [30]]
+
+
+def test_folder_of_save_to_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "saved" / "train"
+    table = pa.Table.from_pylist(
+        [embedded(0, problem="Where?", solution="<answer>[{'Position':[1,2,500,600]}]</answer>")]
+    )
+    folder.mkdir(parents=True)
+    for name in ("data-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    for name in ("dataset_info.json", "state.json", "notes.json"):
+        (folder / name).write_text("{}")
+    for source in (folder, folder.parent):
+        report = records.convert(source, tmp_path / "out.parquet", records.Options(preset="visual-rft"))
+        assert report.written.rows == 1
+
+
+def test_lines_with_surplus_fields_are_bad_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    line = f"{NAME},cat,8,16,40,60,{WIDTH},{HEIGHT}"
+    path.write_text(f"filename,class,xmin,ymin,xmax,ymax,width,height\n{line}\n{line},98\n")
+    with pytest.raises(RowError, match=r"a\.csv: line 3: fields '98' are more than there are columns"):
+        converted(path, preset="tf-csv", task="detection")
+    found, report = converted(path, preset="tf-csv", task="detection", on_error="skip")
+    assert len(found) == 1
+    assert report.ledger.skipped == {"malformed entry": 1}

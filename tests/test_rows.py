@@ -415,6 +415,20 @@ def test_shards(tmp_path: Path) -> None:
     assert "1 of its 3 shards are missing, first a-00001-of-00003.parquet" in str(problem)
 
 
+def test_finished_shards_are_closed(tmp_path: Path) -> None:
+    """A thousand shards would be more open files than a process may have."""
+    fds = Path("/proc/self/fd")
+    before = len(list(fds.iterdir()))
+    with RowWriter(tmp_path / "a.parquet", shard_rows=1) as writer:
+        for i in range(40):
+            writer.write(a_row(f"/{i}.png"))
+        assert len(list(fds.iterdir())) - before < 5
+        with pytest.raises(RowsError, match="another conversion is writing it"):
+            RowWriter(tmp_path / "a.parquet").__enter__()
+    assert writer.written is not None
+    assert writer.written.size_bytes == sum(file.stat().st_size for file in writer.written.files)
+
+
 def test_no_empty_last_shard(tmp_path: Path) -> None:
     assert len(write(tmp_path / "a.parquet", [a_row()] * 20, shard_rows=10)) == 2
 

@@ -152,29 +152,12 @@ def test_many_rows_of_one_embedded_screenshot(data: Dataset) -> None:
     assert [it.name for it in (data.folder / "out_images").iterdir()] == [Path(found[0]["images"][0]).name]
 
 
-def gui(**changes: Any) -> dict[str, Any]:
-    whole = {"instruction": "open it", "gt_bbox": FRACTIONS, "gt_action": "click", "gt_input_text": "no input text"}
-    return {**whole, "history": "None", "task_type": "low", **changes}
-
-
-def test_gui_r1(data: Dataset) -> None:
-    point = [0.25, 0.5]
-    path = data.parquet(gui(), gui(gt_bbox=point), gui(gt_action="scroll", gt_bbox=[-100.0, -100.0]))
-    (boxed, pointed), report = data.convert(path, images=False)
-    assert target(boxed).boxes_xyxy == (BOX,)
-    assert (target(pointed).boxes_xyxy, target(pointed).points_xy) == ((), ((50, 200),))
-    assert boxed["prompt"][0]["content"] == "<image>" + ASK.format("open it")
-    assert report.ledger.left_out["action that is no click, or a point without a box"] == 1
-    found, report = data.convert(path, images=False, task="grounding")
-    assert [target(row).boxes_xyxy for row in found] == [(BOX,)]
-    assert report.ledger.left_out["action that is no click, or a point without a box"] == 2
-
-
-def test_gui_r1_with_a_history(data: Dataset) -> None:
-    path = data.parquet(gui(history="Step 1: opened the menu.", task_type="high"))
-    (row,), _ = data.convert(path, images=False)
-    expected = 'The task on this screen: "open it". Done so far: Step 1: opened the menu. Where is the next click? '
-    assert row["prompt"][0]["content"] == "<image>" + expected + "Output the coordinates as [x, y]."
+def test_gui_r1_is_read_elsewhere(data: Dataset) -> None:
+    path = data.write({"image": "a.png", "instruction": "open it", "gt_bbox": FRACTIONS, "gt_action": "click"})
+    with pytest.raises(RowsError) as caught:
+        data.convert(path, on_error="skip")
+    reason = "gt_bbox: rows of GUI-R1; convert them with data_preprocess/records.py --preset gui-r1"
+    assert str(caught.value) == f"screenspot_mobile.json: entry 0: {reason}"
 
 
 def test_several_files(data: Dataset) -> None:
@@ -271,7 +254,6 @@ BAD: dict[str, tuple[Any, str]] = {
     "img_size": (entry(img_size=[200]), r"img_size \[200\]: needs width and height in pixels"),
     "traversal": (entry(img_filename="../a.png"), "must lie inside the images folder"),
     "no image file": (entry(img_filename="b.png"), "no such image file"),
-    "three numbers": ({"image": "a.png", "instruction": "x", "gt_bbox": [0, 0, 1]}, "gt_bbox .*: needs two or four"),
     "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3' is no object"),
     "placeholder": (entry(instruction="tap <image>"), "holds <image>"),
 }

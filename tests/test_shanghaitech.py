@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import exclusion
 import numpy as np
 import pytest
 import shanghaitech
@@ -50,7 +51,7 @@ class Source:
             self.convert()
         assert message in str(caught.value)
         rows, report = self.convert(on_error="skip")
-        assert [row["extra_info"]["file_name"] for row in rows] == ["IMG_9.jpg"]
+        assert [row["extra_info"]["file_name"] for row in rows] == ["part_B/train_data/images/IMG_9.jpg"]
         assert report.ledger.listed == [str(caught.value)]
 
 
@@ -67,7 +68,10 @@ def test_points_are_counted_from_one(source: Source) -> None:
     assert (truth.task, truth.count, truth.labels) == ("counting", 2, ("person", "person"))
     assert row["prompt"][0]["content"] == "<image>Count every person in the image and answer with the number alone."
     info = row["extra_info"]
-    assert (info["image_id"], info["file_name"]) == ("part_B/train_data/IMG_1", "IMG_1.jpg")
+    assert (info["image_id"], info["file_name"]) == (
+        "part_B/train_data/IMG_1",
+        "part_B/train_data/images/IMG_1.jpg",
+    )
 
 
 def test_pointing_asks_for_heads(source: Source) -> None:
@@ -103,7 +107,8 @@ def test_images_come_in_the_order_of_their_numbers(source: Source) -> None:
     for number in (10, 9, 1, 2):
         source.crowd(number, HEADS)
     rows, _ = source.convert()
-    assert [row["extra_info"]["file_name"] for row in rows] == [f"IMG_{number}.jpg" for number in (1, 2, 9, 10)]
+    names = [row["extra_info"]["file_name"].rpartition("/")[2] for row in rows]
+    assert names == [f"IMG_{number}.jpg" for number in (1, 2, 9, 10)]
 
 
 def test_grey_images_stay_grey(source: Source) -> None:
@@ -193,3 +198,14 @@ def test_command(source: Source) -> None:
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
         assert (done.returncode, done.stderr) == (0, "")
     assert len(list(read_rows(source.out))) == 1
+
+
+def test_exclusion_tells_splits_apart(source: Source, tmp_path: Path) -> None:
+    """Each split, and each part, has an `IMG_1.jpg`."""
+    source.crowd(1, HEADS)
+    source.crowd(1, HEADS, split="test")
+    source.convert(split="test")
+    exclusion.build(tmp_path / "list.txt", [source.out])
+    assert len(source.convert(exclude_image_ids=tmp_path / "list.txt")[0]) == 1
+    with pytest.raises(RowsError, match="1 x row of an image on the exclusion list"):
+        source.convert(split="test", exclude_image_ids=tmp_path / "list.txt")

@@ -33,7 +33,7 @@ from PIL import (
 from verl_visionr1.boxes import Box
 from verl_visionr1.files import RowError, write_whole
 
-_FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
+FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
     str(plugin.format)
     for plugin in (
         JpegImagePlugin.JpegImageFile,
@@ -115,7 +115,7 @@ def prepare_image(
         data = source.data if isinstance(source, EmbeddedImage) else Path(name).read_bytes() if embed else None
         with (
             io.BytesIO(data) if data is not None else open(name, "rb") as file,
-            Image.open(file, formats=_FORMATS) as image,
+            Image.open(file, formats=FORMATS) as image,
         ):
             orientation = _check_image(name, image, file, verify_decode)
             stored_wh = image.size
@@ -144,7 +144,7 @@ def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]
     with (
         _image_errors(name),
         io.BytesIO(source.data) if is_bytes else open(name, "rb") as file,
-        Image.open(file, formats=_FORMATS) as image,
+        Image.open(file, formats=FORMATS) as image,
     ):
         return image.size, _check_image(name, image, file, verify_decode=False)
 

@@ -250,6 +250,8 @@ class RowWriter:
             file = self._partials[-1][1]
             file.flush()
             os.fsync(file.fileno())
+            if len(self._partials) > 1:  # the first one holds the lock; thousands of open files are too many
+                file.close()
 
     def _commit(self) -> None:
         self._flush()
@@ -260,7 +262,7 @@ class RowWriter:
         if self._shard_rows is not None:
             total = len(self._partials)
             names = [self.out.with_name(f"{self.out.stem}-{i:05d}-of-{total:05d}.parquet") for i in range(total)]
-        size_bytes = sum(os.fstat(file.fileno()).st_size for _, file in self._partials)
+        size_bytes = sum(partial.stat().st_size for partial, _ in self._partials)
         for (partial, _), name in zip(self._partials, names, strict=True):
             os.replace(partial, name)
         sync_folder(self.out.parent)

@@ -578,7 +578,7 @@ FORMATS = (
     own(
         "gui-r1",
         write_gui_r1,
-        lambda pictures: with_question(pictures, CLICK, "qwen-points", clicked),
+        lambda pictures: with_question(pictures, CLICK, "point", clicked),
         preset="gui-r1",
     ),
 )

@@ -202,19 +202,6 @@ def write_screenspot_hf(pictures: Sequence[Picture], folder: Path) -> tuple[Any,
     return [path], None
 
 
-def write_gui_r1(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
-    """GUI-R1: fractions and the images' bytes; actions without a place among the clicks."""
-    rows = []
-    for picture, thing in elements(pictures):
-        row = {"image": {"bytes": picture.save(folder).read_bytes()}, "history": "None", "task_type": "low"}
-        click = {"instruction": thing.label, "gt_bbox": fractions(picture, thing), "gt_action": "click"}
-        rows.append({**row, **click, "gt_input_text": "no input text"})
-        rows.append({**row, **click, "gt_action": "type", "gt_bbox": [-100.0, -100.0], "gt_input_text": "abc"})
-    path = folder / "train.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return [path], None
-
-
 CLICK, BOX = screenspot.Options(), screenspot.Options(task=screenspot.Task.grounding)
 FORMATS = (
     SceneFormat(
@@ -251,5 +238,4 @@ FORMATS = (
     SceneFormat("screenspot pro", write_screenspot_pro, screenspot.convert, CLICK, clicks),
     SceneFormat("seeclick", write_seeclick, screenspot.convert, CLICK, clicks),
     SceneFormat("screenspot hf", write_screenspot_hf, screenspot.convert, CLICK, clicks, embeds=True),
-    SceneFormat("gui-r1", write_gui_r1, screenspot.convert, CLICK, clicks, embeds=True),
 )

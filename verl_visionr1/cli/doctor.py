@@ -11,13 +11,16 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli.rollouts import stop
+from verl_visionr1.conversion.conventions import NAMED
 
 if TYPE_CHECKING:
     from verl_visionr1.tools.doctor.examination import Examination
 
 
 def doctor(
-    files: Annotated[list[Path], typer.Argument(help="parquet, jsonl, json, csv; COCO json; or folders of them")],
+    files: Annotated[
+        list[Path], typer.Argument(help="parquet, arrow, jsonl, json, csv; COCO json; or folders of them")
+    ],
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
     ] = None,
@@ -27,12 +30,24 @@ def doctor(
     ] = None,
     family: Annotated[str, typer.Option(help="whose image tokens: qwen2.5-vl, qwen3-vl, glm")] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
+    images_dir: Annotated[
+        Path | None, typer.Option(help="folder that images of jsonl, csv ... are relative to; else that of the file")
+    ] = None,
     verl: Annotated[
         str, typer.Option(help="load the files through verl's own data set: auto (where it is installed), yes, no")
     ] = "auto",
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="write a page with drawn samples")] = None,
     fix: Annotated[
-        Path | None, typer.Option(metavar="OUT.parquet", help="write a copy of the one file with what is safe to mend")
+        Path | None,
+        typer.Option(
+            metavar="OUT.parquet",
+            help="write a mended copy of the one file: repeated rows and boxes, boxes a pixel over the edge or without "
+            "area, indexes, relative paths, types of columns",
+        ),
+    ] = None,
+    boxes_are: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help=f"with --fix: how the file writes its boxes: {', '.join(NAMED)}"),
     ] = None,
     statistics: Annotated[bool, typer.Option("--stats", help="also show what the files hold")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -46,22 +61,19 @@ def doctor(
     try:
         if verl not in ("auto", "yes", "no"):
             raise ValueError(f"--verl {verl}: needs auto, yes or no")
+        _check_boxes_are(boxes_are, fix)
         budget = Budget(max_response, max_prompt, family)
-        examination = examine(files, val or (), budget=budget, images=images)
+        examination = examine(files, val or (), budget=budget, images=images, images_dir=images_dir)
         if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
             _load_with_verl(examination)
         if fix is not None:
-            from verl_visionr1.tools.doctor.fixing import fix_file
+            _fix(files, fix, boxes_are)
+        if html is not None:
+            from verl_visionr1.tools.doctor.page import write_page
 
-            changes = fix_file(files, fix)
-            for line in changes.lines:
-                Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+            write_page(examination, html)
     except ValueError as error:  # RowsError is one
         raise stop("doctor", error) from None
-    if html is not None:
-        from verl_visionr1.tools.doctor.page import write_page
-
-        write_page(examination, html)
     if as_json:
         typer.echo(json.dumps(_as_dict(examination), indent=1))
     else:
@@ -69,6 +81,20 @@ def doctor(
             console.print(part)
     if examination.severity:
         raise typer.Exit(int(examination.severity))
+
+
+def _check_boxes_are(boxes_are: str | None, fix: Path | None) -> None:
+    if boxes_are is not None and (fix is None or boxes_are not in NAMED):
+        raise ValueError(f"--boxes-are {boxes_are}: goes with --fix, and needs one of {', '.join(NAMED)}")
+
+
+def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
+    from verl_visionr1.tools.doctor.fixing import fix_file
+
+    changes = fix_file(files, out, NAMED[boxes_are] if boxes_are is not None else None)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in changes.lines or ["nothing was safe to mend"]:
+        errors.print(line, markup=False)
 
 
 def _load_with_verl(examination: Examination) -> None:

@@ -62,8 +62,8 @@ class _Annotation(msgspec.Struct, gc=False):
     id: Key = None
     image_id: Key = None
     category_id: Key = None
-    bbox: list[float] | None = None
-    iscrowd: int | bool | None = 0
+    bbox: Any = None  # whatever stands there: a bad one still tells that its category is in the image
+    iscrowd: Any = 0
 
 
 class CocoDocument(msgspec.Struct):
@@ -262,16 +262,18 @@ def _add_annotations(
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
-            box = _corners(entry.bbox)
-            columns.add(image, category, box, entry.id, is_crowd=bool(entry.iscrowd), written=f"bbox {entry.bbox}")
+            box, is_crowd = _corners(entry.bbox), entry.iscrowd not in (0, None, False, "0", "")
+            columns.add(image, category, box, entry.id, is_crowd=is_crowd, written=f"bbox {entry.bbox}")
         except RowError as error:
             columns.ledger.skip(error)
 
 
-def _corners(box_xywh: list[float] | None) -> list[float] | None:
-    """x, y, width, height -> x1, y1, x2, y2; what is no box stays as it is, to be refused with its value."""
-    if box_xywh is None or len(box_xywh) != 4:
-        return box_xywh
+def _corners(box_xywh: Any) -> list[float] | None:
+    """x, y, width, height -> x1, y1, x2, y2; None where it is no box."""
+    if not isinstance(box_xywh, list) or len(box_xywh) != 4:
+        return None
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in box_xywh):
+        return None
     x, y, width, height = box_xywh
     return [x, y, x + width, y + height]
 
@@ -301,6 +303,6 @@ def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -
         images[number] = replace(
             images[number],
             checked=present(number) | negative if lists_some else None,
-            unsure=indexes(entry.not_exhaustive_category_ids),
+            unsure=images[number].unsure | indexes(entry.not_exhaustive_category_ids),
         )
     return replace(data, images=images)

@@ -31,6 +31,8 @@ _TOLERANCE = 0.004  # of a side: rounding
 _SURE = 0.98  # share of boxes that must fit the right convention
 _WRONG = 0.05  # share of misfits that makes the declared one wrong
 _TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely where none is there as declared
+_NEAR = 0.8  # how far to the far edges boxes come, at least, where there are many
+_FEW_MISFITS, _FEW_BOXES = 0.05, 2  # share, and number, of boxes that may be wrong themselves
 _REACH = (0.93, 1.004)  # how far to the far edges the right convention's boxes come
 
 
@@ -68,6 +70,29 @@ class Convention:
         }[self.unit]
         return f"{numbers} {unit}"
 
+    @property
+    def name(self) -> str:
+        """As `--box-format` of records.py and `--boxes-are` of doctor call it; "" where they know no name for it."""
+        unit = {"pixels": "abs", "1": "norm1", "1000": "norm1000"}.get(self.unit)
+        return "" if unit is None or self.order == "yxyx" else f"{self.order}-{unit}"
+
+    def corners(self, box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
+        """x1, y1, x2, y2 in pixels of a box on an image.
+
+        >>> Convention("xywh", "1").corners([0.25, 0.5, 0.5, 0.25], (640, 480))
+        [160.0, 240.0, 480.0, 360.0]
+        """
+        a, b, c, d = box
+        if self.order == "xywh":
+            a, b, c, d = a, b, a + c, b + d
+        elif self.order == "cxcywh":
+            a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+        elif self.order == "yxyx":
+            a, b, c, d = b, a, d, c
+        ((whole_w, whole_h),) = self.whole_wh(np.array([size_wh], dtype=float))
+        x, y = size_wh[0] / whole_w, size_wh[1] / whole_h
+        return [round(float(v), 2) for v in (a * x, b * y, c * x, d * y)]
+
     def whole_wh(self, sizes_wh: Array) -> Array:
         """(N, 2) what stands for the whole width and height of N images."""
         if self.unit == "pixels":
@@ -93,7 +118,8 @@ class Fit:
 
     Attributes:
         misfits: share of boxes that are none under it, or lie outside their image.
-        reach: how near the boxes come to the far edges: the largest x2 / width and y2 / height.
+        reach: how near the boxes come to the far edges: the largest x2 / width or the largest y2 / height, whichever is
+            less.
         touching: share of boxes that come to within 3 % of a far edge.
         example: index of a misfit; None without one.
     """
@@ -114,6 +140,10 @@ class Guess:
     evidence: str
 
 
+NAMED = {it.name: it for order in ORDERS[:3] for unit in ("pixels", "1", "1000") for it in (Convention(order, unit),)}
+"""Conventions that have a name."""
+
+
 def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
     """How well a convention fits (N, 4) numbers on images of (N, 2) sizes, in pixels."""
     a, b, c, d = boxes.T
@@ -128,7 +158,7 @@ def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
     inside = (np.minimum(x1, y1) >= -_TOLERANCE) & (np.maximum(x2, y2) <= 1 + _TOLERANCE)
     fits = (x1 < x2) & (y1 < y2) & inside
     far = np.maximum(x2, y2)
-    reach = float(far[fits].max()) if fits.any() else 0.0
+    reach = float(min(x2[fits].max(), y2[fits].max())) if fits.any() else 0.0
     touching = float((fits & (far >= 0.97)).mean())
     misfit = np.flatnonzero(~fits)
     return Fit(convention, float(1 - fits.mean()), reach, touching, int(misfit[0]) if len(misfit) else None)
@@ -170,19 +200,28 @@ def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[i
 
     >>> boxes = [(0.01 * i, 0.2, 0.5 + 0.01 * i, 0.9) for i in range(40)]
     >>> print(best_convention(boxes, [(640, 480)] * 40))
-    x1 y1 x2 y2 in fractions (0-1): 100 % of 40 boxes fit, reaching 90 % of the way to the far edges; \
+    x1 y1 x2 y2 in fractions (0-1) (xyxy-norm1): 100 % of 40 boxes fit, reaching 89 % of the way to the far edges; \
 as well y1 x1 y2 x2 in fractions (0-1)
     """
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
     fits = [fit(convention, numbers, sizes) for convention in hypotheses()]
     fewest = min(it.misfits for it in fits)
-    fitting = [it for it in fits if it.misfits <= fewest + 0.002]
+    few = max(_FEW_MISFITS, _FEW_BOXES / len(numbers))  # boxes over the edge, or of an image that is shown turned
+    fitting = [it for it in fits if it.misfits <= fewest + few]
     # in a wrong, larger unit everything fits too, in a corner of the image
-    best = max(fitting, key=lambda it: (min(it.reach, 0.9), -fits.index(it)))
-    share = f"{100 - 100 * best.misfits:.3g} % of {len(numbers)} boxes fit"
-    line = f"{best.convention}: {share}, reaching {100 * best.reach:.0f} % of the way to the far edges"
-    also = [it for it in fitting if it is not best and it.reach >= 0.8 and it.convention.unit != "processed"]
-    return f"{line}; as well {', or '.join(str(it.convention) for it in also)}" if also else line
+    best = max(fitting, key=lambda it: (min(it.reach, _NEAR), -round(it.misfits, 3), -fits.index(it)))
+    also = [it for it in fitting if it is not best and it.reach >= _NEAR and it.convention.unit != "processed"]
+    rest = [it for it in fitting if it is not best and it not in also and it.misfits < best.misfits]
+    told = [_told(best, len(numbers)), *(f"as well {it.convention}" for it in also)]
+    if rest:
+        told.append(f"less likely {_told(max(rest, key=lambda it: it.reach), len(numbers))}")
+    return "; ".join(told)
+
+
+def _told(it: Fit, n_boxes: int) -> str:
+    share = f"{100 - 100 * it.misfits:.3g} % of {n_boxes} boxes fit"
+    name = f" ({it.convention.name})" if it.convention.name else ""
+    return f"{it.convention}{name}: {share}, reaching {100 * it.reach:.0f} % of the way to the far edges"
 
 
 def _is_resized(it: Fit) -> bool:
@@ -202,7 +241,7 @@ def _misfit_evidence(said: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
 
 def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
     """All boxes fit, but none comes near the far edges: in another unit some do."""
-    if said.misfits or n_boxes < 5 * FEWEST or said.reach > 0.8:
+    if said.misfits or n_boxes < 5 * FEWEST or said.reach > _NEAR:
         return None
     near = [
         it

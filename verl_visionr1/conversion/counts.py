@@ -138,13 +138,19 @@ def points_of(value: Any, where: str) -> list[Point]:
     return [(float(x), float(y)) for x, y in pairs]
 
 
-def points_inside(points: Sequence[Point], size_wh: tuple[int, int], ledger: Ledger) -> list[Point]:
+def points_inside(
+    points: Sequence[Point], size_wh: tuple[int, int], ledger: Ledger, whole_wh: tuple[float, float] | None = None
+) -> list[Point]:
     """The points that lie in the image, or by a pixel of rounding outside it; the others are noted.
 
     For counting: what an annotator marked over the edge was counted, but has no place.
+
+    Args:
+        whole_wh: what stands for the whole image where points are not in pixels.
     """
-    width, height = size_wh
-    inside = [(x, y) for x, y in points if -1 <= x <= width + 1 and -1 <= y <= height + 1]
+    (width, height), (whole_x, whole_y) = size_wh, whole_wh or size_wh
+    dx, dy = whole_x / width, whole_y / height
+    inside = [(x, y) for x, y in points if -dx <= x <= whole_x + dx and -dy <= y <= whole_y + dy]
     if len(inside) < len(points):
         ledger.notes["point outside its image: counted, its place left out"] += len(points) - len(inside)
     return inside

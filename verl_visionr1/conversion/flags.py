@@ -71,7 +71,7 @@ class Flags:
     on_error: Annotated[OnError, typer.Option(help="At a bad row: stop, or leave it out, count it and list it.")] = (
         OnError.fail
     )
-    workers: Annotated[int, typer.Option(help="Threads that read and check images; more than 1 pays on network disks.")] = 1
+    workers: Annotated[int, typer.Option(help="Threads that read images; more pay on network disks.")] = 1
     shard_rows: Annotated[
         int | None, typer.Option(help="Rows a file: <name>-00000-of-00003.parquet, ... instead of one file.")
     ] = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import msgspec
 
@@ -21,6 +21,7 @@ _COCO_FOLDER = re.compile(r"(?:train|val|test|unlabeled)20\d\d")
 _VG_FOLDER = re.compile(r"VG_100K(?:_2)?")
 COMMENT = re.compile(r"(?:^|\s)#|#(?!\S*\.\w)")
 """What starts a comment in a list; in the middle of a file name (`a#1.jpg`) a # starts none."""
+_COMMENT_BESIDE_URL = re.compile(r"(?:^|\s)#")  # a # in a URL starts its fragment
 
 
 def normal_image_id(text: str) -> str:
@@ -53,11 +54,46 @@ def identity_of_name(file_name: str) -> str | None:
     return f"coco:{found[1]}" if known else None
 
 
+def path_name(name: str) -> str:
+    """A file name as it is compared: its folders and name with / between; a URL is as it is.
+
+    >>> path_name("/data/a/b.jpg"), path_name("a\\\\b.jpg"), path_name("https://x.org/a/1.jpg?x=2#y")
+    ('data/a/b.jpg', 'a/b.jpg', 'https://x.org/a/1.jpg?x=2#y')
+    """
+    name = name.removeprefix("file://")
+    if "://" in name:
+        return name
+    path = PureWindowsPath(name)  # takes both / and \\ for separators
+    return "/".join(part for part in path.parts[bool(path.anchor) :] if part != "..")
+
+
+def path_tails(name: str) -> list[str]:
+    """A file name with all of its folders, with fewer, and with none.
+
+    >>> path_tails("x/a/b.jpg")
+    ['x/a/b.jpg', 'a/b.jpg', 'b.jpg']
+    """
+    name = path_name(name)
+    parts = name.partition("://")[2].split("/") if "://" in name else name.split("/")
+    tails = ["/".join(parts[first:]) for first in range(len(parts))]
+    return [name, *tails[1:]] if name else []
+
+
+def without_comment(line: str) -> str:
+    """A line of a list without its comment.
+
+    >>> without_comment("a#1.jpg # one"), without_comment("https://x.org/1#y  # two")
+    ('a#1.jpg', 'https://x.org/1#y')
+    """
+    return (_COMMENT_BESIDE_URL if "://" in line.partition(" #")[0] else COMMENT).split(line)[0].strip()
+
+
 class Exclusion:
     """A set of images to leave out.
 
-    An entry is an identity, an id in the data set, or a file name, with its folder or without; a file name that tells
-    an identity stands for that.
+    An entry is an identity, an id in the data set, a URL, or a file name. A file name that tells an identity stands for
+    that. Others hold whatever they can be the name of, with as many folders as both say: `a/b.jpg` is `x/a/b.jpg` and
+    `b.jpg`, but not `c/b.jpg`; `b.jpg` is any of them. A URL holds itself alone.
 
     >>> excluded = Exclusion(["coco:139", "0042", "b.jpg", "train2014/COCO_train2014_000000000007.jpg"])
     >>> excluded.holds("139", "val2017/000000000139.jpg"), excluded.holds("42", "a.jpg"), excluded.holds("139", "a.jpg")
@@ -69,6 +105,8 @@ class Exclusion:
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self.ids = frozenset(map(_normal_entry, ids))
         self.collections = frozenset(entry.partition(":")[0] for entry in self.ids if ":" in entry)
+        paths = (entry for entry in self.ids if "/" in entry and "://" not in entry)
+        self._tails = frozenset(tail for path in paths for tail in path_tails(path)[1:])
 
     def __bool__(self) -> bool:
         return bool(self.ids)
@@ -77,14 +115,16 @@ class Exclusion:
         """Whether an image is on the list, by its id in the data set, its file name, or further identities of it."""
         if not self.ids:
             return False
-        file_name = file_name.replace("\\", "/")
-        names = [file_name, file_name.rpartition("/")[2], identity_of_name(file_name)]
-        return any(key in self.ids for key in (normal_image_id(image_id), *identities, *names) if key)
+        names = [*path_tails(file_name), identity_of_name(file_name)]
+        known = (normal_image_id(image_id), *identities, *names)
+        return any(key in self.ids for key in known if key) or path_name(file_name) in self._tails
 
 
 def _normal_entry(entry: str) -> str:
     if named := identity_of_name(entry) if "." in entry else None:
         return named
+    if "/" in entry or "\\" in entry:
+        return path_name(entry)
     collection, is_identity, number = entry.partition(":")
     return f"{collection}:{normal_image_id(number)}" if is_identity else normal_image_id(entry)
 
@@ -107,5 +147,5 @@ def read_exclusion(path: Path) -> Exclusion:
         except msgspec.DecodeError as error:
             raise RowsError(f"--exclude-image-ids {path}: needs a list of ids: {error}") from None
         return Exclusion(map(str, ids))
-    lines = (COMMENT.split(line)[0].strip() for line in text.splitlines())
+    lines = map(without_comment, text.splitlines())
     return Exclusion(line for line in lines if line)

@@ -82,8 +82,13 @@ class VocabularyFlags(Flags):
         require_positive("--max-categories", self.max_categories)
         if self.prompt_template is not None and Task(self.task) is Task.all:
             raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
-        for task in tasks_of(self.task):
+        for task in self.planned_tasks:
             self.format_of(task)
+
+    @property
+    def planned_tasks(self) -> tuple[str, ...]:
+        """The tasks that rows are planned for."""
+        return tasks_of(self.task)
 
     @property
     def share_of_negatives(self) -> float | None:

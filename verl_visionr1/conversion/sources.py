@@ -27,6 +27,8 @@ from verl_visionr1.images import EmbeddedImage
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images that are in memory as Python objects
 _SHARD = re.compile(r"(train|val|valid|validation|test[a-zA-Z]?|dev|eval|minival)-\d{5}-of-\d{5}\.")
+_NO_RECORDS = re.compile(r"(?:dataset_info|dataset_dict|state)\.json|cache-.*\.arrow")
+"""What `datasets` keeps beside its data: facts about them, and results of earlier `map`s."""
 
 # ---------------------------------------------------------------------------------------------- whole files
 
@@ -71,7 +73,7 @@ def sha256_of(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         if len(paths) > 1:
-            digest.update(path.name.encode() + b"\0")
+            digest.update(os.fsencode(path.name) + b"\0")
         try:
             with open(path, "rb") as file:
                 while chunk := file.read(1 << 20):
@@ -103,14 +105,15 @@ def read_json(path: Path, type: type[T] | Any = Any) -> Any:
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, record) of each entry of a .json list, a .jsonl, a .csv or .tsv with a header, a .parquet or an .arrow.
 
-    The place names file and entry, for messages. A line of .jsonl that is no JSON comes as a `RowError`.
+    The place names file and entry, for messages. A line of .jsonl that is no JSON, or of a table that has
+    more fields than columns, comes as a `RowError`.
 
     Raises:
         RowsError: the file cannot be read, or is of another kind.
     """
     name = path.name.lower()
     if name.endswith((".jsonl", ".odgt", ".ndjson")):
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in numbered_lines(path):
             where = f"{path.name}: line {number}"
             try:
                 yield where, msgspec.json.decode(line)
@@ -132,22 +135,34 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The non-empty lines of a UTF-8 text.
+    """The lines of a UTF-8 text that are not blank.
+
+    Raises:
+        RowsError: it cannot be read.
+    """
+    return (line for _, line in numbered_lines(path))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of the lines that are not blank; blank ones count.
 
     Raises:
         RowsError: it cannot be read.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield from (line for line in file if not line.isspace())
+            yield from ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
     except FileNotFoundError:
         raise RowsError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RowsError(f"{path}: cannot be read: {error}") from None
 
 
-def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, record) of a table; `columns` names them where the file has no header.
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str] | RowError]]:
+    """(line, record) of a table; a line with more fields than columns comes as a `RowError`.
+
+    Args:
+        columns: their names, where the file has no header.
 
     Raises:
         RowsError: it cannot be read, or is no table.
@@ -156,11 +171,20 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, columns, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
             for record in reader:
-                yield reader.line_num, {str(key): value or "" for key, value in record.items() if key is not None}
+                line, surplus = reader.line_num, record.pop(None, None)  # pyright: ignore[reportArgumentType]
+                yield line, _surplus(path, line, surplus) or {str(key): it or "" for key, it in record.items()}
     except FileNotFoundError:
         raise RowsError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RowsError(f"{path}: cannot be read as a table: {error}") from None
+
+
+def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
+    """What is wrong with a line whose last fields have no column; blank ones are harmless."""
+    if not any(map(str.strip, fields or ())):
+        return None
+    reason = f"fields {', '.join(fields)[:80]!r} are more than there are columns"
+    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or mend it")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -190,7 +214,7 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[Path]:
-    """A file; or all files of a folder that end so, sorted by name.
+    """A file; or all files of a folder that end so, sorted by name, but what `save_to_disk` notes beside the data.
 
     Args:
         split: where names begin with a split, as `train-00000-of-00007.parquet`, only those of this one are taken;
@@ -203,7 +227,8 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
         raise RowsError(f"{source}: no such file or folder; check the path")
     if not source.is_dir():
         return [source]
-    files = sorted(path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())
+    found = (path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())
+    files = sorted(path for path in found if not _NO_RECORDS.fullmatch(path.name))
     if not files:
         raise RowsError(f"{source}: no {' or '.join(suffixes)} file in this folder; check the path")
     splits = {path: found[1] if (found := _SHARD.match(path.name)) else "" for path in files}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,7 +32,8 @@ class AnnotatedImage:
 
     Attributes:
         checked: federated sets: indexes of the categories that were looked for (present or not); None: all.
-        unsure: indexes of categories that may be there without a box: never asked for on this image.
+        unsure: indexes of categories that may be there without a box, or whose only box cannot be used: never asked
+            for on this image.
     """
 
     image_id: str
@@ -155,7 +156,8 @@ class Columns:
         self._ids.append(annotation_id)
 
     def finish(self, never_asked: Collection[int] = (), *, own_negatives: bool = False) -> Annotations:
-        """All that was added, grouped by image; repeated boxes are marked."""
+        """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`."""
+        self._mark_unsure()
         order, starts = self._order()
         return Annotations(
             name=self.name,
@@ -169,6 +171,18 @@ class Columns:
             annotation_ids=[self._ids[i] for i in order],
             own_negatives=own_negatives,
         )
+
+    def _mark_unsure(self) -> None:
+        """A category that is on an image with a bad box alone is neither absent there nor known to be somewhere."""
+        pairs: dict[int, set[tuple[int, int]]] = {BOX: set(), BAD: set()}
+        for image, category, kind in zip(self._image, self._category, self._kind, strict=True):
+            if kind in pairs:
+                pairs[kind].add((image, category))
+        only_bad = pairs[BAD] - pairs[BOX]
+        for image, category in only_bad:
+            entry = self.images[image]
+            self.images[image] = replace(entry, unsure=entry.unsure | {category})
+        self.ledger.notes["category not asked for on an image: all it has there is a bad box"] += len(only_bad)
 
     def _order(self) -> tuple[np.ndarray, array[int]]:
         """Mark repeated boxes; return the order by image, and where each image starts in it."""

@@ -1,6 +1,7 @@
 """Items -> parquet: images prepared by threads, rows in order, and a report of what was done.
 
-Memory does not grow with the data set: at most `LOOK_AHEAD` images a thread are held, and a row group of rows.
+Memory does not grow with the data set, but for the names of its images: at most `LOOK_AHEAD` images a thread are held,
+and a row group of rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from rich.progress import track
 
 from verl_visionr1.conversion.flags import Flags, OnError
+from verl_visionr1.conversion.identity import identity_of_name, path_tails
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
@@ -136,7 +138,7 @@ def rows_of(
         copies_dir=out.with_name(f"{out.stem}_images"),
         verify_decode=flags.verify_decode,
     )
-    groups = (list(group) for _, group in groupby(items, key=lambda item: item.image))
+    groups = (list(group) for _, group in groupby(_well_named(items, ledger), key=lambda item: item.image))
     for group, prepared in _in_threads(groups, lambda group: prepare(group[0].image), flags.workers):
         try:
             image = prepared()
@@ -145,6 +147,53 @@ def rows_of(
             ledger.notes["row of a skipped image"] += len(group)
             continue
         yield from _rows_of_image(group, image, flags, ledger, allow_none)
+
+
+def _well_named(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
+    """The items whose names can be written, and whose image is not another's; the others go to the ledger."""
+    names: dict[str, tuple[str, str]] = {}
+    for item in items:
+        try:
+            _check_name(item)
+            _check_owner(item, names)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        yield item
+
+
+def _check_name(item: Item) -> None:
+    name = f"{item.image if isinstance(item.image, Path) else ''}{item.file_name}{item.image_id}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        reason = f"file name {name!r} is not UTF-8, as rows must be"
+        raise RowError("file name not UTF-8", f"{ascii(item.where)[1:-1]}: {reason}; rename the file") from None
+
+
+def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
+    """Refuse an image that was found by the end of its name, and is by another name's end already in a row.
+
+    Args:
+        names: image file -> the first name that it went by, and where. Names without a folder say nothing.
+    """
+    if not isinstance(item.image, Path) or "/" not in item.file_name.replace("\\", "/"):
+        return
+    first, where = names.get(path := str(item.image), ("", ""))
+    tails = path_tails(item.file_name)
+    if first == item.file_name or not tails or tails[-1] != item.image.name:  # found by other means, as PixMo's are
+        return
+    if not first:
+        names[path] = item.file_name, item.where
+        return
+    if tails[0] in path_tails(first) or path_tails(first)[0] in tails:
+        return
+    if (known := identity_of_name(first)) is not None and known == identity_of_name(item.file_name):
+        return
+    reason = f"its image {item.file_name!r} was found only by the end of this name, as {item.image}"
+    raise RowError(
+        "two names of one image file", f"{item.where}: {reason}, which is {first!r} of {where}, too; fetch it"
+    )
 
 
 def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Ledger, allow_none: bool) -> Iterator[Row]:
@@ -194,7 +243,7 @@ def _list_skipped(out: Path, ledger: Ledger) -> Path | None:
     if not ledger.listed:
         path.unlink(missing_ok=True)  # of an earlier run
         return None
-    write_whole(path, "".join(f"{line}\n" for line in ledger.listed).encode())
+    write_whole(path, "".join(f"{line}\n" for line in ledger.listed).encode(errors="backslashreplace"))
     return path
 
 

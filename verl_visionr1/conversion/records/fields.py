@@ -5,6 +5,7 @@ record --`Columns.fields` or a preset (`frameworks`)--> Fields (raw values) --`e
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -222,6 +223,11 @@ class Entry:
     task: str | None
 
     @property
+    def image_key(self) -> str:
+        """What all entries of one image share."""
+        return image_key(self.image, self.where)
+
+    @property
     def corners(self) -> list[Box]:
         """The boxes as x1, y1, x2, y2, in the format's unit."""
         return [self.box_format.corners(box) for box in self.boxes or () if self.box_format is not None]
@@ -268,6 +274,22 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
         choices=texts_of(where, "choices", made.choices),
         task=made.task,
     )
+
+
+def image_key(image: Any, where: str) -> str:
+    """What all records of one image share: a digest of its bytes, where they are given, else its name.
+
+    The `path` beside bytes is no name: tools write `image.png` for all of them.
+
+    Args:
+        where: stands for an image that is neither.
+    """
+    image = image[0] if isinstance(image, list) and image else image
+    data = image.get("bytes") if isinstance(image, Mapping) else image
+    if isinstance(data, bytes) and data:
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    name = image.get("path") if isinstance(image, Mapping) else image
+    return name if isinstance(name, str) and name else where
 
 
 def _only(where: str, image: Any) -> Any:

@@ -39,7 +39,7 @@ def _together(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
     """Entries of one image that ask the same, as one, in the order of their first."""
     merged: dict[tuple[str, tuple[str, ...], str | None], Entry] = {}
     for entry in entries:
-        key = (entry.file_name or entry.where, entry.phrases, entry.question)
+        key = (entry.image_key, entry.phrases, entry.question)
         first = merged.get(key)
         if first is not None and first.size_wh != entry.size_wh:
             sizes = f"{entry.size_wh}, and {first.size_wh} in {first.where}"

@@ -23,6 +23,7 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_TABLES = (".parquet", ".arrow")
 _METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
 _SAMPLE = 500  # records whose boxes are looked at
 _MOST_WRONG = 0.5  # share of boxes above which the declared format is refused
@@ -63,6 +64,8 @@ class RecordSource:
     def found(source: Path, layout: Layout, images_dir: Path | None, split: str) -> RecordSource:
         """The files of a path: a file, an imagefolder (`metadata.*` in it, or in its folder of the split), or a folder.
 
+        A folder with parquet or arrow in it is read as these alone: what lies beside is about them.
+
         Raises:
             RowsError: nothing there, or no such folder of images.
         """
@@ -72,7 +75,8 @@ class RecordSource:
         if source.is_dir():
             folder = source / split if split and (source / split).is_dir() else source
             metadata = sorted(path for path in folder.iterdir() if _METADATA.fullmatch(path.name))
-            files = metadata or files_of(folder, KINDS, split)
+            found = metadata or files_of(folder, KINDS, split)
+            files = metadata or [path for path in found if path.suffix.lower() in _TABLES] or found
         else:
             files, folder = files_of(source, KINDS), source.parent
         if not layout.class_names and "label" in layout.columns.names:

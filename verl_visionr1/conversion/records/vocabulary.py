@@ -11,7 +11,7 @@ from pathlib import Path
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.records.fields import Entry, Fields
+from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
 from verl_visionr1.conversion.records.values import ADVICE, labels_of
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
@@ -68,7 +68,7 @@ class _Reader:
         labels: list[str] = []
         with suppress(RowError):
             labels = labels_of(where, made.label, self.source.layout.class_names)
-        self._bad.append((where, made.image if isinstance(made.image, str) else where, labels))
+        self._bad.append((where, image_key(made.image, where), labels))
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
@@ -77,7 +77,7 @@ class _Reader:
                 self.columns.refuse(image, self._index[label], where, RowError("bad record", where))
 
     def _add(self, number: int, entry: Entry) -> None:
-        key = entry.file_name or entry.where
+        key = entry.image_key
         n_boxes = len(entry.boxes or ())
         if len(entry.labels) != n_boxes:
             self._bad.append((entry.where, key, entry.labels))

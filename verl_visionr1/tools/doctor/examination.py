@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import CONVERT_AGAIN
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import Sample, is_ours, samples_of
-from verl_visionr1.tools.doctor.sets import Census, balance_problems, convention_problems, overlap_problems
+from verl_visionr1.tools.doctor.sets import (
+    Census,
+    balance_problems,
+    convention_problems,
+    overlap_problems,
+    repetition_problems,
+)
 from verl_visionr1.tools.doctor.truth import Budget, truth_problems
 
 N_EXAMPLES = 5
 N_SHOWN = 24
 """Rows of a file that are kept to be drawn."""
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".ndjson", ".odgt")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".ndjson", ".odgt", ".arrow")
 
 
 @dataclass(slots=True)
@@ -33,6 +43,11 @@ class Group:
     severity: Severity
     count: int = 0
     examples: list[Problem] = field(default_factory=list)
+
+
+def _rank(group: Group) -> tuple[object, ...]:
+    """The worst first, and of those what is said of a whole file: it often explains what is said of rows."""
+    return -group.severity, group.file, group.examples[0].row is not None, -group.count, group.kind
 
 
 @dataclass(slots=True)
@@ -62,7 +77,7 @@ class Examination:
     @property
     def found(self) -> list[Group]:
         """What was found, the worst first."""
-        return sorted(self.groups.values(), key=lambda group: (-group.severity, group.file, -group.count, group.kind))
+        return sorted(self.groups.values(), key=_rank)
 
     @property
     def severity(self) -> Severity:
@@ -70,34 +85,50 @@ class Examination:
         return max((group.severity for group in self.groups.values()), default=Severity.NOTE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What is looked at, and by what it is measured."""
+
+    budget: Budget
+    images: bool
+    images_dir: Path | None
+
+
 def examine(
-    files: Sequence[Path], validation: Sequence[Path] = (), *, budget: Budget | None = None, images: bool = True
+    files: Sequence[Path],
+    validation: Sequence[Path] = (),
+    *,
+    budget: Budget | None = None,
+    images: bool = True,
+    images_dir: Path | None = None,
 ) -> Examination:
     """Look at some files, one row in memory at a time.
 
     Args:
-        files: .parquet, .jsonl, .json, .csv, .tsv, or folders of them.
+        files: .parquet, .arrow, .jsonl, .json, .csv, .tsv, or folders of them.
         validation: those among or beside `files` that are for validation; without them the rows' own split tells.
         budget: tokens that a run allows for.
         images: open the image files (their headers).
+        images_dir: folder that the images of foreign files are relative to.
 
     Raises:
         RowsError: nothing to look at.
     """
-    budget = budget or Budget()
-    examination = Examination()
+    scope, examination = _Scope(budget or Budget(), images, images_dir), Examination()
     held_out = {path.resolve() for path in data_files(validation)}
+    named = {*files, *validation}
     for path in dict.fromkeys([*data_files(files), *data_files(validation)]):
         try:
-            _examine_file(path, examination, budget, images)
+            _examine_file(path, examination, scope, is_named=path in named)
         except RowsError as error:
             reason = str(error).removeprefix(f"{path}: ")
             examination.add(Problem(str(path), None, reason, "unreadable file"))
-    censuses = examination.censuses
-    is_held_out = [Path(it.file).resolve() in held_out if held_out else it.is_validation for it in censuses]
-    train = [it for it, flag in zip(censuses, is_held_out, strict=True) if not flag]
-    tested = [it for it, flag in zip(censuses, is_held_out, strict=True) if flag]
-    for problem in overlap_problems(train, tested):
+    train, tested = [], []
+    for census in examination.censuses:
+        if held_out:
+            census.take_side(Path(census.file).resolve() in held_out)
+        (tested if census.is_validation else train).append(census)
+    for problem in chain(overlap_problems(examination.censuses), repetition_problems(train)):
         examination.add(problem)
     return examination
 
@@ -112,6 +143,7 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(it for it in path.rglob("*") if it.name.endswith(SUFFIXES) and not it.name.startswith("."))
+            inside = [it for it in inside if not it.is_dir()]
             if not inside:
                 raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; convert it with a script of data_preprocess/")
             found += inside
@@ -124,33 +156,48 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _examine_file(path: Path, examination: Examination, budget: Budget, images: bool) -> None:
-    if path.suffix == ".json" and _is_coco(path):
-        _examine_coco(path, examination)
+def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_named: bool) -> None:
+    if path.suffix == ".json" and _is_object(path):
+        if is_named or _looks_like_coco(path):
+            _examine_coco(path, examination, scope)
+        else:
+            reason = "a JSON object without images or annotations: not looked at"
+            examination.add(Problem(str(path), None, reason, "no data", Severity.NOTE))
         return
     census = Census(str(path), is_ours=is_ours(path))
-    if census.is_ours:
-        stopped = False
-        for problem in structural_problems(path, images):
-            examination.add(problem)
-            stopped |= problem.row is None
-        if stopped:
-            return  # its columns are not what the other checks look at
-    for sample in samples_of(path):
-        if isinstance(sample, RowError):
-            examination.add(Problem(str(path), None, str(sample), sample.kind))
-            continue
-        problems = [*truth_problems(sample, budget), *census.add(sample)]
-        problems += picture_problems(sample) if images else []
-        for problem in problems:
-            examination.add(problem)
-        _keep(sample, problems, examination.shown.setdefault(str(path), []))
+    if census.is_ours and not _is_sound(path, examination, scope.images):
+        return
+    _examine_rows(path, census, examination, scope)
     for problem in chain(convention_problems(census), balance_problems(census)):
         examination.add(problem)
     if not census.is_ours and census.n_rows:
         reason = "not in verl's layout; data_preprocess/records.py, or the script of its data set, converts it"
         examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
     examination.censuses.append(census)
+
+
+def _is_sound(path: Path, examination: Examination, images: bool) -> bool:
+    """Whether the columns are what the other checks look at."""
+    sound = True
+    for problem in structural_problems(path, images):
+        examination.add(problem)
+        sound &= problem.row is not None or problem.severity is not Severity.ERROR
+    return sound
+
+
+def _examine_rows(path: Path, census: Census, examination: Examination, scope: _Scope) -> None:
+    sample = None
+    for sample in samples_of(path, scope.images_dir):
+        if isinstance(sample, RowError):
+            examination.add(Problem(str(path), None, str(sample), sample.kind))
+            continue
+        problems = [*truth_problems(sample, scope.budget), *census.add(sample)]
+        problems += picture_problems(sample) if scope.images else []
+        for problem in problems:
+            examination.add(problem)
+        _keep(sample, problems, examination.shown.setdefault(str(path), []))
+    if sample is None and not census.is_ours:
+        raise RowsError(f"{path}: holds no row; fetch it again")
 
 
 def _keep(sample: Sample, problems: list[Problem], shown: list[tuple[Sample, list[Problem]]]) -> None:
@@ -163,29 +210,31 @@ def _keep(sample: Sample, problems: list[Problem], shown: list[tuple[Sample, lis
             shown[clean[-1]] = (sample, problems)
 
 
-def _is_coco(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
+def _is_object(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
+    except OSError:
+        return False  # reading its records tells why
 
 
-def _examine_coco(path: Path, examination: Examination) -> None:
+def _looks_like_coco(path: Path) -> bool:
+    return not {"images", "annotations"}.isdisjoint(read_json(path, dict[str, msgspec.Raw]))
+
+
+def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
     """A COCO-format json: what its conversion would skip or change."""
     ledger = Ledger(fail=False)
-    images_dir = next(
-        (
-            it
-            for it in (path.parent / "images", path.parent.parent / path.stem.split("_")[-1], path.parent)
-            if it.is_dir()
-        ),
-        path.parent,
-    )
+    usual = (path.parent / "images", path.parent.parent / path.stem.split("_")[-1])  # beside the file; COCO's own
+    beside = next((folder for folder in usual if folder.is_dir()), path.parent)
+    images_dir = scope.images_dir or beside
     data = read_coco(path, images_dir, ledger)
     for error in ledger.errors:
         examination.add(Problem(str(path), None, str(error), error.kind))
     for kind, count in ledger.notes.items():
         if count:
             examination.add(Problem(str(path), None, f"{count} x {kind}", "changed by conversion", Severity.NOTE))
-    missing = [image for image in data.images if not image.path.exists()]
+    missing = [image for image in data.images if not os.path.exists(image.path)]
     if missing:
         reason = f"{len(missing)} of {len(data.images)} image files are not below {images_dir}"
         reason += f", the first {missing[0].file_name}"

@@ -1,15 +1,17 @@
 """A copy of a parquet file in which is mended what is safe to mend, and nothing else; each change is told.
 
-Safe is what changes no truth: a row that repeats another to the letter, an object that is named twice, a box that
-reaches over the edge by a pixel or has no area, an index that is not unique, a relative path of an image that lies
-beside the file, columns of another width than ours, row groups that are too large. Coordinates, labels, prompts and
-turned images are not: there the data set has to be converted again.
+Safe is what changes no truth: a row that repeats another to the letter (`extra_info` aside), an object that is named
+twice, a box that reaches over the edge by a pixel, a box without area beside others of its label, an index that is not
+unique, a relative path of an image that lies beside the file, images that are dictionaries of paths, columns of other
+types than ours. Coordinates, labels, prompts, turned images, and an object of which only a box without area is left
+are not: there the data set has to be converted again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +21,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.files import RowsError, whole_file
 from verl_visionr1.rewriting import RowGroups, extended_metadata
 from verl_visionr1.rows import EMBED_SCHEMA, PATH_SCHEMA, open_parquet, read_rows
-from verl_visionr1.tools.doctor.samples import OURS
+from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS, image_of
 
 FACTS_KEY = "fixed"
 """Key, in the provenance, of what was mended."""
@@ -50,8 +53,11 @@ class Changes:
         return [f"fixed: {count} x {kind}" for kind, count in self.counts.most_common()] + self.listed
 
 
-def fix_file(files: Sequence[Path], out: Path) -> Changes:
+def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = None) -> Changes:
     """Write a mended copy of one file.
+
+    Args:
+        boxes_are: how the file writes its boxes, where that is not as it ought to: somebody has to say so.
 
     Raises:
         RowsError: several files, no parquet of verl's layout, `out` is that file, or it cannot be written.
@@ -67,42 +73,83 @@ def fix_file(files: Sequence[Path], out: Path) -> Changes:
     if missing:
         raise RowsError(f"{path}: no column {missing[0]!r}: not in verl's layout; convert it")
     changes = Changes()
-    schema = _schema(found, changes)
+    schema = _schema(path, found, changes)
     metadata = extended_metadata(files, FACTS_KEY, {"by": "visionr1 doctor --fix", "file": path.name})
+    if schema.types != found.types and metadata.pop(b"huggingface", None) is not None:
+        changes.add("metadata of Hugging Face, which told other types, dropped", "the whole file")
     with whole_file(out) as file, RowGroups(file, schema.with_metadata(metadata)) as groups:
-        for batch in _batches(_Mender(path, changes).mended_rows(), schema, path):
+        for batch in _batches(_Mender(path, changes, boxes_are).mended_rows(), schema, path):
             groups.add(batch)
     return changes
 
 
-def _schema(found: pa.Schema, changes: Changes) -> pa.Schema:
-    """Our types where ours are named; a user's own columns as they are."""
+def _schema(path: Path, found: pa.Schema, changes: Changes) -> pa.Schema:
+    """Our types where ours are named; a user's own columns and keys as they are."""
     fields = []
     for column in found:
-        ours = PATH_SCHEMA.field(column.name).type if column.name in PATH_SCHEMA.names else column.type
-        if column.name == "images" and pa.types.is_struct(getattr(column.type, "value_type", pa.null())):
-            ours = EMBED_SCHEMA.field("images").type
+        ours = column.type
+        if column.name == "images":
+            ours = _images_type(path, column.type)
+        elif column.name in PATH_SCHEMA.names:
+            ours = _with_ours(column.type, PATH_SCHEMA.field(column.name).type)
         if ours != column.type:
             changes.add(f"column {column.name!r}: {column.type} -> {ours}", "the whole file")
         fields.append(pa.field(column.name, ours))
     return pa.schema(fields)
 
 
+def _with_ours(found: pa.DataType, ours: pa.DataType) -> pa.DataType:
+    """Our type, with the keys beside ours that are found."""
+    if pa.types.is_list(ours) and (pa.types.is_list(found) or pa.types.is_large_list(found)):
+        return pa.list_(_with_ours(found.value_type, ours.value_type))
+    if not (pa.types.is_struct(ours) and pa.types.is_struct(found)):
+        return ours
+    theirs = {field.name: field.type for field in found.fields}
+    fields = [(it.name, _with_ours(theirs.pop(it.name, it.type), it.type)) for it in ours.fields]
+    return pa.struct([*fields, *theirs.items()])
+
+
+def _images_type(path: Path, found: pa.DataType) -> pa.DataType:
+    """Bytes where the images are bytes, paths where they are paths.
+
+    Raises:
+        RowsError: both, or an image that is neither.
+    """
+    if not pa.types.is_struct(getattr(found, "value_type", pa.null())):
+        return PATH_SCHEMA.field("images").type
+    first: dict[str, int] = {}
+    for number, row in enumerate(read_rows(path, columns=["images"], batch_rows=_BATCH_ROWS)):
+        for image in row["images"] or ():
+            first.setdefault(_form_of(image), number)
+    if "nothing" in first:
+        raise RowsError(f"{path}: row {first['nothing']}: an image has neither bytes nor a path; convert it again")
+    if len(first) > 1:
+        where = " and ".join(f"{form} in row {number}" for form, number in first.items())
+        raise RowsError(f"{path}: its images are {where}: a file holds either; convert it again")
+    return (PATH_SCHEMA if "a path" in first else EMBED_SCHEMA).field("images").type
+
+
+def _form_of(image: Mapping[str, Any] | None) -> str:
+    value = image_of(image)
+    return "a path" if isinstance(value, str) and value else "bytes" if isinstance(value, bytes) else "nothing"
+
+
 def _batches(rows: Iterator[dict[str, Any]], schema: pa.Schema, path: Path) -> Iterator[pa.RecordBatch]:
     while batch := list(islice(rows, _BATCH_ROWS)):
         try:
             yield pa.RecordBatch.from_pylist(batch, schema=schema)
-        except (pa.ArrowException, OverflowError) as error:
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
             raise RowsError(f"{path}: its columns cannot be made ours ({error}); convert it again") from None
 
 
 class _Mender:
     """The rows of a file, mended one by one."""
 
-    def __init__(self, path: Path, changes: Changes) -> None:
-        self.path, self.changes = path, changes
+    def __init__(self, path: Path, changes: Changes, boxes_are: Convention | None = None) -> None:
+        self.path, self.changes, self.boxes_are = path, changes, boxes_are
         self.seen: set[bytes] = set()
         self.indexes: set[int] = set()
+        self.last_index = -1
 
     def mended_rows(self) -> Iterator[dict[str, Any]]:
         """All but those that repeat another to the letter."""
@@ -117,7 +164,7 @@ class _Mender:
             yield row
 
     def _is_repeated(self, row: Mapping[str, Any]) -> bool:
-        told = [row.get(name) for name in ("images", "prompt", "reward_model")]
+        told = [value for name, value in row.items() if name != "extra_info"]
         digest = hashlib.blake2b(repr(told).encode(errors="replace"), digest_size=16).digest()
         if digest in self.seen:
             return True
@@ -125,53 +172,65 @@ class _Mender:
         return False
 
     def _mend_images(self, row: dict[str, Any], where: str) -> None:
-        images = row.get("images") or []
+        images = row.get("images")
+        if not isinstance(images, list):
+            return
         for i, image in enumerate(images):
-            if isinstance(image, Mapping):
-                images[i] = {"bytes": image.get("bytes")}
-            elif isinstance(image, str) and not Path(image).is_absolute():
-                beside = (self.path.parent / image).absolute()
-                if beside.exists():
-                    images[i] = str(beside)
+            value = image_of(image) if isinstance(image, Mapping) else image
+            if isinstance(value, str) and not os.path.isabs(value):
+                beside = os.path.abspath(self.path.parent / value)
+                if os.path.exists(beside):
+                    value = beside
                     self.changes.add("relative path of an image made absolute", where)
+            images[i] = {"bytes": value} if isinstance(value, bytes) else value
 
     def _mend_index(self, row: dict[str, Any], where: str) -> None:
         info = row.get("extra_info")
-        if not isinstance(info, dict) or "index" not in info:
+        if not isinstance(info, dict):
             return
-        if not isinstance(info["index"], int) or info["index"] in self.indexes:
-            info["index"] = max(self.indexes, default=-1) + 1
+        index = info.get("index")
+        if not isinstance(index, int) or index in self.indexes:
+            index = info["index"] = self.last_index + 1
             self.changes.add("extra_info.index made unique", where)
-        self.indexes.add(info["index"])
+        self.indexes.add(index)
+        self.last_index = max(self.last_index, index)
 
     def _mend_truth(self, row: dict[str, Any], where: str) -> None:
         model = row["reward_model"]
         try:
             truth = json.loads(model["ground_truth"])
             boxes, labels = truth["boxes_xyxy"], truth.get("labels") or [None] * len(truth["boxes_xyxy"])
-            width, height = truth["size_wh"]
+            size_wh = truth["size_wh"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return  # not what `Target` writes, or without boxes
+        if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
+            return
         if truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes):
             return  # lists that speak of the same objects
-        kept = self._mended_objects(boxes, labels, (width, height), where)
-        if kept != list(zip(boxes, labels, strict=True)):
+        written = list(boxes)
+        if self.boxes_are is not None and all(_are_numbers(box, 4) for box in boxes):
+            boxes = [self.boxes_are.corners(box, (size_wh[0], size_wh[1])) for box in boxes]
+            self.changes.counts[f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"] += len(boxes)
+        kept = self._mended_objects(boxes, labels, size_wh, where)
+        if boxes != written or kept != list(zip(boxes, labels, strict=True)):
             truth["boxes_xyxy"] = [box for box, _ in kept]
             if truth.get("labels"):
                 truth["labels"] = [label for _, label in kept]
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
 
     def _mended_objects(
-        self, boxes: Sequence[Any], labels: Sequence[Any], size_wh: tuple[int, int], where: str
+        self, boxes: Sequence[Any], labels: Sequence[Any], size_wh: Sequence[float], where: str
     ) -> list[tuple[Any, Any]]:
         kept: list[tuple[Any, Any]] = []
-        for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        pairs = list(zip(boxes, labels, strict=True))
+        told = [label for box, label in pairs if _are_numbers(box, 4) and not _is_flat(box)]
+        for i, (box, label) in enumerate(pairs):
             at = f"{where}, boxes_xyxy[{i}] = {box}"
-            if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+            if not _are_numbers(box, 4) or (_is_flat(box) and label not in told):
                 kept.append((box, label))
                 continue
             x1, y1, x2, y2 = box
-            if (x1 == x2 and y1 <= y2) or (y1 == y2 and x1 <= x2):
+            if _is_flat(box):
                 self.changes.add("box without area dropped", at)
                 continue
             over = max(-x1, -y1, x2 - size_wh[0], y2 - size_wh[1])
@@ -183,3 +242,15 @@ class _Mender:
                 continue
             kept.append((box, label))
         return kept
+
+
+def _are_numbers(value: Any, n: int) -> bool:
+    """Whether a value is a list of n numbers that can be reckoned with."""
+    if not isinstance(value, list) or len(value) != n:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < MAX_SIDE for v in value)
+
+
+def _is_flat(box: Sequence[float]) -> bool:
+    x1, y1, x2, y2 = box
+    return (x1 == x2 and y1 <= y2) or (y1 == y2 and x1 <= x2)

@@ -12,7 +12,9 @@ import jinja2
 from PIL import Image, ImageDraw, ImageOps
 
 from verl_visionr1.files import write_whole
+from verl_visionr1.images import FORMATS
 from verl_visionr1.tools.doctor.examination import Examination
+from verl_visionr1.tools.doctor.pictures import seen
 from verl_visionr1.tools.doctor.problems import Problem
 from verl_visionr1.tools.doctor.samples import Sample
 
@@ -73,11 +75,11 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
 
 def _picture(sample: Sample) -> str:
     """The image with its boxes, points and labels, as JPEG in base64; "" where it cannot be shown."""
-    if not sample.images:
+    if not sample.images or seen(sample.images[0]).error is not None:
         return ""
     source = sample.images[0]
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             picture = ImageOps.contain(image.convert("RGB"), (SIDE, SIDE))
             scale_x, scale_y = picture.width / image.width, picture.height / image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rows import CONVERT_AGAIN, EMBED_SCHEMA, PATH_SCHEMA, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, EMBED_SCHEMA, PATH_SCHEMA, open_parquet, target_of
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
+
+_BATCH_ROWS = 100  # images and all
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
 
 
 def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
     """What would stop or spoil a training run on this file; an empty list for a good one.
 
-    Reads no pixels, and no image bytes.
+    Decodes no pixels; of embedded images only the lengths are looked at.
 
     Args:
         path: one parquet file.
@@ -46,21 +50,63 @@ def structural_problems(path: Path, images: bool) -> Iterator[Problem]:
     yield from whole_file
     if any(problem.severity is Severity.ERROR for problem in whole_file):
         return
-    path_mode = _is_text(schema.field("images").type.value_type)
-    columns = ["data_source", "prompt", "reward_model", "images"][: 3 + path_mode]
-    columns += ["extra_info"] if "extra_info" in schema.names else []
-    indexes: set[int | None] = set()
+    has_images = "images" in schema.names
+    indexes: set[str] = set()
     number = -1
-    for number, row in enumerate(read_rows(path, columns=columns)):
+    for number, row in enumerate(_rows(path, schema.names)):
+        if not has_images and "<image>" in _content_of(row):
+            reason = f"no column 'images', and the prompt of row {number} holds '<image>'; {CONVERT_AGAIN}"
+            yield Problem(str(path), None, reason, "column missing")
+            return
         for kind, reason in _row_problems(row, images):
             yield Problem(str(path), number, reason, kind)
         index = (row.get("extra_info") or {}).get("index")
-        if "extra_info" in columns and (index is None or index in indexes):
+        if "extra_info" in row and (index is None or str(index) in indexes):
             reason = f"extra_info.index = {index}: needs a number that no other row has; {CONVERT_AGAIN}"
             yield Problem(str(path), number, reason, "index not unique", Severity.WARNING)
-        indexes.add(index)
+        indexes.add(str(index))
     if number < 0:
         yield Problem(str(path), None, f"holds no row; {CONVERT_AGAIN}", "no row")
+
+
+def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows, with what `images_of` makes of their images."""
+    columns = [name for name in ("data_source", "prompt", "reward_model", "extra_info", "images") if name in names]
+    for batch in batches_of(path, columns):
+        images = images_of(batch.column("images")) if "images" in names else [[]] * len(batch)
+        rows = batch.select([name for name in columns if name != "images"]).to_pylist()
+        for row, shown in zip(rows, images, strict=True):
+            yield {**row, "images": shown}
+
+
+def batches_of(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns, a few rows in memory at a time.
+
+    Raises:
+        RowsError: the file cannot be read.
+    """
+    with open_parquet(path) as parquet:
+        try:
+            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RowsError(f"{path}: not a whole parquet file ({reason}); {CONVERT_AGAIN}") from None
+
+
+def images_of(column: pa.Array) -> list[list[str | bool | None]]:
+    """What verl finds for each image of some rows: a path; True for bytes, which are not copied; None for nothing."""
+    flat, parents = column.flatten(), column.value_parent_indices().to_pylist()
+    if pa.types.is_struct(flat.type):
+        fields = {field.name: values for field, values in zip(flat.type.fields, flat.flatten(), strict=True)}
+        if "bytes" in fields:  # then verl opens these, whatever stands beside them
+            lengths = pc.call_function("binary_length", [fields["bytes"].cast(pa.large_binary())])
+            flat = lengths.cast(pa.bool_())
+        else:
+            flat = fields["image"]
+    images: list[list[str | bool | None]] = [[] for _ in range(len(column))]
+    for parent, value in zip(parents, flat.to_pylist(), strict=True):
+        images[parent].append(value or None)
+    return images
 
 
 # ---------------------------------------------------------------------------------------------- the whole file
@@ -70,6 +116,8 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
     """Columns that stop verl are errors; columns of another type than ours only keep files from being mixed."""
     for column in PATH_SCHEMA:
         if column.name not in schema.names:
+            if column.name == "images":
+                continue  # legal where no prompt holds "<image>"
             severity = Severity.WARNING if column.name in ("ability", "extra_info") else Severity.ERROR
             reason = f"no column {column.name!r} (it has {', '.join(schema.names)}); {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "column missing", severity)
@@ -100,11 +148,16 @@ def _is_readable(name: str, found: pa.DataType) -> bool:
         if not (pa.types.is_list(found) or pa.types.is_large_list(found)):
             return False
         value = found.value_type
-        keys = {field.name for field in value.fields} if pa.types.is_struct(value) else set()
-        return _is_text(value) or "bytes" in keys or "image" in keys
+        keys = {field.name: field.type for field in value.fields} if pa.types.is_struct(value) else {}
+        if "bytes" in keys:
+            return any(is_type(keys["bytes"]) for is_type in _BYTES)
+        return _is_text(keys.get("image", value))
     if name == "prompt":
-        return pa.types.is_list(found) or pa.types.is_large_list(found)
-    return (name == "extra_info" and pa.types.is_struct(found)) or _is_text(found)
+        turn = found.value_type if pa.types.is_list(found) or pa.types.is_large_list(found) else pa.null()
+        return pa.types.is_struct(turn) and any(it.name == "content" and _is_text(it.type) for it in turn.fields)
+    if name == "extra_info":
+        return pa.types.is_struct(found) or pa.types.is_null(found)
+    return _is_text(found)
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -151,13 +204,22 @@ def _row_problems(row: Mapping[str, Any], images: bool) -> Iterator[tuple[str, s
         target_of(row)
     except TargetError as error:
         yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}"
-    content = "".join(turn["content"] or "" for turn in row["prompt"] or ())
+    turns = row["prompt"]
+    if not turns or any(turn is None or turn["content"] is None for turn in turns):
+        yield "malformed prompt", f"prompt = {str(turns)[:80]}: needs turns with a role and a text; {CONVERT_AGAIN}"
+        return
+    content, paths = _content_of(row), row["images"]
     placeholders = content.count("<image>")
-    paths = row.get("images", [None])  # embed mode: the bytes are not read; every row has one image
-    if placeholders != len(paths or ()):
-        counted = f"prompt holds {placeholders} '<image>' for {len(paths or ())} images"
+    if placeholders != len(paths):
+        counted = f"prompt holds {placeholders} '<image>' for {len(paths)} images"
         yield "placeholders", f"{counted}: {content[:80]!r}; {CONVERT_AGAIN}"
-    for file in paths or ():
-        if images and file is not None and not (os.path.isabs(file) and os.path.exists(file)):
+    for i, file in enumerate(paths):
+        if file is None:
+            yield "no image", f"images[{i}] holds nothing that verl opens: needs a path, or bytes; {CONVERT_AGAIN}"
+        elif images and isinstance(file, str) and not (os.path.isabs(file) and os.path.exists(file)):
             reason = "no such image file" if os.path.isabs(file) else "needs an absolute path"
-            yield "no such image", f"images: {file!r}: {reason}; convert it again where the images are"
+            yield "no such image", f"images: {file[:300]!r}: {reason}; convert it again where the images are"
+
+
+def _content_of(row: Mapping[str, Any]) -> str:
+    return "".join(turn["content"] or "" for turn in row["prompt"] or () if turn is not None)

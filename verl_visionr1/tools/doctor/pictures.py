@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from verl_visionr1.files import RowError
@@ -48,7 +47,7 @@ def _seen_file(path: str) -> Seen:
             head, length = file.read(_HEAD), os.fstat(file.fileno()).st_size
             file.seek(-min(length, _HEAD), os.SEEK_END)
             digest = _digest(length, head, file.read())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         digest = ""
     return _seen(path, digest)
 
@@ -70,9 +69,9 @@ def picture_problems(sample: Sample) -> Iterator[Problem]:
     """What is wrong with the images of one row. Missing files of our own rows are `parquet`'s to say."""
     is_ours = sample.target is not None or bool(sample.truth_error)
     for image in sample.images:
-        if isinstance(image, str) and not Path(image).exists():
+        if isinstance(image, str) and not os.path.exists(image):
             if not is_ours:
-                reason = f"image {image!r}: no such file; check the folder of the images"
+                reason = f"image {image[:300]!r}: no such file; check the folder of the images"
                 yield problem_of(sample, "no such image", reason)
             continue
         found = seen(image)

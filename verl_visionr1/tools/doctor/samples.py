@@ -7,6 +7,8 @@ for `conventions` to guess.
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.sources import find_image, read_records
 from verl_visionr1.files import RowError
 from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
@@ -29,6 +31,8 @@ _NUMBER = r"-?\d{1,7}(?:\.\d{1,12})?"
 _BOX_TEXT = re.compile(r"[\[(]\s{0,4}" + r"\s{0,4},\s{0,4}".join([f"({_NUMBER})"] * 4) + r"\s{0,4}[\])]")
 _MAX_DEPTH = 8
 _MAX_CHARS = 100_000
+MAX_SIDE = 10**9
+"""No image has a side of so many pixels."""
 
 
 @dataclass(slots=True)
@@ -75,13 +79,16 @@ def is_ours(path: Path) -> bool:
         return all(name in parquet.schema_arrow.names for name in OURS)
 
 
-def samples_of(path: Path) -> Iterator[Sample | RowError]:
+def samples_of(path: Path, images_dir: Path | None = None) -> Iterator[Sample | RowError]:
     """The rows of a file; a record that cannot be read comes as an error.
+
+    Args:
+        images_dir: folder that the images of a foreign file are relative to; else that of the file.
 
     Raises:
         RowsError: the file cannot be read.
     """
-    yield from _our_samples(path) if is_ours(path) else _foreign_samples(path)
+    yield from _our_samples(path) if is_ours(path) else _foreign_samples(path, images_dir or path.parent)
 
 
 # ---------------------------------------------------------------------------------------------- ours
@@ -93,10 +100,10 @@ def _our_samples(path: Path) -> Iterator[Sample]:
         sample = Sample(str(path), number, "row", info=info or {}, data_source=str(row.get("data_source") or ""))
         turns = row["prompt"] if isinstance(row["prompt"], list) else []
         sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
-        sample.images = [image for image in map(_image_of, row.get("images") or ()) if image is not None]
+        sample.images = [image for image in map(image_of, row.get("images") or ()) if image is not None]
         try:
             sample.target = target_of(row)
-            sample.size_wh = sample.target.size_wh
+            sample.size_wh = sample.target.size_wh if max(sample.target.size_wh) < MAX_SIDE else None
             sample.boxes["boxes_xyxy"] = [tuple(box) for box in sample.target.boxes_xyxy]  # type: ignore[misc]
         except (TargetError, TypeError, KeyError) as error:
             sample.truth_error = str(error)
@@ -104,7 +111,8 @@ def _our_samples(path: Path) -> Iterator[Sample]:
         yield sample
 
 
-def _image_of(value: Any) -> str | bytes | None:
+def image_of(value: Any) -> str | bytes | None:
+    """The path or the bytes of an image, as it stands in a row."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("image") or value.get("path")
     if isinstance(value, str):
@@ -128,8 +136,8 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- anybody's
 
 
-def _foreign_samples(path: Path) -> Iterator[Sample | RowError]:
-    unit = "line" if not path.name.endswith((".json", ".parquet")) else "row"
+def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError]:
+    unit = "line" if not path.name.endswith((".json", ".parquet", ".arrow")) else "row"
     for number, (_, record) in enumerate(read_records(path), 1 if unit == "line" else 0):
         if isinstance(record, RowError):
             yield record
@@ -146,19 +154,19 @@ def _foreign_samples(path: Path) -> Iterator[Sample | RowError]:
             number,
             unit,
             prompt=_prompt_of(record),
-            images=[_absolute(image, path) for image in map(_image_of, images) if image],
+            images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
             size_wh=_size_of(record),
             boxes=_boxes_in(record, ""),
             info=record,
         )
 
 
-def _absolute(image: str | bytes, path: Path) -> str | bytes:
-    """A path relative to the file's folder, where it lies there."""
-    if isinstance(image, bytes) or Path(image).is_absolute():
+def _absolute(image: str | bytes, images_dir: Path) -> str | bytes:
+    """A path that is relative to a folder, where it lies there."""
+    if isinstance(image, bytes) or Path(image).is_absolute() or "\0" in image:
         return image
-    beside = path.parent / image
-    return str(beside) if beside.exists() else image
+    found = find_image(images_dir, image)
+    return str(found) if os.path.exists(found) else image
 
 
 def _prompt_of(record: Mapping[str, Any]) -> str | None:
@@ -168,7 +176,11 @@ def _prompt_of(record: Mapping[str, Any]) -> str | None:
     for key in ("messages", "conversations", "prompt"):
         turns = record.get(key)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-            users = [turn for turn in turns if turn.get("role", turn.get("from")) in ("user", "human")]
+            users = [
+                turn
+                for turn in turns
+                if isinstance(turn, Mapping) and turn.get("role", turn.get("from")) in ("user", "human")
+            ]
             return "".join(str(turn.get("content", turn.get("value", ""))) for turn in users)
     return None
 
@@ -179,9 +191,13 @@ def _size_of(record: Any) -> tuple[int, int] | None:
     candidates = [record.get("size_wh"), record.get("img_size")]
     candidates += [[record.get(key) for key in keys] for keys in _SIZE_KEYS]
     for size in candidates:
-        if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size):
+        if isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_side, size)):
             return int(size[0]), int(size[1])
     return None
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value < MAX_SIDE
 
 
 def _boxes_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Box]]:
@@ -197,10 +213,17 @@ def _boxes_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Box]]:
             _merge(found, _boxes_in(inner, f"{place}.{key}" if place else str(key), depth + 1))
     elif isinstance(value, list | tuple):
         if len(value) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            return {place: [(float(value[0]), float(value[1]), float(value[2]), float(value[3]))]}
+            return {place: [(_float(value[0]), _float(value[1]), _float(value[2]), _float(value[3]))]}
         for inner in value:
             _merge(found, _boxes_in(inner, place, depth + 1))
     return found
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _merge(found: dict[str, list[Box]], more: Mapping[str, list[Box]]) -> None:

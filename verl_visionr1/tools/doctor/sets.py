@@ -12,7 +12,7 @@ from verl_visionr1.conversion.identity import identity_of_name
 from verl_visionr1.targets import is_validation_split
 from verl_visionr1.tools.doctor.pictures import seen
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Box, Sample
+from verl_visionr1.tools.doctor.samples import MAX_SIDE, Box, Sample
 
 MAX_BOXES = 20_000
 """Boxes a place that coordinates are guessed from."""
@@ -28,7 +28,8 @@ class Census:
 
     Attributes:
         boxes: place in the record -> (boxes, sizes of their images), as written.
-        images: digest or identity of an image -> first row that shows it.
+        images: digest or identity of an image -> first row that shows it, by the name of the rows' split.
+        side: of all its rows, for validation or not; None: the rows' own split tells.
         questions: digest of (image, prompt) -> first row that asks it.
         labels, counts, answers: of objects; of counting rows; of text rows.
         tasks, empty, splits: rows by task; those with an empty truth; by the name of their split.
@@ -39,7 +40,8 @@ class Census:
     is_ours: bool = True
     n_rows: int = 0
     boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
+    images: dict[str, dict[str, int]] = field(default_factory=dict)
+    side: bool | None = None
     questions: dict[str, int] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
     counts: Counter[int] = field(default_factory=Counter)
@@ -56,8 +58,9 @@ class Census:
         self.splits[sample.split] += 1
         self.sources[sample.data_source] += 1
         keys = [key for image in sample.images for key in _keys_of(image, sample)]
+        shown = self.images.setdefault(sample.split, {})
         for key in keys:
-            self.images.setdefault(key, sample.number)
+            shown.setdefault(key, sample.number)
         if keys and sample.prompt is not None:
             asked = hashlib.blake2b(f"{keys[0]}\0{sample.prompt}".encode(errors="replace"), digest_size=16).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
@@ -73,6 +76,7 @@ class Census:
             size_wh = seen(sample.images[0]).size_wh
         for place, boxes in sample.boxes.items() if size_wh is not None else ():
             known, sizes = self.boxes.setdefault(place, ([], []))
+            boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
             if len(known) < MAX_BOXES:
                 known += boxes
                 sizes += [size_wh] * len(boxes)
@@ -92,8 +96,21 @@ class Census:
 
     @property
     def is_validation(self) -> bool:
-        """Whether most of its rows say that they are for validation."""
+        """Whether it is for validation: as it was told, or as most of its rows say."""
+        if self.side is not None:
+            return self.side
         return 2 * sum(n for split, n in self.splits.items() if is_validation_split(split)) > self.n_rows
+
+    def take_side(self, is_validation: bool) -> None:
+        """All of its rows are for validation, or for training, whatever they say."""
+        self.side = is_validation
+
+    def images_of(self, *, validation: bool) -> Iterator[tuple[str, int]]:
+        """(key, row) of the images that are for validation, or for training; rows without a split go with the most."""
+        for split, shown in self.images.items():
+            says_so = is_validation_split(split) if split and self.side is None else self.is_validation
+            if says_so is validation:
+                yield from shown.items()
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
@@ -113,9 +130,10 @@ def convention_problems(census: Census) -> Iterator[Problem]:
         if census.is_ours:
             guess = better_convention(OURS, boxes, sizes)
             if guess is not None:
-                advice = (
-                    f"the coordinates look like {guess.better.convention}; convert again with the right --box-format"
-                )
+                found = guess.better.convention
+                advice = f"the coordinates look like {found}; convert again with the right --box-format"
+                if found.name:
+                    advice += f", or mend them: --fix OUT.parquet --boxes-are {found.name}"
                 severity = Severity.ERROR if guess.declared.misfits else Severity.WARNING
                 reason = f"{place}: {guess.evidence}: {advice}"
                 yield Problem(census.file, None, reason, "coordinates", severity)
@@ -149,15 +167,15 @@ def balance_problems(census: Census) -> Iterator[Problem]:
 # ---------------------------------------------------------------------------------------------- between files
 
 
-def overlap_problems(train: Sequence[Census], validation: Sequence[Census]) -> Iterator[Problem]:
-    """Images of validation files that some training file shows as well."""
+def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
+    """Images of validation rows that some training row shows as well, of the same file or of another."""
     by_key: dict[str, tuple[str, int]] = {}
-    for census in train:
-        for key, number in census.images.items():
+    for census in censuses:
+        for key, number in census.images_of(validation=False):
             by_key.setdefault(key, (census.file, number))
-    for census in validation:
+    for census in censuses:
         shared: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-        for key, number in census.images.items():
+        for key, number in census.images_of(validation=True):
             if key in by_key:
                 file, other = by_key[key]
                 shared[file].append((key, number, other))
@@ -165,10 +183,25 @@ def overlap_problems(train: Sequence[Census], validation: Sequence[Census]) -> I
             rows = {number for _, number, _ in pairs}
             key, number, other = pairs[0]
             shown = f" ({key})" if ":" in key else ""
-            reason = (
-                f"images of {len(rows)} rows are in {file} too, the first: {census.unit} {number} and {other}{shown}"
-            )
+            where = f"in {file}" if file != census.file else "among its training rows"
+            reason = f"images of {len(rows)} rows are {where} too, the first: {census.unit} {number} and {other}{shown}"
             advice = (
                 "make a list with data_preprocess/exclusion.py and convert the training data with --exclude-image-ids"
             )
             yield Problem(census.file, None, f"{reason}; {advice}", "train/validation overlap", Severity.WARNING)
+
+
+def repetition_problems(train: Sequence[Census]) -> Iterator[Problem]:
+    """Rows of training files that an earlier file has too. A source and what was converted from it are not compared."""
+    asked: dict[tuple[bool, str], tuple[str, int]] = {}
+    for census in train:
+        shared: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for question, number in census.questions.items():
+            file, other = asked.setdefault((census.is_ours, question), (census.file, number))
+            if file != census.file:
+                shared[file].append((number, other))
+        for file, pairs in shared.items():
+            number, other = pairs[0]
+            reason = f"{len(pairs)} rows ask what rows of {file} ask of the same images"
+            reason += f", the first: {census.unit} {number} and {other}; drop them"
+            yield Problem(census.file, None, reason, "rows of another file", Severity.WARNING)

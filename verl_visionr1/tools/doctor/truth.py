@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.conversion.tokens import FAMILIES, boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
 from verl_visionr1.targets import Target, normal_label
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample
+from verl_visionr1.tools.doctor.samples import MAX_SIDE, Sample
 
 ASKS_FOR_NONE = ("none", "no such", "[]", "there is no", "not in the image", "answer 0", "output 0")
 """Words by which a prompt allows for nothing being there."""
@@ -23,11 +23,18 @@ class Budget:
         response: `data.max_response_length`.
         prompt: `data.max_prompt_length`, image included; None: not checked.
         family: whose image tokens are counted.
+
+    Raises:
+        ValueError: an unknown family.
     """
 
     response: int = 512
     prompt: int | None = None
     family: str = "qwen2.5-vl"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family {self.family!r}: needs one of {', '.join(FAMILIES)}")
 
 
 def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Severity.ERROR) -> Problem:
@@ -37,17 +44,19 @@ def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Seve
 
 def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
     """What is wrong with the truth of one row."""
-    yield from _box_problems(sample)
+    is_ours = sample.target is not None or bool(sample.truth_error)
+    yield from _box_problems(sample) if is_ours else _foreign_box_problems(sample)
     if sample.target is not None:
+        if max(sample.target.size_wh) >= MAX_SIDE:
+            yield problem_of(sample, "another size", "size_wh is that of no image; mend it, or convert it again")
         yield from _empty_problems(sample, sample.target)
         yield from _label_problems(sample, sample.target)
         yield from _budget_problems(sample, sample.target, budget)
 
 
 def _box_problems(sample: Sample) -> Iterator[Problem]:
-    """Boxes that are none. Of foreign files nobody knows yet what the numbers mean: `conventions` looks at them."""
-    is_ours = sample.target is not None or bool(sample.truth_error)
-    for key, boxes in sample.boxes.items() if is_ours else ():
+    """Boxes that are none."""
+    for key, boxes in sample.boxes.items():
         seen = set()
         labels = sample.target.labels if sample.target is not None else ()
         for i, box in enumerate(boxes):
@@ -66,6 +75,15 @@ def _box_problems(sample: Sample) -> Iterator[Problem]:
                 reason = f"{where}: is there twice; whoever finds it once is told that one is missing; drop one"
                 yield problem_of(sample, "duplicate box", reason, Severity.WARNING)
             seen.add(key_of_box)
+
+
+def _foreign_box_problems(sample: Sample) -> Iterator[Problem]:
+    """Nobody knows yet what the numbers mean: `conventions` looks at them, where they can be any."""
+    for key, boxes in sample.boxes.items():
+        for box in boxes:
+            if not all(abs(value) < MAX_SIDE for value in box):
+                reason = f"{key} = {[*box]}: four numbers that are no coordinates; mend or drop it"
+                yield problem_of(sample, "box malformed", reason, Severity.WARNING)
 
 
 def _is_outside(box: tuple[float, ...], size_wh: tuple[int, int]) -> bool:

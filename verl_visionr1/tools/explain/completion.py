@@ -104,7 +104,7 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     (file, *others) = rollout_files([path])
     if others:
         raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
-    counts = Counts()
+    counts = Counts(wanted=row)
     for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts):
         if rollout.number == row:
             truth = rollout.target if target is None else target_of(target)
@@ -113,7 +113,7 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
             break
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
     if unreadable is not None:
-        raise RowsError(unreadable)
+        raise RowsError(f"{unreadable}; visionr1 doctor on the data that was trained on says what is wrong with it")
     hint = "an earlier output of a trajectory is not judged" if counts.n_earlier else "lines count from 1, rows from 0"
     raise RowsError(f"{file}: no row {row} that is judged ({hint})")
 

@@ -104,13 +104,15 @@ class Counts:
         n_skipped: rows that could not be read, with `on_error="skip"`.
         n_earlier: earlier outputs of trajectories of several turns: only the last one is judged.
         n_unknown: rows whose ground truth is not in the training data that was given.
-        examples: why the first `N_EXAMPLES` rows were skipped.
+        examples: why the first `N_EXAMPLES` rows were skipped, and the one that is `wanted`.
+        wanted: number of a row whose fate is asked for.
     """
 
     n_skipped: int = 0
     n_earlier: int = 0
     n_unknown: int = 0
     examples: list[str] = field(default_factory=list)
+    wanted: int | None = None
 
 
 def no_row(counts: Counts) -> str:
@@ -175,7 +177,7 @@ def read_rollouts(
                 if on_error == "fail":
                     raise RowError(error.kind, message) from None
                 counts.n_skipped += 1
-                if len(counts.examples) < N_EXAMPLES:
+                if len(counts.examples) < N_EXAMPLES or number == counts.wanted:
                     counts.examples.append(message)
                 continue
             if held is not None and held.session is not None and held.session == rollout.session:
