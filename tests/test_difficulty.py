@@ -154,6 +154,7 @@ def test_what_the_dump_does_not_tell_is_ambiguous_and_nobodys(tmp_path: Path) ->
     assert (report.rollouts.found, report.rollouts.ambiguous) == (4, 4)
     assert (report.rows.rated, report.rows.ambiguous, report.rows.not_in_dump) == (1, 3, 0)
     assert report.notes == [
+        "3 of the 4 rows chosen have no rate: --unseen drop leaves them out",
         f"4 rollouts fit several rows, such as {file}: row 0 and {file}: row 2, which differ in what the dump does not "
         "tell: they count for none of them"
     ]

@@ -146,6 +146,9 @@ class _Chooser:
                 notes.append(
                     f"--quota {quota}={float(quota.share):g}: its {n} rows are all there are; they set the size"
                 )
+        unseen = int(np.isnan(self.rates[rows]).sum())
+        if 2 * unseen > len(rows):
+            notes.append(f"{unseen} of the {len(rows)} rows chosen have no rate: --unseen drop leaves them out")
         return notes
 
 
