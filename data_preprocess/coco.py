@@ -17,9 +17,8 @@ from rich.console import Console
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import sha256_of
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowsError
 
 
@@ -54,17 +53,8 @@ def convert(
     options = options or Options()
     ledger = new_ledger(options)
     data = read_coco(annotations, images_dir, ledger, options.excluded, options.aliases)
-    asks = plan(data, options, ledger)
-    return write_items(
-        items_of(data, asks),
-        out,
-        options,
-        ledger,
-        made_by="data_preprocess/coco.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of([annotations])},
-        allow_none=options.allow_none(data),
-        total=len(asks),
-        show_progress=show_progress,
+    return write_annotations(
+        data, out, options, ledger, made_by="data_preprocess/coco.py", files=[annotations], show_progress=show_progress
     )
 
 

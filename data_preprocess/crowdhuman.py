@@ -22,10 +22,10 @@ from rich.console import Console
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import find_image, inside, read_records, sha256_of
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.sources import find_image, inside, read_records
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -157,16 +157,13 @@ def convert(
     options = options or Options()
     ledger = new_ledger(options)
     data = read_crowdhuman(annotations, images_dir, ledger, options)
-    asks = plan(data, options, ledger)
-    return write_items(
-        items_of(data, asks),
+    return write_annotations(
+        data,
         out,
         options,
         ledger,
         made_by="data_preprocess/crowdhuman.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of([annotations])},
-        allow_none=options.allow_none(data),
-        total=len(asks),
+        files=[annotations],
         show_progress=show_progress,
     )
 

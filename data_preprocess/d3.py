@@ -31,10 +31,10 @@ from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import find_image, inside, read_pickle, sha256_of
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.sources import find_image, inside, read_pickle
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
@@ -255,19 +255,11 @@ def convert(
     options = options or Options()
     ledger = new_ledger(options)
     data = read_d3(annotations, images_dir, ledger, options)
-    asks = plan(data, options, ledger)
     files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
     files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []
-    return write_items(
-        items_of(data, asks),
-        out,
-        replace(options, groups=None),  # no paths in provenance; what the files hold is in the digest
-        ledger,
-        made_by="data_preprocess/d3.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of(files)},
-        allow_none=options.allow_none(data),
-        total=len(asks),
-        show_progress=show_progress,
+    options = replace(options, groups=None)  # no paths in provenance; what the files hold is in the digest
+    return write_annotations(
+        data, out, options, ledger, made_by="data_preprocess/d3.py", files=files, show_progress=show_progress
     )
 
 

@@ -37,10 +37,10 @@ from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import Exclusion
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import read_csv, read_json, sha256_of
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.sources import read_csv, read_json
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import boxes_to_upright, read_size
 
@@ -83,18 +83,9 @@ def convert(
     options = options or Options()
     ledger = new_ledger(options)
     data = read_openimages(boxes, classes, images_dir, options, ledger)
-    asks = plan(data, options, ledger)
     sources = [path for path in (boxes, classes, options.labels, options.hierarchy) if path is not None]
-    return write_items(
-        items_of(data, asks),
-        out,
-        options,
-        ledger,
-        made_by="data_preprocess/openimages.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of(sources)},
-        allow_none=options.allow_none(data),
-        total=len(asks),
-        show_progress=show_progress,
+    return write_annotations(
+        data, out, options, ledger, made_by="data_preprocess/openimages.py", files=sources, show_progress=show_progress
     )
 
 

@@ -35,10 +35,10 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in, read_names
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import find_image, inside, read_lines, read_xml, sha256_of
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.sources import find_image, inside, read_lines, read_xml
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -95,19 +95,10 @@ def convert(
     ledger = new_ledger(options)
     listing = listed_xml(annotations, options, ledger)
     data = read_voc(annotations, listing, images_dir, options, ledger)
-    asks = plan(data, options, ledger)
     sources = [path for path in (options.names, options.image_list) if path is not None]
     sources += [annotations / name for name in listing.names]
-    return write_items(
-        items_of(data, asks),
-        out,
-        options,
-        ledger,
-        made_by="data_preprocess/voc.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of(sources)},
-        allow_none=options.allow_none(data),
-        total=len(asks),
-        show_progress=show_progress,
+    return write_annotations(
+        data, out, options, ledger, made_by="data_preprocess/voc.py", files=sources, show_progress=show_progress
     )
 
 

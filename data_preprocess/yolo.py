@@ -33,10 +33,10 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.sources import find_image, inside, read_bytes, read_lines, sha256_of
+from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
+from verl_visionr1.conversion.sources import find_image, inside, read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.conversion.yolo_yaml import Description, describe
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -75,17 +75,14 @@ def convert(source: Path, out: Path, options: Options | None = None, *, show_pro
     described = describe(source, options.split, options.images)
     listed = list(_of_split(described, options, ledger))
     data = read_yolo(source.name, described, listed, options, ledger)
-    asks = plan(data, options, ledger)
     label_files = [it.labels for it in listed if it.labels.is_file()]
-    return write_items(
-        items_of(data, asks),
+    return write_annotations(
+        data,
         out,
         options,
         ledger,
         made_by="data_preprocess/yolo.py",
-        source={"annotations": data.name, "annotations_sha256": sha256_of([source, *label_files])},
-        allow_none=options.allow_none(data),
-        total=len(asks),
+        files=[source, *label_files],
         show_progress=show_progress,
     )
 

@@ -1,6 +1,6 @@
 """Which questions to ask of boxes of a vocabulary: all of a category list, one phrase, how many; and of what is absent.
 
-`plan` says which rows to make without touching an image; `items_of` makes the `Item`s.
+`plan` says which rows to make without touching an image; `items_of` makes the `Item`s, `write_annotations` writes them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import bisect
 import difflib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ import typer
 from verl_visionr1.conversion.flags import Flags, checked_format, require_positive
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations
+from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowsError
 
 
@@ -158,6 +161,39 @@ def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
             file_name=entry.file_name,
             source_ann={"file": data.name, "annotation_ids": [data.annotation_ids[j] for j in found]},
         )
+
+
+def write_annotations(
+    data: Annotations,
+    out: Path,
+    flags: VocabularyFlags,
+    ledger: Ledger,
+    *,
+    made_by: str,
+    files: Sequence[Path],
+    show_progress: bool = False,
+) -> Report:
+    """Plan rows of what was read, and write them.
+
+    Args:
+        made_by, show_progress: as of `write_items`.
+        files: what the data was read from; their digest stands in the provenance.
+
+    Raises:
+        RowsError: an unknown category name; as `write_items`. RowError: a bad row, with `--on-error fail`.
+    """
+    asks = plan(data, flags, ledger)
+    return write_items(
+        items_of(data, asks),
+        out,
+        flags,
+        ledger,
+        made_by=made_by,
+        source={"annotations": data.name, "annotations_sha256": sha256_of(files)},
+        allow_none=flags.allow_none(data),
+        total=len(asks),
+        show_progress=show_progress,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ categories
