@@ -203,8 +203,10 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
         if len(box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
             raise RowError("box malformed", f"box {i} = {_shown(box)}: needs four finite numbers; {_ADVICE}")
     if item.annotated_wh is None and image.orientation != 1 and boxes_xyxy:
-        reason = f"the annotations give no size, and {image.path} has EXIF orientation {image.orientation}"
-        raise RowError("frame unknown", f"{reason}: nobody knows which way up they were drawn; store the image upright")
+        name = item.image.name if isinstance(item.image, EmbeddedImage) else item.image
+        reason = f"the annotations give no size, and {name} has EXIF orientation {image.orientation}"
+        advice = "give width and height of the image as it was annotated, or store it upright"
+        raise RowError("frame unknown", f"{reason}: nobody knows which way up they were drawn; {advice}")
     annotated_wh = item.annotated_wh or image.size_wh
     if item.whole_wh is not None:
         sx, sy = annotated_wh[0] / item.whole_wh[0], annotated_wh[1] / item.whole_wh[1]
