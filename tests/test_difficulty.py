@@ -156,8 +156,19 @@ def test_what_the_dump_does_not_tell_is_ambiguous_and_nobodys(tmp_path: Path) ->
     assert report.notes == [
         "3 of the 4 rows chosen have no rate: --unseen drop leaves them out",
         f"4 rollouts fit several rows, such as {file}: row 0 and {file}: row 2, which differ in what the dump does not "
-        "tell: they count for none of them"
+        "tell: they count for none of them",
     ]
+
+
+def test_rows_that_never_pass_are_suspicious(tmp_path: Path) -> None:
+    """The frame may be wrong, or the ground truth."""
+    rows = [count_row(i) for i in range(12)]
+    file = write_data(tmp_path / "d.parquet", rows)
+    dump = write_dump(tmp_path / "1.jsonl", [one for row in rows for one in rollouts_of(row, 0, 4)])
+    (note,) = filtered_by(dump, [file]).notes
+    assert note.startswith("100% of 12 rows never pass: is --frame what the model speaks")
+    dump = write_dump(tmp_path / "1.jsonl", [one for row in rows for one in rollouts_of(row, 1, 4)])
+    assert filtered_by(dump, [file]).notes == []
 
 
 @pytest.mark.parametrize("embed", [False, True])

@@ -387,6 +387,17 @@ def test_coordinates_are_mended_as_told(copy: Path, spoil: Callable[[Path], None
         assert np.allclose(before, after, atol=0.11)
 
 
+def test_right_boxes_are_not_spoiled(copy: Path) -> None:
+    """Told what is not so, or told twice."""
+    path = copy / "train.parquet"
+    done = doctor(path, "--fix", copy / "spoiled.parquet", "--boxes-are", "xyxy-norm1")
+    assert done.exit_code == 1
+    assert re.search(
+        r"row 0: box .* would be .* outside the image of \[200, 120\]: it is not.*nothing was", done.stderr
+    )
+    assert not (copy / "spoiled.parquet").exists()
+
+
 def test_boxes_are_goes_with_fix(copy: Path) -> None:
     for arguments in (["--boxes-are", "xyxy-norm1"], ["--fix", copy / "a.parquet", "--boxes-are", "yxyx"]):
         done = doctor(copy / "train.parquet", *arguments)
@@ -478,6 +489,28 @@ def test_coco_json_is_read_as_its_converter_would(tmp_path: Path) -> None:
     done = doctor(annotations)
     assert "box without extent" in done.output
     assert done.exit_code == 2
+
+
+def test_overlap_with_a_coco_json(copy: Path) -> None:
+    """Validation may not be converted yet."""
+    (folder,) = {Path(row["images"][0]).parents[1] for row in read_rows(copy / "train.parquet")}
+    instances = folder / "annotations" / "instances_{}.json"
+    done = doctor(copy / "train.parquet", "--val", str(instances).format("train"))
+    assert f"images of {N_IMAGES} rows are in {copy}/train.parquet too" in done.output
+    done = doctor(copy / "train.parquet", "--val", str(instances).format("val"))
+    assert (done.output, done.exit_code) == ("", 0)
+
+
+def test_boxes_in_columns_of_a_table(clean: Path, tmp_path: Path) -> None:
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for row in read_rows(clean / "train.parquet"):
+        truth = json.loads(row["reward_model"]["ground_truth"])
+        for box in truth.get("boxes_xyxy", []):
+            lines.append(",".join(map(str, [row["images"][0], *truth["size_wh"], "thing", *box])))
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    done = doctor(tmp_path / "a.csv")
+    assert "xmin, ymin, xmax, ymax: x1 y1 x2 y2 in pixels (xyxy-abs)" in done.output
+    assert "--preset tf-csv" in done.output
 
 
 def test_paths_that_are_no_data(tmp_path: Path) -> None:

@@ -192,6 +192,20 @@ def dump_row(output: str, **more: object) -> str:
     return json.dumps({"input": "?", "output": output, "gts": TARGET.to_json(), "score": 0.0, "step": 3, **more})
 
 
+@pytest.mark.parametrize(("side", "name"), [(1000, "xyxy-norm1000"), (1, "xyxy-norm1")], ids=["0-1000", "fractions"])
+def test_ground_truth_in_other_coordinates_is_named(side: int, name: str, tmp_path: Path) -> None:
+    """The model is right; every frame is wrong; it is not the model that has to learn something."""
+    width, height = TARGET.size_wh
+    boxes = [[v * side / whole for v, whole in zip(box, (width, height) * 2, strict=True)] for box in (CAT, DOG)]
+    file = tmp_path / "1.jsonl"
+    file.write_text(
+        json.dumps({"output": PERFECT, "gts": json.dumps({**json.loads(TARGET.to_json()), "boxes_xyxy": boxes})})
+    )
+    said = run(file, "--row", 1).output
+    assert said.startswith("wrong truth: if the ground truth is written as x1 y1 x2 y2 in")
+    assert f"--boxes-are {name}" in said
+
+
 def test_a_line_of_a_dump(tmp_path: Path) -> None:
     file = tmp_path / "3.jsonl"
     file.write_text("\n".join([dump_row("[]"), "{broken", dump_row(PERFECT), dump_row("")]) + "\n")

@@ -93,7 +93,7 @@ def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
 
     changes = fix_file(files, out, NAMED[boxes_are] if boxes_are is not None else None)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    for line in changes.lines or ["nothing was safe to mend"]:
+    for line in [*(changes.lines or ["nothing was safe to mend"]), f"written: {out}; what follows is of {files[0]}"]:
         errors.print(line, markup=False)
 
 

@@ -241,7 +241,7 @@ def _misfit_evidence(said: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
 
 def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
     """All boxes fit, but none comes near the far edges: in another unit some do."""
-    if said.misfits or n_boxes < 5 * FEWEST or said.reach > _NEAR:
+    if said.misfits or n_boxes < 2 * FEWEST or said.reach > _NEAR:
         return None
     near = [
         it

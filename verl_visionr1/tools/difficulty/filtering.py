@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verl_visionr1.files import RowsError
 from verl_visionr1.tools.difficulty.filtered import write_filtered
 from verl_visionr1.tools.difficulty.finding import MATCHES, Finder, Match
@@ -23,6 +25,8 @@ COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
 """What dumps are read by here: tables of one's own may tell which row and which image it was."""
 SUSPICIOUS = 0.1
 """A note is made of rollouts without a row from this share of them on."""
+NEVER, FEWEST = 0.95, 10
+"""A note is made where this share of the rows that were tried, and so many at least, never pass."""
 
 
 def filter_by_difficulty(
@@ -122,6 +126,11 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers, rules: Rul
         yield f"{numbers.other_question} rollouts ask or show something else than a row of their ground truth: {reason}"
     if numbers.not_in_data >= max(many, 1):
         yield f"{numbers.not_in_data} rollouts have a ground truth that --data does not: name all files trained on"
+    known = rates.of(data.prompts, 1)
+    known = known[~np.isnan(known)]
+    if len(known) >= FEWEST and np.mean(known == 0.0) >= NEVER:
+        share = f"{np.mean(known == 0.0):.0%} of {len(known)} rows never pass"
+        yield f"{share}: is --frame what the model speaks, and the ground truth right? visionr1 explain and doctor tell"
     if rules.order != "keep":
         yield "verl shuffles: the order counts with data.shuffle=False"
 

@@ -13,12 +13,12 @@ import msgspec
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json
+from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rows import CONVERT_AGAIN
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample, is_ours, samples_of
+from verl_visionr1.tools.doctor.samples import CORNERS, Sample, is_ours, samples_of
 from verl_visionr1.tools.doctor.sets import (
     Census,
     balance_problems,
@@ -171,7 +171,8 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
     for problem in chain(convention_problems(census), balance_problems(census)):
         examination.add(problem)
     if not census.is_ours and census.n_rows:
-        reason = "not in verl's layout; data_preprocess/records.py, or the script of its data set, converts it"
+        preset = " --preset tf-csv" if ", ".join(CORNERS) in census.boxes else ""
+        reason = f"not in verl's layout; data_preprocess/records.py{preset}, or the script of its data set, converts it"
         examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
     examination.censuses.append(census)
 
@@ -224,11 +225,13 @@ def _looks_like_coco(path: Path) -> bool:
 
 def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
     """A COCO-format json: what its conversion would skip or change."""
-    ledger = Ledger(fail=False)
-    usual = (path.parent / "images", path.parent.parent / path.stem.split("_")[-1])  # beside the file; COCO's own
-    beside = next((folder for folder in usual if folder.is_dir()), path.parent)
-    images_dir = scope.images_dir or beside
-    data = read_coco(path, images_dir, ledger)
+    data, images_dir, ledger = _read_beside_its_images(path, scope)
+    census = Census(str(path), unit="image", is_ours=False)
+    for number, image in enumerate(data.images if scope.images else ()):
+        if os.path.exists(image.path):
+            facts = {"file_name": image.file_name}
+            list(census.add(Sample(str(path), number, "image", images=[str(image.path)], info=facts)))
+    examination.censuses.append(census)
     for error in ledger.errors:
         examination.add(Problem(str(path), None, str(error), error.kind))
     for kind, count in ledger.notes.items():
@@ -238,4 +241,17 @@ def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
     if missing:
         reason = f"{len(missing)} of {len(data.images)} image files are not below {images_dir}"
         reason += f", the first {missing[0].file_name}"
-        examination.add(Problem(str(path), None, f"{reason}; {CONVERT_AGAIN}", "no such image"))
+        examination.add(Problem(str(path), None, f"{reason}; give --images-dir", "no such image"))
+
+
+def _read_beside_its_images(path: Path, scope: _Scope) -> tuple[Annotations, Path, Ledger]:
+    """What a COCO-format json holds; the folder is the first, of those where images usually lie, that holds some."""
+    usual = (path.parent / "images", path.parent.parent / path.stem.split("_")[-1])  # the second: COCO's own
+    folders = [folder for folder in (scope.images_dir, *usual) if folder is not None and folder.is_dir()]
+    for folder in folders:
+        ledger = Ledger(fail=False)
+        data = read_coco(path, folder, ledger)
+        if any(os.path.exists(image.path) for image in data.images):
+            return data, folder, ledger
+    ledger = Ledger(fail=False)
+    return read_coco(path, path.parent, ledger), path.parent, ledger

@@ -209,7 +209,7 @@ class _Mender:
             return  # lists that speak of the same objects
         written = list(boxes)
         if self.boxes_are is not None and all(_are_numbers(box, 4) for box in boxes):
-            boxes = [self.boxes_are.corners(box, (size_wh[0], size_wh[1])) for box in boxes]
+            boxes = [self._as_told(box, size_wh, where) for box in boxes]
             self.changes.counts[f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"] += len(boxes)
         kept = self._mended_objects(boxes, labels, size_wh, where)
         if boxes != written or kept != list(zip(boxes, labels, strict=True)):
@@ -217,6 +217,19 @@ class _Mender:
             if truth.get("labels"):
                 truth["labels"] = [label for _, label in kept]
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
+
+    def _as_told(self, box: Sequence[float], size_wh: Sequence[float], where: str) -> list[float]:
+        """A box brought to pixels.
+
+        Raises:
+            RowsError: it is not written as it was said.
+        """
+        assert self.boxes_are is not None
+        told = self.boxes_are.corners(box, (int(size_wh[0]), int(size_wh[1])))
+        if min(told) < -1 or told[2] > size_wh[0] + 1 or told[3] > size_wh[1] + 1:
+            reason = f"box {[*box]} would be {told}, outside the image of {[*size_wh]}: it is not {self.boxes_are}"
+            raise RowsError(f"{self.path}: {where}: {reason}; nothing was written")
+        return told
 
     def _mended_objects(
         self, boxes: Sequence[Any], labels: Sequence[Any], size_wh: Sequence[float], where: str

@@ -24,7 +24,9 @@ from verl_visionr1.targets import Target, TargetError
 Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
 """Columns by which a parquet file is verl's."""
-_IMAGE_KEYS = ("images", "image", "image_path", "img_filename", "file_name", "img_path")
+_IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+"""Columns of a table that hold a box."""
 _PROMPT_KEYS = ("problem", "question", "prompt", "query", "instruction")
 _SIZE_KEYS = (("width", "height"), ("img_width", "img_height"), ("image_width", "image_height"))
 _NUMBER = r"-?\d{1,7}(?:\.\d{1,12})?"
@@ -156,7 +158,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             prompt=_prompt_of(record),
             images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
             size_wh=_size_of(record),
-            boxes=_boxes_in(record, ""),
+            boxes=_boxes_in(record, "") | _box_in_columns(record),
             info=record,
         )
 
@@ -197,6 +199,8 @@ def _size_of(record: Any) -> tuple[int, int] | None:
 
 
 def _is_side(value: Any) -> bool:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # a table has texts
+        value = int(value)
     return isinstance(value, int) and 0 < value < MAX_SIDE
 
 
@@ -224,6 +228,15 @@ def _float(value: float) -> float:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return math.inf
+
+
+def _box_in_columns(record: Mapping[str, Any]) -> dict[str, list[Box]]:
+    """A box whose numbers stand in columns of their own, as in TensorFlow's tables."""
+    try:
+        x1, y1, x2, y2 = (float(record[key]) for key in CORNERS)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    return {", ".join(CORNERS): [(x1, y1, x2, y2)]}
 
 
 def _merge(found: dict[str, list[Box]], more: Mapping[str, list[Box]]) -> None:

@@ -157,9 +157,8 @@ def _off_target(exam: Exam, off: list[Verdict]) -> Iterator[Finding]:
     whole_image = f"; {numbered('box', 'boxes', (v.index for v in whole))} {'is' if len(whole) == 1 else 'are'} "
     whole_image = f"{whole_image}as large as the image" if whole else ""
     what = f"off target: box {best.index + 1} reaches IoU {_down(best.overlap or 0.0)}{more}{whole_image}"
-    yield Finding(
-        "off target", what, "no other frame that is known here fits: the model has to learn it", _gain_moved(exam, off)
-    )
+    fix = "no other frame that is known here fits: the model has to learn it (if all rows say so: visionr1 doctor)"
+    yield Finding("off target", what, fix, _gain_moved(exam, off))
 
 
 def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
+import msgspec
+
 from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
 from verl_visionr1.boxes import Box, Boxes, area
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
 from verl_visionr1.matching import match_boxes
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.judge import BOX_TASKS
-from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.targets import NO_IMAGE, Target, TargetError
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
@@ -38,6 +41,8 @@ ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
 )
 """How four numbers can be a box; the first is the asked-for way."""
 AS_ASKED = next(iter(ORDERS))
+TRUTHS = ("xyxy-norm1000", "xyxy-norm1", "xywh-abs")
+"""Coordinates that ground truth is often left in by mistake."""
 USUAL_BUDGETS: Sequence[tuple[int | None, int | None]] = ((None, None), (3136, 1003520))
 """Least and most pixels to try where the processed size is not known: the model's own, those of transformers' class."""
 
@@ -93,10 +98,25 @@ def misread(exam: Exam) -> tuple[Exam, list[Finding]]:
     if units and not best.explains(current):
         best = next((reading for reading in readings if reading.frames[0].side == 1.0), current)
     if best is current or not (best.explains(current) or units):
-        return exam, []
+        return exam, _wrong_truth(exam, current)
     if best.order == AS_ASKED:
         return _other_frame(exam, current, best, units)
     return _other_order(exam, current, best)
+
+
+def _wrong_truth(exam: Exam, current: Reading) -> list[Finding]:
+    """The boxes fit in no frame, but would if the ground truth were written in other coordinates than pixels."""
+    target = exam.target
+    for name in TRUTHS if target.task in BOX_TASKS and not current.answer.points_xy else ():
+        with suppress(TargetError):  # boxes that are none, read so
+            boxes = [NAMED[name].corners(box, target.size_wh) for box in target.boxes_xyxy]
+            fit, n = _fit(current.answer, msgspec.structs.replace(target, boxes_xyxy=boxes), current.n)
+            if replace(current, fit=fit, n=n).explains(current):
+                reached = f"the boxes reach IoU {fit:.2f} instead of {current.fit:.2f}"
+                what = f"wrong truth: if the ground truth is written as {NAMED[name]}, {reached}"
+                fix = f"visionr1 doctor on the data; visionr1 doctor DATA.parquet --fix OUT.parquet --boxes-are {name}"
+                return [Finding("wrong truth", what, fix, exam.to_full)]
+    return []
 
 
 def guessed_frame(exam: Exam) -> Reading | None:
