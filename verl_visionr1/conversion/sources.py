@@ -304,7 +304,7 @@ def read_mat(path: Path) -> dict[str, Any]:
         return loadmat(io.BytesIO(path.read_bytes()))
     except FileNotFoundError:
         raise RowError("annotation file missing", f"{path}: no such file; check the path") from None
-    except NotImplementedError:
+    except NotImplementedError:  # what scipy raises for v7.3
         reason = "MATLAB v7.3 (HDF5), which is not read here"
         raise RowError("mat file of v7.3", f"{path}: {reason}; save it again in MATLAB with save(..., '-v7')") from None
     except Exception as error:  # noqa: BLE001 - a garbled file raises whatever its bytes run into
