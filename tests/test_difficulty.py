@@ -29,19 +29,19 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.images import RowImage
+from verl_visionr1.rollouts import finding
+from verl_visionr1.rollouts.finding import Finder
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Counts, read_rollouts
+from verl_visionr1.rollouts.training_rows import NOTHING, TrainingRows, bare, read_training_rows
 from verl_visionr1.rows import Row, RowWriter, read_rows
-from verl_visionr1.tools.difficulty import finding
 from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty
-from verl_visionr1.tools.difficulty.finding import Finder
 from verl_visionr1.tools.difficulty.rates import Bar, measure
 from verl_visionr1.tools.difficulty.report import Report
 from verl_visionr1.tools.difficulty.rules import Quota, Rules
 from verl_visionr1.tools.difficulty.selection import apportioned, largest_cap, select
-from verl_visionr1.tools.difficulty.training_rows import NOTHING, TrainingRows, bare, read_training_rows
 from verl_visionr1.tools.difficulty.view import view_of
 from verl_visionr1.tools.doctor import check_parquet
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Counts, read_rollouts
 
 ROOT = Path(__file__).parent.parent
 WH = (640, 480)

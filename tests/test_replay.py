@@ -19,9 +19,9 @@ from verl_visionr1.cli import app
 from verl_visionr1.criteria import ADVANCED, BEGINNER
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
+from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, progress_at, staged
-from verl_visionr1.tools.rollouts.judging import Judging, Moment
-from verl_visionr1.tools.rollouts.records import Rollout
 from verl_visionr1.tools.schedule import replay as replay_module
 from verl_visionr1.tools.schedule.replay import moments_of, replay
 from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, first_step, sketch

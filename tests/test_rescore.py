@@ -23,8 +23,8 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS
-from verl_visionr1.tools.rollouts.judging import Judging, Moment, Processing, preset_and_moment
-from verl_visionr1.tools.rollouts.records import Rollout, read_rollouts
+from verl_visionr1.rollouts.judging import Judging, Moment, Processing, preset_and_moment
+from verl_visionr1.rollouts.records import Rollout, read_rollouts
 from verl_visionr1.tools.score.agreement import agreement_of
 from verl_visionr1.tools.score.rescore import Report, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.tools.rollouts.dumps import rollout_files
-from verl_visionr1.tools.rollouts.records import (
+from verl_visionr1.rollouts.dumps import rollout_files
+from verl_visionr1.rollouts.records import (
     SEVERAL_SOURCES,
     Columns,
     Counts,

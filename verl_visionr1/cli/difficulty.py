@@ -13,9 +13,9 @@ from rich.console import Console
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Quota, Rules
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Counts
 
 
 def difficulty(
@@ -53,9 +53,9 @@ def difficulty(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Filter, balance and order training data by how often saved rollouts pass, row by row."""
+    from verl_visionr1.rollouts.training_rows import read_training_rows
     from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # they need pyarrow
     from verl_visionr1.tools.difficulty.rates import Bar
-    from verl_visionr1.tools.difficulty.training_rows import read_training_rows
     from verl_visionr1.tools.difficulty.view import view_of
 
     skipped = Counts()

@@ -15,11 +15,11 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Speech
+from verl_visionr1.rollouts.records import Columns
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_of
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
 from verl_visionr1.tools.explain.page import page_of
-from verl_visionr1.tools.rollouts.records import Columns
 
 PLAIN_WIDTH = 160
 """Columns where no terminal says how many it has."""

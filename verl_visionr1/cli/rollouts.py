@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from verl_visionr1.rewards import Preset, find_preset
+from verl_visionr1.rollouts.dumps import Advance, rollout_files
+from verl_visionr1.rollouts.judging import Processing
+from verl_visionr1.rollouts.records import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
 from verl_visionr1.targets import TASKS
-from verl_visionr1.tools.rollouts.dumps import Advance, rollout_files
-from verl_visionr1.tools.rollouts.judging import Processing
-from verl_visionr1.tools.rollouts.records import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
 
 PresetName = Annotated[str, typer.Option("--preset", help="a preset's name, or a YAML file of one")]
 Route = Annotated[

@@ -15,9 +15,9 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import ScheduleSettings
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.settings import decoded
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Counts
 from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
 from verl_visionr1.tools.schedule.view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
 

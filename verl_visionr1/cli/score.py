@@ -16,8 +16,8 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
-from verl_visionr1.tools.rollouts.judging import Judging, Moment, preset_and_moment
-from verl_visionr1.tools.rollouts.records import Counts
+from verl_visionr1.rollouts.judging import Judging, Moment, preset_and_moment
+from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import OnRow, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows
 from verl_visionr1.tools.score.view import view_of

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from verl_visionr1.files import RowsError, whole_file
 from verl_visionr1.rewriting import RowGroups, extended_metadata, small_batches
+from verl_visionr1.rollouts.training_rows import Numbers, TrainingRows
 from verl_visionr1.rows import open_parquet
-from verl_visionr1.tools.difficulty.training_rows import Numbers, TrainingRows
 
 FACTS_KEY = "difficulty"
 """Key, in the provenance, of what was done."""

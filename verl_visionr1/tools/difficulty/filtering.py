@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.finding import MATCHES, Finder, Match
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Columns, Counts, Rollout, no_row
+from verl_visionr1.rollouts.training_rows import TrainingRows
 from verl_visionr1.tools.difficulty.filtered import write_filtered
-from verl_visionr1.tools.difficulty.finding import MATCHES, Finder, Match
 from verl_visionr1.tools.difficulty.rates import Bar, Rates, measure
 from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares, rollout_numbers
 from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Rules
 from verl_visionr1.tools.difficulty.selection import select
-from verl_visionr1.tools.difficulty.training_rows import TrainingRows
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Columns, Counts, Rollout, no_row
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
 """What dumps are read by here: tables of one's own may tell which row and which image it was."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards.judge import BOX_TASKS
-from verl_visionr1.tools.difficulty.finding import Finder
-from verl_visionr1.tools.difficulty.training_rows import Numbers, TrainingRows
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.rollouts.finding import Finder
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Rollout
+from verl_visionr1.rollouts.training_rows import Numbers, TrainingRows
 
 Metric = Literal["accuracy", "f1_50", "iou_mean"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

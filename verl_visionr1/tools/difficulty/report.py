@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_visionr1.rollouts.records import Counts
+from verl_visionr1.rollouts.training_rows import NOTHING, Numbers, TrainingRows
 from verl_visionr1.tools.difficulty.rates import Rates
 from verl_visionr1.tools.difficulty.rules import Quota
-from verl_visionr1.tools.difficulty.training_rows import NOTHING, Numbers, TrainingRows
-from verl_visionr1.tools.rollouts.records import Counts
 
 OTHER = "other"
 """Name of the rows that no quota is for."""

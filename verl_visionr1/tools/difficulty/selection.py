@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_visionr1.rollouts.training_rows import NOTHING, Numbers
 from verl_visionr1.tools.difficulty.rules import Rules
-from verl_visionr1.tools.difficulty.training_rows import NOTHING, Numbers
 
 EXCLUDE = 10
 """Two rules that together leave less than this part of what each leaves alone exclude each other."""

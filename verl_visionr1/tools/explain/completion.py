@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.dumps import rollout_files, rows_of
+from verl_visionr1.rollouts.records import Columns, Counts, read_rollouts
 from verl_visionr1.settings import SettingsError, refuse_unknown
 from verl_visionr1.targets import Target, TargetError
-from verl_visionr1.tools.rollouts.dumps import rollout_files, rows_of
-from verl_visionr1.tools.rollouts.records import Columns, Counts, read_rollouts
 
 IMAGE_COLUMNS = ("images", "image")
 """Where a row may name its image."""

@@ -12,9 +12,9 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Case, Preset, Score
 from verl_visionr1.rewards.judge import case_of, score_of
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.schedule import Schedule
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.tools.score.tally import Numbers, Tally
 
 RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -11,9 +11,9 @@ import msgspec
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset, Score
-from verl_visionr1.tools.rollouts.judging import Judging
-from verl_visionr1.tools.rollouts.records import Counts, Rollout, no_row
-from verl_visionr1.tools.rollouts.saved_rewards import Saved, SavedScores
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Counts, Rollout, no_row
+from verl_visionr1.rollouts.saved_rewards import Saved, SavedScores
 from verl_visionr1.tools.score.agreement import Agreement, agreement_of
 from verl_visionr1.tools.score.tally import Numbers, Tally
 

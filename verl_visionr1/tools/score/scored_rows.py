@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from verl_visionr1.files import RowsError, whole_file
 from verl_visionr1.rewards import Preset, Score
-from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.tools.score.rescore import OnRow
 
 TEXTS = ("file", "data_source", "task", "preset")

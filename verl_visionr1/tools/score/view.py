@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.tools.rollouts.saved_rewards import Saved
+from verl_visionr1.rollouts.saved_rewards import Saved
 from verl_visionr1.tools.score.agreement import Agreement
 from verl_visionr1.tools.score.rescore import Comparison, Differing, Report
 from verl_visionr1.tools.score.tally import Numbers

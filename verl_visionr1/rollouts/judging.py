@@ -10,9 +10,9 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent, Frame
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
+from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, progress_at
 from verl_visionr1.targets import NO_IMAGE
-from verl_visionr1.tools.rollouts.records import Rollout
 
 _processed_size = lru_cache(maxsize=8192)(processed_size)
 

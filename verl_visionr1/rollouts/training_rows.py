@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewriting import has_embedded
+from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, OnError, image_name, prompt_turns
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
-from verl_visionr1.tools.rollouts.records import N_EXAMPLES, Counts, OnError, image_name, prompt_turns
 
 NOTHING = -1
 """Stands for a number that a row does not have: no count, no index, no ground truth that can be read."""

@@ -12,8 +12,8 @@ import msgspec
 
 from verl_visionr1.frames import FRAMES, FrameError
 from verl_visionr1.rewards import PRESETS
-from verl_visionr1.tools.rollouts.judging import Judging, Moment
-from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.records import Rollout
 
 EQUAL = 1e-5
 """Rewards that differ by no more are the same: verl keeps them as float32."""

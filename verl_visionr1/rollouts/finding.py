@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from verl_visionr1.tools.difficulty.training_rows import NOTHING, TURN, Numbers, TrainingRows, bare, digest_of
-from verl_visionr1.tools.rollouts.records import Rollout
+from verl_visionr1.rollouts.records import Rollout
+from verl_visionr1.rollouts.training_rows import NOTHING, TURN, Numbers, TrainingRows, bare, digest_of
 
 Match = Literal["prompt", "truth"]
 """What a row is found by: all that the dump tells, or its ground truth alone."""

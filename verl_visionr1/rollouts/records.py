@@ -17,8 +17,8 @@ from typing import Any, Literal
 import msgspec
 
 from verl_visionr1.files import RowError
+from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
 from verl_visionr1.targets import Target, TargetError
-from verl_visionr1.tools.rollouts.dumps import Advance, rows_of, start_of
 
 SEVERAL_SOURCES = "(several sources)"
 """Data source of a row whose ground truth stands in more than one."""

@@ -1,0 +1,100 @@
+"""What a model answered to the rows of parquet files: `predictions.jsonl`, one JSON object a line.
+
+A line has the columns of a rollout dump, so that `visionr1 score`, `explain`, `gallery` and `difficulty` read it as
+they read verl's own, and what evaluation needs besides: which row of which file was asked, and how sure the model was of
+each token. A line that was cut off by a kill is passed over when reading, and generated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from verl_visionr1.files import RowsError
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer.
+
+    Attributes:
+        input: the prompt, in the words of the model's chat template.
+        output: what the model wrote, without special tokens.
+        gts: `Target.to_json()`.
+        data_source: that of the row.
+        file: name of the parquet file, without its folder.
+        row: number of the row in it, from 0.
+        sample: number of the answer to this row, from 0.
+        uid: see `uid_of`.
+        index: `extra_info.index`.
+        image: path of the image; None where it is embedded.
+        processed_wh: width and height in pixels of the image as the model saw it; None where that is not known.
+        n_tokens: length of the output in tokens, the end-of-turn token included.
+        finish_reason: "stop", or "length" for an answer that the token limit cut off.
+        starts: where each token starts in `output`, in characters, increasing; empty where no probabilities were asked.
+        logprobs: natural log-probability of each of these tokens, before temperature.
+    """
+
+    input: str
+    output: str
+    gts: str
+    data_source: str
+    file: str
+    row: int
+    sample: int = 0
+    uid: str
+    index: int | None = None
+    image: str | None = None
+    processed_wh: tuple[int, int] | None = None
+    n_tokens: int | None = None
+    finish_reason: str = "stop"
+    starts: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What is asked only once: file, row and sample."""
+        return self.file, self.row, self.sample
+
+
+def uid_of(file: str, row: int, sample: int) -> str:
+    """The uid of an answer, in verl's form.
+
+    >>> uid_of("val.parquet", 7, 0)
+    'val.parquet:7_0_0'
+    """
+    return f"{file}:{row}_{sample}_0"
+
+
+def encode(predictions: Sequence[Prediction]) -> bytes:
+    """Lines to append to a file of predictions; `read_predictions` is the inverse."""
+    return b"".join(_encode(prediction) + b"\n" for prediction in predictions)
+
+
+def read_predictions(file: Path) -> Iterator[Prediction]:
+    """The predictions of a file, in its order; a last line that was cut off is passed over.
+
+    Raises:
+        RowsError: a file that cannot be read, or a line that is no prediction; names file and line.
+    """
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    return
+                if not line.isspace():
+                    yield _decoded(line, f"{file}: line {number}")
+    except OSError as error:
+        raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+
+
+def _decoded(line: bytes, where: str) -> Prediction:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RowsError(f"{where}: no prediction ({str(error)[:120]}); needs a file that visionr1 eval wrote") from None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Prediction).decode
