@@ -1,8 +1,8 @@
 """What a model answered to the rows of parquet files: `predictions.jsonl`, one JSON object a line.
 
 A line has the columns of a rollout dump, so that `visionr1 score`, `explain`, `gallery` and `difficulty` read it as
-they read verl's own, and what evaluation needs besides: which row of which file was asked, and how sure the model was of
-each token. A line that was cut off by a kill is passed over when reading, and generated again.
+they read verl's own, and what evaluation needs besides: which row of which file was asked, and how sure the model was
+of each token. A line that was cut off by a kill is passed over when reading, and generated again.
 """
 
 from __future__ import annotations
