@@ -27,7 +27,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         row: number of the row in it, from 0.
         sample: number of the answer to this row, from 0.
         uid: see `uid_of`.
-        index: `extra_info.index`.
+        index, image_id, question: `extra_info` of the row; answers of one image are one image of COCO's AP.
         image: path of the image; None where it is embedded.
         processed_wh: width and height in pixels of the image as the model saw it; None where that is not known.
         n_tokens: length of the output in tokens, the end-of-turn token included.
@@ -45,6 +45,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sample: int = 0
     uid: str
     index: int | None = None
+    image_id: str | None = None
+    question: str | None = None
     image: str | None = None
     processed_wh: tuple[int, int] | None = None
     n_tokens: int | None = None
