@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_visionr1 import PRESETS, Target, score
+from verl_visionr1.alarms import ALARMS, AlarmRules
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, context_at
 from verl_visionr1.rewards import TASK_PRESETS
@@ -84,6 +86,14 @@ BAD_SETTINGS = {
         "gate bar = (0.5, 0.6): has 2 entries for 1 moves",
     ),
     "no steps": ({"total_steps": 0}, "visionr1.total_steps=0: needs a number of steps above 0"),
+    "unknown alarm": ({"alarms": {"box_flod": 2}}, "visionr1.alarms.box_flod: unknown key; did you mean box_flood?"),
+    "an alarm's limit": (
+        {"alarms": {"box_flood": 0.5}},
+        "visionr1.alarms.box_flood = 0.5: needs a number above 1, or off",
+    ),
+    "an alarm's window": ({"alarms": {"window": 1}}, "visionr1.alarms.window = 1: needs a whole number of at least 3"),
+    "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: needs one of off"),
+    "unknown gallery": ({"gallery": "on"}, "visionr1.gallery = 'on': needs one of auto, off"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }
 
@@ -132,6 +142,16 @@ def test_packaged_config_is_the_default() -> None:
     )
     assert settings_of(released).reward.schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
+    assert (settings.alarm_rules, settings.gallery) == (Settings().alarm_rules, Settings().gallery)
+    assert set(settings.alarms) == {field.name for field in dataclasses.fields(AlarmRules)}
+
+
+def test_alarms_can_be_switched_off_as_yaml_says_it() -> None:
+    assert checked({"alarms": False}).alarm_rules is checked({"alarms": "off"}).alarm_rules is None
+    assert checked({"alarms": dict.fromkeys(ALARMS, False)}).alarm_rules is None
+    assert checked({"alarms": None}).alarm_rules == AlarmRules()
+    left = checked({"alarms": {"truncation": False, "window": 5, "box_flood": None}}).alarm_rules
+    assert left == AlarmRules(window=5, truncation="off")
 
 
 # --- context ------------------------------------------------------------------------------------------------------
@@ -258,6 +278,21 @@ def test_manager_scores_like_the_facade(preset: str, step: int) -> None:
     assert result["reward_score"] == expected.value
     assert {key: result["reward_extra_info"][key] for key in PRESETS[preset].metrics} == expected.metrics
     assert result["reward_extra_info"]["stage"] == (0.0 if step < 6 else 1.0)
+
+
+@pytest.mark.verl
+def test_an_answer_says_whether_it_is_cut_off_empty_or_repeats_itself() -> None:
+    def signs(text: str) -> list[float]:
+        extra = judged(reward_manager, trajectory(text, global_steps=1))["reward_extra_info"]
+        return [extra[name] for name in ("cut_off", "empty", "distinct_share")]
+
+    reward_manager = manager()
+    assert reward_manager.max_tokens is None
+    assert signs(ANSWER) == [0.0, 0.0, 1.0]
+    reward_manager.max_tokens = len(ANSWER)  # as data.max_response_length says
+    assert signs(ANSWER) == [1.0, 0.0, 1.0]
+    assert signs("[]") == [0.0, 1.0, 1.0]
+    assert signs(f"{ANSWER[:-1]}, {ANSWER[1:]}") == [1.0, 0.0, 0.5]
 
 
 @pytest.mark.verl
@@ -477,7 +512,7 @@ def test_cost_of_a_completion(benchmark: object, n_images: int) -> None:
 
 
 def progress(total: int, **settings: object) -> object:
-    from verl_visionr1.plugin.progress import Progress
+    from verl_visionr1.plugin.training_state import Progress
 
     return Progress(
         OmegaConf.create(
@@ -519,7 +554,7 @@ def test_checkpoint_state_is_whole_or_absent(tmp_path: Path) -> None:
 
 @pytest.mark.verl
 def test_batch_means_and_dead_groups() -> None:
-    from verl_visionr1.plugin.progress import batch_means
+    from verl_visionr1.plugin.training_metrics import batch_means
 
     keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
     infos = [{"value": value, "recall": 1.0, "stage": 1.0} for value in (0.0, 1.0, 0.5, 0.5)]
@@ -533,7 +568,7 @@ def test_batch_means_and_dead_groups() -> None:
 
 @pytest.mark.verl
 def test_a_mean_is_over_the_rows_that_have_the_criterion() -> None:
-    from verl_visionr1.plugin.progress import batch_means
+    from verl_visionr1.plugin.training_metrics import batch_means
 
     infos = [
         {"recall": 1.0, "count": 0.0, "acc": 1.0, "route": 0.0},

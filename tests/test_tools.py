@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from verl_visionr1.alarms import ALARMS
 from verl_visionr1.cli import app
+from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.report import changes_of, draw, table_of
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 from verl_visionr1.tools.runs.watch import lines_of, watch
@@ -148,3 +151,45 @@ def test_a_missing_package_is_one_line(run_dir: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "visionr1: this needs matplotlib: pip install 'verl-visionr1[tools]'"
+
+
+def alarmed(value: float, *on: str) -> dict[str, float]:
+    names = ("box_flood", "truncation")
+    return training(value) | {f"visionr1/alarm/{name}": float(name in on) for name in names}
+
+
+ALARMED = [
+    Step(0, validation(0.1)),
+    Step(1, alarmed(0.5)),
+    Step(2, alarmed(0.6, "box_flood") | {"visionr1/boxes_per_target/mean": 2.5}),
+    Step(3, alarmed(0.7, "box_flood", "truncation") | {"visionr1/cut_off/mean": 0.4}),
+    Step(4, alarmed(0.7, "truncation") | {"visionr1/cut_off/mean": 0.5} | validation(0.2)),
+]
+
+
+def test_watch_says_what_starts_and_what_ends() -> None:
+    lines = [list(alarms.lines_of(step, before.alarms)) for before, step in itertools.pairwise(ALARMED)]
+    assert [len(each) for each in lines] == [0, 1, 1, 1]
+    assert lines[1][0].startswith("[bold red]ALARM box_flood[/bold red] at step 2: boxes per object 2.5")
+    assert lines[3] == ["alarm box_flood has ended at step 4: "]
+    assert list(alarms.lines_of(Step(5, validation(0.1)), ["box_flood"])) == [], "a step that says nothing ends nothing"
+
+
+def test_report_lists_the_alarms_of_the_run(run_dir: Path) -> None:
+    spans = [(span.name, span.first.number, span.last.number) for span in alarms.spans_of(ALARMED)]
+    assert spans == [("box_flood", 2, 3), ("truncation", 3, 4)]
+    text = "".join(json.dumps({"step": step.number, "data": dict(step.numbers)}) + "\n" for step in ALARMED)
+    (run_dir / "metrics" / "002.jsonl").write_text(text)
+    said = CliRunner().invoke(app, ["report", str(run_dir)], env={"COLUMNS": "120"}).output
+    assert "Alarms in training" in said
+    assert "share of answers cut off 0.5" in said
+    assert "(still on)" in said
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    watch(run_dir, total_steps=4, console=console)
+    assert "ALARM truncation at step 3: share of answers cut off 0.4" in console.export_text()
+
+
+def test_numbers_of_alarms_are_no_criteria() -> None:
+    names = ("recall", "distinct_share", "empty", "cut_off", "budget_used")
+    assert Step(1, {f"visionr1/{name}/mean": 0.5 for name in names}).criteria == ["recall"]
+    assert set(alarms.NUMBERS) == set(ALARMS)

@@ -37,20 +37,21 @@ def watch(
     total_steps: Annotated[int, typer.Option(help="steps the run will take")],
     pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
 ) -> None:
-    """Print a run's steps as they are logged: reward, criteria, thresholds, time left."""
+    """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 
 def report(run_dir: RunDir) -> None:
-    """Print what a run has reached on held-out data, before and after, and write a figure."""
+    """Print what a run has reached on held-out data, before and after, and its alarms; write a figure."""
     from verl_visionr1.tools.runs.report import report as report_run
     from verl_visionr1.tools.runs.steps import RunError
 
     try:
-        table, figure = report_run(run_dir)
+        tables, figure = report_run(run_dir)
     except RunError as error:
         raise stop("report", error) from None
-    console.print(table)
+    for table in tables:
+        console.print(table)
     console.print(f"figure: {figure}", soft_wrap=True, markup=False)

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import frames
+from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.plugin.context import ValidationStage
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
+from verl_visionr1.rewards.judge import SIGNS
 from verl_visionr1.rewards.presets import built
 from verl_visionr1.rewards.routing import RouteSettings, routes_of
-from verl_visionr1.settings import SettingsError, decoded
+from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
 PREFIX = "reward.reward_kwargs.visionr1"
 SUPPORTED_VERL = ("0.9.",)
 """Version prefixes of verl that the plug-in was made for."""
 _BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
-_BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "route", "unscored")
+_BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "cut_off", *SIGNS, "route", "unscored")
 TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
 """What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
 T = TypeVar("T")
@@ -51,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
         total_steps: trainer steps that count as the whole of training; None takes the run's own. Set it when a run
             will be extended, so that the bar is not lowered.
+        stall_minutes: a run in which no rollout has arrived for so long, while the trainer waits for some, ends; None
+            waits for ever.
+        alarms: fields of `alarms.AlarmRules`, over the defaults; "off": none.
+        gallery: "auto": after each validation that verl dumps (`trainer.validation_data_dir`), a page of it is
+            written there; "off": it is not.
     """
 
     preset: str = "visionr1"
@@ -64,6 +71,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     frame: str = "auto"
     validation: ValidationStage = "final"
     total_steps: int | None = None
+    stall_minutes: float | None = 60.0
+    alarms: dict[str, Any] | Literal["off"] = {}
+    gallery: Literal["auto", "off"] = "auto"
 
     def require_buildable(self) -> None:
         """Build what the settings describe, so that what cannot be is found at start-up.
@@ -78,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 )
         for preset in self.routing.presets:
             _named(preset.require_installed)
-        _ = self.gate
+        _ = self.gate, self.alarm_rules
 
     @property
     def is_off(self) -> bool:
@@ -121,6 +131,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             _named(lambda: Gates(gate, len(self.reward.schedule.points)), "schedule.")
             _named(lambda: require_one_of("schedule.gate.metric", gate.metric, dict.fromkeys(self.routing.metrics)))
         return gate
+
+    @cached_property
+    def alarm_rules(self) -> AlarmRules | None:
+        """The rules of the alarms that are on; None: no alarm is.
+
+        Raises:
+            ConfigError: an unknown alarm, or a limit that cannot be.
+        """
+        if self.alarms == "off":
+            return None
+        given = {name: value for name, value in self.alarms.items() if value is not None}
+        _named(lambda: refuse_unknown(given, AlarmRules.__dataclass_fields__, "alarms"))
+        rules = _named(lambda: AlarmRules(**given), "alarms.")
+        return rules if rules.names else None
 
     @cached_property
     def _known(self) -> dict[str, Preset]:
@@ -168,6 +192,8 @@ def checked(plain: object) -> Settings:
         _named(lambda: frames.frame_named(settings.frame))
     if settings.total_steps is not None and settings.total_steps <= 0:
         raise ConfigError(f"{PREFIX}.total_steps={settings.total_steps}: needs a number of steps above 0, or null")
+    if settings.stall_minutes is not None and settings.stall_minutes <= 0:
+        raise ConfigError(f"{PREFIX}.stall_minutes={settings.stall_minutes:g}: needs minutes above 0, or null")
     settings.require_buildable()
     return settings
 

@@ -3,7 +3,8 @@
 verl has no callback of this kind, so three of its hooks, all in one process, share one `Progress`:
 
 * `VisionR1AgentLoopManager` stamps each dispatched batch with its `Context`;
-* `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics;
+* `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics; while it
+  waits, it looks whether there is still something to wait for (`watchdog`);
 * `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored.
 
 `+visionr1@_global_=progressive` names all three. Nothing but `Progress` has state.
@@ -14,14 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
@@ -29,12 +25,12 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from verl_visionr1.gate import Gates
-from verl_visionr1.plugin.config import settings_of
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
-from verl_visionr1.plugin.reward_manager import total_steps_of
-from verl_visionr1.rewards import COMMON_METRICS, Preset
-from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+from verl_visionr1.plugin.context import WIRE_KEY
+from verl_visionr1.plugin.gallery_page import PageWriter
+from verl_visionr1.plugin.reward_workers import replaceable
+from verl_visionr1.plugin.training_metrics import training_metrics
+from verl_visionr1.plugin.training_state import Progress
+from verl_visionr1.plugin.watchdog import Patience, Watchdog, actors_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,111 +38,6 @@ STATE_FILE = "visionr1_progress.json"
 """In each checkpoint directory `global_step_N`."""
 POLL_SECONDS = 0.5
 """How often the buffer looks for finished rollouts; with verl's own 2 s a short step waits up to 2 s for nothing."""
-PREFIX = "visionr1"
-"""Of the training metrics' names."""
-
-
-class Progress:
-    """How far training is, and what counts there: the one place that has state.
-
-    The total is pinned by the first run: a checkpoint brings it along, so that a run that is extended later does not
-    fall back to an easier stage. `reward.reward_kwargs.visionr1.total_steps` overrules it. Gates move here, on what
-    the sampled batches scored.
-    """
-
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        self.settings = settings_of(config)
-        self.routes = self.settings.routing
-        self.schedule = self.settings.reward.schedule
-        gate = self.settings.gate
-        self.gates = None if gate is None else Gates(gate, len(self.schedule.points))
-        self.pinned_total: int | None = None
-        self.last_stages: dict[str, int] = {}
-
-    @property
-    def total_steps(self) -> int | None:
-        """Steps that count as the whole of training; None with the rule off."""
-        if self.pinned_total is None:
-            self.pinned_total = total_steps_of(self.config, self.settings)
-        return self.pinned_total
-
-    def context(self, step: int, *, is_validation: bool = False) -> Context:
-        """How prompts dispatched at `step` are judged."""
-        stages = None if self.gates is None else {source: self.gates.stage(source) for source in self.gates.states}
-        return context_at(step, self.total_steps, is_validation=is_validation, gates=stages)
-
-    def rule(self, step: int, data_source: str = "") -> Rule:
-        """What counts at `step` for rows that the run's own preset judges."""
-        return self.context(step).rule(self.schedule, self.settings.validation, data_source)
-
-    def observe(self, step: int, sources: Sequence[str], infos: Sequence[Mapping[str, float]]) -> None:
-        """Move the gates on what a batch scored: each row counts at the stage it was judged at."""
-        if self.gates is None:
-            return
-        metric = self.gates.gate.metric
-        scored: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for source, info in zip(sources, infos, strict=True):
-            if not info.get("unscored") and self._tells(info):
-                scored[int(info["stage"])][source].append(float(info[metric]))
-        for stage, values in sorted(scored.items()):
-            means = {source: (float(np.mean(each)), len(each)) for source, each in values.items()}
-            self.gates = self.gates.advance(step, stage, means)
-
-    def _tells(self, info: Mapping[str, float]) -> bool:
-        """Whether a row has the gate's metric: what its preset or its task does not have is reported as 0."""
-        assert self.gates is not None
-        metric, presets = self.gates.gate.metric, self.routes.presets
-        if metric not in info or "stage" not in info:
-            return False
-        route = int(info.get("route", 0.0))
-        if metric in ("iou_mean", "f1_50"):
-            tasks = presets[route].tasks if route >= 0 else set(BOX_TASKS) - set(self.routes.default.tasks)
-            return not set(BOX_TASKS).isdisjoint(tasks)
-        return metric in COMMON_METRICS or (route >= 0 and metric in presets[route].weights)
-
-    def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        rule = self.rule(step)
-        return {
-            "version": 2,
-            "step": step,
-            "total_steps": self.total_steps,
-            "stage": rule.stage,
-            "thresholds": asdict(rule.thresholds),
-            "gates": None if self.gates is None else self.gates.state(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
-        saved = state["total_steps"]
-        if saved is None or self.settings.is_off:
-            return
-        if self.gates is not None and state.get("gates") is not None:
-            self.gates = self.gates.with_state(state["gates"])
-        own = total_steps_of(self.config, self.settings)
-        if self.settings.total_steps is None and own != saved:
-            logger.warning("visionr1: this run takes %s steps, the checkpoint's took %s: progress is kept", own, saved)
-        self.pinned_total = own if self.settings.total_steps is not None else saved
-        was, now = state["thresholds"], asdict(self.rule(state["step"]).thresholds)
-        if was != now and isinstance(was, Mapping):
-            logger.warning("visionr1: thresholds at step %s were %s and are now %s", state["step"], was, now)
-
-    def describe(self, step: int) -> str:
-        """One line for the log."""
-        rule = self.rule(max(step, 1))
-        kind = "gated on " + self.gates.gate.metric if self.gates is not None else "schedule"
-        points = " ".join(f"{at:g}:{_short(thresholds)}" for at, thresholds in self.schedule.points)
-        presets = ", ".join(preset.name for preset in self.routes.presets)
-        return (
-            f"visionr1: preset {presets}, {self.total_steps} steps, {kind} ({points}), "
-            f"at step {step}: stage {rule.stage} {_short(rule.thresholds)}"
-        )
-
-
-def _short(thresholds: Any) -> str:
-    return f"{thresholds.match_iou:g}/{thresholds.iou_floor:g}/{thresholds.iou_full:g}"
-
 
 _progress: Progress | None = None
 
@@ -164,6 +55,7 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        self.reward_loop_worker_handles = replaceable(self.reward_loop_worker_handles, config)
         self.progress = progress_of(config)
         step = 0
         checkpoint_dir = resumed_from(config)
@@ -226,16 +118,41 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
     trainer = kwargs["refill_fn"].__self__
     is_sync = kwargs["trainer_mode"] == "sync"
     base = ReplayBuffer if is_sync else ReplayBufferAsync
+    page = PageWriter(trainer.config)
 
     class LoggingReplayBuffer(base):  # type: ignore[misc,valid-type]
+        watchdog: Watchdog | None = None
+
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+            if self.watchdog is None:  # now all processes are there
+                self.watchdog = Watchdog(actors_of(trainer))
+                self.watchdog.start()
+            self.patience = Patience(progress_of(trainer.config).settings.stall_minutes)
             batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
             if partition_id == "train":
+                page.look()  # of the validation before this step
                 metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
             return batch, metrics
 
+        def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+            assert self.watchdog is not None
+            self.watchdog.raise_if_lost()
+            self.patience.look(waiting(self, partition_id))
+            return super()._wait_for_next_poll(partition_id, last_debug_time)
+
     kwargs.setdefault("poll_interval", POLL_SECONDS)
     return LoggingReplayBuffer(**kwargs, **_filter_settings(trainer.config, trainer, is_sync))
+
+
+def waiting(buffer: ReplayBuffer, partition_id: str) -> str:
+    """What a buffer waits for, in words that change with each prompt and each rollout."""
+    states = {state: len(getattr(buffer, f"{state}_keys")[partition_id]) for state in _STATES}
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    return f"of the prompts {counts}, with {len(buffer.partitions[partition_id])} rollouts"
+
+
+_STATES = ("pending", "running", "finished", "failure")
+"""Of a prompt, as verl's buffer keeps them."""
 
 
 def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[str, Any]:
@@ -250,89 +167,3 @@ def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[st
         inflight = OmegaConf.select(config, "algorithm.filter_groups.max_inflight_gen_batches") if metric else None
         settings["max_inflight_gen_batches"] = inflight or 1
     return settings
-
-
-def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
-    """What a sampled training batch scored, and what counted there; gates move on it."""
-    fields = ["extra_fields", "data_source"]
-    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-    extra: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
-    sources = [str(getattr(source, "data", source)) for source in rows["data_source"]]
-    infos: list[Mapping[str, float]] = [field.get("reward_extra_info", {}) for field in extra]
-    metrics = {
-        **batch_means(batch.keys, infos, [reported_by(preset) for preset in progress.routes.presets]),
-        **_rule_metrics(progress, step, sorted(set(sources))),
-    }
-    progress.observe(step, sources, infos)
-    return metrics
-
-
-def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
-    """Progress, stage and thresholds of a step; with gates each source's stage, and thresholds of the one least far."""
-    context = progress.context(step)
-    rules = {source: progress.rule(step, source) for source in (sources if progress.gates is not None else [""])}
-    _announce(progress, step, {source: rule.stage for source, rule in rules.items()})
-    least = min(rules.values(), key=lambda rule: rule.stage)
-    metrics = {
-        f"{PREFIX}/stage": float(least.stage),
-        f"{PREFIX}/progress": -1.0 if context.progress is None else context.progress,
-        **{f"{PREFIX}/threshold/{name}": value for name, value in asdict(least.thresholds).items()},
-    }
-    if progress.gates is not None:
-        metrics |= {f"{PREFIX}/stage/{source}": float(rule.stage) for source, rule in rules.items()}
-    return metrics
-
-
-def _announce(progress: Progress, step: int, stages: Mapping[str, int]) -> None:
-    for source, stage in stages.items():
-        last = progress.last_stages.get(source)
-        if last not in (None, stage):
-            where = f" for {source}" if source else ""
-            print(f"visionr1: stage {last} -> {stage} at step {step}{where}", flush=True)  # noqa: T201
-        progress.last_stages[source] = stage
-
-
-NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc", "route", "processed_w", "processed_h"})
-"""Keys of a row that `training_metrics` reports otherwise."""
-
-
-def reported_by(preset: Preset) -> set[str]:
-    """The numbers that mean something for the rows of a preset, and not for all rows."""
-    return {*preset.weights, *(BOX_METRICS if set(preset.tasks) & set(BOX_TASKS) else ())}
-
-
-def batch_means(
-    keys: Sequence[str], infos: Iterable[Mapping[str, float]], reported: Sequence[Set[str]] = ()
-) -> dict[str, float]:
-    """Mean of each reported number over a batch, and how much the rewards of a prompt differ.
-
-    Args:
-        keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
-        infos: `reward_extra_info` of each trajectory.
-        reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the mean of such a
-            number only where its preset reports it.
-
-    Returns:
-        `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
-        `visionr1/dead_groups/mean`: share of prompts whose rewards are all equal, which teach nothing.
-
-    >>> batch_means(["a_0_0", "a_1_0"], [{"value": 0.0}, {"value": 1.0}])["visionr1/value/mean"]
-    0.5
-    """
-    columns: dict[str, list[float]] = defaultdict(list)
-    groups: dict[str, list[float]] = defaultdict(list)
-    not_of_all = set(BOX_METRICS).union(*reported) if reported else set[str]()
-    for key, info in zip(keys, infos, strict=True):
-        route = int(info.get("route", 0.0))
-        absent = not_of_all - reported[route] if 0 <= route < len(reported) else not_of_all
-        for name, number in info.items():
-            if name not in NOT_AVERAGED and name not in absent:
-                columns[name].append(float(number))
-        if "value" in info:
-            groups[key.split("_")[0]].append(float(info["value"]))
-    means = {f"{PREFIX}/{name}/mean": float(np.mean(numbers)) for name, numbers in columns.items()}
-    if groups:
-        spreads = [float(np.std(values)) for values in groups.values()]
-        means[f"{PREFIX}/group_std/mean"] = float(np.mean(spreads))
-        means[f"{PREFIX}/dead_groups/mean"] = float(np.mean([spread < 1e-9 for spread in spreads]))
-    return means

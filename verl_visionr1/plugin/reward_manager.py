@@ -22,11 +22,13 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
-from verl_visionr1.rewards import Preset, Score, Speech, judge
+from verl_visionr1.rewards import Preset, Score, Speech
+from verl_visionr1.rewards.judge import case_of, score_of, signs_of
 from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
@@ -82,24 +84,33 @@ class VisionR1RewardManager(RewardManagerBase):
             preset = self.routes.preset_for(target, source, row)
             rule = context.rule(preset.schedule, self.settings.validation, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
-                score = await asyncio.to_thread(judge, completion, target, preset, rule.thresholds, speech)
+                score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, speech)
             else:
-                score = judge(completion, target, preset, rule.thresholds, speech)
+                score, signs = _judged(completion, target, preset, rule.thresholds, speech)
         except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
             # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
             logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), _reason(error))
             rule = context.rule(preset.schedule, self.settings.validation, source)
-            return self.reward_of(_UNSCORED, context, rule, preset, speech, is_scored=False)
-        return self.reward_of(score, context, rule, preset, speech)
+            return self.reward_of(_UNSCORED, _NO_SIGNS, context, rule, preset, speech, is_scored=False)
+        return self.reward_of(score, signs, context, rule, preset, speech)
 
     def reward_of(
-        self, score: Score, context: Context, rule: Rule, preset: Preset, speech: Speech, *, is_scored: bool = True
+        self,
+        score: Score,
+        signs: Mapping[str, float],
+        context: Context,
+        rule: Rule,
+        preset: Preset,
+        speech: Speech,
+        *,
+        is_scored: bool = True,
     ) -> dict[str, Any]:
         """What verl wants of a reward manager: the same keys, all floats, for every row.
 
         `acc` is what the task is measured by, whatever the stage, so that verl's `val-core` compares across runs. A
         criterion that the row's preset does not have is 0. `route` is the preset's place among those of the run, -1
-        for a task's own default. `processed_w` and `processed_h` let a dump be scored again.
+        for a task's own default. `cut_off`: whether the answer fills the response budget, as verl's own clip ratio
+        has it. `processed_w` and `processed_h` let a dump be scored again.
         """
         extra = {name: score.metrics.get(name, 0.0) for name in self.metrics}
         extra["value"] = score.value
@@ -107,7 +118,9 @@ class VisionR1RewardManager(RewardManagerBase):
         extra["progress"] = -1.0 if context.progress is None else context.progress
         extra["stage"] = float(rule.stage)
         extra["match_iou"] = rule.thresholds.match_iou
-        extra["n_tokens"] = float(speech.n_tokens or 0)
+        extra["n_tokens"] = n_tokens = float(speech.n_tokens or 0)
+        extra["cut_off"] = 1.0 if self.max_tokens and n_tokens >= self.max_tokens else 0.0
+        extra |= signs
         extra["route"] = self.routes.index(preset)
         extra["unscored"] = 0.0 if is_scored else 1.0
         if self.image_tokens:
@@ -142,6 +155,15 @@ class VisionR1RewardManager(RewardManagerBase):
 
 _ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", "response_len", WIRE_KEY})
 _UNSCORED = Score(0.0, {})
+_NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
+
+
+def _judged(
+    completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech
+) -> tuple[Score, dict[str, float]]:
+    """`rewards.judge`, and the signs of the same reading of the text."""
+    case = case_of(completion, target, preset, thresholds, speech)
+    return score_of(case, preset), signs_of(case)
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,8 @@ BOX_TASKS = ("detection", "grounding")
 """Tasks whose answer is boxes that are compared with boxes."""
 BOX_METRICS = ("iou_mean", "f1_50")
 """Common metrics of `BOX_TASKS`; other tasks report them as 0."""
+SIGNS = ("distinct_share", "empty")
+"""What `signs_of` tells; `alarms` listens to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,22 @@ def score_of(case: Case, preset: Preset) -> Score:
         total += criterion.weight * judged
     _add_common(metrics, case)
     return Score(total / preset.divisor, metrics)
+
+
+def signs_of(case: Case) -> dict[str, float]:
+    """`SIGNS` of an answer that goes to pieces, whatever the reward says of it.
+
+    "distinct_share": distinct places over all, of the boxes (or points) that can be used; the same numbers are one
+    place, whatever their labels; 1.0 for none. "empty": 1.0 iff nothing could be read from it, or it says that nothing
+    is there, where something is.
+    """
+    answer, target = case.answer, case.target
+    places = answer.boxes_xyxy or answer.points_xy
+    n_places = len(places)
+    distinct_share = len(set(places)) / n_places if n_places > 1 else 1.0
+    says_nothing = not (n_places or answer.n_dropped or answer.text) and answer.count is None
+    is_empty = says_nothing and bool(target.n_objects or target.count or target.task == "text")
+    return {"distinct_share": distinct_share, "empty": 1.0 if is_empty else 0.0}
 
 
 def _add_common(metrics: dict[str, float], case: Case) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from verl_visionr1.tools.runs.alarms import table_of as alarms_of
 from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
 
 BOX_MEASURES = (("mean IoU", "iou_mean"), ("F1@.5", "f1_50"), ("boxes per object", "boxes_per_target"))
@@ -118,14 +119,17 @@ def _draw_training(axes: object, steps: list[Step], names: dict[str, str], **sty
             axes.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[attr-defined]
 
 
-def report(run_dir: Path) -> tuple[Table, Path]:
-    """Table and figure of a run; the figure is written to `run_dir/report.png`.
+def report(run_dir: Path) -> tuple[list[Table], Path]:
+    """Tables and figure of a run: what it has reached, and its alarms; the figure is written to `run_dir/report.png`.
 
     Raises:
         RunError: nothing to report yet.
     """
     steps = read_steps(run_dir)
-    table = table_of(steps)
+    tables = [table_of(steps)]
+    alarms = alarms_of(steps)
+    if alarms is not None:
+        tables.append(alarms)
     path = run_dir / "report.png"
     draw(steps, path, title=str(run_dir.name))
-    return table, path
+    return tables, path

@@ -30,6 +30,10 @@ NOT_CRITERIA = frozenset(
             "unscored",
             "route",
             "n_tokens",
+            "budget_used",
+            "cut_off",
+            "distinct_share",
+            "empty",
             "processed_w",
             "processed_h",
         ),
@@ -61,6 +65,17 @@ class Step:
             if key in self.numbers:
                 return self.numbers[key]
         return None
+
+    @property
+    def alarms(self) -> list[str]:
+        """The alarms that were on."""
+        prefix = f"{TRAINING_PREFIX}alarm/"
+        return [key[len(prefix) :] for key, value in self.numbers.items() if key.startswith(prefix) and value > 0]
+
+    @property
+    def tells_alarms(self) -> bool:
+        """Whether the step says which alarms are on: a training step of a run that has some."""
+        return any(key.startswith(f"{TRAINING_PREFIX}alarm/") for key in self.numbers)
 
     @property
     def criteria(self) -> list[str]:

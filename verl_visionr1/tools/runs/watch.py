@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
 POLL_SECONDS = 1.0
@@ -20,6 +21,7 @@ def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = N
     """Print each step as it is logged, until the last one, or until process `pid` has ended."""
     start = time.monotonic()
     shown: set[int] = set()
+    sounding: list[str] = []
     last_sign = start
     while True:
         running = pid is None or _is_running(pid)
@@ -28,8 +30,10 @@ def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = N
                 continue
             shown.add(step.number)
             last_sign = time.monotonic()
-            for line in lines_of(step, total_steps):
+            for line in (*lines_of(step, total_steps), *alarms.lines_of(step, sounding)):
                 console.print(line, highlight=False)
+            if step.tells_alarms:
+                sounding = step.alarms
         if not running or (pid is None and max(shown, default=-1) >= total_steps):
             return
         if time.monotonic() - last_sign > QUIET_SECONDS:

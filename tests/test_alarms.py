@@ -1,0 +1,341 @@
+"""Alarms on made training histories: when they must go off, and when not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_visionr1.alarms import (
+    ALARMS,
+    NUMBER_OF,
+    TRACKED,
+    AlarmRules,
+    AlarmState,
+    Batch,
+    Level,
+    Status,
+    Track,
+    advance,
+    changes,
+    reading,
+)
+
+RULES = AlarmRules()
+N_STEPS = 160
+SWITCH = 80
+"""Step at which thresholds tighten in the histories."""
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "no window": ({"window": 2}, "window = 2: needs a whole number of at least 3"),
+    "half a window": ({"window": 9.5}, "window = 9.5"),
+    "no patience": ({"patience": 0}, "patience = 0: needs a whole number of at least 1"),
+    "negative noise": ({"sigmas": -1}, "sigmas = -1: needs a number of at least 0"),
+    "no ratio": ({"box_flood": 1.0}, "box_flood = 1.0: needs a number above 1, or off"),
+    "percent": ({"dead_groups": 90}, r"dead_groups = 90: needs a number in \(0, 1\], or off"),
+    "nothing": ({"empty_answers": 0.0}, "empty_answers = 0.0"),
+    "a text": ({"repetition": "on"}, "repetition = 'on'"),
+    "nan": ({"length_growth": math.nan}, "length_growth = nan"),
+    "true": ({"truncation": True}, "truncation = True"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_a_bad_setting_is_an_error_that_names_it(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AlarmRules(**settings)
+
+
+def test_off_is_off() -> None:
+    rules = AlarmRules(box_flood="off", repetition=False)  # YAML reads a bare off as false
+    assert set(ALARMS) - set(rules.names) == {"box_flood", "repetition"}
+    assert fired(flooded(0), rules).keys() == {"reward_without_f1"}
+
+
+# --- histories -------------------------------------------------------------------------------------------------------
+
+History = Iterator[Batch]
+
+
+def healthy(seed: int, noise: float = 1.0, lag: float = 0.0, n_steps: int = N_STEPS) -> History:
+    """Learning with noise: all rewards and F1 rise, thresholds tighten half way, the model finds its number of boxes.
+
+    Args:
+        seed: of the noise.
+        noise: its size; 1 is that of batches of some 200 answers.
+        lag: how much of a batch's noise is still in the next one.
+        n_steps: how many.
+    """
+    rng = np.random.default_rng(seed)
+    left = np.zeros(8)
+    for step in range(1, n_steps + 1):
+        left = lag * left + math.sqrt(1.0 - lag * lag) * rng.normal(size=8)
+        luck, *others = noise * left
+        done = 1.0 - math.exp(-step / 60.0)
+        stage = int(step > SWITCH)
+        boxes = 1.8 + 1.4 * done + 0.2 * others[1]
+        yield Batch(
+            step,
+            stage=stage,
+            f1=0.35 + 0.3 * done + 0.03 * luck,
+            reward=(0.3 + 0.4 * done + 0.03 * luck + 0.01 * others[0]) * (0.6 if stage else 1.0),
+            boxes=boxes,
+            boxes_per_object=boxes / 3.0,
+            distinct_share=min(1.0, 0.97 + 0.015 * others[2]),
+            n_tokens=15.0 + 25.0 * boxes + 5.0 * others[3],
+            empty=max(0.0, 0.08 - 0.06 * done + 0.02 * others[4]),
+            cut_off=max(0.0, 0.03 + 0.015 * others[5]),
+            dead_groups=min(1.0, 0.2 + 0.3 * done + 0.06 * others[6]),
+        )
+
+
+def changed(seed: int, at: int, how: Callable[[Batch, float], dict[str, float | int]]) -> History:
+    """A healthy history that goes another way from a step on; `how` is told the batch and how far it has gone, to 1."""
+    for batch in healthy(seed):
+        share = min(1.0, max(0.0, (batch.step - at) / 30.0))
+        yield replace(batch, **how(batch, share)) if share else batch
+
+
+def flooded(seed: int) -> History:
+    """A reward that pays recall alone: more boxes each step, recall and reward rise, F1 falls."""
+    return changed(
+        seed,
+        20,
+        lambda b, s: {
+            "boxes": b.boxes * (1 + 4 * s),
+            "boxes_per_object": b.boxes_per_object * (1 + 4 * s),
+            "n_tokens": b.n_tokens * (1 + 4 * s),
+            "reward": b.reward + 0.3 * s,
+            "f1": b.f1 * (1 - 0.5 * s),
+        },
+    )
+
+
+def repeated(seed: int) -> History:
+    return changed(seed, 40, lambda b, s: {"distinct_share": b.distinct_share - 0.5 * s})
+
+
+def emptied(seed: int) -> History:
+    """Nothing is claimed any more: no false alarms, so precision is paid."""
+    return changed(
+        seed,
+        40,
+        lambda b, s: {
+            "empty": b.empty + 0.6 * s,
+            "boxes": b.boxes * (1 - 0.7 * s),
+            "boxes_per_object": b.boxes_per_object * (1 - 0.7 * s),
+            "n_tokens": b.n_tokens * (1 - 0.6 * s),
+        },
+    )
+
+
+def lengthened(seed: int) -> History:
+    return changed(seed, 40, lambda b, s: {"n_tokens": b.n_tokens * (1 + 5 * s), "cut_off": b.cut_off + 0.6 * s})
+
+
+def shortened(seed: int) -> History:
+    """The reasoning goes, the boxes stay."""
+    return changed(seed, 40, lambda b, s: {"n_tokens": b.n_tokens * (1 - 0.9 * s)})
+
+
+def gamed(seed: int) -> History:
+    """Reward up, F1 down, with nothing else to see; after the switch of thresholds."""
+    return changed(seed, 100, lambda b, s: {"reward": b.reward + 0.25 * s, "f1": b.f1 * (1 - 0.4 * s)})
+
+
+def died(seed: int) -> History:
+    return changed(seed, 40, lambda b, s: {"dead_groups": b.dead_groups + (0.97 - b.dead_groups) * s})
+
+
+def fired(history: History, rules: AlarmRules = RULES) -> dict[str, int]:
+    """Alarm -> step at which it first started."""
+    state, first = AlarmState(), dict[str, int]()
+    for batch in history:
+        after = advance(rules, state, batch)
+        for name, is_on in changes(state, after).items():
+            if is_on:
+                first.setdefault(name, batch.step)
+        state = after
+    return first
+
+
+HACKED = {
+    # history: alarms, and the step by which each must have started; the change begins at 20, 40 or 100 and takes 30
+    "boxes flood a recall reward": (flooded, {"box_flood": 45, "reward_without_f1": 60}),
+    "boxes are written twice": (repeated, {"repetition": 60}),
+    "answers become empty": (emptied, {"empty_answers": 60}),
+    "answers explode": (lengthened, {"length_growth": 70, "truncation": 70}),
+    "answers collapse": (shortened, {"length_collapse": 75}),
+    "reward up, F1 down": (gamed, {"reward_without_f1": 130}),
+    "all rewards of a prompt are equal": (died, {"dead_groups": 85}),
+}
+
+
+@pytest.mark.parametrize(("history", "alarms"), HACKED.values(), ids=HACKED)
+def test_a_history_that_goes_wrong_sounds_its_alarms_and_no_other(
+    history: Callable[[int], History], alarms: dict[str, int]
+) -> None:
+    for seed in range(20):
+        first = fired(history(seed))
+        assert first.keys() == alarms.keys(), seed
+        begin = {flooded: 20, gamed: 100}.get(history, 40)
+        assert all(begin < first[name] <= latest for name, latest in alarms.items()), (seed, first)
+
+
+@pytest.mark.parametrize(("noise", "lag"), [(1.0, 0.0), (3.0, 0.0), (3.0, 0.5)])
+def test_a_healthy_run_is_quiet(noise: float, lag: float) -> None:
+    for seed in range(20):
+        assert fired(healthy(seed, noise, lag)) == {}, seed
+
+
+def test_without_regard_for_noise_it_would_not_be() -> None:
+    """The test above can fail."""
+    eager = replace(RULES, sigmas=0.0, reward_without_f1=0.01, box_flood=1.01, repetition=0.001, empty_answers=0.001)
+    assert {name for seed in range(20) for name in fired(healthy(seed, 3.0), eager)} >= {
+        "box_flood",
+        "repetition",
+        "empty_answers",
+        "reward_without_f1",
+    }
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 5),
+    history=st.sampled_from([healthy, flooded, emptied, gamed]),
+    at=st.lists(st.integers(0, 120), max_size=3),
+)
+def test_a_run_that_is_resumed_has_the_same_alarms(seed: int, history: Callable[[int], History], at: list[int]) -> None:
+    rules = AlarmRules(window=6, patience=2)
+    whole, resumed = AlarmState(), AlarmState()
+    for batch in history(seed):
+        if batch.step in at:
+            resumed = AlarmState.from_state(json.loads(json.dumps(resumed.state())))
+        whole, resumed = advance(rules, whole, batch), advance(rules, resumed, batch)
+        assert resumed == whole
+        if batch.step > 120:
+            break
+
+
+def test_thresholds_that_tighten_or_loosen_are_no_alarm() -> None:
+    """F1 falls for a while as thresholds loosen (a gate that falls back): rewards of two stages are not compared."""
+
+    def fallen_back(seed: int, *, is_told: bool) -> History:
+        for batch in healthy(seed):
+            late = batch.step > SWITCH
+            f1, reward = (batch.f1 or 0.0) * (0.8 if late else 1.0), (batch.reward or 0.0) * (2.0 if late else 1.0)
+            yield replace(batch, f1=f1, reward=reward, stage=-int(late) if is_told else 0)
+
+    for seed in range(20):
+        assert fired(fallen_back(seed, is_told=True)) == {}
+        assert fired(fallen_back(seed, is_told=False)).keys() == {"reward_without_f1"}, "the stage is what saves it"
+
+
+def test_a_run_without_boxes_has_no_f1_to_compare() -> None:
+    def counted(history: History) -> History:
+        for batch in history:
+            yield replace(batch, f1=None, reward=None, boxes=None, boxes_per_object=None)
+
+    assert all(fired(counted(healthy(seed))) == {} for seed in range(20))
+    assert fired(counted(lengthened(0))).keys() == {"length_growth", "truncation"}
+
+
+def test_what_is_no_number_is_not_seen() -> None:
+    state = AlarmState()
+    for step in range(30):
+        state = advance(RULES, state, Batch(step, f1=math.nan, reward=0.5, n_tokens=math.inf, empty=None))
+    assert (state.tracks, state.drift.recent) == ({}, ())
+
+
+def test_what_is_bad_from_the_start_is_an_alarm_too() -> None:
+    def bad(history: History) -> History:
+        for batch in history:
+            yield replace(batch, cut_off=0.3, dead_groups=0.95)
+
+    assert fired(bad(healthy(0))) == {"truncation": 12, "dead_groups": 12}  # window and patience
+
+
+def test_an_alarm_ends_when_its_rule_has_not_held_for_a_window() -> None:
+    rules = AlarmRules(window=4, patience=2)
+    state, turns = AlarmState(), dict[int, dict[str, bool]]()
+    for step, boxes in enumerate([1.0, 1.1, 0.9, 1.0, *[3.0] * 6, *[1.0] * 20]):
+        after = advance(rules, state, Batch(step, boxes_per_object=boxes))
+        if turn := changes(state, after):
+            turns[step] = turn
+        state = after
+    # A window that holds both is too noisy to tell; the first of 3.0 alone ends at 7, the last at 9.
+    assert turns == {8: {"box_flood": True}, 13: {"box_flood": False}}
+    assert state.statuses["box_flood"].since == 13
+
+
+def test_a_lasting_alarm_ends_when_it_is_switched_off() -> None:
+    state = AlarmState()
+    for batch in flooded(0):
+        state = advance(RULES, state, batch)
+    assert state.is_on("box_flood")
+    after = advance(replace(RULES, box_flood="off"), state, Batch(999))
+    assert changes(state, after) == {"box_flood": False}
+
+
+def test_fewer_boxes_explain_shorter_answers_and_more_longer_ones() -> None:
+    def cleaned(factor: float) -> History:
+        return changed(
+            0,
+            40,
+            lambda b, s: {"boxes": b.boxes * factor**s, "n_tokens": b.n_tokens * factor**s},
+        )
+
+    assert fired(cleaned(0.3)) == {}
+    assert "length_growth" not in fired(cleaned(4.0))
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_each_alarm_says_its_numbers(name: str) -> None:
+    histories = {"box_flood": flooded, "repetition": repeated, "empty_answers": emptied, "dead_groups": died}
+    history = histories.get(name, lengthened if name in ("length_growth", "truncation") else shortened)
+    history = gamed if name == "reward_without_f1" else history
+    state = AlarmState()
+    assert reading(name, RULES, state) == ""
+    for batch in history(0):
+        state = advance(RULES, state, batch)
+    assert state.is_on(name)
+    first, second = (part for part in reading(name, RULES, state).split(", "))
+    assert all(any(map(str.isdigit, part)) for part in (first, second))
+
+
+def test_every_alarm_looks_at_a_number_that_is_kept() -> None:
+    assert set(NUMBER_OF) == set(ALARMS)
+    assert set(NUMBER_OF.values()) - {"f1"} <= set(TRACKED)
+
+
+BAD_STATES: dict[str, Any] = {
+    "nothing": None,
+    "a key less": {"tracks": {}, "drift": {}},
+    "another key": {**AlarmState().state(), "x": 1},
+    "no number": {**AlarmState().state(), "tracks": {"empty": {"start": None, "recent": ["x"]}}},
+}
+
+
+@pytest.mark.parametrize("state", BAD_STATES.values(), ids=BAD_STATES)
+def test_a_bad_state_is_an_error(state: Any) -> None:
+    with pytest.raises(ValueError, match="alarm state: "):
+        AlarmState.from_state(state)
+
+
+def test_states_are_values() -> None:
+    before = AlarmState()
+    after = advance(RULES, before, Batch(1, empty=0.5))
+    assert before.tracks == {}
+    assert after.tracks == {"empty": Track(None, (0.5,))}
+    with pytest.raises(TypeError):
+        after.statuses["box_flood"] = Status()  # type: ignore[index]
+    assert Level.of([2.0, 2.0, 2.0]) == Level(2.0, 0.0)

@@ -1,0 +1,206 @@
+"""The page that a run writes of its validation: real children, on dumps as verl writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1 import Target, score
+from verl_visionr1.rewards import find_preset
+
+pytestmark = pytest.mark.verl
+
+TARGET = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[[64, 48, 128, 96]], labels=["odd cat"])
+RIGHT = '[{"bbox_2d": [100, 100, 200, 200], "label": "odd cat"}]'  # of 1000, as Qwen3-VL speaks
+WEIGHTS = {"format": 0.0, "recall": 1.0, "precision": 0.0}
+
+
+def dump(folder: Path, step: int, *, old: bool = True) -> Path:
+    """A validation dump of two rollouts; `old`: written a minute ago."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{step}.jsonl"
+    rows = [{"input": "every odd cat", "output": text, "gts": TARGET.to_json(), "step": step} for text in (RIGHT, "[]")]
+    saved = [score(row["output"], TARGET, preset="visionr1", frame="qwen3-vl").value for row in rows]
+    lines = [json.dumps({**row, "score": saved[i], "uid": f"{i}_0_0"}) + "\n" for i, row in enumerate(rows)]
+    file.write_text("".join(lines))
+    if old:
+        os.utime(file, (time.time() - 60, time.time() - 60))
+    return file
+
+
+def config_of(folder: Path | None, **settings: object) -> DictConfig:
+    own = {"frame": "qwen3-vl", "weights": WEIGHTS, "routes": {"task": {"counting": "counting"}}, **settings}
+    return OmegaConf.create(
+        {
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": -1}}, "model": {"path": None}},
+            "data": {"max_response_length": 100, "val_files": ["/no/such.parquet"]},
+            "trainer": {"validation_data_dir": folder and str(folder), "experiment_name": "a run"},
+            "reward": {"reward_kwargs": {"visionr1": own}},
+        }
+    )
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> None:
+    from verl_visionr1.plugin.config import settings_of
+    from verl_visionr1.plugin.gallery_page import LOG, PAGE, PRESETS, PageWriter, start
+
+    config = config_of(tmp_path)
+    writer, page = PageWriter(config), tmp_path / PAGE
+    writer.look()
+    assert writer.child is None, "nothing was dumped yet"
+    dump(tmp_path, 0, old=False)
+    writer.look()
+    assert writer.child is None, "the dump may still be being written"
+
+    dump(tmp_path, 0)
+    began = time.monotonic()
+    writer.look()
+    assert time.monotonic() - began < 1.0, "training does not wait"
+    first = writer.child
+    assert first is not None
+    until(lambda: first.poll() is not None or os.getpriority(os.PRIO_PROCESS, first.pid) == 19)
+    dump(tmp_path, 5)
+    writer.look()
+    assert writer.child is first, "one at a time"
+    assert start(tmp_path, config) is None, "whoever starts it"
+    assert first.wait(60) == 0, (tmp_path / LOG).read_text()
+    html = page.read_text()
+    assert "odd cat" in html
+    assert "a run: validation" in html
+    preset = find_preset(str(tmp_path / PRESETS / "preset.yaml"))
+    assert preset.weights == settings_of(config).reward.weights == WEIGHTS
+
+    writer.look()
+    second = writer.child
+    assert second not in (None, first), "of the dump that came meanwhile"
+    assert second.wait(60) == 0
+    writer.look()
+    assert writer.child is None, "nothing new"
+
+
+def test_a_child_that_fails_is_a_warning_and_the_next_dump_has_its_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from verl_visionr1.plugin.gallery_page import LOG, PageWriter
+
+    writer = PageWriter(config_of(tmp_path))
+    dump(tmp_path, 0).write_text("no json\n")
+    os.utime(tmp_path / "0.jsonl", (1.0, 1.0))
+    writer.look()
+    assert writer.child is not None
+    assert writer.child.wait(60) != 0
+    writer.look()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == f"visionr1: gallery: exit code 1; see {tmp_path / LOG}"
+    assert "visionr1 gallery: " in (tmp_path / LOG).read_text()
+    dump(tmp_path, 0)
+    writer.look()
+    assert writer.child is not None
+    writer.child.kill()  # whatever ends it
+    writer.child.wait()
+    writer.look()
+    assert "exit code -9" in caplog.records[-1].getMessage()
+
+
+def test_what_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from verl_visionr1.plugin.gallery_page import LOCK, PageWriter
+
+    dump(tmp_path, 0)
+    (tmp_path / LOCK).mkdir()
+    writer = PageWriter(config_of(tmp_path))
+    writer.look()
+    writer.look()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("visionr1: gallery: IsADirectoryError: ")
+
+
+@pytest.mark.parametrize(("folder", "settings"), [(None, {}), ("val", {"gallery": "off"})])
+def test_without_dumps_or_when_off_there_is_none(tmp_path: Path, folder: str | None, settings: dict) -> None:
+    from verl_visionr1.plugin.gallery_page import PageWriter
+
+    if folder:
+        dump(tmp_path / folder, 0)
+    writer = PageWriter(config_of(folder and tmp_path / folder, **settings))
+    writer.look()
+    assert writer.child is None
+
+
+ARGUMENTS = {
+    # settings: what the tool is told
+    "final": ({}, ["--progress", "1.0"]),
+    "rule off": ({"schedule": {"kind": "off"}}, []),
+    "validation without it": ({"validation": "off"}, []),
+    "as in training": ({"validation": "current", "total_steps": 40}, ["--total-steps", "40"]),
+    "as in training, of a run of unknown length": ({"validation": "current"}, []),
+}
+
+
+@pytest.mark.parametrize(("settings", "told"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_the_tool_is_told_how_validation_is_judged(tmp_path: Path, settings: dict, told: list[str]) -> None:
+    from verl_visionr1.plugin.gallery_page import arguments_of
+
+    config = config_of(tmp_path, **settings)
+    config.data.val_files = str(tmp_path / "val.parquet")
+    (tmp_path / "val.parquet").touch()
+    config.data.mm_processor_kwargs = {"min_pixels": 3136, "max_pixels": 401408}
+    presets = tmp_path / ".gallery"
+    assert arguments_of(tmp_path, config) == [
+        *(str(tmp_path), "--out", str(tmp_path / "gallery.html"), "--title", "a run: validation"),
+        *("--frame", "qwen3-vl", "--min-pixels", "3136", "--max-pixels", "401408"),
+        *("--data", str(tmp_path / "val.parquet"), "--preset", str(presets / "preset.yaml")),
+        *("--route", f"counting={presets / 'counting.yaml'}", "--max-tokens", "100", *told),
+    ]
+
+
+def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hydra.core.utils import JobStatus
+
+    from verl_visionr1.plugin.gallery_page import PAGE, GalleryCallback
+
+    def ended(config: DictConfig, status: JobStatus, *, dumped: bool = True) -> str:
+        callback = GalleryCallback()
+        dump(tmp_path, 0)
+        callback.on_run_start(config)
+        if dumped:
+            dump(tmp_path, 0, old=False)
+        callback.on_run_end(config, job_return=SimpleNamespace(status=status))
+        return capsys.readouterr().out
+
+    config = config_of(tmp_path)
+    assert ended(config_of(tmp_path, gallery="off"), JobStatus.COMPLETED) == ""
+    assert ended(config, JobStatus.FAILED) == ""
+    assert ended(config, JobStatus.COMPLETED, dumped=False) == "", "of another run"
+    assert not (tmp_path / PAGE).exists()
+    assert ended(config, JobStatus.COMPLETED) == f"visionr1: gallery: {tmp_path / PAGE}\n"
+    assert "odd cat" in (tmp_path / PAGE).read_text()
+
+
+def test_the_end_of_a_run_does_not_wait_for_ever(tmp_path: Path) -> None:
+    from verl_visionr1.plugin.gallery_page import PAGE, start, write
+
+    dump(tmp_path, 0)
+    config = config_of(tmp_path)
+    assert write(tmp_path, config, seconds=0.0) == (
+        f"gallery: not finished within 0 s; visionr1 gallery {tmp_path} writes it"
+    )
+    child = start(tmp_path, config)
+    assert child is not None
+    assert write(tmp_path, config, seconds=0.3) == f"gallery: another process still writes {tmp_path / PAGE}"
+    child.kill()
+    child.wait()

@@ -1,0 +1,397 @@
+"""Alarms while training runs: reward that is earned without finding objects, and answers that go to pieces.
+
+A pure state machine like `gate`: frozen records in, frozen records out, no clock. Whoever trains hands over what each
+sampled batch scored, keeps the state, and writes it into the checkpoint; from there the same batches lead to the same
+alarms. An alarm never changes a reward. It only says where to look.
+
+A number has to leave its place by more than its noise: the mean over the last `window` batches is compared with the
+mean over the first ones, by how far it moved and by how many standard errors, which are taken from the spread of the
+batches. So a healthy noisy run is quiet, and a small batch needs a larger move than a big one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+OFF = "off"
+Limit: TypeAlias = float | Literal["off"]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRules:
+    """When each alarm goes off. "off" in place of a limit switches its alarm off.
+
+    Attributes:
+        window: batches in a mean, and in what it is compared with.
+        patience: consecutive batches at which a rule must hold before its alarm starts; it ends when the rule has not
+            held for `window` batches.
+        sigmas: standard errors of the difference that a move must exceed.
+        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, and the reward has risen since.
+        box_flood: boxes per object have risen to this multiple of the start, and of 1.
+        repetition: the share of distinct boxes has fallen by this much.
+        length_growth: answers have become so many times as long, and longer than more boxes explain.
+        length_collapse: answers have shrunk to this share, and by more than fewer boxes explain (VLM-R1 issue 280).
+        empty_answers: the share of answers that say nothing, where there is something, has risen by this much.
+        dead_groups: this share of the prompts has rollouts whose rewards are all equal, which teach nothing.
+        truncation: this share of the answers fills the whole response budget.
+
+    Raises:
+        ValueError: a setting that cannot be; the message names it and its value.
+
+    >>> AlarmRules(box_flood=0.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: box_flood = 0.5: needs a number above 1, or off
+    """
+
+    window: int = 10
+    patience: int = 3
+    sigmas: float = 4.0
+    reward_without_f1: Limit = 0.1
+    box_flood: Limit = 1.5
+    repetition: Limit = 0.15
+    length_growth: Limit = 2.0
+    length_collapse: Limit = 0.5
+    empty_answers: Limit = 0.15
+    dead_groups: Limit = 0.9
+    truncation: Limit = 0.25
+
+    def __post_init__(self) -> None:
+        # Settings may hold anything, whatever the annotation says.
+        for name, least in (("window", 3), ("patience", 1)):
+            value: Any = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} = {value!r}: needs a whole number of at least {least}")
+        if not _is_number(self.sigmas) or self.sigmas < 0.0:
+            raise ValueError(f"sigmas = {self.sigmas!r}: needs a number of at least 0")
+        for name in ALARMS:
+            limit: Any = getattr(self, name)
+            if limit is False:  # YAML reads a bare off so
+                object.__setattr__(self, name, OFF)
+            elif limit != OFF:
+                is_above = name in ("box_flood", "length_growth")
+                if not _is_number(limit) or not (limit > 1.0 if is_above else 0.0 < limit <= 1.0):
+                    raise ValueError(
+                        f"{name} = {limit!r}: needs a number {'above 1' if is_above else 'in (0, 1]'}, or off"
+                    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The alarms that are on."""
+        return tuple([name for name in ALARMS if getattr(self, name) != OFF])
+
+
+ALARMS = tuple([each.name for each in fields(AlarmRules) if each.name not in ("window", "patience", "sigmas")])
+"""Names of the alarms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one sampled batch of training scored. None, and what is not finite: it has no such number.
+
+    Attributes:
+        step: the training step.
+        stage: anything that differs when thresholds have moved: rewards of two stages are not compared.
+        reward, f1: mean reward, and mean F1 at IoU .5, of the rows whose answer is boxes.
+        boxes, boxes_per_object: boxes an answer, and an object, of these rows.
+        distinct_share: mean share of an answer's boxes (or points) that are not written twice.
+        n_tokens: mean length of an answer.
+        empty: share of answers that say nothing where there is something.
+        cut_off: share of answers that fill the response budget.
+        dead_groups: share of prompts whose rollouts all have the same reward.
+    """
+
+    step: int
+    stage: int = 0
+    reward: float | None = None
+    f1: float | None = None
+    boxes: float | None = None
+    boxes_per_object: float | None = None
+    distinct_share: float | None = None
+    n_tokens: float | None = None
+    empty: float | None = None
+    cut_off: float | None = None
+    dead_groups: float | None = None
+
+    def number(self, name: str) -> float | None:
+        """A number by its name; None where there is none that is finite."""
+        value = getattr(self, name)
+        return float(value) if value is not None and math.isfinite(value) else None
+
+
+TRACKED = ("boxes", "boxes_per_object", "distinct_share", "n_tokens", "empty", "cut_off", "dead_groups")
+"""Numbers of a `Batch` that are compared with their own start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A number over some batches: its mean, and the standard error of that, from the spread of the batches.
+
+    >>> Level.of([1.0, 3.0])
+    Level(mean=2.0, error=1.0)
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Level:
+        """Of at least two values."""
+        n = len(values)
+        mean = math.fsum(values) / n
+        variance = math.fsum([(value - mean) ** 2 for value in values]) / (n - 1)
+        return cls(mean, math.sqrt(variance / n))
+
+    def is_above(self, other: Level, sigmas: float) -> bool:
+        """Whether this lies above another by more than their noise."""
+        return self.mean - other.mean > sigmas * math.hypot(self.error, other.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One number: where it started, and its last values, at most a window of them."""
+
+    start: Level | None = None
+    recent: tuple[float, ...] = ()
+
+    def seen(self, value: float, window: int) -> Track:
+        """With one more value."""
+        recent = (*self.recent, value)[-window:]
+        return Track(self.start or (Level.of(recent) if len(recent) == window else None), recent)
+
+    def now(self, window: int) -> Level | None:
+        """The level of the last window; None before it is full."""
+        return Level.of(self.recent) if self.start is not None and len(self.recent) >= window else None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Reward beside F1 within a stage. (Thresholds that tighten without stages lower the reward: no alarm by itself.)
+
+    Attributes:
+        stage: the stage of what follows.
+        best: F1 and reward of the window with the best F1, of those that lie a window back.
+        recent: (F1, reward) of the last batches, at most two windows of them.
+    """
+
+    stage: int = 0
+    best: tuple[Level, Level] | None = None
+    recent: tuple[tuple[float, float], ...] = ()
+
+    def seen(self, stage: int, f1: float, reward: float, window: int) -> Drift:
+        """With one more batch; another stage starts anew."""
+        before = self if stage == self.stage else Drift(stage)
+        recent = (*before.recent, (f1, reward))[-2 * window :]
+        best = before.best
+        if len(recent) == 2 * window:
+            older = _levels(recent[:window])
+            best = older if best is None or older[0].mean > best[0].mean else best
+        return Drift(stage, best, recent)
+
+    def now(self, window: int) -> tuple[Level, Level] | None:
+        """F1 and reward of the last window; None before there is another to compare it with."""
+        return _levels(self.recent[-window:]) if self.best is not None and len(self.recent) >= window else None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One alarm: whether it is on, for how many batches its rule has said otherwise, and the step it last changed."""
+
+    is_on: bool = False
+    n_against: int = 0
+    since: int = 0
+
+    def followed(self, holds: bool | None, step: int, rules: AlarmRules) -> Status:
+        """After one more batch; None: the rule cannot tell."""
+        if holds is None or holds == self.is_on:
+            return self if holds is None else Status(self.is_on, 0, self.since)
+        n_against = self.n_against + 1
+        if n_against < (rules.window if self.is_on else rules.patience):
+            return Status(self.is_on, n_against, self.since)
+        return Status(not self.is_on, 0, step)
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmState:
+    """What is known so far.
+
+    Attributes:
+        tracks: name in `TRACKED` -> its number; what was never seen is not in it.
+        drift: reward beside F1.
+        statuses: alarm -> its status; one that never began to hold may not be in it.
+    """
+
+    tracks: Mapping[str, Track] = field(default_factory=dict[str, Track])
+    drift: Drift = Drift()
+    statuses: Mapping[str, Status] = field(default_factory=dict[str, Status])
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tracks", MappingProxyType(dict(self.tracks)))
+        object.__setattr__(self, "statuses", MappingProxyType(dict(self.statuses)))
+
+    def is_on(self, name: str) -> bool:
+        """Whether an alarm is on."""
+        return self.statuses.get(name, Status()).is_on
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it; `from_state` is its inverse."""
+        return {
+            "tracks": {name: msgspec.to_builtins(track) for name, track in self.tracks.items()},
+            "drift": msgspec.to_builtins(self.drift),
+            "statuses": {name: msgspec.to_builtins(status) for name, status in self.statuses.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Any) -> AlarmState:
+        """Read what `state` gave.
+
+        Raises:
+            ValueError: something else.
+        """
+        try:
+            read = msgspec.convert(state, _State)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"alarm state: {error}") from None
+        return cls(read.tracks, read.drift, read.statuses)
+
+
+class _State(msgspec.Struct, forbid_unknown_fields=True):
+    tracks: dict[str, Track]
+    drift: Drift
+    statuses: dict[str, Status]
+
+
+def advance(rules: AlarmRules, state: AlarmState, batch: Batch) -> AlarmState:
+    """The state after one more batch. A window that was longer before a restart counts as far as it reaches.
+
+    >>> rules, state = AlarmRules(window=3, patience=1), AlarmState()
+    >>> for step, boxes in enumerate([1.0, 1.1, 0.9, 1.0, 2.0, 3.0, 3.1]):
+    ...     state = advance(rules, state, Batch(step, boxes_per_object=boxes))
+    >>> state.statuses["box_flood"]
+    Status(is_on=True, n_against=0, since=6)
+    """
+    tracks = dict(state.tracks)
+    for name in TRACKED:
+        value = batch.number(name)
+        if value is not None:
+            tracks[name] = tracks.get(name, Track()).seen(value, rules.window)
+    drift, f1, reward = state.drift, batch.number("f1"), batch.number("reward")
+    if f1 is not None and reward is not None:
+        drift = drift.seen(batch.stage, f1, reward, rules.window)
+    state = replace(state, tracks=tracks, drift=drift)
+    before = state.statuses
+    statuses = {
+        name: before.get(name, Status()).followed(_holds(name, rules, state), batch.step, rules) for name in rules.names
+    }
+    return replace(state, statuses=statuses)
+
+
+def _holds(name: str, rules: AlarmRules, state: AlarmState) -> bool | None:
+    """Whether an alarm's rule holds; None where it cannot be told."""
+    limit: Any = getattr(rules, name)
+    if name == "reward_without_f1":
+        return _has_drifted(limit, rules, state.drift)
+    number = NUMBER_OF[name]
+    levels = _start_and_now(state, number, rules.window)
+    if levels is None:
+        return None
+    start, now = levels
+    if name in _LEVELS:
+        return now.mean >= limit
+    boxes = _start_and_now(state, "boxes", rules.window)
+    bound = _BOUNDS[name](start.mean, limit, boxes[1].mean / boxes[0].mean if boxes and boxes[0].mean > 0 else 1.0)
+    if name in _FALLS:
+        return now.mean <= bound and start.is_above(now, rules.sigmas)
+    return now.mean >= bound and now.is_above(start, rules.sigmas)
+
+
+NUMBER_OF: Mapping[str, str] = MappingProxyType(
+    {
+        "reward_without_f1": "f1",
+        "box_flood": "boxes_per_object",
+        "repetition": "distinct_share",
+        "length_growth": "n_tokens",
+        "length_collapse": "n_tokens",
+        "empty_answers": "empty",
+        "dead_groups": "dead_groups",
+        "truncation": "cut_off",
+    }
+)
+"""Alarm -> the number of a `Batch` that it looks at."""
+_LEVELS = ("dead_groups", "truncation")
+"""Bad wherever they started."""
+_FALLS = ("repetition", "length_collapse")
+_BOUNDS: Mapping[str, Callable[[float, float, float], float]] = MappingProxyType(
+    {
+        "box_flood": lambda start, limit, _: limit * max(1.0, start),
+        "repetition": lambda start, limit, _: start - limit,
+        "length_growth": lambda start, limit, more_boxes: limit * start * max(1.0, more_boxes),
+        "length_collapse": lambda start, limit, more_boxes: limit * start * min(1.0, more_boxes),
+        "empty_answers": lambda start, limit, _: start + limit,
+    }
+)
+"""Alarm -> (level at the start, limit, boxes an answer over those at the start) -> what the level must reach."""
+
+
+def _has_drifted(limit: float, rules: AlarmRules, drift: Drift) -> bool | None:
+    now = drift.now(rules.window)
+    if now is None or drift.best is None:
+        return None
+    (f1, reward), (best_f1, reward_then) = now, drift.best
+    has_fallen = f1.mean <= (1.0 - limit) * best_f1.mean and best_f1.is_above(f1, rules.sigmas)
+    return has_fallen and reward.is_above(reward_then, rules.sigmas)
+
+
+def _start_and_now(state: AlarmState, number: str, window: int) -> tuple[Level, Level] | None:
+    track = state.tracks.get(number, Track())
+    now = track.now(window)
+    return None if now is None or track.start is None else (track.start, now)
+
+
+def changes(before: AlarmState, after: AlarmState) -> dict[str, bool]:
+    """Alarms that have started (True) or ended (False) between two states."""
+    names = dict.fromkeys((*before.statuses, *after.statuses))
+    return {name: after.is_on(name) for name in names if before.is_on(name) != after.is_on(name)}
+
+
+def reading(name: str, rules: AlarmRules, state: AlarmState) -> str:
+    """The numbers that an alarm looks at, in words; "" where there are none.
+
+    >>> state = AlarmState(tracks={"empty": Track(Level(0.01, 0.0), (0.3, 0.4, 0.5))})
+    >>> reading("empty_answers", AlarmRules(window=3), state)
+    'share of empty answers 0.4, at the start 0.01'
+    """
+    if name == "reward_without_f1":
+        now = state.drift.now(rules.window)
+        if now is None or state.drift.best is None:
+            return ""
+        (f1, reward), (best_f1, reward_then) = now, state.drift.best
+        return f"reward {reward_then.mean:.3g} -> {reward.mean:.3g}, F1@.5 {best_f1.mean:.3g} -> {f1.mean:.3g}"
+    levels = _start_and_now(state, NUMBER_OF[name], rules.window)
+    if levels is None:
+        return ""
+    return f"{_SAID[NUMBER_OF[name]]} {levels[1].mean:.3g}, at the start {levels[0].mean:.3g}"
+
+
+_SAID = {
+    "boxes_per_object": "boxes per object",
+    "distinct_share": "share of distinct boxes",
+    "n_tokens": "tokens an answer",
+    "empty": "share of empty answers",
+    "cut_off": "share of answers cut off",
+    "dead_groups": "share of prompts without gradient",
+}
+
+
+def _levels(pairs: Sequence[tuple[float, float]]) -> tuple[Level, Level]:
+    return Level.of([first for first, _ in pairs]), Level.of([second for _, second in pairs])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

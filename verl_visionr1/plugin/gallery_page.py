@@ -1,0 +1,206 @@
+"""The run's gallery: after each validation that verl dumps, a page of it, written by a child process.
+
+verl dumps validation in a thread and then calls nobody. So the page is started where we are called next: when the next
+batch is sampled (`PageWriter`), and after the last validation when the run has ended (`GalleryCallback`).
+
+The child is `visionr1 gallery`, at the lowest priority. There is one at a time, whoever starts it: it holds a lock on a
+file for as long as it lives. Training does not wait for it, and nothing that happens to it reaches the run; what it
+says stands in `gallery.log` beside the page.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.reward_manager import frame_of, model_config_of, total_steps_of
+from verl_visionr1.rewards import Preset
+from verl_visionr1.rewards.composition import plain_of
+
+logger = logging.getLogger(__name__)
+
+PAGE = "gallery.html"
+"""In `trainer.validation_data_dir`."""
+LOG, LOCK, PRESETS = "gallery.log", ".gallery.lock", ".gallery"
+SETTLED_SECONDS = 2.0
+"""A dump that changed later than so long ago may still be being written."""
+LAST_SECONDS = 300.0
+"""The end of a run waits at most so long for the last page."""
+_CHILD = "import os; os.nice(19); from verl_visionr1.cli import main; main()"
+
+Dumps = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change (nanoseconds) of each dump."""
+
+
+def folder_of(config: DictConfig) -> Path | None:
+    """Where the page goes; None where there is to be none."""
+    folder = OmegaConf.select(config, "trainer.validation_data_dir")
+    if not folder or settings_of(config).gallery == "off":
+        return None
+    return Path(str(folder)).expanduser().absolute()
+
+
+def dumps_of(folder: Path) -> Dumps:
+    """The dumps that are there now."""
+    stats = [(file.name, file.stat()) for file in sorted(folder.glob("*.jsonl"))]
+    return tuple([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def age_of(dumps: Dumps) -> float:
+    """Seconds since the last change of any."""
+    return time.time() - max(changed for _, _, changed in dumps) / 1e9
+
+
+class PageWriter:
+    """Starts a child for each new dump, in the trainer's process."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.folder = folder_of(config)
+        self.shown: Dumps = ()
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def look(self) -> None:
+        """Start a child if there is something new; takes a moment, and never raises."""
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - a page is not worth a run
+            logger.warning("visionr1: gallery: %s: %s; no more pages in this run", type(error).__name__, error)
+            self.folder = None
+
+    def _look(self) -> None:
+        if self.folder is None or (self.child is not None and self.child.poll() is None):
+            return
+        if self.child is not None and self.child.returncode:
+            logger.warning("visionr1: gallery: exit code %s; see %s", self.child.returncode, self.folder / LOG)
+        self.child = None
+        dumps = dumps_of(self.folder)
+        if not dumps or dumps == self.shown or age_of(dumps) < SETTLED_SECONDS:
+            return
+        self.child = start(self.folder, self.config)
+        if self.child is not None:
+            self.shown = dumps
+
+
+def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
+    """A child that writes the page; None where another one is at it."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / LOG).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", _CHILD, "gallery", *arguments_of(folder, config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock,),  # the lock is held until the child has ended too
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(lock)
+
+
+def arguments_of(folder: Path, config: DictConfig) -> list[str]:
+    """What `visionr1 gallery` is told of a run: its dumps, images, rewards, coordinates and thresholds."""
+    settings = settings_of(config)
+    experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
+    arguments = [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
+    arguments += speech_flags(config, settings)
+    files = OmegaConf.select(config, "data.val_files")
+    for file in [files] if isinstance(files, str) else files or []:
+        path = Path(str(file)).expanduser()
+        if path.suffix == ".parquet" and path.is_file():
+            arguments += ["--data", str(path)]
+    arguments += ["--preset", _written(settings.routing.default, folder / PRESETS / "preset.yaml")]
+    for task, preset in settings.routing.by_task.items():
+        arguments += ["--route", f"{task}={_written(preset, folder / PRESETS / f'{task}.yaml')}"]
+    return [*arguments, *_thresholds(config, settings)]
+
+
+def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
+    """Options of the tools that say how the model speaks; none where that cannot be told."""
+    flags: list[str] = []
+    try:
+        flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
+    except (ValueError, OSError) as error:
+        logger.warning("visionr1: the tools are not told the coordinates: %s", error)
+    least, most = (OmegaConf.select(config, f"data.mm_processor_kwargs.{name}_pixels") for name in ("min", "max"))
+    return [*flags, "--min-pixels", str(least), "--max-pixels", str(most)] if least and most else flags
+
+
+def _thresholds(config: DictConfig, settings: Settings) -> list[str]:
+    """The thresholds of validation; those of gates stand in no dump."""
+    budget = OmegaConf.select(config, "data.max_response_length")
+    flags = [] if budget is None else ["--max-tokens", str(budget)]
+    if settings.is_off or settings.validation == "off":
+        return flags
+    if settings.validation == "final":
+        return [*flags, "--progress", "1.0"]
+    try:
+        return [*flags, "--total-steps", str(total_steps_of(config, settings))]
+    except ConfigError:  # not the trainer's process
+        total = OmegaConf.select(config, "trainer.total_training_steps")
+        return [*flags, "--total-steps", str(total)] if total else flags
+
+
+def _written(preset: Preset, file: Path) -> str:
+    """A preset with all that the run has set, as a file (JSON is YAML)."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(plain_of(preset), indent=1))
+    return str(file)
+
+
+class GalleryCallback(Callback):
+    """Hydra callback in the process that the user started: the page of the last validation."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember when; dumps that are older belong to another run."""
+        self.started = time.time()
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the page and wait for it, where the run has ended well and the page lacks its last validation."""
+        if getattr(kwargs.get("job_return"), "status", None) != JobStatus.COMPLETED:
+            return
+        folder = folder_of(config)
+        dumps = dumps_of(folder) if folder is not None else ()
+        if folder is None or not dumps or age_of(dumps) > time.time() - self.started or _is_shown(folder, dumps):
+            return
+        print(f"visionr1: {write(folder, config)}", flush=True)  # noqa: T201 - said where the run's own lines are
+
+
+def _is_shown(folder: Path, dumps: Dumps) -> bool:
+    """Whether the page was written after all dumps."""
+    page = folder / PAGE
+    return page.is_file() and time.time() - page.stat().st_mtime < age_of(dumps) - SETTLED_SECONDS
+
+
+def write(folder: Path, config: DictConfig, seconds: float = LAST_SECONDS) -> str:
+    """Write the page and wait for it; says in one line what came of it."""
+    end = time.monotonic() + seconds
+    child = start(folder, config)
+    while child is None and time.monotonic() < end:
+        time.sleep(0.2)
+        child = start(folder, config)
+    if child is None:
+        return f"gallery: another process still writes {folder / PAGE}"
+    try:
+        code = child.wait(max(end - time.monotonic(), 1.0))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+        return f"gallery: not finished within {seconds:g} s; visionr1 gallery {folder} writes it"
+    return f"gallery: {folder / PAGE}" if code == 0 else f"gallery: exit code {code}; see {folder / LOG}"

@@ -1,0 +1,126 @@
+"""What a sampled training batch scored, as numbers for verl's loggers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from omegaconf import OmegaConf
+
+from verl_visionr1.plugin.alarm_log import Sampled, batch_of, lines_of, stage_of
+from verl_visionr1.plugin.training_state import Progress
+from verl_visionr1.rewards import Preset
+from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+
+PREFIX = "visionr1"
+"""Of the training metrics' names."""
+
+
+def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
+    """What a sampled training batch scored, and what counted there; gates and alarms move on it."""
+    fields = ["extra_fields", "data_source"]
+    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    extra: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
+    sources = [str(getattr(source, "data", source)) for source in rows["data_source"]]
+    infos: list[Mapping[str, float]] = [field.get("reward_extra_info", {}) for field in extra]
+    reported = [reported_by(preset) for preset in progress.routes.presets]
+    metrics = {
+        **batch_means(batch.keys, infos, reported),
+        **_rule_metrics(progress, step, sorted(set(sources))),
+        **_budget_metrics(progress, infos),
+        **alarm_metrics(progress, Sampled(step, batch.keys, infos, reported)),
+    }
+    progress.observe(step, sources, infos)
+    return metrics
+
+
+def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
+    """Progress, stage and thresholds of a step; with gates each source's stage, and thresholds of the one least far."""
+    context = progress.context(step)
+    rules = {source: progress.rule(step, source) for source in (sources if progress.gates is not None else [""])}
+    _announce(progress, step, {source: rule.stage for source, rule in rules.items()})
+    least = min(rules.values(), key=lambda rule: rule.stage)
+    metrics = {
+        f"{PREFIX}/stage": float(least.stage),
+        f"{PREFIX}/progress": -1.0 if context.progress is None else context.progress,
+        **{f"{PREFIX}/threshold/{name}": value for name, value in asdict(least.thresholds).items()},
+    }
+    if progress.gates is not None:
+        metrics |= {f"{PREFIX}/stage/{source}": float(rule.stage) for source, rule in rules.items()}
+    return metrics
+
+
+def _budget_metrics(progress: Progress, infos: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The share of the response budget that an answer takes."""
+    budget = OmegaConf.select(progress.config, "data.max_response_length")
+    lengths = [info["n_tokens"] for info in infos if "n_tokens" in info]
+    return {f"{PREFIX}/budget_used/mean": float(np.mean(lengths)) / budget} if budget and lengths else {}
+
+
+def alarm_metrics(progress: Progress, sampled: Sampled) -> dict[str, float]:
+    """1.0 for each alarm that is on, and 0.0 for the others; what starts or ends is printed."""
+    if progress.alarm_rules is None:
+        return {}
+    turned = progress.sound(batch_of(sampled, stage_of(progress, sampled.step)))
+    for line in lines_of(progress, turned, sampled):
+        print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
+    return {f"{PREFIX}/alarm/{name}": float(progress.alarms.is_on(name)) for name in progress.alarm_rules.names}
+
+
+def _announce(progress: Progress, step: int, stages: Mapping[str, int]) -> None:
+    for source, stage in stages.items():
+        last = progress.last_stages.get(source)
+        if last not in (None, stage):
+            where = f" for {source}" if source else ""
+            print(f"visionr1: stage {last} -> {stage} at step {step}{where}", flush=True)  # noqa: T201
+        progress.last_stages[source] = stage
+
+
+NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc", "route", "processed_w", "processed_h"})
+"""Keys of a row that `training_metrics` reports otherwise."""
+
+
+def reported_by(preset: Preset) -> set[str]:
+    """The numbers that mean something for the rows of a preset, and not for all rows."""
+    return {*preset.weights, *(BOX_METRICS if set(preset.tasks) & set(BOX_TASKS) else ())}
+
+
+def batch_means(
+    keys: Sequence[str], infos: Iterable[Mapping[str, float]], reported: Sequence[Set[str]] = ()
+) -> dict[str, float]:
+    """Mean of each reported number over a batch, and how much the rewards of a prompt differ.
+
+    Args:
+        keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
+        infos: `reward_extra_info` of each trajectory.
+        reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the mean of such a
+            number only where its preset reports it.
+
+    Returns:
+        `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
+        `visionr1/dead_groups/mean`: share of prompts whose rewards are all equal, which teach nothing.
+
+    >>> batch_means(["a_0_0", "a_1_0"], [{"value": 0.0}, {"value": 1.0}])["visionr1/value/mean"]
+    0.5
+    """
+    columns: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, list[float]] = defaultdict(list)
+    not_of_all = set(BOX_METRICS).union(*reported) if reported else set[str]()
+    for key, info in zip(keys, infos, strict=True):
+        route = int(info.get("route", 0.0))
+        absent = not_of_all - reported[route] if 0 <= route < len(reported) else not_of_all
+        for name, number in info.items():
+            if name not in NOT_AVERAGED and name not in absent:
+                columns[name].append(float(number))
+        if "value" in info:
+            groups[key.split("_")[0]].append(float(info["value"]))
+    means = {f"{PREFIX}/{name}/mean": float(np.mean(numbers)) for name, numbers in columns.items()}
+    if groups:
+        spreads = [float(np.std(values)) for values in groups.values()]
+        means[f"{PREFIX}/group_std/mean"] = float(np.mean(spreads))
+        means[f"{PREFIX}/dead_groups/mean"] = float(np.mean([spread < 1e-9 for spread in spreads]))
+    return means

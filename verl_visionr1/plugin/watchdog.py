@@ -1,0 +1,221 @@
+"""Ends a run that has lost one of its processes, or in which nothing arrives any more, with one line that names it.
+
+verl 0.9.1 keeps no watch. A process that dies while others wait for it may be noticed at once (somebody waits for its
+answer and gets an error), late, or never:
+
+    dies                       without a watch
+    agent-loop worker          its prompts stay "running": the trainer waits for them for ever
+    vLLM server, its engine    its prompts fail, as do all that are sent to it later; the trainer goes on with the rest,
+                               or stops; new weights for it are sent to nobody, which waits for ever
+    training worker, node      as the above, by what was on it
+
+`Watchdog` asks all of them from a thread of the trainer's process, says on which node each is, and raises in the
+trainer as soon as that looks for new rollouts; if it hangs elsewhere, the process is ended. A run that is started again
+goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+EVERY_SECONDS = 5.0
+"""How often the processes are asked."""
+GRACE_SECONDS = 20.0
+"""How long the trainer may take to notice a loss by itself; then its process is ended."""
+
+
+class LostError(RuntimeError):
+    """A process of the run is gone, or nothing arrives any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What a process says of itself.
+
+    Attributes:
+        address: of its node.
+        pid: on that node.
+        is_sound: False for a vLLM server whose engine is dead.
+    """
+
+    address: str
+    pid: int
+    is_sound: bool = True
+
+    def __str__(self) -> str:
+        return f"node {self.address}, process {self.pid}"
+
+
+def whereabouts(actor: Any) -> Whereabouts:
+    """Called in the process of an actor."""
+    engine = getattr(actor, "engine", None)  # of verl's vLLMHttpServer
+    return Whereabouts(ray.util.get_node_ip_address(), os.getpid(), not getattr(engine, "errored", False))
+
+
+class Watchdog:
+    """Looks after the processes of a run.
+
+    Args:
+        actors: what each is called -> its Ray handle.
+        every_seconds: how often they are asked.
+        grace_seconds: how long after a loss this process is ended, unless it has ended by itself.
+        say: where lines go.
+    """
+
+    def __init__(
+        self,
+        actors: Mapping[str, Any],
+        *,
+        every_seconds: float = EVERY_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.actors = dict(actors)
+        self.every_seconds = every_seconds
+        self.grace_seconds = grace_seconds
+        self.say = say or _say
+        self.lost: str | None = None
+        self.places: dict[str, Whereabouts] = {}
+        self._asked: dict[str, Any] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="visionr1-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask; does nothing the second time."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread: losses are none of its business from now on."""
+        self._stopped.set()
+
+    def raise_if_lost(self) -> None:
+        """Called by the trainer where it waits.
+
+        Raises:
+            LostError: a process is gone.
+        """
+        if self.lost:
+            raise LostError(self.lost)
+
+    def ask(self) -> str | None:
+        """One round: what is lost, None if nothing is. A process that is busy answers in a later round."""
+        for name, actor in self.actors.items():
+            if name not in self._asked:
+                self._asked[name] = actor.__ray_call__.remote(whereabouts)
+            done, _ = ray.wait([self._asked[name]], timeout=0)
+            if not done:
+                continue
+            try:
+                place: Any = ray.get(self._asked.pop(name))
+            except ActorUnavailableError:
+                continue  # out of reach for now
+            except ActorDiedError as error:
+                return f"lost {self._called(name)}: {_reason(str(error))}"
+            if not place.is_sound:
+                return f"lost the engine of {self._called(name)}"
+            if name not in self.places:
+                self.say(f"visionr1: {name}: {place}")
+            self.places[name] = place
+        return None
+
+    def _called(self, name: str) -> str:
+        return f"{name} ({self.places[name]})" if name in self.places else name
+
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            self.lost = self.ask()
+            if self.lost:
+                self.say(f"visionr1: {self.lost}; start the run again to go on from the last checkpoint")
+                if not self._stopped.wait(self.grace_seconds):
+                    os._exit(1)
+            self._stopped.wait(self.every_seconds)
+
+
+class Patience:
+    """Loses it when nothing has changed for some time.
+
+    Args:
+        minutes: how long nothing may change; None waits for ever.
+        now: seconds, from any start.
+    """
+
+    def __init__(self, minutes: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        self.minutes = minutes
+        self.now = now
+        self.seen: object = None
+        self.since = now()
+
+    def look(self, state: object) -> None:
+        """Note what is there.
+
+        Raises:
+            LostError: it has been the same for too long.
+
+        >>> clock = iter([0, 0, 599, 601])
+        >>> patience = Patience(10, now=lambda: next(clock))
+        >>> patience.look("3 running"); patience.look("3 running")
+        >>> patience.look("3 running")
+        Traceback (most recent call last):
+        ...
+        verl_visionr1.plugin.watchdog.LostError: nothing has arrived for 10 minutes: 3 running
+        """
+        at = self.now()
+        if state != self.seen:
+            self.seen, self.since = state, at
+        elif self.minutes is not None and at - self.since > 60 * self.minutes:
+            raise LostError(f"nothing has arrived for {self.minutes:g} minutes: {state}")
+
+
+def actors_of(trainer: Any) -> dict[str, Any]:
+    """The processes that verl's trainer cannot do without: what each is called -> its Ray handle.
+
+    Reward workers are not among them: another takes over (`reward_workers`).
+    """
+    found: dict[str, Any] = {}
+    seen: set[Any] = set()
+    for name, actor in _named_actors(trainer):
+        key = actor._actor_id
+        if key not in seen:
+            seen.add(key)
+            found[name] = actor
+    return found
+
+
+def _named_actors(trainer: Any) -> Iterator[tuple[str, Any]]:
+    for group, name in (
+        ("actor_rollout_wg", "training worker"),
+        ("critic_wg", "critic"),
+        ("ref_policy_wg", "reference"),
+    ):
+        for rank, actor in enumerate(getattr(getattr(trainer, group, None), "workers", ())):
+            yield f"{name} {rank}", actor
+    for number, replica in enumerate(trainer.llm_server_manager.get_replicas()):
+        for part, actor in enumerate(replica.servers):
+            yield f"vLLM server {number}" + (f".{part}" if part else ""), actor
+    for number, actor in enumerate(getattr(trainer.agent_loop_manager, "agent_loop_workers", ())):
+        yield f"agent-loop worker {number}", actor
+
+
+def _reason(message: str) -> str:
+    """Why an actor died, of what Ray says about it.
+
+    >>> _reason("class_name: A\\nThe actor is dead because its node has died. Node Id: 12ab")
+    'its node has died'
+    """
+    found = re.search(r"The actor is dead because (.+?)(?:\.\s|$)", message, re.MULTILINE)
+    return found[1].rstrip(".") if found else "it died"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - Ray shows what an actor prints
