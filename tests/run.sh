@@ -9,6 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 # shellcheck source-path=SCRIPTDIR source=../recipes/environment.sh
 source recipes/environment.sh
 visionr1_environment cpu dev || exit 1
+# tests/test_gallery_browser.py looks at the page in a real browser; without one it fails, and says so.
+if ! command -v chromium >/dev/null && ((EUID == 0)) && command -v apt-get >/dev/null; then
+  { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null || printf 'chromium: apt-get failed\n' >&2
+fi
 
 failed=()
 check() {
@@ -19,7 +23,7 @@ check() {
 }
 shell_scripts() {
   local script
-  for script in recipes/*.sh tests/run.sh .ci/run; do bash -n "$script" || return 1; done
+  for script in recipes/*.sh recipes/cluster/*.sh benchmarks/gpu/*.sh tests/run.sh .ci/run; do bash -n "$script" || return 1; done
 }
 check 'ruff check' ruff check .
 check 'ruff format' ruff format --check .

@@ -1,0 +1,99 @@
+"""`visionr1 gallery`: saved rollouts as one web page that works offline."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from verl_visionr1.cli import rollouts as given
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import frame_named
+from verl_visionr1.rollouts.judging import Judging, Moment
+
+DEFAULT_OUT = Path("gallery.html")
+
+
+def gallery(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), their folders, or runs' folders"),
+    ],
+    out: Annotated[Path, typer.Option(help="the page")] = DEFAULT_OUT,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="the parquet that they were made of: gives images and data sources")
+    ] = None,
+    title: Annotated[str, typer.Option(help="of the page; else the paths' names")] = "",
+    limit: Annotated[int, typer.Option(help="so many rollouts are shown; curves are over all")] = 4000,
+    sample: Annotated[str, typer.Option(help="which prompts are shown: even (of all steps) or last")] = "even",
+    side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
+    max_images: Annotated[int, typer.Option(help="so many pictures are in the page")] = 2000,
+    causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
+    preset: given.PresetName = "visionr1",
+    route: given.Route = None,
+    progress: Annotated[str, typer.Option(help="fraction of training that sets the thresholds, or off")] = "off",
+    stage: Annotated[int | None, typer.Option(help="stage of the schedule, from 0, instead of --progress")] = None,
+    total_steps: Annotated[
+        int | None, typer.Option(help="steps of the training: each row is judged as at its own step")
+    ] = None,
+    validation: Annotated[
+        str, typer.Option(help="with --total-steps, a run's validation is judged as at its end (final), or current")
+    ] = "final",
+    frame: given.FrameName = "original",
+    processed: given.Processed = None,
+    min_pixels: given.MinPixels = None,
+    max_pixels: given.MaxPixels = None,
+    max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
+    column: given.Column = None,
+    on_error: given.OnBadRow = "skip",
+) -> None:
+    """Write a web page of rollouts: images with boxes, the samples of a prompt side by side, filters and curves."""
+    from verl_visionr1.tools.gallery.page import write_gallery  # it needs pillow and jinja2
+    from verl_visionr1.tools.gallery.settings import COLUMNS, Settings
+
+    started = time.monotonic()
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        moment = Moment(None if progress == "off" else _fraction(progress), stage, total_steps)
+        processing = given.processing_of(processed, min_pixels, max_pixels)
+        routes = given.routes_of(route)
+        settings = Settings(
+            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes),
+            data=tuple(data or ()),
+            title=title,
+            limit=limit,
+            sample=cast(Any, sample),  # what cannot be is refused there
+            side=side,
+            max_images=max_images,
+            has_causes=causes,
+            validation=cast(Any, validation),
+            columns=given.columns_of(column, COLUMNS),
+            on_error=cast(Any, on_error),
+        )
+        with errors.status("judging") if sys.stderr.isatty() else nullcontext():
+            written = write_gallery(paths, out, settings)
+        if not written.n_all:
+            raise RowsError(
+                f"{paths[0]}: {' '.join(written.notes) or 'no row in it; has the run dumped its rollouts yet?'}"
+            )
+    except ValueError as error:
+        raise given.stop("gallery", error) from None
+    for note in written.notes:
+        errors.print(note, markup=False, highlight=False)
+    part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
+    typer.echo(
+        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_groups:,} prompts, "
+        f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
+    )
+
+
+def _fraction(progress: str) -> float:
+    try:
+        return float(progress)
+    except ValueError:
+        raise ValueError(f"--progress {progress}: needs a fraction of training in [0, 1], or off") from None

@@ -1,0 +1,168 @@
+"""The numbers of a run over its steps, and where they drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.rewards import Preset
+from verl_visionr1.rollouts.judging import Moment
+from verl_visionr1.schedule import progress_at
+from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
+from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
+
+LOGGED = "logged"
+"""What the numbers are called that a run logged itself, as a dump is called by its name."""
+LABELS = {
+    **{
+        REWARD: "reward, recomputed",
+        SAVED: "reward as the run gave it",
+        "f1_50": "F1 at IoU .5",
+        "iou_mean": "mean IoU",
+    },
+    **{"accuracy": "accuracy", "boxes_per_target": "boxes per object", "parsed": "answers that could be read"},
+    **{LENGTH: "answer length, characters", TOKENS: "answer length, tokens"},
+    **{SPREAD: "spread of rewards in a group (std)", FLAT: "groups of zero variance, share"},
+    **{"stage": "stage", "match_iou": "a match from this IoU on"},
+}
+"""Panel -> its heading, for those that are no criterion."""
+FIRST = (SAVED, "f1_50", "iou_mean", "boxes_per_target", LENGTH, REWARD)
+LAST = ("accuracy", SPREAD, FLAT, "parsed", TOKENS, "stage", "match_iou")
+NOT_SHOWN = ("n_predicted", "n_target")
+_LOGGED_NAMES = {
+    **{REWARD: "value", "boxes_per_target": "boxes_per_target", TOKENS: "n_tokens", SPREAD: "group_std"},
+    **{FLAT: "dead_groups", "stage": "stage", "match_iou": "threshold/match_iou", "f1_50": "f1_50"},
+    **{"iou_mean": "iou_mean", "accuracy": "accuracy", "parsed": "parsed"},
+}
+"""Panel -> what the run's training metrics call it."""
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One curve: of a dump (or `LOGGED`) and a data source ("" for all of them), its steps in order."""
+
+    dump: str
+    source: str
+    steps: list[int]
+    values: list[float]
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True):
+    """The curves of one number."""
+
+    name: str
+    label: str
+    lines: list[Line]
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """A data source whose reward rose while its quality fell: means of its first and of its last third of steps."""
+
+    dump: str
+    source: str
+    quality: str
+    steps: tuple[int, int]
+    reward: tuple[float, float]
+    measure: tuple[float, float]
+
+
+def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) -> list[Panel]:
+    """Panels in the order of the page: the main ones, criteria, the rest; a curve of fewer than two points is none.
+
+    Args:
+        names: of the dumps.
+        run_dirs: folders of runs, for what they logged.
+    """
+    lines: dict[str, list[Line]] = {}
+    for (dump, source), by_step in _by_source(census).items():
+        for name in dict.fromkeys(name for sums in by_step.values() for name in sums.counts):
+            points = [(step, sums.mean(name)) for step, sums in sorted(by_step.items())]
+            _add(lines, name, names[dump], source, points)
+    for run_dir in run_dirs:
+        for name, points in _logged(run_dir).items():
+            _add(lines, name, LOGGED if len(run_dirs) == 1 else f"{LOGGED} {run_dir.name}", "", points)
+    criteria = [name for name in lines if name not in FIRST and name not in LAST and name not in NOT_SHOWN]
+    first = FIRST if SAVED in lines else (REWARD, *FIRST)
+    order = [name for name in dict.fromkeys((*first, *criteria, *LAST)) if name in lines]
+    return [Panel(name=name, label=LABELS.get(name, name), lines=lines[name]) for name in order]
+
+
+def _by_source(census: Census) -> dict[tuple[int, str], dict[int, Any]]:
+    found: dict[tuple[int, str], dict[int, Any]] = {}
+    for (dump, source, step), sums in census.places.items():
+        if step is not None:
+            found.setdefault((dump, source), {})[step] = sums
+    return found
+
+
+def _add(
+    lines: dict[str, list[Line]], name: str, dump: str, source: str, points: Sequence[tuple[int, float | None]]
+) -> None:
+    kept = [(step, value) for step, value in points if value is not None]
+    if len(kept) > 1:
+        steps, values = [step for step, _ in kept], [round(value, 5) for _, value in kept]
+        lines.setdefault(name, []).append(Line(dump=dump, source=source, steps=steps, values=values))
+
+
+def _logged(run_dir: Path) -> dict[str, list[tuple[int, float | None]]]:
+    """What a run logged of its training batches; nothing where it logged nothing that can be read."""
+    try:
+        steps = read_steps(run_dir)
+    except (RunError, OSError):
+        return {}
+    criteria = dict.fromkeys(name for step in steps for name in step.criteria if name not in NOT_CRITERIA)
+    wanted = _LOGGED_NAMES | {name: name for name in criteria}
+    return {panel: [(step.number, _number(step, name)) for step in steps] for panel, name in wanted.items()}
+
+
+def _number(step: Step, name: str) -> float | None:
+    value = step.training(name)
+    return value if value is not None and abs(value) < 1e300 else None
+
+
+def stage_line(moment: Moment, preset: Preset, steps: Sequence[int]) -> Mapping[str, Line]:
+    """Stage and matching threshold by the schedule that rollouts are judged by, where each step has its own."""
+    if moment.total_steps is None or len(steps) < 2:
+        return {}
+    at = [progress_at(step, moment.total_steps) for step in steps]
+    found = {
+        "stage": [float(preset.schedule.stage(progress)) for progress in at],
+        "match_iou": [preset.schedule(progress).match_iou for progress in at],
+    }
+    return {name: Line(dump="schedule", source="", steps=list(steps), values=values) for name, values in found.items()}
+
+
+def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:
+    """Data sources whose reward rose from the first to the last third of the steps while their quality fell."""
+    found: list[Drift] = []
+    for (dump, source), by_step in _by_source(census).items():
+        steps = sorted(by_step)
+        third = max(len(steps) // 3, 1)
+        if len(steps) < 2:
+            continue
+        quality = "f1_50" if any("f1_50" in sums.counts for sums in by_step.values()) else "accuracy"
+        sides = [[by_step[step] for step in part] for part in (steps[:third], steps[-third:])]
+        rewards = [_mean(side, SAVED if SAVED in side[0].counts else REWARD) for side in sides]
+        measures = [_mean(side, quality) for side in sides]
+        if rewards[0] < rewards[1] - LEAST and measures[0] > measures[1] + LEAST:
+            drift = Drift(
+                dump=names[dump],
+                source=source,
+                quality=quality,
+                steps=(steps[0], steps[-1]),
+                reward=(rewards[0], rewards[1]),
+                measure=(measures[0], measures[1]),
+            )
+            found.append(drift)
+    return found
+
+
+LEAST = 0.005
+"""A rise or a fall of no more is none."""
+
+
+def _mean(side: Sequence[Any], name: str) -> float:
+    total, count = sum(sums.totals.get(name, 0.0) for sums in side), sum(sums.counts.get(name, 0) for sums in side)
+    return total / count if count else 0.0

@@ -1,0 +1,84 @@
+"""Which files a gallery is made of: dumps as they are named, and those that a run's folder holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.dumps import SUFFIXES, rollout_files
+from verl_visionr1.tools.runs.steps import METRICS_DIR
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Rollouts of one kind: of training, of validation, of one evaluation.
+
+    Attributes:
+        name: what it is called in the page; no two dumps have the same.
+        files: in the order of their steps.
+        is_validation: found in a run's folder, under a name that begins with "val".
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    is_validation: bool = False
+
+
+def dumps_of(paths: Sequence[Path]) -> list[Dump]:
+    """The dumps behind some paths; a run's folder stands for the dumps in it.
+
+    Raises:
+        RowsError: a path that is not there, a folder without dumps, a file of another kind.
+    """
+    found: list[tuple[Path, tuple[Path, ...]]] = []
+    for path in paths:
+        for place in _places(path):
+            if place.resolve() not in [other.resolve() for other, _ in found]:
+                found.append((place, tuple(rollout_files([place]))))
+    names = [_name(place, 1) for place, _ in found]
+    for depth in range(2, 6):
+        taken = Counter(names)
+        names = [
+            name if taken[name] == 1 else _name(place, depth) for name, (place, _) in zip(names, found, strict=True)
+        ]
+    taken = Counter(names)
+    names = [name if taken[name] == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
+    return [
+        Dump(name, files, place.name.startswith("val") and place not in paths)
+        for name, (place, files) in zip(names, found, strict=True)
+    ]
+
+
+def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
+    """Those of the paths that are folders of runs with logged metrics."""
+    return [path for path in paths if path.is_dir() and any((path / METRICS_DIR).glob("*.jsonl"))]
+
+
+def _places(path: Path) -> list[Path]:
+    """The path, or where it is the folder of a run the folders in it that verl dumped to."""
+    if not path.is_dir() or any(map(_is_of_a_step, path.iterdir())):
+        return [path]
+    places = [folder for folder in path.iterdir() if folder.is_dir() and any(map(_is_of_a_step, folder.iterdir()))]
+    if not places and (path / METRICS_DIR).is_dir():
+        raise RowsError(
+            f"{path}: is a run without dumps of rollouts; "
+            "set trainer.validation_data_dir and trainer.rollout_data_dir to folders in it"
+        )
+    return sorted(places) or [path]
+
+
+def _is_dump(file: Path) -> bool:
+    return file.name.endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
+
+
+def _is_of_a_step(file: Path) -> bool:
+    return _is_dump(file) and file.name.partition(".")[0].isdecimal()
+
+
+def _name(place: Path, depth: int) -> str:
+    resolved = place.resolve()
+    own = resolved.name if resolved.is_dir() else resolved.name.partition(".")[0] or resolved.name
+    return "/".join([*resolved.parts[:-1][-depth + 1 :][: depth - 1], own]) if depth > 1 else own

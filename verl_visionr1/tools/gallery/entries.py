@@ -1,0 +1,275 @@
+"""The rollouts that are shown: each examined as `visionr1 explain` does it, and written down for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from verl_visionr1.criteria import Thresholds
+from verl_visionr1.rewards import Preset
+from verl_visionr1.rewards.judge import score_of
+from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.records import Rollout
+from verl_visionr1.rollouts.saved_rewards import EQUAL
+from verl_visionr1.schedule import progress_at
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.explain.diagnosis import Exam, about, cause_of, findings_of
+from verl_visionr1.tools.explain.diagnosis.base import object_boxes
+from verl_visionr1.tools.explain.diagnosis.verdicts import (
+    BELOW,
+    DUPLICATE,
+    IGNORED,
+    JUNK,
+    MATCH,
+    MISSED,
+    OUTSIDE,
+    WRONG_LABEL,
+    Verdict,
+    verdicts_of,
+)
+from verl_visionr1.tools.gallery.census import Census, Group
+from verl_visionr1.tools.gallery.groups import GroupNumbers
+from verl_visionr1.tools.gallery.payload import (
+    GroupRow,
+    JudgedBy,
+    Place,
+    Prediction,
+    Prompt,
+    Sample,
+    ThresholdsRow,
+    finite,
+)
+from verl_visionr1.tools.gallery.pictures import Pictures
+from verl_visionr1.tools.gallery.settings import Settings
+from verl_visionr1.tools.gallery.texts import NOWHERE, Shown, Span, in_utf16, plain_prompt, question_of, spans_of
+
+KINDS = (MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK, OUTSIDE, IGNORED, MISSED)
+"""What a prediction or an object can be counted as, in the order of the legend."""
+MAX_PREDICTIONS = 300
+"""So many predictions of a rollout are drawn, as in `visionr1 explain --draw`."""
+MAX_DIAGNOSED = 50_000
+"""Texts of more characters are not diagnosed: it would take seconds."""
+
+
+class Numbering(dict[Any, int]):
+    """Numbers values in the order in which they come."""
+
+    def __missing__(self, key: Any) -> int:
+        self[key] = number = len(self)
+        return number
+
+
+@dataclass(slots=True)
+class _Open:
+    """A group that is being read."""
+
+    group: Group
+    numbers: GroupNumbers
+    prompt: int
+    thresholds: int
+    progress: float | None
+    samples: list[Sample] = field(default_factory=list)
+    n_seen: int = 0
+
+
+class Entries:
+    """Takes the rollouts of the groups that are shown, one by one."""
+
+    def __init__(self, settings: Settings, census: Census, keys: Collection[Hashable], pictures: Pictures) -> None:
+        self.settings = settings
+        self.pictures = pictures
+        self.files, self.sources, self.causes = Numbering(), Numbering(), Numbering()
+        self.thresholds = Numbering()
+        self.presets: list[Preset] = []
+        self.prompts: list[Prompt] = []
+        self._prompt_numbers: dict[Hashable, int] = {}
+        self._open: dict[Hashable, _Open | None] = dict.fromkeys(keys)
+        self._census = census
+
+    def add(self, dump: int, rollout: Rollout, judging: Judging) -> None:
+        """Take one; those of other groups, and those that cannot be judged, are passed over."""
+        key = (dump, rollout.group)
+        if key not in self._open:
+            return
+        preset = judging.preset_for(rollout)
+        try:
+            thresholds = judging.moment.thresholds(preset.schedule, rollout)
+            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.speech(rollout))
+            score = score_of(exam.case, preset)
+        except ValueError:  # the census has counted it
+            return
+        opened = self._open[key]
+        if opened is None:
+            group = self._census.groups[key]
+            prompt = self._prompt(rollout, preset)
+            opened = self._open[key] = _Open(
+                group, group.numbers(), prompt, self.thresholds[thresholds], _progress(judging.moment, group.step)
+            )
+        place = opened.n_seen
+        opened.n_seen += 1
+        if len(opened.samples) < self.settings.limit and place < len(opened.group.values):
+            opened.samples.append(self._sample(rollout, exam, score.metrics, opened, place))
+
+    def _prompt(self, rollout: Rollout, preset: Preset) -> int:
+        target = rollout.target
+        key = (target.to_json(), rollout.prompt, rollout.source, rollout.image, rollout.index)
+        number = self._prompt_numbers.get(key)
+        if number is None:
+            number = self._prompt_numbers[key] = len(self.prompts)
+            prompt = Prompt(
+                question=question_of(rollout.prompt),
+                text=plain_prompt(rollout.prompt),
+                task=target.task,
+                source=self.sources[rollout.source],
+                preset=self._preset_number(preset),
+                size_wh=(target.size_wh[0], target.size_wh[1]),
+                objects=_objects(target),
+                ignored=[[finite(number, 1) for number in box] for box in target.ignore_xyxy],
+                truth=_truth(target),
+                picture=self.pictures.number_of(rollout),
+            )
+            self.prompts.append(prompt)
+        return number
+
+    def _preset_number(self, preset: Preset) -> int:
+        for number, known in enumerate(self.presets):
+            if known is preset:
+                return number
+        self.presets.append(preset)
+        return len(self.presets) - 1
+
+    def _sample(self, rollout: Rollout, exam: Exam, metrics: dict[str, float], opened: _Open, place: int) -> Sample:
+        group, numbers = opened.group, opened.numbers
+        verdicts, fates = verdicts_of(exam)
+        shown = Shown.of(rollout.completion)
+        spans = in_utf16(shown.text, [shown.place(span) for span in spans_of(exam)[:MAX_PREDICTIONS]])
+        cause, why = self._cause(exam)
+        value, saved = group.values[place], group.saved[place]
+        return Sample(
+            file=self.files[rollout.file],
+            line=rollout.number,
+            text=shown.text,
+            cut=shown.cut,
+            chars=len(rollout.completion),
+            tokens=rollout.n_tokens or 0,
+            reward=finite(numbers.rewards[place]),
+            saved=None if saved is None else finite(saved),
+            value=finite(value),
+            advantage=finite(numbers.advantages[place]) if numbers.advantages else None,
+            metrics=[finite(number) for number in metrics.values()],
+            predictions=_predictions(verdicts[:MAX_PREDICTIONS], spans, rollout.target),
+            objects=[KINDS.index(fate.counted_as) for fate in fates],
+            said=_said(exam),
+            cause=cause,
+            why=why,
+            quality=finite(group.qualities[place]),
+            misled=place in numbers.misled,
+            differs=saved is not None and abs(saved - value) > EQUAL,
+        )
+
+    def _cause(self, exam: Exam) -> tuple[int, str]:
+        if not self.settings.has_causes or len(exam.completion) > MAX_DIAGNOSED:
+            return -1, ""
+        try:
+            found = cause_of(exam, findings_of(exam))
+        except ValueError:  # a user's criterion that takes none of the repaired texts
+            return -1, ""
+        return self.causes[found.cause], str(found)[:1000]
+
+    def rows(self) -> tuple[list[GroupRow], list[Sample]]:
+        """All groups and their samples, in the order of the dumps."""
+        rows: list[GroupRow] = []
+        samples: list[Sample] = []
+        for opened in self._open.values():
+            if opened is None or not opened.samples:
+                continue
+            group, numbers = opened.group, opened.numbers
+            row = GroupRow(
+                prompt=opened.prompt,
+                dump=group.dump,
+                step=group.step,
+                first=len(samples),
+                n=len(opened.samples),
+                n_all=len(group.values),
+                mean=finite(numbers.mean),
+                std=finite(numbers.std),
+                is_flat=numbers.is_flat,
+                is_saved=numbers.is_saved,
+                against=finite(numbers.against),
+                thresholds=opened.thresholds,
+                progress=opened.progress,
+            )
+            rows.append(row)
+            samples += opened.samples
+        return rows, samples
+
+
+def _progress(moment: Moment, step: int | None) -> float | None:
+    """What `visionr1 explain` is told of the moment; a stage that was named has no fraction."""
+    if moment.total_steps is not None and step is not None:
+        return finite(progress_at(step, moment.total_steps))
+    return moment.progress
+
+
+def judged_by(preset: Preset) -> JudgedBy:
+    """A preset as the page has it."""
+    return JudgedBy(
+        name=preset.name,
+        criteria=[criterion.name for criterion in preset.criteria],
+        weights=[criterion.weight for criterion in preset.criteria],
+        about=[about(criterion.judge) for criterion in preset.criteria],
+        divisor=preset.divisor,
+        metrics=list(preset.metrics),
+        has_thresholds="thresholds" in preset.looks_at,
+    )
+
+
+def thresholds_row(thresholds: Thresholds) -> ThresholdsRow:
+    """Thresholds as the page has them."""
+    return ThresholdsRow(
+        match_iou=thresholds.match_iou,
+        recall=(thresholds.recall_floor, thresholds.recall_full),
+        iou=(thresholds.iou_floor, thresholds.iou_full),
+    )
+
+
+def _objects(target: Target) -> list[Place]:
+    labels = tuple(target.labels) or ("",) * target.n_objects
+    places = target.points_xy or object_boxes(target) if target.task == "pointing" else object_boxes(target)
+    return [Place(label, [finite(number, 1) for number in place]) for label, place in zip(labels, places, strict=True)]
+
+
+def _predictions(verdicts: Sequence[Verdict], spans: Sequence[Span], target: Target) -> list[Prediction]:
+    """Far outside is just outside: browsers draw no line of 1e300 pixels."""
+    limits = [3.0 * side for side in target.size_wh] * 2
+    found: list[Prediction] = []
+    for i, verdict in enumerate(verdicts):
+        start, end = spans[i] if i < len(spans) else NOWHERE
+        place = [min(max(finite(n, 1), -limit), limit) for n, limit in zip(verdict.place, limits, strict=False)]
+        found.append(
+            Prediction(
+                kind=KINDS.index(verdict.counted_as),
+                label=verdict.label[:200],
+                place=place,
+                target=-1 if verdict.target is None else verdict.target,
+                overlap=None if verdict.overlap is None else finite(verdict.overlap),
+                repeats=-1 if verdict.repeats is None else verdict.repeats,
+                start=start,
+                end=end,
+            )
+        )
+    return found
+
+
+def _truth(target: Target) -> str:
+    """The right answer, where it is not only boxes or points."""
+    if target.count is not None:
+        return str(target.count)
+    return (target.answer or "")[:2000]
+
+
+def _said(exam: Exam) -> str:
+    if exam.target.task == "counting":
+        return f"{exam.answer.stated_count:g}" if exam.answer.is_parsed else ""
+    return exam.answer.text[:500] if exam.target.task == "text" else ""

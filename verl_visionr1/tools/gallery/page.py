@@ -1,0 +1,198 @@
+"""The page: written whole, from files that are read twice, so that memory holds only what is shown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import no_row
+from verl_visionr1.tools.explain.diagnosis.base import plural
+from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
+from verl_visionr1.tools.gallery.census import Census, Reader, take_census
+from verl_visionr1.tools.gallery.choice import chosen
+from verl_visionr1.tools.gallery.curves import Panel, drifts_of, panels_of, stage_line
+from verl_visionr1.tools.gallery.dumps import Dump, dumps_of, run_dirs_of
+from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
+from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
+from verl_visionr1.tools.gallery.pictures import Pictures
+from verl_visionr1.tools.gallery.settings import Settings, Written
+
+SCRIPTS = ("store.js", "filters.js", "overlay.js", "cards.js", "detail.js", "curves.js", "main.js")
+"""Parts of the page's script, in order; they become one."""
+_HERE = Path(__file__).parent
+
+
+def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Written:
+    """Write a page of saved rollouts: everything is in it, and it asks nothing of any network.
+
+    Rows that cannot be read or judged are counted with `on_error="skip"`; if there is no other, the page is empty.
+
+    Args:
+        paths: dumps, folders of dumps, or folders of runs.
+        out: the page; it is there whole, or an older one is untouched.
+        settings: how.
+
+    Raises:
+        RowsError: no such file or folder, no dump in it, or the page cannot be written; with `on_error="fail"` also a
+            row that cannot be read.
+        ValueError: with `on_error="fail"`, a row that cannot be judged.
+    """
+    dumps = dumps_of(paths)
+    _refuse_overwriting(out, dumps)
+    reader = Reader(dumps, settings)
+    census = take_census(reader)
+    if not census.n and settings.on_error == "fail":
+        raise RowsError(no_row(reader.counts))
+    keys = chosen(census.groups, settings.limit, settings.sample)
+    pictures = Pictures(settings)
+    entries = Entries(settings, census, keys, pictures)
+    for dump, rollout in reader.rollouts():
+        entries.add(dump, rollout, reader.judgings[dump])
+    encoded = pictures.encoded()
+    notes = [*_reading_notes(reader), *_saved_notes(census, settings), *_picture_notes(pictures)]
+    payload = _payload(paths, dumps, census, entries, settings, notes)
+    page = page_of(payload, encoded)
+    write_whole(out, page)
+    return Written(
+        out=out,
+        n_bytes=len(page),
+        n_rollouts=len(payload.samples),
+        n_groups=len(payload.groups),
+        n_all=census.n,
+        n_images=sum(map(bool, encoded)),
+        n_without_image=pictures.n_left_out + pictures.n_unknown + len(pictures.unreadable),
+        notes=tuple(notes),
+    )
+
+
+def page_of(payload: Payload, pictures: Sequence[str]) -> bytes:
+    """The page as bytes.
+
+    Args:
+        pictures: data URLs.
+    """
+    style = (_HERE / "gallery.css").read_text(encoding="utf-8")
+    parts = [(_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string((_HERE / "gallery.html").read_text(encoding="utf-8"))
+    html = template.render(
+        title=payload.title,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        payload=script_json(payload),
+        pictures=script_json(list(pictures)),
+    )
+    return html.encode(errors="replace")
+
+
+def _colour(kind: str) -> str:
+    """As `visionr1 explain --draw` has it."""
+    red, green, blue = COLOURS.get(kind, MISSED_TARGET)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _hash(text: str) -> str:
+    """Of an inline element, for the page's Content-Security-Policy: nothing else may run or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _payload(
+    paths: Sequence[Path],
+    dumps: Sequence[Dump],
+    census: Census,
+    entries: Entries,
+    settings: Settings,
+    notes: list[str],
+) -> Payload:
+    judging = settings.judging
+    names = [dump.name for dump in dumps]
+    groups, samples = entries.rows()
+    return Payload(
+        title=settings.title or ", ".join(path.resolve().name for path in paths),
+        preset=judging.preset.name,
+        frame=judging.frame.name,
+        moment=str(judging.moment),
+        speech=_speech(judging),
+        dumps=names,
+        files=list(entries.files),
+        sources=list(entries.sources),
+        kinds=[Kind(name, _colour(name)) for name in KINDS],
+        causes=list(entries.causes),
+        presets=[judged_by(preset) for preset in entries.presets],
+        thresholds=[thresholds_row(thresholds) for thresholds in entries.thresholds],
+        prompts=entries.prompts,
+        groups=groups,
+        samples=samples,
+        panels=_panels(paths, census, names, settings),
+        drifts=drifts_of(census, names),
+        notes=notes,
+        n_all=census.n,
+    )
+
+
+def _speech(judging: Judging) -> str:
+    processing = judging.processing
+    flags: dict[str, object] = {"--min-pixels": processing.min_pixels, "--max-pixels": processing.max_pixels}
+    if processing.fixed_wh is not None:
+        flags["--processed"] = "x".join(map(str, processing.fixed_wh))
+    flags["--max-tokens"] = judging.max_tokens
+    given = [f"{name} {value}" for name, value in flags.items() if value is not None]
+    return " ".join([f"--frame {judging.frame.name}", *given])
+
+
+def _panels(paths: Sequence[Path], census: Census, names: Sequence[str], settings: Settings) -> list[Panel]:
+    panels = panels_of(census, names, run_dirs_of(paths))
+    steps = sorted({step for _, _, step in census.places if step is not None})
+    have = {panel.name for panel in panels}
+    for name, line in stage_line(settings.judging.moment, settings.judging.preset, steps).items():
+        if name not in have:
+            panels.append(Panel(name=name, label=name, lines=[line]))
+    return panels
+
+
+def _reading_notes(reader: Reader) -> list[str]:
+    counts = reader.counts
+    notes: list[str] = []
+    if counts.n_skipped:
+        notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or judged, the first: {counts.examples[0]}")
+    if counts.n_earlier:
+        notes.append(f"{counts.n_earlier} earlier outputs of trajectories of several turns are left out")
+    if counts.n_unknown:
+        notes.append(f"{counts.n_unknown} rollouts have a ground truth that --data does not")
+    return notes
+
+
+def _saved_notes(census: Census, settings: Settings) -> list[str]:
+    saved, _ = census.saved.found()
+    hints = census.saved.hints(settings.judging)
+    if saved is None or not hints:
+        return []
+    return [*hints]
+
+
+def _picture_notes(pictures: Pictures) -> list[str]:
+    notes: list[str] = []
+    if pictures.n_unknown:
+        how = "no row of --data is surely theirs" if pictures.settings.data else "--data PARQUET finds it"
+        notes.append(f"{pictures.n_unknown} prompts stand on grey: the dump does not name their image; {how}")
+    if pictures.n_left_out:
+        notes.append(f"{pictures.n_left_out} prompts stand on grey: --max-images {pictures.settings.max_images}")
+    if pictures.unreadable:
+        notes.append(f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}")
+    return notes
+
+
+def _refuse_overwriting(out: Path, dumps: Sequence[Dump]) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RowsError(f"--out {out}: needs a name that ends in .html")
+    if out.is_dir():
+        raise RowsError(f"--out {out}: is a folder; name a file")

@@ -1,0 +1,99 @@
+"""How a gallery is made, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.records import Columns, OnError
+from verl_visionr1.tools.gallery.dumps import Dump
+
+Sampling = Literal["even", "last"]
+"""Which prompt groups are shown where not all are: spread evenly over the dumps, or those of the last steps."""
+SAMPLINGS: tuple[Sampling, ...] = ("even", "last")
+Validation = Literal["final", "current"]
+VALIDATIONS: tuple[Validation, ...] = ("final", "current")
+COLUMNS = Columns(index=("extra_info.index", "index"), image=("images", "image"))
+"""What dumps are read by: tables of one's own, and `visionr1 eval`, may tell which row and which image it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a gallery is made.
+
+    Attributes:
+        judging: how rollouts are judged again.
+        data: the parquet that they were made of: it gives images, and data sources.
+        title: of the page; "": the names of what it was made from.
+        limit: so many rollouts are shown at most, whole prompt groups; curves are over all of them.
+        sample: which.
+        side: longer side of a picture in pixels.
+        max_images: so many pictures are in the page at most; further prompts stand on grey.
+        has_causes: whether the first line of `visionr1 explain` is found for each shown rollout: 2 to 30 ms each.
+        validation: when in training the validation of a run's folder is judged, where each row is judged at its own
+            step: "final", at the end of the schedule as runs do it, or "current", as the rest.
+        columns: names of the columns.
+        on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
+
+    Raises:
+        RowsError: a number out of its range, or a choice that is none.
+    """
+
+    judging: Judging
+    data: tuple[Path, ...] = ()
+    title: str = ""
+    limit: int = 4000
+    sample: Sampling = "even"
+    side: int = 320
+    max_images: int = 2000
+    has_causes: bool = True
+    validation: Validation = "final"
+    columns: Columns = COLUMNS
+    on_error: OnError = "skip"
+
+    def __post_init__(self) -> None:
+        least = {"limit": 1, "side": 32, "max_images": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise RowsError(f"--{name.replace('_', '-')} {getattr(self, name)}: needs at least {low}")
+        if self.side > 2048:
+            raise RowsError(f"--side {self.side}: needs at most 2048")
+        if self.sample not in SAMPLINGS:
+            raise RowsError(f"--sample {self.sample}: needs one of {', '.join(SAMPLINGS)}")
+        if self.validation not in VALIDATIONS:
+            raise RowsError(f"--validation {self.validation}: needs one of {', '.join(VALIDATIONS)}")
+        if self.on_error not in ("fail", "skip"):
+            raise RowsError(f"--on-error {self.on_error}: needs fail or skip")
+
+    def judging_of(self, dump: Dump) -> Judging:
+        """How the rollouts of a dump are judged."""
+        if dump.is_validation and self.validation == "final" and self.judging.moment.total_steps is not None:
+            return replace(self.judging, moment=Moment(progress=1.0))
+        return self.judging
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a gallery holds.
+
+    Attributes:
+        out: the page.
+        n_bytes: its size.
+        n_rollouts, n_groups: those that are shown.
+        n_all: rollouts that were judged; curves are over them.
+        n_images: pictures in it.
+        n_without_image: shown prompts that stand on grey although they have an image.
+        notes: what is worth knowing besides, in sentences.
+    """
+
+    out: Path
+    n_bytes: int
+    n_rollouts: int
+    n_groups: int
+    n_all: int
+    n_images: int
+    n_without_image: int
+    notes: tuple[str, ...]

@@ -1,0 +1,97 @@
+"""The texts of a page: what a model wrote, shortened where it is long, and where in it each prediction stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.tools.explain.diagnosis import Exam
+from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
+
+HEAD, TAIL = 6000, 12000
+"""Characters of a long text that are kept at its start and at its end."""
+MAX_PROMPT = 4000
+Span = tuple[int, int]
+NOWHERE: Span = (-1, -1)
+
+_SPECIAL = re.compile(r"<\|[a-z_0-9]{1,40}\|>")
+_ANSWER = re.compile(r"\s*\bassistant\s*$")
+_USER = re.compile(r"(?:^|\n)\s*(?:user|USER|Human):?\s*\n")
+
+
+class Shown(NamedTuple):
+    """A text as the page has it: `n_cut` of its characters are left out at `at`."""
+
+    text: str
+    at: int
+    n_cut: int
+
+    @classmethod
+    def of(cls, text: str) -> Shown:
+        """Shorten a text that is long."""
+        n_cut = len(text) - HEAD - TAIL
+        return cls(text[:HEAD] + text[-TAIL:], HEAD, n_cut) if n_cut > 0 else cls(text, len(text), 0)
+
+    def place(self, span: Span) -> Span:
+        """Where a piece of the whole text stands in the shown one; `NOWHERE` if part of it is left out."""
+        start, end = span
+        if end <= self.at:
+            return span
+        return (start - self.n_cut, end - self.n_cut) if start >= self.at + self.n_cut else NOWHERE
+
+    @property
+    def cut(self) -> Span | None:
+        """Where characters are left out, in UTF-16 units, and how many; None: nowhere."""
+        return (in_utf16(self.text, [(self.at, self.at)])[0][0], self.n_cut) if self.n_cut else None
+
+
+def spans_of(exam: Exam) -> list[Span]:
+    """Where each prediction stands in the completion, in characters; `NOWHERE` where that cannot be told."""
+    spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
+    places: Sequence[tuple[float, ...]] = spoken.boxes_xyxy or spoken.points_xy
+    claims = claims_in(exam.completion, answer_start(exam.completion)) if places else []
+    spans: list[Span] = []
+    following = 0
+    for place in places:
+        at = next((i for i in range(following, len(claims)) if _says(claims[i], place)), None)
+        spans.append(NOWHERE if at is None else (claims[at].start, claims[at].end))
+        following = following if at is None else at + 1
+    return spans
+
+
+def _says(claim: Claim, place: tuple[float, ...]) -> bool:
+    """Whether a claim is this prediction; released parsers cut decimals off."""
+    return claim.numbers == place or (not claim.fault and tuple(float(int(n)) for n in claim.numbers) == place)
+
+
+def in_utf16(text: str, spans: Sequence[Span]) -> list[Span]:
+    """Places in characters as places in UTF-16 units, which browsers count in.
+
+    >>> in_utf16("a😀b", [(0, 1), (2, 3), (-1, -1)])
+    [(0, 1), (3, 4), (-1, -1)]
+    """
+    if text.isascii() or max(text) <= "\uffff":
+        return list(spans)
+    units = list(accumulate((1 + (char > "\uffff") for char in text), initial=0))
+    return [(units[start], units[end]) if start >= 0 else NOWHERE for start, end in spans]
+
+
+def question_of(prompt: str | None) -> str:
+    """The last question of a prompt, without the chat template around it where that is a usual one.
+
+    >>> question_of("system\\nYou are helpful.\\nuser\\nWhere is the cat?\\nassistant\\n")
+    'Where is the cat?'
+    >>> question_of("<|im_start|>user\\n<|image_pad|>Where?<|im_end|>\\n<|im_start|>assistant\\n")
+    'Where?'
+    """
+    text = _ANSWER.sub("", plain_prompt(prompt))
+    return _USER.split(text)[-1].replace("<image>", "").strip()
+
+
+def plain_prompt(prompt: str | None) -> str:
+    """A prompt without special tokens, shortened."""
+    text = _SPECIAL.sub("", (prompt or "")[: 50 * MAX_PROMPT]).strip()
+    return text if len(text) <= MAX_PROMPT else f"{text[:MAX_PROMPT]}..."
