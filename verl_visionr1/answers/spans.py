@@ -1,0 +1,126 @@
+"""Where in a completion each box of an `Answer` was read from.
+
+The parsers give numbers, not places. A box's place is found again by its numbers: they stand in the text one after the
+other, in the order in which the parser read the boxes. So this holds for every format, and for boxes that a tolerant
+parser took out of broken text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from verl_visionr1.answers.base import Answer
+from verl_visionr1.answers.envelope import unwrap
+from verl_visionr1.boxes import Box
+
+
+class Span(NamedTuple):
+    """Where a box stands in the completion, in characters: `text[start:end]`.
+
+    Attributes:
+        box: its four numbers, from the first to the last.
+        label: its label; None where it has none, or where that is not written as it is read (escapes of JSON).
+    """
+
+    box: tuple[int, int]
+    label: tuple[int, int] | None
+
+
+def box_spans(text: str, answer: Answer) -> list[Span | None]:
+    """One span a box, in the answer's order; None for a box whose numbers do not stand there. Linear time.
+
+    Args:
+        text: the completion, whole.
+        answer: what a parser of `PARSERS` read from it, in the units the model spoke.
+
+    >>> from verl_visionr1.answers import parse_qwen_json
+    >>> text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
+    >>> [(text[slice(*span.box)], text[slice(*span.label)]) for span in box_spans(text, parse_qwen_json(text))]
+    [('1, 2, 3, 4', 'cat')]
+    """
+    body = unwrap(text)[0]
+    begin = max(text.rfind(body), 0) if body else 0
+    spans = _spans(text, answer, begin)
+    if begin and None in spans:  # a parser that looks elsewhere
+        everywhere = _spans(text, answer, 0)
+        return min(spans, everywhere, key=lambda some: some.count(None))
+    return spans
+
+
+def _spans(text: str, answer: Answer, begin: int) -> list[Span | None]:
+    """The spans of boxes that were read from `begin` on."""
+    numbers = _numbers(text, begin)
+    places = _places(text, numbers)
+    spans: list[Span | None] = []
+    position, free = 0, begin
+    labels: Sequence[str] = answer.labels if len(answer.labels) == len(answer.boxes_xyxy) else ()
+    for i, box in enumerate(answer.boxes_xyxy):
+        found = _next(places.get(box, []), position)
+        if found is None:
+            spans.append(None)
+            continue
+        place = (numbers[found].start, numbers[found + 3].end)
+        position = found + 4
+        limit = numbers[position].start if position < len(numbers) else len(text)
+        label = labels[i] if labels else ""
+        before = spans[-1] if spans else None
+        where = _label_place(text, label, free, place, limit)
+        if where is None and before is not None and i and labels and labels[i - 1] == label:
+            where = before.label  # one label for several boxes
+        spans.append(Span(place, where))
+        free = place[1]
+    return spans
+
+
+class _Number(NamedTuple):
+    value: float
+    start: int
+    end: int
+
+
+# Cannot backtrack: a number has one way to be read. One in a word ("bbox_2d") is none, a bin of PaliGemma is one.
+_NUMBER = re.compile(r"(?:(?<=<loc)|(?<![\w.]))[-+]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?")
+
+
+def _numbers(text: str, begin: int) -> list[_Number]:
+    return [_Number(float(m.group()), m.start(), m.end()) for m in _NUMBER.finditer(text, begin)]
+
+
+def _places(text: str, numbers: list[_Number]) -> dict[Box, list[int]]:
+    """Box -> where its four numbers begin: as written, also cut to whole numbers; of PaliGemma's bins y before x."""
+    places: dict[Box, list[int]] = {}
+    for i in range(len(numbers) - 3):
+        a, b, c, d = (number.value for number in numbers[i : i + 4])
+        if not all(map(math.isfinite, (a, b, c, d))):
+            continue
+        if text.startswith("<loc", numbers[i].start - 4):
+            a, b, c, d = b, a, d, c
+        whole = (float(int(a)), float(int(b)), float(int(c)), float(int(d)))
+        for box in {(a, b, c, d), whole}:
+            places.setdefault(box, []).append(i)
+    return places
+
+
+def _next(at: list[int], position: int) -> int | None:
+    """The first of some rising numbers that is at least `position`."""
+    i = bisect_left(at, position)
+    return at[i] if i < len(at) else None
+
+
+def _label_place(text: str, label: str, free: int, place: tuple[int, int], limit: int) -> tuple[int, int] | None:
+    """The label beside a box: in its own braces, else before it, else after it."""
+    if not label:
+        return None
+    opening, closing = text.rfind("{", free, place[0]), text.find("}", place[1])
+    regions = [(free, place[0]), (place[1], max(limit, place[1]))]
+    if opening >= 0 and closing >= 0:
+        regions = [(place[1], closing), (opening, place[0])]
+    for start, end in regions:
+        at = text.rfind(label, start, end) if end <= place[0] else text.find(label, start, end)
+        if at >= 0:
+            return at, at + len(label)
+    return None

@@ -1,0 +1,162 @@
+"""Confidence intervals by resampling images (Efron's percentile bootstrap).
+
+Images are drawn with replacement, as many as there are; an image brings all its rows, answers and boxes. A metric is
+computed of each resample from what is kept per image, not by evaluating again. Two models that answered the same images
+are resampled alike (same images, seed and number of resamples), so their differences are paired.
+
+Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in resample b.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.boxes import Array
+
+Indices = NDArray[np.intp]
+Weights = NDArray[Any]
+"""How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
+BIASED = ("AP", "NMS-AP")
+"""Names of metrics whose resampled values lie above them begin so."""
+MAX_CELLS = 4_000_000
+"""Cells of a table of weights that are in memory at once."""
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A number, and how far another sample of images might move it.
+
+    Attributes:
+        value: None where there is nothing to measure (no object of that size, say).
+        low, high: ends of the confidence interval; None without resamples.
+        n: rows it is over; for average precision, images.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class Measured(Protocol):
+    """Metrics that are computed together, of the images themselves and of resamples of them."""
+
+    @property
+    def values(self) -> Mapping[str, tuple[float | None, int]]:
+        """Metric -> its value, and what it is over."""
+        ...
+
+    def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
+        """Metric -> B values, NaN where there is nothing to measure in a resample."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Metrics that are a sum over rows divided by another one: means, shares, cumulative IoU.
+
+    Attributes:
+        units: N image indices, one a row.
+        parts: metric -> N numerators and N denominators; a row of denominator 0 and numerator 0 plays no part.
+        roots: metrics that are the square root of their ratio (RMSE).
+    """
+
+    units: Indices
+    parts: Mapping[str, tuple[Array, Array]]
+    roots: frozenset[str] = frozenset()
+
+    @property
+    def values(self) -> Mapping[str, tuple[float | None, int]]:
+        """Metric -> its value, and the rows of a denominator."""
+        found: dict[str, tuple[float | None, int]] = {}
+        for name, (above, below) in self.parts.items():
+            total = float(below.sum())
+            value = float(above.sum()) / total if total else None
+            if value is not None and name in self.roots:
+                value = float(np.sqrt(value))
+            found[name] = (value, int(np.count_nonzero(below)))
+        return found
+
+    def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
+        """Metric -> B values."""
+        n_units = weights_bu.shape[1]
+        found: dict[str, Array] = {}
+        for name, (above, below) in self.parts.items():
+            sums = np.stack([np.bincount(self.units, part, n_units) for part in (above, below)], axis=1)
+            totals = weights_bu.astype(np.float64) @ sums
+            with np.errstate(invalid="ignore", divide="ignore"):
+                ratio = np.where(totals[:, 1] != 0.0, totals[:, 0] / totals[:, 1], np.nan)
+            found[name] = np.sqrt(ratio) if name in self.roots else ratio
+        return found
+
+
+def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[Weights]:
+    """Weights of resamples, in blocks of shape (some of B, U); the same for the same three numbers.
+
+    >>> [block.sum(axis=1).tolist() for block in resamples(3, 2, seed=0)]
+    [[3.0, 3.0]]
+    """
+    rng = np.random.default_rng(seed)
+    step = max(MAX_CELLS // max(n_units, 1), 1)
+    for begin in range(0, n_resamples if n_units else 0, step):
+        n = min(step, n_resamples - begin)
+        drawn = rng.integers(0, n_units, size=(n, n_units))
+        drawn += np.arange(n)[:, None] * n_units
+        yield np.bincount(drawn.ravel(), minlength=n * n_units).reshape(n, n_units).astype(np.float32)
+
+
+def estimates_of(
+    measured: Sequence[Measured], n_units: int, *, n_resamples: int, seed: int, level: float
+) -> tuple[dict[str, Estimate], dict[str, Array]]:
+    """Every metric with its interval, and its B resampled values.
+
+    >>> ones = np.ones(4)
+    >>> found, _ = estimates_of([Ratios(np.arange(4), {"mean": (ones, ones)})], 4, n_resamples=10, seed=0, level=0.9)
+    >>> found["mean"]
+    Estimate(value=1.0, low=1.0, high=1.0, n=4)
+    """
+    blocks: dict[str, list[Array]] = {name: [] for one in measured for name in one.values}
+    for weights_bu in resamples(n_units, n_resamples, seed):
+        for one in measured:
+            for name, values in one.resampled(weights_bu).items():
+                blocks[name].append(values)
+    draws = {name: np.concatenate(some) for name, some in blocks.items() if some}
+    found: dict[str, Estimate] = {}
+    for one in measured:
+        for name, (value, n) in one.values.items():
+            low, high = interval(draws.get(name), level, value, metric=name)
+            found[name] = Estimate(value=value, low=low, high=high, n=n)
+    return found, draws
+
+
+def interval(
+    draws: Array | None, level: float, value: float | None, *, metric: str = ""
+) -> tuple[float | None, float | None]:
+    """The percentile interval of resampled values; of average precision it is shifted by its bias, value - mean.
+
+    Average precision takes maxima (interpolated precision), which rise with the lumps of a resample: its resampled
+    values lie above the value itself, by more than they spread where many boxes tie. Means and shares have no such
+    bias. NaN (nothing to measure in a resample) are left out; None where there is nothing at all.
+
+    >>> interval(np.arange(101.0), 0.5, 40.0), interval(np.arange(101.0), 0.5, 40.0, metric="AP50")
+    ((25.0, 75.0), (15.0, 65.0))
+    """
+    if draws is None or value is None:
+        return None, None
+    kept = draws[np.isfinite(draws)]
+    if not kept.size:
+        return None, None
+    low, high = np.quantile(kept, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    shift = value - kept.mean() if metric.startswith(BIASED) else 0.0
+    return float(low + shift), float(high + shift)
+
+
+def digest_of(units: Sequence[str]) -> str:
+    """What tells two lists of images apart, in short."""
+    return hashlib.sha256("\n".join(units).encode("utf-8", "surrogatepass")).hexdigest()[:16]

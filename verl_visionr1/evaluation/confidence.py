@@ -1,0 +1,88 @@
+"""How sure a model is of each box: a language model gives no scores, and average precision asks for an order.
+
+* `constant`: 1.0 for all (Vision-R1's released evaluator: .99; VLM-R1: 1). COCO breaks the tie by the order of images
+  and, in an image, by the order of the answer: the number then depends on that order.
+* `order`: 1 - i/n for the i-th of the n boxes of an answer (i from 0): boxes that were said first rank first, those of
+  short answers lower than those of long ones only past the first.
+* `logprob`: the geometric mean of the probabilities of the tokens that say the box, times that of the tokens that say
+  its label, under a square root: sqrt(p_box * p_label), as Griffon (`sqrt(loc_prob * label_prob)`). p is
+  exp(mean of the log-probabilities) of the tokens that overlap the text. A box without a label: p_box.
+* `logprob-product`: the product of the probabilities of all those tokens, exp(sum): long numbers and labels cost.
+
+Log-probabilities are those of the model before temperature, at the tokens that it wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from verl_visionr1.answers import PARSERS
+from verl_visionr1.answers.spans import Span, box_spans
+from verl_visionr1.evaluation.predictions import Prediction
+from verl_visionr1.evaluation.reading import Read
+from verl_visionr1.evaluation.settings import EvaluationError
+
+
+def confidences(read: Read, rule: str) -> list[float]:
+    """The confidence of each usable box of an answer, in (0, 1] (0 where a product underflows).
+
+    Raises:
+        EvaluationError: a rule that needs log-probabilities, and a prediction with boxes and without them.
+    """
+    n = len(read.answer.boxes_xyxy)
+    if rule == "constant":
+        return [1.0] * n
+    if rule == "order":
+        return [1.0 - i / n for i in range(n)]
+    return _from_logprobs(read, _MEANS[rule]) if n else []
+
+
+def token_logprobs(prediction: Prediction, start: int, end: int) -> list[float]:
+    """Log-probabilities of the tokens that overlap `output[start:end]`.
+
+    >>> tokens = {"starts": (0, 1, 4), "logprobs": (-0.1, -0.2, -0.3)}
+    >>> row = {"input": "", "output": "[123]", "gts": "", "data_source": "", "file": "", "row": 0, "uid": ""}
+    >>> token_logprobs(Prediction(**row, **tokens), 1, 4)
+    [-0.2]
+    """
+    starts = prediction.starts
+    first = int(np.searchsorted(starts, start, side="right")) - 1
+    last = int(np.searchsorted(starts, end, side="left"))
+    ends = (*starts[1:], len(prediction.output))
+    return [prediction.logprobs[i] for i in range(max(first, 0), last) if ends[i] > starts[i]]
+
+
+def _from_logprobs(read: Read, mean: Callable[[list[float], list[float]], float]) -> list[float]:
+    prediction = read.prediction
+    if not prediction.logprobs:
+        where = f"{prediction.file}: row {prediction.row}"
+        raise EvaluationError(f"{where}: no log-probabilities were kept; generate with them, or confidence=order")
+    as_spoken = PARSERS[read.preset.answer_format](prediction.output)
+    spans = box_spans(prediction.output, as_spoken)
+    return [_confidence(prediction, span, mean) for span in spans]
+
+
+def _confidence(prediction: Prediction, span: Span | None, mean: Callable[[list[float], list[float]], float]) -> float:
+    if span is None:
+        return 0.0
+    box = token_logprobs(prediction, *span.box)
+    label = token_logprobs(prediction, *span.label) if span.label else []
+    return mean(box, label) if box else 0.0
+
+
+def _griffon(box: list[float], label: list[float]) -> float:
+    means = [sum(some) / len(some) for some in (box, label) if some]
+    return math.exp(sum(means) / len(means))
+
+
+def _product(box: list[float], label: list[float]) -> float:
+    return math.exp(sum(box) + sum(label))
+
+
+_MEANS: Mapping[str, Callable[[list[float], list[float]], float]] = MappingProxyType(
+    {"logprob": _griffon, "logprob-product": _product}
+)

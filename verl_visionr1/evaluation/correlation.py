@@ -1,0 +1,143 @@
+"""Does a higher reward mean a higher metric here? Reward and metric of the same answers, side by side.
+
+Pearson's r and Spearman's rho (mean ranks for ties) over rows; their intervals resample images. A resample is a weight
+for each row: ranks follow from weighted counts, so that nothing is sorted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from verl_visionr1.boxes import Array
+from verl_visionr1.evaluation.bootstrap import Estimate, Indices, Weights
+
+N_BINS = 10
+
+
+class Correlation(msgspec.Struct, frozen=True, kw_only=True):
+    """Reward against one metric.
+
+    Attributes:
+        metric: its name.
+        pearson, spearman: with intervals; value None where one of both is the same for all rows.
+        words: what that says.
+    """
+
+    metric: str
+    pearson: Estimate
+    spearman: Estimate
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correlated:
+    """Correlations of a reward with several metrics, as `bootstrap.Measured`.
+
+    Attributes:
+        units: N image indices, one a row.
+        reward: N rewards.
+        metrics: name -> N values.
+    """
+
+    units: Indices
+    reward: Array
+    metrics: Mapping[str, Array]
+
+    @property
+    def values(self) -> Mapping[str, tuple[float | None, int]]:
+        """ "pearson/<metric>" and "spearman/<metric>" -> value, rows."""
+        ones = np.ones((1, int(self.units.max(initial=-1)) + 1))
+        return {
+            name: (None if np.isnan(drawn[0]) else float(drawn[0]), len(self.reward))
+            for name, drawn in self.resampled(ones).items()
+        }
+
+    def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
+        """The same of resamples: B values."""
+        found = {f"{kind}/{name}": np.full(len(weights_bu), np.nan) for kind in ("pearson", "spearman")
+                 for name in self.metrics}  # fmt: skip
+        ranked = {name: _Ties(values) for name, values in self.metrics.items()}
+        own = _Ties(self.reward)
+        for b, weights_u in enumerate(weights_bu):
+            weights = weights_u[self.units].astype(np.float64)
+            ranks = own.ranks(weights)
+            for name, values in self.metrics.items():
+                found[f"pearson/{name}"][b] = weighted_pearson(self.reward, values, weights)
+                found[f"spearman/{name}"][b] = weighted_pearson(ranks, ranked[name].ranks(weights), weights)
+        return found
+
+
+class _Ties:
+    """Mean ranks of values under weights."""
+
+    def __init__(self, values: Array) -> None:
+        _, self.place = np.unique(np.round(values, 9), return_inverse=True)
+        self.n = int(self.place.max(initial=-1)) + 1
+
+    def ranks(self, weights: Array) -> Array:
+        counts = np.bincount(self.place, weights, self.n)
+        return (np.cumsum(counts) - (counts - 1.0) / 2.0)[self.place]
+
+
+def weighted_pearson(a: Array, b: Array, weights: Array) -> float:
+    """Pearson's r of pairs that count so often; NaN where one side is the same for all.
+
+    >>> a = np.array([1.0, 2.0, 3.0])
+    >>> round(weighted_pearson(a, -a, np.ones(3)), 9)
+    -1.0
+    """
+    total = weights.sum()
+    if total <= 0.0:
+        return float("nan")
+    a, b = a - (a @ weights) / total, b - (b @ weights) / total
+    spread = float((weights * a) @ a) * float((weights * b) @ b)
+    return float((weights * a) @ b) / float(np.sqrt(spread)) if spread > 1e-18 * total * total else float("nan")
+
+
+def in_words(metric: str, rho: Estimate) -> str:
+    """What a rank correlation says.
+
+    >>> in_words("F1", Estimate(value=0.83, low=0.8, high=0.86, n=100))
+    'higher reward goes with higher F1 here: Spearman .83 [.80, .86]'
+    """
+    if rho.value is None:
+        return f"reward or {metric} is the same for all rows: nothing to compare"
+    shown = f"Spearman {short(rho.value)}"
+    low, high = rho.low, rho.high
+    if low is None or high is None:
+        low = high = rho.value
+    else:
+        shown += f" [{short(low)}, {short(high)}]"
+    if low > 0.0:
+        return f"higher reward goes with higher {metric} here: {shown}"
+    if high < 0.0:
+        return f"higher reward goes with LOWER {metric} here: {shown}; look at the rows with `visionr1 explain`"
+    return f"no relation of reward and {metric} shows here: {shown}"
+
+
+def short(value: float) -> str:
+    """A number between -1 and 1 with two decimals and no leading zero.
+
+    >>> short(0.826), short(-0.5), short(1.0)
+    ('.83', '-.50', '1.00')
+    """
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(round(value, 2)) < 1.0 else f"{value:.2f}"
+
+
+def reward_bins(reward: Array, n_bins: int = N_BINS) -> list[Indices]:
+    """Indices of rising rewards, in bins as equal as ties allow: equal rewards share a bin.
+
+    >>> [len(rows) for rows in reward_bins(np.array([0.0, 0.0, 0.0, 1.0]), 2)]
+    [3, 1]
+    """
+    rounded = np.round(reward, 9)
+    order = np.argsort(rounded, kind="stable")
+    edges = np.unique(rounded, return_counts=True)[1].cumsum()
+    n = len(reward)
+    starts = {0, n} | {int(edges[np.argmin(np.abs(edges - i * n / n_bins))]) for i in range(1, n_bins) if n}
+    return [order[a:b] for a, b in pairwise(sorted(starts))]

@@ -1,0 +1,148 @@
+"""Predictions -> `Evaluation`: every data source and task by its own metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from verl_visionr1.evaluation.bootstrap import Estimate, interval
+from verl_visionr1.evaluation.conventions import conventions_of
+from verl_visionr1.evaluation.predictions import Prediction
+from verl_visionr1.evaluation.reading import Read, read_all
+from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
+from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
+from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+
+PACKAGES = ("verl-visionr1", "faster-coco-eval", "numpy")
+"""Packages whose version stands in the report."""
+
+
+def evaluate(predictions: Iterable[Prediction], settings: EvaluationSettings | None = None) -> Evaluation:
+    """Measure what a model answered.
+
+    Args:
+        predictions: of one model, of any tasks and data sources, in any order.
+        settings: how they are read and measured.
+
+    Returns:
+        Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
+
+    Raises:
+        EvaluationError: nothing to evaluate, a row that cannot be, a metric that no row can have, or
+            faster-coco-eval missing where average precision is asked for.
+        RewardError: no such preset, or a package that it needs is missing.
+    """
+    settings = settings or EvaluationSettings()
+    reads = read_all(predictions, settings)
+    groups: dict[tuple[str, str], list[Read]] = {}
+    for read in reads:
+        groups.setdefault((read.prediction.data_source, read.target.task), []).append(read)
+    _require_families(groups, settings)
+    measurements = [Measurement.of(group, settings) for group in groups.values()]
+    sections = [measurement.section() for measurement in measurements]
+    return Evaluation(
+        made_with=_versions(),
+        settings=settings,
+        conventions=conventions_of(settings, measurements),
+        sections=sections,
+        averages=[*_averages(sections, settings)],
+        training=training_means(reads),
+        rows=[_row(one, i) for one in measurements for i in range(len(one.reads))],
+    )
+
+
+def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
+    """Data source -> metric -> mean, as verl's validation reports it: `val-aux/<source>/<key>/mean@<samples>`.
+
+    The mean over the samples of a prompt, then over prompts; a criterion that a row's preset does not have is 0 there.
+    "reward" is the reward itself, "acc" what verl reports as `val-core`.
+    """
+    keys: dict[str, dict[str, None]] = {}
+    prompts: dict[str, dict[tuple[str, int], list[Read]]] = {}
+    for read in reads:
+        source = read.prediction.data_source
+        keys.setdefault(source, {}).update(dict.fromkeys(read.score.metrics))
+        prompts.setdefault(source, {}).setdefault((read.prediction.file, read.prediction.row), []).append(read)
+    means: dict[str, dict[str, float]] = {}
+    for source, groups in prompts.items():
+        means[source] = {
+            key: float(np.mean([np.mean([_judged(read, key) for read in group]) for group in groups.values()]))
+            for key in ("reward", "acc", *keys[source])
+        }
+    return means
+
+
+def _judged(read: Read, key: str) -> float:
+    if key == "reward":
+        return read.score.value
+    return read.score.metrics.get("accuracy" if key == "acc" else key, 0.0)
+
+
+def _row(measurement: Measurement, i: int) -> RowNumbers:
+    read = measurement.reads[i]
+    prediction = read.prediction
+    return RowNumbers(
+        file=prediction.file,
+        row=prediction.row,
+        sample=prediction.sample,
+        uid=prediction.uid,
+        data_source=prediction.data_source,
+        task=read.target.task,
+        image=read.image,
+        preset=read.preset.name,
+        reward=read.score.value,
+        judged=read.score.metrics,
+        measured=measurement.row_values(i),
+        finish_reason=prediction.finish_reason,
+    )
+
+
+def _require_families(groups: dict[tuple[str, str], list[Read]], settings: EvaluationSettings) -> None:
+    able = {family for _, task in groups for family in TASK_FAMILIES[task]}
+    for family in settings.metrics:
+        if family not in able:
+            tasks = ", ".join(sorted({task for _, task in groups}))
+            raise EvaluationError(f"metrics = {family!r}: no row can have it, they are of {tasks}")
+
+
+def _averages(sections: Sequence[Section], settings: EvaluationSettings) -> Iterable[Section]:
+    """For each task of several data sources: the unweighted mean of what all of them have."""
+    for task in dict.fromkeys(section.task for section in sections):
+        some = [section for section in sections if section.task == task]
+        if len(some) < 2:
+            continue
+        names = [name for name in some[0].estimates if "/" not in name and all(name in one.estimates for one in some)]
+        estimates: dict[str, Estimate] = {}
+        draws: dict[str, list[float | None]] = {}
+        for name in names:
+            values = [section.estimates[name].value for section in some]
+            known = [value for value in values if value is not None]
+            value = float(np.mean(known)) if len(known) == len(some) else None
+            drawn = [np.array(section.draws.get(name, []), dtype=np.float64) for section in some]
+            mean = np.mean(drawn, axis=0) if all(one.size for one in drawn) else None
+            low, high = interval(mean, settings.level, value, metric=name)
+            estimates[name] = Estimate(value=value, low=low, high=high, n=len(some))
+            if mean is not None:
+                draws[name] = rounded(mean)
+        yield Section(
+            source=f"mean of {len(some)} data sources",
+            task=task,
+            presets=sorted({preset for section in some for preset in section.presets}),
+            n_rows=sum(section.n_rows for section in some),
+            n_images=sum(section.n_images for section in some),
+            units="+".join(section.units for section in some),
+            estimates=estimates,
+            draws=draws,
+        )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,249 @@
+"""What was given as the model -> a Hugging Face folder that vLLM can load.
+
+A checkpoint of verl's FSDP trainer is merged by verl itself, once: the result stays beside the shards (`actor/merged`),
+where verl's own removal of old checkpoints finds it, or under `--out` where that folder cannot be written. It appears
+there whole or not at all, and is made again when the shards are others.
+
+    RUN_DIR/checkpoints/global_step_<N>/actor/
+        model_world_size_<W>_rank_<R>.pt, fsdp_config.json      what training workers wrote
+        huggingface/                                            config and tokenizer, no weights
+        merged/                                                 what is made here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from verl_visionr1.evaluation.generation.records import fingerprint
+from verl_visionr1.files import RowsError, sync_folder
+
+MERGED = "merged"
+MERGED_FROM = "merged_from.json"
+"""In a merged folder: the shards that it was made of."""
+TRACKER = "latest_checkpointed_iteration.txt"
+_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+_STEP = re.compile(r"global_step_(\d+)")
+_WEIGHTS = (".safetensors", ".bin")
+_FUSE = "verl_visionr1.evaluation.generation.fuse"
+
+Say = Callable[[str], None]
+
+
+class ModelError(RowsError):
+    """What was given as the model is none, or not a whole one; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be loaded.
+
+    Attributes:
+        given: as it was given.
+        folder: with config.json, weights and tokenizer.
+        model_type: of its config.json.
+        weights: digest of config and weights; see `records.fingerprint`.
+    """
+
+    given: str
+    folder: Path
+    model_type: str
+    weights: str
+
+
+def find_model(given: str, out: Path, say: Say = lambda line: None) -> Model:
+    """The model behind a folder, a checkpoint of verl or a name on the Hugging Face hub.
+
+    Args:
+        given: `RUN_DIR`, `.../checkpoints`, `.../global_step_N`, `.../actor`, a Hugging Face folder, or "owner/name".
+        out: where a merged model goes if not beside the checkpoint.
+        say: told what takes time.
+
+    Raises:
+        ModelError: nothing of these; a checkpoint that is not whole or cannot be merged; a folder without weights.
+    """
+    path = Path(given).expanduser()
+    if not path.exists():
+        folder = _from_hub(given)
+    elif (actor := actor_of(path)) is not None:
+        folder = merged(actor, out, say)
+    else:
+        folder = path
+    return _model(given, folder)
+
+
+def _from_hub(given: str) -> Path:
+    if given.startswith((".", "/", "~")) or given.count("/") != 1:
+        raise ModelError(f"{given}: no such folder, and no name of the form owner/name either")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(given))
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are OSErrors or ValueErrors
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{given}: no such folder, and not found on the Hugging Face hub ({reason})") from None
+
+
+def _model(given: str, folder: Path) -> Model:
+    config = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: is a LoRA adapter; fuse it with its base model first (peft: merge_and_unload)")
+    try:
+        model_type = json.loads(config.read_bytes()).get("model_type")
+    except OSError:
+        raise ModelError(
+            f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint of verl (no global_step_N)"
+        ) from None
+    except (ValueError, AttributeError):
+        raise ModelError(f"{config}: is no JSON object; copy the model again") from None
+    weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    if not weights:
+        raise ModelError(f"{folder}: no weights in it (*.safetensors or *.bin)")
+    return Model(given, folder, str(model_type), fingerprint([config, *weights]))
+
+
+def actor_of(path: Path) -> Path | None:
+    """The folder with a checkpoint's shards of the policy; None where the path is no checkpoint of verl.
+
+    Raises:
+        ModelError: a checkpoint that is not whole, or not of the FSDP trainer.
+    """
+    if path.name == "huggingface" and path.parent.name == "actor":
+        path = path.parent
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+    if (path / TRACKER).is_file() or any(_STEP.fullmatch(inside.name) for inside in _folders(path)):
+        path = _last_step(path)
+    if _STEP.fullmatch(path.name):
+        path = path / "actor"
+        if not path.is_dir():
+            raise ModelError(f"{path}: no such folder; the checkpoint was not written to its end")
+    if (path / "dist_ckpt").is_dir() or (path / "model" / "dist_ckpt").is_dir():
+        command = f"python -m verl.model_merger merge --backend megatron --local_dir {path} --target_dir FOLDER"
+        raise ModelError(f"{path}: a checkpoint of Megatron; run `{command}`, and give FOLDER")
+    if not any(_SHARD.fullmatch(file.name) for file in _files(path)):
+        if path.name == "actor":
+            raise ModelError(
+                f"{path}: no model_world_size_W_rank_R.pt in it; actor.checkpoint.save_contents left it out"
+            )
+        return None
+    _shards(path)
+    return path
+
+
+def _folders(path: Path) -> list[Path]:
+    return [inside for inside in path.iterdir() if inside.is_dir()] if path.is_dir() else []
+
+
+def _files(path: Path) -> list[Path]:
+    return [inside for inside in path.iterdir() if inside.is_file()] if path.is_dir() else []
+
+
+def _last_step(checkpoints: Path) -> Path:
+    """verl writes the tracker after everything else of a step: a later folder is not whole."""
+    steps = {int(match[1]): inside for inside in _folders(checkpoints) if (match := _STEP.fullmatch(inside.name))}
+    tracker = checkpoints / TRACKER
+    written = tracker.read_text().strip() if tracker.is_file() else ""
+    if not written.isdecimal():
+        raise ModelError(f"{checkpoints}: no {TRACKER} that says which step is whole; give one of its global_step_N")
+    if int(written) not in steps:
+        known = ", ".join(map(str, sorted(steps))) or "none"
+        raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is gone (there: {known})")
+    return steps[int(written)]
+
+
+def _shards(actor: Path) -> list[Path]:
+    """The shards of all training workers, in their order."""
+    try:
+        size = int(json.loads((actor / "fsdp_config.json").read_bytes())["world_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{actor}: no fsdp_config.json that tells its world_size; was it copied in part?") from None
+    shards = [actor / f"model_world_size_{size}_rank_{rank}.pt" for rank in range(size)]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(f"{actor}: {missing[0]} is missing ({len(missing)} of {size}); copy the whole checkpoint")
+    if not (actor / "huggingface" / "config.json").is_file():
+        raise ModelError(f"{actor}: no huggingface/config.json in it; copy the whole checkpoint")
+    return shards
+
+
+def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
+    """The Hugging Face folder of a checkpoint, made by verl's merger where it is not there yet.
+
+    Raises:
+        ModelError: it cannot be merged; the message has verl's reason.
+    """
+    shards = _shards(actor)
+    source = {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards}
+    place = actor if os.access(actor, os.W_OK) else out
+    target = place / MERGED
+    place.mkdir(parents=True, exist_ok=True)
+    with _alone(place / f".{MERGED}.lock"):
+        if _made_of(target) == source:
+            return target
+        say(f"merging {actor} into {target}")
+        partial = place / f".{MERGED}.partial"  # under the lock: what is there was left by a kill
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _merge(actor, partial)
+            (partial / MERGED_FROM).write_text(json.dumps(source))
+            _sync(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(place)
+        except OSError as error:
+            raise ModelError(f"{target}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time; a second one waits, and finds the work done."""
+    with path.open("ab") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _made_of(folder: Path) -> object:
+    try:
+        return json.loads((folder / MERGED_FROM).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _merge(actor: Path, target: Path) -> None:
+    """Children do the work: they import verl and torch, and give the memory back."""
+    merger = ("verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", str(target))
+    _run(merger, f"{actor}: verl's merger failed")
+    if (target / "lora_adapter").is_dir():
+        _run((_FUSE, str(target)), f"{actor}: its LoRA adapter cannot be fused")
+
+
+def _run(module: tuple[str, ...], failure: str) -> None:
+    done = subprocess.run((sys.executable, "-m", *module), capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise ModelError(f"{failure}: {lines[-1][:300] if lines else f'exit code {done.returncode}'}")
+
+
+def _sync(folder: Path) -> None:
+    """Everything in a folder is on the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

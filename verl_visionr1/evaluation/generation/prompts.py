@@ -1,0 +1,272 @@
+"""Rows of a parquet -> what the model is shown: as verl's validation does it, to the token.
+
+verl's `RLHFDataset` puts the row's images where "<image>" stands; its agent loop has `qwen_vl_utils` load and resize
+them, renders the chat template with the processor, and gives vLLM the tokens and the images.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.files import RowError
+from verl_visionr1.processed import ImageProcessor, SizeError, processed_size
+from verl_visionr1.rows import open_parquet, read_rows, target_of
+from verl_visionr1.targets import TargetError
+
+MAX_IMAGES = 8
+"""Images of one row."""
+_COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
+_BATCH_ROWS = 64  # in memory at once, as Python objects
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A row as it stands in its file.
+
+    Attributes:
+        file: of the row.
+        number: of the row in it, from 0.
+        columns: those that evaluation knows.
+    """
+
+    file: Path
+    number: int
+    columns: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.file}: row {self.number}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name of the file, and row."""
+        return self.file.name, self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A row as the model is shown it.
+
+    Attributes:
+        prediction: all of it but the answer.
+        token_ids: the prompt; an image is one token here, which vLLM repeats.
+        images: loaded and resized by `qwen_vl_utils`.
+        n_prompt: tokens of the prompt with the images' tokens; None where the image processor is of an unknown kind.
+    """
+
+    prediction: Prediction
+    token_ids: list[int]
+    images: list[Any]
+    n_prompt: int | None
+
+
+def asked_rows(files: Sequence[Path], limit: int | None = None) -> Iterator[Asked]:
+    """The rows of some files, in their order, the first `limit` of each; one row group in memory at a time.
+
+    Raises:
+        RowsError: a file that cannot be read, or lacks a column.
+    """
+    for file in files:
+        with open_parquet(file) as parquet:
+            present = parquet.schema_arrow.names
+        columns = [name for name in _COLUMNS if name in present or name not in ("images", "extra_info")]
+        rows = enumerate(read_rows(file, columns=columns, batch_rows=_BATCH_ROWS))
+        for number, row in islice(rows, limit):
+            yield Asked(file, number, row)
+
+
+def count_rows(files: Sequence[Path], limit: int | None = None) -> int:
+    """How many `asked_rows` gives."""
+    total = 0
+    for file in files:
+        with open_parquet(file) as parquet:
+            n_rows = parquet.metadata.num_rows
+        total += n_rows if limit is None else min(n_rows, limit)
+    return total
+
+
+class Prompts:
+    """Makes the questions for one model.
+
+    Args:
+        folder: of the model.
+        min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
+
+    Attributes:
+        processor: of the model, as transformers has it.
+        tokenizer: likewise.
+        banned: tokens that verl never lets a model say: they stand for images and videos.
+    """
+
+    def __init__(self, folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+        from transformers import AutoProcessor
+
+        self.processor: Any = AutoProcessor.from_pretrained(folder)
+        self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
+        self.mm_processor_kwargs: dict[str, int] = {}
+        if min_pixels is not None and max_pixels is not None:
+            self.mm_processor_kwargs = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        image_processor = getattr(self.processor, "image_processor", None)
+        self.image_patch_size: int = getattr(image_processor, "patch_size", 14)
+        self._image_token: int | None = getattr(self.processor, "image_token_id", None)
+        video_token: int | None = getattr(self.processor, "video_token_id", None)
+        self.banned = [token for token in (self._image_token, video_token) if token is not None]
+        self._resizing = None if image_processor is None else _resizing_of(image_processor)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Tokens as verl's dumps have them: without special tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def question(self, asked: Asked) -> Question:
+        """What the model is shown for a row.
+
+        Raises:
+            RowError: a row without ground truth, an image that cannot be loaded, or places for images that are not as
+                many as the images; names file and row.
+        """
+        row = asked.columns
+        messages = messages_of(row, asked.where)
+        images = self._images(messages, asked.where)
+        rendered = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        token_ids: list[int] = self.tokenizer(rendered)["input_ids"]
+        sizes_wh = [self._processed_wh(image.size) for image in images]
+        prediction = Prediction(
+            input=self.text(token_ids),
+            output="",
+            gts=_ground_truth(row, asked.where),
+            data_source=str(row["data_source"]),
+            file=asked.file.name,
+            row=asked.number,
+            uid=uid_of(*asked.key, 0),
+            image=_path_of(row),
+            processed_wh=sizes_wh[0] if sizes_wh else None,
+            **_extra_of(row),
+        )
+        return Question(prediction, token_ids, images, self._n_prompt(token_ids, sizes_wh))
+
+    def _images(self, messages: list[dict[str, Any]], where: str) -> list[Any]:
+        from qwen_vl_utils import process_vision_info
+
+        try:
+            images = process_vision_info(messages, image_patch_size=self.image_patch_size)[0]
+        except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's, of a broken PNG
+            raise RowError("image", f"{where}: its image cannot be loaded ({_line(error)})") from None
+        images = images or []
+        if len(images) > MAX_IMAGES:
+            raise RowError("too many images", f"{where}: {len(images)} images; at most {MAX_IMAGES} can be shown")
+        if images and self._image_token is None:
+            raise RowError("no images", f"{where}: has an image, and this model's processor takes none")
+        return images
+
+    def _processed_wh(self, loaded_wh: tuple[int, int]) -> tuple[int, int] | None:
+        """Width and height at which the model sees an image that `qwen_vl_utils` has loaded."""
+        if self._resizing is None:
+            return None
+        try:
+            # The loader's own resizing, which this replays as well, leaves what it has resized as it is.
+            return processed_size(
+                loaded_wh,
+                self._resizing,
+                min_pixels=self.mm_processor_kwargs.get("min_pixels"),
+                max_pixels=self.mm_processor_kwargs.get("max_pixels"),
+            )
+        except SizeError:
+            return None
+
+    def grid_wh(self, image: Any) -> tuple[int, int]:
+        """Width and height as `_processed_wh` should have it, by running the image processor; slow."""
+        image_processor = self.processor.image_processor
+        _, rows, columns = image_processor(images=[image], **self.mm_processor_kwargs)["image_grid_thw"][0]
+        return int(columns) * self.image_patch_size, int(rows) * self.image_patch_size
+
+    def _n_prompt(self, token_ids: list[int], sizes_wh: list[tuple[int, int] | None]) -> int | None:
+        if self._resizing is None or None in sizes_wh:
+            return None if sizes_wh else len(token_ids)
+        n_image = sum(size[0] * size[1] // self._resizing.factor**2 for size in sizes_wh if size is not None)
+        return len(token_ids) - len(sizes_wh) + n_image
+
+
+def _resizing_of(image_processor: Any) -> ImageProcessor | None:
+    try:
+        return ImageProcessor.from_config(image_processor.to_dict())
+    except SizeError:  # another family: its sizes are not known
+        return None
+
+
+def messages_of(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The conversation, with the row's images where "<image>" stands, as verl's `RLHFDataset` builds it.
+
+    Raises:
+        RowError: as many places as images there are not, or a prompt that is no conversation.
+    """
+    images = list(row.get("images") or [])
+    messages: list[dict[str, Any]] = []
+    if not isinstance(row["prompt"], list) or not all(isinstance(turn, Mapping) for turn in row["prompt"]):
+        raise RowError("prompt", f"{where}: its prompt is no list of turns with role and content")
+    n_places = 0
+    for turn in row["prompt"]:
+        content = turn.get("content")
+        if images and isinstance(content, str):
+            parts: list[dict[str, Any]] = []
+            for segment in filter(None, re.split("(<image>)", content)):
+                if segment == "<image>":
+                    parts.append(_image_part(images[n_places]) if n_places < len(images) else {})
+                    n_places += 1
+                else:
+                    parts.append({"type": "text", "text": segment})
+            content = parts
+        messages.append({**turn, "content": content})
+    if n_places != len(images):
+        raise RowError("placeholders", f"{where}: {n_places} times <image> in its prompt, and {len(images)} images")
+    return messages
+
+
+def _image_part(image: Any) -> dict[str, Any]:
+    if not isinstance(image, Mapping):
+        return {"type": "image", "image": os.fspath(image)}
+    part = {key: value for key, value in image.items() if key != "bytes" and value is not None}
+    if image.get("bytes") is not None:
+        from PIL import Image
+
+        part["image"] = Image.open(io.BytesIO(image["bytes"]))
+    elif "path" in part:
+        part.setdefault("image", part.pop("path"))
+    return {"type": "image", **part}
+
+
+def _ground_truth(row: Mapping[str, Any], where: str) -> str:
+    try:
+        target_of(row)
+    except TargetError as error:
+        raise RowError("ground truth", f"{where}: reward_model.{error}") from None
+    return row["reward_model"]["ground_truth"]
+
+
+def _path_of(row: Mapping[str, Any]) -> str | None:
+    first = (row.get("images") or [None])[0]
+    first = first.get("path") if isinstance(first, Mapping) else first
+    return first if isinstance(first, str) else None
+
+
+def _extra_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    extra = row.get("extra_info")
+    extra = extra if isinstance(extra, Mapping) else {}
+    index, image_id, question = (extra.get(name) for name in ("index", "image_id", "question"))
+    return {
+        "index": index if isinstance(index, int) else None,
+        "image_id": None if image_id in (None, "") else str(image_id),
+        "question": question if isinstance(question, str) else None,
+    }
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,274 @@
+"""What answers were made with, and the file they go to: a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import msgspec
+
+from verl_visionr1.evaluation.predictions import Prediction, encode, read_predictions
+from verl_visionr1.files import RowsError, disk_error, write_whole
+
+PREDICTIONS = "predictions.jsonl"
+SETTINGS = "eval.json"
+_LOCK = ".lock"
+_SAMPLED_BYTES, _N_SAMPLES = 1 << 16, 16
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are drawn.
+
+    Attributes:
+        n: answers to a row.
+        temperature: 0 is greedy.
+        max_tokens: most tokens of an answer, the end-of-turn token included.
+        seed: of the draws; each row has its own, so that the order of work does not matter.
+
+    Raises:
+        ValueError: a number that cannot be, or several answers without a temperature.
+    """
+
+    n: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"--n {self.n}: needs at least 1")
+        if not 0.0 <= self.temperature <= 10.0:
+            raise ValueError(f"--temperature {self.temperature}: needs a number in [0, 10]")
+        if self.max_tokens < 1:
+            raise ValueError(f"--max-tokens {self.max_tokens}: needs at least 1")
+        if self.n > 1 and self.temperature == 0.0:
+            raise ValueError(f"--n {self.n}: at temperature 0 all answers to a row are the same; --temperature 1")
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answers of a folder were made with; kept beside them in `eval.json`.
+
+    Attributes:
+        model: as it was given.
+        model_type: of its config.json.
+        weights: digest of its config and weights; see `fingerprint`.
+        sampling: how answers are drawn.
+        min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
+        logprobs: whether the probability of each token is kept.
+        data: name of each parquet file -> its digest.
+        device: "cpu" or "cuda".
+        versions: of what generates.
+    """
+
+    model: str
+    model_type: str
+    weights: str
+    sampling: Sampling
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    logprobs: bool = False
+    data: dict[str, str]
+    device: str
+    versions: dict[str, str]
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """A digest of some files: names, sizes, and `_N_SAMPLES` evenly spread samples of each.
+
+    Two checkpoints of one training differ in nearly every weight, so samples tell them apart; reading all of a model
+    would take longer than loading it.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        try:
+            size = file.stat().st_size
+            digest.update(f"{file.name}\0{size}\0".encode())
+            with file.open("rb") as data:
+                for i in range(_N_SAMPLES):
+                    data.seek(max(size - _SAMPLED_BYTES, 0) * i // (_N_SAMPLES - 1))
+                    digest.update(data.read(_SAMPLED_BYTES))
+        except OSError as error:
+            raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return digest.hexdigest()
+
+
+def data_fingerprints(files: Sequence[Path]) -> dict[str, str]:
+    """Name of each file -> its digest.
+
+    Raises:
+        RowsError: a file that cannot be read, or two of one name: predictions name files without their folders.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        if file.name in found:
+            raise RowsError(f"{file}: a second file called {file.name}; rename one of them, or evaluate them apart")
+        found[file.name] = fingerprint([file])
+    return found
+
+
+class PredictionFile:
+    """`predictions.jsonl` in a folder, for one writer at a time, with `eval.json` beside it.
+
+    Args:
+        folder: made where it is missing.
+        made: what the answers are made with.
+
+    Attributes:
+        made: the same, with probabilities kept where the answers that are there have them.
+        rows_done: (file, row) of the rows whose answers are all there.
+
+    Raises:
+        RowsError: another run writes there, or the answers there were made with something else; says what.
+    """
+
+    def __init__(self, folder: Path, made: Made) -> None:
+        self.path = folder / PREDICTIONS
+        self.rows_done: set[tuple[str, int]] = set()
+        self.made = made
+        self._file: BinaryIO | None = None
+        self._lock: BinaryIO | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder / _LOCK)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+
+    def __enter__(self) -> PredictionFile:
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        settings = self.path.with_name(SETTINGS)
+        before = read_made(settings) if settings.exists() else None
+        if before is None and self.path.exists():
+            raise RowsError(f"{self.path}: no {SETTINGS} beside it says what made it; remove it, or give another --out")
+        if before is not None:
+            refuse_others(settings, before, self.made)
+            self.made = msgspec.structs.replace(self.made, logprobs=before.logprobs)
+        else:
+            write_whole(settings, msgspec.json.format(msgspec.json.encode(self.made), indent=1) + b"\n")
+        try:
+            end = self._find_end() if self.path.exists() else 0
+            self._file = self.path.open("ab")
+            self._file.truncate(end)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for file in (self._file, self._lock):
+            if file is not None:
+                file.close()
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Take all answers to some rows; they are on the disk when this returns.
+
+        Raises:
+            RowsError: they cannot be written.
+        """
+        assert self._file is not None
+        try:
+            self._file.write(encode(predictions))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RowsError(f"{self.path}: cannot be written ({error.strerror}); run again to go on") from error
+        self.rows_done.update((each.file, each.row) for each in predictions)
+
+    def _find_end(self) -> int:
+        """Note the rows that are done; where what counts ends: after it stand the first answers to a row cut short."""
+        end = size = 0
+        n_answers = 0
+        for prediction, n_bytes in zip(read_predictions(self.path), _line_sizes(self.path), strict=False):
+            size += n_bytes
+            n_answers = 1 if prediction.sample == 0 else n_answers + 1
+            if n_answers == self.made.sampling.n:
+                end = size
+                self.rows_done.add((prediction.file, prediction.row))
+        return end
+
+
+def _line_sizes(path: Path) -> list[int]:
+    """Bytes of each line with a prediction, blank lines before it included."""
+    sizes: list[int] = []
+    n_bytes = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            n_bytes += len(line)
+            if not line.isspace():
+                sizes.append(n_bytes)
+                n_bytes = 0
+    return sizes
+
+
+def _locked(path: Path) -> BinaryIO:
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RowsError(f"{path.parent}: another evaluation is writing there; wait, or give another --out") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def read_made(path: Path) -> Made:
+    """What the answers beside an `eval.json` were made with.
+
+    Raises:
+        RowsError: it cannot be read, or is something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Made)
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RowsError(f"{path}: is not what visionr1 eval wrote ({str(error)[:120]}); give another --out") from None
+
+
+def refuse_others(path: Path, before: Made, now: Made) -> None:
+    """Raise where answers made with `now` do not belong to those made with `before`.
+
+    Raises:
+        RowsError: names what differs. (Answers with probabilities are as good as those without.)
+    """
+    old, new = (_flat(msgspec.to_builtins(made)) for made in (before, now))
+    for key in [*old, *(key for key in new if key not in old)]:
+        was, wanted = old.get(key), new.get(key)
+        if key in ("model", "model_type") or was == wanted or (key == "logprobs" and was):
+            continue
+        if key == "weights":
+            difference = f"the answers there are of {before.model} as it was then, not of {now.model} as it is now"
+        elif key == "logprobs":
+            difference = "the answers there were made without the probabilities of their tokens"
+        else:
+            difference = f"the answers there were made with {key} = {was}, not {wanted}"
+        raise RowsError(f"{path}: {difference}; give another --out, or the settings that it names")
+
+
+def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            prefix = "" if key == "sampling" else f"{key} "
+            flat |= {f"{prefix}{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat

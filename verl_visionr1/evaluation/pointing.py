@@ -1,0 +1,37 @@
+"""Pointing: which objects were hit, and whether the first point was right.
+
+A point hits an object if it lies in its mask, else in its box, else (an object known by a point) within 2.5 % of the
+image's diagonal; the rules are those of the reward (`criteria.regions`). Points and objects are paired one to one.
+"""
+
+from __future__ import annotations
+
+from verl_visionr1.criteria.pointing import RADIUS
+from verl_visionr1.criteria.regions import hits_of, n_paired, regions_of, said_of, without_ignored
+from verl_visionr1.evaluation.grounding import NO_PART, Part
+from verl_visionr1.evaluation.reading import Read
+
+
+def pointing_parts(read: Read) -> dict[str, Part]:
+    """ "precision" and "recall" over all points and objects, "all right" and "first point" over rows.
+
+    * precision: points that have an object of their own, over all claimed points; recall: over all objects.
+    * all right: every object has a point and every point an object; nothing there: nothing said, readably.
+    * first point: the first point of the answer lies on any object (ScreenSpot's rule); rows with an object.
+
+    The labels of points play a part where a row asked for several. A format of boxes points at nothing.
+    """
+    target = read.target
+    regions = regions_of(target, read.case.grid_wh, RADIUS, by_mask=True)
+    said = said_of(read.answer, target, use_labels=True, box_centres=False)
+    first = {p for p, rank in enumerate(said.ranks) if rank == 0}
+    hit = {p for p, _ in hits_of(said, regions)}
+    counted = without_ignored(said, target, regions) if target.ignore_xyxy else said
+    n_found, n_target = float(n_paired(counted, regions)), float(target.n_objects)
+    n_predicted = float(counted.n_predicted)
+    return {
+        "precision": (n_found, n_predicted),
+        "recall": (n_found, n_target),
+        "all right": (float(n_found == n_predicted == n_target), 1.0),
+        "first point": (float(bool(first & hit)), 1.0) if n_target else NO_PART,
+    }

@@ -1,0 +1,207 @@
+"""COCO's matching kept per image, so that average precision of resampled images needs no new matching.
+
+COCO's rule (`pycocotools.cocoeval`): in an image and category, detections by falling score take the free true box that
+they overlap most, if that IoU reaches tau (of equals the last one); true boxes that count before those to ignore;
+a crowd may be taken by many, and overlaps by the share of the detection that it covers. Over all images, detections are
+ranked by score, ties in the order of images and answers.
+
+A resample of images is a weight for each of them. A true positive that is drawn w times steps w times at its rank: the
+interpolated precision of the resample follows from weighted running sums, with nothing matched anew. (Where boxes of
+different images tie, copies of an image are ranked box by box, not image by image.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.boxes import Array
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, RECALLS
+from verl_visionr1.evaluation.bootstrap import Indices, Weights
+from verl_visionr1.evaluation.detections import Detections
+
+AREA_RANGES = ((0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10))
+"""COCO's areas in square pixels, as `coco.AREAS`; both ends belong to the range."""
+_ALMOST_ONE = 1.0 - 1e-10
+_RECALLS: Array = np.array(RECALLS)
+_CELLS = 2_000_000
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The detections of a category in one area range, best first.
+
+    Attributes:
+        units: n unit indices.
+        ranks: n ranks within the image and category, from 0.
+        hits: (T, n): true positive at each tau.
+        ignored: (T, n): neither right nor wrong; None where none is.
+        n_true: U true boxes that count, one number a unit.
+    """
+
+    units: Indices
+    ranks: Indices
+    hits: Flags
+    ignored: Flags | None
+    n_true: Array
+
+    def precision(self, weights_bu: Weights, taus: Sequence[int]) -> Array:
+        """Mean interpolated precision, shape (B, chosen tau); NaN where a resample has no true box."""
+        found = np.full((len(weights_bu), len(taus)), np.nan)
+        step = max(_CELLS // max(len(self.units), 1), 1)
+        for begin in range(0, len(weights_bu), step):
+            self._precision(weights_bu[begin : begin + step], taus, found[begin : begin + step])
+        return found
+
+    def _precision(self, weights_bu: Weights, taus: Sequence[int], found: Array) -> None:
+        n_true = self._n_true(weights_bu)
+        has_truth = n_true > 0.0
+        weights = weights_bu[:, self.units]
+        n_before = np.cumsum(weights, axis=1)
+        for column, t in enumerate(taus):
+            ranks = np.flatnonzero(self.hits[t])
+            if not len(ranks):
+                found[has_truth, column] = 0.0
+                continue
+            n_said = n_before if self.ignored is None else np.cumsum(weights * ~self.ignored[t], axis=1)
+            right = np.cumsum(weights[:, ranks], axis=1)
+            precision = right / np.maximum(n_said[:, ranks], 1.0)
+            best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            reached = _n_recalls(right / np.maximum(n_true, 1.0)[:, None])
+            total = best[:, 0] * reached[:, 0] + (best[:, 1:] * (reached[:, 1:] - reached[:, :-1])).sum(axis=1)
+            found[has_truth, column] = total[has_truth] / len(RECALLS)
+
+    def recall(self, weights_bu: Weights, max_det: int) -> Array:
+        """Recall with at most so many boxes an image, shape (B, T); NaN where a resample has no true box."""
+        counted = self.hits & (self.ranks < max_det)
+        n_true = self._n_true(weights_bu)
+        n_found = weights_bu[:, self.units] @ counted.T.astype(weights_bu.dtype)
+        return np.where(n_true[:, None] > 0.0, n_found / np.maximum(n_true, 1.0)[:, None], np.nan)
+
+    def _n_true(self, weights_bu: Weights) -> Array:
+        units = np.flatnonzero(self.n_true)
+        # in float64, so that the recalls are COCO's to the bit
+        return (weights_bu[:, units] @ self.n_true[units].astype(weights_bu.dtype)).astype(np.float64)
+
+
+def _n_recalls(reached: Array) -> Array:
+    """How many of COCO's 101 recalls a recall reaches, to the bit, at a tenth of the cost of a search.
+
+    >>> _n_recalls(np.array([[0.0, 0.29, 0.5, 1.0]])).tolist() == [[1, 30, 51, 101]]
+    True
+    """
+    guess = np.minimum((reached * 100.0).astype(np.int64), 100)
+    return guess + 1 + (_RECALLS[np.minimum(guess + 1, 100)] <= reached) * (guess < 100) - (_RECALLS[guess] > reached)
+
+
+def ranked(detections: Detections, n_units: int, max_det: int) -> Iterator[list[Ranked]]:
+    """For each category in turn, its detections in each of `AREA_RANGES`."""
+    truth = _by_pair(detections.gt_image, detections.gt_category)
+    found = _by_pair(detections.dt_image, detections.dt_category)
+    images_of: dict[int, set[int]] = {}
+    for category, image in (*truth, *found):
+        images_of.setdefault(category, set()).add(image)
+    for category in range(len(detections.categories)):
+        images = sorted(images_of.get(category, ()))
+        pairs = [_Pair.of(detections, truth.get((category, i)), found.get((category, i)), max_det) for i in images]
+        units = [int(detections.units[i]) for i in images]
+        yield [_ranked(pairs, units, n_units, low, high) for low, high in AREA_RANGES]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One image and category: detections by falling score."""
+
+    scores: Array
+    dt_areas: Array
+    gt_areas: Array
+    crowd: Flags
+    ious: Array
+
+    @classmethod
+    def of(cls, detections: Detections, gts: list[int] | None, dts: list[int] | None, max_det: int) -> _Pair:
+        g, d = np.array(gts or [], dtype=np.intp), np.array(dts or [], dtype=np.intp)
+        d = d[np.argsort(-detections.dt_score[d], kind="stable")][:max_det]
+        gt, dt, crowd = detections.gt_xyxy[g], detections.dt_xyxy[d], detections.gt_crowd[g]
+        # as maskApi.c: from corner and size, so that IoU is the same to the bit
+        with np.errstate(all="ignore"):  # a model may write any number
+            gt_wh, dt_wh = gt[:, 2:] - gt[:, :2], dt[:, 2:] - dt[:, :2]
+            gt_areas, dt_areas = gt_wh[:, 0] * gt_wh[:, 1], dt_wh[:, 0] * dt_wh[:, 1]
+            far = np.minimum((dt[:, :2] + dt_wh)[:, None], (gt[:, :2] + gt_wh)[None])
+            shared_wh = np.maximum(far - np.maximum(dt[:, None, :2], gt[None, :, :2]), 0.0)
+            shared = shared_wh[..., 0] * shared_wh[..., 1]
+            union = np.where(crowd[None], dt_areas[:, None], dt_areas[:, None] + gt_areas[None] - shared)
+            ious = np.where(shared > 0.0, shared / union, 0.0)
+        return cls(detections.dt_score[d], dt_areas, gt_areas, crowd, ious)
+
+    def matched(self, low: float, high: float) -> tuple[Flags, Flags]:
+        """(T, D) hits and ignored, for true boxes of an area that counts."""
+        hits = np.zeros((len(IOU_THRESHOLDS), len(self.scores)), dtype=bool)
+        ignored = np.zeros_like(hits)
+        odd = (self.dt_areas < low) | (self.dt_areas > high)
+        ignored |= odd
+        if not (self.ious >= IOU_THRESHOLDS[0]).any():
+            return hits, ignored
+        skip = self.crowd | (self.gt_areas < low) | (self.gt_areas > high)
+        order = np.argsort(skip, kind="stable").tolist()
+        ious, skips, crowds = self.ious.tolist(), skip.tolist(), self.crowd.tolist()
+        near = [[g for g in order if row[g] >= IOU_THRESHOLDS[0]] for row in ious]
+        for t, tau in enumerate(IOU_THRESHOLDS):
+            taken: set[int] = set()
+            for d, some in enumerate(near):
+                chosen = _choose(ious[d], some, min(tau, _ALMOST_ONE), taken, skips, crowds)
+                if chosen is not None:
+                    taken.add(chosen)
+                    hits[t, d] = not skips[chosen]
+                    ignored[t, d] = skips[chosen]
+        return hits, ignored
+
+
+def _choose(
+    ious: list[float], near: list[int], tau: float, taken: set[int], skips: list[bool], crowds: list[bool]
+) -> int | None:
+    """The true box that a detection takes."""
+    best: int | None = None
+    for g in near:
+        if g in taken and not crowds[g]:
+            continue
+        if best is not None and not skips[best] and skips[g]:
+            break
+        if ious[g] >= tau:
+            best, tau = g, ious[g]
+    return best
+
+
+def _ranked(pairs: list[_Pair], units: list[int], n_units: int, low: float, high: float) -> Ranked:
+    n_true = np.zeros(n_units)
+    matched = [pair.matched(low, high) for pair in pairs]
+    for pair, unit in zip(pairs, units, strict=True):
+        n_true[unit] += np.count_nonzero(~pair.crowd & (pair.gt_areas >= low) & (pair.gt_areas <= high))
+    sizes = [len(pair.scores) for pair in pairs]
+    order = np.argsort(-np.concatenate([np.empty(0), *(pair.scores for pair in pairs)]), kind="stable")
+    none = np.empty((len(IOU_THRESHOLDS), 0), dtype=bool)
+    hits = np.concatenate([none, *(hit for hit, _ in matched)], axis=1)[:, order]
+    ignored = np.concatenate([none, *(ignore for _, ignore in matched)], axis=1)[:, order]
+    ranks = np.concatenate([np.empty(0, dtype=np.intp), *(np.arange(size) for size in sizes)])[order]
+    kept = np.flatnonzero(~ignored.all(axis=0))
+    ignored = ignored[:, kept]
+    return Ranked(
+        units=np.repeat(np.array(units, dtype=np.intp), sizes)[order][kept],
+        ranks=ranks[kept],
+        hits=hits[:, kept],
+        ignored=ignored if ignored.any() else None,
+        n_true=n_true,
+    )
+
+
+def _by_pair(image: Indices, category: Indices) -> dict[tuple[int, int], list[int]]:
+    """(category, image) -> which boxes, in order."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, pair in enumerate(zip(category.tolist(), image.tolist(), strict=True)):
+        found.setdefault(pair, []).append(i)
+    return found

@@ -1,0 +1,117 @@
+"""One prediction, read and judged: the same road that the reward takes in training (`rewards.judge`).
+
+So an answer that the token limit cut off is read as far as its objects are complete, boxes are in pixels of the
+original image and are not clipped, and nothing that a model writes can raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from verl_visionr1.answers import Answer
+from verl_visionr1.evaluation.predictions import Prediction
+from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import FrameError
+from verl_visionr1.processed import SizeError
+from verl_visionr1.rewards import Preset, Score
+from verl_visionr1.rewards.base import Case
+from verl_visionr1.rewards.judge import case_of, score_of
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.records import Rollout, read_target
+from verl_visionr1.targets import Target, TargetError
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer as it is measured.
+
+    Attributes:
+        prediction: what was kept of it.
+        case: everything that criteria see: answer in original pixels, target, matching.
+        preset: the reward that judged it.
+        score: its judgement.
+        image: what tells its image from others of its data source: `image_id`, else the path, else the row.
+    """
+
+    prediction: Prediction
+    case: Case
+    preset: Preset
+    score: Score
+    image: str
+
+    @property
+    def answer(self) -> Answer:
+        """What it says, in pixels of the original image."""
+        return self.case.answer
+
+    @property
+    def target(self) -> Target:
+        """What is really there."""
+        return self.case.target
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the token limit cut it off."""
+        return self.prediction.finish_reason == "length"
+
+
+def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings) -> list[Read]:
+    """Every prediction, read and judged, in the order of files, rows and samples.
+
+    Raises:
+        EvaluationError: no prediction, two of one row and sample, ground truth that is none, or a frame that needs a
+            size that is not known; names file and row.
+        RewardError: no such preset.
+    """
+    judging = settings.judging()
+    reads: dict[tuple[str, int, int], Read] = {}
+    for prediction in predictions:
+        if prediction.key in reads:
+            raise EvaluationError(f"{_where(prediction)}: answered twice; evaluate the predictions of one model")
+        reads[prediction.key] = _read(prediction, judging, settings)
+    if not reads:
+        raise EvaluationError("no prediction in it; generate some first")
+    return [reads[key] for key in sorted(reads)]
+
+
+def _read(prediction: Prediction, judging: Judging, settings: EvaluationSettings) -> Read:
+    try:
+        target = read_target(prediction.gts)
+    except TargetError as error:
+        raise EvaluationError(f"{_where(prediction)}: {error}") from None
+    rollout = _rollout(prediction, target)
+    preset = judging.preset_for(rollout)
+    thresholds = preset.schedule.final if settings.stage == "final" else preset.schedule.off
+    try:
+        case = case_of(prediction.output, target, preset, thresholds, judging.speech(rollout))
+    except (FrameError, SizeError, RowsError) as error:
+        raise EvaluationError(f"{_where(prediction)}: {error}") from None
+    return Read(
+        prediction=prediction,
+        case=case,
+        preset=preset,
+        score=score_of(case, preset),
+        image=prediction.image_id or prediction.image or f"{prediction.file}:{prediction.row}",
+    )
+
+
+def _rollout(prediction: Prediction, target: Target) -> Rollout:
+    return Rollout(
+        file=prediction.file,
+        number=prediction.row,
+        completion=prediction.output,
+        target=target,
+        group=(prediction.file, prediction.row),
+        session=None,
+        source=prediction.data_source,
+        step=None,
+        saved=None,
+        processed_wh=prediction.processed_wh,
+        n_tokens=prediction.n_tokens,
+    )
+
+
+def _where(prediction: Prediction) -> str:
+    return f"{prediction.file}: row {prediction.row}, sample {prediction.sample}"

@@ -1,0 +1,191 @@
+"""What an evaluation found, as records: a JSON report, and one line a row beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from verl_visionr1.evaluation.bootstrap import Estimate
+from verl_visionr1.evaluation.correlation import Correlation
+from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+from verl_visionr1.files import RowsError, whole_file, write_whole
+
+VERSION = 1
+"""Version of the JSON report; it rises when the meaning of a field changes."""
+Cell: TypeAlias = str | float | int | None
+ROWS_ENDING = ".rows.jsonl"
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of a report.
+
+    Attributes:
+        name: what it shows.
+        columns: headings; "low" and "high" are the interval of the column before.
+        rows: one list of cells a row.
+    """
+
+    name: str
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of one data source and task.
+
+    Attributes:
+        source, task: whose.
+        presets: the rewards that judged its rows.
+        n_rows, n_images: rows (with samples) and images.
+        units: digest of the list of images: equal digests can be compared in pairs.
+        estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
+        draws: metric -> its values of the bootstrap resamples, in order (six digits; null: nothing to measure).
+        tables: by category, by size, by count, by reward.
+        correlations: reward against metric.
+        notes: what the numbers leave out, and how much of it there is.
+    """
+
+    source: str
+    task: str
+    presets: list[str]
+    n_rows: int
+    n_images: int
+    units: str
+    estimates: dict[str, Estimate]
+    draws: dict[str, list[float | None]] = {}
+    tables: list[Table] = []
+    correlations: list[Correlation] = []
+    notes: list[str] = []
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the others of an evaluation."""
+        return self.source, self.task
+
+
+class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The numbers of one answer.
+
+    Attributes:
+        file, row, sample, uid, data_source, task, image: which; as in `Prediction`, image as in `Read`.
+        preset, reward: the reward that judged it and what it gave.
+        judged: metrics of the reward, as training reports them at validation.
+        measured: metrics of the evaluation, for this row alone; null where they do not concern it.
+        finish_reason: "stop", or "length" for an answer that was cut off.
+    """
+
+    file: str
+    row: int
+    sample: int
+    uid: str
+    data_source: str
+    task: str
+    image: str
+    preset: str
+    reward: float
+    judged: dict[str, float]
+    measured: dict[str, float | None]
+    finish_reason: str = "stop"
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """File, row and sample."""
+        return self.file, self.row, self.sample
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an evaluation found; everything but `rows` goes into the JSON report.
+
+    Attributes:
+        version: see `VERSION`.
+        made_with: package -> version.
+        settings: what was asked for.
+        conventions: what the numbers mean, in sentences.
+        sections: one for each data source and task, in the order of the files.
+        averages: for tasks of several data sources, the unweighted mean over them (as ODinW's).
+        training: data source -> metric -> mean, as training's validation reports it (`val-aux/<source>/<key>/mean@1`).
+        rows: the numbers of each answer; kept beside the report.
+    """
+
+    version: int = VERSION
+    made_with: dict[str, str]
+    settings: EvaluationSettings
+    conventions: list[str]
+    sections: list[Section]
+    averages: list[Section] = []
+    training: dict[str, dict[str, float]] = {}
+    rows: list[RowNumbers] = []
+
+    def to_json(self) -> bytes:
+        """The report without `rows`, indented; `from_json` reads it."""
+        plain = msgspec.to_builtins(self)
+        del plain["rows"]
+        return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes, rows: Iterable[RowNumbers] = ()) -> Evaluation:
+        """What `to_json` wrote, with the rows that lie beside it.
+
+        Raises:
+            EvaluationError: no such report, or one of another version.
+        """
+        try:
+            version = msgspec.json.decode(data, type=_Versioned).version
+            if version != VERSION:
+                raise EvaluationError(
+                    f"version {version}: this reads version {VERSION}; evaluate the predictions again"
+                )
+            read = _decode(data)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise EvaluationError(f"no report of visionr1 eval ({str(error)[:160]})") from None
+        return msgspec.structs.replace(read, rows=list(rows))
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+_decode = msgspec.json.Decoder(Evaluation).decode
+_encode_row = msgspec.json.Encoder().encode
+_decode_row = msgspec.json.Decoder(RowNumbers).decode
+
+
+def rows_file(report: Path) -> Path:
+    """Where the rows of a report lie.
+
+    >>> rows_file(Path("out/evaluation.json")).name
+    'evaluation.rows.jsonl'
+    """
+    return report.with_suffix(ROWS_ENDING)
+
+
+def save(evaluation: Evaluation, report: Path) -> None:
+    """Write the JSON report, and the rows beside it.
+
+    Raises:
+        RowsError: it cannot be written.
+    """
+    with whole_file(rows_file(report)) as file:
+        for row in evaluation.rows:
+            file.write(_encode_row(row) + b"\n")
+    write_whole(report, evaluation.to_json())
+
+
+def load(report: Path) -> Evaluation:
+    """Read a report, with its rows where they still lie beside it.
+
+    Raises:
+        EvaluationError: no such report; names the file.
+    """
+    try:
+        data = report.read_bytes()
+        beside = rows_file(report)
+        lines = beside.read_bytes().splitlines() if beside.is_file() else []
+        return Evaluation.from_json(data, [_decode_row(line) for line in lines])
+    except OSError as error:
+        raise RowsError(f"{report}: cannot be read ({error.strerror or error})") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise EvaluationError(f"{report}: {error}") from None

@@ -1,0 +1,135 @@
+"""What decides the numbers, besides the predictions: plain data, written into every report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import msgspec
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.frames import frame_named
+from verl_visionr1.rewards import PRESETS, Preset, RewardError, find_preset
+from verl_visionr1.rollouts.judging import Judging, Processing
+from verl_visionr1.settings import SettingsError
+from verl_visionr1.targets import TASKS
+
+Confidence = Literal["constant", "order", "logprob", "logprob-product"]
+"""How sure a box is, see `evaluation.confidence`."""
+StrayLabels = Literal["drop", "own", "every"]
+WhichBox = Literal["first", "last", "only"]
+UnreadableCount = Literal["exclude", "zero"]
+Stage = Literal["final", "off"]
+Family = Literal["ap", "nms_ap", "rec", "grec", "lisa", "negatives", "counting", "pointing", "text"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+"""Groups of metrics that can be asked for by name."""
+
+
+class EvaluationError(SettingsError):
+    """Predictions or settings that cannot be evaluated; one line that says what to do."""
+
+
+class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How predictions are read and measured. Every default is the convention of the field where there is one.
+
+    Attributes:
+        frame: name in `frames.FRAMES`: the coordinates that the model speaks in.
+        preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is read;
+            rows of a task that it cannot judge go to the task's own preset.
+        routes: task -> preset, for rows of that task.
+        answer_format: read boxes and points in this format instead of the preset's own.
+        processing: at which size the model saw the images, for rows that do not say.
+        max_tokens: response budget, for criteria of length.
+        stage: thresholds of the reward: "final", as validation in training has them by default, or "off".
+        metrics: families of metrics (`FAMILIES`); empty: those of each row's task and data source.
+        confidence: how sure a box is: "constant", "order", "logprob" or "logprob-product".
+        stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as COCO's numbers do where all
+            categories are asked for, and as released evaluators do), "own" counts one as a false alarm of its own
+            category where the data source has it, "every" counts the others too: in each category that was asked for.
+        max_dets: COCO's limits on the boxes of an image and category, rising.
+        which_box: the box that a referring expression is judged by, where there are several: the "first", the "last",
+            or none ("only": several boxes are wrong).
+        strict_iou: a box is right above the IoU threshold, not at it (VLM-R1's script); default at it.
+        unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or is a 0 ("zero"); it is
+            always wrong in accuracy.
+        resamples: bootstrap resamples of images; 0 gives no intervals.
+        level: of the confidence intervals.
+        seed: of the resampling.
+
+    Raises:
+        EvaluationError: a value that cannot be.
+    """
+
+    frame: str = "original"
+    preset: str = "visionr1"
+    routes: dict[str, str] = {}
+    answer_format: str | None = None
+    processing: Processing = Processing()
+    max_tokens: int | None = None
+    stage: Stage = "final"
+    metrics: tuple[Family, ...] = ()
+    confidence: Confidence = "constant"
+    stray_labels: StrayLabels = "drop"
+    max_dets: tuple[int, ...] = (1, 10, 100)
+    which_box: WhichBox = "first"
+    strict_iou: bool = False
+    unreadable_count: UnreadableCount = "exclude"
+    resamples: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        frame_named(self.frame)
+        for name, allowed in (
+            ("confidence", get_args(Confidence)),
+            ("stray_labels", get_args(StrayLabels)),
+            ("which_box", get_args(WhichBox)),
+            ("unreadable_count", get_args(UnreadableCount)),
+            ("stage", get_args(Stage)),
+            ("answer_format", (None, *FORMATS)),
+        ):
+            _require(name, getattr(self, name), allowed)
+        for family in self.metrics:
+            _require("metrics", family, FAMILIES)
+        for task in self.routes:
+            _require("routes", task, TASKS)
+        if not self.max_dets or list(self.max_dets) != sorted({*self.max_dets}) or self.max_dets[0] < 1:
+            raise EvaluationError(f"max_dets = {self.max_dets}: needs whole numbers of at least 1, rising")
+        if self.resamples < 0:
+            raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
+        if not 0.0 < self.level < 1.0:
+            raise EvaluationError(f"level = {self.level}: needs a share between 0 and 1, for example 0.95")
+
+    def judging(self) -> Judging:
+        """The road that every answer takes: the reward's own.
+
+        Raises:
+            RewardError: no such preset, a format that it cannot have, or a package that it needs.
+        """
+        preset = self._preset(self.preset)
+        by_task = {task: self._preset(name) for task, name in self.routes.items()}
+        for task, routed in by_task.items():
+            if task not in routed.tasks:
+                raise RewardError(f"routes.{task}: {routed.name} judges {', '.join(routed.tasks)}")
+        if self.answer_format is not None:
+            preset = replace(preset, answer_format=self.answer_format)
+            by_task = {task: self._in_format(routed) for task, routed in by_task.items()}
+        return Judging(preset, frame_named(self.frame), processing=self.processing, max_tokens=self.max_tokens,
+                       by_task=by_task)  # fmt: skip
+
+    def _preset(self, name: str) -> Preset:
+        preset = find_preset(name, PRESETS)
+        preset.require_installed()
+        return preset
+
+    def _in_format(self, preset: Preset) -> Preset:
+        """A routed preset in the format that was asked for, where that format can answer its tasks."""
+        assert self.answer_format is not None
+        fits = set(FORMATS[self.answer_format].tasks) & set(preset.tasks)
+        is_of_boxes = FORMATS[preset.answer_format].frames or preset.answer_format in ("list", "point")
+        return replace(preset, answer_format=self.answer_format) if fits and is_of_boxes else preset
+
+
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise EvaluationError(f"{name} = {value!r}: needs one of {', '.join(map(str, filter(None, allowed)))}")
