@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import typer
 
-from verl_visionr1.cli import audit, difficulty, doctor, explain, preset, runs, schedule, score
+from verl_visionr1.cli import (
+    audit,
+    difficulty,
+    doctor,
+    dry_run,
+    eval,
+    explain,
+    gallery,
+    plan,
+    preset,
+    reshard,
+    runs,
+    schedule,
+    score,
+)
 
 COMMANDS = (
-    *(doctor.doctor, explain.explain, score.score, audit.audit, schedule.schedule, preset.preset),
-    *(difficulty.difficulty, runs.check, runs.watch, runs.report),
+    *(doctor.doctor, explain.explain, score.score, eval.eval, audit.audit, schedule.schedule, preset.preset),
+    *(difficulty.difficulty, gallery.gallery, runs.check, runs.watch, runs.report),
+    *(plan.plan, dry_run.dry_run, reshard.reshard),
 )
 OPTIONAL = {"PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
 """Packages that only some options need, by import name."""

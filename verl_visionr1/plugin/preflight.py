@@ -10,6 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_visionr1.plugin import agreement, checkpoints
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, read_rows, target_of
@@ -30,12 +31,16 @@ class Preflight(Callback):
             raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-def problems_of(config: DictConfig) -> list[str]:
-    """Everything that would fail later, each in one line; empty when the run may start."""
-    problems: list[str] = []
-    for check in (_check_settings, _check_legacy_keys, _check_model, _check_data, _check_disk):
-        problems.extend(check(config))
-    return problems
+def problems_of(config: DictConfig, *, here: bool = True) -> list[str]:
+    """Everything that would fail later, each in one line; empty when the run may start.
+
+    Args:
+        config: verl's whole config.
+        here: whether the run will be on this machine, so that its disk counts.
+    """
+    checks = (_check_settings, _check_legacy_keys, _check_model, _check_data, agreement.problems_of)
+    problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
+    return problems + (disk_problems(config) if here else [])
 
 
 def _check_settings(config: DictConfig) -> list[str]:
@@ -95,7 +100,8 @@ def _file_problem(file: Path, routes: Routes) -> str | None:
     return None
 
 
-def _check_disk(config: DictConfig) -> list[str]:
+def disk_problems(config: DictConfig) -> list[str]:
+    """Too little room for checkpoints where they are written; one line, or none."""
     directory = Path(OmegaConf.select(config, "trainer.default_local_dir") or ".").expanduser().absolute()
     while not directory.exists():
         directory = directory.parent

@@ -1,0 +1,48 @@
+"""`visionr1 dry-run`: what a training command would run, and whether it would get past its start."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def dry_run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDE...", help="what would follow python -m verl.trainer.main_ppo"),
+    ] = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="print the whole config, resolved, on standard output")] = False,
+) -> None:
+    """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
+    import logging
+    import warnings
+
+    # What verl and torch say about engines and devices that are not here is no news.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    from verl_visionr1.plugin.dry_run import dry_run as run
+
+    found = run(overrides or ())
+    console = Console(soft_wrap=True, stderr=yaml)
+    if yaml and found.config is not None:
+        from omegaconf import OmegaConf
+
+        typer.echo(OmegaConf.to_yaml(found.config), nl=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in found.summary:
+        table.add_row(Text(label), Text(text))
+    if found.summary:
+        console.print(table)
+    for note in found.notes:
+        console.print(Text(f"note: {note}"))
+    for problem in found.problems:
+        Console(soft_wrap=True, stderr=True).print(Text(f"visionr1 dry-run: {problem}"))
+    if not found.is_fine:
+        raise typer.Exit(1)
+    console.print(Text("verl's checks and the plug-in's pass"))

@@ -1,0 +1,56 @@
+"""`visionr1 plan`: verl's settings of memory for a model and a machine, explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from verl_visionr1.cli.rollouts import stop
+
+
+def plan(
+    max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included")],
+    max_response: Annotated[int, typer.Option(help="tokens of the longest answer")],
+    rollout_n: Annotated[int, typer.Option(help="answers a prompt")],
+    train_batch: Annotated[int, typer.Option(help="prompts a step")],
+    gpus: Annotated[int, typer.Option(help="GPUs of a node")],
+    params: Annotated[float | None, typer.Option(help="parameters of the model, 8.29e9")] = None,
+    vision_params: Annotated[float | None, typer.Option(help="of its vision tower")] = None,
+    model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
+    nodes: Annotated[int, typer.Option(help="nodes")] = 1,
+    gpu_memory: Annotated[float, typer.Option(help="GB of a GPU")] = 80.0,
+    host_memory: Annotated[float | None, typer.Option(help="GB of a node; not given: enough")] = None,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="tokens of the largest image; not given: a whole prompt")
+    ] = None,
+    lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained")] = 0,
+    freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="the vision tower is not trained")] = False,
+    kl: Annotated[bool, typer.Option("--kl", help="KL to a reference model")] = False,
+    overrides: Annotated[
+        bool, typer.Option("--overrides", help="one override for verl a line; the explanation on standard error")
+    ] = False,
+) -> None:
+    """Choose offload, micro-batches and vLLM's share so that a run fits. Estimates; exit code 1: nothing fits."""
+    from verl_visionr1.tools.plan import choosing
+    from verl_visionr1.tools.plan.memory import Machine, Run
+    from verl_visionr1.tools.plan.shape import shape_of_folder, shape_of_size
+    from verl_visionr1.tools.plan.view import explanation, override_lines
+
+    try:
+        if (params is None) == (model is None):
+            raise ValueError("give --params NUMBER or --model FOLDER, one of the two")
+        shape = shape_of_size(params, vision_params) if params is not None else shape_of_folder(model or Path())
+        machine = Machine(gpus, nodes, gpu_memory, host_memory)
+        run = Run(max_prompt, max_response, rollout_n, train_batch, lora, freeze_vision, kl, image_tokens)
+        chosen = choosing.plan(shape, machine, run)
+    except ValueError as error:
+        raise stop("plan", error) from None
+    console = Console(stderr=overrides, soft_wrap=True)
+    for part in explanation(chosen):
+        console.print(part, highlight=False)
+    if overrides:
+        for line in override_lines(chosen):
+            typer.echo(line)

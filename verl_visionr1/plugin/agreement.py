@@ -1,0 +1,213 @@
+"""Numbers of verl's config that have to agree: what its V1 trainer would find out minutes after Ray has started.
+
+Each check names the place in verl 0.9.1 that would stop, or the loss nobody would notice. All are arithmetic on the
+config; none needs a GPU, Ray or the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "actor_rollout_ref.ref"
+
+
+def problems_of(config: DictConfig) -> list[str]:
+    """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
+    wrong = [
+        f"{key}={OmegaConf.select(config, key)}: needs a number"
+        for key in (*_NUMBERS, *_MAY_BE_NULL)
+        if not _is_number(config, key)
+    ]
+    if wrong:  # arithmetic would fail
+        return wrong
+    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer)
+    return [problem for check in checks for problem in check(config)]
+
+
+_NUMBERS = (
+    *("data.train_batch_size", "data.max_prompt_length", "data.max_response_length"),
+    *("trainer.n_gpus_per_node", "trainer.nnodes", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"),
+    *(f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.gpu_memory_utilization"),
+)
+_MAY_BE_NULL = (
+    *(f"{ACTOR}.ppo_micro_batch_size_per_gpu", f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.max_model_len"),
+    *(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
+    *(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max_token_len_per_gpu"),
+)
+
+
+def _is_number(config: DictConfig, key: str) -> bool:
+    value = OmegaConf.select(config, key)
+    if value is None:
+        return key in _MAY_BE_NULL
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def notes_of(config: DictConfig) -> list[str]:
+    """What works, and is worth knowing before the run."""
+    return [*_notes(config)]
+
+
+def workers_of(config: DictConfig) -> int:
+    """Training workers: GPUs, or processes on a CPU."""
+    return int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+
+
+def _get(config: DictConfig, key: str, default: Any = None) -> Any:
+    value = OmegaConf.select(config, key)
+    return default if value is None else value
+
+
+def _data_parallel(config: DictConfig) -> tuple[int, int]:
+    """(sequence-parallel, data-parallel) size of the actor (`FSDPEngine.get_data_parallel_size`)."""
+    sequence_parallel = max(int(_get(config, f"{ACTOR}.ulysses_sequence_parallel_size", 1)), 1)
+    return sequence_parallel, max(workers_of(config) // sequence_parallel, 1)
+
+
+def _batches(config: DictConfig) -> Iterator[str]:
+    """`ActorConfig.validate` (asked only without dynamic batches), `TrainingWorker.train_mini_batch`."""
+    batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    _, parallel = _data_parallel(config)
+    if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl says it
+        yield (
+            f"{ACTOR}.ppo_mini_batch_size={mini}: a step has only data.train_batch_size={batch} prompts; "
+            f"set it to {batch}, or a divisor"
+        )
+    if mini * n % parallel:
+        yield (
+            f"{ACTOR}.ppo_mini_batch_size={mini} x {ROLLOUT}.n={n} = {mini * n} answers: need a multiple of "
+            f"{parallel}, the training workers; {_nearest_mini(mini, n, parallel)} is one"
+        )
+
+
+def _nearest_mini(mini: int, n: int, parallel: int) -> str:
+    step = parallel // math.gcd(n, parallel)
+    return f"ppo_mini_batch_size={max(round(mini / step), 1) * step}"
+
+
+def _micro_batches(config: DictConfig) -> Iterator[str]:
+    """`prepare_micro_batches` in `verl/workers/engine/utils.py`, `ActorRolloutRefWorker.init_model`."""
+    is_dynamic = bool(_get(config, f"{ACTOR}.use_dynamic_bsz", False))
+    if is_dynamic != bool(_get(config, f"{ROLLOUT}.log_prob_use_dynamic_bsz", is_dynamic)):
+        yield (
+            f"{ROLLOUT}.log_prob_use_dynamic_bsz={not is_dynamic}: must equal {ACTOR}.use_dynamic_bsz={is_dynamic}; "
+            "leave it out, and it does"
+        )
+    if is_dynamic:
+        return
+    batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    _, parallel = _data_parallel(config)
+    padded = -(-batch * n // math.lcm(parallel, mini * n)) * math.lcm(parallel, mini * n)  # `_balance_batch` fills up
+    shares = {f"{ACTOR}.ppo_micro_batch_size_per_gpu": mini * n / parallel}
+    shares[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
+    if _has_reference(config):
+        shares[f"{REF}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
+    for key, share in shares.items():
+        micro = _get(config, key)
+        if micro is None:
+            yield f"{key}=null: needs a number, or {ACTOR}.use_dynamic_bsz=true with token budgets instead"
+        elif micro <= 0 or share % micro:
+            yield f"{key}={micro}: a worker's {share:g} answers need to be a multiple of it"
+
+
+def _token_budgets(config: DictConfig) -> Iterator[str]:
+    """`rearrange_micro_batches`: no sequence may be longer than the budget."""
+    if not _get(config, f"{ACTOR}.use_dynamic_bsz", False):
+        return
+    length = _sequence_length(config)
+    sequence_parallel, _ = _data_parallel(config)
+    keys = [f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"]
+    if _has_reference(config):
+        keys.append(f"{REF}.log_prob_max_token_len_per_gpu")
+    for key in keys:
+        budget = _get(config, key, 0) * sequence_parallel
+        if budget < length:
+            yield (
+                f"{key}={_get(config, key)}: a sequence may have {length} tokens (data.max_prompt_length + "
+                f"data.max_response_length); needs at least {-(-length // sequence_parallel)}"
+            )
+
+
+def _lengths(config: DictConfig) -> Iterator[str]:
+    """`vLLMHttpServer.generate` cuts answers short without a word, and refuses prompts that fill the model's length."""
+    longest, length = _get(config, f"{ROLLOUT}.max_model_len"), _sequence_length(config)
+    if longest is not None and longest < length:
+        yield (
+            f"{ROLLOUT}.max_model_len={longest}: below data.max_prompt_length + data.max_response_length = {length}; "
+            "answers to long prompts would be cut short; raise it"
+        )
+    for key, meant in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):
+        if _get(config, f"{ROLLOUT}.{key}") != _get(config, f"data.{meant}"):
+            own = _get(config, f"{ROLLOUT}.{key}")
+            yield f"{ROLLOUT}.{key}={own}: must equal data.{meant}; leave it out, and it does"
+
+
+def _rollout(config: DictConfig) -> Iterator[str]:
+    """`ActorRolloutRefWorker.init_model`: whole replicas of the engine."""
+    parts = {f"{name}_parallel_size": _get(config, f"{ROLLOUT}.{name}_parallel_size", 1) for name in _PARALLEL}
+    size, workers = math.prod(parts.values()), workers_of(config)
+    if size < 1 or workers % size:
+        named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
+        yield f"{ROLLOUT}: {named}: {workers} GPUs (trainer.n_gpus_per_node x nnodes) need to be a multiple of it"
+    share = _get(config, f"{ROLLOUT}.gpu_memory_utilization", 0.5)
+    if not 0.0 < share <= 1.0:
+        yield f"{ROLLOUT}.gpu_memory_utilization={share}: needs a fraction in (0, 1]"
+
+
+_PARALLEL = ("tensor_model", "data", "pipeline_model")
+
+
+def _trainer(config: DictConfig) -> Iterator[str]:
+    """`PPOTrainer.step`, `_load_checkpoint`, `_resolve_filter_groups_metric`, `Tracking`."""
+    mode = _get(config, "trainer.v1.trainer_mode", "sync")
+    updates = _get(config, f"trainer.v1.{mode}.parameter_sync_step", 1)
+    if config.data.train_batch_size % updates:
+        yield (
+            f"data.train_batch_size={config.data.train_batch_size}: needs a multiple of "
+            f"trainer.v1.{mode}.parameter_sync_step={updates}"
+        )
+    resume = _get(config, "trainer.resume_mode", "auto")
+    if resume not in ("auto", "disable", "resume_path"):
+        yield f"trainer.resume_mode={resume}: needs one of auto, disable, resume_path"
+    elif resume == "resume_path" and "global_step_" not in str(_get(config, "trainer.resume_from_path", "")):
+        yield "trainer.resume_mode=resume_path: trainer.resume_from_path needs a folder .../global_step_N"
+    if _get(config, "algorithm.filter_groups.enable", False) and not _get(config, "algorithm.filter_groups.metric"):
+        yield "algorithm.filter_groups.enable=true: needs algorithm.filter_groups.metric, for example reward"
+
+
+def _notes(config: DictConfig) -> Iterator[str]:
+    batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    filters = config.algorithm.filter_groups
+    if mini <= batch and batch % mini:
+        yield f"data.train_batch_size={batch}: no multiple of ppo_mini_batch_size={mini}; verl fills up with padding"
+    if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
+        yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt, and one has none to compare with"
+    if config.trainer.save_freq <= 0:
+        yield f"trainer.save_freq={config.trainer.save_freq}: nothing is saved"
+    if filters.enable and (filters.max_num_gen_batches or 0) > 0:
+        yield "algorithm.filter_groups.max_num_gen_batches: verl's V1 trainer ignores it; see max_inflight_gen_batches"
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1=false: the progress callback and the metrics of training need verl's V1 trainer"
+
+
+def _sequence_length(config: DictConfig) -> int:
+    return int(config.data.max_prompt_length) + int(config.data.max_response_length)
+
+
+def _has_reference(config: DictConfig) -> bool:
+    """`need_reference_policy`, without importing the trainer; with LoRA it is the actor without its adapter."""
+    wanted = _get(config, "algorithm.use_kl_in_reward", False) or _get(config, f"{ACTOR}.use_kl_loss", False)
+    return bool(wanted) and not has_adapter(config)
+
+
+def has_adapter(config: DictConfig) -> bool:
+    """Whether a LoRA adapter is trained, as `PPOTrainer._setup` finds it out."""
+    model = "actor_rollout_ref.model"
+    rank = _get(config, f"{model}.lora.rank", 0) or _get(config, f"{model}.lora_rank", 0)
+    return rank > 0 or _get(config, f"{model}.lora_adapter_path") is not None

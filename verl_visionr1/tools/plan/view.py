@@ -1,0 +1,132 @@
+"""A plan to read, and as overrides for verl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from verl_visionr1.tools.plan.choosing import Plan
+from verl_visionr1.tools.plan.memory import Part, total, trained_params
+
+ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
+REF = "actor_rollout_ref.ref"
+
+
+def overrides_of(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Key of verl -> (value, why), in reading order. Without what the plan does not decide (lengths, batch, KL)."""
+    return dict((*_machine(plan), *_training(plan), *_generation(plan), *_variants(plan)))
+
+
+def _machine(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    yield "trainer.n_gpus_per_node", (str(plan.machine.gpus), "as given")
+    yield "trainer.nnodes", (str(plan.machine.nodes), "as given")
+
+
+def _training(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    settings = plan.settings
+    fsdp = f"{ACTOR}.fsdp_config"
+    yield f"{ACTOR}.strategy", ("fsdp2", "shards parameter by parameter; offload_policy and a frozen tower need it")
+    yield f"{fsdp}.param_offload", (str(settings.offload_params), _why_offload(plan, settings.offload_params))
+    yield f"{fsdp}.optimizer_offload", (str(settings.offload_adam), _why_offload(plan, settings.offload_adam))
+    yield f"{fsdp}.offload_policy", (str(settings.offload_always), _why_always(plan))
+    yield f"{MODEL}.enable_gradient_checkpointing", ("True", "else every layer's activations are kept")
+    yield f"{MODEL}.use_remove_padding", ("True", "micro-batches are packed: padding costs nothing; needs flash-attn")
+    yield f"{MODEL}.use_fused_kernels", (str(settings.is_fused), _why_fused(plan))
+    yield f"{ACTOR}.use_dynamic_bsz", ("True", "micro-batches by tokens, not by answers: images differ in size")
+    yield (
+        f"{ACTOR}.ppo_max_token_len_per_gpu",
+        (str(settings.tokens), "the largest tried that fits, within a worker's share of a step"),
+    )
+    yield f"{ROLLOUT}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "no gradients: more fits")
+    if plan.run.has_kl and not plan.run.lora_rank:
+        yield f"{REF}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "the same for the reference model")
+        yield f"{REF}.fsdp_config.model_dtype", ("bf16", "it is computed in bf16 anyway: half the host memory")
+
+
+def _generation(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    parallel = plan.settings.tensor_parallel
+    alone = "an engine on each GPU: no communication" if parallel == 1 else "one GPU has no room for weights and cache"
+    yield f"{ROLLOUT}.tensor_model_parallel_size", (str(parallel), alone)
+    room = f"room for {plan.sequences} of {plan.wanted} sequences at once"
+    yield f"{ROLLOUT}.gpu_memory_utilization", (f"{plan.share:g}", room)
+    yield f"{ROLLOUT}.free_cache_engine", ("True", "vLLM gives its memory back while the model is trained")
+    yield (
+        f"{ROLLOUT}.max_model_len",
+        (str(plan.run.length), "prompt + answer; else vLLM asks for the model's whole context"),
+    )
+
+
+def _variants(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    if plan.run.lora_rank:
+        yield f"{MODEL}.lora_rank", (str(plan.run.lora_rank), "as given")
+        yield f"{MODEL}.exclude_modules", ("'.*visual.*'", "vLLM adapts language layers only")
+        yield f"{ROLLOUT}.load_format", ("safetensors", "vLLM has the base weights from the start")
+    if plan.run.is_vision_frozen and not plan.run.lora_rank:
+        library = "verl_visionr1.plugin.frozen_vision"
+        yield f"{MODEL}.external_lib", (library, "verl 0.9.1 does not read actor.freeze_vision_tower; this freezes it")
+
+
+def _why_offload(plan: Plan, is_on: bool) -> str:
+    if plan.settings.offload_always:
+        return "without effect beside offload_policy"
+    return "makes room for vLLM; loaded again to train" if is_on else "vLLM has room beside it"
+
+
+def _why_always(plan: Plan) -> str:
+    if plan.settings.offload_always:
+        return "does not fit otherwise: weights, gradients and Adam in host memory; slow"
+    return "training fits without"
+
+
+def _why_fused(plan: Plan) -> str:
+    if plan.settings.is_fused:
+        return f"else the logits of {plan.settings.tokens} tokens x {plan.shape.vocab} words, several times over"
+    return "verl has no fused head for this kind of model"
+
+
+def override_lines(plan: Plan) -> list[str]:
+    """One override a line, for a shell's array."""
+    return [f"{key}={value}" for key, (value, _) in overrides_of(plan).items()]
+
+
+def explanation(plan: Plan) -> Iterator[RenderableType]:
+    """The accounts and the settings, each with its reason."""
+    shape, machine, run = plan.shape, plan.machine, plan.run
+    trained = trained_params(shape, run)
+    yield Text(
+        f"{shape.params / 1e9:.2f} billion parameters ({shape.name}), {trained / 1e9:.2f} trained, on "
+        f"{machine.nodes} x {machine.gpus} GPUs of {machine.gpu_gb:g} GB; {run.prompts} prompts x {run.answers} "
+        f"answers, up to {run.max_prompt} + {run.max_response} tokens"
+    )
+    yield _account("training, GB of a GPU", plan.training, machine.gpu_gb)
+    yield _account("generation, GB of a GPU", plan.generation, machine.gpu_gb)
+    yield _account("GB of a node's memory", plan.host, machine.host_gb)
+    yield Text("settings")
+    for key, (value, why) in overrides_of(plan).items():
+        yield Text(f"{key}={value}\n    {why}")
+    yield from _remarks(plan)
+    yield Text("Estimates from the formulas in verl_visionr1/tools/plan/memory.py; not measured on a GPU.")
+
+
+def _remarks(plan: Plan) -> Iterator[Text]:
+    if 2 * plan.sequences < plan.wanted:
+        yield Text(f"vLLM has room for {plan.sequences} of {plan.wanted} sequences at once: generation takes turns")
+    if plan.settings.offload_always:
+        yield Text("Adam runs on the CPU: more GPUs, or LoRA, would be much faster")
+    if plan.shape.is_tied and plan.machine.gpus > 1:
+        yield Text("tied embeddings: each worker of a node loads the whole model into host memory at the start")
+
+
+def _account(title: str, parts: Sequence[Part], limit: float | None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("GB", justify="right")
+    table.add_column("how", overflow="fold")
+    for part in parts:
+        table.add_row(Text(part.name), f"{part.gb:.1f}", Text(part.why))
+    of = "" if limit is None else f"of {limit:g}"
+    table.add_row(Text("together"), f"{total(parts):.1f}", Text(of))
+    return table
