@@ -124,8 +124,17 @@ def repair_process_group(distributed: types.ModuleType) -> None:
     @functools.wraps(original)
     def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
         original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+        print(f"visionr1: {_place()}", flush=True)  # noqa: T201 - in the log of a run on several nodes
 
     vars(distributed)["initialize_global_process_group_ray"] = initialize_global_process_group_ray
+
+
+def _place() -> str:
+    """Which training worker this is, by the environment that verl gives it, and on which node."""
+    import ray
+
+    rank, count = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return f"training worker {rank} of {count} on node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
 
 class _VllmAlias(importlib.metadata.Distribution):

@@ -1,0 +1,112 @@
+"""What lies in a checkpoint of verl's FSDP trainer: for how many training workers it was written.
+
+    checkpoints/latest_checkpointed_iteration.txt       the last step
+    checkpoints/global_step_<N>/
+      actor/ (and critic/)
+        {model,optim,extra_state}_world_size_<W>_rank_<R>.pt    what worker R of W keeps
+        fsdp_config.json                                        W, and the version of FSDP
+        huggingface/                                            config and tokenizer
+      data.pt, visionr1_progress.json                           of the trainer: the number of workers is nothing to them
+
+A worker loads the files with its own W and R in their names, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_visionr1.files import RowsError
+
+KINDS = ("model", "optim", "extra_state")
+"""The files that each worker writes, as far as `checkpoint.save_contents` asks for them."""
+ROLES = ("actor", "critic")
+"""Folders of a checkpoint with files of workers."""
+TRACKER = "latest_checkpointed_iteration.txt"
+_SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
+
+
+class CheckpointError(RowsError):
+    """A checkpoint that cannot be read or rewritten; one line that says what to do."""
+
+
+def shard_file(folder: Path, kind: str, n_workers: int, rank: int) -> Path:
+    """Where verl's worker `rank` of `n_workers` keeps its part.
+
+    >>> shard_file(Path("actor"), "model", 2, 1).name
+    'model_world_size_2_rank_1.pt'
+    """
+    return folder / f"{kind}_world_size_{n_workers}_rank_{rank}.pt"
+
+
+def worker_counts(folder: Path) -> dict[int, set[int]]:
+    """Number of workers -> ranks whose model part lies in a folder such as `global_step_4/actor`.
+
+    Where each machine has a disk of its own, only the ranks of this machine are seen.
+    """
+    found: dict[int, set[int]] = {}
+    for file in folder.glob("model_world_size_*_rank_*.pt"):
+        match = _SHARD.fullmatch(file.name)
+        if match:
+            found.setdefault(int(match[2]), set()).add(int(match[3]))
+    return found
+
+
+def complete_counts(folder: Path) -> list[int]:
+    """Numbers of workers of which every model part is there, ascending."""
+    return sorted(count for count, ranks in worker_counts(folder).items() if ranks >= set(range(count)))
+
+
+def latest_step(folder: Path) -> Path | None:
+    """The last checkpoint below a run's `checkpoints` folder, by verl's own mark; None where there is none."""
+    tracker = folder / TRACKER
+    if not tracker.is_file():
+        return None
+    step = folder / f"global_step_{tracker.read_text().strip()}"
+    return step if step.is_dir() else None
+
+
+def step_folder(path: Path) -> Path:
+    """The checkpoint that a user means by `global_step_N`, or by a folder of which the last one is meant.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+    """
+    for folder in (path, path / "checkpoints"):
+        if any((folder / role).is_dir() for role in ROLES):
+            return folder
+        step = latest_step(folder)
+        if step is not None:
+            return step
+    raise CheckpointError(f"{path}: no checkpoint of verl's there; needs a folder global_step_N, or one with {TRACKER}")
+
+
+def workers_problem(step: Path, n_workers: int) -> str | None:
+    """Why a run with `n_workers` training workers cannot resume from a checkpoint; None where it can.
+
+    verl finds out minutes later, when each worker looks for its own file and one after the other says "No such file".
+    """
+    for role in ROLES:
+        written = worker_counts(step / role)
+        if written and n_workers not in written:
+            counts = " and ".join(str(count) for count in sorted(written))
+            return (
+                f"{step}: written by {counts} training workers, this run has {n_workers} (trainer.nnodes x "
+                f"trainer.n_gpus_per_node); `visionr1 reshard {step} --workers {n_workers}` makes it fit"
+            )
+    return None
+
+
+def resume_problems(config: DictConfig) -> list[str]:
+    """`workers_problem` of the checkpoint that a run with this config would resume from; empty where there is none."""
+    trainer = config.trainer
+    if trainer.resume_mode == "disable":
+        return []
+    if trainer.resume_mode == "auto":
+        step = latest_step(Path(trainer.default_local_dir).absolute())
+    else:
+        step = Path(trainer.resume_from_path).absolute() if trainer.resume_from_path else None
+    problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) if step is not None else None
+    return [problem] if problem else []

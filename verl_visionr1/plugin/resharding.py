@@ -1,0 +1,223 @@
+"""Rewrite a checkpoint for another number of training workers: weights and optimizer, to the bit.
+
+FSDP2 cuts each parameter, and its two moments in Adam, along the first dimension into one part a worker
+(`DTensor`, `Shard(0)`; torch.chunk's sizes, so the last parts may be smaller, or empty). Another number of workers
+needs other cuts and no arithmetic. The parts are read through memory maps and cut for one new worker after the other,
+so the memory in use is about one new worker's part.
+
+    weights, moments              cut anew
+    step count, learning rates    the same for every worker
+    random state                  worker R keeps that of the old worker R; one that is new starts with its own
+
+What is written has the names that verl looks for, beside the files of the old number, which stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from verl_visionr1.files import whole_file, write_whole
+from verl_visionr1.plugin.checkpoints import KINDS, ROLES, CheckpointError, complete_counts, shard_file, step_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Resharded:
+    """What was written.
+
+    Attributes:
+        step: the checkpoint, `global_step_N`.
+        n_before: number of workers that it was written by.
+        n_workers: number of workers that it can be resumed with, too, now.
+        n_bytes: size of the new files.
+    """
+
+    step: Path
+    n_before: int
+    n_workers: int
+    n_bytes: int
+
+
+def reshard(path: Path, n_workers: int, *, fsdp_size: int = -1, remove_old: bool = False) -> Resharded:
+    """Make a checkpoint fit `n_workers` training workers.
+
+    Args:
+        path: `global_step_N`, or a run's folder, of which the last checkpoint is meant.
+        n_workers: trainer.nnodes x trainer.n_gpus_per_node of the run that will resume.
+        fsdp_size: that run's `actor.fsdp_config.fsdp_size`: workers that share one copy of the model; -1: all.
+        remove_old: delete the files of the old number once the new ones are there.
+
+    Raises:
+        CheckpointError: no whole checkpoint there, one that FSDP2 did not write, or a number that cannot be.
+        RowsError: a file cannot be written; nothing of the new number is left then.
+    """
+    if n_workers < 1:
+        raise CheckpointError(f"--workers {n_workers}: needs a number of 1 or more")
+    if 0 < fsdp_size < n_workers and n_workers % fsdp_size:
+        raise CheckpointError(f"--fsdp-size {fsdp_size}: {n_workers} workers cannot be divided by it")
+    step = step_folder(path)
+    n_before, n_bytes = 0, 0
+    for role in ROLES:
+        if (step / role).is_dir():
+            n_before, written = _reshard_role(step / role, n_workers, fsdp_size, remove_old=remove_old)
+            n_bytes += written
+    return Resharded(step, n_before, n_workers, n_bytes)
+
+
+def _reshard_role(folder: Path, n_workers: int, fsdp_size: int, *, remove_old: bool) -> tuple[int, int]:
+    """Number of workers before, and bytes written, of `actor` or `critic`."""
+    n_before, config = _written_by(folder)
+    if n_before == n_workers:
+        raise CheckpointError(f"{folder}: was written by {n_workers} training workers; it fits as it is")
+    new = folder / f".reshard_{n_workers}"
+    shutil.rmtree(new, ignore_errors=True)  # of an attempt that was ended
+    try:
+        for kind in KINDS:
+            _reshard_kind(folder, new, kind, (n_before, n_workers), fsdp_size)
+        n_bytes = sum(file.stat().st_size for file in new.iterdir())
+        for file in sorted(new.iterdir(), key=lambda file: file.name.startswith("model")):
+            os.replace(file, folder / file.name)  # model parts last: by them a set is taken for whole
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    write_whole(folder / "fsdp_config.json", json.dumps({**config, "world_size": n_workers}, indent=4).encode())
+    if remove_old:
+        for kind in KINDS:
+            for rank in range(n_before):
+                shard_file(folder, kind, n_before, rank).unlink(missing_ok=True)
+    return n_before, n_bytes
+
+
+def _written_by(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Number of workers that a folder was written by, and its `fsdp_config.json`."""
+    file = folder / "fsdp_config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; only checkpoints of verl's FSDP trainer can be rewritten")
+    config = json.loads(file.read_text())
+    if config.get("FSDP_version") != 2:
+        raise CheckpointError(
+            f"{file}: FSDP_version is {config.get('FSDP_version')}; only strategy=fsdp2 can be rewritten: merge the "
+            "weights with `python -m verl.model_merger merge --backend fsdp` and start from them"
+        )
+    n_before = int(config["world_size"])
+    if n_before not in complete_counts(folder):
+        raise CheckpointError(f"{folder}: not all parts of its {n_before} workers are there; gather them in one folder")
+    return n_before, config
+
+
+def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], fsdp_size: int) -> None:
+    """Write the files of one kind for all new workers; those that were never saved are not written either."""
+    n_before, n_workers = workers
+    files = [shard_file(folder, kind, n_before, rank) for rank in range(n_before)]
+    if not all(file.is_file() for file in files):
+        return
+    old = [_read(file) for file in files]
+    device_type = next((tensor.device_mesh.device_type for tensor in _tensors(old[0])), "cpu")
+    for rank in range(n_workers):
+        if kind == "extra_state":
+            part = _extra_state(old, rank)
+        else:
+            with mesh_of(device_type, rank, n_workers, fsdp_size) as mesh:
+                part = _cut(old, mesh)
+        with whole_file(shard_file(new, kind, n_workers, rank)) as file:
+            torch.save(part, file)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    except Exception as error:  # noqa: BLE001 - a file that was cut short fails in many ways
+        raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); take an earlier checkpoint") from None
+
+
+def _extra_state(old: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
+    """Scheduler and random state of a new worker; verl goes without the latter where there is none."""
+    if rank < len(old):
+        return old[rank]
+    return {key: value for key, value in old[0].items() if key != "rng"}
+
+
+def _tensors(tree: Any) -> Iterator[DTensor]:
+    """The cut tensors of a state, in its own order."""
+    if isinstance(tree, DTensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _tensors(value)
+
+
+def _cut(old: Sequence[Any], mesh: DeviceMesh) -> Any:
+    """The state of the worker whose place in `mesh` is current, from the states of all old ones."""
+    first = old[0]
+    if isinstance(first, DTensor):
+        return _cut_tensor(old, mesh)
+    if isinstance(first, dict):
+        return type(first)((key, _cut([state[key] for state in old], mesh)) for key in first)
+    if isinstance(first, list | tuple):
+        return type(first)(_cut(items, mesh) for items in zip(*old, strict=True))
+    if isinstance(first, torch.Tensor):
+        return first.clone()  # whole on every worker; not the map of the file
+    return first
+
+
+def _cut_tensor(old: Sequence[DTensor], mesh: DeviceMesh) -> DTensor:
+    first = old[0]
+    placement = first.placements[-1]
+    if placement != Shard(0) or any(other != Replicate() for other in first.placements[:-1]):
+        raise CheckpointError(f"a tensor is cut as {first.placements}; only Shard(0) of FSDP2 is known")
+    # With several copies of the model (mesh "ddp" x "fsdp") the first copy has it all.
+    ranks = first.device_mesh.mesh.reshape(-1, first.device_mesh.mesh.shape[-1])[0].tolist()
+    begin, end = _rows(first.shape[0], mesh.size(-1), mesh.get_local_rank(mesh.ndim - 1))
+    local = _read_rows([old[rank].to_local() for rank in ranks], begin, end)
+    placements = (*[Replicate()] * (mesh.ndim - 1), Shard(0))
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=first.shape, stride=first.stride())
+
+
+def _rows(n_rows: int, n_parts: int, part: int) -> tuple[int, int]:
+    """First row of a part and the one after its last, with the sizes of torch.chunk.
+
+    >>> [_rows(5, 4, part) for part in range(4)]
+    [(0, 2), (2, 4), (4, 5), (5, 5)]
+    """
+    size = -(-n_rows // n_parts)
+    return min(part * size, n_rows), min((part + 1) * size, n_rows)
+
+
+def _read_rows(parts: Sequence[torch.Tensor], begin: int, end: int) -> torch.Tensor:
+    """Rows `begin` to `end` of the tensor that `parts` are, one after the other."""
+    pieces, at = [], 0
+    for part in parts:
+        low, high = max(begin, at), min(end, at + part.shape[0])
+        if low < high:
+            pieces.append(part[low - at : high - at])
+        at += part.shape[0]
+    return torch.cat(pieces) if pieces else parts[0].new_empty((0, *parts[0].shape[1:]))
+
+
+@contextmanager
+def mesh_of(device_type: str, rank: int, n_workers: int, fsdp_size: int) -> Iterator[DeviceMesh]:
+    """The mesh that verl's `create_device_mesh` makes in worker `rank`, in this process and without the others."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=n_workers)
+    try:
+        if fsdp_size < 0 or fsdp_size >= n_workers:
+            yield init_device_mesh(device_type, (n_workers,), mesh_dim_names=("fsdp",))
+        else:
+            shape = (n_workers // fsdp_size, fsdp_size)
+            yield init_device_mesh(device_type, shape, mesh_dim_names=("ddp", "fsdp"))
+    finally:
+        distributed.destroy_process_group()
