@@ -96,6 +96,44 @@ def test_ap_lies_in_its_interval_though_its_resamples_do_not_average_to_it() -> 
     assert section.estimates["AP"].high == pytest.approx(np.quantile(drawn, 0.975) - bias, abs=1e-5)
 
 
+def is_large(row: Prediction) -> bool:
+    """Whether no true box is small."""
+    return all((c - a) * (d - b) > 1100 for a, b, c, d in Target.from_json(row.gts).boxes_xyxy)
+
+
+def test_one_image_has_no_interval_and_no_verdict() -> None:
+    for n_small, is_told in ((1, False), (12, True)):
+        small = json.dumps([{"bbox_2d": [5, 5, 20, 20], "label": "cat"}])
+        truth = Target(task="detection", size_wh=WH, boxes_xyxy=[[5, 5, 20, 20]], labels=["cat"], categories=["cat"])
+        rows = [row for row in answers(0, 0.1) if is_large(row)]
+        for i in range(n_small):
+            rows[i] = msgspec.structs.replace(rows[i], output=small, gts=truth.to_json())
+        good = evaluate(rows, FEW)
+        bad = evaluate([msgspec.structs.replace(row, output="[]") for row in rows], FEW)
+        found = good.sections[0].estimates["ARs"]
+        assert found.value == pytest.approx(1.0)
+        assert (found.low is not None, found.high is not None) == (is_told, is_told), n_small
+        verdicts = {one.metric: one.verdict for one in compare(good, bad).sections[0].differences}
+        assert verdicts["ARs"] == ("better" if is_told else ""), n_small
+        assert verdicts["AR100"] == "better"
+
+
+def test_the_interval_of_ap_stays_between_0_and_1() -> None:
+    class Skewed:
+        @property
+        def values(self) -> dict[str, tuple[float | None, int]]:
+            return {"AP": (0.01, 5), "AP50": (0.99, 5), "MAE": (7.0, 5)}
+
+        def resampled(self, weights_bu: np.ndarray) -> dict[str, np.ndarray]:
+            some = np.linspace(0.0, 0.1, len(weights_bu))
+            return {"AP": some, "AP50": 1.0 - some, "MAE": 5.0 + some}
+
+    found, _ = estimates_of([Skewed()], 5, n_resamples=100, seed=0, level=0.9)
+    assert (found["AP"].low, found["AP"].high) == (0.0, pytest.approx(0.055))
+    assert (found["AP50"].low, found["AP50"].high) == (pytest.approx(0.945), 1.0)
+    assert found["MAE"].high == pytest.approx(5.095)
+
+
 def test_no_resamples_give_no_intervals() -> None:
     (section,) = evaluate(answers(0, 0.1), EvaluationSettings(resamples=0)).sections
     assert {(found.low, found.high) for found in section.estimates.values()} == {(None, None)}
@@ -127,6 +165,7 @@ WORDS = {
     "lower": (Estimate(value=-0.5, low=-0.7, high=-0.3), "goes with LOWER F1 here: Spearman -.50"),
     "none": (Estimate(value=0.1, low=-0.1, high=0.3), "no relation of reward and F1 shows here"),
     "same": (Estimate(value=None), "the same for all rows"),
+    "no interval": (Estimate(value=0.9), "reward and F1: Spearman .90, without an interval, which may be chance"),
 }
 
 
@@ -360,3 +399,39 @@ def test_what_does_not_compare_is_said(mixed: Evaluation) -> None:
     assert comparison.only_ours[0] == "b|x\n (detection)"
     assert comparison.settings == ["confidence: constant, theirs order"]
     assert "settings differ" in markdown(mixed, other)
+    assert comparison.others == []
+
+
+def test_two_models_that_speak_otherwise_compare(mixed: Evaluation) -> None:
+    other = msgspec.structs.replace(
+        mixed, settings=msgspec.structs.replace(FEW, frame="qwen3-vl", max_tokens=99, seed=1, preset="vlm-r1")
+    )
+    comparison = compare(mixed, other)
+    assert comparison.settings == ["preset: visionr1, theirs vlm-r1"]
+    assert [text.partition(":")[0] for text in comparison.others] == ["frame", "max_tokens", "seed"]
+    text = markdown(mixed, other)
+    assert text.count("the numbers do not compare") == 1
+    assert "* differs, as it may between models and runs: frame: original, theirs qwen3-vl\n" in text
+    assert "\n\n\n" not in markdown(mixed, mixed)
+
+
+def test_the_report_names_the_models(mixed: Evaluation) -> None:
+    ours = evaluate(answers(0, 0.1), FEW, model="out/a|b")
+    assert markdown(ours).startswith("# Evaluation of out/a\\|b\n")
+    assert "## Against the other evaluation, of out/a\\|b\n" in markdown(mixed, ours)
+    assert Evaluation.from_json(ours.to_json()).model == "out/a|b"
+
+
+def test_averages_over_other_data_sources_are_not_compared() -> None:
+    one, other = (
+        evaluate([row for name in names for row in answers(0, 0.1, source=name, file=name)], FEW)
+        for names in (("a", "b"), ("a", "c"))
+    )
+    assert [section.source for section in compare(one, other).sections] == ["a"]
+    assert [section.source for section in compare(one, one).sections] == ["a", "b", "mean of 2 data sources"]
+
+
+def test_rows_of_other_images_are_not_held_against_each_other() -> None:
+    one = evaluate(answers(0, 0.1), FEW)
+    moved = [msgspec.structs.replace(row, image_id=f"x{row.row}") for row in answers(0, 0.1)]
+    assert compare(one, evaluate(moved, FEW)).sections[0].rows is None

@@ -25,6 +25,9 @@ Weights = NDArray[Any]
 """How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
 BIASED = ("AP", "NMS-AP")
 """Names of metrics whose resampled values lie above them begin so."""
+LEAST_SHARE = 0.9
+"""Of the resamples, in which there must be something to measure; where one or two images hold all of it there is not,
+and what is left says nothing of other images."""
 MAX_CELLS = 4_000_000
 """Cells of a table of weights that are in memory at once."""
 
@@ -34,7 +37,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         value: None where there is nothing to measure (no object of that size, say).
-        low, high: ends of the confidence interval; None without resamples.
+        low, high: ends of the confidence interval; None without resamples, and where one or two images hold all that
+            can be measured.
         n: rows it is over; for average precision, images.
     """
 
@@ -131,6 +135,8 @@ def estimates_of(
     for one in measured:
         for name, (value, n) in one.values.items():
             low, high = interval(draws.get(name), level, value, metric=name)
+            if low is not None and high is not None and name.startswith(BIASED):  # its shift may leave the range
+                low, high = max(low, 0.0), min(high, 1.0)
             found[name] = Estimate(value=value, low=low, high=high, n=n)
     return found, draws
 
@@ -142,7 +148,7 @@ def interval(
 
     Average precision takes maxima (interpolated precision), which rise with the lumps of a resample: its resampled
     values lie above the value itself, by more than they spread where many boxes tie. Means and shares have no such
-    bias. NaN (nothing to measure in a resample) are left out; None where there is nothing at all.
+    bias. NaN (nothing to measure in a resample) are left out; None where more than one in ten are (`LEAST_SHARE`).
 
     >>> interval(np.arange(101.0), 0.5, 40.0), interval(np.arange(101.0), 0.5, 40.0, metric="AP50")
     ((25.0, 75.0), (15.0, 65.0))
@@ -150,7 +156,7 @@ def interval(
     if draws is None or value is None:
         return None, None
     kept = draws[np.isfinite(draws)]
-    if not kept.size:
+    if not kept.size or kept.size < LEAST_SHARE * draws.size:
         return None, None
     low, high = np.quantile(kept, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     shift = value - kept.mean() if metric.startswith(BIASED) else 0.0

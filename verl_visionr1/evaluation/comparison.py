@@ -19,6 +19,10 @@ from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
 NEITHER_IS_BETTER = frozenset({"bias", "tokens"})
+OF_THE_MODEL = frozenset({"frame", "answer_format", "processing", "max_tokens"})
+"""Settings that say how a model speaks: two models that speak otherwise can be compared."""
+OF_INTERVALS = frozenset({"resamples", "level", "seed"})
+"""Settings that move no number but its interval."""
 SAME = 1e-9
 """Values of a row that differ by no more are equal."""
 ROW_METRICS = ("F1@50", "REC@50", "accuracy", "all right")
@@ -92,19 +96,22 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sections: data sources and tasks that both have, averages last.
         only_ours, only_theirs: those that one has, "<source> (<task>)".
-        settings: settings that differ, "<name>: <ours>, theirs <theirs>": such numbers do not compare.
+        settings: conventions that differ, "<name>: <ours>, theirs <theirs>": such numbers do not compare.
+        others: settings that differ and may: `OF_THE_MODEL`, `OF_INTERVALS`.
     """
 
     sections: list[SectionComparison]
     only_ours: list[str]
     only_theirs: list[str]
     settings: list[str]
+    others: list[str]
 
 
 def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     """Hold an evaluation against another one."""
-    own = {section.key: section for section in (*ours.sections, *ours.averages)}
-    other = {section.key: section for section in (*theirs.sections, *theirs.averages)}
+    alike = {task for task in _tasks(ours) if _sources(ours, task) == _sources(theirs, task)}
+    own = {section.key: section for section in _compared(ours, alike)}
+    other = {section.key: section for section in _compared(theirs, alike)}
     is_alike = (ours.settings.seed, ours.settings.resamples) == (theirs.settings.seed, theirs.settings.resamples)
     sections = [
         SectionComparison(
@@ -116,17 +123,33 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
         for key, section in own.items()
         if key in other
     ]
+    differ = _settings_that_differ(ours, theirs)
+    may = OF_THE_MODEL | OF_INTERVALS
     return Comparison(
         sections=sections,
         only_ours=[f"{source} ({task})" for source, task in own if (source, task) not in other],
         only_theirs=[f"{source} ({task})" for source, task in other if (source, task) not in own],
-        settings=_settings_that_differ(ours, theirs),
+        settings=[text for name, text in differ.items() if name not in may],
+        others=[text for name, text in differ.items() if name in may],
     )
 
 
-def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> list[str]:
+def _compared(evaluation: Evaluation, alike: set[str]) -> list[Section]:
+    """Its sections, with the averages of tasks for which both have the same data sources."""
+    return [*evaluation.sections, *(average for average in evaluation.averages if average.task in alike)]
+
+
+def _tasks(evaluation: Evaluation) -> set[str]:
+    return {section.task for section in evaluation.sections}
+
+
+def _sources(evaluation: Evaluation, task: str) -> set[str]:
+    return {section.source for section in evaluation.sections if section.task == task}
+
+
+def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> dict[str, str]:
     mine, yours = msgspec.to_builtins(ours.settings), msgspec.to_builtins(theirs.settings)
-    return [f"{name}: {mine[name]}, theirs {yours[name]}" for name in mine if mine[name] != yours[name]]
+    return {name: f"{name}: {mine[name]}, theirs {yours[name]}" for name in mine if mine[name] != yours[name]}
 
 
 def _differences(ours: Section, theirs: Section, level: float, *, is_alike: bool) -> list[Difference]:
@@ -184,7 +207,7 @@ def verdict_of(metric: str, difference: Estimate) -> str:
 def _rows(section: Section, ours: Evaluation, theirs: Evaluation) -> RowComparison | None:
     mine = {row.key: row for row in ours.rows if (row.data_source, row.task) == section.key}
     yours = {row.key: row for row in theirs.rows if (row.data_source, row.task) == section.key}
-    both = [(mine[key], yours[key]) for key in mine if key in yours]
+    both = [(mine[key], yours[key]) for key in mine if key in yours and mine[key].image == yours[key].image]
     metric = next((name for name in ROW_METRICS if any(name in row.measured for row, _ in both)), None)
     if metric is None:
         return None

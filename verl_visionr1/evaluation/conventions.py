@@ -34,7 +34,8 @@ def conventions_of(settings: EvaluationSettings, measurements: Sequence[Measurem
     if settings.resamples:
         found.append(
             f"Intervals: {settings.level:.0%}, {settings.resamples} bootstrap resamples of images (seed "
-            f"{settings.seed}), percentiles; those of AP are shifted by the bootstrap's bias."
+            f"{settings.seed}), percentiles; those of AP are shifted by the bootstrap's bias; none where one or two "
+            "images hold all that can be measured."
         )
     return found
 

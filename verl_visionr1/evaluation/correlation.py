@@ -107,12 +107,10 @@ def in_words(metric: str, rho: Estimate) -> str:
     """
     if rho.value is None:
         return f"reward or {metric} is the same for all rows: nothing to compare"
-    shown = f"Spearman {short(rho.value)}"
     low, high = rho.low, rho.high
     if low is None or high is None:
-        low = high = rho.value
-    else:
-        shown += f" [{short(low)}, {short(high)}]"
+        return f"reward and {metric}: Spearman {short(rho.value)}, without an interval, which may be chance"
+    shown = f"Spearman {short(rho.value)} [{short(low)}, {short(high)}]"
     if low > 0.0:
         return f"higher reward goes with higher {metric} here: {shown}"
     if high < 0.0:

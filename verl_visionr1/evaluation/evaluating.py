@@ -19,12 +19,15 @@ PACKAGES = ("verl-visionr1", "faster-coco-eval", "numpy")
 """Packages whose version stands in the report."""
 
 
-def evaluate(predictions: Iterable[Prediction], settings: EvaluationSettings | None = None) -> Evaluation:
+def evaluate(
+    predictions: Iterable[Prediction], settings: EvaluationSettings | None = None, *, model: str = ""
+) -> Evaluation:
     """Measure what a model answered.
 
     Args:
         predictions: of one model, of any tasks and data sources, in any order.
         settings: how they are read and measured.
+        model: its name, for the report.
 
     Returns:
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
@@ -44,6 +47,7 @@ def evaluate(predictions: Iterable[Prediction], settings: EvaluationSettings | N
     sections = [measurement.section() for measurement in measurements]
     return Evaluation(
         made_with=_versions(),
+        model=model,
         settings=settings,
         conventions=conventions_of(settings, measurements),
         sections=sections,

@@ -14,9 +14,10 @@ MAX_TABLE_ROWS = 100
 
 def markdown(evaluation: Evaluation, versus: Evaluation | None = None) -> str:
     """The report as text; with `versus`, what differs from another evaluation comes first."""
-    lines: list[str] = ["# Evaluation", ""]
+    lines: list[str] = [f"# Evaluation of {_plain(evaluation.model)}" if evaluation.model else "# Evaluation", ""]
     if versus is not None:
-        lines += _comparison(compare(evaluation, versus))
+        whose = f", of {_plain(versus.model)}" if versus.model else ""
+        lines += [f"## Against the other evaluation{whose}", "", *_comparison(compare(evaluation, versus))]
     for section in (*evaluation.sections, *evaluation.averages):
         lines += _section(section)
     lines += ["## Conventions", ""]
@@ -76,16 +77,16 @@ def _cells(row: Sequence[Cell], low: int | None) -> list[str]:
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
-    yield "## Against the other evaluation"
-    yield ""
-    for text in comparison.settings:
-        yield f"* settings differ, the numbers do not compare: {_plain(text)}"
+    said = [f"settings differ, the numbers do not compare: {text}" for text in comparison.settings]
+    said += [f"differs, as it may between models and runs: {text}" for text in comparison.others]
     for whose, names in (("here", comparison.only_ours), ("there", comparison.only_theirs)):
         if names:
-            yield f"* only {whose}: {_plain(', '.join(names))}"
+            said.append(f"only {whose}: {', '.join(names)}")
     if not comparison.sections:
-        yield "* nothing that both have"
-    yield ""
+        said.append("nothing that both have")
+    yield from (f"* {_plain(text)}" for text in said)
+    if said:
+        yield ""
     for section in comparison.sections:
         yield from _section_comparison(section)
 

@@ -102,6 +102,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: see `VERSION`.
         made_with: package -> version.
+        model: whose answers, as it was given; "" where that is not known.
         settings: what was asked for.
         conventions: what the numbers mean, in sentences.
         sections: one for each data source and task, in the order of the files.
@@ -112,6 +113,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     made_with: dict[str, str]
+    model: str = ""
     settings: EvaluationSettings
     conventions: list[str]
     sections: list[Section]

@@ -30,6 +30,10 @@ _SMALL_MODEL_BYTES = 256 << 20
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+LEAST_LOGPROB = -100.0
+"""Stands for what is less likely still."""
+
+
 class EngineError(ValueError):
     """vLLM is missing, or cannot start or go on; one line."""
 
@@ -239,7 +243,8 @@ class Engine:
         if self._logprobs:
             starts = token_starts(self._prompts.text, token_ids)
             steps = zip(token_ids, completion.logprobs, strict=True)
-            logprobs = tuple(round(float(step[token].logprob), 6) for token, step in steps)
+            # JSON has no -inf
+            logprobs = tuple(max(round(float(step[token].logprob), 6), LEAST_LOGPROB) for token, step in steps)
         return msgspec.structs.replace(
             asked,
             output=self._prompts.text(token_ids),

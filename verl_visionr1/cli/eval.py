@@ -1,0 +1,252 @@
+"""`visionr1 eval`: a model answers parquet files, and the numbers people publish are computed from its answers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from verl_visionr1.cli import rollouts as given
+from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.frames import MODEL_TYPE_FRAMES
+
+if TYPE_CHECKING:
+    from verl_visionr1.evaluation.generation.answering import Progress
+    from verl_visionr1.evaluation.generation.records import Made
+
+REPORT, MARKDOWN = "report.json", "report.md"
+LOGPROB_RULES = ("logprob", "logprob-product")
+"""Confidence rules that need the probabilities of the tokens."""
+_LINE_EVERY_S = 30.0  # where nobody watches
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """Options of the metrics, as they were given."""
+
+    frame: str
+    preset: str
+    routes: list[str] | None
+    confidence: str
+    stray_labels: str
+    which_box: str
+    strict_iou: bool
+    unreadable_count: str
+    metrics: list[str] | None
+    answer_format: str | None
+    stage: str
+    resamples: int
+
+
+def eval(
+    out: Annotated[Path, typer.Option(help="folder for predictions and report; run again to go on there")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N"),
+    ] = None,
+    data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
+    limit: Annotated[int | None, typer.Option(help="first rows of each file")] = None,
+    n: Annotated[int, typer.Option("--n", help="answers to a row")] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, as in training's validation")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer (data.max_response_length)")] = 1024,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    min_pixels: given.MinPixels = None,
+    max_pixels: given.MaxPixels = None,
+    frame: Annotated[str, typer.Option(help="the coordinates the model speaks in; auto: by its model_type")] = "auto",
+    preset: given.PresetName = "visionr1",
+    route: given.Route = None,
+    stage: Annotated[str, typer.Option(help="thresholds of the reward: final (as validation in training) or off")] = (
+        "final"
+    ),
+    answer_format: Annotated[str | None, typer.Option("--format", help="the format that boxes are written in")] = None,
+    metrics: Annotated[list[str] | None, typer.Option(help="only these families of metrics (may repeat)")] = None,
+    confidence: Annotated[
+        str, typer.Option(help="how sure a box is: constant, order, logprob or logprob-product")
+    ] = "constant",
+    stray_labels: Annotated[str, typer.Option(help="boxes of categories not asked for: drop, own or every")] = "drop",
+    which_box: Annotated[str, typer.Option(help="of several boxes for one expression: first, last or only")] = "first",
+    strict_iou: Annotated[bool, typer.Option("--strict-iou", help="right above the IoU threshold, not at it")] = False,
+    unreadable_count: Annotated[
+        str, typer.Option(help="answers without a count, in MAE and RMSE: exclude or zero")
+    ] = "exclude",
+    resamples: Annotated[int, typer.Option(help="bootstrap resamples for the intervals; 0: none")] = 1000,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="keep the probability of each token")] = False,
+    vs: Annotated[
+        Path | None, typer.Option(help="compare with another evaluation: its report.json, or its folder")
+    ] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="only the metrics, of the answers in --out")] = False,
+    on_error: given.OnBadRow = "fail",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory")] = 256,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help="share of the GPU that vLLM takes")] = None,
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model")] = 1,
+    max_model_len: Annotated[int | None, typer.Option(help="most tokens of prompt and answer")] = None,
+) -> None:
+    """Generate answers with vLLM and measure them; answers are kept, and a run that was killed goes on."""
+    errors = Console(stderr=True, soft_wrap=True)
+    how = (frame, preset, route, confidence, stray_labels, which_box, strict_iou, unreadable_count, metrics)
+    measuring = Measuring(*how, answer_format, stage, resamples)
+    try:
+        _check(measuring, vs)
+        if not recompute:
+            from verl_visionr1.evaluation.generation.engine import EngineOptions
+            from verl_visionr1.evaluation.generation.generating import Task
+            from verl_visionr1.evaluation.generation.records import Sampling
+
+            if model is None:
+                raise ValueError(
+                    "no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for answers that are there"
+                )
+            task = Task(
+                model=model,
+                data=tuple(data or ()),
+                out=out,
+                sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed),
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+                limit=limit,
+                logprobs=logprobs or confidence in LOGPROB_RULES,
+                batch=batch,
+                on_error=cast(Any, on_error),  # what cannot be is refused there
+                engine=EngineOptions(
+                    device=device,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    tensor_parallel=tensor_parallel,
+                    max_model_len=max_model_len,
+                ),
+            )
+            _generate(task, errors)
+        _measure(out, None if recompute else data, limit, measuring, vs)
+    except ValueError as error:
+        raise given.stop("eval", error) from None
+    except KeyboardInterrupt:
+        errors.print(f"stopped; run the same command again to go on with {out}", markup=False)
+        raise typer.Exit(130) from None
+
+
+def _generate(task: Any, errors: Console) -> None:
+    from verl_visionr1.evaluation.generation.generating import generate
+
+    def say(line: str) -> None:
+        errors.print(line, markup=False, highlight=False)
+
+    with _shown(errors) as on_batch:
+        progress = generate(task, say, on_batch)
+    for example in progress.examples:
+        say(f"left out: {example}")
+    skipped = f", {progress.n_skipped} left out" if progress.n_skipped else ""
+    before = f", {progress.n_before} answered before" if progress.n_before else ""
+    say(f"{progress.n_done} rows answered ({progress.rate:.2f} a second{before}{skipped})")
+
+
+@contextmanager
+def _shown(errors: Console) -> Iterator[Callable[[Progress], None]]:
+    """A bar where somebody watches, else a line now and then."""
+    if not sys.stderr.isatty():
+        told = -_LINE_EVERY_S
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _LINE_EVERY_S:
+                told = time.monotonic()
+                errors.print(_line(progress), markup=False, highlight=False)
+
+        yield tell
+        return
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.description}"))
+    with Bar(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
+        shown = bar.add_task("", total=None)
+
+        def advance(progress: Progress) -> None:
+            done = progress.n_rows - progress.n_left
+            bar.update(shown, completed=done, total=progress.n_rows, description=f"{progress.rate:.2f}/s")
+
+        yield advance
+
+
+def _line(progress: Progress) -> str:
+    left = f"{progress.n_left / progress.rate:.0f} s left" if progress.rate else "..."
+    return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} a second, {left}"
+
+
+def _check(measuring: Measuring, vs: Path | None) -> None:
+    """What cannot be is refused before anything is generated."""
+    _settings(measuring, None)
+    if vs is not None:
+        _other(vs)
+
+
+def _other(vs: Path) -> Any:
+    from verl_visionr1.evaluation.records import load
+
+    return load(vs / REPORT if vs.is_dir() else vs)
+
+
+def _settings(measuring: Measuring, made: Made | None) -> Any:
+    """Settings of the metrics; what generation knows is taken from there."""
+    from verl_visionr1.evaluation.settings import EvaluationSettings
+    from verl_visionr1.rollouts.judging import Processing
+
+    frame = measuring.frame
+    if frame == "auto":
+        frame = "original" if made is None else _frame_of(made)
+    given.routes_of(measuring.routes)
+    pairs = [item.partition("=") for item in measuring.routes or ()]
+    settings = EvaluationSettings(
+        frame=frame,
+        preset=measuring.preset,
+        routes={task: name for task, _, name in pairs},
+        answer_format=measuring.answer_format,
+        processing=Processing() if made is None else Processing(None, made.min_pixels, made.max_pixels),
+        max_tokens=None if made is None else made.sampling.max_tokens,
+        stage=cast(Any, measuring.stage),
+        metrics=cast(Any, tuple(measuring.metrics or ())),
+        confidence=cast(Any, measuring.confidence),
+        stray_labels=cast(Any, measuring.stray_labels),
+        which_box=cast(Any, measuring.which_box),
+        strict_iou=measuring.strict_iou,
+        unreadable_count=cast(Any, measuring.unreadable_count),
+        resamples=measuring.resamples,
+    )
+    settings.judging()
+    return settings
+
+
+def _frame_of(made: Made) -> str:
+    if made.model_type not in MODEL_TYPE_FRAMES:
+        known = ", ".join(MODEL_TYPE_FRAMES)
+        raise ValueError(
+            f"--frame auto: the coordinates of model_type {made.model_type!r} are not known ({known}); name them"
+        )
+    return MODEL_TYPE_FRAMES[made.model_type]
+
+
+def _measure(out: Path, data: list[Path] | None, limit: int | None, measuring: Measuring, vs: Path | None) -> None:
+    from verl_visionr1.evaluation.evaluating import evaluate
+    from verl_visionr1.evaluation.generation.answering import predictions_of
+    from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
+    from verl_visionr1.evaluation.markdown import markdown
+    from verl_visionr1.evaluation.predictions import read_predictions
+    from verl_visionr1.evaluation.records import save
+
+    made = read_made(out / SETTINGS)
+    if measuring.confidence in LOGPROB_RULES and not made.logprobs:
+        raise RowsError(
+            f"{out}: its answers have no token probabilities, which --confidence {measuring.confidence} needs"
+        )
+    predictions = read_predictions(out / PREDICTIONS)
+    names = [file.name for file in data or ()] or list(made.data)
+    evaluation = evaluate(predictions_of(names, predictions, limit), _settings(measuring, made), model=made.model)
+    text = markdown(evaluation, _other(vs) if vs is not None else None)
+    save(evaluation, out / REPORT)
+    write_whole(out / MARKDOWN, text.encode())
+    typer.echo(text, nl=False)
