@@ -1,124 +1,25 @@
 # shellcheck shell=bash
-# The one launcher of all recipes. A recipe sets variables and appends to the arrays below, then:
+# The one launcher of all recipes. A recipe is
 #
 #   source recipes/launch.sh
-#   launch "$@"
+#   profile FAMILY TASK ...            what it is on a CPU (recipes/inputs.sh)
+#   VARIABLE=${VARIABLE:-default} ...  and the arrays DATA, MODEL, ACTOR, ROLLOUT, REWARD, TRAINER: overrides for verl
+#   train_data ...; val_data ...       its data files, and the commands that make them (recipes/inputs.sh)
+#   launch "$@"                        options and variables become overrides for verl (recipes/settings.sh)
 #
-# What a recipe sets itself: PLATFORM (cpu | cuda), TRAIN_FILES, VAL_FILES ("[a.parquet,b.parquet]" for several).
-#
-# It checks, runs `python -m verl.trainer.main_ppo` in a session of its own, shows progress, reports at the end, and
-# leaves nothing behind: no process, no temporary file, no shared memory. Run again, it resumes from the last checkpoint.
+# The launcher checks, runs `python -m verl.trainer.main_ppo` in a session of its own, shows progress, reports at the
+# end, and leaves nothing behind: no process, no temporary file, no shared memory. Run again, it resumes from the last
+# checkpoint.
 
-LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the same one to resume
-  GPUS, NODES      training workers on each node (on cpu: processes), and nodes
-  MODEL_PATH       model to train
-  TOTAL_STEPS      trainer steps
-  TEST_FREQ, SAVE_FREQ         validate and save every so many steps; -1: never. Both also at the end
-  TRAIN_BATCH, ROLLOUT_N       prompts a step, answers a prompt
-  MICRO_BATCH      answers in one forward pass of a training worker
-  MAX_PROMPT, MAX_RESPONSE     tokens
-  LR, KL_COEF, TEMPERATURE     learning rate; KL to the reference model (0: none is kept); of sampling
-  PRESET           a reward (visionr1 preset lists them), or a YAML file
-  WEIGHTS          of the criteria, "{format:1,recall:1,precision:1}"; empty: those of the preset
-  ROUTES           other presets for some tasks, "{counting:counting,pointing:gui-click}"
-  SCHEDULE         how the thresholds move: staged | linear | cosine | piecewise | gated | constant | off; null: as the preset
-  STAGES           thresholds (xi0,xi1,xi2) before and after the switch, "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"; null: those of the preset
-  SWITCH_AT        fraction of training at which the thresholds tighten; null: as the preset
-  SEED             order of the data and sampling
-  LOGGERS          verl'"'"'s loggers besides "file", e.g. ",wandb"'
-
-launch_help() {
-  printf '%s\n\nVariables (defaults at the top of the script, or in recipes/launch.sh):\n%s\n%s\n' "$1" "${2:-}${2:+$'\n'}$LAUNCH_KNOBS" '
-Options:
-  --fresh          start over: delete what an earlier run left in RUN_DIR
-  --help           this text
-Everything else goes to verl, after the settings of the script:
-  bash '"$0"' actor_rollout_ref.actor.optim.lr=3e-5'
-}
-
-# ---------------------------------------------------------------------------------------------------- what verl is told
-
-# Fills CONFIG with the overrides of a run. Arrays of the recipe come after the launcher's own and win.
-launch_config() {
-  local kl=()
-  DATA=(
-    data.train_files="$TRAIN_FILES"
-    data.val_files="$VAL_FILES"
-    data.train_batch_size="$TRAIN_BATCH"
-    data.max_prompt_length="$MAX_PROMPT"
-    data.max_response_length="$MAX_RESPONSE"
-    data.image_key=images
-    data.truncation=error
-    data.seed="$SEED"
-    "${DATA[@]}"
-  )
-  MODEL=(
-    actor_rollout_ref.model.path="$MODEL_PATH"
-    "${MODEL[@]}"
-  )
-  if [[ $KL_COEF != 0 && $KL_COEF != 0.0 ]]; then
-    kl=(
-      actor_rollout_ref.actor.use_kl_loss=True
-      actor_rollout_ref.actor.kl_loss_coef="$KL_COEF"
-      actor_rollout_ref.actor.kl_loss_type=low_var_kl
-    )
-  else
-    kl=(actor_rollout_ref.actor.use_kl_loss=False)
-  fi
-  ACTOR=(
-    actor_rollout_ref.actor.strategy=fsdp2
-    actor_rollout_ref.actor.optim.lr="$LR"
-    actor_rollout_ref.actor.ppo_mini_batch_size="$TRAIN_BATCH"
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu="$MICRO_BATCH"
-    actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
-    actor_rollout_ref.actor.entropy_coeff=0
-    "${kl[@]}"
-    "${ACTOR[@]}"
-  )
-  ROLLOUT=(
-    actor_rollout_ref.rollout.name=vllm
-    actor_rollout_ref.rollout.n="$ROLLOUT_N"
-    actor_rollout_ref.rollout.temperature="$TEMPERATURE"
-    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
-    "${ROLLOUT[@]}"
-  )
-  REWARD=(
-    reward.reward_kwargs.visionr1.preset="$PRESET"
-    reward.reward_kwargs.visionr1.schedule.kind="$SCHEDULE"
-    "reward.reward_kwargs.visionr1.schedule.stages=$STAGES"
-    reward.reward_kwargs.visionr1.schedule.at="$SWITCH_AT"
-    ${WEIGHTS:+"++reward.reward_kwargs.visionr1.weights=$WEIGHTS"}
-    ${ROUTES:+"++reward.reward_kwargs.visionr1.routes.task=$ROUTES"}
-    "${REWARD[@]}"
-  )
-  TRAINER=(
-    algorithm.adv_estimator=grpo
-    algorithm.use_kl_in_reward=False
-    trainer.n_gpus_per_node="$GPUS"
-    trainer.nnodes="$NODES"
-    trainer.total_training_steps="$TOTAL_STEPS"
-    trainer.total_epochs=100000 # the steps end a run, not the epochs
-    trainer.val_before_train=True
-    trainer.test_freq="$TEST_FREQ"
-    trainer.save_freq="$SAVE_FREQ"
-    trainer.default_local_dir="$RUN_DIR/checkpoints"
-    trainer.max_actor_ckpt_to_keep=2
-    trainer.resume_mode=auto
-    trainer.project_name="$PROJECT"
-    trainer.experiment_name="$EXPERIMENT"
-    "trainer.logger=[console,file$LOGGERS]"
-    "${TRAINER[@]}"
-  )
-  if [[ $PLATFORM == cpu ]]; then
-    CONFIG=("+visionr1@_global_=[progressive,cpu]" actor_rollout_ref.rollout.max_model_len="$((MAX_PROMPT + MAX_RESPONSE))")
-    export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TORCH_COMPILE_DISABLE=${TORCH_COMPILE_DISABLE:-1}
-  else
-    CONFIG=("+visionr1@_global_=progressive")
-  fi
-  CONFIG+=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${REWARD[@]}" "${TRAINER[@]}" "hydra.run.dir=$RUN_DIR/hydra")
-}
-
-# ------------------------------------------------------------------------------------------------------------- running
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+DATA_DIR=${DATA_DIR:-$ROOT/data}
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$ROOT/recipes/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=settings.sh
+source "$ROOT/recipes/settings.sh"
+# shellcheck source-path=SCRIPTDIR source=inputs.sh
+source "$ROOT/recipes/inputs.sh"
+declare -a DATA=() MODEL=() ACTOR=() ROLLOUT=() REWARD=() TRAINER=() CONFIG=() VARIANTS=() BATCHING=()
 
 launch_say() { printf '%s\n' "$*"; }
 launch_fail() {
@@ -126,63 +27,107 @@ launch_fail() {
   exit 1
 }
 
-launch_defaults() {
-  : "${RUN_DIR:?a recipe sets RUN_DIR}" "${MODEL_PATH:?a recipe sets MODEL_PATH}" "${TRAIN_FILES:?}" "${VAL_FILES:?}" "${TOTAL_STEPS:?}"
-  : "${PLATFORM:=cuda}" "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
-  : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
-  : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}"
-  : "${STAGES:=null}" "${SWITCH_AT:=null}" "${SCHEDULE:=null}" "${WEIGHTS:=}" "${ROUTES:=}" "${SEED:=1}" "${LOGGERS:=}"
-  : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
-  declare -ga DATA MODEL ACTOR ROLLOUT REWARD TRAINER CONFIG
-  mkdir -p "$RUN_DIR" || launch_fail "RUN_DIR=$RUN_DIR cannot be made"
-  RUN_DIR=$(cd "$RUN_DIR" && pwd -P)
-  export RUN_DIR
+launch() {
+  launch_options "$@"
+  if [[ $LAUNCH_MODE == data ]]; then
+    launch_print_commands
+    return
+  fi
+  launch_defaults
+  launch_environment
+  case $LAUNCH_MODE in
+    train) launch_run ;;
+    dry-run)
+      launch_make_model
+      launch_draw_scenes
+      launch_config
+      launch_check_data
+      visionr1 dry-run "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
+      ;;
+    print-overrides)
+      launch_config
+      printf '%s\n' "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
+      ;;
+  esac
 }
 
-launch() {
-  launch_defaults
-  LAUNCH_OVERRIDES=() LAUNCH_LOG=$RUN_DIR/train.log LAUNCH_TRACE=$RUN_DIR/.launch LAUNCH_SESSION='' LAUNCH_WATCHER='' LAUNCH_TMP=''
-  local word fresh=''
-  for word in "$@"; do
-    case $word in
-      --fresh) fresh=yes ;;
-      --*) launch_fail "unknown option $word; see --help" ;;
-      *) LAUNCH_OVERRIDES+=("$word") ;;
-    esac
-  done
+launch_defaults() {
+  : "${PLATFORM:=cuda}" "${RUN_DIR:=$ROOT/outputs/$(basename "$0" .sh)}" "${TOTAL_STEPS:?a recipe sets TOTAL_STEPS}"
+  : "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
+  : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
+  : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}" "${LOSS:=token-mean}" "${LORA:=0}" "${LORA_LR:=1e-5}"
+  : "${STAGES:=null}" "${SWITCH_AT:=null}" "${SCHEDULE:=null}" "${WEIGHTS:=}" "${ROUTES:=}" "${SEED:=1}" "${LOGGERS:=}"
+  : "${FREEZE_VISION:=0}" "${FILTER_GROUPS:=}" "${PARAMS:=}" "${VISION_PARAMS:=}" "${PATCH_PIXELS:=28}" "${GPU_MEMORY:=80}"
+  : "${HOST_MEMORY:=}" "${MIN_PIXELS:=}" "${MAX_PIXELS:=}" "${ROLLOUT_DIR:=}"
+  : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
+  [[ $KL_COEF != off ]] || KL_COEF=0
+  RUN_DIR=$(realpath -m "$RUN_DIR")
+  VALIDATION_DIR=${VALIDATION_DIR-$RUN_DIR/validation}
+  launch_scenes
+  : "${MODEL_PATH:?a recipe sets MODEL_PATH}"
+  TRAIN_FILES=${TRAIN_FILES:-$(launch_list "${LAUNCH_TRAIN[@]}")} VAL_FILES=${VAL_FILES:-$(launch_list "${LAUNCH_VAL[@]}")}
+  export RUN_DIR
+  launch_check_options
+}
+
+# A dry run is content with the packages that are here already, for a CPU or for GPUs.
+launch_environment() {
+  local extra=${PLATFORM/cuda/gpu}
+  [[ $LAUNCH_MODE == train ]] || ! _visionr1_is_current cpu || extra=cpu
+  visionr1_environment "$extra"
+}
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+launch_run() {
+  LAUNCH_LOG=$RUN_DIR/train.log LAUNCH_TRACE=$RUN_DIR/.launch LAUNCH_SESSION='' LAUNCH_WATCHER='' LAUNCH_TMP=''
+  mkdir -p "$RUN_DIR" || launch_fail "RUN_DIR=$RUN_DIR cannot be made"
   exec 8>>"$RUN_DIR/.lock"
   flock -n 8 || launch_fail "this run is in progress; RUN_DIR=<another folder> starts a second one"
   launch_clear_stale
-  [[ -z $fresh ]] || rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,train.log,report.png,.finished}
+  [[ -z $LAUNCH_FRESH ]] || rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,validation,rollouts,train.log,report.png,.finished}
   if [[ -f $RUN_DIR/.finished ]] && (($(<"$RUN_DIR/.finished") >= TOTAL_STEPS)); then
     launch_say "This run has finished ($(<"$RUN_DIR/.finished") steps). --fresh starts over; a larger TOTAL_STEPS goes on."
     launch_report
     return
   fi
+  launch_make_model
+  launch_check_model
+  launch_draw_scenes
   launch_checks
   launch_lock
   launch_config
   launch_train
 }
 
+launch_check_model() {
+  [[ $MODEL_PATH == /* || $MODEL_PATH == .* || -d $MODEL_PATH ]] || return 0 # a name of the hub
+  [[ -f $MODEL_PATH/config.json ]] || launch_fail "MODEL_PATH=$MODEL_PATH: no config.json there"
+  export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # all that is needed is here
+}
+
 # What can be seen to be missing in a second; verl_visionr1/plugin/preflight.py looks deeper, also before Ray starts.
 launch_checks() {
-  local file
-  for file in ${TRAIN_FILES//[\[\],]/ } ${VAL_FILES//[\[\],]/ }; do
-    [[ -f $file ]] || launch_fail "data file $file does not exist; data_preprocess/ has the scripts that make such files"
-  done
-  if [[ $MODEL_PATH == /* || $MODEL_PATH == .* || -d $MODEL_PATH ]]; then
-    [[ -f $MODEL_PATH/config.json ]] || launch_fail "MODEL_PATH=$MODEL_PATH: no config.json there"
-    export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # all that is needed is here
+  if ((NODES > 1)) && [[ -z ${RAY_ADDRESS:-} ]]; then
+    launch_fail "NODES=$NODES: needs a Ray cluster that runs already: RAY_ADDRESS=<head>:6379; recipes/cluster/README.md"
   fi
+  launch_check_data
   launch_room /dev/shm 0.3 "weights go to vLLM through shared memory; in a container: --shm-size=2g"
-  launch_room "$RUN_DIR" "${VISIONR1_MIN_FREE_GB:-2}" "checkpoints are written there; set RUN_DIR to another disk"
+  launch_room "$RUN_DIR" "${VISIONR1_MIN_FREE_GB:-$(launch_checkpoints_gb)}" "checkpoints are written there; set RUN_DIR to another disk"
   if [[ $PLATFORM == cpu ]]; then
     local free_gb needed_gb=$((6 + 5 * GPUS)) # measured: 12 GB in use at the peak with one worker, 15 with two
     free_gb=$(awk '/^MemAvailable/ { print int($2 / 1e6) }' /proc/meminfo)
     ((free_gb >= needed_gb)) || launch_fail "$free_gb GB of memory available, this run on CPU needs $needed_gb; stop other programs"
   fi
   return 0
+}
+
+# Two checkpoints are kept while the third is written: weights in float32, and Adam's two moments of what is trained.
+launch_checkpoints_gb() {
+  local bytes=12
+  ((LORA == 0)) || bytes=4
+  [[ $PLATFORM == cpu || -z $PARAMS || $SAVE_FREQ == -1 ]] && bytes=0
+  awk -v params="${PARAMS:-0}" -v bytes="$bytes" 'BEGIN { print int(2 + 3 * bytes * params / 1e9) }'
 }
 
 launch_room() {

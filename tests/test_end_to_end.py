@@ -1,20 +1,21 @@
 """Real training on CPU: verl's own entry point, Ray, FSDP2 and vLLM; minutes, one run at a time.
 
 The stock run sets nothing of this project but the reward manager's name (and the CPU platform), on a tiny Qwen2.5-VL,
-whose coordinates are pixels of the processed image; it trains on rows of every converter. The
-recipe run is the recipe itself, shortened, killed in the middle and started again; and once more over mixed tasks, each
-with its own reward, with gated thresholds.
+whose coordinates are pixels of the processed image; it trains on rows of every converter, on two nodes. The
+recipe run is the recipe itself, shortened, killed in the middle and started again. Two recipes of large models run on
+the tiny one: over mixed tasks, each with its own reward, with gated thresholds; and with options.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from verl_visionr1.answers import instruction
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.processed import processed_size
 from verl_visionr1.rewards import TASK_PRESETS
+from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings
+from verl_visionr1.rewards.presets import built
 from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at, staged
 from verl_visionr1.targets import TASKS
@@ -108,16 +111,17 @@ def teach_to_write_boxes(model_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of the unmodified trainer with `reward.reward_manager.name=visionr1` and rollouts dumped."""
+    """Two steps of the unmodified trainer with `reward.reward_manager.name=visionr1`, rollouts dumped, on two nodes."""
     folder = tmp_path_factory.mktemp("stock")
     train, val = make_rows(folder)
     batch = sum(pq.read_metadata(file).num_rows for file in train) // 2
     model = folder / "model"
     run(sys.executable, ROOT / "recipes" / "tiny" / "make_models.py", "random-qwen2-5-vl", model)
     teach_to_write_boxes(model)
-    run(
-        *(sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=cpu"),
-        "reward.reward_manager.name=visionr1",
+    log = run(
+        *("bash", ROOT / "recipes" / "cluster" / "two_nodes_cpu.sh"),
+        *(sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=[cpu,cluster]"),
+        *("reward.reward_manager.name=visionr1", "trainer.nnodes=2", "trainer.n_gpus_per_node=1"),
         *(f"data.train_files=[{','.join(map(str, train))}]", f"data.val_files={val}"),
         *(f"actor_rollout_ref.model.path={model}", f"data.train_batch_size={batch}"),
         *("data.max_prompt_length=420", "data.max_response_length=64", "algorithm.adv_estimator=grpo"),
@@ -129,6 +133,7 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"trainer.rollout_data_dir={folder}/rollouts", f"trainer.validation_data_dir={folder}/validation"),
         VERL_PLATFORM="cpu",
     )
+    (folder / "log").write_text(log)
     return folder
 
 
@@ -141,6 +146,14 @@ def expected(row: dict, progress: float) -> Score:
     processed_wh = processed_size(target.size_wh, "qwen2.5-vl")
     preset = PRESETS[TASK_PRESETS[target.task]]
     return score(row["output"], target, preset=preset, frame="qwen2.5-vl", processed_wh=processed_wh, progress=progress)
+
+
+def test_stock_training_has_a_worker_on_each_node(stock_run: Path) -> None:
+    """Their weights, and so their vLLM servers' answers, come from one process group over both nodes."""
+    found = re.findall(r"visionr1: training worker (\d) of 2 on node ([\d.]+),", (stock_run / "log").read_text())
+    assert len(found) == 2
+    assert {rank for rank, _ in found} == {"0", "1"}
+    assert len({node for _, node in found}) == 2, "both on one node"
 
 
 def test_stock_training_over_all_converters_scores_like_the_facade(stock_run: Path) -> None:
@@ -171,8 +184,8 @@ def test_stock_validation_scores_like_the_facade(stock_run: Path) -> None:
 RECIPE_STEPS = 6
 
 
-def start_recipe(run_dir: Path, *overrides: str, **knobs: object) -> subprocess.Popen:
-    command = ["bash", ROOT / "recipes" / "tiny_visionr1_cpu.sh", *overrides]
+def start_recipe(run_dir: Path, *words: str, recipe: str = "tiny_visionr1_cpu", **knobs: object) -> subprocess.Popen:
+    command = ["bash", ROOT / "recipes" / f"{recipe}.sh", *words]
     small = {"TOTAL_STEPS": RECIPE_STEPS, "SAVE_FREQ": 2, "TEST_FREQ": 6, "TRAIN_BATCH": 8, "ROLLOUT_N": 4}
     small |= {"TRAIN_SCENES": 64, "VAL_SCENES": 16, "RUN_DIR": run_dir, **knobs}
     environment = {**os.environ, **{key: str(value) for key, value in small.items()}}
@@ -216,15 +229,30 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     assert not run_pids(run_dir), "nothing is left running"
 
 
+def make_mixed_rows(folder: Path) -> dict[str, str]:
+    """Drawn scenes asked for all three tasks; training in two files."""
+    run(sys.executable, ROOT / "data_preprocess" / "scenes.py", folder, "--train", 32, "--val", 8)
+    files = {}
+    for split, tasks in {"train": ("both", "counting"), "val": ("all",)}.items():
+        annotations = folder / "annotations" / f"instances_{split}.json"
+        files[split] = [folder / f"{split}_{task}.parquet" for task in tasks]
+        for task, file in zip(tasks, files[split], strict=True):
+            words = ("--task", task, "--split", split, "--count-format", "qwen-json", "--negatives", 0.1)
+            run(sys.executable, ROOT / "data_preprocess" / "coco.py", annotations, folder / split, file, *words)
+    return {"TRAIN_FILES": f"[{','.join(map(str, files['train']))}]", "VAL_FILES": str(files["val"][0])}
+
+
 def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: Path) -> None:
-    """Detection, grounding and counting rows in one run; every dumped row is scored again by the tools."""
+    """Detection, grounding and counting rows in a run of the Qwen3-VL recipe; dumped rows are scored again."""
     run_dir = tmp_path / "run"
     process = start_recipe(
         run_dir,
-        f"trainer.rollout_data_dir={run_dir}/rollouts",
-        f"trainer.validation_data_dir={run_dir}/validation",
         "++reward.reward_kwargs.visionr1.schedule.gate={metric:accuracy,window:1,bar:0.05,patience:1}",
-        **{"TASK": "all", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": -1, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
+        recipe="qwen3vl_8b_visionr1",
+        **{"PROFILE": "cpu", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": -1, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
+        **{"WEIGHTS": "{format:0.25,recall:0.25,precision:1}", "STAGES": "[[0.3,0.3,0.6],[0.5,0.5,0.75]]"},
+        **make_mixed_rows(tmp_path / "scenes"),
+        ROUTES="{counting:counting-list}",
     )
     assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
     rows = rows_of(run_dir / "validation")
@@ -245,6 +273,37 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"
     assert not run_pids(run_dir), "nothing is left running"
+
+
+def test_options_reach_the_training(tmp_path: Path) -> None:
+    """A step of the VLM-R1 recipe: groups without a difference are replaced, no reference model, its own reward."""
+    run_dir = tmp_path / "run"
+    process = start_recipe(
+        run_dir,
+        *("--filter-groups=format", "--kl", "off", "--loss=token-mean", "--freeze-vision"),
+        recipe="qwen2_5vl_3b_vlmr1_rec",
+        **{"PROFILE": "cpu", "TOTAL_STEPS": 1, "SAVE_FREQ": -1, "TEST_FREQ": 1, "TRAIN_BATCH": 8, "ROLLOUT_N": 2},
+        **{"MODEL_PATH": ROOT / "recipes" / "tiny" / "qwen3_vl_scenes", "ROLLOUT_DIR": run_dir / "rollouts"},
+    )
+    assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
+    think = CriterionSettings(judge="think_answer", weight=0.5)
+    preset = built(PresetSettings(base="vlmr1-rec", criteria={"think": think}, weights={"format": 0.5}))
+    judged = {}
+    for row in (*rows_of(run_dir / "rollouts"), *rows_of(run_dir / "validation")):
+        result = score(row["output"], Target.from_json(row["gts"]), preset=preset, frame="qwen3-vl", progress=1.0)
+        assert row["score"] == pytest.approx(result.value, abs=1e-6)
+        assert "<think>" in row["input"]
+        judged[row["uid"]] = result
+    pairs = defaultdict(set)
+    for row in rows_of(run_dir / "rollouts"):
+        pairs[row["uid"].rsplit("_", 2)[0]].add(judged[row["uid"]].metrics["format"])
+    # About half of the prompts drawn first have two answers that are alike in it: eight of eight are no chance.
+    assert list(pairs.values()) == [{0.0, 1.0}] * 8, "verl replaced the prompts whose answers are alike"
+    log = (run_dir / "train.log").read_text()
+    assert "visionr1: vision tower frozen" in log
+    step = read_steps(run_dir)[-1]
+    assert "actor/kl_loss" not in step.numbers
+    assert step.numbers["actor/grad_norm"] > 0
 
 
 def run_pids(run_dir: Path) -> list[int]:

@@ -143,11 +143,13 @@ def test_the_shipped_model_localises_roughly(shipped: tuple[Any, Any]) -> None:
     assert metrics["iou_mean"] > 2 * mm.report(processor, blind, mm.answer(model, processor, blind))["iou_mean"]
 
 
-def test_qwen2_5_vl_builds_loads_and_answers(qwen2_5_vl: Path) -> None:
-    processor = AutoProcessor.from_pretrained(qwen2_5_vl)
-    model = AutoModelForImageTextToText.from_pretrained(qwen2_5_vl, dtype=torch.float32)
-    assert type(processor).__name__ == "Qwen2_5_VLProcessor"
-    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+@pytest.mark.parametrize(("make", "name"), [(mm.random_qwen2_5_vl, "Qwen2_5_VL"), (mm.random_qwen2_vl, "Qwen2VL")])
+def test_an_untrained_model_builds_loads_and_answers(make: Any, name: str, tmp_path: Path) -> None:
+    make(tmp_path, seed=0)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
+    assert type(processor).__name__ == f"{name}Processor"
+    assert type(model).__name__ == f"{name}ForConditionalGeneration"
     text_config = model.config.text_config
     head_dim = text_config.hidden_size // text_config.num_attention_heads
     assert head_dim == 64

@@ -3,10 +3,11 @@
     python recipes/tiny/make_models.py warm-start recipes/tiny/qwen3_vl_scenes     # minutes on two cores
     python recipes/tiny/make_models.py evaluate recipes/tiny/qwen3_vl_scenes
     python recipes/tiny/make_models.py random-qwen2-5-vl /some/folder              # a second or two
+    python recipes/tiny/make_models.py random-qwen2-vl /some/folder
 
 `warm-start` builds a Qwen3-VL from scratch and teaches it, by supervised steps on freshly drawn scenes, to answer in
-Qwen JSON and to localise roughly: a model that reward can improve. `random-qwen2-5-vl` writes an untrained Qwen2.5-VL,
-for tests of the frame of processed pixels.
+Qwen JSON and to localise roughly: a model that reward can improve. `random-qwen2-5-vl` and `random-qwen2-vl` write
+untrained models of these two architectures: for tests of the frame of processed pixels, and for trying recipes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -272,18 +276,7 @@ def make_qwen2_5_vl(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VL
     """An untrained Qwen2.5-VL of about a million parameters (float32): patches of 14, windows of 56 pixels."""
     torch.manual_seed(seed)
     config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": _padded_vocabulary(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
-            "tie_word_embeddings": False,
-            **_token_ids(tokenizer),
-        },
+        text_config=_small_text_config(tokenizer),
         vision_config={
             "depth": 2,
             "hidden_size": 128,
@@ -301,6 +294,43 @@ def make_qwen2_5_vl(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VL
         **_token_ids(tokenizer),
     )
     return _with_generation_ids(Qwen2_5_VLForConditionalGeneration(config).float(), tokenizer)
+
+
+def make_qwen2_vl(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForConditionalGeneration:
+    """An untrained Qwen2-VL of about a million parameters (float32): patches of 14."""
+    torch.manual_seed(seed)
+    config = Qwen2VLConfig(
+        text_config=_small_text_config(tokenizer),
+        vision_config={
+            "depth": 2,
+            "embed_dim": 128,
+            "hidden_size": 128,  # of the language model
+            "mlp_ratio": 2,
+            "num_heads": 2,
+            "patch_size": 14,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+        },
+        tie_word_embeddings=False,
+        **_vision_token_ids(tokenizer),
+        **_token_ids(tokenizer),
+    )
+    return _with_generation_ids(Qwen2VLForConditionalGeneration(config).float(), tokenizer)
+
+
+def _small_text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": _padded_vocabulary(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "tie_word_embeddings": False,
+        **_token_ids(tokenizer),
+    }
 
 
 def _padded_vocabulary(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -341,13 +371,22 @@ def make_qwen3_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProces
 
 def make_qwen2_5_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     """Resizes to sides divisible by 28, between 56x56 and 280x280 pixels."""
+    return Qwen2_5_VLProcessor(**_parts_of_qwen2(tokenizer))
+
+
+def make_qwen2_vl_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
+    """Resizes as `make_qwen2_5_vl_processor`."""
+    return Qwen2VLProcessor(**_parts_of_qwen2(tokenizer))
+
+
+def _parts_of_qwen2(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     pixels = {"shortest_edge": 56 * 56, "longest_edge": 280 * 280}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=dict(pixels), patch_size=14, merge_size=MERGE),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=dict(pixels)),
-        chat_template=CHAT_TEMPLATE,
-    )
+    return {
+        "image_processor": Qwen2VLImageProcessor(size=dict(pixels), patch_size=14, merge_size=MERGE),
+        "tokenizer": tokenizer,
+        "video_processor": Qwen2VLVideoProcessor(size=dict(pixels)),
+        "chat_template": CHAT_TEMPLATE,
+    }
 
 
 def patchify(pixels: np.ndarray) -> torch.Tensor:
@@ -689,6 +728,17 @@ def random_qwen2_5_vl(
     """Write an untrained Qwen2.5-VL with the same tokenizer."""
     tokenizer = make_tokenizer()
     save(make_qwen2_5_vl(tokenizer, seed), make_qwen2_5_vl_processor(tokenizer), out_dir)
+    typer.echo(f"{out_dir}: written")
+
+
+@app.command()
+def random_qwen2_vl(
+    out_dir: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+) -> None:
+    """Write an untrained Qwen2-VL with the same tokenizer."""
+    tokenizer = make_tokenizer()
+    save(make_qwen2_vl(tokenizer, seed), make_qwen2_vl_processor(tokenizer), out_dir)
     typer.echo(f"{out_dir}: written")
 
 
