@@ -97,6 +97,14 @@ BAD = {
         "verl: lora_rank must be less than or equal to",
     ),
     "no engine": (["actor_rollout_ref.rollout.name=null"], "actor_rollout_ref.rollout.name: needs a value"),
+    # What is no value of that key at all.
+    "no number of a save": (["trainer.save_freq=null"], "trainer.save_freq=null: needs a number (verl's default: -1)"),
+    "steps in words": (
+        ["trainer.total_training_steps=many"],
+        "total_training_steps=many: needs a whole number, or null",
+    ),
+    "a section without keys": (["trainer.v1.sampler=null"], "trainer.v1.sampler=null: needs keys below it"),
+    "a number of files": (["data.train_files=5"], "data.train_files=5: needs a file, or a list of files"),
     # What the V1 trainer would find out minutes later.
     "mini-batch above the batch": (
         ["data.train_batch_size=128"],
@@ -184,6 +192,7 @@ FINE = {
     "LoRA": ["actor_rollout_ref.model.lora_rank=64", "actor_rollout_ref.model.exclude_modules='.*visual.*'"],
     "KL": ["actor_rollout_ref.actor.use_kl_loss=true"],
     "filtered groups": ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=f1_50"],
+    "no filter at all": ["algorithm.filter_groups=null"],
     "fixed micro-batches": [*FIXED, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16"],
     "gated": [f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}"],
     "rule off": [f"{SETTINGS}.schedule.kind=off"],

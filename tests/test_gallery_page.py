@@ -83,6 +83,7 @@ def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> No
     assert "a run: validation" in html
     preset = find_preset(str(tmp_path / PRESETS / "preset.yaml"))
     assert preset.weights == settings_of(config).reward.weights == WEIGHTS
+    assert f'"told":"{tmp_path / PRESETS / "preset.yaml"}"' in html, "the commands to look judge as the run does"
 
     writer.look()
     second = writer.child

@@ -153,6 +153,38 @@ def test_without_a_dump_the_line_says_how_to_have_one(
 
 
 @pytest.mark.verl
+def test_the_command_to_look_can_be_pasted_whatever_the_folder_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    from verl_visionr1.plugin.training_state import Progress
+
+    alarmed(Progress(config_of(rollout_data_dir="/my runs/a")), [1.0, 1.1, 1.0, 7.0, 7.0, 7.1])
+    line = capsys.readouterr().out
+    assert "visionr1 explain '/my runs/a/6.jsonl' --row 4 " in line
+    assert "visionr1 gallery '/my runs/a' " in line
+
+
+@pytest.mark.verl
+def test_an_alarm_that_fails_is_a_warning_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    from verl_visionr1.plugin.alarm_log import Sampled
+    from verl_visionr1.plugin.training_metrics import alarm_metrics, reported_by
+    from verl_visionr1.plugin.training_state import Progress
+
+    progress = Progress(config_of(rollout_data_dir="/run/rollouts"))
+    reported = [reported_by(preset) for preset in progress.routes.presets]
+    odd = ["b_first_0", *KEYS[1:]]  # no key of verl's: the row to look at cannot be found
+    with caplog.at_level(logging.WARNING):
+        told = [
+            alarm_metrics(progress, Sampled(step, odd, infos(n_boxes), reported))
+            for step, n_boxes in enumerate([1.0, 1.1, 1.0, 7.0, 7.0, 7.1, 7.1])
+        ]
+    assert told[4] != {}
+    assert told[5:] == [{}, {}]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("visionr1: alarms: ValueError: ")
+    assert record.getMessage().endswith("; no more alarms in this run")
+    assert progress.state(7)["alarms"] is None
+
+
+@pytest.mark.verl
 def test_alarms_survive_a_checkpoint_and_old_checkpoints_have_none(caplog: pytest.LogCaptureFixture) -> None:
     from verl_visionr1.plugin.training_state import Progress
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -18,15 +22,10 @@ def dry_run(
     yaml: Annotated[bool, typer.Option("--yaml", help="print the whole config, resolved, on standard output")] = False,
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
-    import logging
-    import warnings
+    with _quiet():
+        from verl_visionr1.plugin.dry_run import dry_run as run
 
-    # What verl and torch say about engines and devices that are not here is no news.
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    from verl_visionr1.plugin.dry_run import dry_run as run
-
-    found = run(overrides or ())
+        found = run(overrides or ())
     console = Console(soft_wrap=True, stderr=yaml)
     if yaml and found.config is not None:
         from omegaconf import OmegaConf
@@ -46,3 +45,16 @@ def dry_run(
     if not found.is_fine:
         raise typer.Exit(1)
     console.print(Text("verl's checks and the plug-in's pass"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What verl and torch say about engines and devices that are not here is no news."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -72,6 +72,7 @@ def gallery(
             max_images=max_images,
             has_causes=causes,
             validation=cast(Any, validation),
+            files=given.preset_files(preset, route),
             columns=given.columns_of(column, COLUMNS),
             on_error=cast(Any, on_error),
         )

@@ -12,8 +12,6 @@ from rich.table import Table
 
 from verl_visionr1.cli.rollouts import stop
 
-console = Console()
-
 
 def check() -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
@@ -24,7 +22,7 @@ def check() -> None:
     for finding in found:
         verdict = "[green]ok[/green]" if finding.is_fine else "[red]no[/red]"
         table.add_row(verdict, escape(finding.what), escape(finding.found))
-    console.print(table)
+    Console().print(table)
     if not all(finding.is_fine for finding in found):
         raise typer.Exit(1)
 
@@ -52,6 +50,7 @@ def report(run_dir: RunDir) -> None:
         tables, figure = report_run(run_dir)
     except RunError as error:
         raise stop("report", error) from None
+    console = Console()
     for table in tables:
         console.print(table)
     console.print(f"figure: {figure}", soft_wrap=True, markup=False)

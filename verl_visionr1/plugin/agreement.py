@@ -183,14 +183,14 @@ def _trainer(config: DictConfig) -> Iterator[str]:
 
 def _notes(config: DictConfig) -> Iterator[str]:
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
-    filters = config.algorithm.filter_groups
     if mini <= batch and batch % mini:
         yield f"data.train_batch_size={batch}: no multiple of ppo_mini_batch_size={mini}; verl fills up with padding"
     if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
         yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt, and one has none to compare with"
     if config.trainer.save_freq <= 0:
         yield f"trainer.save_freq={config.trainer.save_freq}: nothing is saved"
-    if filters.enable and (filters.max_num_gen_batches or 0) > 0:
+    filters = "algorithm.filter_groups"
+    if _get(config, f"{filters}.enable", False) and _get(config, f"{filters}.max_num_gen_batches", 0) > 0:
         yield "algorithm.filter_groups.max_num_gen_batches: verl's V1 trainer ignores it; see max_inflight_gen_batches"
     if not config.trainer.use_v1:
         yield "trainer.use_v1=false: the progress callback and the metrics of training need verl's V1 trainer"

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -115,12 +116,13 @@ def look(progress: Progress, name: str, sampled: Sampled) -> str:
     config = progress.config
     rollouts, validation = (OmegaConf.select(config, f"trainer.{kind}_data_dir") for kind in ("rollout", "validation"))
     if not rollouts:
-        also = f"look at validation: visionr1 gallery {validation}; " if validation else ""
+        also = f"look at validation: visionr1 gallery {quote(str(validation))}; " if validation else ""
         return f"{also}set trainer.rollout_data_dir=DIR to keep what training writes, for visionr1 gallery DIR"
     flags = " ".join(speech_flags(config, progress.settings))
     line = line_in_dump(name, sampled)
-    explained = "" if line is None else f"visionr1 explain {rollouts}/{sampled.step}.jsonl --row {line} {flags}, all: "
-    return f"look: {explained}visionr1 gallery {rollouts} {flags}"
+    dump = quote(f"{rollouts}/{sampled.step}.jsonl")
+    explained = "" if line is None else f"visionr1 explain {dump} --row {line} {flags}, all: "
+    return f"look: {explained}visionr1 gallery {quote(str(rollouts))} {flags}"
 
 
 _WORST: Mapping[str, Callable[[Any], float]] = {

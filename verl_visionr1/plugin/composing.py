@@ -11,13 +11,14 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
 """What `verl.trainer.main_ppo` is decorated with."""
 FRACTIONS, WORDS = ("trainer.v1.",), ("algorithm.rollout_correction.",)
 """Where a whole number is a default, and a fraction is fine; where a number is, and a word: "0.5_2.0", a band."""
+STEPS, FILES = "trainer.total_training_steps", ("data.train_files", "data.val_files")
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config|append to config).*?'?([\w.@/-]+)'")
 
 
@@ -62,7 +63,7 @@ def type_problems(config: DictConfig) -> list[str]:
     """Words where verl's default is a number or a switch, and fractions where it is a whole number.
 
     verl's config has no types: such a value composes, and fails in some worker. Numbers are told from verl's defaults;
-    a key whose default is null may hold anything.
+    a key whose default is null may hold anything, but for the number of steps.
     """
     problems: list[str] = []
     defaults = _defaults()
@@ -70,11 +71,28 @@ def type_problems(config: DictConfig) -> list[str]:
         default = defaults.get(key)
         wanted = _wanted(key, default, value)
         if wanted:
-            problems.append(f"{key}={value}: needs {wanted} (verl's default: {default})")
-    return problems
+            problems.append(f"{key}={_written(value)}: needs {wanted} (verl's default: {_written(default)})")
+    problems += [
+        f"{key}={_written(OmegaConf.select(config, key))}: needs keys below it; leave it out, and it has verl's"
+        for key in _sections()
+        if not isinstance(OmegaConf.select(config, key), DictConfig)
+    ]
+    return problems + [
+        f"{key}={OmegaConf.select(config, key)}: needs a file, or a list of files"
+        for key in FILES
+        if not isinstance(OmegaConf.select(config, key), str | ListConfig | None)
+    ]
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _wanted(key: str, default: object, value: object) -> str | None:
+    if key == STEPS and value is not None and type(value) is not int:
+        return "a whole number, or null"
+    if value is None and key.startswith(("data.", "trainer.")) and isinstance(default, int | float):
+        return "true or false" if isinstance(default, bool) else "a number"
     if default is None or value is None or value == default or key.startswith(WORDS):
         return None
     if isinstance(default, bool):
@@ -94,6 +112,13 @@ def _defaults() -> dict[str, Any]:
     config = _compose(())
     OmegaConf.resolve(config)
     return dict(_leaves(config))
+
+
+@lru_cache(maxsize=1)
+def _sections() -> tuple[str, ...]:
+    """Mappings of verl's config whose keys the checks read."""
+    names = {key.rpartition(".")[0] for key in _defaults() if key.startswith(("data.", "trainer."))}
+    return tuple(sorted(names))
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -64,8 +64,9 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
         return DryRun((), (), (str(error),), None)
     notes: list[str] = []
     problems = composing.type_problems(config)
-    if not problems:  # a word where a number belongs breaks every check below
-        problems += _checks(config, notes)
+    if problems:  # a word where a number belongs breaks every check below
+        return DryRun((), (), tuple(dict.fromkeys(problems)), config)
+    problems += _checks(config, notes)
     summary = tuple(summary_of(config))
     return DryRun(summary, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
 

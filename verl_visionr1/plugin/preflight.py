@@ -102,7 +102,7 @@ def _file_problem(file: Path, routes: Routes) -> str | None:
 
 def disk_problems(config: DictConfig) -> list[str]:
     """Too little room for checkpoints where they are written; one line, or none."""
-    directory = Path(OmegaConf.select(config, "trainer.default_local_dir") or ".").expanduser().absolute()
+    directory = Path(str(OmegaConf.select(config, "trainer.default_local_dir") or ".")).expanduser().absolute()
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free / 1e9

@@ -30,7 +30,7 @@ from verl_visionr1.plugin.gallery_page import PageWriter
 from verl_visionr1.plugin.reward_workers import replaceable
 from verl_visionr1.plugin.training_metrics import training_metrics
 from verl_visionr1.plugin.training_state import Progress
-from verl_visionr1.plugin.watchdog import Patience, Watchdog, actors_of
+from verl_visionr1.plugin.watchdog import Patience, Watchdog, watching
 
 logger = logging.getLogger(__name__)
 
@@ -124,15 +124,21 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
         watchdog: Watchdog | None = None
 
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-            if self.watchdog is None:  # now all processes are there
-                self.watchdog = Watchdog(actors_of(trainer))
-                self.watchdog.start()
-            self.patience = Patience(progress_of(trainer.config).settings.stall_minutes)
+            self._begin_to_wait()
             batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
             if partition_id == "train":
                 page.look()  # of the validation before this step
                 metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
             return batch, metrics
+
+        def wait_for_sampleable(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+            self._begin_to_wait()  # verl's "separate_async" trainer also waits before it samples
+            return super().wait_for_sampleable(*args, **kwargs)
+
+        def _begin_to_wait(self) -> None:
+            if self.watchdog is None:  # now all processes are there
+                self.watchdog = watching(trainer)
+            self.patience = Patience(progress_of(trainer.config).settings.stall_minutes)
 
         def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
             assert self.watchdog is not None

@@ -7,6 +7,7 @@ word but in the log. A rule reward has no state, so a rollout can be judged by a
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 from collections import Counter
@@ -19,6 +20,8 @@ MAX_LOSSES = 3
 """New workers for one place; after that something is wrong with the rows, the criteria or the machine."""
 MAX_TRIES = 8
 """For one rollout."""
+AGAIN_SECONDS = 1.0
+"""Between two tries where a worker cannot be reached: a break of the network takes seconds."""
 
 
 class RewardLostError(RuntimeError):
@@ -32,11 +35,15 @@ class RewardWorkers:
         workers: handles of verl's reward workers.
         make: makes one for a place, as often as asked by the same name: `make("reward_worker_0_again_1")`. Several
             agent-loop workers may ask.
+        again_seconds: see `AGAIN_SECONDS`.
     """
 
-    def __init__(self, workers: Sequence[Any], make: Callable[[str], Any]) -> None:
+    def __init__(
+        self, workers: Sequence[Any], make: Callable[[str], Any], *, again_seconds: float = AGAIN_SECONDS
+    ) -> None:
         self.workers = list(workers)
         self.make = make
+        self.again_seconds = again_seconds
         self.losses: Counter[int] = Counter()
 
     @property
@@ -56,7 +63,7 @@ class RewardWorkers:
             try:
                 return await worker.compute_score.remote(data)
             except ActorUnavailableError:
-                continue  # out of reach for now
+                await asyncio.sleep(self.again_seconds)  # out of reach for now
             except ActorDiedError:
                 self._replace(place, worker)
         raise RewardLostError(f"a rollout met {MAX_TRIES} reward workers that died or could not be reached")

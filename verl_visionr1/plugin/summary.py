@@ -181,7 +181,7 @@ def _algorithm(config: DictConfig) -> str:
         f"loss {actor.loss_agg_mode}",
         f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}",
     ]
-    if algorithm.filter_groups.enable:
+    if OmegaConf.select(config, "algorithm.filter_groups.enable"):
         parts.append(f"groups of one {algorithm.filter_groups.metric} are drawn again")
     return "; ".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from verl_visionr1.plugin.alarm_log import Sampled, batch_of, lines_of, stage_of
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "visionr1"
 """Of the training metrics' names."""
@@ -62,12 +65,18 @@ def _budget_metrics(progress: Progress, infos: Sequence[Mapping[str, float]]) ->
 
 
 def alarm_metrics(progress: Progress, sampled: Sampled) -> dict[str, float]:
-    """1.0 for each alarm that is on, and 0.0 for the others; what starts or ends is printed."""
+    """1.0 for each alarm that is on, and 0.0 for the others; what starts or ends is printed. Never raises."""
     if progress.alarm_rules is None:
         return {}
-    turned = progress.sound(batch_of(sampled, stage_of(progress, sampled.step)))
-    for line in lines_of(progress, turned, sampled):
-        print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
+    try:
+        turned = progress.sound(batch_of(sampled, stage_of(progress, sampled.step)))
+        for line in lines_of(progress, turned, sampled):
+            print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
+    except Exception as error:
+        what = type(error).__name__
+        logger.warning("visionr1: alarms: %s: %s; no more alarms in this run", what, error, exc_info=True)
+        progress.alarm_rules = None
+        return {}
     return {f"{PREFIX}/alarm/{name}": float(progress.alarms.is_on(name)) for name in progress.alarm_rules.names}
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 EVERY_SECONDS = 5.0
 """How often the processes are asked."""
@@ -87,12 +87,15 @@ class Watchdog:
         self.lost: str | None = None
         self.places: dict[str, Whereabouts] = {}
         self._asked: dict[str, Any] = {}
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="visionr1-watchdog", daemon=True)
 
     def start(self) -> None:
         """Begin to ask; does nothing the second time."""
         if self._thread.ident is None:
+            self._ask_and_say()
             self._thread.start()
 
     def stop(self) -> None:
@@ -108,6 +111,34 @@ class Watchdog:
         if self.lost:
             raise LostError(self.lost)
 
+    def insist(self, seconds: float = 2.0) -> None:
+        """Called by the trainer where something has failed: was it because a process is gone?
+
+        Raises:
+            LostError: it was.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._ask_and_say()
+            self.raise_if_lost()
+            time.sleep(0.1)
+
+    def _ask_and_say(self) -> None:
+        with self._lock:
+            if self.lost:
+                return
+            try:
+                self.lost = self.ask()
+            except Exception as error:  # noqa: BLE001 - a watch that fails is not worth a run; it goes on
+                self._say_once(f"visionr1: the watchdog could not ask: {type(error).__name__}: {error}")
+            if self.lost:
+                self.say(f"visionr1: {self.lost}; start the run again to go on from the last checkpoint")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
     def ask(self) -> str | None:
         """One round: what is lost, None if nothing is. A process that is busy answers in a later round."""
         for name, actor in self.actors.items():
@@ -122,6 +153,9 @@ class Watchdog:
                 continue  # out of reach for now
             except ActorDiedError as error:
                 return f"lost {self._called(name)}: {_reason(str(error))}"
+            except RayError as error:  # that it cannot tell does not say that it is gone
+                self._say_once(f"visionr1: {name} does not say where it is: {type(error).__name__}")
+                continue
             if not place.is_sound:
                 return f"lost the engine of {self._called(name)}"
             if name not in self.places:
@@ -133,13 +167,10 @@ class Watchdog:
         return f"{name} ({self.places[name]})" if name in self.places else name
 
     def _watch(self) -> None:
-        while not self._stopped.is_set():
-            self.lost = self.ask()
-            if self.lost:
-                self.say(f"visionr1: {self.lost}; start the run again to go on from the last checkpoint")
-                if not self._stopped.wait(self.grace_seconds):
-                    os._exit(1)
-            self._stopped.wait(self.every_seconds)
+        while not self._stopped.wait(self.every_seconds):
+            self._ask_and_say()
+            if self.lost and not self._stopped.wait(self.grace_seconds):
+                os._exit(1)
 
 
 class Patience:
@@ -175,6 +206,18 @@ class Patience:
             self.seen, self.since = state, at
         elif self.minutes is not None and at - self.since > 60 * self.minutes:
             raise LostError(f"nothing has arrived for {self.minutes:g} minutes: {state}")
+
+
+def watching(trainer: Any) -> Watchdog:
+    """A watchdog that has started, over all processes of a trainer; over none where they cannot be told."""
+    try:
+        actors = actors_of(trainer)
+    except Exception as error:  # noqa: BLE001 - a run without a watch is better than none
+        _say(f"visionr1: no watchdog: the processes of this trainer are not known ({type(error).__name__}: {error})")
+        actors = {}
+    watchdog = Watchdog(actors)
+    watchdog.start()
+    return watchdog
 
 
 def actors_of(trainer: Any) -> dict[str, Any]:

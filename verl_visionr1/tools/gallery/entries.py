@@ -212,10 +212,11 @@ def _progress(moment: Moment, step: int | None) -> float | None:
     return moment.progress
 
 
-def judged_by(preset: Preset) -> JudgedBy:
+def judged_by(preset: Preset, told: str) -> JudgedBy:
     """A preset as the page has it."""
     return JudgedBy(
         name=preset.name,
+        told=told,
         criteria=[criterion.name for criterion in preset.criteria],
         weights=[criterion.weight for criterion in preset.criteria],
         about=[about(criterion.judge) for criterion in preset.criteria],

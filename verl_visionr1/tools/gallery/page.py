@@ -127,7 +127,7 @@ def _payload(
         sources=list(entries.sources),
         kinds=[Kind(name, _colour(name)) for name in KINDS],
         causes=list(entries.causes),
-        presets=[judged_by(preset) for preset in entries.presets],
+        presets=[judged_by(preset, settings.told(preset)) for preset in entries.presets],
         thresholds=[thresholds_row(thresholds) for thresholds in entries.thresholds],
         prompts=entries.prompts,
         groups=groups,

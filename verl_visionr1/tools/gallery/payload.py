@@ -12,9 +12,13 @@ from verl_visionr1.tools.gallery.curves import Drift, Panel
 
 
 class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
-    """A preset: its criteria with weights, what their weighted sum is divided by, and the metrics of its scores."""
+    """A preset: its criteria with weights, what their weighted sum is divided by, and the metrics of its scores.
+
+    `told`: what the tools are told to judge by it: its name, or its file.
+    """
 
     name: str
+    told: str
     criteria: list[str]
     weights: list[float]
     about: list[str]

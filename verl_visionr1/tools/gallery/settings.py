@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rewards import Preset
 from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Columns, OnError
 from verl_visionr1.tools.gallery.dumps import Dump
@@ -35,6 +37,8 @@ class Settings:
         has_causes: whether the first line of `visionr1 explain` is found for each shown rollout: 2 to 30 ms each.
         validation: when in training the validation of a run's folder is judged, where each row is judged at its own
             step: "final", at the end of the schedule as runs do it, or "current", as the rest.
+        files: task -> YAML file of the preset that judges it, "" -> that of the other tasks: what the commands in the
+            page name; presets that have no file are named by their name.
         columns: names of the columns.
         on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
 
@@ -51,6 +55,7 @@ class Settings:
     max_images: int = 2000
     has_causes: bool = True
     validation: Validation = "final"
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
     columns: Columns = COLUMNS
     on_error: OnError = "skip"
 
@@ -67,6 +72,12 @@ class Settings:
             raise RowsError(f"--validation {self.validation}: needs one of {', '.join(VALIDATIONS)}")
         if self.on_error not in ("fail", "skip"):
             raise RowsError(f"--on-error {self.on_error}: needs fail or skip")
+
+    def told(self, preset: Preset) -> str:
+        """What `--preset` of `visionr1 explain` is told of a preset that judges rows here."""
+        tasks = [task for task, routed in self.judging.by_task.items() if routed is preset]
+        keys = [*([""] if preset is self.judging.preset else []), *tasks]
+        return next((self.files[key] for key in keys if key in self.files), preset.name)
 
     def judging_of(self, dump: Dump) -> Judging:
         """How the rollouts of a dump are judged."""

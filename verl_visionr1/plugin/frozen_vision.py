@@ -1,0 +1,61 @@
+"""A vision tower that is not trained: `actor_rollout_ref.model.external_lib=verl_visionr1.plugin.frozen_vision`.
+
+verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, and its FSDP engine does not look at it. verl imports
+`model.external_lib` wherever it reads a model's config, before it builds the model: this module then freezes the tower
+of every model that the FSDP engine builds in that process, before it is sharded. The optimizer is given the frozen
+parameters too; without gradients it keeps no state for them and does not decay them.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+from verl_visionr1.plugin.import_hooks import when_imported
+
+TOWERS = ("visual", "vision_tower", "vision_model")
+"""Names of the module that sees: Qwen2-VL to Qwen3-VL and GLM-V; InternVL, Gemma 3 and LLaVA; others."""
+
+
+class NoVisionTowerError(ValueError):
+    """The model has no module by a name in `TOWERS`."""
+
+
+def freeze_vision(model: Any) -> int:
+    """Freeze the vision tower of a torch module, projector inside it included, and return its number of parameters.
+
+    Raises:
+        NoVisionTowerError: nothing is called as in `TOWERS`.
+    """
+    towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in TOWERS]
+    if not towers:
+        raise NoVisionTowerError(
+            f"{type(model).__name__}: no vision tower to freeze, looked for {', '.join(TOWERS)}; leave external_lib out"
+        )
+    parameters = {id(parameter): parameter for tower in towers for parameter in tower.parameters()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    return sum(parameter.numel() for parameter in parameters.values())
+
+
+def freeze_in_engine(transformer_impl: types.ModuleType) -> None:
+    """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: models are frozen in part once they are built."""
+    engine: Any = transformer_impl.FSDPEngine
+    original = engine._build_module
+    if getattr(original, "__module__", None) == __name__:
+        return
+
+    # `wraps` would lend it verl's module name, by which a second call would not know it.
+    @functools.wraps(original, assigned=("__doc__", "__qualname__"), updated=())
+    def _build_module(self: Any) -> Any:
+        model = original(self)
+        frozen = freeze_vision(model)
+        total = sum(parameter.numel() for parameter in model.parameters())
+        print(f"visionr1: vision tower frozen, {frozen:,} of {total:,} parameters", flush=True)  # noqa: T201
+        return model
+
+    engine._build_module = _build_module
+
+
+when_imported("verl.workers.engine.fsdp.transformer_impl", freeze_in_engine)
