@@ -152,11 +152,7 @@ launch_train() {
   LAUNCH_TMP=$(mktemp -d /tmp/visionr1-XXXXXX) # short: Ray puts sockets below it, whose paths are limited
   : >"$LAUNCH_TMP/.started"
   export TMPDIR=$LAUNCH_TMP RAY_TMPDIR=$LAUNCH_TMP
-  export VERL_FILE_LOGGER_PATH
   mkdir -p "$RUN_DIR/metrics"
-  VERL_FILE_LOGGER_PATH=$RUN_DIR/metrics/$(date +%Y%m%d-%H%M%S).jsonl
-  export PYTHONUNBUFFERED=1 HYDRA_FULL_ERROR=1 TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
-  export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0} VLLM_NO_USAGE_STATS=${VLLM_NO_USAGE_STATS:-1}
   export VISIONR1_LAUNCH_ID=${LAUNCH_TMP##*-}
   printf '\n===== %s\n' "$(date '+%F %T')" >>"$LAUNCH_LOG"
   from=$(stat -c %s "$LAUNCH_LOG")

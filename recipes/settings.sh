@@ -177,16 +177,33 @@ launch_platform() {
   [[ $PLATFORM != cpu ]] || groups+=(cpu)
   [[ -z ${RAY_ADDRESS:-} ]] || groups+=(cluster)
   CONFIG=("+visionr1@_global_=$(launch_list "${groups[@]}")")
+  launch_export
   if [[ $PLATFORM == cpu ]]; then
     CONFIG+=(
       data.val_batch_size=256
       actor_rollout_ref.rollout.max_num_seqs=256
       actor_rollout_ref.rollout.agent.num_workers=2 # processing the images is most of a step's work: one worker a core
     )
-    export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TORCH_COMPILE_DISABLE=${TORCH_COMPILE_DISABLE:-1}
   else # vLLM otherwise keeps room for the largest video
     CONFIG+=("++actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt={image:1,video:0}")
   fi
+}
+
+# What verl's processes find in their environment. Those of a Ray cluster that runs already have the environment of
+# `ray start`: they are told.
+launch_export() {
+  local name passed=(VERL_FILE_LOGGER_PATH PYTHONUNBUFFERED HYDRA_FULL_ERROR TOKENIZERS_PARALLELISM VLLM_NO_USAGE_STATS)
+  export VERL_FILE_LOGGER_PATH PYTHONUNBUFFERED=1 HYDRA_FULL_ERROR=1 TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
+  export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0} VLLM_NO_USAGE_STATS=${VLLM_NO_USAGE_STATS:-1}
+  VERL_FILE_LOGGER_PATH=$RUN_DIR/metrics/$(date +%Y%m%d-%H%M%S).jsonl
+  if [[ $PLATFORM == cpu ]]; then
+    export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TORCH_COMPILE_DISABLE=${TORCH_COMPILE_DISABLE:-1}
+    passed+=(VERL_PLATFORM OMP_NUM_THREADS TORCH_COMPILE_DISABLE)
+  fi
+  [[ -n ${RAY_ADDRESS:-} ]] || return 0
+  for name in "${passed[@]}" HF_HUB_OFFLINE; do
+    [[ -z ${!name:-} ]] || CONFIG+=("++ray_kwargs.ray_init.runtime_env.env_vars.$name='${!name}'")
+  done
 }
 
 # Fills VARIANTS with what the options stand for.

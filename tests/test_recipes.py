@@ -203,7 +203,11 @@ CASES = [
         "qwen2_5vl_7b_visionr1",
         ("--nodes", "2"),
         {"RAY_ADDRESS": "10.0.0.1:6379"},
-        {"trainer.nnodes": 2, "ray_kwargs.ray_init.address": "auto"},
+        {
+            "trainer.nnodes": 2,
+            "ray_kwargs.ray_init.address": "auto",
+            "ray_kwargs.ray_init.runtime_env.env_vars.HYDRA_FULL_ERROR": "1",  # a text, as Ray wants it
+        },
     ),
     Case("tiny_visionr1_cpu", expected={"trainer.total_training_steps": 24, f"{ACTOR}.use_kl_loss": False}),
     *(
