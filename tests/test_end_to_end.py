@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from scene_sets import FORMATS
 from scene_sets.base import pictures
+from test_eval_cli import assert_checkpoint_evaluates_as_validated
 
 from verl_visionr1 import PRESETS, Score, Target, score
 from verl_visionr1.answers import instruction
@@ -202,7 +203,7 @@ def wait_for(condition: object, process: subprocess.Popen, seconds: float) -> No
 
 
 def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
-    """Killed after its second checkpoint, the run goes on from there at the same stage and thresholds."""
+    """Killed after its second checkpoint, the run goes on from there at the same stage; its last is evaluated."""
     run_dir = tmp_path / "run"
     tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
     killed = start_recipe(run_dir)
@@ -227,6 +228,7 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     assert "mean IoU" in output
     assert "F1@.5" in output
     assert not run_pids(run_dir), "nothing is left running"
+    assert_checkpoint_evaluates_as_validated(run_dir)
 
 
 def make_mixed_rows(folder: Path) -> dict[str, str]:
@@ -270,6 +272,10 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
         assert row["route"] == (1.0 if target.task == "counting" else 0.0)
     assert len({row["score"] for row in rows}) > 2
     steps = {step.number: step for step in read_steps(run_dir)}
+    assert "visionr1: gallery: " in (run_dir / "train.log").read_text()
+    assert (run_dir / "validation" / "gallery.html").stat().st_size > 10_000
+    assert steps[1].tells_alarms
+    assert not any(step.alarms for step in steps.values()), "three healthy steps"
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"
     assert not run_pids(run_dir), "nothing is left running"
