@@ -42,6 +42,7 @@ launch() {
       launch_draw_scenes
       launch_config
       launch_check_data
+      ((NODES == 1)) || [[ -n ${RAY_ADDRESS:-} ]] || launch_say "note: RAY_ADDRESS is not set; a run with NODES=$NODES needs it"
       visionr1 dry-run "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
       ;;
     print-overrides)

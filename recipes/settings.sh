@@ -70,6 +70,8 @@ launch_options() {
         word+="=$1"
         shift
         ;;
+      --lora) [[ ! ${1:-} =~ ^[0-9]+$ ]] || { word+="=$1" && shift; } ;; # the value may be left out
+      --filter-groups) [[ ! ${1:-} =~ ^[a-z][a-z0-9_]*$ ]] || { word+="=$1" && shift; } ;;
     esac
     value=${word#*=}
     case $word in

@@ -287,6 +287,13 @@ def test_data_that_is_here_is_read(tmp_path: Path) -> None:
     assert dict(found.summary)["train data"] == f"{file} (1 rows)"
 
 
+def test_a_reward_function_that_nobody_asks_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def compute_score(**kwargs):\n    return 0.0\n")
+    found = run(f"reward.custom_reward_function.path={file}")
+    assert f"reward.custom_reward_function.path={file}: visionr1 does not ask it; make it a criterion" in found.notes
+
+
 def test_steps_are_counted_in_the_data(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -195,7 +195,8 @@ def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
 def test_the_end_of_a_run_does_not_wait_for_ever(tmp_path: Path) -> None:
     from verl_visionr1.plugin.gallery_page import PAGE, start, write
 
-    dump(tmp_path, 0)
+    file = dump(tmp_path, 0)
+    file.write_text(file.read_text() * 20_000)  # no page of so many is written within the second it has
     config = config_of(tmp_path)
     assert write(tmp_path, config, seconds=0.0) == (
         f"gallery: not finished within 0 s; visionr1 gallery {tmp_path} writes it"

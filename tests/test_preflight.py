@@ -99,6 +99,22 @@ def test_malformed_ground_truth_names_file_row_and_value(problems: object, tmp_p
     assert str(file) in found[0]
 
 
+def test_a_column_of_images_that_verl_would_not_look_at(problems: object, tmp_path: Path) -> None:
+    """verl takes a row without the column for a row without an image, and says nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "rows.parquet"
+    truth = '{"task":"text","size_wh":[0,0],"answer":"yes"}'
+    columns = {"reward_model": [{"style": "rule", "ground_truth": truth}], "data_source": ["x"]}
+    pq.write_table(pa.table({**columns, "images": [["a.png"]]}), file)
+    told = f"data.train_files: {file}: no column 'image': verl would train without images; set data.image_key=images"
+    assert told in problems(f"data.train_files={file}", "data.image_key=image")
+    assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem]
+    pq.write_table(pa.table(columns), file)
+    assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem], "text alone"
+
+
 def test_full_disk(problems: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONR1_MIN_FREE_GB", "1000000000")
     found = problems(f"trainer.default_local_dir={tmp_path}/not/there/yet")

@@ -101,6 +101,14 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: MODEL_PATH={tmp_path}/nothing: no config.json")
 
 
+@pytest.mark.parametrize("words", [("--lora", "32"), ("--lora=32",)])
+def test_a_value_may_stand_apart(words: tuple[str, ...]) -> None:
+    said = bash(REC, "--print-overrides", *words, "--filter-groups", "accuracy", "trainer.nnodes=1").stdout
+    assert "actor_rollout_ref.model.lora_rank=32" in said
+    assert "algorithm.filter_groups.metric=accuracy" in said
+    assert said.splitlines()[-1] == "trainer.nnodes=1"
+
+
 # ---------------------------------------------------------------------------------------------------------------- data
 
 

@@ -127,6 +127,7 @@ def test_a_folder_is_read_in_the_order_of_its_steps(tmp_path: Path) -> None:
     write_dump(tmp_path / "extra.jsonl", [row()])
     (tmp_path / ".5.jsonl").write_text("hidden")
     (tmp_path / "notes.txt").write_text("no dump")
+    (tmp_path / "report.rows.jsonl").write_text("numbers of visionr1 eval")
     assert [file.name for file in rollout_files([tmp_path])] == ["1.jsonl", "2.jsonl", "10.jsonl", "extra.jsonl"]
 
 

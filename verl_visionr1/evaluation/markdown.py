@@ -97,7 +97,7 @@ def _section_comparison(section: SectionComparison) -> Iterator[str]:
     rows = [_difference(one) for one in section.differences]
     yield from table(["metric", "here", "there", "difference", ""], rows)
     if any(not one.is_paired and one.difference.low is not None for one in section.differences):
-        yield "The images differ: the intervals are not paired."
+        yield "Other images, seed or number of resamples: the intervals are not paired."
         yield ""
     if section.rows is not None:
         yield from _rows(section.rows)

@@ -208,6 +208,9 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
             return [told]
         notes.append(told)
         return []
+    own = OmegaConf.select(config, "reward.custom_reward_function.path")
+    if own:
+        notes.append(f"reward.custom_reward_function.path={own}: {manager} does not ask it; make it a criterion")
     try:
         settings = settings_of(config)
     except ConfigError:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.plugin import agreement, checkpoints
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.rewards import RewardError, Routes
-from verl_visionr1.rows import RowsError, read_rows, target_of
+from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
 MIN_FREE_GB = 2.0
@@ -73,11 +73,14 @@ def _check_data(config: DictConfig) -> list[str]:
     except ConfigError:
         return []  # `_check_settings` says it
     problems: list[str] = []
+    image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in ("data.train_files", "data.val_files"):
         files = OmegaConf.select(config, key)
         for file in [files] if isinstance(files, str) else files or []:
-            is_local = str(file).endswith(".parquet") and "://" not in str(file)
-            problem = _file_problem(Path(file).expanduser(), routes) if is_local else None
+            if not str(file).endswith(".parquet") or "://" in str(file):
+                continue
+            path = Path(file).expanduser()
+            problem = _file_problem(path, routes) or _image_problem(path, image_key)
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
@@ -98,6 +101,16 @@ def _file_problem(file: Path, routes: Routes) -> str | None:
     except RewardError as error:
         return f"{file}: row {number}: {error}; change {PREFIX}.routes, or the row"
     return None
+
+
+def _image_problem(file: Path, image_key: str) -> str | None:
+    """verl takes rows without the column for rows without an image, and trains on the text alone."""
+    with open_parquet(file) as parquet:
+        names = parquet.schema_arrow.names
+    held = [name for name in ("images", "image") if name in names]
+    if image_key in names or not held:
+        return None
+    return f"{file}: no column {image_key!r}: verl would train without images; set data.image_key={held[0]}"
 
 
 def disk_problems(config: DictConfig) -> list[str]:

@@ -43,7 +43,8 @@ def rollout_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_dump(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and path.is_file()
+    # `report.rows.jsonl` is what `visionr1 eval` writes beside its answers: numbers, no completions.
+    return path.name.endswith(SUFFIXES) and not path.name.endswith(".rows.jsonl") and path.is_file()
 
 
 def _step_and_name(path: Path) -> tuple[float, str]:
