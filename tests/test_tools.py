@@ -108,6 +108,8 @@ def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
     _, _, changes = changes_of([Step(0, both(0.4)), Step(2, both(0.5))])
     shown = {source: [change.label for change in changes if change.source == source] for source in ("boxes", "counts")}
     assert shown == {"boxes": ["reward", "recall", "mean IoU", "F1@.5"], "counts": ["reward", "exact", "accuracy"]}
+    _, _, nothing = changes_of([Step(0, both(0.0)), Step(2, both(0.0))])
+    assert [(change.source, change.label) for change in nothing] == [("boxes", "reward"), ("counts", "reward")]
 
 
 def test_one_validation_is_no_comparison() -> None:

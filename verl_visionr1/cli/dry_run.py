@@ -44,7 +44,8 @@ def dry_run(
         Console(soft_wrap=True, stderr=True).print(Text(f"visionr1 dry-run: {problem}"))
     if not found.is_fine:
         raise typer.Exit(1)
-    console.print(Text("verl's checks and the plug-in's pass"))
+    unseen = "; the notes say what was not looked at" if found.notes else ""
+    console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def changes_of(steps: list[Step]) -> tuple[int, int, list[Change]]:
         later = after.get(source, {})
         for label, name in _rows_of(numbers):
             # In a mixed run a criterion that a source's preset does not have is 0 throughout.
-            if name in later and (not is_mixed or numbers[name] or later[name]):
+            if name in later and (not is_mixed or label == "reward" or numbers[name] or later[name]):
                 changes.append(Change(source, label, numbers[name], later[name]))
     return first.number, last.number, changes
 
