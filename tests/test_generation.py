@@ -667,6 +667,14 @@ def test_rows_that_no_model_can_be_shown(tmp_path: Path) -> None:
         prompts.question(Asked(Path("v.parquet"), 3, many))
 
 
+def test_an_adapter_of_unknown_scale_is_refused(tmp_path: Path) -> None:
+    """verl's merger writes alpha 0 where the checkpoint does not say it: peft would fuse nothing, and say nothing."""
+    (tmp_path / "lora_adapter").mkdir()
+    (tmp_path / "lora_adapter" / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 0}')
+    with pytest.raises(ModelError, match=r"here: .* no lora_train_meta\.json with lora_alpha"):
+        checkpoints._run((checkpoints._FUSE, str(tmp_path)), "here")
+
+
 @pytest.mark.verl
 @pytest.mark.slow
 def test_a_lora_checkpoint_is_merged_and_fused(tmp_path: Path) -> None:
@@ -689,8 +697,6 @@ def test_a_lora_checkpoint_is_merged_and_fused(tmp_path: Path) -> None:
         if "lora_B" in name:
             state[name].normal_(std=0.05)  # 0 at the start of training: without effect
     torch.save(dict(state), actor / "model_world_size_1_rank_0.pt")
-    with pytest.raises(ModelError, match=r"no lora_train_meta\.json with lora_alpha"):
-        merged(actor, tmp_path / "out")
     (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "task_type": None}))
     folder = merged(actor, tmp_path / "out")
     assert not (folder / "lora_adapter").exists()

@@ -18,13 +18,14 @@ def fuse(folder: Path) -> None:
     Raises:
         ValueError: the adapter does not say its alpha: its effect cannot be known.
     """
+    adapter = folder / "lora_adapter"
+    if not json.loads((adapter / "adapter_config.json").read_bytes()).get("lora_alpha"):
+        raise ValueError("the checkpoint has no lora_train_meta.json with lora_alpha, so its scale is not known")
+
     import torch
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    adapter = folder / "lora_adapter"
-    if not json.loads((adapter / "adapter_config.json").read_bytes()).get("lora_alpha"):
-        raise ValueError("the checkpoint has no lora_train_meta.json with lora_alpha, so its scale is not known")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
     fused = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     fused.save_pretrained(folder)
