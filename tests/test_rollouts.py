@@ -131,6 +131,12 @@ def test_a_folder_is_read_in_the_order_of_its_steps(tmp_path: Path) -> None:
     assert [file.name for file in rollout_files([tmp_path])] == ["1.jsonl", "2.jsonl", "10.jsonl", "extra.jsonl"]
 
 
+def test_the_folder_above_dumps_names_them(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    with pytest.raises(RowsError, match=rf"did you mean {tmp_path}/rollouts\?"):
+        rollout_files([tmp_path])
+
+
 def parquet_of(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     pq.write_table(pa.Table.from_pylist(list(rows)), path)
     return path

@@ -195,3 +195,9 @@ def test_numbers_of_alarms_are_no_criteria() -> None:
     names = ("recall", "distinct_share", "empty", "cut_off", "budget_used")
     assert Step(1, {f"visionr1/{name}/mean": 0.5 for name in names}).criteria == ["recall"]
     assert set(alarms.NUMBERS) == set(ALARMS)
+
+
+def test_watching_what_is_no_run_stops_at_once(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["watch", str(tmp_path), "--total-steps", "6"])
+    assert result.exit_code == 1
+    assert f"visionr1 watch: {tmp_path}: no metrics/ in it" in result.stderr

@@ -36,8 +36,11 @@ def watch(
     pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
+    from verl_visionr1.tools.runs.steps import RunError
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
+    if pid is None and not (run_dir / "metrics").is_dir():  # nobody says that a run is about to start there
+        raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?"))
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 

@@ -31,7 +31,9 @@ def rollout_files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = [file for file in path.iterdir() if _is_dump(file) and not file.name.startswith(".")]
             if not inside:
-                raise RowsError(f"{path}: holds no {', '.join(SUFFIXES)}; is it trainer.rollout_data_dir?")
+                below = [name for name in ("rollouts", "validation") if (path / name).is_dir()]
+                hint = f"did you mean {path / below[0]}?" if below else "is it trainer.rollout_data_dir?"
+                raise RowsError(f"{path}: holds no {', '.join(SUFFIXES)}; {hint}")
             found += sorted(inside, key=_step_and_name)
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
