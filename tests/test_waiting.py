@@ -75,6 +75,27 @@ def test_every_wait_has_its_own_patience(monkeypatch: pytest.MonkeyPatch) -> Non
         buffer.wait_for_sampleable(1, "train", 1)
 
 
+def test_failed_rollouts_are_a_reason_to_ask() -> None:
+    from verl_visionr1.plugin.watchdog import LostError, Watchdog
+
+    watchdog = Watchdog({}, say=lambda line: None)  # not started: it is asked, or nobody is
+    watchdog.ask = lambda: "lost reward worker 0"  # type: ignore[method-assign]
+    watchdog.raise_if_lost(0)
+    with pytest.raises(LostError, match="lost reward worker 0"):
+        watchdog.raise_if_lost(1)
+
+
+def test_an_error_of_a_run_whose_processes_live_stays_what_it_is() -> None:
+    from verl_visionr1.plugin.watchdog import LostError, Watchdog
+
+    watchdog = Watchdog({}, say=lambda line: None)
+    with pytest.raises(RuntimeError, match="all have failed"), watchdog.explaining():
+        raise RuntimeError("all have failed")
+    watchdog.ask = lambda: "lost vLLM server 1"  # type: ignore[method-assign]
+    with pytest.raises(LostError, match="lost vLLM server 1"), watchdog.explaining():
+        raise RuntimeError("all have failed")
+
+
 def test_a_watchdog_that_cannot_ask_goes_on() -> None:
     from verl_visionr1.plugin.watchdog import Watchdog
 

@@ -124,8 +124,10 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
         watchdog: Watchdog | None = None
 
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-            self._begin_to_wait()
-            batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+            with self._begin_to_wait().explaining():
+                batch, metrics = super().sample(
+                    global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
+                )
             if partition_id == "train":
                 page.look()  # of the validation before this step
                 metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
@@ -135,14 +137,15 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
             self._begin_to_wait()  # verl's "separate_async" trainer also waits before it samples
             return super().wait_for_sampleable(*args, **kwargs)
 
-        def _begin_to_wait(self) -> None:
+        def _begin_to_wait(self) -> Watchdog:
             if self.watchdog is None:  # now all processes are there
                 self.watchdog = watching(trainer)
             self.patience = Patience(progress_of(trainer.config).settings.stall_minutes)
+            return self.watchdog
 
         def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
             assert self.watchdog is not None
-            self.watchdog.raise_if_lost()
+            self.watchdog.raise_if_lost(len(self.failure_keys[partition_id]))
             self.patience.look(waiting(self, partition_id))
             return super()._wait_for_next_poll(partition_id, last_debug_time)
 

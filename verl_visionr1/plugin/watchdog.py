@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class Watchdog:
         self.lost: str | None = None
         self.places: dict[str, Whereabouts] = {}
         self._asked: dict[str, Any] = {}
+        self._n_failed = 0
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -102,14 +104,33 @@ class Watchdog:
         """End the thread: losses are none of its business from now on."""
         self._stopped.set()
 
-    def raise_if_lost(self) -> None:
+    def raise_if_lost(self, n_failed: int = 0) -> None:
         """Called by the trainer where it waits.
+
+        Args:
+            n_failed: prompts whose rollouts have failed; the first is a reason to ask at once.
 
         Raises:
             LostError: a process is gone.
         """
+        first_failed, self._n_failed = n_failed > 0 and self._n_failed == 0, n_failed
+        if first_failed:
+            self.insist()
         if self.lost:
             raise LostError(self.lost)
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Around what verl ends with an error when all rollouts have failed: was it because a process is gone?
+
+        Raises:
+            LostError: it was; verl's own error otherwise.
+        """
+        try:
+            yield
+        except RuntimeError:
+            self.insist()
+            raise
 
     def insist(self, seconds: float = 2.0) -> None:
         """Called by the trainer where something has failed: was it because a process is gone?
