@@ -12,7 +12,6 @@ import pytest
 from scipy import stats
 
 from verl_visionr1 import PRESETS, Target, score
-from verl_visionr1.evaluation.bootstrap import Estimate, Ratios, estimates_of
 from verl_visionr1.evaluation.comparison import compare
 from verl_visionr1.evaluation.correlation import Correlated, in_words
 from verl_visionr1.evaluation.evaluating import evaluate
@@ -23,6 +22,7 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FrameError
 from verl_visionr1.rewards import RewardError
+from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of
 from verl_visionr1.rollouts.judging import Processing
 
 WH = (640, 480)

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.evaluation.average_precision import AveragePrecision, after_nms
-from verl_visionr1.evaluation.bootstrap import resamples
 from verl_visionr1.evaluation.coco import CocoNumbers, coco_json, coco_numbers
 from verl_visionr1.evaluation.confidence import confidences
 from verl_visionr1.evaluation.detections import Detections, detections_of
@@ -26,6 +25,7 @@ from verl_visionr1.evaluation.evaluating import evaluate
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import read_all
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+from verl_visionr1.rollouts.bootstrap import resamples
 from verl_visionr1.targets import Target
 
 WH = (640, 480)

@@ -13,11 +13,11 @@ import numpy as np
 
 from verl_visionr1.boxes import Array, pairwise_iou
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
-from verl_visionr1.evaluation.bootstrap import Weights
 from verl_visionr1.evaluation.coco import AREAS, TAU_50, TAU_75, CocoNumbers, coco_numbers
 from verl_visionr1.evaluation.detections import Detections
 from verl_visionr1.evaluation.ranking import Ranked, ranked
 from verl_visionr1.evaluation.settings import EvaluationError
+from verl_visionr1.rollouts.bootstrap import Weights
 
 AGREE = 1e-6
 """Two implementations of average precision may differ by no more."""

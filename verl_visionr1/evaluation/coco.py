@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from verl_visionr1.boxes import Array
-from verl_visionr1.evaluation.bootstrap import Indices
 from verl_visionr1.evaluation.detections import Detections
 from verl_visionr1.evaluation.settings import EvaluationError
+from verl_visionr1.rollouts.bootstrap import Indices
 
 AREAS = ("all", "small", "medium", "large")
 N_TAUS = 10

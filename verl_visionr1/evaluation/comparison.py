@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from verl_visionr1.boxes import Array
-from verl_visionr1.evaluation.bootstrap import Estimate, Ratios, estimates_of, interval
 from verl_visionr1.evaluation.correlation import Correlated
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
+from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
 NEITHER_IS_BETTER = frozenset({"bias", "tokens"})

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from verl_visionr1.boxes import Array
-from verl_visionr1.evaluation.bootstrap import Estimate, Indices, Weights
+from verl_visionr1.rollouts.bootstrap import Estimate, Indices, Weights
 
 N_BINS = 10
 

@@ -25,10 +25,10 @@ from typing import cast
 import numpy as np
 
 from verl_visionr1.boxes import Array, Box, Boxes, as_array
-from verl_visionr1.evaluation.bootstrap import Indices
 from verl_visionr1.evaluation.confidence import confidences
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.rollouts.bootstrap import Indices
 from verl_visionr1.targets import Target, normal_label
 
 

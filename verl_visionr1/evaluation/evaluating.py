@@ -7,13 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from verl_visionr1.evaluation.bootstrap import Estimate, interval
 from verl_visionr1.evaluation.conventions import conventions_of
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import Read, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+from verl_visionr1.rollouts.bootstrap import Estimate, interval
 
 PACKAGES = ("verl-visionr1", "faster-coco-eval", "numpy")
 """Packages whose version stands in the report."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from verl_visionr1.evaluation.bootstrap import Estimate
 from verl_visionr1.evaluation.comparison import Comparison, Difference, RowComparison, SectionComparison, compare
 from verl_visionr1.evaluation.records import Cell, Evaluation, Section, Table
+from verl_visionr1.rollouts.bootstrap import Estimate
 
 MAX_TABLE_ROWS = 100
 """A longer table is cut; the JSON report holds it whole."""

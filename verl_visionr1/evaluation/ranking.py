@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, RECALLS
-from verl_visionr1.evaluation.bootstrap import Indices, Weights
 from verl_visionr1.evaluation.detections import Detections
+from verl_visionr1.rollouts.bootstrap import Indices, Weights
 
 AREA_RANGES = ((0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10))
 """COCO's areas in square pixels, as `coco.AREAS`; both ends belong to the range."""

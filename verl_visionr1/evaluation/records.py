@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from verl_visionr1.evaluation.bootstrap import Estimate
 from verl_visionr1.evaluation.correlation import Correlation
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
 from verl_visionr1.files import RowsError, whole_file, write_whole
+from verl_visionr1.rollouts.bootstrap import Estimate
 
 VERSION = 1
 """Version of the JSON report; it rises when the meaning of a field changes."""

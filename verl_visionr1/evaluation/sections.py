@@ -13,7 +13,6 @@ from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.average_precision import ap
 from verl_visionr1.criteria.counting import count_relative
 from verl_visionr1.evaluation.average_precision import AveragePrecision, after_nms
-from verl_visionr1.evaluation.bootstrap import Estimate, Indices, Measured, Ratios, digest_of, estimates_of
 from verl_visionr1.evaluation.coco import AREAS
 from verl_visionr1.evaluation.correlation import Correlated, Correlation, in_words, reward_bins
 from verl_visionr1.evaluation.counting import ROOTS, by_count, counting_parts
@@ -25,6 +24,7 @@ from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.records import Section, Table
 from verl_visionr1.evaluation.settings import EvaluationSettings, Family
 from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rollouts.bootstrap import Estimate, Indices, Measured, Ratios, digest_of, estimates_of
 
 TASK_FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "detection": ("ap", "nms_ap", "negatives"),
