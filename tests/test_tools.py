@@ -16,9 +16,13 @@ from typer.testing import CliRunner
 from verl_visionr1.alarms import ALARMS
 from verl_visionr1.cli import app
 from verl_visionr1.tools.runs import alarms
-from verl_visionr1.tools.runs.report import changes_of, draw, table_of
+from verl_visionr1.tools.runs.figure import draw
+from verl_visionr1.tools.runs.report import compare_means, compare_run, read_validations
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
-from verl_visionr1.tools.runs.watch import lines_of, watch
+from verl_visionr1.tools.runs.verdict import judge_outcome
+from verl_visionr1.tools.runs.watch import LEGEND, lines_of, watch
+
+NAMES = ["reward", "F1@.5", "mean IoU", "recall", "precision", "format", "boxes/object"]
 
 
 def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float]:
@@ -28,7 +32,7 @@ def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float
 
 
 def training(value: float, stage: float = 0.0) -> dict[str, float]:
-    names = ("value", "format", "recall", "precision", "iou_mean", "accuracy", "n_tokens", "dead_groups")
+    names = ("value", "format", "recall", "precision", "iou_mean", "f1_50", "accuracy", "n_tokens", "dead_groups")
     thresholds = {"match_iou": 0.5, "iou_floor": 0.5, "iou_full": 0.75}
     return {
         **{f"visionr1/{name}/mean": value for name in names},
@@ -79,11 +83,20 @@ def test_sources_with_slashes_are_told_apart() -> None:
     assert {source: numbers["recall"] for source, numbers in step.validation().items()} == {"a/b/c": 0.1, "d": 0.2}
 
 
-def test_report_compares_first_and_last_validation(run_dir: Path) -> None:
-    first, last, changes = changes_of(read_steps(run_dir))
-    assert (first, last) == (0, 4)
-    assert {(change.before, change.after) for change in changes} == {(0.4, 0.6)}
-    assert [change.label for change in changes][:2] == ["reward", "format"]
+def test_without_dumps_the_logged_means_are_compared_without_intervals(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    comparison = compare_run(run_dir, steps, read_validations(run_dir, steps))
+    (section,) = comparison.sections
+    assert comparison.steps == (0, 4)
+    assert {(change.before, change.after) for change in section.changes} == {(0.4, 0.6)}
+    assert {(change.difference.low, change.mark) for change in section.changes} == {(None, "")}
+    assert [change.metric.name for change in section.changes] == NAMES
+    assert judge_outcome(section) == "unknown"
+    assert str(run_dir / "validation") in comparison.notes[0], "the reader is told why there are no intervals"
+
+
+def names_of(before: Step, after: Step) -> dict[str, list[str]]:
+    return {section.source: [c.metric.name for c in section.changes] for section in compare_means(before, after)}
 
 
 def test_a_task_without_boxes_shows_its_accuracy() -> None:
@@ -91,8 +104,7 @@ def test_a_task_without_boxes_shows_its_accuracy() -> None:
         numbers = {"reward": value, "exact": value, "accuracy": value, "iou_mean": 0.0, "f1_50": 0.0, "route": 1.0}
         return {f"val-aux/counting/{name}/mean@1": number for name, number in numbers.items()}
 
-    _, _, changes = changes_of([Step(0, counted(0.4)), Step(2, counted(0.5))])
-    assert [(change.label, change.after) for change in changes] == [("reward", 0.5), ("exact", 0.5), ("accuracy", 0.5)]
+    assert names_of(Step(0, counted(0.4)), Step(2, counted(0.5))) == {"counting": ["reward", "accuracy", "exact"]}
 
 
 def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
@@ -105,16 +117,14 @@ def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
             for name, number in numbers.items()
         }
 
-    _, _, changes = changes_of([Step(0, both(0.4)), Step(2, both(0.5))])
-    shown = {source: [change.label for change in changes if change.source == source] for source in ("boxes", "counts")}
-    assert shown == {"boxes": ["reward", "recall", "mean IoU", "F1@.5"], "counts": ["reward", "exact", "accuracy"]}
-    _, _, nothing = changes_of([Step(0, both(0.0)), Step(2, both(0.0))])
-    assert [(change.source, change.label) for change in nothing] == [("boxes", "reward"), ("counts", "reward")]
+    shown = names_of(Step(0, both(0.4)), Step(2, both(0.5)))
+    assert shown == {"boxes": ["reward", "F1@.5", "mean IoU", "recall"], "counts": ["reward", "accuracy", "exact"]}
+    assert names_of(Step(0, both(0.0)), Step(2, both(0.0))) == {"boxes": ["reward"], "counts": ["reward"]}
 
 
-def test_one_validation_is_no_comparison() -> None:
+def test_one_validation_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="needs two"):
-        table_of([Step(0, validation(0.1)), Step(1, training(0.1))])
+        compare_run(tmp_path, [Step(0, validation(0.1)), Step(1, training(0.1))], {})
 
 
 def test_figure_is_a_picture(run_dir: Path, tmp_path: Path) -> None:
@@ -127,11 +137,21 @@ def test_figure_is_a_picture(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_watch_says_step_reward_thresholds_and_time_left() -> None:
-    (line,) = lines_of(Step(3, training(0.7, stage=1.0)), total_steps=10)
-    assert line.startswith("step  3/10  reward 0.700  format 0.700  recall 0.700")
-    assert "precision 0.700  IoU 0.700  accuracy 0.700  stage 1" in line
-    assert "stage 1 (xi 0.50/0.50/0.75)" in line
+    first, later = Step(2, training(0.6)), Step(3, training(0.7, stage=1.0))
+    legend, _ = lines_of(first, total_steps=10)
+    assert LEGEND in legend, "explained before the first step"
+    (line,) = lines_of(later, total_steps=10, seen=[first])
+    assert line.startswith("step  3/10  reward 0.700  F1@.5 0.700  mean IoU 0.700  recall 0.700  precision 0.700")
+    assert "format 0.700  stage 1 (xi 0.50/0.50/0.75)" in line
+    assert "accuracy" not in line, "it is F1@.5"
     assert line.endswith("3 min 30 s left")
+
+
+def test_a_task_without_boxes_has_neither_f1_nor_xi_in_its_lines() -> None:
+    numbers = {key: value for key, value in training(0.7).items() if "iou_mean" not in key and "f1_50" not in key}
+    (line,) = lines_of(Step(3, numbers), total_steps=10)
+    assert "accuracy 0.700" in line
+    assert "xi" not in line
 
 
 def test_watch_ends_with_its_process(run_dir: Path) -> None:
@@ -172,7 +192,7 @@ ALARMED = [
 def test_watch_says_what_starts_and_what_ends() -> None:
     lines = [list(alarms.lines_of(step, before.alarms)) for before, step in itertools.pairwise(ALARMED)]
     assert [len(each) for each in lines] == [0, 1, 1, 1]
-    assert lines[1][0].startswith("[bold red]ALARM box_flood[/bold red] at step 2: boxes per object 2.5")
+    assert lines[1][0].startswith("[bold red]ALARM box_flood[/bold red] at step 2: boxes/object 2.5")
     assert lines[3] == ["alarm box_flood has ended at step 4: "]
     assert list(alarms.lines_of(Step(5, validation(0.1)), ["box_flood"])) == [], "a step that says nothing ends nothing"
 

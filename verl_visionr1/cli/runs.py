@@ -12,6 +12,9 @@ from rich.table import Table
 
 from verl_visionr1.cli.rollouts import stop
 
+GALLERY_SECONDS = 60.0
+"""A report waits at most so long for the gallery of the last validation."""
+
 
 def check() -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
@@ -45,15 +48,26 @@ def watch(
 
 
 def report(run_dir: RunDir) -> None:
-    """Print what a run has reached on held-out data, before and after, and its alarms; write a figure."""
+    """Compare a run's first and last validation: paired 95 % intervals, a verdict, alarms.
+
+    Writes RUN_DIR/report.png and RUN_DIR/report.json.
+    """
+    from verl_visionr1.rollouts.page import describe_page
     from verl_visionr1.tools.runs.report import report as report_run
     from verl_visionr1.tools.runs.steps import RunError
+    from verl_visionr1.tools.runs.validations import validation_folder
 
     try:
-        tables, figure = report_run(run_dir)
+        made = report_run(run_dir)
     except RunError as error:
         raise stop("report", error) from None
     console = Console()
-    for table in tables:
+    for table in made.tables:
         console.print(table)
-    console.print(f"figure: {figure}", soft_wrap=True, markup=False)
+    for verdict in made.verdicts:
+        console.print(verdict, style="bold", soft_wrap=True, markup=False, highlight=False)
+    for note in made.notes:
+        console.print(note, style="dim", soft_wrap=True, markup=False, highlight=False)
+    page = describe_page(validation_folder(run_dir), GALLERY_SECONDS)
+    for name, value in (("figure", made.figure), ("numbers", made.numbers), ("gallery", page)):
+        console.print(f"{name + ':':<13} {value}", soft_wrap=True, markup=False, highlight=False)

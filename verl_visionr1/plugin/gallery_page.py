@@ -28,12 +28,12 @@ from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
 from verl_visionr1.plugin.reward_manager import frame_of, model_config_of, total_steps_of
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import plain_of
+from verl_visionr1.rollouts.page import LOCK, LOG, PAGE
 
 logger = logging.getLogger(__name__)
 
-PAGE = "gallery.html"
-"""In `trainer.validation_data_dir`."""
-LOG, LOCK, PRESETS = "gallery.log", ".gallery.lock", ".gallery"
+PRESETS = ".gallery"
+"""Folder beside the page: the presets of the run, as the page is written with them."""
 SETTLED_SECONDS = 2.0
 """A dump that changed later than so long ago may still be being written."""
 LAST_SECONDS = 300.0

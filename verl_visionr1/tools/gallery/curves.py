@@ -12,7 +12,8 @@ from verl_visionr1.rewards import Preset
 from verl_visionr1.rollouts.judging import Moment
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
-from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
+from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
 LOGGED = "logged"
 """What the numbers are called that a run logged itself, as a dump is called by its name."""

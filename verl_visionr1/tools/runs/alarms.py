@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
+from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, F1, REWARD
 from verl_visionr1.tools.runs.steps import Step
 
 NUMBERS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "reward_without_f1": (("reward", "value"), ("F1@.5", "f1_50")),
-    "box_flood": (("boxes per object", "boxes_per_target"),),
+    "reward_without_f1": ((REWARD.name, REWARD.training_key), (F1.name, F1.training_key)),
+    "box_flood": ((BOXES_PER_OBJECT.name, BOXES_PER_OBJECT.training_key),),
     "repetition": (("share of distinct boxes", "distinct_share"),),
     "length_growth": (("tokens an answer", "n_tokens"),),
     "length_collapse": (("tokens an answer", "n_tokens"),),

@@ -1,135 +1,249 @@
-"""What a run has reached: a table of validation before and after, and a figure of the way there."""
+"""What a run has reached: validation before and after, a verdict, alarms, a figure, and the numbers as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from rich.table import Table
 
+from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.runs.alarms import table_of as alarms_of
-from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
+from verl_visionr1.tools.runs.figure import Curves, draw
+from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, BY_STAGE, has_box_numbers, list_metrics
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.validations import (
+    LEVEL,
+    RESAMPLES,
+    Change,
+    Interval,
+    Section,
+    Validation,
+    compare,
+    find_dumps,
+    measure,
+    read_sources,
+    read_validation,
+    validation_folder,
+)
+from verl_visionr1.tools.runs.verdict import format_interval, judge_outcome, write_verdict
 
-BOX_MEASURES = (("mean IoU", "iou_mean"), ("F1@.5", "f1_50"), ("boxes per object", "boxes_per_target"))
-"""(label, metric) of what does not move with thresholds, where the task's answer is boxes."""
+FIGURE, NUMBERS = "report.png", "report.json"
+_COLORS = {"better": "green", "worse": "red"}
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One number of a validation set before and after."""
+class Comparison:
+    """A run's first and last validation.
 
-    source: str
-    label: str
-    before: float
-    after: float
+    Attributes:
+        steps: of both.
+        sections: one for each data source.
+        notes: what a reader has to know of the numbers.
+    """
+
+    steps: tuple[int, int]
+    sections: Sequence[Section]
+    notes: Sequence[str] = field(default_factory=tuple)
 
 
-def changes_of(steps: list[Step]) -> tuple[int, int, list[Change]]:
-    """First and last validated step, and what changed between them.
+def read_validations(run_dir: Path, steps: Sequence[Step]) -> dict[int, Validation]:
+    """Step -> its validation dump, of the validations that the run has logged."""
+    dumps = find_dumps(run_dir)
+    logged = {step.number: step.validation() for step in steps if step.validation()}
+    names = {source for numbers in logged.values() for source in numbers}
+    sources = read_sources(run_dir) if len(names) > 1 else {}
+    default = next(iter(names)) if len(names) == 1 else ""
+    found: dict[int, Validation] = {}
+    for number in sorted(logged.keys() & dumps.keys()):
+        try:
+            found[number] = read_validation(dumps[number], number, sources, default)
+        except RowsError:
+            continue
+    return found
+
+
+def compare_run(run_dir: Path, steps: Sequence[Step], validations: Mapping[int, Validation]) -> Comparison:
+    """First and last validation of a run, paired by prompt; by means alone where a dump is missing.
 
     Raises:
         RunError: fewer than two validations.
     """
-    validated = [step for step in steps if step.validation()]
-    if len(validated) < 2:
-        raise RunError(f"{len(validated)} validation(s) logged: before and after needs two")
-    first, last = validated[0], validated[-1]
+    logged = [step for step in steps if step.validation()]
+    if len(logged) < 2:
+        raise RunError(f"{len(logged)} validation(s) logged: before and after needs two")
+    first, last = logged[0], logged[-1]
+    numbers = first.number, last.number
+    missing = [number for number in numbers if number not in validations]
+    if not missing:
+        sections = compare(validations[first.number], validations[last.number])
+        if sections:
+            return Comparison(numbers, sections, [*_notes(sections, steps)])
+    folder = validation_folder(run_dir)
+    reason = (
+        f"no dump of step {' and '.join(map(str, missing))}; set trainer.validation_data_dir"
+        if missing
+        else f"the dumps of steps {numbers[0]} and {numbers[1]} share no prompt; validate on the same data"
+    )
+    return Comparison(numbers, compare_means(first, last), [f"No intervals: {folder}: {reason}."])
+
+
+def compare_means(first: Step, last: Step) -> list[Section]:
+    """The logged means of two validations, without intervals."""
     before, after = first.validation(), last.validation()
     is_mixed = len(before) > 1
-    changes: list[Change] = []
-    for source, numbers in before.items():
-        later = after.get(source, {})
-        for label, name in _rows_of(numbers):
-            # In a mixed run a criterion that a source's preset does not have is 0 throughout.
-            if name in later and (not is_mixed or label == "reward" or numbers[name] or later[name]):
-                changes.append(Change(source, label, numbers[name], later[name]))
-    return first.number, last.number, changes
+    sections: list[Section] = []
+    for source in (source for source in before if source in after):
+        old, new = before[source], after[source]
+        both = [key for key in old if key in new]
+        metrics = list_metrics(both, has_boxes=has_box_numbers(old) or has_box_numbers(new))
+        if is_mixed:  # a criterion that a source's preset does not have is 0 throughout
+            metrics = [m for m in metrics if m.key == "reward" or old.get(m.key) or new.get(m.key)]
+        metrics = [m for m in metrics if m.key in both]  # without the reward where none was logged
+        changes = [Change(m, old[m.key], new[m.key], Interval(new[m.key] - old[m.key])) for m in metrics]
+        sections.append(Section(source, None, changes))
+    return sections
 
 
-def _rows_of(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
-    """(label, metric) of a source's rows: reward, its criteria, and what its task is measured by."""
-    criteria = [name for name in numbers if name not in NOT_CRITERIA]
-    measures = BOX_MEASURES if numbers.get("iou_mean") or numbers.get("f1_50") else (("accuracy", "accuracy"),)
-    rows = [("reward", "reward"), *((name, name) for name in criteria), *measures]
-    return [(label, name) for label, name in rows if name in numbers]
+def _notes(sections: Sequence[Section], steps: Sequence[Step]) -> list[str]:
+    names = {change.metric.name for section in sections for change in section.changes}
+    judged = ", ".join(name for name in BY_STAGE if name in names)
+    notes = list(dict.fromkeys(f"{judged}: {words}." for section in sections if (words := _thresholds(section, steps))))
+    if BOXES_PER_OBJECT.name in names:
+        notes.append(f"{BOXES_PER_OBJECT.name}: nearer to 1 is better.")
+    notes.append(
+        f"Intervals: {100 * LEVEL:g} %, {RESAMPLES} bootstrap resamples of the prompts, paired by prompt. "
+        "They do not cover how much a run with another seed differs."
+    )
+    return notes
 
 
-def table_of(steps: list[Step]) -> Table:
-    """The changes as a table."""
-    first, last, changes = changes_of(steps)
-    table = Table(title="Held-out data, greedy answers, fixed thresholds", title_justify="left")
+def _thresholds(section: Section, steps: Sequence[Step]) -> str:
+    """By which thresholds a section was judged; "" where that is not known."""
+    before, after = section.stages
+    if not after:
+        return ""
+    if before != after or len(after) > 1:
+        stages = [" and ".join(str(stage) for stage in sorted(each)) for each in (before, after)]
+        return f"judged at stage {stages[0]} before and {stages[1]} after, so that they do not compare"
+    (stage,) = after
+    same = [step for step in steps if step.training("stage") == stage]
+    xi = same[-1].thresholds if same else None
+    if xi is None or (section.match_iou is not None and abs(xi[0] - section.match_iou) > 1e-6):
+        xi = None if section.match_iou is None else (section.match_iou,)
+    told = "" if xi is None else " (" + ", ".join(f"xi{i} {value:g}" for i, value in enumerate(xi)) + ")"
+    return f"judged without a schedule{told}" if stage < 0 else f"judged at the thresholds of stage {stage}{told}"
+
+
+def table_of(comparison: Comparison, section: Section) -> Table:
+    """One data source as a table."""
+    prompts = "" if section.n is None else f", {section.n} prompts"
+    table = Table(title=f"Held-out answers: {section.source}{prompts}", title_justify="left")
     table.add_column("")
-    for heading in (f"before (step {first})", f"after (step {last})", "change"):
+    for heading in (
+        *(f"{word} (step {n})" for word, n in zip(("before", "after"), comparison.steps, strict=True)),
+        "change",
+    ):
         table.add_column(heading, justify="right")
-    sources = {change.source for change in changes}
-    previous = None
-    for change in changes:
-        if len(sources) > 1 and change.source != previous:
-            table.add_section()
-            table.add_row(f"[bold]{change.source}[/bold]")
-        previous = change.source
-        table.add_row(
-            change.label, f"{change.before:.3f}", f"{change.after:.3f}", f"{change.after - change.before:+.3f}"
-        )
+    has_intervals = section.n is not None
+    if has_intervals:
+        table.add_column("95 % interval", justify="right")
+        table.add_column("")
+    for change in section.changes:
+        difference, color = change.difference, _COLORS.get(change.mark)
+        cells = [change.metric.name, f"{change.before:.3f}", f"{change.after:.3f}", f"{difference.value:+.3f}"]
+        mark = f"[{color}]{change.mark}[/{color}]" if color else change.mark
+        interval = format_interval(difference.low, difference.high).replace("[", "\\[")
+        table.add_row(*cells, *((interval, mark) if has_intervals else ()))
     return table
 
 
-def draw(steps: list[Step], path: Path, title: str = "") -> None:
-    """Write a figure (PNG) of reward, criteria, validation and thresholds over the steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 8), layout="constrained")
-    training, validation, thresholds = figure.subplots(3, 1, sharex=True)
-    criteria = dict.fromkeys(name for step in steps for name in step.criteria)
-    _draw_training(training, steps, {"reward": "value", **{name: name for name in criteria}})
-    training.set_ylabel("training batch")
-    for source in sorted({source for step in steps for source in step.validation()}):
-        for label, name in (("mean IoU", "iou_mean"), ("accuracy", "accuracy"), ("reward", "reward")):
-            points = [(step.number, step.validation().get(source, {}).get(name)) for step in steps]
-            kept = [(x, y) for x, y in points if y is not None]
-            if any(y for _, y in kept):
-                validation.plot(*zip(*kept, strict=True), marker="o", label=f"{label} ({source})")
-    validation.set_ylabel("validation")
-    _draw_training(
-        thresholds,
-        steps,
-        {
-            "match IoU (xi0)": "threshold/match_iou",
-            "floor (xi1)": "threshold/iou_floor",
-            "full (xi2)": "threshold/iou_full",
-        },
-        drawstyle="steps-mid",
-    )
-    thresholds.set_ylabel("thresholds")
-    thresholds.set_ylim(0.0, 1.0)
-    thresholds.set_xlabel("step")
-    for axes in (training, validation, thresholds):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+def verdicts_of(comparison: Comparison) -> list[str]:
+    """One sentence for each data source."""
+    is_mixed = len(comparison.sections) > 1
+    return [write_verdict(section, names_source=is_mixed) for section in comparison.sections]
 
 
-def _draw_training(axes: object, steps: list[Step], names: dict[str, str], **style: str) -> None:
-    for label, name in names.items():
-        points = [(step.number, value) for step in steps if (value := step.training(name)) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[attr-defined]
+def numbers_of(comparison: Comparison, curves: Curves) -> dict[str, Any]:
+    """The report as plain values, for `report.json`."""
+    verdicts = verdicts_of(comparison)
+    return {
+        "steps": list(comparison.steps),
+        "level": LEVEL,
+        "sections": [
+            {
+                "source": section.source,
+                "n_prompts": section.n,
+                "outcome": judge_outcome(section),
+                "verdict": verdict,
+                "metrics": [_plain(change) for change in section.changes],
+            }
+            for section, verdict in zip(comparison.sections, verdicts, strict=True)
+        ],
+        "notes": list(comparison.notes),
+        "validations": [{"step": step, "sources": sources} for step, sources in curves.items()],
+    }
 
 
-def report(run_dir: Path) -> tuple[list[Table], Path]:
-    """Tables and figure of a run: what it has reached, and its alarms; the figure is written to `run_dir/report.png`.
+def curves_of(
+    steps: Sequence[Step], validations: Mapping[int, Validation]
+) -> dict[int, dict[str, dict[str, Interval]]]:
+    """Step -> data source -> name of a metric -> its mean: with an interval where there is a dump, else as logged."""
+    curves: dict[int, dict[str, dict[str, Interval]]] = {}
+    for step in steps:
+        if step.number in validations:
+            curves[step.number] = measure(validations[step.number])
+        elif step.validation():
+            sections = compare_means(step, step)
+            curves[step.number] = {
+                section.source: {change.metric.name: Interval(change.after) for change in section.changes}
+                for section in sections
+            }
+    return curves
+
+
+def _plain(change: Change) -> dict[str, Any]:
+    difference = change.difference
+    return {
+        **{"metric": change.metric.name, "key": change.metric.key, "before": change.before, "after": change.after},
+        **{"difference": difference.value, "low": difference.low, "high": difference.high, "mark": change.mark},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `report` has made.
+
+    Attributes:
+        tables: one for each data source, then the alarms, where there were some.
+        verdicts: one sentence for each data source.
+        notes: what a reader has to know of the numbers.
+        figure, numbers: files.
+    """
+
+    tables: Sequence[Table]
+    verdicts: Sequence[str]
+    notes: Sequence[str]
+    figure: Path
+    numbers: Path
+
+
+def report(run_dir: Path) -> Report:
+    """Compare a run's first and last validation; writes `run_dir/report.png` and `run_dir/report.json`.
 
     Raises:
         RunError: nothing to report yet.
     """
     steps = read_steps(run_dir)
-    tables = [table_of(steps)]
+    validations = read_validations(run_dir, steps)
+    comparison = compare_run(run_dir, steps, validations)
+    curves = curves_of(steps, validations)
+    tables = [table_of(comparison, section) for section in comparison.sections]
     alarms = alarms_of(steps)
-    if alarms is not None:
-        tables.append(alarms)
-    path = run_dir / "report.png"
-    draw(steps, path, title=str(run_dir.name))
-    return tables, path
+    figure, numbers = run_dir / FIGURE, run_dir / NUMBERS
+    write_whole(numbers, msgspec.json.format(msgspec.json.encode(numbers_of(comparison, curves)), indent=1))
+    draw(steps, figure, title=run_dir.resolve().name, curves=curves)
+    return Report([*tables, *([alarms] if alarms else [])], verdicts_of(comparison), comparison.notes, figure, numbers)

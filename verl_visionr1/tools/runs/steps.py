@@ -13,34 +13,19 @@ from pathlib import Path
 
 import msgspec
 
+from verl_visionr1.tools.runs.metrics import (
+    ACCURACY,
+    BOXES_PER_OBJECT,
+    F1,
+    MEAN_IOU,
+    NOT_CRITERIA,
+    Metric,
+    list_metrics,
+)
+
 METRICS_DIR = "metrics"
 TRAINING_PREFIX = "visionr1/"
 _VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
-
-
-NOT_CRITERIA = frozenset(
-    {
-        *("iou_mean", "f1_50", "accuracy", "n_predicted", "n_target", "boxes_per_target", "parsed"),  # every preset's
-        *(
-            "value",
-            "reward",
-            "score",
-            "acc",
-            "acc_success_only",
-            "unscored",
-            "route",
-            "n_tokens",
-            "budget_used",
-            "cut_off",
-            "distinct_share",
-            "empty",
-            "processed_w",
-            "processed_h",
-        ),
-        *("progress", "stage", "match_iou", "group_std", "dead_groups", "num_turns"),
-    }
-)
-"""Numbers of a run that are no criterion of its presets."""
 
 
 class RunError(ValueError):
@@ -76,6 +61,32 @@ class Step:
     def tells_alarms(self) -> bool:
         """Whether the step says which alarms are on: a training step of a run that has some."""
         return any(key.startswith(f"{TRAINING_PREFIX}alarm/") for key in self.numbers)
+
+    @property
+    def thresholds(self) -> tuple[float, float, float] | None:
+        """(xi0, xi1, xi2) of the training batch; None where they are not logged."""
+        found = [self.training(f"threshold/{name}") for name in ("match_iou", "iou_floor", "iou_full")]
+        known = [value for value in found if value is not None]
+        return (known[0], known[1], known[2]) if len(known) == len(found) else None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether rows of the training batch compare boxes with boxes."""
+        return self.training(F1.key) is not None or self.training(MEAN_IOU.key) is not None
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether its line shows thresholds."""
+        return self.has_boxes and self.thresholds is not None
+
+    def training_metrics(self) -> list[tuple[Metric, float]]:
+        """The metrics of the training batch with their values, in the order of tables; accuracy where it is not F1."""
+        keys = [*self.criteria, *(metric.key for metric in (F1, MEAN_IOU, BOXES_PER_OBJECT, ACCURACY))]
+        metrics = list_metrics(keys, has_boxes=self.has_boxes)
+        if self.has_boxes and self.training(ACCURACY.key) != self.training(F1.key) is not None:
+            metrics.append(ACCURACY)
+        values = [(metric, self.training(metric.training_key)) for metric in metrics]
+        return [(metric, value) for metric, value in values if value is not None]
 
     @property
     def criteria(self) -> list[str]:

@@ -1,76 +1,96 @@
-"""Progress of a run in plain lines: step, reward, criteria, thresholds, time left."""
+"""Progress of a run in plain lines: step, metrics, thresholds, time left; validations with their change."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from verl_visionr1.tools.runs import alarms
+from verl_visionr1.tools.runs.metrics import has_box_numbers, list_metrics
+from verl_visionr1.tools.runs.report import compare_run, read_validations
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.verdict import format_change
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
 """While nothing is logged, a sign of life comes this often."""
 
 
+LEGEND = (
+    "xi: xi0/xi1/xi2. A box counts as a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
+    "below xi1 and 1 from xi2 on. stage: which of the schedule's thresholds are in force, counted from 0."
+)
+
+
 def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = None) -> None:
     """Print each step as it is logged, until the last one, or until process `pid` has ended."""
-    start = time.monotonic()
-    shown: set[int] = set()
-    sounding: list[str] = []
-    last_sign = start
+    start = last_sign = time.monotonic()
+    seen: list[Step] = []
     while True:
         running = pid is None or _is_running(pid)
+        shown = {step.number for step in seen}
         for step in _steps_so_far(run_dir):
             if step.number in shown:
                 continue
-            shown.add(step.number)
             last_sign = time.monotonic()
-            for line in (*lines_of(step, total_steps), *alarms.lines_of(step, sounding)):
+            for line in (*lines_of(step, total_steps, seen), *validation_lines(run_dir, step, seen)):
                 console.print(line, highlight=False)
-            if step.tells_alarms:
-                sounding = step.alarms
-        if not running or (pid is None and max(shown, default=-1) >= total_steps):
+            seen.append(step)
+        if not running or (pid is None and max((step.number for step in seen), default=-1) >= total_steps):
             return
         if time.monotonic() - last_sign > QUIET_SECONDS:
             last_sign = time.monotonic()
-            what = "starting Ray, FSDP and vLLM" if not shown else "working"
+            what = "starting Ray, FSDP and vLLM" if not seen else "working"
             console.print(f"[dim]... {what} ({last_sign - start:.0f} s)[/dim]", highlight=False)
         time.sleep(POLL_SECONDS)
 
 
-def lines_of(step: Step, total_steps: int) -> Iterator[str]:
-    """What to say about one step."""
-    reward = step.training("value")
-    if reward is not None:
+def lines_of(step: Step, total_steps: int, seen: Sequence[Step] = ()) -> Iterator[str]:
+    """What a training step scored, and the alarms that it starts or ends.
+
+    Args:
+        step: the step.
+        total_steps: steps the run will take.
+        seen: the steps that were shown before; the first that has thresholds explains them.
+    """
+    if step.training("value") is not None:
+        if step.has_thresholds and not any(other.has_thresholds for other in seen):
+            yield f"[dim]{LEGEND}[/dim]"
+        metrics = "  ".join(f"{metric.name} {value:.3f}" for metric, value in step.training_metrics())
         seconds = step.numbers.get("timing_s/step")
         left = "" if seconds is None else f"  {_duration(seconds * (total_steps - step.number))} left"
-        yield (
-            f"step {step.number:>{len(str(total_steps))}}/{total_steps}  reward {reward:.3f}  "
-            + "".join(f"{name} {_shown(step.training(name))}  " for name in step.criteria)
-            + _measure(step.training("iou_mean"), step.training("accuracy"))
-            + f"  stage {_shown(step.training('stage'), 0)} (xi {_thresholds(step)}){left}"
-        )
+        yield f"step {step.number:>{len(str(total_steps))}}/{total_steps}  {metrics}{_rule(step)}{left}"
+    sounding = next((other.alarms for other in reversed(seen) if other.tells_alarms), [])
+    yield from alarms.lines_of(step, sounding)
+
+
+def validation_lines(run_dir: Path, step: Step, seen: Sequence[Step]) -> Iterator[str]:
+    """A validation's numbers, and from the second one on how they differ from the first, paired by prompt."""
     for source, numbers in step.validation().items():
-        yield (
-            f"[bold]validation at step {step.number}[/bold] ({source})  "
-            f"reward {_shown(numbers.get('reward'))}  {_measure(numbers.get('iou_mean'), numbers.get('accuracy'))}"
-        )
+        metrics = list_metrics(numbers, has_boxes=has_box_numbers(numbers))
+        told = "  ".join(f"{metric.name} {_shown(numbers.get(metric.key))}" for metric in metrics)
+        yield f"[bold]validation at step {step.number}[/bold] ({source})  {told}"
+    first = next((other for other in seen if other.validation()), None)
+    if first is None or not step.validation():
+        return
+    time.sleep(POLL_SECONDS)  # verl writes the dump in a thread
+    pair = [first, step]
+    for section in compare_run(run_dir, pair, read_validations(run_dir, pair)).sections:
+        if section.n is not None:  # by means alone, the reader can subtract
+            told = "  ".join(format_change(change).replace("[", "\\[") for change in section.changes)
+            yield f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {told}"
 
 
-def _measure(iou_mean: float | None, accuracy: float | None) -> str:
-    """What does not move with the thresholds; a task without boxes has no IoU."""
-    overlap = f"IoU {_shown(iou_mean)}  " if iou_mean else ""
-    return f"{overlap}accuracy {_shown(accuracy)}"
-
-
-def _thresholds(step: Step) -> str:
-    names = ("match_iou", "iou_floor", "iou_full")
-    return "/".join(_shown(step.training(f"threshold/{name}"), 2) for name in names)
+def _rule(step: Step) -> str:
+    thresholds, stage = step.thresholds, step.training("stage")
+    if thresholds is None or stage is None:
+        return ""
+    xi = f" (xi {'/'.join(_shown(value, 2) for value in thresholds)})" if step.has_boxes else ""
+    return f"  stage {stage:.0f}{xi}"
 
 
 def _shown(value: float | None, digits: int = 3) -> str:

@@ -1,0 +1,245 @@
+"""Validations paired by prompt, their intervals and verdict; the report's files, and the figure's axes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+from validated_runs import SOURCE, make_dump, make_targets, make_validated_run
+
+from verl_visionr1.cli import app
+from verl_visionr1.rollouts.page import LOCK, PAGE, describe_page, wait_for_page
+from verl_visionr1.tools.runs.metrics import F1, REWARD, Metric
+from verl_visionr1.tools.runs.report import compare_run, read_validations
+from verl_visionr1.tools.runs.smoothing import axis_range, find_switches, smooth, split_by_stage
+from verl_visionr1.tools.runs.steps import read_steps
+from verl_visionr1.tools.runs.validations import (
+    MIN_PROMPTS,
+    Change,
+    Interval,
+    Section,
+    Validation,
+    compare,
+    mark_change,
+    measure,
+    read_validation,
+)
+from verl_visionr1.tools.runs.verdict import judge_outcome, write_verdict
+from verl_visionr1.tools.runs.watch import watch
+
+NAMES = ["reward", "F1@.5", "mean IoU", "recall", "precision", "format", "boxes/object"]
+
+
+def write(folder: Path, step: int, rows: list[dict[str, object]]) -> Validation:
+    file = folder / f"{step}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_validation(file, step)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_validated_run(tmp_path_factory.mktemp("run"), {0: 0.2, 4: 0.5, 8: 0.9})
+
+
+def changes_by_name(section: Section) -> dict[str, Change]:
+    return {change.metric.name: change for change in section.changes}
+
+
+def test_rows_are_paired_by_prompt_whatever_their_uid_and_order(tmp_path: Path) -> None:
+    rows = make_dump(make_targets(40), 0.5, 0)
+    again = [{**row, "uid": f"{i}_0_0", "step": 1} for i, row in enumerate(random.Random(1).sample(rows, len(rows)))]
+    (section,) = compare(write(tmp_path, 0, rows), write(tmp_path, 1, again))
+    assert section.n == 40
+    for change in section.changes:
+        assert change.difference.value == pytest.approx(0.0, abs=1e-12)
+        assert change.difference.low == pytest.approx(0.0, abs=1e-12), "the same answers: no noise is left"
+        assert change.mark == "no change"
+
+
+def test_means_are_those_that_verl_logs(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    (section,) = compare_run(run_dir, steps, read_validations(run_dir, steps)).sections
+    assert section.source == SOURCE, "the one that was logged: dumps do not name it"
+    assert list(changes_by_name(section)) == NAMES
+    for change in section.changes:
+        logged = [steps[i].validation()[SOURCE][change.metric.key] for i in (0, -1)]
+        assert [change.before, change.after] == pytest.approx(logged)
+
+
+def test_a_paired_interval_is_narrower_than_that_of_two_samples(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    validations = read_validations(run_dir, steps)
+    before, after = (measure(validations[step])[SOURCE]["F1@.5"] for step in (0, 8))
+    (section,) = compare_run(run_dir, steps, validations).sections
+    change = changes_by_name(section)["F1@.5"]
+    assert change.mark == "better"
+    paired = change.difference
+    for interval in (before, after, paired):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert interval.low < interval.value < interval.high
+    assert paired.high - paired.low < math.hypot(before.high - before.low, after.high - after.low) * 1.3  # type: ignore[operator]
+
+
+def test_prompts_of_one_key_and_turns_of_one_trajectory(tmp_path: Path) -> None:
+    """Two prompts alike count as two; of several outputs of a trajectory the last one counts."""
+    row = {"input": "q", "gts": "g", "score": 0.0}
+    rows = [{**row, "uid": "a_0_0", "score": 1.0}, {**row, "uid": "a_0_1", "score": 0.5}, {**row, "uid": "b_0_0"}]
+    validation = write(tmp_path, 0, rows)
+    (prompt,) = validation.prompts.values()
+    assert prompt.n == 2
+    assert prompt.numbers["reward"] == 0.25
+
+
+def test_a_line_that_is_being_written_and_a_lost_prompt_are_left_out(tmp_path: Path) -> None:
+    rows = make_dump(make_targets(20), 0.5, 0)
+    before, after = write(tmp_path, 0, rows), write(tmp_path, 1, rows[:15])
+    (section,) = compare(before, after)
+    assert section.n == 15
+    with (tmp_path / "1.jsonl").open("a") as file:
+        file.write('{"input": "half of a li')
+    assert len(read_validation(tmp_path / "1.jsonl", 1).prompts) == len(after.prompts)
+
+
+def test_few_prompts_have_no_interval(tmp_path: Path) -> None:
+    rows = make_dump(make_targets(MIN_PROMPTS - 1), 0.5, 0)
+    (section,) = compare(write(tmp_path, 0, rows), write(tmp_path, 1, rows))
+    assert {(change.difference.low, change.mark) for change in section.changes} == {(None, "")}
+    assert judge_outcome(section) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("difference", "distance", "mark"),
+    [
+        ((0.1, 0.05, 0.15), None, "better"),
+        ((-0.1, -0.15, -0.05), None, "worse"),
+        ((0.1, -0.05, 0.2), None, "no change"),
+        ((0.23, 0.1, 0.3), (0.23, 0.1, 0.3), "worse"),  # boxes/object 1.39 -> 1.62
+        ((-0.4, -0.5, -0.3), (-0.35, -0.4, -0.2), "better"),  # 1.4 -> 1.0
+        ((0.2, 0.1, 0.3), (0.0, -0.1, 0.1), "changed"),  # 0.9 -> 1.1
+        ((0.2, None, None), None, ""),
+    ],
+)
+def test_marks(difference: tuple, distance: tuple | None, mark: str) -> None:
+    assert mark_change(Interval(*difference), None if distance is None else Interval(*distance)) == mark
+
+
+def section_of(reward: str, quality: str) -> Section:
+    signs = {"better": 1.0, "worse": -1.0, "no change": 0.0}
+
+    def change(metric: Metric, mark: str) -> Change:
+        value = 0.1 * signs[mark]
+        return Change(metric, 0.5, 0.5 + value, Interval(value, value - 0.05, value + 0.05), mark)
+
+    return Section("s", 328, [change(REWARD, reward), change(F1, quality)])
+
+
+@pytest.mark.parametrize(
+    ("reward", "quality", "outcome"),
+    [
+        ("better", "better", "better"),
+        ("worse", "better", "better"),
+        ("worse", "worse", "worse"),
+        ("better", "no change", "no change"),
+        ("no change", "no change", "no change"),
+        ("better", "worse", "reward up, quality down"),
+    ],
+)
+def test_the_verdict_goes_by_quality_and_names_a_reward_that_parts_from_it(
+    reward: str, quality: str, outcome: str
+) -> None:
+    section = section_of(reward, quality)
+    assert judge_outcome(section) == outcome
+    sentence = write_verdict(section)
+    assert "F1@.5" in sentence
+    assert "328" in sentence
+    assert ("reward" in sentence.lower()) == (reward != quality)
+    assert ("gallery" in sentence) == (outcome == "reward up, quality down")
+    assert "coco" in write_verdict(replace(section, source="coco"), names_source=True)
+
+
+def test_report_writes_the_table_as_json(run_dir: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(run_dir)], env={"COLUMNS": "140"})
+    assert result.exit_code == 0, result.output
+    rows = [line for line in result.output.splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in rows] == NAMES
+    written = json.loads((run_dir / "report.json").read_text())
+    assert written["steps"] == [0, 8]
+    (section,) = written["sections"]
+    assert (section["source"], section["n_prompts"], section["outcome"]) == (SOURCE, 60, "better")
+    assert section["verdict"] in result.output
+    for metric in section["metrics"]:
+        assert metric["after"] - metric["before"] == pytest.approx(metric["difference"])
+        assert metric["low"] <= metric["difference"] <= metric["high"]
+    assert [validation["step"] for validation in written["validations"]] == [0, 4, 8]
+    for name in ("report.png", "report.json"):
+        assert str(run_dir / name) in result.output
+        assert (run_dir / name).stat().st_size > 1000
+    assert "stage 1 (xi0 0.5, xi1 0.5, xi2 0.75)" in result.output
+
+
+def test_validations_at_several_stages_do_not_compare(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    validations = read_validations(run_dir, steps)
+    first = validations[0]
+    moved = {
+        key: replace(prompt, numbers={**prompt.numbers, "stage": 0.0, "match_iou": 0.3})
+        for key, prompt in first.prompts.items()
+    }
+    comparison = compare_run(run_dir, steps, {**validations, 0: replace(first, prompts=moved)})
+    (section,) = comparison.sections
+    assert section.stages == (frozenset({0}), frozenset({1}))
+    assert "do not compare" in comparison.notes[0]
+
+
+def test_watch_tells_the_change_since_the_first_validation(run_dir: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=400, file=(tmp_path / "out").open("w"))
+    watch(run_dir, total_steps=8, console=console)
+    lines = console.export_text().splitlines()
+    assert [line for line in lines if line.startswith("xi: ")] == [lines[1]], "once, before the first step"
+    changes = [line for line in lines if line.startswith("  change since step 0")]
+    assert len(changes) == 2
+    places = [changes[1].find(f"  {name} ") for name in NAMES]
+    assert sorted(places) == places
+    assert places[0] > 0
+    assert "[" in changes[1]
+
+
+def test_where_the_gallery_is(tmp_path: Path) -> None:
+    assert describe_page(tmp_path).startswith("not written")
+    (tmp_path / "0.jsonl").write_text("{}\n")
+    assert f"visionr1 gallery {tmp_path}" in describe_page(tmp_path)
+    with (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not wait_for_page(tmp_path, 0.3)
+        assert describe_page(tmp_path).endswith("(still being written)")
+    (tmp_path / PAGE).write_text("page")
+    assert describe_page(tmp_path) == str(tmp_path / PAGE)
+
+
+def test_axes_start_where_a_change_can_be_judged() -> None:
+    low, high = axis_range([0.7, 0.85], (0.0, 1.0)) or (0.0, 0.0)
+    assert 0.65 < low < 0.7
+    assert 0.85 < high < 0.9
+    low, high = axis_range([0.8, 0.801], (0.0, 1.0)) or (0.0, 0.0)
+    assert high - low == pytest.approx(0.1), "noise does not fill the panel"
+    assert axis_range([0.0, 0.01], (0.0, 1.0)) == (0.0, 0.1)
+    assert axis_range([], (0.0, 1.0)) is None
+    assert axis_range([math.nan]) is None
+
+
+def test_a_moving_mean_stops_at_a_stage(run_dir: Path) -> None:
+    steps = read_steps(run_dir)
+    assert [[step.number for step in part] for part in split_by_stage(steps)] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert find_switches(steps) == [(5, 1)]
+    points = smooth([(1, 0.0), (2, 1.0), (3, 2.0)])
+    assert [point.mean for point in points] == [1.0, 1.0, 1.0]
+    assert points[0].error == pytest.approx(1.0 / math.sqrt(3.0))
+    assert smooth([(1, 0.5)])[0].error is None

@@ -1,0 +1,62 @@
+"""The gallery that a run writes beside its validation dumps: its files, and whether it is there."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+
+PAGE, LOG, LOCK = "gallery.html", "gallery.log", ".gallery.lock"
+"""In `trainer.validation_data_dir`: the page, the output of the process that writes it, and the lock it holds."""
+POLL_SECONDS = 0.2
+
+
+def wait_for_page(folder: Path, seconds: float) -> bool:
+    """Wait while a process writes the page.
+
+    Args:
+        folder: of the dumps.
+        seconds: how long at most.
+
+    Returns:
+        Whether nobody writes it now.
+    """
+    end = time.monotonic() + seconds
+    while _is_locked(folder / LOCK):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def describe_page(folder: Path, seconds: float = 0.0) -> str:
+    """Where the page is, or why it is not there and what writes it; one line.
+
+    Args:
+        folder: of the dumps.
+        seconds: how long to wait for a process that writes it.
+    """
+    dumps = [file for file in folder.glob("*.jsonl") if file.stem.isdecimal()] if folder.is_dir() else []
+    if not dumps:
+        return f"not written: {folder} holds no validation answers; set trainer.validation_data_dir"
+    is_done, page = wait_for_page(folder, seconds), folder / PAGE
+    command = f"visionr1 gallery {folder} --out {page}"
+    if not page.is_file():
+        if not is_done:
+            return f"{page} (still being written)"
+        log = f"; {folder / LOG} says why" if (folder / LOG).is_file() else ""
+        return f"not written{log}; to write it: {command}"
+    if page.stat().st_mtime >= max(file.stat().st_mtime for file in dumps):
+        return str(page)
+    return f"{page} (the last validation is " + (f"not in it; {command})" if is_done else "being added)")

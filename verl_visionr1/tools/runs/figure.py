@@ -1,0 +1,149 @@
+"""The figure of a run: each metric in a panel of its own, in training and in validation, with bands of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verl_visionr1.tools.runs.metrics import BY_STAGE, ORDERED, Metric
+from verl_visionr1.tools.runs.smoothing import LEAST_POINTS, WINDOW, axis_range, find_switches, smooth, split_by_stage
+from verl_visionr1.tools.runs.steps import Step
+from verl_visionr1.tools.runs.validations import Interval
+
+Curves = Mapping[int, Mapping[str, Mapping[str, Interval]]]
+"""Step -> data source -> name of a metric -> its mean and interval."""
+TRAINING_COLOR, SWITCH_COLOR = "#7a8088", "#444444"
+COLORS = ("#0b63b0", "#c4540a", "#1a7f4b", "#8a3ea8", "#a0182e", "#6b5a00")
+STYLE = {"font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
+COLUMNS, PANEL_WH = 2, (5.4, 2.5)
+
+
+def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | None = None) -> None:
+    """Write a figure (PNG).
+
+    Args:
+        steps: of the run.
+        path: where to.
+        title: over the figure.
+        curves: as `measure` gives them, of each validation.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    curves = curves or {}
+    metrics = _metrics_of(steps, curves)
+    sources = sorted({source for numbers in curves.values() for source in numbers})
+    n_panels = len(metrics) + 1
+    n_rows = -(-n_panels // COLUMNS)
+    with style.context(["default", STYLE]):  # light, whatever theme the user has set
+        figure = Figure(figsize=(PANEL_WH[0] * COLUMNS, PANEL_WH[1] * n_rows + 0.9), layout="constrained")
+        panels = list(figure.subplots(n_rows, COLUMNS, sharex=True, squeeze=False).flat)
+        for axes, metric in zip(panels, metrics, strict=False):
+            _draw_metric(axes, metric, steps, curves, sources)
+        _draw_thresholds(panels[n_panels - 1], steps)
+        for i, axes in enumerate(panels):
+            axes.set_visible(i < n_panels)
+            axes.grid(alpha=0.25)
+            axes.tick_params(labelbottom=True)
+            if i >= n_panels - COLUMNS:
+                axes.set_xlabel("step")
+            _mark_switches(axes, steps)
+        _add_legend(figure, panels[: n_panels - 1])
+        figure.suptitle(title, fontsize=13)
+        figure.savefig(path, dpi=110, facecolor="white")
+
+
+def _add_legend(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend for all panels of metrics."""
+    named = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in named}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
+
+
+def _metrics_of(steps: Sequence[Step], curves: Curves) -> list[Metric]:
+    """All that the training batches or a validation report, in the order of tables."""
+    trained = [metric for step in steps for metric, _ in step.training_metrics()]
+    validated = [name for numbers in curves.values() for each in numbers.values() for name in each]
+    reported = {metric.name for metric in trained} | set(validated)
+    others = [Metric(name, name, bounds=(None, None)) for name in validated]
+    found: dict[str, Metric] = {}
+    for metric in (*ORDERED, *trained, *others):
+        found.setdefault(metric.name, metric)
+    return [metric for name, metric in found.items() if name in reported]
+
+
+def _draw_metric(axes: Any, metric: Metric, steps: Sequence[Step], curves: Curves, sources: Sequence[str]) -> None:
+    """One panel; its axis shows all that was drawn."""
+    seen = [*_draw_training(axes, metric, steps)]
+    for i, source in enumerate(sources):
+        told = {step: numbers.get(source, {}).get(metric.name) for step, numbers in curves.items()}
+        points = [(step, one) for step, one in told.items() if one is not None]
+        if points:
+            seen += _draw_validation(axes, points, f"validation: {source} (bars: 95 %)", COLORS[i % len(COLORS)])
+    by_stage = " (in training: at the thresholds of its stage)" if metric.name in BY_STAGE else ""
+    axes.set_title(metric.name + by_stage, loc="left")
+    if metric.ideal is not None and seen:
+        axes.axhline(metric.ideal, color=SWITCH_COLOR, linewidth=0.8, linestyle=":")
+    ends = axis_range(seen, metric.bounds)
+    if ends is not None:
+        axes.set_ylim(*ends)
+
+
+def _draw_validation(axes: Any, points: Sequence[tuple[int, Interval]], label: str, color: str) -> list[float]:
+    """Draw means with their intervals; returns the ends of all."""
+    means = [one.value for _, one in points]
+    lows = [one.value if one.low is None else min(one.low, one.value) for _, one in points]
+    highs = [one.value if one.high is None else max(one.high, one.value) for _, one in points]
+    below = [mean - low for mean, low in zip(means, lows, strict=True)]
+    above = [high - mean for mean, high in zip(means, highs, strict=True)]
+    style = {"marker": "o", "markersize": 4, "capsize": 3, "linewidth": 1.8, "zorder": 3}
+    axes.errorbar([x for x, _ in points], means, yerr=[below, above], color=color, label=label, **style)
+    return [*lows, *highs]
+
+
+def _draw_training(axes: Any, metric: Metric, steps: Sequence[Step]) -> Iterator[float]:
+    """Draw batch means as points, their moving mean as a line; yields what the axis has to hold."""
+    for part in split_by_stage(steps):
+        points = [(step.number, value) for step in part if (value := step.training(metric.training_key)) is not None]
+        if not points:
+            continue
+        axes.plot(*zip(*points, strict=True), ".", color=TRAINING_COLOR, alpha=0.45, markersize=4, linestyle="none")
+        curve = smooth(points)
+        label = f"training: mean of {WINDOW} steps (band: ± 2 standard errors)"
+        axes.plot([p.x for p in curve], [p.mean for p in curve], color=TRAINING_COLOR, linewidth=1.6, label=label)
+        banded = [point for point in curve if point.error is not None]
+        if len(banded) >= LEAST_POINTS:
+            lows, highs = ([p.mean + sign * 2.0 * (p.error or 0.0) for p in banded] for sign in (-1.0, 1.0))
+            axes.fill_between([p.x for p in banded], lows, highs, color=TRAINING_COLOR, alpha=0.2, linewidth=0)
+            yield from (*lows, *highs)
+        yield from (value for _, value in points)
+
+
+def _draw_thresholds(axes: Any, steps: Sequence[Step]) -> None:
+    known = [(step.number, step.thresholds) for step in steps if step.thresholds is not None]
+    styles = (("xi0 (match)", "-"), ("xi1 (no credit below)", "--"), ("xi2 (full credit from)", ":"))
+    for i, (label, style) in enumerate(styles):
+        if known:
+            xs, values = [number for number, _ in known], [thresholds[i] for _, thresholds in known]
+            axes.step(xs, values, style, where="mid", color=COLORS[i], label=label, linewidth=1.8)
+    axes.set_title("thresholds in training (IoU)", loc="left")
+    axes.set_ylim(0.0, 1.0)
+    if known:
+        axes.legend(loc="lower right", fontsize=8, frameon=False)
+
+
+def _mark_switches(axes: Any, steps: Sequence[Step]) -> None:
+    for number, stage in find_switches(steps):
+        axes.axvline(number - 0.5, color=SWITCH_COLOR, linewidth=1.0, linestyle="--", alpha=0.7)
+        axes.annotate(
+            f"stage {stage}",
+            (number - 0.5, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=SWITCH_COLOR,
+        )
