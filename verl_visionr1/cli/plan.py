@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,13 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli.rollouts import stop
+
+
+class Attention(str, Enum):
+    """Of the training passes; vLLM has its own."""
+
+    FLASH = "flash"
+    SDPA = "sdpa"
 
 
 def plan(
@@ -29,6 +38,10 @@ def plan(
     lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained")] = 0,
     freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="the vision tower is not trained")] = False,
     kl: Annotated[bool, typer.Option("--kl", help="KL to a reference model")] = False,
+    attention: Annotated[
+        Attention | None,
+        typer.Option(help="of training; not given: flash where flash-attn is installed here, else sdpa"),
+    ] = None,
     overrides: Annotated[
         bool, typer.Option("--overrides", help="one override for verl a line; the explanation on standard error")
     ] = False,
@@ -39,16 +52,22 @@ def plan(
     from verl_visionr1.tools.plan.shape import shape_of_folder, shape_of_size
     from verl_visionr1.tools.plan.view import explanation, override_lines
 
+    console = Console(stderr=overrides, soft_wrap=True)
+    if attention is None:
+        attention = Attention.FLASH if find_spec("flash_attn") else Attention.SDPA
+        is_here = "is" if attention is Attention.FLASH else "is not"
+        console.print(
+            f"flash-attn {is_here} installed here: planned with --attention {attention.value}", highlight=False
+        )
     try:
         if (params is None) == (model is None):
             raise ValueError("give --params NUMBER or --model FOLDER, one of the two")
         shape = shape_of_size(params, vision_params) if params is not None else shape_of_folder(model or Path())
-        machine = Machine(gpus, nodes, gpu_memory, host_memory)
+        machine = Machine(gpus, nodes, gpu_memory, host_memory, attention is Attention.FLASH)
         run = Run(max_prompt, max_response, rollout_n, train_batch, lora, freeze_vision, kl, image_tokens)
         chosen = choosing.plan(shape, machine, run)
     except ValueError as error:
         raise stop("plan", error) from None
-    console = Console(stderr=overrides, soft_wrap=True)
     for part in explanation(chosen):
         console.print(part, highlight=False)
     if overrides:

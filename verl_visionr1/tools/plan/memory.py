@@ -25,6 +25,10 @@ LOGIT_BYTES = 8
 """Without it: bf16 logits, a copy divided by the temperature, and an fp32 copy or the gradient in the cross entropy."""
 UNEVEN = 1.25
 """`rearrange_micro_batches` balances by attention work, so one micro-batch may hold more tokens than the budget."""
+PADDED = 2.0
+"""Without flash-attn the sequences of a micro-batch are padded to its longest one, and token budgets do not count that:
+up to so many times the tokens. A rough figure, for prompts with an image each; few long answers among short ones
+take more."""
 TRAINER_GB, ENGINE_GB = 3.0, 4.0
 """Contexts, NCCL buffers and fragments of the training process with a sleeping vLLM; vLLM's own workspace: CUDA graphs
 and the trial with the largest batch. Rough figures for models up to 10 billion parameters."""
@@ -44,6 +48,7 @@ class Machine:
         nodes: number of nodes.
         gpu_gb: memory of a GPU.
         host_gb: memory of a node; None: not known, and taken to be enough.
+        has_flash: whether training can use flash-attn; without it, torch's sdpa and padded micro-batches.
 
     Raises:
         PlanError: a number that is not positive.
@@ -53,6 +58,7 @@ class Machine:
     nodes: int = 1
     gpu_gb: float = 80.0
     host_gb: float | None = None
+    has_flash: bool = True
 
     def __post_init__(self) -> None:
         for name, option in (
@@ -173,13 +179,14 @@ def training(shape: Shape, machine: Machine, run: Run, settings: Settings) -> li
     """A GPU's memory at the worst moment of an update: the backward pass of a full micro-batch."""
     trained, held = trained_params(shape, run), held_params(shape, run)
     on_gpu = 0.0 if settings.offload_always else 1.0
-    tokens = settings.tokens * UNEVEN
+    tokens = settings.tokens * UNEVEN * (1 if machine.has_flash else PADDED)
+    padded = "" if machine.has_flash else f"{PADDED:g} x for padding, "
     return [
         Part("weights", on_gpu * MASTER * held / machine.n / GB, "fp32, sharded: 4 bytes x P / N"),
         Part("gradients", on_gpu * GRADIENT * trained / machine.n / GB, "fp32, sharded: 4 bytes x T / N"),
         Part("Adam", on_gpu * ADAM * trained / machine.n / GB, "two fp32 moments, sharded: 8 bytes x T / N"),
         Part("gathered layers", _gathered(shape, run) / GB, "bf16: head, two layers at a time, and their gradients"),
-        Part("activations", _activations(shape, run, tokens) / GB, f"checkpointed, {tokens:.0f} tokens"),
+        Part("activations", _activations(shape, run, tokens) / GB, f"{padded}checkpointed, {tokens:.0f} tokens"),
         Part("logits", _logits(shape, tokens, settings.is_fused) / GB, _logits_why(shape, settings)),
         Part("process", TRAINER_GB, "CUDA contexts, NCCL, fragments, sleeping vLLM"),
     ]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.tools.plan import choosing, memory
 from verl_visionr1.tools.plan.choosing import Plan
 from verl_visionr1.tools.plan.memory import Part, total, trained_params
+from verl_visionr1.tools.plan.shape import PlanError
 
 ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
 REF = "actor_rollout_ref.ref"
+SDPA_KEY = f"++{MODEL}.override_config.attn_implementation"
 
 
 def overrides_of(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -33,7 +37,7 @@ def _training(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     yield f"{fsdp}.optimizer_offload", (str(settings.offload_adam), _why_offload(plan, settings.offload_adam))
     yield f"{fsdp}.offload_policy", (str(settings.offload_always), _why_always(plan))
     yield f"{MODEL}.enable_gradient_checkpointing", ("True", "else every layer's activations are kept")
-    yield f"{MODEL}.use_remove_padding", ("True", "micro-batches are packed: padding costs nothing; needs flash-attn")
+    yield from _attention(plan)
     yield f"{MODEL}.use_fused_kernels", (str(settings.is_fused), _why_fused(plan))
     yield f"{ACTOR}.use_dynamic_bsz", ("True", "micro-batches by tokens, not by answers: images differ in size")
     yield (
@@ -44,6 +48,15 @@ def _training(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     if plan.run.has_kl and not plan.run.lora_rank:
         yield f"{REF}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "the same for the reference model")
         yield f"{REF}.fsdp_config.model_dtype", ("bf16", "it is computed in bf16 anyway: half the host memory")
+
+
+def _attention(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    """verl's own default is flash_attention_2: it is named only where it is not to be used."""
+    if plan.machine.has_flash:
+        yield f"{MODEL}.use_remove_padding", ("True", "micro-batches are packed: no padding; needs flash-attn")
+    else:
+        yield f"{MODEL}.use_remove_padding", ("False", "packed micro-batches need flash-attn; these are padded")
+        yield SDPA_KEY, ("sdpa", "torch's own attention")
 
 
 def _generation(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -111,7 +124,30 @@ def explanation(plan: Plan) -> Iterator[RenderableType]:
     yield Text("Estimates from the formulas in verl_visionr1/tools/plan/memory.py; not measured on a GPU.")
 
 
+def cost_of_sdpa(plan: Plan) -> str:
+    """What a plan without flash-attn pays, against the same with it; an estimate, in one line."""
+    budget = plan.settings.tokens
+    try:
+        packed = choosing.plan(plan.shape, replace(plan.machine, has_flash=True), plan.run).settings.tokens
+    except PlanError:
+        packed = budget
+    if packed > budget:
+        rounds = f"{packed / budget:.2g} times as many micro-batches (budget {budget} tokens, {packed} with flash-attn)"
+    else:
+        rounds = f"the same budget of {budget} tokens"
+    run = plan.run
+    slower = run.length / (run.max_prompt + run.max_response / 2)
+    return (
+        f"sdpa instead of flash-attn: {rounds}, each padded to its longest sequence: memory planned for up to "
+        f"{memory.PADDED:g} x the tokens. Log-probabilities and updates take longest / mean length times as long, "
+        f"{slower:.2f} x where answers fill half of {run.max_response} tokens, and attention itself is slower (not "
+        "counted); generation is as fast (vLLM has its own attention)"
+    )
+
+
 def _remarks(plan: Plan) -> Iterator[Text]:
+    if not plan.machine.has_flash:
+        yield Text(cost_of_sdpa(plan))
     if 2 * plan.sequences < plan.wanted:
         yield Text(f"vLLM has room for {plan.sequences} of {plan.wanted} sequences at once: generation takes turns")
     if plan.settings.offload_always:
