@@ -30,6 +30,14 @@ launch_list() {
   if (($# == 1)); then printf '%s\n' "$1"; else printf '[%s]\n' "$*"; fi
 }
 
+# The value of --train or --val for verl: a.parquet,b.parquet -> [/abs/a.parquet,/abs/b.parquet]; addresses stay.
+launch_given_files() {
+  local files file
+  IFS=, read -r -a files <<<"${1//[\[\]]/}"
+  for file in "${!files[@]}"; do [[ ${files[file]} == *://* ]] || files[file]=$(realpath -ms "${files[file]}"); done
+  launch_list "${files[@]}"
+}
+
 # The files of TRAIN_FILES and VAL_FILES, one a line.
 launch_files() { tr -d '[]' <<<"$TRAIN_FILES,$VAL_FILES" | tr , '\n'; }
 
@@ -51,6 +59,7 @@ launch_check_data() {
     fi
   done < <(launch_files)
   [[ -n $missing ]] || return 0
+  [[ $missing != *"this makes it"* ]] || missing+="or use rows of your own: --train FILE[,FILE] --val FILE[,FILE]"
   [[ $LAUNCH_MODE != train ]] || launch_fail "${missing%$'\n'}"
   printf 'note: %s\n' "${missing%$'\n'}" >&2
 }
@@ -84,15 +93,12 @@ launch_scenes() {
   : "${TRAIN_FILES:=$RUN_DIR/data/train.parquet}" "${VAL_FILES:=$RUN_DIR/data/val.parquet}"
 }
 
-# Makes the tiny model, if it is not there yet (the shipped one: minutes).
+# Makes the untrained tiny model of a family that has no shipped one, if it is not there yet.
 launch_make_model() {
   local make="$ROOT/recipes/tiny/make_models.py"
-  [[ $PLATFORM == cpu && ! -f $MODEL_PATH/config.json ]] || return 0
-  case $MODEL_PATH in
-    "$TINY_MODEL" | "$RUN_DIR/model") launch_say "making the tiny model: $MODEL_PATH" ;;&
-    "$TINY_MODEL") python "$make" warm-start "$MODEL_PATH" ;;
-    "$RUN_DIR/model") python "$make" "random-${FAMILY//./-}" "$MODEL_PATH" ;;
-  esac
+  [[ $PLATFORM == cpu && $MODEL_PATH == "$RUN_DIR/model" && ! -f $MODEL_PATH/config.json ]] || return 0
+  launch_say "making an untrained tiny model: $MODEL_PATH"
+  python "$make" "random-${FAMILY//./-}" "$MODEL_PATH"
 }
 
 # Draws scenes and makes rows of them; again when others are asked for.

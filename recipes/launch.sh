@@ -45,9 +45,10 @@ launch() {
       ((NODES == 1)) || [[ -n ${RAY_ADDRESS:-} ]] || launch_say "note: RAY_ADDRESS is not set; a run with NODES=$NODES needs it"
       visionr1 dry-run "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
       ;;
-    print-overrides)
+    print-command)
       launch_config
-      printf '%s\n' "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
+      launch_check_data
+      launch_print_command
       ;;
   esac
 }
@@ -59,7 +60,7 @@ launch_defaults() {
   : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}" "${LOSS:=token-mean}" "${LORA:=0}" "${LORA_LR:=1e-5}"
   : "${STAGES:=null}" "${SWITCH_AT:=null}" "${SCHEDULE:=null}" "${WEIGHTS:=}" "${ROUTES:=}" "${SEED:=1}" "${LOGGERS:=}"
   : "${FREEZE_VISION:=0}" "${FILTER_GROUPS:=}" "${PARAMS:=}" "${VISION_PARAMS:=}" "${PATCH_PIXELS:=28}" "${GPU_MEMORY:=80}"
-  : "${HOST_MEMORY:=}" "${MIN_PIXELS:=}" "${MAX_PIXELS:=}" "${ROLLOUT_DIR:=}"
+  : "${HOST_MEMORY:=}" "${MIN_PIXELS:=}" "${MAX_PIXELS:=}" "${ROLLOUT_DIR:=}" "${ATTENTION:=}"
   : "${PROJECT:=verl-visionr1}" "${EXPERIMENT:=$(basename "$RUN_DIR")}"
   [[ $KL_COEF != off ]] || KL_COEF=0
   RUN_DIR=$(realpath -m "$RUN_DIR")
@@ -71,11 +72,18 @@ launch_defaults() {
   launch_check_options
 }
 
-# A dry run is content with the packages that are here already, for a CPU or for GPUs.
+# The active Python where it has verl, else the own environment. A dry run is content with the packages that are here
+# already, for a CPU or for GPUs; a command to print needs `visionr1 plan` alone.
 launch_environment() {
-  local extra=${PLATFORM/cuda/gpu}
-  [[ $LAUNCH_MODE == train ]] || ! _visionr1_is_current cpu || extra=cpu
-  visionr1_environment "$extra"
+  local extra=${PLATFORM/cuda/gpu} other=cpu
+  if [[ $LAUNCH_MODE == train ]]; then
+    visionr1_run_environment "$extra"
+  elif [[ $LAUNCH_MODE == dry-run ]] || ! command -v visionr1 >/dev/null; then
+    [[ $extra != cpu ]] || other=gpu
+    ! _visionr1_is_current "$other" || extra=$other
+    VISIONR1_ANY_VLLM=1 visionr1_run_environment "$extra"
+  fi
+  [[ -z $LAUNCH_FLASH ]] || visionr1_flash "${LAUNCH_FLASH#yes}"
 }
 
 # ------------------------------------------------------------------------------------------------------------- running

@@ -11,6 +11,7 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
   GPU_MEMORY, HOST_MEMORY      GB of one GPU, and of one node for what is offloaded (empty: enough)
   MIN_PIXELS, MAX_PIXELS       of an image as the model sees it; both or none
   TRAIN_FILES, VAL_FILES       parquet files, "[a.parquet,b.parquet]" for several; else those of the recipe (--data)
+  ATTENTION        of training on GPUs: flash (needs flash-attn) | sdpa; empty: flash where it is installed
   TOTAL_STEPS      trainer steps
   TEST_FREQ, SAVE_FREQ         validate and save every so many steps; -1: never. Both also at the end
   TRAIN_BATCH, ROLLOUT_N       prompts a step, answers a prompt
@@ -34,6 +35,8 @@ LAUNCH_KNOBS='  RUN_DIR          where everything is written; run again with the
 
 LAUNCH_FLAGS='
 Options:
+  --train FILE[,FILE]          training rows of your own: TRAIN_FILES
+  --val FILE[,FILE]            validation rows of your own: VAL_FILES
   --gpus N         GPUS=N: 1, 2, 4 or 8 on each node
   --nodes N        NODES=N, on a Ray cluster that runs already (RAY_ADDRESS; recipes/cluster/README.md)
   --lora[=RANK]    LORA=RANK (64)
@@ -42,6 +45,8 @@ Options:
   --loss MODE      LOSS=token-mean or sequence-mean
   --kl COEF|off    KL_COEF=COEF; off: no KL loss and no reference model
   --dry-run        compose and check the whole configuration; starts nothing, writes nothing (PROFILE=cpu: its inputs)
+  --print-command  print the whole `python -m verl.trainer.main_ppo` command; starts nothing, writes nothing
+  --flash[=WHEEL]  install flash-attn into the own environment first: compile it (needs nvcc), or a wheel file
   --data           print the commands that make the data files
   --fresh          start over: delete what an earlier run left in RUN_DIR
   --help           this text
@@ -60,21 +65,24 @@ launch_help() {
 launch_options() {
   local word value
   [[ " $* " != *" --help "* && " $* " != *" -h "* ]] || { launch_help; exit 0; }
-  LAUNCH_OVERRIDES=() LAUNCH_MODE=train LAUNCH_FRESH=''
+  LAUNCH_OVERRIDES=() LAUNCH_MODE=train LAUNCH_FRESH='' LAUNCH_FLASH=''
   while (($#)); do
     word=$1
     shift
     case $word in
-      --gpus | --nodes | --loss | --kl) # --gpus 4 as --gpus=4
+      --gpus | --nodes | --loss | --kl | --train | --val) # --gpus 4 as --gpus=4
         (($#)) || launch_fail "$word needs a value; see --help"
         word+="=$1"
         shift
         ;;
       --lora) [[ ! ${1:-} =~ ^[0-9]+$ ]] || { word+="=$1" && shift; } ;; # the value may be left out
+      --flash) [[ ${1:-} != *.whl ]] || { word+="=$1" && shift; } ;;
       --filter-groups) [[ ! ${1:-} =~ ^[a-z][a-z0-9_]*$ ]] || { word+="=$1" && shift; } ;;
     esac
     value=${word#*=}
     case $word in
+      --train=*) TRAIN_FILES=$(launch_given_files "$value") ;;
+      --val=*) VAL_FILES=$(launch_given_files "$value") ;;
       --gpus=*) GPUS=$value ;;
       --nodes=*) NODES=$value ;;
       --lora) LORA=64 ;;
@@ -85,7 +93,9 @@ launch_options() {
       --loss=*) LOSS=$value ;;
       --kl=*) KL_COEF=$value ;;
       --fresh) LAUNCH_FRESH=yes ;;
-      --dry-run | --data | --print-overrides) LAUNCH_MODE=${word#--} ;; # the last one, one a line, is for the tests
+      --flash) LAUNCH_FLASH=yes ;;
+      --flash=*) LAUNCH_FLASH=$value ;;
+      --dry-run | --data | --print-command) LAUNCH_MODE=${word#--} ;;
       --*) launch_fail "unknown option $word; see --help" ;;
       *) LAUNCH_OVERRIDES+=("$word") ;;
     esac
@@ -102,6 +112,8 @@ launch_check_options() {
   [[ $LORA =~ ^[0-9]+$ ]] || launch_fail "LORA=$LORA: needs a rank, or 0 for none"
   [[ $KL_COEF =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?$ ]] || launch_fail "KL_COEF=$KL_COEF: needs a number, or off"
   [[ $FREEZE_VISION =~ ^[01]$ ]] || launch_fail "FREEZE_VISION=$FREEZE_VISION: needs 0 or 1"
+  [[ $ATTENTION =~ ^(|flash|sdpa)$ ]] || launch_fail "ATTENTION=$ATTENTION: needs flash or sdpa"
+  [[ -z $LAUNCH_FLASH || $PLATFORM != cpu ]] || launch_fail "--flash: flash-attn is for GPUs, this run is on a CPU"
   [[ $LOSS == token-mean || $LOSS == sequence-mean ]] || launch_fail "LOSS=$LOSS: needs token-mean or sequence-mean"
   [[ ${MIN_PIXELS:+set} == "${MAX_PIXELS:+set}" ]] ||
     launch_fail "MIN_PIXELS=$MIN_PIXELS, MAX_PIXELS=$MAX_PIXELS: needs both or none; some image processors ignore one alone"
@@ -111,6 +123,7 @@ launch_check_options() {
 
 # Fills CONFIG with the overrides of a run. Arrays of the recipe come after the launcher's own and win.
 launch_config() {
+  launch_attention
   launch_variants
   launch_batching
   DATA=(
@@ -173,6 +186,22 @@ launch_config() {
   CONFIG+=("hydra.run.dir=$RUN_DIR/hydra")
 }
 
+# The command that a run would start, for a shell: variables, the command, an override a line.
+launch_print_command() {
+  local name word words=("${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}")
+  printf 'mkdir -p %s &&\n' "$(launch_quoted "$RUN_DIR/metrics")" # verl's file logger makes no folder
+  for name in "${LAUNCH_EXPORTED[@]}"; do
+    [[ -z ${!name:-} ]] || printf '%s=%s \\\n' "$name" "$(launch_quoted "${!name}")"
+  done
+  printf 'python -m verl.trainer.main_ppo'
+  for word in "${words[@]}"; do printf ' \\\n  %s' "$(launch_quoted "$word")"; done
+  printf '\n'
+}
+
+launch_quoted() {
+  if [[ $1 =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then printf '%s' "$1"; else printf '%s' "${1@Q}"; fi
+}
+
 # Begins CONFIG with what the machine needs.
 launch_platform() {
   local groups=(progressive)
@@ -194,16 +223,18 @@ launch_platform() {
 # What verl's processes find in their environment. Those of a Ray cluster that runs already have the environment of
 # `ray start`: they are told.
 launch_export() {
-  local name passed=(VERL_FILE_LOGGER_PATH PYTHONUNBUFFERED HYDRA_FULL_ERROR TOKENIZERS_PARALLELISM VLLM_NO_USAGE_STATS)
+  local name
+  LAUNCH_EXPORTED=(VERL_FILE_LOGGER_PATH PYTHONUNBUFFERED HYDRA_FULL_ERROR TOKENIZERS_PARALLELISM VLLM_NO_USAGE_STATS)
   export VERL_FILE_LOGGER_PATH PYTHONUNBUFFERED=1 HYDRA_FULL_ERROR=1 TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
   export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0} VLLM_NO_USAGE_STATS=${VLLM_NO_USAGE_STATS:-1}
   VERL_FILE_LOGGER_PATH=$RUN_DIR/metrics/$(date +%Y%m%d-%H%M%S).jsonl
   if [[ $PLATFORM == cpu ]]; then
     export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TORCH_COMPILE_DISABLE=${TORCH_COMPILE_DISABLE:-1}
-    passed+=(VERL_PLATFORM OMP_NUM_THREADS TORCH_COMPILE_DISABLE)
+    LAUNCH_EXPORTED+=(VERL_PLATFORM OMP_NUM_THREADS TORCH_COMPILE_DISABLE)
   fi
+  LAUNCH_EXPORTED+=(HF_HUB_OFFLINE)
   [[ -n ${RAY_ADDRESS:-} ]] || return 0
-  for name in "${passed[@]}" HF_HUB_OFFLINE; do
+  for name in "${LAUNCH_EXPORTED[@]}"; do
     [[ -z ${!name:-} ]] || CONFIG+=("++ray_kwargs.ray_init.runtime_env.env_vars.$name='${!name}'")
   done
 }
@@ -252,6 +283,18 @@ launch_variants() {
 
 launch_has_kl() { awk -v coef="$KL_COEF" 'BEGIN { exit coef + 0 == 0 }'; }
 
+# Chooses the attention of training passes; vLLM has its own. verl's default needs flash-attn, which PyPI has as source only.
+launch_attention() {
+  [[ $PLATFORM != cpu ]] || return 0 # the configuration group cpu sets it
+  if [[ -z $ATTENTION ]]; then
+    ATTENTION=flash
+    visionr1_has_flash || ATTENTION=sdpa
+    [[ $ATTENTION == flash ]] || printf '%s\n' "attention: flash-attn is not installed; training uses torch's sdpa and pads (slower: visionr1 plan). To install it: --flash, or --flash=WHEEL" >&2
+  elif [[ $ATTENTION == flash && $LAUNCH_MODE == train ]]; then
+    visionr1_has_flash || launch_fail "ATTENTION=flash: flash-attn is not installed for $(command -v python); add --flash or --flash=WHEEL"
+  fi
+}
+
 # Fills BATCHING: workers and how they use memory, chosen by `visionr1 plan`, which explains it; without a size of the
 # model, one micro-batch for all.
 launch_batching() {
@@ -265,10 +308,15 @@ launch_batching() {
       actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
       actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
     )
+    [[ $ATTENTION != sdpa || $PLATFORM == cpu ]] || BATCHING+=( # as `visionr1 plan` does
+      actor_rollout_ref.model.use_remove_padding=False
+      ++actor_rollout_ref.model.override_config.attn_implementation=sdpa
+    )
     return
   fi
   local plan override options=(--params "$PARAMS" --gpus "$GPUS" --nodes "$NODES" --gpu-memory "$GPU_MEMORY" --max-prompt "$MAX_PROMPT")
   options+=(--max-response "$MAX_RESPONSE" --rollout-n "$ROLLOUT_N" --train-batch "$TRAIN_BATCH" --overrides)
+  options+=(--attention "$ATTENTION")
   [[ -z $VISION_PARAMS ]] || options+=(--vision-params "$VISION_PARAMS")
   [[ -z $HOST_MEMORY ]] || options+=(--host-memory "$HOST_MEMORY")
   [[ -z $MAX_PIXELS ]] || options+=(--image-tokens "$((MAX_PIXELS / (PATCH_PIXELS * PATCH_PIXELS)))")

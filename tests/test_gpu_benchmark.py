@@ -84,8 +84,8 @@ def test_the_tiny_recipe_leaves_the_cpu_when_told(tmp_path: Path) -> None:
         "RUN_DIR": str(tmp_path),
     }
     recipe = ROOT / "recipes" / "tiny_visionr1_cpu.sh"
-    shown = bash(f"bash {recipe} --print-overrides", VISIONR1_SKIP_SETUP="1", PROFILE="gpu", GPUS="1", **files).stdout
-    assert "+visionr1@_global_=progressive" in shown.splitlines()
+    shown = bash(f"bash {recipe} --print-command", VISIONR1_SKIP_SETUP="1", PROFILE="gpu", GPUS="1", **files).stdout
+    assert "  +visionr1@_global_=progressive \\" in shown.splitlines()
 
 
 # ---------------------------------------------------------------------------------------------------------- wheelhouse

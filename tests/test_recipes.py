@@ -36,6 +36,17 @@ def bash(*words: object, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def printed(recipe: Path, *words: str, **environment: str) -> tuple[dict[str, str], list[str]]:
+    """Variables and overrides of the command that the recipe would run."""
+    done = bash(recipe, "--print-command", *words, **environment)
+    assert done.returncode == 0, done.stderr
+    lines = shlex.split(done.stdout)
+    assert lines[:2] == ["mkdir", "-p"]
+    start = lines.index("python")
+    assert lines[start : start + 3] == ["python", "-m", "verl.trainer.main_ppo"]
+    return dict(line.split("=", 1) for line in lines[4:start]), lines[start + 3 :]
+
+
 def test_there_are_recipes() -> None:
     assert [path.name for path in RECIPES] == [
         "qwen2_5vl_3b_counting.sh",
@@ -83,7 +94,7 @@ def test_a_mistyped_option_is_one_line(words: list[str], message: str, tmp_path:
 
 
 def test_one_budget_of_pixels_alone_is_refused() -> None:
-    done = bash(REC, "--print-overrides", MIN_PIXELS="")
+    done = bash(REC, "--print-command", MIN_PIXELS="")
     assert done.returncode == 1
     assert done.stderr.startswith("error: MIN_PIXELS=, MAX_PIXELS=1003520: needs both or none")
 
@@ -103,10 +114,10 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("--lora", "32"), ("--lora=32",)])
 def test_a_value_may_stand_apart(words: tuple[str, ...]) -> None:
-    said = bash(REC, "--print-overrides", *words, "--filter-groups", "accuracy", "trainer.nnodes=1").stdout
-    assert "actor_rollout_ref.model.lora_rank=32" in said
-    assert "algorithm.filter_groups.metric=accuracy" in said
-    assert said.splitlines()[-1] == "trainer.nnodes=1"
+    _, overrides = printed(REC, *words, "--filter-groups", "accuracy", "trainer.nnodes=1")
+    assert "actor_rollout_ref.model.lora_rank=32" in overrides
+    assert "algorithm.filter_groups.metric=accuracy" in overrides
+    assert overrides[-1] == "trainer.nnodes=1"
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -115,9 +126,10 @@ def test_a_value_may_stand_apart(words: tuple[str, ...]) -> None:
 def test_missing_data_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     done = bash(REC, RUN_DIR=str(tmp_path), DATA_DIR=str(tmp_path / "my data"))
     assert done.returncode == 1
-    first, command, *_ = done.stderr.splitlines()
+    first, command, *_, last = done.stderr.splitlines()
     assert first == f"error: data file {tmp_path}/my data/refcoco_train.parquet does not exist; this makes it:"
     assert f"'{tmp_path}/my data/refcoco_train.parquet' --split train" in command
+    assert re.search(r"--train FILE.* --val FILE", last)
 
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path != TINY], ids=lambda path: path.stem)
@@ -227,9 +239,7 @@ CASES = [
 
 
 def overrides_of(case: Case) -> list[str]:
-    done = bash(ROOT / "recipes" / f"{case.recipe}.sh", "--print-overrides", *case.words, **case.environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return printed(ROOT / "recipes" / f"{case.recipe}.sh", *case.words, **case.environment)[1]
 
 
 @pytest.mark.verl

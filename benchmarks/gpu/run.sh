@@ -71,14 +71,6 @@ device() { # checks the device; sets the environment and the overrides that it n
   fi
   SCALE=full
   SETTINGS+=(PROFILE=gpu "HOST_MEMORY=${HOST_MEMORY:-$(awk '/^MemAvailable/ { print int($2 / 1e6) }' /proc/meminfo)}")
-  # Without flash-attn (PyPI has no wheel of it) torch's own attention, and sequences of a micro-batch padded to the
-  # longest: up to twice the tokens that the micro-batches are cut by, hence smaller ones.
-  python -c 'import flash_attn' 2>/dev/null || COMMON+=(
-    ++actor_rollout_ref.model.override_config.attn_implementation=sdpa
-    actor_rollout_ref.model.use_remove_padding=False
-    actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192
-    actor_rollout_ref.{ref,rollout}.log_prob_max_token_len_per_gpu=16384
-  )
   [[ -z $DRY_RUN ]] || return 0
   command -v nvidia-smi >/dev/null || fail "--device cuda: no nvidia-smi here; --device cpu tries the script without a GPU"
   SETTINGS+=("GPU_MEMORY=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | awk 'NR == 1 { print int($1 * 1.048576 / 1000) }')")
