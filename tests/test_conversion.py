@@ -39,12 +39,14 @@ from verl_visionr1.conversion.sources import (
     read_xml,
     sha256_of,
 )
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, text_tokens
+from verl_visionr1.conversion.tokens import boxes_answer_tokens, load_answer_counter, text_tokens, write_answer
 from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES
 from verl_visionr1.images import EmbeddedImage, RowImage, prepare_image
 from verl_visionr1.masks import Mask
 from verl_visionr1.rows import read_rows
+from verl_visionr1.targets import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 WH = (200, 100)
@@ -363,6 +365,42 @@ def test_threads_change_no_byte(embed: bool, tmp_path: Path) -> None:
         assert report.ledger.notes["row of a skipped image"] == 6
     assert len(digests) == 1
     assert len(report.tokens.answers) == report.written.rows == 54
+
+
+WORDS = {"[UNK]": 0, "bbox": 1, "2d": 2, "label": 3, "red": 4, "circle": 5}
+
+
+def make_model(folder: Path, model_type: str = "qwen3_vl") -> Path:
+    """A model's folder with a tokenizer for which each piece of letters, digits or signs is a token."""
+    folder.mkdir()
+    model = {"type": "WordLevel", "vocab": WORDS, "unk_token": "[UNK]"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+def test_right_answers_are_counted_by_the_tokenizer_of_a_model_and_change_no_byte(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    model = make_model(tmp_path / "tiny")
+    plain = converted(tmp_path / "images", tmp_path / "a.parquet")
+    counted = converted(tmp_path / "images", tmp_path / "b.parquet", model=model)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert (plain.tokens.model, counted.tokens.model) == ("", "tiny")
+    assert set(counted.tokens.answers) != set(plain.tokens.answers)
+    assert min(counted.tokens.answers) == 2, "the count, and the end"
+    with pytest.raises(RowsError, match=r"--model .*images: no tokenizer.json"):
+        load_answer_counter(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text"),
+    [("qwen3_vl", "[0, 250, 500, 1000]"), ("qwen2_5_vl", "[0, 32, 64, 128]"), ("new", "[0, 32, 64, 128]")],
+)
+def test_right_answers_are_written_in_the_coordinates_of_the_model(model_type: str, text: str) -> None:
+    target = Target(task="grounding", size_wh=(128, 128), boxes_xyxy=[(0, 32, 64, 128)], labels=["red circle"])
+    frame = FRAMES[MODEL_TYPE_FRAMES[model_type]] if model_type in MODEL_TYPE_FRAMES else None
+    assert write_answer(target, frame) == f'[{{"bbox_2d": {text}, "label": "red circle"}}]'
 
 
 def test_failure_in_a_thread_stops_the_conversion_and_names_the_entry(tmp_path: Path) -> None:

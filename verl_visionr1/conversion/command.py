@@ -70,7 +70,7 @@ def _options(flags_type: type[Flags]) -> list[Parameter]:
 
 def print_report(report: Report, seconds: float, console: Console) -> None:
     """Rows, objects and tokens a row, everything skipped, left out or changed, and where it was written."""
-    table = Table("", "rows", "of them empty", title="written", title_justify="left")
+    table = Table("", "rows", "rows without an object", title="written", title_justify="left")
     for task, count in sorted(report.rows.items()):
         table.add_row(task, str(count), str(report.negatives[task]))
     console.print(table)
@@ -96,9 +96,17 @@ def print_report(report: Report, seconds: float, console: Console) -> None:
 def _token_lines(report: Report) -> list[str]:
     """What to set `data.max_prompt_length` and `data.max_response_length` by."""
     shown = {f"prompt, {family}": counts for family, counts in report.tokens.prompts.items()}
-    shown["right answer"] = report.tokens.answers
+    answers, model = report.tokens.answers, report.tokens.model
+    if not model:
+        shown["right answer"] = answers
     parts = ["{}: {} / {} / {}".format(name, *quantiles(counts)) for name, counts in shown.items()]
-    return [f"tokens a row, estimated (median / 99 % / most): {'; '.join(parts)}"]
+    lines = [f"tokens a row, estimated (median / 99 % / most): {'; '.join(parts)}"]
+    if model:
+        lines.append(
+            f"tokens of a right answer by the tokenizer of {model}: {min(answers)} to {max(answers)} "
+            "(median {} / 99 % {}); data.max_response_length has to hold the most".format(*quantiles(answers))
+        )
+    return lines
 
 
 def _histogram(objects: Counter[int]) -> str:

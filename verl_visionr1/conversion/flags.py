@@ -79,6 +79,10 @@ class Flags:
         Path | None,
         typer.Option(help="File of images to leave out (one a line, or a JSON list): data_preprocess/exclusion.py."),
     ] = None
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model: right answers are counted by its tokenizer instead of estimated."),
+    ] = None
     verify_decode: Annotated[
         bool, typer.Option("--verify-decode", help="Decode every pixel (slow) instead of reading headers and ends.")
     ] = False

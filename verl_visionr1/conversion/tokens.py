@@ -2,16 +2,22 @@
 
 The image's tokens follow from the processor's resize (`processed.py`), with the budget that the model ships. Text is
 counted without a tokenizer: Qwen's splits every digit, and takes most words as one token. On our own prompts and on
-answers of 1 to 30 boxes the estimate was within 10 % of Qwen's own tokenizer.
+answers of 1 to 30 boxes the estimate was within 10 % of Qwen's own tokenizer. Right answers can be counted exactly
+instead, by a model's own tokenizer and coordinates (`load_answer_counter`).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent, Frame
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
+from verl_visionr1.targets import Target
 
 _PIECE = re.compile(r"\d|[^\W\d_]+|[^\w\s]+|_")
 _TEMPLATE_TOKENS = 25  # the chat template around one user's turn
@@ -58,3 +64,71 @@ def boxes_answer_tokens(boxes_xyxy: Sequence[Sequence[float]], labels: Sequence[
 def prompt_tokens(question: str) -> int:
     """Tokens of a user's turn without its image, chat template included."""
     return _TEMPLATE_TOKENS + text_tokens(question)
+
+
+def answer_tokens(target: Target) -> int:
+    """Tokens of the right answer under Qwen's tokenizer, as an estimate."""
+    if target.task in ("text", "counting"):
+        return text_tokens(_words_of(target))
+    return boxes_answer_tokens(target.boxes_xyxy, target.labels)
+
+
+def write_answer(target: Target, frame: Frame | None = None) -> str:
+    """The right answer as a model writes it: a number, words, or Qwen JSON.
+
+    Args:
+        target: the ground truth.
+        frame: coordinates of the model; None, and frames that depend on the processor: pixels of the original image.
+
+    >>> target = Target(task="grounding", size_wh=(128, 128), boxes_xyxy=[(0, 32, 64, 128)], labels=["red circle"])
+    >>> write_answer(target, FRAMES["qwen3-vl"])
+    '[{"bbox_2d": [0, 250, 500, 1000], "label": "red circle"}]'
+    """
+    if target.task in ("text", "counting"):
+        return _words_of(target)
+    width, height = target.size_wh
+    if frame is not None and frame.extent is Extent.FIXED:
+        width, height = frame.size_wh(target.size_wh)
+    sides = [width / target.size_wh[0], height / target.size_wh[1]] * 2
+    boxes = [[round(v * side) for v, side in zip(box, sides, strict=True)] for box in target.boxes_xyxy]
+    labels = target.labels or ("",) * len(boxes)
+    return json.dumps(
+        [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels, strict=True)], ensure_ascii=False
+    )
+
+
+def _words_of(target: Target) -> str:
+    return target.answer if target.answer is not None else str(target.count)
+
+
+def load_answer_counter(model: Path) -> Callable[[Target], int]:
+    """Count the tokens of right answers by a model's own tokenizer and coordinates; the end token counts as one.
+
+    Args:
+        model: folder of the model, with `tokenizer.json`; `config.json` names its type, which tells the coordinates.
+
+    Raises:
+        RowsError: no tokenizer there, or the package `tokenizers` is missing.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise RowsError(f"--model {model}: needs the package tokenizers: pip install tokenizers") from None
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        raise RowsError(f"--model {model}: no tokenizer.json in it; name the folder of a model")
+    tokenizer, frame = Tokenizer.from_file(str(file)), _frame_of(model)
+
+    def count(target: Target) -> int:
+        return len(tokenizer.encode(write_answer(target, frame), add_special_tokens=False).ids) + 1
+
+    return count
+
+
+def _frame_of(model: Path) -> Frame | None:
+    """The coordinates of a model's type; None where they are not known."""
+    try:
+        model_type = json.loads((model / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return FRAMES[MODEL_TYPE_FRAMES[model_type]] if model_type in MODEL_TYPE_FRAMES else None

@@ -24,10 +24,11 @@ from verl_visionr1.conversion.identity import identity_of_name, path_tails
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
-from verl_visionr1.conversion.tokens import FAMILIES, boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.conversion.tokens import FAMILIES, answer_tokens, image_tokens, load_answer_counter, prompt_tokens
 from verl_visionr1.files import RowError, RowsError, write_whole
 from verl_visionr1.images import RowImage, prepare_image
 from verl_visionr1.rows import Row, RowWriter, Written
+from verl_visionr1.targets import Target
 
 LOOK_AHEAD = 4
 """Images a thread may be ahead of the writer."""
@@ -35,8 +36,15 @@ LOOK_AHEAD = 4
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Estimated tokens of each row: of the prompt by model family, and of the right answer."""
+    """Tokens of each row: of the prompt by model family, as an estimate, and of the right answer.
 
+    Attributes:
+        count_answer: of a target's right answer.
+        model: name of the model by whose tokenizer right answers are counted; "" for an estimate.
+    """
+
+    count_answer: Callable[[Target], int] = answer_tokens
+    model: str = ""
     prompts: dict[str, array[int]] = field(default_factory=lambda: {family: array("l") for family in FAMILIES})
     answers: array[int] = field(default_factory=lambda: array("l"))
 
@@ -45,10 +53,16 @@ class TokenCounts:
         text = prompt_tokens(row.question)
         for family, counts in self.prompts.items():
             counts.append(text + image_tokens(row.image.size_wh, family))
-        target = row.target
-        is_words = target.task in ("text", "counting")
-        words = target.answer if target.answer is not None else str(target.count)
-        self.answers.append(text_tokens(words) if is_words else boxes_answer_tokens(target.boxes_xyxy, target.labels))
+        self.answers.append(self.count_answer(row.target))
+
+    @classmethod
+    def by_model(cls, model: Path | None) -> TokenCounts:
+        """Counts by a model's own tokenizer; estimates without one.
+
+        Raises:
+            RowsError: the folder has no tokenizer.
+        """
+        return cls() if model is None else cls(load_answer_counter(model), model.resolve().name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +116,11 @@ def write_items(
     excluded = sorted(flags.excluded.ids)
     options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
     options["exclude_image_ids"] = excluded
-    del options["workers"]  # changes no byte
+    del options["workers"], options["model"]  # change no byte
     made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
     provenance = {"made_by": made_by, **source, "options": options}
-    tasks, negatives, objects, tokens = Counter[str](), Counter[str](), Counter[int](), TokenCounts()
+    tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
+    tokens = TokenCounts.by_model(flags.model)
     chosen = selected(items, flags, ledger)
     if show_progress:
         chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
