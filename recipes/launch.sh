@@ -237,9 +237,9 @@ launch_clear_stale() {
 launch_session() {
   local stat fields words
   for stat in /proc/[0-9]*/stat; do
-    fields=$({ cat "$stat"; } 2>/dev/null) || continue
+    { read -r fields <"$stat"; } 2>/dev/null || continue
     read -r -a words <<<"${fields##*) }" # state, parent, group, session ...
-    [[ ${words[3]:-} != "$1" ]] || printf '%s\n' "${fields%% *}"
+    [[ ${words[0]} == Z || ${words[3]:-} != "$1" ]] || printf '%s\n' "${fields%% *}" # Z: ended, not yet waited for
   done
 }
 
