@@ -373,3 +373,27 @@ def test_no_constraint_names_a_host() -> None:
     for file in (ROOT / "recipes").glob("constraints-*.txt"):
         assert not {"http", "index-url", "file:"} & set(file.read_text().replace("://", " ").split())
         assert os.sep + "work" not in file.read_text()
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+@pytest.mark.parametrize(
+    ("module", "is_fine", "found"),
+    [(None, True, "not installed"), ("", True, "2.8.3"), ("raise ImportError('undefined symbol')", False, "undefined")],
+)
+def test_check_tells_flash_attn_that_is_there_from_one_that_works(
+    module: str | None, is_fine: bool, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_visionr1.plugin import check
+
+    if module is not None:
+        (tmp_path / "flash_attn").mkdir()
+        (tmp_path / "flash_attn" / "__init__.py").write_text(module)
+        (tmp_path / "flash_attn-2.8.3.dist-info").mkdir()
+        (tmp_path / "flash_attn-2.8.3.dist-info" / "METADATA").write_text("Name: flash-attn\nVersion: 2.8.3\n")
+        monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    (finding,) = [one for one in check.packages() if one.what == "flash-attn"]
+    assert finding.is_fine is is_fine
+    assert found in finding.found

@@ -16,7 +16,7 @@ from verl_visionr1.tools.plan import memory
 from verl_visionr1.tools.plan.choosing import MARGIN, plan
 from verl_visionr1.tools.plan.memory import GB, Machine, Run, Settings, total
 from verl_visionr1.tools.plan.shape import KNOWN, PlanError, Shape, counted, shape_of_folder, shape_of_size
-from verl_visionr1.tools.plan.view import override_lines, overrides_of
+from verl_visionr1.tools.plan.view import cost_of_sdpa, override_lines, overrides_of
 
 THREE, SEVEN = KNOWN["Qwen2.5-VL-3B"], KNOWN["Qwen2.5-VL-7B"]
 RUN = Run(max_prompt=1024, max_response=512, answers=8, prompts=128)
@@ -327,7 +327,9 @@ LENGTHS = ("--max-prompt", 1024, "--max-response", 512, "--rollout-n", 8, "--tra
 
 
 def test_overrides_on_standard_output_and_reasons_on_standard_error() -> None:
-    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, "--kl", *LENGTHS, "--overrides")
+    code, out, err = visionr1(
+        "--params", "8.29e9", "--gpus", 8, "--kl", *LENGTHS, "--overrides", "--attention", "flash"
+    )
     assert code == 0
     assert out.splitlines() == override_lines(plan(shape_of_size(8.29e9), Machine(8), replace(RUN, has_kl=True)))
     assert all(line.count("=") >= 1 and " " not in line for line in out.splitlines())
@@ -335,8 +337,56 @@ def test_overrides_on_standard_output_and_reasons_on_standard_error() -> None:
     assert "not measured on a GPU" in err
 
 
+SDPA = {
+    "actor_rollout_ref.model.use_remove_padding=False",
+    "++actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+}
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize("asked", ["flash", "sdpa", None])
+def test_attention_is_as_asked_or_as_installed(
+    asked: str | None, is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "verl_visionr1.cli.plan.find_spec", lambda name: (is_installed and name == "flash_attn") or None
+    )
+    words = ("--attention", asked) if asked else ()
+    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, *LENGTHS, "--overrides", *words)
+    is_flash = asked == "flash" or (asked is None and is_installed)
+    assert code == 0
+    assert SDPA & set(out.splitlines()) == (set() if is_flash else SDPA)
+    assert ("planned with --attention" in err) == (asked is None)
+    assert ("sdpa instead of flash-attn" in err) == (not is_flash)
+
+
+@pytest.mark.parametrize(
+    ("machine", "run"), [(Machine(1), replace(RUN, lora_rank=64)), (Machine(2), RUN), (Machine(8, gpu_gb=40), RUN)]
+)
+def test_without_flash_attn_padding_has_its_place(machine: Machine, run: Run) -> None:
+    packed, padded = (plan(SEVEN, replace(machine, has_flash=has_flash), run) for has_flash in (True, False))
+    assert padded.settings.tokens < packed.settings.tokens
+    assert total(padded.training) <= machine.gpu_gb * MARGIN
+    activations = {
+        one: next(
+            part.gb
+            for part in memory.training(SEVEN, replace(machine, has_flash=one), run, Settings(tokens=4096))
+            if part.name == "activations"
+        )
+        for one in (True, False)
+    }
+    assert activations[False] == pytest.approx(memory.PADDED * activations[True])
+    assert f"budget {padded.settings.tokens} tokens, {packed.settings.tokens} with flash-attn" in cost_of_sdpa(padded)
+
+
+def test_where_the_budget_is_the_same_sdpa_still_computes_padding() -> None:
+    found = plan(SEVEN, Machine(8, has_flash=False), Run(1024, 512, 4, 16, has_kl=True))
+    assert f"the same budget of {found.settings.tokens} tokens" in cost_of_sdpa(found)
+    assert "1.20 x" in cost_of_sdpa(found)  # 1536 / (1024 + 256)
+
+
 def test_a_table_to_read() -> None:
-    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, *LENGTHS)
+    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, *LENGTHS, "--attention", "flash")
     assert (code, err) == (0, "")
     for expected in ("Adam", "sharded: 8 bytes x T / N", "rollout.gpu_memory_utilization=", "not measured on a GPU"):
         assert expected in out

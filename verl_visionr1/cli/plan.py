@@ -53,12 +53,8 @@ def plan(
     from verl_visionr1.tools.plan.view import explanation, override_lines
 
     console = Console(stderr=overrides, soft_wrap=True)
-    if attention is None:
-        attention = Attention.FLASH if find_spec("flash_attn") else Attention.SDPA
-        is_here = "is" if attention is Attention.FLASH else "is not"
-        console.print(
-            f"flash-attn {is_here} installed here: planned with --attention {attention.value}", highlight=False
-        )
+    assumed = attention is None
+    attention = attention or (Attention.FLASH if find_spec("flash_attn") else Attention.SDPA)
     try:
         if (params is None) == (model is None):
             raise ValueError("give --params NUMBER or --model FOLDER, one of the two")
@@ -68,6 +64,11 @@ def plan(
         chosen = choosing.plan(shape, machine, run)
     except ValueError as error:
         raise stop("plan", error) from None
+    if assumed:
+        is_here = "is" if attention is Attention.FLASH else "is not"
+        console.print(
+            f"flash-attn {is_here} installed here: planned with --attention {attention.value}", highlight=False
+        )
     for part in explanation(chosen):
         console.print(part, highlight=False)
     if overrides:

@@ -22,11 +22,17 @@ class Finding:
 
 def findings() -> list[Finding]:
     """All findings, in the order in which a run would meet them; later ones are left out where one stops the rest."""
+    found = packages()
+    if all(finding.is_fine for finding in found if finding.what == "verl"):
+        found += _plugin()
+    return found
+
+
+def packages() -> list[Finding]:
+    """Python and the packages of a training run; of those only flash-attn is imported."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
     found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
     found += [_vllm(), _flash_attn()]
-    if all(finding.is_fine for finding in found if finding.what == "verl"):
-        found += _plugin()
     return found
 
 
