@@ -20,7 +20,6 @@
 VISIONR1_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 [[ -z ${VISIONR1_VENV:-} ]] || VISIONR1_OWN_ENV=${VISIONR1_OWN_ENV:-1}
 VISIONR1_VENV=${VISIONR1_VENV:-$VISIONR1_ROOT/.venv}
-VISIONR1_NEEDED_GB=${VISIONR1_NEEDED_GB:-12}
 
 _visionr1_say() { printf 'environment: %s\n' "$*" >&2; }
 
@@ -133,7 +132,7 @@ _visionr1_install() {
     mapfile -t extras < <(printf '%s\n' "${extras[@]}" | sort -u)
     rm -f "$stamp"
   else # nothing there, or an install that was interrupted: packages may be there in part
-    _visionr1_enough_disk || return 1
+    _visionr1_enough_disk "$@" || return 1
     _visionr1_say "making $VISIONR1_VENV with the extras: ${extras[*]} (a few minutes the first time)"
     _visionr1_make_venv "$uv" || return 1
   fi
@@ -175,11 +174,13 @@ _visionr1_uv() {
 }
 
 _visionr1_enough_disk() {
-  local folder free_gb
+  local folder free_gb needed_gb=9
+  [[ " $* " != *" gpu "* ]] || needed_gb=12
+  needed_gb=${VISIONR1_NEEDED_GB:-$needed_gb}
   folder=$(dirname "$VISIONR1_VENV")
   free_gb=$(df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1e6) }')
-  ((free_gb >= VISIONR1_NEEDED_GB)) || {
-    _visionr1_say "$free_gb GB free on the disk of $folder, the packages need $VISIONR1_NEEDED_GB; free some, or set VISIONR1_VENV to another disk"
+  ((free_gb >= needed_gb)) || {
+    _visionr1_say "$free_gb GB free on the disk of $folder, the packages need $needed_gb; free some, or set VISIONR1_VENV to another disk"
     return 1
   }
 }

@@ -40,7 +40,7 @@ def printed(recipe: Path, *words: str, **environment: str) -> tuple[dict[str, st
     """Variables and overrides of the command that the recipe would run."""
     done = bash(recipe, "--print-command", *words, **environment)
     assert done.returncode == 0, done.stderr
-    lines = shlex.split(done.stdout)
+    lines = shlex.split(done.stdout.replace("\\\n", ""))
     assert lines[:2] == ["mkdir", "-p"]
     start = lines.index("python")
     assert lines[start : start + 3] == ["python", "-m", "verl.trainer.main_ppo"]
