@@ -41,8 +41,8 @@ CATEGORY_IDS: dict[str, int] = {
 CATEGORIES = tuple(CATEGORY_IDS)
 """All category names, in the order of their ids."""
 
-STREAMS = {"train": 0, "val": 1, "warm-start": 2, "held-out": 3}
-"""Independent streams of scenes under one seed: the two splits, and the two that `recipes/tiny` draws from."""
+STREAMS = {"train": 0, "val": 1, "warm-start": 2, "held-out": 3, "habits": 4}
+"""Independent streams of scenes under one seed: the two splits, and those that `recipes/tiny` draws from."""
 
 IMAGE_FORMATS = ("png", "jpeg")
 
