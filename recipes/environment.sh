@@ -206,7 +206,9 @@ _visionr1_constraints() {
 }
 
 _visionr1_packages() {
-  local uv=$1 options=() extras constraints log
+  # A run starts a dozen processes, each of which would compile torch, vLLM and verl for itself where Python may not keep
+  # what it compiles.
+  local uv=$1 options=(--compile-bytecode) extras constraints log
   shift
   printf -v extras '%s,' "$@"
   constraints=$(_visionr1_constraints "$@")

@@ -103,7 +103,8 @@ launch_make_model() {
 
 # Draws scenes and makes rows of them; again when others are asked for.
 launch_draw_scenes() {
-  local folder=$RUN_DIR/data split drawn
+  local folder=$RUN_DIR/data split drawn counted=()
+  [[ ! -f $MODEL_PATH/tokenizer.json ]] || counted=(--model "$MODEL_PATH") # answers in tokens of this model
   [[ -n ${LAUNCH_SCENES:-} ]] || return 0
   drawn="$TRAIN_SCENES $VAL_SCENES $SCENES_TASK ${SCENES_FLAGS[*]}"
   [[ ! -f $folder/.drawn || $(<"$folder/.drawn") != "$drawn" ]] || return 0
@@ -113,7 +114,8 @@ launch_draw_scenes() {
   python "$ROOT/data_preprocess/scenes.py" "$folder/scenes" --train "$TRAIN_SCENES" --val "$VAL_SCENES"
   for split in train val; do
     python "$ROOT/data_preprocess/coco.py" "$folder/scenes/annotations/instances_$split.json" "$folder/scenes/$split" \
-      "$folder/$split.parquet" --split "$split" --task "$SCENES_TASK" --data-source 'visionr1/scenes_{task}' "${SCENES_FLAGS[@]}"
+      "$folder/$split.parquet" --split "$split" --task "$SCENES_TASK" --data-source 'visionr1/scenes_{task}' \
+      "${counted[@]}" "${SCENES_FLAGS[@]}"
   done
   printf '%s\n' "$drawn" >"$folder/.drawn"
 }

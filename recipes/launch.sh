@@ -94,7 +94,7 @@ launch_run() {
   exec 8>>"$RUN_DIR/.lock"
   flock -n 8 || launch_fail "this run is in progress; RUN_DIR=<another folder> starts a second one"
   launch_clear_stale
-  [[ -z $LAUNCH_FRESH ]] || rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,validation,rollouts,train.log,report.png,.finished}
+  [[ -z $LAUNCH_FRESH ]] || rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,validation,rollouts,train.log,report.png,report.json,.finished}
   if [[ -f $RUN_DIR/.finished ]] && (($(<"$RUN_DIR/.finished") >= TOTAL_STEPS)); then
     launch_say "This run has finished ($(<"$RUN_DIR/.finished") steps). --fresh starts over; a larger TOTAL_STEPS goes on."
     launch_report
