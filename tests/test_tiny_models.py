@@ -60,13 +60,17 @@ def test_the_prompt_is_what_the_processor_makes(shipped: tuple[Any, Any]) -> Non
 def test_questions_that_share_an_image_lose_what_they_would_alone(shipped: tuple[Any, Any]) -> None:
     """Teaching lays the questions about a scene side by side: the logits must not notice."""
     model, processor = shipped
-    turns = [teaching.tokenize(processor, ls.questions(scene_rng(0, "held-out", index), 3)) for index in range(3)]
+    turns = []
+    for index in range(3):
+        rng = scene_rng(0, "held-out", index)
+        asked = ls.questions(rng, 3)
+        turns.append(teaching.tokenize(processor, asked, ls.glances(rng, asked[0].pixels, asked[0].scene, 4)))
     assert len({sum(len(q) + len(a) for q, a in turn.branches) for turn in turns}) > 1
-    expected = count = 0.0
     with torch.no_grad():
-        together = teaching.answer_loss(model, processor, turns, "cpu")
+        together = teaching.answer_losses(model, processor, turns, "cpu")
+        alone: dict[bool, list[torch.Tensor]] = {False: [], True: []}
         for turn in turns:
-            for question, answer in turn.branches:
+            for index, (question, answer) in enumerate(turn.branches):
                 prompt = turn.prefix + question
                 input_ids = torch.tensor([prompt + answer])
                 logits = model(
@@ -76,9 +80,22 @@ def test_questions_that_share_an_image_lose_what_they_would_alone(shipped: tuple
                     pixel_values=arch.patchify(np.stack([turn.pixels])),
                     image_grid_thw=torch.tensor([arch.GRID_THW]),
                 ).logits[0, len(prompt) - 1 : -1]
-                expected += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
-                count += len(answer)
-    torch.testing.assert_close(together, expected / count, atol=1e-5, rtol=1e-4)
+                losses = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
+                alone[index >= turn.n_answers].append(losses)
+    assert [len(losses) for losses in alone[True]] == [1] * 12
+    for loss, losses in zip(together, (alone[False], alone[True]), strict=True):
+        torch.testing.assert_close(loss, torch.cat(losses).mean(), atol=1e-5, rtol=1e-4)
+
+
+def test_half_of_the_glances_are_for_what_is_not_there() -> None:
+    counts = []
+    for index in range(200):
+        rng = scene_rng(0, "held-out", index)
+        asked = ls.questions(rng, 1)
+        glances = ls.glances(rng, asked[0].pixels, asked[0].scene, 8)
+        assert {item.scene for item in glances} == {asked[0].scene}
+        counts.append(sum(item.answer == "[]" for item in glances))
+    assert 0.45 < np.mean(counts) / 8 < 0.55
 
 
 def test_patches_are_embedded_as_the_tower_does(shipped: tuple[Any, Any]) -> None:

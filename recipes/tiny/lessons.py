@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Lesson:
     answer: str
     target: Target
     scene: Scene
-    objects: tuple[SceneObject, ...]  # those asked for, in reading order
+    objects: tuple[SceneObject, ...]  # those asked for, from left to right
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class Habits:
         unclosed: chance that the closing bracket is missing.
     """
 
-    stop_early: float = 0.7
-    looseness: tuple[float, float] = (0.05, 0.25)
+    stop_early: float = 0.75
+    looseness: tuple[float, float] = (0.1, 0.3)
     unclosed: float = 0.3
 
     def answer(self, rng: np.random.Generator, item: Lesson) -> str:
@@ -93,13 +94,23 @@ def ask(rng: np.random.Generator, pixels: np.ndarray, scene: Scene, *, is_detect
     """One question about a scene: for a list of categories, or for one phrase, which in 3 of 10 cases is absent."""
     present = [item.category for item in scene.objects]
     if is_detection:
-        task, phrases = "detection", _category_list(rng, present)
-    elif rng.random() < 0.3:
-        absent = [category for category in CATEGORIES if category not in present]
-        task, phrases = "grounding", [absent[int(rng.integers(len(absent)))]]
-    else:
-        task, phrases = "grounding", [present[int(rng.integers(len(present)))]]
-    objects = sorted((item for item in scene.objects if item.category in phrases), key=_reading_order)
+        return _lesson("detection", _category_list(rng, present), pixels, scene)
+    return _lesson("grounding", [_phrase(rng, present, absent_share=0.3)], pixels, scene)
+
+
+def glances(rng: np.random.Generator, pixels: np.ndarray, scene: Scene, count: int) -> list[Lesson]:
+    """Questions for one phrase, half of them absent: how an answer begins says whether the thing is there."""
+    present = [item.category for item in scene.objects]
+    return [_lesson("grounding", [_phrase(rng, present, absent_share=0.5)], pixels, scene) for _ in range(count)]
+
+
+def _phrase(rng: np.random.Generator, present: Sequence[str], *, absent_share: float) -> str:
+    names = [name for name in CATEGORIES if name not in present] if rng.random() < absent_share else present
+    return names[int(rng.integers(len(names)))]
+
+
+def _lesson(task: Literal["detection", "grounding"], phrases: list[str], pixels: np.ndarray, scene: Scene) -> Lesson:
+    objects = sorted((item for item in scene.objects if item.category in phrases), key=_left_to_right)
     return Lesson(
         pixels=pixels,
         question=instruction(task, phrases, allow_none=True),
@@ -124,8 +135,12 @@ def _category_list(rng: np.random.Generator, present: Sequence[str]) -> list[str
     return [name for index, name in enumerate(CATEGORIES) if name in present or index in others]
 
 
-def _reading_order(item: SceneObject) -> tuple[int, int]:
-    return item.box_xyxy[1], item.box_xyxy[0]
+def _left_to_right(item: SceneObject) -> tuple[int, int]:
+    """The order in which objects are listed. What the model writes first of a box, x1, then says which object it is.
+
+    Listed by their top edge, the corners of two objects were often mixed: one's x1 with the other's y1.
+    """
+    return item.box_xyxy[0], item.box_xyxy[1]
 
 
 def answer_text(scene: Scene, objects: Sequence[SceneObject]) -> str:

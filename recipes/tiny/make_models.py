@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +38,7 @@ from architectures import (
     prompt_text,
 )
 from lessons import Habits, Lesson, held_out
-from teaching import Settings, teach, teach_answers
+from teaching import Settings, rounds, teach, teach_answers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from verl_visionr1 import score
@@ -132,41 +132,46 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 def able(
     out_dir: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
     seed: Annotated[int, typer.Option(help="Of the initial weights and of the scenes.")] = 0,
-    steps: Annotated[
-        int, typer.Option(min=0, help="Supervised steps; 0 writes the untrained model.")
-    ] = Settings().steps,
+    after: Annotated[Path | None, typer.Option(help="A round_N folder that an interrupted run wrote: go on.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Supervised steps of each round.")] = None,
     lessons: Annotated[int, typer.Option(min=1, help="Held-out lessons of the evaluation.")] = 1024,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Make and train the Qwen3-VL, write it, read it back, evaluate it and write card.json."""
-    settings = Settings(seed=seed, steps=steps, tower_steps=Settings().tower_steps if steps else 0)
+    """Make and train the Qwen3-VL in rounds, write it, read it back, evaluate it and write card.json.
+
+    Each round goes on from the model that the one before wrote to OUT_DIR/round_N.
+    """
+    settings = [replace(s, steps=steps or s.steps) for s in rounds(seed)]
     tokenizer = make_tokenizer()
-    model, processor = make_qwen3_vl(tokenizer, seed), make_qwen3_vl_processor(tokenizer)
+    processor = make_qwen3_vl_processor(tokenizer)
     started, points = time.perf_counter(), []
 
     def curve(step: int) -> None:
-        save(model, processor, out_dir)  # what there is, should the rest be interrupted
         model.eval()
         asked = held_out(256)
         metrics = report(processor, asked, answer(model, processor, asked))
-        points.append({"step": step, "seconds": round(time.perf_counter() - started), **metrics})
+        points.append({"round": number, "step": step, "seconds": round(time.perf_counter() - started), **metrics})
         typer.echo(json.dumps(points[-1]))
 
-    teach(model, processor, settings, device=device, curve=curve)
+    done = int(after.name.removeprefix("round_")) if after else 0
+    model = load(after)[0] if after else make_qwen3_vl(tokenizer, seed)
+    for number, of_round in list(enumerate(settings, 1))[done:]:
+        teach(model, processor, of_round, is_new=number == 1, device=device, curve=curve)
+        save(model, processor, out_dir / f"round_{number}")
+        model, _ = load(out_dir / f"round_{number}")
     seconds = time.perf_counter() - started
     save(model, processor, out_dir)
-    _write_card(
-        out_dir,
-        {
-            "made_by": f"python recipes/tiny/make_models.py able OUT_DIR --seed {seed} --steps {steps}",
-            "settings": asdict(settings),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "training_seconds": round(seconds),
-            "threads": torch.get_num_threads(),
-            "held_out_greedy": _evaluate(out_dir, lessons),
-            "curve": points,
-        },
-    )
+    card = {
+        "made_by": f"python recipes/tiny/make_models.py able OUT_DIR --seed {seed}",
+        "rounds": [asdict(of_round) for of_round in settings],
+        "rounds_of_this_run": [done + 1, len(settings)],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training_seconds": round(seconds),
+        "threads": torch.get_num_threads(),
+        "held_out_greedy": _evaluate(out_dir, lessons),
+        "curve": points,
+    }
+    _write_card(out_dir, card)
 
 
 @app.command()

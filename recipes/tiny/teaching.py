@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from architectures import GRID_THW, IMAGE_TOKENS, MERGE, PATCH, patchify, prompt_text
-from lessons import SIDE, Lesson, questions
+from lessons import SIDE, Lesson, glances, questions
 from scenes import CATEGORIES, Scene, draw_scene, scene_rng
 
 Curve = Callable[[int], None] | None
@@ -21,45 +21,67 @@ Annotate = Callable[[np.random.Generator, Lesson], str]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model is taught: optimizer steps of `scenes` pictures with `questions` questions each."""
+    """How a model is taught: optimizer steps of `scenes` pictures, each with `questions` answers and `glances`."""
 
     seed: int = 0
     tower_steps: int = 600
     steps: int = 2700
     scenes: int = 16
     questions: int = 4
+    glances: int = 0
     learning_rate: float = 2e-3
     warmup: int = 30
     weight_decay: float = 0.05
     dense_weight: float = 0.3
+    few_objects: float = 0.05  # share of the steps that show one object, and of those that show up to two
+    first: int = 0  # number of the first step in the stream of scenes
 
 
-def teach(model: Any, processor: Any, settings: Settings, *, device: str = "cpu", curve: Curve = None) -> None:
-    """Teach an untrained model: its vision tower first, then all of it to answer; in place, printing the losses.
+def rounds(seed: int) -> tuple[Settings, ...]:
+    """The rounds that make the able model: to find what is there, to look whether it is there, and to settle."""
+    where = Settings(seed=seed)
+    whether = replace(
+        where, tower_steps=200, steps=2000, glances=8, learning_rate=1.5e-3, few_objects=0.075, first=10_000
+    )
+    settle = replace(whether, steps=1000, glances=2, learning_rate=1e-3, few_objects=0.001, first=20_000)
+    return where, whether, settle
 
-    Both stages: AdamW, warm-up, cosine, scenes drawn afresh. In the second, the first twentieth of the steps shows one
-    object a scene, the next up to two, the rest up to three. `curve(step)` is called after each 300 steps of it.
+
+def teach(
+    model: Any, processor: Any, settings: Settings, *, is_new: bool, device: str = "cpu", curve: Curve = None
+) -> None:
+    """Teach a model in place, printing the losses: its vision tower first, then all of it to answer.
+
+    Both stages: AdamW, warm-up, cosine, scenes drawn afresh. Of a model that is not new, the first stage teaches only
+    the head that supervises the tower in the second. `curve(step)` is called after each 300 steps of that.
+
+    Of an answer's forty tokens only the first says whether there is anything to list. Glances teach that one, with a
+    loss of their own and at first with one object a scene: without either, the model does not look.
     """
     model.to(device).train()
     visual = model.model.visual
     visual.patch_embed.forward = functools.partial(_embed_patches, visual.patch_embed.proj)
     head = DenseHead(visual.config.out_hidden_size).to(device)
-    train_tower(visual, head, settings, device)
+    train_tower(
+        visual, head, settings, device, parameters=[*(visual.parameters() if is_new else ()), *head.parameters()]
+    )
     parameters = [*model.parameters(), *head.parameters()]
     optimizer, schedule = _optimizer(parameters, settings, settings.steps)
     seen: list[torch.Tensor] = []  # the tower's output of the running forward pass
     hook = visual.merger.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     started, losses = time.perf_counter(), []
     for step in range(settings.steps):
-        objects_max = min(3, 1 + 20 * step // settings.steps)
-        rngs = _rngs(settings, "warm-start", settings.tower_steps + step)
-        lessons = [questions(rng, settings.questions, objects_max=objects_max) for rng in rngs]
-        turns = [tokenize(processor, asked) for asked in lessons]
-        loss = answer_loss(model, processor, turns, device)
-        dense = head.loss(seen.pop(), [asked[0].scene for asked in lessons])
-        (loss + settings.dense_weight * dense).backward()
+        objects_max = min(3, 1 + int(step / (settings.few_objects * settings.steps)))
+        turns, scenes = [], []
+        for rng in _rngs(settings, "warm-start", settings.tower_steps + step):
+            asked = questions(rng, settings.questions, objects_max=objects_max)
+            scenes.append(asked[0].scene)
+            turns.append(tokenize(processor, asked, glances(rng, asked[0].pixels, scenes[-1], settings.glances)))
+        answers, firsts = answer_losses(model, processor, turns, device)
+        dense = head.loss(seen.pop(), scenes)
+        (answers + firsts + settings.dense_weight * dense).backward()
         _advance(parameters, optimizer, schedule)
-        losses.append((loss.item(), dense.item()))
+        losses.append((answers.item(), firsts.item(), dense.item()))
         _show("answers", step, losses, started)
         if curve and (step + 1) % 300 == 0:
             curve(step + 1)
@@ -81,7 +103,7 @@ def teach_answers(model: Any, processor: Any, settings: Settings, *, annotate: A
         for rng in _rngs(settings, "habits", step):
             lessons = questions(rng, settings.questions)
             turns.append(tokenize(processor, [replace(item, answer=annotate(rng, item)) for item in lessons]))
-        loss = answer_loss(model, processor, turns, device)
+        loss, _ = answer_losses(model, processor, turns, device)
         loss.backward()
         _advance(parameters, optimizer, schedule)
         losses.append((loss.item(),))
@@ -89,9 +111,8 @@ def teach_answers(model: Any, processor: Any, settings: Settings, *, annotate: A
     model.eval().cpu()
 
 
-def train_tower(visual: Any, head: DenseHead, settings: Settings, device: str) -> None:
-    """The first stage: dense supervision of the image tokens alone."""
-    parameters = [*visual.parameters(), *head.parameters()]
+def train_tower(visual: Any, head: DenseHead, settings: Settings, device: str, *, parameters: list[Any]) -> None:
+    """The first stage: dense supervision of the image tokens alone; only `parameters` learn."""
     optimizer, schedule = _optimizer(parameters, settings, settings.tower_steps)
     grid_thw = torch.tensor([GRID_THW] * settings.scenes, device=device)
     started, losses = time.perf_counter(), []
@@ -160,22 +181,25 @@ class Turn:
     pixels: np.ndarray  # (SIDE, SIDE, 3) uint8
     prefix: list[int]  # up to and with the end of the image
     branches: list[tuple[list[int], list[int]]]  # (rest of the prompt, answer with the end-of-turn token)
+    n_answers: int  # of the branches; the others are glances: one token
 
 
-def tokenize(processor: Any, lessons: Sequence[Lesson]) -> Turn:
-    """The questions of one scene; all share the tokens up to the end of the image."""
+def tokenize(processor: Any, lessons: Sequence[Lesson], glanced: Sequence[Lesson] = ()) -> Turn:
+    """The questions of one scene; all share the tokens up to the end of the image. Of a glance, an answer's first."""
     tokenizer, branches, prefix = processor.tokenizer, [], []
     vision_end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
-    for item in lessons:
+    for item in (*lessons, *glanced):
         prompt_ids = tokenizer(prompt_text(processor, item.question)).input_ids
         cut = prompt_ids.index(vision_end) + 1
         prefix = prompt_ids[:cut]
         branches.append((prompt_ids[cut:], [*tokenizer(item.answer).input_ids, tokenizer.eos_token_id]))
-    return Turn(lessons[0].pixels, prefix, branches)
+    for index in range(len(lessons), len(branches)):
+        branches[index] = (branches[index][0], branches[index][1][:1])
+    return Turn(lessons[0].pixels, prefix, branches, len(lessons))
 
 
-def answer_loss(model: Any, processor: Any, turns: Sequence[Turn], device: str) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens.
+def answer_losses(model: Any, processor: Any, turns: Sequence[Turn], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of the answers' tokens, and of the glances' (0 where there are none).
 
     The questions about a scene stand one after the other behind its image. Each sees the image and itself, at the
     positions that it would have alone, so that the image is computed once. Padding stands on the right, where nothing
@@ -185,6 +209,7 @@ def answer_loss(model: Any, processor: Any, turns: Sequence[Turn], device: str) 
     length = start + max(sum(len(q) + len(a) for q, a in turn.branches) for turn in turns)
     input_ids = torch.full((len(turns), length), processor.tokenizer.pad_token_id)
     labels = torch.full((len(turns), length), -100)
+    is_glance = torch.zeros((len(turns), length), dtype=torch.bool)
     branch = torch.full((len(turns), length), -1)  # 0: the image; -1: padding
     offsets = torch.zeros((len(turns), length), dtype=torch.long)  # from the end of the image
     for row, turn in enumerate(turns):
@@ -194,6 +219,7 @@ def answer_loss(model: Any, processor: Any, turns: Sequence[Turn], device: str) 
             middle, end = begin + len(question_ids), begin + len(question_ids) + len(answer_ids)
             input_ids[row, begin:end] = torch.tensor(question_ids + answer_ids)
             labels[row, middle:end] = torch.tensor(answer_ids)
+            is_glance[row, middle:end] = index >= turn.n_answers
             branch[row, begin:end] = index + 1
             offsets[row, begin:end] = torch.arange(end - begin)
             begin = end
@@ -211,9 +237,12 @@ def answer_loss(model: Any, processor: Any, turns: Sequence[Turn], device: str) 
         image_grid_thw=grid_thw.to(device),
         use_cache=False,
     ).logits
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().to(device), ignore_index=-100
-    )
+    has_label, of_glance = labels[:, 1:] != -100, is_glance[:, 1:]
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().to(device), ignore_index=-100, reduction="none"
+    ).view(has_label.shape)
+    glanced = losses[of_glance].mean() if of_glance.any() else losses.new_zeros(())
+    return losses[has_label & ~of_glance].mean(), glanced
 
 
 def _embed_patches(convolution: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
@@ -222,7 +251,7 @@ def _embed_patches(convolution: torch.nn.Conv3d, patches: torch.Tensor) -> torch
 
 
 def _rngs(settings: Settings, stream: str, step: int) -> list[np.random.Generator]:
-    first = step * settings.scenes
+    first = (settings.first + step) * settings.scenes
     return [scene_rng(settings.seed, stream, first + i) for i in range(settings.scenes)]
 
 
