@@ -29,19 +29,30 @@ class ImageTokens:
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> ImageTokens:
-        """From a Qwen-VL `config.json`.
+        """From a `config.json` of Qwen2-VL to Qwen3.5 or of GLM-V.
 
         Raises:
             ConfigError: the config lacks a field this needs.
         """
         try:
             vision = model["vision_config"]
-            return cls(int(model["image_token_id"]), int(vision["patch_size"]) * int(vision["spatial_merge_size"]))
+            return cls(int(model["image_token_id"]), _side(vision["patch_size"]) * int(vision["spatial_merge_size"]))
         except KeyError as error:
             raise ConfigError(
                 f"the model's config.json has no {error.args[0]!r}, which a frame in processed pixels needs; "
                 "set reward.reward_kwargs.visionr1.frame to the coordinates the model speaks in"
             ) from None
+
+
+def _side(patch_size: Any) -> int:
+    """Qwen3.5's config may give a patch as [height, width]."""
+    sides = [patch_size] if isinstance(patch_size, int) else [*patch_size]
+    if len(set(sides)) != 1:
+        raise ConfigError(
+            f"the model's config.json: vision_config.patch_size = {patch_size!r}: needs a square patch; "
+            "set reward.reward_kwargs.visionr1.frame to the coordinates the model speaks in"
+        )
+    return int(sides[0])
 
 
 def processed_size(batch: Mapping[str, Any], image_tokens: ImageTokens) -> tuple[int, int] | None:
