@@ -1,4 +1,4 @@
-"""The table of model families: what it says of frames and formats, and that verl takes and refuses the same families."""
+"""The table of model families: what it says of frames and formats, and that verl trains what it says."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ def test_qwen3_5_sizes_are_those_of_the_processor_and_of_the_positions(tmp_path:
     """verl's processor of a Qwen3.5: the size it resizes to, our computation, and our reading of its positions."""
     import torch
     from PIL import Image
+    from qwen_vl_utils import fetch_image
     from verl.utils.tokenizer import hf_processor
 
     from verl_visionr1.plugin.image_size import ImageTokens
@@ -120,8 +121,8 @@ def test_qwen3_5_sizes_are_those_of_the_processor_and_of_the_positions(tmp_path:
     folder = make_qwen3_5(tmp_path / "model")
     processor = hf_processor(str(folder))
     assert type(processor).__name__ == "Qwen3VLProcessor"
-    config = processor.image_processor
-    ours = ImageProcessor("qwen3.5", config.patch_size, config.merge_size, *map(int, config.size.values()))
+    config = json.loads((folder / "processor_config.json").read_text())
+    ours = ImageProcessor.from_config(config["image_processor"])
     for given in (16, [16, 16]):
         tokens = ImageTokens.of(
             {
@@ -135,7 +136,7 @@ def test_qwen3_5_sizes_are_those_of_the_processor_and_of_the_positions(tmp_path:
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
                 add_generation_prompt=True,
             )
-            made = processor(text=[text], images=[Image.new("RGB", expected)], return_tensors="pt")
+            made = processor(text=[text], images=[fetch_image({"image": Image.new("RGB", (w, h))}, image_patch_size=16)], return_tensors="pt")
             _, rows, columns = made["image_grid_thw"][0].tolist()
             assert (columns * 16, rows * 16) == expected
             more = {"mm_token_type_ids": made["mm_token_type_ids"]} if "mm_token_type_ids" in made else {}

@@ -1,4 +1,4 @@
-"""Gemma 4 and Gemini: `[{"box_2d": [y1, x1, y2, x2], "label": "..."}, ...]`, in thousandths of the image, y before x."""
+"""Gemma 4 and Gemini: `[{"box_2d": [y1, x1, y2, x2], "label": "..."}, ...]`, in thousandths, y before x."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Shape:
 
     @property
     def attention_params(self) -> int:
-        """Parameters of a layer's attention over keys and values, without biases and norms; a gate counts as queries."""
+        """Parameters of a layer's attention over keys and values, without biases and norms; a gate is as queries."""
         queries = 3 if self.linear else 2
         return self.text.hidden * (queries * self.heads + 2 * self.kv_heads) * self.head_dim
 
