@@ -136,7 +136,8 @@ def test_qwen3_5_sizes_are_those_of_the_processor_and_of_the_positions(tmp_path:
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
                 add_generation_prompt=True,
             )
-            made = processor(text=[text], images=[fetch_image({"image": Image.new("RGB", (w, h))}, image_patch_size=16)], return_tensors="pt")
+            loaded = fetch_image({"image": Image.new("RGB", (w, h))}, image_patch_size=16)
+            made = processor(text=[text], images=[loaded], return_tensors="pt")
             _, rows, columns = made["image_grid_thw"][0].tolist()
             assert (columns * 16, rows * 16) == expected
             more = {"mm_token_type_ids": made["mm_token_type_ids"]} if "mm_token_type_ids" in made else {}

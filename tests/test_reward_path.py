@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def row_of(text: str, truth: object = TARGET, images_wh: tuple[tuple[int, int], 
 
 
 def judged(reward_manager: object, data: object) -> dict:
-    return asyncio.run(reward_manager.run_single(data))
+    """In the loop that the manager was made for, as in verl's worker."""
+    return reward_manager.loop.run_until_complete(reward_manager.run_single(data))
 
 
 # ------------------------------------------------------------------------------------------ a reward model beside it
@@ -206,7 +208,7 @@ def test_the_alarm_counts_the_rows_of_a_batch() -> None:
     assert line_in_dump("unscored", sampled) == 2
 
 
-# -------------------------------------------------------------------------------------------- rows that are left to verl
+# ------------------------------------------------------------------------------------------- rows that are left to verl
 
 
 @pytest.mark.verl
@@ -397,7 +399,7 @@ def test_verls_aggregation_leaves_each_number_as_it_is(n_parts: int) -> None:
 
     names = ("weighted_sum", "max_iou", "minimal", "total", "meaning")
     criteria = {name: {"judge": "recall"} for name in names}
-    config = config_of(criteria=criteria, alarms={"window": 3, "patience": 1})
+    config = config_of(criteria=criteria, alarms={"window": 3, "patience": 3})
     config.trainer.v1.sync.parameter_sync_step = n_parts
     assert parts_a_step(config) == n_parts
     progress, logged = Progress(config), {}
@@ -418,7 +420,7 @@ def test_verls_aggregation_leaves_each_number_as_it_is(n_parts: int) -> None:
         (*names, "value"), pytest.approx(mean)
     )
     assert logged["visionr1/alarm/unscored"] == 1.0, "a window of 3 steps, whatever their parts"
-    assert progress.alarms.statuses["unscored"].since == 6, "the mean of steps 4 to 6 passes the limit first"
+    assert progress.alarms.statuses["unscored"].since == 7, "it holds from step 5 on, for 3 steps"
 
 
 # ------------------------------------------------------------------------------------------- what verl has to offer
@@ -563,9 +565,8 @@ def test_separate_async_is_checked_as_verl_asserts_it(changes: dict, problem: st
     found = list(_separate_async(config))
     assert [one[: len(problem)] for one in found] == ([problem] if problem else [])
     if config.trainer.v1.trainer_mode == "separate_async":
-        with pytest.raises(Exception) as raised:  # noqa: PT011 - what it raises after its assertions is not of interest
+        with pytest.raises(AssertionError) if problem else nullcontext():
             PPOTrainerSeparateAsync(config)
-        assert isinstance(raised.value, AssertionError) == bool(problem)
 
 
 class Managers:

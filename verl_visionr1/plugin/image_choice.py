@@ -61,7 +61,8 @@ def _first_problem(path: Path, key: str, delegate: list[str]) -> Iterator[str]:
         with open_parquet(path) as parquet:
             if key not in parquet.schema_arrow.names:
                 return
-        for number, row in enumerate(read_rows(path, columns=["reward_model", "data_source", key])):
+        columns = ["reward_model", key, *(["data_source"] if delegate else [])]
+        for number, row in enumerate(read_rows(path, columns=columns)):
             n_images = _n_images(row[key])
             if n_images < 2 or is_delegated(delegate, str(row.get("data_source", ""))):
                 continue
