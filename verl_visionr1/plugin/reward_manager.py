@@ -74,11 +74,9 @@ class VisionR1RewardManager(RewardManagerBase):
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
         self.guard = ScoringGuard("reward worker")
-        self.naive = (
-            NaiveRewardManager(config, tokenizer, compute_score, reward_router_address, reward_model_tokenizer)
-            if self.settings.delegate
-            else None
-        )
+        make_naive: Any = NaiveRewardManager  # its decorator hides its parameters
+        others = (reward_router_address, reward_model_tokenizer)
+        self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.
