@@ -327,7 +327,7 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+    from verl_visionr1.plugin.image_size import ImageChoiceError, ImageTokens, processed_size
 
     config = Qwen2_5_VLConfig()
     rope = SimpleNamespace(config=config)
@@ -350,7 +350,10 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
             attention_mask=torch.ones_like(ids),
         )
         four = torch.cat([torch.arange(ids.shape[1])[None, None], positions], dim=0).transpose(0, 1)
-        assert processed_size({"input_ids": ids, "position_ids": four}, tokens) == (28 * w, 28 * h)
+        for number, wh in enumerate([(28 * w, 28 * h), (28 * w2, 28 * h2)]):
+            assert processed_size({"input_ids": ids, "position_ids": four}, tokens, number) == wh
+        with pytest.raises(ImageChoiceError, match="the row has 2 images"):
+            processed_size({"input_ids": ids, "position_ids": four}, tokens)
 
 
 @pytest.mark.verl

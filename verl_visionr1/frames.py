@@ -82,6 +82,7 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
             Frame("internvl", Extent.FIXED, 1000.0),
             Frame("glm", Extent.FIXED, 1000.0),
             Frame("paligemma", Extent.FIXED, 1024.0),
+            Frame("gemma", Extent.FIXED, 1000.0),
             Frame("percent", Extent.FIXED, 100.0, step=0.1),
         )
     }
@@ -90,7 +91,7 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
 
 Griffon-G speaks in "unit" with three decimals. GLM-4.1V to GLM-4.6V divide by width and height and multiply by 1000
 (their model card; not 999), and so does InternVL (its data format); PaliGemma counts 1024 bins; Molmo says "percent"
-with one decimal (Molmo 2 does not).
+with one decimal (Molmo 2 does not). Gemma 4 writes y before x, which is a matter of its answer format.
 """
 
 MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
@@ -99,12 +100,15 @@ MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
         "qwen2_5_vl": "qwen2.5-vl",
         "qwen3_vl": "qwen3-vl",
         "qwen3_vl_moe": "qwen3-vl",
+        "qwen3_5": "qwen3-vl",
+        "qwen3_5_moe": "qwen3-vl",
         "internvl": "internvl",
         "internvl_chat": "internvl",
         "glm4v": "glm",
         "glm4v_moe": "glm",
         "glm46v": "glm",
         "paligemma": "paligemma",
+        "gemma4": "gemma",
         "molmo": "percent",
     }
 )

@@ -48,6 +48,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         count: how many there are: counting needs it (the objects may be given in part, or not at all).
         answer: the right answer in words: text needs it.
         choices: texts of the options "A", "B", ... of a multiple-choice question.
+        image: which image of the row it speaks of, from 0; None: the only one. Size and geometry are of that image.
 
     Raises:
         TargetError: unknown task, non-positive size, inverted/non-finite/outside box or point, missing label, count
@@ -77,6 +78,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     count: int | None = None
     answer: str | None = None
     choices: Sequence[str] = ()
+    image: int | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -95,6 +97,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             msgspec.structs.force_setattr(self, field, value)
         if self.count is not None:
             msgspec.structs.force_setattr(self, "count", _count(self.count))
+        if self.image is not None:
+            msgspec.structs.force_setattr(self, "image", _count(self.image, "image"))
         self._check_objects()
         self._check_answer()
 
@@ -187,13 +191,13 @@ def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:
     return width, height
 
 
-def _count(value: Any) -> int:
+def _count(value: Any, field: str = "count") -> int:
     try:
         if not isinstance(value, bool) and (count := operator.index(value)) >= 0:
             return count
     except TypeError:
         pass
-    raise TargetError(f"count = {value!r}: needs a whole number of at least 0")
+    raise TargetError(f"{field} = {value!r}: needs a whole number of at least 0")
 
 
 def _texts(field: str, values: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def problems_of(config: DictConfig) -> list[str]:
     ]
     if wrong:  # arithmetic would fail
         return wrong
-    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer)
+    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
 
@@ -151,13 +151,48 @@ def _lengths(config: DictConfig) -> Iterator[str]:
 def _rollout(config: DictConfig) -> Iterator[str]:
     """`ActorRolloutRefWorker.init_model`: whole replicas of the engine."""
     parts = {f"{name}_parallel_size": _get(config, f"{ROLLOUT}.{name}_parallel_size", 1) for name in _PARALLEL}
-    size, workers = math.prod(parts.values()), workers_of(config)
-    if size < 1 or workers % size:
-        named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
-        yield f"{ROLLOUT}: {named}: {workers} GPUs (trainer.n_gpus_per_node x nnodes) need to be a multiple of it"
+    size = math.prod(parts.values())
+    for where, gpus in _rollout_gpus(config).items():
+        if size < 1 or gpus % size:
+            named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
+            yield f"{ROLLOUT}: {named}: {gpus} GPUs ({where}.n_gpus_per_node x nnodes) need to be a multiple of it"
     share = _get(config, f"{ROLLOUT}.gpu_memory_utilization", 0.5)
     if not 0.0 < share <= 1.0:
         yield f"{ROLLOUT}.gpu_memory_utilization={share}: needs a fraction in (0, 1]"
+
+
+def _rollout_gpus(config: DictConfig) -> dict[str, int]:
+    """GPUs that generate, by where they are set: the trainer's own; with separate_async others, beside or in place."""
+    own = {"trainer": workers_of(config)}
+    if not _is_separate(config):
+        return own
+    apart = int(_get(config, f"{ROLLOUT}.n_gpus_per_node", 0)) * int(_get(config, f"{ROLLOUT}.nnodes", 0))
+    return {**(own if _get(config, "actor_rollout_ref.hybrid_engine", True) else {}), ROLLOUT: apart}
+
+
+def _is_separate(config: DictConfig) -> bool:
+    return bool(_get(config, "trainer.use_v1", True)) and _get(config, "trainer.v1.trainer_mode") == "separate_async"
+
+
+def _separate_async(config: DictConfig) -> Iterator[str]:
+    """Assertions of `PPOTrainerSeparateAsync.__init__`."""
+    if not _is_separate(config):
+        return
+    batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    key = "trainer.v1.separate_async.parameter_sync_step"
+    parts = _get(config, key, 1)
+    if batch != parts * mini:
+        yield (
+            f"data.train_batch_size={batch}: separate_async needs {key}={parts} x {ACTOR}.ppo_mini_batch_size={mini}; "
+            f"set it to {parts * mini}"
+        )
+    for name in ("nnodes", "n_gpus_per_node"):
+        value = _get(config, f"{ROLLOUT}.{name}", 0)
+        if value <= 0:
+            yield f"{ROLLOUT}.{name}={value}: separate_async generates on GPUs of its own; set their number"
+    backend = _get(config, f"{ROLLOUT}.checkpoint_engine.backend")
+    if backend == "naive":
+        yield f"{ROLLOUT}.checkpoint_engine.backend=naive: separate_async needs one that sends weights, such as nccl"
 
 
 _PARALLEL = ("tensor_model", "data", "pipeline_model")

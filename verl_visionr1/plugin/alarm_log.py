@@ -42,7 +42,7 @@ class Sampled:
 
 
 def batch_of(sampled: Sampled, stage: int) -> Batch:
-    """What a sampled batch tells the alarms; rows that could not be scored tell nothing.
+    """What a sampled batch tells the alarms; rows that could not be scored tell nothing else.
 
     Args:
         sampled: the batch.
@@ -63,6 +63,7 @@ def batch_of(sampled: Sampled, stage: int) -> Batch:
         empty=_mean(rows, "empty"),
         cut_off=_mean(rows, "cut_off"),
         dead_groups=_dead_share(sampled),
+        unscored=_mean(sampled.infos, "unscored"),
     )
 
 
@@ -133,6 +134,7 @@ _WORST: Mapping[str, Callable[[Any], float]] = {
     "length_collapse": lambda info: -info.get("n_tokens", 0.0),
     "empty_answers": lambda info: info.get("empty", 0.0),
     "truncation": lambda info: info.get("cut_off", 0.0),
+    "unscored": lambda info: info.get("unscored", 0.0),
 }
 _OF_BOXES = ("reward_without_f1", "box_flood")
 

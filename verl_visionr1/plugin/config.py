@@ -5,6 +5,7 @@ Every error names the key as it is written on the command line, the value, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -16,6 +17,7 @@ from verl_visionr1 import frames
 from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.plugin.context import ValidationStage
+from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
@@ -25,8 +27,10 @@ from verl_visionr1.rewards.routing import RouteSettings, routes_of
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
 PREFIX = "reward.reward_kwargs.visionr1"
-SUPPORTED_VERL = ("0.9.",)
-"""Version prefixes of verl that the plug-in was made for."""
+OLDEST_VERL = (0, 9)
+"""Older verl hands the reward manager other things; newer ones are tried by what the plug-in takes from them."""
+TESTED_VERL = ("0.9.",)
+"""Version prefixes of verl that the plug-in has been run with."""
 _BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
 _BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "cut_off", *SIGNS, "route", "unscored")
 TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
@@ -49,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         answer_format, matching: over the preset's; None keeps them.
         presets: presets of the run's own by name, each over a base, for `preset` and `routes`.
         routes: presets for some of the rows.
+        delegate: globs over data sources whose rows verl's own `compute_score` judges (or
+            `reward.custom_reward_function`): maths beside grounding.
         frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; "auto" reads the model's type.
         validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
         total_steps: trainer steps that count as the whole of training; None takes the run's own. Set it when a run
@@ -68,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     matching: str | None = None
     presets: dict[str, PresetSettings] = {}
     routes: RouteSettings = RouteSettings()
+    delegate: list[str] = []
     frame: str = "auto"
     validation: ValidationStage = "final"
     total_steps: int | None = None
@@ -209,15 +216,21 @@ def _named(make: Callable[[], T], key: str = "") -> T:
 
 
 def require_supported_verl() -> None:
-    """Stop on a verl this plug-in was not made for.
+    """Stop on a verl that lacks what the reward manager takes from it.
 
     Raises:
-        ConfigError: naming the version found and the versions supported.
+        ConfigError: naming the version found, and what is missing.
     """
     import verl
 
-    if not verl.__version__.startswith(SUPPORTED_VERL):
+    found = re.match(r"(\d+)\.(\d+)", verl.__version__)
+    if found and (int(found[1]), int(found[2])) < OLDEST_VERL:
         raise ConfigError(
-            f"verl {verl.__version__} is installed: verl-visionr1 supports "
-            f"{', '.join(f'{prefix}x' for prefix in SUPPORTED_VERL)}; run `pip install 'verl>=0.9,<0.10'`"
+            f"verl {verl.__version__} is installed: verl-visionr1 supports 0.9.x and newer; "
+            "run `pip install 'verl>=0.9,<0.10'`"
+        )
+    for hook, mismatch in missing_hooks(REWARD_HOOKS):
+        raise ConfigError(
+            f"verl {verl.__version__}: {hook.module}.{hook.name} {mismatch}; verl-visionr1 was tested with "
+            f"{', '.join(f'{prefix}x' for prefix in TESTED_VERL)}; run `pip install 'verl>=0.9,<0.10'`"
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_visionr1.plugin import agreement, composing, parts, preflight
+from verl_visionr1.plugin import agreement, composing, delegation, parts, preflight, trainable
 from verl_visionr1.plugin.config import ConfigError, settings_of
 from verl_visionr1.plugin.cpu_platform import repair_vllm_version
 from verl_visionr1.plugin.summary import steps_of, summary_of
@@ -75,6 +75,7 @@ def _checks(config: DictConfig, notes: list[str]) -> list[str]:
     _name_vllm(notes)
     problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
     problems += preflight.problems_of(_without_missing_data(config, notes), here=False)
+    problems += trainable.processor_problems(config)
     notes += preflight.disk_problems(config)
     notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
@@ -209,7 +210,7 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append(told)
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
-    if own:
+    if own and not OmegaConf.select(config, delegation.KEY):
         notes.append(f"reward.custom_reward_function.path={own}: {manager} does not ask it; make it a criterion")
     try:
         settings = settings_of(config)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import agreement, checkpoints
+from verl_visionr1.plugin import agreement, checkpoints, delegation, image_choice, reward_path, trainable
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
@@ -38,9 +39,12 @@ def problems_of(config: DictConfig, *, here: bool = True) -> list[str]:
         config: verl's whole config.
         here: whether the run will be on this machine, so that its disk counts.
     """
-    checks = (_check_settings, _check_legacy_keys, _check_model, _check_data, agreement.problems_of)
+    checks = (_check_settings, _check_legacy_keys, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
     problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
     return problems + (disk_problems(config) if here else [])
+
+
+_OF_MODULES = (reward_path.problems_of, trainable.family_problems, image_choice.problems_of)
 
 
 def _check_settings(config: DictConfig) -> list[str]:
@@ -69,10 +73,10 @@ def _check_model(config: DictConfig) -> list[str]:
 
 def _check_data(config: DictConfig) -> list[str]:
     try:
-        routes = settings_of(config).routing
+        settings = settings_of(config)
     except ConfigError:
         return []  # `_check_settings` says it
-    problems: list[str] = []
+    problems = delegation.problems_of(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in ("data.train_files", "data.val_files"):
         files = OmegaConf.select(config, key)
@@ -80,20 +84,22 @@ def _check_data(config: DictConfig) -> list[str]:
             if not str(file).endswith(".parquet") or "://" in str(file):
                 continue
             path = Path(file).expanduser()
-            problem = _file_problem(path, routes) or _image_problem(path, image_key)
+            problem = _file_problem(path, settings.routing, settings.delegate) or _image_problem(path, image_key)
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
 
 
-def _file_problem(file: Path, routes: Routes) -> str | None:
+def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:
     """Why the reward cannot judge a file. Asks less than `tools.doctor`: other columns are the user's own."""
-    columns = ["reward_model", *(["data_source"] if routes.by_source else []), *routes.column[:1]]
+    columns = ["reward_model", *(["data_source"] if routes.by_source or delegate else []), *routes.column[:1]]
     number = -1
     try:
         for row in read_rows(file, columns=columns):
             number += 1
-            routes.preset_for(target_of(row), str(row.get("data_source", "")), row)
+            source = str(row.get("data_source", ""))
+            if not delegation.is_delegated(delegate, source):
+                routes.preset_for(target_of(row), source, row)
     except RowsError as error:
         return str(error)
     except TargetError as error:

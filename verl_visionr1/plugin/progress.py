@@ -12,6 +12,7 @@ verl has no callback of this kind, so three of its hooks, all in one process, sh
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
@@ -92,7 +92,23 @@ def resumed_from(config: DictConfig) -> Path | None:
     return Path(os.path.abspath(found)) if found else None
 
 
-class ProgressCheckpoint(CheckpointCallback):
+class _NoCallback:
+    """In place of verl's class in 0.9.0, which has no such hook: nothing calls it."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        self.config = config
+
+
+def _callback_class() -> type[Any]:
+    """verl's `CheckpointCallback`; verl 0.9.0 has none, and the rest of the plug-in works there too."""
+    try:
+        return importlib.import_module("verl.trainer.ppo.checkpoint_callback").CheckpointCallback
+    except ModuleNotFoundError:
+        logger.warning("visionr1: this verl calls nobody at checkpoints: a resumed run starts its state anew")
+        return _NoCallback
+
+
+class ProgressCheckpoint(_callback_class()):  # type: ignore[misc]
     """Writes the state of `Progress` into each checkpoint directory."""
 
     def __init__(self, config: DictConfig) -> None:

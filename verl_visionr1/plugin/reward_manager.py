@@ -21,12 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
+from verl_visionr1.plugin.delegation import DELEGATED, accuracy_of, is_delegated
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+from verl_visionr1.plugin.reward_path import reward_model_problem
+from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
 from verl_visionr1.targets import Target, is_validation_split
@@ -54,6 +58,9 @@ class VisionR1RewardManager(RewardManagerBase):
         reward_model_tokenizer: Any = None,
     ) -> None:
         require_supported_verl()
+        problem = reward_model_problem(config)
+        if problem:
+            raise ConfigError(problem)
         super().__init__(config, tokenizer, compute_score)
         self.decode = tokenizer.decode
         self.settings = settings_of(config)
@@ -66,21 +73,32 @@ class VisionR1RewardManager(RewardManagerBase):
         require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
+        self.guard = ScoringGuard("reward worker")
+        make_naive: Any = NaiveRewardManager  # its decorator hides its parameters
+        others = (reward_router_address, reward_model_tokenizer)
+        self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.
 
         Returns:
             `reward_score`: float; `reward_extra_info`: the same keys for every row, all floats.
+
+        Raises:
+            NothingScoredError: none of the first rows could be scored.
         """
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
         completion, n_tokens = self.completion_of(data, row.get("response_len"))
-        processed_wh = processed_size(data.batch, self.image_tokens) if self.image_tokens else None
-        speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
+        speech = Speech(self.frame, None, n_tokens, self.max_tokens)
         preset = self.routes.default
         try:
+            if is_delegated(self.settings.delegate, source):
+                return await self.delegated(data, context, speech)
             target = read_target(row["reward_model"]["ground_truth"])
+            if self.image_tokens:
+                processed_wh = processed_size(data.batch, self.image_tokens, target.image)
+                speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
             preset = self.routes.preset_for(target, source, row)
             rule = context.rule(preset.schedule, self.settings.validation, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
@@ -89,10 +107,23 @@ class VisionR1RewardManager(RewardManagerBase):
                 score, signs = _judged(completion, target, preset, rule.thresholds, speech)
         except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
             # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
-            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), _reason(error))
+            reason = _reason(error)
+            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
+            self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
             rule = context.rule(preset.schedule, self.settings.validation, source)
             return self.reward_of(_UNSCORED, _NO_SIGNS, context, rule, preset, speech, is_scored=False)
+        self.guard.look("", is_scored=True, reason="")
         return self.reward_of(score, signs, context, rule, preset, speech)
+
+    async def delegated(self, data: DataProto, context: Context, speech: Speech) -> dict[str, Any]:
+        """A row that verl's own naive manager judges, reported under the keys of all rows."""
+        assert self.naive is not None
+        result = await self.naive.run_single(data)
+        rule = context.rule(self.routes.default.schedule, self.settings.validation)
+        score = Score(float(result["reward_score"]), {"accuracy": accuracy_of(result)})
+        reward = self.reward_of(score, _NO_SIGNS, context, rule, self.routes.default, speech)
+        reward["reward_extra_info"]["route"] = DELEGATED
+        return reward
 
     def reward_of(
         self,

@@ -16,6 +16,8 @@ from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.context import Context, Rule, context_at
 from verl_visionr1.plugin.reward_manager import total_steps_of
+from verl_visionr1.plugin.scoring_guard import ScoringGuard
+from verl_visionr1.plugin.step_rows import StepCollector, parts_a_step
 from verl_visionr1.rewards import COMMON_METRICS
 from verl_visionr1.rewards.judge import BOX_TASKS
 
@@ -41,6 +43,8 @@ class Progress:
         self.alarms = AlarmState()
         self.pinned_total: int | None = None
         self.last_stages: dict[str, int] = {}
+        self.steps = StepCollector(parts_a_step(config))
+        self.guard = ScoringGuard("training")
 
     @property
     def total_steps(self) -> int | None:
@@ -78,6 +82,8 @@ class Progress:
         if metric not in info or "stage" not in info:
             return False
         route = int(info.get("route", 0.0))
+        if route < -1:  # verl has judged the row
+            return False
         if metric in ("iou_mean", "f1_50"):
             tasks = presets[route].tasks if route >= 0 else set(BOX_TASKS) - set(self.routes.default.tasks)
             return not set(BOX_TASKS).isdisjoint(tasks)

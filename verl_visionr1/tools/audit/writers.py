@@ -84,6 +84,10 @@ def _paligemma(items: Sequence[Item]) -> str:
     return " ; ".join(f"{bins(xs)} {label}" for xs, label in items)
 
 
+def _gemma(items: Sequence[Item]) -> str:
+    return _qwen([((y1, x1, y2, x2), label) for (x1, y1, x2, y2), label in items], "box_2d")
+
+
 def _lists(items: Sequence[Item]) -> str:
     rows = [f"[{_row(xs)}]" for xs, _ in items]
     return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
@@ -120,6 +124,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "internvl": Writer("boxes", _internvl),
         "glm": Writer("boxes", _qwen),
         "paligemma": Writer("boxes", _paligemma, frame="paligemma"),
+        "gemma-json": Writer("boxes", _gemma),
         "list": Writer("boxes", _lists, has_labels=False),
         "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
         "molmo-points": Writer("points", _molmo, frame="percent"),

@@ -141,8 +141,10 @@ def _in_reasoning(exam: Exam, said: Said) -> Finding | None:
 def _wrong_key(exam: Exam, said: Said) -> Finding | None:
     """Boxes under a key that the format does not know."""
     key = "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
+    example = FORMATS[exam.preset.answer_format].example
+    key = "box_2d" if '"box_2d"' in example else key
     keys = {claim.key for claim in said.answer if not claim.fault} - {key, ""}
-    if not keys or key not in FORMATS[exam.preset.answer_format].example + FORMATS["qwen-json"].example:
+    if not keys or key not in example + FORMATS["qwen-json"].example:
         return None
     what = f"wrong key: the boxes stand under {quoted(min(keys))}, not under {quoted(key)}"
     return Finding("wrong key", what, ASK, exam.to_full)
