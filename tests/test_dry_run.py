@@ -213,7 +213,10 @@ def test_the_summary_follows_the_settings() -> None:
     gated = dict(run(f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}").summary)
     assert gated["thresholds"].startswith("gated on ")
     never = dict(run(f"{SETTINGS}.schedule.at=1.0", "actor_rollout_ref.actor.use_kl_loss=true").summary)
-    assert "0.75/0.75/0.9 from never" in never["thresholds"]
+    assert "0.75/0.75/0.9 never" in never["thresholds"]
+    short = run(f"{SETTINGS}.schedule.at=0.9", "trainer.total_training_steps=5")
+    assert "0.75/0.75/0.9 not reached in this run" in dict(short.summary)["thresholds"]
+    assert any(note.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 5 steps") for note in short.notes)
     assert "KL 0.001 (low_var_kl) in the loss" in never["algorithm"]
     routed = [
         text for label, text in run(f"++{SETTINGS}.routes.task={{counting:counting}}").summary if label == "reward"

@@ -189,13 +189,28 @@ def test_a_stage_that_training_never_reaches_judges_no_validation() -> None:
     assert (rule.thresholds, rule.stage) == (never(0.0), 0)
 
 
+def test_validation_is_judged_by_a_stage_that_training_reaches() -> None:
+    """Five steps with the switch at .9: the last step is at .8."""
+    late = staged(at=0.9)
+    stages = {total: context_at(1, total, is_validation=True).rule(late, "final").stage for total in (1, 5, 10, 100)}
+    assert stages == {1: 0, 5: 0, 10: 1, 100: 1}
+    extended = context_at(1, 5, n_steps=40, is_validation=True).rule(late, "final")
+    assert (extended.stage, extended.thresholds) == (1, late.final), "step 6 of 40 and later are at progress 1"
+    gated = context_at(1, 1, is_validation=True, gates={}).rule(late, "final")
+    assert gated.stage == 1, "a gate may open at any step"
+
+
 def test_gates_set_the_stage_of_each_source() -> None:
     context = Context(0.9, gates={"coco": 1, "far": 7})
     assert [context.rule(staged(), "final", source).stage for source in ("coco", "new", "far")] == [1, 0, 1]
 
 
 def test_context_survives_the_wire_as_plain_values() -> None:
-    for context in (Context(0.3), Context(None, is_validation=True), Context(0.5, gates={"coco": 1})):
+    for context in (
+        Context(0.3, last_progress=0.8),
+        Context(None, is_validation=True),
+        Context(0.5, gates={"coco": 1}),
+    ):
         assert Context.from_wire(json.loads(json.dumps(context.to_wire()))) == context
 
 
@@ -307,6 +322,34 @@ def test_stamped_context_wins() -> None:
 def test_without_callback_the_split_tells_validation(split: str, progress: float) -> None:
     result = judged(manager(), trajectory(ANSWER, global_steps=1, extra_info={"split": split}))
     assert result["reward_score"] == score(ANSWER, TARGET, progress=progress).value
+
+
+WEIGHTS = {  # what V0, one-step-off and fully async say of an answer -> the step it belongs to
+    "version": ({"global_steps": 4, "min_global_steps": 3, "max_global_steps": 4}, 5),
+    "the newest counts": ({"global_steps": 3, "max_global_steps": 4}, 5),
+    "one number": ({"global_steps": 7}, 8),
+    "null beside it": ({"max_global_steps": None, "global_steps": 7}, 8),
+    "before training": ({"max_global_steps": 0}, 1),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("fields", "step"), WEIGHTS.values(), ids=WEIGHTS)
+def test_without_a_step_the_version_of_the_weights_tells_it(fields: dict, step: int) -> None:
+    reward_manager = manager()
+    for split, expected in (("train", progress_at(step, 10)), ("val", progress_at(step - 1, 10))):
+        data = trajectory(ANSWER, tool_extra_fields=fields, extra_info={"split": split})
+        assert judged(reward_manager, data)["reward_extra_info"]["progress"] == expected
+    with_step = trajectory(ANSWER, tool_extra_fields=fields, global_steps=2)
+    assert judged(reward_manager, with_step)["reward_extra_info"]["progress"] == progress_at(2, 10)
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("columns", [{}, {"tool_extra_fields": {}}, {"tool_extra_fields": {"max_global_steps": None}}])
+def test_an_unknown_step_is_an_error_and_no_default(columns: dict) -> None:
+    with pytest.raises(ConfigError, match=r"neither global_steps nor tool_extra_fields\.max_global_steps"):
+        judged(manager(), trajectory(ANSWER, **columns))
+    assert judged(manager(schedule={"kind": "off"}), trajectory(ANSWER, **columns))["reward_extra_info"]["stage"] == -1
 
 
 @pytest.mark.verl
@@ -539,6 +582,44 @@ def test_an_explicit_total_overrules_the_checkpoint() -> None:
     resumed = progress(40, total_steps=40)
     resumed.restore(progress(10).state(10))
     assert resumed.total_steps == 40
+    assert resumed.warn() == []
+
+
+@pytest.mark.verl
+def test_a_run_that_is_resumed_with_fewer_steps_says_what_it_will_not_reach() -> None:
+    resumed = progress(250)
+    resumed.restore(progress(1000).state(100))
+    assert resumed.total_steps == 1000
+    kept, unreached = resumed.warn()
+    key = "reward.reward_kwargs.visionr1.total_steps=250"
+    assert "total_steps is 250 but the checkpoint used 1000; keeping 1000" in kept
+    assert key in kept
+    assert unreached.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 250 steps")
+    assert "step 501" in unreached
+    assert key in unreached
+    decided = progress(250, total_steps=250)
+    decided.restore(progress(1000).state(100))
+    assert (decided.warn(), decided.rule(126).stage) == ([], 1)
+
+
+UNREACHED = {
+    "too short": ({"schedule": {"at": 0.9}}, 5, ["stage 1"]),
+    "meant never to come": ({"schedule": {"at": 1.0}}, 5, []),
+    "reached": ({"schedule": {"at": 0.9}}, 10, []),
+    "two of three": (
+        {"schedule": {"kind": "piecewise", "starts": [0, 0.5, 0.9], "stages": [[0.5, 0.5, 0.75]] * 3}},
+        1,
+        ["stage 1", "stage 2"],
+    ),
+    "a gate": ({"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}, 1, []),
+    "rule off": ({"schedule": {"kind": "off"}}, 1, []),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("settings", "total", "stages"), UNREACHED.values(), ids=UNREACHED)
+def test_a_stage_that_no_step_reaches_is_said(settings: dict, total: int, stages: list[str]) -> None:
+    assert [told.partition(" (")[0] for told in progress(total, **settings).warn()] == stages
 
 
 @pytest.mark.verl

@@ -71,11 +71,11 @@ class Schedule:
             return -1
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress = {progress!r}: needs a fraction of training in [0, 1], or None for off")
-        return bisect_right(self.points, progress, key=lambda point: point[0]) - 1
+        return min(bisect_right(self.points, progress, key=lambda point: point[0]) - 1, self.final_stage)
 
     @property
     def final_stage(self) -> int:
-        """The last stage that training reaches: one that starts at 1 comes after its last step."""
+        """The last stage of a training of any length: one that starts at 1 comes after its last step, so never."""
         last = len(self.points) - 1
         return last - 1 if last and self.interpolation == "step" and self.points[last][0] == 1.0 else last
 
@@ -83,6 +83,18 @@ class Schedule:
     def final(self) -> Thresholds:
         """The strictest thresholds of training: where the schedule ends."""
         return self.points[self.final_stage][1]
+
+    def last_stage(self, last_progress: float) -> int:
+        """The last stage of a training whose last step is at `last_progress`.
+
+        Between two points of "linear" and "cosine" it is the point that the thresholds move to.
+
+        >>> staged(at=0.9).last_stage(0.8), staged(at=0.9).last_stage(0.9)
+        (0, 1)
+        """
+        stage = self.stage(last_progress)
+        is_moving = self.interpolation != "step" and self.points[stage][0] < last_progress
+        return min(stage + is_moving, self.final_stage)
 
 
 def progress_at(step: int, total_steps: int) -> float:
@@ -94,6 +106,31 @@ def progress_at(step: int, total_steps: int) -> float:
     [0.0, 0.0, 0.475, 0.5, 0.975, 1.0]
     """
     return min(max(step - 1, 0) / total_steps, 1.0)
+
+
+def first_step(progress: float, total_steps: int) -> int | None:
+    """The first of `total_steps` steps at which training has come so far; None where none has.
+
+    >>> first_step(0.5, 40), first_step(0.0, 40), first_step(1.0, 40)
+    (21, 1, None)
+    """
+    step = max(math.ceil(progress * total_steps), 1)  # or the one after: rounding decides
+    while step <= total_steps and progress_at(step, total_steps) < progress:
+        step += 1
+    return step if step <= total_steps else None
+
+
+def last_progress(total_steps: int, n_steps: int | None = None) -> float:
+    """Progress at the last step of a training.
+
+    Args:
+        total_steps: steps that count as the whole of training.
+        n_steps: steps that it takes, where these are more.
+
+    >>> last_progress(5), last_progress(10, 40), last_progress(10, 5)
+    (0.8, 1.0, 0.9)
+    """
+    return progress_at(max(total_steps, n_steps or 0), total_steps)
 
 
 def constant(thresholds: Thresholds) -> Schedule:

@@ -93,7 +93,10 @@ def stage_of(progress: Progress, step: int) -> int:
     """A number that changes when the thresholds of a preset, or of a gated data source, move to another stage."""
     context = progress.context(step)
     validation = progress.settings.validation
-    stages = [context.rule(preset.schedule, validation).stage for preset in progress.routes.presets]
+    stages = [
+        context.rule(preset.schedule, validation, is_gated=preset is progress.routes.default).stage
+        for preset in progress.routes.presets
+    ]
     stages += [progress.rule(step, source).stage for source in context.gates or ()]
     return sum(stages)
 
