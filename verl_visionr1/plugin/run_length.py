@@ -111,12 +111,12 @@ def length_problems(config: DictConfig) -> list[str]:
 def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
     problems: list[str] = []
     each, last, asked = length.steps_per_epoch, length.last_step, length.asked
-    if each == 0:
+    if each == 0 and length.n_rows:
         problems.append(
             f"data.train_batch_size={length.batch}: larger than the {length.n_rows} rows of data.train_files, so that "
             f"no step can be taken; set it to at most {length.n_rows}"
         )
-    elif each is not None and asked is not None and last is not None and last < asked:
+    elif each and asked is not None and last is not None and last < asked:
         problems.append(
             f"trainer.total_training_steps={asked}: trainer.total_epochs={length.epochs} ends the run after {last} "
             f"steps ({each} an epoch), without a last validation and checkpoint; set trainer.total_epochs="
