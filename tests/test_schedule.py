@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
-from verl_visionr1.schedule import Schedule, constant, cosine, last_progress, linear, piecewise, progress_at, staged
+from verl_visionr1.schedule import (
+    VISIONR1,
+    Schedule,
+    constant,
+    cosine,
+    follow_model,
+    last_progress,
+    linear,
+    piecewise,
+    progress_at,
+    staged,
+)
 
 MIDDLE = Thresholds.of(0.6, 0.6, 0.8)
 
@@ -22,6 +33,28 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine ramp": cosine(BEGINNER, ADVANCED, begin=0.25, end=0.75),
     "piecewise linear": piecewise([(0, BEGINNER), (0.5, MIDDLE), (1, ADVANCED)], interpolation="linear"),
 }
+
+FAMILIES = {  # family -> where the default switches: what arXiv 2503.18013 found best (Tables 5 and 10)
+    "qwen2.5-vl": 1.0,
+    "qwen2-vl": 0.5,
+    "qwen3-vl": 0.5,
+    "griffon": 0.5,
+    "": 0.5,
+}
+
+
+@pytest.mark.parametrize(("family", "at"), FAMILIES.items())
+def test_the_default_follows_the_paper_for_each_family(family: str, at: float) -> None:
+    followed = follow_model(VISIONR1, family)
+    assert followed == staged(at=at)
+    assert followed.off == VISIONR1.off
+    assert follow_model(followed, family) == followed
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), staged(at=0.5)])
+def test_a_schedule_that_was_set_follows_no_model(schedule: Schedule) -> None:
+    assert all(follow_model(schedule, family) is schedule for family in FAMILIES)
+
 
 # progress -> match_iou
 TABLE = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import MappingProxyType
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
 
@@ -23,6 +24,7 @@ class Schedule:
         points: (progress from which it holds, thresholds), progress strictly increasing, the first at 0.0.
         interpolation: between two points "step" holds the earlier, "linear" and "cosine" move to the later one.
         off: thresholds when the progressive rule is off (`progress=None`).
+        follows_model: whether its switch is the default, which follows the family of the model: see `follow_model`.
 
     Raises:
         ValueError: no point at 0, progress out of order or outside [0, 1], unknown interpolation.
@@ -37,6 +39,7 @@ class Schedule:
     points: tuple[tuple[float, Thresholds], ...]
     interpolation: str = "step"
     off: Thresholds = OFF
+    follows_model: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         starts = [at for at, _ in self.points]
@@ -155,8 +158,55 @@ def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: f
     return Schedule(((0.0, first), (at, second)))
 
 
-VISIONR1 = staged()
-"""The default: beginner to advanced thresholds at half of training."""
+VISIONR1 = replace(staged(), follows_model=True)
+"""The default: beginner to advanced thresholds at half of training; for some models never: see `follow_model`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwitch:
+    """Where Vision-R1's thresholds tighten for a family of models.
+
+    Attributes:
+        at: fraction of training; 1.0: never.
+        reason: the paper's numbers.
+    """
+
+    at: float
+    reason: str
+
+
+PAPER_SWITCH = ModelSwitch(
+    0.5,
+    "arXiv 2503.18013, Table 5, Griffon-G-7B on COCO: mAP 42.1 with the switch at 1/2, 39.9 without; no other model",
+)
+"""Of families that the paper does not have."""
+MODEL_SWITCHES: Mapping[str, ModelSwitch] = MappingProxyType(
+    {
+        "qwen2.5-vl": ModelSwitch(
+            1.0, "arXiv 2503.18013, Table 10, Qwen2.5-VL-7B on COCO: mAP 26.6 without the switch, 23.3 with it at 1/2"
+        )
+    }
+)
+"""Family, by the name of the frame that it speaks in -> what the paper found best for it."""
+
+
+def switch_of(family: str) -> ModelSwitch:
+    """Where the thresholds tighten by default for models of a family: a name in `frames.FRAMES`."""
+    return MODEL_SWITCHES.get(family, PAPER_SWITCH)
+
+
+def follow_model(schedule: Schedule, family: str) -> Schedule:
+    """The schedule as a run with a model of that family has it; one that was set by name stays as it is.
+
+    >>> [follow_model(VISIONR1, family).stage(0.9) for family in ("qwen2.5-vl", "qwen3-vl")]
+    [0, 1]
+    >>> follow_model(staged(at=0.5), "qwen2.5-vl").stage(0.9)
+    1
+    """
+    if not schedule.follows_model:
+        return schedule
+    (begin, first), (_, second) = schedule.points
+    return replace(schedule, points=((begin, first), (switch_of(family).at, second)))
 
 
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:

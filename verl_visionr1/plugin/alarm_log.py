@@ -15,6 +15,7 @@ from verl_visionr1.alarms import Batch, reading
 from verl_visionr1.plugin.gallery_page import speech_flags
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.judge import BOX_METRICS
+from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
 
@@ -94,7 +95,9 @@ def stage_of(progress: Progress, step: int) -> int:
     context = progress.context(step)
     validation = progress.settings.validation
     stages = [
-        context.rule(preset.schedule, validation, is_gated=preset is progress.routes.default).stage
+        context.rule(
+            follow_model(preset.schedule, progress.family), validation, is_gated=preset is progress.routes.default
+        ).stage
         for preset in progress.routes.presets
     ]
     stages += [progress.rule(step, source).stage for source in context.gates or ()]

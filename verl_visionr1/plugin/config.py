@@ -111,7 +111,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             matching=self.matching,
         )
         changed = _named(lambda: changes.build(base))
-        return base if changed == base else changed
+        follows = changed.schedule.follows_model == base.schedule.follows_model
+        return base if changed == base and follows else changed
 
     @cached_property
     def routing(self) -> Routes:

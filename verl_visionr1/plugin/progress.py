@@ -58,7 +58,9 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         checkpoint_dir = resumed_from(config)
         if checkpoint_dir is not None:
             step = self._restore(checkpoint_dir)
-        for line in (self.progress.describe(step), *(f"visionr1: WARNING: {told}" for told in self.progress.warn())):
+        reason = [f"visionr1: {self.progress.reason}"] if self.progress.reason else []
+        warnings = [f"visionr1: WARNING: {told}" for told in self.progress.warn()]
+        for line in (self.progress.describe(step), *reason, *warnings):
             print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
 
     def _restore(self, checkpoint_dir: Path) -> int:

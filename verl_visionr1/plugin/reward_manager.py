@@ -36,6 +36,7 @@ from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,8 @@ class VisionR1RewardManager(RewardManagerBase):
     def rule_of(self, context: Context, preset: Preset, source: str) -> Rule:
         """What counts for a row. A gate counts the stages of the run's own preset; others go by progress."""
         is_gated = preset is self.routes.default
-        return context.rule(preset.schedule, self.settings.validation, source, is_gated=is_gated)
+        schedule = follow_model(preset.schedule, self.frame.name)
+        return context.rule(schedule, self.settings.validation, source, is_gated=is_gated)
 
     def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
         """The text of the last output, without padding and special tokens, and its length in tokens.
@@ -261,6 +263,13 @@ def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
             f"{', '.join(MODEL_TYPE_FRAMES)}); set {PREFIX}.frame to the coordinates the model speaks in"
         )
     return frame_named(MODEL_TYPE_FRAMES[model_type])
+
+
+def family_of(config: DictConfig, settings: Settings) -> str:
+    """The name of the frame that the run's model speaks in, which its default schedule follows; "" if not known."""
+    if settings.frame != "auto":
+        return settings.frame
+    return MODEL_TYPE_FRAMES.get(str(model_config_of(config, None).get("model_type")), "")
 
 
 def total_steps_of(config: DictConfig, settings: Settings) -> int | None:

@@ -15,6 +15,7 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_
 from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rows import RowsError, read_rows, target_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TargetError
 
 
@@ -90,7 +91,8 @@ def _schedule_warnings(config: DictConfig) -> list[str]:
     kept = _checkpoint_total(config)
     if kept is not None and settings.total_steps is None and kept != total:
         told, total = [total_steps_warning(total or 0, kept)], kept
-    return [*told, *stage_warnings(settings.reward.schedule, total, length.last_step)] if total else told
+    schedule = follow_model(settings.reward.schedule, run_rows.guess_family(config, settings) or "")
+    return [*told, *stage_warnings(schedule, total, length.last_step)] if total else told
 
 
 def _checkpoint_total(config: DictConfig) -> int | None:

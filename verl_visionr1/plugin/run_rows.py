@@ -7,6 +7,7 @@ that is counted as too long is too long.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
+from verl_visionr1.frames import MODEL_TYPE_FRAMES
+from verl_visionr1.plugin.config import Settings
 from verl_visionr1.plugin.parts import image_processor_of
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
 from verl_visionr1.rows import open_parquet, read_rows
@@ -118,6 +121,17 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
         return replace(processor, min_pixels=fewest, max_pixels=most)
     except SizeError:  # `idle_settings` says it
         return None
+
+
+def guess_family(config: DictConfig, settings: Settings) -> str | None:
+    """The name of the frame that the run's model speaks in, without asking a hub; None where it cannot be told yet."""
+    path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
+    if settings.frame != "auto":
+        return settings.frame
+    file = Path(path).expanduser() / "config.json"
+    if file.is_file():
+        return MODEL_TYPE_FRAMES.get(str(json.loads(file.read_text()).get("model_type")), "")
+    return next((family for pattern, family in _HUB_FAMILIES if pattern.search(path)), None)
 
 
 def _hub_processor(name: str) -> ImageProcessor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.plugin.config import PREFIX
-from verl_visionr1.schedule import Schedule, first_step, progress_at
+from verl_visionr1.schedule import Schedule, first_step, progress_at, switch_of
 
 
 def unreached_stages(schedule: Schedule, total_steps: int, n_steps: int) -> list[int]:
@@ -43,6 +43,19 @@ def _warning(schedule: Schedule, stage: int, total_steps: int, n_steps: int) -> 
         f"stage {stage} ({short_thresholds(thresholds)}) is not reached in this run of {n_steps} steps: it {begins} "
         f"({start:.0%} of {total_steps} steps); {advice}"
     )
+
+
+def switch_words(family: str) -> str:
+    """Where the default schedule switches for a family of models, why, and the key that changes it.
+
+    >>> switch_words("qwen2.5-vl").partition(":")[0]
+    'thresholds of qwen2.5-vl models stay at the first stage'
+    """
+    switch = switch_of(family)
+    what = "stay at the first stage" if switch.at == 1.0 else f"tighten at {switch.at:g} of training"
+    other = 0.5 if switch.at == 1.0 else 1.0
+    models = f"of {family} models " if family else ""
+    return f"thresholds {models}{what}: {switch.reason}; {PREFIX}.schedule.at={other:g} changes it"
 
 
 def total_steps_warning(own: int, kept: int) -> str:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
 from verl_visionr1.plugin.run_length import length_of
-from verl_visionr1.plugin.stages import short_thresholds
+from verl_visionr1.plugin.run_rows import guess_family
+from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
-from verl_visionr1.schedule import Schedule, first_step
+from verl_visionr1.schedule import Schedule, first_step, follow_model
 
 _MEMORY = (
     ("strategy", "actor_rollout_ref.actor.strategy"),
@@ -112,6 +113,9 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     for preset in settings.routing.presets:
         yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
+    if settings.reward.schedule.follows_model and not settings.is_off:
+        family = guess_family(config, settings)
+        yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
     yield "frame", f"{settings.frame}; answers as {settings.reward.answer_format}"
 
 
@@ -131,7 +135,7 @@ def _judges(settings: Settings, preset: Preset) -> str:
 
 
 def _schedule(config: DictConfig, settings: Settings) -> str:
-    schedule = settings.reward.schedule
+    schedule = follow_model(settings.reward.schedule, guess_family(config, settings) or "")
     if settings.is_off:
         return f"rule off: {_short(schedule, -1)}"
     stages = [_short(schedule, i) for i in range(len(schedule.points))]

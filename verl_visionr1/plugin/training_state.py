@@ -15,8 +15,9 @@ from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.context import Context, Rule, context_at
-from verl_visionr1.plugin.reward_manager import run_steps_of, total_steps_of
-from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, total_steps_warning
+from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
+from verl_visionr1.schedule import follow_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class Progress:
         self.config = config
         self.settings = settings_of(config)
         self.routes = self.settings.routing
-        self.schedule = self.settings.reward.schedule
+        own = self.settings.reward.schedule
+        self.family = family_of(config, self.settings) if own.follows_model else ""
+        self.schedule = follow_model(own, self.family)
         gate = self.settings.gate
         self.gates = None if gate is None else Gates(gate, len(self.schedule.points))
         self.alarm_rules = self.settings.alarm_rules
@@ -125,6 +128,12 @@ class Progress:
         if self.total_steps is None or n_steps is None or self.gates is not None:
             return list(self.warnings)
         return [*self.warnings, *stage_warnings(self.schedule, self.total_steps, n_steps)]
+
+    @property
+    def reason(self) -> str | None:
+        """Why the thresholds move when they do, where the model's family decides; None where a setting does."""
+        is_default = self.settings.reward.schedule.follows_model and self.total_steps is not None
+        return switch_words(self.family) if is_default else None
 
     def describe(self, step: int) -> str:
         """One line for the log."""
