@@ -267,12 +267,12 @@ def trajectory(
     return DataProto(batch=batch, non_tensor_batch=non_tensor)
 
 
-def manager(**settings: object) -> object:
+def manager(model_path: str | None = None, **settings: object) -> object:
     from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
 
     config = OmegaConf.create(
         {
-            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 10}}, "model": {"path": None}},
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 10}}, "model": {"path": model_path}},
             "trainer": {"v1": {"trainer_mode": "sync", "sync": {"parameter_sync_step": 1}}},
             "reward": {"reward_kwargs": {"visionr1": {"frame": "original", **settings}}},
         }
@@ -816,9 +816,12 @@ FAMILY = {  # frame, settings -> stage at progress .9, whether the reason is pri
 
 @pytest.mark.verl
 @pytest.mark.parametrize(("frame", "plain", "stage", "is_told"), FAMILY.values(), ids=FAMILY)
-def test_thresholds_follow_the_models_family(frame: str, plain: dict, stage: int, is_told: bool) -> None:
+def test_thresholds_follow_the_models_family(
+    frame: str, plain: dict, stage: int, is_told: bool, tmp_path: Path
+) -> None:
     """The manager, the trainer's own line, and `score`."""
-    reward_manager = manager(**{"frame": frame, **plain})
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    reward_manager = manager(**{"frame": frame, **plain}, model_path=str(tmp_path))
     data = trajectory("[]", **{WIRE_KEY: Context(0.9).to_wire()})
     assert judged(reward_manager, data)["reward_extra_info"]["stage"] == stage
     followed = progress(10, frame=frame, **plain)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.schedule import follow_model, progress_at
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
 from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
