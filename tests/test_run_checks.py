@@ -240,7 +240,8 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 
 def test_fewer_steps_than_the_checkpoint_counted_are_said_before_the_start(tmp_path: Path) -> None:
     checkpoint(tmp_path, 100, total_steps=1000)
-    run = (f"trainer.default_local_dir={tmp_path}", "trainer.total_training_steps=250")
+    model = "actor_rollout_ref.model.path=Qwen/Qwen3-VL-8B-Instruct"  # with a second stage by default
+    run = (model, f"trainer.default_local_dir={tmp_path}", "trainer.total_training_steps=250")
     kept, unreached = run_checks.warnings_of(config_of(*run))
     assert kept.startswith("total_steps is 250 but the checkpoint used 1000; keeping 1000")
     assert unreached.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 250 steps")
