@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ RUN = (
 
 def config_of(*overrides: str, engine: str = "") -> DictConfig:
     """verl's own configuration, as it is generated for each engine, with the flag and some overrides."""
+    return OmegaConf.merge(base_of(engine), OmegaConf.from_dotlist([*overrides]))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=2)
+def base_of(engine: str) -> DictConfig:
     base = OmegaConf.load(CONFIGS / f"_generated_ppo_{engine}trainer.yaml")
-    return OmegaConf.merge(base, OmegaConf.load(OURS), OmegaConf.from_dotlist([*RUN, *overrides]))  # type: ignore[return-value]
+    return OmegaConf.merge(base, OmegaConf.load(OURS), OmegaConf.from_dotlist([*RUN]))  # type: ignore[return-value]
 
 
 def row(
