@@ -99,6 +99,14 @@ class Schedule:
         is_moving = self.interpolation != "step" and self.points[stage][0] < last_progress
         return min(stage + is_moving, self.final_stage)
 
+    def final_progress(self, last_progress: float) -> float:
+        """Progress at which the thresholds are those of the last stage of such a training, for tools that take one.
+
+        >>> staged(at=0.9).final_progress(0.8), linear(BEGINNER, ADVANCED).final_progress(0.8)
+        (0.8, 1.0)
+        """
+        return 1.0 if self.last_stage(last_progress) == self.final_stage else last_progress
+
 
 def progress_at(step: int, total_steps: int) -> float:
     """Fraction of training done when `step` (counted from 1) begins; step 0, before training, is 0.

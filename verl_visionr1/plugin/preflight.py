@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import agreement, checkpoints, run_checks
+from verl_visionr1.plugin import agreement, checkpoints, run_checks, summary
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
@@ -27,6 +27,8 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
         problems = problems_of(config)
+        for label, text in [] if problems else summary.plan_of(config):
+            print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
         for warning in [] if problems else run_checks.warnings_of(config):
             print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
         if problems:

@@ -62,6 +62,12 @@ def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
     yield "written to", _written(config)
 
 
+def plan_of(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """(label, text): rows, epochs and steps of a run, and when its thresholds move; what a run says at its start."""
+    yield "steps", _steps(config)
+    yield from ((label or "reason", text) for label, text in _reward(config) if label in ("thresholds", ""))
+
+
 def steps_of(config: DictConfig) -> int | None:
     """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None where the data is not here to count."""
     return length_of(config).total_steps
