@@ -802,7 +802,7 @@ FAMILY = {  # frame, settings -> stage at progress .9, whether the reason is pri
     "another family": ("qwen3-vl", {}, 1, True),
     "the key that changes it": ("qwen2.5-vl", {"schedule": {"at": 0.5}}, 1, False),
     "the same key the other way": ("qwen3-vl", {"schedule": {"at": 1.0}}, 0, False),
-    "thresholds of one's own": ("qwen2.5-vl", {"schedule": {"stages": [[0.5, 0.5, 0.7], [0.6, 0.6, 0.9]]}}, 1, False),
+    "thresholds of one's own": ("qwen2.5-vl", {"schedule": {"stages": [[0.5, 0.5, 0.7], [0.75, 0.75, 0.9]]}}, 1, False),
     "weights change nothing": ("qwen2.5-vl", {"weights": {"format": 0}, "schedule": {"at": None}}, 0, True),
     "a preset of one's own": ("qwen2.5-vl", {"preset": "mine", "presets": {"mine": {"base": "visionr1"}}}, 0, True),
     "a preset with its schedule": (
