@@ -184,7 +184,7 @@ def gate_metrics(preset: Preset) -> list[str]:
     (True, False)
     """
     has_boxes = set(preset.tasks) <= set(BOX_TASKS)
-    absent = set[str]() if has_boxes else set(BOX_METRICS)
+    absent = set[str](() if has_boxes else BOX_METRICS)
     if not has_boxes and preset.measure is None:
         absent.add("accuracy")
     return [name for name in preset.metrics if name not in absent]
