@@ -18,7 +18,7 @@ from verl_visionr1.boxes import Box, iou
 from verl_visionr1.criteria import precision, recall, well_formed
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import Criterion, Preset, find_preset
-from verl_visionr1.schedule import constant
+from verl_visionr1.schedule import constant, staged
 from verl_visionr1.targets import normal_label
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
@@ -231,13 +231,15 @@ def test_stages_and_their_bounds(
     frame: str, overlap: float, progress: float | None, expected: tuple[float, float]
 ) -> None:
     size_wh, processed_wh = (641, 479), (644, 476)
+    preset = replace(PRESETS["visionr1"], schedule=staged())  # the default follows the frame's family
     for box in ((100, 100, 200, 200), (13, 7, 606, 470), (600, 400, 610, 410)):
         target = Target(task="grounding", size_wh=size_wh, boxes_xyxy=[box], labels=["cat"])
         x1, y1, x2, y2 = box
         w, h = FRAMES[frame].size_wh(size_wh, processed_wh)
         part = (x1, y1, x1 + (x2 - x1) * overlap, y2)
         spoken = tuple(v * side / original for v, side, original in zip(part, (w, h) * 2, size_wh * 2, strict=True))
-        result = score(said((spoken, "cat")), target, frame=frame, processed_wh=processed_wh, progress=progress)
+        given = {"preset": preset, "frame": frame, "processed_wh": processed_wh}
+        result = score(said((spoken, "cat")), target, **given, progress=progress)
         assert (result.metrics["recall"], result.metrics["precision"]) == pytest.approx(expected, abs=1e-6)
 
 

@@ -17,26 +17,33 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 def problems_of(config: DictConfig) -> list[str]:
     """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
-    wrong = [
-        f"{key}={OmegaConf.select(config, key)}: needs a number"
-        for key in (*_NUMBERS, *_MAY_BE_NULL)
-        if not _is_number(config, key)
-    ]
+    wrong = number_problems(config)
     if wrong:  # arithmetic would fail
         return wrong
     checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
 
+def number_problems(config: DictConfig) -> list[str]:
+    """Keys that arithmetic needs and that hold no number."""
+    return [
+        f"{key}={OmegaConf.select(config, key)}: needs a number"
+        for key in (*_NUMBERS, *_MAY_BE_NULL)
+        if not _is_number(config, key)
+    ]
+
+
 _NUMBERS = (
     *("data.train_batch_size", "data.max_prompt_length", "data.max_response_length"),
     *("trainer.n_gpus_per_node", "trainer.nnodes", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"),
+    "trainer.total_epochs",
     *(f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.gpu_memory_utilization"),
 )
 _MAY_BE_NULL = (
     *(f"{ACTOR}.ppo_micro_batch_size_per_gpu", f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.max_model_len"),
     *(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
     *(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max_token_len_per_gpu"),
+    "trainer.total_training_steps",
 )
 
 
@@ -62,17 +69,36 @@ def _get(config: DictConfig, key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _data_parallel(config: DictConfig) -> tuple[int, int]:
-    """(sequence-parallel, data-parallel) size of the actor (`FSDPEngine.get_data_parallel_size`)."""
-    sequence_parallel = max(int(_get(config, f"{ACTOR}.ulysses_sequence_parallel_size", 1)), 1)
-    return sequence_parallel, max(workers_of(config) // sequence_parallel, 1)
+def _model_parallel(config: DictConfig, role: str = ACTOR) -> dict[str, int]:
+    """Parallel size -> workers that share one copy of a model, by the engine that holds it."""
+    if _get(config, f"{ACTOR}.strategy") == "megatron":
+        return {name: max(int(_get(config, f"{role}.megatron.{name}", 1)), 1) for name in _MEGATRON}
+    return {_SEQUENCE: max(int(_get(config, f"{role}.{_SEQUENCE}", 1)), 1)}
+
+
+_SEQUENCE = "ulysses_sequence_parallel_size"
+_MEGATRON = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+_SHARING = (_SEQUENCE, "context_parallel_size")
+"""Parallel sizes that share the tokens of one sequence among workers."""
+
+
+def _data_parallel(config: DictConfig, role: str = ACTOR) -> tuple[int, int]:
+    """(sequence-parallel, data-parallel) size of a model (`get_data_parallel_size` of FSDP's and Megatron's engine)."""
+    sizes = _model_parallel(config, role)
+    sequence_parallel = math.prod(size for name, size in sizes.items() if name in _SHARING)
+    if _get(config, f"{role}.megatron.dynamic_context_parallel", False) and "context_parallel_size" in sizes:
+        return sequence_parallel, 1
+    return sequence_parallel, max(workers_of(config) // math.prod(sizes.values()), 1)
 
 
 def _batches(config: DictConfig) -> Iterator[str]:
     """`ActorConfig.validate` (asked only without dynamic batches), `TrainingWorker.train_mini_batch`."""
     batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
-    _, parallel = _data_parallel(config)
+    sizes, (_, parallel) = _model_parallel(config), _data_parallel(config)
+    if workers_of(config) % math.prod(sizes.values()):
+        named = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+        yield f"{ACTOR}: {named}: {workers_of(config)} GPUs (trainer.n_gpus_per_node x nnodes): need a multiple of it"
     if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl says it
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini}: a step has only data.train_batch_size={batch} prompts; "
@@ -107,7 +133,7 @@ def _micro_batches(config: DictConfig) -> Iterator[str]:
     shares = {f"{ACTOR}.ppo_micro_batch_size_per_gpu": mini * n / parallel}
     shares[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
     if _has_reference(config):
-        shares[f"{REF}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
+        shares[f"{REF}.log_prob_micro_batch_size_per_gpu"] = padded / _data_parallel(config, REF)[1]
     for key, share in shares.items():
         micro = _get(config, key)
         if micro is None:

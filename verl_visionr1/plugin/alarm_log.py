@@ -15,6 +15,7 @@ from verl_visionr1.alarms import Batch, reading
 from verl_visionr1.plugin.gallery_page import speech_flags
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.judge import BOX_METRICS
+from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
 
@@ -94,7 +95,12 @@ def stage_of(progress: Progress, step: int) -> int:
     """A number that changes when the thresholds of a preset, or of a gated data source, move to another stage."""
     context = progress.context(step)
     validation = progress.settings.validation
-    stages = [context.rule(preset.schedule, validation).stage for preset in progress.routes.presets]
+    stages = [
+        context.rule(
+            follow_model(preset.schedule, progress.family), validation, is_gated=preset is progress.routes.default
+        ).stage
+        for preset in progress.routes.presets
+    ]
     stages += [progress.rule(step, source).stage for source in context.gates or ()]
     return sum(stages)
 

@@ -21,7 +21,7 @@ from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
-from verl_visionr1.rewards.judge import SIGNS
+from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS, SIGNS
 from verl_visionr1.rewards.presets import built
 from verl_visionr1.rewards.routing import RouteSettings, routes_of
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
@@ -118,7 +118,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             matching=self.matching,
         )
         changed = _named(lambda: changes.build(base))
-        return base if changed == base else changed
+        follows = changed.schedule.follows_model == base.schedule.follows_model
+        return base if changed == base and follows else changed
 
     @cached_property
     def routing(self) -> Routes:
@@ -131,12 +132,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @cached_property
     def gate(self) -> Gate | None:
-        """The gate of `schedule.kind=gated`, else None."""
+        """The gate of `schedule.kind=gated`, else None.
+
+        Raises:
+            ConfigError: bars that do not fit the stages, a metric that the run's own preset does not report.
+        """
         schedule = self.schedule
         gate = None if schedule is None else _named(schedule.build_gate, "schedule.")
-        if gate is not None:  # its bars fit the stages, and something reports its metric
+        if gate is not None:
             _named(lambda: Gates(gate, len(self.reward.schedule.points)), "schedule.")
-            _named(lambda: require_one_of("schedule.gate.metric", gate.metric, dict.fromkeys(self.routing.metrics)))
+            _named(
+                lambda: require_one_of("schedule.gate.metric", gate.metric, dict.fromkeys(gate_metrics(self.reward)))
+            )
         return gate
 
     @cached_property
@@ -174,6 +181,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if settings.base in self.presets:
             self._build(settings.base, known, (*above, name))
         known[name] = _named(lambda: built(settings, known), f"presets.{name}.")
+
+
+def gate_metrics(preset: Preset) -> list[str]:
+    """Metrics that every row of a preset has: what a row's task does not have is reported as 0, and holds a gate shut.
+
+    >>> from verl_visionr1.rewards import PRESETS
+    >>> "iou_mean" in gate_metrics(PRESETS["visionr1"]), "iou_mean" in gate_metrics(PRESETS["counting"])
+    (True, False)
+    """
+    has_boxes = set(preset.tasks) <= set(BOX_TASKS)
+    absent = set[str](() if has_boxes else BOX_METRICS)
+    if not has_boxes and preset.measure is None:
+        absent.add("accuracy")
+    return [name for name in preset.metrics if name not in absent]
+
+
+def filtered_gate_problem(config: DictConfig, settings: Settings) -> str | None:
+    """Why a gate cannot move with a filter of groups; None where it can.
+
+    verl takes groups whose answers are all alike out of a batch before anybody sees it, the perfect ones first: what is
+    left is worse than the model is, and the gate might never open.
+    """
+    if settings.gate is None or not OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        return None
+    return (
+        f"{PREFIX}.schedule.kind=gated: algorithm.filter_groups.enable=true takes away the groups whose answers are "
+        "all right before the gate looks, so that its mean is too low and it may never open; leave the filter out, or "
+        "take another kind of schedule"
+    )
 
 
 def settings_of(config: DictConfig) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import agreement, checkpoints, delegation, image_choice, reward_path, trainable
+from verl_visionr1.plugin import (
+    agreement,
+    checkpoints,
+    delegation,
+    image_choice,
+    reward_path,
+    run_checks,
+    summary,
+    trainable,
+)
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
@@ -27,20 +37,26 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
         problems = problems_of(config)
+        for label, text in [] if problems else summary.plan_of(config):
+            print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
+        for warning in [] if problems else run_checks.warnings_of(config):
+            print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
         if problems:
             # Hydra turns ordinary exceptions of a callback into warnings; SystemExit passes.
             raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-def problems_of(config: DictConfig, *, here: bool = True) -> list[str]:
+def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
     """Everything that would fail later, each in one line; empty when the run may start.
 
     Args:
         config: verl's whole config.
         here: whether the run will be on this machine, so that its disk counts.
+        is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_settings, _check_legacy_keys, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
+    checks = (_check_settings, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
     problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
+    problems += run_checks.problems_of(config, is_whole=is_whole)
     return problems + (disk_problems(config) if here else [])
 
 
@@ -53,14 +69,6 @@ def _check_settings(config: DictConfig) -> list[str]:
         settings_of(config)
     except ConfigError as error:
         return [str(error)]
-    return []
-
-
-def _check_legacy_keys(config: DictConfig) -> list[str]:
-    """Keys that verl >= 0.9 composes and then ignores."""
-    manager = OmegaConf.select(config, "reward_model.reward_manager")
-    if manager:
-        return [f"reward_model.reward_manager={manager}: verl 0.9 ignores it; set reward.reward_manager.name"]
     return []
 
 

@@ -25,7 +25,14 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
+from verl_visionr1.plugin.config import (
+    PREFIX,
+    ConfigError,
+    Settings,
+    filtered_gate_problem,
+    require_supported_verl,
+    settings_of,
+)
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.delegation import DELEGATED, accuracy_of, is_delegated
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
@@ -33,6 +40,7 @@ from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
@@ -69,7 +77,7 @@ class VisionR1RewardManager(RewardManagerBase):
         model = model_config_of(config, tokenizer)
         self.frame = frame_of(self.settings, model)
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
-        self.total_steps = total_steps_of(config, self.settings)
+        self.total_steps, self.run_steps = total_steps_of(config, self.settings), run_steps_of(config)
         require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
@@ -100,7 +108,7 @@ class VisionR1RewardManager(RewardManagerBase):
                 processed_wh = processed_size(data.batch, self.image_tokens, target.image)
                 speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
             preset = self.routes.preset_for(target, source, row)
-            rule = context.rule(preset.schedule, self.settings.validation, source)
+            rule = self.rule_of(context, preset, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
                 score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, speech)
             else:
@@ -110,7 +118,7 @@ class VisionR1RewardManager(RewardManagerBase):
             reason = _reason(error)
             logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
             self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
-            rule = context.rule(preset.schedule, self.settings.validation, source)
+            rule = self.rule_of(context, preset, source)
             return self.reward_of(_UNSCORED, _NO_SIGNS, context, rule, preset, speech, is_scored=False)
         self.guard.look("", is_scored=True, reason="")
         return self.reward_of(score, signs, context, rule, preset, speech)
@@ -119,7 +127,7 @@ class VisionR1RewardManager(RewardManagerBase):
         """A row that verl's own naive manager judges, reported under the keys of all rows."""
         assert self.naive is not None
         result = await self.naive.run_single(data)
-        rule = context.rule(self.routes.default.schedule, self.settings.validation)
+        rule = self.rule_of(context, self.routes.default, "")
         score = Score(float(result["reward_score"]), {"accuracy": accuracy_of(result)})
         reward = self.reward_of(score, _NO_SIGNS, context, rule, self.routes.default, speech)
         reward["reward_extra_info"]["route"] = DELEGATED
@@ -170,8 +178,15 @@ class VisionR1RewardManager(RewardManagerBase):
             )
         extra_info = row.get("extra_info")
         split = extra_info.get("split") if isinstance(extra_info, Mapping) else None
-        step = int(row.get("global_steps", 0))
-        return context_at(step, self.total_steps, is_validation=is_validation_split(split))
+        is_validation = is_validation_split(split)
+        step = 0 if self.total_steps is None else step_of(row, is_validation=is_validation)
+        return context_at(step, self.total_steps, n_steps=self.run_steps, is_validation=is_validation)
+
+    def rule_of(self, context: Context, preset: Preset, source: str) -> Rule:
+        """What counts for a row. A gate counts the stages of the run's own preset; others go by progress."""
+        is_gated = preset is self.routes.default
+        schedule = follow_model(preset.schedule, self.frame.name)
+        return context.rule(schedule, self.settings.validation, source, is_gated=is_gated)
 
     def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
         """The text of the last output, without padding and special tokens, and its length in tokens.
@@ -184,7 +199,8 @@ class VisionR1RewardManager(RewardManagerBase):
         return self.decode(response_ids[:length], skip_special_tokens=True), length
 
 
-_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", "response_len", WIRE_KEY})
+_BY_DATA = ("reward_model", "extra_info", "index", "data_source")
+_ROW_KEYS = frozenset({*_BY_DATA, "global_steps", "tool_extra_fields", "response_len", WIRE_KEY})
 _UNSCORED = Score(0.0, {})
 _NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
 
@@ -204,15 +220,48 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error, limit=-3))
 
 
-def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
-    """A gate is moved by the progress callback alone.
+def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
+    """The trainer step that a row belongs to, from 1; 0 in a validation before training.
+
+    verl's V1 trainer hands over `global_steps`. The others (V0, one-step-off, fully async) say which weights wrote the
+    answer: those of the step before; after step N validation is answered by the weights of step N.
+
+    Args:
+        row: columns of verl's batch.
+        is_validation: whether the row belongs to validation.
 
     Raises:
-        ConfigError: a gated schedule without the callback.
+        ConfigError: verl does not tell.
+
+    >>> step_of({"tool_extra_fields": {"max_global_steps": 4}}, is_validation=False)
+    5
+    """
+    if row.get("global_steps") is not None:
+        return int(row["global_steps"])
+    fields = row.get("tool_extra_fields")
+    written_by = fields if isinstance(fields, Mapping) else {}
+    for key in ("max_global_steps", "global_steps"):
+        if written_by.get(key) is not None:
+            return int(written_by[key]) + (0 if is_validation else 1)
+    raise ConfigError(
+        "reward manager visionr1: this trainer's batches have neither global_steps nor "
+        "tool_extra_fields.max_global_steps, so that the progress of training is not known; add "
+        f"+visionr1@_global_=progressive (V1 trainer), or set {PREFIX}.schedule.kind=off"
+    )
+
+
+def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
+    """A gate is moved by the progress callback alone, and by all that was sampled.
+
+    Raises:
+        ConfigError: a gated schedule without the callback, or with a filter of groups.
     """
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
     if settings.gate is not None and not str(manager).startswith("verl_visionr1."):
         raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
+    problem = filtered_gate_problem(config, settings)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
@@ -247,6 +296,13 @@ def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
     return frame_named(MODEL_TYPE_FRAMES[model_type])
 
 
+def family_of(config: DictConfig, settings: Settings) -> str:
+    """The name of the frame that the run's model speaks in, which its default schedule follows; "" if not known."""
+    if settings.frame != "auto":
+        return settings.frame
+    return MODEL_TYPE_FRAMES.get(str(model_config_of(config, None).get("model_type")), "")
+
+
 def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     """Trainer steps that count as the whole of training; None with the progressive rule off.
 
@@ -255,14 +311,18 @@ def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     """
     if settings.is_off:
         return None
-    if settings.total_steps is not None:
-        return settings.total_steps
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
-    total = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
-    if total <= 0:
+    total = settings.total_steps or run_steps_of(config)
+    if total is None:
         raise ConfigError(
             f"{PREFIX}.total_steps=null: this trainer does not say how many steps it will take; set "
             f"{PREFIX}.total_steps, or {PREFIX}.schedule.kind=off"
         )
     return total
+
+
+def run_steps_of(config: DictConfig) -> int | None:
+    """Trainer steps that a run takes, as its trainer has written them into the config; None where it has not."""
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
+    steps = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
+    return steps if steps > 0 else None

@@ -18,6 +18,7 @@ from verl_visionr1.rewards.base import (
 from verl_visionr1.rewards.judge import Speech, judge
 from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
 from verl_visionr1.rewards.routing import Routes
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target
 
 __all__ = [
@@ -56,7 +57,8 @@ def score(
         preset: a name in `PRESETS`, a YAML file, or a `Preset`.
         frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
-        progress: fraction of training in [0, 1], which sets the thresholds; None: the progressive rule is off.
+        progress: fraction of training in [0, 1], which sets the thresholds, as in training with a model of the
+            frame's family (`schedule.follow_model`); None: the progressive rule is off.
         n_tokens, max_tokens: length of the completion and the response budget, for criteria of length.
 
     Raises:
@@ -74,6 +76,5 @@ def score(
         preset = find_preset(preset)
     if isinstance(frame, str):
         frame = frame_named(frame)
-    return judge(
-        completion, target, preset, preset.schedule(progress), Speech(frame, processed_wh, n_tokens, max_tokens)
-    )
+    thresholds = follow_model(preset.schedule, frame.name)(progress)
+    return judge(completion, target, preset, thresholds, Speech(frame, processed_wh, n_tokens, max_tokens))

@@ -11,7 +11,7 @@ from verl_visionr1.frames import Extent, Frame
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.schedule import Schedule, progress_at
+from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
 _processed_size = lru_cache(maxsize=8192)(processed_size)
@@ -140,8 +140,15 @@ class Judging:
             FrameError, SizeError: the frame needs the processed size and it is not known.
             RewardError: the moment cannot be told.
         """
-        thresholds = self.moment.thresholds(preset.schedule, rollout)
-        return judge(rollout.completion, rollout.target, preset, thresholds, self.speech(rollout))
+        return judge(rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.speech(rollout))
+
+    def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
+        """What counts for a rollout under a preset, by its schedule for models of the frame's family.
+
+        Raises:
+            RewardError: the moment cannot be told.
+        """
+        return self.moment.thresholds(follow_model(preset.schedule, self.frame.name), rollout)
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:

@@ -94,7 +94,7 @@ class Entries:
             return
         preset = judging.preset_for(rollout)
         try:
-            thresholds = judging.moment.thresholds(preset.schedule, rollout)
+            thresholds = judging.thresholds(rollout, preset)
             exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.speech(rollout))
             score = score_of(exam.case, preset)
         except ValueError:  # the census has counted it
