@@ -76,9 +76,13 @@ def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> A
     >>> pairwise_iou([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.0, 2.0), (5.0, 5.0, 6.0, 6.0)]).tolist()
     [[1.0, 0.0]]
     """
-    p, t = as_array(predicted_xyxy), as_array(target_xyxy)
+    return array_iou(as_array(predicted_xyxy), as_array(target_xyxy))
+
+
+def array_iou(p_xyxy: Array, t_xyxy: Array) -> Array:
+    """`pairwise_iou` of arrays of shape (..., P, 4) and (..., T, 4): an array of shape (..., P, T)."""
     with np.errstate(all="ignore"):
-        iou_pt, union = _shared_and_union(p, t)
+        iou_pt, union = _shared_and_union(p_xyxy, t_xyxy)
         iou_pt /= union
         if not np.isfinite(iou_pt.sum()):  # areas over- or underflowed: such boxes have no measurable overlap
             iou_pt[~np.isfinite(iou_pt)] = 0.0
@@ -102,13 +106,17 @@ def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> 
 
 
 def _shared_and_union(p: Array, t: Array) -> tuple[Array, Array]:
-    width = np.minimum(p[:, 2, None], t[:, 2])
-    width -= np.maximum(p[:, 0, None], t[:, 0])
-    height = np.minimum(p[:, 3, None], t[:, 3])
-    height -= np.maximum(p[:, 1, None], t[:, 1])
+    width = np.minimum(p[..., None, 2], t[..., None, :, 2])
+    width -= np.maximum(p[..., None, 0], t[..., None, :, 0])
+    height = np.minimum(p[..., None, 3], t[..., None, :, 3])
+    height -= np.maximum(p[..., None, 1], t[..., None, :, 1])
     np.maximum(width, 0.0, out=width)
     np.maximum(height, 0.0, out=height)
     shared = np.multiply(width, height, out=width)
-    union = ((p[:, 2] - p[:, 0]) * (p[:, 3] - p[:, 1]))[:, None] + (t[:, 2] - t[:, 0]) * (t[:, 3] - t[:, 1])
+    union = _areas(p)[..., None] + _areas(t)[..., None, :]
     union -= shared
     return shared, union
+
+
+def _areas(xyxy: Array) -> Array:
+    return (xyxy[..., 2] - xyxy[..., 0]) * (xyxy[..., 3] - xyxy[..., 1])
