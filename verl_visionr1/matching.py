@@ -32,7 +32,7 @@ from verl_visionr1.assignment import (
     padded,
     thinned,
 )
-from verl_visionr1.boxes import Box, Boxes, area, as_array, intersection, pairwise_giou
+from verl_visionr1.boxes import Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
 from verl_visionr1.targets import Target, normal_label
 
 __all__ = [
@@ -221,13 +221,28 @@ def _giou(a: Box, b: Box) -> float:
 
 
 def _ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
+    left = [p for p in range(len(boxes)) if p not in matched]
+    if len(left) * len(regions) > SMALL_PAIRS:
+        return _ignored_of_many(boxes, left, regions)
     found: set[int] = set()
-    for p, box in enumerate(boxes):
-        if p in matched:
-            continue
+    for p in left:
+        box = boxes[p]
         needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
-        if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
+        if needed > 0.0 and any([intersection(box, region) >= needed for region in regions]):
             found.add(p)
+    return found
+
+
+def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
+    p_xyxy, r_xyxy = as_array([boxes[p] for p in left]), as_array(regions)
+    found: set[int] = set()
+    rows = max(MAX_PAIRS // len(regions), 1)
+    for start in range(0, len(left), rows):  # in parts, so that memory is bounded too
+        with np.errstate(all="ignore"):
+            shared, needed = array_intersection(p_xyxy[start : start + rows], r_xyxy)
+            needed *= IGNORED_SHARE
+            is_inside = (shared >= needed[:, None]).any(axis=1) & (needed > 0.0)
+        found.update([left[start + i] for i in np.flatnonzero(is_inside).tolist()])
     return found
 
 
@@ -242,6 +257,10 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     n_p, n_t = len(boxes_xyxy), len(targets)
     if not n_p or not n_t:
         return Matching((), (), n_p, n_t)
+    ps: Sequence[int] = range(n_p)
+    if n_p * n_t > MAX_PAIRS:
+        ps = thinned(ps, boxes_xyxy, n_t)
+        boxes_xyxy, labels = tuple([boxes_xyxy[p] for p in ps]), tuple([labels[p] for p in ps])
     p = np.clip(as_array(boxes_xyxy), -_HUGE, _HUGE).astype(np.float32)
     t = as_array(targets).astype(np.float32)
     giou_pt = pairwise_giou(cast(Boxes, p), cast(Boxes, t)).astype(np.float32)  # rows of four are boxes
@@ -254,7 +273,8 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     cost_pt -= p_codes[:, None] == t_codes
     cost_pt -= giou_pt
     rows, columns = assigned(-cost_pt)
-    return Matching(tuple(zip(rows, columns, strict=True)), tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
+    pairs = tuple([(ps[row], column) for row, column in zip(rows, columns, strict=True)])
+    return Matching(pairs, tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
 
 
 Matcher: TypeAlias = Callable[[Answer, Target], Matching]
