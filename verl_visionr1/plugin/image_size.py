@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from verl_visionr1.plugin.config import ConfigError
 
@@ -57,14 +58,16 @@ def processed_size(batch: Mapping[str, Any], image_tokens: ImageTokens) -> tuple
     input_ids, position_ids = batch["input_ids"][-1], batch["position_ids"][-1]
     if position_ids.dim() != 2:
         return None
-    is_image = (input_ids == image_tokens.token_id).nonzero().flatten()
-    if not len(is_image):
+    # Views of the same memory: numpy's operations on a few hundred numbers cost a third of torch's.
+    places = np.flatnonzero(input_ids.numpy() == image_tokens.token_id)
+    if not len(places):
         return None
-    gaps = (is_image[1:] - is_image[:-1] > 1).nonzero().flatten()
-    first = is_image[: int(gaps[0]) + 1] if len(gaps) else is_image
-    rows, columns = position_ids[-2][first], position_ids[-1][first]
+    start, end = int(places[0]), int(places[-1]) + 1
+    if end - start != len(places):  # several images: up to the first gap
+        end = start + int(np.flatnonzero(np.diff(places) > 1)[0]) + 1
+    rows, columns = position_ids.numpy()[-2:, start:end]
     return _extent(columns) * image_tokens.pixels, _extent(rows) * image_tokens.pixels
 
 
-def _extent(positions: torch.Tensor) -> int:
-    return int(positions.max() - positions.min()) + 1
+def _extent(positions: NDArray[np.int64]) -> int:
+    return int(positions.max()) - int(positions.min()) + 1
