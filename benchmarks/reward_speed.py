@@ -9,8 +9,8 @@ a busy machine slows them alike; of each the fastest round counts. Read the rati
 
 Workload (64 scenes a size): 1000 x 800 image, 8 labels, ground truth jittered by up to 5 pixels, 5 % wrong labels,
 10 % misses with as many false alarms, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags where its presets ask
-for them. Grounding asks for one phrase, so labels play no part; VLM-R1's released code for referring expressions
-judges one box, so that its answers are asked for one. Counting, pointing and text are asked for the same scenes: a
+for them. Grounding asks for one phrase, so labels play no part. VLM-R1's released code for referring expressions knows
+one object: its answers say as many boxes, its target has one. Counting, pointing and text are asked for the same scenes: a
 number, a point an object, a letter. Ground truth is read once a prompt in training, and so it is here.
 """
 
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from verl_visionr1 import PRESETS, Preset, Target, score
+from verl_visionr1 import PRESETS, Preset, Score, Target, score
 
 SIZE_WH, PROCESSED_WH = (1000, 800), (1008, 812)
 LABELS = [f"label{i}" for i in range(8)]
@@ -81,8 +81,13 @@ def case_for(preset: Preset, n: int, seed: int) -> Case:
         if preset.answer_format != "point":
             said = json.dumps([{"point_2d": point, "label": LABELS[0]} for point in points])
         return said, Target(task=task, size_wh=SIZE_WH, boxes_xyxy=boxes.boxes_xyxy, labels=[LABELS[0]] * n)
+    n_objects = 1 if preset.name.startswith("vlmr1-rec-") else n
     target = Target(
-        task=task, size_wh=SIZE_WH, boxes_xyxy=boxes.boxes_xyxy, labels=boxes.labels, categories=boxes.categories
+        task=task,
+        size_wh=SIZE_WH,
+        boxes_xyxy=boxes.boxes_xyxy[:n_objects],
+        labels=boxes.labels[:n_objects],
+        categories=boxes.categories,
     )
     return f"<think>because</think>\n<answer>{text}</answer>" if preset.name.startswith("vlmr1") else text, target
 
@@ -99,10 +104,10 @@ def floor(text: str, target: Target) -> float:
     return float(iou_pt[rows, columns].sum())
 
 
-def scorer(preset: Preset) -> Callable[[str, Target], object]:
+def scorer(preset: Preset) -> Callable[[str, Target], Score]:
     """`score` under a preset, as training calls it."""
 
-    def call(text: str, target: Target) -> object:
+    def call(text: str, target: Target) -> Score:
         return score(text, target, preset=preset, frame="qwen2.5-vl", processed_wh=PROCESSED_WH, progress=0.3)
 
     return call
@@ -111,9 +116,11 @@ def scorer(preset: Preset) -> Callable[[str, Target], object]:
 def fastest(subjects: dict[str, tuple[Callable[[str, Target], object], list[Case]]], rounds: int) -> dict[str, float]:
     """Microseconds of CPU a completion: of each subject the fastest of its turns, one a round."""
     best = dict.fromkeys(subjects, float("inf"))
+    turns, rng = list(subjects.items()), random.Random(0)
     gc.disable()
     for _ in range(rounds + 1):  # the first one loads scipy
-        for name, (call, cases) in subjects.items():
+        rng.shuffle(turns)
+        for name, (call, cases) in turns:
             start = time.process_time_ns()
             for text, target in cases:
                 call(text, target)

@@ -156,12 +156,14 @@ def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
 
 def _rows_of(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]]:
     """The targets that predictions with these labels may be paired with."""
-    rows_of: list[Sequence[Row] | None] = [indexed.as_written.get(label) for label in labels]
-    by_label = indexed.by_label
-    return [
-        by_label.get(normal_label(label), ()) if rows is None else rows
-        for label, rows in zip(labels, rows_of, strict=True)
-    ]
+    as_written, by_label = indexed.as_written, indexed.by_label
+    rows_of = [as_written.get(label) for label in labels]
+    if None in rows_of:  # other spellings, and labels that the target lacks
+        rows_of = [
+            by_label.get(normal_label(label), ()) if rows is None else rows
+            for label, rows in zip(labels, rows_of, strict=True)
+        ]
+    return cast(list[Sequence[Row]], rows_of)
 
 
 def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
