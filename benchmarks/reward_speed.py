@@ -8,10 +8,10 @@ The floor is `json.loads`, IoU in numpy and one assignment in scipy. All subject
 a busy machine slows them alike; of each the fastest round counts. Read the ratios: microseconds hang on the machine.
 
 Workload (64 scenes a size): 1000 x 800 image, 8 labels, ground truth jittered by up to 5 pixels, 5 % wrong labels,
-10 % misses with as many false alarms, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags where its presets ask
-for them. Grounding asks for one phrase, so labels play no part. VLM-R1's released code for referring expressions knows
-one object: its answers say as many boxes, its target has one. Counting, pointing and text are asked for the same scenes: a
-number, a point an object, a letter. Ground truth is read once a prompt in training, and so it is here.
+10 % misses with as many false alarms, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags where its presets
+ask for them. Grounding asks for one phrase, so labels play no part. VLM-R1's released code for referring expressions
+knows one object: its answers say as many boxes, its target has one. Counting, pointing and text are asked for the
+same scenes: a number, a point an object, a letter. Ground truth is read once a prompt in training, and so it is here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import gc
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -145,10 +146,11 @@ def main() -> None:
             cases = [case_for(PRESETS[name], n, seed) for seed in range(N_SCENES)]
             subjects[name] = (scorer(PRESETS[name]), cases)
         columns.append(fastest(subjects, options.rounds))
-    print(f"{'us of CPU, ratio to the floor':32}" + "".join(f"{f'{n} boxes':>18}" for n in options.boxes))
+    lines = [f"{'us of CPU, ratio to the floor':32}" + "".join(f"{f'{n} boxes':>18}" for n in options.boxes)]
     for name in ("floor", *names):
         cells = (f"{column[name]:10.1f} ({column[name] / column['floor']:.2f})" for column in columns)
-        print(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -224,7 +224,9 @@ def test_what_can_be_written_exactly_is_right_however_thin() -> None:
 def test_v_triune_of_many_objects_is_not_the_format_alone() -> None:
     """50 objects, 43 found: F1 .86. Released .84; by the number of misses and false alarms alone .004."""
     matching = matched([0.97] * 43, 50, 50)
-    assert v_triune(Answer(), matching, EPS_85, target_of(50), STEP) == pytest.approx((0.7 * 0.97 + 0.3) * 0.86 * 0.6**0.28)
+    assert v_triune(Answer(), matching, EPS_85, target_of(50), STEP) == pytest.approx(
+        (0.7 * 0.97 + 0.3) * 0.86 * 0.6**0.28
+    )
 
 
 @pytest.mark.parametrize("n", [1, 5, 50, 200])

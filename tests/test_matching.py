@@ -18,7 +18,6 @@ from verl_visionr1.assignment import SMALL_PAIRS
 from verl_visionr1.boxes import Box, iou, pairwise_giou, pairwise_iou
 from verl_visionr1.matching import (
     MATCHERS,
-    MAX_PAIRS,
     Matching,
     ignored,
     match_boxes,

@@ -1,7 +1,7 @@
 """One-to-one pairs of predicted and target boxes with the largest total IoU: exact, free of order, bounded in time.
 
-Legend: p counts predictions, t targets in canonical order (sorted by box, then label: `IndexedBoxes`). An edge is a pair
-that overlaps. Most of them need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU of
+Legend: p counts predictions, t targets in canonical order (sorted by box, then label: `IndexedBoxes`). An edge is a
+pair that overlaps. Most of them need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU of
 its prediction and the second-best IoU of its target: to leave it out could never pay, so it belongs to every best
 assignment. Dominant edges are taken first, again and again; scipy gets the rest, which is small or full of ties.
 
@@ -106,7 +106,7 @@ def edges_between(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -
                     (y2 if y2 < b2 else b2) - (y1 if y1 > b1 else b1)
                 )
                 union = (x2 - x1) * (y2 - y1) + its_area - shared
-                if 0.0 < shared and 0.0 < union < float("inf"):
+                if shared > 0.0 and 0.0 < union < float("inf"):
                     edges.append((p, t, shared / union if shared < union else 1.0))
     return edges
 

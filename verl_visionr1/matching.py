@@ -230,7 +230,7 @@ def _ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
     for p in left:
         box = boxes[p]
         needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
-        if needed > 0.0 and any([intersection(box, region) >= needed for region in regions]):
+        if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
             found.add(p)
     return found
 

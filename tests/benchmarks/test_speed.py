@@ -76,7 +76,11 @@ def test_score(benchmark: BenchmarkFixture, name: str, n: int) -> None:
 def test_target_there_and_back(benchmark: BenchmarkFixture, n: int) -> None:
     """Reading ground truth is not in the numbers above: a run reads it once a prompt."""
     benchmark.group, benchmark._timer = f"{n} boxes", time.process_time
-    measured(benchmark, lambda text, target: Target.from_json(target.to_json()), [detection_case(n, seed) for seed in range(64)])
+    measured(
+        benchmark,
+        lambda text, target: Target.from_json(target.to_json()),
+        [detection_case(n, seed) for seed in range(64)],
+    )
 
 
 @pytest.mark.parametrize("n", N_BOXES)
