@@ -1,9 +1,9 @@
 """One-to-one pairs of predicted and target boxes with the largest total IoU: exact, free of order, bounded in time.
 
 Legend: p counts predictions, t targets in canonical order (sorted by box, then label: `IndexedBoxes`). An edge is a
-pair that overlaps. Most of them need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU of
-its prediction and the second-best IoU of its target: to leave it out could never pay, so it belongs to every best
-assignment. Dominant edges are taken first, again and again; scipy gets the rest, which is small or full of ties.
+pair that overlaps. Most of them need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best
+IoU of its prediction and the second-best IoU of its target: to leave it out could never pay, so it belongs to every
+best assignment. Dominant edges are taken first, again and again; scipy gets the rest, which is small or full of ties.
 
 Nothing hangs on the order of predictions or targets: dominance is strict, so that ties are left to the solver, which
 sees its rows and columns in canonical order.
@@ -36,6 +36,7 @@ MAX_PAIRS = 2**18
 """Candidate pairs that are looked at (512 x 512). Beyond it `thinned` says which predictions are."""
 MAX_ASSIGNED = 2**16
 """Entries of the largest matrix that is solved exactly (256 x 256); see `assigned`."""
+_FEW_PAIRS = 2**13  # of one group: up to so many scipy alone is faster
 _FEW_EDGES = 100  # up to so many are cheaper as tuples than as a matrix
 _ROUNDS = 8  # of taking dominant edges, before scipy is asked: each costs as much as the edges that are left
 _PAD: Box = (1.0, 1.0, 0.0, 0.0)  # overlaps nothing, and has an area
@@ -87,7 +88,8 @@ def padded(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]]:
     longest = max(map(len, groups), default=0)
     boxes = [row[:4] for rows in groups for row in (*rows, *[(*_PAD, 1.0, -1)] * (longest - len(rows)))]
     places = [row[5] for rows in groups for row in (*rows, *[(*_PAD, 1.0, -1)] * (longest - len(rows)))]
-    return as_array(boxes).reshape(len(groups), longest, 4), np.array(places, dtype=np.intp).reshape(-1, longest)
+    shape = (len(groups), longest)
+    return np.reshape(as_array(boxes), (*shape, 4)), np.reshape(np.array(places, dtype=np.intp), shape)
 
 
 def edges_between(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> list[Edge]:
@@ -191,42 +193,59 @@ def best_edges_of_groups(
         block: `padded` targets of the same groups.
     """
     longest = max(map(len, groups))
+    if len(groups) == 1 and longest * block[1].size <= _FEW_PAIRS:
+        return _best_edges_of_one(boxes_xyxy, groups[0], block)
     ps_of = [p for ps in groups for p in (*ps, *[-1] * (longest - len(ps)))]
     p_block = _array_of([_PAD if p < 0 else boxes_xyxy[p] for p in ps_of])
     t_block, t_of = block
-    iou_gpt = array_iou(p_block.reshape(len(groups), longest, 4), t_block)
+    iou_gpt = array_iou(np.reshape(p_block, (len(groups), longest, 4)), t_block)
     taken = _take_dominant(iou_gpt)
     edges: list[Edge] = []
     if np.count_nonzero(iou_gpt) <= _FEW_EDGES:
         left = np.flatnonzero(iou_gpt)
-        rows, columns = np.divmod(left, t_of.shape[1])
-        ts = t_of[rows // longest, columns].tolist()
-        found = zip(rows.tolist(), ts, iou_gpt.ravel()[left].tolist(), strict=True)
+        places, columns = np.divmod(left, t_of.shape[1])
+        ts = t_of[places // longest, columns].tolist()
+        found = zip(places.tolist(), ts, iou_gpt.ravel()[left].tolist(), strict=True)
         edges = best_edges([(ps_of[row], t, overlap) for row, t, overlap in found], boxes_xyxy)
     else:
         for g, iou_pt in enumerate(iou_gpt):
-            rows = np.flatnonzero(iou_pt.any(axis=1)).tolist()
-            rows.sort(key=lambda row, ps=groups[g]: boxes_xyxy[ps[row]])
+            box_of = [boxes_xyxy[p] for p in groups[g]]
+            rows: list[int] = np.flatnonzero(iou_pt.any(axis=1)).tolist()
+            rows.sort(key=box_of.__getitem__)
             taken += [(g * longest + row, column, overlap) for row, column, overlap in _solved_rows(iou_pt, rows)]
     edges += [(ps_of[row], int(t_of[row // longest, column]), overlap) for row, column, overlap in taken]
     edges.sort(key=by_target)
     return edges
 
 
+def _best_edges_of_one(
+    boxes_xyxy: Sequence[Box], ps: Sequence[int], block: tuple[Array, NDArray[np.intp]]
+) -> list[Edge]:
+    """One call of scipy: it costs less than looking for dominant edges first."""
+    ps = sorted(ps, key=boxes_xyxy.__getitem__)
+    iou_pt = array_iou(_array_of([boxes_xyxy[p] for p in ps]), block[0][0])
+    rows, columns = assigned(iou_pt)
+    chosen = zip(rows, block[1][0, columns].tolist(), iou_pt[rows, columns].tolist(), strict=True)
+    edges = [(ps[row], t, overlap) for row, t, overlap in chosen if overlap > 0.0]
+    edges.sort(key=by_target)
+    return edges
+
+
 def _array_of(boxes_xyxy: Sequence[Box]) -> Array:
     """`as_array`, three times as fast for many boxes."""
-    return np.fromiter(chain.from_iterable(boxes_xyxy), np.float64, 4 * len(boxes_xyxy)).reshape(-1, 4)
+    return np.reshape(np.fromiter(chain.from_iterable(boxes_xyxy), np.float64, 4 * len(boxes_xyxy)), (-1, 4))
 
 
 def _take_dominant(iou_gpt: Array) -> list[tuple[int, int, float]]:
     """The dominant edges: row (of all groups' rows), column and IoU; their rows and columns become 0 in the array."""
     n_g, n_p, n_t = iou_gpt.shape
-    iou_rt: Array = iou_gpt.reshape(n_g * n_p, n_t)  # a view
-    group_of = np.arange(n_g * n_p) // n_p
+    iou_rt = np.reshape(iou_gpt, (n_g * n_p, n_t))  # a view
+    group_of: NDArray[np.intp] = np.arange(n_g * n_p, dtype=np.intp) // n_p
     taken: list[tuple[int, int, float]] = []
     for _ in range(_ROUNDS):
         best_t, first, second = _two_best(iou_rt)
-        second_t = _two_best(iou_gpt.transpose(0, 2, 1).copy().reshape(n_g * n_t, n_p))[2]
+        iou_tp = np.reshape(np.array(np.swapaxes(iou_gpt, 1, 2), order="C"), (n_g * n_t, n_p))  # a copy
+        second_t = _two_best(iou_tp)[2]
         rows = np.flatnonzero(first > second + second_t[group_of * n_t + best_t])
         if not len(rows):
             break
@@ -253,7 +272,7 @@ def _solved_rows(iou_pt: Array, rows: list[int]) -> list[tuple[int, int, float]]
     if not rows:
         return []
     columns = np.flatnonzero(iou_pt.any(axis=0))
-    left: Array = iou_pt[np.ix_(rows, columns)]
+    left: Array = iou_pt[rows][:, columns]
     some, others = assigned(left)
     chosen = zip(some, columns[others].tolist(), left[some, others].tolist(), strict=True)
     return [(rows[row], column, overlap) for row, column, overlap in chosen if overlap > 0.0]

@@ -102,7 +102,7 @@ def _iou_of_sides(p: Array, t: Array) -> Array:
 
 def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
     """`intersection` of each of P with each of T boxes, of shape (P, T), and the area of each of the P boxes."""
-    p, t = p_xyxy.T[..., None], t_xyxy.T[:, None]
+    p, t = np.transpose(p_xyxy)[..., None], np.transpose(t_xyxy)[:, None]
     width = np.minimum(p[2], t[2]) - np.maximum(p[0], t[0])
     height = np.minimum(p[3], t[3]) - np.maximum(p[1], t[1])
     shared = np.maximum(width, 0.0) * np.maximum(height, 0.0)
@@ -117,7 +117,7 @@ def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> 
     >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
     -0.333333
     """
-    p, t = as_array(predicted_xyxy).T, as_array(target_xyxy).T
+    p, t = np.transpose(as_array(predicted_xyxy)), np.transpose(as_array(target_xyxy))
     shared, union = _shared_and_union(p, t)
     hull = (np.maximum(p[2, :, None], t[2]) - np.minimum(p[0, :, None], t[0])) * (
         np.maximum(p[3, :, None], t[3]) - np.minimum(p[1, :, None], t[1])

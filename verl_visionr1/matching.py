@@ -168,11 +168,11 @@ def _rows_of(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]
 
 def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
     """For each label of the target, the predictions that carry it."""
-    groups: dict[int, Group] = {id(rows): ([], rows) for rows in indexed.by_label.values()}
+    ps_of: dict[int, list[int]] = {id(rows): [] for rows in indexed.by_label.values()}
     for p, rows in enumerate(rows_of):
         if rows:
-            groups[id(rows)][0].append(p)
-    return list(groups.values())
+            ps_of[id(rows)].append(p)
+    return [(ps_of[id(rows)], rows) for rows in indexed.by_label.values()]
 
 
 def _of_many_pairs(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -> list[Edge]:
@@ -244,7 +244,8 @@ def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
             shared, needed = array_intersection(p_xyxy[start : start + rows], r_xyxy)
             needed *= IGNORED_SHARE
             is_inside = (shared >= needed[:, None]).any(axis=1) & (needed > 0.0)
-        found.update([left[start + i] for i in np.flatnonzero(is_inside).tolist()])
+        inside: list[int] = np.flatnonzero(is_inside).tolist()
+        found.update([left[start + i] for i in inside])
     return found
 
 
