@@ -160,6 +160,9 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
     if not boxes_xyxy:
         return True
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
+    if len(boxes_xyxy) == 1:  # as below: without the lists it is twice as fast
+        x1, y1, x2, y2 = boxes_xyxy[0]
+        return not (x1 < -slack_x or y1 < -slack_y or x2 > frame_wh[0] + slack_x or y2 > frame_wh[1] + slack_y)
     x1, y1, x2, y2 = zip(*boxes_xyxy, strict=True)  # all left edges, all top edges, ...
     return not (
         min(x1) < -slack_x or min(y1) < -slack_y or max(x2) > frame_wh[0] + slack_x or max(y2) > frame_wh[1] + slack_y

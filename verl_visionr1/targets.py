@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, cast
 
 import msgspec
 
+from verl_visionr1.assignment import IndexedBoxes
 from verl_visionr1.boxes import Box, Boxes, Points
 from verl_visionr1.masks import Mask, bounds_xyxy
 
@@ -27,7 +28,9 @@ class TargetError(ValueError):
     """Ground truth that cannot be scored; the message names the field and the offending value."""
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Target(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True
+):  # dict: for what is computed once
     """What is really in the image.
 
     Frame of all geometry: float pixels of the EXIF-upright original image, 0-based; boxes are xyxy, half-open. Boxes
@@ -128,12 +131,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """T: how many objects are given, as boxes, masks or points."""
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
-    @property
+    @cached_property
     def normal_labels(self) -> tuple[str, ...]:
         """T labels as they are compared."""
         return _normal_labels(tuple(self.labels))
 
-    @property
+    @cached_property
+    def indexed(self) -> IndexedBoxes:
+        """The boxes as matching wants them."""
+        return IndexedBoxes.of(cast(Boxes, self.boxes_xyxy), self.labels, self.normal_labels)
+
+    @cached_property
     def is_multilabel(self) -> bool:
         """Whether a label can be wrong: the target and its prompt know more than one."""
         if len(self.labels) <= 1 and not self.categories:

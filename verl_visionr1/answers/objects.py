@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -38,6 +40,25 @@ _decode_text = msgspec.json.Decoder(str).decode
 def has_slow_numbers(body: str) -> bool:
     """Whether an answer holds numbers of which a long one would take milliseconds to read."""
     return _SLOW_NUMBER.search(body) is not None
+
+
+Item = TypeVar("Item")
+
+
+def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item] | None:
+    """The complete objects of a list that was cut off, read in one go; None for other texts, and for other objects.
+
+    >>> decode_cut_off('[{"label": "cat"}, {"label": "d', msgspec.json.decode)
+    [{'label': 'cat'}]
+    """
+    end = body.rfind("}") + 1
+    rest = body[end:]
+    if not end or not body.startswith("[") or ("]" in rest and "{" not in rest):
+        return None
+    try:
+        return decode(body[:end] + "]")
+    except UNREADABLE:
+        return None
 
 
 def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from verl_visionr1.plugin.config import ConfigError
 
@@ -78,26 +79,26 @@ def processed_size(
     input_ids, position_ids = batch["input_ids"][-1], batch["position_ids"][-1]
     if position_ids.dim() != 2:
         return None
-    is_image = (input_ids == image_tokens.token_id).nonzero().flatten()
-    if not len(is_image):
+    # Views of the same memory: numpy's operations on a few hundred numbers cost a third of torch's.
+    places = np.flatnonzero(input_ids.numpy() == image_tokens.token_id)
+    if not len(places):
         return None
-    gaps = (is_image[1:] - is_image[:-1] > 1).nonzero().flatten()
-    chosen = is_image if not len(gaps) and not image else _tokens_of(is_image, gaps, image)
-    rows, columns = position_ids[-2][chosen], position_ids[-1][chosen]
+    ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # of each image's tokens
+    first, last = _bounds_of(ends, image)
+    rows, columns = position_ids.numpy()[-2:, int(places[first]) : int(places[last]) + 1]
     return _extent(columns) * image_tokens.pixels, _extent(rows) * image_tokens.pixels
 
 
-def _tokens_of(is_image: torch.Tensor, gaps: torch.Tensor, image: int | None) -> torch.Tensor:
-    """The tokens of one of several images."""
-    n_images = len(gaps) + 1
-    if image is None or image >= n_images:
+def _bounds_of(ends: list[int], image: int | None) -> tuple[int, int]:
+    """The first and the last token of the image that is meant, which must be said where there are several."""
+    if (len(ends) > 1 and image is None) or (image is not None and image >= len(ends)):
         said = "no image" if image is None else f"image = {image}"
         raise ImageChoiceError(
-            f"the row has {n_images} images, and its ground truth says {said}; set `image` in it, from 0"
+            f"the row has {len(ends)} images, and its ground truth says {said}; set `image` in it, from 0"
         )
-    bounds = [0, *(int(gap) + 1 for gap in gaps), len(is_image)]
-    return is_image[bounds[image] : bounds[image + 1]]
+    index = image or 0
+    return (ends[index - 1] + 1 if index else 0), ends[index]
 
 
-def _extent(positions: torch.Tensor) -> int:
-    return int(positions.max() - positions.min()) + 1
+def _extent(positions: NDArray[np.int64]) -> int:
+    return int(positions.max()) - int(positions.min()) + 1

@@ -16,7 +16,7 @@ from verl_visionr1.tools.audit.probes import (
     reasoning_probes,
     word_probes,
 )
-from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre, scenes_of
+from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, scenes_of
 from verl_visionr1.tools.audit.writers import Item, Language, Writer
 
 LONG_CHARS = 20_000
@@ -90,7 +90,7 @@ def _probes_of(task: str, scene: Scene, language: Language) -> Iterator[tuple[st
         yield from count_probes(scene, language)
     else:
         yield from list_probes(scene, language)
-    if scene.name == "many":
+    if scene.name == "many" or scene.name in SIZES:
         return
     yield from empty_probes(task)
     yield from reasoning_probes(scene.items, wrong, language)

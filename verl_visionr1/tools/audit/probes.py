@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre
+from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre
 from verl_visionr1.tools.audit.writers import SIDE, Item, Language, with_digits
 
 EVALUATED = "AUDIT_EVALUATED"
@@ -131,7 +131,9 @@ def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
         yield "unknown labels", said(tuple([(xs, "zebra") for xs, _ in items]))
         yield "labels that hold the right one", said(tuple([(xs, f"not a {name}") for xs, name in items]))
         yield "every label", said(tuple([(xs, name) for xs, _ in items for name in names]))
-    if scene.name != "many":
+    if scene.name in SIZES:
+        yield from _size_probes(items[0], language)
+    elif scene.name != "many":
         yield from _place_probes(items, language)
     if scene.name == "one":
         yield from _number_probes(items, language)
@@ -176,6 +178,22 @@ def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple
     yield "no area", said(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
     places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
     yield "boxes everywhere", said(tuple([(place, label) for label in labels for place in places]))
+
+
+def _size_probes(item: Item, language: Language) -> Iterator[tuple[str, str]]:
+    """Boxes that hold the object, or lie in it, and are far from its size; moved by what its grid can write."""
+    said, (xs, label) = language.said, item
+    x1, y1, x2, y2 = (float(x) for x in xs)
+    if x2 - x1 < SIDE:
+        yield "the whole image", said((((0, 0, SIDE, SIDE), label),))
+        yield "the whole row", said((((0, y1, SIDE, y2), label),))
+        yield "a wide margin", said((((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label),))
+    else:
+        yield "a corner", said((((0, 0, SIDE / 4, SIDE / 4), label),))
+    yield "inverted", said((((x2, y2, x1, y1), label),))
+    yield "no area", said((((x1, y1, x1, y1), label),))
+    places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
+    yield "boxes everywhere", said(tuple([(place, label) for place in places]))
 
 
 def _shift(xs: tuple, iou: float) -> float:

@@ -75,7 +75,13 @@ BOXES = (
     Relation("saturates", "perfect", ">", "IoU .6"),
     *[Relation("bad-boxes", "perfect", ">", name) for name in ("inverted", "inverted in x", "no area")],
     *[Relation("bad-boxes", "junk only", ">=", name) for name in ("inverted", "inverted in x", "no area")],
-    *[Relation("scattergun", "perfect", ">", name) for name in ("the whole image", "boxes everywhere")],
+    *[
+        Relation("scattergun", better, sign, worse)
+        for better, sign, worse in (
+            *(("perfect", ">", "the whole image"), ("perfect", ">", "boxes everywhere")),
+            *(("perfect", ">", "the whole row"), ("perfect", ">", "a wide margin"), ("perfect", ">", "a corner")),
+        )
+    ],
     Relation("scattergun", "some missing", ">", "the whole image"),
     Relation("scattergun", "some missing", ">", "boxes everywhere"),
 )
