@@ -133,7 +133,7 @@ def arguments_of(folder: Path, config: DictConfig) -> list[str]:
 
 def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
     """Options of the tools that say how the model speaks; none where that cannot be told."""
-    flags: list[str] = []
+    flags = [] if settings.reasoning == "auto" else ["--reasoning", settings.reasoning]
     try:
         flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
     except (ValueError, OSError) as error:

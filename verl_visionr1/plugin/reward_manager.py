@@ -12,6 +12,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
 from verl_visionr1.targets import Target, is_validation_split
@@ -63,6 +65,7 @@ class VisionR1RewardManager(RewardManagerBase):
         self.frame = frame_of(self.settings, model)
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
         self.total_steps = total_steps_of(config, self.settings)
+        self.turns = turns_of(config, self.settings, tokenizer)
         require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
@@ -75,11 +78,13 @@ class VisionR1RewardManager(RewardManagerBase):
         """
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
-        completion, n_tokens = self.completion_of(data, row.get("response_len"))
+        response_ids = self.response_of(data, row.get("response_len"))
         processed_wh = processed_size(data.batch, self.image_tokens) if self.image_tokens else None
-        speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
+        speech = Speech(self.frame, processed_wh, len(response_ids), self.max_tokens)
         preset = self.routes.default
         try:
+            completion, is_opened = self.last_turn_of(data, response_ids, row)
+            speech = replace(speech, reasoning_opened=is_opened)
             target = read_target(row["reward_model"]["ground_truth"])
             preset = self.routes.preset_for(target, source, row)
             rule = context.rule(preset.schedule, self.settings.validation, source)
@@ -142,18 +147,35 @@ class VisionR1RewardManager(RewardManagerBase):
         step = int(row.get("global_steps", 0))
         return context_at(step, self.total_steps, is_validation=is_validation_split(split))
 
-    def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
-        """The text of the last output, without padding and special tokens, and its length in tokens.
+    def response_of(self, data: DataProto, length: int | None) -> list[int]:
+        """The tokens of the last output, without padding.
 
         Of several outputs the mask does not tell it: verl pads prompts with responses as a whole, responses apart.
         """
         response_ids = data.batch["responses"][-1]
         mask = data.batch["attention_mask"][-1][-response_ids.shape[-1] :]
-        length = int(mask.sum() if length is None else length)
-        return self.decode(response_ids[:length], skip_special_tokens=True), length
+        return response_ids[: int(mask.sum() if length is None else length)].tolist()
+
+    def last_turn_of(self, data: DataProto, response_ids: list[int], row: Mapping[str, Any]) -> tuple[str, bool]:
+        """What the model said last, without special tokens, and whether it began inside its reasoning.
+
+        Raises:
+            TurnsError: it cannot be told.
+        """
+        mask = data.batch.get(MASK_KEY, None)
+        start, end = self.turns.last_turn(response_ids, row, None if mask is None else mask[-1].tolist())
+        prompt_end = int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
+        before = data.batch["input_ids"][-1][max(prompt_end - TAIL, 0) : prompt_end].tolist()
+        is_opened = self.turns.is_reasoning_opened(before + response_ids[:start])
+        return self.decode(response_ids[start:end], skip_special_tokens=True), is_opened
 
 
-_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", "response_len", WIRE_KEY})
+_ROW_KEYS = frozenset(
+    {
+        *("reward_model", "extra_info", "global_steps", "index", "data_source", "prompt_len", "response_len"),
+        *(N_TURNS_KEY, EXTRA_KEY, WIRE_KEY),
+    }
+)
 _UNSCORED = Score(0.0, {})
 _NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
 
