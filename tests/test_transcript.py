@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from verl_visionr1 import PRESETS, RewardError, Target, score
 from verl_visionr1.answers import FORMATS, PARSERS, Defect
 from verl_visionr1.answers.transcript import (
+    _STEMS,  # pyright: ignore[reportPrivateUsage]
     REASONING_TAGS,
     TOOL_CALLS,
     TOOL_RESPONSES,
@@ -99,6 +100,15 @@ def test_every_format_reads_the_last_turn_only(name: str) -> None:
     assert parse(TOOL + example) == parse(example)
     silent = parse(f"<tool_response>{example}</tool_response>")
     assert (silent.n_predicted, silent.count, silent.text, silent.is_parsed) == (0, None, "", False)
+
+
+def test_every_tag_is_looked_for() -> None:
+    """A stem that is forgotten would leave its tags unseen."""
+    for opening, closing in (*TOOL_CALLS, *TOOL_RESPONSES):
+        assert any(stem in opening for stem in _STEMS)
+        assert any(stem in closing for stem in _STEMS)
+    for opening, closing in REASONING_TAGS:
+        assert closing.endswith(opening[1:])
 
 
 # text -> where the answer starts; None: reasoning that was never closed

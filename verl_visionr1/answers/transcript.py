@@ -43,6 +43,8 @@ _HEADER = re.compile(
     r"|<start_of_turn>(\w{1,20})|<\|turn>(\w{1,20})"  # Gemma
     r"|<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>"  # Llama
 )
+_STEMS = ("tool", "function_", "<|", "observation>", "information>", "interpreter>", "<start_of_turn>")
+"""One of them stands in every text with a header or a tag of tools."""
 _MODEL = ("assistant", "model")
 _MODEL_LINES = tuple(f"\n{role}\n" for role in _MODEL)
 _OTHER_LINES = ("user\n", "tool\n", "observation\n")
@@ -60,13 +62,14 @@ def last_turn(text: str) -> str:
     >>> last_turn("<tool_response>[1, 2, 3, 4]"), last_turn('I look. <tool_call>{"box": [1, 2, 3, 4]}</tool_call>')
     ('', 'I look. ')
     """
-    if "<" in text:
+    has_tags = "<" in text and any(map(text.__contains__, _STEMS))
+    if has_tags:
         text = _after_responses(_after_headers(text))
     for line in _MODEL_LINES:
         at = text.rfind(line)
         if at >= 0 and any(_has_line(text, other, at) for other in _OTHER_LINES):
             text = text[at + len(line) :]
-    return _without_calls(text) if "<" in text else text
+    return _without_calls(text) if has_tags else text
 
 
 def _after_headers(text: str) -> str:
@@ -121,8 +124,9 @@ def reasoning_end(text: str) -> int | None:
     """
     if "<" not in text and "\u25c1" not in text:
         return 0
-    end = _end_of_last(text, [closing for _, closing in REASONING_TAGS])
-    is_open = any(text.find(opening, end) >= 0 for opening, _ in REASONING_TAGS)
+    pairs = [pair for pair in REASONING_TAGS if pair[0][1:] in text]  # what both tags of a pair end with
+    end = _end_of_last(text, [closing for _, closing in pairs])
+    is_open = any(text.find(opening, end) >= 0 for opening, _ in pairs)
     return None if is_open else end
 
 

@@ -23,6 +23,7 @@ MASK_KEY = "response_mask"
 """Key of a loop's `extra_fields`, or of the batch, with 1 for each token that the model said."""
 N_TURNS_KEY = "__num_turns__"
 EXTRA_KEY = "tool_extra_fields"
+_AGENT = "actor_rollout_ref.rollout.agent"
 _ONE_QUESTION = 2  # `AgentLoopOutput.num_turns` of a prompt and one answer
 TAIL = 16
 """Tokens before a turn that are looked at: a role, and `<think>`."""
@@ -137,7 +138,7 @@ def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
 
 def agent_loop_of(config: DictConfig) -> str:
     """The agent loop of rows that name none."""
-    return str(OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop") or SINGLE_TURN)
+    return str(OmegaConf.select(config, f"{_AGENT}.default_agent_loop") or SINGLE_TURN)
 
 
 def turns_problem(config: DictConfig, settings: Settings, loop: str | None = None) -> str | None:
@@ -148,11 +149,16 @@ def turns_problem(config: DictConfig, settings: Settings, loop: str | None = Non
         settings: the run's own.
         loop: an agent loop that rows name (column `agent_name`); None: that of the config.
     """
-    key = "actor_rollout_ref.rollout.agent.default_agent_loop" if loop is None else "column agent_name"
-    loop = agent_loop_of(config) if loop is None else loop
-    if settings.turns != "auto" or loop in (SINGLE_TURN, TOOL_AGENT):
+    if settings.turns != "auto":
         return None
-    return f"{key}={loop}: the reward cannot tell this loop's own words from those of tools and users; {_advice(loop)}"
+    key, named = ("column agent_name", loop) if loop is not None else (f"{_AGENT}.default_agent_loop", None)
+    manager = str(OmegaConf.select(config, f"{_AGENT}.agent_loop_manager_class") or "")
+    if named is None and manager and not manager.startswith(("verl.", "verl_visionr1.")):
+        key, named = f"{_AGENT}.agent_loop_manager_class", manager
+    named = agent_loop_of(config) if named is None else named
+    if named in (SINGLE_TURN, TOOL_AGENT):
+        return None
+    return f"{key}={named}: the reward cannot tell the model's words from those of tools and users; {_advice(named)}"
 
 
 def _advice(loop: str) -> str:
