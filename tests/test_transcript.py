@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from verl_visionr1 import PRESETS, RewardError, Target, score
 from verl_visionr1.answers import FORMATS, PARSERS, Defect
 from verl_visionr1.answers.transcript import (
-    _STEMS,  # pyright: ignore[reportPrivateUsage]
+    _MARK,
+    _OTHER_REASONING,
     REASONING_TAGS,
     TOOL_CALLS,
     TOOL_RESPONSES,
@@ -20,6 +25,7 @@ from verl_visionr1.answers.transcript import (
     spoken_text,
 )
 from verl_visionr1.answers.words import answer_in
+from verl_visionr1.cli import app
 from verl_visionr1.criteria import CRITERIA, OFF
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.evaluation.reading import read_all
@@ -103,12 +109,11 @@ def test_every_format_reads_the_last_turn_only(name: str) -> None:
 
 
 def test_every_tag_is_looked_for() -> None:
-    """A stem that is forgotten would leave its tags unseen."""
-    for opening, closing in (*TOOL_CALLS, *TOOL_RESPONSES):
-        assert any(stem in opening for stem in _STEMS)
-        assert any(stem in closing for stem in _STEMS)
-    for opening, closing in REASONING_TAGS:
-        assert closing.endswith(opening[1:])
+    """A tag that a gate forgets would never be seen."""
+    for tag in (tag for pair in (*TOOL_CALLS, *TOOL_RESPONSES) for tag in pair):
+        assert _MARK.search(f"text {tag}")
+    for tag in (tag for pair in REASONING_TAGS for tag in pair):
+        assert tag in ("<think>", "</think>") or "\u25c1" in tag or _OTHER_REASONING.search(tag)
 
 
 # text -> where the answer starts; None: reasoning that was never closed
@@ -200,6 +205,31 @@ def evaluated(text: str, target: Target, prompt: str) -> float:
     )
     (found,) = read_all([prediction], EvaluationSettings(stage="off"))
     return found.score.value
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "value"),
+    [
+        ("user\nHow many?\nassistant\n<think>\n", [], 0.0),
+        ("user\nHow many?\nassistant\n<think>\n", ["--reasoning", "closed"], 0.8),
+        ("user\nHow many?\nassistant\n", [], 0.8),
+        ("user\nHow many?\nassistant\n", ["--reasoning", "opened"], 0.0),
+    ],
+)
+def test_the_commands_read_the_prompt_of_a_dump(tmp_path: Path, prompt: str, options: list[str], value: float) -> None:
+    dump = tmp_path / "1.jsonl"
+    row = {"input": prompt, "output": "3 left and 4 right, so 7. Wait", "gts": SEVEN.to_json(), "score": 0, "step": 1}
+    dump.write_text(json.dumps(row) + "\n")
+    explained = CliRunner().invoke(app, ["explain", str(dump), "--row", "1", "--json", *options])
+    assert json.loads(explained.stdout)["value"] == pytest.approx(value)
+    scored = CliRunner().invoke(app, ["score", str(dump), "--json", *options])
+    assert json.loads(scored.stdout)["overall"]["reward"] == pytest.approx(value)
+
+
+def test_a_state_of_reasoning_that_is_none_is_refused() -> None:
+    stopped = CliRunner().invoke(app, ["explain", "--text", "7", "--target", SEVEN.to_json(), "--reasoning", "on"])
+    assert stopped.exit_code == 1
+    assert "--reasoning on: " in stopped.stderr
 
 
 def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:

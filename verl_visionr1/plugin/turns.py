@@ -174,7 +174,8 @@ def _boundary(config: DictConfig, tokenizer: Any) -> tuple[int, ...]:
     if apply is None:
         return ()
     given = OmegaConf.select(config, "data.apply_chat_template_kwargs")
-    kwargs = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else {}
+    plain = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else {}
+    kwargs = {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
     question = [{"role": "user", "content": "?"}]
     try:
         asked = apply(question, tokenize=False, add_generation_prompt=False, **kwargs)
