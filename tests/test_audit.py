@@ -111,7 +111,7 @@ CHEATED: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "substring labels, duplicates free": (
         *("substring_labels", "detection", "boxes-json"),
-        {"duplicates-cost", "junk-costs", "labels-cost", "negatives", "outside-answer", "hedging-costs"},
+        {"duplicates-cost", "junk-costs", "labels-cost", "negatives", "outside-answer", "other-turns", "hedging-costs"},
     ),
     "one criterion alone": ("only_recall", "detection", "target-json", {"duplicates-cost", "junk-costs"}),
     "lenient to small boxes": ("lenient_to_small", "detection", "target-json", {"scattergun"}),
@@ -164,6 +164,7 @@ CAN_FAIL = {
     "none-accepted": "visionr1-released",
     "saturates": "rec-hit",
     "last-wins": "number",
+    "label-spelling": "vlmr1-ovd-released",
 }
 
 

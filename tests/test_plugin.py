@@ -48,6 +48,8 @@ BAD_SETTINGS = {
         "stages has 1 entries: the preset has 2; set kind too",
     ),
     "unknown frame": ({"frame": "qwen9"}, "visionr1.frame = 'qwen9': needs one of original, unit"),
+    "unknown reasoning": ({"reasoning": "on"}, "visionr1.reasoning = 'on': needs one of auto, opened, closed"),
+    "unknown turns": ({"turns": "last"}, "visionr1.turns = 'last': needs one of auto, template, mask, whole"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
     "unknown criterion's judge": ({"criteria": {"a": {"judge": "b"}}}, "visionr1.criteria.a.judge = 'b': needs one of"),
     "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
@@ -142,6 +144,7 @@ def test_packaged_config_is_the_default() -> None:
     )
     assert settings_of(released).reward.schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
+    assert (settings.reasoning, settings.turns) == (Settings().reasoning, Settings().turns)
     assert (settings.alarm_rules, settings.gallery) == (Settings().alarm_rules, Settings().gallery)
     assert set(settings.alarms) == {field.name for field in dataclasses.fields(AlarmRules)}
 
@@ -223,7 +226,6 @@ class CharTokenizer:
     name_or_path = None
 
     def decode(self, ids: object, skip_special_tokens: bool) -> str:
-        assert skip_special_tokens
         return "".join(map(chr, ids))
 
 

@@ -510,10 +510,30 @@ def test_known_answers_of_the_released_code(row: dict[str, Any]) -> None:
 def test_where_the_released_code_crashed_the_value_is_low() -> None:
     crashes = {row["id"]: row for row in GOLDEN_ROWS if row["raises"]}
     assert set(crashes) == {"vr1-379", "vr1-386", "vr1-388"}
-    assert golden_score(crashes["vr1-379"]) == 0.0, "a huge integer is a box that overlaps nothing"
+    assert golden_score(crashes["vr1-379"]) == 0.0, "a huge integer stops it"
     assert golden_score(crashes["vr1-386"]) == 0.0, "a class that the id map lacks is just another label"
     with pytest.raises(TargetError, match="needs x1 < x2"):
         golden_target(crashes["vr1-388"])  # bad ground truth is no matter of reward
+
+
+@pytest.mark.parametrize("number", ["2e19", "1" + "0" * 30, "1e300", "1" + "0" * 400])
+def test_one_absurd_number_beside_good_boxes_stops_the_released_code(number: str) -> None:
+    absurd = f'{{"bbox_2d": [0, 0, {number}, {number}], "label": "cat"}}'
+    metrics = score(f"{said(CAT, DOG)[:-1]}, {absurd}]", TARGET, preset="visionr1-released").metrics
+    assert (metrics["recall"], metrics["precision"]) == (0.0, 0.0)
+    large = f'{{"bbox_2d": [0, 0, {10**18}, 9], "label": "cat"}}'
+    metrics = score(f"{said(CAT, DOG)[:-1]}, {large}]", TARGET, preset="visionr1-released").metrics
+    assert (metrics["recall"], metrics["precision"]) == (1.0, 1.0), "float32 still measures it"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\u2028", "\x85"])
+def test_released_takes_every_line_end_of_unicode(end: str) -> None:
+    metrics = score(f"```json{end}{said(CAT, DOG)}{end}```", TARGET, preset="visionr1-released").metrics
+    assert metrics["recall"] == 1.0
+    assert metrics["format"] == (1.0 if end == "\n" else 0.0), "its format knows but one"
+    spoilt = said(CAT, DOG).replace('"bbox_2d": [', '"bbox_2d":[').replace('"dog"', f'"d{end}g"')
+    metrics = score(f"```json\n{spoilt}\n```", TARGET, preset="visionr1-released").metrics
+    assert metrics["recall"] == 0.0, "a line end in a label becomes one that JSON forbids"
 
 
 def test_released_on_an_image_without_objects() -> None:

@@ -282,7 +282,7 @@ def test_detection(text: str, ap: float, length: float, total: float) -> None:
 
 def test_a_label_over_two_lines_is_one_for_the_weighted_sum_only() -> None:
     light = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["traffic light"])
-    for label in ("traffic\nlight", "Traffic \nlight"):
+    for label in ("traffic\nlight", "Traffic \nlight", "traffic\rlight", "Traffic \r\nlight"):
         metrics = score(od(SAID_CAT.replace("Cat", label)), light, preset="vlmr1-ovd-released").metrics
         assert [metrics["ap"], metrics["weighted_sum"]] == pytest.approx([0, 1])
 

@@ -253,18 +253,21 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     """`BoxPriorMatcher` of the released Vision-R1 code: cost L1 in pixels, less label agreement, less GIoU.
 
     All min(P, T) pairs are matched, however far apart, and `ious` holds their GIoU, in (-1, 1], in float32 precision.
-    Ignore regions and dropped boxes play no part.
+    Ignore regions and dropped boxes play no part. One box so large that float32 cannot measure it stops the released
+    code: here nothing is matched then.
     """
     boxes_xyxy, labels = answer.boxes_xyxy, answer.labels
     targets = cast(Boxes, target.boxes_xyxy)
     n_p, n_t = len(boxes_xyxy), len(targets)
     if not n_p or not n_t:
         return Matching((), (), n_p, n_t)
+    if _stops_float32(as_array(boxes_xyxy), as_array(targets)):
+        return Matching((), (), n_p, n_t)
     ps: Sequence[int] = range(n_p)
     if n_p * n_t > MAX_PAIRS:
         ps = thinned(ps, boxes_xyxy, n_t)
         boxes_xyxy, labels = tuple([boxes_xyxy[p] for p in ps]), tuple([labels[p] for p in ps])
-    p = np.clip(as_array(boxes_xyxy), -_HUGE, _HUGE).astype(np.float32)
+    p = as_array(boxes_xyxy).astype(np.float32)
     t = as_array(targets).astype(np.float32)
     giou_pt = pairwise_giou(cast(Boxes, p), cast(Boxes, t)).astype(np.float32)  # rows of four are boxes
     cost_pt = np.abs(p[:, 0, None] - t[:, 0])
@@ -278,6 +281,16 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     rows, columns = assigned(-cost_pt)
     pairs = tuple([(ps[row], column) for row, column in zip(rows, columns, strict=True)])
     return Matching(pairs, tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
+
+
+def _stops_float32(p: Array, t: Array) -> bool:
+    """Whether a coordinate, or the hull of a pair, is beyond float32: then GIoU is nan, and no assignment exists."""
+    if float(np.abs(p).max()) < 1e18:
+        return False
+    with np.errstate(over="ignore"):
+        sides_pt2 = np.maximum(p[:, None, 2:], t[:, 2:]) - np.minimum(p[:, None, :2], t[:, :2])
+        largest = max(float(sides_pt2.prod(axis=2).max()), 4.0 * float(np.abs(p).max()))
+    return not largest < float(np.finfo(np.float32).max)
 
 
 Matcher: TypeAlias = Callable[[Answer, Target], Matching]

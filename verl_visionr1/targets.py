@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
@@ -175,13 +176,51 @@ def is_validation_split(split: object) -> bool:
     return isinstance(split, str) and split.lower().startswith(("val", "test", "dev", "eval", "minival"))
 
 
+MAX_MARKS = 30
+"""Combining marks in a row: a longer run is compared as it is, since ordering them takes quadratic time."""
+_SHORT_WORD = 100
+
+
+def normalize_text(text: str, *, fold_case: bool = True) -> str:
+    """A text as it is compared everywhere: in Unicode form NFKC, without surplus blanks and, usually, without case.
+
+    >>> normalize_text("Cafe\\u0301  STRASSE"), normalize_text("caf\\u00e9 stra\\u00dfe")
+    ('caf\u00e9 strasse', 'caf\u00e9 strasse')
+    """
+    if text.isascii():
+        return " ".join((text.lower() if fold_case else text).split())
+    words = [_normalize_word(word, fold_case) for word in text.split()]
+    return " ".join(" ".join(words).split())  # compatibility forms of some signs hold blanks
+
+
+def _normalize_word(word: str, fold_case: bool) -> str:
+    if word.isascii():
+        return word.lower() if fold_case else word
+    if len(word) > _SHORT_WORD and not _has_few_marks(word):
+        return word.casefold() if fold_case else word
+    if not fold_case:
+        return unicodedata.normalize("NFKC", word)
+    # Unicode 3.13, D146: caseless, whatever the form.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", word).casefold())
+    return unicodedata.normalize("NFKC", folded.casefold())
+
+
+def _has_few_marks(word: str) -> bool:
+    n_marks = 0
+    for char in word:
+        n_marks = n_marks + 1 if unicodedata.combining(char) else 0
+        if n_marks > MAX_MARKS:
+            return False
+    return True
+
+
 def normal_label(label: str) -> str:
-    """A label as it is compared: without case and surplus blanks.
+    """A label as it is compared: without case, surplus blanks and differences of Unicode form.
 
     >>> normal_label("  Traffic   Light ")
     'traffic light'
     """
-    return " ".join(label.lower().split())
+    return normalize_text(label)
 
 
 @lru_cache(maxsize=4096)

@@ -112,6 +112,7 @@ def _rollout(prediction: Prediction, target: Target) -> Rollout:
         saved=None,
         processed_wh=prediction.processed_wh,
         n_tokens=prediction.n_tokens,
+        prompt=prediction.input,
     )
 
 

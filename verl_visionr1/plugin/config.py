@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import frames
 from verl_visionr1.alarms import AlarmRules
+from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.plugin.context import ValidationStage
 from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
@@ -35,6 +36,8 @@ _BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
 _BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "cut_off", *SIGNS, "route", "unscored")
 TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
 """What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
+TurnRule = Literal["auto", "template", "mask", "whole"]
+"""How the model's last turn is found in a response: see `Settings.turns`."""
 T = TypeVar("T")
 
 
@@ -56,6 +59,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         delegate: globs over data sources whose rows verl's own `compute_score` judges (or
             `reward.custom_reward_function`): maths beside grounding.
         frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; "auto" reads the model's type.
+        reasoning: whether prompts end inside `<think>`, so that text which never closes it is no answer: "auto" reads
+            each prompt, "opened", "closed".
+        turns: how the model's last turn is found in a response of several: "auto" (verl's own agent loops), "template"
+            (each turn begins as the chat template has it), "mask" (the loop puts `response_mask` into its
+            `extra_fields`), "whole" (the response is the model's own words alone).
         validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
         total_steps: trainer steps that count as the whole of training; None takes the run's own. Set it when a run
             will be extended, so that the bar is not lowered.
@@ -76,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     routes: RouteSettings = RouteSettings()
     delegate: list[str] = []
     frame: str = "auto"
+    reasoning: Reasoning = "auto"
+    turns: TurnRule = "auto"
     validation: ValidationStage = "final"
     total_steps: int | None = None
     stall_minutes: float | None = 60.0

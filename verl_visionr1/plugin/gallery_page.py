@@ -144,7 +144,7 @@ def _family(config: DictConfig, settings: Settings) -> str:
 
 def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
     """Options of the tools that say how the model speaks; none where that cannot be told."""
-    flags: list[str] = []
+    flags = [] if settings.reasoning == "auto" else ["--reasoning", settings.reasoning]
     try:
         flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
     except (ValueError, OSError) as error:

@@ -23,6 +23,7 @@ from verl_visionr1.plugin import (
     trainable,
 )
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
+from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
@@ -54,7 +55,7 @@ def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True)
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_settings, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
+    checks = (_check_settings, _check_turns, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
     problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
     problems += run_checks.problems_of(config, is_whole=is_whole)
     return problems + (disk_problems(config) if here else [])
@@ -72,6 +73,27 @@ def _check_settings(config: DictConfig) -> list[str]:
     return []
 
 
+def _check_turns(config: DictConfig) -> list[str]:
+    """Agent loops, of the config or named by rows, whose turns the reward cannot tell apart."""
+    try:
+        settings = settings_of(config)
+    except ConfigError:
+        return []  # `_check_settings` says it
+    loops = [None, *sorted({name for file in _parquet_files(config) for name in _agent_loops(file)})]
+    return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
+
+
+def _agent_loops(file: Path) -> set[str]:
+    """The agent loops that the rows of a file name."""
+    try:
+        with open_parquet(file) as parquet:
+            if "agent_name" not in parquet.schema_arrow.names:
+                return set()
+        return {str(row["agent_name"]) for row in read_rows(file, columns=["agent_name"]) if row["agent_name"]}
+    except RowsError:
+        return set()  # `_check_data` says it
+
+
 def _check_model(config: DictConfig) -> list[str]:
     path = OmegaConf.select(config, "actor_rollout_ref.model.path")
     if path and os.path.isabs(os.path.expanduser(path)) and not Path(path).expanduser().is_dir():
@@ -86,16 +108,25 @@ def _check_data(config: DictConfig) -> list[str]:
         return []  # `_check_settings` says it
     problems = delegation.problems_of(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
-    for key in ("data.train_files", "data.val_files"):
-        files = OmegaConf.select(config, key)
-        for file in [files] if isinstance(files, str) else files or []:
-            if not str(file).endswith(".parquet") or "://" in str(file):
-                continue
-            path = Path(file).expanduser()
+    for key in _FILE_KEYS:
+        for path in _parquet_files(config, key):
             problem = _file_problem(path, settings.routing, settings.delegate) or _image_problem(path, image_key)
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
+
+
+_FILE_KEYS = ("data.train_files", "data.val_files")
+
+
+def _parquet_files(config: DictConfig, *keys: str) -> list[Path]:
+    """The local parquet files of some keys; of none: of training and validation."""
+    found: list[Path] = []
+    for key in keys or _FILE_KEYS:
+        files = OmegaConf.select(config, key)
+        some = [str(file) for file in ([files] if isinstance(files, str) else files or [])]
+        found += [Path(file).expanduser() for file in some if file.endswith(".parquet") and "://" not in file]
+    return found
 
 
 def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:

@@ -12,6 +12,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from verl_visionr1.plugin.delegation import DELEGATED, accuracy_of, is_delegated
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
+from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
 from verl_visionr1.schedule import follow_model
@@ -78,6 +80,7 @@ class VisionR1RewardManager(RewardManagerBase):
         self.frame = frame_of(self.settings, model)
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
         self.total_steps, self.run_steps = total_steps_of(config, self.settings), run_steps_of(config)
+        self.turns = turns_of(config, self.settings, tokenizer)
         require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
@@ -97,16 +100,17 @@ class VisionR1RewardManager(RewardManagerBase):
         """
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
-        completion, n_tokens = self.completion_of(data, row.get("response_len"))
-        speech = Speech(self.frame, None, n_tokens, self.max_tokens)
+        response_ids = self.response_of(data, row.get("response_len"))
+        speech = Speech(self.frame, None, len(response_ids), self.max_tokens)
         preset = self.routes.default
         try:
             if is_delegated(self.settings.delegate, source):
                 return await self.delegated(data, context, speech)
+            completion, is_opened = self.last_turn_of(data, response_ids, row)
+            speech = replace(speech, reasoning_opened=is_opened)
             target = read_target(row["reward_model"]["ground_truth"])
             if self.image_tokens:
-                processed_wh = processed_size(data.batch, self.image_tokens, target.image)
-                speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
+                speech = replace(speech, processed_wh=processed_size(data.batch, self.image_tokens, target.image))
             preset = self.routes.preset_for(target, source, row)
             rule = self.rule_of(context, preset, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
@@ -188,19 +192,32 @@ class VisionR1RewardManager(RewardManagerBase):
         schedule = follow_model(preset.schedule, self.frame.name)
         return context.rule(schedule, self.settings.validation, source, is_gated=is_gated)
 
-    def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
-        """The text of the last output, without padding and special tokens, and its length in tokens.
+    def response_of(self, data: DataProto, length: int | None) -> list[int]:
+        """The tokens of the last output, without padding.
 
         Of several outputs the mask does not tell it: verl pads prompts with responses as a whole, responses apart.
         """
         response_ids = data.batch["responses"][-1]
         mask = data.batch["attention_mask"][-1][-response_ids.shape[-1] :]
-        length = int(mask.sum() if length is None else length)
-        return self.decode(response_ids[:length], skip_special_tokens=True), length
+        return response_ids[: int(mask.sum() if length is None else length)].tolist()
+
+    def last_turn_of(self, data: DataProto, response_ids: list[int], row: Mapping[str, Any]) -> tuple[str, bool]:
+        """What the model said last, without special tokens, and whether it began inside its reasoning.
+
+        Raises:
+            TurnsError: it cannot be told.
+        """
+        mask = data.batch.get(MASK_KEY, None)
+        start, end = self.turns.last_turn(response_ids, row, None if mask is None else mask[-1].tolist())
+        prompt_end = int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
+        before = data.batch["input_ids"][-1][max(prompt_end - TAIL, 0) : prompt_end].tolist()
+        is_opened = self.turns.is_reasoning_opened(before + response_ids[:start])
+        return self.decode(response_ids[start:end], skip_special_tokens=True), is_opened
 
 
 _BY_DATA = ("reward_model", "extra_info", "index", "data_source")
-_ROW_KEYS = frozenset({*_BY_DATA, "global_steps", "tool_extra_fields", "response_len", WIRE_KEY})
+_BY_VERL = ("global_steps", "tool_extra_fields", "prompt_len", "response_len")
+_ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
 _NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
 

@@ -42,28 +42,30 @@ def score(
     completion: str,
     target: Target,
     *,
-    preset: str | Preset = "visionr1",
+    preset: str | Preset | None = None,
     frame: str | Frame = "original",
     processed_wh: tuple[int, int] | None = None,
     progress: float | None = None,
     n_tokens: int | None = None,
     max_tokens: int | None = None,
+    reasoning_opened: bool = False,
 ) -> Score:
     """Judge one completion. No text, however odd, makes it raise or hang.
 
     Args:
         completion: what the model wrote.
         target: what is really in the image.
-        preset: a name in `PRESETS`, a YAML file, or a `Preset`.
+        preset: a name in `PRESETS`, a YAML file, or a `Preset`; None: the one of the target's task (`TASK_PRESETS`).
         frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
         progress: fraction of training in [0, 1], which sets the thresholds, as in training with a model of the
             frame's family (`schedule.follow_model`); None: the progressive rule is off.
         n_tokens, max_tokens: length of the completion and the response budget, for criteria of length.
+        reasoning_opened: the prompt ends with `<think>` (chat templates of Qwen3-VL-Thinking, Qwen3.5).
 
     Raises:
-        RewardError, FrameError, ValueError: an unknown preset or frame, a missing `processed_wh`, a progress
-            outside [0, 1]: the caller's mistakes, never the model's.
+        RewardError, FrameError, ValueError: an unknown preset or frame, a preset that cannot judge the target's task, a
+            missing `processed_wh`, a progress outside [0, 1]: the caller's mistakes, never the model's.
 
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> text = '[{"bbox_2d": [100, 100, 200, 160], "label": "cat"}]'
@@ -71,10 +73,16 @@ def score(
     [0.867, 0.867, 0.333]
     >>> score("I see a cat.", target).metrics["format"]
     0.0
+    >>> score("3", Target(task="counting", size_wh=(640, 480), count=3)).value
+    1.0
     """
-    if isinstance(preset, str):
+    if preset is None:
+        preset = PRESETS[TASK_PRESETS[target.task]]
+    elif isinstance(preset, str):
         preset = find_preset(preset)
+    preset.require_task(target)
     if isinstance(frame, str):
         frame = frame_named(frame)
     thresholds = follow_model(preset.schedule, frame.name)(progress)
-    return judge(completion, target, preset, thresholds, Speech(frame, processed_wh, n_tokens, max_tokens))
+    speech = Speech(frame, processed_wh, n_tokens, max_tokens, reasoning_opened)
+    return judge(completion, target, preset, thresholds, speech)

@@ -4,7 +4,8 @@ Those of referring expressions are in `vlmr1_rec`; here are those of open-vocabu
 by themselves, each by its own rules (first or last answer, first or last block), so the answer that the preset parses
 serves the common metrics only. What differs from sound rewards: boxes are compared without a change of frame; labels
 that the target lacks, and false alarms written after the true boxes, cost AP nothing; a wrong label still earns .3 of
-`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1.
+`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1. A box with NaN overlaps nothing here;
+in the released code its IoU is NaN, which no threshold refuses, so that AP takes it for a match.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MAX_DETECTIONS = 100
 """Predictions of one class beyond this play no part in AP."""
 MAX_AREA = 1e10
 """COCO's largest area: an unmatched prediction beyond it is not counted."""
-_NEWLINE_AFTER_BLANK = re.compile(r"(?<=\s)\n")
+_AFTER_BLANK = {newline: re.compile(rf"(?<=\s){newline}") for newline in ("\n", "\r")}
 
 
 def od_ap(completion: str, target: Target) -> float:
@@ -181,7 +182,9 @@ def _items(blocks: list[str]) -> list[Any]:
 def _cleaned(completion: str) -> str:
     """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
     answer = (list(between(completion, "<answer>", "</answer>")) or [completion])[-1]
-    return _NEWLINE_AFTER_BLANK.sub("", answer).replace("\n", " ").strip().rstrip(".").lower()
+    for newline, after_blank in _AFTER_BLANK.items():
+        answer = after_blank.sub("", answer).replace(newline, " ")
+    return answer.strip().rstrip(".").lower()
 
 
 PRESETS = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 
 from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre
-from verl_visionr1.tools.audit.writers import SIDE, Item, Language, with_digits
+from verl_visionr1.tools.audit.writers import SIDE, Item, Language, full_width, with_digits
 
 EVALUATED = "AUDIT_EVALUATED"
 """The environment variable that a completion sets if the reward evaluates it as Python."""
@@ -54,6 +54,27 @@ def reasoning_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language:
         yield f"{name} in reasoning without end", f"<think>{text}"
         yield f"{name} in reasoning, then silence", language.form.reasoned(text, "I do not know.")
         yield f"{name} in reasoning, then wrong", language.form.reasoned(text, language.writer.write(wrong))
+
+
+def turn_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """The right answer where the model's last turn does not say it, and its twin with a wrong one in the same place."""
+    silence = language.form.wrap("I do not know.")
+    for name, items in (("right", right), ("wrong", wrong)):
+        text = language.writer.write(items)
+        yield f"{name} in a second reasoning without end", f"<think>Well.</think> Hm. <think>{text}"
+        yield f"{name} told to a tool", f'<tool_call>{{"name": "look", "arguments": {text}}}</tool_call>'
+        yield f"{name} in a tool's answer", f"<tool_response>\n{text}\n</tool_response>"
+        yield (
+            f"{name} in an earlier turn, then silence",
+            f"{text}\n<tool_call>look</tool_call>\nuser\n<tool_response>\n{text}\n</tool_response>\nassistant\n{silence}",
+        )
+
+
+def label_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    """Right labels in another spelling of the same words."""
+    if scene.target.is_multilabel and language.writer.has_labels and scene.items:
+        for name, spell in (("capitals", str.upper), ("full-width letters", full_width)):
+            yield f"labels in {name}", language.said(tuple([(xs, spell(label)) for xs, label in scene.items]))
 
 
 def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:

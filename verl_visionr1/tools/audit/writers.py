@@ -14,7 +14,7 @@ Item: TypeAlias = tuple[tuple[Number, ...], str]
 """Coordinates (x1, y1, x2, y2 of a box, x, y of a point) in pixels of the scene, and a label."""
 SIDE = 1000
 """Width and height of every scene: pixels are then also the 0-1000 units of many models."""
-_DIGIT = re.compile(r"\d")
+_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,15 @@ class Language:
     def said(self, items: tuple[Item, ...]) -> str:
         """The completion that answers with these items."""
         return self.form.wrap(self.writer.write(items))
+
+
+def full_width(text: str) -> str:
+    r"""The same with its letters in the full-width forms of East Asian text.
+
+    >>> full_width("a b") == "\N{FULLWIDTH LATIN SMALL LETTER A} \N{FULLWIDTH LATIN SMALL LETTER B}"
+    True
+    """
+    return _LETTER.sub(lambda letter: chr(ord(letter.group()) + 0xFEE0), text)
 
 
 def with_digits(text: str, zero: int) -> str:

@@ -145,6 +145,7 @@ def _speech(judging: Judging) -> str:
     if processing.fixed_wh is not None:
         flags["--processed"] = "x".join(map(str, processing.fixed_wh))
     flags["--max-tokens"] = judging.max_tokens
+    flags["--reasoning"] = None if judging.reasoning == "auto" else judging.reasoning
     given = [f"{name} {value}" for name, value in flags.items() if value is not None]
     return " ".join([f"--frame {judging.frame.name}", *given])
 
