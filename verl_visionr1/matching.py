@@ -32,7 +32,7 @@ from verl_visionr1.assignment import (
     padded,
     thinned,
 )
-from verl_visionr1.boxes import Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
+from verl_visionr1.boxes import Array, Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
 from verl_visionr1.targets import Target, normal_label
 
 __all__ = [

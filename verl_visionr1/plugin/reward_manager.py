@@ -216,7 +216,7 @@ class VisionR1RewardManager(RewardManagerBase):
 
 
 _BY_DATA = ("reward_model", "extra_info", "index", "data_source")
-_BY_VERL = ("global_steps", "tool_extra_fields", "prompt_len", "response_len")
+_BY_VERL = ("global_steps", "prompt_len", "response_len")
 _ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
 _NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
