@@ -287,6 +287,13 @@ def test_a_label_over_two_lines_is_one_for_the_weighted_sum_only() -> None:
         assert [metrics["ap"], metrics["weighted_sum"]] == pytest.approx([0, 1])
 
 
+@pytest.mark.parametrize(("number", "ap"), [(10**400, 0.0), (10**300, 1.0), ("NaN", 1.0)])
+def test_one_absurd_number_beside_a_good_box(number: object, ap: float) -> None:
+    absurd = f'{{"bbox_2d": [0, 0, {number}, {number}], "label": "Cat"}}'
+    metrics = score(od(SAID_CAT, absurd), CAT, preset="vlmr1-ovd-released").metrics
+    assert [metrics["ap"], metrics["od_length"]] == pytest.approx([ap, ap / 2])
+
+
 # overlap in pixels -> Qwen and InternVL, GLM
 STRIPS = {0: (0, 0), 1: (0, 1 / 199), 2: (2 / 198, 2 / 198), 3: (3 / 197, 3 / 197)}
 
