@@ -49,8 +49,8 @@ class Habits:
         unclosed: chance that the closing bracket is missing.
     """
 
-    stop_early: float = 0.75
-    looseness: tuple[float, float] = (0.1, 0.3)
+    stop_early: float = 0.7
+    looseness: tuple[float, float] = (0.05, 0.25)
     unclosed: float = 0.3
 
     def answer(self, rng: np.random.Generator, item: Lesson) -> str:

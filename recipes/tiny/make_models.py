@@ -84,21 +84,19 @@ def report(processor: Any, lessons: Sequence[Lesson], answers: Sequence[Sequence
     scores = [
         score(text, item.target, preset="visionr1", frame="qwen3-vl") for text, item in zip(texts, lessons, strict=True)
     ]
-    found = [s.metrics for s, item in zip(scores, lessons, strict=True) if item.target.boxes_xyxy]
-    absent = [s.metrics for s, item in zip(scores, lessons, strict=True) if not item.target.boxes_xyxy]
-    grounded = [
-        s.metrics
-        for s, item in zip(scores, lessons, strict=True)
-        if item.target.boxes_xyxy and item.target.task == "grounding"
-    ]
+    pairs = [(s.metrics, item.target) for s, item in zip(scores, lessons, strict=True)]
+    absent = [m for m, target in pairs if not target.boxes_xyxy]
+    found = [m for m, target in pairs if target.boxes_xyxy]
+    listed = [m for m, target in pairs if target.boxes_xyxy and target.task == "detection"]
     lengths = [len(ids) + 1 for ids in answers]
     return {
         "lessons": len(lessons),
         "value": _mean([s.value for s in scores]),
         "format": _mean([s.metrics["format"] for s in scores]),
         "iou_mean": _mean([m["iou_mean"] for m in found]),
-        "iou_mean_grounding": _mean([m["iou_mean"] for m in grounded]),
+        "iou_mean_detection": _mean([m["iou_mean"] for m in listed]),
         "f1_50": _mean([m["f1_50"] for m in found]),
+        "f1_50_detection": _mean([m["f1_50"] for m in listed]),
         "boxes_per_target": _mean([m["boxes_per_target"] for m in found]),
         "absent_kept": _mean([float(m["n_predicted"] == 0 and m["format"] == 1) for m in absent]),
         "answer_tokens_p95": float(np.percentile(lengths, 95)),
