@@ -63,8 +63,8 @@ def missing_hooks(hooks: Iterable[Hook]) -> list[tuple[Hook, str]]:
 
     >>> missing_hooks([Hook("json", "dumps", ("obj", "indent"))])
     []
-    >>> [found for _, found in missing_hooks([Hook("json", "dumps", ("objects",)), Hook("json", "absent")])]
-    ['does not take objects', 'is not there']
+    >>> [found for _, found in missing_hooks([Hook("json", "detect_encoding", ("text",)), Hook("json", "absent")])]
+    ['does not take text', 'is not there']
     """
     found = ((hook, _mismatch(hook)) for hook in hooks)
     return [(hook, mismatch) for hook, mismatch in found if mismatch]
