@@ -99,6 +99,18 @@ def only_recall(matching: Any, *, at: float = 0.5) -> float:
     return sum(iou >= at for iou in matching.ious) / matching.n_target
 
 
+def lenient_to_small(matching: Any, target: Any, grid_wh: tuple[float, float]) -> float:
+    """A criterion whose threshold falls to 0 for a box that is one step of the model's grid wide."""
+    if not matching.n_predicted or not matching.n_target:
+        return float(matching.n_predicted == matching.n_target)
+    found = 0
+    for (_, t), overlap in zip(matching.pairs, matching.ious, strict=True):
+        x1, y1, x2, y2 = target.boxes_xyxy[t]
+        limit = max(1 - grid_wh[0] / (x2 - x1), 0) * max(1 - grid_wh[1] / (y2 - y1), 0)
+        found += overlap >= min(0.5, limit)
+    return found / max(matching.n_predicted, matching.n_target)
+
+
 def counts_anywhere(completion: str, target: Any) -> float:
     """R1-V's: the number is credited wherever it stands."""
     return float(str(target.count) in re.findall(r"\d+", completion))

@@ -156,6 +156,10 @@ def died(seed: int) -> History:
     return changed(seed, 40, lambda b, s: {"dead_groups": b.dead_groups + (0.97 - b.dead_groups) * s})
 
 
+def unjudged(seed: int) -> History:
+    return [replace(batch, unscored=0.1 if batch.step >= 40 else 0.0) for batch in died(seed)]
+
+
 def fired(history: History, rules: AlarmRules = RULES) -> dict[str, int]:
     """Alarm -> step at which it first started."""
     state, first = AlarmState(), dict[str, int]()
@@ -301,6 +305,7 @@ def test_fewer_boxes_explain_shorter_answers_and_more_longer_ones() -> None:
 @pytest.mark.parametrize("name", ALARMS)
 def test_each_alarm_says_its_numbers(name: str) -> None:
     histories = {"box_flood": flooded, "repetition": repeated, "empty_answers": emptied, "dead_groups": died}
+    histories["unscored"] = unjudged
     history = histories.get(name, lengthened if name in ("length_growth", "truncation") else shortened)
     history = gamed if name == "reward_without_f1" else history
     state = AlarmState()

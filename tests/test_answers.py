@@ -20,7 +20,8 @@ from verl_visionr1.answers import (
     parse_qwen_json,
     parse_visionr1_released,
 )
-from verl_visionr1.answers.objects import LONG_CHARS
+from verl_visionr1.answers.envelope import unwrap
+from verl_visionr1.answers.objects import LONG_CHARS, read_objects
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
 ONE = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
@@ -453,3 +454,25 @@ def test_no_text_keeps_a_parser_busy(name: str, text: str) -> None:
     # Observed: at most 25 ms. The bound is wide because a test machine may be slow and busy; a quadratic scan of a
     # megabyte takes minutes.
     assert min(spent() for _ in range(3)) < 0.1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(-5, 20), min_size=4, max_size=4), st.sampled_from(["cat", "", " ", "a ] b", 'a " b'])
+        ),
+        max_size=5,
+    ),
+    st.floats(0, 1),
+    st.sampled_from(["", "```json\n", "<think>x</think><answer>"]),
+)
+def test_a_cut_off_list_reads_alike_in_one_go_and_object_by_object(items: list, share: float, before: str) -> None:
+    whole = json.dumps([{"bbox_2d": box, "label": label} for box, label in items])
+    text = before + whole[: round(share * len(whole))]
+    body, defects = unwrap(text)
+    in_one_go = parse_qwen_json(text)
+    if Defect.TRUNCATED in in_one_go.defects:
+        one_by_one = read_objects(body, defects, "bbox_2d")
+        assert set(in_one_go.defects) == set(one_by_one.defects)
+        assert (in_one_go.boxes_xyxy, in_one_go.labels) == (one_by_one.boxes_xyxy, one_by_one.labels)
+        assert in_one_go.n_dropped == one_by_one.n_dropped

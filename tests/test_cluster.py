@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +44,9 @@ def write_checkpoint(folder: Path, full: dict[str, torch.Tensor], n_workers: int
         groups = [{"lr": 0.1, "betas": (0.9, 0.95), "params": list(range(len(cut)))}]
         torch.save(cut, shard_file(folder, "model", n_workers, rank))
         torch.save({"state": moments, "param_groups": groups}, shard_file(folder, "optim", n_workers, rank))
-        extra = {"lr_scheduler": {"last_epoch": 3}, "rng": {"cpu": torch.full((8,), rank)}}
+        numpy_state, python_state = np.random.RandomState(rank).get_state(), random.Random(rank).getstate()
+        states = {"cpu": torch.full((8,), rank), "numpy": numpy_state, "random": python_state}
+        extra = {"lr_scheduler": {"last_epoch": 3, "lr_lambdas": [None]}, "rng": states}
         torch.save(extra, shard_file(folder, "extra_state", n_workers, rank))
     (folder / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": n_workers}))
     return folder
@@ -88,9 +92,28 @@ def test_parts_are_those_that_torch_cuts_for_that_number(
         assert mesh.mesh.tolist() == torch.arange(n_after).reshape(shape).tolist()
         assert mesh.mesh_dim_names == ("ddp", "fsdp")[-len(shape) :]
         extra = read(step / "actor", "extra_state", n_after, rank)
-        assert extra["lr_scheduler"] == {"last_epoch": 3}
+        assert extra["lr_scheduler"] == {"last_epoch": 3, "lr_lambdas": [None]}
         assert ("rng" in extra) == (rank < n_before)  # one that is new has no past
         assert rank >= n_before or bool((extra["rng"]["cpu"] == rank).all())
+        assert rank >= n_before or extra["rng"]["random"] == random.Random(rank).getstate()
+        if rank < n_before:
+            np.testing.assert_equal(extra["rng"]["numpy"], np.random.RandomState(rank).get_state())
+
+
+def test_a_checkpoint_that_would_run_something_is_not_loaded(tmp_path: Path) -> None:
+    step, mark = tmp_path / "global_step_3", tmp_path / "was_run"
+    write_checkpoint(step / "actor", tensors(), 2)
+
+    class Runs:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(mark),)
+
+    torch.save({"rng": Runs()}, shard_file(step / "actor", "extra_state", 2, 0))
+    with pytest.raises(
+        CheckpointError, match=r"extra_state_world_size_2_rank_0\.pt: holds something else than .*mkdir"
+    ):
+        reshard(step, 1)
+    assert not mark.exists()
 
 
 def assert_same(got: object, want: object) -> None:

@@ -43,7 +43,9 @@ def test_a_good_run_is_described_and_has_no_problems() -> None:
     found = run()
     assert found.problems == ()
     summary = dict(found.summary)
-    assert summary["thresholds"] == ("0.5/0.5/0.75 from step 1, 0.75/0.75/0.9 from step 51 (match IoU / floor / full)")
+    never = "0.5/0.5/0.75 from step 1, 0.75/0.75/0.9 never (it starts at the end) (match IoU / floor / full)"
+    assert summary["thresholds"] == never, "the paper's best for Qwen2.5-VL"
+    assert "arXiv 2503.18013, Table 10" in summary[""]
     assert summary["a step"].startswith("512 prompts x 8 answers = 4096; update on 256 prompts at once")
     assert summary["reward"] == "visionr1: format x1, recall x1, precision x1"
     assert summary["algorithm"].startswith("grpo; no KL; loss token-mean")
@@ -209,11 +211,30 @@ def test_what_a_run_may_say(overrides: list[str]) -> None:
     assert run(*overrides).problems == ()
 
 
+THRESHOLDS = {  # overrides -> thresholds of a run of 100 steps, what the reason names
+    "another family": (["actor_rollout_ref.model.path=Qwen/Qwen3-VL-8B-Instruct"], "from step 51", "Table 5"),
+    "the key that changes it": ([f"{SETTINGS}.schedule.at=0.5"], "from step 51", None),
+    "a family that is not known yet": (["actor_rollout_ref.model.path=me/mine"], "from step 51", "when the run starts"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "start", "reason"), THRESHOLDS.values(), ids=THRESHOLDS)
+def test_default_thresholds_are_told_with_their_reason(overrides: list[str], start: str, reason: str | None) -> None:
+    summary = dict(run(*overrides).summary)
+    told = f"0.5/0.5/0.75 from step 1, 0.75/0.75/0.9 {start} (match IoU / floor / full)"
+    assert summary["thresholds"] == told
+    assert (reason is None) == ("" not in summary)
+    assert reason is None or reason in summary[""]
+
+
 def test_the_summary_follows_the_settings() -> None:
     gated = dict(run(f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}").summary)
     assert gated["thresholds"].startswith("gated on ")
     never = dict(run(f"{SETTINGS}.schedule.at=1.0", "actor_rollout_ref.actor.use_kl_loss=true").summary)
-    assert "0.75/0.75/0.9 from never" in never["thresholds"]
+    assert "0.75/0.75/0.9 never" in never["thresholds"]
+    short = run(f"{SETTINGS}.schedule.at=0.9", "trainer.total_training_steps=5")
+    assert "0.75/0.75/0.9 not reached in this run" in dict(short.summary)["thresholds"]
+    assert any(note.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 5 steps") for note in short.notes)
     assert "KL 0.001 (low_var_kl) in the loss" in never["algorithm"]
     routed = [
         text for label, text in run(f"++{SETTINGS}.routes.task={{counting:counting}}").summary if label == "reward"

@@ -60,6 +60,14 @@ WELL_FORMED = {
     "glm, JSON": ("glm", f'{GLM}[{{"label": "cat", "bbox_2d": [1,2,3,4]}}]{GLM_END}', ONE, "cat"),
     "glm, JSON in a fence": ("glm", f'{GLM}```json\n[{{"label":"cat","bbox_2d":[1,2,3,4]}}]\n```{GLM_END}', ONE, "cat"),
     "glm, JSON alone": ("glm", '```json\n[{"label": "cat", "bbox_2d": [1,2,3,4]}]\n```', ONE, "cat"),
+    "gemma-json": ("gemma-json", '[{"box_2d": [2, 1, 4, 3], "label": "cat"}]', ONE, "cat"),
+    "gemma-json, two": (
+        "gemma-json",
+        '```json\n[\n  {"box_2d": [2, 1, 4, 3], "label": "cat"},\n  {"box_2d": [6, 5, 8, 7], "label": "dog"}\n]\n```',
+        TWO,
+        "cat dog",
+    ),
+    "gemma-json, label first": ("gemma-json", '[{"label": "cat", "box_2d": [2, 1, 4, 3]}]', ONE, "cat"),
     "paligemma": ("paligemma", "<loc0002><loc0001><loc0004><loc0003> cat", ONE, "cat"),
     "paligemma, two": (
         "paligemma",
@@ -158,6 +166,13 @@ DEFECTIVE = {
     "glm, JSON points": ("glm", '[{"point_2d": [1, 2], "label": "cat"}]', 0, 1, "wrong_kind"),
     "glm, JSON cut": ("glm", f'{GLM}[{{"bbox_2d": [1,2,3,4], "label": "cat"}}, {{"bb', 1, 0, "truncated"),
     "glm, only in the reasoning": ("glm", f"<think>{GLM}[[1,2,3,4]]{GLM_END}</think>", 0, 0, "empty"),
+    "gemma-json, prose": ("gemma-json", 'Here: [{"box_2d": [2, 1, 4, 3], "label": "cat"}]', 1, 0, "prose"),
+    "gemma-json, cut": ("gemma-json", '[{"box_2d": [2, 1, 4, 3], "label": "cat"}, {"box_2d": [6', 1, 0, "truncated"),
+    "gemma-json, inverted": ("gemma-json", '[{"box_2d": [4, 1, 2, 3], "label": "cat"}]', 0, 1, "bad_box"),
+    "gemma-json, no label": ("gemma-json", '[{"box_2d": [2, 1, 4, 3]}]', 1, 0, "no_label"),
+    "gemma-json, Qwen's key": ("gemma-json", '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]', 0, 1, "wrong_kind"),
+    "gemma-json, a point": ("gemma-json", '[{"point_2d": [1, 2], "label": "cat"}]', 0, 1, "wrong_kind"),
+    "gemma-json, one object": ("gemma-json", '{"box_2d": [2, 1, 4, 3], "label": "cat"}', 1, 0, "no_list"),
     "paligemma, prose": ("paligemma", "A <loc0002><loc0001><loc0004><loc0003> cat", 1, 0, "prose"),
     "paligemma, prose alone": ("paligemma", "cat", 0, 0, "no_list"),
     "paligemma, two bins": ("paligemma", "<loc0002><loc0001> cat", 0, 1, "wrong_kind"),
@@ -285,6 +300,9 @@ WRITERS: dict[str, Callable[[list], str]] = {
     "griffon": lambda items: "&".join(f"{label}-[{','.join(f'{v / 1000:.3f}' for v in box)}]" for label, box in items),
     "paligemma": lambda items: " ; ".join(
         f"<loc{y1:04}><loc{x1:04}><loc{y2:04}><loc{x2:04}> {label}" for label, (x1, y1, x2, y2) in items
+    ),
+    "gemma-json": lambda items: json.dumps(
+        [{"box_2d": [y1, x1, y2, x2], "label": label} for label, (x1, y1, x2, y2) in items]
     ),
     "list": lambda items: json.dumps([box for _, box in items]),
     "qwen-points": lambda items: json.dumps([{"point_2d": box[:2], "label": label} for label, box in items]),
@@ -430,6 +448,19 @@ def test_supervision_reads_the_same_paligemma_boxes(items: list, wh: tuple[int, 
     assert list(answer.labels) == names
 
 
+@few
+@given(items=items_of_boxes, wh=sizes)
+def test_supervision_reads_the_same_gemini_boxes(items: list, wh: tuple[int, int]) -> None:
+    text = f"```json\n{WRITERS['gemma-json'](items)}\n```"
+    answer = PARSERS["gemma-json"](text)
+    ours = to_original(answer.boxes_xyxy, FRAMES["gemma"].size_wh(wh), wh)
+    from supervision.detection import vlm
+
+    boxes, _, names = vlm.from_google_gemini_2_0(text, resolution_wh=wh)
+    assert [list(box) for box in ours] == [pytest.approx(box) for box in boxes.tolist()]
+    assert list(answer.labels) == [str(name) for name in names]
+
+
 # Instructions
 
 ASKED = {
@@ -440,6 +471,7 @@ ASKED = {
     "glm": "detection grounding counting",
     "griffon": "detection grounding counting",
     "paligemma": "detection grounding counting",
+    "gemma-json": "detection grounding counting",
     "list": "grounding counting",
     "qwen-points": "pointing counting",
     "molmo-points": "pointing counting",

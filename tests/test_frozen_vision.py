@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from verl_visionr1.plugin.frozen_vision import NoVisionTowerError, freeze_in_engine, freeze_vision  # noqa: E402
+from verl_visionr1.plugin.frozen_vision import (  # noqa: E402
+    NoVisionTowerError,
+    freeze_in_engine,
+    freeze_vision,
+    refuse_in_megatron,
+)
 
 
 def small_model() -> Any:
@@ -52,6 +60,33 @@ def test_every_model_the_engine_builds_is_frozen_once(capsys: pytest.CaptureFixt
     freeze_in_engine(module)
     assert trained(Engine()._build_module()) == {"model.language_model.weight", "model.language_model.bias"}
     assert capsys.readouterr().out == "visionr1: vision tower frozen, 41 of 53 parameters\n"
+
+
+def test_megatron_stops_instead_of_training_the_tower() -> None:
+    class Engine:
+        def _build_megatron_module(self) -> Any:
+            return small_model()
+
+    module = types.ModuleType("engine")
+    module.MegatronEngine = Engine  # type: ignore[attr-defined]
+    refuse_in_megatron(module)
+    with pytest.raises(NoVisionTowerError, match="freezes FSDP models alone, and this is Megatron"):
+        Engine()._build_megatron_module()
+
+
+def test_megatron_builds_models_where_we_look() -> None:
+    """Read from the source: importing it needs Megatron itself."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        pytest.skip("verl is not installed")
+    source = (Path(spec.origin).parent / "workers/engine/megatron/transformer_impl.py").read_text()
+    engines = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    defining = [
+        name
+        for name, node in engines.items()
+        if any(isinstance(part, ast.FunctionDef) and part.name == "_build_megatron_module" for part in node.body)
+    ]
+    assert defining == ["MegatronEngine"]
 
 
 @pytest.mark.verl

@@ -143,6 +143,11 @@ def test_without_dumps_or_when_off_there_is_none(tmp_path: Path, folder: str | N
 ARGUMENTS = {
     # settings: what the tool is told
     "final": ({}, ["--progress", "1.0"]),
+    "final, of a run that does not reach it": (
+        {"schedule": {"at": 0.9}, "total_steps": 5},
+        ["--progress", "0.8"],
+    ),
+    "final, of one that does": ({"schedule": {"at": 0.9}, "total_steps": 10}, ["--progress", "1.0"]),
     "rule off": ({"schedule": {"kind": "off"}}, []),
     "validation without it": ({"validation": "off"}, []),
     "as in training": ({"validation": "current", "total_steps": 40}, ["--total-steps", "40"]),

@@ -14,10 +14,10 @@ from scipy.optimize import linear_sum_assignment
 
 from verl_visionr1 import Target
 from verl_visionr1.answers import Answer
+from verl_visionr1.assignment import SMALL_PAIRS
 from verl_visionr1.boxes import Box, iou, pairwise_giou, pairwise_iou
 from verl_visionr1.matching import (
     MATCHERS,
-    SMALL,
     Matching,
     ignored,
     match_boxes,
@@ -192,8 +192,8 @@ def random_scene(rng: random.Random, n: int) -> list[tuple[Box, str]]:
 
 
 @pytest.mark.parametrize("n", [1, 3, 15, 16, 17, 18, 60], ids=lambda n: f"{n}x{n}")
-def test_twin_scipy_on_the_dense_matrix_on_both_sides_of_small(n: int) -> None:
-    assert 16 * 16 <= SMALL < 17 * 17
+def test_agrees_with_scipy_on_the_dense_matrix_on_both_sides_of_small(n: int) -> None:
+    assert 18 * 18 < SMALL_PAIRS < 60 * 60
     rng = random.Random(n)
     predictions, targets = random_scene(rng, n), random_scene(rng, n)
     boxes, labels = split(predictions)

@@ -20,7 +20,7 @@ from verl_visionr1.tools.plan.view import cost_of_sdpa, override_lines, override
 
 THREE, SEVEN = KNOWN["Qwen2.5-VL-3B"], KNOWN["Qwen2.5-VL-7B"]
 RUN = Run(max_prompt=1024, max_response=512, answers=8, prompts=128)
-MODEL_TYPES = {"Qwen2-VL": "qwen2_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen3-VL": "qwen3_vl"}
+MODEL_TYPES = {"Qwen2-VL": "qwen2_vl", "Qwen2.5-VL": "qwen2_5_vl", "Qwen3-VL": "qwen3_vl", "Qwen3.5": "qwen3_5"}
 
 
 def model_type_of(shape: Shape) -> str:
@@ -40,6 +40,9 @@ def config_of(shape: Shape) -> dict:
         vision |= {"out_hidden_size": shape.text.hidden, "intermediate_size": shape.vision.intermediate}
     if kind == "qwen3_vl":
         vision["deepstack_visual_indexes"] = [0, 1, 2]
+    if shape.linear is not None:
+        kinds = ["linear_attention"] * shape.linear.n + ["full_attention"] * shape.n_attending
+        text["layer_types"] = kinds
     both = {"tie_word_embeddings": shape.is_tied}
     return {"model_type": kind, "text_config": text | both, "vision_config": vision, **both}
 
@@ -52,13 +55,14 @@ def test_known_models_are_as_large_as_their_parts(shape: Shape) -> None:
 
 
 @pytest.mark.verl
-@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen3-VL-8B", "Qwen3-VL-4B"])
+@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen3-VL-8B", "Qwen3-VL-4B", "Qwen3.5-9B"])
 def test_counts_are_those_of_transformers(name: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     whole = KNOWN[name]
-    shape = replace(whole, text=replace(whole.text, n=2), vision=replace(whole.vision, n=3))
+    linear = whole.linear and replace(whole.linear, n=1)
+    shape = replace(whole, text=replace(whole.text, n=2), vision=replace(whole.vision, n=3), linear=linear)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config_of(shape)))
     sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
@@ -79,6 +83,23 @@ def test_a_folder_is_counted_by_its_config_and_by_its_weights(tmp_path: Path) ->
     (tmp_path / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded)
     by_weights = shape_of_folder(tmp_path)
     assert (by_weights.params, by_weights.vision_params) == (1000, 300)
+
+
+@pytest.mark.parametrize(
+    "given", [{"full_attention_interval": 4}, {"layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 8}]
+)
+def test_a_folder_with_linear_attention(tmp_path: Path, given: dict) -> None:
+    whole = KNOWN["Qwen3.5-9B"]
+    config = config_of(whole)
+    del config["text_config"]["layer_types"]
+    config["text_config"] |= given
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = shape_of_folder(tmp_path)
+    assert (shape.linear, shape.n_attending, shape.has_fused_head) == (whole.linear, 8, True)
+    assert (shape.params, shape.vision_params) == (
+        pytest.approx(whole.params, rel=3e-4),
+        pytest.approx(whole.vision_params, rel=2e-3),
+    )
 
 
 BROKEN_FOLDERS = {

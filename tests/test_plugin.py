@@ -48,6 +48,8 @@ BAD_SETTINGS = {
         "stages has 1 entries: the preset has 2; set kind too",
     ),
     "unknown frame": ({"frame": "qwen9"}, "visionr1.frame = 'qwen9': needs one of original, unit"),
+    "unknown reasoning": ({"reasoning": "on"}, "visionr1.reasoning = 'on': needs one of auto, opened, closed"),
+    "unknown turns": ({"turns": "last"}, "visionr1.turns = 'last': needs one of auto, template, mask, whole"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
     "unknown criterion's judge": ({"criteria": {"a": {"judge": "b"}}}, "visionr1.criteria.a.judge = 'b': needs one of"),
     "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
@@ -142,6 +144,7 @@ def test_packaged_config_is_the_default() -> None:
     )
     assert settings_of(released).reward.schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
+    assert (settings.reasoning, settings.turns) == (Settings().reasoning, Settings().turns)
     assert (settings.alarm_rules, settings.gallery) == (Settings().alarm_rules, Settings().gallery)
     assert set(settings.alarms) == {field.name for field in dataclasses.fields(AlarmRules)}
 
@@ -189,13 +192,28 @@ def test_a_stage_that_training_never_reaches_judges_no_validation() -> None:
     assert (rule.thresholds, rule.stage) == (never(0.0), 0)
 
 
+def test_validation_is_judged_by_a_stage_that_training_reaches() -> None:
+    """Five steps with the switch at .9: the last step is at .8."""
+    late = staged(at=0.9)
+    stages = {total: context_at(1, total, is_validation=True).rule(late, "final").stage for total in (1, 5, 10, 100)}
+    assert stages == {1: 0, 5: 0, 10: 1, 100: 1}
+    extended = context_at(1, 5, n_steps=40, is_validation=True).rule(late, "final")
+    assert (extended.stage, extended.thresholds) == (1, late.final), "step 6 of 40 and later are at progress 1"
+    gated = context_at(1, 1, is_validation=True, gates={}).rule(late, "final")
+    assert gated.stage == 1, "a gate may open at any step"
+
+
 def test_gates_set_the_stage_of_each_source() -> None:
     context = Context(0.9, gates={"coco": 1, "far": 7})
     assert [context.rule(staged(), "final", source).stage for source in ("coco", "new", "far")] == [1, 0, 1]
 
 
 def test_context_survives_the_wire_as_plain_values() -> None:
-    for context in (Context(0.3), Context(None, is_validation=True), Context(0.5, gates={"coco": 1})):
+    for context in (
+        Context(0.3, last_progress=0.8),
+        Context(None, is_validation=True),
+        Context(0.5, gates={"coco": 1}),
+    ):
         assert Context.from_wire(json.loads(json.dumps(context.to_wire()))) == context
 
 
@@ -208,7 +226,6 @@ class CharTokenizer:
     name_or_path = None
 
     def decode(self, ids: object, skip_special_tokens: bool) -> str:
-        assert skip_special_tokens
         return "".join(map(chr, ids))
 
 
@@ -252,12 +269,12 @@ def trajectory(
     return DataProto(batch=batch, non_tensor_batch=non_tensor)
 
 
-def manager(**settings: object) -> object:
+def manager(model_path: str | None = None, **settings: object) -> object:
     from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
 
     config = OmegaConf.create(
         {
-            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 10}}, "model": {"path": None}},
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 10}}, "model": {"path": model_path}},
             "trainer": {"v1": {"trainer_mode": "sync", "sync": {"parameter_sync_step": 1}}},
             "reward": {"reward_kwargs": {"visionr1": {"frame": "original", **settings}}},
         }
@@ -309,6 +326,34 @@ def test_without_callback_the_split_tells_validation(split: str, progress: float
     assert result["reward_score"] == score(ANSWER, TARGET, progress=progress).value
 
 
+WEIGHTS = {  # what V0, one-step-off and fully async say of an answer -> the step it belongs to
+    "version": ({"global_steps": 4, "min_global_steps": 3, "max_global_steps": 4}, 5),
+    "the newest counts": ({"global_steps": 3, "max_global_steps": 4}, 5),
+    "one number": ({"global_steps": 7}, 8),
+    "null beside it": ({"max_global_steps": None, "global_steps": 7}, 8),
+    "before training": ({"max_global_steps": 0}, 1),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("fields", "step"), WEIGHTS.values(), ids=WEIGHTS)
+def test_without_a_step_the_version_of_the_weights_tells_it(fields: dict, step: int) -> None:
+    reward_manager = manager()
+    for split, expected in (("train", progress_at(step, 10)), ("val", progress_at(step - 1, 10))):
+        data = trajectory(ANSWER, tool_extra_fields=fields, extra_info={"split": split})
+        assert judged(reward_manager, data)["reward_extra_info"]["progress"] == expected
+    with_step = trajectory(ANSWER, tool_extra_fields=fields, global_steps=2)
+    assert judged(reward_manager, with_step)["reward_extra_info"]["progress"] == progress_at(2, 10)
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("columns", [{}, {"tool_extra_fields": {}}, {"tool_extra_fields": {"max_global_steps": None}}])
+def test_an_unknown_step_is_an_error_and_no_default(columns: dict) -> None:
+    with pytest.raises(ConfigError, match=r"neither global_steps nor tool_extra_fields\.max_global_steps"):
+        judged(manager(), trajectory(ANSWER, **columns))
+    assert judged(manager(schedule={"kind": "off"}), trajectory(ANSWER, **columns))["reward_extra_info"]["stage"] == -1
+
+
 @pytest.mark.verl
 @pytest.mark.parametrize(
     ("merged_wh", "processed_wh"), [((2, 3), (56, 84)), ((23, 17), (644, 476)), ((1, 1), (28, 28))]
@@ -327,7 +372,7 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+    from verl_visionr1.plugin.image_size import ImageChoiceError, ImageTokens, processed_size
 
     config = Qwen2_5_VLConfig()
     rope = SimpleNamespace(config=config)
@@ -350,7 +395,10 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
             attention_mask=torch.ones_like(ids),
         )
         four = torch.cat([torch.arange(ids.shape[1])[None, None], positions], dim=0).transpose(0, 1)
-        assert processed_size({"input_ids": ids, "position_ids": four}, tokens) == (28 * w, 28 * h)
+        for number, wh in enumerate([(28 * w, 28 * h), (28 * w2, 28 * h2)]):
+            assert processed_size({"input_ids": ids, "position_ids": four}, tokens, number) == wh
+        with pytest.raises(ImageChoiceError, match="the row has 2 images"):
+            processed_size({"input_ids": ids, "position_ids": four}, tokens)
 
 
 @pytest.mark.verl
@@ -539,6 +587,44 @@ def test_an_explicit_total_overrules_the_checkpoint() -> None:
     resumed = progress(40, total_steps=40)
     resumed.restore(progress(10).state(10))
     assert resumed.total_steps == 40
+    assert resumed.warn() == []
+
+
+@pytest.mark.verl
+def test_a_run_that_is_resumed_with_fewer_steps_says_what_it_will_not_reach() -> None:
+    resumed = progress(250)
+    resumed.restore(progress(1000).state(100))
+    assert resumed.total_steps == 1000
+    kept, unreached = resumed.warn()
+    key = "reward.reward_kwargs.visionr1.total_steps=250"
+    assert "total_steps is 250 but the checkpoint used 1000; keeping 1000" in kept
+    assert key in kept
+    assert unreached.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 250 steps")
+    assert "step 501" in unreached
+    assert key in unreached
+    decided = progress(250, total_steps=250)
+    decided.restore(progress(1000).state(100))
+    assert (decided.warn(), decided.rule(126).stage) == ([], 1)
+
+
+UNREACHED = {
+    "too short": ({"schedule": {"at": 0.9}}, 5, ["stage 1"]),
+    "meant never to come": ({"schedule": {"at": 1.0}}, 5, []),
+    "reached": ({"schedule": {"at": 0.9}}, 10, []),
+    "two of three": (
+        {"schedule": {"kind": "piecewise", "starts": [0, 0.5, 0.9], "stages": [[0.5, 0.5, 0.75]] * 3}},
+        1,
+        ["stage 1", "stage 2"],
+    ),
+    "a gate": ({"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}, 1, []),
+    "rule off": ({"schedule": {"kind": "off"}}, 1, []),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("settings", "total", "stages"), UNREACHED.values(), ids=UNREACHED)
+def test_a_stage_that_no_step_reaches_is_said(settings: dict, total: int, stages: list[str]) -> None:
+    assert [told.partition(" (")[0] for told in progress(total, **settings).warn()] == stages
 
 
 @pytest.mark.verl
@@ -550,6 +636,37 @@ def test_checkpoint_state_is_whole_or_absent(tmp_path: Path) -> None:
     state = json.loads((tmp_path / STATE_FILE).read_text())
     assert (state["step"], state["total_steps"], state["stage"]) == (6, 10, 1)
     assert [file.name for file in tmp_path.iterdir()] == [STATE_FILE]
+
+
+class Trainer:
+    """What `write_state_ahead` asks of verl's trainer; `total_training_steps` is set by `_init_dataloader`."""
+
+    total_training_steps = 10
+
+    def __init__(self, folder: Path, save_freq: int) -> None:
+        self.config = OmegaConf.create({"trainer": {"default_local_dir": str(folder), "save_freq": save_freq}})
+
+
+@pytest.mark.verl
+def test_the_state_is_there_before_verl_marks_the_checkpoint(tmp_path: Path) -> None:
+    """verl writes `latest_checkpointed_iteration.txt`, then calls `on_save`: a kill in between must lose nothing."""
+    from verl_visionr1.plugin.progress import STATE_FILE, ProgressCheckpoint, write_state_ahead
+
+    followed = progress(10, **GATED)
+    for step in range(1, 11):
+        observed(followed, step, "coco", 0.9, followed.rule(step, "coco").stage)
+        write_state_ahead(Trainer(tmp_path, 4), followed, step)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["global_step_10", "global_step_4", "global_step_8"]
+    ahead = json.loads((tmp_path / "global_step_10" / STATE_FILE).read_text())
+    callback = ProgressCheckpoint(followed.config)
+    callback.progress = followed
+    callback.on_save(None, 10, str(tmp_path / "global_step_10"))
+    assert ahead == json.loads((tmp_path / "global_step_10" / STATE_FILE).read_text())
+    resumed = progress(10, **GATED)
+    resumed.restore(ahead)
+    assert resumed.context(11).gates == {"coco": 1}
+    write_state_ahead(Trainer(tmp_path / "never", -1), followed, 10)
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.verl
@@ -616,6 +733,112 @@ def test_rows_without_the_metric_do_not_hold_a_gate_shut() -> None:
     for step in (1, 2):
         followed.observe(step, ["mixed"] * 3, rows)
     assert followed.rule(3, "mixed").stage == 1
+
+
+ROUTED = {"routes": {"data_source": {"routed/*": "v-triune"}}}
+
+
+@pytest.mark.verl
+def test_a_preset_with_a_schedule_of_its_own_goes_by_progress_and_moves_no_gate() -> None:
+    """v-triune has three stages by progress; the run's gate counts the stages of the run's own preset."""
+    reward_manager = manager_of_gated(**GATED, **ROUTED)
+    for progress_now, stage in ((0.0, 0.0), (0.15, 1.0), (0.3, 2.0)):
+        stamped = Context(progress_now, gates={"routed/x": 1, "x": 1}).to_wire()
+        routed = judged(reward_manager, trajectory(ANSWER, data_source="routed/x", **{WIRE_KEY: stamped}))
+        own = judged(reward_manager, trajectory(ANSWER, **{WIRE_KEY: stamped}))
+        assert (routed["reward_extra_info"]["stage"], own["reward_extra_info"]["stage"]) == (stage, 1.0)
+    followed = progress(10, **GATED, **ROUTED)
+    rows = [{"iou_mean": 0.9, "stage": 0.0, "route": 1.0}] * 4
+    for step in (1, 2, 3):
+        followed.observe(step, ["routed/x"] * 4, rows)
+    assert followed.context(4).gates == {}
+
+
+def manager_of_gated(**settings: object) -> object:
+    """With the callback named, as the flag does it."""
+    from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
+
+    config = progress(10, frame="original", **settings).config
+    agent = {"agent_loop_manager_class": "verl_visionr1.plugin.progress.VisionR1AgentLoopManager"}
+    more = {"actor_rollout_ref": {"rollout": {"agent": agent}, "model": {"path": None}}}
+    return VisionR1RewardManager(OmegaConf.merge(config, more), CharTokenizer(), None)
+
+
+@pytest.mark.verl
+def test_a_gate_and_a_filter_of_groups_exclude_each_other() -> None:
+    from verl_visionr1.plugin.reward_manager import require_callback_for_gate
+
+    config = OmegaConf.merge(
+        manager_of_gated(**GATED).config,
+        {"algorithm": {"filter_groups": {"enable": True, "metric": "accuracy"}}},
+    )
+    with pytest.raises(ConfigError, match=r"kind=gated: algorithm\.filter_groups\.enable=true takes away"):
+        require_callback_for_gate(config, settings_of(config))
+    require_callback_for_gate(config, checked({}))
+
+
+NEVER_MOVES = {  # preset, metric of a gate: no row of the preset has the number, so that it is 0 for ever
+    "boxes of counting rows": ("counting", "iou_mean"),
+    "F1 of points": ("pointing", "f1_50"),
+    "a criterion of another preset": ("visionr1", "exact"),
+}
+
+
+@pytest.mark.parametrize(("preset", "metric"), NEVER_MOVES.values(), ids=NEVER_MOVES)
+def test_a_gate_on_what_no_row_of_the_preset_has_is_refused(preset: str, metric: str) -> None:
+    schedule = {
+        "kind": "gated",
+        "stages": [[0.5, 0.5, 0.75], [0.75, 0.75, 0.9]],
+        "gate": {"bar": 0.5, "metric": metric},
+    }
+    plain = {
+        "preset": preset,
+        "schedule": schedule,
+        "routes": {"task": {"counting": "counting", "detection": "visionr1"}},
+    }
+    with pytest.raises(ConfigError, match=rf"visionr1\.schedule\.gate\.metric = '{metric}': needs one of"):
+        checked(plain)
+
+
+# --- thresholds by the model's family -----------------------------------------------------------------------------
+
+FAMILY = {  # frame, settings -> stage at progress .9, whether the reason is printed
+    "Qwen2.5-VL": ("qwen2.5-vl", {}, 0, True),
+    "another family": ("qwen3-vl", {}, 1, True),
+    "the key that changes it": ("qwen2.5-vl", {"schedule": {"at": 0.5}}, 1, False),
+    "the same key the other way": ("qwen3-vl", {"schedule": {"at": 1.0}}, 0, False),
+    "thresholds of one's own": ("qwen2.5-vl", {"schedule": {"stages": [[0.5, 0.5, 0.7], [0.75, 0.75, 0.9]]}}, 1, False),
+    "weights change nothing": ("qwen2.5-vl", {"weights": {"format": 0}, "schedule": {"at": None}}, 0, True),
+    "a preset of one's own": ("qwen2.5-vl", {"preset": "mine", "presets": {"mine": {"base": "visionr1"}}}, 0, True),
+    "a preset with its schedule": (
+        "qwen2.5-vl",
+        {"preset": "mine", "presets": {"mine": {"schedule": {"kind": "staged", "at": 0.5}}}},
+        1,
+        False,
+    ),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("frame", "plain", "stage", "is_told"), FAMILY.values(), ids=FAMILY)
+def test_thresholds_follow_the_models_family(
+    frame: str, plain: dict, stage: int, is_told: bool, tmp_path: Path
+) -> None:
+    """The manager, the trainer's own line, and `score`."""
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    reward_manager = manager(**{"frame": frame, **plain}, model_path=str(tmp_path))
+    data = trajectory("[]", **{WIRE_KEY: Context(0.9).to_wire()})
+    assert judged(reward_manager, data)["reward_extra_info"]["stage"] == stage
+    followed = progress(10, frame=frame, **plain)
+    assert followed.rule(10).stage == stage
+    assert (followed.reason is not None) == is_told
+    assert not is_told or "arXiv 2503.18013, Table" in str(followed.reason)
+    text = '[{"bbox_2d": [100, 100, 200, 160], "label": "cat"}]'
+    target = Target(task="detection", size_wh=(1000, 1000), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    got = score(
+        text, target, preset=reward_manager.routes.default, frame=frame, processed_wh=(1000, 1000), progress=0.9
+    )
+    assert got.metrics["recall"] == (1.0 if stage == 0 else 0.0)
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ def test_a_column_of_images_that_verl_would_not_look_at(problems: object, tmp_pa
 
     file = tmp_path / "rows.parquet"
     truth = '{"task":"text","size_wh":[0,0],"answer":"yes"}'
-    columns = {"reward_model": [{"style": "rule", "ground_truth": truth}], "data_source": ["x"]}
+    prompt = [[{"role": "user", "content": "?"}]]
+    columns = {"reward_model": [{"style": "rule", "ground_truth": truth}], "data_source": ["x"], "prompt": prompt}
     pq.write_table(pa.table({**columns, "images": [["a.png"]]}), file)
     told = f"data.train_files: {file}: no column 'image': verl would train without images; set data.image_key=images"
     assert told in problems(f"data.train_files={file}", "data.image_key=image")

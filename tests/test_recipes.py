@@ -54,6 +54,7 @@ def test_there_are_recipes() -> None:
         "qwen2_5vl_3b_vlmr1_rec.sh",
         "qwen2_5vl_7b_visionr1.sh",
         "qwen2vl_7b_visionr1.sh",
+        "qwen3_5_9b_visionr1.sh",
         "qwen3vl_8b_visionr1.sh",
         "tiny_visionr1_cpu.sh",
     ]
@@ -183,6 +184,14 @@ CASES = [
     Case("qwen2vl_7b_visionr1", expected={**PAPER, f"{VISIONR1}.schedule.at": 0.5}),
     Case("qwen2_5vl_7b_visionr1", expected={**PAPER, f"{VISIONR1}.schedule.kind": "constant"}),
     Case("qwen3vl_8b_visionr1", expected={**PAPER, f"{VISIONR1}.schedule.kind": "staged"}),
+    Case(
+        "qwen3_5_9b_visionr1",
+        expected={
+            **PAPER,
+            f"{VISIONR1}.schedule.kind": "staged",
+            "data.apply_chat_template_kwargs.enable_thinking": False,
+        },
+    ),
     Case("qwen2_5vl_3b_vlmr1_rec", expected={f"{VISIONR1}.criteria.think.weight": 0.5, f"{ROLLOUT}.temperature": 0.9}),
     Case("qwen2_5vl_3b_vlmr1_ovd", expected={f"{VISIONR1}.preset": "vlmr1-ovd", f"{ACTOR}.use_kl_loss": False}),
     Case("qwen2_5vl_3b_counting", expected={f"{VISIONR1}.preset": "counting", f"{ACTOR}.use_kl_loss": True}),

@@ -21,10 +21,10 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, progress_at, staged
+from verl_visionr1.schedule import Schedule, constant, cosine, first_step, linear, piecewise, progress_at, staged
 from verl_visionr1.tools.schedule import replay as replay_module
 from verl_visionr1.tools.schedule.replay import moments_of, replay
-from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, first_step, sketch
+from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, sketch
 from verl_visionr1.tools.score.rescore import rescore
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -157,7 +157,7 @@ SKETCHES = {
     "staged": (staged(at=0.5), "55557777  0.5 -> 0.75"),
     "constant": (constant(ADVANCED), "77777777  0.75"),
     "linear": (linear(BEGINNER, ADVANCED), "55566677  0.5 -> 0.75"),
-    "never": (staged(at=1.0), "55555557  0.5 -> 0.75"),
+    "never": (staged(at=1.0), "55555555  0.5"),
 }
 
 
@@ -190,7 +190,10 @@ def test_the_command_prints_steps() -> None:
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in result.stdout.splitlines() if "│" in line]
     assert cells == [["0", "1", "0"], ["0.5", "21", "1"], ["off", "", ""]]
     assert "▅▅▇▇" in result.stdout
-    assert "never" in run("--steps", 40, "--at", 1.0).stdout
+    never = [line.split() for line in run("--steps", 40, "--at", 1.0).stdout.splitlines() if "never" in line]
+    assert [(row[5], row[7]) for row in never] == [("1", "0.75")], (
+        "the stage that is never reached, and what it asks for"
+    )
 
 
 KINDS = {

@@ -18,7 +18,7 @@ from verl_visionr1.boxes import Box, iou
 from verl_visionr1.criteria import precision, recall, well_formed
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import Criterion, Preset, find_preset
-from verl_visionr1.schedule import constant
+from verl_visionr1.schedule import constant, staged
 from verl_visionr1.targets import normal_label
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
@@ -231,13 +231,15 @@ def test_stages_and_their_bounds(
     frame: str, overlap: float, progress: float | None, expected: tuple[float, float]
 ) -> None:
     size_wh, processed_wh = (641, 479), (644, 476)
+    preset = replace(PRESETS["visionr1"], schedule=staged())  # the default follows the frame's family
     for box in ((100, 100, 200, 200), (13, 7, 606, 470), (600, 400, 610, 410)):
         target = Target(task="grounding", size_wh=size_wh, boxes_xyxy=[box], labels=["cat"])
         x1, y1, x2, y2 = box
         w, h = FRAMES[frame].size_wh(size_wh, processed_wh)
         part = (x1, y1, x1 + (x2 - x1) * overlap, y2)
         spoken = tuple(v * side / original for v, side, original in zip(part, (w, h) * 2, size_wh * 2, strict=True))
-        result = score(said((spoken, "cat")), target, frame=frame, processed_wh=processed_wh, progress=progress)
+        given = {"preset": preset, "frame": frame, "processed_wh": processed_wh}
+        result = score(said((spoken, "cat")), target, **given, progress=progress)
         assert (result.metrics["recall"], result.metrics["precision"]) == pytest.approx(expected, abs=1e-6)
 
 
@@ -508,10 +510,30 @@ def test_known_answers_of_the_released_code(row: dict[str, Any]) -> None:
 def test_where_the_released_code_crashed_the_value_is_low() -> None:
     crashes = {row["id"]: row for row in GOLDEN_ROWS if row["raises"]}
     assert set(crashes) == {"vr1-379", "vr1-386", "vr1-388"}
-    assert golden_score(crashes["vr1-379"]) == 0.0, "a huge integer is a box that overlaps nothing"
+    assert golden_score(crashes["vr1-379"]) == 0.0, "a huge integer stops it"
     assert golden_score(crashes["vr1-386"]) == 0.0, "a class that the id map lacks is just another label"
     with pytest.raises(TargetError, match="needs x1 < x2"):
         golden_target(crashes["vr1-388"])  # bad ground truth is no matter of reward
+
+
+@pytest.mark.parametrize("number", ["2e19", "1" + "0" * 30, "1e300", "1" + "0" * 400])
+def test_one_absurd_number_beside_good_boxes_stops_the_released_code(number: str) -> None:
+    absurd = f'{{"bbox_2d": [0, 0, {number}, {number}], "label": "cat"}}'
+    metrics = score(f"{said(CAT, DOG)[:-1]}, {absurd}]", TARGET, preset="visionr1-released").metrics
+    assert (metrics["recall"], metrics["precision"]) == (0.0, 0.0)
+    large = f'{{"bbox_2d": [0, 0, {10**18}, 9], "label": "cat"}}'
+    metrics = score(f"{said(CAT, DOG)[:-1]}, {large}]", TARGET, preset="visionr1-released").metrics
+    assert (metrics["recall"], metrics["precision"]) == (1.0, 1.0), "float32 still measures it"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\u2028", "\x85"])
+def test_released_takes_every_line_end_of_unicode(end: str) -> None:
+    metrics = score(f"```json{end}{said(CAT, DOG)}{end}```", TARGET, preset="visionr1-released").metrics
+    assert metrics["recall"] == 1.0
+    assert metrics["format"] == (1.0 if end == "\n" else 0.0), "its format knows but one"
+    spoilt = said(CAT, DOG).replace('"bbox_2d": [', '"bbox_2d":[').replace('"dog"', f'"d{end}g"')
+    metrics = score(f"```json\n{spoilt}\n```", TARGET, preset="visionr1-released").metrics
+    assert metrics["recall"] == 0.0, "a line end in a label becomes one that JSON forbids"
 
 
 def test_released_on_an_image_without_objects() -> None:

@@ -100,6 +100,7 @@ def test_a_batch_tells_boxes_of_rows_that_have_boxes() -> None:
         empty=0.0,
         cut_off=0.0,
         dead_groups=0.5,  # the prompt of counts; prompts of one rollout do not count
+        unscored=0.2,
     )
     assert batch_of(Sampled(1, ["x_0_0"], [{}], reported), 0) == Batch(1, 0)
 

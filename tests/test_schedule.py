@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
-from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
+from verl_visionr1.schedule import (
+    VISIONR1,
+    Schedule,
+    constant,
+    cosine,
+    follow_model,
+    last_progress,
+    linear,
+    piecewise,
+    progress_at,
+    staged,
+)
 
 MIDDLE = Thresholds.of(0.6, 0.6, 0.8)
 
@@ -22,6 +33,28 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine ramp": cosine(BEGINNER, ADVANCED, begin=0.25, end=0.75),
     "piecewise linear": piecewise([(0, BEGINNER), (0.5, MIDDLE), (1, ADVANCED)], interpolation="linear"),
 }
+
+FAMILIES = {  # family -> where the default switches: what arXiv 2503.18013 found best (Tables 5 and 10)
+    "qwen2.5-vl": 1.0,
+    "qwen2-vl": 0.5,
+    "qwen3-vl": 0.5,
+    "griffon": 0.5,
+    "": 0.5,
+}
+
+
+@pytest.mark.parametrize(("family", "at"), FAMILIES.items())
+def test_the_default_follows_the_paper_for_each_family(family: str, at: float) -> None:
+    followed = follow_model(VISIONR1, family)
+    assert followed == staged(at=at)
+    assert followed.off == VISIONR1.off
+    assert follow_model(followed, family) == followed
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), staged(at=0.5)])
+def test_a_schedule_that_was_set_follows_no_model(schedule: Schedule) -> None:
+    assert all(follow_model(schedule, family) is schedule for family in FAMILIES)
+
 
 # progress -> match_iou
 TABLE = {
@@ -66,8 +99,36 @@ def test_off_and_ends(schedule: Schedule) -> None:
     assert schedule(1.0) == schedule.final
 
 
-def test_a_switch_at_1_never_comes_before_the_end() -> None:
-    assert staged(at=1.0)(math.nextafter(1.0, 0)) == BEGINNER
+def test_a_switch_at_1_never_comes() -> None:
+    """Nor in a run that is longer than what counts as the whole of training: its progress stays at 1."""
+    assert staged(at=1.0)(math.nextafter(1.0, 0)) == staged(at=1.0)(1.0) == staged(at=1.0).final == BEGINNER
+    assert staged(at=1.0).stage(1.0) == staged(at=1.0).final_stage == 0
+
+
+@given(st.sampled_from([*SCHEDULES.values(), staged(at=0.9), staged(at=1.0)]), st.integers(1, 60))
+def test_the_last_stage_is_that_of_the_last_step(schedule: Schedule, total: int) -> None:
+    reached = [schedule.stage(progress_at(step, total)) for step in range(1, total + 1)]
+    last = schedule.last_stage(last_progress(total))
+    if schedule.interpolation == "step":
+        assert last == max(reached) == reached[-1]
+    else:  # the point that the thresholds of the last step move to
+        at = schedule(progress_at(total, total))
+        assert reached[-1] <= last <= reached[-1] + 1
+        assert schedule.points[last][1].match_iou >= at.match_iou
+        assert (last == reached[-1]) == (at == schedule.points[reached[-1]][1])
+
+
+LAST = {  # total steps, steps of the run -> progress at its last step
+    (5, None): 0.8,
+    (1, None): 0.0,
+    (10, 40): 1.0,  # extended: the total was pinned
+    (1000, 250): 0.999,  # to be extended: what counts is the whole
+}
+
+
+@pytest.mark.parametrize(("steps", "progress"), LAST.items())
+def test_progress_of_the_last_step(steps: tuple[int, int | None], progress: float) -> None:
+    assert last_progress(*steps) == progress
 
 
 @given(st.sampled_from(list(SCHEDULES.values())), st.floats(0, 1), st.floats(0, 1))

@@ -151,6 +151,7 @@ def test_no_box_repetition() -> None:
     assert no_box_repetition(Answer()) == 1.0
     assert no_box_repetition(Answer((a, b), ("cat", "cat"))) == 1.0
     assert no_box_repetition(Answer((a, a), ("cat", "dog"))) == 1.0
+    assert no_box_repetition(Answer((a, a), ("caf\u00e9", "CAFE\u0301"))) == 0.5
     assert no_box_repetition(Answer((a, a, b, a), ("cat",) * 4)) == 0.5
     assert no_box_repetition(Answer(points_xy=((1.0, 2.0), (1.0, 2.0)))) == 0.5
 

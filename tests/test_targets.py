@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1 import Target, TargetError
+from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.masks import Mask
 from verl_visionr1.targets import TASKS, normal_label
 
@@ -170,6 +171,47 @@ def test_a_label_can_be_wrong_where_several_are_known(labels: list[str], categor
         task="detection", size_wh=(9, 9), boxes_xyxy=[[0, 0, 1, 1]] * len(labels), labels=labels, categories=categories
     )
     assert target.is_multilabel is expected
+
+
+# labels of one name
+SPELLINGS = {
+    "case": ("Traffic  Light", "traffic light"),
+    "composed and decomposed": ("caf\u00e9", "cafe\u0301"),
+    "sharp s": ("STRASSE", "stra\u00dfe"),
+    "final sigma": ("\u039f\u0394\u039f\u03a3", "\u03bf\u03b4\u03bf\u03c2"),
+    "dotted capital": ("\u0130zmir", "i\u0307zmir"),
+    "full-width letters": ("\uff43\uff41\uff54", "cat"),
+    "ligature": ("o\ufb03ce", "office"),
+    "Hangul": ("\u1112\u1161\u11ab", "\ud55c"),
+    "a blank of its own": ("red\u00a0bus", "red bus"),
+    "iota below": ("\u1fb3", "\u03b1\u0345"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS.values(), ids=SPELLINGS)
+def test_spellings_of_one_label(one: str, other: str) -> None:
+    assert normal_label(one) == normal_label(other)
+    target = Target(
+        task="detection", size_wh=(99, 99), boxes_xyxy=[[0, 0, 9, 9], [50, 50, 60, 60]], labels=[one, "dog"]
+    )
+    said = f'[{{"bbox_2d": [0, 0, 9, 9], "label": "{other}"}}, {{"bbox_2d": [50, 50, 60, 60], "label": "DOG"}}]'
+    for preset in ("visionr1", "vlmr1-ovd", "v-triune", "big-vision"):
+        assert score(said, target, preset=preset, progress=0.0).value == 1.0
+    assert not Target(task="detection", size_wh=(9, 9), categories=[one, other]).is_multilabel
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "dog"), ("\u00e9", "e"), ("\u0131", "i"), ("\uff43", "d")])
+def test_other_labels_stay_apart(one: str, other: str) -> None:
+    assert normal_label(one) != normal_label(other)
+
+
+def test_labels_of_many_marks_take_little_time() -> None:
+    """Ordering marks takes quadratic time in the standard library: a long run of them is compared as it is."""
+    label = "a" + "\u0301\u0316" * 50_000
+    start = time.process_time()
+    assert normal_label(label) == normal_label(label)
+    assert time.process_time() - start < 0.2
+    assert normal_label("x" * 200 + "e\u0301") == "x" * 200 + "\u00e9"
 
 
 @given(st.text())

@@ -231,6 +231,16 @@ def test_edit_similarity_by_definition(right: str, said: str) -> None:
     assert judged(edit_similarity, said, right) == pytest.approx(Levenshtein.normalized_similarity(a, b) if a else 0)
 
 
+def test_criteria_of_words_know_every_unicode_form() -> None:
+    assert judged(edit_similarity, "Cafe\u0301", "caf\u00e9") == 1.0
+    assert judged(edit_similarity, "cafe\u0301", "caf\u00e9", ignore_case=False) == 1.0
+    assert judged(edit_similarity, "STRASSE", "stra\u00dfe") == 1.0
+    assert judged(exact, "STRASSE", "stra\u00dfe") == judged(exact, "Cafe\u0301.", "caf\u00e9") == 1.0
+    assert judged(choice, "\uff08\uff22\uff09", "B") == 1.0
+    assert judged(yes_no, "\uff39\uff25\uff33", "yes") == 1.0
+    assert judged(number, "\uff14\uff12", "42") == 1.0
+
+
 def test_edit_similarity_options() -> None:
     assert judged(edit_similarity, "abcd", "abxx") == 0.5
     assert judged(edit_similarity, "abcd", "abxx", floor=0.6) == 0.0

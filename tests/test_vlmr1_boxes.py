@@ -282,9 +282,16 @@ def test_detection(text: str, ap: float, length: float, total: float) -> None:
 
 def test_a_label_over_two_lines_is_one_for_the_weighted_sum_only() -> None:
     light = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["traffic light"])
-    for label in ("traffic\nlight", "Traffic \nlight"):
+    for label in ("traffic\nlight", "Traffic \nlight", "traffic\rlight", "Traffic \r\nlight"):
         metrics = score(od(SAID_CAT.replace("Cat", label)), light, preset="vlmr1-ovd-released").metrics
         assert [metrics["ap"], metrics["weighted_sum"]] == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize(("number", "ap"), [(10**400, 0.0), (10**300, 1.0), ("NaN", 1.0)])
+def test_one_absurd_number_beside_a_good_box(number: object, ap: float) -> None:
+    absurd = f'{{"bbox_2d": [0, 0, {number}, {number}], "label": "Cat"}}'
+    metrics = score(od(SAID_CAT, absurd), CAT, preset="vlmr1-ovd-released").metrics
+    assert [metrics["ap"], metrics["od_length"]] == pytest.approx([ap, ap / 2])
 
 
 # overlap in pixels -> Qwen and InternVL, GLM

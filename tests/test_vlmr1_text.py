@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.rewards.released import vlmr1_text
-from verl_visionr1.rewards.released.vlmr1_latex import normal_latex
+from verl_visionr1.rewards.released.vlmr1_latex import is_same_latex, normal_latex
 
 GOLDEN = Path(__file__).parent / "golden" / "vlmr1.jsonl"
 # reward -> preset, metric
@@ -77,6 +77,13 @@ MATH = {
     "boxed": (r"<answer>\boxed{\dfrac12}</answer>", r"\frac{1}{2}", 1),
     "boxed, but not paired": (r"<answer>\boxed{\dfrac12</answer>", r"\frac{3}{2}", 0),
     "capitals are lost": (r"<answer>$\Pi$</answer>", r"$\pi$", 1),
+    "the whole answer in normal form": ("<answer>[1,2]</answer>", "[1, 2]", 1),
+    "the whole answer, another": ("<answer>[1,2]</answer>", "[1, 3]", 0),
+    "units, without a box": (r"<answer>so \left(a\right) \text{ cm}</answer>", "so (a)", 1),
+    "no form of a quotient of words": ("<answer>u / v w</answer>", "u/v w", 0),
+    "fbox, where it stopped": (r"<answer>\fbox{[1,2]}</answer>", "[1, 2]", 0),
+    "boxed without braces, where it stopped": (r"<answer>\boxed[1,2] {}</answer>", "[1, 2]", 0),
+    "a bare carriage return": ("<answer>so\rit is</answer>", "so it is", 1),
 }
 FURTHER = {"mcq": MCQ, "yes-no": YES_NO, "default": DEFAULT, "math": MATH}
 
@@ -101,6 +108,8 @@ REPETITION = {
     "cut off in the box": (f"```json\n[{BOX}, {BOX[:15]}\n```", 0),
     "a list that never closes": (f"[{BOX}, {BOX}", 0),
     "numbers, where it crashed": ("```json\n[1, 2]\n```", -1),
+    "a fence in capitals": (f"```JSON\n[{BOX}, {BOX}]\n```", -0.5),
+    "a fence of another language": (f"```python\nboxes = [{BOX}, {BOX}]\n```", -0.5),
     "prose": ("no box at all", 0),
 }
 
@@ -120,13 +129,11 @@ LATEX = {
     "a=b=c": "a=b=c",
     ".5": r"\frac{1}{2}",
     r"5\text{ cm}": "5",
-    r"\text{ a}\text{ b}": r"\text{ a}\text{ b}",
     r"\left(1, 2\right)": "(1,2)",
     r"90^\circ": "90",
     r"\$5": "5",
     "3/4": r"\frac{3}{4}",
     "03/4": "03/4",
-    r"\frac": r"\frac",
     "": "",
 }
 
@@ -134,6 +141,14 @@ LATEX = {
 @pytest.mark.parametrize(("text", "form"), LATEX.items())
 def test_normal_latex(text: str, form: str) -> None:
     assert normal_latex(text) == form
+
+
+@pytest.mark.parametrize("text", [r"\text{ a}\text{ b}", r"\frac", r"\sqrt", r"2\frac\frac12", "a/b", "1/b"])
+def test_texts_without_a_normal_form_equal_themselves(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        normal_latex(text)
+    assert is_same_latex(text, text)
+    assert not is_same_latex(text, text + " ")
 
 
 def test_a_preset_is_a_sum_of_accuracy_and_format() -> None:

@@ -40,6 +40,7 @@ class AlarmRules:
         empty_answers: the share of answers that say nothing, where there is something, has risen by this much.
         dead_groups: this share of the prompts has rollouts whose rewards are all equal, which teach nothing.
         truncation: this share of the answers fills the whole response budget.
+        unscored: this share of the rows cannot be scored: ground truth that cannot be read, a criterion that fails.
 
     Raises:
         ValueError: a setting that cannot be; the message names it and its value.
@@ -61,6 +62,7 @@ class AlarmRules:
     empty_answers: Limit = 0.15
     dead_groups: Limit = 0.9
     truncation: Limit = 0.25
+    unscored: Limit = 0.05
 
     def __post_init__(self) -> None:
         # Settings may hold anything, whatever the annotation says.
@@ -105,6 +107,7 @@ class Batch:
         empty: share of answers that say nothing where there is something.
         cut_off: share of answers that fill the response budget.
         dead_groups: share of prompts whose rollouts all have the same reward.
+        unscored: share of rows that could not be scored.
     """
 
     step: int
@@ -118,6 +121,7 @@ class Batch:
     empty: float | None = None
     cut_off: float | None = None
     dead_groups: float | None = None
+    unscored: float | None = None
 
     def number(self, name: str) -> float | None:
         """A number by its name; None where there is none that is finite."""
@@ -125,7 +129,7 @@ class Batch:
         return float(value) if value is not None and math.isfinite(value) else None
 
 
-TRACKED = ("boxes", "boxes_per_object", "distinct_share", "n_tokens", "empty", "cut_off", "dead_groups")
+TRACKED = ("boxes", "boxes_per_object", "distinct_share", "n_tokens", "empty", "cut_off", "dead_groups", "unscored")
 """Numbers of a `Batch` that are compared with their own start."""
 
 
@@ -321,10 +325,11 @@ NUMBER_OF: Mapping[str, str] = MappingProxyType(
         "empty_answers": "empty",
         "dead_groups": "dead_groups",
         "truncation": "cut_off",
+        "unscored": "unscored",
     }
 )
 """Alarm -> the number of a `Batch` that it looks at."""
-_LEVELS = ("dead_groups", "truncation")
+_LEVELS = ("dead_groups", "truncation", "unscored")
 """Bad wherever they started."""
 _FALLS = ("repetition", "length_collapse")
 _BOUNDS: Mapping[str, Callable[[float, float, float], float]] = MappingProxyType(
@@ -386,6 +391,7 @@ _SAID = {
     "empty": "share of empty answers",
     "cut_off": "share of answers cut off",
     "dead_groups": "share of prompts without gradient",
+    "unscored": "share of rows without a score",
 }
 
 

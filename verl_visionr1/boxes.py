@@ -20,6 +20,7 @@ Point: TypeAlias = tuple[float, float]
 """One point: x, y."""
 Points: TypeAlias = tuple[Point, ...]
 Array: TypeAlias = NDArray[np.float64]
+_CACHED_PAIRS = 2**14  # pairs whose arrays stay in the processor's cache: more of them are compared in blocks
 
 
 def area(box_xyxy: Box) -> float:
@@ -76,13 +77,36 @@ def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> A
     >>> pairwise_iou([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.0, 2.0), (5.0, 5.0, 6.0, 6.0)]).tolist()
     [[1.0, 0.0]]
     """
-    p, t = as_array(predicted_xyxy), as_array(target_xyxy)
+    return array_iou(as_array(predicted_xyxy), as_array(target_xyxy))
+
+
+def array_iou(p_xyxy: Array, t_xyxy: Array) -> Array:
+    """`pairwise_iou` of arrays of shape (..., P, 4) and (..., T, 4): an array of shape (..., P, T)."""
+    p, t = np.ascontiguousarray(np.moveaxis(p_xyxy, -1, 0)), np.ascontiguousarray(np.moveaxis(t_xyxy, -1, 0))
+    n_rows = max(_CACHED_PAIRS * p.shape[-1] // max(p[0].size * t.shape[-1], 1), 1)
+    if n_rows >= p.shape[-1]:
+        return _iou_of_sides(p, t)
+    blocks = [_iou_of_sides(p[..., row : row + n_rows], t) for row in range(0, p.shape[-1], n_rows)]
+    return np.concatenate(blocks, axis=-2)
+
+
+def _iou_of_sides(p: Array, t: Array) -> Array:
+    """IoU of sides x1, y1, x2, y2 of shape (4, ..., P) and (4, ..., T)."""
     with np.errstate(all="ignore"):
         iou_pt, union = _shared_and_union(p, t)
         iou_pt /= union
         if not np.isfinite(iou_pt.sum()):  # areas over- or underflowed: such boxes have no measurable overlap
             iou_pt[~np.isfinite(iou_pt)] = 0.0
     return np.minimum(iou_pt, 1.0, out=iou_pt)
+
+
+def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
+    """`intersection` of each of P with each of T boxes, of shape (P, T), and the area of each of the P boxes."""
+    p, t = np.transpose(p_xyxy)[..., None], np.transpose(t_xyxy)[:, None]
+    width = np.minimum(p[2], t[2]) - np.maximum(p[0], t[0])
+    height = np.minimum(p[3], t[3]) - np.maximum(p[1], t[1])
+    shared = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return shared, ((p[2] - p[0]) * (p[3] - p[1]))[:, 0]
 
 
 def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
@@ -93,22 +117,24 @@ def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> 
     >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
     -0.333333
     """
-    p, t = as_array(predicted_xyxy), as_array(target_xyxy)
+    p, t = np.transpose(as_array(predicted_xyxy)), np.transpose(as_array(target_xyxy))
     shared, union = _shared_and_union(p, t)
-    hull = (np.maximum(p[:, None, 2], t[None, :, 2]) - np.minimum(p[:, None, 0], t[None, :, 0])) * (
-        np.maximum(p[:, None, 3], t[None, :, 3]) - np.minimum(p[:, None, 1], t[None, :, 1])
+    hull = (np.maximum(p[2, :, None], t[2]) - np.minimum(p[0, :, None], t[0])) * (
+        np.maximum(p[3, :, None], t[3]) - np.minimum(p[1, :, None], t[1])
     )
     return shared / union - (hull - union) / hull
 
 
 def _shared_and_union(p: Array, t: Array) -> tuple[Array, Array]:
-    width = np.minimum(p[:, 2, None], t[:, 2])
-    width -= np.maximum(p[:, 0, None], t[:, 0])
-    height = np.minimum(p[:, 3, None], t[:, 3])
-    height -= np.maximum(p[:, 1, None], t[:, 1])
+    """Of sides x1, y1, x2, y2 of shape (4, ..., P) and (4, ..., T)."""
+    p, t = p[..., None], t[..., None, :]
+    width = np.minimum(p[2], t[2])
+    width -= np.maximum(p[0], t[0])
+    height = np.minimum(p[3], t[3])
+    height -= np.maximum(p[1], t[1])
     np.maximum(width, 0.0, out=width)
     np.maximum(height, 0.0, out=height)
     shared = np.multiply(width, height, out=width)
-    union = ((p[:, 2] - p[:, 0]) * (p[:, 3] - p[:, 1]))[:, None] + (t[:, 2] - t[:, 0]) * (t[:, 3] - t[:, 1])
+    union = (p[2] - p[0]) * (p[3] - p[1]) + (t[2] - t[0]) * (t[3] - t[1])
     union -= shared
     return shared, union

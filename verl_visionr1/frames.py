@@ -82,6 +82,7 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
             Frame("internvl", Extent.FIXED, 1000.0),
             Frame("glm", Extent.FIXED, 1000.0),
             Frame("paligemma", Extent.FIXED, 1024.0),
+            Frame("gemma", Extent.FIXED, 1000.0),
             Frame("percent", Extent.FIXED, 100.0, step=0.1),
         )
     }
@@ -90,7 +91,7 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
 
 Griffon-G speaks in "unit" with three decimals. GLM-4.1V to GLM-4.6V divide by width and height and multiply by 1000
 (their model card; not 999), and so does InternVL (its data format); PaliGemma counts 1024 bins; Molmo says "percent"
-with one decimal (Molmo 2 does not).
+with one decimal (Molmo 2 does not). Gemma 4 writes y before x, which is a matter of its answer format.
 """
 
 MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
@@ -99,12 +100,15 @@ MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
         "qwen2_5_vl": "qwen2.5-vl",
         "qwen3_vl": "qwen3-vl",
         "qwen3_vl_moe": "qwen3-vl",
+        "qwen3_5": "qwen3-vl",
+        "qwen3_5_moe": "qwen3-vl",
         "internvl": "internvl",
         "internvl_chat": "internvl",
         "glm4v": "glm",
         "glm4v_moe": "glm",
         "glm46v": "glm",
         "paligemma": "paligemma",
+        "gemma4": "gemma",
         "molmo": "percent",
     }
 )
@@ -156,6 +160,9 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
     if not boxes_xyxy:
         return True
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
+    if len(boxes_xyxy) == 1:  # as below: without the lists it is twice as fast
+        x1, y1, x2, y2 = boxes_xyxy[0]
+        return not (x1 < -slack_x or y1 < -slack_y or x2 > frame_wh[0] + slack_x or y2 > frame_wh[1] + slack_y)
     x1, y1, x2, y2 = zip(*boxes_xyxy, strict=True)  # all left edges, all top edges, ...
     return not (
         min(x1) < -slack_x or min(y1) < -slack_y or max(x2) > frame_wh[0] + slack_x or max(y2) > frame_wh[1] + slack_y

@@ -2,7 +2,8 @@
 
 Legend: P predictions, T targets, `iou_pt[p, t]`. The default is one-to-one, maximises the total IoU and never depends
 on the order of predictions or targets; matching by GIoU and Vision-R1's released matcher are named variants for their
-presets.
+presets. How the pairs are found is in `assignment`; beyond `MAX_PAIRS` candidate pairs (of one label, where labels
+matter) some predictions stay without a pair, and beyond `MAX_ASSIGNED` in doubt the total may be less than the best.
 """
 
 from __future__ import annotations
@@ -13,18 +14,42 @@ from typing import TypeAlias, cast
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from verl_visionr1.answers import Answer
-from verl_visionr1.boxes import Array, Box, Boxes, area, as_array, intersection, iou, pairwise_giou, pairwise_iou
+from verl_visionr1.assignment import (
+    MAX_ASSIGNED,
+    MAX_PAIRS,
+    SMALL_PAIRS,
+    Edge,
+    Group,
+    IndexedBoxes,
+    Row,
+    assigned,
+    best_edges,
+    best_edges_of_groups,
+    by_target,
+    edges_between,
+    padded,
+    thinned,
+)
+from verl_visionr1.boxes import Array, Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
 from verl_visionr1.targets import Target, normal_label
 
-SMALL = 256
-"""Up to this many pairs (16 x 16) plain Python beats numpy."""
-Overlap: TypeAlias = tuple[int, int, float]
-"""Prediction p, target t, and their IoU > 0 (their GIoU, where that is what is matched by)."""
-Assign: TypeAlias = Callable[[Boxes, Sequence[int], Boxes, Sequence[int]], list[Overlap]]
-"""Boxes and the indices of some of them, the same for targets -> one-to-one pairs."""
+__all__ = [
+    "MATCHERS",
+    "MAX_ASSIGNED",
+    "MAX_PAIRS",
+    "Matching",
+    "ignored",
+    "match_boxes",
+    "match_giou",
+    "match_labelled",
+    "match_nothing",
+    "match_visionr1_released",
+]
+
+MAX_PADDING = 4
+"""Labels are matched all at once if that takes no more than so many times the work."""
 _HUGE = 1e9  # coordinates are clipped to this where larger ones would overflow float32 areas
 IGNORED_SHARE = 0.5
 """A prediction that lies in an ignore region by at least this share of its area is not counted."""
@@ -61,14 +86,28 @@ def match_labelled(answer: Answer, target: Target) -> Matching:
     """
     if not target.is_multilabel:
         return match_boxes(answer, target)
-    return _by_label(_assign, answer, target)
+    boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
+    rows_of = _rows_of(answer.labels[: len(boxes_xyxy)], indexed)
+    n_pairs = sum(map(len, rows_of))
+    if n_pairs <= SMALL_PAIRS:
+        return _matching(best_edges(edges_between(boxes_xyxy, rows_of), boxes_xyxy), answer, target)
+    groups = _groups(rows_of, indexed)
+    if n_pairs > MAX_PAIRS:
+        groups = [(thinned(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
+    return _matching(_of_many_pairs(boxes_xyxy, groups, indexed), answer, target)
 
 
 def match_boxes(answer: Answer, target: Target) -> Matching:
     """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3."""
-    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
-    found = _assign(boxes_xyxy, range(len(boxes_xyxy)), targets, range(len(targets)))
-    return _matching(found, answer, target)
+    boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
+    n_pairs = len(boxes_xyxy) * len(indexed.rows)
+    if n_pairs <= SMALL_PAIRS:
+        edges = edges_between(boxes_xyxy, [indexed.rows] * len(boxes_xyxy))
+        return _matching(best_edges(edges, boxes_xyxy), answer, target)
+    ps: Sequence[int] = range(len(boxes_xyxy))
+    if n_pairs > MAX_PAIRS:
+        ps = thinned(ps, boxes_xyxy, len(indexed.rows))
+    return _matching(best_edges_of_groups(boxes_xyxy, [ps], indexed.block), answer, target)
 
 
 def match_giou(answer: Answer, target: Target) -> Matching:
@@ -81,10 +120,14 @@ def match_giou(answer: Answer, target: Target) -> Matching:
     >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious
     (-0.5,)
     """
+    boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
+    groups: list[Group] = [(range(len(boxes_xyxy)), indexed.rows)]
     if target.is_multilabel:
-        return _by_label(_assign_by_giou, answer, target)
-    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
-    return _matching(_assign_by_giou(boxes_xyxy, range(len(boxes_xyxy)), targets, range(len(targets))), answer, target)
+        groups = _groups(_rows_of(answer.labels[: len(boxes_xyxy)], indexed), indexed)
+    if sum([len(ps) * len(rows) for ps, rows in groups]) > MAX_PAIRS:
+        groups = [(thinned(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
+    edges = [edge for ps, rows in groups for edge in _by_giou(boxes_xyxy, ps, rows)]
+    return _matching(edges, answer, target)
 
 
 def match_nothing(answer: Answer, target: Target) -> Matching:
@@ -99,98 +142,72 @@ def ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
     return _ignored(answer.boxes_xyxy, {p for p, _ in matching.pairs}, cast(Boxes, target.ignore_xyxy))
 
 
-def _by_label(assign: Assign, answer: Answer, target: Target) -> Matching:
-    """The pairs that `assign` finds within each label."""
-    boxes_xyxy, targets = answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy)
-    said, wanted = _indices_by_label(answer.labels[: len(boxes_xyxy)]), _indices_by_label(target.labels)
-    found: list[Overlap] = []
-    for label in sorted(wanted):
-        if label in said:
-            found += assign(boxes_xyxy, said[label], targets, wanted[label])
-    return _matching(found, answer, target)
-
-
-def _matching(found: list[Overlap], answer: Answer, target: Target) -> Matching:
+def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
     boxes = answer.boxes_xyxy
     n_predicted = len(boxes) + answer.n_dropped
     if not n_predicted and not target.boxes_xyxy and not answer.is_parsed:
         n_predicted = 1  # "there is none" has to be said: else silence would be right wherever nothing is there
-    if target.ignore_xyxy and len(found) < len(boxes):
-        n_predicted -= len(_ignored(boxes, {p for p, _, _ in found}, cast(Boxes, target.ignore_xyxy)))
-    pairs = tuple([(p, t) for p, t, _ in found])
-    return Matching(pairs, tuple([overlap for _, _, overlap in found]), n_predicted, len(target.boxes_xyxy))
+    if target.ignore_xyxy and len(edges) < len(boxes):
+        n_predicted -= len(_ignored(boxes, {p for p, _, _ in edges}, cast(Boxes, target.ignore_xyxy)))
+    order = target.indexed.order
+    pairs = tuple([(p, order[t]) for p, t, _ in edges])
+    return Matching(pairs, tuple([overlap for _, _, overlap in edges]), n_predicted, len(order))
 
 
-def _indices_by_label(labels: Sequence[str]) -> dict[str, list[int]]:
-    """Which boxes carry a label, by the label as it is compared."""
-    as_written: dict[str, list[int]] = {}
-    for i, label in enumerate(labels):
-        as_written.setdefault(label, []).append(i)
-    indices: dict[str, list[int]] = {}
-    for label, written in as_written.items():
-        indices.setdefault(normal_label(label), []).extend(written)
-    return indices
+def _rows_of(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]]:
+    """The targets that predictions with these labels may be paired with."""
+    as_written, by_label = indexed.as_written, indexed.by_label
+    rows_of = [as_written.get(label) for label in labels]
+    if None in rows_of:  # other spellings, and labels that the target lacks
+        rows_of = [
+            by_label.get(normal_label(label), ()) if rows is None else rows
+            for label, rows in zip(labels, rows_of, strict=True)
+        ]
+    return cast(list[Sequence[Row]], rows_of)
 
 
-def _assign(boxes: Boxes, ps: Sequence[int], targets: Boxes, ts: Sequence[int]) -> list[Overlap]:
-    """Pair the predictions `ps` with the targets `ts`, one to one, so that their total IoU is the largest possible.
+def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
+    """For each label of the target, the predictions that carry it."""
+    ps_of: dict[int, list[int]] = {id(rows): [] for rows in indexed.by_label.values()}
+    for p, rows in enumerate(rows_of):
+        if rows:
+            ps_of[id(rows)].append(p)
+    return [(ps_of[id(rows)], rows) for rows in indexed.by_label.values()]
 
-    Both sides are put in canonical order first, so that neither ties nor rounding hang on the order they came in.
-    """
-    if not ps or not ts:
+
+def _of_many_pairs(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -> list[Edge]:
+    """`best_edges` of groups with many pairs: all groups at once in numpy, if padding them to one size is cheap."""
+    n_pairs = sum([len(ps) * len(rows) for ps, rows in groups])
+    n_padded = len(groups) * max([len(ps) for ps, _ in groups]) * max([len(rows) for _, rows in groups])
+    if n_padded <= MAX_PADDING * n_pairs:
+        return best_edges_of_groups(boxes_xyxy, [ps for ps, _ in groups], indexed.block_by_label)
+    edges: list[Edge] = []
+    rows_of: list[Sequence[Row]] = [()] * len(boxes_xyxy)
+    for ps, rows in groups:
+        if len(ps) * len(rows) > SMALL_PAIRS:
+            edges += best_edges_of_groups(boxes_xyxy, [ps], padded((rows,)))
+        else:
+            for p in ps:
+                rows_of[p] = rows
+    edges += best_edges(edges_between(boxes_xyxy, rows_of), boxes_xyxy)
+    edges.sort(key=by_target)
+    return edges
+
+
+def _by_giou(boxes_xyxy: Boxes, ps: Sequence[int], rows: Sequence[Row]) -> list[Edge]:
+    """The pairs with the largest total GIoU; pairs that are apart stay pairs."""
+    if not ps or not rows:
         return []
-    if len(ps) == len(ts) == 1:
-        overlap = iou(boxes[ps[0]], targets[ts[0]])
-        return [(ps[0], ts[0], overlap)] if overlap > 0.0 else []
-    ps, ts = sorted(ps, key=boxes.__getitem__), sorted(ts, key=targets.__getitem__)
-    some, others = [boxes[p] for p in ps], [targets[t] for t in ts]
-    if len(ps) * len(ts) > SMALL:
-        iou_pt = pairwise_iou(some, others)
-    else:
-        overlaps = _overlaps(some, others)
-        if _one_to_one(overlaps):
-            return [(ps[row], ts[column], overlap) for row, column, overlap in overlaps]
-        iou_pt = np.zeros((len(ps), len(ts)))
-        for row, column, overlap in overlaps:
-            iou_pt[row, column] = overlap
-    rows, columns = _assignment(-iou_pt)
-    chosen = zip(rows, columns, iou_pt[rows, columns].tolist(), strict=True)
-    return [(ps[row], ts[column], overlap) for row, column, overlap in chosen if overlap > 0.0]
-
-
-def _overlaps(some: list[Box], others: list[Box]) -> list[Overlap]:
-    """The pairs with IoU > 0. Most pairs are apart, which four comparisons tell without a call."""
-    overlaps: list[Overlap] = []
-    for row, box in enumerate(some):
-        x1, y1, x2, y2 = box
-        for column, other in enumerate(others):
-            if x1 < other[2] and other[0] < x2 and y1 < other[3] and other[1] < y2:
-                overlap = iou(box, other)
-                if overlap > 0.0:
-                    overlaps.append((row, column, overlap))
-    return overlaps
-
-
-def _one_to_one(overlaps: list[Overlap]) -> bool:
-    """Whether no prediction and no target occurs twice: then the overlaps are the matching."""
-    n = len(overlaps)
-    return n < 2 or (len({p for p, _, _ in overlaps}) == n and len({t for _, t, _ in overlaps}) == n)
-
-
-def _assign_by_giou(boxes: Boxes, ps: Sequence[int], targets: Boxes, ts: Sequence[int]) -> list[Overlap]:
-    """As `_assign`, for the largest total GIoU; the overlaps are GIoU, and pairs that are apart stay pairs."""
-    if not ps or not ts:
-        return []
-    if len(ps) == len(ts) == 1:
-        return [(ps[0], ts[0], _giou(boxes[ps[0]], targets[ts[0]]))]
-    ps, ts = sorted(ps, key=boxes.__getitem__), sorted(ts, key=targets.__getitem__)
-    some = np.clip(as_array([boxes[p] for p in ps]), -_HUGE, _HUGE)
+    if len(ps) == len(rows) == 1:
+        return [(ps[0], rows[0][5], _giou(boxes_xyxy[ps[0]], rows[0][:4]))]
+    ps = sorted(ps, key=boxes_xyxy.__getitem__)
+    some = np.clip(as_array([boxes_xyxy[p] for p in ps]), -_HUGE, _HUGE)
     with np.errstate(all="ignore"):
-        giou_pt = pairwise_giou(cast(Boxes, some), [targets[t] for t in ts])  # rows of four are boxes
+        giou_pt = pairwise_giou(cast(Boxes, some), [row[:4] for row in rows])  # rows of four are boxes
     giou_pt[np.isnan(giou_pt)] = -1.0  # no box has an area that can be measured
-    rows, columns = _assignment(-giou_pt)
-    chosen = zip(rows, columns, giou_pt[rows, columns].tolist(), strict=True)
-    return [(ps[row], ts[column], overlap) for row, column, overlap in chosen]
+    found, columns = assigned(giou_pt)
+    chosen = zip(found, columns, giou_pt[found, columns].tolist(), strict=True)
+    return [(ps[row], rows[column][5], overlap) for row, column, overlap in chosen]
 
 
 def _giou(a: Box, b: Box) -> float:
@@ -206,13 +223,29 @@ def _giou(a: Box, b: Box) -> float:
 
 
 def _ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
+    left = [p for p in range(len(boxes)) if p not in matched]
+    if len(left) * len(regions) > SMALL_PAIRS:
+        return _ignored_of_many(boxes, left, regions)
     found: set[int] = set()
-    for p, box in enumerate(boxes):
-        if p in matched:
-            continue
+    for p in left:
+        box = boxes[p]
         needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
         if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
             found.add(p)
+    return found
+
+
+def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
+    p_xyxy, r_xyxy = as_array([boxes[p] for p in left]), as_array(regions)
+    found: set[int] = set()
+    rows = max(MAX_PAIRS // len(regions), 1)
+    for start in range(0, len(left), rows):  # in parts, so that memory is bounded too
+        with np.errstate(all="ignore"):
+            shared, needed = array_intersection(p_xyxy[start : start + rows], r_xyxy)
+            needed *= IGNORED_SHARE
+            is_inside = (shared >= needed[:, None]).any(axis=1) & (needed > 0.0)
+        inside: list[int] = np.flatnonzero(is_inside).tolist()
+        found.update([left[start + i] for i in inside])
     return found
 
 
@@ -220,14 +253,21 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     """`BoxPriorMatcher` of the released Vision-R1 code: cost L1 in pixels, less label agreement, less GIoU.
 
     All min(P, T) pairs are matched, however far apart, and `ious` holds their GIoU, in (-1, 1], in float32 precision.
-    Ignore regions and dropped boxes play no part.
+    Ignore regions and dropped boxes play no part. One box so large that float32 cannot measure it stops the released
+    code: here nothing is matched then.
     """
     boxes_xyxy, labels = answer.boxes_xyxy, answer.labels
     targets = cast(Boxes, target.boxes_xyxy)
     n_p, n_t = len(boxes_xyxy), len(targets)
     if not n_p or not n_t:
         return Matching((), (), n_p, n_t)
-    p = np.clip(as_array(boxes_xyxy), -_HUGE, _HUGE).astype(np.float32)
+    if _stops_float32(as_array(boxes_xyxy), as_array(targets)):
+        return Matching((), (), n_p, n_t)
+    ps: Sequence[int] = range(n_p)
+    if n_p * n_t > MAX_PAIRS:
+        ps = thinned(ps, boxes_xyxy, n_t)
+        boxes_xyxy, labels = tuple([boxes_xyxy[p] for p in ps]), tuple([labels[p] for p in ps])
+    p = as_array(boxes_xyxy).astype(np.float32)
     t = as_array(targets).astype(np.float32)
     giou_pt = pairwise_giou(cast(Boxes, p), cast(Boxes, t)).astype(np.float32)  # rows of four are boxes
     cost_pt = np.abs(p[:, 0, None] - t[:, 0])
@@ -238,17 +278,19 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     t_codes = np.array([codes[label] for label in target.normal_labels])
     cost_pt -= p_codes[:, None] == t_codes
     cost_pt -= giou_pt
-    rows, columns = _assignment(cost_pt)
-    return Matching(tuple(zip(rows, columns, strict=True)), tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
+    rows, columns = assigned(-cost_pt)
+    pairs = tuple([(ps[row], column) for row, column in zip(rows, columns, strict=True)])
+    return Matching(pairs, tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
 
 
-def _assignment(cost_pt: Array) -> tuple[list[int], list[int]]:
-    """Rows and columns of the one-to-one pairs, min(P, T) of them, whose total cost is least."""
-    # scipy.optimize takes three times as long to load as all the rest of the package: only where it is needed.
-    from scipy.optimize import linear_sum_assignment  # pyright: ignore
-
-    rows, columns = cast(tuple[NDArray[np.intp], NDArray[np.intp]], linear_sum_assignment(cost_pt))
-    return rows.tolist(), columns.tolist()
+def _stops_float32(p: Array, t: Array) -> bool:
+    """Whether a coordinate, or the hull of a pair, is beyond float32: then GIoU is nan, and no assignment exists."""
+    if float(np.abs(p).max()) < 1e18:
+        return False
+    with np.errstate(over="ignore"):
+        sides_pt2 = np.maximum(p[:, None, 2:], t[:, 2:]) - np.minimum(p[:, None, :2], t[:, :2])
+        largest = max(float(sides_pt2.prod(axis=2).max()), 4.0 * float(np.abs(p).max()))
+    return not largest < float(np.finfo(np.float32).max)
 
 
 Matcher: TypeAlias = Callable[[Answer, Target], Matching]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import MappingProxyType
 
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds
 
@@ -23,6 +24,7 @@ class Schedule:
         points: (progress from which it holds, thresholds), progress strictly increasing, the first at 0.0.
         interpolation: between two points "step" holds the earlier, "linear" and "cosine" move to the later one.
         off: thresholds when the progressive rule is off (`progress=None`).
+        follows_model: whether its switch is the default, which follows the family of the model: see `follow_model`.
 
     Raises:
         ValueError: no point at 0, progress out of order or outside [0, 1], unknown interpolation.
@@ -37,6 +39,7 @@ class Schedule:
     points: tuple[tuple[float, Thresholds], ...]
     interpolation: str = "step"
     off: Thresholds = OFF
+    follows_model: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         starts = [at for at, _ in self.points]
@@ -71,11 +74,11 @@ class Schedule:
             return -1
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress = {progress!r}: needs a fraction of training in [0, 1], or None for off")
-        return bisect_right(self.points, progress, key=lambda point: point[0]) - 1
+        return min(bisect_right(self.points, progress, key=lambda point: point[0]) - 1, self.final_stage)
 
     @property
     def final_stage(self) -> int:
-        """The last stage that training reaches: one that starts at 1 comes after its last step."""
+        """The last stage of a training of any length: one that starts at 1 comes after its last step, so never."""
         last = len(self.points) - 1
         return last - 1 if last and self.interpolation == "step" and self.points[last][0] == 1.0 else last
 
@@ -83,6 +86,26 @@ class Schedule:
     def final(self) -> Thresholds:
         """The strictest thresholds of training: where the schedule ends."""
         return self.points[self.final_stage][1]
+
+    def last_stage(self, last_progress: float) -> int:
+        """The last stage of a training whose last step is at `last_progress`.
+
+        Between two points of "linear" and "cosine" it is the point that the thresholds move to.
+
+        >>> staged(at=0.9).last_stage(0.8), staged(at=0.9).last_stage(0.9)
+        (0, 1)
+        """
+        stage = self.stage(last_progress)
+        is_moving = self.interpolation != "step" and self.points[stage][0] < last_progress
+        return min(stage + is_moving, self.final_stage)
+
+    def final_progress(self, last_progress: float) -> float:
+        """Progress at which the thresholds are those of the last stage of such a training, for tools that take one.
+
+        >>> staged(at=0.9).final_progress(0.8), linear(BEGINNER, ADVANCED).final_progress(0.8)
+        (0.8, 1.0)
+        """
+        return 1.0 if self.last_stage(last_progress) == self.final_stage else last_progress
 
 
 def progress_at(step: int, total_steps: int) -> float:
@@ -94,6 +117,31 @@ def progress_at(step: int, total_steps: int) -> float:
     [0.0, 0.0, 0.475, 0.5, 0.975, 1.0]
     """
     return min(max(step - 1, 0) / total_steps, 1.0)
+
+
+def first_step(progress: float, total_steps: int) -> int | None:
+    """The first of `total_steps` steps at which training has come so far; None where none has.
+
+    >>> first_step(0.5, 40), first_step(0.0, 40), first_step(1.0, 40)
+    (21, 1, None)
+    """
+    step = max(math.ceil(progress * total_steps), 1)  # or the one after: rounding decides
+    while step <= total_steps and progress_at(step, total_steps) < progress:
+        step += 1
+    return step if step <= total_steps else None
+
+
+def last_progress(total_steps: int, n_steps: int | None = None) -> float:
+    """Progress at the last step of a training.
+
+    Args:
+        total_steps: steps that count as the whole of training.
+        n_steps: steps that it takes, where these are more.
+
+    >>> last_progress(5), last_progress(10, 40), last_progress(10, 5)
+    (0.8, 1.0, 0.9)
+    """
+    return progress_at(max(total_steps, n_steps or 0), total_steps)
 
 
 def constant(thresholds: Thresholds) -> Schedule:
@@ -118,8 +166,55 @@ def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: f
     return Schedule(((0.0, first), (at, second)))
 
 
-VISIONR1 = staged()
-"""The default: beginner to advanced thresholds at half of training."""
+VISIONR1 = replace(staged(), follows_model=True)
+"""The default: beginner to advanced thresholds at half of training; for some models never: see `follow_model`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwitch:
+    """Where Vision-R1's thresholds tighten for a family of models.
+
+    Attributes:
+        at: fraction of training; 1.0: never.
+        reason: the paper's numbers.
+    """
+
+    at: float
+    reason: str
+
+
+PAPER_SWITCH = ModelSwitch(
+    0.5,
+    "arXiv 2503.18013, Table 5, Griffon-G-7B on COCO: mAP 42.1 with the switch at 1/2, 39.9 without; no other model",
+)
+"""Of families that the paper does not have."""
+MODEL_SWITCHES: Mapping[str, ModelSwitch] = MappingProxyType(
+    {
+        "qwen2.5-vl": ModelSwitch(
+            1.0, "arXiv 2503.18013, Table 10, Qwen2.5-VL-7B on COCO: mAP 26.6 without the switch, 23.3 with it at 1/2"
+        )
+    }
+)
+"""Family, by the name of the frame that it speaks in -> what the paper found best for it."""
+
+
+def switch_of(family: str) -> ModelSwitch:
+    """Where the thresholds tighten by default for models of a family: a name in `frames.FRAMES`."""
+    return MODEL_SWITCHES.get(family, PAPER_SWITCH)
+
+
+def follow_model(schedule: Schedule, family: str) -> Schedule:
+    """The schedule as a run with a model of that family has it; one that was set by name stays as it is.
+
+    >>> [follow_model(VISIONR1, family).stage(0.9) for family in ("qwen2.5-vl", "qwen3-vl")]
+    [0, 1]
+    >>> follow_model(staged(at=0.5), "qwen2.5-vl").stage(0.9)
+    1
+    """
+    if not schedule.follows_model:
+        return schedule
+    (begin, first), (_, second) = schedule.points
+    return replace(schedule, points=((begin, first), (switch_of(family).at, second)))
 
 
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import operator
+import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, cast
 
 import msgspec
 
+from verl_visionr1.assignment import IndexedBoxes
 from verl_visionr1.boxes import Box, Boxes, Points
 from verl_visionr1.masks import Mask, bounds_xyxy
 
@@ -27,7 +29,9 @@ class TargetError(ValueError):
     """Ground truth that cannot be scored; the message names the field and the offending value."""
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Target(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True
+):  # dict: for what is computed once
     """What is really in the image.
 
     Frame of all geometry: float pixels of the EXIF-upright original image, 0-based; boxes are xyxy, half-open. Boxes
@@ -48,6 +52,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         count: how many there are: counting needs it (the objects may be given in part, or not at all).
         answer: the right answer in words: text needs it.
         choices: texts of the options "A", "B", ... of a multiple-choice question.
+        image: which image of the row it speaks of, from 0; None: the only one. Size and geometry are of that image.
 
     Raises:
         TargetError: unknown task, non-positive size, inverted/non-finite/outside box or point, missing label, count
@@ -77,6 +82,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     count: int | None = None
     answer: str | None = None
     choices: Sequence[str] = ()
+    image: int | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -95,6 +101,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             msgspec.structs.force_setattr(self, field, value)
         if self.count is not None:
             msgspec.structs.force_setattr(self, "count", _count(self.count))
+        if self.image is not None:
+            msgspec.structs.force_setattr(self, "image", _count(self.image, "image"))
         self._check_objects()
         self._check_answer()
 
@@ -124,12 +132,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """T: how many objects are given, as boxes, masks or points."""
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
-    @property
+    @cached_property
     def normal_labels(self) -> tuple[str, ...]:
         """T labels as they are compared."""
         return _normal_labels(tuple(self.labels))
 
-    @property
+    @cached_property
+    def indexed(self) -> IndexedBoxes:
+        """The boxes as matching wants them."""
+        return IndexedBoxes.of(cast(Boxes, self.boxes_xyxy), self.labels, self.normal_labels)
+
+    @cached_property
     def is_multilabel(self) -> bool:
         """Whether a label can be wrong: the target and its prompt know more than one."""
         if len(self.labels) <= 1 and not self.categories:
@@ -163,13 +176,51 @@ def is_validation_split(split: object) -> bool:
     return isinstance(split, str) and split.lower().startswith(("val", "test", "dev", "eval", "minival"))
 
 
+MAX_MARKS = 30
+"""Combining marks in a row: a longer run is compared as it is, since ordering them takes quadratic time."""
+_SHORT_WORD = 100
+
+
+def normalize_text(text: str, *, fold_case: bool = True) -> str:
+    """A text as it is compared everywhere: in Unicode form NFKC, without surplus blanks and, usually, without case.
+
+    >>> normalize_text("Cafe\\u0301  STRASSE"), normalize_text("caf\\u00e9 stra\\u00dfe")
+    ('caf\u00e9 strasse', 'caf\u00e9 strasse')
+    """
+    if text.isascii():
+        return " ".join((text.lower() if fold_case else text).split())
+    words = [_normalize_word(word, fold_case) for word in text.split()]
+    return " ".join(" ".join(words).split())  # compatibility forms of some signs hold blanks
+
+
+def _normalize_word(word: str, fold_case: bool) -> str:
+    if word.isascii():
+        return word.lower() if fold_case else word
+    if len(word) > _SHORT_WORD and not _has_few_marks(word):
+        return word.casefold() if fold_case else word
+    if not fold_case:
+        return unicodedata.normalize("NFKC", word)
+    # Unicode 3.13, D146: caseless, whatever the form.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", word).casefold())
+    return unicodedata.normalize("NFKC", folded.casefold())
+
+
+def _has_few_marks(word: str) -> bool:
+    n_marks = 0
+    for char in word:
+        n_marks = n_marks + 1 if unicodedata.combining(char) else 0
+        if n_marks > MAX_MARKS:
+            return False
+    return True
+
+
 def normal_label(label: str) -> str:
-    """A label as it is compared: without case and surplus blanks.
+    """A label as it is compared: without case, surplus blanks and differences of Unicode form.
 
     >>> normal_label("  Traffic   Light ")
     'traffic light'
     """
-    return " ".join(label.lower().split())
+    return normalize_text(label)
 
 
 @lru_cache(maxsize=4096)
@@ -187,13 +238,13 @@ def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:
     return width, height
 
 
-def _count(value: Any) -> int:
+def _count(value: Any, field: str = "count") -> int:
     try:
         if not isinstance(value, bool) and (count := operator.index(value)) >= 0:
             return count
     except TypeError:
         pass
-    raise TargetError(f"count = {value!r}: needs a whole number of at least 0")
+    raise TargetError(f"{field} = {value!r}: needs a whole number of at least 0")
 
 
 def _texts(field: str, values: Any) -> tuple[str, ...]:

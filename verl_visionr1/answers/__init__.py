@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from verl_visionr1.answers import words
 from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, AnswerFormat, Defect
+from verl_visionr1.answers.gemma import GEMMA_JSON, parse_gemma_json
 from verl_visionr1.answers.glm import GLM, parse_glm
 from verl_visionr1.answers.griffon import GRIFFON, parse_griffon
 from verl_visionr1.answers.paligemma import PALIGEMMA, parse_paligemma
@@ -32,6 +33,7 @@ __all__ = [
     "Answer",
     "Defect",
     "instruction",
+    "parse_gemma_json",
     "parse_glm",
     "parse_griffon",
     "parse_internvl",
@@ -56,6 +58,7 @@ FORMATS: Mapping[str, AnswerFormat] = MappingProxyType(
             GLM,
             GRIFFON,
             PALIGEMMA,
+            GEMMA_JSON,
             LIST,
             QWEN_POINTS,
             MOLMO_POINTS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from verl_visionr1.answers.base import MAX_CHARS, Answer, Defect
+from verl_visionr1.answers.transcript import last_turn, reasoning_end
 
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What msgspec raises on text that is not what it was told to expect."""
@@ -22,7 +23,7 @@ def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
     """
     body = text.strip()
     is_bracketed = body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS
-    if is_bracketed and ("</think>" not in body or _is_list(body)):  # reasoning may begin with a bracket too
+    if is_bracketed and ("<" not in body or _is_list(body)):  # reasoning may begin with a bracket too
         return body, _NONE
     body, defects = after_reasoning(body)
     body, fenced = inside_fence(body)
@@ -30,13 +31,14 @@ def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
 
 
 def after_reasoning(body: str) -> tuple[str, tuple[Defect, ...]]:
-    """What follows the reasoning, without its `<answer>` tags: for stripped text."""
+    """What follows the reasoning in the last turn, without its `<answer>` tags: for stripped text."""
     if not body:
         return body, (Defect.EMPTY,)
-    body, reasoned = _after_thinking(body)
-    if not reasoned:
+    body = last_turn(body).strip()
+    start = reasoning_end(body)
+    if start is None or not body:
         return "", (Defect.NO_ANSWER,)
-    body, answered = _inside_answer(body)
+    body, answered = _inside_answer(body[start:].strip())
     return body, _NONE if answered else (Defect.PROSE,)
 
 
@@ -77,14 +79,6 @@ def _is_list(text: str) -> bool:
     except UNREADABLE:
         return False
     return True
-
-
-def _after_thinking(text: str) -> tuple[str, bool]:
-    """What follows the last `</think>`, whose opening tag may be part of the prompt; False if it was never closed."""
-    end = text.rfind("</think>")
-    if end < 0:
-        return text, not text.startswith("<think>")
-    return text[end + len("</think>") :].strip(), True
 
 
 def _inside_answer(text: str) -> tuple[str, bool]:

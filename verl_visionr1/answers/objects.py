@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +17,8 @@ MAX_ITEM_CHARS = 2000
 """The longest object `{...}` that is tried."""
 LONG_CHARS = 20_000
 """In an answer longer than this, numbers that are slow to read (`1e308`) make the whole answer unreadable."""
-KINDS = ("bbox_2d", "point_2d")
+OTHERS = {"bbox_2d": ("point_2d",), "point_2d": ("bbox_2d",), "box_2d": ("bbox_2d", "point_2d")}
+"""Key that a format asks for -> keys that claim something of another kind."""
 
 _OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
 _SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each near the ends of float64
@@ -23,6 +26,7 @@ _SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each ne
 
 class _LooseItem(msgspec.Struct, gc=False):
     bbox_2d: msgspec.Raw = msgspec.Raw(b"null")
+    box_2d: msgspec.Raw = msgspec.Raw(b"null")
     point_2d: msgspec.Raw = msgspec.Raw(b"null")
     label: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -38,27 +42,51 @@ def has_slow_numbers(body: str) -> bool:
     return _SLOW_NUMBER.search(body) is not None
 
 
-def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
-    """Objects with a `kind` ("bbox_2d" or "point_2d") of numbers. Linear: the objects it tries do not overlap.
+Item = TypeVar("Item")
 
-    An object of the other kind alone is a claim of the wrong kind. One that lacks both claims nothing.
+
+def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item] | None:
+    """The complete objects of a list that was cut off, read in one go; None for other texts, and for other objects.
+
+    >>> decode_cut_off('[{"label": "cat"}, {"label": "d', msgspec.json.decode)
+    [{'label': 'cat'}]
+    """
+    end = body.rfind("}") + 1
+    rest = body[end:]
+    if not end or not body.startswith("[") or ("]" in rest and "{" not in rest):
+        return None
+    try:
+        return decode(body[:end] + "]")
+    except UNREADABLE:
+        return None
+
+
+def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
+    """Objects with a `kind` (a key of `OTHERS`) of numbers, in the order in which they are written.
+
+    An object of another kind alone is a claim of the wrong kind. One that lacks all kinds claims nothing. Linear: the
+    objects it tries do not overlap.
     """
     if body == "None":
         return Answer((), (), 0, envelope_defects)
     draft = Draft(envelope_defects)
-    other = KINDS[1 - KINDS.index(kind)]
     position = 0
     for match in _OBJECT.finditer(body):
         position = match.end()
         chunk = match.group()
-        if kind in chunk:
+        if _holds(chunk, kind):
             _read_object(draft, chunk, kind)
-        elif other in chunk:
+        elif any(other in chunk for other in OTHERS[kind]):
             draft.drop(Defect.WRONG_KIND)
     explained = bool(draft.defects)
     for defect in _list_defects(body, position, bool(draft.labels or draft.n_dropped), explained):
         draft.name(defect)
     return draft.answer()
+
+
+def _holds(chunk: str, kind: str) -> bool:
+    """Whether an object names a key; "bbox_2d" does not name "box_2d"."""
+    return kind in (chunk.replace("bbox_2d", "") if kind == "box_2d" else chunk)
 
 
 def _list_defects(body: str, position: int, claims: bool, explained: bool) -> tuple[Defect, ...]:
@@ -80,10 +108,10 @@ def _read_object(draft: Draft, chunk: str, kind: str) -> None:
     item = _loose_item(chunk) if len(chunk) <= MAX_ITEM_CHARS else None
     label = _loose_label(item.label) if item else None
     n_before = len(draft.labels)
-    if kind == "bbox_2d":
-        draft.add_box(_loose_box(item.bbox_2d) if item else None, label or "")
-    else:
+    if kind == "point_2d":
         draft.add_point(_loose_point(item.point_2d) if item else None, label or "")
+    else:
+        draft.add_box(_loose_box(getattr(item, kind)) if item else None, label or "")
     if len(draft.labels) > n_before and (not label or label.isspace()):
         draft.name(Defect.NO_LABEL)
 

@@ -10,7 +10,7 @@ import msgspec
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
 from verl_visionr1.answers.envelope import UNREADABLE, said_nothing, unwrap
-from verl_visionr1.answers.objects import LONG_CHARS, has_slow_numbers, read_objects
+from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
 from verl_visionr1.answers.wording import Wording
 
 
@@ -35,14 +35,19 @@ def parse_qwen_points(text: str) -> Answer:
     if len(body) > LONG_CHARS and has_slow_numbers(body):
         return Answer((), (), body.count("point_2d"), (*defects, Defect.BAD_BOX))
     try:
-        items = _decode_items(body)
+        items, is_cut_off = _decode_items(body), False
     except UNREADABLE:
-        return read_objects(body, defects, "point_2d")
+        complete = decode_cut_off(body, _decode_items)
+        if complete is None:
+            return read_objects(body, defects, "point_2d")
+        items, is_cut_off = complete, True
     draft = Draft(defects)
     for item in items:
         draft.add_point(item.point_2d, item.label)
         if not item.label or item.label.isspace():
             draft.name(Defect.NO_LABEL)
+    if is_cut_off:
+        draft.name(Defect.TRUNCATED)
     return draft.answer()
 
 

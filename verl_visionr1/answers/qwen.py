@@ -8,7 +8,7 @@ import msgspec
 
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect, bounded
 from verl_visionr1.answers.envelope import UNREADABLE, unwrap
-from verl_visionr1.answers.objects import LONG_CHARS, has_slow_numbers, read_objects
+from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
 from verl_visionr1.answers.wording import Wording
 from verl_visionr1.boxes import Box
 
@@ -71,10 +71,14 @@ def parse_qwen_json(text: str) -> Answer:
     body, defects = unwrap(text)
     if len(body) > LONG_CHARS and has_slow_numbers(body):
         return Answer((), (), body.count("bbox_2d"), (*defects, Defect.BAD_BOX))
+    cut_off: tuple[Defect, ...] = ()
     try:
         items = _decode_items(body)
     except UNREADABLE:
-        return read_objects(body, defects, "bbox_2d")
+        complete = decode_cut_off(body, _decode_items)
+        if complete is None:
+            return read_objects(body, defects, "bbox_2d")
+        items, cut_off = complete, (Defect.TRUNCATED,)
     boxes: list[Box] = []
     labels: list[str] = []
     for item in items:
@@ -87,7 +91,7 @@ def parse_qwen_json(text: str) -> Answer:
         defects = (*defects, Defect.BAD_BOX)
     if not all(labels) or any(map(str.isspace, labels)):
         defects = (*defects, Defect.NO_LABEL)
-    return bounded(boxes, labels, n_dropped, defects)
+    return bounded(boxes, labels, n_dropped, (*defects, *cut_off))
 
 
 _THINK = (

@@ -34,12 +34,13 @@ def parse_visionr1_released(text: str) -> Answer:
 
 
 def _released_json(text: str) -> tuple[list[Box], list[str]]:
-    lines = text.strip().split("\n")
-    if lines[0].startswith("```json"):
-        lines = lines[1:]
+    text = text.strip()
+    lines = text.splitlines()  # every line end of Unicode, a bare carriage return among them
+    if lines and lines[0].startswith("```json"):
+        text = "\n".join(lines[1:])
     boxes: list[Box] = []
     labels: list[str] = []
-    for item in _objects(_python_json("\n".join(lines).split("```")[0])):
+    for item in _objects(_python_json(text.split("```")[0])):
         box = _released_box(item.get("bbox_2d"))
         if box is not None:
             boxes.append(box)
@@ -51,10 +52,15 @@ def _released_box(value: object) -> Box | None:
     if not _is_list_of_four(value):
         return None
     try:
-        x1, y1, x2, y2 = (float(int(number)) for number in cast(list[Any], value))
+        whole = [int(number) for number in cast(list[Any], value)]
     except (TypeError, ValueError, OverflowError):
         return None
+    x1, y1, x2, y2 = (float(max(-_HUGE, min(number, _HUGE))) for number in whole)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+_HUGE = 10**300
+"""Larger numbers stand as this: the released code stops at far smaller ones (`matching.match_visionr1_released`)."""
 
 
 def _released_format(text: str) -> bool:

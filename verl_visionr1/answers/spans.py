@@ -91,18 +91,26 @@ def _numbers(text: str, begin: int) -> list[_Number]:
 
 
 def _places(text: str, numbers: list[_Number]) -> dict[Box, list[int]]:
-    """Box -> where its four numbers begin: as written, also cut to whole numbers; of PaliGemma's bins y before x."""
+    """Box -> where its four numbers begin: as written, also cut to whole numbers; some formats write y before x."""
     places: dict[Box, list[int]] = {}
     for i in range(len(numbers) - 3):
         a, b, c, d = (number.value for number in numbers[i : i + 4])
         if not all(map(math.isfinite, (a, b, c, d))):
             continue
-        if text.startswith("<loc", numbers[i].start - 4):
+        if _is_y_first(text, numbers[i].start):
             a, b, c, d = b, a, d, c
         whole = (float(int(a)), float(int(b)), float(int(c)), float(int(d)))
         for box in {(a, b, c, d), whole}:
             places.setdefault(box, []).append(i)
     return places
+
+
+def _is_y_first(text: str, start: int) -> bool:
+    """Whether the numbers from there on are PaliGemma's bins, or stand under Gemma's `box_2d`: y before x."""
+    if text.startswith("<loc", start - 4):
+        return True
+    key = text[max(start - 20, 0) : start].rstrip(" [:\"'\n")
+    return key.endswith("box_2d") and not key.endswith("bbox_2d")
 
 
 def _next(at: list[int], position: int) -> int | None:

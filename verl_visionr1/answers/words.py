@@ -80,10 +80,7 @@ _BOX = ("<|begin_of_box|>", "<|end_of_box|>")
 
 def answer_in(text: str) -> tuple[str, tuple[Defect, ...]]:
     """The part of a completion that is its answer, stripped, and what is wrong around it. Linear time."""
-    body = text.strip()
-    if "<think>" in body[body.rfind("</think>") + 1 :]:  # never closed, wherever it was opened
-        return "", (Defect.NO_ANSWER,)
-    body, defects = after_reasoning(body)
+    body, defects = after_reasoning(text.strip())
     body, box_closed = _inside_box(body)
     body, boxed_closed = _inside_boxed(body)
     return cut(body.strip(), defects if box_closed and boxed_closed else (*defects, Defect.TRUNCATED))

@@ -48,6 +48,7 @@ def difficulty(
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
+    reasoning: given.ReasoningState = "auto",
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -74,7 +75,11 @@ def difficulty(
         wanted = Bar(cast(Any, metric), bar)
         processing = given.processing_of(processed, min_pixels, max_pixels)
         judging = Judging(
-            given.preset_of(preset), frame_named(frame), processing=processing, by_task=given.routes_of(route)
+            given.preset_of(preset),
+            frame_named(frame),
+            processing=processing,
+            by_task=given.routes_of(route),
+            reasoning=given.reasoning_of(reasoning),
         )
         _refuse_overwriting(out, [*files, *data])
         with given.opened(files, None, column, on_error, skipped, COLUMNS) as rollouts:

@@ -45,6 +45,7 @@ class Measuring:
     answer_format: str | None
     stage: str
     resamples: int
+    reasoning: str = "auto"
 
 
 def eval(
@@ -62,6 +63,7 @@ def eval(
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
     frame: Annotated[str, typer.Option(help="the coordinates the model speaks in; auto: by its model_type")] = "auto",
+    reasoning: given.ReasoningState = "auto",
     preset: given.PresetName = "visionr1",
     route: given.Route = None,
     stage: Annotated[str, typer.Option(help="thresholds of the reward: final (as validation in training) or off")] = (
@@ -94,7 +96,7 @@ def eval(
     """Generate answers with vLLM and measure them; answers are kept, and a run that was killed goes on."""
     errors = Console(stderr=True, soft_wrap=True)
     how = (frame, preset, route, confidence, stray_labels, which_box, strict_iou, unreadable_count, metrics)
-    measuring = Measuring(*how, answer_format, stage, resamples)
+    measuring = Measuring(*how, answer_format, stage, resamples, reasoning)
     try:
         _check(measuring, vs)
         if not recompute:
@@ -208,6 +210,7 @@ def _settings(measuring: Measuring, made: Made | None) -> Any:
         answer_format=measuring.answer_format,
         processing=Processing() if made is None else Processing(None, made.min_pixels, made.max_pixels),
         max_tokens=None if made is None else made.sampling.max_tokens,
+        reasoning=given.reasoning_of(measuring.reasoning),
         stage=cast(Any, measuring.stage),
         metrics=cast(Any, tuple(measuring.metrics or ())),
         confidence=cast(Any, measuring.confidence),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from verl_visionr1.answers.transcript import is_reasoning_opened
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
@@ -38,6 +39,7 @@ def explain(
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
+    reasoning: given.ReasoningState = "auto",
     max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
     progress: Annotated[
         float | None, typer.Option(help="fraction of training that sets the thresholds; else off")
@@ -58,7 +60,13 @@ def explain(
             completion.text,
             completion.target,
             _preset(preset, completion.target),
-            Speech(spoken, processed_wh, completion.n_tokens, max_tokens),
+            Speech(
+                spoken,
+                processed_wh,
+                completion.n_tokens,
+                max_tokens,
+                is_reasoning_opened(given.reasoning_of(reasoning), completion.prompt),
+            ),
             progress=progress,
         )
         if draw is not None:

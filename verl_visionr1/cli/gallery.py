@@ -48,6 +48,7 @@ def gallery(
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
+    reasoning: given.ReasoningState = "auto",
     max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "skip",
@@ -61,9 +62,9 @@ def gallery(
     try:
         moment = Moment(None if progress == "off" else _fraction(progress), stage, total_steps)
         processing = given.processing_of(processed, min_pixels, max_pixels)
-        routes = given.routes_of(route)
+        routes, state = given.routes_of(route), given.reasoning_of(reasoning)
         settings = Settings(
-            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes),
+            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes, state),
             data=tuple(data or ()),
             title=title,
             limit=limit,

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.rewards import Preset, find_preset
 from verl_visionr1.rollouts.dumps import Advance, rollout_files
 from verl_visionr1.rollouts.judging import Processing
@@ -30,6 +31,10 @@ Processed = Annotated[
 ]
 MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="of data.mm_processor_kwargs, with --max-pixels")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="of data.mm_processor_kwargs, with --min-pixels")]
+ReasoningState = Annotated[
+    str,
+    typer.Option("--reasoning", help="whether prompts end inside <think>: auto (read each prompt), opened or closed"),
+]
 Data = Annotated[list[Path] | None, typer.Option("--data", help="the parquet trained on: gives rows their data source")]
 OnBadRow = Annotated[str, typer.Option("--on-error", help="what to do with a row that cannot be read: fail or skip")]
 _WHAT = ", ".join(Columns.__struct_fields__)
@@ -111,6 +116,17 @@ def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"--processed {processed}: needs WIDTHxHEIGHT in pixels, for example 644x476")
     return Processing((int(width), int(height)))
+
+
+def reasoning_of(given: str) -> Reasoning:
+    """Whether prompts open the reasoning, as the option says.
+
+    >>> reasoning_of("opened")
+    'opened'
+    """
+    if given not in get_args(Reasoning):
+        raise ValueError(f"--reasoning {given}: needs one of {', '.join(get_args(Reasoning))}")
+    return cast(Reasoning, given)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def schedule(
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
+    reasoning: given.ReasoningState = "auto",
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
@@ -60,7 +61,8 @@ def schedule(
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
             processing = given.processing_of(processed, min_pixels, max_pixels)
-            judging = Judging(changed, frame_named(frame), processing=processing)
+            state = given.reasoning_of(reasoning)
+            judging = Judging(changed, frame_named(frame), processing=processing, reasoning=state)
             counts = Counts()
             with given.opened(rollouts, data, column, on_error, counts) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)

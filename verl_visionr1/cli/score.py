@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def score(
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
+    reasoning: given.ReasoningState = "auto",
     max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
     vs: Annotated[
         str | None, typer.Option(metavar="PRESET[@STAGE]", help="compare with another reward, or another stage")
@@ -53,12 +55,18 @@ def score(
         moment = Moment(None if progress == "off" else _number(progress), stage, total_steps)
         processing = given.processing_of(processed, min_pixels, max_pixels)
         judging = Judging(
-            given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, given.routes_of(route)
+            given.preset_of(preset),
+            frame_named(frame),
+            moment,
+            processing,
+            max_tokens,
+            given.routes_of(route),
+            given.reasoning_of(reasoning),
         )
         other = None
         if vs is not None:
             name, other_moment = preset_and_moment(vs, moment)
-            other = Judging(given.preset_of(name), judging.frame, other_moment, processing, max_tokens)
+            other = replace(judging, preset=given.preset_of(name), moment=other_moment, by_task={})
         _refuse_overwriting(out, files)
         with given.opened(files, data, column, on_error, counts) as rollouts, _writer(out, judging) as on_row:
             report = rescore(rollouts, judging, other=other, n_shown=show, counts=counts, on_row=on_row)

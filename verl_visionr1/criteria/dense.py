@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from verl_visionr1.boxes import Box, Boxes
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Box, Boxes, iou
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.criteria.thresholds import EPSILON, Thresholds, differentiate
 from verl_visionr1.matching import Matching
@@ -65,6 +66,7 @@ def _position_and_completeness(matching: Matching, ious: Sequence[float]) -> flo
 
 
 def v_triune(
+    answer: Answer,
     matching: Matching,
     thresholds: Thresholds,
     target: Target,
@@ -73,20 +75,21 @@ def v_triune(
     size_penalty: float = 0.6,
     size_aware: bool = False,
 ) -> float:
-    """V-Triune's dynamic IoU reward (arXiv 2505.18129, label-first): s * size_penalty ** surplus.
+    """V-Triune's dynamic IoU reward (arXiv 2505.18129, label-first): s * size_penalty ** (surplus / n_T).
 
     s = .7 * (sum of matched IoU >= eps) / n_T + .3 * (recall + precision at eps) / 2, where eps is
     `thresholds.match_iou`. Order-free: released, each target in turn takes the best box left with its label; here the
     pairs of equal label with the largest total IoU are taken, and those below eps do not count.
 
-    surplus: targets without a box at IoU .5, and boxes without a target at .5. Released: |n_P - n_T|, in which a false
-    alarm makes up for a miss and so pays; where only one of the two happens they are the same number. Released,
-    repeated boxes are removed first; here they cost.
+    surplus: targets without a box at IoU .5, and boxes without a target at .5. Released, the exponent is |n_P - n_T|:
+    there a false alarm makes up for a miss and so pays. Counting both costs a scene of many objects its whole reward
+    for a few mistakes, so the exponent is relative to n_T. For one object it is the released one. Released, repeated
+    boxes are removed first; here they cost.
 
     Args:
-        size_penalty: factor in [0, 1] a surplus box.
-        size_aware: no pair needs more IoU than whole numbers can write at its target's size (see `reachable_iou`): at
-            eps = .99 rounding to whole pixels alone may fail any box below 200 pixels.
+        size_penalty: factor in [0, 1], for as many surplus boxes as there are objects.
+        size_aware: small targets are compared as in `precision_size_aware`: at eps = .99 rounding to whole pixels alone
+            may fail any box below 200 pixels.
     """
     if not 0.0 <= size_penalty <= 1.0:
         raise ValueError(f"size_penalty = {size_penalty!r}: needs a factor in [0, 1]")
@@ -94,12 +97,16 @@ def v_triune(
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
     if size_aware:
-        needed = [min(thresholds.match_iou, limit) for limit in _reachable(matching, target, grid_wh)]
-        counted = [x for x, least in zip(matching.ious, needed, strict=True) if x >= least - EPSILON]
+        compared = _compared(answer, matching, target, grid_wh)
+        counted = [
+            overlap
+            for overlap, (relaxed, limit) in zip(matching.ious, compared, strict=True)
+            if relaxed >= min(thresholds.match_iou, limit) - EPSILON
+        ]
     else:
         counted = _reaching(matching.ious, thresholds.match_iou)
     surplus = n_predicted + n_target - 2 * len(_reaching(matching.ious, 0.5))
-    return _position_and_completeness(matching, counted) * size_penalty**surplus
+    return _position_and_completeness(matching, counted) * size_penalty ** (surplus / n_target)
 
 
 def big_vision(
@@ -150,12 +157,16 @@ def _target_weights(target: Target, class_weights: Mapping[str, float]) -> list[
 # --- thresholds that the frame can write -----------------------------------------------------------------------------
 
 
+STEP_IOU = 1.0 / 3.0
+"""IoU, in one direction, of two spans one step long and half a step apart: all that a frame can promise."""
+
+
 def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
-    """The IoU that a box keeps at least, wherever it lies, when each edge is rounded to the nearest step, in [0, 1].
+    """The IoU with `widened` that an answer keeps at least, when each edge is rounded to the nearest step, in [1/9, 1].
 
     An edge moves by at most half a step. IoU is least where all four move inwards (to move one of them outwards
-    instead adds less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h.
-    0.0 where a side is no longer than a step: such a box may vanish.
+    instead adds less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h. In
+    each direction it is `STEP_IOU` at least, for any answer of a step or more around the middle of the box.
 
     Args:
         box_xyxy: target box in pixels of the original image.
@@ -165,44 +176,65 @@ def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
     0.9025
     """
     x1, y1, x2, y2 = box_xyxy
-    return max(1.0 - grid_wh[0] / (x2 - x1), 0.0) * max(1.0 - grid_wh[1] / (y2 - y1), 0.0)
+    return max(1.0 - grid_wh[0] / (x2 - x1), STEP_IOU) * max(1.0 - grid_wh[1] / (y2 - y1), STEP_IOU)
+
+
+def widened(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
+    """The box made one step wide and high, around its middle, where it is less: no frame can write it smaller.
+
+    >>> widened((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
+    (0.5, 0.0, 4.5, 50.0)
+    """
+    x1, y1, x2, y2 = box_xyxy
+    more_x, more_y = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0, max(grid_wh[1] - (y2 - y1), 0.0) / 2.0
+    return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
 
 
 def recall_size_aware(
-    matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
+    answer: Answer, matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
 ) -> float:
     """`recall` (Eq. 5 with Eq. 8), where no target asks for more than its `reachable_iou`.
 
-    For boxes of many steps it is `recall`; for small ones it forgives what rounding alone can cost.
+    A target smaller than a step is compared as `widened` too, and the better of the two IoU counts. For boxes of many
+    steps it is `recall`; for small ones it forgives what rounding alone can cost.
     """
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
     found = 0
-    for pair_iou, limit in zip(matching.ious, _reachable(matching, target, grid_wh), strict=True):
-        found += pair_iou >= min(thresholds.match_iou, limit) - EPSILON
+    for relaxed, limit in _compared(answer, matching, target, grid_wh):
+        found += relaxed >= min(thresholds.match_iou, limit) - EPSILON
     return differentiate(found / matching.n_target, thresholds.recall_floor, thresholds.recall_full)
 
 
 def precision_size_aware(
-    matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
+    answer: Answer, matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
 ) -> float:
     """`precision` (Eq. 6 with Eq. 8), where match, floor and full credit are at most the `reachable_iou`.
 
-    A pair that reaches its limit has full credit. n_P = 0: 1.0 iff n_T = 0.
+    A pair that reaches its limit has full credit; small targets are compared as in `recall_size_aware`. n_P = 0: 1.0
+    iff n_T = 0.
     """
     if not matching.n_predicted:
         return 0.0 if matching.n_target else 1.0
     total = 0.0
-    for pair_iou, limit in zip(matching.ious, _reachable(matching, target, grid_wh), strict=True):
-        if pair_iou >= min(thresholds.match_iou, limit) - EPSILON:
-            total += differentiate(pair_iou, min(thresholds.iou_floor, limit), min(thresholds.iou_full, limit))
+    for relaxed, limit in _compared(answer, matching, target, grid_wh):
+        if relaxed >= min(thresholds.match_iou, limit) - EPSILON:
+            total += differentiate(relaxed, min(thresholds.iou_floor, limit), min(thresholds.iou_full, limit))
     return total / matching.n_predicted
 
 
-def _reachable(matching: Matching, target: Target, grid_wh: tuple[float, float]) -> list[float]:
-    """`reachable_iou` of the target of each pair."""
+def _compared(
+    answer: Answer, matching: Matching, target: Target, grid_wh: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Of each pair, the IoU that counts, and the `reachable_iou` of its target."""
     boxes = cast(Boxes, target.boxes_xyxy)
-    return [reachable_iou(boxes[t], grid_wh) for _, t in matching.pairs]
+    compared: list[tuple[float, float]] = []
+    for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
+        box = boxes[t]
+        if box[2] - box[0] < grid_wh[0] or box[3] - box[1] < grid_wh[1]:
+            overlap = max(overlap, iou(answer.boxes_xyxy[p], widened(box, grid_wh)))
+        compared.append((overlap, reachable_iou(box, grid_wh)))
+    return compared
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (

@@ -9,9 +9,9 @@ from functools import partial
 from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verl_visionr1.answers import Answer
+from verl_visionr1.assignment import MAX_PAIRS, assigned
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
 from verl_visionr1.masks import bounds_xyxy, contains_each
 from verl_visionr1.targets import Target, normal_label
@@ -32,7 +32,8 @@ class Said(NamedTuple):
 def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> Said:
     """What an answer points at. Labels play a part where the target gives them and knows more than one.
 
-    A coordinate that is not finite cannot be used, but counts as predicted.
+    A coordinate that is not finite cannot be used, but counts as predicted; and so do points that would make more than
+    `MAX_PAIRS` pairs with the objects, the last in sorted order.
     """
     points = answer.points_xy
     if box_centres and not points:
@@ -41,13 +42,16 @@ def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bo
     if not n_predicted and not target.n_objects and not answer.is_parsed:
         n_predicted = 1  # as in `matching`: "there is none" has to be said
     ranks = [p for p, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
+    most = max(MAX_PAIRS // max(target.n_objects, 1), 1)
     labels: Sequence[str] = ()
     if use_labels and target.labels and target.is_multilabel:
         labels = answer.labels if len(answer.labels) == len(points) else [""] * len(points)
         ranks.sort(key=lambda p: (points[p], labels[p]))
+        ranks = ranks[:most]
         labels = [normal_label(labels[p]) for p in ranks]
     elif len(ranks) > 1:
         ranks.sort(key=points.__getitem__)
+    ranks = ranks[:most]
     return Said([points[p] for p in ranks], list(labels), ranks, n_predicted)
 
 
@@ -152,7 +156,5 @@ def best_total(score_pt: Array) -> float:
     """The largest sum of scores of one-to-one pairs."""
     if 1 in score_pt.shape:
         return float(score_pt.max())
-    from scipy.optimize import linear_sum_assignment  # pyright: ignore  # loads slowly: only where it is needed
-
-    rows, columns = cast(tuple[NDArray[np.intp], NDArray[np.intp]], linear_sum_assignment(score_pt, maximize=True))
+    rows, columns = assigned(score_pt)
     return float(score_pt[rows, columns].sum())

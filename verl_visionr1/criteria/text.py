@@ -7,7 +7,6 @@ All compare `answer.text`, the answer without reasoning and tags, with `target.a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -15,10 +14,8 @@ from verl_visionr1.answers import Answer
 from verl_visionr1.answers.numbers import Number, last_number
 from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.traits import may_block, needs
-from verl_visionr1.targets import Target
+from verl_visionr1.targets import Target, normalize_text
 
-MAX_NORMAL_CHARS = 5000
-"""Texts longer than this are compared as they are: normal forms may take quadratic time."""
 MAX_CHOICE_CHARS = 2000
 """A longer answer names no option."""
 MAX_EDIT_CHARS = 20_000
@@ -45,10 +42,7 @@ def normal_text(text: str) -> str:
     >>> normal_text(' **A  Red\\nbus.** ')
     'a red bus'
     """
-    text = " ".join(text.split())
-    if not text.isascii() and len(text) <= MAX_NORMAL_CHARS:
-        text = unicodedata.normalize("NFKC", text)
-    return text.casefold().strip(_AROUND)
+    return normalize_text(text).strip(_AROUND)
 
 
 def choice(answer: Answer, target: Target) -> float:
@@ -78,6 +72,7 @@ def named_option(text: str, choices: Sequence[str]) -> int | None:
     """
     if not text or len(text) > MAX_CHOICE_CHARS:
         return None
+    text = normalize_text(text, fold_case=False)  # full-width letters and brackets
     texts = [normal_text(option) for option in choices]
     n_letters = len(choices) or 26
     normal = normal_text(text)
@@ -144,6 +139,7 @@ _NO_FIRST = re.compile(r"[\s\"'*`(]*no(?![\w'-])", re.IGNORECASE)
 
 def _says_yes(text: str) -> bool | None:
     """True for yes, False for no, None for neither or both."""
+    text = normalize_text(text, fold_case=False)
     said = {match.group(1) is not None for match in _YES_OR_NO.finditer(text)}
     if _NO_FIRST.match(text) is not None:
         said.add(False)
@@ -175,6 +171,7 @@ def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
 
 def _number(text: str) -> Number | None:
     """The number of a text, None where there is none or it is not finite."""
+    text = normalize_text(text, fold_case=False)
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None and float(fraction.group(2)):
         return Number(float(fraction.group(1)) / float(fraction.group(2)), False, 0, len(text))
@@ -184,7 +181,9 @@ def _number(text: str) -> Number | None:
 
 @needs("rapidfuzz", "verl-visionr1[text]")
 def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignore_case: bool = True) -> float:
-    """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5). Surplus blanks are ignored.
+    """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5).
+
+    Surplus blanks and Unicode forms are ignored, case with `ignore_case`.
 
     Of longer texts `MAX_EDIT_CHARS` are compared, and what lies beyond counts as wrong.
 
@@ -194,9 +193,7 @@ def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignor
     if not 0.0 <= floor <= 1.0:
         raise ValueError(f"edit_similarity: floor = {floor!r}: needs a number in [0, 1]")
     distance = _levenshtein()
-    said, wanted = " ".join(answer.text.split()), " ".join((target.answer or "").split())
-    if ignore_case:
-        said, wanted = said.lower(), wanted.lower()
+    said, wanted = (normalize_text(text, fold_case=ignore_case) for text in (answer.text, target.answer or ""))
     if said == wanted:
         return 1.0 if said else 0.0
     longer = max(len(said), len(wanted))

@@ -61,7 +61,7 @@ def _from_logprobs(read: Read, mean: Callable[[list[float], list[float]], float]
     if not prediction.logprobs:
         where = f"{prediction.file}: row {prediction.row}"
         raise EvaluationError(f"{where}: no log-probabilities were kept; generate with them, or confidence=order")
-    as_spoken = PARSERS[read.preset.answer_format](prediction.output)
+    as_spoken = PARSERS[read.preset.answer_format](read.case.completion)
     spans = box_spans(prediction.output, as_spoken)
     return [_confidence(prediction, span, mean) for span in spans]
 

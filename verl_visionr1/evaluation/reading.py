@@ -21,6 +21,7 @@ from verl_visionr1.rewards.base import Case
 from verl_visionr1.rewards.judge import case_of, score_of
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout, read_target
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, TargetError
 
 
@@ -83,7 +84,8 @@ def _read(prediction: Prediction, judging: Judging, settings: EvaluationSettings
         raise EvaluationError(f"{_where(prediction)}: {error}") from None
     rollout = _rollout(prediction, target)
     preset = judging.preset_for(rollout)
-    thresholds = preset.schedule.final if settings.stage == "final" else preset.schedule.off
+    schedule = follow_model(preset.schedule, judging.frame.name)
+    thresholds = schedule.final if settings.stage == "final" else schedule.off
     try:
         case = case_of(prediction.output, target, preset, thresholds, judging.speech(rollout))
     except (FrameError, SizeError, RowsError) as error:
@@ -110,6 +112,7 @@ def _rollout(prediction: Prediction, target: Target) -> Rollout:
         saved=None,
         processed_wh=prediction.processed_wh,
         n_tokens=prediction.n_tokens,
+        prompt=prediction.input,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import msgspec
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, find_preset
 from verl_visionr1.rollouts.judging import Judging, Processing
@@ -40,6 +41,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         answer_format: read boxes and points in this format instead of the preset's own.
         processing: at which size the model saw the images, for rows that do not say.
         max_tokens: response budget, for criteria of length.
+        reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
         stage: thresholds of the reward: "final", as validation in training has them by default, or "off".
         metrics: families of metrics (`FAMILIES`); empty: those of each row's task and data source.
         confidence: how sure a box is: "constant", "order", "logprob" or "logprob-product".
@@ -66,6 +68,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     answer_format: str | None = None
     processing: Processing = Processing()
     max_tokens: int | None = None
+    reasoning: Reasoning = "auto"
     stage: Stage = "final"
     metrics: tuple[Family, ...] = ()
     confidence: Confidence = "constant"
@@ -86,6 +89,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             ("which_box", get_args(WhichBox)),
             ("unreadable_count", get_args(UnreadableCount)),
             ("stage", get_args(Stage)),
+            ("reasoning", get_args(Reasoning)),
             ("answer_format", (None, *FORMATS)),
         ):
             _require(name, getattr(self, name), allowed)
@@ -115,7 +119,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             preset = replace(preset, answer_format=self.answer_format)
             by_task = {task: self._in_format(routed) for task, routed in by_task.items()}
         return Judging(preset, frame_named(self.frame), processing=self.processing, max_tokens=self.max_tokens,
-                       by_task=by_task)  # fmt: skip
+                       by_task=by_task, reasoning=self.reasoning)  # fmt: skip
 
     def _preset(self, name: str) -> Preset:
         preset = find_preset(name, PRESETS)

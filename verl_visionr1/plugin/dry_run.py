@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_visionr1.plugin import agreement, composing, parts, preflight
+from verl_visionr1.plugin import agreement, composing, delegation, parts, preflight, run_checks, trainable
 from verl_visionr1.plugin.config import ConfigError, settings_of
 from verl_visionr1.plugin.cpu_platform import repair_vllm_version
 from verl_visionr1.plugin.summary import steps_of, summary_of
@@ -74,7 +74,11 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
 def _checks(config: DictConfig, notes: list[str]) -> list[str]:
     _name_vllm(notes)
     problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
-    problems += preflight.problems_of(_without_missing_data(config, notes), here=False)
+    present = _without_missing_data(config, notes)
+    is_whole = all(OmegaConf.select(present, key) == OmegaConf.select(config, key) for key in DATA_KEYS)
+    problems += preflight.problems_of(present, here=False, is_whole=is_whole)
+    problems += trainable.processor_problems(config)
+    notes += run_checks.warnings_of(config)
     notes += preflight.disk_problems(config)
     notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
@@ -192,7 +196,8 @@ def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
         listed = [files] if isinstance(files, str) else list(files or [])
         is_missing = {file: "://" not in str(file) and not Path(str(file)).expanduser().is_file() for file in listed}
         notes += [f"{key}: {file} is not here; its rows are not looked at" for file in listed if is_missing[file]]
-        OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])
+        if any(is_missing.values()):
+            OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])
     return present
 
 
@@ -209,7 +214,7 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append(told)
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
-    if own:
+    if own and not OmegaConf.select(config, delegation.KEY):
         notes.append(f"reward.custom_reward_function.path={own}: {manager} does not ask it; make it a criterion")
     try:
         settings = settings_of(config)

@@ -2,7 +2,8 @@
 
 verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, and its FSDP engine does not look at it. verl imports
 `model.external_lib` wherever it reads a model's config, before it builds the model: this module then freezes the tower
-of every model that the FSDP engine builds in that process, before it is sharded. The optimizer is given the frozen
+of every model that the FSDP engine builds in that process, before it is sharded; Megatron's engine, whose models it
+cannot freeze, stops instead. The optimizer is given the frozen
 parameters too; without gradients it keeps no state for them and does not decay them.
 """
 
@@ -58,4 +59,18 @@ def freeze_in_engine(transformer_impl: types.ModuleType) -> None:
     engine._build_module = _build_module
 
 
+def refuse_in_megatron(transformer_impl: types.ModuleType) -> None:
+    """Megatron workers, `verl.workers.engine.megatron.transformer_impl`: they stop, where nothing would be frozen."""
+
+    def _build_megatron_module(self: Any) -> Any:
+        raise NoVisionTowerError(
+            "external_lib=verl_visionr1.plugin.frozen_vision freezes FSDP models alone, and this is Megatron: its "
+            "vision tower would be trained; leave external_lib out, or set actor_rollout_ref.actor.strategy=fsdp2"
+        )
+
+    engine: Any = transformer_impl.MegatronEngine
+    engine._build_megatron_module = _build_megatron_module
+
+
 when_imported("verl.workers.engine.fsdp.transformer_impl", freeze_in_engine)
+when_imported("verl.workers.engine.megatron.transformer_impl", refuse_in_megatron)

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
-from verl_visionr1.plugin.reward_manager import frame_of, model_config_of, total_steps_of
+from verl_visionr1.plugin.reward_manager import family_of, frame_of, model_config_of, run_steps_of, total_steps_of
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import plain_of
 from verl_visionr1.rollouts.page import LOCK, LOG, PAGE
+from verl_visionr1.schedule import follow_model, last_progress
 
 logger = logging.getLogger(__name__)
 
@@ -125,15 +127,24 @@ def arguments_of(folder: Path, config: DictConfig) -> list[str]:
         path = Path(str(file)).expanduser()
         if path.suffix == ".parquet" and path.is_file():
             arguments += ["--data", str(path)]
-    arguments += ["--preset", _written(settings.routing.default, folder / PRESETS / "preset.yaml")]
+    family = _family(config, settings)
+    arguments += ["--preset", _written(settings.routing.default, family, folder / PRESETS / "preset.yaml")]
     for task, preset in settings.routing.by_task.items():
-        arguments += ["--route", f"{task}={_written(preset, folder / PRESETS / f'{task}.yaml')}"]
-    return [*arguments, *_thresholds(config, settings)]
+        arguments += ["--route", f"{task}={_written(preset, family, folder / PRESETS / f'{task}.yaml')}"]
+    return [*arguments, *_thresholds(config, settings, family)]
+
+
+def _family(config: DictConfig, settings: Settings) -> str:
+    """The model's family, which default thresholds follow; "" where it cannot be told, which the log says already."""
+    try:
+        return family_of(config, settings)
+    except (ValueError, OSError):
+        return ""
 
 
 def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
     """Options of the tools that say how the model speaks; none where that cannot be told."""
-    flags: list[str] = []
+    flags = [] if settings.reasoning == "auto" else ["--reasoning", settings.reasoning]
     try:
         flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
     except (ValueError, OSError) as error:
@@ -142,14 +153,14 @@ def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
     return [*flags, "--min-pixels", str(least), "--max-pixels", str(most)] if least and most else flags
 
 
-def _thresholds(config: DictConfig, settings: Settings) -> list[str]:
+def _thresholds(config: DictConfig, settings: Settings, family: str) -> list[str]:
     """The thresholds of validation; those of gates stand in no dump."""
     budget = OmegaConf.select(config, "data.max_response_length")
     flags = [] if budget is None else ["--max-tokens", str(budget)]
     if settings.is_off or settings.validation == "off":
         return flags
     if settings.validation == "final":
-        return [*flags, "--progress", "1.0"]
+        return [*flags, "--progress", str(_final_progress(config, settings, family))]
     try:
         return [*flags, "--total-steps", str(total_steps_of(config, settings))]
     except ConfigError:  # not the trainer's process
@@ -157,8 +168,21 @@ def _thresholds(config: DictConfig, settings: Settings) -> list[str]:
         return [*flags, "--total-steps", str(total)] if total else flags
 
 
-def _written(preset: Preset, file: Path) -> str:
+def _final_progress(config: DictConfig, settings: Settings, family: str) -> float:
+    """Where the thresholds of validation are those of training's last stage, which a gate may reach at any time."""
+    try:
+        total = total_steps_of(config, settings)
+    except ConfigError:  # not the trainer's process
+        total = OmegaConf.select(config, "trainer.total_training_steps")
+    if settings.gate is not None or not total:
+        return 1.0
+    schedule = follow_model(settings.reward.schedule, family)
+    return schedule.final_progress(last_progress(total, run_steps_of(config)))
+
+
+def _written(preset: Preset, family: str, file: Path) -> str:
     """A preset with all that the run has set, as a file (JSON is YAML)."""
+    preset = replace(preset, schedule=follow_model(preset.schedule, family))
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(plain_of(preset), indent=1))
     return str(file)

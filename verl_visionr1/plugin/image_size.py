@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from verl_visionr1.plugin.config import ConfigError
+
+
+class ImageChoiceError(ValueError):
+    """Which image of a row its ground truth speaks of is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +34,14 @@ class ImageTokens:
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> ImageTokens:
-        """From a Qwen-VL `config.json`.
+        """From a `config.json` of Qwen2-VL to Qwen3.5 or of GLM-V.
 
         Raises:
             ConfigError: the config lacks a field this needs.
         """
         try:
             vision = model["vision_config"]
-            return cls(int(model["image_token_id"]), int(vision["patch_size"]) * int(vision["spatial_merge_size"]))
+            return cls(int(model["image_token_id"]), _side(vision["patch_size"]) * int(vision["spatial_merge_size"]))
         except KeyError as error:
             raise ConfigError(
                 f"the model's config.json has no {error.args[0]!r}, which a frame in processed pixels needs; "
@@ -44,27 +49,56 @@ class ImageTokens:
             ) from None
 
 
-def processed_size(batch: Mapping[str, Any], image_tokens: ImageTokens) -> tuple[int, int] | None:
-    """Width and height, in pixels, of the first image of the batch's last row as the model saw it.
+def _side(patch_size: Any) -> int:
+    """Qwen3.5's config may give a patch as [height, width]."""
+    sides = [patch_size] if isinstance(patch_size, int) else [*patch_size]
+    if len(set(sides)) != 1:
+        raise ConfigError(
+            f"the model's config.json: vision_config.patch_size = {patch_size!r}: needs a square patch; "
+            "set reward.reward_kwargs.visionr1.frame to the coordinates the model speaks in"
+        )
+    return int(sides[0])
+
+
+def processed_size(
+    batch: Mapping[str, Any], image_tokens: ImageTokens, image: int | None = None
+) -> tuple[int, int] | None:
+    """Width and height, in pixels, of an image of the batch's last row as the model saw it.
 
     Args:
         batch: `input_ids` (n, length) and `position_ids` (n, 4, length): text, time, row, column of each token.
         image_tokens: the model's layout.
+        image: which image of the row, from 0 (`Target.image`); None: the only one.
 
     Returns:
         (width, height), or None where the row has no image token or no M-RoPE positions.
+
+    Raises:
+        ImageChoiceError: several images and no `image`, or fewer images than it says.
     """
     input_ids, position_ids = batch["input_ids"][-1], batch["position_ids"][-1]
     if position_ids.dim() != 2:
         return None
-    is_image = (input_ids == image_tokens.token_id).nonzero().flatten()
-    if not len(is_image):
+    # Views of the same memory: numpy's operations on a few hundred numbers cost a third of torch's.
+    places = np.flatnonzero(input_ids.numpy() == image_tokens.token_id)
+    if not len(places):
         return None
-    gaps = (is_image[1:] - is_image[:-1] > 1).nonzero().flatten()
-    first = is_image[: int(gaps[0]) + 1] if len(gaps) else is_image
-    rows, columns = position_ids[-2][first], position_ids[-1][first]
+    ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # of each image's tokens
+    first, last = _bounds_of(ends, image)
+    rows, columns = position_ids.numpy()[-2:, int(places[first]) : int(places[last]) + 1]
     return _extent(columns) * image_tokens.pixels, _extent(rows) * image_tokens.pixels
 
 
-def _extent(positions: torch.Tensor) -> int:
-    return int(positions.max() - positions.min()) + 1
+def _bounds_of(ends: list[int], image: int | None) -> tuple[int, int]:
+    """The first and the last token of the image that is meant, which must be said where there are several."""
+    if (len(ends) > 1 and image is None) or (image is not None and image >= len(ends)):
+        said = "no image" if image is None else f"image = {image}"
+        raise ImageChoiceError(
+            f"the row has {len(ends)} images, and its ground truth says {said}; set `image` in it, from 0"
+        )
+    index = image or 0
+    return (ends[index - 1] + 1 if index else 0), ends[index]
+
+
+def _extent(positions: NDArray[np.int64]) -> int:
+    return int(positions.max()) - int(positions.min()) + 1

@@ -124,7 +124,7 @@ def image_notes(config: DictConfig, folder: Path) -> list[str]:
     The V1 trainer does not shorten prompts: one that exceeds the token budget of a worker stops the run when its turn
     comes.
     """
-    processor = _processor_of(folder)
+    processor = image_processor_of(folder)
     if processor is None or OmegaConf.select(config, "data.filter_overlong_prompts"):
         return []
     pixels = (OmegaConf.select(config, "data.mm_processor_kwargs") or {}).get("max_pixels") or processor.max_pixels
@@ -134,11 +134,13 @@ def image_notes(config: DictConfig, folder: Path) -> list[str]:
     budget = (config.data.max_prompt_length // 2) * processor.factor**2
     return [
         f"data.max_prompt_length={config.data.max_prompt_length}: an image may take up to {tokens} tokens; bound it "
-        f"(+data.mm_processor_kwargs.max_pixels={budget}) or set data.filter_overlong_prompts=true"
+        f"(++data.mm_processor_kwargs={{min_pixels:{min(processor.min_pixels, budget)},max_pixels:{budget}}}, both) or "
+        "set data.filter_overlong_prompts=true"
     ]
 
 
-def _processor_of(folder: Path) -> ImageProcessor | None:
+def image_processor_of(folder: Path) -> ImageProcessor | None:
+    """How the model in a folder resizes images; None where it does not say, or in a way that is not known."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             config = json.loads((folder / name).read_text())

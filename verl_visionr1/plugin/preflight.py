@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import agreement, checkpoints
+from verl_visionr1.plugin import (
+    agreement,
+    checkpoints,
+    delegation,
+    image_choice,
+    reward_path,
+    run_checks,
+    summary,
+    trainable,
+)
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
+from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
@@ -26,21 +38,30 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
         problems = problems_of(config)
+        for label, text in [] if problems else summary.plan_of(config):
+            print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
+        for warning in [] if problems else run_checks.warnings_of(config):
+            print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
         if problems:
             # Hydra turns ordinary exceptions of a callback into warnings; SystemExit passes.
             raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-def problems_of(config: DictConfig, *, here: bool = True) -> list[str]:
+def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
     """Everything that would fail later, each in one line; empty when the run may start.
 
     Args:
         config: verl's whole config.
         here: whether the run will be on this machine, so that its disk counts.
+        is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_settings, _check_legacy_keys, _check_model, _check_data, agreement.problems_of)
+    checks = (_check_settings, _check_turns, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
     problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
+    problems += run_checks.problems_of(config, is_whole=is_whole)
     return problems + (disk_problems(config) if here else [])
+
+
+_OF_MODULES = (reward_path.problems_of, trainable.family_problems, image_choice.problems_of)
 
 
 def _check_settings(config: DictConfig) -> list[str]:
@@ -52,12 +73,25 @@ def _check_settings(config: DictConfig) -> list[str]:
     return []
 
 
-def _check_legacy_keys(config: DictConfig) -> list[str]:
-    """Keys that verl >= 0.9 composes and then ignores."""
-    manager = OmegaConf.select(config, "reward_model.reward_manager")
-    if manager:
-        return [f"reward_model.reward_manager={manager}: verl 0.9 ignores it; set reward.reward_manager.name"]
-    return []
+def _check_turns(config: DictConfig) -> list[str]:
+    """Agent loops, of the config or named by rows, whose turns the reward cannot tell apart."""
+    try:
+        settings = settings_of(config)
+    except ConfigError:
+        return []  # `_check_settings` says it
+    loops = [None, *sorted({name for file in _parquet_files(config) for name in _agent_loops(file)})]
+    return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
+
+
+def _agent_loops(file: Path) -> set[str]:
+    """The agent loops that the rows of a file name."""
+    try:
+        with open_parquet(file) as parquet:
+            if "agent_name" not in parquet.schema_arrow.names:
+                return set()
+        return {str(row["agent_name"]) for row in read_rows(file, columns=["agent_name"]) if row["agent_name"]}
+    except RowsError:
+        return set()  # `_check_data` says it
 
 
 def _check_model(config: DictConfig) -> list[str]:
@@ -69,31 +103,42 @@ def _check_model(config: DictConfig) -> list[str]:
 
 def _check_data(config: DictConfig) -> list[str]:
     try:
-        routes = settings_of(config).routing
+        settings = settings_of(config)
     except ConfigError:
         return []  # `_check_settings` says it
-    problems: list[str] = []
+    problems = delegation.problems_of(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
-    for key in ("data.train_files", "data.val_files"):
-        files = OmegaConf.select(config, key)
-        for file in [files] if isinstance(files, str) else files or []:
-            if not str(file).endswith(".parquet") or "://" in str(file):
-                continue
-            path = Path(file).expanduser()
-            problem = _file_problem(path, routes) or _image_problem(path, image_key)
+    for key in _FILE_KEYS:
+        for path in _parquet_files(config, key):
+            problem = _file_problem(path, settings.routing, settings.delegate) or _image_problem(path, image_key)
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
 
 
-def _file_problem(file: Path, routes: Routes) -> str | None:
+_FILE_KEYS = ("data.train_files", "data.val_files")
+
+
+def _parquet_files(config: DictConfig, *keys: str) -> list[Path]:
+    """The local parquet files of some keys; of none: of training and validation."""
+    found: list[Path] = []
+    for key in keys or _FILE_KEYS:
+        files = OmegaConf.select(config, key)
+        some = [str(file) for file in ([files] if isinstance(files, str) else files or [])]
+        found += [Path(file).expanduser() for file in some if file.endswith(".parquet") and "://" not in file]
+    return found
+
+
+def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:
     """Why the reward cannot judge a file. Asks less than `tools.doctor`: other columns are the user's own."""
-    columns = ["reward_model", *(["data_source"] if routes.by_source else []), *routes.column[:1]]
+    columns = ["reward_model", *(["data_source"] if routes.by_source or delegate else []), *routes.column[:1]]
     number = -1
     try:
         for row in read_rows(file, columns=columns):
             number += 1
-            routes.preset_for(target_of(row), str(row.get("data_source", "")), row)
+            source = str(row.get("data_source", ""))
+            if not delegation.is_delegated(delegate, source):
+                routes.preset_for(target_of(row), source, row)
     except RowsError as error:
         return str(error)
     except TargetError as error:

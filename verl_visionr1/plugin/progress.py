@@ -5,13 +5,15 @@ verl has no callback of this kind, so three of its hooks, all in one process, sh
 * `VisionR1AgentLoopManager` stamps each dispatched batch with its `Context`;
 * `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics; while it
   waits, it looks whether there is still something to wait for (`watchdog`);
-* `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored.
+* `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored; the buffer has written it
+  before, so that a run that is killed while it saves loses nothing.
 
 `+visionr1@_global_=progressive` names all three. Nothing but `Progress` has state.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -19,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
+from verl_visionr1.plugin.checkpoints import STATE_FILE
 from verl_visionr1.plugin.context import WIRE_KEY
 from verl_visionr1.plugin.gallery_page import PageWriter
 from verl_visionr1.plugin.reward_workers import replaceable
@@ -34,8 +36,6 @@ from verl_visionr1.plugin.watchdog import Patience, Watchdog, watching
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "visionr1_progress.json"
-"""In each checkpoint directory `global_step_N`."""
 POLL_SECONDS = 0.5
 """How often the buffer looks for finished rollouts; with verl's own 2 s a short step waits up to 2 s for nothing."""
 
@@ -61,12 +61,16 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         checkpoint_dir = resumed_from(config)
         if checkpoint_dir is not None:
             step = self._restore(checkpoint_dir)
-        print(self.progress.describe(step), flush=True)  # noqa: T201 - Ray shows an actor's standard output
+        reason = [f"visionr1: {self.progress.reason}"] if self.progress.reason else []
+        warnings = [f"visionr1: WARNING: {told}" for told in self.progress.warn()]
+        for line in (self.progress.describe(step), *reason, *warnings):
+            print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
 
     def _restore(self, checkpoint_dir: Path) -> int:
         file = checkpoint_dir / STATE_FILE
         if not file.is_file():
-            logger.warning("visionr1: no %s: progress counts over this run's own steps", file)
+            lost = "" if self.progress.gates is None else ", and every gate begins at stage 0"
+            self.progress.warnings.append(f"no {file}: progress counts over this run's own steps{lost}")
             return int(checkpoint_dir.name.rpartition("_")[2])
         state = json.loads(file.read_text())
         self.progress.restore(state)
@@ -92,7 +96,23 @@ def resumed_from(config: DictConfig) -> Path | None:
     return Path(os.path.abspath(found)) if found else None
 
 
-class ProgressCheckpoint(CheckpointCallback):
+class _NoCallback:
+    """In place of verl's class in 0.9.0, which has no such hook: nothing calls it."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        self.config = config
+
+
+def _callback_class() -> type[Any]:
+    """verl's `CheckpointCallback`; verl 0.9.0 has none, and the rest of the plug-in works there too."""
+    try:
+        return importlib.import_module("verl.trainer.ppo.checkpoint_callback").CheckpointCallback
+    except ModuleNotFoundError:
+        logger.warning("visionr1: this verl calls nobody at checkpoints: a resumed run starts its state anew")
+        return _NoCallback
+
+
+class ProgressCheckpoint(_callback_class()):  # type: ignore[misc]
     """Writes the state of `Progress` into each checkpoint directory."""
 
     def __init__(self, config: DictConfig) -> None:
@@ -103,10 +123,27 @@ class ProgressCheckpoint(CheckpointCallback):
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
     ) -> None:
         """Called by verl after each save. The file is complete or not there at all."""
-        file = Path(checkpoint_dir) / STATE_FILE
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.progress.state(global_step)))
-        os.replace(partial, file)
+        write_state(self.progress, global_step, Path(checkpoint_dir))
+
+
+def write_state(progress: Progress, step: int, checkpoint_dir: Path) -> None:
+    """Write the state after a step into a checkpoint's folder; the file is complete or not there at all."""
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    file = checkpoint_dir / STATE_FILE
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(progress.state(step)))
+    os.replace(partial, file)
+
+
+def write_state_ahead(trainer: Any, progress: Progress, step: int) -> None:
+    """Write the state of a step that verl will save, before verl does.
+
+    verl marks a checkpoint as the newest before it calls `on_save`: a run that was killed in between would resume from
+    it and find no state. Nothing that the state holds changes between a step's batch and its checkpoint.
+    """
+    often = trainer.config.trainer.save_freq
+    if often > 0 and (step % often == 0 or step >= trainer.total_training_steps):
+        write_state(progress, step, Path(trainer.config.trainer.default_local_dir) / f"global_step_{step}")
 
 
 def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
@@ -130,7 +167,9 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
                 )
             if partition_id == "train":
                 page.look()  # of the validation before this step
-                metrics = {**metrics, **training_metrics(batch, progress_of(trainer.config), global_steps)}
+                progress = progress_of(trainer.config)
+                metrics = {**metrics, **training_metrics(batch, progress, global_steps)}
+                write_state_ahead(trainer, progress, global_steps)
             return batch, metrics
 
         def wait_for_sampleable(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

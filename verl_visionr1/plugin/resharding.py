@@ -14,6 +14,7 @@ What is written has the names that verl looks for, beside the files of the old n
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -21,8 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -134,10 +137,29 @@ def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], 
 
 
 def _read(file: Path) -> Any:
+    """A part of a checkpoint, as data: what else a pickle may do is refused."""
     try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+        with torch.serialization.safe_globals(_random_state_types()):
+            return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: holds something else than tensors, numbers and random states ({_first_line(error)}); it is not "
+            "loaded, since loading it would run it"
+        ) from None
     except Exception as error:  # noqa: BLE001 - a file that was cut short fails in many ways
         raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); take an earlier checkpoint") from None
+
+
+def _random_state_types() -> list[Any]:
+    """What numpy's random state, an array of whole numbers, is made of; torch knows the types of its own tensors."""
+    array = np.zeros(1, dtype=np.uint32)
+    rebuild = array.__reduce__()[0]
+    names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")  # of numpy 1 and 2
+    return [*((rebuild, name) for name in names), np.ndarray, np.dtype, type(array.dtype), codecs.encode]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).partition("\n")[0]).strip()
 
 
 def _extra_state(old: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:

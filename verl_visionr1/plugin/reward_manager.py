@@ -12,6 +12,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,27 @@ from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
+from verl_visionr1.plugin.config import (
+    PREFIX,
+    ConfigError,
+    Settings,
+    filtered_gate_problem,
+    require_supported_verl,
+    settings_of,
+)
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
+from verl_visionr1.plugin.delegation import DELEGATED, accuracy_of, is_delegated
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+from verl_visionr1.plugin.reward_path import reward_model_problem
+from verl_visionr1.plugin.scoring_guard import ScoringGuard
+from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
@@ -54,6 +68,9 @@ class VisionR1RewardManager(RewardManagerBase):
         reward_model_tokenizer: Any = None,
     ) -> None:
         require_supported_verl()
+        problem = reward_model_problem(config)
+        if problem:
+            raise ConfigError(problem)
         super().__init__(config, tokenizer, compute_score)
         self.decode = tokenizer.decode
         self.settings = settings_of(config)
@@ -62,37 +79,63 @@ class VisionR1RewardManager(RewardManagerBase):
         model = model_config_of(config, tokenizer)
         self.frame = frame_of(self.settings, model)
         self.image_tokens = ImageTokens.of(model) if self.frame.extent is Extent.PROCESSED else None
-        self.total_steps = total_steps_of(config, self.settings)
+        self.total_steps, self.run_steps = total_steps_of(config, self.settings), run_steps_of(config)
+        self.turns = turns_of(config, self.settings, tokenizer)
         require_callback_for_gate(config, self.settings)
         self.max_tokens = OmegaConf.select(config, "data.max_response_length")
         self.row_keys = _ROW_KEYS | set(self.routes.column[:1])
+        self.guard = ScoringGuard("reward worker")
+        make_naive: Any = NaiveRewardManager  # its decorator hides its parameters
+        others = (reward_router_address, reward_model_tokenizer)
+        self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.
 
         Returns:
             `reward_score`: float; `reward_extra_info`: the same keys for every row, all floats.
+
+        Raises:
+            NothingScoredError: none of the first rows could be scored.
         """
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
-        completion, n_tokens = self.completion_of(data, row.get("response_len"))
-        processed_wh = processed_size(data.batch, self.image_tokens) if self.image_tokens else None
-        speech = Speech(self.frame, processed_wh, n_tokens, self.max_tokens)
+        response_ids = self.response_of(data, row.get("response_len"))
+        speech = Speech(self.frame, None, len(response_ids), self.max_tokens)
         preset = self.routes.default
         try:
+            if is_delegated(self.settings.delegate, source):
+                return await self.delegated(data, context, speech)
+            completion, is_opened = self.last_turn_of(data, response_ids, row)
+            speech = replace(speech, reasoning_opened=is_opened)
             target = read_target(row["reward_model"]["ground_truth"])
+            if self.image_tokens:
+                speech = replace(speech, processed_wh=processed_size(data.batch, self.image_tokens, target.image))
             preset = self.routes.preset_for(target, source, row)
-            rule = context.rule(preset.schedule, self.settings.validation, source)
+            rule = self.rule_of(context, preset, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
                 score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, speech)
             else:
                 score, signs = _judged(completion, target, preset, rule.thresholds, speech)
         except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
             # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
-            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), _reason(error))
-            rule = context.rule(preset.schedule, self.settings.validation, source)
+            reason = _reason(error)
+            logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
+            self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
+            rule = self.rule_of(context, preset, source)
             return self.reward_of(_UNSCORED, _NO_SIGNS, context, rule, preset, speech, is_scored=False)
+        self.guard.look("", is_scored=True, reason="")
         return self.reward_of(score, signs, context, rule, preset, speech)
+
+    async def delegated(self, data: DataProto, context: Context, speech: Speech) -> dict[str, Any]:
+        """A row that verl's own naive manager judges, reported under the keys of all rows."""
+        assert self.naive is not None
+        result = await self.naive.run_single(data)
+        rule = self.rule_of(context, self.routes.default, "")
+        score = Score(float(result["reward_score"]), {"accuracy": accuracy_of(result)})
+        reward = self.reward_of(score, _NO_SIGNS, context, rule, self.routes.default, speech)
+        reward["reward_extra_info"]["route"] = DELEGATED
+        return reward
 
     def reward_of(
         self,
@@ -139,21 +182,42 @@ class VisionR1RewardManager(RewardManagerBase):
             )
         extra_info = row.get("extra_info")
         split = extra_info.get("split") if isinstance(extra_info, Mapping) else None
-        step = int(row.get("global_steps", 0))
-        return context_at(step, self.total_steps, is_validation=is_validation_split(split))
+        is_validation = is_validation_split(split)
+        step = 0 if self.total_steps is None else step_of(row, is_validation=is_validation)
+        return context_at(step, self.total_steps, n_steps=self.run_steps, is_validation=is_validation)
 
-    def completion_of(self, data: DataProto, length: int | None) -> tuple[str, int]:
-        """The text of the last output, without padding and special tokens, and its length in tokens.
+    def rule_of(self, context: Context, preset: Preset, source: str) -> Rule:
+        """What counts for a row. A gate counts the stages of the run's own preset; others go by progress."""
+        is_gated = preset is self.routes.default
+        schedule = follow_model(preset.schedule, self.frame.name)
+        return context.rule(schedule, self.settings.validation, source, is_gated=is_gated)
+
+    def response_of(self, data: DataProto, length: int | None) -> list[int]:
+        """The tokens of the last output, without padding.
 
         Of several outputs the mask does not tell it: verl pads prompts with responses as a whole, responses apart.
         """
         response_ids = data.batch["responses"][-1]
         mask = data.batch["attention_mask"][-1][-response_ids.shape[-1] :]
-        length = int(mask.sum() if length is None else length)
-        return self.decode(response_ids[:length], skip_special_tokens=True), length
+        return response_ids[: int(mask.sum() if length is None else length)].tolist()
+
+    def last_turn_of(self, data: DataProto, response_ids: list[int], row: Mapping[str, Any]) -> tuple[str, bool]:
+        """What the model said last, without special tokens, and whether it began inside its reasoning.
+
+        Raises:
+            TurnsError: it cannot be told.
+        """
+        mask = data.batch.get(MASK_KEY, None)
+        start, end = self.turns.last_turn(response_ids, row, None if mask is None else mask[-1].tolist())
+        prompt_end = int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
+        before = data.batch["input_ids"][-1][max(prompt_end - TAIL, 0) : prompt_end].tolist()
+        is_opened = self.turns.is_reasoning_opened(before + response_ids[:start])
+        return self.decode(response_ids[start:end], skip_special_tokens=True), is_opened
 
 
-_ROW_KEYS = frozenset({"reward_model", "extra_info", "global_steps", "index", "data_source", "response_len", WIRE_KEY})
+_BY_DATA = ("reward_model", "extra_info", "index", "data_source")
+_BY_VERL = ("global_steps", "prompt_len", "response_len")
+_ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
 _NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
 
@@ -173,15 +237,48 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error, limit=-3))
 
 
-def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
-    """A gate is moved by the progress callback alone.
+def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
+    """The trainer step that a row belongs to, from 1; 0 in a validation before training.
+
+    verl's V1 trainer hands over `global_steps`. The others (V0, one-step-off, fully async) say which weights wrote the
+    answer: those of the step before; after step N validation is answered by the weights of step N.
+
+    Args:
+        row: columns of verl's batch.
+        is_validation: whether the row belongs to validation.
 
     Raises:
-        ConfigError: a gated schedule without the callback.
+        ConfigError: verl does not tell.
+
+    >>> step_of({"tool_extra_fields": {"max_global_steps": 4}}, is_validation=False)
+    5
+    """
+    if row.get("global_steps") is not None:
+        return int(row["global_steps"])
+    fields = row.get("tool_extra_fields")
+    written_by = fields if isinstance(fields, Mapping) else {}
+    for key in ("max_global_steps", "global_steps"):
+        if written_by.get(key) is not None:
+            return int(written_by[key]) + (0 if is_validation else 1)
+    raise ConfigError(
+        "reward manager visionr1: this trainer's batches have neither global_steps nor "
+        "tool_extra_fields.max_global_steps, so that the progress of training is not known; add "
+        f"+visionr1@_global_=progressive (V1 trainer), or set {PREFIX}.schedule.kind=off"
+    )
+
+
+def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
+    """A gate is moved by the progress callback alone, and by all that was sampled.
+
+    Raises:
+        ConfigError: a gated schedule without the callback, or with a filter of groups.
     """
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
     if settings.gate is not None and not str(manager).startswith("verl_visionr1."):
         raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
+    problem = filtered_gate_problem(config, settings)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
@@ -216,6 +313,13 @@ def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
     return frame_named(MODEL_TYPE_FRAMES[model_type])
 
 
+def family_of(config: DictConfig, settings: Settings) -> str:
+    """The name of the frame that the run's model speaks in, which its default schedule follows; "" if not known."""
+    if settings.frame != "auto":
+        return settings.frame
+    return MODEL_TYPE_FRAMES.get(str(model_config_of(config, None).get("model_type")), "")
+
+
 def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     """Trainer steps that count as the whole of training; None with the progressive rule off.
 
@@ -224,14 +328,18 @@ def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     """
     if settings.is_off:
         return None
-    if settings.total_steps is not None:
-        return settings.total_steps
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
-    total = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
-    if total <= 0:
+    total = settings.total_steps or run_steps_of(config)
+    if total is None:
         raise ConfigError(
             f"{PREFIX}.total_steps=null: this trainer does not say how many steps it will take; set "
             f"{PREFIX}.total_steps, or {PREFIX}.schedule.kind=off"
         )
     return total
+
+
+def run_steps_of(config: DictConfig) -> int | None:
+    """Trainer steps that a run takes, as its trainer has written them into the config; None where it has not."""
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
+    steps = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
+    return steps if steps > 0 else None

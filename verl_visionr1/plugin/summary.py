@@ -9,8 +9,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.run_length import length_of
+from verl_visionr1.plugin.run_rows import guess_family
+from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
-from verl_visionr1.schedule import Schedule, progress_at
+from verl_visionr1.schedule import Schedule, first_step, follow_model
 
 _MEMORY = (
     ("strategy", "actor_rollout_ref.actor.strategy"),
@@ -59,16 +62,15 @@ def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
     yield "written to", _written(config)
 
 
-def steps_of(config: DictConfig) -> int | None:
-    """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None where the data is not here to count.
+def plan_of(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """(label, text): rows, epochs and steps of a run, and when its thresholds move; what a run says at its start."""
+    yield "steps", _steps(config)
+    yield from ((label or "reason", text) for label, text in _reward(config) if label in ("thresholds", ""))
 
-    With `data.filter_overlong_prompts` a run has fewer: too long prompts are not left out here.
-    """
-    given = config.trainer.total_training_steps
-    if given is not None:
-        return int(given)
-    rows = _rows(config.data.train_files)
-    return None if rows is None else rows // int(config.data.train_batch_size) * int(config.trainer.total_epochs)
+
+def steps_of(config: DictConfig) -> int | None:
+    """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None where the data is not here to count."""
+    return length_of(config).total_steps
 
 
 def _rows(files: Any) -> int | None:
@@ -96,14 +98,13 @@ def _files(files: Any) -> str:
 
 
 def _steps(config: DictConfig) -> str:
-    total, trainer = steps_of(config), config.trainer
-    length = f"{total}" if total is not None else f"{trainer.total_epochs} epochs"
+    trainer = config.trainer
     often = [
         f"{word} every {every}"
         for word, every in (("validate", trainer.test_freq), ("save", trainer.save_freq))
         if every > 0
     ]
-    return "; ".join([length, *often, f"resume: {trainer.resume_mode}"])
+    return "; ".join([length_of(config).describe(), *often, f"resume: {trainer.resume_mode}"])
 
 
 def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
@@ -118,6 +119,9 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     for preset in settings.routing.presets:
         yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
+    if settings.reward.schedule.follows_model and not settings.is_off:
+        family = guess_family(config, settings)
+        yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
     yield "frame", f"{settings.frame}; answers as {settings.reward.answer_format}"
 
 
@@ -137,35 +141,38 @@ def _judges(settings: Settings, preset: Preset) -> str:
 
 
 def _schedule(config: DictConfig, settings: Settings) -> str:
-    schedule = settings.reward.schedule
+    schedule = follow_model(settings.reward.schedule, guess_family(config, settings) or "")
     if settings.is_off:
         return f"rule off: {_short(schedule, -1)}"
     stages = [_short(schedule, i) for i in range(len(schedule.points))]
     if settings.gate is not None:
         gate = settings.gate
         return f"gated on {gate.metric}: {' then '.join(stages)} (match IoU / floor / full)"
-    total = settings.total_steps or steps_of(config)
-    starts = [_start(at, total) for at, _ in schedule.points]
-    told = [f"{stage} from {start}" for stage, start in zip(stages, starts, strict=True)]
+    length = length_of(config)
+    total = settings.total_steps or length.total_steps
+    starts = [_start(at, total, length.last_step) for at, _ in schedule.points]
+    told = [f"{stage} {start}" for stage, start in zip(stages, starts, strict=True)]
     moving = "" if schedule.interpolation == "step" else f", {schedule.interpolation} between"
     return f"{', '.join(told)}{moving} (match IoU / floor / full)"
 
 
 def _short(schedule: Schedule, stage: int) -> str:
-    thresholds = schedule.off if stage < 0 else schedule.points[stage][1]
-    return f"{thresholds.match_iou:g}/{thresholds.iou_floor:g}/{thresholds.iou_full:g}"
+    return short_thresholds(schedule.off if stage < 0 else schedule.points[stage][1])
 
 
-def _start(progress: float, total: int | None) -> str:
+def _start(progress: float, total: int | None, last_step: int | None = None) -> str:
     """In words: the first step at which training has come so far.
 
-    >>> _start(0.5, 40), _start(1.0, 40), _start(0.5, None)
-    ('step 21', 'never', '50 %')
+    >>> _start(0.5, 40), _start(1.0, 40), _start(0.9, 5), _start(0.5, 40, 20), _start(0.5, None)
+    ('from step 21', 'never (it starts at the end)', 'not reached in this run', 'not reached in this run', 'from 50 %')
     """
+    if progress == 1.0:
+        return "never (it starts at the end)"
     if total is None:
-        return f"{progress:.0%}".replace("%", " %")
-    first = next((step for step in range(1, total + 1) if progress_at(step, total) >= progress), None)
-    return "never" if first is None else f"step {first}"
+        return f"from {progress:.0%}".replace("%", " %")
+    first = first_step(progress, total) if total > 0 else None
+    is_reached = first is not None and (last_step is None or first <= last_step)
+    return f"from step {first}" if is_reached else "not reached in this run"
 
 
 def _algorithm(config: DictConfig) -> str:

@@ -13,6 +13,8 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 
 from verl_visionr1.plugin.alarm_log import Sampled, batch_of, lines_of, stage_of
+from verl_visionr1.plugin.delegation import DELEGATED, TELLS
+from verl_visionr1.plugin.step_rows import StepRows
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
@@ -24,21 +26,42 @@ PREFIX = "visionr1"
 
 
 def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
-    """What a sampled training batch scored, and what counted there; gates and alarms move on it."""
+    """What a training step scored, and what counted there; gates and alarms move on it.
+
+    Of a step that verl samples in parts, the last part reports all of it, and the others nothing (`step_rows`).
+
+    Raises:
+        NothingScoredError: none of the first rows of the run could be scored.
+    """
     fields = ["extra_fields", "data_source"]
     rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
     extra: list[Any] = [getattr(row, "data", row) for row in rows["extra_fields"]]
     sources = [str(getattr(source, "data", source)) for source in rows["data_source"]]
-    infos: list[Mapping[str, float]] = [field.get("reward_extra_info", {}) for field in extra]
+    part = StepRows(list(batch.keys), sources, [field.get("reward_extra_info", {}) for field in extra])
+    whole = progress.steps.add(step, part)
+    return {} if whole is None else step_metrics(whole, progress, step)
+
+
+def step_metrics(rows: StepRows, progress: Progress, step: int) -> dict[str, float]:
+    """As `training_metrics`, of a whole step."""
+    _require_scored(rows, progress)
     reported = [reported_by(preset) for preset in progress.routes.presets]
     metrics = {
-        **batch_means(batch.keys, infos, reported),
-        **_rule_metrics(progress, step, sorted(set(sources))),
-        **_budget_metrics(progress, infos),
-        **alarm_metrics(progress, Sampled(step, batch.keys, infos, reported)),
+        **batch_means(rows.keys, rows.infos, reported),
+        **_rule_metrics(progress, step, sorted(set(rows.sources))),
+        **_budget_metrics(progress, rows.infos),
+        **alarm_metrics(progress, Sampled(step, rows.keys, rows.infos, reported)),
     }
-    progress.observe(step, sources, infos)
+    progress.observe(step, rows.sources, rows.infos)
     return metrics
+
+
+def _require_scored(rows: StepRows, progress: Progress) -> None:
+    for key, info in zip(rows.keys, rows.infos, strict=True):
+        if info.get("route") == DELEGATED or "unscored" not in info:
+            continue  # verl, or another reward manager, has judged it
+        reason = "the log of the reward workers has each reason: cannot be scored"
+        progress.guard.look(key.split("_")[0], is_scored=not info["unscored"], reason=reason)
 
 
 def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
@@ -123,6 +146,8 @@ def batch_means(
         route = int(info.get("route", 0.0))
         absent = not_of_all - reported[route] if 0 <= route < len(reported) else not_of_all
         for name, number in info.items():
+            if route == DELEGATED and name not in TELLS:
+                continue
             if name not in NOT_AVERAGED and name not in absent:
                 columns[name].append(float(number))
         if "value" in info:

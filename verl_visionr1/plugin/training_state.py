@@ -15,9 +15,11 @@ from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.context import Context, Rule, context_at
-from verl_visionr1.plugin.reward_manager import total_steps_of
-from verl_visionr1.rewards import COMMON_METRICS
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.scoring_guard import ScoringGuard
+from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
+from verl_visionr1.plugin.step_rows import StepCollector, parts_a_step
+from verl_visionr1.schedule import follow_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +36,18 @@ class Progress:
         self.config = config
         self.settings = settings_of(config)
         self.routes = self.settings.routing
-        self.schedule = self.settings.reward.schedule
+        own = self.settings.reward.schedule
+        self.family = family_of(config, self.settings) if own.follows_model else ""
+        self.schedule = follow_model(own, self.family)
         gate = self.settings.gate
         self.gates = None if gate is None else Gates(gate, len(self.schedule.points))
         self.alarm_rules = self.settings.alarm_rules
         self.alarms = AlarmState()
         self.pinned_total: int | None = None
         self.last_stages: dict[str, int] = {}
+        self.steps = StepCollector(parts_a_step(config))
+        self.guard = ScoringGuard("training")
+        self.warnings: list[str] = []
 
     @property
     def total_steps(self) -> int | None:
@@ -52,7 +59,8 @@ class Progress:
     def context(self, step: int, *, is_validation: bool = False) -> Context:
         """How prompts dispatched at `step` are judged."""
         stages = None if self.gates is None else {source: self.gates.stage(source) for source in self.gates.states}
-        return context_at(step, self.total_steps, is_validation=is_validation, gates=stages)
+        n_steps = run_steps_of(self.config)
+        return context_at(step, self.total_steps, n_steps=n_steps, is_validation=is_validation, gates=stages)
 
     def rule(self, step: int, data_source: str = "") -> Rule:
         """What counts at `step` for rows that the run's own preset judges."""
@@ -72,16 +80,9 @@ class Progress:
             self.gates = self.gates.advance(step, stage, means)
 
     def _tells(self, info: Mapping[str, float]) -> bool:
-        """Whether a row has the gate's metric: what its preset or its task does not have is reported as 0."""
+        """Whether a row moves the gate: only rows of the run's own preset are judged at the gate's stages."""
         assert self.gates is not None
-        metric, presets = self.gates.gate.metric, self.routes.presets
-        if metric not in info or "stage" not in info:
-            return False
-        route = int(info.get("route", 0.0))
-        if metric in ("iou_mean", "f1_50"):
-            tasks = presets[route].tasks if route >= 0 else set(BOX_TASKS) - set(self.routes.default.tasks)
-            return not set(BOX_TASKS).isdisjoint(tasks)
-        return metric in COMMON_METRICS or (route >= 0 and metric in presets[route].weights)
+        return info.get("route", 0.0) == 0.0 and self.gates.gate.metric in info and "stage" in info
 
     def sound(self, batch: Batch) -> dict[str, bool]:
         """Move the alarms on what a batch scored; those that have started (True) or ended (False)."""
@@ -113,7 +114,7 @@ class Progress:
             self.gates = self.gates.with_state(state["gates"])
         own = total_steps_of(self.config, self.settings)
         if self.settings.total_steps is None and own != saved:
-            logger.warning("visionr1: this run takes %s steps, the checkpoint's took %s: progress is kept", own, saved)
+            self.warnings.append(total_steps_warning(own or 0, saved))
         self.pinned_total = own if self.settings.total_steps is not None else saved
         was, now = state["thresholds"], asdict(self.rule(state["step"]).thresholds)
         if was != now and isinstance(was, Mapping):
@@ -125,17 +126,26 @@ class Progress:
         except ValueError as error:  # a warning less is not worth a run
             logger.warning("visionr1: alarms start anew: %s", error)
 
+    def warn(self) -> list[str]:
+        """What the user should know as training begins, one line each; call it after `restore`."""
+        n_steps = run_steps_of(self.config)
+        if self.total_steps is None or n_steps is None or self.gates is not None:
+            return list(self.warnings)
+        return [*self.warnings, *stage_warnings(self.schedule, self.total_steps, n_steps)]
+
+    @property
+    def reason(self) -> str | None:
+        """Why the thresholds move when they do, where the model's family decides; None where a setting does."""
+        is_default = self.settings.reward.schedule.follows_model and self.total_steps is not None
+        return switch_words(self.family) if is_default else None
+
     def describe(self, step: int) -> str:
         """One line for the log."""
         rule = self.rule(max(step, 1))
         kind = "gated on " + self.gates.gate.metric if self.gates is not None else "schedule"
-        points = " ".join(f"{at:g}:{_short(thresholds)}" for at, thresholds in self.schedule.points)
+        points = " ".join(f"{at:g}:{short_thresholds(thresholds)}" for at, thresholds in self.schedule.points)
         presets = ", ".join(preset.name for preset in self.routes.presets)
         return (
             f"visionr1: preset {presets}, {self.total_steps} steps, {kind} ({points}), "
-            f"at step {step}: stage {rule.stage} {_short(rule.thresholds)}"
+            f"at step {step}: stage {rule.stage} {short_thresholds(rule.thresholds)}"
         )
-
-
-def _short(thresholds: Any) -> str:
-    return f"{thresholds.match_iou:g}/{thresholds.iou_floor:g}/{thresholds.iou_full:g}"

@@ -264,11 +264,18 @@ def _named_actors(trainer: Any) -> Iterator[tuple[str, Any]]:
     ):
         for rank, actor in enumerate(getattr(getattr(trainer, group, None), "workers", ())):
             yield f"{name} {rank}", actor
-    for number, replica in enumerate(trainer.llm_server_manager.get_replicas()):
+    for number, replica in enumerate(_replicas(trainer)):
         for part, actor in enumerate(replica.servers):
             yield f"vLLM server {number}" + (f".{part}" if part else ""), actor
     for number, actor in enumerate(getattr(trainer.agent_loop_manager, "agent_loop_workers", ())):
         yield f"agent-loop worker {number}", actor
+
+
+def _replicas(trainer: Any) -> Iterator[Any]:
+    """Of all server managers: separate_async generates on servers of its own beside those of the trainer."""
+    for manager in (trainer.llm_server_manager, getattr(trainer, "standalone_server_manager", None)):
+        if manager is not None:
+            yield from manager.get_replicas()
 
 
 def _reason(message: str) -> str:

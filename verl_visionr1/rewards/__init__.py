@@ -18,6 +18,7 @@ from verl_visionr1.rewards.base import (
 from verl_visionr1.rewards.judge import Speech, judge
 from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
 from verl_visionr1.rewards.routing import Routes
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target
 
 __all__ = [
@@ -41,27 +42,30 @@ def score(
     completion: str,
     target: Target,
     *,
-    preset: str | Preset = "visionr1",
+    preset: str | Preset | None = None,
     frame: str | Frame = "original",
     processed_wh: tuple[int, int] | None = None,
     progress: float | None = None,
     n_tokens: int | None = None,
     max_tokens: int | None = None,
+    reasoning_opened: bool = False,
 ) -> Score:
     """Judge one completion. No text, however odd, makes it raise or hang.
 
     Args:
         completion: what the model wrote.
         target: what is really in the image.
-        preset: a name in `PRESETS`, a YAML file, or a `Preset`.
+        preset: a name in `PRESETS`, a YAML file, or a `Preset`; None: the one of the target's task (`TASK_PRESETS`).
         frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
-        progress: fraction of training in [0, 1], which sets the thresholds; None: the progressive rule is off.
+        progress: fraction of training in [0, 1], which sets the thresholds, as in training with a model of the
+            frame's family (`schedule.follow_model`); None: the progressive rule is off.
         n_tokens, max_tokens: length of the completion and the response budget, for criteria of length.
+        reasoning_opened: the prompt ends with `<think>` (chat templates of Qwen3-VL-Thinking, Qwen3.5).
 
     Raises:
-        RewardError, FrameError, ValueError: an unknown preset or frame, a missing `processed_wh`, a progress
-            outside [0, 1]: the caller's mistakes, never the model's.
+        RewardError, FrameError, ValueError: an unknown preset or frame, a preset that cannot judge the target's task, a
+            missing `processed_wh`, a progress outside [0, 1]: the caller's mistakes, never the model's.
 
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> text = '[{"bbox_2d": [100, 100, 200, 160], "label": "cat"}]'
@@ -69,11 +73,16 @@ def score(
     [0.867, 0.867, 0.333]
     >>> score("I see a cat.", target).metrics["format"]
     0.0
+    >>> score("3", Target(task="counting", size_wh=(640, 480), count=3)).value
+    1.0
     """
-    if isinstance(preset, str):
+    if preset is None:
+        preset = PRESETS[TASK_PRESETS[target.task]]
+    elif isinstance(preset, str):
         preset = find_preset(preset)
+    preset.require_task(target)
     if isinstance(frame, str):
         frame = frame_named(frame)
-    return judge(
-        completion, target, preset, preset.schedule(progress), Speech(frame, processed_wh, n_tokens, max_tokens)
-    )
+    thresholds = follow_model(preset.schedule, frame.name)(progress)
+    speech = Speech(frame, processed_wh, n_tokens, max_tokens, reasoning_opened)
+    return judge(completion, target, preset, thresholds, speech)

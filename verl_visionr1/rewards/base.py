@@ -33,6 +33,8 @@ COMMON_METRICS = (
 )
 """Keys that `Score.metrics` has under every preset, after those of its criteria."""
 
+BOX_TASKS = ("detection", "grounding")
+"""Tasks whose answer is boxes that are compared with boxes."""
 Judge: TypeAlias = Callable[..., float]
 """A criterion's function: fields of `Case` by name -> [0, 1]."""
 
@@ -60,7 +62,8 @@ class Case(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """All that a criterion may look at; it is handed the fields that its parameters name.
 
     Attributes:
-        completion: the model's text, whole.
+        completion: what the model says in its last turn, without calls of tools; `<think>` stands before it where the
+            prompt opened the reasoning.
         answer: what it says, in pixels of the original image.
         target: what is really in the image.
         matching: which prediction stands for which object, by the preset's rule.
@@ -300,6 +303,19 @@ class Preset:
             module, install = getattr(criterion.judge, "needs", ("", ""))
             if module and importlib.util.find_spec(module) is None:
                 raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
+
+    def require_task(self, target: Target) -> None:
+        """Stop where the preset cannot judge the target's task; detection and grounding are one method.
+
+        Raises:
+            RewardError: naming both.
+        """
+        able = {*self.tasks, *(BOX_TASKS if {*self.tasks} & {*BOX_TASKS} else ())}
+        if target.task not in able:
+            raise RewardError(
+                f"preset {self.name}: judges {', '.join(self.tasks)}, the target is of task {target.task}; leave "
+                "preset out for the task's own, or name one for that task"
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -82,13 +82,15 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: thresholds or fractions that cannot be, too few stages, a key that another kind looks at.
         """
         self._refuse_ignored()
+        if self.kind is None and self.at is None and self.stages is None:
+            return own if self.off is None else dataclasses.replace(own, off=_thresholds(self.off))
         stages = [s for _, s in own.points] if self.stages is None else [_thresholds(s) for s in self.stages]
         off = own.off if self.off is None else _thresholds(self.off)
         if self.kind is None and self.at is None:
             if len(stages) != len(own.points):
                 raise ValueError(f"stages has {len(stages)} entries: the preset has {len(own.points)}; set kind too")
             points = tuple((at, stage) for (at, _), stage in zip(own.points, stages, strict=True))
-            return dataclasses.replace(own, points=points, off=off)
+            return dataclasses.replace(own, points=points, off=off, follows_model=False)
         kind = self.kind or "staged"
         n_needed = {"off": 0, "constant": 1, "piecewise": len(self.starts)}.get(kind, 2)
         # Otherwise a stage would be ignored.

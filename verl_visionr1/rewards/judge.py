@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from verl_visionr1.answers import PARSERS, Answer, Defect
+from verl_visionr1.answers.transcript import spoken_text
 from verl_visionr1.criteria import Thresholds, f1_50, iou_mean
 from verl_visionr1.frames import Frame, all_inside, points_inside, points_to_original, to_original
 from verl_visionr1.matching import MATCHERS, match_labelled
+from verl_visionr1.rewards.base import BOX_TASKS as BOX_TASKS
 from verl_visionr1.rewards.base import Case, Preset, Score
 from verl_visionr1.targets import NO_IMAGE, Target
 
-BOX_TASKS = ("detection", "grounding")
-"""Tasks whose answer is boxes that are compared with boxes."""
 BOX_METRICS = ("iou_mean", "f1_50")
 """Common metrics of `BOX_TASKS`; other tasks report them as 0."""
 SIGNS = ("distinct_share", "empty")
@@ -30,12 +30,15 @@ class Speech:
         processed_wh: width and height of the image as the processor resized it; only some frames need it.
         n_tokens: length of the completion; None: its words are counted where a criterion asks.
         max_tokens: the response budget.
+        reasoning_opened: the prompt ends with `<think>`, so that the text begins inside the reasoning; text that never
+            closes it is then no answer.
     """
 
     frame: Frame
     processed_wh: tuple[int, int] | None = None
     n_tokens: int | None = None
     max_tokens: int | None = None
+    reasoning_opened: bool = False
 
 
 def judge(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Score:
@@ -49,6 +52,7 @@ def judge(completion: str, target: Target, preset: Preset, thresholds: Threshold
 
 def case_of(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Case:
     """Text -> answer -> original pixels -> matching: everything that the criteria look at."""
+    completion = spoken_text(completion, reasoning_opened=speech.reasoning_opened)
     answer = PARSERS[preset.answer_format](completion)
     grid_wh = (0.0, 0.0)
     if target.size_wh != NO_IMAGE:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from verl_visionr1.answers.transcript import Reasoning, is_reasoning_opened
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent, Frame
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.schedule import Schedule, progress_at
+from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
 _processed_size = lru_cache(maxsize=8192)(processed_size)
@@ -112,6 +113,7 @@ class Judging:
         processing: at which size the model saw the images.
         max_tokens: the response budget.
         by_task: task -> the preset that judges its rows.
+        reasoning: whether the prompt ends inside `<think>`; "auto" reads the row's prompt.
     """
 
     preset: Preset
@@ -120,6 +122,7 @@ class Judging:
     processing: Processing = field(default_factory=Processing)
     max_tokens: int | None = None
     by_task: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
+    reasoning: Reasoning = "auto"
 
     def preset_for(self, rollout: Rollout) -> Preset:
         """The preset that judges a rollout, as `rewards.Routes` with rules for tasks has it."""
@@ -131,7 +134,8 @@ class Judging:
         processed_wh = rollout.processed_wh
         if processed_wh is None:
             processed_wh = self.processing.size_wh(rollout.target.size_wh, self.frame)
-        return Speech(self.frame, processed_wh, rollout.n_tokens, self.max_tokens)
+        is_opened = is_reasoning_opened(self.reasoning, rollout.prompt)
+        return Speech(self.frame, processed_wh, rollout.n_tokens, self.max_tokens, is_opened)
 
     def score(self, rollout: Rollout, preset: Preset) -> Score:
         """The judgement of a rollout by a preset that `preset_for` gave.
@@ -140,8 +144,15 @@ class Judging:
             FrameError, SizeError: the frame needs the processed size and it is not known.
             RewardError: the moment cannot be told.
         """
-        thresholds = self.moment.thresholds(preset.schedule, rollout)
-        return judge(rollout.completion, rollout.target, preset, thresholds, self.speech(rollout))
+        return judge(rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.speech(rollout))
+
+    def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
+        """What counts for a rollout under a preset, by its schedule for models of the frame's family.
+
+        Raises:
+            RewardError: the moment cannot be told.
+        """
+        return self.moment.thresholds(follow_model(preset.schedule, self.frame.name), rollout)
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:

@@ -4,14 +4,16 @@ Those of referring expressions are in `vlmr1_rec`; here are those of open-vocabu
 by themselves, each by its own rules (first or last answer, first or last block), so the answer that the preset parses
 serves the common metrics only. What differs from sound rewards: boxes are compared without a change of frame; labels
 that the target lacks, and false alarms written after the true boxes, cost AP nothing; a wrong label still earns .3 of
-`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1.
+`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1. A box with NaN overlaps nothing here;
+in the released code its IoU is NaN, which no threshold refuses, so that AP takes it for a match. A whole number that no
+float can hold stops the released AP, beside good boxes too: it is 0 here.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -30,7 +32,7 @@ MAX_DETECTIONS = 100
 """Predictions of one class beyond this play no part in AP."""
 MAX_AREA = 1e10
 """COCO's largest area: an unmatched prediction beyond it is not counted."""
-_NEWLINE_AFTER_BLANK = re.compile(r"(?<=\s)\n")
+_AFTER_BLANK = {newline: re.compile(rf"(?<=\s){newline}") for newline in ("\n", "\r")}
 
 
 def od_ap(completion: str, target: Target) -> float:
@@ -75,6 +77,8 @@ def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
     for label, box in zip(_labels(target), cast(Boxes, target.boxes_xyxy), strict=True):
         wanted.setdefault(label, []).append(box)
     said: dict[str, list[Box]] = {label: [] for label in wanted}
+    if any(_stops_coco(item, said) for item in items):
+        return 0.0
     for claim in _claims(items):
         if claim.label in said:
             said[claim.label].append(claim.box)
@@ -86,6 +90,18 @@ def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
             hits_of = ranked_hits(pairwise_iou(ranked, wanted[label]), taus)
             total += sum([ranked_ap(hits, len(wanted[label])) for hits in hits_of])
     return total / (len(taus) * len(wanted))
+
+
+def _stops_coco(item: object, asked: Mapping[str, object]) -> bool:
+    """Whether an object holds a whole number that no float can: it stops COCO; beside a decimal it is dropped."""
+    if not isinstance(item, dict):
+        return False
+    label, box = (cast(dict[str, Any], item).get(key) for key in ("label", "bbox_2d"))
+    if not (isinstance(label, str) and label in asked and isinstance(box, list)):
+        return False
+    numbers = cast(list[Any], box)[:4]
+    are_whole = len(numbers) == 4 and all(isinstance(number, int) for number in numbers)
+    return are_whole and max(number.bit_length() for number in numbers) > 1024
 
 
 def _area(box: Box) -> float:
@@ -181,7 +197,9 @@ def _items(blocks: list[str]) -> list[Any]:
 def _cleaned(completion: str) -> str:
     """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
     answer = (list(between(completion, "<answer>", "</answer>")) or [completion])[-1]
-    return _NEWLINE_AFTER_BLANK.sub("", answer).replace("\n", " ").strip().rstrip(".").lower()
+    for newline, after_blank in _AFTER_BLANK.items():
+        answer = after_blank.sub("", answer).replace(newline, " ")
+    return answer.strip().rstrip(".").lower()
 
 
 PRESETS = (

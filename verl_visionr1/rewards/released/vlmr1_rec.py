@@ -7,6 +7,7 @@ number of boxes in a cut-off answer.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -57,7 +58,7 @@ def _iou_of_first(
     x1, y1, x2, y2 = target.boxes_xyxy[0]
     p = (said[0] * sx, said[1] * sy, said[2] * sx, said[3] * sy)
     t = (x1 / ux, y1 / uy, x2 / ux, y2 / uy)
-    return float(stripped_iou([p], [t], strip)[0, 0])
+    return _stripped_iou_of_one(p, t, strip)
 
 
 def _first_box(completion: str) -> Box | None:
@@ -83,6 +84,16 @@ def stripped_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box], stri
         area_p, area_t = (p[:, 2] - p[:, 0]) * (p[:, 3] - p[:, 1]), (t[:, 2] - t[:, 0]) * (t[:, 3] - t[:, 1])
         iou_pt = np.where(shared > 0.0, shared / (area_p[:, None] + area_t - shared), 0.0)
     return np.where(np.isfinite(iou_pt), iou_pt, 0.0)
+
+
+def _stripped_iou_of_one(p: Box, t: Box, strip: float) -> float:
+    """`stripped_iou` of two boxes; the target's is sound."""
+    width, height = min(p[2], t[2]) - max(p[0], t[0]), min(p[3], t[3]) - max(p[1], t[1])
+    if not (width > strip and height > strip):  # nan fails too
+        return 0.0
+    shared = width * height
+    overlap = shared / ((p[2] - p[0]) * (p[3] - p[1]) + (t[2] - t[0]) * (t[3] - t[1]) - shared)
+    return overlap if math.isfinite(overlap) else 0.0
 
 
 def format_rec_qwen(completion: str) -> float:

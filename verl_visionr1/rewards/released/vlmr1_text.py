@@ -23,7 +23,7 @@ from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.structure import distinct_share
 from verl_visionr1.criteria.traits import may_block, needs
 from verl_visionr1.rewards.base import Criterion, Judge, Preset
-from verl_visionr1.rewards.released.vlmr1_latex import normal_latex
+from verl_visionr1.rewards.released.vlmr1_latex import is_same_latex
 from verl_visionr1.targets import Target
 
 SECONDS = 2.0
@@ -66,12 +66,12 @@ def all_match_released(completion: str, target: Target) -> float:
 @may_block
 @needs("math_verify", "verl-visionr1[text]")
 def math_released(completion: str, target: Target) -> float:
-    r"""`math`: the cleaned texts are equal, to math-verify as they stand, or the last `\boxed{}` in normal form is."""
+    r"""`math`: the cleaned texts are equal, or are to math-verify, or in normal form (of `\boxed{}` what is in it)."""
     said, right = _clean(completion), _clean(_wrapped(target))
     if said == right or _verified(said, right):
         return 1.0
-    boxed = _last_boxed(said)
-    return 1.0 if boxed is not None and normal_latex(boxed) == normal_latex(right) else 0.0
+    answer = _last_boxed(said)
+    return 1.0 if answer is not None and is_same_latex(answer, right) else 0.0
 
 
 @may_block
@@ -185,18 +185,24 @@ def _verified(said: str, right: str) -> bool:
 
 
 def _last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`; None without one, or where its braces are not paired."""
-    start = text.rfind("\\boxed")
+    r"""The content of the last `\boxed{}`; the whole text without one; None where the released code stops.
+
+    It stops at a `\boxed` that something else than a brace follows, and at `\fbox{}`. Braces that are never paired
+    leave the whole text.
+    """
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
-    if start < 0 or not text.startswith("{", start + len("\\boxed")):
-        return None
+    start = text.rfind("\\boxed")
+    start = start if start >= 0 else text.rfind("\\fbox")
+    if start < 0:
+        return text
     depth = 0
     for brace in re.finditer(r"[{}]", text[start : start + MAX_CHARS]):
         depth += 1 if brace.group() == "{" else -1
         if not depth:
-            return text[start + len("\\boxed{") : start + brace.start()]
-    return None
+            opening = "\\boxed{"
+            return text[start + len(opening) : start + brace.start()] if text.startswith(opening, start) else None
+    return text
 
 
 def _likeness(said: str, right: str) -> float:
@@ -239,8 +245,12 @@ def _items(part: str) -> list[Any]:
     try:
         data: object = json.loads(part) if part else None
     except (ValueError, RecursionError):
-        data = _repaired(part) if part.startswith("[") else None
+        opening = _OPENING.search(part)  # json_repair passes over what stands before: the "JSON" of a ```JSON fence
+        data = _repaired(part[opening.start() :]) if opening is not None and opening.group() == "[" else None
     return cast(list[Any], data) if isinstance(data, list) else []
+
+
+_OPENING = re.compile(r"[\[{]")
 
 
 _OBJECT = re.compile(r"\{[^{}]*\}?")

@@ -11,12 +11,14 @@ from verl_visionr1.tools.audit.probes import (
     counted,
     empty_probes,
     form_probes,
+    label_probes,
     list_probes,
     long_probes,
     reasoning_probes,
+    turn_probes,
     word_probes,
 )
-from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre, scenes_of
+from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, scenes_of
 from verl_visionr1.tools.audit.writers import Item, Language, Writer
 
 LONG_CHARS = 20_000
@@ -90,10 +92,12 @@ def _probes_of(task: str, scene: Scene, language: Language) -> Iterator[tuple[st
         yield from count_probes(scene, language)
     else:
         yield from list_probes(scene, language)
-    if scene.name == "many":
+        yield from label_probes(scene, language)
+    if scene.name == "many" or scene.name in SIZES:
         return
     yield from empty_probes(task)
     yield from reasoning_probes(scene.items, wrong, language)
+    yield from turn_probes(scene.items, wrong, language)
     yield from form_probes(scene.items, wrong, language)
     if scene.name in ("one", "choice", "number"):
         yield from long_probes(scene.items, language)

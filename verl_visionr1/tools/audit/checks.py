@@ -48,9 +48,11 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "negatives": Check("on an image without the object, saying so earns more than a box"),
         "nothing-is-free": Check("no text without an answer earns what a right one does"),
         "outside-answer": Check("what only the reasoning says earns nothing"),
+        "other-turns": Check("what a tool says or is told, and what an earlier turn says, earns nothing"),
         "hedging-costs": Check("two answers, or all of them, earn less than the right one"),
         "last-wins": Check("an answer that takes back another earns less than one given straight", is_advice=True),
         "blanks": Check("blanks around the answer do not matter"),
+        "label-spelling": Check("case and Unicode form of a label do not matter", is_advice=True),
         "none-accepted": Check("'None' is as good as an empty list", is_advice=True),
         "saturates": Check("a box at IoU .6 earns less than a perfect one", is_advice=True),
     }

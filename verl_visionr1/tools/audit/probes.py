@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from verl_visionr1.tools.audit.scenes import JUNK, Scene, centre
-from verl_visionr1.tools.audit.writers import SIDE, Item, Language, with_digits
+from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre
+from verl_visionr1.tools.audit.writers import SIDE, Item, Language, full_width, with_digits
 
 EVALUATED = "AUDIT_EVALUATED"
 """The environment variable that a completion sets if the reward evaluates it as Python."""
@@ -54,6 +54,27 @@ def reasoning_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language:
         yield f"{name} in reasoning without end", f"<think>{text}"
         yield f"{name} in reasoning, then silence", language.form.reasoned(text, "I do not know.")
         yield f"{name} in reasoning, then wrong", language.form.reasoned(text, language.writer.write(wrong))
+
+
+def turn_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
+    """The right answer where the model's last turn does not say it, and its twin with a wrong one in the same place."""
+    silence = language.form.wrap("I do not know.")
+    for name, items in (("right", right), ("wrong", wrong)):
+        text = language.writer.write(items)
+        yield f"{name} in a second reasoning without end", f"<think>Well.</think> Hm. <think>{text}"
+        yield f"{name} told to a tool", f'<tool_call>{{"name": "look", "arguments": {text}}}</tool_call>'
+        yield f"{name} in a tool's answer", f"<tool_response>\n{text}\n</tool_response>"
+        yield (
+            f"{name} in an earlier turn, then silence",
+            f"{text}\n<tool_call>look</tool_call>\nuser\n<tool_response>\n{text}\n</tool_response>\nassistant\n{silence}",
+        )
+
+
+def label_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+    """Right labels in another spelling of the same words."""
+    if scene.target.is_multilabel and language.writer.has_labels and scene.items:
+        for name, spell in (("capitals", str.upper), ("full-width letters", full_width)):
+            yield f"labels in {name}", language.said(tuple([(xs, spell(label)) for xs, label in scene.items]))
 
 
 def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
@@ -131,7 +152,9 @@ def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
         yield "unknown labels", said(tuple([(xs, "zebra") for xs, _ in items]))
         yield "labels that hold the right one", said(tuple([(xs, f"not a {name}") for xs, name in items]))
         yield "every label", said(tuple([(xs, name) for xs, _ in items for name in names]))
-    if scene.name != "many":
+    if scene.name in SIZES:
+        yield from _size_probes(items[0], language)
+    elif scene.name != "many":
         yield from _place_probes(items, language)
     if scene.name == "one":
         yield from _number_probes(items, language)
@@ -176,6 +199,22 @@ def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple
     yield "no area", said(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
     places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
     yield "boxes everywhere", said(tuple([(place, label) for label in labels for place in places]))
+
+
+def _size_probes(item: Item, language: Language) -> Iterator[tuple[str, str]]:
+    """Boxes that hold the object, or lie in it, and are far from its size; moved by what its grid can write."""
+    said, (xs, label) = language.said, item
+    x1, y1, x2, y2 = (float(x) for x in xs)
+    if x2 - x1 < SIDE:
+        yield "the whole image", said((((0, 0, SIDE, SIDE), label),))
+        yield "the whole row", said((((0, y1, SIDE, y2), label),))
+        yield "a wide margin", said((((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label),))
+    else:
+        yield "a corner", said((((0, 0, SIDE / 4, SIDE / 4), label),))
+    yield "inverted", said((((x2, y2, x1, y1), label),))
+    yield "no area", said((((x1, y1, x1, y1), label),))
+    places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
+    yield "boxes everywhere", said(tuple([(place, label) for place in places]))
 
 
 def _shift(xs: tuple, iou: float) -> float:

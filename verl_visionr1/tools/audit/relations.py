@@ -34,6 +34,14 @@ _COMMON = [
             *("in reasoning, then silence", "in reasoning, then wrong"),
         )
     ],
+    *[
+        Relation("other-turns", f"wrong {where}", ">=", f"right {where}")
+        for where in ("told to a tool", "in a tool's answer", "in an earlier turn, then silence")
+    ],
+    Relation(
+        *("outside-answer", "wrong in a second reasoning without end"),
+        *(">=", "right in a second reasoning without end"),
+    ),
     Relation("blanks", "perfect", "==", "blanks around the answer"),
     Relation("hedging-costs", "perfect", ">", "another answer after"),
 ]
@@ -58,6 +66,7 @@ _ORDER = [
         Relation("labels-cost", "perfect", ">", name)
         for name in ("all labels wrong", "unknown labels", "labels that hold the right one", "every label")
     ],
+    *[Relation("label-spelling", "perfect", "==", f"labels in {form}") for form in ("capitals", "full-width letters")],
     *[
         Relation("negatives", "perfect", ">", name)
         for name in ("a false alarm", "three false alarms", "an unreadable false alarm")
@@ -75,7 +84,13 @@ BOXES = (
     Relation("saturates", "perfect", ">", "IoU .6"),
     *[Relation("bad-boxes", "perfect", ">", name) for name in ("inverted", "inverted in x", "no area")],
     *[Relation("bad-boxes", "junk only", ">=", name) for name in ("inverted", "inverted in x", "no area")],
-    *[Relation("scattergun", "perfect", ">", name) for name in ("the whole image", "boxes everywhere")],
+    *[
+        Relation("scattergun", better, sign, worse)
+        for better, sign, worse in (
+            *(("perfect", ">", "the whole image"), ("perfect", ">", "boxes everywhere")),
+            *(("perfect", ">", "the whole row"), ("perfect", ">", "a wide margin"), ("perfect", ">", "a corner")),
+        )
+    ],
     Relation("scattergun", "some missing", ">", "the whole image"),
     Relation("scattergun", "some missing", ">", "boxes everywhere"),
 )

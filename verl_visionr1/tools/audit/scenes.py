@@ -19,7 +19,7 @@ class Scene:
     """One target of the battery.
 
     Attributes:
-        name: "one", "several", "labels", "many", "negative" and, for texts, the kind of question.
+        name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
         target: the ground truth.
         items: what a perfect answer says, in the target's order.
         wrong: for texts: a wrong answer of the same kind.
@@ -48,6 +48,20 @@ JUNK: tuple[Box, ...] = tuple([(104.0 + 44 * i, 820.0, 144.0 + 44 * i, 860.0) fo
 """Boxes below every object of every scene."""
 
 
+SIZES: Mapping[str, Box] = MappingProxyType(
+    {
+        "step": (500, 125, 501, 126),
+        "thin": (500, 125, 501, 750),
+        "tiny": (500, 125, 504, 129),
+        "whole": (0, 0, SIDE, SIDE),
+    }
+)
+"""One object of an extreme size: one step of the frame, one step wide, a few steps, the whole image."""
+
+
+_ONE_LABEL = ("one", "several", *SIZES)
+
+
 def _layouts() -> dict[str, tuple[tuple[Box, str], ...]]:
     return {
         "one": ((_CORNERS[0], "cat"),),
@@ -74,6 +88,7 @@ def _mask(box: Box) -> Mask:
 
 def box_scenes(task: str) -> tuple[Scene, ...]:
     """Scenes of detection and grounding."""
+    sizes = {name: ((box, "cat"),) for name, box in SIZES.items()}
     return tuple(
         Scene(
             name,
@@ -82,11 +97,11 @@ def box_scenes(task: str) -> tuple[Scene, ...]:
                 size_wh=SIZE_WH,
                 boxes_xyxy=[box for box, _ in things],
                 labels=[label for _, label in things],
-                categories=() if name in ("one", "several") else _NAMES if task == "detection" else _NAMES[:1],
+                categories=() if name in _ONE_LABEL else _NAMES if task == "detection" else _NAMES[:1],
             ),
             things,
         )
-        for name, things in _layouts().items()
+        for name, things in {**_layouts(), **sizes}.items()
     )
 
 

@@ -14,7 +14,7 @@ Item: TypeAlias = tuple[tuple[Number, ...], str]
 """Coordinates (x1, y1, x2, y2 of a box, x, y of a point) in pixels of the scene, and a label."""
 SIDE = 1000
 """Width and height of every scene: pixels are then also the 0-1000 units of many models."""
-_DIGIT = re.compile(r"\d")
+_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,10 @@ def _paligemma(items: Sequence[Item]) -> str:
     return " ; ".join(f"{bins(xs)} {label}" for xs, label in items)
 
 
+def _gemma(items: Sequence[Item]) -> str:
+    return _qwen([((y1, x1, y2, x2), label) for (x1, y1, x2, y2), label in items], "box_2d")
+
+
 def _lists(items: Sequence[Item]) -> str:
     rows = [f"[{_row(xs)}]" for xs, _ in items]
     return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
@@ -120,6 +124,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "internvl": Writer("boxes", _internvl),
         "glm": Writer("boxes", _qwen),
         "paligemma": Writer("boxes", _paligemma, frame="paligemma"),
+        "gemma-json": Writer("boxes", _gemma),
         "list": Writer("boxes", _lists, has_labels=False),
         "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
         "molmo-points": Writer("points", _molmo, frame="percent"),
@@ -179,6 +184,15 @@ class Language:
     def said(self, items: tuple[Item, ...]) -> str:
         """The completion that answers with these items."""
         return self.form.wrap(self.writer.write(items))
+
+
+def full_width(text: str) -> str:
+    r"""The same with its letters in the full-width forms of East Asian text.
+
+    >>> full_width("a b") == "\N{FULLWIDTH LATIN SMALL LETTER A} \N{FULLWIDTH LATIN SMALL LETTER B}"
+    True
+    """
+    return _LETTER.sub(lambda letter: chr(ord(letter.group()) + 0xFEE0), text)
 
 
 def with_digits(text: str, zero: int) -> str:

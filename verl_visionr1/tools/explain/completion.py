@@ -33,6 +33,7 @@ class Completion(NamedTuple):
     processed_wh: tuple[int, int] | None = None
     n_tokens: int | None = None
     image: Path | None = None
+    prompt: str | None = None
 
 
 def completion_of(text: str | None, text_file: Path | None, target: str) -> Completion:
@@ -108,7 +109,9 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts):
         if rollout.number == row:
             truth = rollout.target if target is None else target_of(target)
-            return Completion(rollout.completion, truth, rollout.processed_wh, rollout.n_tokens, _image(file, row))
+            image = _image(file, row)
+            sizes = rollout.processed_wh, rollout.n_tokens
+            return Completion(rollout.completion, truth, *sizes, image, rollout.prompt)
         if rollout.number > row:
             break
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)

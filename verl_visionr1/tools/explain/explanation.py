@@ -12,6 +12,7 @@ from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.frames import Extent
 from verl_visionr1.rewards.base import Preset
 from verl_visionr1.rewards.judge import BOX_TASKS, Speech, score_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -156,7 +157,8 @@ def explain(
     >>> explanation.cause.cause, round(sum(part.share for part in explanation.parts), 3)
     ('prose', 0.667)
     """
-    exam = Exam.of(completion, target, preset, preset.schedule(progress), speech)
+    schedule = follow_model(preset.schedule, speech.frame.name)
+    exam = Exam.of(completion, target, preset, schedule(progress), speech)
     score = score_of(exam.case, preset)
     findings = findings_of(exam)
     predictions, objects = verdicts_of(exam)
@@ -165,7 +167,7 @@ def explain(
         findings=tuple(findings),
         exam=exam,
         progress=progress,
-        stage=preset.schedule.stage(progress),
+        stage=schedule.stage(progress),
         value=score.value,
         text=_read_text(exam),
         conversion=_conversion(exam),

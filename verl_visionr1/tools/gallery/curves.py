@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from verl_visionr1.rewards import Preset
-from verl_visionr1.rollouts.judging import Moment
-from verl_visionr1.schedule import progress_at
+from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.schedule import follow_model, progress_at
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
 from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
@@ -123,14 +122,16 @@ def _number(step: Step, name: str) -> float | None:
     return value if value is not None and abs(value) < 1e300 else None
 
 
-def stage_line(moment: Moment, preset: Preset, steps: Sequence[int]) -> Mapping[str, Line]:
+def stage_line(judging: Judging, steps: Sequence[int]) -> Mapping[str, Line]:
     """Stage and matching threshold by the schedule that rollouts are judged by, where each step has its own."""
-    if moment.total_steps is None or len(steps) < 2:
+    total_steps = judging.moment.total_steps
+    if total_steps is None or len(steps) < 2:
         return {}
-    at = [progress_at(step, moment.total_steps) for step in steps]
+    schedule = follow_model(judging.preset.schedule, judging.frame.name)
+    at = [progress_at(step, total_steps) for step in steps]
     found = {
-        "stage": [float(preset.schedule.stage(progress)) for progress in at],
-        "match_iou": [preset.schedule(progress).match_iou for progress in at],
+        "stage": [float(schedule.stage(progress)) for progress in at],
+        "match_iou": [schedule(progress).match_iou for progress in at],
     }
     return {name: Line(dump="schedule", source="", steps=list(steps), values=values) for name, values in found.items()}
 

@@ -94,7 +94,7 @@ class Entries:
             return
         preset = judging.preset_for(rollout)
         try:
-            thresholds = judging.moment.thresholds(preset.schedule, rollout)
+            thresholds = judging.thresholds(rollout, preset)
             exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.speech(rollout))
             score = score_of(exam.case, preset)
         except ValueError:  # the census has counted it
@@ -143,7 +143,9 @@ class Entries:
         group, numbers = opened.group, opened.numbers
         verdicts, fates = verdicts_of(exam)
         shown = Shown.of(rollout.completion)
-        spans = in_utf16(shown.text, [shown.place(span) for span in spans_of(exam)[:MAX_PREDICTIONS]])
+        spans = in_utf16(
+            shown.text, [shown.place(span) for span in spans_of(exam, rollout.completion)[:MAX_PREDICTIONS]]
+        )
         cause, why = self._cause(exam)
         value, saved = group.values[place], group.saved[place]
         return Sample(

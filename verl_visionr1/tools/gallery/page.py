@@ -145,6 +145,7 @@ def _speech(judging: Judging) -> str:
     if processing.fixed_wh is not None:
         flags["--processed"] = "x".join(map(str, processing.fixed_wh))
     flags["--max-tokens"] = judging.max_tokens
+    flags["--reasoning"] = None if judging.reasoning == "auto" else judging.reasoning
     given = [f"{name} {value}" for name, value in flags.items() if value is not None]
     return " ".join([f"--frame {judging.frame.name}", *given])
 
@@ -153,7 +154,7 @@ def _panels(paths: Sequence[Path], census: Census, names: Sequence[str], setting
     panels = panels_of(census, names, run_dirs_of(paths))
     steps = sorted({step for _, _, step in census.places if step is not None})
     have = {panel.name for panel in panels}
-    for name, line in stage_line(settings.judging.moment, settings.judging.preset, steps).items():
+    for name, line in stage_line(settings.judging, steps).items():
         if name not in have:
             panels.append(Panel(name=name, label=name, lines=[line]))
     return panels

@@ -11,6 +11,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Columns, OnError
+from verl_visionr1.schedule import follow_model, last_progress
 from verl_visionr1.tools.gallery.dumps import Dump
 
 Sampling = Literal["even", "last"]
@@ -82,7 +83,10 @@ class Settings:
     def judging_of(self, dump: Dump) -> Judging:
         """How the rollouts of a dump are judged."""
         if dump.is_validation and self.validation == "final" and self.judging.moment.total_steps is not None:
-            return replace(self.judging, moment=Moment(progress=1.0))
+            judging = self.judging
+            schedule = follow_model(judging.preset.schedule, judging.frame.name)
+            at = schedule.final_progress(last_progress(self.judging.moment.total_steps))
+            return replace(judging, moment=Moment(progress=at))
         return self.judging
 
 

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.answers.transcript import THINK
 from verl_visionr1.tools.explain.diagnosis import Exam
 from verl_visionr1.tools.explain.diagnosis.claims import Claim, answer_start, claims_in
 
@@ -18,7 +19,7 @@ Span = tuple[int, int]
 NOWHERE: Span = (-1, -1)
 
 _SPECIAL = re.compile(r"<\|[a-z_0-9]{1,40}\|>")
-_ANSWER = re.compile(r"\s*\bassistant\s*$")
+_ANSWER = re.compile(r"\s*\bassistant\s*(?:<think>\s*)?$")
 _USER = re.compile(r"(?:^|\n)\s*(?:user|USER|Human):?\s*\n")
 
 
@@ -48,8 +49,29 @@ class Shown(NamedTuple):
         return (in_utf16(self.text, [(self.at, self.at)])[0][0], self.n_cut) if self.n_cut else None
 
 
-def spans_of(exam: Exam) -> list[Span]:
-    """Where each prediction stands in the completion, in characters; `NOWHERE` where that cannot be told."""
+def spans_of(exam: Exam, text: str) -> list[Span]:
+    """Where each prediction stands in a text, in characters; `NOWHERE` where that cannot be told.
+
+    Args:
+        exam: of the text's last turn.
+        text: the whole completion.
+    """
+    shift = _shift(exam.completion, text)
+    if shift is None:
+        return [NOWHERE] * len(_spans(exam))
+    return [span if span == NOWHERE else (span[0] + shift, span[1] + shift) for span in _spans(exam)]
+
+
+def _shift(turn: str, text: str) -> int | None:
+    """Where the last turn begins in a text; before it may stand a `<think>` that the text does not have."""
+    at = text.rfind(turn)
+    if at >= 0:
+        return at
+    at = text.rfind(turn[len(THINK) :]) if turn.startswith(THINK) else -1
+    return at - len(THINK) if at >= 0 else None
+
+
+def _spans(exam: Exam) -> list[Span]:
     spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
     places: Sequence[tuple[float, ...]] = spoken.boxes_xyxy or spoken.points_xy
     claims = claims_in(exam.completion, answer_start(exam.completion)) if places else []

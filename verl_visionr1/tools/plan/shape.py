@@ -34,6 +34,40 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Layers of a stack that keep a state of fixed size instead of keys and values: Gated DeltaNet of Qwen3.5.
+
+    Attributes:
+        n: how many layers of the stack are of this kind.
+        key_heads, key_dim: heads of queries and of keys, and their size.
+        value_heads, value_dim: heads of values, and their size.
+        kernel: width of the convolution over tokens.
+    """
+
+    n: int
+    key_heads: int = 16
+    key_dim: int = 128
+    value_heads: int = 32
+    value_dim: int = 128
+    kernel: int = 4
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Outputs of its projections from the residual stream: queries, keys and values; gate; decay and step."""
+        values = self.value_heads * self.value_dim
+        return 2 * self.key_heads * self.key_dim + values, values, 2 * self.value_heads
+
+    @property
+    def small_params(self) -> int:
+        """Parameters of a layer outside its linear layers: convolution, decay, step, norm."""
+        return self.widths[0] * self.kernel + 2 * self.value_heads + self.value_dim
+
+    def params(self, hidden: int) -> int:
+        """Parameters of a layer's linear layers."""
+        return hidden * (sum(self.widths) + self.widths[1])
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What memory depends on.
 
@@ -46,6 +80,7 @@ class Shape:
         vocab: rows of the output head.
         is_tied: whether the head is the embedding.
         has_fused_head: whether verl has a fused output head for this kind (`use_fused_kernels`).
+        linear: the layers with linear attention, if there are any; the others then have gated attention.
 
     Raises:
         PlanError: a number that is not positive, or a vision tower as large as the model.
@@ -62,6 +97,7 @@ class Shape:
     vocab: int
     is_tied: bool
     has_fused_head: bool = True
+    linear: LinearAttention | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.params) and self.params > 0):
@@ -75,19 +111,37 @@ class Shape:
         return self.vocab * self.text.hidden
 
     @property
+    def attention_params(self) -> int:
+        """Parameters of a layer's attention over keys and values, without biases and norms; a gate is as queries."""
+        queries = 3 if self.linear else 2
+        return self.text.hidden * (queries * self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
     def layer_params(self) -> int:
-        """Parameters of one layer of the language model, without biases and norms."""
-        attention = 2 * self.text.hidden * (self.heads + self.kv_heads) * self.head_dim
+        """Parameters of the largest layer of the language model, without biases and norms."""
+        attention = max(self.attention_params, self.linear.params(self.text.hidden) if self.linear else 0)
         return attention + 3 * self.text.hidden * self.text.intermediate
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Keys and values in bf16 of one token, all layers: 2 x layers x KV heads x head size x 2 bytes.
+    def n_attending(self) -> int:
+        """Layers that keep keys and values."""
+        return self.text.n - (self.linear.n if self.linear else 0)
 
-        >>> KNOWN["Qwen2.5-VL-7B"].kv_bytes_per_token
-        57344
+    @property
+    def stack_params(self) -> int:
+        """Linear parameters of all layers of the language model."""
+        linear = self.linear.n * self.linear.params(self.text.hidden) if self.linear else 0
+        mlp = 3 * self.text.hidden * self.text.intermediate
+        return self.n_attending * self.attention_params + linear + self.text.n * mlp
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values in bf16 of one token: 2 x layers that keep them x KV heads x head size x 2 bytes.
+
+        >>> KNOWN["Qwen2.5-VL-7B"].kv_bytes_per_token, KNOWN["Qwen3.5-9B"].kv_bytes_per_token
+        (57344, 32768)
         """
-        return 2 * self.text.n * self.kv_heads * self.head_dim * 2
+        return 2 * self.n_attending * self.kv_heads * self.head_dim * 2
 
     def lora_params(self, rank: int) -> int:
         """Parameters of an adapter on all linear layers of the language model: rank x (inputs + outputs) of each.
@@ -96,8 +150,11 @@ class Shape:
         161480704
         """
         hidden, queries, keys = self.text.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * (hidden + queries) + 2 * (hidden + keys)
-        return self.text.n * rank * (attention + 3 * (hidden + self.text.intermediate))
+        gate = queries if self.linear else 0
+        attention = self.n_attending * (2 * (hidden + queries) + gate + 2 * (hidden + keys))
+        if self.linear:  # four projections in (decay and step apart), one out
+            attention += self.linear.n * (4 * hidden + sum(self.linear.widths) + self.linear.widths[1] + hidden)
+        return rank * (attention + self.text.n * 3 * (hidden + self.text.intermediate))
 
 
 _QWEN2, _QWEN2_5, _QWEN2_5_LARGE = Layers(32, 1280, 5120), Layers(32, 1280, 3420), Layers(32, 1280, 3456)
@@ -111,6 +168,10 @@ KNOWN: Mapping[str, Shape] = {
         Shape("Qwen3-VL-4B", 4.438e9, 0.415e9, Layers(36, 2560, 9728), _QWEN3_SMALL, 32, 8, 128, 151936, True),
         Shape("Qwen2.5-VL-7B", 8.292e9, 0.677e9, Layers(28, 3584, 18944), _QWEN2_5, 28, 4, 128, 152064, False),
         Shape("Qwen3-VL-8B", 8.767e9, 0.576e9, Layers(36, 4096, 12288), _QWEN3, 32, 8, 128, 151936, False),
+        Shape(
+            *("Qwen3.5-9B", 9.410e9, 0.456e9, Layers(32, 4096, 12288), _QWEN3, 16, 4, 256, 248320, False),
+            linear=LinearAttention(24),
+        ),
         Shape("Qwen2.5-VL-32B", 33.453e9, 0.689e9, Layers(64, 5120, 27648), _QWEN2_5_LARGE, 40, 8, 128, 152064, False),
         Shape("Qwen2.5-VL-72B", 73.411e9, 0.705e9, Layers(80, 8192, 29568), _QWEN2_5_LARGE, 64, 8, 128, 152064, False),
     )
@@ -159,6 +220,7 @@ def shape_of_folder(folder: Path) -> Shape:
             vocab=int(text["vocab_size"]),
             is_tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
             has_fused_head=config.get("model_type") in FUSED_TYPES,
+            linear=_linear_attention(text),
         )
     except OSError:
         raise PlanError(f"{folder}: no config.json there; give a local model folder, or --params") from None
@@ -172,6 +234,23 @@ def shape_of_folder(folder: Path) -> Shape:
     return replace(shape, params=counts[0], vision_params=counts[1])
 
 
+def _linear_attention(text: Mapping[str, Any]) -> LinearAttention | None:
+    """The layers with linear attention of a Qwen3.5, by the text part of its config."""
+    n, kinds = int(text["num_hidden_layers"]), text.get("layer_types")
+    if kinds is None and text.get("full_attention_interval"):
+        kinds = [
+            "full_attention" if (i + 1) % int(text["full_attention_interval"]) == 0 else "linear_attention"
+            for i in range(n)
+        ]
+    n_linear = list(kinds or ()).count("linear_attention")
+    if not n_linear:
+        return None
+    keys = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
+    default = LinearAttention(n_linear)
+    defaults = (default.key_heads, default.key_dim, default.value_heads, default.value_dim, default.kernel)
+    return LinearAttention(n_linear, *(int(text.get(f"linear_{k}", d)) for k, d in zip(keys, defaults, strict=True)))
+
+
 FUSED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "qwen3_5")
 """`patch_forward_with_backends` in verl 0.9.1, of vision models."""
 
@@ -183,19 +262,25 @@ def _vision_layers(vision: Mapping[str, Any]) -> Layers:
 
 
 def counted(config: Mapping[str, Any], shape: Shape) -> tuple[int, int] | None:
-    """(all parameters, the vision tower's) of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL by its config; None for others.
+    """(all parameters, the vision tower's) of a Qwen2-VL to Qwen3-VL or a Qwen3.5 by its config; None for others.
 
     As the modules of transformers 5.9 have them; tested against those on the meta device.
     """
-    towers = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower}
+    towers = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower, "qwen3_5": _qwen3_tower}
     model_type = str(config.get("model_type"))
-    if model_type not in towers:
+    if model_type not in towers or (model_type == "qwen3_5" and shape.linear is None):
         return None
-    vision = towers[model_type](config.get("vision_config") or {}, shape)
+    tower = dict(config.get("vision_config") or {})
+    if model_type == "qwen3_5":
+        tower["deepstack_visual_indexes"] = None
+    vision = towers[model_type](tower, shape)
     hidden, keys = shape.text.hidden, shape.kv_heads * shape.head_dim
     norms, queries = 2 * hidden, shape.heads * shape.head_dim
-    extra = 2 * shape.head_dim if model_type == "qwen3_vl" else queries + 2 * keys  # norms of q and k; or their biases
-    layers = shape.text.n * (shape.layer_params + norms + extra)
+    # norms of q and k; or their biases
+    extra = 2 * shape.head_dim if model_type.startswith("qwen3") else queries + 2 * keys
+    layers = shape.stack_params + shape.text.n * norms + shape.n_attending * extra
+    if shape.linear is not None:
+        layers += shape.linear.n * shape.linear.small_params
     embeddings = shape.head_params * (1 if shape.is_tied else 2)
     return layers + embeddings + hidden + vision, vision
 
@@ -233,7 +318,8 @@ def _qwen3_tower(vision: Mapping[str, Any], shape: Shape) -> int:
     block = _linear(d, 3 * d) + _linear(d, d) + _linear(d, inner) + _linear(inner, d) + 4 * d
     merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
     linears = _linear(merged, merged) + _linear(merged, shape.text.hidden)
-    deep = len(vision.get("deepstack_visual_indexes") or (8, 16, 24)) * (2 * merged + linears)
+    indexes = vision.get("deepstack_visual_indexes", (8, 16, 24))  # None: Qwen3.5 has none
+    deep = len(indexes or ()) * (2 * merged + linears)
     positions = int(vision.get("num_position_embeddings") or 2304) * d
     return _patches(vision, d, 16) + d + positions + shape.vision.n * block + 2 * d + linears + deep
 

@@ -19,6 +19,7 @@ NUMBERS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "empty_answers": (("share of empty answers", "empty"),),
     "dead_groups": (("share of prompts without gradient", "dead_groups"),),
     "truncation": (("share of answers cut off", "cut_off"),),
+    "unscored": (("share of rows without a score", "unscored"),),
 }
 """Alarm -> (label, metric) of what it is about."""
 

@@ -25,10 +25,11 @@ TOO_MANY_DEAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """A moment of training: its name and its progress (None: the rule is off)."""
+    """A moment of training: its name, its progress (None: the rule is off), and the stage that begins there, if any."""
 
     name: str
     progress: float | None
+    stage: int | None = None
 
 
 class StageNumbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +69,13 @@ def moments_of(schedule: Schedule) -> list[At]:
     """Where a schedule is looked at: off, then each stage where it begins, or samples of one without steps."""
     off = At("rule off", None)
     if schedule.interpolation == "step":
-        return [off, *(At(f"stage {i}", start) for i, (start, _) in enumerate(schedule.points))]
+        return [off, *(At(f"stage {i}", start, i) for i, (start, _) in enumerate(schedule.points))]
     return [off, *(At(f"progress {progress:g}", progress) for progress in RAMP_SAMPLES)]
+
+
+def thresholds_at(at: At, schedule: Schedule, *, is_own: bool = True) -> Thresholds:
+    """What counts there; of its own schedule also in a stage that begins at 1, which training never reaches."""
+    return schedule.points[at.stage][1] if is_own and at.stage is not None else schedule(at.progress)
 
 
 def replay(
@@ -99,7 +105,8 @@ def replay(
         preset = judging.preset_for(rollout)
         if preset is not judging.preset:
             routed[rollout.target.task] = preset.name
-        thresholds = [preset.schedule(at.progress) for at in moments]
+        own = preset is judging.preset
+        thresholds = [thresholds_at(at, preset.schedule, is_own=own) for at in moments]
         case = case_of(rollout.completion, rollout.target, preset, thresholds[0], judging.speech(rollout))
         for tally, stage in zip(tallies, thresholds, strict=True):
             tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
@@ -109,7 +116,7 @@ def replay(
         StageNumbers(
             name=at.name,
             progress=at.progress,
-            match_iou=judging.preset.schedule(at.progress).match_iou,
+            match_iou=thresholds_at(at, judging.preset.schedule).match_iou,
             overall=tally.numbers(),
             sources={source: tally.numbers(source) for source in tally.sources},
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.schedule import Schedule, progress_at
+from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
 from verl_visionr1.tools.score.tally import Numbers
 from verl_visionr1.tools.score.view import MAX_SOURCES, printable
@@ -31,40 +30,28 @@ _RAMP_ROWS = 11
 _FIGURE_SAMPLES = 401
 
 
-def first_step(progress: float, total_steps: int) -> int | None:
-    """The first of `total_steps` steps at which training has come so far; None where none has.
-
-    >>> first_step(0.5, 40), first_step(0.0, 40), first_step(1.0, 40)
-    (21, 1, None)
-    """
-    step = max(math.ceil(progress * total_steps), 1)  # or the one after: rounding decides
-    while step <= total_steps and progress_at(step, total_steps) < progress:
-        step += 1
-    return step if step <= total_steps else None
-
-
 def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
     """Progress, step, stage and thresholds: a row a stage, or samples of a schedule without steps."""
     table = Table(title=Text(printable(title)), title_justify="left")
     for heading in ("progress", *(["step"] if total_steps else []), "stage", *(label for label, _ in FIELDS)):
         table.add_column(heading, justify="right")
-    for progress in _rows_at(schedule):
+    for progress, stage, thresholds in _rows_at(schedule):
         cells = [f"{progress:g}"]
         if total_steps:
             step = first_step(progress, total_steps)
             cells.append("never" if step is None else str(step))
-        cells.append(str(schedule.stage(progress)))
-        table.add_row(*cells, *_thresholds(schedule(progress)))
+        cells.append(str(stage))
+        table.add_row(*cells, *_thresholds(thresholds))
     table.add_section()
     table.add_row("off", *([""] if total_steps else []), "", *_thresholds(schedule.off))
     return table
 
 
-def _rows_at(schedule: Schedule) -> list[float]:
-    starts = {start for start, _ in schedule.points}
-    if schedule.interpolation != "step":
-        starts |= {i / (_RAMP_ROWS - 1) for i in range(_RAMP_ROWS)}
-    return sorted(starts)
+def _rows_at(schedule: Schedule) -> list[tuple[float, int, Thresholds]]:
+    if schedule.interpolation == "step":
+        return [(start, stage, thresholds) for stage, (start, thresholds) in enumerate(schedule.points)]
+    at = sorted({start for start, _ in schedule.points} | {i / (_RAMP_ROWS - 1) for i in range(_RAMP_ROWS)})
+    return [(progress, schedule.stage(progress), schedule(progress)) for progress in at]
 
 
 def _thresholds(thresholds: Thresholds) -> list[str]:

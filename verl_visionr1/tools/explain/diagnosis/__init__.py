@@ -18,6 +18,7 @@ from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
 from verl_visionr1.tools.explain.diagnosis.coordinates import misread
 from verl_visionr1.tools.explain.diagnosis.formats import other_format
 from verl_visionr1.tools.explain.diagnosis.points import point_findings
+from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
@@ -58,12 +59,13 @@ def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresh
 
 def findings_of(exam: Exam) -> list[Finding]:
     """As `diagnose`, for a completion that was read already."""
-    found: list[Finding] = []
     miscounted = list_or_number(exam)
     if miscounted is not None:
         return [miscounted]
+    exam, found = opened_in_prompt(exam)
     if reads_text(exam):  # then wrong coordinates may cost nothing until the wrapping is right
-        exam, found = wrapping(exam)
+        exam, around = wrapping(exam)
+        found += around
     reread, misreadings = _misreadings(exam)
     found += misreadings
     causes = {finding.cause for finding in misreadings}

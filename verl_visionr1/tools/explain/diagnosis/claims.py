@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from verl_visionr1.answers import MAX_BOXES, MAX_CHARS
+from verl_visionr1.answers.transcript import reasoning_end
 from verl_visionr1.boxes import Box
 
 MAX_CLAIM_CHARS = 2000
@@ -55,15 +56,13 @@ class Claim:
 
 
 def answer_start(completion: str) -> int:
-    """Where the answer starts: after the last `</think>`; the whole length if reasoning was never closed.
+    """Where the answer starts: after the reasoning; the whole length if that was never closed.
 
     >>> answer_start("<think>well</think>[]"), answer_start("<think>well"), answer_start("[]")
     (19, 11, 0)
     """
-    end = completion.rfind("</think>")
-    if end >= 0:
-        return end + len("</think>")
-    return len(completion) if completion.lstrip().startswith("<think>") else 0
+    end = reasoning_end(completion)
+    return len(completion) if end is None else end
 
 
 def claims_in(completion: str, start: int = 0, end: int | None = None) -> list[Claim]:

@@ -6,9 +6,11 @@ import re
 
 from msgspec.structs import replace
 
+from verl_visionr1.targets import normalize_text
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
 from verl_visionr1.tools.explain.diagnosis.boxes import LEARN
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start
+from verl_visionr1.tools.explain.diagnosis.reasoning import to_close
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of
 
 MAX_LOOKED_AT = 20_000
@@ -30,13 +32,13 @@ def only_reasoned(exam: Exam) -> Finding | None:
     what = "only in the reasoning: the right answer stands there, " + (
         "and none that can be read after it" if closed else "and it was never closed"
     )
-    fix = "the answer must follow </think>: say so in the prompt" if closed else "raise data.max_response_length"
+    fix = "the answer must follow </think>: say so in the prompt" if closed else to_close(exam)
     return Finding("only in the reasoning", what, fix, exam.to_full)
 
 
 def _words(text: str) -> str:
     """Letters and digits between single blanks, so that whole words are found, and not parts of words."""
-    return f" {' '.join(''.join(char if char.isalnum() else ' ' for char in text.lower()).split())} "
+    return f" {' '.join(''.join(char if char.isalnum() else ' ' for char in normalize_text(text)).split())} "
 
 
 def count_findings(exam: Exam) -> list[Finding]:

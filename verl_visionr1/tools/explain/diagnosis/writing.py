@@ -23,11 +23,11 @@ from verl_visionr1.tools.explain.diagnosis.base import (
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.details import Said, detail_of
 from verl_visionr1.tools.explain.diagnosis.formats import plain_first
+from verl_visionr1.tools.explain.diagnosis.reasoning import LONGER, to_close
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels
 from verl_visionr1.tools.explain.diagnosis.verdicts import MISSED, verdicts_of
 from verl_visionr1.tools.explain.diagnosis.words import only_reasoned
 
-LONGER = "raise data.max_response_length, or ask for less text"
 ASK = "say in the prompt how to answer (verl_visionr1.answers has the wording)"
 
 WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
@@ -134,15 +134,17 @@ def _in_reasoning(exam: Exam, said: Said) -> Finding | None:
     nouns = ("box", "boxes") if len(meant[0].numbers) == 4 else ("point", "points")
     closed = "none after it" if "</think>" in exam.completion else "which was never closed"
     what = f"only in the reasoning: {plural(len(meant), *nouns)} in the reasoning, {closed}"
-    fix = "the answer must follow </think>: say so in the prompt" if "none" in closed else LONGER
+    fix = "the answer must follow </think>: say so in the prompt" if "none" in closed else to_close(exam)
     return Finding("only in the reasoning", what, fix, exam.to_full)
 
 
 def _wrong_key(exam: Exam, said: Said) -> Finding | None:
     """Boxes under a key that the format does not know."""
     key = "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
+    example = FORMATS[exam.preset.answer_format].example
+    key = "box_2d" if '"box_2d"' in example else key
     keys = {claim.key for claim in said.answer if not claim.fault} - {key, ""}
-    if not keys or key not in FORMATS[exam.preset.answer_format].example + FORMATS["qwen-json"].example:
+    if not keys or key not in example + FORMATS["qwen-json"].example:
         return None
     what = f"wrong key: the boxes stand under {quoted(min(keys))}, not under {quoted(key)}"
     return Finding("wrong key", what, ASK, exam.to_full)
@@ -178,7 +180,7 @@ def _defects(exam: Exam, said: Said, explained: frozenset[str]) -> Iterator[Find
     unread = not exam.answer.is_parsed or not exam.completion.strip()
     for defect in named_defects(exam):
         cause, _, rest = defect_words(defect)[0].partition(":")
-        fix = defect_words(defect)[1]
+        fix = to_close(exam) if defect is Defect.NO_ANSWER else defect_words(defect)[1]
         if defect is Defect.PROSE and explained & {"prose", "wrapping"}:
             continue
         if defect is Defect.BAD_BOX and any(claim.fault.startswith("inverted") for claim in said.answer):

@@ -1,0 +1,161 @@
+"""What of a completion is the model's answer: its last turn, without calls of tools, after its reasoning.
+
+A completion of several turns holds what tools and users said as well. Where the tokens are known (training),
+`plugin.turns` cuts them exactly; here texts are cut, as dumps hold them, with special tokens or without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+Reasoning = Literal["auto", "opened", "closed"]
+"""Whether the prompt opens the reasoning: "auto" reads the prompt's end."""
+THINK, _END_THINK = "<think>", "</think>"
+REASONING_TAGS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
+)
+"""What opens and closes reasoning. A chat template may open it in the prompt: then only the closing tag is said."""
+TOOL_CALLS = (
+    *((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_calls", "function_call")),
+    ("<|tool_call>", "<tool_call|>"),  # Gemma 4
+    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),  # Kimi
+    ("<|action_start|>", "<|action_end|>"),  # InternLM
+)
+"""What the model says to a tool: no answer, whatever boxes it holds."""
+TOOL_RESPONSES = (
+    *(
+        (f"<{name}>", f"</{name}>")
+        for name in ("tool_response", "tool_responses", "tool_output", "tool_result", "function_response")
+    ),
+    *((f"<{name}>", f"</{name}>") for name in ("observation", "information", "interpreter")),
+    ("<|tool_response>", "<tool_response|>"),  # Gemma 4
+)
+"""What a tool says to the model."""
+
+# A turn's beginning in the usual chat templates, and who speaks. Cannot backtrack: every gap is bounded.
+_HEADER = re.compile(
+    r"<\|im_start\|>\s{0,3}(\w{1,20})"  # ChatML: Qwen, InternVL
+    r"|<\|im_(assistant|user|system)\|>[^<]{0,40}<\|im_middle\|>"  # Kimi
+    r"|<\|(assistant|user|observation|system|tool)\|>"  # GLM
+    r"|<start_of_turn>(\w{1,20})|<\|turn>(\w{1,20})"  # Gemma
+    r"|<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>"  # Llama
+)
+# Gates: one scan of the text, where nearly all texts have none. A pattern that begins with one character scans fast.
+_MARK = re.compile(r"<(?:\||/?(?:tool|function_|observation>|information>|interpreter>)|start_of_turn>)")
+_OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>")
+_MODEL = ("assistant", "model")
+_MODEL_LINES = tuple(f"\n{role}\n" for role in _MODEL)
+_OTHER_LINES = ("user\n", "tool\n", "observation\n")
+_SPEAKER_LINE = re.compile(r"\s{0,9}(?:<\|im_end\|>)?\s{0,9}(?:(?:assistant|model)[ \t]{0,3}(?:\n|$))?")
+
+
+def last_turn(text: str) -> str:
+    """What the model says in its last turn, without calls of tools: "" where somebody else speaks last. Linear time.
+
+    Turns end at the headers of the usual chat templates, at the answer of a tool (`TOOL_RESPONSES`), and, where special
+    tokens were taken away, at a line "assistant" that follows a line "user", "tool" or "observation".
+
+    >>> last_turn("<tool_call>{}</tool_call>\\nuser\\n<tool_response>\\n9\\n</tool_response>\\nassistant\\n7")
+    '7'
+    >>> last_turn("<tool_response>[1, 2, 3, 4]"), last_turn('I look. <tool_call>{"box": [1, 2, 3, 4]}</tool_call>')
+    ('', 'I look. ')
+    """
+    if "<" not in text and "\n" not in text:
+        return text
+    has_tags = _MARK.search(text) is not None
+    if has_tags:
+        text = _after_responses(_after_headers(text))
+    for line in _MODEL_LINES:
+        at = text.rfind(line)
+        if at >= 0 and any(_has_line(text, other, at) for other in _OTHER_LINES):
+            text = text[at + len(line) :]
+    return _without_calls(text) if has_tags else text
+
+
+def _after_headers(text: str) -> str:
+    """What follows the last turn's header; one with nothing after it only ends the turn before it."""
+    end, last = len(text), None
+    for header in _HEADER.finditer(text):
+        if not text[header.end() :].strip():
+            end = header.start()
+            break
+        last = header
+    if last is None:
+        return text[:end]
+    return text[last.end() : end] if next(filter(None, last.groups()), "") in _MODEL else ""
+
+
+def _after_responses(text: str) -> str:
+    closed = _end_of_last(text, [closing for _, closing in TOOL_RESPONSES])
+    if any(text.find(opening, closed) >= 0 for opening, _ in TOOL_RESPONSES):
+        return ""
+    if not closed:
+        return text
+    speaker = _SPEAKER_LINE.match(text, closed)
+    return text[speaker.end() if speaker else closed :]
+
+
+def _has_line(text: str, line: str, end: int) -> bool:
+    return text.startswith(line) or text.find(f"\n{line}", 0, end + 1) >= 0
+
+
+def _without_calls(text: str) -> str:
+    for opening, closing in TOOL_CALLS:
+        if opening in text:
+            before, *calls = text.split(opening)
+            text = before + "".join([call.partition(closing)[2] for call in calls])
+    return text
+
+
+def _end_of_last(text: str, tags: Sequence[str]) -> int:
+    """Where the last of some tags ends; 0 where there is none."""
+    return max([at + len(tag) for tag in tags if (at := text.rfind(tag)) >= 0], default=0)
+
+
+def reasoning_end(text: str) -> int | None:
+    """Where the reasoning ends and the answer starts: 0 without reasoning, None where it was never closed.
+
+    Reasoning may be opened in the prompt, and more than once. What is opened after the last closing tag was cut off.
+
+    >>> reasoning_end("<think>well</think>[]"), reasoning_end("well</think>[]"), reasoning_end("[]")
+    (19, 12, 0)
+    >>> reasoning_end("<think>a</think> hm <think>7, so") is None
+    True
+    """
+    if "\u25c1" in text or _OTHER_REASONING.search(text) is not None:
+        end = _end_of_last(text, [closing for _, closing in REASONING_TAGS])
+        is_open = any(text.find(opening, end) >= 0 for opening, _ in REASONING_TAGS)
+    else:
+        end = text.rfind(_END_THINK)
+        end = end + len(_END_THINK) if end >= 0 else 0
+        is_open = text.find(THINK, end) >= 0
+    return None if is_open else end
+
+
+def opens_reasoning(prompt: str) -> bool:
+    """Whether a prompt ends inside a reasoning that its chat template opened, so that the model only closes it.
+
+    >>> opens_reasoning("<|im_start|>assistant\\n<think>\\n"), opens_reasoning("<think>\\n\\n</think>\\n\\n")
+    (True, False)
+    """
+    return prompt[-64:].rstrip().endswith(tuple(opening for opening, _ in REASONING_TAGS))
+
+
+def is_reasoning_opened(reasoning: Reasoning, prompt: str | None) -> bool:
+    """Whether a completion begins inside the reasoning; without a prompt "auto" says that it does not."""
+    return opens_reasoning(prompt or "") if reasoning == "auto" else reasoning == "opened"
+
+
+def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
+    """The model's last turn as it is judged: with `<think>` before it where the prompt opened the reasoning.
+
+    >>> spoken_text("So 7.</think>7", reasoning_opened=True)
+    '<think>So 7.</think>7'
+    """
+    turn = last_turn(completion)
+    if not reasoning_opened or turn.lstrip().startswith(tuple(opening for opening, _ in REASONING_TAGS)):
+        return turn
+    return THINK + turn

@@ -1,0 +1,73 @@
+"""Rows of other kinds: `reward.reward_kwargs.visionr1.delegate` leaves their data sources to verl's own reward.
+
+verl's `compute_score`, or `reward.custom_reward_function` where one is set, judges them as its naive reward manager
+would; their ground truth is no `Target`. So maths and grounding train in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.rows import RowsError, read_rows
+
+KEY = "reward.reward_kwargs.visionr1.delegate"
+DELEGATED = -2.0
+"""`route` of a row that verl has judged."""
+TELLS = ("value", "acc", "n_tokens", "cut_off", "unscored")
+"""Numbers that mean something for such a row."""
+
+
+def is_delegated(delegate: Sequence[str], data_source: str) -> bool:
+    """Whether verl judges the rows of a data source.
+
+    >>> is_delegated(["openai/*"], "openai/gsm8k"), is_delegated([], "openai/gsm8k")
+    (True, False)
+    """
+    return any(fnmatchcase(data_source, pattern) for pattern in delegate)
+
+
+def accuracy_of(result: Mapping[str, Any]) -> float:
+    """What verl reports as `acc`, else the reward."""
+    acc = result["reward_extra_info"].get("acc")
+    return float(acc) if isinstance(acc, bool | int | float) else float(result["reward_score"])
+
+
+def problems_of(config: DictConfig, delegate: Sequence[str]) -> list[str]:
+    """Data sources that are left to verl, and that its own `compute_score` does not know; one line each."""
+    if not delegate or OmegaConf.select(config, "reward.custom_reward_function.path"):
+        return []
+    sources = sorted({source for source in _sources(config) if is_delegated(delegate, source)})
+    return [
+        f"{KEY}: verl's compute_score does not know data source {source!r}; set reward.custom_reward_function.path"
+        for source in sources
+        if not _is_known(source)
+    ]
+
+
+def _is_known(source: str) -> bool:
+    from verl.utils.reward_score import default_compute_score
+
+    try:
+        default_compute_score(source, "", "")
+    except NotImplementedError:
+        return False
+    except Exception:  # noqa: BLE001 - it knows the source, and wanted a real answer
+        return True
+    return True
+
+
+def _sources(config: DictConfig) -> Iterator[str]:
+    for key in ("data.train_files", "data.val_files"):
+        files = OmegaConf.select(config, key)
+        for file in [files] if isinstance(files, str) else files or []:
+            path = Path(str(file)).expanduser()
+            if path.suffix == ".parquet" and path.is_file():
+                try:
+                    yield from {str(row.get("data_source", "")) for row in read_rows(path, columns=["data_source"])}
+                except RowsError:
+                    continue  # the preflight says it

@@ -1,0 +1,148 @@
+"""Settings that do nothing: keys that verl accepts and no code of it reads, or that two engines read differently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+FROZEN_VISION = "verl_visionr1.plugin.frozen_vision"
+_PIXELS = ("min_pixels", "max_pixels")
+_BUDGET = "data.mm_processor_kwargs"
+_LEGACY = ("custom_reward_function", "reward_model", "sandbox_fusion")
+"""Sections of `legacy_reward_impl.yaml`: they compose, and `main_ppo` does not read them."""
+_RENAMED = {
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.reward_loop_source": "reward.reward_manager.source",
+    "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+    "reward_model.reward_loop_class_name": "reward.reward_manager.name",
+}
+_READS = re.compile(
+    r"""(?:config|data|data_config)\.get\(\s*["'](\w+)"""
+    r"""|(?:\bdata|data_config|self\.config)\.(\w+)"""
+    r"""|\bdata\[\s*["'](\w+)"""
+)
+"""How verl's code reads a key of its section `data`."""
+
+
+def idle_problems(config: DictConfig) -> list[str]:
+    """Settings that cannot do what they say; one line each."""
+    return [*legacy_problems(config), *_pixel_problems(config), *_frozen_vision_problems(config)]
+
+
+def idle_notes(config: DictConfig) -> list[str]:
+    """Keys of `data` that are set and that no code of verl reads."""
+    return [
+        f"data.{key}={value}: verl does not read this key; it does nothing"
+        for key, value in unread_data_keys(config).items()
+        if key not in _PIXELS
+    ]
+
+
+def legacy_problems(config: DictConfig) -> list[str]:
+    """Keys that verl >= 0.9 composes and then ignores; its fully asynchronous trainer alone takes them over."""
+    if OmegaConf.select(config, "async_training") is not None:
+        return []
+    return [
+        f"{key}={value}: verl 0.9 ignores it; set {_RENAMED.get(key, _moved(key))}"
+        for section in _LEGACY
+        for key, value in _values(OmegaConf.select(config, section), section)
+    ]
+
+
+def _moved(key: str) -> str:
+    """Where verl 0.9 has a legacy key.
+
+    >>> _moved("custom_reward_function.path"), _moved("reward_model.reward_kwargs.x")
+    ('reward.custom_reward_function.path', 'reward.reward_kwargs.x')
+    """
+    return "reward." + key.replace("reward_model.reward_kwargs", "reward_kwargs")
+
+
+def _values(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of what is set below a section."""
+    if not isinstance(node, DictConfig):
+        if node is not None:
+            yield prefix, node
+        return
+    for name in node:
+        yield from _values(node.get(name), f"{prefix}.{name}")
+
+
+def _pixel_problems(config: DictConfig) -> Iterator[str]:
+    """Image budgets: where verl looks for them, both of them, in order."""
+    for key in _PIXELS:
+        value = OmegaConf.select(config, f"data.{key}")
+        if value is not None and key in unread_data_keys(config):
+            yield f"data.{key}={value}: verl does not read it; set {_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
+    budget = OmegaConf.select(config, _BUDGET)
+    if not isinstance(budget, DictConfig):
+        return
+    fewest, most = (budget.get(key) for key in _PIXELS)
+    for key, value, other in zip(_PIXELS, (fewest, most), (most, fewest), strict=True):
+        if value is not None and other is None:
+            missing = next(name for name in _PIXELS if name != key)
+            yield (
+                f"{_BUDGET}.{key}={value}: needs {missing} beside it; alone, transformers ignores it and vLLM does "
+                "not, so that training and rollouts see images of different sizes"
+            )
+    if isinstance(fewest, int) and isinstance(most, int) and fewest > most:
+        yield f"{_BUDGET}.min_pixels={fewest}: above max_pixels={most}; it needs to be at most that"
+
+
+def unread_data_keys(config: DictConfig) -> dict[str, Any]:
+    """Keys of `data` beyond verl's own that no code of verl reads; none where a data set class of the user's reads."""
+    if OmegaConf.select(config, "data.custom_cls.path"):
+        return {}
+    added = [str(key) for key in config.data if str(key) not in _own_data_keys()]
+    return {key: config.data.get(key) for key in added if key not in keys_read_by_verl()}
+
+
+@lru_cache(maxsize=1)
+def _own_data_keys() -> frozenset[str]:
+    """The keys that verl's own configuration has under `data`."""
+    files = (_verl_folder() / "trainer" / "config" / "data").glob("*.yaml")
+    return frozenset(str(key) for file in files for key in OmegaConf.load(file))
+
+
+@lru_cache(maxsize=1)
+def keys_read_by_verl() -> frozenset[str]:
+    """Every name that verl's data set and trainers ask their section `data` for, read from verl's own source."""
+    root = _verl_folder()
+    files = [root / "utils/dataset/rl_dataset.py", *root.glob("trainer/**/*.py"), *root.glob("experimental/**/*.py")]
+    texts = [file.read_text(encoding="utf-8", errors="ignore") for file in files]
+    return frozenset(name for text in texts for found in _READS.findall(text) for name in found if name)
+
+
+def _verl_folder() -> Path:
+    spec = find_spec("verl")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _frozen_vision_problems(config: DictConfig) -> Iterator[str]:
+    """A vision tower that is to be frozen, and will not be: verl 0.9 declares the key, and no engine reads it."""
+    actor = "actor_rollout_ref.actor"
+    strategy = str(OmegaConf.select(config, f"{actor}.strategy"))
+    given = OmegaConf.select(config, "actor_rollout_ref.model.external_lib")
+    libs = [given] if isinstance(given, str) else list(given or [])
+    if FROZEN_VISION in libs and not strategy.startswith("fsdp"):
+        yield (
+            f"actor_rollout_ref.model.external_lib={FROZEN_VISION}: freezes FSDP models alone, {actor}.strategy is "
+            f"{strategy}: its vision tower would be trained; leave it (--freeze-vision) out, or set "
+            f"{actor}.strategy=fsdp2"
+        )
+    elif OmegaConf.select(config, f"{actor}.freeze_vision_tower") and FROZEN_VISION not in libs:
+        advice = (
+            f"set actor_rollout_ref.model.external_lib={FROZEN_VISION} too"
+            if strategy.startswith("fsdp")
+            else "leave it out"
+        )
+        yield f"{actor}.freeze_vision_tower=true: verl's engines do not read it, the tower would be trained; {advice}"

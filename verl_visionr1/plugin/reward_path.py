@@ -1,0 +1,33 @@
+"""Whether verl asks the reward manager at all."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
+"""`reward.reward_manager.name` of the plug-in's manager, as registered and as a class."""
+
+
+def reward_model_problem(config: DictConfig) -> str | None:
+    """Why a reward model beside the manager cannot be meant; None where there is none, or another manager.
+
+    verl's `RewardLoopWorker.compute_score` asks the reward model instead of the manager, unless a custom reward
+    function is set; then it asks the manager, which has no use for the model.
+    """
+    if not OmegaConf.select(config, "reward.reward_model.enable"):
+        return None
+    name = OmegaConf.select(config, "reward.reward_manager.name")
+    if name is not None and name not in OWN_MANAGERS:
+        return None
+    custom = OmegaConf.select(config, "reward.custom_reward_function.path")
+    if custom:
+        reason = "nothing asks the reward model, which takes memory and GPUs"
+    else:
+        reason = "verl asks the reward model, and never visionr1"
+    return f"reward.reward_model.enable=True: {reason}; set reward.reward_model.enable=False"
+
+
+def problems_of(config: DictConfig) -> list[str]:
+    """As `reward_model_problem`, for the preflight."""
+    problem = reward_model_problem(config)
+    return [problem] if problem else []

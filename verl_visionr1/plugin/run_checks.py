@@ -1,0 +1,106 @@
+"""A run's length, rows and settings against each other: what stops it, and what is worth a warning at its start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_visionr1.plugin import idle_settings, run_length, run_rows
+from verl_visionr1.plugin.agreement import number_problems
+from verl_visionr1.plugin.checkpoints import STATE_FILE
+from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem, settings_of
+from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
+from verl_visionr1.rewards import RewardError
+from verl_visionr1.rows import RowsError, read_rows, target_of
+from verl_visionr1.schedule import follow_model
+from verl_visionr1.targets import TargetError
+
+
+def problems_of(config: DictConfig, *, is_whole: bool = True) -> list[str]:
+    """What would stop the run, or make it another one than was asked for; one line each.
+
+    Args:
+        config: verl's whole config.
+        is_whole: whether it names all of the run's data files, so that steps can be counted.
+    """
+    if number_problems(config):  # said elsewhere; arithmetic would fail
+        return []
+    problems = [*run_rows.row_problems(config), *idle_settings.idle_problems(config), *_gate_problems(config)]
+    return problems + (run_length.length_problems(config) if is_whole else [])
+
+
+def warnings_of(config: DictConfig) -> list[str]:
+    """What works, and may not be meant; one line each."""
+    if number_problems(config):
+        return []
+    checks: tuple[Callable[[DictConfig], list[str]], ...] = (
+        run_rows.row_notes,
+        run_length.length_notes,
+        idle_settings.idle_notes,
+        _schedule_warnings,
+    )
+    return [warning for check in checks for warning in check(config)]
+
+
+def _gate_problems(config: DictConfig) -> list[str]:
+    """A gate that would be moved by the wrong rows, or by none."""
+    try:
+        settings = settings_of(config)
+    except ConfigError:  # the preflight says it
+        return []
+    if settings.gate is None:
+        return []
+    problem = filtered_gate_problem(config, settings)
+    files = run_rows.local_files(config, "data.train_files")
+    if problem is None and files and not any(_has_own_rows(file, settings) for file in files):
+        name = settings.reward.name
+        problem = (
+            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so that the gate "
+            f"would never move; change {PREFIX}.preset or .routes, or take another kind of schedule"
+        )
+    return [] if problem is None else [problem]
+
+
+def _has_own_rows(file: Path, settings: Settings) -> bool:
+    """Whether the run's own preset judges a row of a file; true where that cannot be told."""
+    routes = settings.routing
+    columns = ["reward_model", *(["data_source"] if routes.by_source else []), *routes.column[:1]]
+    try:
+        return any(
+            routes.preset_for(target_of(row), str(row.get("data_source", "")), row) is routes.default
+            for row in read_rows(file, columns=columns)
+        )
+    except (RowsError, TargetError, RewardError):  # the preflight says it
+        return True
+
+
+def _schedule_warnings(config: DictConfig) -> list[str]:
+    """Stages that the run does not come to, with the number of steps that its checkpoint counts over."""
+    try:
+        settings = settings_of(config)
+    except ConfigError:  # the preflight says it
+        return []
+    length = run_length.length_of(config)
+    if settings.is_off or settings.gate is not None or length.last_step is None or length.last_step < 1:
+        return []
+    total = settings.total_steps or length.total_steps
+    told: list[str] = []
+    kept = _checkpoint_total(config)
+    if kept is not None and settings.total_steps is None and kept != total:
+        told, total = [total_steps_warning(total or 0, kept)], kept
+    schedule = follow_model(settings.reward.schedule, run_rows.guess_family(config, settings) or "")
+    return [*told, *stage_warnings(schedule, total, length.last_step)] if total else told
+
+
+def _checkpoint_total(config: DictConfig) -> int | None:
+    """Steps that counted as the whole of training in the run that wrote the checkpoint."""
+    step = run_length.resumed_step(config)
+    try:
+        state = json.loads((step / STATE_FILE).read_text()) if step is not None else {}
+    except (OSError, ValueError):
+        return None
+    total = state.get("total_steps")
+    return total if isinstance(total, int) else None

@@ -1,0 +1,285 @@
+"""What the rows of a run ask of its settings: how many there are, how long their prompts are, how many images each has.
+
+Counted from what a parquet file says, without opening an image: sizes stand in the ground truth, images in the prompt.
+Tokens of an image are exact for the families of `processed`; those of the text are a lower bound, so that a prompt
+that is counted as too long is too long.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.conversion.tokens import text_tokens
+from verl_visionr1.files import RowsError
+from verl_visionr1.frames import MODEL_TYPE_FRAMES
+from verl_visionr1.plugin.config import Settings
+from verl_visionr1.plugin.parts import image_processor_of
+from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
+from verl_visionr1.rows import open_parquet, read_rows
+
+_HUB_FAMILIES = (
+    (re.compile(r"qwen2-vl", re.I), "qwen2-vl"),
+    (re.compile(r"qwen2\.5-vl", re.I), "qwen2.5-vl"),
+    (re.compile(r"qwen3(-vl|\.\d)", re.I), "qwen3-vl"),
+    (re.compile(r"glm-4.*v", re.I), "glm"),
+)
+"""Models of the hub by name -> key in `PROCESSORS`; their own configuration is not here to read."""
+_TEXT_SHARE = 2
+"""The estimate of a text's tokens is right within some 10 %; half of it is a safe lower bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What was counted in the files of a run.
+
+    Attributes:
+        n_rows: how many rows there are.
+        n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
+        n_measured: rows with an image of a known size, for a model whose processor is known.
+        most_images: images of the row that has most.
+        n_over_limit: rows with more images than `n_images_allowed` of `facts_of`.
+    """
+
+    n_rows: int = 0
+    n_overlong: int = 0
+    n_measured: int = 0
+    most_images: int = 0
+    n_over_limit: int = 0
+
+    def __add__(self, other: RowFacts) -> RowFacts:
+        return RowFacts(
+            self.n_rows + other.n_rows,
+            self.n_overlong + other.n_overlong,
+            self.n_measured + other.n_measured,
+            max(self.most_images, other.most_images),
+            self.n_over_limit + other.n_over_limit,
+        )
+
+
+class _Sized(msgspec.Struct):
+    """The part of a ground truth that tells the image's size."""
+
+    size_wh: tuple[int, int] = (0, 0)
+
+
+def facts_of(config: DictConfig, key: str) -> RowFacts | None:
+    """What the files of `data.train_files` or `data.val_files` hold; None where one of them is not here to be read."""
+    files = local_files(config, key)
+    if not files:
+        return None
+    prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
+    processor, longest = processor_of(config), int(config.data.max_prompt_length)
+    allowed = images_allowed(config)
+    found = RowFacts()
+    for file in files:
+        try:
+            found += _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, longest, allowed)
+        except (RowsError, OSError):  # the preflight says it
+            return None
+    return found
+
+
+def local_files(config: DictConfig, key: str) -> list[Path]:
+    """The parquet files of a key; empty unless all of them are here."""
+    given = OmegaConf.select(config, key)
+    files = [given] if isinstance(given, str) else list(given or [])
+    paths = [Path(str(file)).expanduser() for file in files]
+    is_here = [str(file).endswith(".parquet") and path.is_file() for file, path in zip(files, paths, strict=True)]
+    return paths if all(is_here) else []
+
+
+def images_allowed(config: DictConfig) -> int | None:
+    """Images that vLLM takes in one prompt; None where nothing limits them (`vLLMHttpServer.launch_server`)."""
+    rollout = "actor_rollout_ref.rollout"
+    limit = OmegaConf.select(config, f"{rollout}.limit_images")
+    if not limit:
+        limit = OmegaConf.select(config, f"{rollout}.engine_kwargs.vllm.limit_mm_per_prompt.image")
+    if isinstance(limit, DictConfig):
+        limit = limit.get("count")
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+
+
+def processor_of(config: DictConfig) -> ImageProcessor | None:
+    """How the run's model resizes images, with the run's own budget; None for a model whose processor is not known."""
+    path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
+    folder = Path(path).expanduser()
+    processor = image_processor_of(folder) if folder.is_dir() else _hub_processor(path)
+    budget = OmegaConf.select(config, "data.mm_processor_kwargs") or {}
+    fewest, most = budget.get("min_pixels"), budget.get("max_pixels")
+    if processor is None or fewest is None or most is None:
+        return processor
+    try:
+        return replace(processor, min_pixels=fewest, max_pixels=most)
+    except SizeError:  # `idle_settings` says it
+        return None
+
+
+def guess_family(config: DictConfig, settings: Settings) -> str | None:
+    """The name of the frame that the run's model speaks in, without asking a hub; None where it cannot be told yet."""
+    path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
+    if settings.frame != "auto":
+        return settings.frame
+    file = Path(path).expanduser() / "config.json"
+    if file.is_file():
+        return MODEL_TYPE_FRAMES.get(str(json.loads(file.read_text()).get("model_type")), "")
+    return next((family for pattern, family in _HUB_FAMILIES if pattern.search(path)), None)
+
+
+def _hub_processor(name: str) -> ImageProcessor | None:
+    family = next((family for pattern, family in _HUB_FAMILIES if pattern.search(name)), None)
+    return None if family is None else PROCESSORS[family]
+
+
+@lru_cache(maxsize=64)
+def _file_facts(
+    file: Path, changed_ns: int, prompt_key: str, processor: ImageProcessor | None, longest: int, allowed: int | None
+) -> RowFacts:
+    """The facts of one file; `changed_ns` makes a file that was written again another one."""
+    with open_parquet(file) as parquet:
+        names, n_rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+    columns = [name for name in (prompt_key, "reward_model") if name in names]
+    if prompt_key not in columns:
+        return RowFacts(n_rows=n_rows)
+    found = RowFacts(n_rows=n_rows)
+    for row in read_rows(file, columns=columns):
+        text, n_images = _prompt(row[prompt_key])
+        tokens = _least_tokens(text, n_images, _size_wh(row.get("reward_model")), processor)
+        found += RowFacts(
+            n_overlong=int(tokens is not None and tokens > longest),
+            n_measured=int(tokens is not None),
+            most_images=n_images,
+            n_over_limit=int(allowed is not None and n_images > allowed),
+        )
+    return found
+
+
+def _prompt(messages: object) -> tuple[str, int]:
+    """Text of a prompt, and its number of images: verl cuts a text at each "<image>"."""
+    texts: list[str] = []
+    n_images = 0
+    for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, str):
+            texts.append(content.replace("<image>", ""))
+            n_images += content.count("<image>")
+        elif isinstance(content, Sequence):
+            parts = [part for part in content if isinstance(part, Mapping)]
+            texts += [str(part["text"]) for part in parts if part.get("text")]
+            n_images += sum(part.get("type") == "image" for part in parts)
+    return "\n".join(texts), n_images
+
+
+def _size_wh(reward_model: object) -> tuple[int, int] | None:
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    try:
+        size_wh = msgspec.json.decode(truth, type=_Sized).size_wh if isinstance(truth, str) else (0, 0)
+    except msgspec.DecodeError:
+        return None
+    return size_wh if min(size_wh) > 0 else None
+
+
+def _least_tokens(
+    text: str, n_images: int, size_wh: tuple[int, int] | None, processor: ImageProcessor | None
+) -> int | None:
+    """Tokens that a prompt has at least; None without an image of a known size."""
+    if not n_images or size_wh is None or processor is None:
+        return None
+    try:
+        width, height = processed_size(size_wh, processor)
+    except SizeError:
+        return None
+    others = (n_images - 1) * (processor.min_pixels // processor.n_frames // processor.factor**2)
+    return width * height // processor.factor**2 + others + text_tokens(text) // _TEXT_SHARE
+
+
+def row_problems(config: DictConfig) -> list[str]:
+    """Rows and settings that cannot go together: a prompt's column, its length, the number of its images."""
+    if OmegaConf.select(config, "data.custom_cls.path"):  # a data set class of the user's own reads what it likes
+        return []
+    problems: list[str] = []
+    for key in ("data.train_files", "data.val_files"):
+        problems += [f"{key}: {problem}" for file in _readable(config, key) if (problem := _no_prompt(config, file))]
+        facts = facts_of(config, key)
+        if facts is not None:
+            problems += [f"{key}: {problem}" for problem in _fact_problems(config, facts)]
+    return problems
+
+
+def row_notes(config: DictConfig) -> list[str]:
+    """Rows that a run loses, and goes on without."""
+    notes: list[str] = []
+    for key in ("data.train_files", "data.val_files"):
+        facts = facts_of(config, key)
+        if facts is not None and 0 < facts.n_overlong < facts.n_rows:
+            notes.append(f"{key}: at least {_overlong(config, facts)}; {_fate(config)}")
+    return notes
+
+
+def _fate(config: DictConfig) -> str:
+    if config.data.filter_overlong_prompts:
+        return "data.filter_overlong_prompts leaves them out"
+    return "verl drops their answers; set data.filter_overlong_prompts=true, or raise data.max_prompt_length"
+
+
+def _overlong(config: DictConfig, facts: RowFacts) -> str:
+    return (
+        f"{facts.n_overlong} of {facts.n_rows} rows have prompts longer than "
+        f"data.max_prompt_length={config.data.max_prompt_length} tokens"
+    )
+
+
+def _fact_problems(config: DictConfig, facts: RowFacts) -> list[str]:
+    problems: list[str] = []
+    if facts.n_rows == 0:
+        problems.append("no row in its files; verl stops on an empty data set")
+    elif facts.n_overlong == facts.n_rows:
+        fate = (
+            "data.filter_overlong_prompts leaves none" if config.data.filter_overlong_prompts else "verl drops them all"
+        )
+        problems.append(
+            f"all {_overlong(config, facts)}: {fate}; raise data.max_prompt_length, or set both min_pixels and "
+            "max_pixels of data.mm_processor_kwargs lower"
+        )
+    if facts.n_over_limit:
+        problems.append(
+            f"{facts.n_over_limit} of {facts.n_rows} rows have up to {facts.most_images} images, and vLLM takes "
+            f"{images_allowed(config)} in a prompt ({_limit_key(config)}): it refuses them at the first rollout; raise "
+            f"it to {facts.most_images}"
+        )
+    return problems
+
+
+def _limit_key(config: DictConfig) -> str:
+    rollout = "actor_rollout_ref.rollout"
+    given = OmegaConf.select(config, f"{rollout}.limit_images")
+    return f"{rollout}.limit_images" if given else f"{rollout}.engine_kwargs.vllm.limit_mm_per_prompt.image"
+
+
+def _readable(config: DictConfig, key: str) -> list[Path]:
+    given = OmegaConf.select(config, key)
+    files = [given] if isinstance(given, str) else list(given or [])
+    paths = [Path(str(file)).expanduser() for file in files if str(file).endswith(".parquet")]
+    return [path for path in paths if path.is_file()]
+
+
+def _no_prompt(config: DictConfig, file: Path) -> str | None:
+    """A column that the file lacks: verl looks for it in its first row."""
+    prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
+    try:
+        with open_parquet(file) as parquet:
+            names: list[Any] = parquet.schema_arrow.names
+    except RowsError:  # the preflight says it
+        return None
+    if prompt_key in names:
+        return None
+    hint = "set data.prompt_key=prompt" if "prompt" in names else f"set data.prompt_key to one of {', '.join(names)}"
+    return f"{file}: data.prompt_key={prompt_key} is no column of it; {hint}"

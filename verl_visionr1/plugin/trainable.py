@@ -1,0 +1,87 @@
+"""Whether verl can train the model on images: it makes a processor for some families, and None for the others.
+
+Without a processor a row with images fails in verl's data set, minutes after the start.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.families import FAMILIES, FAMILY_OF_TYPE
+from verl_visionr1.rows import open_parquet
+
+MODEL = "actor_rollout_ref.model.path"
+
+
+def family_problems(config: DictConfig) -> list[str]:
+    """A family that verl cannot train, by the model's `config.json` (local, or in the hub's cache)."""
+    file = config_file(str(OmegaConf.select(config, MODEL)))
+    if file is None or OmegaConf.select(config, "data.custom_cls.path"):
+        return []
+    family = FAMILY_OF_TYPE.get(str(_read(file).get("model_type")))
+    if family is None or family.is_trained or makes_processor(file.parent):
+        return []
+    trained = ", ".join(each.name for each in FAMILIES if each.is_trained)
+    return [
+        f"{MODEL}={OmegaConf.select(config, MODEL)}: verl makes no processor for {family.name}, so it cannot train on "
+        f"images; score its answers with visionr1 score or eval, or train one of {trained}"
+    ]
+
+
+def processor_problems(config: DictConfig) -> list[str]:
+    """A local model of an unknown family for which verl makes no processor, with images in the data; slow."""
+    file = config_file(str(OmegaConf.select(config, MODEL)))
+    if file is None or OmegaConf.select(config, "data.custom_cls.path") or not _has_images(config):
+        return []
+    if str(_read(file).get("model_type")) in FAMILY_OF_TYPE or makes_processor(file.parent):
+        return []
+    return [
+        f"{MODEL}={file.parent}: verl makes no processor for this model (hf_processor gives None), so rows with images "
+        "cannot be trained; see the table of model families in verl_visionr1/rewards/README.md"
+    ]
+
+
+def config_file(path: str) -> Path | None:
+    """The `config.json` of a model: of a local folder, or of a hub name that has been downloaded; asks no network."""
+    file = Path(path).expanduser() / "config.json"
+    if file.is_file():
+        return file
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(path, "config.json")
+    return Path(found) if isinstance(found, str) else None
+
+
+def makes_processor(folder: Path) -> bool:
+    """Whether verl makes a processor for a model folder."""
+    from verl.utils.tokenizer import hf_processor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return hf_processor(str(folder)) is not None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        return {}  # verl says it
+
+
+def _has_images(config: DictConfig) -> bool:
+    """Whether a local data file has the column of images."""
+    key, files = str(OmegaConf.select(config, "data.image_key")), OmegaConf.select(config, "data.train_files")
+    for file in [files] if isinstance(files, str) else files or []:
+        path = Path(str(file)).expanduser()
+        if path.suffix == ".parquet" and path.is_file():
+            with open_parquet(path) as parquet:
+                if key in parquet.schema_arrow.names:
+                    return True
+    return False
