@@ -241,6 +241,25 @@ def test_criteria_of_words_know_every_unicode_form() -> None:
     assert judged(number, "\uff14\uff12", "42") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("said", "right", "expected"),
+    [
+        ("7\u00b2", "7", 1),  # seven, with a footnote
+        ("7\u00b2", "72", 0),
+        ("10\u00b2", "102", 0),
+        ("\u00bd", "2", 0),
+        ("\u00be", "4", 0),
+        ("25 cm\u00b2", "25", 1),
+        ("\uff13\uff0e\uff15", "3.5", 1),
+        ("\uff15\uff10\uff05", "50%", 1),
+        ("1,234", "\uff11\uff0c\uff12\uff13\uff14", 1),
+        ("\uff11\uff0f\uff12", "0.5", 1),
+    ],
+)
+def test_signs_that_are_no_digits_make_no_number(said: str, right: str, expected: float) -> None:
+    assert judged(number, said, right) == expected
+
+
 def test_edit_similarity_options() -> None:
     assert judged(edit_similarity, "abcd", "abxx") == 0.5
     assert judged(edit_similarity, "abcd", "abxx", floor=0.6) == 0.0

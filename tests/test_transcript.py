@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,14 @@ TURNS = {
     "a user's line": (f"{CAT}\nuser\nWrong.\nassistant\nnone", "none"),
     "an observation's line": (f"observation\n{CAT}\nassistant\nnone", "none"),
     "a line that nobody answers": ("an\nassistant\nhelps", "an\nassistant\nhelps"),
+    "a tool's answer amid reasoning": (f"<think>I look. <observation>{CAT}</observation>So 7", "<think>So 7"),
+    "a tool's answer that holds a tag": ("x<observation><think></observation>7", "7"),
+    "a call mentioned in reasoning": ("<think>No <tool_call> here.</think>7", "<think>No </think>7"),
+    "an answer mentioned in reasoning": ("<think>No <tool_response> here.</think>7",) * 2,
+    "the same, opened in the prompt": ("No <tool_response> here.</think>7",) * 2,
+    "mentioned, then real": (f"<think>No <tool_response>.</think><tool_response>{CAT}", ""),
+    "a cut-off answer that holds a tag": (f"x\nuser\n<tool_response>\n</think>{CAT}", ""),
+    "the same, after reasoning": (f"<think>x</think><tool_response>\n</think>{CAT}", ""),
     "a search": (f"<search>cats</search><information>{CAT}</information>none", "none"),
 }
 
@@ -289,5 +298,14 @@ SCRAPS = st.lists(st.sampled_from((*PIECES, "<|im_start|>", "user", "assistant",
 def test_any_transcript_is_read_once(text: str) -> None:
     said = last_turn(text)
     assert len(said) <= len(text)
-    assert not any(tag in said for tag, _ in TOOL_RESPONSES)
+    mentioned = max(said.rfind(tag) for tag, _ in TOOL_RESPONSES)
+    assert mentioned < 0 or any(said.find(closing, mentioned) >= 0 for _, closing in REASONING_TAGS)
     assert 0.0 <= score(text, SEVEN).value <= 1.0
+
+
+@pytest.mark.parametrize("piece", [*PIECES, "<|im_start|>ab ", "<start_of_turn>user"])
+def test_time_grows_with_the_length_alone(piece: str) -> None:
+    text = piece * (600_000 // len(piece)) + "7"
+    began = process_time()
+    last_turn(text)
+    assert process_time() - began < 1.0

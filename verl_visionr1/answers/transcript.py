@@ -18,6 +18,7 @@ REASONING_TAGS = (
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
 )
 """What opens and closes reasoning. A chat template may open it in the prompt: then only the closing tag is said."""
+_END_REASONING = tuple(closing for _, closing in REASONING_TAGS)
 TOOL_CALLS = (
     *((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_calls", "function_call")),
     ("<|tool_call>", "<tool_call|>"),  # Gemma 4
@@ -48,8 +49,9 @@ _MARK = re.compile(r"<(?:\||/?(?:tool|function_|observation>|information>|interp
 _OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>")
 _MODEL = ("assistant", "model")
 _MODEL_LINES = tuple(f"\n{role}\n" for role in _MODEL)
-_OTHER_LINES = ("user\n", "tool\n", "observation\n")
-_SPEAKER_LINE = re.compile(r"\s{0,9}(?:<\|im_end\|>)?\s{0,9}(?:(?:assistant|model)[ \t]{0,3}(?:\n|$))?")
+_OTHERS = ("user", "tool", "observation")
+_OTHER_LINES = tuple(f"{role}\n" for role in _OTHERS)
+_SPEAKER_LINE = re.compile(r"\s{0,9}(?:<\|im_end\|>)?\s{0,9}(?:(assistant|model)[ \t]{0,3}(?:\n|$))?")
 
 
 def last_turn(text: str) -> str:
@@ -72,14 +74,15 @@ def last_turn(text: str) -> str:
         at = text.rfind(line)
         if at >= 0 and any(_has_line(text, other, at) for other in _OTHER_LINES):
             text = text[at + len(line) :]
-    return _without_calls(text) if has_tags else text
+    return _without(text, TOOL_CALLS) if has_tags else text
 
 
 def _after_headers(text: str) -> str:
     """What follows the last turn's header; one with nothing after it only ends the turn before it."""
     end, last = len(text), None
+    n_said = len(text.rstrip())
     for header in _HEADER.finditer(text):
-        if not text[header.end() :].strip():
+        if header.end() >= n_said:
             end = header.start()
             break
         last = header
@@ -90,24 +93,58 @@ def _after_headers(text: str) -> str:
 
 def _after_responses(text: str) -> str:
     closed = _end_of_last(text, [closing for _, closing in TOOL_RESPONSES])
-    if any(text.find(opening, closed) >= 0 for opening, _ in TOOL_RESPONSES):
+    begin = _first(text, [opening for opening, _ in TOOL_RESPONSES], closed)
+    if begin >= 0 and _is_mention(text, begin):
+        begin = _first(text, [opening for opening, _ in TOOL_RESPONSES], _end_of_last(text, _END_REASONING))
+    if begin >= 0:
         return ""
     if not closed:
         return text
     speaker = _SPEAKER_LINE.match(text, closed)
-    return text[speaker.end() if speaker else closed :]
+    rest = text[speaker.end() if speaker else closed :]
+    if speaker is not None and speaker[1]:
+        return rest
+    # The model goes on in the same turn, and in the reasoning that it was in.
+    before = _without(text[:closed], TOOL_RESPONSES)
+    return THINK + rest if reasoning_end(before) is None else rest
+
+
+def _first(text: str, tags: Sequence[str], begin: int) -> int:
+    """Where the first of some tags stands; -1 where there is none."""
+    return min([at for tag in tags if (at := text.find(tag, begin)) >= 0], default=-1)
+
+
+def _is_mention(text: str, at: int) -> bool:
+    """Whether a tag that is never closed stands in reasoning, which goes on to its end: words of the model itself."""
+    goes_on = _first(_without(text[at:], TOOL_CALLS), _END_REASONING, 0) >= 0
+    if not goes_on or text[:at].rstrip().endswith(_OTHERS):
+        return False
+    before = text[:at]
+    return reasoning_end(before) is None or _first(before, _END_REASONING, 0) < 0
 
 
 def _has_line(text: str, line: str, end: int) -> bool:
     return text.startswith(line) or text.find(f"\n{line}", 0, end + 1) >= 0
 
 
-def _without_calls(text: str) -> str:
-    for opening, closing in TOOL_CALLS:
+def _without(text: str, tags: Sequence[tuple[str, str]]) -> str:
+    """A text without what stands between some tags.
+
+    What is never closed goes to the end; in reasoning, to the end of that: there the tag was only mentioned.
+    """
+    for opening, closing in tags:
         if opening in text:
-            before, *calls = text.split(opening)
-            text = before + "".join([call.partition(closing)[2] for call in calls])
+            before, *others = text.split(opening)
+            text = before + "".join([_after(other, closing) for other in others])
     return text
+
+
+def _after(text: str, closing: str) -> str:
+    _, found, rest = text.partition(closing)
+    if found:
+        return rest
+    at = _first(text, _END_REASONING, 0)
+    return text[at:] if at >= 0 else ""
 
 
 def _end_of_last(text: str, tags: Sequence[str]) -> int:

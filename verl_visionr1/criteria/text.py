@@ -7,6 +7,7 @@ All compare `answer.text`, the answer without reasoning and tags, with `target.a
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -171,12 +172,18 @@ def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
 
 def _number(text: str) -> Number | None:
     """The number of a text, None where there is none or it is not finite."""
-    text = normalize_text(text, fold_case=False)
+    if not text.isascii():
+        text = "".join([_wide_as_plain(char) for char in text])
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None and float(fraction.group(2)):
         return Number(float(fraction.group(1)) / float(fraction.group(2)), False, 0, len(text))
     found = last_number(text)
     return found if found is not None and abs(found.value) < float("inf") else None
+
+
+def _wide_as_plain(char: str) -> str:
+    """A digit or sign of East Asian width as the plain one; raised digits and "\u00bd" stay, as NFKC misreads them."""
+    return unicodedata.normalize("NFKC", char) if unicodedata.east_asian_width(char) in "FH" else char
 
 
 @needs("rapidfuzz", "verl-visionr1[text]")
