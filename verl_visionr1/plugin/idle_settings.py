@@ -22,6 +22,7 @@ _RENAMED = {
     "reward_model.reward_loop_source": "reward.reward_manager.source",
     "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
     "reward_model.reward_loop_class_name": "reward.reward_manager.name",
+    "reward_model.model.path": "reward.reward_model.model_path",
 }
 _READS = re.compile(
     r"""(?:config|data|data_config)\.get\(\s*["'](\w+)"""

@@ -100,6 +100,8 @@ def local_files(config: DictConfig, key: str) -> list[Path]:
 def images_allowed(config: DictConfig) -> int | None:
     """Images that vLLM takes in one prompt; None where nothing limits them (`vLLMHttpServer.launch_server`)."""
     rollout = "actor_rollout_ref.rollout"
+    if OmegaConf.select(config, f"{rollout}.name") != "vllm":
+        return None
     limit = OmegaConf.select(config, f"{rollout}.limit_images")
     if not limit:
         limit = OmegaConf.select(config, f"{rollout}.engine_kwargs.vllm.limit_mm_per_prompt.image")
