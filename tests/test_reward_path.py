@@ -110,6 +110,31 @@ def test_a_reward_model_beside_the_manager(model: dict, name: str, custom: str |
 
 
 @pytest.mark.verl
+def test_a_function_for_delegated_rows_may_ask_a_reward_model(tmp_path: Path) -> None:
+    """verl's pattern of a generative reward model: its address goes to the custom function."""
+
+    async def compute_score(
+        data_source: str,
+        solution_str: str,
+        ground_truth: str,
+        extra_info: dict,
+        reward_router_address: str,
+        **_: object,
+    ) -> float:
+        return float(reward_router_address == "1.2.3.4:5")
+
+    from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
+
+    reward = {"reward_model": {"enable": True}, "custom_reward_function": {"path": "own.py"}}
+    config = config_of(reward=reward)
+    config.reward.reward_kwargs = {"visionr1": {"frame": "original", "delegate": ["maths"]}}
+    assert reward_model_problem(config) is None
+    own = VisionR1RewardManager(config, CharTokenizer(), compute_score, "1.2.3.4:5")
+    result = judged(own, row_of("42", "42", data_source="maths", extra_info={}))
+    assert result["reward_score"] == 1.0
+
+
+@pytest.mark.verl
 def test_the_manager_refuses_a_reward_model() -> None:
     with pytest.raises(ConfigError, match=r"reward\.reward_model\.enable=True"):
         manager(reward={"reward_model": {"enable": True}})
