@@ -356,6 +356,23 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
     assert one["reward_extra_info"]["iou_mean"] == pytest.approx(1.0)
 
 
+@pytest.mark.verl
+@pytest.mark.parametrize(
+    ("model", "is_refused"),
+    [("Qwen/Qwen3-VL-8B-Instruct", False), ("Qwen/Qwen2.5-VL-7B-Instruct", True), ("mine/of-unknown-family", True)],
+)
+def test_a_model_of_the_hub_is_told_by_its_name(
+    model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_visionr1.plugin.image_choice import problems_of
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
+    config = config_of(frame="auto", model=model)
+    config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
+    assert len(problems_of(config)) == is_refused
+
+
 def test_the_image_of_a_target_survives_json() -> None:
     said = Target(task="text", answer="B", image=1)
     assert Target.from_json(said.to_json()) == said
