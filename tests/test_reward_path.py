@@ -658,6 +658,26 @@ def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str |
 
 
 @pytest.mark.verl
+@pytest.mark.parametrize("path", ["my models/Qwen VL", "outputs/-x-", "a..b/c"])
+def test_a_path_that_is_no_name_of_the_hub_is_not_looked_up(path: str) -> None:
+    from verl_visionr1.plugin.trainable import family_problems, model_type_of
+
+    assert family_problems(config_of(model=path)) == []
+    assert model_type_of(path) is None
+
+
+@pytest.mark.verl
+def test_the_family_of_a_model_on_hdfs_is_read_from_verls_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl_visionr1.plugin.config import settings_of
+    from verl_visionr1.plugin.reward_manager import family_of
+
+    copy = model_folder(tmp_path)
+    monkeypatch.setattr("verl.utils.fs.copy_to_local", lambda path: copy if path == "hdfs://x/model" else path)
+    config = config_of(frame="auto", model="hdfs://x/model")
+    assert family_of(config, settings_of(config)) == "qwen2.5-vl"
+
+
+@pytest.mark.verl
 def test_a_model_without_a_processor_is_refused_where_there_are_images(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
