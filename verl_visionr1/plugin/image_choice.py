@@ -32,7 +32,7 @@ def problems_of(config: DictConfig) -> list[str]:
         settings = settings_of(config)
     except ConfigError:
         return []  # another check says it
-    frame = guess_family(config, settings)
+    frame = guess_family(config, settings) or ""
     if frame in FRAMES and FRAMES[frame].extent is not Extent.PROCESSED:
         return []
     key, found = str(OmegaConf.select(config, "data.prompt_key") or "prompt"), list[str]()
