@@ -337,6 +337,12 @@ def test_settings_that_do_nothing(overrides: list[str], messages: list[str]) -> 
         assert said.startswith(message)
 
 
+def test_the_advice_for_image_budgets_can_be_pasted() -> None:
+    (said,) = idle_settings.idle_problems(config_of("data.max_pixels=401408"))
+    advice = said.partition("; set ")[2].removesuffix(", both").replace("MIN", "3136").replace("MAX", "401408")
+    assert dict(composing.composed([advice]).data.mm_processor_kwargs) == {"min_pixels": 3136, "max_pixels": 401408}
+
+
 def test_other_keys_that_verl_never_reads_are_a_warning() -> None:
     config = config_of("data.my_root=/data", "data.cache_dir=/tmp/x")
     assert idle_settings.unread_data_keys(config) == {"my_root": "/data"}

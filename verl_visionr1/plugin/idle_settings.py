@@ -81,7 +81,7 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
     for key in _PIXELS:
         value = OmegaConf.select(config, f"data.{key}")
         if value is not None and key in unread_data_keys(config):
-            yield f"data.{key}={value}: verl does not read it; set {_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
+            yield f"data.{key}={value}: verl does not read it; set ++{_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
     budget = OmegaConf.select(config, _BUDGET)
     if not isinstance(budget, DictConfig):
         return
