@@ -110,6 +110,31 @@ def test_a_reward_model_beside_the_manager(model: dict, name: str, custom: str |
 
 
 @pytest.mark.verl
+def test_a_function_for_delegated_rows_may_ask_a_reward_model(tmp_path: Path) -> None:
+    """verl's pattern of a generative reward model: its address goes to the custom function."""
+
+    async def compute_score(
+        data_source: str,
+        solution_str: str,
+        ground_truth: str,
+        extra_info: dict,
+        reward_router_address: str,
+        **_: object,
+    ) -> float:
+        return float(reward_router_address == "1.2.3.4:5")
+
+    from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
+
+    reward = {"reward_model": {"enable": True}, "custom_reward_function": {"path": "own.py"}}
+    config = config_of(reward=reward)
+    config.reward.reward_kwargs = {"visionr1": {"frame": "original", "delegate": ["maths"]}}
+    assert reward_model_problem(config) is None
+    own = VisionR1RewardManager(config, CharTokenizer(), compute_score, "1.2.3.4:5")
+    result = judged(own, row_of("42", "42", data_source="maths", extra_info={}))
+    assert result["reward_score"] == 1.0
+
+
+@pytest.mark.verl
 def test_the_manager_refuses_a_reward_model() -> None:
     with pytest.raises(ConfigError, match=r"reward\.reward_model\.enable=True"):
         manager(reward={"reward_model": {"enable": True}})
@@ -329,6 +354,23 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
         assert (lost["reward_score"], lost["reward_extra_info"]["unscored"]) == (0.0, 1.0)
     one = judged(reward_manager, row_of(json.dumps([{"bbox_2d": [14, 14, 70, 42], "label": "cat"}]), PIXELS, sizes[:1]))
     assert one["reward_extra_info"]["iou_mean"] == pytest.approx(1.0)
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(
+    ("model", "is_refused"),
+    [("Qwen/Qwen3-VL-8B-Instruct", False), ("Qwen/Qwen2.5-VL-7B-Instruct", True), ("mine/of-unknown-family", True)],
+)
+def test_a_model_of_the_hub_is_told_by_its_name(
+    model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_visionr1.plugin.image_choice import problems_of
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
+    config = config_of(frame="auto", model=model)
+    config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
+    assert len(problems_of(config)) == is_refused
 
 
 def test_the_image_of_a_target_survives_json() -> None:
@@ -613,6 +655,26 @@ def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str |
     assert all(f"no processor for {name}" in problem and "Qwen3.5" in problem for problem in found)
     config.data = {"custom_cls": {"path": "own.py"}}
     assert family_problems(config) == []
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("path", ["my models/Qwen VL", "outputs/-x-", "a..b/c"])
+def test_a_path_that_is_no_name_of_the_hub_is_not_looked_up(path: str) -> None:
+    from verl_visionr1.plugin.trainable import family_problems, model_type_of
+
+    assert family_problems(config_of(model=path)) == []
+    assert model_type_of(path) is None
+
+
+@pytest.mark.verl
+def test_the_family_of_a_model_on_hdfs_is_read_from_verls_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl_visionr1.plugin.config import settings_of
+    from verl_visionr1.plugin.reward_manager import family_of
+
+    copy = model_folder(tmp_path)
+    monkeypatch.setattr("verl.utils.fs.copy_to_local", lambda path: copy if path == "hdfs://x/model" else path)
+    config = config_of(frame="auto", model="hdfs://x/model")
+    assert family_of(config, settings_of(config)) == "qwen2.5-vl"
 
 
 @pytest.mark.verl

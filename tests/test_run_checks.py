@@ -167,6 +167,33 @@ def test_what_cannot_be_meant_is_one_line(tmp_path: Path, rows: list, overrides:
     assert all("\n" not in problem for problem in found)
 
 
+FINE = {  # rows, overrides
+    "fetches that verl makes one by one: it refills": (
+        [row()] * 40,
+        ["data.gen_batch_size=16", "algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"],
+    ),
+    "fetches of an asynchronous trainer": (
+        [row()] * 40,
+        ["data.gen_batch_size=16", "trainer.v1.trainer_mode=colocate_async"],
+    ),
+    "fetches of the V0 trainer": ([row()] * 40, ["data.gen_batch_size=16", "trainer.use_v1=false"]),
+    "validation alone": ([row()] * 40, ["trainer.total_training_steps=100", "trainer.val_only=true"]),
+    "a limit of vLLM beside another engine": (
+        [row(n_images=2)] * 40,
+        [
+            "actor_rollout_ref.rollout.name=sglang",
+            "actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt.image=1",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "overrides"), FINE.values(), ids=FINE)
+def test_what_verl_takes_is_no_problem(tmp_path: Path, rows: list, overrides: list[str]) -> None:
+    config = config_of(f"data.train_files={write(tmp_path / 'a.parquet', rows)}", *overrides)
+    assert run_checks.problems_of(config) == []
+
+
 def test_rows_that_a_filter_leaves_out_are_no_steps(tmp_path: Path) -> None:
     rows = [row((1000, 1000))] * 40 + [row()] * 16
     file = f"data.train_files={write(tmp_path / 'a.parquet', rows)}"
@@ -278,7 +305,7 @@ IDLE = {  # overrides -> what is said, each in one line
         ["reward_model.enable=true", "reward_model.model.path=x"],
         [
             "reward_model.enable=True: verl 0.9 ignores it; set reward.reward_model.enable",
-            "reward_model.model.path=x: verl 0.9 ignores it; set reward.reward_model.model.path",
+            "reward_model.model.path=x: verl 0.9 ignores it; set reward.reward_model.model_path",
         ],
     ),
     "legacy keys of workers": (
@@ -308,6 +335,12 @@ def test_settings_that_do_nothing(overrides: list[str], messages: list[str]) -> 
     assert len(found) == len(messages), found
     for said, message in zip(sorted(found), sorted(messages), strict=True):
         assert said.startswith(message)
+
+
+def test_the_advice_for_image_budgets_can_be_pasted() -> None:
+    (said,) = idle_settings.idle_problems(config_of("data.max_pixels=401408"))
+    advice = said.partition("; set ")[2].removesuffix(", both").replace("MIN", "3136").replace("MAX", "401408")
+    assert dict(composing.composed([advice]).data.mm_processor_kwargs) == {"min_pixels": 3136, "max_pixels": 401408}
 
 
 def test_other_keys_that_verl_never_reads_are_a_warning() -> None:

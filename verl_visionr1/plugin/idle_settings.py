@@ -22,6 +22,7 @@ _RENAMED = {
     "reward_model.reward_loop_source": "reward.reward_manager.source",
     "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
     "reward_model.reward_loop_class_name": "reward.reward_manager.name",
+    "reward_model.model.path": "reward.reward_model.model_path",
 }
 _READS = re.compile(
     r"""(?:config|data|data_config)\.get\(\s*["'](\w+)"""
@@ -80,7 +81,7 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
     for key in _PIXELS:
         value = OmegaConf.select(config, f"data.{key}")
         if value is not None and key in unread_data_keys(config):
-            yield f"data.{key}={value}: verl does not read it; set {_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
+            yield f"data.{key}={value}: verl does not read it; set ++{_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
     budget = OmegaConf.select(config, _BUDGET)
     if not isinstance(budget, DictConfig):
         return

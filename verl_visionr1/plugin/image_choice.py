@@ -6,17 +6,16 @@ Models that speak in pixels of the processed image speak of one image's pixels. 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
+from verl_visionr1.frames import FRAMES, Extent
 from verl_visionr1.plugin.config import ConfigError, settings_of
 from verl_visionr1.plugin.delegation import is_delegated
-from verl_visionr1.plugin.trainable import MODEL, config_file
+from verl_visionr1.plugin.run_rows import guess_family
 from verl_visionr1.rows import PLACEHOLDERS, RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
@@ -33,7 +32,8 @@ def problems_of(config: DictConfig) -> list[str]:
         settings = settings_of(config)
     except ConfigError:
         return []  # another check says it
-    if not _may_need_choice(config, settings.frame):
+    frame = guess_family(config, settings) or ""
+    if frame in FRAMES and FRAMES[frame].extent is not Extent.PROCESSED:
         return []
     key, found = str(OmegaConf.select(config, "data.prompt_key") or "prompt"), list[str]()
     for name in ("data.train_files", "data.val_files"):
@@ -43,17 +43,6 @@ def problems_of(config: DictConfig) -> list[str]:
             if path.suffix == ".parquet" and path.is_file():
                 found += [f"{name}: {path}: {problem}" for problem in _first_problem(path, key, settings.delegate)]
     return found
-
-
-def _may_need_choice(config: DictConfig, frame: str) -> bool:
-    if frame == "auto":
-        file = config_file(str(OmegaConf.select(config, MODEL)))
-        try:
-            model_type = str(json.loads(file.read_text()).get("model_type")) if file else ""
-        except ValueError:
-            return False  # verl says it
-        frame = MODEL_TYPE_FRAMES.get(model_type, "") if file else ""
-    return frame not in FRAMES or FRAMES[frame].extent is Extent.PROCESSED
 
 
 def _first_problem(path: Path, key: str, delegate: list[str]) -> Iterator[str]:

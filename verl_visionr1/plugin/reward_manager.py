@@ -291,9 +291,11 @@ def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
     if not any(paths):
         return {}
     from transformers import AutoConfig
+    from verl.utils.fs import copy_to_local
 
     trust = bool(OmegaConf.select(config, "actor_rollout_ref.model.trust_remote_code"))
-    return AutoConfig.from_pretrained(next(filter(None, paths)), trust_remote_code=trust).to_dict()
+    path = copy_to_local(next(filter(None, paths)))  # of hdfs: the copy that verl has made
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust).to_dict()
 
 
 def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:

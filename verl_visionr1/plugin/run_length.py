@@ -116,18 +116,29 @@ def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
             f"data.train_batch_size={length.batch}: larger than the {length.n_rows} rows of data.train_files, so that "
             f"no step can be taken; set it to at most {length.n_rows}"
         )
-    elif each and asked is not None and last is not None and last < asked:
+    elif each and asked is not None and last is not None and last < asked and not config.trainer.val_only:
         problems.append(
             f"trainer.total_training_steps={asked}: trainer.total_epochs={length.epochs} ends the run after {last} "
             f"steps ({each} an epoch), without a last validation and checkpoint; set trainer.total_epochs="
             f"{-(-asked // each)}, or trainer.total_training_steps={last}"
         )
     fetched = OmegaConf.select(config, "data.gen_batch_size")
-    if isinstance(fetched, int) and fetched > 0 and length.batch % fetched:
+    if _fetches_as_set(config) and isinstance(fetched, int) and fetched > 0 and length.batch % fetched:
         problems.append(
             f"data.gen_batch_size={fetched}: data.train_batch_size={length.batch} needs to be a multiple of it"
         )
     return problems
+
+
+def _fetches_as_set(config: DictConfig) -> bool:
+    """Whether a step is put together from `data.gen_batch_size` prompts each.
+
+    `PPOTrainer._init_dataloader` takes 1 instead where it refills, and the V0 trainer takes what it fetches for a step.
+    """
+    is_sync = OmegaConf.select(config, "trainer.v1.trainer_mode") == "sync"
+    refills = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
+    use_v1 = bool(OmegaConf.select(config, "trainer.use_v1"))
+    return use_v1 and is_sync and not any(OmegaConf.select(config, key) for key in refills)
 
 
 def resumed_step(config: DictConfig) -> Path | None:

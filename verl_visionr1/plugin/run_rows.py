@@ -7,7 +7,6 @@ that is counted as too long is too long.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.plugin.config import Settings
 from verl_visionr1.plugin.parts import image_processor_of
+from verl_visionr1.plugin.trainable import model_type_of
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
 from verl_visionr1.rows import open_parquet, read_rows
 
@@ -100,6 +100,8 @@ def local_files(config: DictConfig, key: str) -> list[Path]:
 def images_allowed(config: DictConfig) -> int | None:
     """Images that vLLM takes in one prompt; None where nothing limits them (`vLLMHttpServer.launch_server`)."""
     rollout = "actor_rollout_ref.rollout"
+    if OmegaConf.select(config, f"{rollout}.name") != "vllm":
+        return None
     limit = OmegaConf.select(config, f"{rollout}.limit_images")
     if not limit:
         limit = OmegaConf.select(config, f"{rollout}.engine_kwargs.vllm.limit_mm_per_prompt.image")
@@ -128,9 +130,9 @@ def guess_family(config: DictConfig, settings: Settings) -> str | None:
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     if settings.frame != "auto":
         return settings.frame
-    file = Path(path).expanduser() / "config.json"
-    if file.is_file():
-        return MODEL_TYPE_FRAMES.get(str(json.loads(file.read_text()).get("model_type")), "")
+    model_type = model_type_of(path)
+    if model_type is not None:
+        return MODEL_TYPE_FRAMES.get(model_type, "")
     return next((family for pattern, family in _HUB_FAMILIES if pattern.search(path)), None)
 
 

@@ -55,8 +55,17 @@ def config_file(path: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(path, "config.json")
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except ValueError:  # no name that the hub could have
+        return None
     return Path(found) if isinstance(found, str) else None
+
+
+def model_type_of(path: str) -> str | None:
+    """The `model_type` of a model, "" where its config does not say; None where its config is not here."""
+    file = config_file(path)
+    return None if file is None else str(_read(file).get("model_type", ""))
 
 
 def makes_processor(folder: Path) -> bool:
