@@ -11,7 +11,7 @@ Workload (64 scenes a size): 1000 x 800 image, 8 labels, ground truth jittered b
 10 % misses with as many false alarms, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags where its presets
 ask for them. Grounding asks for one phrase, so labels play no part. VLM-R1's released code for referring expressions
 knows one object: its answers say as many boxes, its target has one. Counting, pointing and text are asked for the
-same scenes: a number, a point an object, a letter. Ground truth is read once a prompt in training, and so it is here.
+same scenes: a number, one point per object, a letter. Ground truth is read once per prompt, as in training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Vision-R1 with a tiny Qwen3-VL on a laptop CPU: a real GRPO run of verl with Ray, FSDP2 and vLLM, on drawn scenes of
 # coloured shapes. The model can find every object, but has the habit of listing the first one only, in a loose box.
-# Ends with a table of held-out scenes before and after: 9 minutes on two cores with AVX-512, installing included. A
+# Ends with a table of held-out scenes before and after: about 10 minutes on two cores with AVX-512. A
 # step takes 15 s there, and 34 to 45 s without AVX-512. Run it again to resume after an interruption, or to see the
 # table again.
 set -euo pipefail
@@ -22,7 +22,7 @@ MAX_PROMPT=${MAX_PROMPT:-160}
 MAX_RESPONSE=${MAX_RESPONSE:-80}
 LR=${LR:-1.5e-4} # at first; it falls to a tenth, so that the last steps do not wander
 KL_COEF=${KL_COEF:-0}
-TEMPERATURE=${TEMPERATURE:-0.6} # at 0.8 most second boxes were too inexact to be worth listing
+TEMPERATURE=${TEMPERATURE:-0.6} # at 0.8 it learnt to list fewer of the objects
 case $TASK in
 counting) PRESET=${PRESET:-counting-list} ;; # it answers with a list, whose length is the count
 all) ROUTES=${ROUTES:-"{counting:counting-list}"} ;;

@@ -99,7 +99,7 @@ def ask(rng: np.random.Generator, pixels: np.ndarray, scene: Scene, *, is_detect
 
 
 def glances(rng: np.random.Generator, pixels: np.ndarray, scene: Scene, count: int) -> list[Lesson]:
-    """Questions for one phrase, half of them absent: how an answer begins says whether the thing is there."""
+    """Ask for one phrase; half of the phrases are absent. The first token of an answer tells whether it is there."""
     present = [item.category for item in scene.objects]
     return [_lesson("grounding", [_phrase(rng, present, absent_share=0.5)], pixels, scene) for _ in range(count)]
 

@@ -54,7 +54,7 @@ def _is_known(source: str) -> bool:
 
     try:
         default_compute_score(source, "", "")
-    except NotImplementedError:
+    except NotImplementedError:  # what verl raises for a source that it does not know
         return False
     except Exception:  # noqa: BLE001 - it knows the source, and wanted a real answer
         return True
