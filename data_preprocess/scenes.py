@@ -41,8 +41,9 @@ CATEGORY_IDS: dict[str, int] = {
 CATEGORIES = tuple(CATEGORY_IDS)
 """All category names, in the order of their ids."""
 
-STREAMS = {"train": 0, "val": 1, "warm-start": 2, "held-out": 3, "habits": 4}
-"""Independent streams of scenes under one seed: the two splits, and those that `recipes/tiny` draws from."""
+STREAMS = {"train": 0, "val": 1, "warm-start": 2, "held-out": 3, "habits": 4, "claims": 5}
+"""Independent streams of scenes under one seed: the two splits, and those that `recipes/tiny` and `benchmarks/claims`
+draw from."""
 
 IMAGE_FORMATS = ("png", "jpeg")
 
@@ -86,7 +87,12 @@ def scene_rng(seed: int, stream: str, index: int) -> np.random.Generator:
 
 
 def draw_scene(
-    rng: np.random.Generator, *, size_wh: tuple[int, int] = (128, 128), objects_min: int = 1, objects_max: int = 3
+    rng: np.random.Generator,
+    *,
+    size_wh: tuple[int, int] = (128, 128),
+    objects_min: int = 1,
+    objects_max: int = 3,
+    gap: int = 2,
 ) -> tuple[Image.Image, Scene]:
     """Draw one scene: a grey, lightly textured ground with coloured shapes whose boxes do not touch.
 
@@ -95,6 +101,8 @@ def draw_scene(
         size_wh: width and height in pixels, at least 32 each.
         objects_min, objects_max: bounds of the number of objects (inclusive). A crowded scene may hold fewer than were
             drawn, because a shape that finds no free place is left out; it never holds fewer than min(objects_min, 1).
+        gap: least distance between two boxes in pixels. Negative: boxes may overlap by so many pixels, and an object
+            hides part of those painted before it; its box stays that of its whole shape.
 
     Returns:
         An RGB image and its Scene. Shapes are 15 to 50 % of the image's shorter side.
@@ -115,7 +123,7 @@ def draw_scene(
     objects: list[SceneObject] = []
     for _ in range(int(rng.integers(objects_min, objects_max + 1))):
         category = _category(rng, objects)
-        painted = _place(rng, size_wh, category, [item.box_xyxy for item in objects])
+        painted = _place(rng, size_wh, category, [item.box_xyxy for item in objects], gap)
         if painted is None:
             continue
         item, mask = painted
@@ -141,7 +149,11 @@ def _category(rng: np.random.Generator, objects: list[SceneObject]) -> str:
 
 
 def _place(
-    rng: np.random.Generator, size_wh: tuple[int, int], category: str, taken_xyxy: list[tuple[int, int, int, int]]
+    rng: np.random.Generator,
+    size_wh: tuple[int, int],
+    category: str,
+    taken_xyxy: list[tuple[int, int, int, int]],
+    gap: int,
 ) -> tuple[SceneObject, np.ndarray] | None:
     """Find room for one shape, or None after 40 attempts that would touch another object's box."""
     width, height = size_wh
@@ -149,7 +161,7 @@ def _place(
         largest = 0.5 if attempt < 10 else 0.3  # where it is crowded, only a smaller shape still fits
         side = max(5, round(min(size_wh) * float(rng.uniform(0.15, largest))))
         left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
-        if not any(_touch((left, top, left + side, top + side), other) for other in taken_xyxy):
+        if not any(_touch((left, top, left + side, top + side), other, gap) for other in taken_xyxy):
             mask = _mask(size_wh, category.split()[1], left, top, side)
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             box_xyxy = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
@@ -157,7 +169,7 @@ def _place(
     return None
 
 
-def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: int = 2) -> bool:
+def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: int) -> bool:
     """Whether two half-open boxes come nearer to each other than `gap` pixels."""
     return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
@@ -212,26 +224,28 @@ def write_split(
         image, scene = draw_scene(
             scene_rng(seed, split, index), size_wh=size_wh, objects_min=objects_min, objects_max=objects_max
         )
-        record = _image_record(index, scene, image_format)
+        record = image_record(index, scene, image_format)
         if image_format == "png":  # level 1 compresses noise as well as level 6 does, at a fraction of the time
             image.save(directory / split / record["file_name"], compress_level=1)
         else:
             image.save(directory / split / record["file_name"], quality=92, subsampling=0)
         images.append(record)
-        annotations.extend(_annotations(scene, record["id"], len(annotations)))
+        annotations.extend(annotation_records(scene, record["id"], len(annotations)))
     path = directory / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": _categories()}))
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": category_records()}))
     return path
 
 
-def _image_record(index: int, scene: Scene, image_format: str) -> dict[str, Any]:
+def image_record(index: int, scene: Scene, image_format: str) -> dict[str, Any]:
+    """The COCO record of scene `index`: id, file name, width, height."""
     suffix = "png" if image_format == "png" else "jpg"
     width, height = scene.size_wh
     return {"id": 7 * index + 9, "file_name": f"{index:06d}.{suffix}", "width": width, "height": height}
 
 
-def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[dict[str, Any]]:
+def annotation_records(scene: Scene, image_id: int, first: int) -> Iterator[dict[str, Any]]:
+    """The COCO annotations of a scene's objects, `first` being the number of those before them."""
     for offset, item in enumerate(scene.objects):
         left, top, right, bottom = item.box_xyxy
         yield {
@@ -244,7 +258,8 @@ def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[dict[str, 
         }
 
 
-def _categories() -> list[dict[str, Any]]:
+def category_records() -> list[dict[str, Any]]:
+    """COCO's `categories`: all of `CATEGORY_IDS`."""
     return [{"id": id_, "name": name, "supercategory": name.split()[1]} for name, id_ in CATEGORY_IDS.items()]
 
 

@@ -55,7 +55,7 @@ launch() {
 
 launch_defaults() {
   : "${PLATFORM:=cuda}" "${RUN_DIR:=$ROOT/outputs/$(basename "$0" .sh)}" "${TOTAL_STEPS:?a recipe sets TOTAL_STEPS}"
-  : "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}"
+  : "${GPUS:=1}" "${NODES:=1}" "${TEST_FREQ:=10}" "${SAVE_FREQ:=20}" "${TRAIN_BATCH:=512}" "${MINI_BATCH:=$TRAIN_BATCH}"
   : "${ROLLOUT_N:=8}" "${MICRO_BATCH:=8}" "${MAX_PROMPT:=1024}" "${MAX_RESPONSE:=1024}" "${LR:=1e-6}" "${KL_COEF:=0}"
   : "${TEMPERATURE:=1.0}" "${PRESET:=visionr1}" "${LOSS:=token-mean}" "${LORA:=0}" "${LORA_LR:=1e-5}"
   : "${STAGES:=null}" "${SWITCH_AT:=null}" "${SCHEDULE:=null}" "${WEIGHTS:=}" "${ROUTES:=}" "${SEED:=1}" "${LOGGERS:=}"

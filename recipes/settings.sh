@@ -144,7 +144,7 @@ launch_config() {
   )
   ACTOR=(
     actor_rollout_ref.actor.optim.lr="$LR"
-    actor_rollout_ref.actor.ppo_mini_batch_size="$TRAIN_BATCH"
+    actor_rollout_ref.actor.ppo_mini_batch_size="$MINI_BATCH"
     actor_rollout_ref.actor.entropy_coeff=0
     "${ACTOR[@]}"
   )

@@ -66,6 +66,20 @@ found["process group"] = outcome(process_group)
 if not torch.distributed.is_initialized():
     torch.distributed.init_process_group("cpu:gloo", rank=0, world_size=1)
 
+def process_group_of_sft():
+    from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
+    destroy_global_process_group()
+    os.environ |= {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    places = list(initialize_global_process_group())
+    torch.distributed.all_reduce(torch.ones(2))
+    return places
+with socket.socket() as free_port:
+    free_port.bind(("127.0.0.1", 0))
+    os.environ["MASTER_PORT"] = str(free_port.getsockname()[1])
+found["process group of SFT"] = outcome(process_group_of_sft)
+if not torch.distributed.is_initialized():
+    torch.distributed.init_process_group("cpu:gloo", rank=0, world_size=1)
+
 def vllm_version():
     from verl.third_party.vllm import vllm_version
     return vllm_version
@@ -136,6 +150,7 @@ def repaired() -> dict[str, Any]:
 FAULTS = {
     "device": ("register_platform", "Unknown platform 'cpu'"),
     "process group": ("repair_process_group", "Duplicate device type"),
+    "process group of SFT": ("repair_process_group", "Duplicate device type"),
     "vllm version": ("repair_vllm_version", "vllm version None not supported"),
     "reference offload": ("repair_reference_offload", "NVIDIA|CUDA|accelerator"),  # how torch says it differs by build
     "engines": ("repair_engine_registry", "No engine registered for device='cpu'"),
@@ -172,6 +187,7 @@ def test_device_module_is_still_needed(bare: dict[str, Any]) -> None:
     [
         ("device", ["cpu", "cpu", True]),
         ("process group", [1.0, 1.0]),
+        ("process group of SFT", [0, 0, 1]),
         ("linear weights", [[32 * 64, True], [32 * 64, True]]),
         ("reference offload", [1, 4]),
         ("engines", ["FSDPEngineWithLMHead", "FSDPEngineWithLMHead", "FSDPEngineWithValueHead"]),
@@ -214,6 +230,13 @@ MISFITS = {
     "another signature": (
         cpu_platform.repair_process_group,
         {"initialize_global_process_group_ray": lambda timeout: None},
+    ),
+    "SFT with another signature": (
+        cpu_platform.repair_process_group,
+        {
+            "initialize_global_process_group_ray": lambda timeout_second, backend: None,
+            "initialize_global_process_group": lambda: None,
+        },
     ),
     "vLLM without its dispatch": (cpu_platform.repair_vllm_linear, {}),
     "vLLM's dispatch with more to say": (

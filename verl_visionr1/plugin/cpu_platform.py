@@ -22,6 +22,7 @@ the import fails with `UnsupportedVersionError`, which names the installed versi
 
 from __future__ import annotations
 
+import datetime
 import functools
 import importlib.metadata
 import inspect
@@ -112,11 +113,14 @@ def register_platform() -> None:
 
 
 def repair_process_group(distributed: types.ModuleType) -> None:
-    """FSDP workers, `verl.utils.distributed`: do not name the device "cpu" twice.
+    """FSDP workers and the SFT trainer, `verl.utils.distributed`: do not name the device "cpu" twice.
 
-    `initialize_global_process_group_ray` composes "cpu:gloo,{device}:{backend}"; here that reads "cpu:gloo,cpu:gloo",
-    and torch answers "Duplicate device type". The default becomes "cpu:gloo".
+    `initialize_global_process_group_ray` (RL) and `initialize_global_process_group` (SFT) compose
+    "cpu:gloo,{device}:{backend}"; here that reads "cpu:gloo,cpu:gloo", and torch answers "Duplicate device type". Both
+    ask for "cpu:gloo".
     """
+    import torch.distributed
+
     original: Any = getattr(distributed, "initialize_global_process_group_ray", None)
     found = _parameters(original)
     _expect(found == ["timeout_second", "backend"], "initialize_global_process_group_ray of verl", found)
@@ -126,7 +130,17 @@ def repair_process_group(distributed: types.ModuleType) -> None:
         original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
         print(f"visionr1: {_place()}", flush=True)  # noqa: T201 - in the log of a run on several nodes
 
+    found = _parameters(getattr(distributed, "initialize_global_process_group", None))
+    _expect(found == ["timeout_second"], "initialize_global_process_group of verl", found)
+
+    def initialize_global_process_group(timeout_second: int = 36000) -> tuple[int, int, int]:
+        timeout = datetime.timedelta(seconds=timeout_second)
+        init_method = os.environ.get("DIST_INIT_METHOD")
+        torch.distributed.init_process_group(backend="cpu:gloo", timeout=timeout, init_method=init_method)
+        return int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
     vars(distributed)["initialize_global_process_group_ray"] = initialize_global_process_group_ray
+    vars(distributed)["initialize_global_process_group"] = initialize_global_process_group
 
 
 def _place() -> str:

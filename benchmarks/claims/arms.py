@@ -1,0 +1,122 @@
+"""The arms of the study: what is trained, from which model, with which settings. Everything else is the tiny recipe's.
+
+An arm is run with seeds 1 to `seeds`. Arms that share a baseline are compared with it prompt by prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).parents[2]
+STARTS = {"habits": "qwen3_vl_scenes", "able": "qwen3_vl_scenes_able"}
+"""Name of a start -> its folder in recipes/tiny. "habits" stops early and draws too large; "able" was not taught to."""
+EASY, STRICT = "[[0.5,0.5,0.75]]", "[[0.75,0.75,0.9]]"
+BOTH = "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: of its results.
+        shows: what it is, for tables.
+        claims: the claims (keys of `CLAIMS`) whose tables it stands in.
+        method: "rl" runs the recipe, "sft" trains on the right answers, "none" evaluates the start.
+        start: a key of `STARTS`.
+        variables: of the recipe (recipes/settings.sh).
+        overrides: of verl.
+        seeds: how many.
+    """
+
+    name: str
+    shows: str
+    claims: tuple[str, ...]
+    method: Literal["rl", "sft", "none"] = "rl"
+    start: str = "habits"
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    overrides: tuple[str, ...] = ()
+    seeds: int = 3
+
+    @property
+    def model_dir(self) -> Path:
+        """The model that it starts from."""
+        return ROOT / "recipes" / "tiny" / STARTS[self.start]
+
+
+CLAIMS = {
+    "rl-vs-start": "RL improves localisation over its start, in and out of domain",
+    "rl-vs-sft": "RL generalises better than supervised fine-tuning on the same questions",
+    "schedule": "Thresholds that tighten while training goes on help",
+    "criteria": "Precision and recall both matter, and so does matching by label",
+    "hacking": "Average precision as the reward is gamed by many boxes; length-aware rewards are not",
+}
+"""Claim -> the sentence that its table tests."""
+
+_WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
+_LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
+_OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
+
+ARMS = (
+    Arm(name="start", shows="the start", claims=tuple(CLAIMS), method="none", seeds=1),
+    Arm(name="able", shows="the able model", claims=("rl-vs-start",), method="none", start="able", seeds=1),
+    Arm(name="rl", shows="RL: the first command as it is", claims=tuple(CLAIMS), seeds=5),
+    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-start",), start="able", seeds=5),
+    Arm(name="sft", shows="SFT on the same questions", claims=("rl-vs-sft",), method="sft", seeds=5),
+    Arm(name="sft-able", shows="SFT from the able model", claims=("rl-vs-sft",), method="sft", start="able", seeds=3),
+    # The progressive rule
+    Arm(name="off", shows="rule off: xi .5/.5/1", claims=("schedule",), variables={"SCHEDULE": "off"}),
+    Arm(name="easy", shows="easy to the end", claims=("schedule",), variables={"SCHEDULE": "constant", "STAGES": EASY}),
+    Arm(
+        name="strict",
+        shows="strict from the start",
+        claims=("schedule",),
+        variables={"SCHEDULE": "constant", "STAGES": STRICT},
+    ),
+    Arm(name="third", shows="staged at 1/3", claims=("schedule",), variables={"SWITCH_AT": "0.3333"}),
+    Arm(
+        name="linear", shows="linear from easy to strict", claims=("schedule",),
+        variables={"SCHEDULE": "linear", "STAGES": BOTH},
+    ),
+    Arm(
+        name="gated",
+        shows="gated: strict once the mean IoU of 4 steps is .55",
+        claims=("schedule",),
+        variables={"SCHEDULE": "gated", "STAGES": BOTH},
+        overrides=("++reward.reward_kwargs.visionr1.schedule.gate={metric:iou_mean,bar:0.55,window:4,patience:1}",),
+    ),
+    # The criteria
+    Arm(
+        name="format", shows="format alone", claims=("criteria",),
+        variables={"WEIGHTS": _WEIGHTED.format(1, 0, 0)},
+    ),
+    Arm(
+        name="format-precision", shows="format and precision", claims=("criteria",),
+        variables={"WEIGHTS": _WEIGHTED.format(1, 0, 1)},
+    ),
+    Arm(
+        name="format-recall", shows="format and recall", claims=("criteria",),
+        variables={"WEIGHTS": _WEIGHTED.format(1, 1, 0)},
+    ),
+    Arm(
+        name="boxes-only", shows="matching by boxes alone", claims=("criteria",),
+        overrides=("reward.reward_kwargs.visionr1.matching=boxes",),
+    ),
+    # Rewards that can be gamed
+    Arm(
+        name="recall-alone", shows="recall alone", claims=("hacking",),
+        variables={**_LONG, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
+    ),
+    Arm(
+        name="ap-released", shows="od_ap, as VLM-R1 released it", claims=("hacking",),
+        variables={**_OVD, "WEIGHTS": "{od_length:0,map:1}"},
+    ),
+    Arm(name="od-length-released", shows="odLength, as VLM-R1 released it", claims=("hacking",), variables=_OVD),
+    Arm(
+        name="weighted-sum-released", shows="weighted_sum, as VLM-R1 released it", claims=("hacking",),
+        variables={**_OVD, "WEIGHTS": "{od_length:0,weighted_sum:1}"},
+    ),
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""The held-out sets of the study: scenes that no model was trained on, in and out of the domain of the training scenes.
+
+Every set asks for all objects of a list of categories, as the training data of the recipe does. The training scenes
+show 1 to 3 objects of 12 categories on 128x128 pixels; each set out of domain changes one thing.
+
+    python benchmarks/claims/sets.py outputs/claims/sets        # writes <set>.parquet; the same bytes every time
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+DATA_PREPROCESS = Path(__file__).parents[2] / "data_preprocess"
+sys.path.insert(0, str(DATA_PREPROCESS))
+import scenes  # noqa: E402  # a script beside coco.py, not part of the package
+
+SEED = 0
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSet:
+    """A set of scenes.
+
+    Attributes:
+        name: of its file and data source.
+        differs: how it differs from the training scenes; "" for the one in domain.
+        n_scenes: scenes, and rows: each is asked about once.
+        size_wh, objects_min, objects_max, gap: see `scenes.draw_scene`.
+        change: applied to the drawn image; boxes stay as they are.
+    """
+
+    name: str
+    differs: str
+    n_scenes: int = 500
+    size_wh: tuple[int, int] = (128, 128)
+    objects_min: int = 1
+    objects_max: int = 3
+    gap: int = 2
+    change: Change | None = None
+
+
+def darken_and_add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Half the brightness, and Gaussian noise with a standard deviation of 16 levels."""
+    pixels = np.asarray(image, dtype=np.float64) * 0.5
+    return Image.fromarray(np.clip(pixels + rng.normal(0, 16, pixels.shape), 0, 255).astype(np.uint8), "RGB")
+
+
+def shift_hues(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """All hues of the image turned by the same 8 to 20 degrees, to either side."""
+    degrees = rng.uniform(8, 20) * rng.choice([-1, 1])
+    hsv = np.asarray(image.convert("HSV")).copy()
+    hsv[..., 0] = (hsv[..., 0].astype(int) + round(degrees / 360 * 256)) % 256
+    return Image.fromarray(hsv, "HSV").convert("RGB")
+
+
+SETS = (
+    HeldOutSet(name="in_domain", differs="", n_scenes=1000),
+    HeldOutSet(name="more_objects", differs="4 to 6 objects instead of 1 to 3", objects_min=4, objects_max=6),
+    HeldOutSet(name="overlapping", differs="2 to 3 objects that overlap by up to 24 pixels", objects_min=2, gap=-24),
+    HeldOutSet(name="wide", differs="192x96 pixels instead of 128x128", size_wh=(192, 96)),
+    HeldOutSet(name="large", differs="160x160 pixels instead of 128x128", size_wh=(160, 160)),
+    HeldOutSet(name="dark_noisy", differs="half as bright, with noise", change=darken_and_add_noise),
+    HeldOutSet(name="shifted_hues", differs="colours turned by 8 to 20 degrees of hue", change=shift_hues),
+)
+"""All sets. Pairs of colour and shape that were never seen are not among them: the tiny model was taught all pairs."""
+
+
+def draw(held_out: HeldOutSet, folder: Path) -> Path:
+    """Draw a set and convert it with `data_preprocess/coco.py`.
+
+    Returns:
+        `folder/<name>.parquet`; left as it is where it is there already.
+    """
+    parquet = folder / f"{held_out.name}.parquet"
+    if parquet.is_file():
+        return parquet
+    images_dir = folder / "scenes" / held_out.name
+    images_dir.mkdir(parents=True, exist_ok=True)
+    annotations = folder / "scenes" / f"{held_out.name}.json"
+    annotations.write_text(json.dumps(_draw_images(held_out, images_dir)))
+    command = [sys.executable, DATA_PREPROCESS / "coco.py", annotations, images_dir, parquet]
+    options = ["--split", "val", "--task", "detection", "--negatives", "0"]
+    subprocess.run([*command, *options, "--data-source", f"claims/{held_out.name}"], check=True, stdout=subprocess.PIPE)
+    return parquet
+
+
+def _draw_images(held_out: HeldOutSet, images_dir: Path) -> dict[str, Any]:
+    """Write the images; returns the COCO annotations."""
+    number = [each.name for each in SETS].index(held_out.name)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(held_out.n_scenes):
+        rng = scenes.scene_rng(SEED, "claims", 100_000 * number + index)
+        image, scene = scenes.draw_scene(
+            rng,
+            size_wh=held_out.size_wh,
+            objects_min=held_out.objects_min,
+            objects_max=held_out.objects_max,
+            gap=held_out.gap,
+        )
+        record = scenes.image_record(index, scene, "png")
+        (held_out.change(image, rng) if held_out.change else image).save(images_dir / record["file_name"])
+        images.append(record)
+        annotations.extend(scenes.annotation_records(scene, record["id"], len(annotations)))
+    return {"images": images, "annotations": annotations, "categories": scenes.category_records()}
+
+
+def main(folder: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")]) -> None:
+    """Draw all held-out sets of the study."""
+    for held_out in SETS:
+        typer.echo(f"{draw(held_out, folder)}: {held_out.n_scenes} scenes; {held_out.differs or 'as in training'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
