@@ -47,14 +47,79 @@ class Arm:
         return ROOT / "recipes" / "tiny" / STARTS[self.start]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """What a claim says of two arms.
+
+    Attributes:
+        arm, baseline: names of arms.
+        metric: a held-out metric.
+        sets: "in" domain or "out".
+        expected: where the arm should lie.
+    """
+
+    arm: str
+    baseline: str
+    metric: str = "f1_50"
+    sets: Literal["in", "out"] = "in"
+    expected: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim of the papers.
+
+    Attributes:
+        sentence: what it says.
+        contrasts: it holds here where all of these do.
+        baseline: the arm that the others of its table are compared with.
+    """
+
+    sentence: str
+    contrasts: tuple[Contrast, ...]
+    baseline: str = "rl"
+
+
 CLAIMS = {
-    "rl-vs-start": "RL improves localisation over its start, in and out of domain",
-    "rl-vs-sft": "RL generalises better than supervised fine-tuning on the same questions",
-    "schedule": "Thresholds that tighten while training goes on help",
-    "criteria": "Precision and recall both matter, and so does matching by label",
-    "hacking": "Average precision as the reward is gamed by many boxes; length-aware rewards are not",
+    "rl-vs-start": Claim(
+        sentence="RL improves localisation over its start, in and out of domain",
+        contrasts=(
+            Contrast(arm="rl", baseline="start"),
+            Contrast(arm="rl", baseline="start", sets="out"),
+            Contrast(arm="rl-able", baseline="able"),
+            Contrast(arm="rl-able", baseline="able", sets="out"),
+        ),
+        baseline="start",
+    ),
+    "rl-vs-sft": Claim(
+        sentence="RL generalises better than supervised fine-tuning on the same questions",
+        contrasts=(
+            Contrast(arm="rl", baseline="sft"),
+            Contrast(arm="rl", baseline="sft", sets="out"),
+            Contrast(arm="rl-able", baseline="sft-able", sets="out"),
+        ),
+    ),
+    "schedule": Claim(
+        sentence="Thresholds that tighten as training proceeds help",
+        contrasts=tuple(Contrast(arm="rl", baseline=each, metric="AP") for each in ("off", "easy", "strict")),
+    ),
+    "criteria": Claim(
+        sentence="Precision and recall both matter, and so does matching by label",
+        contrasts=tuple(
+            Contrast(arm="rl", baseline=each) for each in ("format", "format-precision", "format-recall", "boxes-only")
+        ),
+    ),
+    "hacking": Claim(
+        sentence="Average precision as the reward is gamed by many boxes; rewards that count boxes are not",
+        contrasts=(
+            Contrast(arm="ap-released", baseline="rl", expected="lower"),
+            Contrast(arm="ap-released", baseline="rl", metric="boxes_per_target"),
+            Contrast(arm="ap-released", baseline="od-length-released", metric="boxes_per_target"),
+            Contrast(arm="recall-alone", baseline="rl", expected="lower"),
+        ),
+    ),
 }
-"""Claim -> the sentence that its table tests."""
+"""The claims that the study tests."""
 
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room

@@ -1,0 +1,260 @@
+"""Tables and figures of the study, from `results/`: docs/results/README.md and its pictures.
+
+    python benchmarks/claims/report.py
+
+An interval is over held-out prompts: 95 %, paired by prompt, each prompt's number being the mean over the seeds. How
+much the seeds differ is given beside it, from the lowest to the highest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from arms import ARMS, CLAIMS, ROOT, Arm, Claim, Contrast
+from sets import SETS
+from study import AP_METRICS, RESULTS
+
+IN_DOMAIN = ("in_domain",)
+OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.name != "in_domain")
+RESAMPLES, SEED = 4000, 0
+COLUMNS = (
+    ("F1", "f1_50"),
+    ("mean IoU", "iou_mean"),
+    ("AP", "AP"),
+    ("AP75", "AP75"),
+    ("boxes/object", "boxes_per_target"),
+)
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How an arm differs from another.
+
+    Attributes:
+        value: the mean difference.
+        low, high: its 95 % interval over prompts.
+        seeds: the difference of each seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        spread = f"; seeds {min(self.seeds):+.3f} to {max(self.seeds):+.3f}" if len(self.seeds) > 1 else ""
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]{spread}"
+
+
+@cache
+def seeds_of(arm: str) -> tuple[int, ...]:
+    """The seeds of an arm that are in `RESULTS`."""
+    return tuple(sorted(int(file.stem.rpartition("_")[2]) for file in RESULTS.glob(f"{arm}_[0-9]*.json")))
+
+
+@cache
+def record_of(arm: str, seed: int) -> dict[str, Any]:
+    """What `study.py` kept of a run."""
+    return json.loads((RESULTS / f"{arm}_{seed}.json").read_text())
+
+
+@cache
+def numbers_of(arm: str, metric: str, sets: tuple[str, ...]) -> list[list[Array]]:
+    """The numbers of each held-out prompt (of average precision: of each resample): seeds x sets x prompts."""
+    found: list[list[Array]] = []
+    for seed in seeds_of(arm):
+        with np.load(RESULTS / f"{arm}_{seed}.npz") as arrays:
+            found.append([arrays[f"{name}/{metric}"].astype(np.float64) for name in sets])
+    return found
+
+
+def mean_of(arm: str, metric: str, sets: tuple[str, ...]) -> float:
+    """The mean over seeds and sets, each set with the same weight."""
+    held_out = [record_of(arm, seed)["held_out"] for seed in seeds_of(arm)]
+    return float(np.mean([[each[name][metric] for name in sets] for each in held_out]))
+
+
+def difference(arm: str, baseline: str, metric: str, sets: tuple[str, ...]) -> Difference:
+    """An arm less its baseline; a baseline with one seed (a start) is compared with every seed of the arm."""
+    ours, theirs = numbers_of(arm, metric, sets), numbers_of(baseline, metric, sets)
+    rng = np.random.default_rng(SEED)
+    deltas = [
+        np.mean([run[i] for run in ours], axis=0) - np.mean([run[i] for run in theirs], axis=0)
+        for i in range(len(sets))
+    ]
+    means = [mean_of_seed(arm, i, metric, sets) for i in range(len(ours))]
+    bases = [mean_of_seed(baseline, i, metric, sets) for i in range(len(theirs))]
+    if metric in AP_METRICS:  # the draws of both used the same resamples
+        drawn = np.mean(deltas, axis=0)
+        drawn = drawn - drawn.mean() + np.mean(means) - np.mean(bases)
+    else:
+        drawn = np.mean([_resampled_means(delta, rng) for delta in deltas], axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    pairs = zip(means, bases if len(bases) == len(means) else [float(np.mean(bases))] * len(means), strict=True)
+    return Difference(float(np.mean(means) - np.mean(bases)), float(low), float(high), tuple(a - b for a, b in pairs))
+
+
+def mean_of_seed(arm: str, index: int, metric: str, sets: tuple[str, ...]) -> float:
+    """The mean over the sets of one run."""
+    held_out = record_of(arm, seeds_of(arm)[index])["held_out"]
+    return float(np.mean([held_out[name][metric] for name in sets]))
+
+
+def _resampled_means(values: Array, rng: np.random.Generator) -> Array:
+    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
+    return weights @ values / len(values)
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def judge_contrast(contrast: Contrast) -> tuple[str, str]:
+    """A line about a contrast, and what it says: "holds", "does not hold" or "not decided"."""
+    sets = IN_DOMAIN if contrast.sets == "in" else OUT_OF_DOMAIN
+    found = difference(contrast.arm, contrast.baseline, contrast.metric, sets)
+    sign = 1 if contrast.expected == "higher" else -1
+    low, high = sorted((sign * found.low, sign * found.high))
+    says = "holds" if low > 0 else "does not hold" if high < 0 else "not decided"
+    where = "in domain" if contrast.sets == "in" else "out of domain"
+    name = {key: label for label, key in COLUMNS}.get(contrast.metric, contrast.metric)
+    return f"* {says}: {contrast.arm} against {contrast.baseline}, {name} {where}: {found}", says
+
+
+def verdict(claim: Claim) -> str:
+    """The claim's lines, and one word for all: "holds" only if every contrast does."""
+    ready = [each for each in claim.contrasts if seeds_of(each.arm) and seeds_of(each.baseline)]
+    if len(ready) < len(claim.contrasts):
+        return "not run yet: " + ", ".join(sorted({c.arm for c in claim.contrasts if not seeds_of(c.arm)}))
+    lines, words = zip(*(judge_contrast(each) for each in ready), strict=True)
+    whole = words[0] if len(set(words)) == 1 else "holds in part"
+    return "\n".join([f"**{whole}**", "", *lines])
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def table(arms: Sequence[Arm], baseline: str) -> str:
+    """A Markdown table of arms: means in and out of domain, and F1 against the baseline."""
+    heads = [f"{label}, {where}" for where in ("in", "out") for label, _ in COLUMNS]
+    lines = [
+        "| arm | seeds | " + " | ".join(heads) + f" | F1 in domain against {baseline} |",
+        "|---" * (len(heads) + 3) + "|",
+    ]
+    for arm in arms:
+        if not seeds_of(arm.name):
+            continue
+        cells = [f"{mean_of(arm.name, key, sets):.3f}" for sets in (IN_DOMAIN, OUT_OF_DOMAIN) for _, key in COLUMNS]
+        against = "" if arm.name == baseline else str(difference(arm.name, baseline, "f1_50", IN_DOMAIN))
+        lines.append(
+            f"| `{arm.name}`: {arm.shows} | {len(seeds_of(arm.name))} | " + " | ".join(cells) + f" | {against} |"
+        )
+    return "\n".join(lines)
+
+
+def sets_table(arms: Sequence[Arm]) -> str:
+    """A Markdown table of F1 on each held-out set."""
+    lines = ["| set | differs from training by | " + " | ".join(f"`{arm.name}`" for arm in arms) + " |"]
+    lines.append("|---" * (len(arms) + 2) + "|")
+    for each in SETS:
+        cells = [f"{mean_of(arm.name, 'f1_50', (each.name,)):.3f}" for arm in arms]
+        lines.append(f"| {each.name} ({each.n_scenes}) | {each.differs or 'nothing'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page(figures: Sequence[str]) -> str:
+    """The page of results."""
+    text = (Path(__file__).parent / "page.md").read_text()
+    parts: list[str] = []
+    for key, claim in CLAIMS.items():
+        arms = [arm for arm in ARMS if key in arm.claims]
+        parts += [f"## {claim.sentence}", "", verdict(claim), "", table(arms, claim.baseline), ""]
+        if key in figures:
+            parts += [f"![{claim.sentence}]({key}.png)", ""]
+    measured = [arm for arm in ARMS if {"rl-vs-start", "rl-vs-sft"} & {*arm.claims} and seeds_of(arm.name)]
+    n_runs = sum(len(seeds_of(arm.name)) for arm in ARMS if arm.method != "none")
+    minutes = [m for arm in ARMS for seed in seeds_of(arm.name) if (m := record_of(arm.name, seed)["minutes"])]
+    values = {
+        "claims": "\n".join(parts),
+        "sets": sets_table(measured),
+        "n_runs": str(n_runs),
+        "hours": f"{sum(minutes) / 60:.1f}",
+    }
+    for name, value in values.items():
+        text = text.replace("{{" + name + "}}", value)
+    return text
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def curve_of(arm: str, key: str) -> tuple[Array, Array]:
+    """Steps, and a training metric: (seeds, steps)."""
+    curves = [
+        [each for each in record_of(arm, seed)["curve"] if f"visionr1/{key}/mean" in each] for seed in seeds_of(arm)
+    ]
+    n_steps = min(map(len, curves))
+    return np.array([each["step"] for each in curves[0][:n_steps]], dtype=float), np.array(
+        [[each[f"visionr1/{key}/mean"] for each in curve[:n_steps]] for curve in curves]
+    )
+
+
+def draw_curves(claim: str, folder: Path) -> bool:
+    """Training curves of a claim's arms: F1, and boxes per object; False where there are none."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = [arm for arm in ARMS if claim in arm.claims and arm.method == "rl" and seeds_of(arm.name)]
+    if not arms:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, (label, key) in zip(
+        axes, (("F1@.5 of training rollouts", "f1_50"), ("boxes per object", "boxes_per_target")), strict=True
+    ):
+        for arm in arms:
+            steps, values = curve_of(arm.name, key)
+            (line,) = axis.plot(steps, values.mean(axis=0), label=f"{arm.name} ({len(values)})")
+            axis.fill_between(
+                steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.12, linewidth=0
+            )
+            sounded = [s for seed in seeds_of(arm.name) if (s := first_alarm(arm.name, seed)) is not None]
+            if claim == "hacking" and sounded:
+                axis.axvline(min(sounded), color=line.get_color(), linestyle=":", linewidth=1)
+        axis.set_xlabel("step")
+        axis.set_title(label, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(folder / f"{claim}.png", dpi=120)
+    plt.close(figure)
+    return True
+
+
+def first_alarm(arm: str, seed: int) -> int | None:
+    """The first step at which an alarm was on."""
+    for each in record_of(arm, seed)["curve"]:
+        if any(key.startswith("visionr1/alarm/") and value > 0 for key, value in each.items()):
+            return int(each["step"])
+    return None
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Folder to write.")] = ROOT / "docs" / "results",
+) -> None:
+    """Write the page of results and its figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [key for key in CLAIMS if draw_curves(key, folder)]
+    (folder / "README.md").write_text(page(figures))
+    typer.echo(f"{folder / 'README.md'}: {len(figures)} figures")
+
+
+if __name__ == "__main__":
+    typer.run(main)
