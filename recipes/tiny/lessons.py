@@ -49,7 +49,7 @@ class Habits:
         unclosed: chance that the closing bracket is missing.
     """
 
-    stop_early: float = 0.7
+    stop_early: float = 0.8
     looseness: tuple[float, float] = (0.05, 0.25)
     unclosed: float = 0.3
 
