@@ -6,16 +6,16 @@
 Two layouts, told apart by their keys; several files and their folders of images are joined by ":", as upstream does:
 
 * `rec_jsons_processed/*.json`: a list of `{"image": "train2014/COCO_...jpg", "problem", "normal_caption", "bbox_list",
-  "solution", "width", "height", ...}`: grounding. `solution` is COCO's box and is taken as it is; `bbox_list` is the same
-  box a pixel short on x2 and y2, and is taken only where there is no `solution`.
+  "solution", "width", "height", ...}`: grounding. `solution` is COCO's box and is taken as it is; `bbox_list` is the
+  same box a pixel short on x2 and y2, and is taken only where there is no `solution`.
 * training .jsonl: `{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt",
   "value": ...}], "accu_reward_method": "mcq"}`. An answer of boxes (```json [{"bbox_2d": ..., "label": ...}]```,
   `[x1, y1, x2, y2]` or `None`) becomes detection or grounding, any other text: its data source ends in the reward
   method (`visionr1/vlm_r1_text_mcq`), by which `routes.data_source` can choose a preset.
 
-Boxes are pixels of the original image. `--plus-one` adds a pixel to x2 and y2 of boxes that lack it: a `bbox_list`
-without `solution`, and single boxes of conversations that were made of `bbox_list`; no file says so itself. Rows of
-several images are errors, rows without one are left out.
+Boxes are pixels of the original image, or what `--box-format` says. `--plus-one` adds a pixel to x2 and y2 of boxes
+that lack it: a `bbox_list` without `solution`, and single boxes of conversations that were made of `bbox_list`; no file
+says so itself. Rows of several images are errors, rows without one are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import (
@@ -60,7 +60,7 @@ _ADVICE = "mend or remove the entry"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/vlm_r1_{task}"
@@ -169,7 +169,7 @@ def _of_expression(
     if not phrase or not phrase.strip():
         reason = f"no normal_caption, and problem {problem[:80]!r} is not of the known wording"
         raise RowError("unknown wording", f"{where}: {reason}; {_ADVICE}")
-    boxes = _boxes(where, record, options, ledger)
+    boxes, written = _boxes(where, record, options, ledger), options.convention("xyxy-abs")
     phrase = phrase.strip().removesuffix(".")
     return Item(
         where=where,
@@ -178,7 +178,9 @@ def _of_expression(
         phrases=(phrase,),
         prompt=problem if options.keep_prompts and problem else None,
         annotated_wh=_size(where, record),
-        boxes_xyxy=boxes,
+        boxes_xyxy=[written.as_corners(box) for box in boxes],
+        whole_wh=written.fixed_wh,
+        written=written,
         labels=[phrase] * len(boxes),
         image_id=Path(image).stem,
         file_name=image,
@@ -309,22 +311,24 @@ def _turns(where: str, turns: Any) -> tuple[str, Any]:
 
 def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, Any]:
     """Task, phrases and boxes; the question is kept where what it asks for cannot be told."""
-    boxes = solution.boxes or []
+    boxes, written = solution.boxes or [], options.convention("xyxy-abs")
     if options.plus_one and not solution.labels:
         boxes = list(map(_with_pixel, boxes))
+    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes]}
+    made |= {"whole_wh": written.fixed_wh, "written": written}
     phrase = expression_in(question)
     listed = _listed(question)
     spelled = {normal_label(name): name for name in reversed(listed)}
     if phrase is not None and len({*map(normal_label, solution.labels)}) <= 1:
-        return {"task": "grounding", "phrases": (phrase,), "boxes_xyxy": boxes, "labels": [phrase] * len(boxes)}
+        return {**made, "task": "grounding", "phrases": (phrase,), "labels": [phrase] * len(boxes)}
     if listed and len(solution.labels) == len(boxes) and all(normal_label(it) in spelled for it in solution.labels):
         labels = [spelled[normal_label(label)] for label in solution.labels]
-        return {"task": "detection", "phrases": listed, "boxes_xyxy": boxes, "labels": labels}
+        return {**made, "task": "detection", "phrases": listed, "labels": labels}
     question = without_format(question)
     labels = solution.labels or [question] * len(boxes)
     phrases = tuple(dict.fromkeys(labels)) or (question,)
     task = "detection" if len(phrases) > 1 else "grounding"
-    return {"task": task, "question": question, "phrases": phrases, "boxes_xyxy": boxes, "labels": labels}
+    return {**made, "task": task, "question": question, "phrases": phrases, "labels": labels}
 
 
 def _listed(question: str) -> tuple[str, ...]:
