@@ -52,7 +52,7 @@ def convert(
     """
     options = options or Options()
     ledger = new_ledger(options)
-    data = read_coco(annotations, images_dir, ledger, options.excluded, options.aliases)
+    data = read_coco(annotations, images_dir, ledger, options, options.aliases)
     return write_annotations(
         data, out, options, ledger, made_by="data_preprocess/coco.py", files=[annotations], show_progress=show_progress
     )

@@ -19,6 +19,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from verl_visionr1.conversion.box_check import MOST_CLIPPED
+from verl_visionr1.conversion.coco_json import four_numbers
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
@@ -28,6 +30,11 @@ from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Col
 from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
+
+BODIES_OUTSIDE = 0.5
+"""Share of whole bodies that may reach beyond the edge, where nobody sees them; of other boxes `MOST_CLIPPED` may."""
+LEFT_OUT = -1
+"""Instead of the number of an image that was left out."""
 
 
 class BoxKind(str, Enum):
@@ -67,18 +74,20 @@ def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Optio
     """
     if not images_dir.is_dir():
         raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
-    columns = Columns(path.name, [options.phrase], ledger)
-    seen: set[str] = set()
+    most = BODIES_OUTSIDE if BoxKind(options.box) is BoxKind.fbox else MOST_CLIPPED
+    boxes = options.box_check(path.name, options.convention("xywh-abs"), most)
+    columns = Columns(path.name, [options.phrase], ledger, boxes, keeps_marked=options.keeps_marked)
+    seen: dict[str, int] = {}
     for where, record in read_records(path):
         try:
-            image = _image(where, record, images_dir, options, seen)
+            image = _image(where, record, images_dir, options, columns, seen)
         except RowError as error:
             ledger.skip(error)
             continue
         if image is None:
             ledger.left_out["image on the exclusion list"] += 1
             continue
-        number = columns.add_image(image)
+        seen[image.image_id] = number = columns.add_image(image)
         for place, entry in enumerate(record["gtboxes"]):
             try:
                 _add(columns, number, place, entry, BoxKind(options.box))
@@ -87,8 +96,13 @@ def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Optio
     return columns.finish()
 
 
-def _image(where: str, record: Any, images_dir: Path, options: Options, seen: set[str]) -> AnnotatedImage | None:
+def _image(
+    where: str, record: Any, images_dir: Path, options: Options, columns: Columns, seen: dict[str, int]
+) -> AnnotatedImage | None:
     """The image of a line; None: it is on the exclusion list.
+
+    Args:
+        seen: numbers of the images so far; an ID that comes again is left out altogether, for it has two sets of boxes.
 
     Raises:
         RowError: no entry of CrowdHuman, an ID that was there before, or an unfit image.
@@ -102,8 +116,10 @@ def _image(where: str, record: Any, images_dir: Path, options: Options, seen: se
         raise RowError("image without ID", f"{where}: ID {image_id!r}: needs a text; mend it")
     where = f"{where} (ID {image_id!r})"
     if image_id in seen:
+        if seen[image_id] != LEFT_OUT:
+            columns.leave_out(seen[image_id])
         raise RowError("image ID twice", f"{where}: this ID is there twice; mend it")
-    seen.add(image_id)
+    seen[image_id] = LEFT_OUT
     name = inside(f"{image_id}.jpg", where)
     if options.excluded.holds(image_id, name):
         return None
@@ -131,13 +147,11 @@ def _add(columns: Columns, image: int, place: int, entry: Any, kind: BoxKind) ->
     """
     entry = entry if isinstance(entry, dict) else {}
     is_person = entry.get("tag") == "person"
-    ignored = not is_person or _ignored(entry, "extra") or (kind is BoxKind.hbox and _ignored(entry, "head_attr"))
+    ignored = _ignored(entry, "extra") or (kind is BoxKind.hbox and _ignored(entry, "head_attr"))
+    mark = ("ignore" if ignored else "") if is_person else str(entry.get("tag", "no person"))
     key = kind.value if is_person or "fbox" not in entry else BoxKind.fbox.value  # a crowd has no one head
     box = entry.get(key)
-    usable = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    x, y, width, height = box if usable else (0, 0, 0, 0)
-    corners = (x, y, x + width, y + height) if usable else None
-    columns.add(image, 0, corners, place, is_crowd=ignored, written=f"{key} {str(box)[:80]}")
+    columns.add(image, 0, four_numbers(box), place, mark=mark, written=f"{key} {str(box)[:80]}")
 
 
 def _ignored(entry: dict[str, Any], attributes: str) -> bool:

@@ -27,7 +27,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from verl_visionr1.conversion.coco_json import read_parts
+from verl_visionr1.conversion.coco_json import four_numbers, read_parts
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
@@ -114,7 +114,7 @@ def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> A
         if descriptions is not Descriptions.full:
             other = f"d3_{descriptions.value}_annotations.json"
             raise RowsError(f"--descriptions {descriptions.value}: for pickles; take {other} instead of {path}")
-        parts = read_parts(path, images_dir, ledger, options.excluded)
+        parts = read_parts(path, images_dir, ledger, options)
         data, index_of, groups = parts.data, parts.category_of, options.groups
     if Ask(options.ask) is Ask.inter:
         return data
@@ -154,7 +154,8 @@ def _read_pickles(
     sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()])
     index_of = dict(zip(sentences, places, strict=True))
-    columns = Columns(folder.name, names, ledger)
+    boxes = options.box_check(folder.name, options.convention("xywh-abs"))
+    columns = Columns(folder.name, names, ledger, boxes)
     image_of = _add_images(columns, _entries(folder, "images"), images_dir, options)
     for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
         _add_annotation(columns, where, key, entry, image_of, index_of)
@@ -197,9 +198,6 @@ def _add_annotation(
         return
     box = entry.bbox if isinstance(entry.bbox, list) else []
     box = box[0] if len(box) == 1 and isinstance(box[0], list) else box
-    usable = len(box) == 4 and all(type(value) in (int, float) for value in box)
-    x, y, width, height = box if usable else (0, 0, 0, 0)
-    corners = (x, y, x + width, y + height) if usable else None
     for sentence in dict.fromkeys(entry.sent_id):
         try:
             if image is None:
@@ -209,7 +207,7 @@ def _add_annotation(
             if index is None:
                 reason = f"sent_id {sentence!r} is not in sentences.pkl"
                 raise RowError("unknown sent_id", f"{where}: {reason}; mend it")
-            columns.add(image, index, corners, key, written=f"bbox {str(entry.bbox)[:80]}")
+            columns.add(image, index, four_numbers(box), key, written=f"bbox {str(entry.bbox)[:80]}")
         except RowError as error:
             columns.ledger.skip(error)
 

@@ -27,7 +27,8 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import find_image, inside, numbered_lines, read_lines, read_xml, sha256_of
@@ -49,7 +50,7 @@ class Boxes(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/flickr30k"
@@ -144,7 +145,7 @@ def _read_captions(path: Path) -> list[_Phrase]:
     return phrases
 
 
-def _read_boxes(path: Path) -> _Chains:
+def _read_boxes(path: Path, written: Convention) -> _Chains:
     root = read_xml(path)
     chains = _Chains((_whole(root, "size/width", path), _whole(root, "size/height", path)))
     for thing in root.findall("object"):
@@ -153,9 +154,11 @@ def _read_boxes(path: Path) -> _Chains:
         if not names:
             raise RowError("object without name", f"{path.name}: an object has no <name>; mend it")
         if box is not None:
-            x1, y1, x2, y2 = (_whole(box, corner, path) for corner in _CORNERS)
+            numbers = [_whole(box, corner, path) for corner in _CORNERS]
+            shift = 0 if written.fixed_wh else 1
+            corners = written.as_corners([numbers[0] - shift, numbers[1] - shift, *numbers[2:]])
             for name in names:
-                chains.boxes.setdefault(name, []).append([x1 - 1, y1 - 1, x2, y2])
+                chains.boxes.setdefault(name, []).append(corners)
         elif thing.findtext("scene", "0").strip() == "1":
             chains.scenes.update(names)
         else:
@@ -175,12 +178,12 @@ def _whole(parent: Element, tag: str, path: Path) -> int:
 
 
 def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    unrelated = _read_unrelated(entities)
+    unrelated, written = _read_unrelated(entities), options.convention("xyxy-abs")
     for image_id in ids:
         captions, boxes = _files_of(entities, image_id)
         try:
             try:
-                phrases, chains = _read_captions(captions), _read_boxes(boxes)
+                phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
             except RowError:
                 raise
             except RowsError as error:  # of one file among thousands
@@ -203,6 +206,8 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
                 task="grounding",
                 phrases=(same[0].text,),
                 annotated_wh=chains.size_wh,
+                whole_wh=written.fixed_wh,
+                written=written,
                 boxes_xyxy=found,
                 labels=[same[0].text] * len(found),
                 image_id=image_id,

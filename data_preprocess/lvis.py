@@ -103,7 +103,7 @@ def read_lvis(path: Path, images_dir: Path, ledger: Ledger, options: Options) ->
         RowsError: as `read_coco`; the file gives no such frequency. RowError: a bad entry, with `on_error="fail"`.
     """
     as_phrases = partial(phrases, names=Names(options.names))
-    parts = read_parts(path, images_dir, ledger, options.excluded, as_phrases)
+    parts = read_parts(path, images_dir, ledger, options, as_phrases)
     data = with_checked(parts, ledger, federated=True)
     return replace(data, never_asked=_of_other_frequency(path, parts, options.frequency)) if options.frequency else data
 

@@ -96,7 +96,8 @@ def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Optio
         RowsError: a missing or garbled file or folder. RowError: a bad box or image, where the policy is to fail.
     """
     names, place_of = _classes(classes)
-    columns = Columns(boxes.name, names, ledger)
+    check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
+    columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
     images = _Images(columns, images_dir, options.excluded, options.partial)
     for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf"), ledger):
         try:
@@ -199,6 +200,17 @@ class _Images:
             self.orientation[number] = orientation
         return number
 
+    def upright(self, box: list[float], image: int) -> list[float]:
+        """A box of the pixels as they are stored, turned with its image; both as they are written."""
+        orientation, convention = self.orientation.get(image, 1), self.columns.convention
+        if orientation == 1:
+            return box
+        width, height = self.columns.images[image].size_wh
+        stored_wh = (width, height) if orientation < 5 else (height, width)
+        whole_wh = convention.fixed_wh or stored_wh
+        (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, whole_wh)
+        return convention.as_written(turned)
+
 
 def _add_box(
     line: int, record: Mapping[str, str], columns: Columns, images: _Images, place_of: Mapping[str, int]
@@ -214,15 +226,14 @@ def _add_box(
         raise RowError("unknown class", f"{where}: {reason}; give the one of the same version")
     written = ", ".join(f"{side} {record[side] or 'missing'}" for side in SIDES)
     try:
-        x1, y1, x2, y2 = (float(record[side]) for side in SIDES)
+        box = [float(record[side]) for side in SIDES]
     except ValueError:
         columns.add(image, place, None, line, written=written)
         return
-    # turned with its image, in fractions: the whole is 1 x 1
-    (box,) = boxes_to_upright([(x1, y1, x2, y2)], images.orientation.get(image, 1), (1, 1))
     is_group = record["IsGroupOf"].strip()
     columns.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] += is_group == "-1"
-    columns.add(image, place, box, line, is_crowd=is_group == "1", in_fractions=True, written=written)
+    mark = "IsGroupOf" if is_group == "1" else ""
+    columns.add(image, place, images.upright(box, image), line, mark=mark, written=written)
 
 
 # ---------------------------------------------------------------------------------------------- what was looked for
@@ -298,7 +309,7 @@ def _with_checked(
     return replace(
         data.images[number],
         checked=frozenset(present | absent),
-        unsure=implied | contradicted,
+        unsure=data.images[number].unsure | implied | contradicted,
     )
 
 

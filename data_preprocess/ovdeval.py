@@ -48,7 +48,7 @@ def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options)
     Raises:
         RowsError: as `read_coco`; no image says what to ask for. RowError: a bad entry, with `on_error="fail"`.
     """
-    parts = read_parts(path, images_dir, ledger, options.excluded)
+    parts = read_parts(path, images_dir, ledger, options)
     if not parts.entries and parts.data.images and not options.all_categories:
         reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
         raise RowsError(f"{path}: {reason}; --all-categories asks for all, or take coco.py for plain COCO")

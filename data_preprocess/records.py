@@ -40,7 +40,7 @@ from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap
+from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap
 from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
 from verl_visionr1.conversion.records.items import items_of_questions
 from verl_visionr1.conversion.records.solutions import KeepPrompts
@@ -63,7 +63,6 @@ class Options(VocabularyFlags):
         list[str],
         typer.Option(help="WHAT=NAME: which column is what; give the flag once for each.", show_default=False),
     ] = field(default_factory=list)
-    box_format: Annotated[str | None, typer.Option(help=f"What boxes are: {', '.join(FORMATS)}.")] = None
     images_dir: Annotated[
         Path | None, typer.Option(help="Folder that names of images are relative to. Default: that of the file.")
     ] = None
@@ -139,7 +138,7 @@ def convert(source: Path, out: Path, options: Options | None = None, *, show_pro
     options = options or Options()
     ledger = new_ledger(options)
     records = RecordSource.found(source, options.layout, options.images_dir, options.split)
-    found = survey(records, ledger)
+    found = survey(records)
     if options.layout.is_vocabulary:
         items, total = items_of_vocabulary(records, found, options, ledger)
         allow_none = bool(options.negatives) or options.min_instances == 0

@@ -36,7 +36,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.referring import (
@@ -47,7 +47,7 @@ from verl_visionr1.conversion.referring import (
     Ref,
     RefsFile,
     Sentence,
-    corners,
+    four_numbers,
     image_name,
     in_split,
     read_referring,
@@ -69,7 +69,7 @@ class Task(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/refcoco_{task}"
@@ -268,7 +268,8 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
         RowError: the ref cannot be used, with all its expressions.
     """
     where, ref = found.where, found.ref
-    boxes = [corners(thing.bbox, where) for thing in found.things]
+    written = options.convention("xywh-abs")
+    boxes = [written.as_corners(four_numbers(thing.bbox, where)) for thing in found.things]
     size_wh = found.image.size_wh(where)
     if not boxes and not ref.is_empty:
         raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; mend it")
@@ -289,6 +290,8 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
             task=Task(options.task).value,
             phrases=(sentence.text,),
             annotated_wh=size_wh,
+            whole_wh=written.fixed_wh,
+            written=written,
             boxes_xyxy=boxes,
             labels=[sentence.text] * len(boxes),
             image_id=str(key_of(ref.image_id)),

@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
@@ -60,7 +60,7 @@ Boxes = list[list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/vision_r1_{task}"
@@ -112,7 +112,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
     asked = _asked(where, problem, solution, ids, options, ledger)
     labels = [name for label, boxes in solution for name in [_label(where, label, asked, ledger)] * len(boxes)]
-    boxes = [box for _, some in solution for box in some]
+    written = options.convention("xyxy-abs")
+    boxes = [written.as_corners(box) for _, some in solution for box in some]
     if record.get("num_instances") not in (None, len(boxes)):
         ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] += 1
     image = record.get("image")
@@ -124,6 +125,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
         phrases=asked.phrases,
         prompt=problem if options.keep_prompts else None,
         annotated_wh=_size(where, record),
+        whole_wh=written.fixed_wh,
+        written=written,
         boxes_xyxy=boxes,
         labels=labels,
         image_id=Path(name).stem if isinstance(name, str) else "",

@@ -32,7 +32,8 @@ from rich.console import Console
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import find_image, inside, read_json, sha256_of
@@ -52,7 +53,7 @@ class Repeats(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/visual_genome"
@@ -103,9 +104,10 @@ class _Region(msgspec.Struct, gc=False):
     height: float
     region_id: int | None = None
 
-    @property
-    def box_xyxy(self) -> Box:
-        return self.x, self.y, self.x + self.width, self.y + self.height
+    def corners(self, written: Convention) -> Box:
+        """Its box; `written`: what x, y, width and height are."""
+        x1, y1, x2, y2 = written.as_corners((self.x, self.y, self.width, self.height))
+        return x1, y1, x2, y2
 
 
 def convert(
@@ -222,11 +224,12 @@ def _items_of_image(
     regions: list[_Region], where: str, image: dict[str, Any], options: Options, ledger: Ledger
 ) -> Iterator[Item]:
     """One item for each phrase, in the order of their first regions."""
+    written = options.convention("xywh-abs")
     by_phrase: dict[str, list[_Region]] = {}
     for region in regions:
         by_phrase.setdefault(normal_label(_shown(region.phrase)), []).append(region)
     for group in by_phrase.values():
-        objects = _objects(group, options.same_iou)
+        objects = _objects([it.corners(written) for it in group], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
         if len(objects) > 1 and options.repeats == Repeats.drop:
             ledger.left_out["phrase that several regions of its image have"] += 1
@@ -236,20 +239,21 @@ def _items_of_image(
             where=f"{where}: region {group[0].region_id} {phrase!r}",
             task="grounding",
             phrases=(phrase,),
-            boxes_xyxy=[region.box_xyxy for region in objects],
+            whole_wh=written.fixed_wh,
+            written=written,
+            boxes_xyxy=objects,
             labels=[phrase] * len(objects),
             source_ann={"region_ids": [region.region_id for region in group]},
             **image,
         )
 
 
-def _objects(regions: list[_Region], same_iou: float) -> list[_Region]:
-    """Regions of one phrase without those that lie on an earlier one."""
-    objects: list[_Region] = []
-    for region in regions:
-        box = region.box_xyxy
-        if not any(box == other.box_xyxy or iou(box, other.box_xyxy) >= same_iou for other in objects):
-            objects.append(region)
+def _objects(boxes: list[Box], same_iou: float) -> list[Box]:
+    """Boxes of one phrase without those that lie on an earlier one."""
+    objects: list[Box] = []
+    for box in boxes:
+        if not any(box == other or iou(box, other) >= same_iou for other in objects):
+            objects.append(box)
     return objects
 
 

@@ -6,19 +6,21 @@
 Two layouts, told apart by their keys; several files and their folders of images are joined by ":", as upstream does:
 
 * `rec_jsons_processed/*.json`: a list of `{"image": "train2014/COCO_...jpg", "problem", "normal_caption", "bbox_list",
-  "solution", "width", "height", ...}`: grounding. `bbox_list` is taken; where only `solution` is there, the pixel that
-  it has too much on x2 and y2 is taken off.
+  "solution", "width", "height", ...}`: grounding. `solution` is COCO's box and is taken as it is; `bbox_list` is the
+  same box a pixel short on x2 and y2, and is taken only where there is no `solution`.
 * training .jsonl: `{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt",
   "value": ...}], "accu_reward_method": "mcq"}`. An answer of boxes (```json [{"bbox_2d": ..., "label": ...}]```,
   `[x1, y1, x2, y2]` or `None`) becomes detection or grounding, any other text: its data source ends in the reward
   method (`visionr1/vlm_r1_text_mcq`), by which `routes.data_source` can choose a preset.
 
-Boxes are pixels of the original image. Whether the boxes of a .jsonl have the pixel too much is not told by the file:
-give `--plus-one` where they were made of `solution`. Rows of several images are errors, rows without one are left out.
+Boxes are pixels of the original image, or what `--box-format` says. `--plus-one` adds a pixel to x2 and y2 of boxes
+that lack it: a `bbox_list` without `solution`, and single boxes of conversations that were made of `bbox_list`; no file
+says so itself. Rows of several images are errors, rows without one are left out.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
-from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import (
@@ -58,7 +60,7 @@ _ADVICE = "mend or remove the entry"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Flags):
+class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/vlm_r1_{task}"
@@ -68,7 +70,10 @@ class Options(Flags):
     ] = "default"
     plus_one: Annotated[
         bool,
-        typer.Option("--plus-one", help="Single boxes of conversations have a pixel too much on x2 and y2: take it."),
+        typer.Option(
+            "--plus-one",
+            help="Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations.",
+        ),
     ] = False
 
 
@@ -164,7 +169,7 @@ def _of_expression(
     if not phrase or not phrase.strip():
         reason = f"no normal_caption, and problem {problem[:80]!r} is not of the known wording"
         raise RowError("unknown wording", f"{where}: {reason}; {_ADVICE}")
-    boxes = _boxes(where, record, ledger)
+    boxes, written = _boxes(where, record, options, ledger), options.convention("xyxy-abs")
     phrase = phrase.strip().removesuffix(".")
     return Item(
         where=where,
@@ -173,7 +178,9 @@ def _of_expression(
         phrases=(phrase,),
         prompt=problem if options.keep_prompts and problem else None,
         annotated_wh=_size(where, record),
-        boxes_xyxy=boxes,
+        boxes_xyxy=[written.as_corners(box) for box in boxes],
+        whole_wh=written.fixed_wh,
+        written=written,
         labels=[phrase] * len(boxes),
         image_id=Path(image).stem,
         file_name=image,
@@ -191,23 +198,58 @@ def expression_in(problem: str) -> str | None:
     return behind.strip().removesuffix(".") or None if found and not before.strip() else None
 
 
-def _boxes(where: str, record: Mapping[str, Any], ledger: Ledger) -> list[list[float]]:
-    """`bbox_list`, or else `solution` without the pixel that it has too much."""
-    given = record.get("bbox_list") or record.get("solution")
-    boxes = read_solution(given, where).boxes if isinstance(given, list | str) else None
-    if not boxes:
+def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> list[list[float]]:
+    """The boxes of `solution` where it is in pixels, else those of `bbox_list`."""
+    solution, short = (_boxes_in(where, record.get(key)) for key in ("solution", "bbox_list"))
+    if solution is not None and short is not None and _agree(solution, list(map(_with_pixel, short))):
+        return solution
+    normalized = _boxes_in(where, record.get("normalized_solution"))
+    if solution is not None and solution == normalized:
+        return _boxes_behind(where, record, solution, short or [])
+    if solution is not None:
+        ledger.notes["bbox_list that differs from solution by more than its pixel: solution was taken"] += (
+            short is not None and not _agree(solution, short)
+        )
+        return solution
+    if short is None:
+        given = record.get("bbox_list") or record.get("solution")
         raise RowError("no box", f"{where}: neither bbox_list nor solution holds a box ({str(given)[:60]}); {_ADVICE}")
-    if record.get("bbox_list"):
-        return boxes
-    if record.get("normalized_solution") == record.get("solution"):
-        reason = "no bbox_list, and solution is normalized_solution: a file for InternVL, in 0-1000, floored"
-        raise RowError("box of a model's frame", f"{where}: {reason}; take the file of rec_jsons_processed")
-    ledger.notes["solution of VLM-R1: its pixel too much taken off x2 and y2"] += 1
-    return list(map(_without_pixel, boxes))
+    if options.plus_one:
+        return list(map(_with_pixel, short))
+    ledger.notes["bbox_list without solution: taken as it is; VLM-R1's own is a pixel short (--plus-one adds it)"] += 1
+    return short
 
 
-def _without_pixel(box: Sequence[float]) -> list[float]:
-    return [box[0], box[1], box[2] - 1, box[3] - 1]
+def _boxes_in(where: str, value: Any) -> list[list[float]] | None:
+    """The boxes of a value; None where it holds none."""
+    return (read_solution(value, where).boxes or None) if value and isinstance(value, list | str) else None
+
+
+def _boxes_behind(
+    where: str, record: Mapping[str, Any], solution: list[list[float]], short: list[list[float]]
+) -> list[list[float]]:
+    """The boxes in pixels that a solution in 0-1000, floored, was made of: `bbox_list` with its pixel, or without.
+
+    Raises:
+        RowError: neither of them gives the solution.
+    """
+    size_wh = _size(where, record)
+    for boxes in (list(map(_with_pixel, short)), short) if size_wh is not None else ():
+        if boxes and [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution:
+            return boxes
+    reason = "solution is normalized_solution, and no bbox_list gives it: a file for InternVL, in 0-1000, floored"
+    raise RowError("box of a model's frame", f"{where}: {reason}; take the file of rec_jsons_processed")
+
+
+def _agree(boxes: list[list[float]], others: list[list[float]]) -> bool:
+    """Whether boxes are the same but for the rounding of sums."""
+    return len(boxes) == len(others) and all(
+        math.isclose(a, b, abs_tol=1e-6) for pair in zip(boxes, others, strict=True) for a, b in zip(*pair, strict=True)
+    )
+
+
+def _with_pixel(box: Sequence[float]) -> list[float]:
+    return [box[0], box[1], box[2] + 1, box[3] + 1]
 
 
 def _size(where: str, record: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -269,22 +311,24 @@ def _turns(where: str, turns: Any) -> tuple[str, Any]:
 
 def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, Any]:
     """Task, phrases and boxes; the question is kept where what it asks for cannot be told."""
-    boxes = solution.boxes or []
+    boxes, written = solution.boxes or [], options.convention("xyxy-abs")
     if options.plus_one and not solution.labels:
-        boxes = list(map(_without_pixel, boxes))
+        boxes = list(map(_with_pixel, boxes))
+    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes]}
+    made |= {"whole_wh": written.fixed_wh, "written": written}
     phrase = expression_in(question)
     listed = _listed(question)
     spelled = {normal_label(name): name for name in reversed(listed)}
     if phrase is not None and len({*map(normal_label, solution.labels)}) <= 1:
-        return {"task": "grounding", "phrases": (phrase,), "boxes_xyxy": boxes, "labels": [phrase] * len(boxes)}
+        return {**made, "task": "grounding", "phrases": (phrase,), "labels": [phrase] * len(boxes)}
     if listed and len(solution.labels) == len(boxes) and all(normal_label(it) in spelled for it in solution.labels):
         labels = [spelled[normal_label(label)] for label in solution.labels]
-        return {"task": "detection", "phrases": listed, "boxes_xyxy": boxes, "labels": labels}
+        return {**made, "task": "detection", "phrases": listed, "labels": labels}
     question = without_format(question)
     labels = solution.labels or [question] * len(boxes)
     phrases = tuple(dict.fromkeys(labels)) or (question,)
     task = "detection" if len(phrases) > 1 else "grounding"
-    return {"task": task, "question": question, "phrases": phrases, "boxes_xyxy": boxes, "labels": labels}
+    return {**made, "task": task, "question": question, "phrases": phrases, "labels": labels}
 
 
 def _listed(question: str) -> tuple[str, ...]:

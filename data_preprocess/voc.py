@@ -76,11 +76,12 @@ class _Object(NamedTuple):
 
 @dataclass(slots=True)
 class _Folders:
-    """The images, by their names without suffix, and by which xml each was taken."""
+    """The images, by their names without suffix; by which xml each was taken, and those that two have taken."""
 
     images_dir: Path
     by_stem: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     taken_by: dict[Path, str] = field(default_factory=dict)
+    contested: set[Path] = field(default_factory=set)
 
 
 def convert(
@@ -173,6 +174,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
             reason = f"no image {stem}.* nor one of its <filename> {filename!r} in {folders.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:
+        folders.contested.add(path)
         reason = f"its image {path.name} is that of {folders.taken_by[path]}, too"
         raise RowError("two xml files of one image", f"{where}: {reason}; remove one of them")
     folders.taken_by[path] = where
@@ -209,6 +211,9 @@ def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Opt
             ledger.skip(error)
             continue
         _read_objects(root, name, read[-1][1], ledger)
+    contested = [entry for entry, _ in read if entry.path in folders.contested]
+    ledger.left_out["image of two xml files"] += len(contested)
+    read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
     if listing.is_whole:
         stems = {os.path.splitext(name)[0] for name in listing.names}
         unnamed = [name for stem, group in folders.by_stem.items() if stem not in stems for name in group]
@@ -266,8 +271,9 @@ def _in_columns(
     met = sorted({it.name for _, objects in read for it in objects})
     names, _ = named_once(read_names(options.names) if options.names else met)
     place_of = {known: place for place, known in enumerate(names)}
-    columns = Columns(name, names, ledger)
-    shift = 0 if options.zero_based else 1
+    boxes = options.box_check(name, options.convention("xyxy-abs"))
+    columns = Columns(name, names, ledger, boxes, keeps_marked=options.keeps_marked)
+    shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
     for entry, objects in read:
         image = columns.add_image(entry)
         for it in objects:
@@ -275,13 +281,12 @@ def _in_columns(
             box = it.corners and [it.corners[0] - shift, it.corners[1] - shift, *it.corners[2:]]
             if shift and box and min(box) < 0:
                 ledger.notes["box that begins before VOC's first pixel, 1: by LabelImg or CVAT? (--zero-based)"] += 1
-            try:
-                if it.name not in place_of:
-                    reason = f"{where}: name {it.name!r} is not in {options.names}"
-                    raise RowError("unknown name", f"{reason}; add it there, or mend the xml")
-                columns.add(image, place_of[it.name], box, where, is_crowd=it.is_difficult, written=it.written)
-            except RowError as error:
-                ledger.skip(error)
+            if it.name in place_of:
+                mark = "difficult" if it.is_difficult else ""
+                columns.add(image, place_of[it.name], box, where, mark=mark, written=it.written)
+            else:
+                reason = f"{where}: name {it.name!r} is not in {options.names}"
+                ledger.skip(RowError("unknown name", f"{reason}; add it there, or mend the xml"))
     return columns.finish()
 
 

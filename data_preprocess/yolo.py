@@ -30,6 +30,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.conversion.command import run
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.ledger import Ledger
@@ -156,7 +157,7 @@ def read_yolo(
         raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
     names, places = named_once(list(described.names.values()))
     place_of = dict(zip(described.names, places, strict=True))
-    columns = Columns(name, names, ledger)
+    columns = Columns(name, names, ledger, options.box_check(name, options.convention("cxcywh-norm1")))
     for it in listed:
         image_id = it.path.stem
         if options.excluded.holds(image_id, it.file_name):
@@ -204,17 +205,16 @@ def _add_line(
         numbers = f"{min(place_of)} to {max(place_of)}"
         raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
     place = place_of[int(kind)]
-    box = _box(values, key_points)
-    if len(values) != len(others):
-        error = RowError("malformed line", "needs numbers with blanks between; mend it")
-        columns.refuse(image, place, where, error, written=shown)
-    if box is None:
-        needed = "class cx cy w h, or class and three or more points"
+    needed = "needs numbers with blanks between"
+    box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
+    if box is None and len(values) == len(others):
+        needed = f"{len(values) + 1} numbers: needs class cx cy w h, or class and three or more points"
         if key_points is not None:
-            needed = f"class cx cy w h and {key_points} numbers of key points"
-        error = RowError("malformed line", f"{len(values) + 1} numbers: needs {needed}; mend it")
-        columns.refuse(image, place, where, error, written=shown)
-    columns.add(image, place, box, where, in_fractions=True, written=shown)
+            needed = f"{len(values) + 1} numbers: needs class cx cy w h and {key_points} numbers of key points"
+    if box is None:
+        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; mend it"), written=shown)
+    else:
+        columns.add(image, place, box, where, written=shown)
 
 
 def _number(text: str) -> float | None:
@@ -225,14 +225,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _box(values: list[float], key_points: int | None) -> list[float] | None:
-    """The corners of a line's box, in fractions; None where it has another number of numbers."""
+def _box(values: list[float], key_points: int | None, convention: Convention) -> list[float] | None:
+    """A line's box as it is written, or that of its polygon; None where it has another number of numbers."""
     if len(values) == 4 or (key_points is not None and len(values) == 4 + key_points):
-        cx, cy, w, h = values[:4]
-        return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        return values[:4]
     if key_points is not None or len(values) < 6 or len(values) % 2:
         return None
-    return [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
+    xs, ys = values[::2], values[1::2]
+    return convention.as_written([min(xs), min(ys), max(xs), max(ys)])
 
 
 def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:

@@ -139,7 +139,7 @@ def vision_r1_truth(pictures: Sequence[Picture]) -> list[Canon]:
 
 
 def rec_row(picture: Picture, label: str, thing: Thing) -> Row:
-    """An entry of `rec_jsons_processed`, its solution with a pixel too much."""
+    """An entry of `rec_jsons_processed`: COCO's x, y, x + w, y + h in `solution`, a pixel less in `bbox_list`."""
     box = list(map(float, thing.box))
     (width, height), name = picture.size, f"train2014/COCO_train2014_{picture.file_name}"
     return {
@@ -149,12 +149,12 @@ def rec_row(picture: Picture, label: str, thing: Thing) -> Row:
         "original_id": 1719310,
         "dataset_name": "refcoco",
         "image_id": 0,
-        "bbox_list": [box],
+        "bbox_list": [[box[0], box[1], box[2] - 1, box[3] - 1]],
         "text_type": "caption",
         "image": name,
         "problem": f"{vlm_r1.REC} {label}.",
         "normal_caption": label,
-        "solution": [box[0], box[1], box[2] + 1, box[3] + 1],
+        "solution": box,
         "normalized_solution": [
             int(v / side * 1000) for v, side in zip(box, (width, height, width, height), strict=True)
         ],

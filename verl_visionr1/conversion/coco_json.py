@@ -16,12 +16,15 @@ import msgspec
 
 from verl_visionr1.conversion.identity import Exclusion
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import find_image, inside, mapped_file
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
 T = TypeVar("T")
+MARKS = ("iscrowd", "ignore", "difficult")
+"""Keys that mark an annotation as no object like the others."""
 LEFT_OUT = -1
 """Instead of the number of an image that was left out."""
 
@@ -64,6 +67,13 @@ class _Annotation(msgspec.Struct, gc=False):
     category_id: Key = None
     bbox: Any = None  # whatever stands there: a bad one still tells that its category is in the image
     iscrowd: Any = 0
+    ignore: Any = 0  # of voc2coco and others: VOC's difficult
+    difficult: Any = 0
+
+    @property
+    def mark(self) -> str:
+        """By what it is marked; "" where it is not."""
+        return next((name for name in MARKS if getattr(self, name) not in (0, None, False, "0", "")), "")
 
 
 class CocoDocument(msgspec.Struct):
@@ -101,43 +111,47 @@ def read_coco(
     path: Path,
     images_dir: Path,
     ledger: Ledger,
-    exclude: Exclusion | None = None,
+    flags: VocabularyFlags | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Annotations:
     """Read and check an annotation file; image files are opened only where the file gives no size.
 
     Args:
-        exclude: images to leave out.
+        flags: images to leave out, how boxes are written, and what marks mean.
         aliases: category names -> names to ask for instead ("Cottontail-Rabbit": "rabbit").
 
     Raises:
         RowsError: missing or garbled file, or not COCO detection.
         RowError: a bad entry, where the ledger's policy is to fail.
     """
-    return with_checked(read_parts(path, images_dir, ledger, exclude, aliases), ledger)
+    return with_checked(read_parts(path, images_dir, ledger, flags, aliases), ledger)
 
 
 def read_parts(
     path: Path,
     images_dir: Path,
     ledger: Ledger,
-    exclude: Exclusion | None = None,
+    flags: VocabularyFlags | None = None,
     aliases: Aliases | None = None,
 ) -> CocoParts:
     """As `read_coco`, before anything is made of what images say besides their name and size."""
     if not images_dir.is_dir():
         raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
+    flags = flags or VocabularyFlags(data_source="")
     document = read_document(path)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
     category_of, names = _categories(path, document, aliases)
-    columns = Columns(path.name, names, ledger)
-    image_of, entries = _images(document.images, columns, images_dir, exclude or Exclusion())
+    boxes = flags.box_check(path.name, flags.convention("xywh-abs"))
+    columns = Columns(path.name, names, ledger, boxes, keeps_marked=flags.keeps_marked)
+    image_of, entries = _images(document.images, columns, images_dir, flags.excluded)
     _add_annotations(document.annotations, columns, image_of, category_of)
     categories = document.categories
-    roots = {category_of[str(key_of(c.id))] for c in categories if c.supercategory == "none"}
     del document  # before sorting makes copies
     data = columns.finish()
-    data = replace(data, never_asked=frozenset(roots - set(data.category)))
+    data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
+    ledger.notes["category without a box that others name as theirs (Roboflow's root): not asked for"] += len(
+        data.never_asked
+    )
     return CocoParts(data, entries, categories, category_of)
 
 
@@ -187,6 +201,16 @@ def _categories(path: Path, document: CocoDocument, aliases: Mapping[str, str]) 
     return category_of, names
 
 
+def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> frozenset[int]:
+    """Categories that stand above others: theirs is "none", and another names them as its own supercategory.
+
+    Roboflow adds such a one. Where "none" alone is said, as voc2coco says of all, a category is like any other.
+    """
+    named = {c.supercategory.strip() for c in categories if c.supercategory is not None}
+    roots = [c for c in categories if c.supercategory == "none" and c.name.strip() in named - {"none"}]
+    return frozenset(category_of[str(key_of(c.id))] for c in roots)
+
+
 def _images(
     raws: list[msgspec.Raw], columns: Columns, images_dir: Path, exclude: Exclusion
 ) -> tuple[dict[str, int], ImageEntries]:
@@ -203,7 +227,7 @@ def _images(
         except RowError as error:
             columns.ledger.skip(error)
             if key is not None:
-                image_of.setdefault(key, LEFT_OUT)
+                _leave_out(columns, image_of, key)
             continue
         if exclude.holds(image.image_id, image.file_name):
             image_of[image.image_id] = LEFT_OUT
@@ -213,6 +237,15 @@ def _images(
         if entry.says_more:
             entries.append((image_of[image.image_id], entry))
     return image_of, entries
+
+
+def _leave_out(columns: Columns, image_of: dict[str, int], key: str) -> None:
+    """Take no annotation of an id: of one that two entries have nobody knows which image is meant."""
+    before = image_of.get(key, LEFT_OUT)
+    if before != LEFT_OUT:
+        columns.leave_out(before)
+        columns.ledger.left_out["image whose id is there twice"] += 1
+    image_of[key] = LEFT_OUT
 
 
 def _image(
@@ -262,20 +295,18 @@ def _add_annotations(
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
-            box, is_crowd = _corners(entry.bbox), entry.iscrowd not in (0, None, False, "0", "")
-            columns.add(image, category, box, entry.id, is_crowd=is_crowd, written=f"bbox {entry.bbox}")
+            columns.add(
+                image, category, four_numbers(entry.bbox), entry.id, mark=entry.mark, written=f"bbox {entry.bbox}"
+            )
         except RowError as error:
             columns.ledger.skip(error)
 
 
-def _corners(box_xywh: Any) -> list[float] | None:
-    """x, y, width, height -> x1, y1, x2, y2; None where it is no box."""
-    if not isinstance(box_xywh, list) or len(box_xywh) != 4:
+def four_numbers(value: Any) -> list[float] | None:
+    """A box as it is written; None where it is none."""
+    if not isinstance(value, list) or len(value) != 4:
         return None
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in box_xywh):
-        return None
-    x, y, width, height = box_xywh
-    return [x, y, x + width, y + height]
+    return value if all(type(number) in (int, float) for number in value) else None
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 
 Array = NDArray[np.float64]
 FEWEST = 8
-"""Boxes below which nothing is guessed."""
+"""Boxes below which a guess needs two that do not fit at all."""
+_WIDER = 16  # sides from which boxes within the first pixel are no objects
 ORDERS = ("xyxy", "xywh", "cxcywh", "yxyx")
 """What four numbers may be."""
 _BUDGETS: tuple[tuple[str, int | None], ...] = (
@@ -27,7 +29,7 @@ _BUDGETS: tuple[tuple[str, int | None], ...] = (
     ("qwen2.5-vl", 1_003_520),
     ("qwen3-vl", None),
 )
-_TOLERANCE = 0.004  # of a side: rounding
+_TOLERANCE, _MOST_TOLERANCE = 0.004, 0.02  # of a side: rounding to whole pixels, of any image and of the smallest
 _SURE = 0.98  # share of boxes that must fit the right convention
 _WRONG = 0.05  # share of misfits that makes the declared one wrong
 _TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely where none is there as declared
@@ -42,8 +44,8 @@ class Convention:
 
     Attributes:
         order: one of `ORDERS`.
-        unit: "pixels"; "1", "1000": what stands for the whole side; "processed": pixels of the image as a model
-            family's processor resizes it (`family`, `max_pixels`).
+        unit: "pixels"; a number ("1", "1000"): what stands for the whole side; "processed": pixels of the image as a
+            model family's processor resizes it (`family`, `max_pixels`).
 
     >>> str(Convention("xyxy", "pixels")), str(Convention("xywh", "1"))
     ('x1 y1 x2 y2 in pixels', 'x y width height in fractions (0-1)')
@@ -65,9 +67,8 @@ class Convention:
         unit = {
             "pixels": "in pixels",
             "1": "in fractions (0-1)",
-            "1000": "in 0-1000",
             "processed": f"in pixels of the image as {self.family}'s processor resizes it{budget}",
-        }[self.unit]
+        }.get(self.unit, f"in 0-{self.unit}")
         return f"{numbers} {unit}"
 
     @property
@@ -76,22 +77,53 @@ class Convention:
         unit = {"pixels": "abs", "1": "norm1", "1000": "norm1000"}.get(self.unit)
         return "" if unit is None or self.order == "yxyx" else f"{self.order}-{unit}"
 
+    @property
+    def fixed_wh(self) -> tuple[float, float] | None:
+        """What stands for the whole width and height of any image; None where that is its own size in pixels."""
+        return None if self.unit in ("pixels", "processed") else (float(self.unit), float(self.unit))
+
+    def as_corners(self, box: Sequence[Any]) -> list[Any]:
+        """x1, y1, x2, y2 in the same unit; also of four arrays.
+
+        >>> Convention("cxcywh", "1").as_corners([0.5, 0.5, 0.2, 0.4])
+        [0.4, 0.3, 0.6, 0.7]
+        """
+        a, b, c, d = box
+        if self.order == "xywh":
+            return [a, b, a + c, b + d]
+        if self.order == "cxcywh":
+            return [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
+        return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
+
+    def as_written(self, corners: Sequence[float]) -> list[float]:
+        """What `as_corners` makes these corners of.
+
+        >>> Convention("xywh", "pixels").as_written([10, 20, 40, 60])
+        [10, 20, 30, 40]
+        """
+        a, b, c, d = corners
+        if self.order == "xywh":
+            return [a, b, c - a, d - b]
+        if self.order == "cxcywh":
+            return [(a + c) / 2, (b + d) / 2, c - a, d - b]
+        return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
+
+    def in_pixels(self, box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
+        """x1, y1, x2, y2 in pixels of a box on an image."""
+        x1, y1, x2, y2 = self.as_corners(box)
+        if self.unit == "pixels":
+            return [x1, y1, x2, y2]
+        whole_w, whole_h = self.fixed_wh or _processed(*size_wh, self.family, self.max_pixels)
+        x, y = size_wh[0] / whole_w, size_wh[1] / whole_h
+        return [x1 * x, y1 * y, x2 * x, y2 * y]
+
     def corners(self, box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
-        """x1, y1, x2, y2 in pixels of a box on an image.
+        """As `in_pixels`, rounded to 0.01.
 
         >>> Convention("xywh", "1").corners([0.25, 0.5, 0.5, 0.25], (640, 480))
         [160.0, 240.0, 480.0, 360.0]
         """
-        a, b, c, d = box
-        if self.order == "xywh":
-            a, b, c, d = a, b, a + c, b + d
-        elif self.order == "cxcywh":
-            a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-        elif self.order == "yxyx":
-            a, b, c, d = b, a, d, c
-        ((whole_w, whole_h),) = self.whole_wh(np.array([size_wh], dtype=float))
-        x, y = size_wh[0] / whole_w, size_wh[1] / whole_h
-        return [round(float(v), 2) for v in (a * x, b * y, c * x, d * y)]
+        return [round(float(v), 2) for v in self.in_pixels(box, size_wh)]
 
     def whole_wh(self, sizes_wh: Array) -> Array:
         """(N, 2) what stands for the whole width and height of N images."""
@@ -146,16 +178,11 @@ NAMED = {it.name: it for order in ORDERS[:3] for unit in ("pixels", "1", "1000")
 
 def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
     """How well a convention fits (N, 4) numbers on images of (N, 2) sizes, in pixels."""
-    a, b, c, d = boxes.T
-    if convention.order == "xywh":
-        a, b, c, d = a, b, a + c, b + d
-    elif convention.order == "cxcywh":
-        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    elif convention.order == "yxyx":
-        a, b, c, d = b, a, d, c
+    a, b, c, d = convention.as_corners(boxes.T)
     whole = convention.whole_wh(sizes_wh)
     x1, x2, y1, y2 = a / whole[:, 0], c / whole[:, 0], b / whole[:, 1], d / whole[:, 1]
-    inside = (np.minimum(x1, y1) >= -_TOLERANCE) & (np.maximum(x2, y2) <= 1 + _TOLERANCE)
+    slack_x, slack_y = np.clip(1 / sizes_wh.T, _TOLERANCE, _MOST_TOLERANCE)  # a pixel
+    inside = (x1 >= -slack_x) & (y1 >= -slack_y) & (x2 <= 1 + slack_x) & (y2 <= 1 + slack_y)
     fits = (x1 < x2) & (y1 < y2) & inside
     far = np.maximum(x2, y2)
     reach = float(min(x2[fits].max(), y2[fits].max())) if fits.any() else 0.0
@@ -182,17 +209,41 @@ def better_convention(
 as x y width height in pixels all fit
     """
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
-    if len(numbers) < FEWEST:
+    if not len(numbers):
         return None
     said = fit(declared, numbers, sizes)
+    if (guess := _fractions(said, numbers, sizes)) is not None:
+        return guess
     others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
     fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < said.misfits]
+    if len(numbers) < FEWEST:
+        return _of_few(said, fitting, numbers, sizes)
     if said.misfits >= _WRONG or (said.misfits and any(_is_resized(it) for it in fitting)):
         near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]] or fitting
         if near:
             best = min(near, key=lambda it: (it.misfits, others.index(it)))
             return Guess(said, best, _misfit_evidence(said, best, numbers, sizes))
     return _short_reach(said, others, len(numbers))
+
+
+def _fractions(said: Fit, numbers: Array, sizes: Array) -> Guess | None:
+    """Boxes that all lie in the first pixel are fractions, however few they are."""
+    is_in_first = numbers.min() >= -1 and numbers.max() <= 1 + _TOLERANCE and sizes.min() >= _WIDER
+    if said.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
+        return None
+    fits = [fit(Convention(order, "1"), numbers, sizes) for order in ORDERS]
+    best = min(fits, key=lambda it: (it.misfits, it.convention.order != said.convention.order, fits.index(it)))
+    shown = " ".join(f"{value:g}" for value in numbers[0])
+    evidence = f"all numbers of {len(numbers)} boxes lie between 0 and 1 (the first: {shown})"
+    return Guess(said, best, f"{evidence}: {best.convention}?")
+
+
+def _of_few(said: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
+    """Of few boxes only two that do not fit, and another convention under which all do, tell something."""
+    plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
+    if not plain or said.misfits * len(numbers) < 1.5:
+        return None
+    return Guess(said, plain[0], _misfit_evidence(said, plain[0], numbers, sizes))
 
 
 def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> str:

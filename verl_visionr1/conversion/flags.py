@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.box_check import MOST_CLIPPED, BoxCheck
+from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
@@ -122,6 +124,48 @@ class Flags:
             RowsError: the format of `--answer-format` cannot answer the task.
         """
         return checked_format("--answer-format", self.answer_format, task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxFlags(Flags):
+    """The flags of converters of boxes; `--help` explains each.
+
+    Raises:
+        RowsError: a value out of range, naming the flag.
+    """
+
+    box_format: Annotated[
+        str | None,
+        typer.Option(help=f"What four numbers of a box are, where they are not the data set's: {', '.join(NAMED)}."),
+    ] = None
+    max_clipped: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of boxes that may reach outside of their image (they are clipped); more is an error. Default: "
+            f"{MOST_CLIPPED}."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.box_format is not None and self.box_format not in NAMED:
+            raise RowsError(f"--box-format {self.box_format}: needs one of {', '.join(NAMED)}")
+        if self.max_clipped is not None and not 0 <= self.max_clipped <= 1:
+            raise RowsError(f"--max-clipped {self.max_clipped}: needs a share of all boxes, 0 to 1")
+
+    def convention(self, own: str) -> Convention:
+        """How boxes are written: as `--box-format` says, else as the data set does."""
+        return NAMED[self.box_format or own]
+
+    def box_check(self, name: str, convention: Convention, most: float = MOST_CLIPPED) -> BoxCheck:
+        """A check of boxes that are taken for those of a convention.
+
+        Args:
+            name: of the source, for messages.
+            most: share of boxes that may reach outside, unless `--max-clipped` says otherwise.
+        """
+        given = self.max_clipped
+        return BoxCheck(name, convention, self.box_format is not None, most if given is None else given)
 
 
 @cache

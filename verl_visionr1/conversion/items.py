@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.boxes import Box, Point
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowError, RowsError
@@ -47,6 +48,7 @@ class Item:
         annotated_wh: width and height in pixels of the frame of all geometry; None: that of the image file.
         whole_wh: what stands for the whole width and height where numbers are not pixels: (1, 1) for fractions,
             (100, 100) for percent, (840, 840) for an image that was warped to it.
+        written: how the source writes its boxes, to be held against the numbers; None: that was done.
         boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`; boxes may reach over
             the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order.
         image_id, file_name: as the data set calls the image; `identities`: what else it is known by (`identity.py`).
@@ -62,6 +64,7 @@ class Item:
     prompt: str | None = None
     annotated_wh: tuple[int, int] | None = None
     whole_wh: tuple[float, float] | None = None
+    written: Convention | None = None
     boxes_xyxy: Sequence[Sequence[float]] = ()
     labels: Sequence[str] = ()
     ignore_xyxy: Sequence[Sequence[float]] = ()

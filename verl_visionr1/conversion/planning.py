@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from verl_visionr1.conversion.flags import Flags, checked_format, require_positive
+from verl_visionr1.conversion.flags import BoxFlags, checked_format, require_positive
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
@@ -36,6 +36,13 @@ class Task(str, Enum):
     all = "all"
 
 
+class Marked(str, Enum):
+    """What becomes of what a source marks as a crowd, group, difficult or to be ignored."""
+
+    regions = "regions"
+    objects = "objects"
+
+
 def tasks_of(task: Task | str) -> tuple[str, ...]:
     """The tasks that rows are made of.
 
@@ -47,7 +54,7 @@ def tasks_of(task: Task | str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocabularyFlags(Flags):
+class VocabularyFlags(BoxFlags):
     """The flags of converters whose boxes carry categories; `--help` explains each.
 
     Raises:
@@ -71,6 +78,13 @@ class VocabularyFlags(Flags):
     categories: Annotated[
         list[str], typer.Option(help="Ask only for this category; give the flag once for each.", show_default=False)
     ] = field(default_factory=list)
+    marked: Annotated[
+        Marked,
+        typer.Option(
+            help="What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
+            "right or wrong; or objects like any other."
+        ),
+    ] = Marked.regions
     max_categories: Annotated[
         int,
         typer.Option(help="Detection: lists of so many categories, those in the image filled up with absent ones."),
@@ -87,6 +101,11 @@ class VocabularyFlags(Flags):
             raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
         for task in self.planned_tasks:
             self.format_of(task)
+
+    @property
+    def keeps_marked(self) -> bool:
+        """Whether what is marked is an object."""
+        return Marked(self.marked) is Marked.objects
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:

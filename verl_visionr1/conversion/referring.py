@@ -201,21 +201,17 @@ def read_referring(path: Path) -> RefsFile | Instances:
     return RefsFile(path.name, content)
 
 
-def corners(box_xywh: Any, where: str) -> list[float]:
-    """x, y, width, height -> x1, y1, x2, y2.
+def four_numbers(bbox: Any, where: str) -> list[float]:
+    """A box as it is written: x, y, width, height in refer's files.
 
     Raises:
         RowError: not four numbers.
-
-    >>> corners([10, 20, 30.5, 40], "annotation 1")
-    [10, 20, 40.5, 60]
     """
-    is_box = isinstance(box_xywh, list) and len(box_xywh) == 4
-    if not is_box or not all(isinstance(value, int | float) for value in box_xywh):
-        reason = f"bbox {str(box_xywh)[:80]}: needs four numbers x, y, width, height"
+    is_box = isinstance(bbox, list) and len(bbox) == 4
+    if not is_box or not all(isinstance(value, int | float) for value in bbox):
+        reason = f"bbox {str(bbox)[:80]}: needs four numbers x, y, width, height"
         raise RowError("box malformed", f"{where}: {reason}; mend it")
-    x, y, width, height = box_xywh
-    return [x, y, x + width, y + height]
+    return bbox
 
 
 def in_split(found: str, wanted: str) -> bool:

@@ -11,11 +11,12 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from verl_visionr1.boxes import Box
+from verl_visionr1.conversion.box_check import BoxCheck
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.items import clean_box
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowError, RowsError
@@ -80,15 +81,21 @@ class Annotations:
 class Columns:
     """Annotations on their way into `Annotations`.
 
+    What is wrong with a box is told by `finish`, after all of them were asked whether they are written as supposed.
+
     Args:
         name: of the source, for messages.
         names: category names, each once.
+        boxes: takes all boxes as they are written, and knows how that is.
+        keeps_marked: what is marked (a crowd, difficult ...) is an object like any other, no region to ignore.
 
     Raises:
         RowsError: no category, or one without a name or with a placeholder of verl in it.
     """
 
-    def __init__(self, name: str, names: Sequence[str], ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, *, keeps_marked: bool = False
+    ) -> None:
         if not names:
             raise RowsError(f"{name}: no category; detection needs at least one")
         for number, category in enumerate(names):
@@ -96,57 +103,75 @@ class Columns:
                 reason = f"category {number} is named {category!r}"
                 raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; mend it")
         self.name, self.names, self.ledger = name, names, ledger
+        self.written, self.keeps_marked = boxes, keeps_marked
         self.images: list[AnnotatedImage] = []
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
         self._ids: list[Key] = []
+        self._errors: list[RowError] = []
+
+    @property
+    def convention(self) -> Convention:
+        """How boxes are written."""
+        return self.written.convention
 
     def add_image(self, image: AnnotatedImage) -> int:
         """Take an image; returns its number."""
         self.images.append(image)
         return len(self.images) - 1
 
+    def leave_out(self, image: int) -> None:
+        """Ask for nothing on an image that was taken."""
+        self.images[image] = replace(self.images[image], unsure=frozenset(range(len(self.names))))
+
     def add(
         self,
         image: int,
         category: int,
-        box_xyxy: Sequence[float] | None,
+        box: Sequence[float] | None,
         annotation_id: Key,
         *,
-        is_crowd: bool = False,
-        in_fractions: bool = False,
+        mark: str = "",
         written: object = None,
     ) -> None:
-        """Take one annotation.
+        """Take one annotation. One whose box cannot be used is kept as BAD: no row may say that nothing is there.
 
         Args:
-            in_fractions: the box is in fractions of the image's width and height, not in pixels.
+            box: its numbers, in `convention`; None where they are none.
+            mark: by what it is marked as no object like the others ("iscrowd"); "" where it is not.
             written: the box as it stands in the source, for messages; None: as here.
-
-        Raises:
-            RowError: its box cannot be used. It is kept as BAD: the category is in the image, so no row may say that
-                it is not.
         """
+        size_wh = self.images[image].size_wh
         try:
-            if box_xyxy is None:
+            if box is None:
                 raise RowError("box malformed", "box = None: needs four finite numbers; mend or remove the annotation")
-            size_wh = self.images[image].size_wh
-            box = clean_box(_in_pixels(box_xyxy, size_wh) if in_fractions else box_xyxy, size_wh, self.ledger)
+            self.written.add(f"annotation id {annotation_id!r}", box, size_wh)
+            clean = clean_box(_in_pixels(box, self.convention, size_wh), size_wh, self.ledger)
         except RowError as error:
             self.refuse(image, category, annotation_id, error, written)
-        self._append(image, category, CROWD if is_crowd else BOX, box, annotation_id)
+            return
+        if mark:
+            taken = (
+                "an object (--marked objects)"
+                if self.keeps_marked
+                else "a region to ignore (--marked objects keeps it)"
+            )
+            self.ledger.notes[f"annotation marked {mark}: taken for {taken}"] += 1
+        self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
 
     def refuse(
-        self, image: int, category: int, annotation_id: Key, error: RowError, written: object = None
-    ) -> NoReturn:
+        self, image: int, category: int, annotation_id: Key, error: RowError | None, written: object = None
+    ) -> None:
         """Take an annotation without a usable box, as BAD.
 
-        Raises:
-            RowError: `error`, naming the annotation, its image, and what is `written` in the source.
+        Args:
+            error: what is wrong; `finish` tells it with the annotation, its image, and what is `written` in the source.
+                None: the ledger has it.
         """
         self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
-        where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
-        where += "" if written is None else f": {written}"
-        raise RowError(error.kind, f"{where}: {error}") from None
+        if error is not None:
+            where = f"{self.name}: annotation id {annotation_id!r} (image id {self.images[image].image_id})"
+            where += "" if written is None else f": {written}"
+            self._errors.append(RowError(error.kind, f"{where}: {error}"))
 
     def _append(self, image: int, category: int, kind: int, box: Box, annotation_id: Key) -> None:
         self._image.append(image)
@@ -156,7 +181,14 @@ class Columns:
         self._ids.append(annotation_id)
 
     def finish(self, never_asked: Collection[int] = (), *, own_negatives: bool = False) -> Annotations:
-        """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`."""
+        """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`.
+
+        Raises:
+            RowsError: boxes are written otherwise than supposed. RowError: a bad box, where the policy is to fail.
+        """
+        self.written.require(self.ledger)
+        for error in self._errors:
+            self.ledger.skip(error)
         self._mark_unsure()
         order, starts = self._order()
         return Annotations(
@@ -203,15 +235,18 @@ class Columns:
         return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
 
 
-def _in_pixels(box_xyxy: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
-    """From fractions of an image; what is no box stays as it is, to be refused with its value.
+def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
+    """The corners of a box in pixels.
 
     Raises:
-        RowError: numbers that are no fractions: they lie half an image outside it.
+        RowError: numbers that are no fractions, where they should be: they lie half an image outside it.
     """
-    if any(not -0.5 <= value <= 1.5 for value in box_xyxy if math.isfinite(value)):
-        raise RowError("box not in fractions", f"box = {list(box_xyxy)}: needs fractions of the image, 0 to 1; mend it")
-    return [value * size_wh[i % 2] for i, value in enumerate(box_xyxy)]
+    if convention.unit == "1":
+        corners = convention.as_corners(box)
+        if any(not -0.5 <= value <= 1.5 for value in corners if math.isfinite(value)):
+            reason = f"box = {list(corners)}: needs fractions of the image, 0 to 1; mend it"
+            raise RowError("box not in fractions", reason)
+    return convention.in_pixels(box, size_wh)
 
 
 def _taken(column: array[int], order: np.ndarray) -> array[int]:

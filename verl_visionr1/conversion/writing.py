@@ -21,6 +21,7 @@ from rich.progress import track
 
 from verl_visionr1.conversion.flags import Flags, OnError
 from verl_visionr1.conversion.identity import identity_of_name, path_tails
+from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
@@ -111,7 +112,8 @@ def write_items(
         total: how many items there are, for the progress bar.
 
     Raises:
-        RowsError: as `RowWriter`; nothing left to write. RowError: a bad row, with `--on-error fail`.
+        RowsError: as `RowWriter`; nothing left to write; boxes that are written otherwise than supposed. RowError: a
+            bad row, with `--on-error fail`.
     """
     excluded = sorted(flags.excluded.ids)
     options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
@@ -121,10 +123,11 @@ def write_items(
     provenance = {"made_by": made_by, **source, "options": options}
     tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
     tokens = TokenCounts.by_model(flags.model)
-    chosen = selected(items, flags, ledger)
+    boxes = ItemBoxes(flags)
+    chosen = selected(after_a_look(items, flags), flags, ledger)
     if show_progress:
         chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
-    first = next(rows := rows_of(chosen, out, flags, ledger, allow_none=allow_none), None)
+    first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
         raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
     with RowWriter(out, embed=flags.embed, provenance=provenance, shard_rows=flags.shard_rows) as writer:
@@ -135,17 +138,19 @@ def write_items(
             negatives[row.target.task] += n_objects == 0 and row.target.task != "text"
             objects[n_objects] += 1
             tokens.add(row)
+        boxes.require(ledger)
     assert writer.written is not None
     return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
 
 
 def rows_of(
-    items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, *, allow_none: bool = False
+    items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, boxes: ItemBoxes, *, allow_none: bool = False
 ) -> Iterator[Row]:
     """The rows of some items, in their order; bad ones go to the ledger.
 
     Args:
         out: the file that the rows will go to: copies of images go to `<its name>_images/` beside it.
+        boxes: takes all boxes as they are written.
     """
     prepare = partial(
         prepare_image,
@@ -161,6 +166,8 @@ def rows_of(
             ledger.skip(RowError(error.kind, f"{group[0].where}: {error}"))
             ledger.notes["row of a skipped image"] += len(group)
             continue
+        for item in group:
+            boxes.add(item, item.annotated_wh or image.size_wh)
         yield from _rows_of_image(group, image, flags, ledger, allow_none)
 
 

@@ -51,19 +51,13 @@ class BoxFormat:
         return FORMATS[name]
 
     @property
-    def convention(self) -> Convention | None:
-        """The same, as `conventions` knows it; None where it has no name for it."""
-        unit = {None: "pixels", (1, 1): "1", (1000, 1000): "1000"}.get(self.whole_wh)
-        return None if unit is None else Convention(self.order, unit)
+    def convention(self) -> Convention:
+        """The same, as `conventions` calls it."""
+        return Convention(self.order, "pixels" if self.whole_wh is None else f"{self.whole_wh[0]:g}")
 
     def corners(self, box: Sequence[float]) -> Box:
         """x1, y1, x2, y2 in the same unit."""
-        a, b, c, d = box
-        if self.order == "xywh":
-            return [a, b, a + c, b + d]
-        if self.order == "cxcywh":
-            return [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
-        return [a, b, c, d]
+        return self.convention.as_corners(box)
 
 
 FORMATS: dict[str, BoxFormat] = {

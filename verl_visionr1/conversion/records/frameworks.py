@@ -68,8 +68,11 @@ def _r1_v(record: Record, where: str) -> Fields:
     """R1-V: `solution` is `<answer> 3 </answer>`: a count where it is a whole number."""
     problem = _problem(record, where)
     made = Fields(image=record.get("image"), question=without_format(problem), wording=problem)
-    text = read_solution(record.get("solution"), where).text
-    if re.fullmatch(r"\d{1,9}", text):
+    solution = read_solution(record.get("solution"), where)
+    text = solution.text
+    if not solution.says_none and (solution.boxes is not None or solution.points is not None):
+        made.solution = record.get("solution")
+    elif re.fullmatch(r"\d{1,9}", text):
         made.count = text
     else:
         made.answer = text

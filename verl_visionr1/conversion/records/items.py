@@ -70,6 +70,7 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
         prompt=prompt if keep_prompts else None,
         annotated_wh=entry.size_wh,
         whole_wh=entry.box_format.whole_wh if entry.box_format is not None else None,
+        written=entry.box_format.convention if entry.box_format is not None else None,
         boxes_xyxy=entry.corners if task != "text" else (),
         labels=_labels(entry, phrases, len(things or ())),
         points_xy=(entry.points or ()) if task != "text" else (),

@@ -1,7 +1,8 @@
 """Right answers as other frameworks write them into a text: boxes, points or words.
 
-They come as JSON in a fence or not, as Python literals (Visual-RFT), in `<answer>` tags, as `<box>(1,2),(3,4)</box>`
-(Seg-Zero), or as "None". Nothing is evaluated: literals are read by `ast.literal_eval`, up to `MAX_CHARS`.
+They come as JSON in a fence or not, as Python literals (Visual-RFT), in `<answer>` tags, in a model's own notation
+(`notations`), or as "None"; coordinates that cannot be read are never words. Nothing is evaluated: literals are read by
+`ast.literal_eval`, up to `MAX_CHARS`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
+from verl_visionr1.conversion.records.notations import read_notation, refuse_places
 from verl_visionr1.files import RowError
 
 KeepPrompts = Annotated[
@@ -33,7 +35,6 @@ LABEL_KEYS = ("label", "category_name", "category", "name")
 """Keys that labels have in objects."""
 
 _FENCE = "```"
-_TAGGED_BOX = re.compile(r"<box>\s*\(([^()]{1,60})\)\s*,\s*\(([^()]{1,60})\)\s*</box>")
 _MARK = re.compile(r"(?:(?<=\s)|(?<![\s\S]))\(?([A-Z])[.):]\s+")
 _FORMAT = re.compile(r"\s*(?:First output|Output|Please write) (?:the|your) thinking process\b.*", re.DOTALL)
 _MEDIA = re.compile(r"\s*<(?:image|video|audio)>\s*")
@@ -74,24 +75,20 @@ def read_solution(value: Any, where: str) -> Solution:
     []
     """
     if isinstance(value, list | tuple | Mapping):
-        return _structured(value, str(value)[:80], where)
+        return _structured(value, str(value), where)
     written = "" if value is None else str(value)
     if len(written) > MAX_CHARS:
         raise RowError("answer too long", f"{where}: an answer of {len(written)} characters; mend or remove the entry")
     text = without_tags(written)
     if not text:
         raise RowError("no answer", f"{where}: the answer is {value!r}: needs a right answer; mend or remove the entry")
-    tagged = [f"{first},{second}".split(",") for first, second in _TAGGED_BOX.findall(text)]
-    if tagged:
-        return Solution([_numbers(box, 4, where) for box in tagged], [], None, text)
     if text.lower().rstrip(".") in NOTHING:
         return Solution([], [], None, text)
-    if text[0] not in "[{":
-        return Solution(None, [], None, text)
-    data = _decoded(text)
-    if data is None and any(f"{quote}{key}{quote}" in text for key in BOX_KEYS + POINT_KEYS for quote in "'\""):
-        raise RowError("answer unreadable", f"{where}: the answer {text[:80]!r} cannot be read as boxes; mend it")
-    return Solution(None, [], None, text) if data is None else _structured(data, text, where)
+    data = _decoded(text) if text[0] in "[{" else None
+    if isinstance(data, list | tuple | Mapping):
+        return _structured(data, text, where)
+    noted = read_notation(text, where)
+    return Solution(None, [], None, text) if noted is None else Solution(noted.boxes, noted.labels, None, text)
 
 
 def without_tags(text: str) -> str:
@@ -178,18 +175,21 @@ def _decoded(text: str) -> Any:
 def _structured(data: Any, text: str, where: str) -> Solution:
     """Boxes or points of a decoded answer; what holds neither is words (a pair of numbers may be an interval)."""
     objects = [data] if isinstance(data, Mapping) or _is_numbers(data) else list(data) if _is_list(data) else []
-    if objects and all(isinstance(it, Mapping) for it in objects):
-        return _of_objects(objects, text, where)
+    if objects and all(isinstance(it, Mapping) for it in objects) and any(map(_has_place, objects)):
+        return _of_objects(objects, where, text)
     if objects and all(_is_numbers(it) and len(it) == 4 for it in objects):
         return Solution([_numbers(it, 4, where) for it in objects], [], None, text)
+    refuse_places(text, where)
     return Solution([] if _is_list(data) and not data else None, [], None, text)
 
 
-def _of_objects(objects: Sequence[Mapping[str, Any]], text: str, where: str) -> Solution:
+def _has_place(record: Mapping[str, Any]) -> bool:
+    return _first(record, BOX_KEYS + POINT_KEYS) is not None
+
+
+def _of_objects(objects: Sequence[Mapping[str, Any]], where: str, text: str) -> Solution:
     boxes = [_first(it, BOX_KEYS) for it in objects]
     points = [_first(it, POINT_KEYS) for it in objects]
-    if all(value is None for value in boxes + points):
-        return Solution(None, [], None, text)
     labels = [_first(it, LABEL_KEYS) for it in objects]
     kept = [label for label in labels if isinstance(label, str) and label.strip()]
     if kept and len(kept) != len(objects):

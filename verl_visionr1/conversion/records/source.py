@@ -1,22 +1,18 @@
-"""Files of records and their layout; and a survey of them before any row is made: are the columns there, do the boxes
-look as the declared format says?
-"""
+"""Files of records and their layout; and a survey of them before any row is made: are the columns there?"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from verl_visionr1.conversion.conventions import better_convention, fit, hypotheses
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap, Entry, Fields, entry_of
+from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import embedded_image, files_of, read_csv, read_records
 from verl_visionr1.files import RowError, RowsError
@@ -25,8 +21,6 @@ from verl_visionr1.images import EmbeddedImage, read_size
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _TABLES = (".parquet", ".arrow")
 _METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
-_SAMPLE = 500  # records whose boxes are looked at
-_MOST_WRONG = 0.5  # share of boxes above which the declared format is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +175,11 @@ class Survey:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Sample:
-    where: list[str] = field(default_factory=list)
-    boxes: list[list[float]] = field(default_factory=list)
-    sizes_wh: list[tuple[int, int]] = field(default_factory=list)
-
-
-def survey(source: RecordSource, ledger: Ledger) -> Survey:
-    """Look at all records once, and at the boxes of the first `_SAMPLE` with their images.
+def survey(source: RecordSource) -> Survey:
+    """Look at all records once.
 
     Raises:
-        RowsError: a column that no record has; a box format that the boxes refuse, with the evidence.
+        RowsError: a column that no record has.
     """
     seen: set[str] = set()
     labels: set[str] = set()
@@ -205,7 +192,6 @@ def survey(source: RecordSource, ledger: Ledger) -> Survey:
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
-    _check_format(source, ledger)
     return Survey(source.layout.class_names or tuple(sorted(labels)))
 
 
@@ -214,49 +200,6 @@ def _labels(source: RecordSource, where: str, record: dict[str, Any]) -> list[st
         return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names).labels
     except RowError:  # told when it is read for good
         return []
-
-
-def _check_format(source: RecordSource, ledger: Ledger) -> None:
-    declared = source.layout.box_format.convention if source.layout.box_format is not None else None
-    if declared is None:
-        return
-    sample = _sample(source)
-    if not sample.boxes:
-        return
-    numbers, sizes = _arrays(sample)
-    said = fit(declared, numbers, sizes)
-    others = [fit(convention, numbers, sizes) for convention in hypotheses()]
-    fitting = next((str(it.convention) for it in others if not it.misfits), None)
-    if said.misfits > _MOST_WRONG and said.example is not None and fitting is not None:
-        box, (width, height) = sample.boxes[said.example], sample.sizes_wh[said.example]
-        name = next(name for name, known in FORMATS.items() if known == source.layout.box_format)
-        evidence = f"{sample.where[said.example]} has {[round(v, 4) for v in box]} on {width} x {height}"
-        raise RowsError(f"--box-format {name}, but {evidence}; as {fitting} all {len(numbers)} boxes fit; change it")
-    guess = better_convention(declared, sample.boxes, sample.sizes_wh)
-    if guess is not None:
-        ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
-
-
-def _arrays(sample: _Sample) -> tuple[Any, Any]:
-    import numpy as np
-
-    return np.array(sample.boxes, dtype=float), np.array(sample.sizes_wh, dtype=float)
-
-
-def _sample(source: RecordSource) -> _Sample:
-    """Boxes as they are written, and the sizes of their images; what cannot be read is told elsewhere."""
-    sample = _Sample()
-    for _, entry in islice(source.entries(Ledger(fail=False)), _SAMPLE):
-        if not entry.boxes or entry.box_format != source.layout.box_format:
-            continue
-        try:
-            size_wh = entry.size_wh or upright_size(source.image(entry))
-        except RowError:
-            continue
-        sample.where += [entry.where] * len(entry.boxes)
-        sample.boxes += entry.boxes
-        sample.sizes_wh += [size_wh] * len(entry.boxes)
-    return sample
 
 
 def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
+from verl_visionr1.conversion.records.fields import FORMATS, Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
 from verl_visionr1.conversion.records.values import ADVICE, labels_of
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
@@ -34,7 +34,9 @@ def items_of_vocabulary(
     name = ", ".join(path.name for path in source.files)
     if not found.labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
-    reader = _Reader(source, found.labels, name, ledger)
+    box_format = source.layout.box_format or FORMATS["xyxy-abs"]  # without one there are no boxes
+    boxes = flags.box_check(name, box_format.convention)
+    reader = _Reader(source, Columns(name, found.labels, ledger, boxes, keeps_marked=flags.keeps_marked))
     reader.read(flags.split)
     data = reader.columns.finish()
     asks = plan(data, flags, ledger)
@@ -45,12 +47,11 @@ def items_of_vocabulary(
 class _Reader:
     """Entries on their way into `columns`; `numbers`: the record of each image."""
 
-    def __init__(self, source: RecordSource, names: Sequence[str], name: str, ledger: Ledger) -> None:
-        self.source, self.ledger = source, ledger
-        self.columns = Columns(name, names, ledger)
+    def __init__(self, source: RecordSource, columns: Columns) -> None:
+        self.source, self.columns, self.ledger = source, columns, columns.ledger
         self.numbers = array("q")
         self.has_bytes = False
-        self._index = {label: i for i, label in enumerate(names)}
+        self._index = {label: i for i, label in enumerate(columns.names)}
         self._image_of: dict[str, int] = {}
         self._bad: list[tuple[str, str, list[str]]] = []
 
@@ -73,8 +74,7 @@ class _Reader:
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
         for label in sorted(self._index.keys() & set(labels)) if image != _LEFT_OUT else ():
-            with suppress(RowError):  # the ledger has it
-                self.columns.refuse(image, self._index[label], where, RowError("bad record", where))
+            self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
 
     def _add(self, number: int, entry: Entry) -> None:
         key = entry.image_key
@@ -102,16 +102,8 @@ class _Reader:
 
     def _add_boxes(self, entry: Entry, image: int) -> None:
         place = entry.where.partition(": ")[2]
-        size_wh = self.columns.images[image].size_wh
-        whole_wh = (entry.box_format.whole_wh if entry.box_format is not None else None) or size_wh
-        sx, sy = size_wh[0] / whole_wh[0], size_wh[1] / whole_wh[1]
-        for i, (box, label) in enumerate(zip(entry.corners, entry.labels, strict=True)):
-            in_pixels = [box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy]
-            written = (entry.boxes or [])[i]
-            try:
-                self.columns.add(image, self._index[label], in_pixels, f"{place}, box {i}", written=written)
-            except RowError as error:
-                self.ledger.skip(error)
+        for i, (box, label) in enumerate(zip(entry.boxes or (), entry.labels, strict=True)):
+            self.columns.add(image, self._index[label], box, f"{place}, box {i}", written=box)
 
 
 def _with_bytes(

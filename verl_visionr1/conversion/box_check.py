@@ -1,0 +1,99 @@
+"""Are boxes written as a converter takes them? Asked of the numbers as the source has them, before any is clipped.
+
+A box in another convention seldom looks wrong by itself: clipped to its image it is a box. Many together tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verl_visionr1.conversion.conventions import FEWEST, Convention, Guess, best_convention, better_convention, fit
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.files import RowsError
+
+SAMPLE = 4096
+"""Boxes that are kept, at least, of a source that has more; spread evenly."""
+MOST_CLIPPED = 0.05
+"""Share of boxes that may reach outside of their image, or be turned over, unless `--max-clipped` says otherwise."""
+_ALLOW = "--max-clipped 1"
+_LITTLE = 0.05  # share below which a doubt is a note where more is allowed
+
+
+@dataclass(slots=True)
+class BoxCheck:
+    """Boxes as one source writes them, and whether they can be what they are taken for.
+
+    Attributes:
+        name: of the source, for messages.
+        convention: how its boxes are taken.
+        is_given: whether the user said so: then only boxes that do not fit speak against it.
+        most: share of boxes that may not fit; one box always may.
+    """
+
+    name: str
+    convention: Convention
+    is_given: bool = False
+    most: float = MOST_CLIPPED
+    _rows: list[tuple[float, ...]] = field(default_factory=list)
+    _where: list[object] = field(default_factory=list)
+    _stride: int = 1
+    _seen: int = 0
+
+    def add(self, where: object, box: Sequence[float], size_wh: Sequence[float]) -> None:
+        """Take four numbers as they are written, on an image of a size in pixels.
+
+        Args:
+            where: the box's place or id, for messages.
+        """
+        if self._seen % self._stride == 0:
+            self._rows.append((*box, *size_wh))
+            self._where.append(where)
+            if len(self._rows) == 2 * SAMPLE:
+                del self._rows[1::2], self._where[1::2]
+                self._stride *= 2
+        self._seen += 1
+
+    def require(self, ledger: Ledger) -> None:
+        """Note a doubt about the convention.
+
+        Raises:
+            RowsError: it is wrong by its numbers; names the likely one, and the option that reads it.
+        """
+        table = np.array(self._rows, dtype=float).reshape(-1, 6)
+        x1, y1, x2, y2 = self.convention.as_corners(table[:, :4].T)
+        kept = np.isfinite(table).all(axis=1) & (x1 != x2) & (y1 != y2)  # those without extent are told one by one
+        table, where = table[kept], [it for it, is_kept in zip(self._where, kept, strict=True) if is_kept]
+        if not len(table):
+            return
+        boxes, sizes = table[:, :4], table[:, 4:]
+        said = fit(self.convention, boxes, sizes)
+        is_much = round(said.misfits * len(boxes)) > max(1, self.most * len(boxes))
+        guess = None
+        if is_much or said.misfits < _LITTLE:
+            guess = better_convention(self.convention, boxes.tolist(), [(int(w), int(h)) for w, h in sizes])
+        if guess is not None:
+            if is_much or not (said.misfits or self.is_given):
+                raise RowsError(f"{self.name}: {self._taken} {guess.evidence}; {self._advice(guess, is_much)}")
+            ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
+        elif is_much and len(boxes) >= FEWEST:
+            assert said.example is not None
+            shown = f"{where[said.example]}: {' '.join(f'{value:g}' for value in table[said.example])}"
+            share = f"{100 * said.misfits:.0f} % of {len(boxes)} boxes"
+            reason = f"{share} lie outside, or are turned over (the first, with width and height: {shown})"
+            likely = best_convention(boxes.tolist(), [(int(w), int(h)) for w, h in sizes])
+            advice = "give --box-format, or check width and height of the images (turned by EXIF?)"
+            raise RowsError(f"{self.name}: {self._taken} {reason}. Likely {likely}; {advice}, or allow it: {_ALLOW}")
+
+    @property
+    def _taken(self) -> str:
+        said = "--box-format" if self.is_given else "boxes are taken for"
+        return f"{said} {self.convention.name or self.convention}, but"
+
+    def _advice(self, guess: Guess, is_much: bool) -> str:
+        name = guess.better.convention.name
+        reads = f"give --box-format {name}" if name else "no --box-format reads it: write pixels of the original image"
+        allows = f"clip them all the same: {_ALLOW}" if is_much else f"say so: --box-format {self.convention.name}"
+        return f"{reads}; if it is right, {allows}"

@@ -1,0 +1,64 @@
+"""The boxes of items on their way: are they written as their converter takes them (`box_check`)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
+
+from verl_visionr1.conversion.box_check import BoxCheck
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.flags import BoxFlags, Flags
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.files import RowError
+from verl_visionr1.images import read_size
+
+LOOK = 64
+"""Items whose boxes are asked before the first of them can fail."""
+
+
+class ItemBoxes:
+    """Boxes of items that say how they are written."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._checks: dict[Convention, BoxCheck] = {}
+
+    def add(self, item: Item, size_wh: tuple[int, int]) -> None:
+        """Take the boxes of an item on an image of this size in pixels."""
+        if item.written is None or not isinstance(self._flags, BoxFlags):
+            return
+        if item.written not in self._checks:
+            self._checks[item.written] = self._flags.box_check(item.where.partition(":")[0], item.written)
+        for number, corners in enumerate(item.boxes_xyxy):
+            if len(corners) == 4:
+                written = item.written.as_written(corners)
+                self._checks[item.written].add(f"{item.where}: box {number}", written, size_wh)
+
+    def require(self, ledger: Ledger) -> None:
+        """Note a doubt.
+
+        Raises:
+            RowsError: boxes are written otherwise.
+        """
+        for check in self._checks.values():
+            check.require(ledger)
+
+
+def after_a_look(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
+    """The items, once the boxes of the first `LOOK` were asked.
+
+    Raises:
+        RowsError: boxes are written otherwise.
+    """
+    items = iter(items)
+    first = list(islice(items, 1))
+    if first and first[0].written is not None:
+        first += islice(items, LOOK - 1)
+    boxes = ItemBoxes(flags)
+    for item in first:
+        with suppress(RowError):  # told when its row is made
+            boxes.add(item, item.annotated_wh or read_size(item.image)[0])
+    boxes.require(Ledger())
+    return chain(first, items)
