@@ -260,16 +260,14 @@ _CHINESE_UNITS = {"十": 10.0, "百": 100.0, "千": 1000.0}
 _CHINESE_SCALES = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8}
 _CHINESE_RUN = "[" + "".join((*_CHINESE_DIGITS, *_CHINESE_UNITS, *_CHINESE_SCALES)) + "]{1,20}"
 # Not after "number", "some" and "several"; no "some", "the same", "as usual", "together" (but "in all"), "surely".
-_CHINESE = re.compile(
-    rf"(?<![第几数])(?!一[些样起般直定切共]){_CHINESE_RUN}(?!几)"
-)
+_CHINESE = re.compile(rf"(?<![第几数])(?!一[些样起般直定切共]){_CHINESE_RUN}(?!几)")
 
 
 def _in_chinese(text: str) -> Iterator[Number]:
     """Chinese numerals; two digits beside each other ("seven eight" is seven or eight) are two numbers."""
     for match in islice(_CHINESE.finditer(text), MAX_NUMBERS + 1):
         run, start = match.group(), match.start()
-        if len(run) > 1 and all(char in _CHINESE_DIGITS for char in run) and not {"〇", "零"} & {*run}:
+        if len(run) > 1 and all(_CHINESE_DIGITS.get(char) for char in run):
             for i, char in enumerate(run):
                 yield Number(_CHINESE_DIGITS[char], False, start + i, start + i + 1)
         else:

@@ -16,10 +16,10 @@ MAX_COUNT = 1e9
 def parse_count(text: str) -> Answer:
     r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
 
-    The answer is what `parse_text` reads; the one number that it states is the count (`numbers.stated_numbers`); "no"
-    and "none" are 0 where no number stands. Several different numbers are no count, nor is one in the reasoning. Well-formed: the number alone, marked up or not,
-    with a full stop or not. A list of boxes or points is no number: `counting-list` takes its length. Numbers that are
-    negative, not finite or above `MAX_COUNT` are no count.
+    The answer is what `parse_text` reads; the one number that it states is the count (`numbers.stated_numbers`). "no"
+    and "none" are 0 where no number stands. Several different numbers are no count; numbers in the reasoning are never
+    read. Well-formed: the number alone, marked up or not, with a full stop or not. A list of boxes or points is no
+    number: `counting-list` takes its length. Numbers that are negative, not finite or above `MAX_COUNT` are no count.
 
     Returns:
         An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.

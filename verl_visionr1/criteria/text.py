@@ -153,8 +153,9 @@ _FRACTION = re.compile(r"[\s$]*([-+]?\d{1,15})\s*/\s*(\d{1,15})[\s$.]*")
 def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
     """1.0 iff the answer states the target's number, up to a share `tolerance` of it, and no other; else 0.0.
 
-    Several different numbers ("1 or 2", "5 to 7") state none, as in counting: see `numbers.stated_numbers`. Thousands separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both
-    50 and 0.5 where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
+    Several different numbers ("1 or 2", "5 to 7") state none, as in counting: see `numbers.stated_numbers`. Thousands
+    separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both 50 and 0.5
+    where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
 
     Raises:
         ValueError: a tolerance outside [0, 1).

@@ -138,8 +138,8 @@ class Measurement:
         most = self.settings.max_dets[-1]
         n_capped = found.n_images_above(most)
         if n_capped:
-            notes.append(f"{n_capped} of {found.n_images} images have more than maxDets = {most} objects of a category: "
-                         "no answer finds them all in AP and AR, not even a perfect one")  # fmt: skip
+            above = f"{n_capped} of {found.n_images} images have more than maxDets = {most} objects of a category"
+            notes.append(f"{above}: no answer finds them all in AP and AR")
         if "ap" in self.families:
             self.precisions.append(self._precision(found, ""))
         if "nms_ap" in self.families:

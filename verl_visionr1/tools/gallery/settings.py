@@ -55,7 +55,7 @@ class Settings:
     has_causes: bool = True
     validation: Validation = "final"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     on_error: OnError = "skip"
 
     def __post_init__(self) -> None:
