@@ -420,3 +420,19 @@ def test_huge_and_thin_boxes_are_data() -> None:
     text = said(([-1e200, -1e200, 1e200, 1e200], "cat"), ([0.0, 0.0, 1e-200, 1.0], "cat"), (CAT, "cat"))
     assert numbers_of(asked(text, truth=((CAT, "cat"),)))["AP"] == pytest.approx(0.5)
     assert len(IOU_THRESHOLDS) == 10
+
+
+@pytest.mark.parametrize(("n_cats", "n_dogs", "n_capped"), [(3, 0, 1), (2, 2, 0), (3, 3, 1)])
+def test_images_with_more_objects_than_max_dets_are_counted(n_cats: int, n_dogs: int, n_capped: int) -> None:
+    boxes = [[20 * i, 0, 20 * i + 9, 9] for i in range(n_cats + n_dogs)]
+    labels = ["cat"] * n_cats + ["dog"] * n_dogs
+    target = Target(task="detection", size_wh=WH, boxes_xyxy=boxes, labels=labels)
+    few = Target(task="detection", size_wh=WH, boxes_xyxy=boxes[:1], labels=["cat"])
+    rows = [
+        Prediction(
+            input="", output="[]", gts=gts.to_json(), data_source="coco", file="a", row=i, uid=str(i), image_id=str(i)
+        )
+        for i, gts in enumerate((target, few))
+    ]
+    (section,) = evaluate(rows, EvaluationSettings(resamples=0, max_dets=(1, 2))).sections
+    assert [note.split()[0] for note in section.notes if "maxDets" in note] == [str(n_capped)] * (n_capped > 0)

@@ -24,7 +24,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing, preset_and_moment
-from verl_visionr1.rollouts.records import Rollout, read_rollouts
+from verl_visionr1.rollouts.records import Counts, Rollout, read_rollouts
 from verl_visionr1.tools.score.agreement import agreement_of
 from verl_visionr1.tools.score.rescore import Report, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows
@@ -86,6 +86,15 @@ def test_means_and_groups_by_hand() -> None:
     assert coco.spread == pytest.approx(0.25)
     assert (everything.no_gradient, coco.no_gradient, own.no_gradient) == pytest.approx((2 / 3, 1 / 2, 1.0))
     assert everything.no_gradient_reward == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("groups", "n_by_text", "n_hints"), [("aabb", 0, 0), ("aabb", 4, 1), ("aabb", 1, 1), ("abcd", 4, 0)]
+)
+def test_groups_that_may_not_be_the_runs_are_named(groups: str, n_by_text: int, n_hints: int) -> None:
+    report = rescore([rollout(FAIR, group) for group in groups], judging(), counts=Counts(n_by_text=n_by_text))
+    assert len(report.hints) == n_hints
+    assert all("--column" in hint for hint in report.hints)
 
 
 def test_without_groups_there_is_no_spread() -> None:

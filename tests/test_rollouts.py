@@ -98,6 +98,13 @@ UIDS = {
     "no id: same prompt and truth": ({"uid": ...}, {"uid": ...}, True),
     "no id: another prompt": ({"uid": ...}, {"uid": ..., "input": "Find it."}, False),
     "no id: another truth": ({"uid": ...}, {"uid": ..., "gts": DOG.to_json()}, False),
+    "no id: another image": ({"uid": ..., "image": "a/1.png"}, {"uid": ..., "image": "a/2.png"}, False),
+    "no id: the same images": ({"uid": ..., "images": ["1.png"]}, {"uid": ..., "images": ["1.png"]}, True),
+    "no id: another row": ({"uid": ..., "index": 1}, {"uid": ..., "index": 2}, False),
+    "no id: another row of the data": ({"uid": ..., "extra_info": {"index": 1}}, {"uid": ..., "index": 2}, False),
+    "no id: another image id": ({"uid": ..., "image_id": 1}, {"uid": ..., "extra_info": {"image_id": "2"}}, False),
+    "no id: another size": ({"uid": ..., "processed_wh": [28, 28]}, {"uid": ..., "processed_wh": [28, 56]}, False),
+    "one id, whatever the image": ({"uid": "a", "image": "1.png"}, {"uid": "a", "image": "2.png"}, True),
 }
 
 

@@ -204,6 +204,14 @@ NUMBERS = {
     "no number": ("many", "42", 0),
     "nothing": ("", "42", 0),
     "a truth without a number": ("42", "many", 0),
+    "several": ("1 or 2 or 42", "42", 0),
+    "a range": ("40 to 42", "42", 0),
+    "a list": ("3, 42", "42", 0),
+    "a truth of several": ("42", "40 to 42", 0),
+    "a conclusion": ("40 + 2 = 42", "42", 1),
+    "a dozen": ("a dozen", "12", 1),
+    "minus in words": ("minus 42", "-42", 1),
+    "Chinese": ("四十二", "42", 1),
 }
 
 

@@ -10,57 +10,101 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_visionr1.answers import FORMATS, MAX_CHARS, Defect
-from verl_visionr1.answers.numbers import last_number
+from verl_visionr1.answers.numbers import stated_numbers
 from verl_visionr1.answers.words import MAX_COUNT, parse_count, parse_text
 
+# text -> the different numbers that it states
 NUMBERS = {
-    "digits": ("7", 7),
-    "the last": ("7 of 10", 10),
-    "thousands": ("it is 1,234,567", 1_234_567),
-    "thousands and a fraction": ("1,234.5", 1234.5),
-    "a list without blanks": ("1,2", 2),
-    "four digits after a comma": ("12,3456", 3456),
-    "a comma after it": ("7, I think", 7),
-    "negative": ("-3", -3),
-    "a minus sign": ("\u22123", -3),
-    "a range is no minus": ("5-10", 10),
-    "a sum is no sign": ("x=-3", -3),
-    "a bare fraction": (".5", 0.5),
-    "a full stop": ("7.", 7),
-    "an exponent": ("1e3", 1000),
-    "a huge exponent": ("1e999", math.inf),
-    "very many digits": ("9" * 5000, math.inf),
-    "percent": ("50%", 50),
-    "a scale": ("3.5 million", 3.5e6),
-    "a unit": ("12cm", 12),
-    "a name is no number": ("GPT4", None),
-    "a power is no number": ("m^2", None),
-    "an ordinal is no number": ("the 2nd", None),
-    "words": ("twenty-one", 21),
-    "more words": ("two thousand three hundred and forty five", 2345),
-    "and between two numbers": ("two cats and three dogs", 3),
-    "digits before words": ("7 cats, the last one is red", 7),
-    "one as a pronoun": ("three cats, and this one is red", 3),
-    "one as a number": ("there is one", 1),
-    "one after another number": ("five in one row", 5),
-    "no one": ("there is no one", None),
-    "none": ("none", None),
-    "a word that begins like one": ("tension often", None),
-    "nothing": ("", None),
+    "digits": ("7", [7]),
+    "two numbers": ("7 of 10", [7, 10]),
+    "thousands": ("it is 1,234,567", [1_234_567]),
+    "thousands and a fraction": ("1,234.5", [1234.5]),
+    "a list without blanks": ("1,2", [1, 2]),
+    "four digits after a comma": ("12,3456", [12, 3456]),
+    "a list": ("3, 7", [3, 7]),
+    "alternatives": ("1 or 2 or 3", [1, 2, 3]),
+    "alternatives with words between": ("maybe 3, perhaps 4", [3, 4]),
+    "alternatives in words": ("one or two", [1, 2]),
+    "alternatives in words and digits": ("three or 4", [3, 4]),
+    "a range": ("5 to 7", [5, 7]),
+    "a range with a hyphen": ("5-10", [5, 10]),
+    "a range with a dash": ("5\u20137", [5, 7]),
+    "a range in words": ("between five and seven", [5, 7]),
+    "the same in digits and words": ("7 (seven)", [7]),
+    "the same twice": ("7, I say 7", [7]),
+    "a conclusion": ("3 red and 4 blue, so 7 in total", [7]),
+    "an equation": ("3 + 4 = 7", [7]),
+    "a conclusion of several": ("3 and 4, so 5 or 6", [5, 6]),
+    "a total of several": ("5 to 7 in total", [5, 7]),
+    "a comma after it": ("7, I think", [7]),
+    "negative": ("-3", [-3]),
+    "a minus sign": ("\u22123", [-3]),
+    "a dash as sign": ("\u20133", [-3]),
+    "minus in words": ("minus 7", [-7]),
+    "negative in words": ("negative seven", [-7]),
+    "minus before a word": ("-seven", [-7]),
+    "a sum is no sign": ("x=-3", [-3]),
+    "a bare fraction": (".5", [0.5]),
+    "a full stop": ("7.", [7]),
+    "an exponent": ("1e3", [1000]),
+    "a huge exponent": ("1e999", [math.inf]),
+    "very many digits": ("9" * 5000, [math.inf]),
+    "percent": ("50%", [50]),
+    "a scale": ("3.5 million", [3.5e6]),
+    "a unit": ("12cm", [12]),
+    "a name is no number": ("GPT4", []),
+    "a power is no number": ("m^2", []),
+    "an ordinal is no number": ("the 2nd", []),
+    "words": ("twenty-one", [21]),
+    "more words": ("two thousand three hundred and forty five", [2345]),
+    "millions in words": ("two million three hundred thousand", [2_300_000]),
+    "and between two numbers": ("two cats and three dogs", [2, 3]),
+    "a dozen": ("a dozen", [12]),
+    "two dozen": ("two dozen eggs", [24]),
+    "half a dozen": ("half a dozen", [6]),
+    "digits and dozen": ("2 dozen", [24]),
+    "dozens": ("dozens of cats", []),
+    "a hundred": ("a hundred and five", [105]),
+    "vague words": ("several, a few", []),
+    "digits before words": ("7 cats, the last one is red", [7]),
+    "one as a pronoun": ("three cats, and this one is red", [3]),
+    "one as a number": ("there is one", [1]),
+    "one after another number": ("five in one row", [5]),
+    "no one": ("there is no one", []),
+    "none": ("none", []),
+    "a word that begins like one": ("tension often", []),
+    "full width": ("\uff17", [7]),
+    "Arabic": ("\u0663\u066b\u0665", [3.5]),
+    "Devanagari": ("\u096d", [7]),
+    "a raised digit is none": ("m\u00b2", []),
+    "a digit in a circle is none": ("\u2466", []),
+    "Chinese": ("七", [7]),
+    "Chinese tens": ("二十一", [21]),
+    "Chinese hundreds": ("一百零五", [105]),
+    "Chinese ten thousands": ("三万两千", [32_000]),
+    "digits and a Chinese scale": ("3万", [30_000]),
+    "Chinese in a sentence": ("一共有七只猫", [7]),
+    "Chinese minus": ("负七", [-7]),
+    "Chinese alternatives": ("三或四只", [3, 4]),
+    "seven or eight": ("七八只", [7, 8]),
+    "some": ("有一些猫", []),
+    "the seventh": ("第七", []),
+    "Roman": ("VII", []),
+    "other languages": ("siete, sept, sieben", []),
+    "numbers without end": ("1 2 " * 1000, [1, 2]),
+    "nothing": ("", []),
 }
 
 
-@pytest.mark.parametrize(("text", "value"), NUMBERS.values(), ids=NUMBERS)
-def test_last_number(text: str, value: float | None) -> None:
-    number = last_number(text)
-    assert (number and number.value) == value
+@pytest.mark.parametrize(("text", "values"), NUMBERS.values(), ids=NUMBERS)
+def test_stated_numbers(text: str, values: list[float]) -> None:
+    assert [number.value for number in stated_numbers(text)] == values
 
 
 @given(st.integers(0, 999_999))
 def test_numbers_in_words_are_read_back(value: int) -> None:
-    assert last_number(f"There are {in_words(value)} of them.") == pytest.approx(
-        (value, False, 10, 10 + len(in_words(value)))
-    )
+    (number,) = stated_numbers(f"There are {in_words(value)} of them.")
+    assert number == pytest.approx((value, False, 10, 10 + len(in_words(value))))
 
 
 SMALL = (
@@ -85,8 +129,7 @@ def in_words(value: int) -> str:
 @given(st.floats(0, 1e9).map(lambda x: round(x, 2)))
 def test_numbers_with_separators_are_read_back(value: float) -> None:
     for text in (f"{value:,.2f}", f"{value:.2f}"):
-        number = last_number(text)
-        assert number is not None
+        (number,) = stated_numbers(text)
         assert number.value == pytest.approx(value)
         assert (number.start, number.end) == (0, len(text))
 
@@ -116,6 +159,15 @@ COUNTS = {
     "a fraction of one": ("2.5", 2.5, []),
     "words only": ("many cats", None, ["no_count"]),
     "negative": ("-7", None, ["no_count"]),
+    "negative in words": ("minus 7", None, ["no_count"]),
+    "several": ("1 or 2 or 3", None, ["no_count"]),
+    "a range": ("5 to 7", None, ["no_count"]),
+    "a list of numbers": ("3, 7", None, ["no_count"]),
+    "several, or none": ("no, 3 or 4", None, ["no_count"]),
+    "full width": ("\uff17", 7, []),
+    "Chinese": ("七。", 7, []),
+    "Chinese none": ("没有猫", 0, ["prose"]),
+    "a dozen": ("a dozen", 12, []),
     "NaN": ("NaN", None, ["no_count"]),
     "infinity": ("inf", None, ["no_count"]),
     "too large": ("1e12", None, ["no_count"]),
@@ -244,7 +296,7 @@ def test_a_list_is_no_number(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("70,e-400", 400.0), ("7,", 7.0), ("1,2,e5", 2.0), ("1,,3", 3.0), ("3,.", 3.0)]
+    ("text", "count"), [("70,e-400", None), ("7,", 7.0), ("1,2,e5", None), ("1,,3", None), ("3,.", 3.0)]
 )
-def test_a_comma_that_leads_nowhere_ends_the_number(text: str, count: float) -> None:
+def test_a_comma_that_leads_nowhere_ends_the_number(text: str, count: float | None) -> None:
     assert parse_count(text).count == count

@@ -31,7 +31,7 @@ class Defect(str, enum.Enum):
     OUTSIDE = "outside"  # a box outside the frame
     TOO_LONG = "too_long"  # an answer of more than MAX_CHARS
     TOO_MANY = "too_many"  # more than MAX_BOXES
-    NO_COUNT = "no_count"  # no number, or none that can be a count
+    NO_COUNT = "no_count"  # no number, several different ones, or one that can be no count
     NO_TEXT = "no_text"  # nothing where the answer's words should be
     WRONG_KIND = "wrong_kind"  # points where boxes were asked for, or the other way round
 

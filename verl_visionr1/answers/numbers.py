@@ -1,14 +1,21 @@
-"""Numbers as people write them: digits with separators, percent and scale words, and number words up to a million."""
+"""Numbers as people write them: digits of any script with separators, percent and scales, English and Chinese words.
+
+A text states a number if it names one and no other: "1 or 2", "5 to 7" and "3, 7" state none.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 MAX_DIGITS = 40
 """A longer run of digits is read as infinite."""
+MAX_NUMBERS = 100
+"""A text of more numbers states none."""
 
 
 class Number(NamedTuple):
@@ -26,69 +33,145 @@ class Number(NamedTuple):
     end: int
 
 
-def last_number(text: str) -> Number | None:
-    """The last number that is written in digits, else the last one in words, else None. Linear time.
+def stated_numbers(text: str) -> list[Number]:
+    """The different numbers that a text states; a text with one answer has one. Linear time.
 
-    "1,234" is one number, "1,2" are two; a digit that belongs to a name ("v2", "m2", "CO2", "x^2") or an ordinal
-    ("2nd") is none. "one" is taken for a number only where no other stands ("the last one is red").
+    Of several, those after the last "=", "so", "total", "answer" (...) that has a number after it are stated: it
+    concludes. "1,234" is one number, "1,2" are two; a digit that belongs to a name ("v2", "m2", "CO2", "x^2") or an
+    ordinal ("2nd") is none. "one" is taken for a number where no other stands ("the last one is red"), or beside one
+    that it is an alternative to. Chinese numerals are read where nothing else is.
 
-    >>> last_number("of 1,234.5 that is -7.5%").value
-    -7.5
-    >>> last_number("3 million").value, last_number("twenty-one of the cats").value
-    (3000000.0, 21.0)
-    >>> last_number("no cats") is None
-    True
+    >>> [number.value for number in stated_numbers("of 1,234.5")], [number.value for number in stated_numbers("1 or 2")]
+    ([1234.5], [1.0, 2.0])
+    >>> [stated_numbers(text)[0].value for text in ("3 million", "twenty-one of the cats", "a dozen", "2 + 3 = 5")]
+    [3000000.0, 21.0, 12.0, 5.0]
     """
-    digits: re.Match[str] | None = None
-    for match in _DIGITS.finditer(text):
-        if not _is_ordinal(text, match.end()):
-            digits = match
-    if digits is not None:
-        return _number(text, digits)
-    last: Number | None = None
-    for number in _in_words(text):
-        if last is None or number.value != 1.0 or last.value == 1.0:
-            last = number
-    return last
+    if len(text) <= 15 and text.isascii() and text.isdecimal():
+        return [Number(float(text), False, 0, len(text))]
+    found = _numbers(to_plain(text))
+    if len(_different(found)) > 1:
+        for marker in reversed(list(_CONCLUSION.finditer(text))):
+            after = [number for number in found if number.start >= marker.end()]
+            if after:
+                return _different(after)
+    return _different(found)
 
+
+def to_plain(text: str) -> str:
+    """Digits of all scripts, and signs of East Asian width, as ASCII; character by character, so that places stay.
+
+    Raised digits and fractions of one character stay: they are no digits.
+
+    >>> to_plain("\\uff17 \\u0663 m\\u00b2")
+    '7 3 m\\u00b2'
+    """
+    return text if text.isascii() else "".join(map(_plain_char, text))
+
+
+_SIGNS = {"\u2212": "-", "\u2013": "-", "\u2012": "-", "\u066b": ".", "\u066c": ",", "\u066a": "%", "\u3001": ","}
+
+
+def _plain_char(char: str) -> str:
+    if char.isascii():
+        return char
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
+    if char in _SIGNS:
+        return _SIGNS[char]
+    wide = unicodedata.normalize("NFKC", char) if unicodedata.east_asian_width(char) in "FH" else char
+    return wide if len(wide) == 1 else char
+
+
+_CONCLUSION = re.compile(r"=|\u2248|\b(?:so|therefore|thus|hence|total|answer)\b|共|所以|答案", re.I)
+_ALTERNATIVE = re.compile(r"\s{0,9}(?:,|;|,?\s{0,9}\b(?:or|to|and)\b|[或到至~])\s{0,9}", re.I)
+
+
+def _different(numbers: list[Number]) -> list[Number]:
+    return list({number.value / (100.0 if number.is_percent else 1.0): number for number in numbers}.values())
+
+
+def _are_alternatives(text: str, one: Number, other: Number) -> bool:
+    return one.value != other.value and _ALTERNATIVE.fullmatch(text, one.end, other.start) is not None
+
+
+def _numbers(text: str) -> list[Number]:
+    """All numbers of a plain text in their order, of `MAX_NUMBERS` + 1 at most."""
+    digits = list(islice(_in_digits(text), MAX_NUMBERS + 1))
+    pieces, end = [], 0
+    for number in digits:  # a scale word that belongs to digits is no word of its own
+        pieces += [text[end : number.start], "\0" * (number.end - number.start)]
+        end = number.end
+    words = islice(_in_words("".join([*pieces, text[end:]])), MAX_NUMBERS + 1)
+    found = sorted([*digits, *words], key=lambda number: number.start) or list(_in_chinese(text))
+    return [_signed(text, number) for number in _without_pronouns(text, found)]
+
+
+def _without_pronouns(text: str, found: list[Number]) -> list[Number]:
+    """The numbers without "one" beside others, where it is no alternative to them."""
+    is_word = [number.value == 1.0 and text[number.start].isalpha() for number in found]
+    if all(is_word) or not any(is_word):
+        return found
+    near = [_are_alternatives(text, *pair) for pair in pairwise(found)]
+    return [n for n, word, before, after in zip(found, is_word, [False, *near], [*near, False], strict=True)
+            if not word or before or after]  # fmt: skip
+
+
+_MINUS = re.compile(r"(?:\b(?:minus|negative)\s|[负負]|(?<![\w)])-)$", re.IGNORECASE)
+
+
+def _signed(text: str, number: Number) -> Number:
+    """A number with the sign that stands before it as a word."""
+    minus = _MINUS.search(text, max(0, number.start - 9), number.start)
+    return number if minus is None else number._replace(value=-number.value, start=minus.start())
+
+
+# ---------------------------------------------------------------------------------------------- digits
 
 # Starts at a digit that no letter, digit, dot or ^ precedes; nothing in it can be matched in two ways.
-_DIGITS = re.compile(r"(?<![\w.^])[-+\u2212]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
-_AFTER = re.compile(r"\s?(?:(%|\\%|percent\b)|(hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_DIGITS = re.compile(r"(?<![\w.^])[-+]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
+_AFTER = re.compile(
+    r"\s?(?:(%|\\%|percent\b)|(hundred|thousand|million|billion|trillion|dozen)\b|([万萬亿億]))",
+    re.IGNORECASE,
+)
+_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "dozen": 12.0}
 _ORDINALS = ("st", "nd", "rd", "th")
 
 
-def _is_ordinal(text: str, end: int) -> bool:
-    return text[end : end + 2].lower() in _ORDINALS and not text[end + 2 : end + 3].isalpha()
+def _in_digits(text: str) -> Iterator[Number]:
+    for match in _DIGITS.finditer(text):
+        end = match.end()
+        if text[end : end + 2].lower() not in _ORDINALS or text[end + 2 : end + 3].isalpha():
+            yield from _numbers_of(text, match)
 
 
-def _number(text: str, match: re.Match[str]) -> Number:
-    """The number of a match of `_DIGITS`, with the scale word or percent sign behind it."""
+def _numbers_of(text: str, match: re.Match[str]) -> Iterator[Number]:
+    """The number of a match of `_DIGITS`, with the scale word or percent sign behind it; of "1,2" both."""
     token, start, end = match.group(), match.start(), match.end()
-    cut = 0 if _has_thousands(token) else token.rfind(",", 0, len(token.rstrip(","))) + 1  # "1,2": the last of them
-    value = _value(token[cut:])
-    is_percent = False
-    after = _AFTER.match(text, end)
-    if after is not None:
-        is_percent = after.group(1) is not None
-        value *= 1.0 if is_percent else _SCALES[after.group(2).lower()]
-        end = after.end()
-    return Number(value, is_percent, start + cut, end)
+    for part in [token] if _has_thousands(token) else islice(token.split(","), MAX_NUMBERS + 1):
+        value, is_percent, stop = _value(part), False, start + len(part)
+        after = _AFTER.match(text, end) if stop == end else None
+        if after is not None:
+            is_percent = after.group(1) is not None
+            scale = _SCALES.get((after.group(2) or "").lower()) or _CHINESE_SCALES.get(after.group(3) or "", 1.0)
+            value, stop = value * scale, after.end()
+        yield Number(value, is_percent, start, stop)
+        start += len(part) + 1
 
 
 def _has_thousands(token: str) -> bool:
     """Whether the commas of a token stand before groups of three digits; True where there is no comma."""
-    first, *groups = token.lstrip("-+\u2212").partition(".")[0].rstrip(",").split(",")
+    first, *groups = token.lstrip("-+").partition(".")[0].split(",")
     return len(first) <= 3 and all(len(group) == 3 for group in groups) if groups else True
 
 
 def _value(token: str) -> float:
-    token = token.replace(",", "").replace("\u2212", "-")
+    token = token.replace(",", "")
     if len(token) > MAX_DIGITS:
         return -math.inf if token.startswith("-") else math.inf
     return float(token)
 
+
+# ---------------------------------------------------------------------------------------------- English
 
 _WORD = re.compile(r"[A-Za-z]+")
 _SMALL_WORDS = (
@@ -98,6 +181,8 @@ _SMALL_WORDS = (
 _TENS_WORDS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL = {word: float(value) for value, word in enumerate(_SMALL_WORDS)}
 _TENS = {word: 10.0 * (2 + i) for i, word in enumerate(_TENS_WORDS)}
+_LARGE = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+_WITH_ARTICLE = {"dozen": 12.0, "hundred": 100.0, "thousand": 1e3, "million": 1e6}
 _PRONOUN_BEFORE = frozenset(
     ("no", "each", "this", "that", "another", "every", "any", "which", "the", "last", "first", "other")
 )
@@ -121,16 +206,16 @@ class _Count:
         if gap.strip(" -\u2011"):
             return False
         small, tens = _SMALL.get(word), _TENS.get(word)
-        above = self.last in ("hundred", "thousand", "and")
+        above = self.last in ("hundred", "and", *_LARGE)
         if small is not None and (above or (self.last == "tens" and 0 < small < 10)):
             self.group, self.last = self.group + small, "small"
         elif tens is not None and above:
             self.group, self.last = self.group + tens, "tens"
-        elif word == "hundred" and self.last in ("small", "tens") and self.group < 100:
-            self.group, self.last = self.group * 100, "hundred"
-        elif word == "thousand" and not self.thousands and self.last != "and":
-            self.thousands, self.group, self.last = self.group * 1000, 0.0, "thousand"
-        elif word == "and" and self.last in ("hundred", "thousand"):
+        elif word in ("hundred", "dozen") and self.last in ("small", "tens") and self.group < 100:
+            self.group, self.last = self.group * _WITH_ARTICLE[word], word
+        elif word in _LARGE and self.group and not 0 < self.thousands < 1e3 * _LARGE[word] and self.last != "and":
+            self.thousands, self.group, self.last = self.thousands + self.group * _LARGE[word], 0.0, word
+        elif word == "and" and self.last in ("hundred", *_LARGE):
             self.last = "and"
             return True  # it belongs to the number only if more follows: `end` stays
         else:
@@ -140,19 +225,62 @@ class _Count:
 
 def _in_words(text: str) -> Iterator[Number]:
     count: _Count | None = None
-    previous, previous_end = "", 0
+    previous = ("", 0, 0)
+    article: tuple[str, int] | None = None
     for match in _WORD.finditer(text):
         word, start, end = match.group().lower(), match.start(), match.end()
-        if count is not None and count.takes(word, text[previous_end:start]):
+        if count is not None and count.takes(word, text[previous[2] : start]):
             count.end = count.end if word == "and" else end
         else:
             if count is not None:
                 yield count.number()
             count = None
-            if word in _SMALL and not (word == "one" and previous in _PRONOUN_BEFORE):
+            if word in _SMALL and not (word == "one" and previous[0] in _PRONOUN_BEFORE):
                 count = _Count(_SMALL[word], "small", start, end)
             elif word in _TENS:
                 count = _Count(_TENS[word], "tens", start, end)
-        previous, previous_end = word, end
+            elif word in _WITH_ARTICLE and article is not None and not text[previous[2] : start].strip():
+                count = _Count(_WITH_ARTICLE[word] * (0.5 if article[0] == "half" else 1.0), word, article[1], end)
+        if word == "half":
+            article = word, start
+        elif word in ("a", "an"):
+            article = article if previous[0] == "half" else (word, start)
+        else:
+            article = None
+        previous = word, start, end
     if count is not None:
         yield count.number()
+
+
+# ---------------------------------------------------------------------------------------------- Chinese
+
+_CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")}
+_CHINESE_DIGITS |= {"零": 0.0, "两": 2.0, "兩": 2.0}
+_CHINESE_UNITS = {"十": 10.0, "百": 100.0, "千": 1000.0}
+_CHINESE_SCALES = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8}
+_CHINESE_RUN = "[" + "".join((*_CHINESE_DIGITS, *_CHINESE_UNITS, *_CHINESE_SCALES)) + "]{1,20}"
+# Not after "number", "some" and "several"; no "some", "the same", "as usual", "together" (but "in all"), "surely".
+_CHINESE = re.compile(rf"(?<![第几数])(?!一[些样起般直定切共]){_CHINESE_RUN}(?!几)")
+
+
+def _in_chinese(text: str) -> Iterator[Number]:
+    """Chinese numerals; two digits beside each other ("seven eight" is seven or eight) are two numbers."""
+    for match in islice(_CHINESE.finditer(text), MAX_NUMBERS + 1):
+        run, start = match.group(), match.start()
+        if len(run) > 1 and all(_CHINESE_DIGITS.get(char) for char in run):
+            for i, char in enumerate(run):
+                yield Number(_CHINESE_DIGITS[char], False, start + i, start + i + 1)
+        else:
+            yield Number(_chinese_value(run), False, start, match.end())
+
+
+def _chinese_value(run: str) -> float:
+    total = section = digit = 0.0
+    for char in run:
+        if char in _CHINESE_DIGITS:
+            digit = 10.0 * digit + _CHINESE_DIGITS[char]
+        elif char in _CHINESE_UNITS:
+            section, digit = section + (digit or 1.0) * _CHINESE_UNITS[char], 0.0
+        else:
+            total, section, digit = (total + section + digit) * _CHINESE_SCALES[char], 0.0, 0.0
+    return total + section + digit

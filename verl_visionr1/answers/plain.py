@@ -28,21 +28,39 @@ def parse_point(text: str) -> Answer:
     """Read `[x, y]`, `(x, y)`, a list of them, or one click as GUI models write it; `[]` or `None` for nothing.
 
     Clicks: `click(x, y)`, `click(x=0.4, y=0.2)` (Kimi-VL), `pyautogui.click(x, y)`, `click(start_box='(x,y)')`
-    (UI-TARS), the last also with Qwen2-VL's box tokens around the point. Boxes are claims of the wrong kind.
+    (UI-TARS), the last also with Qwen2-VL's box tokens around the point, `click(point='<point>x y</point>')`
+    (UI-TARS 1.5). Its tags are read without a click too. Boxes are claims of the wrong kind.
 
     >>> parse_point("(10, 20)").points_xy, parse_point("click(x=0.4, y=0.2)").points_xy
     (((10.0, 20.0),), ((0.4, 0.2),))
+    >>> parse_point("click(point='<point>10 20</point>')")
+    Answer(boxes_xyxy=(), labels=('',), n_dropped=0, defects=(), points_xy=((10.0, 20.0),), count=None, text='')
     >>> [defect.value for defect in parse_point("[1, 2, 3, 4]").defects]
     ['wrong_kind']
     """
     body, defects = unwrap(text)
     body = _BOX_TOKENS.sub("", body)
+    if "<point>" in body:
+        body = _without_tags(body)
     click = _CLICK.fullmatch(body)
     if click:
         body = f"({_COORDINATE_NAME.sub('', click.group(1))})"
     return said_nothing(body, defects) or _read(body, Draft(defects), are_boxes=False)
 
 
+def _without_tags(body: str) -> str:
+    """`<point>x y</point>` as "(x, y)", several of them in a row as a list.
+
+    >>> _without_tags("<point>1 2</point>"), _without_tags("<point>1,2</point>\\n<point>3 4</point>")
+    ('(1, 2)', '[(1, 2), (3, 4)]')
+    """
+    n_tags = len(_POINT_TAG.findall(body))
+    if n_tags > 1 and not _POINT_TAG.sub("", body).strip(", \n"):
+        body = f"[{', '.join(tag.group() for tag in _POINT_TAG.finditer(body))}]"
+    return _POINT_TAG.sub(lambda tag: f"({', '.join(tag.group(1).replace(',', ' ').split())})", body)
+
+
+_POINT_TAG = re.compile(r"<point>([^<>()\[\]]{1,120})</point>")
 _BOX_TOKENS = re.compile(r"<\|box_(?:start|end)\|>")
 _CLICK = re.compile(
     r"(?:pyautogui\.)?click\s{0,3}\(\s{0,3}(?:(?:start_box|point)\s{0,3}=\s{0,3})?['\"]?\(?"

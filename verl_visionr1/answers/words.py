@@ -6,7 +6,7 @@ import re
 
 from verl_visionr1.answers.base import MAX_CHARS, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.envelope import after_reasoning, cut
-from verl_visionr1.answers.numbers import last_number
+from verl_visionr1.answers.numbers import stated_numbers
 from verl_visionr1.answers.wording import Wording
 
 MAX_COUNT = 1e9
@@ -16,10 +16,10 @@ MAX_COUNT = 1e9
 def parse_count(text: str) -> Answer:
     r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
 
-    The answer is what `parse_text` reads; its last number is the count, digits before words; "no" and "none" are 0
-    where no number stands. Numbers in the reasoning are never read. Well-formed: the number alone, marked up or not,
-    with a full stop or not. A list of boxes or points is no number: `counting-list` takes its length. Numbers that are
-    negative, not finite or above `MAX_COUNT` are no count.
+    The answer is what `parse_text` reads; the one number that it states is the count (`numbers.stated_numbers`). "no"
+    and "none" are 0 where no number stands. Several different numbers are no count; numbers in the reasoning are never
+    read. Well-formed: the number alone, marked up or not, with a full stop or not. A list of boxes or points is no
+    number: `counting-list` takes its length. Numbers that are negative, not finite or above `MAX_COUNT` are no count.
 
     Returns:
         An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
@@ -37,9 +37,11 @@ def parse_count(text: str) -> Answer:
         return Answer(defects=defects or (Defect.NO_COUNT,))
     if _LIST.search(body):
         return Answer(defects=(*defects, Defect.WRONG_KIND))
-    number = last_number(body)
-    if number is not None:
-        value, said = number.value, body[number.start : number.end]
+    numbers = stated_numbers(body)
+    if len(numbers) == 1:
+        value, said = numbers[0].value, body[numbers[0].start : numbers[0].end]
+    elif numbers:
+        return Answer(defects=(*defects, Defect.NO_COUNT))
     elif (none := _NONE.search(body)) is not None:
         value, said = 0.0, none.group()
     else:
@@ -71,9 +73,9 @@ def parse_text(text: str) -> Answer:
     return Answer(text=body, defects=defects if body else defects or (Defect.NO_TEXT,))
 
 
-_MARKUP = " \t\r\n.*_`$'\""
+_MARKUP = " \t\r\n.*_`$'\"。"
 _LIST = re.compile(r"bbox|box_2d|point_2d|<point|\[\s{0,9}\[")  # coordinates are no count
-_NONE = re.compile(r"(?<![\w'-])(?:no|none|nothing)(?![\w'])", re.IGNORECASE)
+_NONE = re.compile(r"(?<![\w'-])(?:no|none|nothing)(?![\w'])|(?<!有)没有", re.IGNORECASE)
 _BRACE = re.compile(r"[{}]")
 _BOX = ("<|begin_of_box|>", "<|end_of_box|>")
 

@@ -24,7 +24,7 @@ def doctor(
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
     ] = None,
-    max_response: Annotated[int, typer.Option(help="tokens that a response may have: data.max_response_length")] = 512,
+    max_response: Annotated[int, typer.Option(help="tokens that a response may have: data.max_response_length")] = 1024,
     max_prompt: Annotated[
         int | None, typer.Option(help="tokens that a prompt may have, image included: data.max_prompt_length")
     ] = None,
@@ -52,7 +52,10 @@ def doctor(
     statistics: Annotated[bool, typer.Option("--stats", help="also show what the files hold")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Find what would stop a training run or spoil its reward. Silent, exit code 0: nothing; 1: warnings; 2: errors."""
+    """Find what would stop a training run or spoil its reward.
+
+    Silent, exit code 0: nothing; 1: warnings; 2: errors, or a file or option that cannot be used.
+    """
     from verl_visionr1.tools.doctor.examination import examine
     from verl_visionr1.tools.doctor.truth import Budget
     from verl_visionr1.tools.doctor.view import view_of
@@ -73,7 +76,7 @@ def doctor(
 
             write_page(examination, html)
     except ValueError as error:  # RowsError is one
-        raise stop("doctor", error) from None
+        raise stop("doctor", error, code=2) from None
     if as_json:
         typer.echo(json.dumps(_as_dict(examination), indent=1))
     else:
@@ -132,6 +135,7 @@ def _as_dict(examination: Examination) -> dict[str, object]:
             {
                 "file": census.file,
                 "rows": census.n_rows,
+                "unit": census.unit,
                 **{name: dict(getattr(census, name)) for name in ("tasks", "splits", "empty", "labels", "counts")},
             }
             for census in examination.censuses

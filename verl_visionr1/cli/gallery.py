@@ -55,7 +55,7 @@ def gallery(
 ) -> None:
     """Write a web page of rollouts: images with boxes, the samples of a prompt side by side, filters and curves."""
     from verl_visionr1.tools.gallery.page import write_gallery  # it needs pillow and jinja2
-    from verl_visionr1.tools.gallery.settings import COLUMNS, Settings
+    from verl_visionr1.tools.gallery.settings import Settings
 
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
@@ -74,7 +74,7 @@ def gallery(
             has_causes=causes,
             validation=cast(Any, validation),
             files=given.preset_files(preset, route),
-            columns=given.columns_of(column, COLUMNS),
+            columns=given.columns_of(column),
             on_error=cast(Any, on_error),
         )
         with errors.status("judging") if sys.stderr.isatty() else nullcontext():

@@ -44,11 +44,11 @@ Column = Annotated[
 ]
 
 
-def stop(command: str, error: Exception) -> typer.Exit:
-    """Say in one line why a command cannot go on; exit code 1."""
+def stop(command: str, error: Exception, code: int = 1) -> typer.Exit:
+    """Say in one line why a command cannot go on; it ends with that exit code."""
     line = " ".join(str(error).split())
     Console(stderr=True, soft_wrap=True).print(f"visionr1 {command}: {line}", markup=False, highlight=False)
-    return typer.Exit(1)
+    return typer.Exit(code)
 
 
 def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Columns:

@@ -7,12 +7,11 @@ All compare `answer.text`, the answer without reasoning and tags, with `target.a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from verl_visionr1.answers import Answer
-from verl_visionr1.answers.numbers import Number, last_number
+from verl_visionr1.answers.numbers import Number, stated_numbers, to_plain
 from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.traits import may_block, needs
 from verl_visionr1.targets import Target, normalize_text
@@ -152,10 +151,11 @@ _FRACTION = re.compile(r"[\s$]*([-+]?\d{1,15})\s*/\s*(\d{1,15})[\s$.]*")
 
 
 def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
-    """1.0 iff the last number of the answer is the target's, up to a share `tolerance` of it; else 0.0.
+    """1.0 iff the answer states the target's number, up to a share `tolerance` of it, and no other; else 0.0.
 
-    Thousands separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both
-    50 and 0.5 where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
+    Several different numbers ("1 or 2", "5 to 7") state none, as in counting: see `numbers.stated_numbers`. Thousands
+    separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both 50 and 0.5
+    where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
 
     Raises:
         ValueError: a tolerance outside [0, 1).
@@ -171,19 +171,13 @@ def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
 
 
 def _number(text: str) -> Number | None:
-    """The number of a text, None where there is none or it is not finite."""
-    if not text.isascii():
-        text = "".join([_wide_as_plain(char) for char in text])
+    """The number that a text states, None where it states none or several, or one that is not finite."""
+    text = to_plain(text)
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None and float(fraction.group(2)):
         return Number(float(fraction.group(1)) / float(fraction.group(2)), False, 0, len(text))
-    found = last_number(text)
-    return found if found is not None and abs(found.value) < float("inf") else None
-
-
-def _wide_as_plain(char: str) -> str:
-    """A digit or sign of East Asian width as the plain one; raised digits and "\u00bd" stay, as NFKC misreads them."""
-    return unicodedata.normalize("NFKC", char) if unicodedata.east_asian_width(char) in "FH" else char
+    found = stated_numbers(text)
+    return found[0] if len(found) == 1 and abs(found[0].value) < float("inf") else None
 
 
 @needs("rapidfuzz", "verl-visionr1[text]")

@@ -64,6 +64,13 @@ class Detections:
         """I."""
         return len(self.units)
 
+    def n_images_above(self, n: int) -> int:
+        """How many images have more than `n` objects of one category."""
+        places, sizes = np.unique(
+            np.stack([self.gt_image, self.gt_category])[:, ~self.gt_crowd.astype(bool)], axis=1, return_counts=True
+        )
+        return len(np.unique(places[0, sizes > n]))
+
     def keeping(self, kept: np.ndarray) -> Detections:
         """The same with some of the detections, a mask of D."""
         return Detections(

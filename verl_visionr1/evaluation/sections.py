@@ -135,6 +135,11 @@ class Measurement:
         if found.n_stray:
             kept = "left out of AP" if self.settings.stray_labels == "drop" else f"as {self.settings.stray_labels!r}"
             notes.append(f"{found.n_stray} boxes carry a label that their row did not ask for: {kept}")
+        most = self.settings.max_dets[-1]
+        n_capped = found.n_images_above(most)
+        if n_capped:
+            above = f"{n_capped} of {found.n_images} images have more than maxDets = {most} objects of a category"
+            notes.append(f"{above}: no answer finds them all in AP and AR")
         if "ap" in self.families:
             self.precisions.append(self._precision(found, ""))
         if "nms_ap" in self.families:

@@ -41,7 +41,8 @@ class Columns(msgspec.Struct, frozen=True):
         data_source, step, score: where it comes from, the trainer's step, the reward it was given.
         processed_wh: width and height of the image as the model saw it.
         n_tokens: length of the completion in tokens.
-        index, image: which row of the data and which image it was; not read unless a command names the columns.
+        index, image, image_id: which row of the data and which image it was; where there is no uid, they tell prompt
+            groups apart.
     """
 
     completion: tuple[str, ...] = ("output", "completion", "response")
@@ -53,8 +54,9 @@ class Columns(msgspec.Struct, frozen=True):
     score: tuple[str, ...] = ("score", "reward")
     processed_wh: tuple[str, ...] = ("processed_wh",)
     n_tokens: tuple[str, ...] = ("n_tokens",)
-    index: tuple[str, ...] = ()
-    image: tuple[str, ...] = ()
+    index: tuple[str, ...] = ("extra_info.index", "index")
+    image: tuple[str, ...] = ("images", "image")
+    image_id: tuple[str, ...] = ("extra_info.image_id", "image_id")
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +106,7 @@ class Counts:
         n_skipped: rows that could not be read, with `on_error="skip"`.
         n_earlier: earlier outputs of trajectories of several turns: only the last one is judged.
         n_unknown: rows whose ground truth is not in the training data that was given.
+        n_by_text: rows without uid, index and image: their group is known by prompt and ground truth alone.
         examples: why the first `N_EXAMPLES` rows were skipped, and the one that is `wanted`.
         wanted: number of a row whose fate is asked for.
     """
@@ -111,6 +114,7 @@ class Counts:
     n_skipped: int = 0
     n_earlier: int = 0
     n_unknown: int = 0
+    n_by_text: int = 0
     examples: list[str] = field(default_factory=list)
     wanted: int | None = None
 
@@ -221,7 +225,10 @@ class _Reader:
             raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
         step = _whole(self._get(row, "step"))
         prompt = self._get(row, "prompt")
-        group, session = self._group_of(row, (str(file.parent), step), text)
+        index, image = _exact(self._get(row, "index")), image_name(self._get(row, "image"))
+        processed_wh = _size(self._get(row, "processed_wh") or _processed_pair(row))
+        identity = index, image, self._get(row, "image_id")
+        group, session = self._group_of(row, (str(file.parent), step), text, identity, processed_wh)
         return Rollout(
             file=str(file),
             number=number,
@@ -232,11 +239,11 @@ class _Reader:
             source=self._source_of(row, text, target),
             step=step,
             saved=_finite(self._get(row, "score")),
-            processed_wh=_size(self._get(row, "processed_wh") or _processed_pair(row)),
+            processed_wh=processed_wh,
             n_tokens=_whole(self._get(row, "n_tokens")),
             prompt=None if prompt is None else "\n".join(prompt_turns(prompt)),
-            index=_exact(self._get(row, "index")),
-            image=image_name(self._get(row, "image")),
+            index=index,
+            image=image,
         )
 
     def _get(self, row: dict[str, Any], column: str) -> Any:
@@ -254,10 +261,20 @@ class _Reader:
             raise RowError(f"no {column}", f"no {names} in it (it has {found}); --column {column}=NAME names it")
         return value
 
-    def _group_of(self, row: dict[str, Any], place: tuple[str, int | None], truth: str) -> tuple[Hashable, Hashable]:
+    def _group_of(
+        self,
+        row: dict[str, Any],
+        place: tuple[str, int | None],
+        truth: str,
+        identity: tuple[int | None, str | None, Any],
+        processed_wh: tuple[int, int] | None,
+    ) -> tuple[Hashable, Hashable]:
+        """The group and the session of a row: by its uid, else by what else tells its prompt from others."""
         uid = self._get(row, "uid")
         if uid is None:  # the texts are long: their hashes stand for them
-            return (*place, hash(str(self._get(row, "prompt"))), hash(truth)), None
+            self.counts.n_by_text += identity == (None, None, None)
+            asked = hash(str(self._get(row, "prompt"))), hash(truth), processed_wh
+            return (*place, *asked, *map(str, identity)), None
         parts = str(uid).rsplit("_", 2)
         if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
             return (*place, parts[0]), (*place, parts[0], parts[1])

@@ -15,11 +15,13 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.tools.doctor.layouts import describe_converter, script_of_json
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import CORNERS, Sample, is_ours, samples_of
+from verl_visionr1.tools.doctor.samples import Sample, is_ours, samples_of
 from verl_visionr1.tools.doctor.sets import (
+    OVERLAP,
     Census,
     balance_problems,
     convention_problems,
@@ -116,6 +118,9 @@ def examine(
     """
     scope, examination = _Scope(budget or Budget(), images, images_dir), Examination()
     held_out = {path.resolve() for path in data_files(validation)}
+    if files and held_out.issuperset(path.resolve() for path in data_files(files)):
+        reason = "is both the training and the validation data: all of it overlaps; give --val another file"
+        examination.add(Problem(", ".join(map(str, files)), None, reason, OVERLAP, Severity.WARNING))
     named = {*files, *validation}
     for path in dict.fromkeys([*data_files(files), *data_files(validation)]):
         try:
@@ -158,7 +163,12 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
 
 def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_named: bool) -> None:
     if path.suffix == ".json" and _is_object(path):
-        if is_named or _looks_like_coco(path):
+        document = read_json(path, dict[str, msgspec.Raw])
+        script = script_of_json(document)
+        if script:
+            reason = f"not in verl's layout; data_preprocess/{script} converts it"
+            examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
+        elif is_named or not {"images", "annotations"}.isdisjoint(document):
             _examine_coco(path, examination, scope)
         else:
             reason = "a JSON object without images or annotations: not looked at"
@@ -171,9 +181,9 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
     for problem in chain(convention_problems(census), balance_problems(census)):
         examination.add(problem)
     if not census.is_ours and census.n_rows:
-        preset = " --preset tf-csv" if ", ".join(CORNERS) in census.boxes else ""
-        reason = f"not in verl's layout; data_preprocess/records.py{preset}, or the script of its data set, converts it"
-        examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
+        severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE  # a parquet is trained on as it is
+        reason = f"not in verl's layout; {describe_converter(census.columns)} converts it"
+        examination.add(Problem(str(path), None, reason, "layout", severity))
     examination.censuses.append(census)
 
 
@@ -219,10 +229,6 @@ def _is_object(path: Path) -> bool:
         return False  # reading its records tells why
 
 
-def _looks_like_coco(path: Path) -> bool:
-    return not {"images", "annotations"}.isdisjoint(read_json(path, dict[str, msgspec.Raw]))
-
-
 def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
     """A COCO-format json: what its conversion would skip or change."""
     data, images_dir, ledger = _read_beside_its_images(path, scope)
@@ -231,6 +237,7 @@ def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
         if os.path.exists(image.path):
             facts = {"file_name": image.file_name}
             list(census.add(Sample(str(path), number, "image", images=[str(image.path)], info=facts)))
+    census.n_rows = len(data.images)
     examination.censuses.append(census)
     for error in ledger.errors:
         examination.add(Problem(str(path), None, str(error), error.kind))

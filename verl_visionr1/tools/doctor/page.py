@@ -49,7 +49,7 @@ def write_page(examination: Examination, out: Path) -> None:
     files = []
     for census in examination.censuses:
         tallies = {"tasks": census.tasks, "splits": census.splits, "labels": census.labels, "counts": census.counts}
-        parts = [f"{census.n_rows} rows"]
+        parts = [census.counted]
         for name, tally in tallies.items():
             shown = ", ".join(f"{value or '(none)'} {count}" for value, count in tally.most_common(12))
             parts += [f"{name}: {shown}"] if tally else []

@@ -23,8 +23,8 @@ from verl_visionr1.targets import Target, TargetError
 
 Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
-"""Columns by which a parquet file is verl's."""
-_IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
+"""Columns that verl's layout has."""
+IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 """Columns of a table that hold a box."""
 _PROMPT_KEYS = ("problem", "question", "prompt", "query", "instruction")
@@ -70,7 +70,7 @@ class Sample:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file has the columns that verl reads.
+    """Whether a file has columns that only files for verl have, be it not all of them.
 
     Raises:
         RowsError: a parquet file that cannot be read.
@@ -78,7 +78,8 @@ def is_ours(path: Path) -> bool:
     if not path.name.endswith(".parquet"):
         return False
     with open_parquet(path) as parquet:
-        return all(name in parquet.schema_arrow.names for name in OURS)
+        names = set(parquet.schema_arrow.names)
+        return "reward_model" in names or {"prompt", "data_source"} <= names
 
 
 def samples_of(path: Path, images_dir: Path | None = None) -> Iterator[Sample | RowError]:
@@ -140,7 +141,8 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
 
 def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError]:
     unit = "line" if not path.name.endswith((".json", ".parquet", ".arrow")) else "row"
-    for number, (_, record) in enumerate(read_records(path), 1 if unit == "line" else 0):
+    for place, record in read_records(path):
+        number = int(place.rpartition(" ")[2])
         if isinstance(record, RowError):
             yield record
             continue
@@ -149,7 +151,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
                 "malformed entry", f"{path.name}: {unit} {number}: {str(record)[:60]!r} is no object; mend it"
             )
             continue
-        images = next((record[key] for key in _IMAGE_KEYS if record.get(key)), ())
+        images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
         images = images if isinstance(images, list) else [images]
         yield Sample(
             str(path),

@@ -18,6 +18,7 @@ MAX_BOXES = 20_000
 """Boxes a place that coordinates are guessed from."""
 OURS = Convention("xyxy", "pixels")
 """How our rows write boxes."""
+OVERLAP = "train/validation overlap"
 FEW = 50
 """Rows below which nothing is said of balance."""
 
@@ -28,11 +29,13 @@ class Census:
 
     Attributes:
         boxes: place in the record -> (boxes, sizes of their images), as written.
-        images: digest or identity of an image -> first row that shows it, by the name of the rows' split.
+        images: digest or identity of an image -> (first row that shows it, its place there), by the name of the rows'
+            split.
         side: of all its rows, for validation or not; None: the rows' own split tells.
         questions: digest of (image, prompt) -> first row that asks it.
         labels, counts, answers: of objects; of counting rows; of text rows.
         tasks, empty, splits: rows by task; those with an empty truth; by the name of their split.
+        columns: of the first row of a foreign file.
     """
 
     file: str
@@ -40,7 +43,7 @@ class Census:
     is_ours: bool = True
     n_rows: int = 0
     boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
-    images: dict[str, dict[str, int]] = field(default_factory=dict)
+    images: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     side: bool | None = None
     questions: dict[str, int] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
@@ -50,6 +53,7 @@ class Census:
     empty: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
+    columns: frozenset[str] = frozenset()
 
     def add(self, sample: Sample) -> Iterator[Problem]:
         """Count a row; says so if it repeats an earlier one."""
@@ -57,10 +61,13 @@ class Census:
         self.unit = sample.unit
         self.splits[sample.split] += 1
         self.sources[sample.data_source] += 1
-        keys = [key for image in sample.images for key in _keys_of(image, sample)]
+        if self.n_rows == 1 and sample.target is None:
+            self.columns = frozenset(map(str, sample.info))
+        keyed = [(key, i) for i, image in enumerate(sample.images) for key in _keys_of(image, sample)]
+        keys = [key for key, _ in keyed]
         shown = self.images.setdefault(sample.split, {})
-        for key in keys:
-            shown.setdefault(key, sample.number)
+        for key, i in keyed:
+            shown.setdefault(key, (sample.number, i))
         if keys and sample.prompt is not None:
             asked = hashlib.blake2b(f"{keys[0]}\0{sample.prompt}".encode(errors="replace"), digest_size=16).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
@@ -95,6 +102,11 @@ class Census:
             self.empty[target.task] += 1
 
     @property
+    def counted(self) -> str:
+        """How many there are of what it counts: rows, lines or images."""
+        return f"{self.n_rows} {self.unit}{'' if self.n_rows == 1 else 's'}"
+
+    @property
     def is_validation(self) -> bool:
         """Whether it is for validation: as it was told, or as most of its rows say."""
         if self.side is not None:
@@ -105,8 +117,8 @@ class Census:
         """All of its rows are for validation, or for training, whatever they say."""
         self.side = is_validation
 
-    def images_of(self, *, validation: bool) -> Iterator[tuple[str, int]]:
-        """(key, row) of the images that are for validation, or for training; rows without a split go with the most."""
+    def images_of(self, *, validation: bool) -> Iterator[tuple[str, tuple[int, int]]]:
+        """(key, (row, place in it)) of the images of one side; rows without a split go with the most."""
         for split, shown in self.images.items():
             says_so = is_validation_split(split) if split and self.side is None else self.is_validation
             if says_so is validation:
@@ -143,10 +155,10 @@ def convention_problems(census: Census) -> Iterator[Problem]:
 
 def balance_problems(census: Census) -> Iterator[Problem]:
     """One label, count or answer that is nearly all there is: a model learns to always say it."""
-    for what, tally, most in (
-        ("counting rows", census.counts, 0.5),
-        ("labelled objects", census.labels, 0.8),
-        ("text answers", census.answers, 0.8),
+    for what, tally, most, advice in (
+        ("counting rows", census.counts, 0.5, "balance them (visionr1 difficulty --max-share-per-count)"),
+        ("labelled objects", census.labels, 0.8, "add images of other labels, or convert with --categories"),
+        ("text answers", census.answers, 0.8, "leave out some of those rows"),
     ):
         total = tally.total()
         if total < FEW or len(tally) < 2:
@@ -154,9 +166,7 @@ def balance_problems(census: Census) -> Iterator[Problem]:
         value, count = tally.most_common(1)[0]
         if count > most * total:
             reason = f"{count} of {total} {what} ({100 * count // total} %) are {value!r}: always saying so pays"
-            advice = (
-                "balance them (visionr1 difficulty --max-share-per-count), or report accuracy beside a constant answer"
-            )
+            advice += ", or report accuracy beside a constant answer"
             yield Problem(census.file, None, f"{reason}; {advice}", "unbalanced", Severity.WARNING)
     total, empty = census.tasks.total(), census.empty.total()
     if total >= FEW and 2 * empty > total:
@@ -171,24 +181,25 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
     """Images of validation rows that some training row shows as well, of the same file or of another."""
     by_key: dict[str, tuple[str, int]] = {}
     for census in censuses:
-        for key, number in census.images_of(validation=False):
+        for key, (number, _) in census.images_of(validation=False):
             by_key.setdefault(key, (census.file, number))
     for census in censuses:
-        shared: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-        for key, number in census.images_of(validation=True):
+        shared: dict[str, list[tuple[str, tuple[int, int], int]]] = defaultdict(list)
+        for key, image in census.images_of(validation=True):
             if key in by_key:
                 file, other = by_key[key]
-                shared[file].append((key, number, other))
+                shared[file].append((key, image, other))
         for file, pairs in shared.items():
-            rows = {number for _, number, _ in pairs}
-            key, number, other = pairs[0]
+            n_images = len({image for _, image, _ in pairs})
+            key, (number, _), other = pairs[0]
             shown = f" ({key})" if ":" in key else ""
             where = f"in {file}" if file != census.file else "among its training rows"
-            reason = f"images of {len(rows)} rows are {where} too, the first: {census.unit} {number} and {other}{shown}"
+            images = "1 image is" if n_images == 1 else f"{n_images} images are"
+            reason = f"{images} {where} too, the first: {census.unit} {number} and {other}{shown}"
             advice = (
                 "make a list with data_preprocess/exclusion.py and convert the training data with --exclude-image-ids"
             )
-            yield Problem(census.file, None, f"{reason}; {advice}", "train/validation overlap", Severity.WARNING)
+            yield Problem(census.file, None, f"{reason}; {advice}", OVERLAP, Severity.WARNING)
 
 
 def repetition_problems(train: Sequence[Census]) -> Iterator[Problem]:

@@ -28,7 +28,7 @@ class Budget:
         ValueError: an unknown family.
     """
 
-    response: int = 512
+    response: int = 1024
     prompt: int | None = None
     family: str = "qwen2.5-vl"
 

@@ -39,7 +39,7 @@ def view_of(examination: Examination, *, with_statistics: bool = False) -> Itera
 
 def statistics_of(census: Census) -> Table:
     """What a file holds."""
-    table = Table(title=Text(f"{census.file}: {census.n_rows} rows"), title_justify="left", box=None, show_header=False)
+    table = Table(title=Text(f"{census.file}: {census.counted}"), title_justify="left", box=None, show_header=False)
     for name, tally in (
         ("tasks", census.tasks),
         ("data sources", census.sources),

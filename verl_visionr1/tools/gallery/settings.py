@@ -19,8 +19,6 @@ Sampling = Literal["even", "last"]
 SAMPLINGS: tuple[Sampling, ...] = ("even", "last")
 Validation = Literal["final", "current"]
 VALIDATIONS: tuple[Validation, ...] = ("final", "current")
-COLUMNS = Columns(index=("extra_info.index", "index"), image=("images", "image"))
-"""What dumps are read by: tables of one's own, and `visionr1 eval`, may tell which row and which image it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Settings:
     has_causes: bool = True
     validation: Validation = "final"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
-    columns: Columns = COLUMNS
+    columns: Columns = field(default_factory=Columns)
     on_error: OnError = "skip"
 
     def __post_init__(self) -> None:

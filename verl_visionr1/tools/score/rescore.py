@@ -140,7 +140,7 @@ def rescore(
         saved=overall_saved,
         saved_by_source=saved_by_source,
         comparison=None if versus is None else versus.found(),
-        hints=saved.hints(judging),
+        hints=[*saved.hints(judging), *tally.grouping_hints(counts.n_by_text)],
     )
 
 

@@ -131,6 +131,20 @@ class Tally:
             **_spreads(groups),
         )
 
+    def grouping_hints(self, n_by_text: int) -> list[str]:
+        """Say where prompt groups may be larger than the run's, and what tells prompts apart.
+
+        Args:
+            n_by_text: see `rollouts.Counts`.
+        """
+        sizes = [group.n for group in self._groups.values()]
+        if not n_by_text or max(sizes) == 1:
+            return []
+        found = f"{n_by_text} rows have no uid, index or image: those of one prompt and ground truth are one group"
+        ranges = f"{len(sizes)} groups of {min(sizes)} to {max(sizes)} rows"
+        named = "--column uid=NAME, index=NAME or image=NAME names the column that tells prompts apart"
+        return [f"{found} ({ranges}), which may be larger than the samples a prompt; {named}"]
+
 
 def _spreads(groups: list[_Group]) -> dict[str, Any]:
     dead = [group.mean for group in groups if group.high - group.low <= SAME]
