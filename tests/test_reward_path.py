@@ -240,7 +240,7 @@ def test_the_alarm_counts_the_rows_of_a_batch() -> None:
 def test_rows_of_other_sources_are_judged_by_verl() -> None:
     from verl.utils.reward_score import default_compute_score
 
-    from verl_visionr1.plugin.delegation import DELEGATED
+    from verl_visionr1.rewards.routing import DELEGATED
 
     reward_manager = manager(default_compute_score, delegate=["openai/*"])
     own = judged(reward_manager, row_of(ANSWER))
@@ -286,8 +286,8 @@ def test_a_source_that_verl_does_not_know_is_unscored_and_named_before(tmp_path:
 
 @pytest.mark.verl
 def test_means_are_not_diluted_by_rows_of_verl() -> None:
-    from verl_visionr1.plugin.delegation import DELEGATED
     from verl_visionr1.plugin.training_metrics import batch_means
+    from verl_visionr1.rewards.routing import DELEGATED
 
     own = {"value": 1.0, "recall": 1.0, "parsed": 1.0, "acc": 1.0, "route": 0.0}
     other = {"value": 0.0, "recall": 0.0, "parsed": 0.0, "acc": 0.0, "route": DELEGATED}

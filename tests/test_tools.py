@@ -122,9 +122,19 @@ def test_a_mixed_run_shows_each_source_its_own_criteria() -> None:
     assert names_of(Step(0, both(0.0)), Step(2, both(0.0))) == {"boxes": ["reward"], "counts": ["reward"]}
 
 
-def test_one_validation_is_no_comparison(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="needs two"):
-        compare_run(tmp_path, [Step(0, validation(0.1)), Step(1, training(0.1))], {})
+@pytest.mark.parametrize("n_validations", [0, 1])
+def test_a_run_with_fewer_than_two_validations_shows_what_it_has(tmp_path: Path, n_validations: int) -> None:
+    steps = [(0, validation(0.25) if n_validations else {}), (1, training(0.1)), (2, training(0.2))]
+    (tmp_path / "metrics").mkdir()
+    lines = [json.dumps({"step": step, "data": data}) for step, data in steps if data]
+    (tmp_path / "metrics" / "000.jsonl").write_text("\n".join(lines) + "\n")
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert ("0.250" in result.output) == bool(n_validations)
+    assert (tmp_path / "report.png").is_file()
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert (numbers["steps"], numbers["sections"]) == ([0][:n_validations], [])
+    assert [each["step"] for each in numbers["validations"]] == [0][:n_validations]
 
 
 def test_figure_is_a_picture(run_dir: Path, tmp_path: Path) -> None:

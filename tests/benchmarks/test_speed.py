@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -54,6 +55,32 @@ def test_the_command_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["floor", "visionr1"]
     assert lines[1].endswith("(1.00)")
+
+
+@pytest.mark.verl
+def test_both_managers_judge_the_same_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours must see the answer and the size of the image in a row as the benchmark builds it."""
+    import manager_speed
+
+    seen: dict[int, list[dict[str, Any]]] = {}
+
+    def run_once(subjects: dict[str, Any], rounds: int) -> dict[str, float]:
+        for call, (rows,) in subjects.values():
+            seen.setdefault(len(seen), call(*rows))
+        return dict.fromkeys(subjects, 1.0)
+
+    monkeypatch.setattr(manager_speed, "fastest", run_once)
+    monkeypatch.setattr(manager_speed, "N_ROWS", 2)
+    monkeypatch.setattr(sys, "argv", ["manager_speed.py", "--boxes", "3"])
+    manager_speed.main()
+    ours, naive = seen[0], seen[1]
+    for seed, result in enumerate(ours):
+        expected = scorer(PRESETS["visionr1"])(*detection_case(3, seed))
+        assert result["reward_score"] == pytest.approx(expected.value)
+        assert result["reward_extra_info"]["processed_w"] == PROCESSED_WH[0]
+        assert result["reward_extra_info"]["unscored"] == 0.0
+    assert [result["reward_score"] for result in naive] == [0.0, 0.0]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["naive", "visionr1"]
 
 
 def measured(

@@ -29,6 +29,9 @@ def audit(
         str | None, typer.Option("--format", help="the format to answer in, and for a preset to read")
     ] = None,
     progress: Annotated[float | None, typer.Option(help="judge a preset at this fraction of training")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="with --progress: models whose default thresholds count, such as qwen2.5-vl")
+    ] = None,
     ground_truth: Annotated[
         str, typer.Option(help="what callables get: target-json, boxes-json or vlmr1")
     ] = "target-json",
@@ -45,7 +48,7 @@ def audit(
 ) -> None:
     """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited as asked."""
     try:
-        subject = Subject(place, answer_format, progress, ground_truth, data_source, chat)
+        subject = Subject(place, answer_format, progress, family, ground_truth, data_source, chat)
         limits = Limits(limit_ms, long_limit_ms, _range(value_range))
         report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
     except (AuditError, ValueError) as error:  # RewardError and FunctionError are ValueErrors

@@ -33,6 +33,12 @@ def doctor(
     images_dir: Annotated[
         Path | None, typer.Option(help="folder that images of jsonl, csv ... are relative to; else that of the file")
     ] = None,
+    delegate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a data source (glob, may repeat) that verl's own reward judges: the run's visionr1.delegate"
+        ),
+    ] = None,
     verl: Annotated[
         str, typer.Option(help="load the files through verl's own data set: auto (where it is installed), yes, no")
     ] = "auto",
@@ -66,7 +72,9 @@ def doctor(
             raise ValueError(f"--verl {verl}: needs auto, yes or no")
         _check_boxes_are(boxes_are, fix)
         budget = Budget(max_response, max_prompt, family)
-        examination = examine(files, val or (), budget=budget, images=images, images_dir=images_dir)
+        examination = examine(
+            files, val or (), budget=budget, images=images, images_dir=images_dir, delegate=delegate or ()
+        )
         if verl == "yes" or (verl == "auto" and find_spec("verl") is not None):
             _load_with_verl(examination)
         if fix is not None:

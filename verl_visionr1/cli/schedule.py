@@ -17,6 +17,7 @@ from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import ScheduleSettings
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts
+from verl_visionr1.schedule import follow_model, switch_of
 from verl_visionr1.settings import decoded
 from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
 from verl_visionr1.tools.schedule.view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
@@ -58,11 +59,14 @@ def schedule(
     found = None
     try:
         changed = _changed(given.preset_of(preset), kind, stages, at, begin, end, starts)
+        model_frame = frame_named(frame)
+        reason = switch_of(model_frame.name).reason if changed.schedule.follows_model else None
+        changed = dataclasses.replace(changed, schedule=follow_model(changed.schedule, model_frame.name))
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
             processing = given.processing_of(processed, min_pixels, max_pixels)
             state = given.reasoning_of(reasoning)
-            judging = Judging(changed, frame_named(frame), processing=processing, reasoning=state)
+            judging = Judging(changed, model_frame, processing=processing, reasoning=state)
             counts = Counts()
             with given.opened(rollouts, data, column, on_error, counts) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)
@@ -78,6 +82,8 @@ def schedule(
     console.print(sketch(changed.schedule, levels=BLOCKS if is_unicode else DIGITS), highlight=False, soft_wrap=True)
     if kind == "gated":
         console.print("gated: in training a gate ends each stage, not the progress shown here", highlight=False)
+    if reason is not None:
+        console.print(f"switch of {frame} models by default: {reason}", soft_wrap=True, markup=False, highlight=False)
     for part in replay_view(found) if found is not None else ():
         console.print(part)
     if plot is not None:

@@ -14,11 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_visionr1.plugin.data_files import DATA_KEYS
+
 CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
 """What `verl.trainer.main_ppo` is decorated with."""
 FRACTIONS, WORDS = ("trainer.v1.",), ("algorithm.rollout_correction.",)
 """Where a whole number is a default, and a fraction is fine; where a number is, and a word: "0.5_2.0", a band."""
-STEPS, FILES = "trainer.total_training_steps", ("data.train_files", "data.val_files")
+STEPS = "trainer.total_training_steps"
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config|append to config).*?'?([\w.@/-]+)'")
 
 
@@ -79,7 +81,7 @@ def type_problems(config: DictConfig) -> list[str]:
     ]
     return problems + [
         f"{key}={OmegaConf.select(config, key)}: needs a file, or a list of files"
-        for key in FILES
+        for key in DATA_KEYS
         if not isinstance(OmegaConf.select(config, key), str | ListConfig | None)
     ]
 
@@ -163,13 +165,19 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     Never one of another worker: the actor's learning rate is no advice for the critic's.
     """
     folder, _, name = key.rpartition(".")
-    known = [other for other in known if _worker(other) in ("", _worker(key))]
+    known = [other for other in known if _worker(other) in ("", _worker(key)) and not _is_hydras(other)]
     beside = {other.removeprefix(f"{folder}.").partition(".")[0] for other in known if other.startswith(f"{folder}.")}
     alike = difflib.get_close_matches(name, sorted(beside), n=1) or sorted(o for o in beside if o.startswith(name))
     near = [f"{folder}.{one}" for one in alike]
     near = near or difflib.get_close_matches(key, [other for other in known if other.endswith(f".{name}")], 1, 0.0)
     near = near or difflib.get_close_matches(key, known, 1, 0.8)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_hydras(key: str) -> bool:
+    """Whether a key is Hydra's own, as `_target_`, which no user means to set."""
+    name = key.rpartition(".")[2]
+    return name.startswith("_") and name.endswith("_")
 
 
 def _worker(key: str) -> str:

@@ -7,28 +7,17 @@ would; their ground truth is no `Target`. So maths and grounding train in one ru
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import RowsError, read_rows
 
 KEY = "reward.reward_kwargs.visionr1.delegate"
-DELEGATED = -2.0
-"""`route` of a row that verl has judged."""
 TELLS = ("value", "acc", "n_tokens", "cut_off", "unscored")
 """Numbers that mean something for such a row."""
-
-
-def is_delegated(delegate: Sequence[str], data_source: str) -> bool:
-    """Whether verl judges the rows of a data source.
-
-    >>> is_delegated(["openai/*"], "openai/gsm8k"), is_delegated([], "openai/gsm8k")
-    (True, False)
-    """
-    return any(fnmatchcase(data_source, pattern) for pattern in delegate)
 
 
 def accuracy_of(result: Mapping[str, Any]) -> float:
@@ -62,12 +51,8 @@ def _is_known(source: str) -> bool:
 
 
 def _sources(config: DictConfig) -> Iterator[str]:
-    for key in ("data.train_files", "data.val_files"):
-        files = OmegaConf.select(config, key)
-        for file in [files] if isinstance(files, str) else files or []:
-            path = Path(str(file)).expanduser()
-            if path.suffix == ".parquet" and path.is_file():
-                try:
-                    yield from {str(row.get("data_source", "")) for row in read_rows(path, columns=["data_source"])}
-                except RowsError:
-                    continue  # the preflight says it
+    for file in readable_files(config):
+        try:
+            yield from {str(row.get("data_source", "")) for row in read_rows(file, columns=["data_source"])}
+        except RowsError:
+            continue  # the preflight says it

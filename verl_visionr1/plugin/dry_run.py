@@ -19,12 +19,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_visionr1.plugin import agreement, composing, delegation, parts, preflight, run_checks, trainable
+from verl_visionr1.plugin import (
+    agreement,
+    answer_length,
+    composing,
+    delegation,
+    parts,
+    preflight,
+    run_checks,
+    trainable,
+)
 from verl_visionr1.plugin.config import ConfigError, settings_of
 from verl_visionr1.plugin.cpu_platform import repair_vllm_version
+from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
 from verl_visionr1.plugin.summary import steps_of, summary_of
-
-DATA_KEYS = ("data.train_files", "data.val_files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ def _checks(config: DictConfig, notes: list[str]) -> list[str]:
     problems += preflight.problems_of(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
     notes += run_checks.warnings_of(config)
+    notes += answer_length.answer_notes(config)
     notes += preflight.disk_problems(config)
     notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
@@ -192,9 +201,8 @@ def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
     """The config with the data files that are there; what is missing is noted."""
     present = config.copy()
     for key in DATA_KEYS:
-        files = OmegaConf.select(config, key)
-        listed = [files] if isinstance(files, str) else list(files or [])
-        is_missing = {file: "://" not in str(file) and not Path(str(file)).expanduser().is_file() for file in listed}
+        listed = listed_files(config, key)
+        is_missing = {file: "://" not in file and not Path(file).expanduser().is_file() for file in listed}
         notes += [f"{key}: {file} is not here; its rows are not looked at" for file in listed if is_missing[file]]
         if any(is_missing.values()):
             OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])

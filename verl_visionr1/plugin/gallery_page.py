@@ -26,6 +26,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.plugin.idle_settings import pixel_budget
 from verl_visionr1.plugin.reward_manager import family_of, frame_of, model_config_of, run_steps_of, total_steps_of
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import plain_of
@@ -122,11 +124,8 @@ def arguments_of(folder: Path, config: DictConfig) -> list[str]:
     experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
     arguments = [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
     arguments += speech_flags(config, settings)
-    files = OmegaConf.select(config, "data.val_files")
-    for file in [files] if isinstance(files, str) else files or []:
-        path = Path(str(file)).expanduser()
-        if path.suffix == ".parquet" and path.is_file():
-            arguments += ["--data", str(path)]
+    for path in readable_files(config, "data.val_files"):
+        arguments += ["--data", str(path)]
     family = _family(config, settings)
     arguments += ["--preset", _written(settings.routing.default, family, folder / PRESETS / "preset.yaml")]
     for task, preset in settings.routing.by_task.items():
@@ -149,8 +148,8 @@ def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
         flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
     except (ValueError, OSError) as error:
         logger.warning("visionr1: the tools are not told the coordinates: %s", error)
-    least, most = (OmegaConf.select(config, f"data.mm_processor_kwargs.{name}_pixels") for name in ("min", "max"))
-    return [*flags, "--min-pixels", str(least), "--max-pixels", str(most)] if least and most else flags
+    budget = pixel_budget(config)
+    return flags if budget is None else [*flags, "--min-pixels", str(budget[0]), "--max-pixels", str(budget[1])]
 
 
 def _thresholds(config: DictConfig, settings: Settings, family: str) -> list[str]:

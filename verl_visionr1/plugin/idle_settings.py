@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 FROZEN_VISION = "verl_visionr1.plugin.frozen_vision"
 _PIXELS = ("min_pixels", "max_pixels")
+_EXAMPLES = {"min_pixels": 3136, "max_pixels": 1003520}
 _BUDGET = "data.mm_processor_kwargs"
 _LEGACY = ("custom_reward_function", "reward_model", "sandbox_fusion")
 """Sections of `legacy_reward_impl.yaml`: they compose, and `main_ppo` does not read them."""
@@ -93,8 +94,21 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
                 f"{_BUDGET}.{key}={value}: needs {missing} beside it; alone, transformers ignores it and vLLM does "
                 "not, so that training and rollouts see images of different sizes"
             )
-    if isinstance(fewest, int) and isinstance(most, int) and fewest > most:
+    wrong = [key for key in _PIXELS if budget.get(key) is not None and not _is_pixels(budget.get(key))]
+    for key in wrong:
+        yield f"{_BUDGET}.{key}={budget.get(key)!r}: needs a whole number of pixels, for example {_EXAMPLES[key]}"
+    if not wrong and fewest is not None and most is not None and fewest > most:
         yield f"{_BUDGET}.min_pixels={fewest}: above max_pixels={most}; it needs to be at most that"
+
+
+def pixel_budget(config: DictConfig) -> tuple[int, int] | None:
+    """min_pixels and max_pixels of a run; None unless both are set to numbers that an image processor takes."""
+    fewest, most = (OmegaConf.select(config, f"{_BUDGET}.{key}") for key in _PIXELS)
+    return (fewest, most) if _is_pixels(fewest) and _is_pixels(most) and fewest <= most else None
+
+
+def _is_pixels(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def unread_data_keys(config: DictConfig) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import FRAMES, Extent
 from verl_visionr1.plugin.config import ConfigError, settings_of
-from verl_visionr1.plugin.delegation import is_delegated
+from verl_visionr1.plugin.data_files import DATA_KEYS, readable_files
 from verl_visionr1.plugin.run_rows import guess_family
+from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import PLACEHOLDERS, RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
@@ -36,12 +37,9 @@ def problems_of(config: DictConfig) -> list[str]:
     if frame in FRAMES and FRAMES[frame].extent is not Extent.PROCESSED:
         return []
     key, found = str(OmegaConf.select(config, "data.prompt_key") or "prompt"), list[str]()
-    for name in ("data.train_files", "data.val_files"):
-        files = OmegaConf.select(config, name)
-        for file in [files] if isinstance(files, str) else files or []:
-            path = Path(str(file)).expanduser()
-            if path.suffix == ".parquet" and path.is_file():
-                found += [f"{name}: {path}: {problem}" for problem in _first_problem(path, key, settings.delegate)]
+    for name in DATA_KEYS:
+        for path in readable_files(config, name):
+            found += [f"{name}: {path}: {problem}" for problem in _first_problem(path, key, settings.delegate)]
     return found
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.composing import complaint
 from verl_visionr1.plugin.config import Settings
+from verl_visionr1.plugin.idle_settings import pixel_budget
 from verl_visionr1.processed import ImageProcessor, SizeError
 
 BY_MANAGER = ("acc", "value")
@@ -127,8 +128,8 @@ def image_notes(config: DictConfig, folder: Path) -> list[str]:
     processor = image_processor_of(folder)
     if processor is None or OmegaConf.select(config, "data.filter_overlong_prompts"):
         return []
-    pixels = (OmegaConf.select(config, "data.mm_processor_kwargs") or {}).get("max_pixels") or processor.max_pixels
-    tokens = int(pixels) // processor.factor**2
+    own = pixel_budget(config)
+    tokens = (processor.max_pixels if own is None else own[1]) // processor.factor**2
     if tokens <= config.data.max_prompt_length:
         return []
     budget = (config.data.max_prompt_length // 2) * processor.factor**2

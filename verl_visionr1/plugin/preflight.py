@@ -23,8 +23,10 @@ from verl_visionr1.plugin import (
     trainable,
 )
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
+from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
+from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
@@ -40,7 +42,8 @@ class Preflight(Callback):
         problems = problems_of(config)
         for label, text in [] if problems else summary.plan_of(config):
             print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
-        for warning in [] if problems else run_checks.warnings_of(config):
+        with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
+        for warning in [] if problems else run_checks.warnings_of(config, with_stages=with_stages):
             print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
         if problems:
             # Hydra turns ordinary exceptions of a callback into warnings; SystemExit passes.
@@ -79,7 +82,7 @@ def _check_turns(config: DictConfig) -> list[str]:
         settings = settings_of(config)
     except ConfigError:
         return []  # `_check_settings` says it
-    loops = [None, *sorted({name for file in _parquet_files(config) for name in _agent_loops(file)})]
+    loops = [None, *sorted({name for file in parquet_files(config) for name in _agent_loops(file)})]
     return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
 
 
@@ -108,25 +111,12 @@ def _check_data(config: DictConfig) -> list[str]:
         return []  # `_check_settings` says it
     problems = delegation.problems_of(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
-    for key in _FILE_KEYS:
-        for path in _parquet_files(config, key):
+    for key in DATA_KEYS:
+        for path in parquet_files(config, key):
             problem = _file_problem(path, settings.routing, settings.delegate) or _image_problem(path, image_key)
             if problem:
                 problems.append(f"{key}: {problem}")
     return problems
-
-
-_FILE_KEYS = ("data.train_files", "data.val_files")
-
-
-def _parquet_files(config: DictConfig, *keys: str) -> list[Path]:
-    """The local parquet files of some keys; of none: of training and validation."""
-    found: list[Path] = []
-    for key in keys or _FILE_KEYS:
-        files = OmegaConf.select(config, key)
-        some = [str(file) for file in ([files] if isinstance(files, str) else files or [])]
-        found += [Path(file).expanduser() for file in some if file.endswith(".parquet") and "://" not in file]
-    return found
 
 
 def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:
@@ -137,7 +127,7 @@ def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> s
         for row in read_rows(file, columns=columns):
             number += 1
             source = str(row.get("data_source", ""))
-            if not delegation.is_delegated(delegate, source):
+            if not is_delegated(delegate, source):
                 routes.preset_for(target_of(row), source, row)
     except RowsError as error:
         return str(error)

@@ -35,13 +35,14 @@ from verl_visionr1.plugin.config import (
     settings_of,
 )
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
-from verl_visionr1.plugin.delegation import DELEGATED, accuracy_of, is_delegated
+from verl_visionr1.plugin.delegation import accuracy_of
 from verl_visionr1.plugin.image_size import ImageTokens, processed_size
 from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, Score, Speech
 from verl_visionr1.rewards.judge import case_of, score_of, signs_of
+from verl_visionr1.rewards.routing import DELEGATED, is_delegated
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
 

@@ -12,6 +12,7 @@ from verl_visionr1.plugin import idle_settings, run_length, run_rows
 from verl_visionr1.plugin.agreement import number_problems
 from verl_visionr1.plugin.checkpoints import STATE_FILE
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem, settings_of
+from verl_visionr1.plugin.data_files import complete_files
 from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rows import RowsError, read_rows, target_of
@@ -32,16 +33,21 @@ def problems_of(config: DictConfig, *, is_whole: bool = True) -> list[str]:
     return problems + (run_length.length_problems(config) if is_whole else [])
 
 
-def warnings_of(config: DictConfig) -> list[str]:
-    """What works, and may not be meant; one line each."""
+def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
+    """What works, and may not be meant; one line each.
+
+    Args:
+        config: verl's whole config.
+        with_stages: also stages that the run does not reach.
+    """
     if number_problems(config):
         return []
-    checks: tuple[Callable[[DictConfig], list[str]], ...] = (
+    checks: list[Callable[[DictConfig], list[str]]] = [
         run_rows.row_notes,
         run_length.length_notes,
         idle_settings.idle_notes,
-        _schedule_warnings,
-    )
+    ]
+    checks += [_schedule_warnings] if with_stages else []
     return [warning for check in checks for warning in check(config)]
 
 
@@ -54,7 +60,7 @@ def _gate_problems(config: DictConfig) -> list[str]:
     if settings.gate is None:
         return []
     problem = filtered_gate_problem(config, settings)
-    files = run_rows.local_files(config, "data.train_files")
+    files = complete_files(config, "data.train_files")
     if problem is None and files and not any(_has_own_rows(file, settings) for file in files):
         name = settings.reward.name
         problem = (

@@ -1,6 +1,7 @@
 """Rows, epochs and steps of a run, as verl 0.9's trainers count them, and what cannot be meant.
 
     steps an epoch = rows // data.train_batch_size                            (the rest of an epoch is left out)
+                     rows // data.gen_batch_size, where that is set, under the V0 trainer
     steps asked    = trainer.total_training_steps, else steps an epoch * trainer.total_epochs
     last step      = the smaller of steps asked and steps an epoch * trainer.total_epochs
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.checkpoints import CheckpointError, latest_step, step_folder
-from verl_visionr1.plugin.run_rows import facts_of, local_files
+from verl_visionr1.plugin.run_rows import facts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,25 @@ def length_of(config: DictConfig) -> RunLength:
     asked = config.trainer.total_training_steps
     return RunLength(
         n_rows=_trained_rows(config),
-        batch=int(config.data.train_batch_size),
+        batch=int(OmegaConf.select(config, _batch_key(config))),
         epochs=int(config.trainer.total_epochs),
         asked=None if asked is None else int(asked),
     )
 
 
+def _batch_key(config: DictConfig) -> str:
+    """The key that says how many prompts a step trains on.
+
+    V1 counts steps by the batch, however it fetches it (`PPOTrainer._init_dataloader`); V0 trains on what it fetches
+    (`RayPPOTrainer._create_dataloader`).
+    """
+    fetches = not OmegaConf.select(config, "trainer.use_v1") and OmegaConf.select(config, "data.gen_batch_size")
+    return "data.gen_batch_size" if fetches else "data.train_batch_size"
+
+
 def _trained_rows(config: DictConfig) -> int | None:
     """Rows after `data.train_max_samples` and `data.filter_overlong_prompts`, as far as they can be counted here."""
-    facts = facts_of(config, "data.train_files") if local_files(config, "data.train_files") else None
+    facts = facts_of(config, "data.train_files")
     if facts is None:
         return None
     kept = facts.n_rows - (facts.n_overlong if config.data.filter_overlong_prompts else 0)
@@ -113,7 +124,7 @@ def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
     each, last, asked = length.steps_per_epoch, length.last_step, length.asked
     if each == 0 and length.n_rows:
         problems.append(
-            f"data.train_batch_size={length.batch}: larger than the {length.n_rows} rows of data.train_files, so that "
+            f"{_batch_key(config)}={length.batch}: larger than the {length.n_rows} rows of data.train_files, so that "
             f"no step can be taken; set it to at most {length.n_rows}"
         )
     elif each and asked is not None and last is not None and last < asked and not config.trainer.val_only:

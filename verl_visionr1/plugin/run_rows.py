@@ -21,6 +21,8 @@ from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.plugin.config import Settings
+from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, readable_files
+from verl_visionr1.plugin.idle_settings import pixel_budget
 from verl_visionr1.plugin.parts import image_processor_of
 from verl_visionr1.plugin.trainable import model_type_of
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
@@ -73,7 +75,7 @@ class _Sized(msgspec.Struct):
 
 def facts_of(config: DictConfig, key: str) -> RowFacts | None:
     """What the files of `data.train_files` or `data.val_files` hold; None where one of them is not here to be read."""
-    files = local_files(config, key)
+    files = complete_files(config, key)
     if not files:
         return None
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
@@ -86,15 +88,6 @@ def facts_of(config: DictConfig, key: str) -> RowFacts | None:
         except (RowsError, OSError):  # the preflight says it
             return None
     return found
-
-
-def local_files(config: DictConfig, key: str) -> list[Path]:
-    """The parquet files of a key; empty unless all of them are here."""
-    given = OmegaConf.select(config, key)
-    files = [given] if isinstance(given, str) else list(given or [])
-    paths = [Path(str(file)).expanduser() for file in files]
-    is_here = [str(file).endswith(".parquet") and path.is_file() for file, path in zip(files, paths, strict=True)]
-    return paths if all(is_here) else []
 
 
 def images_allowed(config: DictConfig) -> int | None:
@@ -115,12 +108,11 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     folder = Path(path).expanduser()
     processor = image_processor_of(folder) if folder.is_dir() else _hub_processor(path)
-    budget = OmegaConf.select(config, "data.mm_processor_kwargs") or {}
-    fewest, most = budget.get("min_pixels"), budget.get("max_pixels")
-    if processor is None or fewest is None or most is None:
+    budget = pixel_budget(config)
+    if processor is None or budget is None:
         return processor
     try:
-        return replace(processor, min_pixels=fewest, max_pixels=most)
+        return replace(processor, min_pixels=budget[0], max_pixels=budget[1])
     except SizeError:  # `idle_settings` says it
         return None
 
@@ -208,8 +200,10 @@ def row_problems(config: DictConfig) -> list[str]:
     if OmegaConf.select(config, "data.custom_cls.path"):  # a data set class of the user's own reads what it likes
         return []
     problems: list[str] = []
-    for key in ("data.train_files", "data.val_files"):
-        problems += [f"{key}: {problem}" for file in _readable(config, key) if (problem := _no_prompt(config, file))]
+    for key in DATA_KEYS:
+        problems += [
+            f"{key}: {problem}" for file in readable_files(config, key) if (problem := _no_prompt(config, file))
+        ]
         facts = facts_of(config, key)
         if facts is not None:
             problems += [f"{key}: {problem}" for problem in _fact_problems(config, facts)]
@@ -219,7 +213,7 @@ def row_problems(config: DictConfig) -> list[str]:
 def row_notes(config: DictConfig) -> list[str]:
     """Rows that a run loses, and goes on without."""
     notes: list[str] = []
-    for key in ("data.train_files", "data.val_files"):
+    for key in DATA_KEYS:
         facts = facts_of(config, key)
         if facts is not None and 0 < facts.n_overlong < facts.n_rows:
             notes.append(f"{key}: at least {_overlong(config, facts)}; {_fate(config)}")
@@ -264,13 +258,6 @@ def _limit_key(config: DictConfig) -> str:
     rollout = "actor_rollout_ref.rollout"
     given = OmegaConf.select(config, f"{rollout}.limit_images")
     return f"{rollout}.limit_images" if given else f"{rollout}.engine_kwargs.vllm.limit_mm_per_prompt.image"
-
-
-def _readable(config: DictConfig, key: str) -> list[Path]:
-    given = OmegaConf.select(config, key)
-    files = [given] if isinstance(given, str) else list(given or [])
-    paths = [Path(str(file)).expanduser() for file in files if str(file).endswith(".parquet")]
-    return [path for path in paths if path.is_file()]
 
 
 def _no_prompt(config: DictConfig, file: Path) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.families import FAMILIES, FAMILY_OF_TYPE
+from verl_visionr1.plugin.data_files import readable_files
 from verl_visionr1.rows import open_parquet
 
 MODEL = "actor_rollout_ref.model.path"
@@ -86,11 +87,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _has_images(config: DictConfig) -> bool:
     """Whether a local data file has the column of images."""
-    key, files = str(OmegaConf.select(config, "data.image_key")), OmegaConf.select(config, "data.train_files")
-    for file in [files] if isinstance(files, str) else files or []:
-        path = Path(str(file)).expanduser()
-        if path.suffix == ".parquet" and path.is_file():
-            with open_parquet(path) as parquet:
-                if key in parquet.schema_arrow.names:
-                    return True
+    key = str(OmegaConf.select(config, "data.image_key"))
+    for file in readable_files(config, "data.train_files"):
+        with open_parquet(file) as parquet:
+            if key in parquet.schema_arrow.names:
+                return True
     return False

@@ -13,11 +13,12 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 
 from verl_visionr1.plugin.alarm_log import Sampled, batch_of, lines_of, stage_of
-from verl_visionr1.plugin.delegation import DELEGATED, TELLS
+from verl_visionr1.plugin.delegation import TELLS
 from verl_visionr1.plugin.step_rows import StepRows
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+from verl_visionr1.rewards.routing import DELEGATED
 
 logger = logging.getLogger(__name__)
 

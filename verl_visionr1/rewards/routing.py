@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,6 +12,18 @@ import msgspec
 from verl_visionr1.rewards.base import COMMON_METRICS, Preset, RewardError
 from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
 from verl_visionr1.targets import TASKS, Target
+
+DELEGATED = -2.0
+"""`route` of a row that verl's own reward judges."""
+
+
+def is_delegated(delegate: Sequence[str], data_source: str) -> bool:
+    """Whether verl's own reward judges the rows of a data source.
+
+    >>> is_delegated(["openai/*"], "openai/gsm8k"), is_delegated([], "openai/gsm8k")
+    (True, False)
+    """
+    return any(fnmatchcase(data_source, pattern) for pattern in delegate)
 
 
 class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,12 +17,15 @@ from typing import Any, Literal
 import msgspec
 
 from verl_visionr1.files import RowError
+from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
 from verl_visionr1.targets import Target, TargetError
 
 SEVERAL_SOURCES = "(several sources)"
 """Data source of a row whose ground truth stands in more than one."""
 OnError = Literal["fail", "skip"]
+ROUTE = "route"
+"""Column of verl's dumps: which of the run's rewards judged the row, see `reward_manager.reward_of`."""
 N_EXAMPLES = 5
 """Messages of skipped rows that are kept."""
 
@@ -107,6 +110,7 @@ class Counts:
         n_earlier: earlier outputs of trajectories of several turns: only the last one is judged.
         n_unknown: rows whose ground truth is not in the training data that was given.
         n_by_text: rows without uid, index and image: their group is known by prompt and ground truth alone.
+        n_delegated: rows that verl's own reward judged (`visionr1.delegate`); they are left out.
         examples: why the first `N_EXAMPLES` rows were skipped, and the one that is `wanted`.
         wanted: number of a row whose fate is asked for.
     """
@@ -115,12 +119,22 @@ class Counts:
     n_earlier: int = 0
     n_unknown: int = 0
     n_by_text: int = 0
+    n_delegated: int = 0
     examples: list[str] = field(default_factory=list)
     wanted: int | None = None
+
+    def describe_delegated(self) -> str:
+        """One line on the rows of verl's own reward."""
+        return (
+            f"{self.n_delegated} rows were judged by verl's own reward (visionr1.delegate), which is not known here: "
+            "left out"
+        )
 
 
 def no_row(counts: Counts) -> str:
     """Why there was nothing to judge."""
+    if counts.n_delegated and not counts.n_skipped:
+        return counts.describe_delegated()
     if counts.n_skipped:
         return f"no row could be read, {counts.n_skipped} were skipped; the first: {counts.examples[0]}"
     return "no row in it; has the run dumped its rollouts yet?"
@@ -174,6 +188,9 @@ def read_rollouts(
     for file in files:
         label = "row" if file.name.endswith(".parquet") else "line"
         for number, row in rows_of(file, reader.top_level, advance):
+            if isinstance(row, dict) and row.get(ROUTE) == DELEGATED:
+                counts.n_delegated += 1
+                continue
             try:
                 rollout = reader.rollout(file, number, row)
             except RowError as error:
@@ -203,7 +220,7 @@ class _Reader:
         self._paths = {
             name: tuple(tuple(path.split(".")) for path in getattr(columns, name)) for name in Columns.__struct_fields__
         }
-        self.top_level = {path[0] for paths in self._paths.values() for path in paths}
+        self.top_level = {ROUTE} | {path[0] for paths in self._paths.values() for path in paths}
 
     def rollout(self, file: Path, number: int, row: Any) -> Rollout:
         if isinstance(row, RowError):

@@ -16,6 +16,7 @@ from verl_visionr1.frames import frame_named
 from verl_visionr1.functions import load_function
 from verl_visionr1.rewards import Criterion, Preset, Speech, find_preset, judge
 from verl_visionr1.rewards.base import Case, require_one_of
+from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TASKS, Target
 from verl_visionr1.tools.audit.writers import WRITERS
 
@@ -43,6 +44,7 @@ class Subject:
         answer_format: key in `WRITERS` that completions are written in, and that a preset then reads; None takes the
             preset's own, or the task's usual.
         progress: fraction of training that a preset is judged at; None: the progressive rule is off.
+        family: models whose default schedule counts at `progress`: a name in `frames.FRAMES`; None: that of the format.
         ground_truth: what other people's callables are given: a key of `GROUND_TRUTHS`.
         data_source: what verl's callables are given as such.
         is_chat: hand TRL's callables messages instead of texts.
@@ -51,12 +53,15 @@ class Subject:
     place: str
     answer_format: str | None = None
     progress: float | None = None
+    family: str | None = None
     ground_truth: str = "target-json"
     data_source: str = "visionr1/audit"
     is_chat: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("ground_truth", self.ground_truth, GROUND_TRUTHS)
+        if self.family is not None:
+            frame_named(self.family)
         if self.answer_format is not None:
             require_one_of("answer_format", self.answer_format, WRITERS)
 
@@ -125,7 +130,7 @@ def _of_preset(preset: Preset, subject: Subject) -> Loaded:
 
 def _judged_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
     speech = Speech(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
-    thresholds = preset.schedule(subject.progress)
+    thresholds = follow_model(preset.schedule, subject.family or speech.frame.name)(subject.progress)
     return lambda text, target: judge(text, target, preset, thresholds, speech).value
 
 

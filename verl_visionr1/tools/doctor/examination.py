@@ -16,6 +16,7 @@ from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.tools.doctor.layouts import describe_converter, script_of_json
+from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -28,7 +29,7 @@ from verl_visionr1.tools.doctor.sets import (
     overlap_problems,
     repetition_problems,
 )
-from verl_visionr1.tools.doctor.truth import Budget, truth_problems
+from verl_visionr1.tools.doctor.truth import Budget, delegated_note, truth_problems
 
 N_EXAMPLES = 5
 N_SHOWN = 24
@@ -94,6 +95,7 @@ class _Scope:
     budget: Budget
     images: bool
     images_dir: Path | None
+    delegate: Sequence[str]
 
 
 def examine(
@@ -103,6 +105,7 @@ def examine(
     budget: Budget | None = None,
     images: bool = True,
     images_dir: Path | None = None,
+    delegate: Sequence[str] = (),
 ) -> Examination:
     """Look at some files, one row in memory at a time.
 
@@ -112,11 +115,12 @@ def examine(
         budget: tokens that a run allows for.
         images: open the image files (their headers).
         images_dir: folder that the images of foreign files are relative to.
+        delegate: data sources (globs) that verl's own reward judges: their ground truth is not looked at.
 
     Raises:
         RowsError: nothing to look at.
     """
-    scope, examination = _Scope(budget or Budget(), images, images_dir), Examination()
+    scope, examination = _Scope(budget or Budget(), images, images_dir, delegate), Examination()
     held_out = {path.resolve() for path in data_files(validation)}
     if files and held_out.issuperset(path.resolve() for path in data_files(files)):
         reason = "is both the training and the validation data: all of it overlaps; give --val another file"
@@ -175,7 +179,7 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
             examination.add(Problem(str(path), None, reason, "no data", Severity.NOTE))
         return
     census = Census(str(path), is_ours=is_ours(path))
-    if census.is_ours and not _is_sound(path, examination, scope.images):
+    if census.is_ours and not _is_sound(path, examination, scope):
         return
     _examine_rows(path, census, examination, scope)
     for problem in chain(convention_problems(census), balance_problems(census)):
@@ -187,10 +191,10 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
     examination.censuses.append(census)
 
 
-def _is_sound(path: Path, examination: Examination, images: bool) -> bool:
+def _is_sound(path: Path, examination: Examination, scope: _Scope) -> bool:
     """Whether the columns are what the other checks look at."""
     sound = True
-    for problem in structural_problems(path, images):
+    for problem in structural_problems(path, scope.images, scope.delegate):
         examination.add(problem)
         sound &= problem.row is not None or problem.severity is not Severity.ERROR
     return sound
@@ -202,7 +206,9 @@ def _examine_rows(path: Path, census: Census, examination: Examination, scope: _
         if isinstance(sample, RowError):
             examination.add(Problem(str(path), None, str(sample), sample.kind))
             continue
-        problems = [*truth_problems(sample, scope.budget), *census.add(sample)]
+        judged = is_delegated(scope.delegate, sample.data_source)
+        problems = [delegated_note(sample)] if judged else [*truth_problems(sample, scope.budget)]
+        problems += census.add(sample)
         problems += picture_problems(sample) if scope.images else []
         for problem in problems:
             examination.add(problem)

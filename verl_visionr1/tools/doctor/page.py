@@ -75,9 +75,9 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
 
 def _picture(sample: Sample) -> str:
     """The image with its boxes, points and labels, as JPEG in base64; "" where it cannot be shown."""
-    if not sample.images or seen(sample.images[0]).error is not None:
+    source = sample.image
+    if source is None or seen(source).error is not None:
         return ""
-    source = sample.images[0]
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             picture = ImageOps.contain(image.convert("RGB"), (SIDE, SIDE))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import CONVERT_AGAIN, EMBED_SCHEMA, PATH_SCHEMA, open_parquet, target_of
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -38,8 +39,13 @@ def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> 
         return [Problem(str(path), None, str(error).removeprefix(f"{path}: "))]
 
 
-def structural_problems(path: Path, images: bool) -> Iterator[Problem]:
+def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) -> Iterator[Problem]:
     """As `check_parquet`, all of them, one after the other.
+
+    Args:
+        path: one parquet file.
+        images: look whether every image file is there.
+        delegate: data sources (globs) whose ground truth verl's own reward reads, so that it may be anything.
 
     Raises:
         RowsError: the file cannot be read.
@@ -58,7 +64,7 @@ def structural_problems(path: Path, images: bool) -> Iterator[Problem]:
             reason = f"no column 'images', and the prompt of row {number} holds '<image>'; {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "column missing")
             return
-        for kind, reason in _row_problems(row, images):
+        for kind, reason in _row_problems(row, images, delegate):
             yield Problem(str(path), number, reason, kind)
         index = (row.get("extra_info") or {}).get("index")
         if "extra_info" in row and (index is None or str(index) in indexes):
@@ -197,13 +203,15 @@ def _group_problems(path: Path, parquet: pq.ParquetFile) -> Iterator[Problem]:
 # ---------------------------------------------------------------------------------------------- one row
 
 
-def _row_problems(row: Mapping[str, Any], images: bool) -> Iterator[tuple[str, str]]:
+def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not row["data_source"]:
         yield "no data source", f"data_source = {row['data_source']!r}: needs a text; {CONVERT_AGAIN}"
     try:
-        target_of(row)
+        if not is_delegated(delegate, str(row["data_source"])):
+            target_of(row)
     except TargetError as error:
-        yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}"
+        advice = f"or, if verl's own reward judges {row['data_source']!r} (visionr1.delegate), give --delegate"
+        yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}, {advice}"
     turns = row["prompt"]
     if not turns or any(turn is None or turn["content"] is None for turn in turns):
         yield "malformed prompt", f"prompt = {str(turns)[:80]}: needs turns with a role and a text; {CONVERT_AGAIN}"

@@ -68,7 +68,7 @@ def _digest(length: int, head: bytes, tail: bytes) -> str:
 def picture_problems(sample: Sample) -> Iterator[Problem]:
     """What is wrong with the images of one row. Missing files of our own rows are `parquet`'s to say."""
     is_ours = sample.target is not None or bool(sample.truth_error)
-    for image in sample.images:
+    for i, image in enumerate(sample.images):
         if isinstance(image, str) and not os.path.exists(image):
             if not is_ours:
                 reason = f"image {image[:300]!r}: no such file; check the folder of the images"
@@ -82,7 +82,7 @@ def picture_problems(sample: Sample) -> Iterator[Problem]:
             reason = f"{_name(image)}: has EXIF orientation {found.orientation}, which verl does not look at"
             severity = Severity.ERROR if is_ours else Severity.WARNING
             yield problem_of(sample, "rotated image", f"{reason}; {CONVERT_UPRIGHT}", severity)
-        elif sample.size_wh is not None and found.size_wh != sample.size_wh:
+        elif i == sample.image_index and sample.size_wh is not None and found.size_wh != sample.size_wh:
             reason = f"{_name(image)}: has {found.size_wh}, the row says {sample.size_wh}"
             advice = "its boxes are in another frame: convert it again from the images that were annotated"
             yield problem_of(sample, "another size", f"{reason}; {advice}")

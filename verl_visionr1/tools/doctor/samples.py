@@ -64,6 +64,16 @@ class Sample:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def image(self) -> str | bytes | None:
+        """The image that the truth is about."""
+        return self.images[self.image_index] if self.image_index < len(self.images) else None
+
+    @property
+    def image_index(self) -> int:
+        """Its place among the images: the one that the truth names, else the first."""
+        return (self.target.image if self.target is not None else None) or 0
+
+    @property
     def split(self) -> str:
         """Name of the split, where the row says it."""
         return str(self.info.get("split") or "")

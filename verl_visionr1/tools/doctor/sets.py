@@ -63,13 +63,17 @@ class Census:
         self.sources[sample.data_source] += 1
         if self.n_rows == 1 and sample.target is None:
             self.columns = frozenset(map(str, sample.info))
-        keyed = [(key, i) for i, image in enumerate(sample.images) for key in _keys_of(image, sample)]
+        keys_of_images = [[*_keys_of(image, sample)] for image in sample.images]
+        keyed = [(key, i) for i, each in enumerate(keys_of_images) for key in each]
         keys = [key for key, _ in keyed]
         shown = self.images.setdefault(sample.split, {})
         for key, i in keyed:
             shown.setdefault(key, (sample.number, i))
         if keys and sample.prompt is not None:
-            asked = hashlib.blake2b(f"{keys[0]}\0{sample.prompt}".encode(errors="replace"), digest_size=16).hexdigest()
+            first_keys = [each[0] for each in keys_of_images if each]
+            asked = hashlib.blake2b(
+                f"{first_keys}\0{sample.prompt}".encode(errors="replace"), digest_size=16
+            ).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
             if first != sample.number:
                 reason = f"asks what {sample.unit} {first} asks of the same image; drop one"
@@ -79,8 +83,8 @@ class Census:
 
     def _add_boxes(self, sample: Sample) -> None:
         size_wh = sample.size_wh
-        if size_wh is None and sample.images:
-            size_wh = seen(sample.images[0]).size_wh
+        if size_wh is None and sample.image is not None:
+            size_wh = seen(sample.image).size_wh
         for place, boxes in sample.boxes.items() if size_wh is not None else ():
             known, sizes = self.boxes.setdefault(place, ([], []))
             boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]

@@ -42,6 +42,14 @@ def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Seve
     return Problem(sample.file, sample.number, reason, kind, severity, sample.unit)
 
 
+def delegated_note(sample: Sample) -> Problem:
+    """That the ground truth of a row is not looked at."""
+    reason = (
+        f"verl's own reward judges data source {sample.data_source!r} (--delegate): its ground truth is not checked"
+    )
+    return problem_of(sample, "judged by verl", reason, Severity.NOTE)
+
+
 def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
     """What is wrong with the truth of one row."""
     is_ours = sample.target is not None or bool(sample.truth_error)

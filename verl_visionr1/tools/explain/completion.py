@@ -109,7 +109,7 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts):
         if rollout.number == row:
             truth = rollout.target if target is None else target_of(target)
-            image = _image(file, row)
+            image = _image(file, row, truth.image or 0)
             sizes = rollout.processed_wh, rollout.n_tokens
             return Completion(rollout.completion, truth, *sizes, image, rollout.prompt)
         if rollout.number > row:
@@ -118,22 +118,23 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     if unreadable is not None:
         raise RowsError(f"{unreadable}; visionr1 doctor on the data that was trained on says what is wrong with it")
     hint = "an earlier output of a trajectory is not judged" if counts.n_earlier else "lines count from 1, rows from 0"
+    hint = counts.describe_delegated() if counts.n_delegated else hint
     raise RowsError(f"{file}: no row {row} that is judged ({hint})")
 
 
-def _image(file: Path, row: int) -> Path | None:
-    """The image that a row names, where it does and the file is there."""
+def _image(file: Path, row: int, index: int) -> Path | None:
+    """The image of a row that its ground truth speaks of, where the row names it and the file is there."""
     for number, fields in rows_of(file, IMAGE_COLUMNS):
         if number == row:
-            return _path_in(fields) if isinstance(fields, Mapping) else None
+            return _path_in(fields, index) if isinstance(fields, Mapping) else None
     return None
 
 
-def _path_in(fields: Mapping[str, Any]) -> Path | None:
+def _path_in(fields: Mapping[str, Any], index: int) -> Path | None:
     for column in IMAGE_COLUMNS:
         value = fields.get(column)
-        if isinstance(value, list) and value:
-            value = value[0]
+        if isinstance(value, list):
+            value = value[index] if index < len(value) else None
         if isinstance(value, Mapping):
             value = value.get("image") or value.get("path")
         if isinstance(value, str) and value:

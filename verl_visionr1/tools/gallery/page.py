@@ -167,6 +167,8 @@ def _reading_notes(reader: Reader) -> list[str]:
         notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or judged, the first: {counts.examples[0]}")
     if counts.n_earlier:
         notes.append(f"{counts.n_earlier} earlier outputs of trajectories of several turns are left out")
+    if counts.n_delegated:
+        notes.append(counts.describe_delegated())
     if counts.n_unknown:
         notes.append(f"{counts.n_unknown} rollouts have a ground truth that --data does not")
     return notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ _DIGEST = "sha256:"
 _KIND = "WEBP" if features.check("webp") else "JPEG"
 _OPTIONS = {"method": 2} if _KIND == "WEBP" else {}  # four times as fast as the default, and as small
 
-Key = str | tuple[int, int]
-"""A path; or the number of a file of the training data, and of the row in it whose image is embedded."""
+Key = str | tuple[int, int, int]
+"""A path; or the number of a file of the training data, of the row in it, and of the image embedded there."""
 
 
 class _Data:
@@ -43,17 +44,21 @@ class _Data:
         self._first_rows = np.unique(self.rows.prompts, return_index=True)[1]
 
     def keys_of(self, rollout: Rollout) -> set[Key]:
-        """The images of the rows that a rollout may be of."""
+        """The images of the rows that a rollout may be of: of several in a row, the one its ground truth is about."""
         prompts = self._finder.prompts_of(rollout) if self._finder is not None else None
-        return {self._key(int(self._first_rows[prompt])) for prompt in prompts or ()}
+        index = rollout.target.image or 0
+        return {self._key(int(self._first_rows[prompt]), index) for prompt in prompts or ()}
 
-    def _key(self, row: int) -> Key:
+    def _key(self, row: int, index: int) -> Key:
         name = self.rows.image_names[self.rows.images[row]]
-        return (self.number, row) if name is None or name.startswith(_DIGEST) else name.partition("\n")[0]
+        return (self.number, row, index) if name is None or name.startswith(_DIGEST) else _named(name, index)
 
-    def embedded(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """(row, bytes of its image) of some rows, in order: only the parts of the file that hold them are read."""
-        wanted = np.asarray(rows)
+    def embedded(self, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
+        """(row, index, bytes) of some images, in order of rows: only the parts of the file that hold them are read."""
+        indices = defaultdict[int, list[int]](list)
+        for row, index in places:
+            indices[row].append(index)
+        wanted = np.asarray(sorted(indices))
         with open_parquet(self.file) as parquet:
             start = 0
             for group in range(parquet.num_row_groups):
@@ -62,9 +67,11 @@ class _Data:
                 if len(here):
                     column = parquet.read_row_group(group, columns=["images"])["images"]
                     for row in here.tolist():
-                        image = _bytes_in(column[row - start].as_py())
-                        if image is not None:
-                            yield row, image
+                        images = column[row - start].as_py()
+                        for index in indices[row]:
+                            image = _bytes_in(images, index)
+                            if image is not None:
+                                yield row, index, image
                 start = stop
 
 
@@ -112,12 +119,12 @@ class Pictures:
                 found[number] = self._encode(Path(key), key)
         known: dict[bytes, str] = {}  # rows of one image hold it each
         for data in self._data:
-            rows = sorted(key[1] for key in self._numbers if isinstance(key, tuple) and key[0] == data.number)
-            for row, image in data.embedded(rows) if rows else ():
+            places = [key[1:] for key in self._numbers if isinstance(key, tuple) and key[0] == data.number]
+            for row, index, image in data.embedded(places) if places else ():
                 digest = hashlib.blake2b(image, digest_size=16).digest()
                 if digest not in known:
                     known[digest] = self._encode(io.BytesIO(image), f"{data.file}: row {row}")
-                found[self._numbers[data.number, row]] = known[digest]
+                found[self._numbers[data.number, row, index]] = known[digest]
         return found
 
     def _encode(self, source: Path | io.BytesIO, name: str) -> str:
@@ -150,8 +157,8 @@ def encoded_picture(source: Path | io.BytesIO, side: int) -> str:
 
 
 def _own_path(rollout: Rollout) -> str | None:
-    """The file that a row names as its image, where it is there."""
-    name = (rollout.image or "").partition("\n")[0].removeprefix("file://")
+    """The file that a row names as the image its ground truth is about, where it is there."""
+    name = _named(rollout.image or "", rollout.target.image or 0).removeprefix("file://")
     if not name or name.startswith(_DIGEST) or "\0" in name:
         return None
     for path in (Path(name), Path(rollout.file).parent / name):
@@ -163,7 +170,12 @@ def _own_path(rollout: Rollout) -> str | None:
     return None
 
 
-def _bytes_in(images: Any) -> bytes | None:
-    first = images[0] if images else None
-    data = first.get("bytes") if isinstance(first, Mapping) else None
+def _named(names: str, index: int) -> str:
+    """One of the images that `image_name` tells of; "" where there are fewer."""
+    return dict(enumerate(names.split("\n"))).get(index, "")
+
+
+def _bytes_in(images: Any, index: int) -> bytes | None:
+    image = images[index] if images and index < len(images) else None
+    data = image.get("bytes") if isinstance(image, Mapping) else None
     return data if isinstance(data, bytes) else None

@@ -14,7 +14,7 @@ from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.runs.alarms import table_of as alarms_of
 from verl_visionr1.tools.runs.figure import Curves, draw
 from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, BY_STAGE, has_box_numbers, list_metrics
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import Step, read_steps
 from verl_visionr1.tools.runs.validations import (
     LEVEL,
     RESAMPLES,
@@ -40,12 +40,12 @@ class Comparison:
     """A run's first and last validation.
 
     Attributes:
-        steps: of both.
-        sections: one for each data source.
+        steps: of both; of one or none where no more are logged.
+        sections: one for each data source; none where there is nothing to compare.
         notes: what a reader has to know of the numbers.
     """
 
-    steps: tuple[int, int]
+    steps: tuple[int, ...]
     sections: Sequence[Section]
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -67,14 +67,11 @@ def read_validations(run_dir: Path, steps: Sequence[Step]) -> dict[int, Validati
 
 
 def compare_run(run_dir: Path, steps: Sequence[Step], validations: Mapping[int, Validation]) -> Comparison:
-    """First and last validation of a run, paired by prompt; by means alone where a dump is missing.
-
-    Raises:
-        RunError: fewer than two validations.
-    """
+    """First and last validation of a run, paired by prompt; by means alone where a dump is missing."""
     logged = [step for step in steps if step.validation()]
     if len(logged) < 2:
-        raise RunError(f"{len(logged)} validation(s) logged: before and after needs two")
+        note = f"Nothing to compare: validations logged: {len(logged)}; trainer.test_freq says how often."
+        return Comparison(tuple([step.number for step in logged]), (), [note])
     first, last = logged[0], logged[-1]
     numbers = first.number, last.number
     missing = [number for number in numbers if number not in validations]
@@ -161,6 +158,18 @@ def table_of(comparison: Comparison, section: Section) -> Table:
     return table
 
 
+def table_of_validation(step: int, source: str, numbers: Mapping[str, Interval]) -> Table:
+    """One data source of one validation as a table."""
+    table = Table(title=f"Held-out answers: {source}", title_justify="left")
+    for heading in ("", f"step {step}", "95 % interval"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, number in numbers.items():
+        is_known = number.low is not None and number.high is not None
+        interval = format_interval(number.low, number.high).replace("[", "\\[") if is_known else ""
+        table.add_row(name, f"{number.value:.3f}", interval)
+    return table
+
+
 def verdicts_of(comparison: Comparison) -> list[str]:
     """One sentence for each data source."""
     is_mixed = len(comparison.sections) > 1
@@ -234,14 +243,19 @@ class Report:
 def report(run_dir: Path) -> Report:
     """Compare a run's first and last validation; writes `run_dir/report.png` and `run_dir/report.json`.
 
+    A single validation is shown by itself.
+
     Raises:
-        RunError: nothing to report yet.
+        RunError: no step is logged yet.
     """
     steps = read_steps(run_dir)
     validations = read_validations(run_dir, steps)
     comparison = compare_run(run_dir, steps, validations)
     curves = curves_of(steps, validations)
     tables = [table_of(comparison, section) for section in comparison.sections]
+    if len(comparison.steps) == 1:
+        ((step, sources),) = curves.items()
+        tables = [table_of_validation(step, source, numbers) for source, numbers in sources.items()]
     alarms = alarms_of(steps)
     figure, numbers = run_dir / FIGURE, run_dir / NUMBERS
     write_whole(numbers, msgspec.json.format(msgspec.json.encode(numbers_of(comparison, curves)), indent=1))

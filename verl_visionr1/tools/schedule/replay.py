@@ -14,7 +14,7 @@ from verl_visionr1.rewards import Case, Preset, Score
 from verl_visionr1.rewards.judge import case_of, score_of
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
-from verl_visionr1.schedule import Schedule
+from verl_visionr1.schedule import Schedule, follow_model
 from verl_visionr1.tools.score.tally import Numbers, Tally
 
 RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -87,6 +87,8 @@ def replay(
 ) -> Replay:
     """Judge rollouts under each stage of their preset's schedule, in one pass: each is read and matched once.
 
+    A default schedule follows the family of the model, as in training (`schedule.follow_model`).
+
     Args:
         rollouts: a stream.
         judging: its preset's schedule is looked at; its moment plays no part.
@@ -97,7 +99,8 @@ def replay(
         RowsError: no row, or none that could be read.
         FrameError: the frame needs the processed size and it is not known.
     """
-    moments = moments_of(judging.preset.schedule)
+    schedule = follow_model(judging.preset.schedule, judging.frame.name)
+    moments = moments_of(schedule)
     tallies = [Tally() for _ in moments]
     routed: dict[str, str] = {}
     counts = Counts() if counts is None else counts
@@ -106,7 +109,8 @@ def replay(
         if preset is not judging.preset:
             routed[rollout.target.task] = preset.name
         own = preset is judging.preset
-        thresholds = [thresholds_at(at, preset.schedule, is_own=own) for at in moments]
+        its_schedule = schedule if own else follow_model(preset.schedule, judging.frame.name)
+        thresholds = [thresholds_at(at, its_schedule, is_own=own) for at in moments]
         case = case_of(rollout.completion, rollout.target, preset, thresholds[0], judging.speech(rollout))
         for tally, stage in zip(tallies, thresholds, strict=True):
             tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
@@ -116,7 +120,7 @@ def replay(
         StageNumbers(
             name=at.name,
             progress=at.progress,
-            match_iou=thresholds_at(at, judging.preset.schedule).match_iou,
+            match_iou=thresholds_at(at, schedule).match_iou,
             overall=tally.numbers(),
             sources={source: tally.numbers(source) for source in tally.sources},
         )

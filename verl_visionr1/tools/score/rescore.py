@@ -56,7 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         preset, frame, moment: how it was judged.
         n_rows: rows that were judged.
-        n_skipped, n_earlier, n_unknown: see `rollouts.Counts`.
+        n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset cannot judge.
         overall, sources: the numbers of all rows, and of each data source.
         saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
@@ -71,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     n_skipped: int
     n_earlier: int
     n_unknown: int
+    n_delegated: int
     routed: dict[str, str]
     overall: Numbers
     sources: dict[str, Numbers]
@@ -134,6 +135,7 @@ def rescore(
         n_skipped=counts.n_skipped,
         n_earlier=counts.n_earlier,
         n_unknown=counts.n_unknown,
+        n_delegated=counts.n_delegated,
         routed=routed,
         overall=tally.numbers(),
         sources={source: tally.numbers(source) for source in tally.sources},

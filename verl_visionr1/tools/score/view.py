@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.rollouts.saved_rewards import Saved
 from verl_visionr1.tools.score.agreement import Agreement
 from verl_visionr1.tools.score.rescore import Comparison, Differing, Report
@@ -31,6 +32,8 @@ def view_of(report: Report) -> Iterator[RenderableType]:
         yield Text(f"{report.n_earlier} earlier outputs of trajectories of several turns: left out")
     if report.n_skipped:
         yield Text(f"{report.n_skipped} rows could not be read: left out")
+    if report.n_delegated:
+        yield Text(Counts(n_delegated=report.n_delegated).describe_delegated())
     if report.n_unknown:
         yield Text(
             f"{report.n_unknown} rows have a ground truth that --data does not: their task stands for the source"
