@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from verl_visionr1.conversion.conventions import FEWEST, Convention, Guess, best_convention, better_convention, fit
+from verl_visionr1.conversion.conventions import FEWEST, Convention, Guess, better_convention, fit
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowsError
 
@@ -29,7 +29,7 @@ class BoxCheck:
     Attributes:
         name: of the source, for messages.
         convention: how its boxes are taken.
-        is_given: whether the user said so: then only boxes that do not fit speak against it.
+        is_given: whether the user said so: then only boxes that do not fit, or fractions, speak against it.
         most: share of boxes that may not fit; one box always may.
     """
 
@@ -75,7 +75,8 @@ class BoxCheck:
         if is_much or said.misfits < _LITTLE:
             guess = better_convention(self.convention, boxes.tolist(), [(int(w), int(h)) for w, h in sizes])
         if guess is not None:
-            if is_much or not (said.misfits or self.is_given):
+            is_tiny = guess.better.convention.unit == "1" != self.convention.unit  # no box is smaller than a pixel
+            if is_much or is_tiny or not (said.misfits or self.is_given):
                 raise RowsError(f"{self.name}: {self._taken} {guess.evidence}; {self._advice(guess, is_much)}")
             ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
         elif is_much and len(boxes) >= FEWEST:
@@ -83,9 +84,8 @@ class BoxCheck:
             shown = f"{where[said.example]}: {' '.join(f'{value:g}' for value in table[said.example])}"
             share = f"{100 * said.misfits:.0f} % of {len(boxes)} boxes"
             reason = f"{share} lie outside, or are turned over (the first, with width and height: {shown})"
-            likely = best_convention(boxes.tolist(), [(int(w), int(h)) for w, h in sizes])
-            advice = "give --box-format, or check width and height of the images (turned by EXIF?)"
-            raise RowsError(f"{self.name}: {self._taken} {reason}. Likely {likely}; {advice}, or allow it: {_ALLOW}")
+            advice = "no other way to write boxes fits: check width and height of the images (turned by EXIF?)"
+            raise RowsError(f"{self.name}: {self._taken} {reason}; {advice}, or clip them all the same: {_ALLOW}")
 
     @property
     def _taken(self) -> str:

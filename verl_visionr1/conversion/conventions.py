@@ -32,6 +32,7 @@ _BUDGETS: tuple[tuple[str, int | None], ...] = (
 _TOLERANCE, _MOST_TOLERANCE = 0.004, 0.02  # of a side: rounding to whole pixels, of any image and of the smallest
 _SURE = 0.98  # share of boxes that must fit the right convention
 _WRONG = 0.05  # share of misfits that makes the declared one wrong
+_MANY = 0.3  # share of misfits that is no spilling over the edge
 _TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely where none is there as declared
 _NEAR = 0.8  # how far to the far edges boxes come, at least, where there are many
 _FEW_MISFITS, _FEW_BOXES = 0.05, 2  # share, and number, of boxes that may be wrong themselves
@@ -219,10 +220,12 @@ as x y width height in pixels all fit
     if len(numbers) < FEWEST:
         return _of_few(said, fitting, numbers, sizes)
     if said.misfits >= _WRONG or (said.misfits and any(_is_resized(it) for it in fitting)):
-        near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]] or fitting
+        near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]]
+        # in a larger unit boxes that only spill over the edge fit too, far from its edges
+        near = near or [it for it in fitting if it.reach >= _NEAR or said.misfits >= _MANY]
         if near:
             best = min(near, key=lambda it: (it.misfits, others.index(it)))
-            return Guess(said, best, _misfit_evidence(said, best, numbers, sizes))
+            return Guess(said, best, _misfit_evidence(said, best, numbers, sizes) + _also(best, near))
     return _short_reach(said, others, len(numbers))
 
 
@@ -235,7 +238,14 @@ def _fractions(said: Fit, numbers: Array, sizes: Array) -> Guess | None:
     best = min(fits, key=lambda it: (it.misfits, it.convention.order != said.convention.order, fits.index(it)))
     shown = " ".join(f"{value:g}" for value in numbers[0])
     evidence = f"all numbers of {len(numbers)} boxes lie between 0 and 1 (the first: {shown})"
-    return Guess(said, best, f"{evidence}: {best.convention}?")
+    return Guess(said, best, f"{evidence}: {best.convention}{_also(best, fits)}?")
+
+
+def _also(best: Fit, fits: Sequence[Fit]) -> str:
+    """That y may stand before x, where this fits as well: the numbers of square images do not tell."""
+    other = Convention({"xyxy": "yxyx", "yxyx": "xyxy"}.get(best.convention.order, ""), best.convention.unit)
+    is_equal = any(it.convention == other and it.misfits == best.misfits for it in fits)
+    return f", or {other}" if is_equal else ""
 
 
 def _of_few(said: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
