@@ -30,6 +30,8 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import (
@@ -40,7 +42,7 @@ from verl_visionr1.conversion.records.solutions import (
     without_format,
     without_images,
 )
-from verl_visionr1.conversion.sources import embedded_image, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError, RowsError
@@ -175,7 +177,7 @@ def _of_expression(
         annotated_wh=_size(where, record),
         boxes_xyxy=boxes,
         labels=[phrase] * len(boxes),
-        image_id=Path(image).stem,
+        image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "set": str(record.get("dataset_name", "")), "id": str(record.get("original_id"))},
     )
@@ -244,7 +246,7 @@ def _of_conversation(
         where=where,
         image=embedded_image(image, where, folder),
         prompt=question if options.keep_prompts else None,
-        image_id=Path(image).stem,
+        image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "id": str(record.get("id", "")), "reward_method": method},
         **made,

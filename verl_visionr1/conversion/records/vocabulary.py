@@ -14,7 +14,7 @@ from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, pl
 from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
 from verl_visionr1.conversion.records.values import ADVICE, labels_of
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
@@ -47,10 +47,11 @@ class _Reader:
 
     def __init__(self, source: RecordSource, names: Sequence[str], name: str, ledger: Ledger) -> None:
         self.source, self.ledger = source, ledger
+        names, _ = named_once(names, ledger)
         self.columns = Columns(name, names, ledger)
         self.numbers = array("q")
         self.has_bytes = False
-        self._index = {label: i for i, label in enumerate(names)}
+        self._index = {visible_form(label): i for i, label in enumerate(names)}
         self._image_of: dict[str, int] = {}
         self._bad: list[tuple[str, str, list[str]]] = []
 
@@ -72,7 +73,7 @@ class _Reader:
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
-        for label in sorted(self._index.keys() & set(labels)) if image != _LEFT_OUT else ():
+        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != _LEFT_OUT else ():
             with suppress(RowError):  # the ledger has it
                 self.columns.refuse(image, self._index[label], where, RowError("bad record", where))
 
@@ -109,7 +110,9 @@ class _Reader:
             in_pixels = [box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy]
             written = (entry.boxes or [])[i]
             try:
-                self.columns.add(image, self._index[label], in_pixels, f"{place}, box {i}", written=written)
+                self.columns.add(
+                    image, self._index[visible_form(label)], in_pixels, f"{place}, box {i}", written=written
+                )
             except RowError as error:
                 self.ledger.skip(error)
 
