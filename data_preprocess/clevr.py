@@ -32,9 +32,10 @@ from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.counts import CountFlags, points_of, record_of, require_images, text_of, whole_number
 from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import embedded_image, find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import embedded_image, find_image, inside, read_json, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 
@@ -102,7 +103,7 @@ def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
 
 def _scene(where: str, entry: Any, options: Options) -> Scene:
     entry = record_of(entry, where)
-    file_name = inside(text_of(entry, ["image_filename"], where), where)
+    file_name = text_of(entry, ["image_filename"], where)
     where = f"{where} ({file_name})"
     objects = entry.get("objects")
     if not isinstance(objects, list):
@@ -123,8 +124,14 @@ def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places
     return dict(places)
 
 
-def items_of_scenes(scenes: list[Scene], images_dir: Path, name: str, options: Options) -> Iterator[Item]:
-    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not."""
+def items_of_scenes(
+    scenes: list[Scene], images_dir: Path, name: str, options: Options, ledger: Ledger
+) -> Iterator[Item]:
+    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not.
+
+    Raises:
+        RowError: an image outside the folder, with `--on-error fail`.
+    """
     kinds = range(len(options.attributes))
     vocabularies = [sorted({phrase for scene in scenes for phrase in scene.kinds[i]}) for i in kinds]
     rng = random.Random(options.seed)
@@ -135,7 +142,11 @@ def items_of_scenes(scenes: list[Scene], images_dir: Path, name: str, options: O
             absent = [phrase for phrase in vocabulary if phrase not in places] if options.negatives else []
             if absent:
                 asked[rng.choice(absent)] = []
-        path = find_image(images_dir, scene.file_name)
+        try:
+            path = find_image(images_dir, scene.file_name, scene.where)
+        except RowError as error:
+            ledger.skip(error)
+            continue
         for phrase, points in asked.items():
             for task in options.tasks:
                 yield Item(
@@ -221,7 +232,7 @@ def convert(
 def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in annotations:
         if path.suffix.lower() == ".json":
-            yield from items_of_scenes(read_scenes(path, options, ledger), images_dir, path.name, options)
+            yield from items_of_scenes(read_scenes(path, options, ledger), images_dir, path.name, options, ledger)
         elif "pointing" in options.tasks:
             raise RowsError(f"{path}: questions of counting, without points: leave out --task")
         else:

@@ -22,9 +22,10 @@ from rich.console import Console
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.counts import record_of, text_of, whole_number
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
+from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import embedded_image, read_json, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import open_parquet

@@ -10,7 +10,6 @@ reflections, statues), and people or heads with `ignore`, are regions to ignore:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,9 +22,10 @@ from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.coco_json import four_numbers
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
-from verl_visionr1.conversion.sources import find_image, inside, read_records
+from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
 from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
@@ -120,10 +120,10 @@ def _image(
             columns.leave_out(seen[image_id])
         raise RowError("image ID twice", f"{where}: this ID is there twice; mend it")
     seen[image_id] = LEFT_OUT
-    name = inside(f"{image_id}.jpg", where)
+    name = f"{image_id}.jpg"
     if options.excluded.holds(image_id, name):
         return None
-    path = next((p for p in _places(images_dir, name) if p.exists()), images_dir.absolute() / name)
+    path = find_below(images_dir / "Images", name) or find_image(images_dir, name, where)  # `Images`: of the zips
     size_wh, orientation = read_size(path)
     if orientation != 1:
         reason = f"{path} has EXIF orientation {orientation}, and the file of boxes gives no sizes"
@@ -131,12 +131,6 @@ def _image(
             "frame unknown", f"{where}: {reason}: nobody knows which way up they were drawn; store it upright"
         )
     return AnnotatedImage(image_id, name, path, size_wh)
-
-
-def _places(images_dir: Path, name: str) -> Iterator[Path]:
-    """Where the zips put images: in `Images/`, which may itself be the given folder."""
-    yield find_image(images_dir, name)
-    yield find_image(images_dir / "Images", name)
 
 
 def _add(columns: Columns, image: int, place: int, entry: Any, kind: BoxKind) -> None:

@@ -30,9 +30,10 @@ from rich.console import Console
 from verl_visionr1.conversion.coco_json import four_numbers, read_parts
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
-from verl_visionr1.conversion.sources import find_image, inside, read_pickle
+from verl_visionr1.conversion.sources import read_pickle
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
@@ -152,7 +153,7 @@ def _read_pickles(
     """The boxes; and key of each sentence -> its index in the names."""
     entries = _entries(folder, "sentences")
     sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
-    names, places = named_once([entry.raw_sent for entry in sentences.values()])
+    names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
     boxes = options.box_check(folder.name, options.convention("xywh-abs"))
     columns = Columns(folder.name, names, ledger, boxes)
@@ -171,7 +172,7 @@ def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path, 
             columns.ledger.left_out["image on the exclusion list"] += 1
             continue
         try:
-            path = find_image(images_dir, inside(entry.file_name, where))
+            path = find_image(images_dir, entry.file_name, where)
         except RowError as error:
             columns.ledger.skip(error)
             continue

@@ -29,9 +29,10 @@ from rich.console import Console
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import find_image, inside
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import find_image, inside, numbered_lines, read_lines, read_xml, sha256_of
+from verl_visionr1.conversion.sources import numbered_lines, read_lines, read_xml, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normal_label
@@ -202,7 +203,7 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
                 continue
             yield Item(
                 where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
-                image=find_image(images_dir, f"{image_id}.jpg"),
+                image=find_image(images_dir, f"{image_id}.jpg", captions.name),
                 task="grounding",
                 phrases=(same[0].text,),
                 annotated_wh=chains.size_wh,

@@ -29,9 +29,10 @@ from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of, require_images
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
+from verl_visionr1.conversion.image_files import find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import find_image, inside, read_json, read_lines, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_lines, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -119,7 +120,7 @@ def repeats_of(names: Iterable[str], images_dir: Path) -> dict[str, list[str]]:
     by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
     for name in names:
         with suppress(RowError, OSError):
-            path = find_image(images_dir, inside(name, name))
+            path = find_image(images_dir, name, name)
             by_size[path.stat().st_size].append((name, path))
     by_content: dict[str, list[str]] = defaultdict(list)
     for same_size in by_size.values():
@@ -156,7 +157,7 @@ def _items(
     name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger, same: list[str]
 ) -> list[Item]:
     where = f"{source.name}: {name!r}"
-    path = find_image(images_dir, inside(name, where))
+    path = find_image(images_dir, name, where)
     entry, plural = source.entries.get(name), source.classes.get(name)
     if not isinstance(entry, dict) or plural is None:
         missing = "annotation" if plural is not None else "class"

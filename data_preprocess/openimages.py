@@ -95,7 +95,7 @@ def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Optio
     Raises:
         RowsError: a missing or garbled file or folder. RowError: a bad box or image, where the policy is to fail.
     """
-    names, place_of = _classes(classes)
+    names, place_of = _classes(classes, ledger)
     check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
     columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
     images = _Images(columns, images_dir, options.excluded, options.partial)
@@ -128,7 +128,7 @@ def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[
         yield line, record
 
 
-def _classes(path: Path) -> tuple[list[str], dict[str, int]]:
+def _classes(path: Path, ledger: Ledger) -> tuple[list[str], dict[str, int]]:
     """Display names, each once, and the place of each LabelName among them."""
     pairs = []
     for _, record in read_csv(path, HEADER):
@@ -139,7 +139,7 @@ def _classes(path: Path) -> tuple[list[str], dict[str, int]]:
     odd = next((pair for pair in pairs if not pair[0].startswith("/") or not pair[1].strip()), None)
     if odd is not None:
         raise RowsError(f"{path}: {','.join(odd)[:80]!r}: needs lines as '/m/011k07,Tortoise'; is it the right file?")
-    names, places = named_once([name for _, name in pairs])
+    names, places = named_once([name for _, name in pairs], ledger)
     return names, dict(zip((label for label, _ in pairs), places, strict=True))
 
 

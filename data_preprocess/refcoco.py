@@ -37,6 +37,7 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import embedded_image, find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.referring import (
@@ -52,7 +53,7 @@ from verl_visionr1.conversion.referring import (
     in_split,
     read_referring,
 )
-from verl_visionr1.conversion.sources import embedded_image, find_image, inside, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
@@ -193,7 +194,7 @@ def _of_refs(refs: _Refs, given: _Given) -> Iterator[Read]:
 
     def read(where: str, source: str, ref: Ref) -> _Found:
         image = index.image_of(ref, where)
-        path = find_image(images_dir, inside(image.name(where), where))
+        path = find_image(images_dir, image.name(where), where)
         return _Found(where, source, ref, index.annotations_of(ref, where), image, path)
 
     for places in refs.by_image.values():
@@ -226,8 +227,8 @@ def _jxu124(where: str, record: dict[str, Any], path: Path, images_dir: Path) ->
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise RowError("malformed entry", f"{where}: {error}; is it the right file?") from None
     where = f"{where} (ref_id {ref.ref_id})"
-    name = inside(record.get("image_path") or image.name(where), where)
-    return _Found(where, path.name, ref, [thing], image, find_image(images_dir, name))
+    name = record.get("image_path") or image.name(where)
+    return _Found(where, path.name, ref, [thing], image, find_image(images_dir, name, where))
 
 
 def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path | None, split: str) -> _Found:

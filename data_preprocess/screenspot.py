@@ -35,9 +35,10 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource, Flags, checked_format
+from verl_visionr1.conversion.image_files import embedded_image, find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import embedded_image, find_image, inside, read_json, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
@@ -210,7 +211,7 @@ def _image(where: str, record: Mapping[str, Any], images_dir: Path | None) -> Pa
         return embedded_image(record.get("image") or record.get("file_name"), where, images_dir)
     if images_dir is None:
         raise RowsError(f"{where}: img_filename {name!r}: the images are files; add --images-dir")
-    return find_image(images_dir, inside(name, where))
+    return find_image(images_dir, name, where)
 
 
 def _question(instruction: str, task: Task) -> str:

@@ -27,9 +27,10 @@ from rich.console import Console
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.counts import record_of, require_images, text_of, whole_number
 from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.image_files import find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import find_image, inside, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 
@@ -88,7 +89,7 @@ def _question(where: str, record: Any) -> Question:
     record = record_of(record, where)
     where = f"{where} (question_id {record.get('question_id')!r})"
     text, answer = text_of(record, ["question"], where), whole_number(record.get("answer"), where)
-    return Question(where, text, answer, inside(text_of(record, ["image"], where), where), record)
+    return Question(where, text, answer, text_of(record, ["image"], where), record)
 
 
 def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
@@ -102,10 +103,18 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
     return kept
 
 
-def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str) -> Iterator[Item]:
-    """The items of all questions."""
+def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
+    """The items of all questions.
+
+    Raises:
+        RowError: an image outside the folder, with `--on-error fail`.
+    """
     for image, of_image in questions.items():
-        path = find_image(images_dir, image)
+        try:
+            path = find_image(images_dir, image, of_image[0].where if of_image else name)
+        except RowError as error:
+            ledger.skip(error)
+            continue
         for question in of_image:
             kept = ("question_id", "data_source", "issimple")
             yield Item(
@@ -133,7 +142,7 @@ def convert(
     require_images(images_dir)
     questions = read_questions(annotations, options, ledger)
     return write_items(
-        items_of(questions, images_dir, annotations.name),
+        items_of(questions, images_dir, annotations.name, ledger),
         out,
         options,
         ledger,

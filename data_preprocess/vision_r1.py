@@ -27,11 +27,13 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
 from verl_visionr1.conversion.records.values import boxes_of
-from verl_visionr1.conversion.sources import embedded_image, files_of, read_records, sha256_of
+from verl_visionr1.conversion.sources import files_of, read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError
 from verl_visionr1.targets import normal_label
@@ -129,7 +131,7 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
         written=written,
         boxes_xyxy=boxes,
         labels=labels,
-        image_id=Path(name).stem if isinstance(name, str) else "",
+        image_id=Path(path_name(name)).stem if isinstance(name, str) else "",
         file_name=name if isinstance(name, str) else "",
         source_ann={"entry": where},
     )

@@ -34,9 +34,10 @@ from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import find_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import find_image, inside, read_json, sha256_of
+from verl_visionr1.conversion.sources import read_json, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normal_label
@@ -192,7 +193,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
     if images is None:
         names = [f"{folder}/{image_id}.jpg" for folder in FOLDERS]
         file_name = next((name for name in names if os.path.exists(images_dir / name)), names[0])
-        path = find_image(images_dir, file_name)
+        path = find_image(images_dir, file_name, where)
         return {"image": path, "image_id": str(image_id), "file_name": file_name}
     entry = images.get(image_id)
     if entry is None:
@@ -201,7 +202,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
     if not file_name or entry.width is None or entry.height is None:
         raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; mend it")
     return {
-        "image": find_image(images_dir, inside(file_name, where)),
+        "image": find_image(images_dir, file_name, where),
         "image_id": str(image_id),
         "file_name": file_name,
         "annotated_wh": (entry.width, entry.height),

@@ -32,6 +32,8 @@ from rich.console import Console
 
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import (
@@ -42,7 +44,7 @@ from verl_visionr1.conversion.records.solutions import (
     without_format,
     without_images,
 )
-from verl_visionr1.conversion.sources import embedded_image, read_records, sha256_of
+from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.writing import Report, new_ledger, write_items
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError, RowsError
@@ -182,7 +184,7 @@ def _of_expression(
         whole_wh=written.fixed_wh,
         written=written,
         labels=[phrase] * len(boxes),
-        image_id=Path(image).stem,
+        image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "set": str(record.get("dataset_name", "")), "id": str(record.get("original_id"))},
     )
@@ -286,7 +288,7 @@ def _of_conversation(
         where=where,
         image=embedded_image(image, where, folder),
         prompt=question if options.keep_prompts else None,
-        image_id=Path(image).stem,
+        image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "id": str(record.get("id", "")), "reward_method": method},
         **made,

@@ -34,10 +34,11 @@ from rich.console import Console
 from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in, read_names
+from verl_visionr1.conversion.image_files import find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
-from verl_visionr1.conversion.sources import find_image, inside, read_lines, read_xml
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
+from verl_visionr1.conversion.sources import read_lines, read_xml
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once, visible_form
 from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -169,7 +170,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
         if filename and named != path.name:
             ledger.notes["xml whose <filename> is another: image taken by the name of the xml"] += 1
     else:
-        path = find_image(folders.images_dir, inside(filename or stem, where))
+        path = find_image(folders.images_dir, filename or stem, where)
         if not path.is_file():
             reason = f"no image {stem}.* nor one of its <filename> {filename!r} in {folders.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
@@ -269,8 +270,8 @@ def _in_columns(
 ) -> Annotations:
     """The objects as columns; VOC's corners become edges counted from 0."""
     met = sorted({it.name for _, objects in read for it in objects})
-    names, _ = named_once(read_names(options.names) if options.names else met)
-    place_of = {known: place for place, known in enumerate(names)}
+    names, _ = named_once(read_names(options.names) if options.names else met, ledger)
+    place_of = {visible_form(known): place for place, known in enumerate(names)}
     boxes = options.box_check(name, options.convention("xyxy-abs"))
     columns = Columns(name, names, ledger, boxes, keeps_marked=options.keeps_marked)
     shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
@@ -281,9 +282,9 @@ def _in_columns(
             box = it.corners and [it.corners[0] - shift, it.corners[1] - shift, *it.corners[2:]]
             if shift and box and min(box) < 0:
                 ledger.notes["box that begins before VOC's first pixel, 1: by LabelImg or CVAT? (--zero-based)"] += 1
-            if it.name in place_of:
-                mark = "difficult" if it.is_difficult else ""
-                columns.add(image, place_of[it.name], box, where, mark=mark, written=it.written)
+            place = place_of.get(visible_form(it.name))
+            if place is not None:
+                columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)
             else:
                 reason = f"{where}: name {it.name!r} is not in {options.names}"
                 ledger.skip(RowError("unknown name", f"{reason}; add it there, or mend the xml"))

@@ -33,9 +33,11 @@ from verl_visionr1.conversion.command import run
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, write_annotations
-from verl_visionr1.conversion.sources import find_image, inside, read_bytes, read_lines
+from verl_visionr1.conversion.sources import read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.writing import Report, new_ledger
 from verl_visionr1.conversion.yolo_yaml import Description, describe
@@ -115,13 +117,10 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
     """(path, name) of each line of a list: below the list's folder or the data set's, or where its end is found."""
-    for line in read_lines(path):
-        name = line.strip().replace("\\", "/")
-        where = f"{path.name}: {name!r}"
+    for name in map(str.strip, read_lines(path)):
         try:
-            name = inside(name.lstrip("/").removeprefix("./"), where)
-            tries = [find_image(folder, name) for folder in (path.parent, root)]
-            yield next((it for it in tries if it.is_file()), tries[0]), name
+            found = find_below(path.parent, name) or find_below(root, name)
+            yield found or find_image(path.parent, name, f"{path.name}: {name!r}"), path_name(name)
         except RowError as error:
             ledger.skip(error)
 
@@ -129,10 +128,10 @@ def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str
 def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
     """The label file of an image: in a given folder, or by YOLO's rule (the last `images` becomes `labels`)."""
     if folder is not None:
-        below = folder / f"{os.path.splitext(name)[0]}.txt"
-        return below if below.is_file() else folder / f"{image.stem}.txt"
+        return find_below(folder, f"{os.path.splitext(name)[0]}.txt") or folder / f"{image.stem}.txt"
     folders, found, rest = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
-    return Path(f"{folders}{os.sep}labels{os.sep}{rest}") if found else Path(rest)
+    path = Path(f"{folders}{os.sep}labels{os.sep}{rest}") if found else Path(rest)
+    return find_below(path.parent, path.name) or path
 
 
 # ---------------------------------------------------------------------------------------------- labels
@@ -155,7 +154,7 @@ def read_yolo(
     if not any(it.labels.is_file() for it in listed):
         reason = f"none of {len(listed)} images has a label file, as {listed[0].labels} would be"
         raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
-    names, places = named_once(list(described.names.values()))
+    names, places = named_once(list(described.names.values()), ledger)
     place_of = dict(zip(described.names, places, strict=True))
     columns = Columns(name, names, ledger, options.box_check(name, options.convention("cxcywh-norm1")))
     for it in listed:

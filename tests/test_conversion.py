@@ -26,13 +26,11 @@ from PIL import Image
 
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.identity import Exclusion, identity_of_name, read_exclusion
+from verl_visionr1.conversion.image_files import embedded_image, find_image, inside
 from verl_visionr1.conversion.items import Item, clean_box, question_of, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
 from verl_visionr1.conversion.sources import (
-    embedded_image,
-    find_image,
-    inside,
     read_json,
     read_pickle,
     read_records,
@@ -531,9 +529,9 @@ def test_names_that_lead_outside(name: str) -> None:
 def test_images_are_found_by_the_end_of_their_name(tmp_path: Path) -> None:
     (tmp_path / "patch8").mkdir()
     path = picture(tmp_path / "patch8" / "a.png")
-    assert find_image(tmp_path, "images/v1/patch8/a.png") == path
-    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png") == path
-    assert find_image(tmp_path, "b.png") == tmp_path / "b.png"
+    assert find_image(tmp_path, "images/v1/patch8/a.png", "") == path
+    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png", "") == path
+    assert find_image(tmp_path, "b.png", "") == tmp_path / "b.png"
 
 
 def _named(path: Path, *names: str, **options: Any) -> Report:

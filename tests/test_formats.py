@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 
@@ -542,6 +543,54 @@ WORDINGS = {
     "PaliGemma": (("paligemma", "detection", ["cat", "dog"]), "detect cat ; dog"),
     "Molmo": (("molmo-points", "pointing", ["the cats"]), "Point to the cats"),
 }
+DESCRIPTIONS = {
+    **dict.fromkeys(("a man", "A man", "The dog", "an old car", "his left hand"), "an article or a pronoun first"),
+    **dict.fromkeys(("two men", "2 men", "both dogs", "some water"), "a number or an amount first"),
+    **dict.fromkeys(("the clock is green in colour", "clock is green", "Man wears glasses", "dogs are"), "a clause"),
+    **dict.fromkeys(("guy in blue", "left", "far right", "second from left", "in front"), "a place"),
+    **dict.fromkeys(("the man, who sits", "Man wears eye glasses.", "which one?"), "signs of a sentence"),
+    **dict.fromkeys(("a_man", "bike that stands at the far edge"), "however it is written, however long"),
+}
+NAMES = (
+    "cat",
+    "red circle",
+    "Traffic Light",
+    "gray rubber cube",
+    "aerosol_can",
+    "bow_(weapon)",
+    "sea shells",
+    "class_1",
+)
+"""Names of kinds, those of COCO, LVIS, CLEVR and FSC-147 among them."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_goes_before_names_alone(name: str) -> None:
+    """A description is asked for in words that fit it, whatever its split, and names as they always were."""
+    ask = FORMATS[name].instruct
+    for task in FORMATS[name].tasks:
+        assert ask is not None
+        template = ask(task, ["PHRASE"])
+        assert [ask(task, [phrase]) for phrase in NAMES] == [template.replace("PHRASE", phrase) for phrase in NAMES]
+        for phrase, why in DESCRIPTIONS.items():
+            asked = ask(task, [phrase])
+            assert phrase in asked
+            assert not re.search(rf"(?:every|how many) (?:<ref>)?{re.escape(phrase)}", asked, re.IGNORECASE), why
+
+
+def test_the_wording_of_descriptions() -> None:
+    assert instruction("grounding", ["the clock is green in colour"], allow_none=True) == (
+        'Locate everything in the image that "the clock is green in colour" describes and output the coordinates in '
+        "JSON format. If there is none, output []."
+    )
+    count = FORMATS["count"].instruct
+    assert count is not None
+    asked = 'Count everything in the image that "a man" or "dog" describes and answer with the number alone.'
+    assert count("counting", ["a man", "dog"]) == asked
+    assert (
+        count("counting", ["man", "dog"])
+        == "Count every man and every dog in the image and answer with the number alone."
+    )
 
 
 @pytest.mark.parametrize(("question", "expected"), WORDINGS.values(), ids=WORDINGS)

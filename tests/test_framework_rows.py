@@ -58,6 +58,12 @@ OTHER = (1.0, 2.0, 30.0, 40.0)
 BOTH = [list(BOX), list(OTHER)]
 
 
+# As ms-swift documents it for Qwen's JSON (its docs forget the comma), and with the keys in another order.
+QWEN_JSON = '[\n\t{"bbox_2d": <bbox>, "label": "<ref-object>"}\n\t{"bbox_2d": <bbox>, "label": "<ref-object>"}\n]'
+JSON_LABEL_FIRST = '[{"label": "<ref-object>", "bbox_2d": <bbox>}, {"label": "<ref-object>", "bbox_2d": <bbox>}]'
+JSON_MIXED = '[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"label": "<ref-object>", "bbox_2d": <bbox>}]'
+
+
 @pytest.mark.parametrize(
     ("user", "assistant", "refs", "labels", "task"),
     [
@@ -66,6 +72,13 @@ BOTH = [list(BOX), list(OTHER)]
         ("Describe it", "<ref-object><bbox> and <ref-object><bbox>", ["cat", "dog"], ["cat", "dog"], "detection"),
         ("Describe it", "<ref-object><bbox><bbox>, no <ref-object>", ["cat", "dog"], ["cat", "cat"], "detection"),
         ("Find <ref-object>", "<ref-object><bbox><bbox>", ["cat", "cat"], ["cat", "cat"], "grounding"),
+        ("Find the <ref-object>", QWEN_JSON, ["cat", "cat", "cat"], ["cat", "cat"], "grounding"),
+        ("Find everything", QWEN_JSON, ["cat", "dog"], ["cat", "dog"], "detection"),
+        ("Find <ref-object>, <ref-object>", QWEN_JSON, ["dog", "cat", "cat", "dog"], ["cat", "dog"], "detection"),
+        ("Find everything", JSON_LABEL_FIRST, ["cat", "dog"], ["cat", "dog"], "detection"),
+        ("Find everything", JSON_MIXED, ["cat", "dog"], ["cat", "dog"], "detection"),
+        ("Describe it", "<bbox> is a <ref-object>, <bbox> a <ref-object>", ["cat", "dog"], ["cat", "dog"], "detection"),
+        ("Describe it", "<bbox><bbox> are a <ref-object>", ["cat"], ["cat", "cat"], "grounding"),
     ],
 )
 def test_ms_swift_pairs(
@@ -100,6 +113,9 @@ def test_ms_swift_questions(tmp_path: Path) -> None:
     [
         (swift("<ref-object>, <ref-object>", "<bbox>" * 3, {"ref": ["a", "b"], "bbox": [*BOTH, [5, 6, 7, 8]]}),
          "objects have 2 ref and 3 bbox: which belongs to which is not told"),
+        (swift("Find <ref-object>", QWEN_JSON, {"ref": ["a"], "bbox": BOTH}),
+         "3 <ref-object> in the messages, and 1 ref in objects"),
+        (swift("Find", QWEN_JSON, {"ref": ["a", "b"], "bbox": [*BOTH, list(BOX)]}), "2 ref and 3 bbox"),
         (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX)], "bbox_type": "norm1000"}),
          "bbox_type 'norm1000': needs real or norm1"),
         (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX), [1, 2]]}), "needs all boxes, or all points"),
@@ -147,7 +163,7 @@ def test_visual_rft(tmp_path: Path) -> None:
     ],
 )
 def test_literals_are_never_run(solution: str, tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="cannot be read as boxes"):
+    with pytest.raises(RowError, match="a notation that is not read"):
         convert(tmp_path, rft(f"<answer>{solution}</answer>"), preset="visual-rft")
 
 
@@ -238,7 +254,7 @@ def test_gui_r1(tmp_path: Path) -> None:
     assert ANSWER_FORMATS["qwen-points"].then in prompt(found[0])
     with pytest.raises(RowError, match=r"gt_bbox \[1, 2, 3\]: needs two or four numbers"):
         convert(tmp_path, gui([1, 2, 3]), preset="gui-r1")
-    with pytest.raises(RowsError, match="--box-format xyxy-norm1, but"):
+    with pytest.raises(RowsError, match="outside the image"):
         convert(tmp_path, gui([40, 60, 80, 110]), preset="gui-r1")
 
 

@@ -330,7 +330,8 @@ WHERE = "refs(unc).p: entry 0 (ref_id 0)"
         (image(file_name=None), f"{WHERE}: image 1000 has file_name None; mend it"),
         (
             image(file_name="../../etc/passwd"),
-            f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder; mend it",
+            f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder, but leads out by '..'; "
+            "put the image there, or correct the name",
         ),
         (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; mend it"),
         (

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, JpegImagePlugin
 from verl_visionr1 import rows
 from verl_visionr1.files import disk_error
 from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
+from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rows import Row, RowError, RowImage, RowsError, RowWriter, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor import check_parquet
@@ -339,7 +340,11 @@ def test_verify_decode_finds_what_the_header_hides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size_wh", "kind"),
-    [((3, 100), "image too small"), ((1000, 4), "image too long"), ((4, 804), "image too long")],
+    [
+        *(((3, 100), "image too small"), ((1000, 4), "image too long"), ((4, 804), "image too long")),
+        ((5740, 41), "image too long"),  # 5740 x 28 after the first resize of Qwen2.5-VL
+        ((47, 9000), "image too long"),  # 32 x 8992 after that of Qwen3-VL
+    ],
 )
 def test_unusable_sizes(size_wh: tuple[int, int], kind: str, tmp_path: Path) -> None:
     Image.new("RGB", size_wh).save(tmp_path / "a.png")
@@ -347,6 +352,13 @@ def test_unusable_sizes(size_wh: tuple[int, int], kind: str, tmp_path: Path) -> 
         prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
     assert caught.value.kind == kind
     assert str(size_wh) in str(caught.value)
+
+
+@pytest.mark.parametrize("size_wh", [(5600, 28), (41, 4000), (800, 4), (9000, 65)])
+def test_long_images_that_every_processor_takes(size_wh: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size_wh).save(tmp_path / "a.png")
+    image = prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
+    assert all(processed_size(image.size_wh, family) for family in PROCESSORS)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -144,7 +144,10 @@ def test_train_has_no_issimple(source: Source) -> None:
         ({"answer": None}, "count 'None': needs a whole number"),
         ({"question": " "}, "needs a text under question; mend it"),
         ({"image": None}, "needs a text under image; mend it"),
-        ({"image": "../../etc/passwd"}, "file_name '../../etc/passwd' must lie inside the images folder; mend it"),
+        (
+            {"image": "../../etc/passwd"},
+            "file_name '../../etc/passwd' must lie inside the images folder, but leads out",
+        ),
     ],
 )
 def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:

@@ -52,6 +52,13 @@ BAD = {
 }
 
 
+def test_minus_zero_is_written_as_zero() -> None:
+    """Rounding makes it of a coordinate just below 0."""
+    box, outline = [-0.0, -0.0, 4.0, 4.0], [-0.0, 0.0, 4.0, -0.0, 4.0, 4.0]
+    fields = {"boxes_xyxy": [box], "ignore_xyxy": [box], "points_xy": [[-0.0, -0.0]], "masks": [Mask([outline])]}
+    assert "-0" not in Target(**{**CAT, **fields}).to_json()
+
+
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_bad_ground_truth_is_an_error_that_names_it(change: dict[str, object], message: str) -> None:
     with pytest.raises(TargetError, match=message):

@@ -292,7 +292,7 @@ BAD = {
     "empty question": (talk("<image>", "A"), "malformed conversation", "needs one turn of human"),
     "no answer": (talk("What?", None), "no answer", "the answer is None: needs a right answer"),
     "prose instead of a box": (talk(ASK, "on the left"), "answer unreadable", "boxes are asked for, and the answer is"),
-    "broken boxes": (talk("What?", '[{"bbox_2d": [1, 2'), "answer unreadable", "cannot be read as boxes"),
+    "broken boxes": (talk("What?", '[{"bbox_2d": [1, 2'), "answer unreadable", "a notation that is not read"),
     "three numbers": (
         talk(VLM_OVD.format("a"), '[{"bbox_2d": [1, 2, 3], "label": "a"}]'),
         "box malformed",

@@ -355,7 +355,7 @@ BAD_XML = {
     ),
     "traversal": (
         voc_xml("../secret.png", WH, []),
-        "bad.xml: file_name '../secret.png' must lie inside the images folder; mend it",
+        "bad.xml: file_name '../secret.png' must lie inside the images folder, but leads out by '..'",
         "file_name outside the images folder",
     ),
 }

@@ -360,11 +360,83 @@ def test_lists_may_not_lead_out(data: Folder) -> None:
     Image.new("RGB", WH).save(data.root.parent / "secret.png")
     (data.root / "train.txt").write_text("../secret.png\nimages/train/a.png\nimages/train/none.png\n")
     data.document["train"] = "train.txt"
-    advice = "must lie inside the images folder; mend it"
+    advice = "must lie inside the images folder, but leads out by '..'; put the image there, or correct the name"
     assert data.bad() == f"train.txt: '../secret.png': file_name '../secret.png' {advice}"
     _, report = data.convert(on_error="skip")
     assert names_of(report) == ["images/train/a.png"]
     assert report.ledger.skipped == {"file_name outside the images folder": 1, "image file missing": 1}
+
+
+def darknet(data: Folder, **changes: str) -> Path:
+    """CVAT's YOLO export: obj.data names, with the folders of darknet, what lies beside it."""
+    data.add("obj_train_data/a", A)
+    data.add("obj_test_data/b", "1 0.5 0.5 0.5 0.5")
+    (data.root / "train.txt").write_text("data/obj_train_data/a.png\n")
+    (data.root / "test.txt").write_text("data/obj_test_data/b.png\n")
+    (data.root / "obj.names").write_text("\n".join(NAMES))
+    lines = {"classes": "2", "train": "data/train.txt", "valid": "data/test.txt", "names": "data/obj.names"} | changes
+    path = data.root / "obj.data"
+    path.write_text("".join(f"{key} = {value}\n" for key, value in lines.items() if value) + "backup = backup/\n")
+    return path
+
+
+def test_an_index_of_darknet_is_followed(data: Folder) -> None:
+    """Its lines are no names: "classes = 20" would be one."""
+    (truth,), report = data.convert(darknet(data))
+    assert (truth.categories, truth.labels, truth.boxes_xyxy) == (tuple(NAMES), ("red box",), (A_XYXY,))
+    assert names_of(report) == ["obj_train_data/a.png"]
+    (truth,), _ = data.convert(data.root / "obj.data", split="val")
+    assert truth.labels == ("green box",)
+    (truth,), _ = data.convert(data.root / "obj.data", images=data.root / "obj_test_data")
+    assert truth.labels == ("green box",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ""}, "an index of settings"),
+        ({"names": "data/coco.names"}, "names = data/coco.names: no such file in this folder"),
+        ({"names": "../obj.data"}, "an index of settings"),
+        ({"classes": "3"}, "classes is 3, but names has 2"),
+        ({"train": ""}, "no split 'train'; --split one of valid"),
+    ],
+)
+def test_a_bad_index_of_darknet(data: Folder, changes: dict[str, str], message: str) -> None:
+    path = darknet(data, **changes)
+    if changes == {"names": ""}:
+        assert message in data.bad(path, images=data.root / "train.txt")
+    else:
+        assert message in data.bad(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("train = data/train.txt\nvalid=data/test.txt", "an index of settings"),
+        ("data/obj_train_data/a.jpg\nb c.PNG\n", "a list of images"),
+        (f"{A}\n1 0.1 0.2 0.3 0.4 0.5 0.6", "a file of boxes"),
+    ],
+)
+def test_other_files_are_no_names(data: Folder, text: str, kind: str) -> None:
+    data.add("images/train/a", A)
+    path = data.root / "obj.txt"
+    path.write_text(text)
+    assert f"this is {kind}, not a list of names" in data.bad(path, images=data.root / "images")
+
+
+def test_names_may_be_numbers_or_hold_signs(data: Folder) -> None:
+    data.add("images/train/a", A)
+    path = data.root / "obj.names"
+    path.write_text("0\n1 2\na=b\nx.jpg or so")
+    assert data.convert(path, images=data.root / "images")[0][0].labels == ("0",)
+
+
+def test_label_files_in_another_unicode_form(data: Folder) -> None:
+    """macOS writes names decomposed: the image is not one without a label file."""
+    data.add("images/train/cafe\u0301", A)
+    label = data.root / "labels/train/cafe\u0301.txt"
+    label.rename(label.with_name("caf\u00e9.txt"))
+    assert data.convert()[0][0].labels == ("red box",)
 
 
 def test_names_file(data: Folder) -> None:

@@ -32,6 +32,7 @@ from PIL import (
 
 from verl_visionr1.boxes import Box
 from verl_visionr1.files import RowError, write_whole
+from verl_visionr1.processed import MAX_ASPECT, PROCESSORS, SizeError, processed_size
 
 FORMATS = tuple(  # explicit, or Pillow would also try formats that start another program
     str(plugin.format)
@@ -47,7 +48,6 @@ FORMATS = tuple(  # explicit, or Pillow would also try formats that start anothe
 )
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
 _MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
-_MAX_ASPECT = 200  # qwen_vl_utils raises above it, in the middle of a training step
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -106,7 +106,8 @@ def prepare_image(
         verify_decode: decode all pixels of every image. Without it, a cut-off file is found by its missing end.
 
     Raises:
-        RowError: missing, unreadable or cut-off file; a side below 4 pixels; aspect above 200; too many pixels.
+        RowError: missing, unreadable or cut-off file; a side below 4 pixels; an aspect above 200,
+            as it is or as a model's processor resizes it; too many pixels.
         RowsError: a copy cannot be written.
     """
     is_bytes = isinstance(source, EmbeddedImage)
@@ -238,12 +239,21 @@ def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode:
 def _check_size(source: str, size_wh: tuple[int, int]) -> None:
     if min(size_wh) < _MIN_SIDE:
         raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
-    if max(size_wh) > _MAX_ASPECT * min(size_wh):
-        reason = f"size_wh {size_wh} is longer than {_MAX_ASPECT}:1, which Qwen's processors refuse"
-        raise RowError("image too long", f"{source}: {reason}; cut it")
+    if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize makes no image twice as long
+        _check_resizes(source, size_wh)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size_wh[0] * size_wh[1] > limit:
         raise RowError("image too large", f"{source}: size_wh {size_wh} has more than {limit} pixels; shrink it")
+
+
+def _check_resizes(source: str, size_wh: tuple[int, int]) -> None:
+    """Raise where a model's processor would, in the middle of a training step: it looks at the size once resized."""
+    for family in PROCESSORS:
+        try:
+            processed_size(size_wh, family)
+        except SizeError as error:
+            reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
+            raise RowError("image too long", f"{source}: {reason}; cut it") from None
 
 
 def _look_ahead(kind: str | None, file: BinaryIO) -> tuple[bool, bool]:

@@ -212,7 +212,7 @@ def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
         try:
             if any(isinstance(number, str | bytes) for number in polygon):  # float() would take them
                 raise TypeError
-            outline = tuple([float(number) for number in polygon])
+            outline = tuple([float(number) + 0.0 for number in polygon])  # -0.0 becomes 0.0
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: needs numbers x1, y1, x2, y2, ...") from None
         if len(outline) < 6 or len(outline) % 2:

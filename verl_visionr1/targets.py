@@ -320,7 +320,7 @@ def _point(where: str, value: Any, size_wh: tuple[int, int]) -> tuple[float, flo
 def _number(value: Any) -> float:
     if isinstance(value, str | bytes):  # float() would take them
         raise TypeError
-    return float(value)
+    return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -69,6 +69,9 @@ GEMMA_JSON = AnswerFormat(
             "counting": f"Detect every {{phrase}} in the image. {_FORM}",
         },
         " If there is none, output [].",
+        described=dict.fromkeys(
+            ("grounding", "counting"), f"Detect everything in the image that {{phrases}} describes. {_FORM}"
+        ),
     ),
     example='[{"box_2d": [20, 10, 40, 30], "label": "cat"}]',
     frames=("gemma",),

@@ -92,6 +92,12 @@ LIST = AnswerFormat(
             "[[x1, y1, x2, y2], ...].",
         },
         " If there is none, output [].",
+        described={
+            "grounding": "Locate what {phrases} describes in the image and output its bounding box as "
+            "[x1, y1, x2, y2].",
+            "counting": "Locate everything in the image that {phrases} describes and output the list of their bounding "
+            "boxes: [[x1, y1, x2, y2], ...].",
+        },
     ),
     example="[[10, 20, 30, 40], [50, 60, 70, 80]]",
     then="Output the bounding boxes as [[x1, y1, x2, y2], ...].",
@@ -106,6 +112,11 @@ POINT = AnswerFormat(
             "counting": "Point to every {phrase} in the image: output the list of their coordinates: [[x, y], ...].",
         },
         " If there is none, output [].",
+        described={
+            "pointing": "Point to what {phrases} describes in the image: output its coordinates as [x, y].",
+            "counting": "Point to everything in the image that {phrases} describes: output the list of their "
+            "coordinates: [[x, y], ...].",
+        },
     ),
     example="[10, 20]",
     then="Output the coordinates as [x, y].",

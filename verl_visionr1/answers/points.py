@@ -147,6 +147,11 @@ QWEN_POINTS = AnswerFormat(
             'format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
         },
         " If there is none, output [].",
+        described=dict.fromkeys(
+            ("pointing", "counting"),
+            "Locate everything in the image that {phrases} describes with points, report their point coordinates in "
+            'JSON format like this: [{"point_2d": [x, y], "label": "name"}, ...].',
+        ),
     ),
     example='[{"point_2d": [10, 20], "label": "cat"}]',
     frames=("qwen2.5-vl", "qwen3-vl"),
@@ -159,6 +164,7 @@ MOLMO_POINTS = AnswerFormat(
         "molmo-points",
         {"pointing": "Point to {phrase}", "counting": "How many {phrase} are there?"},
         "\nPlease say 'There are none.' if it is not in the image.",
+        described={"counting": "How many things in the image does {phrases} describe?"},
     ),
     example='<points x1="10.0" y1="20.0" x2="30.5" y2="40.5" alt="cats">cats</points>',
     frames=("percent", "qwen2.5-vl"),

@@ -21,6 +21,10 @@ _ASK = Wording(
         "counting": "Locate every {phrase} in the image and output the coordinates in JSON format.",
     },
     " If there is none, output [].",
+    described=dict.fromkeys(
+        ("grounding", "counting"),
+        "Locate everything in the image that {phrases} describes and output the coordinates in JSON format.",
+    ),
 )
 
 

@@ -174,6 +174,10 @@ QWEN2_VL = AnswerFormat(
             "counting": "Detect every {phrase} in the image and output their bounding boxes.",
         },
         " If there is none, output None.",
+        described={
+            "grounding": "Output the bounding box of what {phrases} describes in the image.",
+            "counting": "Detect everything in the image that {phrases} describes and output their bounding boxes.",
+        },
     ),
     example="<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>",
     frames=("qwen2-vl",),
@@ -193,6 +197,10 @@ INTERNVL = AnswerFormat(
         },
         "\nIf there is none, output None.",
         separator="</ref>, <ref>",
+        described={
+            "counting": "Please detect and label everything in the following image that <ref>{phrase}</ref> describes "
+            "and mark their positions."
+        },
     ),
     example="<ref>cat</ref><box>[[10, 20, 30, 40], [50, 60, 70, 80]]</box>",
     frames=("internvl",),

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 PHRASE, PHRASES = "{phrase}", "{phrases}"
+_NAME_WORDS = 3
+_NO_NAME = re.compile(
+    r"""
+    [.,;:!?"] | ^\d+\s | \s\w+(?<!s)s\s (?# a verb, as in "man wears glasses") | (?<![^\W_])(?:
+    an? | the | th(?:is|at|ese|ose) | (?:t)?here | its? | he | hi[ms] | she | her | they | them
+    | their | my | our | your
+    | one | two | three | four | five | six | seven | eight | nine | ten | first | second | third | last
+    | both | all | each | every | some | any | no | other | another
+    | is | are | was | were | be | been | being | has | have | had | does | do | did | will | who | whose | which | what
+    | in | on | at | of | by | to | with | without | near | behind | under | above | below | beside | between
+    | next | for
+    | left | right | middle | center | centre | top | bottom | front | back | upper | lower | far | closest
+    )(?![^\W_])
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What no name of a kind of thing holds: "every" does not go before it."""
+
+
+def is_name(phrase: str) -> bool:
+    """Whether a phrase names a kind of thing, so that "every" goes before it; else it describes what is meant.
+
+    A longer name that is taken for a description costs nothing: the wording for descriptions fits every phrase.
+
+    >>> [is_name(phrase) for phrase in ("red circle", "gray rubber cube", "A man", "clock is green", "far left")]
+    [True, True, False, False, False]
+    """
+    return len(phrase.split()) <= _NAME_WORDS and not _NO_NAME.search(phrase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,25 +46,32 @@ class Wording:
         answer_format: its name.
         templates: task -> text, in which `{phrase}` stands for the one phrase that the task asks for, or `{phrases}`
             for all of them.
+        described: the same for phrases of which one is no name (`is_name`), in which `{phrases}` are quoted; a task
+            that is not here has a template for all phrases.
         if_none: what to answer when nothing is there: appended on demand.
         separator: what stands between phrases.
 
     >>> ask = Wording("griffon", {"counting": "Count the {phrase}."}, " If there is none, output None.")
     >>> ask("counting", ["red cups"], allow_none=True)
     'Count the red cups. If there is none, output None.'
+    >>> ask = Wording("count", {"counting": "Count every {phrases}."}, described={"counting": "Count {phrases}."})
+    >>> ask("counting", ["cat"]), ask("counting", ["A man"])
+    ('Count every cat.', 'Count "A man".')
     >>> ask("text", ["Why?"])
     Traceback (most recent call last):
     ...
-    ValueError: task = 'text': answer format 'griffon' cannot answer it; it can answer counting
+    ValueError: task = 'text': answer format 'count' cannot answer it; it can answer counting
     """
 
     answer_format: str
     templates: Mapping[str, str]
     if_none: str = ""
     separator: str = ", "
+    described: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "templates", MappingProxyType(dict(self.templates)))
+        for name in ("templates", "described"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __call__(self, task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
         """The question for `phrases`.
@@ -52,5 +88,8 @@ class Wording:
         if isinstance(phrases, str) or not phrases or (PHRASE in template and len(phrases) != 1):
             wanted = "a list of one phrase" if PHRASE in template else "a list of phrases"
             raise ValueError(f"phrases = {phrases!r}: task {task!r} needs {wanted}")
-        text = template.replace(PHRASES, self.separator.join(phrases)).replace(PHRASE, phrases[0])
+        listed = self.separator.join(phrases)
+        if task in self.described and not all(map(is_name, phrases)):
+            template, listed = self.described[task], " or ".join(f'"{phrase}"' for phrase in phrases)
+        text = template.replace(PHRASES, listed).replace(PHRASE, phrases[0])
         return text + (self.if_none if allow_none else "")

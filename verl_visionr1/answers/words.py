@@ -121,6 +121,9 @@ FORMATS: tuple[AnswerFormat, ...] = (
             {"counting": "Count every {phrases} in the image and answer with the number alone."},
             " If there is none, answer 0.",
             separator=" and every ",
+            described={
+                "counting": "Count everything in the image that {phrases} describes and answer with the number alone."
+            },
         ),
         "7",
         then="Answer with the number alone.",

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from verl_visionr1.conversion.identity import Exclusion
+from verl_visionr1.conversion.image_files import find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.sources import find_image, inside, mapped_file
+from verl_visionr1.conversion.sources import mapped_file
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -140,7 +141,7 @@ def read_parts(
     flags = flags or VocabularyFlags(data_source="")
     document = read_document(path)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
-    category_of, names = _categories(path, document, aliases)
+    category_of, names = _categories(path, document, aliases, ledger)
     boxes = flags.box_check(path.name, flags.convention("xywh-abs"))
     columns = Columns(path.name, names, ledger, boxes, keeps_marked=flags.keeps_marked)
     image_of, entries = _images(document.images, columns, images_dir, flags.excluded)
@@ -184,12 +185,14 @@ def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) ->
         raise RowError("malformed entry", f"{where} = {shown}: {error}; mend it") from None
 
 
-def _categories(path: Path, document: CocoDocument, aliases: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
-    """Key of each category -> its index in the names; two ids of one name are one category."""
+def _categories(
+    path: Path, document: CocoDocument, aliases: Mapping[str, str], ledger: Ledger
+) -> tuple[dict[str, int], list[str]]:
+    """Key of each category -> its index in the names; ids whose names look alike are one category."""
     unknown = aliases.keys() - {category.name.strip() for category in document.categories}
     if unknown:
         raise RowsError(f"{path}: no category {sorted(unknown)[0]!r}, for which an alias was given; check its name")
-    names, places = named_once([aliases.get(c.name.strip(), c.name) for c in document.categories])
+    names, places = named_once([aliases.get(c.name.strip(), c.name) for c in document.categories], ledger)
     category_of: dict[str, int] = {}
     for number, category in enumerate(document.categories):
         key = key_of(category.id)
@@ -262,10 +265,10 @@ def _image(
         listed = getattr(entry, field)
         if listed is not None and not isinstance(listed, list):
             raise RowError("malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; mend it")
-    path = find_image(images_dir, inside(name, where))
-    if of_url and not path.exists():  # LVIS v0.5 gives COCO 2014's names to COCO 2017's images
-        other = find_image(images_dir, inside(of_url, where))
-        path = other if other.exists() else path
+    path = find_below(images_dir, name)
+    if path is None and of_url:  # LVIS v0.5 gives COCO 2014's names to COCO 2017's images
+        path = find_below(images_dir, of_url)
+    path = path or find_image(images_dir, name, where)
     if entry.width is None or entry.height is None:
         size_wh, orientation = read_size(path)
         if orientation != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def read_names(path: Path) -> list[str]:
     """Names of categories, one a line (classes.txt, obj.names): a category's number is that of its line.
 
     Raises:
-        RowsError: it cannot be read, holds none, or a blank line before the last name, after which no number would fit.
+        RowsError: it cannot be read, holds none, a blank line before the last name, after which no number would fit, or
+            is another of a data set's files: an index of settings, a list of images, or boxes.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig").rstrip()
@@ -48,4 +50,15 @@ def read_names(path: Path) -> list[str]:
     names = [line.strip() for line in text.split("\n")]
     if "" in names:
         raise RowsError(f"{path}: line {names.index('') + 1} is blank: needs one name a line; mend it")
+    kind = next((kind for kind, line in _NO_NAMES.items() if all(map(line.fullmatch, names))), None)
+    if kind is not None:
+        raise RowsError(f"{path}: {names[0]!r}: this is {kind}, not a list of names; give the file of names")
     return names
+
+
+_NO_NAMES = {
+    "an index of settings": re.compile(r"\w+\s*=.*"),
+    "a list of images": re.compile(rf".*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})", re.IGNORECASE),
+    "a file of boxes": re.compile(r"\d+(?:\s+\S*\d\S*){4,}"),
+}
+"""What every line of a data set's other files looks like."""

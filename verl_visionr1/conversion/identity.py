@@ -9,8 +9,10 @@ plain ids that are compared with the data set's own; `data_preprocess/exclusion.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 import msgspec
 
@@ -54,27 +56,41 @@ def identity_of_name(file_name: str) -> str | None:
     return f"coco:{found[1]}" if known else None
 
 
+def normal_spelling(name: str) -> str:
+    """A file name without percent-encoding, in Unicode form NFC.
+
+    >>> normal_spelling("cafe%CC%81%20a.jpg")
+    'caf\u00e9 a.jpg'
+    """
+    return unicodedata.normalize("NFC", unquote(name))
+
+
 def path_name(name: str) -> str:
-    """A file name as it is compared: its folders and name with / between; a URL is as it is.
+    """A file name as it is compared: its folders and name with / between, in `normal_spelling`; a URL is as it is.
+
+    Label Studio's `/data/local-files/?d=` is dropped: it stands for the folder that it serves.
 
     >>> path_name("/data/a/b.jpg"), path_name("a\\\\b.jpg"), path_name("https://x.org/a/1.jpg?x=2#y")
     ('data/a/b.jpg', 'a/b.jpg', 'https://x.org/a/1.jpg?x=2#y')
+    >>> path_name("..\\\\..\\\\media\\\\a%20b.jpg"), path_name("/data/local-files/?d=a%5Cb.jpg")
+    ('media/a b.jpg', 'a/b.jpg')
     """
-    name = name.removeprefix("file://")
+    name = name.removeprefix("file://").rpartition("/data/local-files/?d=")[2]
     if "://" in name:
         return name
-    path = PureWindowsPath(name)  # takes both / and \\ for separators
+    path = PureWindowsPath(normal_spelling(name))  # takes both / and \\ for separators
     return "/".join(part for part in path.parts[bool(path.anchor) :] if part != "..")
 
 
 def path_tails(name: str) -> list[str]:
-    """A file name with all of its folders, with fewer, and with none.
+    """A file name with all of its folders, with fewer, and with none; none but a URL itself leads out of a folder.
 
-    >>> path_tails("x/a/b.jpg")
-    ['x/a/b.jpg', 'a/b.jpg', 'b.jpg']
+    >>> path_tails("x/a/b.jpg"), path_tails("https://x.org/../b.jpg")
+    (['x/a/b.jpg', 'a/b.jpg', 'b.jpg'], ['https://x.org/../b.jpg', 'b.jpg'])
     """
     name = path_name(name)
-    parts = name.partition("://")[2].split("/") if "://" in name else name.split("/")
+    below = path_name(name.partition("://")[2]) if "://" in name else name
+    parts = below.split("/")
     tails = ["/".join(parts[first:]) for first in range(len(parts))]
     return [name, *tails[1:]] if name else []
 

@@ -21,7 +21,7 @@ from verl_visionr1.conversion.flags import BoxFlags, checked_format, require_pos
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
-from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations
+from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, visible_form
 from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowsError
 
@@ -219,13 +219,13 @@ def write_annotations(
 
 
 def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
-    index = {name: i for i, name in enumerate(data.names)}
+    index = {visible_form(name): i for i, name in enumerate(data.names)}
     for name in flags.categories:
-        if name not in index:
+        if visible_form(name) not in index:
             close = difflib.get_close_matches(name, data.names, 3, 0.5) or data.names[:10]
             raise RowsError(f"--categories {name!r}: not in {data.name}; did you mean {', '.join(close)}?")
     if flags.categories:
-        return tuple(sorted({index[name] for name in flags.categories}))
+        return tuple(sorted({index[visible_form(name)] for name in flags.categories}))
     return tuple(i for i in range(len(data.names)) if i not in data.never_asked)
 
 

@@ -1,7 +1,7 @@
 """Reading of source files, whoever made them: errors name file and place, and nothing in a file is ever run.
 
-Files of data sets come from the internet: pickles are read by an unpickler that knows plain values only, XML without
-entities, and no file name may lead out of the folder of images.
+Files of data sets come from the internet: pickles are read by an unpickler that knows plain values only, and XML
+without entities. `image_files` finds the images that they name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
@@ -22,7 +22,6 @@ import msgspec
 
 from verl_visionr1.conversion.pickled_numpy import stand_in
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage
 
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images that are in memory as Python objects
@@ -310,64 +309,3 @@ def read_mat(path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - a garbled file raises whatever its bytes run into
         reason = f"not a whole .mat file ({type(error).__name__}: {error})"
         raise RowError("mat file garbled", f"{path}: {reason}; fetch it again") from None
-
-
-# ---------------------------------------------------------------------------------------------- images
-
-
-def inside(name: str, where: str) -> str:
-    """A file name that stays inside its folder.
-
-    Raises:
-        RowError: it does not.
-
-    >>> inside("train/a.jpg", "entry 1")
-    'train/a.jpg'
-    >>> inside("../../etc/passwd", "entry 1")
-    Traceback (most recent call last):
-    ...
-    verl_visionr1.files.RowError: entry 1: file_name '../../etc/passwd' must lie inside the images folder; mend it
-    """
-    windows = PureWindowsPath(name)  # takes both / and \\ for separators
-    if windows.root or windows.drive or ".." in windows.parts or "\0" in name:
-        reason = f"file_name {name!r} must lie inside the images folder"
-        raise RowError("file_name outside the images folder", f"{where}: {reason}; mend it")
-    return name
-
-
-def find_image(images_dir: Path, name: str) -> Path:
-    """The image file of a name, also where the folder holds only the end of it (`images/v1/patch8/a.jpg`: `a.jpg`).
-
-    Args:
-        name: as `inside` gave it. Where nothing is found, `images_dir / name`: its opening tells.
-    """
-    parts = name.split("/")
-    for first in range(len(parts)):
-        path = os.path.join(images_dir, *parts[first:])
-        if os.path.exists(path):
-            return Path(os.path.abspath(path))
-    return Path(os.path.abspath(os.path.join(images_dir, name)))
-
-
-def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Path | EmbeddedImage:
-    """The image of a record: a path, bytes, or a dictionary of them, as Hugging Face data sets write it.
-
-    Args:
-        images_dir: folder that paths are relative to; an absolute path is looked for in it by its end. None: paths are
-            absolute, and taken as they are.
-
-    Raises:
-        RowError: none of these, or a path without a folder.
-    """
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path") or value.get("image")
-    if isinstance(value, bytes):
-        return EmbeddedImage(where, value)
-    if not isinstance(value, str) or not value:
-        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; mend it")
-    value = value.removeprefix("file://")
-    if images_dir is None:
-        if not os.path.isabs(value):
-            raise RowError("image path without a folder", f"{where}: image {value!r}: give the folder of the images")
-        return Path(value)
-    return find_image(images_dir, inside(value.lstrip("/"), where))

@@ -7,9 +7,12 @@ of. *Federated* sets check only some categories on each image: the others are un
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,9 @@ from verl_visionr1.conversion.items import clean_box
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import PLACEHOLDERS
+from verl_visionr1.targets import normalize_text
 
+_BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)|_+")
 Key = int | str | float | None
 BOX, CROWD, BAD, DUPLICATE = range(4)
 """What an annotation is: a box, a region to ignore, a box that cannot be used, one that repeats another."""
@@ -85,7 +90,7 @@ class Columns:
 
     Args:
         name: of the source, for messages.
-        names: category names, each once.
+        names: category names, each once (`named_once`).
         boxes: takes all boxes as they are written, and knows how that is.
         keeps_marked: what is marked (a crowd, difficult ...) is an object like any other, no region to ignore.
 
@@ -265,12 +270,34 @@ def key_of(value: Key) -> str | None:
     return None if value is None else str(value)
 
 
-def named_once(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Names without repeats, and the index of each given name among them.
+@lru_cache(maxsize=65536)
+def visible_form(name: str) -> str:
+    """A name as the eye takes it: without case, Unicode forms, invisible signs, and what joins its words.
 
-    >>> named_once(["cat", "dog", "cat "])
-    (['cat', 'dog'], [0, 1, 0])
+    >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
+    ('aerosol can', 'aerosol can', 'caf\u00e9')
     """
+    seen = name if name.isascii() else "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+    return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(seen)))
+
+
+def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list[str], list[int]]:
+    """Names of which no two look alike, and the index of each given name among them.
+
+    Args:
+        ledger: notes names that are spelled otherwise than the first that looks like them.
+
+    >>> named_once(["cat", "aerosol_can", "cat ", "Aerosol can"])
+    (['cat', 'aerosol_can'], [0, 1, 0, 1])
+    """
+    kept: list[str] = []
     index: dict[str, int] = {}
-    places = [index.setdefault(name.strip(), len(index)) for name in names]
-    return list(index), places
+    places = []
+    for name in map(str.strip, names):
+        place = index.setdefault(visible_form(name), len(index))
+        places.append(place)
+        if place == len(kept):
+            kept.append(name)
+        elif name != kept[place] and ledger is not None:
+            ledger.notes[f"category {name!r} taken for {kept[place]!r}, which looks the same"] += 1
+    return kept, places

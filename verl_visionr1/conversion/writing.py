@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.progress import track
 
 from verl_visionr1.conversion.flags import Flags, OnError
-from verl_visionr1.conversion.identity import identity_of_name, path_tails
+from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
@@ -194,28 +194,29 @@ def _check_name(item: Item) -> None:
 
 
 def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
-    """Refuse an image that was found by the end of its name, and is by another name's end already in a row.
+    """Refuse an image that was found by the end or another case of its name, and is by another's already in a row.
 
     Args:
-        names: image file -> the first name that it went by, and where. Names without a folder say nothing.
+        names: image file -> the longest name that it went by, and where.
     """
-    if not isinstance(item.image, Path) or "/" not in item.file_name.replace("\\", "/"):
+    if not isinstance(item.image, Path) or not item.file_name:
         return
-    first, where = names.get(path := str(item.image), ("", ""))
-    tails = path_tails(item.file_name)
-    if first == item.file_name or not tails or tails[-1] != item.image.name:  # found by other means, as PixMo's are
+    known, where = names.get(path := str(item.image), ("", ""))
+    if known == item.file_name:
         return
-    if not first:
+    tails, known_tails = path_tails(item.file_name), path_tails(known)
+    own = normal_spelling(item.image.name)
+    if not tails or tails[-1].casefold() != own.casefold():  # found by other means, as PixMo's are
+        return
+    identity = identity_of_name(known)
+    is_same = not known or tails[0] in known_tails or known_tails[0] in tails
+    if not is_same and (identity is None or identity != identity_of_name(item.file_name)):
+        reason = f"its image {item.file_name!r} was found only by the end of this name, as {item.image}"
+        raise RowError(
+            "two names of one image file", f"{item.where}: {reason}, which is {known!r} of {where}, too; fetch it"
+        )
+    if len(tails) > len(known_tails):
         names[path] = item.file_name, item.where
-        return
-    if tails[0] in path_tails(first) or path_tails(first)[0] in tails:
-        return
-    if (known := identity_of_name(first)) is not None and known == identity_of_name(item.file_name):
-        return
-    reason = f"its image {item.file_name!r} was found only by the end of this name, as {item.image}"
-    raise RowError(
-        "two names of one image file", f"{item.where}: {reason}, which is {first!r} of {where}, too; fetch it"
-    )
 
 
 def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Ledger, allow_none: bool) -> Iterator[Row]:

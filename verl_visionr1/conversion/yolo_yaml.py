@@ -1,14 +1,16 @@
-"""data.yaml of YOLO: the names of classes, and where the images of a split are."""
+"""data.yaml of YOLO, and obj.data of darknet: the names of classes, and where the images of a split are."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from verl_visionr1.conversion.folders import read_names
+from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowsError
 
@@ -33,10 +35,11 @@ class Description(NamedTuple):
 
 
 def describe(source: Path, split: str, images: Path | None = None) -> Description:
-    """What data.yaml says of a split.
+    """What data.yaml or obj.data says of a split.
 
     Args:
-        source: data.yaml; or, with `images`, a file of names.
+        source: data.yaml; obj.data, which names the list of names and the lists of images; or, with `images`, a file of
+            names.
         images: a folder of images or a list of them, instead of what stands in data.yaml.
 
     Raises:
@@ -45,10 +48,7 @@ def describe(source: Path, split: str, images: Path | None = None) -> Descriptio
     if images is not None and not images.exists():
         raise RowsError(f"--images {images}: no such folder or list; check the path")
     if source.suffix.lower() not in (".yaml", ".yml"):
-        if images is None:
-            raise RowsError(f"{source}: no data.yaml, which says where the images are: give --images")
-        root = images if images.is_dir() else images.absolute().parent
-        return Description(dict(enumerate(read_names(source))), [images], root, None)
+        return _describe_darknet(source, split, images)
     document = _read_yaml(source)
     roots = [source.absolute().parent]
     given = document.get("path")
@@ -56,6 +56,54 @@ def describe(source: Path, split: str, images: Path | None = None) -> Descriptio
         roots.insert(0, roots[0] / given)
     found = [images] if images is not None else _images(source, document, split, roots)
     return Description(_names(source, document), found, roots[0], _key_points(source, document))
+
+
+def _describe_darknet(source: Path, split: str, images: Path | None) -> Description:
+    """What an index (obj.data) says of a split, or a list of names with `images`."""
+    index = _read_index(source)
+    if index is not None:
+        folder = source.absolute().parent
+        names = read_names(_listed_file(source, index, "names"))
+        _check_count(source, "classes", index.get("classes"), dict(enumerate(names)))
+        key = _split_key(source, index, split) if images is None else ""
+        return Description(dict(enumerate(names)), [images or _listed_file(source, index, key)], folder, None)
+    if images is None:
+        raise RowsError(f"{source}: no data.yaml, which says where the images are: give --images")
+    root = images if images.is_dir() else images.absolute().parent
+    return Description(dict(enumerate(read_names(source))), [images], root, None)
+
+
+def _read_index(path: Path) -> dict[str, str] | None:
+    """The settings of darknet's obj.data, `key = value` on every line; None of a file that is none."""
+    try:
+        lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        return None
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    settings = {key.strip(): value.strip() for key, _, value in pairs}
+    return settings if "names" in settings and all(is_set for _, is_set, _ in pairs) else None
+
+
+def _listed_file(source: Path, index: dict[str, str], key: str) -> Path:
+    """A file that an index names; its folders are those of another machine."""
+    found = find_below(source.absolute().parent, index[key])
+    if found is None:
+        raise RowsError(f"{source}: {key} = {index[key]}: no such file in this folder; put it beside, or mend the path")
+    return found
+
+
+def _split_key(source: Path, document: Mapping[Any, Any], split: str) -> str:
+    """Under which key the images of a split stand."""
+    key = next((key for key in SPLIT_KEYS.get(split, (split,)) if document.get(key)), None)
+    if key is None:
+        there = [key for key in ("train", "val", "validation", "valid", "test", "minival") if document.get(key)]
+        raise RowsError(f"{source}: no split {split!r}; --split one of {', '.join(there) or 'none'}, or give --images")
+    return key
+
+
+def _check_count(source: Path, key: str, count: Any, names: Mapping[int, str]) -> None:
+    if str(count).isdecimal() and int(count) not in (len(names), max(names) + 1):
+        raise RowsError(f"{source}: {key} is {count}, but names has {len(names)}; mend one of them")
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
@@ -85,9 +133,7 @@ def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
             names[int(key)] = str(name)
         except (TypeError, ValueError):
             raise RowsError(f"{source}: names: {str(key)[:20]!r}: needs a class number; mend it") from None
-    count = document.get("nc")
-    if isinstance(count, int) and count not in (len(names), max(names) + 1):
-        raise RowsError(f"{source}: nc is {count}, but names has {len(names)}; mend one of them")
+    _check_count(source, "nc", document.get("nc"), names)
     return names
 
 
@@ -102,10 +148,7 @@ def _key_points(source: Path, document: dict[Any, Any]) -> int | None:
 
 def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path]) -> list[Path]:
     """Folders and lists of a split."""
-    key = next((key for key in SPLIT_KEYS.get(split, (split,)) if document.get(key)), None)
-    if key is None:
-        there = [key for key in ("train", "val", "validation", "valid", "test", "minival") if document.get(key)]
-        raise RowsError(f"{source}: no split {split!r}; --split one of {', '.join(there) or 'none'}, or give --images")
+    key = _split_key(source, document, split)
     entries = document[key] if isinstance(document[key], list) else [document[key]]
     if not all(isinstance(entry, str) for entry in entries):
         raise RowsError(f"{source}: {key}: needs a path, or a list of paths; mend it")

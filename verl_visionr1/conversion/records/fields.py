@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.records.solutions import read_solution
 from verl_visionr1.conversion.records.values import (
     Box,
@@ -253,7 +254,7 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
         where=where,
         image=image,
         file_name=name,
-        image_id=key_of(made.id) or name.rpartition("/")[2].partition(".")[0],
+        image_id=key_of(made.id) or path_name(name).rpartition("/")[2].partition(".")[0],
         split=str(made.split or ""),
         size_wh=size_of(where, made.width, made.height),
         box_format=box_format,

@@ -138,6 +138,9 @@ def _rex_thinker(record: Record, where: str) -> Fields:
 
 # ---------------------------------------------------------------------------------------------- conversations
 
+_REF, _BBOX = "<ref-object>", "<bbox>"
+"""Placeholders of ms-swift."""
+
 
 class _Turns(NamedTuple):
     """Question and answer of a conversation; `left_out`: why it is none for us."""
@@ -185,13 +188,13 @@ def _ms_swift(record: Record, where: str) -> Fields:
     turns = _turns(record, where)
     if turns.left_out:
         return Fields(left_out=turns.left_out)
-    if "<bbox>" in turns.question:
+    if _BBOX in turns.question:
         return Fields(left_out="row that asks about a given box")
     objects = record.get("objects") or {}
     refs, boxes = objects.get("ref") or [], objects.get("bbox") or []
     wording = without_images(turns.question)
-    for ref in refs[: wording.count("<ref-object>")]:
-        wording = wording.replace("<ref-object>", str(ref), 1)
+    for ref in refs[: wording.count(_REF)]:
+        wording = wording.replace(_REF, str(ref), 1)
     made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
     if not refs and not boxes:
         made.solution = turns.answer
@@ -207,12 +210,26 @@ def _ms_swift(record: Record, where: str) -> Fields:
     made.boxes, made.points = (boxes, None) if lengths == {4} else (None, boxes)
     if refs:
         made.question = None
-        made.phrase = list(dict.fromkeys(refs))
-        made.label = _refs_of_boxes(where, turns, refs, len(boxes))
+        named = _named_refs(where, turns, refs)
+        made.phrase = list(dict.fromkeys(named))
+        made.label = _refs_of_boxes(where, turns, named, len(boxes))
     return made
 
 
 _KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}
+
+
+def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:
+    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none.
+
+    Raises:
+        RowError: fewer phrases than placeholders.
+    """
+    wanted = f"{turns.question}{turns.answer}".count(_REF)
+    if len(refs) < wanted:
+        reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
+        raise RowError("placeholder without a phrase", f"{where}: {reason}; {ADVICE}")
+    return refs[:wanted] if _REF in str(turns.answer) else refs
 
 
 def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
@@ -221,16 +238,16 @@ def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int)
     Raises:
         RowError: neither.
     """
-    groups = re.findall(r"(R+)(B*)", _placeholders(str(turns.answer)))
-    asked = turns.question.count("<ref-object>")
-    if not groups:  # the answer has boxes only: they are of the phrases that are asked for
-        groups, asked = [("R" * len(refs), "B" * n_boxes)], 0
+    groups = _groups(str(turns.answer))
+    asked = turns.question.count(_REF)
+    if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
+        groups, asked = [(len(refs), n_boxes)], 0
     named, paired = list(refs[asked:]), list[str]()
-    for names, boxes in groups:
-        some, named = named[: len(names)], named[len(names) :]
+    for n_refs, n_of_them in groups:
+        some, named = named[:n_refs], named[n_refs:]
         if len(some) == 1:
-            paired += some * len(boxes)
-        elif len(some) == len(boxes):
+            paired += some * n_of_them
+        elif len(some) == n_of_them:
             paired += some
     if len(paired) != n_boxes:
         reason = f"{len(refs)} ref and {n_boxes} bbox: which belongs to which is not told"
@@ -238,9 +255,20 @@ def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int)
     return paired
 
 
-def _placeholders(text: str) -> str:
-    """R for each `<ref-object>` and B for each `<bbox>`, in their order."""
-    return "".join({"<ref-object>": "R", "<bbox>": "B"}[tag] for tag in re.findall(r"<ref-object>|<bbox>", text))
+def _groups(answer: str) -> list[tuple[int, int]]:
+    """(phrases, boxes) of each part of an answer that belongs together: an object of JSON, or phrases and their boxes.
+
+    >>> _groups('[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"label": "<ref-object>", "bbox_2d": <bbox>}]')
+    [(1, 1), (1, 1)]
+    >>> _groups("<ref-object><bbox><bbox>, no <ref-object>"), _groups("<bbox> is a <ref-object>, <bbox> <ref-object>")
+    ([(1, 2), (1, 0)], [(1, 1), (1, 1)])
+    """
+    groups: list[tuple[int, int]] = []
+    for part in re.findall(r"\{[^{}]*\}", answer) or [answer]:
+        letters = "".join("R" if tag == _REF else "B" for tag in re.findall(f"{_REF}|{_BBOX}", part))
+        order = r"B+R*" if letters.startswith("B") else r"R+B*"
+        groups += [(group.count("R"), group.count("B")) for group in re.findall(order, letters)]
+    return groups
 
 
 # ---------------------------------------------------------------------------------------------- the table

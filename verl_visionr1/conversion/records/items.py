@@ -11,6 +11,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.fields import Entry
 from verl_visionr1.conversion.records.source import RecordSource
 from verl_visionr1.conversion.records.values import ADVICE
+from verl_visionr1.conversion.vocabulary import named_once, visible_form
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError
 
@@ -53,7 +54,10 @@ def _together(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
 def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: bool) -> Item:
     phrases = entry.phrases
     if not phrases and entry.boxes is not None and entry.question:
-        phrases = tuple(dict.fromkeys(entry.labels)) or (entry.question,)
+        phrases = tuple(entry.labels) or (entry.question,)
+    phrases = tuple(named_once(phrases)[0])
+    spelled = {visible_form(phrase): phrase for phrase in phrases}
+    entry = replace(entry, labels=[spelled.get(visible_form(label), label) for label in entry.labels])
     task = _task(entry, phrases)
     if not phrases and not entry.question:
         raise RowError("nothing asked", f"{entry.where}: neither phrase nor question; {ADVICE}")
@@ -95,7 +99,9 @@ def _task(entry: Entry, phrases: tuple[str, ...]) -> str:
         return "pointing"
     if entry.answer is not None:
         return "text"
-    raise RowError("no truth", f"{entry.where}: neither boxes, points, count nor answer; {ADVICE}")
+    reason = "neither boxes, points, count nor answer (they are missing or null)"
+    advice = "write [] (a count: 0) where what is asked for is not in the image, or remove the entry"
+    raise RowError("no truth", f"{entry.where}: {reason}; {advice}")
 
 
 def _labels(entry: Entry, phrases: tuple[str, ...], n_things: int) -> list[str]:

@@ -23,6 +23,7 @@ _TOKENS = "|".join(
 )
 _PLACES = re.compile(f"{_TOKENS}|{_FOUR}")
 _COORDINATES = re.compile(f"{_TOKENS}|{_FOUR}|{_TWO_POINTS}|{_ALONE}")
+_POINTS = re.compile(r"<points?>[^<>]{0,200}</points?>")
 _TAGGED = re.compile(r"<box>|<\|box_start\|>")
 _LABELLED = re.compile(r"<ref>|<\|object_ref_start\|>")
 _CORNERS = re.compile(rf"<box>{_TWO_POINTS}</box>")
@@ -53,6 +54,8 @@ def read_notation(text: str, where: str) -> Noted | None:
     >>> read_notation("on the left", "row 1") is None
     True
     """
+    if "<box>" in text:  # Seg-Zero writes points beside its boxes
+        text = _POINTS.sub("", text)
     for parse, spelled in _candidates(text):
         answer = parse(spelled)
         labels = list(answer.labels) if any(answer.labels) else []

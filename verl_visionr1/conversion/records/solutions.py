@@ -81,7 +81,8 @@ def read_solution(value: Any, where: str) -> Solution:
         raise RowError("answer too long", f"{where}: an answer of {len(written)} characters; mend or remove the entry")
     text = without_tags(written)
     if not text:
-        raise RowError("no answer", f"{where}: the answer is {value!r}: needs a right answer; mend or remove the entry")
+        needed = "needs a right answer, [] where what is asked for is not in the image"
+        raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; mend or remove the entry")
     if text.lower().rstrip(".") in NOTHING:
         return Solution([], [], None, text)
     data = _decoded(text) if text[0] in "[{" else None

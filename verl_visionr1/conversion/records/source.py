@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
-from verl_visionr1.conversion.sources import embedded_image, files_of, read_csv, read_records
+from verl_visionr1.conversion.sources import files_of, read_csv, read_records
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 

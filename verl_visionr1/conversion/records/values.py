@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from verl_visionr1.conversion.records.solutions import decoded_text
+from verl_visionr1.conversion.vocabulary import visible_form
 from verl_visionr1.files import RowError
 
 ADVICE = "mend or remove the entry"
@@ -68,10 +70,15 @@ def labels_of(where: str, value: Any, class_names: Sequence[str] = ()) -> list[s
         if not isinstance(name, str) or not name.strip():
             advice = "name them by --class-names" if isinstance(member, int) else ADVICE
             raise RowError("label without a name", f"{where}: label {member!r}: needs a text; {advice}")
-        if class_names and name.strip() not in class_names:
+        if class_names and visible_form(name) not in _visible_forms(tuple(class_names)):
             raise RowError("unknown label", f"{where}: label {name!r}: not among the {len(class_names)} --class-names")
         labels.append(name.strip())
     return labels
+
+
+@lru_cache(maxsize=8)
+def _visible_forms(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(visible_form, names))
 
 
 def _numbers(where: str, what: str, value: Any, count: int) -> Box:

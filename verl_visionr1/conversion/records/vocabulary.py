@@ -14,7 +14,7 @@ from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, pl
 from verl_visionr1.conversion.records.fields import FORMATS, Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
 from verl_visionr1.conversion.records.values import ADVICE, labels_of
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
@@ -36,7 +36,8 @@ def items_of_vocabulary(
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
     box_format = source.layout.box_format or FORMATS["xyxy-abs"]  # without one there are no boxes
     boxes = flags.box_check(name, box_format.convention)
-    reader = _Reader(source, Columns(name, found.labels, ledger, boxes, keeps_marked=flags.keeps_marked))
+    names, _ = named_once(found.labels, ledger)
+    reader = _Reader(source, Columns(name, names, ledger, boxes, keeps_marked=flags.keeps_marked))
     reader.read(flags.split)
     data = reader.columns.finish()
     asks = plan(data, flags, ledger)
@@ -51,7 +52,7 @@ class _Reader:
         self.source, self.columns, self.ledger = source, columns, columns.ledger
         self.numbers = array("q")
         self.has_bytes = False
-        self._index = {label: i for i, label in enumerate(columns.names)}
+        self._index = {visible_form(label): i for i, label in enumerate(columns.names)}
         self._image_of: dict[str, int] = {}
         self._bad: list[tuple[str, str, list[str]]] = []
 
@@ -73,7 +74,7 @@ class _Reader:
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
-        for label in sorted(self._index.keys() & set(labels)) if image != _LEFT_OUT else ():
+        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != _LEFT_OUT else ():
             self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
 
     def _add(self, number: int, entry: Entry) -> None:
@@ -103,7 +104,7 @@ class _Reader:
     def _add_boxes(self, entry: Entry, image: int) -> None:
         place = entry.where.partition(": ")[2]
         for i, (box, label) in enumerate(zip(entry.boxes or (), entry.labels, strict=True)):
-            self.columns.add(image, self._index[label], box, f"{place}, box {i}", written=box)
+            self.columns.add(image, self._index[visible_form(label)], box, f"{place}, box {i}", written=box)
 
 
 def _with_bytes(

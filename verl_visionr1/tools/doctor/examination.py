@@ -15,8 +15,8 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.tools.doctor.layouts import describe_converter, script_of_json
 from verl_visionr1.rewards.routing import is_delegated
+from verl_visionr1.tools.doctor.layouts import describe_converter, script_of_json
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity

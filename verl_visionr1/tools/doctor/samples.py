@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_visionr1.conversion.sources import find_image, read_records
+from verl_visionr1.conversion.image_files import find_below
+from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
 from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
@@ -179,8 +179,7 @@ def _absolute(image: str | bytes, images_dir: Path) -> str | bytes:
     """A path that is relative to a folder, where it lies there."""
     if isinstance(image, bytes) or Path(image).is_absolute() or "\0" in image:
         return image
-    found = find_image(images_dir, image)
-    return str(found) if os.path.exists(found) else image
+    return str(find_below(images_dir, image) or image)
 
 
 def _prompt_of(record: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,127 @@
+"""Find the image files that names in annotation files stand for, without ever leaving the folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from verl_visionr1.conversion.identity import normal_spelling, path_tails
+from verl_visionr1.files import RowError
+from verl_visionr1.images import EmbeddedImage
+
+
+def find_below(folder: Path, name: str) -> Path | None:
+    """Find the file below a folder that a name stands for, or that the longest end of the name stands for.
+
+    Names are written by other programs on other machines: absolute, with backslashes, through `..`, percent-encoded, in
+    another Unicode form or another case. The file is always below the folder. Of several spellings the exact one wins;
+    where only others are there, it must be the only one of its folder.
+
+    Returns:
+        An absolute path; None where no end of the name is there.
+    """
+    root = os.path.abspath(folder)
+    literal = os.path.normpath(os.path.join(root, name))  # an absolute name replaces the root
+    if literal.startswith(os.path.join(root, "")) and os.path.isfile(literal):
+        return Path(literal)
+    tails = [tail for tail in path_tails(name) if "://" not in tail]
+    exact = (path for tail in tails if os.path.isfile(path := os.path.join(root, tail)))
+    found = next(exact, None) or next(filter(None, (_spelled_otherwise(root, tail) for tail in tails)), None)
+    return None if found is None else Path(found)
+
+
+def find_image(images_dir: Path, name: str, where: str) -> Path:
+    """Find the image file of a name (`find_below`).
+
+    Returns:
+        An absolute path in `images_dir`. Where nothing is found, that of the name as it is: its opening tells.
+
+    Raises:
+        RowError: nothing is found, and the name leads out of the folder.
+    """
+    found = find_below(images_dir, name)
+    if found is not None:
+        return found
+    inside(name, where)
+    return Path(os.path.abspath(os.path.join(images_dir, name.replace("\\", "/"))))
+
+
+def inside(name: str, where: str) -> str:
+    """A file name that stays inside its folder.
+
+    Raises:
+        RowError: it does not.
+
+    >>> inside("train/a.jpg", "entry 1")
+    'train/a.jpg'
+    """
+    path = PureWindowsPath(name)  # takes both / and \\ for separators
+    ways = {
+        "a NUL character": "\0" in name,
+        f"the drive {path.drive!r}": path.drive,
+        "an absolute path": path.root,
+        "'..'": ".." in path.parts,
+    }
+    way = next((way for way, is_taken in ways.items() if is_taken), None)
+    if way is None:
+        return name
+    way += ", with backslashes between folders" * ("\\" in name)
+    reason = f"must lie inside the images folder, but leads out by {way}"
+    advice = "put the image there, or correct the name"
+    raise RowError("file_name outside the images folder", f"{where}: file_name {name!r} {reason}; {advice}")
+
+
+def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Path | EmbeddedImage:
+    """The image of a record: a path, bytes, or a dictionary of them, as Hugging Face data sets write it.
+
+    Args:
+        images_dir: folder in which paths are looked for. None: paths are absolute, and taken as they are.
+
+    Raises:
+        RowError: none of these, a path without a folder, or one that leads out of it.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path") or value.get("image")
+    if isinstance(value, bytes):
+        return EmbeddedImage(where, value)
+    if not isinstance(value, str) or not value:
+        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; mend it")
+    value = value.removeprefix("file://")
+    if images_dir is not None:
+        return find_image(images_dir, value, where)
+    if not os.path.isabs(value):
+        raise RowError("image path without a folder", f"{where}: image {value!r}: give the folder of the images")
+    return Path(value)
+
+
+# ------------------------------------------------------------------------------------------------ other spellings
+
+
+def _spelled_otherwise(folder: str, tail: str) -> str | None:
+    """The file of a relative name, compared without case, percent-encoding and Unicode form, where it is unique."""
+    for part in tail.split("/"):
+        try:
+            names = _names_in(folder, os.stat(folder).st_mtime_ns)[_key(part)]
+        except (OSError, ValueError, KeyError):  # no such folder, a name that none can have, or no such name
+            return None
+        if len(names) != 1:
+            return None
+        folder = os.path.join(folder, names[0])
+    return folder if os.path.isfile(folder) else None
+
+
+@lru_cache(maxsize=64)
+def _names_in(folder: str, _modified_ns: int) -> Mapping[str, list[str]]:
+    """What a folder holds, by `_key`; listed again when the folder has changed."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in os.listdir(folder):
+        names[_key(name)].append(name)
+    return dict(names)
+
+
+def _key(name: str) -> str:
+    return normal_spelling(name).casefold()
