@@ -17,7 +17,7 @@ from verl_visionr1.frames import frame_named, points_to_original, to_original
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit import CHECKS, AuditError, Limits, Report, Subject, audit
 from verl_visionr1.tools.audit.battery import battery, perfect_probes
-from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, number_of, usual_format
+from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, load, number_of, usual_format
 from verl_visionr1.tools.audit.relations import relations_of
 from verl_visionr1.tools.audit.scenes import SIDE, SIZES, scenes_of
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Language
@@ -71,6 +71,15 @@ FORMAT_FAULTS = {
 def test_nor_at_any_stage_of_training(progress: float) -> None:
     report = audit(Subject("visionr1", progress=progress), limits=PATIENT, is_quick=True)
     assert report.failed == (), broken(report)
+
+
+@pytest.mark.parametrize(("family", "least"), [("qwen2.5-vl", 0.5), ("qwen3-vl", 0.0), (None, 0.0)])
+def test_a_preset_is_audited_at_the_thresholds_of_the_models_family(family: str | None, least: float) -> None:
+    """At .9 of training a box at IoU .6 matches under the first stage alone."""
+    target = Target(task="detection", size_wh=(100, 100), boxes_xyxy=[[0, 0, 10, 10]], labels=["cat"])
+    reward = load(Subject("visionr1", progress=0.9, family=family)).reward
+    value = reward('[{"bbox_2d": [0, 0, 10, 6], "label": "cat"}]', target)
+    assert (value > 0.5) == (least > 0.0)
 
 
 def test_the_paper_does_not_look_at_labels() -> None:

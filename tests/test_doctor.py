@@ -431,6 +431,38 @@ def test_what_verl_cannot_load_is_named(copy: Path) -> None:
     assert "together" in done.output
 
 
+def test_rows_of_verls_own_reward_are_told(copy: Path) -> None:
+    table = pq.read_table(copy / "train.parquet")
+    rows = table.to_pylist()
+    for row in rows[:3]:
+        row["data_source"], row["reward_model"]["ground_truth"] = "openai/gsm8k", "#### 42"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), copy / "train.parquet")
+    unknown = doctor(copy / "train.parquet", "--json")
+    assert unknown.exit_code == 2
+    errors = [group for group in json.loads(unknown.stdout)["found"] if group["severity"] == "error"]
+    assert [(group["kind"], group["count"]) for group in errors] == [("unreadable truth", 3)]
+    known = doctor(copy / "train.parquet", "--delegate", "openai/*", "--json")
+    found = {group["kind"]: (group["severity"], group["count"]) for group in json.loads(known.stdout)["found"]}
+    assert found["judged by verl"] == ("note", 3)
+    assert "unreadable truth" not in found
+
+
+@pytest.mark.parametrize("image", [None, 1])
+def test_of_several_images_the_one_of_the_ground_truth_has_its_size(copy: Path, image: int | None) -> None:
+    table = pq.read_table(copy / "train.parquet")
+    rows = table.to_pylist()
+    larger = copy / "larger.jpg"
+    Image.new("RGB", (400, 300)).save(larger)
+    for row in rows:
+        truth = json.loads(row["reward_model"]["ground_truth"]) | ({} if image is None else {"image": image})
+        row["reward_model"]["ground_truth"] = json.dumps(truth)
+        row["prompt"][0]["content"] = "<image>" + row["prompt"][0]["content"]
+        row["images"] = [str(larger), *row["images"]]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), copy / "train.parquet")
+    kinds = {group["kind"] for group in json.loads(doctor(copy / "train.parquet", "--json").stdout)["found"]}
+    assert ("another size" in kinds) == (image is None)
+
+
 def test_budget_of_the_prompt(clean: Path) -> None:
     done = doctor(clean / "train.parquet", "--max-prompt", 60)
     assert "prompt too long" in done.output

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,6 +236,27 @@ def test_a_row_of_a_parquet_with_its_image(tmp_path: Path) -> None:
     assert run(tmp_path / "rows.parquet", "--row", 1, "--draw", out).output.startswith("missed 2 of 2")
     with Image.open(out) as picture:
         assert picture.getpixel((1500, 50)) == (10, 20, 30)[: len(picture.getbands())]
+
+
+@pytest.mark.parametrize("image", [None, 0, 1])
+def test_of_several_images_the_one_of_the_ground_truth_is_drawn_on(image: int | None, tmp_path: Path) -> None:
+    colours = [(10, 20, 30), (200, 100, 50)]
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, colour in zip(files, colours, strict=True):
+        Image.new("RGB", (2000, 1200), colour).save(file)
+    target = msgspec.structs.replace(TARGET, image=image)
+    row = {"completion": "[]", "ground_truth": target.to_json(), "images": [str(file) for file in files]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    run(tmp_path / "rows.jsonl", "--row", 1, "--draw", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.convert("RGB").getpixel((1500, 50)) == colours[image or 0]
+
+
+def test_a_row_of_verls_own_reward_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text(json.dumps({"output": "42", "gts": "#### 42", "route": -2.0}))
+    done = run(tmp_path / "1.jsonl", "--row", 1)
+    assert done.exit_code == 1
+    assert "verl's own reward" in done.output
 
 
 def test_text_comes_from_files_and_pipes(tmp_path: Path) -> None:

@@ -331,6 +331,44 @@ def test_the_image_that_a_row_names(run: Run, tmp_path: Path) -> None:
     assert decoded(pictures[0]).size == (320, 240)
 
 
+def two_images(folder: Path, image: int | None) -> tuple[dict[str, Any], list[Path]]:
+    """A row about one of two images, of which the first is red and the second blue."""
+    files = [folder / "0.png", folder / "1.png"]
+    for file, colour in zip(files, ("red", "blue"), strict=True):
+        Image.new("RGB", (320, 240), colour).save(file)
+    box = [[10, 10, 50, 50]]
+    target = Target(task="detection", size_wh=(320, 240), boxes_xyxy=box, labels=["cat"], image=image)
+    row = {
+        "data_source": "pairs",
+        "prompt": [{"role": "user", "content": "<image><image>Where is the cat?"}],
+        "reward_model": {"style": "rule", "ground_truth": target.to_json()},
+        "extra_info": {"index": 0},
+    }
+    return row, files
+
+
+@pytest.mark.parametrize("image", [None, 0, 1])
+@pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
+def test_of_several_images_the_one_of_the_ground_truth_is_shown(tmp_path: Path, image: int | None, embed: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row, files = two_images(tmp_path, image)
+    images = [{"bytes": file.read_bytes(), "path": None} if embed else str(file) for file in files]
+    pq.write_table(pa.Table.from_pylist([row | {"images": images}]), tmp_path / "data.parquet")
+    truth = row["reward_model"]["ground_truth"]
+    asked = "user\nWhere is the cat?\nassistant\n"
+    path = dump(tmp_path / "d" / "1.jsonl", {"gts": truth, "input": asked})
+    _, payload, pictures = made([path], tmp_path / "g.html", data=(tmp_path / "data.parquet",))
+    red, _, blue = decoded(pictures[payload["prompts"][0]["picture"]]).getpixel((160, 200))
+    assert (red > blue) == (image != 1)
+    if not embed:
+        path = dump(tmp_path / "e" / "1.jsonl", {"gts": truth, "image": [str(file) for file in files]})
+        _, payload, pictures = made([path], tmp_path / "g.html")
+        red, _, blue = decoded(pictures[payload["prompts"][0]["picture"]]).getpixel((160, 200))
+        assert (red > blue) == (image != 1)
+
+
 # ------------------------------------------------------------------------------------------------ curves
 
 

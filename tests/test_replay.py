@@ -221,6 +221,23 @@ def test_options_describe_the_schedule(options: list[str], schedule: Schedule | 
     assert shown["rollouts"] is None
 
 
+FAMILIES = {"qwen2.5-vl": [0.0, 1.0], "qwen3-vl": [0.0, 0.5], "original": [0.0, 0.5]}
+
+
+@pytest.mark.parametrize(("family", "starts"), FAMILIES.items(), ids=FAMILIES)
+def test_the_default_switch_follows_the_model_and_a_set_one_does_not(
+    family: str, starts: list[float], tmp_path: Path
+) -> None:
+    frame = ["--frame", family, "--processed", "100x100"]
+    rollouts = ["--rollouts", write_dump(tmp_path / "1.jsonl")]
+    shown = json.loads(run(*frame, *rollouts, "--json").stdout)
+    assert [point["progress"] for point in shown["points"]] == starts
+    assert [stage["progress"] for stage in shown["rollouts"]["stages"]] == [None, *starts]
+    assert [stage["match_iou"] for stage in shown["rollouts"]["stages"]] == [0.5, 0.5, 0.75]
+    chosen = json.loads(run(*frame, "--at", 0.25, "--json").stdout)
+    assert [point["progress"] for point in chosen["points"]] == [0.0, 0.25]
+
+
 def write_dump(path: Path) -> Path:
     rows = [
         {"input": "cat?", "output": said(height), "gts": CAT.to_json(), "score": 0.0, "step": 1, "uid": f"{g}_{i}_0"}

@@ -461,6 +461,20 @@ def test_skipped_rows_are_told(tmp_path: Path) -> None:
     assert f"left out: {file}: line 3" in result.stderr
 
 
+def test_rows_of_verls_own_reward_are_told_and_left_out(tmp_path: Path) -> None:
+    """`route` -2: the run left their data source to verl, whose ground truth is no target."""
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
+    row = {"input": "6 x 7?", "output": "42", "gts": "#### 42", "score": 1.0, "step": 3, "uid": "f_0_0", "route": -2.0}
+    file.write_text(file.read_text() + json.dumps(row) + "\n")
+    plain = json.loads(run(file, "--json").stdout)
+    assert (plain["n_rows"], plain["n_delegated"], plain["n_skipped"]) == (2, 1, 0)
+    assert "1 rows were judged by verl's own reward" in run(file).stdout
+    file.write_text(json.dumps(row) + "\n")
+    alone = run(file)
+    assert alone.exit_code == 1
+    assert "1 rows were judged by verl's own reward" in alone.stderr
+
+
 def test_rows_to_a_file(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
     out = tmp_path / "out" / "rows.parquet"

@@ -20,7 +20,9 @@ from verl_visionr1 import Target
 
 pytestmark = pytest.mark.verl
 
-from verl_visionr1.plugin import agreement, checkpoints, composing, idle_settings, run_checks  # noqa: E402
+from verl_visionr1.conversion.tokens import load_answer_counter  # noqa: E402
+from verl_visionr1.plugin import agreement, checkpoints, composing, data_files, idle_settings, run_checks  # noqa: E402
+from verl_visionr1.plugin.answer_length import answer_notes  # noqa: E402
 from verl_visionr1.plugin.run_length import RunLength, length_of  # noqa: E402
 from verl_visionr1.plugin.run_rows import facts_of  # noqa: E402
 
@@ -100,6 +102,13 @@ LENGTHS = {  # rows, overrides -> what the dry run says, number of the last step
         240,
     ),
     "some of the rows": (100, ["data.train_max_samples=16"], "4 = 2 epochs of 16 rows (2 steps an epoch)", 4),
+    "V0 trains on what it fetches": (
+        100,
+        ["data.gen_batch_size=16", "trainer.use_v1=false"],
+        "12 = 2 epochs of 100 rows (6 steps an epoch)",
+        12,
+    ),
+    "V1 trains on a batch": (100, ["data.gen_batch_size=4"], "24 = 2 epochs of 100 rows (12 steps an epoch)", 24),
     "part of an epoch": (100, ["trainer.total_training_steps=3"], "3 = 0.2 epochs of 100 rows (12 steps an epoch)", 3),
 }
 
@@ -120,6 +129,11 @@ def test_without_the_data_the_steps_are_those_that_are_asked_for() -> None:
 
 PROBLEMS = {  # rows, overrides -> the key that is named, and the values
     "a batch larger than the data": ([row()] * 7, [], "data.train_batch_size=8: larger than the 7 rows"),
+    "fetches larger than the data": (
+        [row()] * 40,
+        ["data.gen_batch_size=64", "trainer.use_v1=false"],
+        "data.gen_batch_size=64: larger than the 40 rows",
+    ),
     "epochs end the run before its steps": (
         [row()] * 40,
         ["trainer.total_training_steps=100"],
@@ -278,6 +292,7 @@ def test_fewer_steps_than_the_checkpoint_counted_are_said_before_the_start(tmp_p
     kept, unreached = run_checks.warnings_of(config_of(*run))
     assert kept.startswith("total_steps is 250 but the checkpoint used 1000; keeping 1000")
     assert unreached.startswith("stage 1 (0.75/0.75/0.9) is not reached in this run of 250 steps")
+    assert run_checks.warnings_of(config_of(*run), with_stages=False) == []
     decided = config_of(*run, "reward.reward_kwargs.visionr1.total_steps=250")
     assert run_checks.warnings_of(decided) == []
 
@@ -295,6 +310,14 @@ IDLE = {  # overrides -> what is said, each in one line
         [f"{BUDGET}.min_pixels=401408: above max_pixels=3136"],
     ),
     "both": ([f"{BUDGET}.min_pixels=3136", f"{BUDGET}.max_pixels=401408"], []),
+    "words": (
+        [f"{BUDGET}.min_pixels=3136", f"{BUDGET}.max_pixels='401408'"],
+        [f"{BUDGET}.max_pixels='401408': needs a whole number of pixels"],
+    ),
+    "megapixels": (
+        [f"{BUDGET}.min_pixels=0", f"{BUDGET}.max_pixels=0.4"],
+        [f"{BUDGET}.min_pixels=0: needs a whole number", f"{BUDGET}.max_pixels=0.4: needs a whole number"],
+    ),
     "keys that verl reads": (["data.cache_dir=/tmp/x", "data.need_tools_kwargs=true", "data.filter_prompts=true"], []),
     "a data set of one's own": (["data.custom_cls.path=mine.py", "data.max_pixels=3"], []),
     "legacy function": (
@@ -410,6 +433,14 @@ def test_the_key_that_was_meant(key: str, meant: str) -> None:
     assert composing._nearest(key, known) == f"; did you mean {meant}?"
 
 
+@pytest.mark.parametrize("name", ["target", "_targets_", "recursive"])
+def test_never_a_key_of_hydra(name: str) -> None:
+    known = [key for key, _ in composing._leaves(config_of())]
+    assert any(key.endswith("._target_") for key in known)
+    for folder in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm", "critic"):
+        assert "._" not in composing._nearest(f"{folder}.{name}", known)
+
+
 def test_never_another_workers_key() -> None:
     """Each key of a worker, asked for below another one."""
     known = [name for name, _ in composing._leaves(config_of())]
@@ -424,3 +455,55 @@ def test_never_another_workers_key() -> None:
                     name,
                     meant,
                 )
+
+
+# --- right answers and the response budget ---------------------------------------------------------------------------
+
+TINY = Path(__file__).parent.parent / "recipes" / "tiny" / "qwen3_vl_scenes"
+
+
+def answer_row(n_objects: int, source: str = "x") -> dict[str, Any]:
+    target = Target(
+        task="detection",
+        size_wh=(100, 100),
+        boxes_xyxy=[[1, 1, 50 + i, 90] for i in range(n_objects)],
+        labels=["cat"] * n_objects,
+    )
+    truth = target.to_json() if source == "x" else "#### " + "42 " * 500
+    return row() | {"data_source": source, "reward_model": {"style": "rule", "ground_truth": truth}}
+
+
+def test_right_answers_that_the_budget_cuts_off(tmp_path: Path) -> None:
+    target = Target.from_json(answer_row(9)["reward_model"]["ground_truth"])
+    longest = load_answer_counter(TINY)(target)
+    rows = [answer_row(1), answer_row(9), answer_row(8), answer_row(1, "openai/gsm8k")]
+    run = (f"data.train_files={write(tmp_path / 'a.parquet', rows)}", f"actor_rollout_ref.model.path={TINY}")
+    run += ("reward.reward_kwargs.visionr1.delegate=[openai/*]",)
+    (note,) = answer_notes(config_of(*run, "data.max_response_length=64"))
+    assert note.startswith(
+        "data.train_files: the right answer of 2 of 3 rows is longer than data.max_response_length=64"
+    )
+    assert f"(longest: {longest})" in note
+    assert answer_notes(config_of(*run, f"data.max_response_length={longest}")) == []
+    assert len(answer_notes(config_of(*run, f"data.max_response_length={longest - 1}"))) == 1
+    no_tokenizer = config_of(run[0], "data.max_response_length=8")
+    assert answer_notes(no_tokenizer) == []
+
+
+# --- data files ------------------------------------------------------------------------------------------------------
+
+
+def test_the_data_files_of_a_run(tmp_path: Path) -> None:
+    here, gone = write(tmp_path / "a.parquet", [row()]), str(tmp_path / "gone.parquet")
+    files = {
+        "one": (here, [here], [here], [here]),
+        "none": ("null", [], [], []),
+        "some": (f"[{here},{gone}]", [here, gone], [here], []),
+        "elsewhere": (f"[{here},hdfs://x/b.parquet]", [here], [here], []),
+        "of another kind": (f"[{here},{tmp_path}/c.jsonl]", [here], [here], []),
+    }
+    for name, (files_given, parquet, readable, complete) in files.items():
+        config = config_of(f"data.train_files={files_given}", "data.val_files=null")
+        found = (data_files.parquet_files(config), data_files.readable_files(config))
+        assert [[*map(str, each)] for each in found] == [parquet, readable], name
+        assert [*map(str, data_files.complete_files(config, "data.train_files"))] == complete, name
