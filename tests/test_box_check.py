@@ -11,8 +11,8 @@ from typing import Any
 import coco
 import crowdhuman
 import flickr30k
-import openimages
 import numpy as np
+import openimages
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
