@@ -207,8 +207,8 @@ class _Images:
             return box
         width, height = self.columns.images[image].size_wh
         stored_wh = (width, height) if orientation < 5 else (height, width)
-        whole_wh = convention.fixed_wh or stored_wh
-        (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, whole_wh)
+        width, height = convention.fixed_wh or stored_wh
+        (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, (int(width), int(height)))
         return convention.as_written(turned)
 
 

@@ -236,8 +236,12 @@ def _boxes_behind(
         RowError: neither of them gives the solution.
     """
     size_wh = _size(where, record)
-    for boxes in (list(map(_with_pixel, short)), short) if size_wh is not None else ():
-        if boxes and [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution:
+    for boxes in (list(map(_with_pixel, short)), short):
+        if (
+            size_wh is not None
+            and boxes
+            and [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution
+        ):
             return boxes
     reason = "solution is normalized_solution, and no bbox_list gives it: a file for InternVL, in 0-1000, floored"
     raise RowError("box of a model's frame", f"{where}: {reason}; take the file of rec_jsons_processed")

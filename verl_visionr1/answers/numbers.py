@@ -63,7 +63,7 @@ def to_plain(text: str) -> str:
     Raised digits and fractions of one character stay: they are no digits.
 
     >>> to_plain("\\uff17 \\u0663 m\\u00b2")
-    '7 3 m\\u00b2'
+    '7 3 m²'
     """
     return text if text.isascii() else "".join(map(_plain_char, text))
 
@@ -97,7 +97,8 @@ def _are_alternatives(text: str, one: Number, other: Number) -> bool:
 def _numbers(text: str) -> list[Number]:
     """All numbers of a plain text in their order, of `MAX_NUMBERS` + 1 at most."""
     digits = list(islice(_in_digits(text), MAX_NUMBERS + 1))
-    pieces, end = [], 0
+    pieces: list[str] = []
+    end = 0
     for number in digits:  # a scale word that belongs to digits is no word of its own
         pieces += [text[end : number.start], "\0" * (number.end - number.start)]
         end = number.end
@@ -254,8 +255,7 @@ def _in_words(text: str) -> Iterator[Number]:
 
 # ---------------------------------------------------------------------------------------------- Chinese
 
-_CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")}
-_CHINESE_DIGITS |= {"零": 0.0, "两": 2.0, "兩": 2.0}
+_CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")} | {"零": 0.0, "两": 2.0, "兩": 2.0}
 _CHINESE_UNITS = {"十": 10.0, "百": 100.0, "千": 1000.0}
 _CHINESE_SCALES = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8}
 _CHINESE_RUN = "[" + "".join((*_CHINESE_DIGITS, *_CHINESE_UNITS, *_CHINESE_SCALES)) + "]{1,20}"

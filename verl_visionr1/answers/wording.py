@@ -67,7 +67,7 @@ class Wording:
     templates: Mapping[str, str]
     if_none: str = ""
     separator: str = ", "
-    described: Mapping[str, str] = field(default_factory=dict)
+    described: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         for name in ("templates", "described"):
