@@ -188,7 +188,9 @@ def test_the_form_writes_the_address_and_reset_clears_it(page: Page, gallery: Ga
     n = sum(group["n_all"] == 1 for group, _ in groups_of(gallery))
     assert counts(page) == (8, n), "the rollouts of a prompt, one a step, are side by side"
     page.wait("document.querySelector('.card.filled .step') !== null")  # cards are filled when they come into view
-    steps = page.evaluate("[...document.querySelector('.card.filled').querySelectorAll('.step')].map((e) => e.textContent)")
+    steps = page.evaluate(
+        "[...document.querySelector('.card.filled').querySelectorAll('.step')].map((e) => e.textContent)"
+    )
     assert steps == ["step 0", "step 3", "step 6", "step 9"]
 
 

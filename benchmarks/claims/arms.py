@@ -129,7 +129,7 @@ ARMS = (
     Arm(name="start", shows="the start", claims=tuple(CLAIMS), method="none", seeds=1),
     Arm(name="able", shows="the able model", claims=("rl-vs-start",), method="none", start="able", seeds=1),
     Arm(name="rl", shows="RL: the first command as it is", claims=tuple(CLAIMS), seeds=5),
-    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-start",), start="able", seeds=5),
+    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-start", "rl-vs-sft"), start="able", seeds=5),
     Arm(name="sft", shows="SFT on the same questions", claims=("rl-vs-sft",), method="sft", seeds=5),
     Arm(name="sft-able", shows="SFT from the able model", claims=("rl-vs-sft",), method="sft", start="able", seeds=3),
     # The progressive rule

@@ -152,7 +152,11 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
         if not seeds_of(arm.name):
             continue
         cells = [f"{mean_of(arm.name, key, sets):.3f}" for sets in (IN_DOMAIN, OUT_OF_DOMAIN) for _, key in COLUMNS]
-        against = "" if arm.name == baseline else str(difference(arm.name, baseline, "f1_50", IN_DOMAIN))
+        against = (
+            ""
+            if arm.name == baseline or not seeds_of(baseline)
+            else str(difference(arm.name, baseline, "f1_50", IN_DOMAIN))
+        )
         lines.append(
             f"| `{arm.name}`: {arm.shows} | {len(seeds_of(arm.name))} | " + " | ".join(cells) + f" | {against} |"
         )
