@@ -132,7 +132,9 @@ def verdict(claim: Claim) -> str:
     """The claim's lines, and one word for all: "holds" only if every contrast does."""
     ready = [each for each in claim.contrasts if seeds_of(each.arm) and seeds_of(each.baseline)]
     if len(ready) < len(claim.contrasts):
-        return "not run yet: " + ", ".join(sorted({c.arm for c in claim.contrasts if not seeds_of(c.arm)}))
+        return "not run yet: " + ", ".join(
+            sorted({name for c in claim.contrasts for name in (c.arm, c.baseline) if not seeds_of(name)})
+        )
     lines, words = zip(*(judge_contrast(each) for each in ready), strict=True)
     whole = words[0] if len(set(words)) == 1 else "holds in part"
     return "\n".join([f"**{whole}**", "", *lines])
