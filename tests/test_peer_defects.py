@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from cpu_time import grows_too_fast
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.criteria import CRITERIA
@@ -321,14 +321,8 @@ def test_vlm_r1_paid_any_prose_on_a_negative_image(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", BOXES)
 def test_vlm_r1_a_cut_off_list_made_the_pattern_backtrack(preset: str) -> None:
-    text = "<think>hm</think>\n<answer>```json\n" + said(*JUNK * 50)[:-10]
-
-    def spent() -> float:
-        start = time.process_time()
-        value(text, ONE, preset)
-        return time.process_time() - start
-
-    assert min(spent() for _ in range(3)) < 0.1, "1000 boxes; 40 of them cost the released pattern 68 ms"
+    text = "<think>hm</think>\n<answer>```json\n" + said(*JUNK * 50)
+    assert not grows_too_fast(lambda n: value(text[:n], ONE, preset), len(text) - 10)
 
 
 def test_vlm_r1_lower_cased_latex() -> None:

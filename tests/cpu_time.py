@@ -1,0 +1,39 @@
+"""CPU time as ratios within one run: a machine may be slow and busy, but what is linear stays linear.
+
+Seconds say nothing on a loaded machine. A test that guards against a quadratic scan compares one function at two sizes.
+"""
+
+import time
+from collections.abc import Callable
+
+SIZE_RATIO = 8
+# Linear work takes 8 times as long for 8 times the size, quadratic work 64 times: the limit lies between, a factor of
+# almost 3 from both.
+LIMIT = 22
+# Below this, a clock tick or a collection of garbage decides.
+FLOOR_S = 0.004
+
+
+def cpu_seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
+    """Smallest CPU time of several calls, in seconds."""
+    spent = []
+    for _ in range(repeats):
+        began = time.process_time()
+        work()
+        spent.append(time.process_time() - began)
+    return min(spent)
+
+
+def grows_too_fast(work: Callable[[int], object], size: int) -> bool:
+    """Whether ``work(size)`` takes much more than ``SIZE_RATIO`` times the CPU time of ``work(size / SIZE_RATIO)``.
+
+    >>> grows_too_fast(lambda n: sum(range(n)), 1 << 20)
+    False
+    >>> grows_too_fast(lambda n: [sum(range(n)) for _ in range(n)], 1 << 12)
+    True
+    """
+    small = max(cpu_seconds(lambda: work(size // SIZE_RATIO)), FLOOR_S)
+    if cpu_seconds(lambda: work(size), repeats=1) <= LIMIT * small:
+        return False
+    # A second look, since other work may have slowed the first.
+    return cpu_seconds(lambda: work(size)) > LIMIT * max(cpu_seconds(lambda: work(size // SIZE_RATIO)), FLOOR_S)
