@@ -122,18 +122,19 @@ def test_an_alarm_is_a_metric_and_a_line_with_the_command_to_look(capsys: pytest
     from verl_visionr1.plugin.training_state import Progress
 
     progress = Progress(config_of(rollout_data_dir="/run/rollouts"))
-    metrics = alarmed(progress, [1.0, 1.1, 1.0, 7.0, 7.0, 7.1])
+    metrics = alarmed(progress, [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0, 7.1])
     assert metrics["visionr1/alarm/box_flood"] == 1.0
     assert "visionr1/alarm/repetition" not in metrics
     assert {name for name, value in metrics.items() if value} == {"visionr1/alarm/box_flood"}
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == (
-        "visionr1: ALARM box_flood at step 6: boxes per object 4.02, at the start 1.02; look: visionr1 explain "
-        "/run/rollouts/6.jsonl --row 4 --frame qwen3-vl, all: visionr1 gallery /run/rollouts --frame qwen3-vl"
-    )  # verl sorts the dump: prompt a, of counts, comes first; the flood's worst row is the second of prompt b
-    alarmed(progress, [1.0] * 9, first_step=7)
+    # verl sorts the dump: prompt a, of counts, comes first; the flood's worst row is the second of prompt b.
+    assert "box_flood at step 6: boxes per object 2, at the start 1.02; look: visionr1 explain " in line
+    assert (
+        "/run/rollouts/6.jsonl --row 4 --frame qwen3-vl, all: visionr1 gallery /run/rollouts --frame qwen3-vl" in line
+    )
+    alarmed(progress, [1.0] * 9, first_step=9)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == "visionr1: alarm box_flood has ended at step 9: boxes per object 1, at the start 1.02"
+    assert "box_flood has ended at step 12: boxes per object 1, at the start 1.02" in line
 
 
 @pytest.mark.verl
@@ -149,7 +150,7 @@ def test_without_a_dump_the_line_says_how_to_have_one(
 ) -> None:
     from verl_visionr1.plugin.training_state import Progress
 
-    alarmed(Progress(config_of(**trainer)), [1.0, 1.1, 1.0, 7.0, 7.0, 7.1])
+    alarmed(Progress(config_of(**trainer)), [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0, 7.1])
     assert said in capsys.readouterr().out
 
 
@@ -157,7 +158,7 @@ def test_without_a_dump_the_line_says_how_to_have_one(
 def test_the_command_to_look_can_be_pasted_whatever_the_folder_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     from verl_visionr1.plugin.training_state import Progress
 
-    alarmed(Progress(config_of(rollout_data_dir="/my runs/a")), [1.0, 1.1, 1.0, 7.0, 7.0, 7.1])
+    alarmed(Progress(config_of(rollout_data_dir="/my runs/a")), [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0, 7.1])
     line = capsys.readouterr().out
     assert "visionr1 explain '/my runs/a/6.jsonl' --row 4 " in line
     assert "visionr1 gallery '/my runs/a' " in line
@@ -175,10 +176,10 @@ def test_an_alarm_that_fails_is_a_warning_and_training_goes_on(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         told = [
             alarm_metrics(progress, Sampled(step, odd, infos(n_boxes), reported))
-            for step, n_boxes in enumerate([1.0, 1.1, 1.0, 7.0, 7.0, 7.1, 7.1])
+            for step, n_boxes in enumerate([1.0, 1.1, 1.0, 1.1, 7.0, 7.0, 7.1, 7.1])
         ]
-    assert told[4] != {}
-    assert told[5:] == [{}, {}]
+    assert told[3] != {}
+    assert told[-2:] == [{}, {}]
     (record,) = caplog.records
     assert record.getMessage().startswith("visionr1: alarms: ValueError: ")
     assert record.getMessage().endswith("; no more alarms in this run")
@@ -190,12 +191,12 @@ def test_alarms_survive_a_checkpoint_and_old_checkpoints_have_none(caplog: pytes
     from verl_visionr1.plugin.training_state import Progress
 
     run = Progress(config_of())
-    alarmed(run, [1.0, 1.1, 1.0, 7.0, 7.0])
-    state = json.loads(json.dumps(run.state(5)))
+    alarmed(run, [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0])
+    state = json.loads(json.dumps(run.state(7)))
     resumed = Progress(config_of())
     resumed.restore(state)
     assert resumed.alarms == run.alarms != AlarmState()
-    assert alarmed(resumed, [7.1], 6) == alarmed(run, [7.1], 6)
+    assert alarmed(resumed, [7.1], 8) == alarmed(run, [7.1], 8)
     assert resumed.alarms.is_on("box_flood")
 
     of_version_2 = {key: value for key, value in state.items() if key != "alarms"} | {"version": 2}

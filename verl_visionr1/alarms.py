@@ -5,15 +5,17 @@ sampled batch scored, keeps the state, and writes it into the checkpoint; from t
 alarms. An alarm never changes a reward. It only says where to look.
 
 A number has to leave its place by more than its noise: the mean over the last `window` batches is compared with the
-mean over the first ones, by how far it moved and by how many standard errors, which are taken from the spread of the
-batches. So a healthy noisy run is quiet, and a small batch needs a larger move than a big one.
+mean over the first ones, by how far it moved and by how many standard errors. The noise is taken from differences of
+batches a few steps apart, over the whole run: a steady drift, which a spread within the window would count as noise,
+hardly enters it. So a healthy noisy run is quiet, and a small batch needs a larger move than a big one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from statistics import median
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -32,7 +34,8 @@ class AlarmRules:
         patience: consecutive batches at which a rule must hold before its alarm starts; it ends when the rule has not
             held for `window` batches.
         sigmas: standard errors of the difference that a move must exceed.
-        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, and the reward has risen since.
+        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, and the reward, within the
+            present stage, has not fallen with it.
         box_flood: boxes per object have risen to this multiple of the start, and of 1.
         repetition: the share of distinct boxes has fallen by this much.
         length_growth: answers have become so many times as long, and longer than more boxes explain.
@@ -51,11 +54,11 @@ class AlarmRules:
     ValueError: box_flood = 0.5: needs a number above 1, or off
     """
 
-    window: int = 10
+    window: int = 5
     patience: int = 3
-    sigmas: float = 4.0
+    sigmas: float = 5.0
     reward_without_f1: Limit = 0.1
-    box_flood: Limit = 1.5
+    box_flood: Limit = 1.3
     repetition: Limit = 0.15
     length_growth: Limit = 2.0
     length_collapse: Limit = 0.5
@@ -129,28 +132,35 @@ class Batch:
         return float(value) if value is not None and math.isfinite(value) else None
 
 
-TRACKED = ("boxes", "boxes_per_object", "distinct_share", "n_tokens", "empty", "cut_off", "dead_groups", "unscored")
-"""Numbers of a `Batch` that are compared with their own start."""
+TRACKED = (
+    "f1",
+    "reward",
+    "boxes",
+    "boxes_per_object",
+    "distinct_share",
+    "n_tokens",
+    "empty",
+    "cut_off",
+    "dead_groups",
+    "unscored",
+)
+"""Numbers of a `Batch` that are compared with their own earlier ones."""
+
+
+APART = 2
+"""Batches between two values whose difference tells the noise: neighbours may share some of theirs."""
+MEMORY = 50
+"""Differences that the estimate of the noise remembers."""
+TO_SIGMA = 0.6745 * math.sqrt(2.0)
+"""Median absolute difference of two normal values over their standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A number over some batches: its mean, and the standard error of that, from the spread of the batches.
-
-    >>> Level.of([1.0, 3.0])
-    Level(mean=2.0, error=1.0)
-    """
+    """The mean of a number over some batches, and its standard error."""
 
     mean: float
     error: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Level:
-        """Of at least two values."""
-        n = len(values)
-        mean = math.fsum(values) / n
-        variance = math.fsum([(value - mean) ** 2 for value in values]) / (n - 1)
-        return cls(mean, math.sqrt(variance / n))
 
     def is_above(self, other: Level, sigmas: float) -> bool:
         """Whether this lies above another by more than their noise."""
@@ -159,48 +169,41 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One number: where it started, and its last values, at most a window of them."""
-
-    start: Level | None = None
-    recent: tuple[float, ...] = ()
-
-    def seen(self, value: float, window: int) -> Track:
-        """With one more value."""
-        recent = (*self.recent, value)[-window:]
-        return Track(self.start or (Level.of(recent) if len(recent) == window else None), recent)
-
-    def now(self, window: int) -> Level | None:
-        """The level of the last window; None before it is full."""
-        return Level.of(self.recent) if self.start is not None and len(self.recent) >= window else None
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Reward beside F1 within a stage. (Thresholds that tighten without stages lower the reward: no alarm by itself.)
+    """A number over the batches seen.
 
     Attributes:
-        stage: the stage of what follows.
-        best: F1 and reward of the window with the best F1, of those that lie a window back.
-        recent: (F1, reward) of the last batches, at most two windows of them.
+        recent: the last values, at most a window of them.
+        start: mean of the first window; None before it is full.
+        best: the highest mean of a window.
+        differences: absolute ones of values `APART` batches apart, the last `MEMORY`. Their median tells the noise: a
+            jump is in few of them, and a drift moves them little.
     """
 
-    stage: int = 0
-    best: tuple[Level, Level] | None = None
-    recent: tuple[tuple[float, float], ...] = ()
+    recent: tuple[float, ...] = ()
+    start: float | None = None
+    best: float | None = None
+    differences: tuple[float, ...] = ()
 
-    def seen(self, stage: int, f1: float, reward: float, window: int) -> Drift:
-        """With one more batch; another stage starts anew."""
-        before = self if stage == self.stage else Drift(stage)
-        recent = (*before.recent, (f1, reward))[-2 * window :]
-        best = before.best
-        if len(recent) == 2 * window:
-            older = _levels(recent[:window])
-            best = older if best is None or older[0].mean > best[0].mean else best
-        return Drift(stage, best, recent)
+    def add(self, value: float, window: int) -> Track:
+        """With one more value."""
+        differences = self.differences
+        if len(self.recent) >= APART:
+            differences = (*differences, abs(value - self.recent[-APART]))[-MEMORY:]
+        recent = (*self.recent, value)[-window:]
+        if len(recent) < window:
+            return Track(recent, self.start, self.best, differences)
+        mean = math.fsum(recent) / window
+        start = mean if self.start is None else self.start
+        return Track(recent, start, max(mean, start if self.best is None else self.best), differences)
 
-    def now(self, window: int) -> tuple[Level, Level] | None:
-        """F1 and reward of the last window; None before there is another to compare it with."""
-        return _levels(self.recent[-window:]) if self.best is not None and len(self.recent) >= window else None
+    def level(self, mean: float | None, window: int) -> Level:
+        """A mean over a window with its standard error; without a mean, that of the last window."""
+        noise = median(self.differences) / TO_SIGMA if self.differences else 0.0
+        return Level(math.fsum(self.recent) / len(self.recent) if mean is None else mean, noise / math.sqrt(window))
+
+    def is_full(self, window: int) -> bool:
+        """Whether a window has been seen."""
+        return self.start is not None and len(self.recent) >= window
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +229,14 @@ class AlarmState:
     """What is known so far.
 
     Attributes:
-        tracks: name in `TRACKED` -> its number; what was never seen is not in it.
-        drift: reward beside F1.
+        tracks: name in `TRACKED` -> its number; what was never seen is not in it. The reward is that of the present
+            stage alone, since rewards under other thresholds cannot be compared.
+        stage: the present stage.
         statuses: alarm -> its status; one that never began to hold may not be in it.
     """
 
     tracks: Mapping[str, Track] = field(default_factory=dict[str, Track])
-    drift: Drift = Drift()
+    stage: int = 0
     statuses: Mapping[str, Status] = field(default_factory=dict[str, Status])
 
     def __post_init__(self) -> None:
@@ -247,7 +251,7 @@ class AlarmState:
         """As JSON can hold it; `from_state` is its inverse."""
         return {
             "tracks": {name: msgspec.to_builtins(track) for name, track in self.tracks.items()},
-            "drift": msgspec.to_builtins(self.drift),
+            "stage": self.stage,
             "statuses": {name: msgspec.to_builtins(status) for name, status in self.statuses.items()},
         }
 
@@ -262,12 +266,12 @@ class AlarmState:
             read = msgspec.convert(state, _State)
         except msgspec.ValidationError as error:
             raise ValueError(f"alarm state: {error}") from None
-        return cls(read.tracks, read.drift, read.statuses)
+        return cls(read.tracks, read.stage, read.statuses)
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     tracks: dict[str, Track]
-    drift: Drift
+    stage: int
     statuses: dict[str, Status]
 
 
@@ -281,14 +285,13 @@ def advance(rules: AlarmRules, state: AlarmState, batch: Batch) -> AlarmState:
     Status(is_on=True, n_against=0, since=6)
     """
     tracks = dict(state.tracks)
+    if batch.stage != state.stage:
+        tracks.pop("reward", None)
     for name in TRACKED:
         value = batch.number(name)
         if value is not None:
-            tracks[name] = tracks.get(name, Track()).seen(value, rules.window)
-    drift, f1, reward = state.drift, batch.number("f1"), batch.number("reward")
-    if f1 is not None and reward is not None:
-        drift = drift.seen(batch.stage, f1, reward, rules.window)
-    state = replace(state, tracks=tracks, drift=drift)
+            tracks[name] = tracks.get(name, Track()).add(value, rules.window)
+    state = replace(state, tracks=tracks, stage=batch.stage)
     before = state.statuses
     statuses = {
         name: before.get(name, Status()).followed(_holds(name, rules, state), batch.step, rules) for name in rules.names
@@ -300,9 +303,8 @@ def _holds(name: str, rules: AlarmRules, state: AlarmState) -> bool | None:
     """Whether an alarm's rule holds; None where it cannot be told."""
     limit: Any = getattr(rules, name)
     if name == "reward_without_f1":
-        return _has_drifted(limit, rules, state.drift)
-    number = NUMBER_OF[name]
-    levels = _start_and_now(state, number, rules.window)
+        return _has_lost_f1(limit, rules, state)
+    levels = _start_and_now(state, NUMBER_OF[name], rules.window)
     if levels is None:
         return None
     start, now = levels
@@ -344,19 +346,24 @@ _BOUNDS: Mapping[str, Callable[[float, float, float], float]] = MappingProxyType
 """Alarm -> (level at the start, limit, boxes an answer over those at the start) -> what the level must reach."""
 
 
-def _has_drifted(limit: float, rules: AlarmRules, drift: Drift) -> bool | None:
-    now = drift.now(rules.window)
-    if now is None or drift.best is None:
+def _has_lost_f1(limit: float, rules: AlarmRules, state: AlarmState) -> bool | None:
+    f1, reward = _best_and_now(state, "f1", rules.window), _start_and_now(state, "reward", rules.window)
+    if f1 is None or reward is None:
         return None
-    (f1, reward), (best_f1, reward_then) = now, drift.best
-    has_fallen = f1.mean <= (1.0 - limit) * best_f1.mean and best_f1.is_above(f1, rules.sigmas)
-    return has_fallen and reward.is_above(reward_then, rules.sigmas)
+    (best, now), (reward_then, reward_now) = f1, reward
+    has_fallen = now.mean <= (1.0 - limit) * best.mean and best.is_above(now, rules.sigmas)
+    # F1's fall is beyond all doubt; a reward that fell in proportion shows at half as many standard errors.
+    return has_fallen and not reward_then.is_above(reward_now, rules.sigmas / 2.0)
 
 
 def _start_and_now(state: AlarmState, number: str, window: int) -> tuple[Level, Level] | None:
     track = state.tracks.get(number, Track())
-    now = track.now(window)
-    return None if now is None or track.start is None else (track.start, now)
+    return (track.level(track.start, window), track.level(None, window)) if track.is_full(window) else None
+
+
+def _best_and_now(state: AlarmState, number: str, window: int) -> tuple[Level, Level] | None:
+    track = state.tracks.get(number, Track())
+    return (track.level(track.best, window), track.level(None, window)) if track.is_full(window) else None
 
 
 def changes(before: AlarmState, after: AlarmState) -> dict[str, bool]:
@@ -368,16 +375,15 @@ def changes(before: AlarmState, after: AlarmState) -> dict[str, bool]:
 def reading(name: str, rules: AlarmRules, state: AlarmState) -> str:
     """The numbers that an alarm looks at, in words; "" where there are none.
 
-    >>> state = AlarmState(tracks={"empty": Track(Level(0.01, 0.0), (0.3, 0.4, 0.5))})
+    >>> state = AlarmState(tracks={"empty": Track((0.3, 0.4, 0.5), start=0.01)})
     >>> reading("empty_answers", AlarmRules(window=3), state)
     'share of empty answers 0.4, at the start 0.01'
     """
     if name == "reward_without_f1":
-        now = state.drift.now(rules.window)
-        if now is None or state.drift.best is None:
+        f1, reward = _best_and_now(state, "f1", rules.window), _start_and_now(state, "reward", rules.window)
+        if f1 is None or reward is None:
             return ""
-        (f1, reward), (best_f1, reward_then) = now, state.drift.best
-        return f"reward {reward_then.mean:.3g} -> {reward.mean:.3g}, F1@.5 {best_f1.mean:.3g} -> {f1.mean:.3g}"
+        return f"F1@.5 {f1[0].mean:.3g} -> {f1[1].mean:.3g}, reward {reward[0].mean:.3g} -> {reward[1].mean:.3g}"
     levels = _start_and_now(state, NUMBER_OF[name], rules.window)
     if levels is None:
         return ""
@@ -393,10 +399,6 @@ _SAID = {
     "dead_groups": "share of prompts without gradient",
     "unscored": "share of rows without a score",
 }
-
-
-def _levels(pairs: Sequence[tuple[float, float]]) -> tuple[Level, Level]:
-    return Level.of([first for first, _ in pairs]), Level.of([second for _, second in pairs])
 
 
 def _is_number(value: Any) -> bool:
