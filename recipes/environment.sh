@@ -34,7 +34,7 @@ visionr1_run_environment() {
         return 0
         ;;
       plain\ *)
-        _visionr1_say "${found#plain } has verl but not verl-visionr1; nothing was changed. Add it: $(_visionr1_add_command "$VISIONR1_ROOT[data,text,tools,eval]"). Or: VISIONR1_OWN_ENV=1 makes a separate environment"
+        _visionr1_say "${found#plain } has verl but not this verl-visionr1; nothing was changed. Add it: $(_visionr1_add_command "$VISIONR1_ROOT[data,text,tools,eval]"). Or: VISIONR1_OWN_ENV=1 makes a separate environment"
         return 1
         ;;
     esac
@@ -65,7 +65,8 @@ try:
     version = metadata.version("verl")
 except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
     version = "from " + os.path.dirname(found.origin)
-is_known = any(entry.name == "visionr1" for entry in metadata.entry_points(group="verl.plugins"))
+needed = {"visionr1", *(["visionr1_cpu"] if sys.argv[2] == "cpu" else [])}
+is_known = needed <= {entry.name for entry in metadata.entry_points(group="verl.plugins")}
 print("ready" if is_known else "plain", f"{sys.executable}: verl {version}")
 PYTHON
 }

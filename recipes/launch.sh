@@ -115,7 +115,7 @@ launch_check_model() {
   export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # all that is needed is here
 }
 
-# What can be seen to be missing in a second; verl_visionr1/plugin/preflight.py looks deeper, also before Ray starts.
+# What can be seen to be missing in a second; verl_visionr1/runtime/preflight.py looks deeper, also before Ray starts.
 launch_checks() {
   if ((NODES > 1)) && [[ -z ${RAY_ADDRESS:-} ]]; then
     launch_fail "NODES=$NODES: needs a Ray cluster that runs already: RAY_ADDRESS=<head>:6379; recipes/cluster/README.md"

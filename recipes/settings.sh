@@ -205,7 +205,7 @@ launch_quoted() {
 
 # Begins CONFIG with what the machine needs.
 launch_platform() {
-  local groups=(progressive)
+  local groups=(progressive checks watchdog replace_workers gallery)
   [[ $PLATFORM != cpu ]] || groups+=(cpu)
   [[ -z ${RAY_ADDRESS:-} ]] || groups+=(cluster)
   CONFIG=("+visionr1@_global_=$(launch_list "${groups[@]}")")
@@ -273,7 +273,7 @@ launch_variants() {
     # verl 0.9.1 declares the first key, and its FSDP engine does not read it; the second makes it true.
     VARIANTS+=(
       actor_rollout_ref.actor.freeze_vision_tower=True
-      actor_rollout_ref.model.external_lib=verl_visionr1.plugin.frozen_vision
+      actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision
     )
   fi
   if [[ -n $FILTER_GROUPS ]]; then

@@ -14,7 +14,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from verl_visionr1.plugin.checkpoints import shard_file
+from verl_visionr1.runtime.checkpoints import shard_file
 
 
 def main(folder: Path, rank: int, n_workers: int, is_resumed: bool) -> None:

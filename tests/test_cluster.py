@@ -27,8 +27,8 @@ import fsdp_steps  # noqa: E402
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor  # noqa: E402
 
 from verl_visionr1.cli import app  # noqa: E402
-from verl_visionr1.plugin.checkpoints import CheckpointError, resume_problems, shard_file, workers_problem  # noqa: E402
-from verl_visionr1.plugin.resharding import mesh_of, reshard  # noqa: E402
+from verl_visionr1.runtime.checkpoints import CheckpointError, resume_problems, shard_file, workers_problem  # noqa: E402
+from verl_visionr1.runtime.resharding import mesh_of, reshard  # noqa: E402
 
 # --- another number of workers ------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ def until(condition: object, seconds: float = 30.0) -> None:
 
 @pytest.mark.slow
 def test_watchdog_names_what_is_lost_and_leaves_the_busy_alone(ray: object) -> None:
-    from verl_visionr1.plugin.watchdog import LostError, Watchdog
+    from verl_visionr1.runtime.watchdog import LostError, Watchdog
 
     make = ray.remote(Worker)
     actors = {"vLLM server 0": make.remote(), "training worker 1": make.remote()}
@@ -289,7 +289,7 @@ def test_watchdog_names_what_is_lost_and_leaves_the_busy_alone(ray: object) -> N
 def test_reward_workers_take_over_from_one_that_is_killed(ray: object) -> None:
     import asyncio
 
-    from verl_visionr1.plugin.reward_workers import MAX_LOSSES, RewardLostError, RewardWorkers
+    from verl_visionr1.runtime.reward_workers import MAX_LOSSES, RewardLostError, RewardWorkers
 
     make = ray.remote(Worker)
     made: list[str] = []

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from verl_visionr1.plugin import cpu_platform
-from verl_visionr1.plugin.cpu_platform import UnsupportedVersionError
+from verl_visionr1.runtime import cpu_platform
+from verl_visionr1.runtime.cpu_platform import UnsupportedVersionError
 
 PROBE = r"""
 import json
@@ -48,7 +48,7 @@ asked = ("memory_allocated", "mem_get_info", "empty_cache")
 found["torch.cpu lacks"] = outcome(lambda: [name for name in asked if not hasattr(torch.cpu, name)])
 if os.environ["VERL_USE_EXTERNAL_PLUGINS"] == "none":
     platform = os.environ.pop("VERL_PLATFORM")  # so that importing the plug-in repairs nothing
-    from verl_visionr1.plugin.cpu_platform import register_platform
+    from verl_visionr1.runtime.cpu_platform import register_platform
     register_platform()
     os.environ["VERL_PLATFORM"] = platform
 
@@ -219,7 +219,7 @@ def test_nothing_happens_unless_chosen(monkeypatch: pytest.MonkeyPatch, chosen: 
 
 def test_import_is_light() -> None:
     """The plug-in is imported by every process of a run; this module must not be what slows them down."""
-    code = "import sys, verl_visionr1.plugin.cpu_platform as p; p.apply(); print(*sys.modules)"
+    code = "import sys, verl_visionr1.runtime.cpu_platform as p; p.apply(); print(*sys.modules)"
     environment = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"torch", "vllm", "verl", "ray", "transformers", "hydra"} & set(done.stdout.split())

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from verl_visionr1.cli import app
 
 if TYPE_CHECKING:
-    from verl_visionr1.plugin.dry_run import DryRun
+    from verl_visionr1.runtime.dry_run import DryRun
 
 pytestmark = pytest.mark.verl
 
@@ -34,7 +34,7 @@ def no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*overrides: str) -> DryRun:
-    from verl_visionr1.plugin.dry_run import dry_run
+    from verl_visionr1.runtime.dry_run import dry_run
 
     return dry_run([*GOOD, *overrides])
 
@@ -247,7 +247,7 @@ def test_a_cpu_run_and_its_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = ("+visionr1@_global_=[progressive,cpu]", "trainer.device=cpu")
     small = ("trainer.n_gpus_per_node=1", "actor_rollout_ref.rollout.max_model_len=1024")
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    from verl_visionr1.plugin.dry_run import dry_run
+    from verl_visionr1.runtime.dry_run import dry_run
 
     assert dry_run([cpu[0], *GOOD[1:], *small]).problems == ()
     found = run()
@@ -283,7 +283,7 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
 
 @pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the tiny model is made by the recipe")
 def test_images_larger_than_a_prompt_are_noted(model: Path) -> None:
-    from verl_visionr1.plugin.parts import image_notes
+    from verl_visionr1.runtime.parts import image_notes
 
     config = run(f"actor_rollout_ref.model.path={model}").config
     assert config is not None
@@ -319,7 +319,7 @@ def test_steps_are_counted_in_the_data(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_visionr1.plugin.summary import steps_of
+    from verl_visionr1.runtime.summary import steps_of
 
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"prompt": ["x"] * 1100}), file)

@@ -55,7 +55,7 @@ class Machine:
             info.mkdir(parents=True)
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
             if entry_point:
-                (info / "entry_points.txt").write_text(f"[verl.plugins]\n{entry_point} = x\n")
+                (info / "entry_points.txt").write_text(f"[verl.plugins]\n{entry_point} = x\n{entry_point}_cpu = y\n")
 
     def has(self, *programs: str) -> None:
         for program in programs:
@@ -385,7 +385,7 @@ def test_no_constraint_names_a_host() -> None:
 def test_check_tells_flash_attn_that_is_there_from_one_that_works(
     module: str | None, is_fine: bool, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verl_visionr1.plugin import check
+    from verl_visionr1.runtime import check
 
     if module is not None:
         (tmp_path / "flash_attn").mkdir()
@@ -393,7 +393,8 @@ def test_check_tells_flash_attn_that_is_there_from_one_that_works(
         (tmp_path / "flash_attn-2.8.3.dist-info").mkdir()
         (tmp_path / "flash_attn-2.8.3.dist-info" / "METADATA").write_text("Name: flash-attn\nVersion: 2.8.3\n")
         monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)  # so that what the check imports is gone afterwards
+    monkeypatch.delitem(sys.modules, "flash_attn")
     (finding,) = [one for one in check.packages() if one.what == "flash-attn"]
     assert finding.is_fine is is_fine
     assert found in finding.found

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from verl_visionr1.plugin.frozen_vision import (  # noqa: E402
+from verl_visionr1.runtime.frozen_vision import (  # noqa: E402
     NoVisionTowerError,
     freeze_in_engine,
     freeze_vision,

@@ -36,7 +36,9 @@ def dump(folder: Path, step: int, *, old: bool = True) -> Path:
 
 
 def config_of(folder: Path | None, **settings: object) -> DictConfig:
-    own = {"frame": "qwen3-vl", "weights": WEIGHTS, "routes": {"task": {"counting": "counting"}}, **settings}
+    page = {"gallery": {"class": "verl_visionr1.runtime.gallery_page.PageWriter"}}
+    routes = {"task": {"counting": "counting"}}
+    own = {"frame": "qwen3-vl", "weights": WEIGHTS, "routes": routes, "extensions": page, **settings}
     return OmegaConf.create(
         {
             "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": -1}}, "model": {"path": None}},
@@ -56,7 +58,7 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> None:
     from verl_visionr1.plugin.config import settings_of
-    from verl_visionr1.plugin.gallery_page import LOG, PAGE, PRESETS, PageWriter, start
+    from verl_visionr1.runtime.gallery_page import LOG, PAGE, PRESETS, PageWriter, start
 
     config = config_of(tmp_path)
     writer, page = PageWriter(config), tmp_path / PAGE
@@ -96,7 +98,7 @@ def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> No
 def test_a_child_that_fails_is_a_warning_and_the_next_dump_has_its_page(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from verl_visionr1.plugin.gallery_page import LOG, PageWriter
+    from verl_visionr1.runtime.gallery_page import LOG, PageWriter
 
     writer = PageWriter(config_of(tmp_path))
     dump(tmp_path, 0).write_text("no json\n")
@@ -118,7 +120,7 @@ def test_a_child_that_fails_is_a_warning_and_the_next_dump_has_its_page(
 
 
 def test_what_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from verl_visionr1.plugin.gallery_page import LOCK, PageWriter
+    from verl_visionr1.runtime.gallery_page import LOCK, PageWriter
 
     dump(tmp_path, 0)
     (tmp_path / LOCK).mkdir()
@@ -129,9 +131,9 @@ def test_what_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogC
     assert warning.startswith("visionr1: gallery: IsADirectoryError: ")
 
 
-@pytest.mark.parametrize(("folder", "settings"), [(None, {}), ("val", {"gallery": "off"})])
+@pytest.mark.parametrize(("folder", "settings"), [(None, {}), ("val", {"extensions": {"gallery": None}})])
 def test_without_dumps_or_when_off_there_is_none(tmp_path: Path, folder: str | None, settings: dict) -> None:
-    from verl_visionr1.plugin.gallery_page import PageWriter
+    from verl_visionr1.runtime.gallery_page import PageWriter
 
     if folder:
         dump(tmp_path / folder, 0)
@@ -157,7 +159,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize(("settings", "told"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_the_tool_is_told_how_validation_is_judged(tmp_path: Path, settings: dict, told: list[str]) -> None:
-    from verl_visionr1.plugin.gallery_page import arguments_of
+    from verl_visionr1.runtime.gallery_page import arguments_of
 
     config = config_of(tmp_path, **settings)
     config.data.val_files = str(tmp_path / "val.parquet")
@@ -177,7 +179,7 @@ def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
 ) -> None:
     from hydra.core.utils import JobStatus
 
-    from verl_visionr1.plugin.gallery_page import PAGE, GalleryCallback
+    from verl_visionr1.runtime.gallery_page import PAGE, GalleryCallback
 
     def ended(config: DictConfig, status: JobStatus, *, dumped: bool = True) -> str:
         callback = GalleryCallback()
@@ -189,7 +191,7 @@ def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
         return capsys.readouterr().out
 
     config = config_of(tmp_path)
-    assert ended(config_of(tmp_path, gallery="off"), JobStatus.COMPLETED) == ""
+    assert ended(config_of(tmp_path, extensions={}), JobStatus.COMPLETED) == ""
     assert ended(config, JobStatus.FAILED) == ""
     assert ended(config, JobStatus.COMPLETED, dumped=False) == "", "of another run"
     assert not (tmp_path / PAGE).exists()
@@ -198,7 +200,7 @@ def test_the_end_of_a_run_waits_for_the_page_of_its_last_validation(
 
 
 def test_the_end_of_a_run_does_not_wait_for_ever(tmp_path: Path) -> None:
-    from verl_visionr1.plugin.gallery_page import PAGE, start, write
+    from verl_visionr1.runtime.gallery_page import PAGE, start, write
 
     file = dump(tmp_path, 0)
     file.write_text(file.read_text() * 20_000)  # no page of so many is written within the second it has

@@ -278,7 +278,7 @@ OPTIONS = {
     "groups": (("--filter-groups",), {"algorithm.filter_groups.metric=reward", "data.gen_batch_size=1"}, set()),
     "frozen": (
         ("--freeze-vision",),
-        {"actor_rollout_ref.model.external_lib=verl_visionr1.plugin.frozen_vision"},
+        {"actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision"},
         set(),
     ),
     "own rows": (

@@ -10,8 +10,8 @@ import pytest
 from scene_sets import FORMATS
 from scene_sets.base import SceneFormat, canon_of, detection, pictures, remeasured, rows_in
 
-from verl_visionr1.plugin.loading import loading_problem
 from verl_visionr1.rows import read_rows
+from verl_visionr1.runtime.loading import loading_problem
 from verl_visionr1.tools.doctor import check_parquet
 
 

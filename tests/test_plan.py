@@ -445,4 +445,4 @@ def test_variants_name_what_makes_them_true() -> None:
         "with LoRA no reference model is built"
     )
     frozen = overrides_of(plan(SEVEN, Machine(8), replace(RUN, is_vision_frozen=True)))
-    assert frozen["actor_rollout_ref.model.external_lib"][0] == "verl_visionr1.plugin.frozen_vision"
+    assert frozen["actor_rollout_ref.model.external_lib"][0] == "verl_visionr1.runtime.frozen_vision"

@@ -95,7 +95,6 @@ BAD_SETTINGS = {
     ),
     "an alarm's window": ({"alarms": {"window": 1}}, "visionr1.alarms.window = 1: needs a whole number of at least 3"),
     "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: needs one of off"),
-    "unknown gallery": ({"gallery": "on"}, "visionr1.gallery = 'on': needs one of auto, off"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }
 
@@ -145,7 +144,7 @@ def test_packaged_config_is_the_default() -> None:
     assert settings_of(released).reward.schedule == PRESETS["visionr1-released"].schedule  # type: ignore[arg-type]
     assert (settings.frame, settings.validation, settings.total_steps) == ("auto", "final", None)
     assert (settings.reasoning, settings.turns) == (Settings().reasoning, Settings().turns)
-    assert (settings.alarm_rules, settings.gallery) == (Settings().alarm_rules, Settings().gallery)
+    assert (settings.alarm_rules, settings.extensions) == (Settings().alarm_rules, {})
     assert set(settings.alarms) == {field.name for field in dataclasses.fields(AlarmRules)}
 
 

@@ -48,12 +48,12 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> object:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from verl_visionr1.plugin.preflight import problems_of
+    from verl_visionr1.runtime.preflight import problems_of
 
     def of(*overrides: str) -> list[str]:
         GlobalHydra.instance().clear()
         with initialize_config_module("verl.trainer.config", version_base=None):
-            config = compose("ppo_trainer", overrides=["+visionr1@_global_=progressive", *overrides])
+            config = compose("ppo_trainer", overrides=["+visionr1@_global_=[progressive,checks]", *overrides])
         return problems_of(config)
 
     return of
@@ -124,7 +124,7 @@ def test_full_disk(problems: object, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_main_ppo_stops_before_ray(tmp_path: Path) -> None:
     """The whole way: the unmodified trainer's command line, in a second process."""
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=progressive"]
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=[progressive,checks]"]
     done = subprocess.run(
         [*command, f"data.train_files={tmp_path}/no.parquet"], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )

@@ -213,7 +213,7 @@ CASES = [
         ("--freeze-vision", "--gpus", "4", "--kl", "0.04"),
         expected={
             f"{ACTOR}.freeze_vision_tower": True,
-            f"{MODEL}.external_lib": "verl_visionr1.plugin.frozen_vision",
+            f"{MODEL}.external_lib": "verl_visionr1.runtime.frozen_vision",
             "trainer.n_gpus_per_node": 4,
             f"{ACTOR}.kl_loss_coef": 0.04,
         },
@@ -256,7 +256,7 @@ def overrides_of(case: Case) -> list[str]:
 def test_verl_takes_the_configuration(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
-    from verl_visionr1.plugin.dry_run import dry_run
+    from verl_visionr1.runtime.dry_run import dry_run
 
     overrides = overrides_of(case)
     keys = [override.partition("=")[0].lstrip("+") for override in overrides]

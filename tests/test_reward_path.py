@@ -364,7 +364,7 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
 def test_a_model_of_the_hub_is_told_by_its_name(
     model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verl_visionr1.plugin.image_choice import problems_of
+    from verl_visionr1.runtime.image_choice import problems_of
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
@@ -397,7 +397,7 @@ def test_rows_of_several_images_are_refused_before_training(
 ) -> None:
     from msgspec.structs import replace
 
-    from verl_visionr1.plugin.image_choice import problems_of
+    from verl_visionr1.runtime.image_choice import problems_of
 
     two = "<image><image>Where is the cat in the second?"
     truths = [
@@ -483,8 +483,8 @@ def test_the_installed_verl_has_every_hook() -> None:
 @pytest.mark.verl
 @pytest.mark.parametrize(("module", "name", "method"), DIFFERENT.values(), ids=DIFFERENT)
 def test_a_hook_that_verl_lost_is_named(module: str, name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from verl_visionr1.plugin import check
     from verl_visionr1.plugin.contract import TRAINER_HOOKS, missing_hooks
+    from verl_visionr1.runtime import check
 
     monkeypatch.delattr(getattr(import_module(module), name), method)
     ((hook, found),) = missing_hooks(TRAINER_HOOKS)
@@ -549,7 +549,7 @@ def test_check_knows_either_engine(
 ) -> None:
     import importlib.metadata
 
-    from verl_visionr1.plugin import check
+    from verl_visionr1.runtime import check
 
     real = importlib.metadata.version
 
@@ -569,7 +569,7 @@ def test_check_knows_either_engine(
 
 
 def agreeing(**changes: object) -> object:
-    from verl_visionr1.plugin.composing import composed
+    from verl_visionr1.runtime.composing import composed
 
     overrides = [f"{key}={value}" for key, value in changes.items()]
     return composed(
@@ -601,7 +601,7 @@ SEPARATE = {
 def test_separate_async_is_checked_as_verl_asserts_it(changes: dict, problem: str | None) -> None:
     from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 
-    from verl_visionr1.plugin.agreement import _separate_async
+    from verl_visionr1.runtime.agreement import _separate_async
 
     config = agreeing(**changes)
     found = list(_separate_async(config))
@@ -627,7 +627,7 @@ class Managers:
 def test_the_watchdog_sees_servers_apart() -> None:
     from types import SimpleNamespace
 
-    from verl_visionr1.plugin.watchdog import actors_of
+    from verl_visionr1.runtime.watchdog import actors_of
 
     a, b, c = (SimpleNamespace(_actor_id=name) for name in "abc")
     trainer = SimpleNamespace(llm_server_manager=Managers(a), agent_loop_manager=None)
@@ -647,7 +647,7 @@ def test_the_watchdog_sees_servers_apart() -> None:
     [("internvl_chat", "InternVL"), ("paligemma", "PaliGemma"), ("molmo", "Molmo"), ("qwen2_vl", None)],
 )
 def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str | None, tmp_path: Path) -> None:
-    from verl_visionr1.plugin.trainable import family_problems
+    from verl_visionr1.runtime.trainable import family_problems
 
     config = config_of(model=model_folder(tmp_path, model_type))
     found = family_problems(config)
@@ -660,7 +660,7 @@ def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str |
 @pytest.mark.verl
 @pytest.mark.parametrize("path", ["my models/Qwen VL", "outputs/-x-", "a..b/c"])
 def test_a_path_that_is_no_name_of_the_hub_is_not_looked_up(path: str) -> None:
-    from verl_visionr1.plugin.trainable import family_problems, model_type_of
+    from verl_visionr1.runtime.trainable import family_problems, model_type_of
 
     assert family_problems(config_of(model=path)) == []
     assert model_type_of(path) is None
@@ -682,7 +682,7 @@ def test_a_model_without_a_processor_is_refused_where_there_are_images(tmp_path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_visionr1.plugin.trainable import processor_problems
+    from verl_visionr1.runtime.trainable import processor_problems
 
     config = config_of(model=model_folder(tmp_path, "new_vl"))
     file = tmp_path / "a.parquet"

@@ -21,10 +21,11 @@ from verl_visionr1 import Target
 pytestmark = pytest.mark.verl
 
 from verl_visionr1.conversion.tokens import load_answer_counter  # noqa: E402
-from verl_visionr1.plugin import agreement, checkpoints, composing, data_files, idle_settings, run_checks  # noqa: E402
-from verl_visionr1.plugin.answer_length import answer_notes  # noqa: E402
-from verl_visionr1.plugin.run_length import RunLength, length_of  # noqa: E402
-from verl_visionr1.plugin.run_rows import facts_of  # noqa: E402
+from verl_visionr1.plugin import data_files  # noqa: E402
+from verl_visionr1.runtime import agreement, checkpoints, composing, idle_settings, run_checks  # noqa: E402
+from verl_visionr1.runtime.answer_length import answer_notes  # noqa: E402
+from verl_visionr1.runtime.run_length import RunLength, length_of  # noqa: E402
+from verl_visionr1.runtime.run_rows import facts_of  # noqa: E402
 
 SPEC = importlib.util.find_spec("verl")
 CONFIGS = Path(str(SPEC.origin)).parent / "trainer" / "config" if SPEC is not None else Path()
@@ -300,7 +301,7 @@ def test_fewer_steps_than_the_checkpoint_counted_are_said_before_the_start(tmp_p
 # --- settings that do nothing ----------------------------------------------------------------------------------------
 
 BUDGET = "data.mm_processor_kwargs"
-FROZEN = "actor_rollout_ref.model.external_lib=verl_visionr1.plugin.frozen_vision"
+FROZEN = "actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision"
 IDLE = {  # overrides -> what is said, each in one line
     "pixels where verl does not look": (["data.max_pixels=401408"], ["data.max_pixels=401408: verl does not read it"]),
     "one of two": ([f"{BUDGET}.max_pixels=401408"], [f"{BUDGET}.max_pixels=401408: needs min_pixels beside it"]),

@@ -19,7 +19,8 @@ class Trainer:
     """What of verl's trainer a buffer asks for; its processes are not where verl 0.9.1 has them."""
 
     def __init__(self, stall_minutes: float | None) -> None:
-        visionr1 = {"frame": "qwen3-vl", "stall_minutes": stall_minutes}
+        watch = {"class": "verl_visionr1.runtime.watchdog.ProcessWatch", "stall_minutes": stall_minutes}
+        visionr1 = {"frame": "qwen3-vl", "extensions": {"watchdog": watch}}
         self.config = OmegaConf.create(
             {
                 "trainer": {"v1": {"sampler": {}}, "validation_data_dir": None},
@@ -63,7 +64,7 @@ def test_a_trainer_may_wait_before_it_samples(
 
 
 def test_every_wait_has_its_own_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    from verl_visionr1.plugin.watchdog import LostError
+    from verl_visionr1.runtime.watchdog import LostError
 
     forever = iter(lambda: RUNNING, None)
     buffer = buffer_of(0.2 / 60, iter([RUNNING, FINISHED, RUNNING, FINISHED, *[RUNNING] * 3]), monkeypatch)
@@ -76,7 +77,7 @@ def test_every_wait_has_its_own_patience(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_failed_rollouts_are_a_reason_to_ask() -> None:
-    from verl_visionr1.plugin.watchdog import LostError, Watchdog
+    from verl_visionr1.runtime.watchdog import LostError, Watchdog
 
     watchdog = Watchdog({}, say=lambda line: None)  # not started: it is asked, or nobody is
     watchdog.ask = lambda: "lost reward worker 0"  # type: ignore[method-assign]
@@ -86,7 +87,7 @@ def test_failed_rollouts_are_a_reason_to_ask() -> None:
 
 
 def test_an_error_of_a_run_whose_processes_live_stays_what_it_is() -> None:
-    from verl_visionr1.plugin.watchdog import LostError, Watchdog
+    from verl_visionr1.runtime.watchdog import LostError, Watchdog
 
     watchdog = Watchdog({}, say=lambda line: None)
     with pytest.raises(RuntimeError, match="all have failed"), watchdog.explaining():
@@ -97,7 +98,7 @@ def test_an_error_of_a_run_whose_processes_live_stays_what_it_is() -> None:
 
 
 def test_a_watchdog_that_cannot_ask_goes_on() -> None:
-    from verl_visionr1.plugin.watchdog import Watchdog
+    from verl_visionr1.runtime.watchdog import Watchdog
 
     answers: list[Any] = [RuntimeError("odd"), RuntimeError("odd"), None, "lost a process"]
 
@@ -126,7 +127,7 @@ def test_an_error_that_is_not_a_death_is_no_loss(monkeypatch: pytest.MonkeyPatch
 
     from ray.exceptions import ActorDiedError, RaySystemError
 
-    from verl_visionr1.plugin import watchdog
+    from verl_visionr1.runtime import watchdog
 
     errors: list[Exception] = [RaySystemError("no answer"), RaySystemError("no answer"), ActorDiedError()]
 
@@ -149,7 +150,7 @@ def test_a_reward_worker_that_cannot_be_reached_for_a_moment_loses_no_rollout() 
 
     from ray.exceptions import ActorUnavailableError
 
-    from verl_visionr1.plugin.reward_workers import RewardWorkers
+    from verl_visionr1.runtime.reward_workers import RewardWorkers
 
     back = time.monotonic() + 0.3
 

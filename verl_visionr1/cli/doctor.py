@@ -110,7 +110,7 @@ def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
 
 def _load_with_verl(examination: Examination) -> None:
     """Ask verl itself, of the files that have its columns."""
-    from verl_visionr1.plugin.loading import loading_problem
+    from verl_visionr1.runtime.loading import loading_problem
     from verl_visionr1.tools.doctor.problems import Problem
 
     files = [Path(census.file) for census in examination.censuses if census.is_ours]

@@ -23,7 +23,7 @@ def dry_run(
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
     with _quiet():
-        from verl_visionr1.plugin.dry_run import dry_run as run
+        from verl_visionr1.runtime.dry_run import dry_run as run
 
         found = run(overrides or ())
     console = Console(soft_wrap=True, stderr=yaml)

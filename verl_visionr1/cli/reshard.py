@@ -17,7 +17,7 @@ RemoveOld = Annotated[bool, typer.Option("--remove-old", help="delete the files 
 
 def reshard(checkpoint: Checkpoint, workers: Workers, fsdp_size: FsdpSize = -1, remove_old: RemoveOld = False) -> None:
     """Rewrite a checkpoint of verl's FSDP2 trainer for another number of training workers: weights and optimizer."""
-    from verl_visionr1.plugin.resharding import reshard as rewrite
+    from verl_visionr1.runtime.resharding import reshard as rewrite
 
     try:
         done = rewrite(checkpoint, workers, fsdp_size=fsdp_size, remove_old=remove_old)

@@ -18,7 +18,7 @@ GALLERY_SECONDS = 60.0
 
 def check() -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
-    from verl_visionr1.plugin.check import findings
+    from verl_visionr1.runtime.check import findings
 
     table = Table(show_header=False, box=None)
     found = findings()

@@ -1,7 +1,8 @@
-"""The only rooms that know verl. `import verl` imports this module in each of its processes (`verl.plugins`).
+"""What verl loads to reward. `import verl` imports this module in each of its processes (`verl.plugins`).
 
-It registers, and does nothing else: the reward manager `visionr1`, the config groups `+visionr1@_global_=...` and, if
-`VERL_PLATFORM=cpu`, the CPU platform. verl hides an exception raised here, so it is printed before it is raised again.
+It registers, and does nothing else: the reward manager `visionr1`, and the config groups `+visionr1@_global_=...`. verl
+hides an exception raised here, so it is printed before it is raised again. What surrounds a run (CPU platform, checks,
+watchdog) is in `verl_visionr1.runtime`, which nothing here imports.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_visionr1.alarms import Batch, reading
-from verl_visionr1.plugin.gallery_page import speech_flags
+from verl_visionr1.plugin.speech_flags import speech_flags
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.judge import BOX_METRICS
 from verl_visionr1.schedule import follow_model

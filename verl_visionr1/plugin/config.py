@@ -67,11 +67,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
         total_steps: trainer steps that count as the whole of training; None takes the run's own. Set it when a run
             will be extended, so that the bar is not lowered.
-        stall_minutes: a run in which no rollout has arrived for so long, while the trainer waits for some, ends; None
-            waits for ever.
         alarms: fields of `alarms.AlarmRules`, over the defaults; "off": none.
-        gallery: "auto": after each validation that verl dumps (`trainer.validation_data_dir`), a page of it is
-            written there; "off": it is not.
+        extensions: name -> `class` (its full name) and settings of an `extensions.Extension` around the run; null
+            leaves one out that a config group names.
     """
 
     preset: str = "visionr1"
@@ -88,9 +86,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     turns: TurnRule = "auto"
     validation: ValidationStage = "final"
     total_steps: int | None = None
-    stall_minutes: float | None = 60.0
     alarms: dict[str, Any] | Literal["off"] = {}
-    gallery: Literal["auto", "off"] = "auto"
+    extensions: dict[str, dict[str, Any] | None] = {}
 
     def require_buildable(self) -> None:
         """Build what the settings describe, so that what cannot be is found at start-up.
@@ -245,8 +242,6 @@ def checked(plain: object) -> Settings:
         _named(lambda: frames.frame_named(settings.frame))
     if settings.total_steps is not None and settings.total_steps <= 0:
         raise ConfigError(f"{PREFIX}.total_steps={settings.total_steps}: needs a number of steps above 0, or null")
-    if settings.stall_minutes is not None and settings.stall_minutes <= 0:
-        raise ConfigError(f"{PREFIX}.stall_minutes={settings.stall_minutes:g}: needs minutes above 0, or null")
     settings.require_buildable()
     return settings
 

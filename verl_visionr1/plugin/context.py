@@ -15,6 +15,8 @@ from verl_visionr1.schedule import Schedule, last_progress, progress_at
 
 ValidationStage = Literal["final", "current", "off"]
 """Thresholds that validation is judged by: the strictest, those of training at that step, or none."""
+STATE_FILE = "visionr1_progress.json"
+"""What the progress callback keeps, in each folder `global_step_N` of the checkpoints."""
 WIRE_KEY = "visionr1_context"
 """Key of the dispatched batch that carries `Context.to_wire()`."""
 

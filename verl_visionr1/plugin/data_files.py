@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+BUDGET_KEY = "data.mm_processor_kwargs"
+"""Where verl looks for the pixel budget of images."""
 DATA_KEYS = ("data.train_files", "data.val_files")
 
 
@@ -30,3 +33,14 @@ def complete_files(config: DictConfig, key: str) -> list[Path]:
     """The parquet files of a key; empty unless every file of it is on this machine."""
     files = readable_files(config, key)
     return files if len(files) == len(listed_files(config, key)) else []
+
+
+def pixel_budget(config: DictConfig) -> tuple[int, int] | None:
+    """min_pixels and max_pixels of a run; None unless both are set to numbers that an image processor takes."""
+    fewest, most = (OmegaConf.select(config, f"{BUDGET_KEY}.{key}") for key in ("min_pixels", "max_pixels"))
+    return (fewest, most) if is_pixels(fewest) and is_pixels(most) and fewest <= most else None
+
+
+def is_pixels(value: Any) -> bool:
+    """Whether a value is a number of pixels: a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

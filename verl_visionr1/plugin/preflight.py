@@ -1,10 +1,10 @@
-"""Checks before Ray starts: bad settings, data or disk stop a run in a second, with one line that says what to do."""
+"""Checks of the rewards before Ray starts: bad settings or data stop a run, with one line that says what to do.
+
+The checks of the rest of a run are in `verl_visionr1.runtime.preflight`.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,15 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import (
-    agreement,
-    checkpoints,
-    delegation,
-    image_choice,
-    reward_path,
-    run_checks,
-    summary,
-    trainable,
-)
+from verl_visionr1.plugin import delegation, reward_path
 from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
 from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
+from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
-
-MIN_FREE_GB = 2.0
-"""Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
 
 
 class Preflight(Callback):
@@ -39,38 +28,29 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
-        problems = problems_of(config)
-        for label, text in [] if problems else summary.plan_of(config):
-            print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
-        with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
-        for warning in [] if problems else run_checks.warnings_of(config, with_stages=with_stages):
-            print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
-        if problems:
-            # Hydra turns ordinary exceptions of a callback into warnings; SystemExit passes.
-            raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
+        stop_at(problems_of(config))
 
 
-def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
-    """Everything that would fail later, each in one line; empty when the run may start.
+def stop_at(problems: Sequence[str]) -> None:
+    """End the process with exit code 1 where there are problems.
 
-    Args:
-        config: verl's whole config.
-        here: whether the run will be on this machine, so that its disk counts.
-        is_whole: whether the config names all of the run's data files, so that steps can be counted.
+    Raises:
+        SystemExit: hydra turns ordinary exceptions of a callback into warnings; this one passes.
     """
-    checks = (_check_settings, _check_turns, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
-    problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
-    problems += run_checks.problems_of(config, is_whole=is_whole)
-    return problems + (disk_problems(config) if here else [])
+    if problems:
+        raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-_OF_MODULES = (reward_path.problems_of, trainable.family_problems, image_choice.problems_of)
+def problems_of(config: DictConfig) -> list[str]:
+    """What would keep the rewards from working, each in one line; empty when the run may start."""
+    checks = (_check_settings, _check_turns, _check_data, reward_path.problems_of)
+    return [problem for check in checks for problem in check(config)]
 
 
 def _check_settings(config: DictConfig) -> list[str]:
     try:
         require_supported_verl()
-        settings_of(config)
+        load_extensions(config, settings_of(config))
     except ConfigError as error:
         return [str(error)]
     return []
@@ -95,13 +75,6 @@ def _agent_loops(file: Path) -> set[str]:
         return {str(row["agent_name"]) for row in read_rows(file, columns=["agent_name"]) if row["agent_name"]}
     except RowsError:
         return set()  # `_check_data` says it
-
-
-def _check_model(config: DictConfig) -> list[str]:
-    path = OmegaConf.select(config, "actor_rollout_ref.model.path")
-    if path and os.path.isabs(os.path.expanduser(path)) and not Path(path).expanduser().is_dir():
-        return [f"actor_rollout_ref.model.path={path}: no such directory"]
-    return []
 
 
 def _check_data(config: DictConfig) -> list[str]:
@@ -146,18 +119,3 @@ def _image_problem(file: Path, image_key: str) -> str | None:
     if image_key in names or not held:
         return None
     return f"{file}: no column {image_key!r}: verl would train without images; set data.image_key={held[0]}"
-
-
-def disk_problems(config: DictConfig) -> list[str]:
-    """Too little room for checkpoints where they are written; one line, or none."""
-    directory = Path(str(OmegaConf.select(config, "trainer.default_local_dir") or ".")).expanduser().absolute()
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free / 1e9
-    needed = float(os.environ.get("VISIONR1_MIN_FREE_GB", MIN_FREE_GB))
-    if free < needed:
-        return [
-            f"trainer.default_local_dir: {free:.1f} GB free on the disk of {directory}, a run needs {needed:g}; "
-            "free some, or set trainer.default_local_dir to another disk"
-        ]
-    return []

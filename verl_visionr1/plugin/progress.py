@@ -3,12 +3,12 @@
 verl has no callback of this kind, so three of its hooks, all in one process, share one `Progress`:
 
 * `VisionR1AgentLoopManager` stamps each dispatched batch with its `Context`;
-* `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics; while it
-  waits, it looks whether there is still something to wait for (`watchdog`);
+* `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics;
 * `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored; the buffer has written it
   before, so that a run that is killed while it saves loses nothing.
 
-`+visionr1@_global_=progressive` names all three. Nothing but `Progress` has state.
+`+visionr1@_global_=progressive` names all three. Nothing but `Progress` has state. What surrounds a run
+(a watchdog, pages) is called from here where the config names it: see `extensions`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from verl_visionr1.plugin.checkpoints import STATE_FILE
-from verl_visionr1.plugin.context import WIRE_KEY
-from verl_visionr1.plugin.gallery_page import PageWriter
-from verl_visionr1.plugin.reward_workers import replaceable
+from verl_visionr1.plugin.context import STATE_FILE, WIRE_KEY
 from verl_visionr1.plugin.training_metrics import training_metrics
 from verl_visionr1.plugin.training_state import Progress
-from verl_visionr1.plugin.watchdog import Patience, Watchdog, watching
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +51,9 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.reward_loop_worker_handles = replaceable(self.reward_loop_worker_handles, config)
         self.progress = progress_of(config)
+        handles = self.progress.extensions.reward_workers(self.reward_loop_worker_handles)
+        self.reward_loop_worker_handles = handles
         step = 0
         checkpoint_dir = resumed_from(config)
         if checkpoint_dir is not None:
@@ -155,37 +152,29 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
     trainer = kwargs["refill_fn"].__self__
     is_sync = kwargs["trainer_mode"] == "sync"
     base = ReplayBuffer if is_sync else ReplayBufferAsync
-    page = PageWriter(trainer.config)
 
     class LoggingReplayBuffer(base):  # type: ignore[misc,valid-type]
-        watchdog: Watchdog | None = None
-
         def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-            with self._begin_to_wait().explaining():
+            progress = progress_of(trainer.config)
+            progress.extensions.before_wait(trainer)
+            with progress.extensions.around_wait():
                 batch, metrics = super().sample(
                     global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
                 )
             if partition_id == "train":
-                page.look()  # of the validation before this step
-                progress = progress_of(trainer.config)
+                progress.extensions.after_sample(global_steps)
                 metrics = {**metrics, **training_metrics(batch, progress, global_steps)}
                 write_state_ahead(trainer, progress, global_steps)
             return batch, metrics
 
         def wait_for_sampleable(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-            self._begin_to_wait()  # verl's "separate_async" trainer also waits before it samples
+            # verl's "separate_async" trainer also waits before it samples
+            progress_of(trainer.config).extensions.before_wait(trainer)
             return super().wait_for_sampleable(*args, **kwargs)
 
-        def _begin_to_wait(self) -> Watchdog:
-            if self.watchdog is None:  # now all processes are there
-                self.watchdog = watching(trainer)
-            self.patience = Patience(progress_of(trainer.config).settings.stall_minutes)
-            return self.watchdog
-
         def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-            assert self.watchdog is not None
-            self.watchdog.raise_if_lost(len(self.failure_keys[partition_id]))
-            self.patience.look(waiting(self, partition_id))
+            n_failed = len(self.failure_keys[partition_id])
+            progress_of(trainer.config).extensions.while_waiting(n_failed, waiting(self, partition_id))
             return super()._wait_for_next_poll(partition_id, last_debug_time)
 
     kwargs.setdefault("poll_interval", POLL_SECONDS)

@@ -6,7 +6,6 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from verl_visionr1.plugin import cpu_platform
 from verl_visionr1.plugin.import_hooks import when_imported
 
 CONFIG_GROUP = "visionr1"
@@ -16,7 +15,6 @@ MANAGER_PACKAGE = "verl.experimental.reward_loop.reward_manager"
 
 def register() -> None:
     """Everything that verl has to find. Calling it again is harmless."""
-    cpu_platform.apply()
     when_imported(MANAGER_PACKAGE, register_reward_manager)
     when_imported("hydra.core.config_store", register_config_groups)
 

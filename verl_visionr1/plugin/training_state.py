@@ -15,6 +15,7 @@ from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.context import Context, Rule, context_at
+from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
@@ -35,6 +36,7 @@ class Progress:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.settings = settings_of(config)
+        self.extensions = load_extensions(config, self.settings)
         self.routes = self.settings.routing
         own = self.settings.reward.schedule
         self.family = family_of(config, self.settings) if own.follows_model else ""

@@ -157,7 +157,7 @@ class Engine:
             arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
         if is_cpu:  # no graphs, no compiling; no trial of the largest batch
             arguments |= {"enforce_eager": True, "skip_mm_profiling": True}
-            arguments["worker_extension_cls"] = "verl_visionr1.plugin.vllm_cpu_worker.PlainLinear"
+            arguments["worker_extension_cls"] = "verl_visionr1.runtime.vllm_cpu_worker.PlainLinear"
         try:
             from vllm import LLM
 

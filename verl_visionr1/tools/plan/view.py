@@ -78,7 +78,7 @@ def _variants(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
         yield f"{MODEL}.exclude_modules", ("'.*visual.*'", "vLLM adapts language layers only")
         yield f"{ROLLOUT}.load_format", ("safetensors", "vLLM has the base weights from the start")
     if plan.run.is_vision_frozen and not plan.run.lora_rank:
-        library = "verl_visionr1.plugin.frozen_vision"
+        library = "verl_visionr1.runtime.frozen_vision"
         yield f"{MODEL}.external_lib", (library, "verl 0.9.1 does not read actor.freeze_vision_tower; this freezes it")
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.composing import complaint
 from verl_visionr1.plugin.config import Settings
-from verl_visionr1.plugin.idle_settings import pixel_budget
+from verl_visionr1.plugin.data_files import pixel_budget
 from verl_visionr1.processed import ImageProcessor, SizeError
+from verl_visionr1.runtime.composing import complaint
 
 BY_MANAGER = ("acc", "value")
 """What the reward manager reports beside its criteria, and a filter of groups may look at."""

@@ -102,7 +102,7 @@ def register_platform() -> None:
     """
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
-    from verl_visionr1.plugin.cpu_device import PlatformCPU
+    from verl_visionr1.runtime.cpu_device import PlatformCPU
 
     missing = sorted(PlatformCPU.__abstractmethods__)
     _expect(not missing, "verl's PlatformBase", f"the methods {missing}")

@@ -27,7 +27,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from omegaconf import DictConfig
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+
+from verl_visionr1.plugin.config import PREFIX, ConfigError
+from verl_visionr1.plugin.extensions import Extension
 
 EVERY_SECONDS = 5.0
 """How often the processes are asked."""
@@ -220,7 +224,7 @@ class Patience:
         >>> patience.look("3 running")
         Traceback (most recent call last):
         ...
-        verl_visionr1.plugin.watchdog.LostError: nothing has arrived for 10 minutes: 3 running
+        verl_visionr1.runtime.watchdog.LostError: nothing has arrived for 10 minutes: 3 running
         """
         at = self.now()
         if state != self.seen:
@@ -229,14 +233,61 @@ class Patience:
             raise LostError(f"nothing has arrived for {self.minutes:g} minutes: {state}")
 
 
-def watching(trainer: Any) -> Watchdog:
+class ProcessWatch(Extension):
+    """The watchdog as `+visionr1@_global_=watchdog` names it.
+
+    Args:
+        config: verl's whole config.
+        stall_minutes: a run in which no rollout has arrived for so long, while the trainer waits for some, ends; None
+            waits for ever.
+        grace_seconds: how long the trainer may take to notice a loss by itself; then its process is ended.
+
+    Raises:
+        ConfigError: a time that is not above 0.
+    """
+
+    def __init__(
+        self, config: DictConfig, *, stall_minutes: float | None = 60.0, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        super().__init__(config)
+        for name, value in (("stall_minutes", stall_minutes), ("grace_seconds", grace_seconds)):
+            if value is not None and value <= 0:
+                raise ConfigError(f"{PREFIX}.extensions.watchdog.{name}={value:g}: needs a time above 0, or null")
+        self.stall_minutes = stall_minutes
+        self.grace_seconds = grace_seconds
+        self.watchdog: Watchdog | None = None
+        self.patience = Patience(stall_minutes)
+
+    def before_wait(self, trainer: Any) -> None:
+        """Start the watch the first time; every wait has its own patience."""
+        if self.watchdog is None:
+            self.watchdog = watching(trainer, self.grace_seconds)
+        self.patience = Patience(self.stall_minutes)
+
+    def while_waiting(self, n_failed: int, state: str) -> None:
+        """Raise `LostError` where a process is gone, or nothing has arrived for too long."""
+        if self.watchdog is not None:
+            self.watchdog.raise_if_lost(n_failed)
+        self.patience.look(state)
+
+    @contextmanager
+    def around_wait(self) -> Iterator[None]:
+        """See `Watchdog.explaining`."""
+        if self.watchdog is None:
+            yield
+            return
+        with self.watchdog.explaining():
+            yield
+
+
+def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
     """A watchdog that has started, over all processes of a trainer; over none where they cannot be told."""
     try:
         actors = actors_of(trainer)
     except Exception as error:  # noqa: BLE001 - a run without a watch is better than none
         _say(f"visionr1: no watchdog: the processes of this trainer are not known ({type(error).__name__}: {error})")
         actors = {}
-    watchdog = Watchdog(actors)
+    watchdog = Watchdog(actors, grace_seconds=grace_seconds)
     watchdog.start()
     return watchdog
 

@@ -1,7 +1,7 @@
 """What a command line would train, without training: verl's whole config, composed, converted and checked.
 
 The config is composed as `python -m verl.trainer.main_ppo OVERRIDE...` composes it, and handed to the checks that verl
-makes before Ray starts, to those that its V1 trainer would make minutes later (`plugin/agreement.py`), and to the
+makes before Ray starts, to those that its V1 trainer would make minutes later (`runtime/agreement.py`), and to the
 plug-in's preflight. No Ray, no GPU, no weights; what that leaves open is said in the notes.
 """
 
@@ -19,20 +19,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_visionr1.plugin import (
-    agreement,
-    answer_length,
-    composing,
-    delegation,
-    parts,
-    preflight,
-    run_checks,
-    trainable,
-)
+from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import ConfigError, settings_of
-from verl_visionr1.plugin.cpu_platform import repair_vllm_version
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
-from verl_visionr1.plugin.summary import steps_of, summary_of
+from verl_visionr1.runtime import agreement, answer_length, composing, parts, preflight, run_checks, trainable
+from verl_visionr1.runtime.cpu_platform import repair_vllm_version
+from verl_visionr1.runtime.summary import steps_of, summary_of
 
 
 @dataclass(frozen=True, slots=True)

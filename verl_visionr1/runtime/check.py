@@ -10,6 +10,8 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from verl_visionr1.runtime.cpu_platform import is_chosen
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -90,9 +92,12 @@ def _hooks(version: str) -> list[Finding]:
 def _plugin() -> list[Finding]:
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
+    needed = {"visionr1", *(["visionr1_cpu"] if is_chosen() else [])}
+    missing = sorted(needed - set(names))
+    told = f"; without {', '.join(missing)}: install verl-visionr1 again" if missing else ""
     found = [
-        Finding("entry point", f"verl.plugins: {', '.join(names) or 'none'}", "visionr1" in names),
-        Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or "visionr1" in policy.split(",")),
+        Finding("entry points", f"verl.plugins: {', '.join(names) or 'none'}{told}", not missing),
+        Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or needed <= set(policy.split(","))),
     ]
     try:
         import verl

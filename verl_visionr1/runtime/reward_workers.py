@@ -16,6 +16,8 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from verl_visionr1.plugin.extensions import Extension
+
 MAX_LOSSES = 3
 """New workers for one place; after that something is wrong with the rows, the criteria or the machine."""
 MAX_TRIES = 8
@@ -94,14 +96,14 @@ class MakeRewardWorker:
         return options.remote(self.config, None)
 
 
-def replaceable(workers: Sequence[Any] | None, config: Any) -> list[Any] | None:
-    """What to hand to the agent-loop workers in the place of verl's reward workers.
+class ReplaceWorkers(Extension):
+    """Reward workers that are replaced, as `+visionr1@_global_=replace_workers` names it."""
 
-    Only for rule rewards: a reward model has a router and state of its own.
-    """
-    if not workers or config.reward.reward_model.enable:
-        return None if workers is None else list(workers)
-    return [RewardWorkers(workers, MakeRewardWorker(config))]
+    def reward_workers(self, workers: list[Any] | None) -> list[Any] | None:
+        """One object in the place of verl's handles; a reward model, which has a state, keeps verl's own."""
+        if not workers or self.config.reward.reward_model.enable:
+            return workers
+        return [RewardWorkers(workers, MakeRewardWorker(self.config))]
 
 
 def _say(line: str) -> None:

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.frames import FRAMES, Extent
 from verl_visionr1.plugin.config import ConfigError, settings_of
 from verl_visionr1.plugin.data_files import DATA_KEYS, readable_files
-from verl_visionr1.plugin.run_rows import guess_family
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import PLACEHOLDERS, RowsError, open_parquet, read_rows, target_of
+from verl_visionr1.runtime.run_rows import guess_family
 from verl_visionr1.targets import TargetError
 
 IMAGE = PLACEHOLDERS[0]

@@ -21,12 +21,11 @@ from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.plugin.config import Settings
-from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, readable_files
-from verl_visionr1.plugin.idle_settings import pixel_budget
-from verl_visionr1.plugin.parts import image_processor_of
-from verl_visionr1.plugin.trainable import model_type_of
+from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
 from verl_visionr1.rows import open_parquet, read_rows
+from verl_visionr1.runtime.parts import image_processor_of
+from verl_visionr1.runtime.trainable import model_type_of
 
 _HUB_FAMILIES = (
     (re.compile(r"qwen2-vl", re.I), "qwen2-vl"),

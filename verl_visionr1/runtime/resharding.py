@@ -32,7 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from verl_visionr1.files import whole_file, write_whole
-from verl_visionr1.plugin.checkpoints import KINDS, ROLES, CheckpointError, complete_counts, shard_file, step_folder
+from verl_visionr1.runtime.checkpoints import KINDS, ROLES, CheckpointError, complete_counts, shard_file, step_folder
 
 
 @dataclass(frozen=True, slots=True)

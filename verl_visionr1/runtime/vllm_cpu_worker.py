@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from verl_visionr1.plugin.cpu_platform import use_plain_linear
+from verl_visionr1.runtime.cpu_platform import use_plain_linear
 
 _NAME = "dispatch_cpu_unquantized_gemm"
 

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
-from verl_visionr1.plugin.run_length import length_of
-from verl_visionr1.plugin.run_rows import guess_family
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
+from verl_visionr1.runtime.run_length import length_of
+from verl_visionr1.runtime.run_rows import guess_family
 from verl_visionr1.schedule import Schedule, first_step, follow_model
 
 _MEMORY = (

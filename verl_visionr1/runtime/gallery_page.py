@@ -27,8 +27,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
 from verl_visionr1.plugin.data_files import readable_files
-from verl_visionr1.plugin.idle_settings import pixel_budget
-from verl_visionr1.plugin.reward_manager import family_of, frame_of, model_config_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.extensions import Extension
+from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.speech_flags import speech_flags
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.composition import plain_of
 from verl_visionr1.rollouts.page import LOCK, LOG, PAGE
@@ -36,6 +37,8 @@ from verl_visionr1.schedule import follow_model, last_progress
 
 logger = logging.getLogger(__name__)
 
+NAME = "gallery"
+"""Under `reward.reward_kwargs.visionr1.extensions`; null there: no page."""
 PRESETS = ".gallery"
 """Folder beside the page: the presets of the run, as the page is written with them."""
 SETTLED_SECONDS = 2.0
@@ -51,7 +54,7 @@ Dumps = tuple[tuple[str, int, int], ...]
 def folder_of(config: DictConfig) -> Path | None:
     """Where the page goes; None where there is to be none."""
     folder = OmegaConf.select(config, "trainer.validation_data_dir")
-    if not folder or settings_of(config).gallery == "off":
+    if not folder or settings_of(config).extensions.get(NAME) is None:
         return None
     return Path(str(folder)).expanduser().absolute()
 
@@ -67,14 +70,18 @@ def age_of(dumps: Dumps) -> float:
     return time.time() - max(changed for _, _, changed in dumps) / 1e9
 
 
-class PageWriter:
+class PageWriter(Extension):
     """Starts a child for each new dump, in the trainer's process."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.folder = folder_of(config)
         self.shown: Dumps = ()
         self.child: subprocess.Popen[bytes] | None = None
+
+    def after_sample(self, step: int) -> None:
+        """Look for the validation before this step."""
+        self.look()
 
     def look(self) -> None:
         """Start a child if there is something new; takes a moment, and never raises."""
@@ -139,17 +146,6 @@ def _family(config: DictConfig, settings: Settings) -> str:
         return family_of(config, settings)
     except (ValueError, OSError):
         return ""
-
-
-def speech_flags(config: DictConfig, settings: Settings) -> list[str]:
-    """Options of the tools that say how the model speaks; none where that cannot be told."""
-    flags = [] if settings.reasoning == "auto" else ["--reasoning", settings.reasoning]
-    try:
-        flags += ["--frame", frame_of(settings, model_config_of(config, None)).name]
-    except (ValueError, OSError) as error:
-        logger.warning("visionr1: the tools are not told the coordinates: %s", error)
-    budget = pixel_budget(config)
-    return flags if budget is None else [*flags, "--min-pixels", str(budget[0]), "--max-pixels", str(budget[1])]
 
 
 def _thresholds(config: DictConfig, settings: Settings, family: str) -> list[str]:

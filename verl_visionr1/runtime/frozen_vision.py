@@ -1,4 +1,4 @@
-"""A vision tower that is not trained: `actor_rollout_ref.model.external_lib=verl_visionr1.plugin.frozen_vision`.
+"""A vision tower that is not trained: `actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision`.
 
 verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, and its FSDP engine does not look at it. verl imports
 `model.external_lib` wherever it reads a model's config, before it builds the model: this module then freezes the tower
@@ -64,7 +64,7 @@ def refuse_in_megatron(transformer_impl: types.ModuleType) -> None:
 
     def _build_megatron_module(self: Any) -> Any:
         raise NoVisionTowerError(
-            "external_lib=verl_visionr1.plugin.frozen_vision freezes FSDP models alone, and this is Megatron: its "
+            "external_lib=verl_visionr1.runtime.frozen_vision freezes FSDP models alone, and this is Megatron: its "
             "vision tower would be trained; leave external_lib out, or set actor_rollout_ref.actor.strategy=fsdp2"
         )
 

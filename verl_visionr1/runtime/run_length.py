@@ -16,8 +16,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.checkpoints import CheckpointError, latest_step, step_folder
-from verl_visionr1.plugin.run_rows import facts_of
+from verl_visionr1.runtime.checkpoints import CheckpointError, latest_step, step_folder
+from verl_visionr1.runtime.run_rows import facts_of
 
 
 @dataclass(frozen=True, slots=True)

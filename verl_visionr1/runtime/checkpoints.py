@@ -24,8 +24,6 @@ KINDS = ("model", "optim", "extra_state")
 """The files that each worker writes, as far as `checkpoint.save_contents` asks for them."""
 ROLES = ("actor", "critic")
 """Folders of a checkpoint with files of workers."""
-STATE_FILE = "visionr1_progress.json"
-"""What the progress callback keeps, in each folder `global_step_N`."""
 TRACKER = "latest_checkpointed_iteration.txt"
 _SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-FROZEN_VISION = "verl_visionr1.plugin.frozen_vision"
+from verl_visionr1.plugin.data_files import BUDGET_KEY, is_pixels
+
+FROZEN_VISION = "verl_visionr1.runtime.frozen_vision"
 _PIXELS = ("min_pixels", "max_pixels")
 _EXAMPLES = {"min_pixels": 3136, "max_pixels": 1003520}
-_BUDGET = "data.mm_processor_kwargs"
 _LEGACY = ("custom_reward_function", "reward_model", "sandbox_fusion")
 """Sections of `legacy_reward_impl.yaml`: they compose, and `main_ppo` does not read them."""
 _RENAMED = {
@@ -82,8 +83,9 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
     for key in _PIXELS:
         value = OmegaConf.select(config, f"data.{key}")
         if value is not None and key in unread_data_keys(config):
-            yield f"data.{key}={value}: verl does not read it; set ++{_BUDGET}={{min_pixels:MIN,max_pixels:MAX}}, both"
-    budget = OmegaConf.select(config, _BUDGET)
+            budget = f"++{BUDGET_KEY}={{min_pixels:MIN,max_pixels:MAX}}"
+            yield f"data.{key}={value}: verl does not read it; set {budget}, both"
+    budget = OmegaConf.select(config, BUDGET_KEY)
     if not isinstance(budget, DictConfig):
         return
     fewest, most = (budget.get(key) for key in _PIXELS)
@@ -91,24 +93,14 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
         if value is not None and other is None:
             missing = next(name for name in _PIXELS if name != key)
             yield (
-                f"{_BUDGET}.{key}={value}: needs {missing} beside it; alone, transformers ignores it and vLLM does "
+                f"{BUDGET_KEY}.{key}={value}: needs {missing} beside it; alone, transformers ignores it and vLLM does "
                 "not, so that training and rollouts see images of different sizes"
             )
-    wrong = [key for key in _PIXELS if budget.get(key) is not None and not _is_pixels(budget.get(key))]
+    wrong = [key for key in _PIXELS if budget.get(key) is not None and not is_pixels(budget.get(key))]
     for key in wrong:
-        yield f"{_BUDGET}.{key}={budget.get(key)!r}: needs a whole number of pixels, for example {_EXAMPLES[key]}"
+        yield f"{BUDGET_KEY}.{key}={budget.get(key)!r}: needs a whole number of pixels, for example {_EXAMPLES[key]}"
     if not wrong and fewest is not None and most is not None and fewest > most:
-        yield f"{_BUDGET}.min_pixels={fewest}: above max_pixels={most}; it needs to be at most that"
-
-
-def pixel_budget(config: DictConfig) -> tuple[int, int] | None:
-    """min_pixels and max_pixels of a run; None unless both are set to numbers that an image processor takes."""
-    fewest, most = (OmegaConf.select(config, f"{_BUDGET}.{key}") for key in _PIXELS)
-    return (fewest, most) if _is_pixels(fewest) and _is_pixels(most) and fewest <= most else None
-
-
-def _is_pixels(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+        yield f"{BUDGET_KEY}.min_pixels={fewest}: above max_pixels={most}; it needs to be at most that"
 
 
 def unread_data_keys(config: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Checks of a run before Ray starts, with those of its rewards: steps, batches, model, disk, checkpoints; its plan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin import preflight
+from verl_visionr1.runtime import agreement, checkpoints, image_choice, run_checks, summary, trainable
+
+MIN_FREE_GB = 2.0
+"""Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
+
+
+class RunPreflight(Callback):
+    """Hydra callback in the process that the user started; named by `+visionr1@_global_=checks`.
+
+    It takes the place of `plugin.preflight.Preflight`, whose checks it makes too.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Stop with exit code 1 and the problems, one a line, if there are any; else say what the run will do."""
+        preflight.stop_at(problems_of(config))
+        for label, text in summary.plan_of(config):
+            print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
+        with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
+        for warning in run_checks.warnings_of(config, with_stages=with_stages):
+            print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
+
+
+def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
+    """Everything that would fail later, each in one line; empty when the run may start.
+
+    Args:
+        config: verl's whole config.
+        here: whether the run will be on this machine, so that its disk counts.
+        is_whole: whether the config names all of the run's data files, so that steps can be counted.
+    """
+    checks = (_check_model, agreement.problems_of, trainable.family_problems, image_choice.problems_of)
+    problems = preflight.problems_of(config)
+    problems += [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
+    problems += run_checks.problems_of(config, is_whole=is_whole)
+    return problems + (disk_problems(config) if here else [])
+
+
+def _check_model(config: DictConfig) -> list[str]:
+    path = OmegaConf.select(config, "actor_rollout_ref.model.path")
+    if path and os.path.isabs(os.path.expanduser(path)) and not Path(path).expanduser().is_dir():
+        return [f"actor_rollout_ref.model.path={path}: no such directory"]
+    return []
+
+
+def disk_problems(config: DictConfig) -> list[str]:
+    """Too little room for checkpoints where they are written; one line, or none."""
+    directory = Path(str(OmegaConf.select(config, "trainer.default_local_dir") or ".")).expanduser().absolute()
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free / 1e9
+    needed = float(os.environ.get("VISIONR1_MIN_FREE_GB", MIN_FREE_GB))
+    if free < needed:
+        return [
+            f"trainer.default_local_dir: {free:.1f} GB free on the disk of {directory}, a run needs {needed:g}; "
+            "free some, or set trainer.default_local_dir to another disk"
+        ]
+    return []
