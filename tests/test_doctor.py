@@ -357,8 +357,8 @@ def test_lines_count_blank_ones(tmp_path: Path, name: str) -> None:
 # columns of a table -> the options that convert it
 TABLES = {
     "filename,width,height,class,xmin,ymin,xmax,ymax": "--preset tf-csv",
-    "filename,cell_type,xmin,xmax,ymin,ymax": "--column boxes=xmin,ymin,xmax,ymax --box-format xyxy-abs --column label=cell_type",
-    "filename,class,xmin,ymin,xmax,ymax": "--column image=filename --column boxes=xmin,ymin,xmax,ymax --box-format xyxy-abs --column label=class",
+    "filename,cell_type,xmin,xmax,ymin,ymax": "--box-format xyxy-abs --column label=cell_type",
+    "filename,class,xmin,ymin,xmax,ymax": "--column image=filename --column boxes=xmin,ymin,xmax,ymax --box-format",
 }
 
 
