@@ -4,8 +4,8 @@ Real image files whose ground truth is known exactly: every box is measured from
 
     visionr1 convert scenes scenes --train 2000 --val 200 --seed 0
 
-writes `scenes/{train,val}/000000.png ...` and `scenes/annotations/instances_{train,val}.json`, which `coco.py` converts
-like any COCO dataset. The same arguments give the same bytes; the first n scenes do not depend on how many follow.
+writes `scenes/{train,val}/000000.png ...` and `scenes/annotations/instances_{train,val}.json`, for
+`visionr1 convert coco`. The same arguments give the same bytes; the first n scenes do not depend on how many follow.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options)
     parts = read_parts(path, images_dir, ledger, options)
     if not parts.entries and parts.data.images and not options.all_categories:
         reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
-        raise RowsError(f"{path}: {reason}; --all-categories asks for all, or take coco.py for plain COCO")
+        raise RowsError(f"{path}: {reason}; give --all-categories, or use `visionr1 convert coco`")
     images = _with_texts(parts, ledger, all_categories=options.all_categories)
     return replace(parts.data, images=images, own_negatives=True)
 

@@ -14,7 +14,7 @@ What is read, told by its keys, and how its boxes are written (`--box-format` ov
                         its web data: a list of elements for each image
     ScreenSpot on HF    parquet with bbox and the image's bytes  x1, y1, x2, y2 as fractions         fractions
 
-GUI-R1's rows (gt_bbox) are read by `records.py --preset gui-r1`, and asked for in the same words.
+GUI-R1's rows (gt_bbox) are read by `visionr1 convert records --preset gui-r1`, and asked for in the same words.
 
 Assumed, for no card says so: newer revisions of the parquet on HF hold fractions (older ones held whole pixels). So
 numbers are held against the screenshot: boxes that cannot be what the table says are errors, and a file with many of
