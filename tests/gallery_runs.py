@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scenes import CATEGORIES, Scene, draw_scene, scene_rng
-
 from verl_visionr1 import Target, score
+from verl_visionr1.conversion.scenes import CATEGORIES, Scene, draw_scene, scene_rng
 from verl_visionr1.images import prepare_image
 from verl_visionr1.rows import Row, RowWriter
 from verl_visionr1.schedule import progress_at

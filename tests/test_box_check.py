@@ -8,26 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import coco
-import crowdhuman
-import flickr30k
 import numpy as np
-import openimages
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import records
-import refcoco
-import vision_r1
-import visual_genome
-import vlm_r1
-import voc
-import yolo
 from PIL import Image
 from scene_sets.base import rows_in
 
 from verl_visionr1.conversion.box_check import SAMPLE, BoxCheck
 from verl_visionr1.conversion.conventions import NAMED, Convention
+from verl_visionr1.conversion.datasets import (
+    coco,
+    crowdhuman,
+    flickr30k,
+    openimages,
+    records,
+    refcoco,
+    vision_r1,
+    visual_genome,
+    vlm_r1,
+    voc,
+    yolo,
+)
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowsError

@@ -1,4 +1,4 @@
-"""data_preprocess/clevr.py: phrases made of attributes, centres of pixel_coords, RGBA, and R1-V's questions."""
+"""visionr1 convert clevr: phrases made of attributes, centres of pixel_coords, RGBA, and R1-V's questions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import clevr
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import clevr
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 

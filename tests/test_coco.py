@@ -1,4 +1,4 @@
-"""data_preprocess/coco.py: every trap of COCO-format files, boxes re-measured from the pixels, and the command."""
+"""visionr1 convert coco: every trap of COCO-format files, boxes re-measured from the pixels, and the command."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from pycocotools.coco import COCO
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.coco_json import read_coco
+from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.rows import RowError, RowsError, read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "coco.py"
-sys.path.insert(0, str(SCRIPT.parent))  # as Python itself does for a script
-
-import coco  # noqa: E402
 
 COLOURS = {"red box": (255, 0, 0), "green box": (0, 255, 0), "blue box": (0, 0, 255)}
 RED, GREEN, BLUE = 3, 7, 90  # category ids: sparse, as in COCO
@@ -239,7 +237,7 @@ def test_byte_order_mark(data: Dataset) -> None:
     report = coco.convert(path, data.images_dir, data.folder / "a.parquet")
     assert report.written.rows == 2
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
-    assert facts["annotations_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()  # what sha256sum says
+    assert facts["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()  # what sha256sum says
 
 
 def test_box_reaching_outside_is_clipped_and_counted(data: Dataset) -> None:
@@ -600,7 +598,7 @@ def test_provenance(data: Dataset) -> None:
     _, report = data.convert(seed=9)
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
     assert facts["annotations"] == "instances.json"
-    assert facts["annotations_sha256"] == hashlib.sha256((data.folder / "instances.json").read_bytes()).hexdigest()
+    assert facts["source_sha256"] == hashlib.sha256((data.folder / "instances.json").read_bytes()).hexdigest()
     assert facts["options"]["seed"] == 9
     assert str(data.folder) not in json.dumps(facts)
 

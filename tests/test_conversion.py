@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scenes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.identity import Exclusion, identity_of_name, read_exclusion
 from verl_visionr1.conversion.image_files import embedded_image, find_image, inside

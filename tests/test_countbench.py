@@ -1,4 +1,4 @@
-"""data_preprocess/countbench.py: rows without an image, questions paired by order, images that are not RGB."""
+"""visionr1 convert countbench: rows without an image, questions paired by order, images that are not RGB."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import countbench
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import countbench
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 from verl_visionr1.tools.doctor import check_parquet

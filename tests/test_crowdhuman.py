@@ -1,4 +1,4 @@
-"""data_preprocess/crowdhuman.py: three boxes a person, regions to ignore, names with commas."""
+"""visionr1 convert crowdhuman: three boxes a person, regions to ignore, names with commas."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import crowdhuman
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import crowdhuman
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(crowdhuman.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "crowdhuman.py"
 ID = "273271,c9db000d5146c15"
 WH = (100, 80)
 

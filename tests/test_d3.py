@@ -1,4 +1,4 @@
-"""data_preprocess/d3.py: sentences of groups, boxes of several sentences, targets of none; numpy in pickles."""
+"""visionr1 convert d3: sentences of groups, boxes of several sentences, targets of none; numpy in pickles."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import d3
 import numpy as np
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import d3
 from verl_visionr1.conversion.sources import read_pickle
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(d3.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "d3.py"
 DOG, LOOSE, HAT, BARE = "a dog", "a dog not on a leash", "a hat", "a person without a hat"
 SENTENCES = {1: DOG, 2: LOOSE, 3: HAT, 4: BARE}
 ABSENCE = (2, 4)

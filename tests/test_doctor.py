@@ -9,19 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import coco
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import scenes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from verl_visionr1.cli import app
+from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.conventions import Convention, best_convention, better_convention
+from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.planning import Task
 from verl_visionr1.files import RowsError
 from verl_visionr1.processed import processed_size
@@ -357,8 +357,8 @@ def test_lines_count_blank_ones(tmp_path: Path, name: str) -> None:
 # columns of a table -> the options that convert it
 TABLES = {
     "filename,width,height,class,xmin,ymin,xmax,ymax": "--preset tf-csv",
-    "filename,cell_type,xmin,xmax,ymin,ymax": "--column label=cell_type --column boxes=xmin,ymin,xmax,ymax",
-    "filename,class,xmin,ymin,xmax,ymax": "--column image=filename --column label=class",
+    "filename,cell_type,xmin,xmax,ymin,ymax": "--box-format xyxy-abs --column label=cell_type",
+    "filename,class,xmin,ymin,xmax,ymax": "--column image=filename --column boxes=xmin,ymin,xmax,ymax --box-format",
 }
 
 
@@ -373,16 +373,16 @@ def test_the_converter_of_a_table_is_one_that_reads_it(tmp_path: Path, header: s
 
 
 OTHER_JSON = {
-    "clevr.py": {"info": {}, "scenes": [{"image_filename": "a.png", "objects": []}]},
-    "fsc147.py": {"train": ["1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]},
+    "clevr": {"info": {}, "scenes": [{"image_filename": "a.png", "objects": []}]},
+    "fsc147": {"train": ["1.jpg"], "val": ["2.jpg"], "test": ["3.jpg"]},
 }
 
 
-@pytest.mark.parametrize("script", OTHER_JSON)
-def test_json_of_other_data_sets_names_their_script(tmp_path: Path, script: str) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(OTHER_JSON[script]))
+@pytest.mark.parametrize("converter", OTHER_JSON)
+def test_json_of_other_data_sets_names_their_converter(tmp_path: Path, converter: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(OTHER_JSON[converter]))
     done = doctor(tmp_path / "a.json")
-    assert (done.exit_code, script in done.output) == (0, True)
+    assert (done.exit_code, f"visionr1 convert {converter}" in done.output) == (0, True)
 
 
 def test_advice_for_labels_is_not_that_for_counts(tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_coordinates_of_a_jsonl_are_guessed(
 ) -> None:
     done = doctor(write_jsonl(tmp_path, foreign_records(clean, form)))
     assert re.search(rf"note: coordinates\n\s+objects.bbox: .*{expected}", done.output), done.output
-    assert "data_preprocess/records.py" in done.output
+    assert "visionr1 convert records" in done.output
     assert done.exit_code == 0
 
 

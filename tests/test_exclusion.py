@@ -1,4 +1,4 @@
-"""data_preprocess/exclusion.py: images of evaluation files are left out of training sets, whatever each calls them."""
+"""visionr1 convert exclusion: images of evaluation files are left out of training sets, whatever each calls them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import coco
-import exclusion
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import refcoco
 from PIL import Image
 from scene_sets.base import pictures, rows_in
 from scene_sets.referring import ann_id_of, coco_name, instances, python2_pickle, ref, save_train2014, write_lmms_lab
 
+from verl_visionr1.conversion import exclusion
+from verl_visionr1.conversion.datasets import coco, refcoco
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 

@@ -1,4 +1,4 @@
-"""data_preprocess/flickr30k.py: every trap of Flickr30k Entities, and the command."""
+"""visionr1 convert flickr30k: every trap of Flickr30k Entities, and the command."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import flickr30k
 import pytest
 from PIL import Image
 from scene_sets.base import canon_of, pictures, rows_in
 from scene_sets.regions import unions, write_flickr30k
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import flickr30k
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(flickr30k.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "flickr30k.py"
 WH = (160, 96)
 ID = "36979"
 

@@ -1,4 +1,4 @@
-"""data_preprocess/records.py --preset: the rows of each framework, their traps, and what is refused."""
+"""visionr1 convert records --preset: the rows of each framework, their traps, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import records
 from scene_sets.base import pictures, rows_in
 from scene_sets.frameworks import VISUAL_RFT, write_jsonl, write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import records
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards import PRESETS

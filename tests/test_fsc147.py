@@ -1,4 +1,4 @@
-"""data_preprocess/fsc147.py: the 384-high frame, classes, exemplars, FSCD-147's boxes, repeated images."""
+"""visionr1 convert fsc147: the 384-high frame, classes, exemplars, FSCD-147's boxes, repeated images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fsc147
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import fsc147
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 

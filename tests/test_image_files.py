@@ -8,19 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import clevr
-import coco
 import numpy as np
 import pytest
-import records
-import tallyqa
-import vlm_r1
-import yolo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scene_sets.base import rows_in
 
+from verl_visionr1.conversion.datasets import clevr, coco, records, tallyqa, vlm_r1, yolo
 from verl_visionr1.conversion.image_files import find_below, find_image
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError

@@ -1,4 +1,4 @@
-"""data_preprocess/lvis.py: what is asked for where only some categories were looked for."""
+"""visionr1 convert lvis: what is asked for where only some categories were looked for."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lvis
 import pytest
 from PIL import Image
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.coco_json import CocoCategory
+from verl_visionr1.conversion.datasets import lvis
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(lvis.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "lvis.py"
 NAMES = {2: "bow_(decorative_ribbons)", 5: "bow_(weapon)", 7: "trash_can", 11: "cap_(headwear)"}
 RIBBON, WEAPON, CAN, CAP = NAMES
 FREQUENCY = {RIBBON: "r", WEAPON: "c", CAN: "f", CAP: "f"}

@@ -1,4 +1,4 @@
-"""data_preprocess/openimages.py: the order of columns, groups, what was looked for, and the tree of classes."""
+"""visionr1 convert openimages: the order of columns, groups, what was looked for, and the tree of classes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import exclusion
-import openimages
 import pytest
 from PIL import Image
 from scene_sets.base import rows_in
 from scene_sets.detection_files import BOX_COLUMNS, write_table
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion import exclusion
+from verl_visionr1.conversion.datasets import openimages
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target

@@ -1,4 +1,4 @@
-"""data_preprocess/ovdeval.py: each image is asked for its own texts, and for nothing else."""
+"""visionr1 convert ovdeval: each image is asked for its own texts, and for nothing else."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ovdeval
 import pytest
 from PIL import Image
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import ovdeval
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(ovdeval.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "ovdeval.py"
 OFF, ON, CAT, DOG = "computer without screen on", "computer with screen on", "cat", "dog"
 NAMES = (OFF, ON, CAT, DOG)
 BOX = [11, 17, 30, 40]

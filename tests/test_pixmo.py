@@ -1,4 +1,4 @@
-"""data_preprocess/pixmo.py: fetched images, dead links, the unit of points, counts of 0."""
+"""visionr1 convert pixmo: fetched images, dead links, the unit of points, counts of 0."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pixmo
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import pixmo
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 

@@ -9,15 +9,16 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from verl_visionr1.conversion.command import command_of
+from verl_visionr1.cli import app
+from verl_visionr1.conversion.catalog import CONVERTERS as CATALOG
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CONVERTERS = (ROOT / "data_preprocess" / "README.md").read_text()
-EXAMPLES = re.findall(r"^\| `(\w+)\.py` .*\| `(\w+\.py .+)` \|$", CONVERTERS, re.MULTILINE)
+EXAMPLES = re.findall(r"^\| `(\w+)` .*\| `(\w+ .+)` \|$", CONVERTERS, re.MULTILINE)
+ROWS = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \| `\w+ .+` \|$", CONVERTERS, re.MULTILINE))
 
 
 def test_examples_run() -> None:
@@ -41,8 +42,13 @@ def test_tree_names_every_module() -> None:
 
 
 def test_every_converter_is_listed() -> None:
-    scripts = {path.stem for path in (ROOT / "data_preprocess").glob("*.py")}
-    assert {name for name, _ in EXAMPLES} == scripts - {"scenes", "exclusion"}
+    assert [name for name, _ in EXAMPLES] == list(CATALOG)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_rows_of_each_converter_are_those_that_it_declares(name: str) -> None:
+    declared = import_module(f"verl_visionr1.conversion.datasets.{name}").convert.tasks
+    assert sorted(ROWS[name].split(", ")) == sorted(declared)
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
@@ -51,10 +57,8 @@ def test_example_of_each_converter_is_understood(
 ) -> None:
     """Its arguments fit; then it misses the data set, and says which file."""
     monkeypatch.chdir(tmp_path)
-    app = typer.Typer()
-    app.command()(command_of(import_module(name).main))
     words = shlex.split(example.replace("OUT", "out.parquet").replace("...", "file.csv").replace("*", "0"))
-    done = CliRunner().invoke(app, words[1:])
+    done = CliRunner().invoke(app, ["convert", *words])
     assert done.exit_code == 1, done.output
     assert re.match(r"error: \S+: .*\w+", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""data_preprocess/reasonseg.py: labels, encodings and polygons as LISA's reader takes them, bad files, the command."""
+"""visionr1 convert reasonseg: labels, encodings and polygons as LISA's reader takes them, bad files, the command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reasonseg
 from PIL import Image, ImageDraw
 from scene_sets.base import opened, rows_in
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.datasets import reasonseg
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.masks import Mask
 from verl_visionr1.targets import Target

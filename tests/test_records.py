@@ -1,4 +1,4 @@
-"""data_preprocess/records.py: columns, box formats that are checked, and the rows of each framework."""
+"""visionr1 convert records: columns, box formats that are checked, and the rows of each framework."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import records
 from PIL import Image
 from scene_sets.base import NAMES, pictures, rows_in
 from scene_sets.frameworks import PHRASE_COLUMNS, write_csv, write_jsonl, write_parquet, write_phrases
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import records
 from verl_visionr1.conversion.records.fields import FORMATS
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(records.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "records.py"
 PICTURE = pictures()[0]
 WIDTH, HEIGHT = PICTURE.size
 NAME = PICTURE.file_name

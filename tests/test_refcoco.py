@@ -1,4 +1,4 @@
-"""data_preprocess/refcoco.py: the traps of RefCOCO's distributions and of gRefCOCO, hostile pickles, the command."""
+"""visionr1 convert refcoco: the traps of RefCOCO's distributions and of gRefCOCO, hostile pickles, the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import refcoco
 from PIL import Image
 from scene_sets.base import opened, pictures, rows_in
 from scene_sets.referring import (
@@ -30,11 +29,12 @@ from scene_sets.referring import (
 )
 
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(refcoco.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "refcoco.py"
 
 
 class Dataset:

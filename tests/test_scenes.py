@@ -19,9 +19,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "data_preprocess"))
-
-from scenes import (  # noqa: E402
+from verl_visionr1.conversion.scenes import (  # noqa: E402
     CATEGORIES,
     CATEGORY_IDS,
     COLOURS,

@@ -1,4 +1,4 @@
-"""data_preprocess/screenspot.py: every layout's boxes, files that are written otherwise, and the command."""
+"""visionr1 convert screenspot: every layout's boxes, files that are written otherwise, and the command."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import screenspot
 from PIL import Image
 from scene_sets.base import rows_in
 
 from verl_visionr1 import score
 from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.datasets import screenspot
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards import PRESETS
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(screenspot.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "screenspot.py"
 WH = (200, 400)
 XYWH, XYXY, FRACTIONS = [42, 102, 97, 70], [42, 102, 139, 172], [0.21, 0.255, 0.695, 0.43]
 BOX = (42, 102, 139, 172)
@@ -57,7 +57,7 @@ class Dataset:
     def convert(self, *paths: Path, images: bool = True, **options: Any) -> tuple[list[dict[str, Any]], Any]:
         images_dir = self.images_dir if images else None
         out = self.folder / "out.parquet"
-        report = screenspot.convert(paths, images_dir, out, screenspot.Options(**options))
+        report = screenspot.convert(paths, out, screenspot.Options(images_dir=images_dir, **options))
         return rows_in(report), report
 
 
@@ -156,7 +156,7 @@ def test_gui_r1_is_read_elsewhere(data: Dataset) -> None:
     path = data.write({"image": "a.png", "instruction": "open it", "gt_bbox": FRACTIONS, "gt_action": "click"})
     with pytest.raises(RowsError) as caught:
         data.convert(path, on_error="skip")
-    reason = "gt_bbox: rows of GUI-R1; convert them with data_preprocess/records.py --preset gui-r1"
+    reason = "gt_bbox: rows of GUI-R1; convert them with `visionr1 convert records --preset gui-r1`"
     assert str(caught.value) == f"screenspot_mobile.json: entry 0: {reason}"
 
 
@@ -276,8 +276,9 @@ def test_images_without_a_folder(data: Dataset) -> None:
         data.convert(data.write(entry()), images=False, on_error="skip")
     reason = "entry 0: img_filename 'a.png': the images are files; add --images-dir"
     assert str(caught.value) == f"screenspot_mobile.json: {reason}"
+    options = screenspot.Options(images_dir=data.folder / "none")
     with pytest.raises(RowsError, match="none: no such folder of images; check --images-dir"):
-        screenspot.convert([data.write(entry())], data.folder / "none", data.folder / "a.parquet")
+        screenspot.convert([data.write(entry())], data.folder / "a.parquet", options)
 
 
 # ---------------------------------------------------------------------------------------------- the command

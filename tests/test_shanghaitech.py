@@ -1,4 +1,4 @@
-"""data_preprocess/shanghaitech.py: MATLAB files, points from 1 on, two names of a folder, grey images."""
+"""visionr1 convert shanghaitech: MATLAB files, points from 1 on, two names of a folder, grey images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import exclusion
 import numpy as np
 import pytest
-import shanghaitech
 from PIL import Image
 from scene_sets.counts import save_heads
 from scipy.io import savemat
 
+from verl_visionr1.conversion import exclusion
+from verl_visionr1.conversion.datasets import shanghaitech
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 

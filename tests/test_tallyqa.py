@@ -1,4 +1,4 @@
-"""data_preprocess/tallyqa.py: questions with several answers, images of two collections, simple questions."""
+"""visionr1 convert tallyqa: questions with several answers, images of two collections, simple questions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tallyqa
 from PIL import Image
 
+from verl_visionr1.conversion.datasets import tallyqa
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 

@@ -23,9 +23,9 @@ import architectures as arch  # noqa: E402
 import lessons as ls  # noqa: E402
 import make_models as mm  # noqa: E402
 import teaching  # noqa: E402
-from scenes import CATEGORIES, Scene, SceneObject, scene_rng  # noqa: E402
 
 from verl_visionr1 import score  # noqa: E402
+from verl_visionr1.conversion.scenes import CATEGORIES, Scene, SceneObject, scene_rng  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""data_preprocess/vision_r1.py: the wordings, the category lists, and every way in which a row can be wrong."""
+"""visionr1 convert vision_r1: the wordings, the category lists, and every way in which a row can be wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vision_r1
 from scene_sets.base import NAMES, pictures, rows_in
 from scene_sets.frameworks import OD, QWEN_ONE, REC, VG, vision_r1_row, write_parquet, write_vision_r1
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import vision_r1
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(vision_r1.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "vision_r1.py"
 PICTURE = pictures()[0]
 LABEL = PICTURE.labels[0]
 

@@ -1,4 +1,4 @@
-"""data_preprocess/visual_genome.py: every trap of region descriptions, and the command."""
+"""visionr1 convert visual_genome: every trap of region descriptions, and the command."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import visual_genome
 from PIL import Image
 from scene_sets.base import rows_in
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import visual_genome
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(visual_genome.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "visual_genome.py"
 WH = (160, 96)
 URL = "https://cs.stanford.edu/people/rak248"
 KEYS = ("x", "y", "width", "height")
@@ -60,8 +60,7 @@ class Dataset:
             regions,
             self.images_dir,
             self.folder / "out.parquet",
-            visual_genome.Options(**options),
-            image_data=data if with_data else None,
+            visual_genome.Options(image_data=data if with_data else None, **options),
         )
         return rows_in(report), report
 
@@ -289,7 +288,9 @@ def test_garbled_files(data: Dataset) -> None:
         visual_genome.convert(regions, data.images_dir, data.folder / "a.parquet")
     images.write_text("{}")
     with pytest.raises(RowsError, match=r"image_data.json: not of the expected layout: Expected `array`"):
-        visual_genome.convert(regions, data.images_dir, data.folder / "a.parquet", image_data=images)
+        visual_genome.convert(
+            regions, data.images_dir, data.folder / "a.parquet", visual_genome.Options(image_data=images)
+        )
     with pytest.raises(RowsError, match="no such folder of images; check IMAGES_DIR"):
         visual_genome.convert(regions, data.folder / "none", data.folder / "a.parquet")
 

@@ -1,4 +1,4 @@
-"""data_preprocess/vlm_r1.py: the pixel too few, conversations of every kind, and every way in which a row is wrong."""
+"""visionr1 convert vlm_r1: the pixel too few, conversations of every kind, and every way in which a row is wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vlm_r1
 from scene_sets.base import NAMES, pictures, rows_in
 from scene_sets.frameworks import VLM_OVD, bbox_2d, conversation, rec_row, write_jsonl
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import vlm_r1
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(vlm_r1.__file__)
+SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "vlm_r1.py"
 PICTURE = pictures()[0]
 THING = next(it for it in PICTURE.things if len(PICTURE.of(it.label)) == 1)
 BOX = tuple(map(float, THING.box))

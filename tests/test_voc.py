@@ -1,4 +1,4 @@
-"""data_preprocess/voc.py: VOC's pixels, LabelImg's edges, and what is wrong in xml files."""
+"""visionr1 convert voc: VOC's pixels, LabelImg's edges, and what is wrong in xml files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import voc
 from PIL import Image, ImageDraw
 from scene_sets.base import rows_in
 from scene_sets.detection_files import voc_object, voc_xml
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import voc
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target

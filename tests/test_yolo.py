@@ -1,4 +1,4 @@
-"""data_preprocess/yolo.py: fractions, polygons and key points, data.yaml in all its dialects, and what is wrong."""
+"""visionr1 convert yolo: fractions, polygons and key points, data.yaml in all its dialects, and what is wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-import yolo
 from PIL import Image
 from scene_sets.base import rows_in
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import yolo
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target

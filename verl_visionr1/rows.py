@@ -41,7 +41,7 @@ PLACEHOLDERS = ("<image>", "<video>", "<audio>")
 METADATA_KEY = b"visionr1"
 """Key of the provenance (JSON) in the parquet metadata."""
 SCHEMA_VERSION = 1
-CONVERT_AGAIN = "convert it again with a script of data_preprocess/"
+CONVERT_AGAIN = "convert it again with `visionr1 convert`"
 """What to do about a file that is not as this module writes it."""
 
 _PATH_GROUP_ROWS = 10_000

@@ -9,8 +9,6 @@ show 1 to 3 objects of 12 categories on 128x128 pixels; each set out of domain c
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,9 @@ import numpy as np
 import typer
 from PIL import Image
 
-DATA_PREPROCESS = Path(__file__).parents[2] / "data_preprocess"
-sys.path.insert(0, str(DATA_PREPROCESS))
-import scenes  # noqa: E402  # a script beside coco.py, not part of the package
+from verl_visionr1.conversion import scenes
+from verl_visionr1.conversion.datasets import coco
+from verl_visionr1.conversion.planning import Task
 
 SEED = 0
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -77,7 +75,7 @@ SETS = (
 
 
 def draw(held_out: HeldOutSet, folder: Path) -> Path:
-    """Draw a set and convert it with `data_preprocess/coco.py`.
+    """Draw a set and convert it.
 
     Returns:
         `folder/<name>.parquet`; left as it is where it is there already.
@@ -89,9 +87,8 @@ def draw(held_out: HeldOutSet, folder: Path) -> Path:
     images_dir.mkdir(parents=True, exist_ok=True)
     annotations = folder / "scenes" / f"{held_out.name}.json"
     annotations.write_text(json.dumps(_draw_images(held_out, images_dir)))
-    command = [sys.executable, DATA_PREPROCESS / "coco.py", annotations, images_dir, parquet]
-    options = ["--split", "val", "--task", "detection", "--negatives", "0"]
-    subprocess.run([*command, *options, "--data-source", f"claims/{held_out.name}"], check=True, stdout=subprocess.PIPE)
+    options = coco.Options(split="val", task=Task.detection, negatives=0, data_source=f"claims/{held_out.name}")
+    coco.convert(annotations, images_dir, parquet, options)
     return parquet
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from lessons import SIDE, answer_text
-from scenes import CATEGORIES, COLOURS, SHAPES, Scene, SceneObject
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.scenes import CATEGORIES, COLOURS, SHAPES, Scene, SceneObject
 
 PATCH = 16
 

@@ -7,20 +7,15 @@ second is able, and not in the habit: where reinforcement learning starts.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from verl_visionr1 import Target
 from verl_visionr1.answers import instruction
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "data_preprocess"))  # the converters are scripts, not a package
-
-from scenes import CATEGORIES, Scene, SceneObject, draw_scene, scene_rng
+from verl_visionr1.conversion.scenes import CATEGORIES, Scene, SceneObject, draw_scene, scene_rng
 
 SIDE = 128
 """Side of the square training images in pixels."""

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from architectures import GRID_THW, IMAGE_TOKENS, MERGE, PATCH, patchify, prompt_text
 from lessons import SIDE, Lesson, glances, questions
-from scenes import CATEGORIES, Scene, draw_scene, scene_rng
+
+from verl_visionr1.conversion.scenes import CATEGORIES, Scene, draw_scene, scene_rng
 
 Curve = Callable[[int], None] | None
 Annotate = Callable[[np.random.Generator, Lesson], str]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scenes import COLOURS, draw_scene, scene_rng
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
+from verl_visionr1.conversion.scenes import COLOURS, draw_scene, scene_rng
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import coco
-
 from scene_sets.base import NAMES, Picture, SceneFormat, counting, detection, grounding
+from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.planning import Task
 
 IDS = {name: 3 * i + 2 for i, name in enumerate(NAMES)}

@@ -9,20 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import clevr
-import countbench
-import fsc147
 import numpy as np
-import pixmo
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shanghaitech
-import tallyqa
 from scipy.io import savemat
 
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, counting, pointing
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.conversion.counts import CountTask
+from verl_visionr1.conversion.datasets import clevr, countbench, fsc147, pixmo, shanghaitech, tallyqa
 from verl_visionr1.targets import Target
 
 # ---------------------------------------------------------------------------------------------- what rows must be

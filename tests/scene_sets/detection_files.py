@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import openimages
-import voc
 import yaml
-import yolo
 
 from scene_sets.base import NAMES, Picture, SceneFormat, counting, detection, grounding
+from verl_visionr1.conversion.datasets import openimages, voc, yolo
 from verl_visionr1.conversion.planning import Task
 from verl_visionr1.conversion.writing import Report
 

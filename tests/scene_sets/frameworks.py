@@ -11,12 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import records
-import vision_r1
-import vlm_r1
 
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, Thing, counting, detection, grounding, pointing
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
+from verl_visionr1.conversion.datasets import records, vision_r1, vlm_r1
 from verl_visionr1.conversion.planning import Task
 from verl_visionr1.targets import Target
 

@@ -11,14 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import crowdhuman
-import d3
-import lvis
 import numpy as np
-import ovdeval
 
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, _canon, counting, detection, grounding, pictures
 from scene_sets.coco_like import IDS, document
+from verl_visionr1.conversion.datasets import crowdhuman, d3, lvis, ovdeval
 from verl_visionr1.conversion.planning import Task
 
 Asked = Callable[[Picture], Sequence[str]]

@@ -11,11 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import reasonseg
-import refcoco
 
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, Thing, grounding
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
+from verl_visionr1.conversion.datasets import reasonseg, refcoco
 from verl_visionr1.targets import Target
 
 # ---------------------------------------------------------------------------------------------- what rows must be

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flickr30k
 import pyarrow as pa
 import pyarrow.parquet as pq
-import screenspot
-import visual_genome
 
 from scene_sets.base import Canon, Picture, SceneFormat, Thing, grounding
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
+from verl_visionr1.conversion.datasets import flickr30k, screenspot, visual_genome
+from verl_visionr1.conversion.writing import Report
 from verl_visionr1.targets import Target
 
 # ---------------------------------------------------------------------------------------------- Visual Genome
@@ -47,9 +47,10 @@ def write_visual_genome(pictures: Sequence[Picture], folder: Path) -> tuple[Any,
     return folder / "region_descriptions.json", folder / "images"
 
 
-def convert_visual_genome(regions: Path, images_dir: Path, *arguments: Any) -> Any:
-    """With image_data.json."""
-    return visual_genome.convert(regions, images_dir, *arguments, image_data=regions.parent / "image_data.json")
+def convert_visual_genome(regions: Path, images_dir: Path, out: Path, options: visual_genome.Options) -> Report:
+    """With image_data.json, whose path is known only here."""
+    image_data = regions.parent / "image_data.json"
+    return visual_genome.convert(regions, images_dir, out, replace(options, image_data=image_data))
 
 
 # ---------------------------------------------------------------------------------------------- Flickr30k Entities
@@ -199,7 +200,12 @@ def write_screenspot_hf(pictures: Sequence[Picture], folder: Path) -> tuple[Any,
         rows.append({**row, "data_type": "text", "data_source": "windows", "image": image})
     path = folder / "test-00000-of-00001.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
-    return [path], None
+    return ([path],)
+
+
+def convert_screenspot(files: list[Path], images_dir: Path, out: Path, options: screenspot.Options) -> Report:
+    """With the folder of images, whose path is known only here."""
+    return screenspot.convert(files, out, replace(options, images_dir=images_dir))
 
 
 CLICK, BOX = screenspot.Options(), screenspot.Options(task=screenspot.Task.grounding)
@@ -233,9 +239,9 @@ FORMATS = (
         flickr30k.Options(boxes=flickr30k.Boxes.single),
         lambda pictures: grounding(pictures, single=True),
     ),
-    SceneFormat("screenspot", write_screenspot, screenspot.convert, CLICK, clicks),
-    SceneFormat("screenspot boxes", write_screenspot, screenspot.convert, BOX, located),
-    SceneFormat("screenspot pro", write_screenspot_pro, screenspot.convert, CLICK, clicks),
-    SceneFormat("seeclick", write_seeclick, screenspot.convert, CLICK, clicks),
+    SceneFormat("screenspot", write_screenspot, convert_screenspot, CLICK, clicks),
+    SceneFormat("screenspot boxes", write_screenspot, convert_screenspot, BOX, located),
+    SceneFormat("screenspot pro", write_screenspot_pro, convert_screenspot, CLICK, clicks),
+    SceneFormat("seeclick", write_seeclick, convert_screenspot, CLICK, clicks),
     SceneFormat("screenspot hf", write_screenspot_hf, screenspot.convert, CLICK, clicks, embeds=True),
 )

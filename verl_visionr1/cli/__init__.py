@@ -6,6 +6,7 @@ import typer
 
 from verl_visionr1.cli import (
     audit,
+    convert,
     difficulty,
     doctor,
     dry_run,
@@ -31,6 +32,7 @@ OPTIONAL = {"PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "py
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(convert.app, name="convert")
 
 
 def main() -> None:

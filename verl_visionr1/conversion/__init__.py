@@ -1,4 +1,4 @@
-"""From a data set to rows: what the converters in `data_preprocess/` share.
+"""From a data set to rows: `visionr1 convert`.
 
 A converter reads one family of data sets and makes `Item`s: one question about one image, with the truth in the frame
 of the annotations. All else is here, once:
@@ -22,5 +22,7 @@ of the annotations. All else is here, once:
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;
-* `command`     the command line around a converter.
+* `converter`   the declaration of a converter; `datasets`: all of them; `catalog`: their names;
+* `command`     the command line around a converter;
+* `exclusion`   lists of test images; `scenes`: drawn data with known boxes.
 """

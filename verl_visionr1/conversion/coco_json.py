@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from verl_visionr1.conversion.identity import Exclusion
-from verl_visionr1.conversion.image_files import find_below, find_image
+from verl_visionr1.conversion.image_files import find_below, find_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import mapped_file
@@ -136,8 +136,7 @@ def read_parts(
     aliases: Aliases | None = None,
 ) -> CocoParts:
     """As `read_coco`, before anything is made of what images say besides their name and size."""
-    if not images_dir.is_dir():
-        raise RowsError(f"{images_dir}: no such folder of images; check IMAGES_DIR")
+    require_images(images_dir)
     flags = flags or VocabularyFlags(data_source="")
     document = read_document(path)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}

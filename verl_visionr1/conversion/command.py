@@ -7,53 +7,69 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from verl_visionr1.conversion.catalog import CONVERTERS
+from verl_visionr1.conversion.converter import Converter
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.writing import Report, quantiles
 from verl_visionr1.files import RowError, RowsError
 
 
-def run(main: Callable[..., Report]) -> None:
-    """Run a converter from the command line; exit code 1 and one line of stderr at an error.
-
-    Args:
-        main: its annotated parameters are the command's arguments, its docstring the help. The last one, `flags`, is
-            of the converter's own dataclass over `Flags`, whose fields are the command's options.
-    """
-    typer.run(command_of(main))
+def run(converter: Converter) -> None:
+    """Run a converter from the command line; exit code 1 and one line of stderr at an error."""
+    typer.run(command_of(converter))
 
 
-def command_of(main: Callable[..., Report]) -> Callable[..., None]:
+def command_of(converter: Converter) -> Callable[..., None]:
     """What `run` runs: a function whose parameters typer reads."""
-    parameters = dict(signature(main).parameters)
-    hints = get_type_hints(main, include_extras=True)
-    flags_type = hints[parameters.pop("flags").name]
-    arguments = [parameter.replace(annotation=hints[name]) for name, parameter in parameters.items()]
 
     def command(**values: Any) -> None:
         started = time.perf_counter()
-        given = {name: values[name] for name in parameters}
+        arguments = [values.pop(parameter.name) for parameter in (*converter.sources, _OUT)]
+        console = Console()
         try:
-            report = main(**given, flags=flags_type(**{k: v for k, v in values.items() if k not in given}))
+            options = converter.options_type(**values)
+            report = converter(*arguments, options, show_progress=console.is_terminal)
         except RowsError as error:
             hint = "\n(--on-error skip leaves such rows out and lists them)" if isinstance(error, RowError) else ""
             print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201 - the command's own message
             raise typer.Exit(1) from None
-        print_report(report, time.perf_counter() - started, Console())
+        print_report(report, time.perf_counter() - started, console)
 
-    command.__doc__ = main.__doc__
+    summary = f"Convert {CONVERTERS[converter.name]}." if converter.name in CONVERTERS else converter.name
+    command.__doc__ = f"""{summary}
+
+    Rows: {", ".join(converter.tasks)}.
+
+    Example: visionr1 convert {converter.name} {converter.example}
+    """
+    arguments = [_argument(parameter) for parameter in converter.sources]
     # what typer reads instead of **values
-    command.__signature__ = Signature(arguments + _options(flags_type))  # pyright: ignore[reportFunctionMemberAccess]
+    command.__signature__ = Signature([*arguments, _OUT, *_options(converter.options_type)])  # pyright: ignore[reportFunctionMemberAccess]
     return command
 
 
-def _options(flags_type: type[Flags]) -> list[Parameter]:
+_OUT = Parameter(
+    "out",
+    Parameter.POSITIONAL_OR_KEYWORD,
+    annotation=Annotated[Path, typer.Argument(help="File to write, <name>.parquet.", show_default=False)],
+)
+
+
+def _argument(source: Parameter) -> Parameter:
+    """A source as an argument: its annotation is a type and a line of help."""
+    type_, text = get_args(source.annotation)
+    return source.replace(annotation=Annotated[type_, typer.Argument(help=text, show_default=False)])
+
+
+def _options(flags_type: Any) -> list[Parameter]:
     """The fields of a dataclass as parameters; the converter's own before those that all share."""
     hints = get_type_hints(flags_type, include_extras=True)
     shared = {field.name for field in fields(Flags)}

@@ -74,7 +74,7 @@ class Convention:
 
     @property
     def name(self) -> str:
-        """As `--box-format` of records.py and `--boxes-are` of doctor call it; "" where they know no name for it."""
+        """As `--box-format` of converters and `--boxes-are` of doctor call it; "" where they know no name for it."""
         unit = {"pixels": "abs", "1": "norm1", "1000": "norm1000"}.get(self.unit)
         return "" if unit is None or self.order == "yxyx" else f"{self.order}-{unit}"
 
@@ -264,6 +264,22 @@ def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[i
     x1 y1 x2 y2 in fractions (0-1) (xyxy-norm1): 100 % of 40 boxes fit, reaching 89 % of the way to the far edges; \
 as well y1 x1 y2 x2 in fractions (0-1)
     """
+    best, *fitting = _fitting(boxes, sizes_wh)
+    also = [it for it in fitting if it.reach >= _NEAR and it.convention.unit != "processed"]
+    rest = [it for it in fitting if it not in also and it.misfits < best.misfits]
+    told = [_told(best, len(boxes)), *(f"as well {it.convention}" for it in also)]
+    if rest:
+        told.append(f"less likely {_told(max(rest, key=lambda it: it.reach), len(boxes))}")
+    return "; ".join(told)
+
+
+def likeliest_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> Convention:
+    """The one that `best_convention` names first."""
+    return _fitting(boxes, sizes_wh)[0].convention
+
+
+def _fitting(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> list[Fit]:
+    """The conventions that (nearly) all boxes fit, the likeliest first."""
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
     fits = [fit(convention, numbers, sizes) for convention in hypotheses()]
     fewest = min(it.misfits for it in fits)
@@ -271,12 +287,7 @@ as well y1 x1 y2 x2 in fractions (0-1)
     fitting = [it for it in fits if it.misfits <= fewest + few]
     # in a wrong, larger unit everything fits too, in a corner of the image
     best = max(fitting, key=lambda it: (min(it.reach, _NEAR), -round(it.misfits, 3), -fits.index(it)))
-    also = [it for it in fitting if it is not best and it.reach >= _NEAR and it.convention.unit != "processed"]
-    rest = [it for it in fitting if it is not best and it not in also and it.misfits < best.misfits]
-    told = [_told(best, len(numbers)), *(f"as well {it.convention}" for it in also)]
-    if rest:
-        told.append(f"less likely {_told(max(rest, key=lambda it: it.reach), len(numbers))}")
-    return "; ".join(told)
+    return [best, *(it for it in fitting if it is not best)]
 
 
 def _told(it: Fit, n_boxes: int) -> str:

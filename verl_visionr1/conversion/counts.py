@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from verl_visionr1.answers import FORMATS
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError
 
 
 class CountTask(str, Enum):
@@ -154,13 +153,3 @@ def points_inside(
     if len(inside) < len(points):
         ledger.notes["point outside its image: counted, its place left out"] += len(points) - len(inside)
     return inside
-
-
-def require_images(folder: Path) -> None:
-    """Refuse a folder of images that is not there.
-
-    Raises:
-        RowsError: naming it.
-    """
-    if not folder.is_dir():
-        raise RowsError(f"{folder}: no such folder of images; check IMAGES_DIR")

@@ -79,7 +79,7 @@ class Flags:
     ] = None
     exclude_image_ids: Annotated[
         Path | None,
-        typer.Option(help="File of images to leave out (one a line, or a JSON list): data_preprocess/exclusion.py."),
+        typer.Option(help="File of images to leave out (one a line, or a JSON list): `visionr1 convert exclusion`."),
     ] = None
     model: Annotated[
         Path | None,

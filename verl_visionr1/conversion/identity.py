@@ -3,7 +3,7 @@
 RefCOCO's test images lie inside COCO train2017, LVIS's validation images too, TallyQA and Visual Genome share images
 with COCO: a name or number means nothing outside its own collection. An *identity* is `collection:number`
 (`coco:139`), the same for every data set that holds the image. A list for `--exclude-image-ids` holds identities, or
-plain ids that are compared with the data set's own; `data_preprocess/exclusion.py` makes one from evaluation files.
+plain ids that are compared with the data set's own; `exclusion` makes one from evaluation files.
 """
 
 from __future__ import annotations

@@ -10,8 +10,21 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from verl_visionr1.conversion.identity import normal_spelling, path_tails
-from verl_visionr1.files import RowError
+from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
+
+
+def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
+    """Refuse a folder of images that is not there.
+
+    Args:
+        argument: of the command, by which it was given.
+
+    Raises:
+        RowsError: naming it.
+    """
+    if not folder.is_dir():
+        raise RowsError(f"{folder}: no such folder of images; check {argument}")
 
 
 def find_below(folder: Path, name: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Which questions to ask of boxes of a vocabulary: all of a category list, one phrase, how many; and of what is absent.
 
-`plan` says which rows to make without touching an image; `items_of` makes the `Item`s, `write_annotations` writes them.
+`plan` says which rows to make without touching an image; `items_of` makes the `Item`s, `plan_reading` both.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Annotated
 
 import typer
 
+from verl_visionr1.conversion.converter import Reading
 from verl_visionr1.conversion.flags import BoxFlags, checked_format, require_positive
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import sha256_of
 from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, visible_form
-from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowsError
 
 
@@ -182,37 +181,18 @@ def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
         )
 
 
-def write_annotations(
-    data: Annotations,
-    out: Path,
-    flags: VocabularyFlags,
-    ledger: Ledger,
-    *,
-    made_by: str,
-    files: Sequence[Path],
-    show_progress: bool = False,
-) -> Report:
-    """Plan rows of what was read, and write them.
+def plan_reading(data: Annotations, flags: VocabularyFlags, ledger: Ledger, files: Sequence[Path]) -> Reading:
+    """Plan rows of what was read.
 
     Args:
-        made_by, show_progress: as of `write_items`.
-        files: what the data was read from; their digest stands in the provenance.
+        files: what the data was read from.
 
     Raises:
-        RowsError: an unknown category name; as `write_items`. RowError: a bad row, with `--on-error fail`.
+        RowsError: an unknown category name.
     """
     asks = plan(data, flags, ledger)
-    return write_items(
-        items_of(data, asks),
-        out,
-        flags,
-        ledger,
-        made_by=made_by,
-        source={"annotations": data.name, "annotations_sha256": sha256_of(files)},
-        allow_none=flags.allow_none(data),
-        total=len(asks),
-        show_progress=show_progress,
-    )
+    allow_none = flags.allow_none(data)
+    return Reading(items=items_of(data, asks), files=files, name=data.name, allow_none=allow_none, total=len(asks))
 
 
 # ------------------------------------------------------------------------------------------------ categories

@@ -106,7 +106,7 @@ def write_items(
 
     Args:
         items: those of one image in a row, so that it is prepared once.
-        made_by: the converter, as the repository names it; with `source` and `flags` the provenance of the rows.
+        made_by: the command; with `source` and `flags` the provenance of the rows.
         source: facts that identify the source files; no paths, or the same data would give other bytes elsewhere.
         allow_none: every prompt says what to answer when nothing is there: give it where some row asks in vain.
         total: how many items there are, for the progress bar.

@@ -19,7 +19,7 @@ from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import RowsError, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
 
@@ -105,7 +105,7 @@ def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> s
     except RowsError as error:
         return str(error)
     except TargetError as error:
-        return f"{file}: row {number}: reward_model.{error}; convert the file again with a script of data_preprocess/"
+        return f"{file}: row {number}: reward_model.{error}; {CONVERT_AGAIN}"
     except RewardError as error:
         return f"{file}: row {number}: {error}; change {PREFIX}.routes, or the row"
     return None

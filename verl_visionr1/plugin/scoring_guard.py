@@ -23,7 +23,7 @@ class ScoringGuard:
     Traceback (most recent call last):
     ...
     verl_visionr1.plugin.scoring_guard.NothingScoredError: visionr1: reward worker: none of the first 16 rows could be \
-scored (ground truth '42': Expected `object`, got `int`); convert the data with a script of data_preprocess/, correct \
+scored (ground truth '42': Expected `object`, got `int`); convert the data with `visionr1 convert`, correct \
 the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.visionr1.delegate
     """
 
@@ -56,6 +56,6 @@ the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.vi
         if self.n_rows >= MIN_ROWS and len(self.prompts) >= MIN_PROMPTS:
             raise NothingScoredError(
                 f"visionr1: {self.where}: none of the first {self.n_rows} rows could be scored ({reason}); convert the "
-                "data with a script of data_preprocess/, correct the criterion, or leave rows of other kinds to verl "
+                "data with `visionr1 convert`, correct the criterion, or leave rows of other kinds to verl "
                 "with reward.reward_kwargs.visionr1.delegate"
             )

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from verl_visionr1.conversion.image_files import embedded_image
+from verl_visionr1.conversion.image_files import embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
@@ -26,7 +26,7 @@ _METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How records are read; see `data_preprocess/records.py`."""
+    """How records are read; see `datasets.records`."""
 
     preset: Preset
     columns: ColumnMap
@@ -64,8 +64,8 @@ class RecordSource:
         Raises:
             RowsError: nothing there, or no such folder of images.
         """
-        if images_dir is not None and not images_dir.is_dir():
-            raise RowsError(f"{images_dir}: no such folder of images; check --images-dir")
+        if images_dir is not None:
+            require_images(images_dir, "--images-dir")
         folder = source
         if source.is_dir():
             folder = source / split if split and (source / split).is_dir() else source

@@ -16,7 +16,7 @@ from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.tools.doctor.layouts import describe_converter, script_of_json
+from verl_visionr1.tools.doctor.layouts import converter_of_json, describe_command
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -154,7 +154,7 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
             inside = sorted(it for it in path.rglob("*") if it.name.endswith(SUFFIXES) and not it.name.startswith("."))
             inside = [it for it in inside if not it.is_dir()]
             if not inside:
-                raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; convert it with a script of data_preprocess/")
+                raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; convert it with `visionr1 convert`")
             found += inside
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
@@ -168,9 +168,9 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
 def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_named: bool) -> None:
     if path.suffix == ".json" and _is_object(path):
         document = read_json(path, dict[str, msgspec.Raw])
-        script = script_of_json(document)
-        if script:
-            reason = f"not in verl's layout; data_preprocess/{script} converts it"
+        converter = converter_of_json(document)
+        if converter:
+            reason = f"not in verl's layout; `visionr1 convert {converter}` converts it"
             examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
         elif is_named or not {"images", "annotations"}.isdisjoint(document):
             _examine_coco(path, examination, scope)
@@ -186,7 +186,7 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
         examination.add(problem)
     if not census.is_ours and census.n_rows:
         severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE  # a parquet is trained on as it is
-        reason = f"not in verl's layout; {describe_converter(census.columns)} converts it"
+        reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
         examination.add(Problem(str(path), None, reason, "layout", severity))
     examination.censuses.append(census)
 

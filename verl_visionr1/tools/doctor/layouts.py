@@ -1,46 +1,99 @@
-"""Which script converts a file that is not in verl's layout, told by its keys."""
+"""Which command converts a file that is not in verl's layout, told by its keys and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shlex import quote
 
 import msgspec
 
+from verl_visionr1.conversion.conventions import FEWEST, likeliest_convention
 from verl_visionr1.tools.doctor.samples import CORNERS, IMAGE_KEYS
+from verl_visionr1.tools.doctor.sets import Census
 
-_LABEL_KEYS = ("class", "label", "category", "class_name", "cell_type", "name")
-_TF_COLUMNS = {"filename", "width", "height", "class", *CORNERS}
+_PRESETS: Mapping[str, frozenset[str]] = {
+    "tf-csv": frozenset(("filename", "width", "height", "class", *CORNERS)),
+    "gui-r1": frozenset(("instruction", "gt_bbox")),
+    "rex-thinker": frozenset(("image_name", "referring", "ans")),
+    "seg-zero": frozenset(("problem", "solution", "img_width")),
+    "easyr1": frozenset(("problem", "answer")),
+    "ms-swift": frozenset(("messages", "objects")),
+    "llamafactory": frozenset(("messages", "images")),
+}
+"""Preset of `records` -> keys that its rows have."""
+_ASKED = {
+    "phrase": ("phrase", "caption", "expression", "referring", "sentence", "description", "instruction"),
+    "label": ("class", "label", "labels", "category", "categories", "class_name", "cell_type", "name"),
+    "question": ("question", "problem", "query"),
+}
+"""What a row asks for -> keys that say it."""
+_TRUTHS = {"count": ("count", "number"), "solution": ("solution",), "answer": ("answer",)}
+_CORNERS = ",".join(CORNERS)
 
 
-def describe_converter(columns: Collection[str]) -> str:
-    """The command that converts records of these columns, as far as they tell.
+def describe_command(census: Census, images_dir: Path | None) -> str:
+    """The command that converts a foreign file, as far as keys and numbers tell: what they do not is in capitals.
 
-    >>> describe_converter({"filename", "cell_type", "xmin", "ymin", "xmax", "ymax"}).partition(" --")[2]
-    'column image=filename --column label=cell_type --column boxes=xmin,ymin,xmax,ymax --box-format xyxy-abs'
+    >>> columns = frozenset(("filename", "cell_type", *CORNERS))
+    >>> describe_command(Census("cells.csv", columns=columns), None)
+    '`visionr1 convert records cells.csv cells.parquet --column image=filename --column boxes=xmin,ymin,xmax,ymax \
+--box-format xyxy-abs --column label=cell_type`'
     """
-    if _TF_COLUMNS.issubset(columns):
-        return "data_preprocess/records.py --preset tf-csv"
-    if {*CORNERS}.issubset(columns):
-        image = next((key for key in IMAGE_KEYS if key in columns), "IMAGE")
-        label = next((key for key in _LABEL_KEYS if key in columns), "LABEL")
-        sizes = [f" --column {key}={key}" for key in ("width", "height") if key in columns]
-        named = f"--column image={image} --column label={label} --column boxes={','.join(CORNERS)}{''.join(sizes)}"
-        return f"data_preprocess/records.py {named} --box-format xyxy-abs"
-    return "data_preprocess/records.py, or the script of its data set,"
+    path = Path(census.file)
+    out = path.with_suffix(".parquet") if path.suffix != ".parquet" else path.with_name(f"{path.stem}_verl.parquet")
+    words = ["visionr1 convert records", quote(str(path)), quote(str(out))]
+    words += ["--images-dir", quote(str(images_dir))] if images_dir is not None else []
+    preset = next((name for name, keys in _PRESETS.items() if keys <= census.columns), None)
+    words += ["--preset", preset] if preset is not None else _columns(census)
+    return f"`{' '.join(words)}`"
 
 
-def script_of_json(document: Mapping[str, msgspec.Raw]) -> str:
-    """The script of a JSON object that is no COCO json; "" where that is not known.
+def _columns(census: Census) -> Iterator[str]:
+    """The options that say which column is what."""
+    names = sorted(census.columns, key=lambda name: (-name.count("."), name))  # of two columns the outer one wins
+    columns = {name.rpartition(".")[2]: name for name in names}
+    yield f"--column image={_first({'': IMAGE_KEYS}, columns).removeprefix('=') or 'IMAGE'}"
+    yield from (f"--column {name}={name}" for name in ("width", "height") if name in census.columns)
+    place, box_format = _boxes(census)
+    if place:
+        yield f"--column boxes={place} --box-format {box_format}"
+        yield f"--column {_first(_ASKED, columns) or 'label=LABEL'}"
+    else:
+        asked = {what: _ASKED[what] for what in ("question", "phrase")}
+        yield f"--column {_first(asked, columns) or 'question=QUESTION'}"
+        yield f"--column {_first(_TRUTHS, columns) or 'answer=ANSWER'}"
 
-    >>> script_of_json({"info": msgspec.Raw(b"{}"), "scenes": msgspec.Raw(b"[]")})
-    'clevr.py'
+
+def _first(known: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> str:
+    """The first column that means something known, as `what=name`; "" where there is none."""
+    found = (f"{what}={quote(columns[key])}" for what, keys in known.items() for key in keys if key in columns)
+    return next(found, "")
+
+
+def _boxes(census: Census) -> tuple[str, str]:
+    """Where most boxes stand, and their format; "" where there are none."""
+    found = {place.replace(", ", ","): boxes for place, boxes in census.boxes.items()}
+    found = {place: boxes for place, boxes in found.items() if place in (*census.columns, _CORNERS)}
+    if not found:
+        return (_CORNERS, "xyxy-abs") if census.columns.issuperset(CORNERS) else ("", "")
+    place, (boxes, sizes) = max(found.items(), key=lambda it: len(it[1][0]))
+    told = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
+    return quote(place), told or ("xyxy-abs" if place == _CORNERS else "FORMAT")
+
+
+def converter_of_json(document: Mapping[str, msgspec.Raw]) -> str:
+    """The converter of a JSON object that is no COCO json; "" where that is not known.
+
+    >>> converter_of_json({"info": msgspec.Raw(b"{}"), "scenes": msgspec.Raw(b"[]")})
+    'clevr'
     """
     if {"images", "annotations"} & {*document}:
         return ""
     if {"scenes", "questions"} & {*document}:
-        return "clevr.py"
+        return "clevr"
     first = next(iter(document.values()), msgspec.Raw(b"null"))
     splits = {"train", "val", "test", "test_coco", "val_coco"}
     if ({*document} <= splits and bytes(first).startswith(b'["')) or b"box_examples_coordinates" in bytes(first):
-        return "fsc147.py"
+        return "fsc147"
     return ""

@@ -16,7 +16,7 @@ from verl_visionr1.tools.doctor.truth import problem_of
 
 _HEAD = 1 << 16  # bytes at the start and end of a file that stand for it
 
-CONVERT_UPRIGHT = "convert it with a script of data_preprocess/ (and its width and height), which copies it upright"
+CONVERT_UPRIGHT = "convert it with `visionr1 convert` (and its width and height), which copies it upright"
 KINDS = {
     "image file missing": "no such image",
     "image unreadable": "unreadable image",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
 from verl_visionr1.conversion.identity import identity_of_name
@@ -35,7 +36,7 @@ class Census:
         questions: digest of (image, prompt) -> first row that asks it.
         labels, counts, answers: of objects; of counting rows; of text rows.
         tasks, empty, splits: rows by task; those with an empty truth; by the name of their split.
-        columns: of the first row of a foreign file.
+        columns: of the first row of a foreign file; `a.b` where a value has keys of its own.
     """
 
     file: str
@@ -62,7 +63,7 @@ class Census:
         self.splits[sample.split] += 1
         self.sources[sample.data_source] += 1
         if self.n_rows == 1 and sample.target is None:
-            self.columns = frozenset(map(str, sample.info))
+            self.columns = frozenset(_keys_in(sample.info))
         keys_of_images = [[*_keys_of(image, sample)] for image in sample.images]
         keyed = [(key, i) for i, each in enumerate(keys_of_images) for key in each]
         keys = [key for key, _ in keyed]
@@ -127,6 +128,13 @@ class Census:
             says_so = is_validation_split(split) if split and self.side is None else self.is_validation
             if says_so is validation:
                 yield from shown.items()
+
+
+def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in record.items():
+        yield str(key)
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in value)
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
@@ -201,7 +209,7 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
             images = "1 image is" if n_images == 1 else f"{n_images} images are"
             reason = f"{images} {where} too, the first: {census.unit} {number} and {other}{shown}"
             advice = (
-                "make a list with data_preprocess/exclusion.py and convert the training data with --exclude-image-ids"
+                "make a list with `visionr1 convert exclusion` and convert the training data with --exclude-image-ids"
             )
             yield Problem(census.file, None, f"{reason}; {advice}", OVERLAP, Severity.WARNING)
 

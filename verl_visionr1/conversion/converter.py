@@ -1,0 +1,104 @@
+"""One declaration a converter: of it the command line, the reading and the writing are made.
+
+def read(annotations: Annotated[Path, "COCO json."], options: Options, ledger: Ledger) -> Reading: ...
+
+convert = Converter("coco", read, tasks=("detection", "grounding"), example="instances.json out.parquet")
+
+convert(Path("instances.json"), Path("out.parquet"), Options(limit=100))     # from Python
+run(convert)                                                                # `command.run`: from a command line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from verl_visionr1.conversion.flags import Flags
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.sources import sha256_of
+from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a reader makes of its sources.
+
+    Attributes:
+        items: the rows to be, those of one image in a row; a generator reads as rows are written.
+        files: what was read; their digest stands in the provenance of the rows.
+        name: of the source, in the provenance; by default the names of the files. No path, or the same data would give
+            other bytes elsewhere.
+        facts: what else belongs into the provenance.
+        allow_none: some row asks for what is not there; every prompt then says how to answer that.
+        total: how many items there are, where that is known.
+    """
+
+    items: Iterable[Item]
+    files: Sequence[Path]
+    name: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    allow_none: bool = False
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A converter of one family of data sets; call it with its sources, the file to write and options.
+
+    Args:
+        name: of its command, its script and its module in `datasets`.
+        read: makes a `Reading` of the sources. Its parameters are the sources, annotated with a type and a line of
+            help, then `options` (a dataclass over `Flags`) and `ledger`.
+        tasks: what its rows can ask.
+        example: arguments of the command, for its help.
+
+    Raises:
+        RowsError: at a call: a bad source, option or disk. RowError: a bad row, with `on_error="fail"`.
+    """
+
+    name: str
+    read: Callable[..., Reading]
+    tasks: tuple[str, ...]
+    example: str
+
+    def __call__(self, *arguments: Any, **named: Any) -> Report:
+        """Convert: `convert(*sources, out, options=None, show_progress=False)`."""
+        given = self._signature.bind(*arguments, **named).arguments
+        out, options = given.pop("out"), given.pop("options", None) or self.options_type()
+        show_progress = given.pop("show_progress", False)
+        ledger = new_ledger(options)
+        reading = self.read(**given, options=options, ledger=ledger)
+        name = reading.name or ", ".join(path.name for path in reading.files)
+        return write_items(
+            reading.items,
+            out,
+            options,
+            ledger,
+            made_by=f"visionr1 convert {self.name}",
+            source={"source": name, "source_sha256": sha256_of(reading.files), **reading.facts},
+            allow_none=reading.allow_none,
+            total=reading.total,
+            show_progress=show_progress,
+        )
+
+    @cached_property
+    def sources(self) -> tuple[Parameter, ...]:
+        """What is read, as annotated parameters."""
+        hints = get_type_hints(self.read, include_extras=True)
+        names = [name for name in signature(self.read).parameters if name not in ("options", "ledger")]
+        return tuple(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=hints[name]) for name in names)
+
+    @cached_property
+    def options_type(self) -> Callable[..., Flags]:
+        """The dataclass of its options: all have defaults."""
+        return get_type_hints(self.read)["options"]
+
+    @cached_property
+    def _signature(self) -> Signature:
+        out, options = (Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("out", "options"))
+        show_progress = Parameter("show_progress", Parameter.KEYWORD_ONLY, default=False)
+        return Signature([*self.sources, out, options.replace(default=None), show_progress])

@@ -1,0 +1,230 @@
+"""CLEVR and its kin -> parquet rows for verl: counting and pointing.
+
+    visionr1 convert clevr scenes/CLEVR_train_scenes.json images/train clevr_train.parquet --limit 70000
+    visionr1 convert clevr clevr_cogen_a_train/data/*.parquet . r1v_train.parquet
+    visionr1 convert clevr superclevr_test200_counting_problems.jsonl images r1v_test.parquet --split test
+
+By what the files are:
+
+* `.json`, CLEVR's scenes: {"scenes": [{"image_filename": "CLEVR_train_000000.png", "image_index": 0, "objects":
+  [{"color": "gray", "size": "large", "material": "rubber", "shape": "cube", "pixel_coords": [269, 88, 12.66], ...}]}]}.
+  Rows ask for what `--attributes` say: "cube", "gray rubber cube". There are no boxes; an object's point is its centre
+  in 3D as the camera sees it, which another object may hide. Images are RGBA, and flattened.
+* `.parquet`, R1-V's CLEVR-70k (`leonardPKU/clevr_cogen_a_train`): image, problem, solution "<answer> 3 </answer>".
+* `.jsonl`, R1-V's SuperCLEVR: {"image_path": "./images/superCLEVR_new_025000.png", "question": ..., "ground_truth": 4}.
+  The latter two are counting with a question of the data set's own.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import CountFlags, points_of, record_of, text_of, whole_number
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_json, read_records
+from verl_visionr1.files import RowError, RowsError
+
+ATTRIBUTES = ("size", "color", "material", "shape")
+"""What CLEVR says of an object, in the order in which its questions say it."""
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CountFlags):
+    """The command's flags; `--help` explains each.
+
+    Raises:
+        RowsError: a value out of range, naming the flag.
+    """
+
+    data_source: DataSource = "visionr1/clevr_{task}"
+    attributes: Annotated[
+        list[str],
+        typer.Option(help=f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."),
+    ] = field(default_factory=lambda: ["shape", "color material shape"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for text in self.attributes:
+            if not text.split() or not set(text.split()) <= set(ATTRIBUTES):
+                raise RowsError(f"--attributes {text!r}: needs some of {', '.join(ATTRIBUTES)}, with blanks between")
+
+
+# ---------------------------------------------------------------------------------------------- scenes
+
+
+Places = dict[str, list[Point]]
+"""Phrase -> the centres of the objects that it means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One image: for each kind of phrase, what is there."""
+
+    where: str
+    image_id: str
+    file_name: str
+    kinds: tuple[Places, ...]
+
+
+def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
+    """The scenes of a file.
+
+    Raises:
+        RowsError: not CLEVR's scenes. RowError: a bad scene, with `--on-error fail`.
+    """
+    document = read_json(path)
+    entries = document.get("scenes") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise RowsError(f"{path}: has no list of scenes; is it a *_scenes.json of CLEVR?")
+    scenes = []
+    for number, entry in enumerate(entries):
+        try:
+            scenes.append(_scene(f"{path.name}: scenes[{number}]", entry, options))
+        except RowError as error:
+            ledger.skip(error)
+    return scenes
+
+
+def _scene(where: str, entry: Any, options: Options) -> Scene:
+    entry = record_of(entry, where)
+    file_name = text_of(entry, ["image_filename"], where)
+    where = f"{where} ({file_name})"
+    objects = entry.get("objects")
+    if not isinstance(objects, list):
+        raise RowError("no objects", f"{where}: objects {str(objects)[:60]}: needs a list; mend it")
+    kinds = tuple(_places(where, objects, text.split()) for text in options.attributes)
+    return Scene(where, str(entry.get("image_index", "")), file_name, kinds)
+
+
+def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places:
+    places: Places = defaultdict(list)
+    for number, thing in enumerate(objects):
+        at = f"{where}: objects[{number}]"
+        thing = record_of(thing, at)
+        words = [text_of(thing, [name], at) for name in ATTRIBUTES if name in attributes]
+        coordinates = thing.get("pixel_coords")  # the third is the depth
+        (point,) = points_of([coordinates[:2] if isinstance(coordinates, list) else coordinates], at)
+        places[" ".join(words if "shape" in attributes else [*words, "object"])].append(point)
+    return dict(places)
+
+
+def items_of_scenes(
+    scenes: list[Scene], images_dir: Path, name: str, options: Options, ledger: Ledger
+) -> Iterator[Item]:
+    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not.
+
+    Raises:
+        RowError: an image outside the folder, with `--on-error fail`.
+    """
+    kinds = range(len(options.attributes))
+    vocabularies = [sorted({phrase for scene in scenes for phrase in scene.kinds[i]}) for i in kinds]
+    rng = random.Random(options.seed)
+    for scene in scenes:
+        asked: Places = {}
+        for places, vocabulary in zip(scene.kinds, vocabularies, strict=True):
+            asked |= places
+            absent = [phrase for phrase in vocabulary if phrase not in places] if options.negatives else []
+            if absent:
+                asked[rng.choice(absent)] = []
+        try:
+            path = find_image(images_dir, scene.file_name, scene.where)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        for phrase, points in asked.items():
+            for task in options.tasks:
+                yield Item(
+                    where=scene.where,
+                    image=path,
+                    task=task,
+                    phrases=(phrase,),
+                    points_xy=points,
+                    labels=[phrase] * len(points),
+                    count=len(points) if task == "counting" else None,
+                    image_id=scene.image_id,
+                    file_name=scene.file_name,
+                    source_ann={"file": name},
+                )
+
+
+# ---------------------------------------------------------------------------------------------- questions
+
+
+def items_of_records(path: Path, images_dir: Path, ledger: Ledger) -> Iterator[Item]:
+    """A row for each question of R1-V's files.
+
+    Raises:
+        RowsError: the file cannot be read. RowError: a bad row, with `--on-error fail`.
+    """
+    for number, (where, record) in enumerate(read_records(path)):
+        try:
+            yield _item(where, record, number, images_dir, path.name)
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> Item:
+    record = record_of(record, where)
+    question = text_of(record, ["problem", "question"], where)
+    answer = record.get("solution", record.get("ground_truth"))
+    if isinstance(answer, str) and (tagged := _ANSWER.search(answer)):
+        answer = tagged[1]
+    image = record.get("image", record.get("image_path"))
+    return Item(
+        where=where,
+        image=embedded_image(image, where, images_dir),
+        task="counting",
+        question=question,
+        count=whole_number(answer, where),
+        image_id=str(number),
+        file_name=image if isinstance(image, str) else "",
+        source_ann={"file": name, "row": number},
+    )
+
+
+def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
+    for path in annotations:
+        if path.suffix.lower() == ".json":
+            yield from items_of_scenes(read_scenes(path, options, ledger), images_dir, path.name, options, ledger)
+        elif "pointing" in options.tasks:
+            raise RowsError(f"{path}: questions of counting, without points: leave out --task")
+        else:
+            yield from items_of_records(path, images_dir, ledger)
+
+
+def read(
+    annotations: Annotated[list[Path], "Files of one of the three kinds."],
+    images_dir: Annotated[Path, "Folder of the images; any (.) where a parquet holds them."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of scenes or questions.
+
+    Raises:
+        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    items = _items(annotations, images_dir, options, ledger)
+    return Reading(items=items, files=annotations, allow_none=bool(options.negatives))
+
+
+convert = Converter(
+    "clevr",
+    read,
+    tasks=("counting", "pointing"),
+    example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both",
+)

@@ -1,0 +1,64 @@
+"""COCO-format detection json -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
+
+    visionr1 convert coco instances_train2017.json train2017 coco_train.parquet --on-error skip
+
+COCO itself, Objects365, V3Det, ODinW and what Roboflow, CVAT or Label Studio export as COCO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verl_visionr1.conversion.coco_json import read_coco
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.files import RowsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/coco_{task}"
+    alias: Annotated[
+        list[str],
+        typer.Option(help="CATEGORY=NAME: ask for NAME instead (Cottontail-Rabbit=rabbit).", show_default=False),
+    ] = field(default_factory=list)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Category -> the name to ask for."""
+        pairs = [text.partition("=") for text in self.alias]
+        for (name, _, other), text in zip(pairs, self.alias, strict=True):
+            if not name.strip() or not other.strip():
+                raise RowsError(f"--alias {text}: needs CATEGORY=NAME")
+        return {name.strip(): other.strip() for name, _, other in pairs}
+
+
+def read(
+    annotations: Annotated[Path, "COCO-format detection json."],
+    images_dir: Annotated[Path, "Folder that file_name is relative to."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of an annotation file.
+
+    Raises:
+        RowsError: as `read_coco`; bad flags. RowError: a bad row, with `on_error="fail"`.
+    """
+    data = read_coco(annotations, images_dir, ledger, options, options.aliases)
+    return plan_reading(data, options, ledger, [annotations])
+
+
+convert = Converter(
+    "coco",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="instances_val2017.json val2017 coco_val.parquet --split val --limit 500",
+)

@@ -1,0 +1,110 @@
+"""CountBench -> parquet rows for verl: counting, for evaluation only (split "test").
+
+    visionr1 convert countbench CountBenchQA/data/*.parquet countbench.parquet
+    visionr1 convert countbench countbench/data/*.parquet countbench.parquet --questions QUESTIONS.json
+
+`vikhyatk/CountBenchQA` holds image, text, question, number. `nielsr/countbench` holds image, text, number, and its
+questions are in big_vision's `countbench_paired_questions.json`, a list of {"question": ...} in the order of its 540
+rows. Rows whose image is null (some 50: links died) are left out. A grey image is kept; some published evaluations drop
+the one that is there, and so count a row less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import record_of, text_of, whole_number
+from verl_visionr1.conversion.flags import DataSource, Flags, Split
+from verl_visionr1.conversion.image_files import embedded_image
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_json, read_records
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import open_parquet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Flags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/countbench"
+    split: Split = "test"
+    questions: Annotated[
+        Path | None, typer.Option(help="countbench_paired_questions.json, for files without questions of their own.")
+    ] = None
+
+
+def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:
+    """An item for each row with an image.
+
+    Raises:
+        RowsError: the questions are not as many as the rows. RowError: a bad row, with `--on-error fail`.
+    """
+    paired = _paired(annotations, questions) if questions else None
+    number = -1
+    for path in annotations:
+        for where, record in read_records(path):
+            number += 1
+            try:
+                record = record_of(record, where)
+                if _has_image(record):
+                    yield _item(where, record if paired is None else {**record, **paired[number]}, number)
+                else:
+                    ledger.left_out["row without an image"] += 1
+            except RowError as error:
+                ledger.skip(error)
+
+
+def _has_image(record: Mapping[str, Any]) -> bool:
+    image = record.get("image")
+    return any(image.values()) if isinstance(image, dict) else image is not None
+
+
+def _paired(annotations: Sequence[Path], questions: Path) -> list[dict[str, Any]]:
+    """What the file of questions says of each row."""
+    found = read_json(questions, list[dict[str, Any]])
+    rows = 0
+    for path in annotations:
+        with open_parquet(path) as parquet:
+            rows += parquet.metadata.num_rows
+    if len(found) != rows:
+        reason = f"{len(found)} questions for {rows} rows, and they are paired by their order"
+        raise RowsError(f"{questions}: {reason}; give the files that belong together")
+    return [{"question": entry.get("question")} for entry in found]
+
+
+def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
+    if "question" not in record:
+        raise RowsError(f"{where}: no column question; give the file of questions with --questions")
+    return Item(
+        where=where,
+        image=embedded_image(record["image"], where),
+        task="counting",
+        question=text_of(record, ["question"], where),
+        count=whole_number(record.get("number"), where),
+        image_id=str(number),
+        identities=(url,) if isinstance(url := record.get("image_url"), str) else (),
+        source_ann={"row": number, "text": record.get("text")},
+    )
+
+
+def read(
+    annotations: Annotated[list[Path], "The data set's parquet files."], options: Options, ledger: Ledger
+) -> Reading:
+    """The rows of the data set's files; raises as `read_items`."""
+    files = [*annotations, *([options.questions] if options.questions else [])]
+    return Reading(items=read_items(annotations, options.questions, ledger), files=files)
+
+
+convert = Converter(
+    "countbench",
+    read,
+    tasks=("counting",),
+    example="CountBenchQA/data/test-*.parquet countbench.parquet --embed",
+)

@@ -1,0 +1,261 @@
+"""D3 (D-cube, Description Detection) -> parquet rows for verl: detection and grounding of descriptions.
+
+    visionr1 convert d3 d3_pkl d3_images d3.parquet --task grounding
+
+`d3_pkl/{sentences,annotations,images,groups}.pkl` and `d3_images/`; or `d3_json/d3_{full,pres,abs}_annotations.json` in
+COCO's layout, where a category is a sentence. A box may fit several sentences ("a dog", "a dog not on a leash"), and
+most sentences fit nothing in most images: those rows, with nothing to find, are the point of the set.
+
+Images come in groups, with about four sentences each that every image of the group is asked for (`--ask intra`, the
+authors' default); all of them that fit nothing are rows too, unless `--negatives` says how many. `--ask inter` asks
+every image for all 422 sentences: there `--negatives` draws, and its default is none. The json does not say which
+group an image is of: `--groups d3_pkl` does.
+
+As in the authors' own conversion to json, `iscrowd` is not looked at, and a box is the first row of a numpy array
+(plain lists are taken too). `--ask inter` trusts a json to hold the boxes of all sentences on all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from verl_visionr1.conversion.coco_json import four_numbers, read_parts
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import find_image, require_images
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.sources import read_pickle
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.files import RowError, RowsError
+
+T = TypeVar("T")
+PICKLES = ("sentences", "annotations", "images", "groups")
+LEFT_OUT = -1
+"""Instead of the number of an image that was left out."""
+
+
+class Ask(str, Enum):
+    """Which sentences an image is asked for."""
+
+    intra = "intra"
+    inter = "inter"
+
+
+class Descriptions(str, Enum):
+    """Of what is there, of what is lacking ("a hat that is not blue"), or both."""
+
+    full = "full"
+    pres = "pres"
+    abs = "abs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/d3_{task}"
+    ask: Annotated[
+        Ask, typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set.")
+    ] = Ask.intra
+    descriptions: Annotated[
+        Descriptions,
+        typer.Option(help="full: all sentences; pres: those of what is there; abs: those of what is lacking."),
+    ] = Descriptions.full
+    groups: Annotated[
+        Path | None, typer.Option(help="For a json: folder of images.pkl and groups.pkl.", show_default=False)
+    ] = None
+
+
+class _Sentence(msgspec.Struct):
+    raw_sent: str
+    is_negative: Any = False
+
+
+class _Image(msgspec.Struct):
+    file_name: str
+    width: int
+    height: int
+
+
+class _Annotation(msgspec.Struct):
+    image_id: Key
+    sent_id: list[Key]
+    bbox: Any
+
+
+class _Group(msgspec.Struct):
+    inner_sent_id: list[Key]
+
+
+def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
+    """The boxes, and which sentences each image is asked for.
+
+    Raises:
+        RowsError: as `read_coco` and `read_pickle`. RowError: a bad entry, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    descriptions = Descriptions(options.descriptions)
+    if path.is_dir():
+        if options.groups is not None:
+            raise RowsError(f"--groups {options.groups}: for a json; {path} has groups of its own")
+        data, index_of = _read_pickles(path, images_dir, ledger, options)
+        groups = path
+    else:
+        if descriptions is not Descriptions.full:
+            other = f"d3_{descriptions.value}_annotations.json"
+            raise RowsError(f"--descriptions {descriptions.value}: for pickles; take {other} instead of {path}")
+        parts = read_parts(path, images_dir, ledger, options)
+        data, index_of, groups = parts.data, parts.category_of, options.groups
+    if Ask(options.ask) is Ask.inter:
+        return data
+    if groups is None:
+        reason = "a json does not say which sentences an image's group has"
+        raise RowsError(f"{path}: {reason}; give --groups d3_pkl, or --ask inter")
+    return replace(data, images=list(_with_groups(data, groups, index_of, ledger)), own_negatives=True)
+
+
+# ---------------------------------------------------------------------------------------------- pickles
+
+
+def _entries(folder: Path, name: str) -> dict[str, Any]:
+    """key_of its id -> entry, of one of the four pickles."""
+    path = folder / f"{name}.pkl"
+    found = read_pickle(path)
+    if not isinstance(found, dict):
+        raise RowsError(f"{path}: holds no dictionary but {type(found).__name__}; is it D3's?")
+    return {str(key_of(key)): entry for key, entry in found.items()}
+
+
+def _decoded(name: str, entries: Mapping[str, Any], type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
+    """(place, id, entry) of each sound entry of one of the four pickles."""
+    for key, entry in entries.items():
+        where = f"{name}.pkl: entry {key}"
+        try:
+            yield where, key, msgspec.convert(entry, type_)
+        except msgspec.ValidationError as error:
+            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; mend it"))
+
+
+def _read_pickles(
+    folder: Path, images_dir: Path, ledger: Ledger, options: Options
+) -> tuple[Annotations, Mapping[str, int]]:
+    """The boxes; and key of each sentence -> its index in the names."""
+    entries = _entries(folder, "sentences")
+    sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
+    names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
+    index_of = dict(zip(sentences, places, strict=True))
+    boxes = options.box_check(folder.name, options.convention("xywh-abs"))
+    columns = Columns(folder.name, names, ledger, boxes)
+    image_of = _add_images(columns, _entries(folder, "images"), images_dir, options)
+    for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
+        _add_annotation(columns, where, key, entry, image_of, index_of)
+    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, Descriptions(options.descriptions))}
+    return columns.finish(frozenset(range(len(names))) - kept), index_of
+
+
+def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path, options: Options) -> dict[str, int]:
+    """Key of each image -> its number, or `LEFT_OUT`."""
+    image_of = dict.fromkeys(entries, LEFT_OUT)
+    for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
+        if options.excluded.holds(key, entry.file_name):
+            columns.ledger.left_out["image on the exclusion list"] += 1
+            continue
+        try:
+            path = find_image(images_dir, entry.file_name, where)
+        except RowError as error:
+            columns.ledger.skip(error)
+            continue
+        image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
+    return image_of
+
+
+def _is_asked(sentence: _Sentence, descriptions: Descriptions) -> bool:
+    return descriptions is Descriptions.full or bool(sentence.is_negative) == (descriptions is Descriptions.abs)
+
+
+def _add_annotation(
+    columns: Columns,
+    where: str,
+    key: str,
+    entry: _Annotation,
+    image_of: Mapping[str, int],
+    index_of: Mapping[str, int],
+) -> None:
+    """Take a box for each sentence that it fits."""
+    image = image_of.get(str(key_of(entry.image_id)))
+    if image == LEFT_OUT:
+        columns.ledger.left_out["annotation of an image left out"] += 1
+        return
+    box = entry.bbox if isinstance(entry.bbox, list) else []
+    box = box[0] if len(box) == 1 and isinstance(box[0], list) else box
+    for sentence in dict.fromkeys(entry.sent_id):
+        try:
+            if image is None:
+                reason = f"image_id {entry.image_id!r} is not in images.pkl"
+                raise RowError("unknown image_id", f"{where}: {reason}; mend it")
+            index = index_of.get(str(key_of(sentence)))
+            if index is None:
+                reason = f"sent_id {sentence!r} is not in sentences.pkl"
+                raise RowError("unknown sent_id", f"{where}: {reason}; mend it")
+            columns.add(image, index, four_numbers(box), key, written=f"bbox {str(entry.bbox)[:80]}")
+        except RowError as error:
+            columns.ledger.skip(error)
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def _with_groups(
+    data: Annotations, folder: Path, index_of: Mapping[str, int], ledger: Ledger
+) -> Iterator[AnnotatedImage]:
+    """The images, and the sentences of their groups; those that the annotations do not list are not asked for."""
+    entries = _entries(folder, "groups")
+    inner = {
+        key: frozenset(index_of[it] for it in _ids(entry.inner_sent_id) if it in index_of)
+        for _, key, entry in _decoded("groups", entries, _Group, ledger)
+    }
+    listed = _entries(folder, "images")
+    for image in data.images:
+        entry = listed.get(image.image_id)
+        group_id = entry.get("group_id") if isinstance(entry, dict) else None
+        groups = _ids(group_id)
+        if not all(group in inner for group in groups):
+            reason = f"group_id {group_id!r} in images.pkl is not in groups.pkl"
+            ledger.skip(RowError("unknown group_id", f"{data.name}: image id {image.image_id}: {reason}; mend it"))
+            groups = []
+        yield replace(image, checked=frozenset(index for group in groups for index in inner[group]))
+
+
+def _ids(value: Any) -> list[str]:
+    """One id or several, as text."""
+    values: Iterable[Any] = value if isinstance(value, list) else [value]
+    return [str(key_of(it)) for it in values]
+
+
+def read(
+    annotations: Annotated[Path, "Folder d3_pkl, or d3_full_annotations.json, ..."],
+    images_dir: Annotated[Path, "Folder d3_images."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of the annotations; raises as `read_d3`."""
+    data = read_d3(annotations, images_dir, ledger, options)
+    files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
+    files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []
+    return plan_reading(data, options, ledger, files)
+
+
+convert = Converter(
+    "d3",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding",
+)

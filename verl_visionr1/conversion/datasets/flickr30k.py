@@ -1,0 +1,252 @@
+"""Flickr30k Entities -> parquet rows for verl: grounding of the phrases of captions.
+
+    visionr1 convert flickr30k flickr30k_entities flickr30k-images flickr_train.parquet
+
+On disk: the repository of the annotations, its annotations.zip unpacked: `Annotations/<id>.xml`, `Sentences/<id>.txt`,
+`train.txt`, `val.txt`, `test.txt`, `UNRELATED_CAPTIONS`; and a folder of `<id>.jpg` (got by request form).
+`--split` says which list of images is read.
+
+A caption marks its phrases: `[/EN#1/people A man] with [/EN#2/bodyparts pierced ears]`. The number is that of a
+coreference chain, which the xml gives boxes: 1-based, both corners inside, so that 1 is taken off xmin and ymin alone.
+A chain has any number of boxes; `--boxes` says what is done with many. Not asked for, and counted: phrases of chain 0
+(not visual), of a whole scene, without a box, and those that stand for different chains of one image ("a man" and
+"a man"). What several captions call by the same words is one row. Captions that UNRELATED_CAPTIONS lists are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NamedTuple
+from xml.etree.ElementTree import Element
+
+import typer
+
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import find_image, inside, require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import numbered_lines, read_lines, read_xml
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import normal_label
+
+_PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\[\]]+)\]")
+_NOT_VISUAL = "0"
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Boxes(str, Enum):
+    """What becomes of a phrase of many boxes."""
+
+    many = "many"
+    union = "union"
+    single = "single"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BoxFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/flickr30k"
+    boxes: Annotated[
+        Boxes,
+        typer.Option(help="A phrase of many boxes: many asks for all, union for the box around them, single drops it."),
+    ] = Boxes.many
+
+
+@dataclass(slots=True)
+class _Chains:
+    """What the xml of an image says: size of its frame, and of each chain its boxes, or why it has none."""
+
+    size_wh: tuple[int, int]
+    boxes: dict[str, list[list[float]]] = field(default_factory=dict)
+    scenes: set[str] = field(default_factory=set)
+    without_box: set[str] = field(default_factory=set)
+
+
+class _Phrase(NamedTuple):
+    text: str
+    chain: str
+    caption: int  # counted from 1, as UNRELATED_CAPTIONS does
+
+
+def _image_ids(entities: Path, split: str) -> list[str]:
+    path = entities / f"{inside(split, '--split')}.txt"
+    if not path.exists():
+        found = ", ".join(sorted(it.stem for it in entities.glob("*.txt"))) or "no list"
+        raise RowsError(f"{path}: no such list of images; --split must name one of the folder's: {found}")
+    return [inside(line.strip(), str(path)) for line in read_lines(path)]
+
+
+def _files_of(entities: Path, image_id: str) -> tuple[Path, Path]:
+    """The captions and the boxes of an image."""
+    return entities / "Sentences" / f"{image_id}.txt", entities / "Annotations" / f"{image_id}.xml"
+
+
+# ---------------------------------------------------------------------------------------------- one image's files
+
+
+def _read_unrelated(entities: Path) -> frozenset[tuple[str, int]]:
+    """(image id, caption from 1) of captions that do not fit their image; lines are `129602216 5`."""
+    path = entities / "UNRELATED_CAPTIONS"
+    if not path.exists():
+        return frozenset()
+    listed: set[tuple[str, int]] = set()
+    for line in read_lines(path):
+        match line.split("#")[0].split():
+            case []:
+                continue
+            case [image_id, number] if number.isdigit():
+                listed.add((image_id, int(number)))
+            case _:
+                raise RowsError(f"{path}: {line.strip()!r}: needs an image id and the number of a caption; mend it")
+    return frozenset(listed)
+
+
+def _read_captions(path: Path) -> list[_Phrase]:
+    phrases: list[_Phrase] = []
+    for number, line in numbered_lines(path):
+        found = [_Phrase(" ".join(text.split()), chain, number) for chain, text in _PHRASE.findall(line)]
+        if len(found) != line.count("[") or len(found) != line.count("]"):
+            reason = f"caption {number}: {line.strip()[:100]!r}: a phrase is not of the form [/EN#1/people A man]"
+            raise RowError("malformed caption", f"{path.name}: {reason}; mend it")
+        phrases += found
+    return phrases
+
+
+def _read_boxes(path: Path, written: Convention) -> _Chains:
+    root = read_xml(path)
+    chains = _Chains((_whole(root, "size/width", path), _whole(root, "size/height", path)))
+    for thing in root.findall("object"):
+        names = [name.text.strip() for name in thing.findall("name") if name.text]
+        box = thing.find("bndbox")
+        if not names:
+            raise RowError("object without name", f"{path.name}: an object has no <name>; mend it")
+        if box is not None:
+            numbers = [_whole(box, corner, path) for corner in _CORNERS]
+            shift = 0 if written.fixed_wh else 1
+            corners = written.as_corners([numbers[0] - shift, numbers[1] - shift, *numbers[2:]])
+            for name in names:
+                chains.boxes.setdefault(name, []).append(corners)
+        elif thing.findtext("scene", "0").strip() == "1":
+            chains.scenes.update(names)
+        else:
+            chains.without_box.update(names)
+    return chains
+
+
+def _whole(parent: Element, tag: str, path: Path) -> int:
+    text = parent.findtext(tag)
+    try:
+        return int(text or "")
+    except ValueError:
+        raise RowError("malformed XML", f"{path.name}: <{tag}> is {text!r}: needs a whole number; mend it") from None
+
+
+# ---------------------------------------------------------------------------------------------- items
+
+
+def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
+    unrelated, written = _read_unrelated(entities), options.convention("xyxy-abs")
+    for image_id in ids:
+        captions, boxes = _files_of(entities, image_id)
+        try:
+            try:
+                phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
+            except RowError:
+                raise
+            except RowsError as error:  # of one file among thousands
+                raise RowError("annotation file unreadable", str(error)) from None
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
+            (image_id, it.caption) in unrelated for it in phrases
+        )
+        phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
+        for same in _one_wording(phrases, chains, ledger):
+            found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
+            if found is None:
+                ledger.left_out["phrase of many boxes"] += 1
+                continue
+            yield Item(
+                where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
+                image=find_image(images_dir, f"{image_id}.jpg", captions.name),
+                task="grounding",
+                phrases=(same[0].text,),
+                annotated_wh=chains.size_wh,
+                whole_wh=written.fixed_wh,
+                written=written,
+                boxes_xyxy=found,
+                labels=[same[0].text] * len(found),
+                image_id=image_id,
+                file_name=f"{image_id}.jpg",
+                source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+            )
+
+
+def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
+    """The phrases that have boxes, those of the same words together; words for several chains are left out."""
+    by_words: dict[str, list[_Phrase]] = {}
+    for phrase in phrases:
+        by_words.setdefault(normal_label(phrase.text), []).append(phrase)
+    for same in by_words.values():
+        placed = [it for it in same if it.chain in chains.boxes]
+        for phrase in same:
+            if phrase.chain not in chains.boxes:
+                ledger.left_out[f"phrase {_why_not(phrase.chain, chains)}"] += 1
+        if len({it.chain for it in placed}) > 1:
+            ledger.left_out["phrase that stands for several chains of its image"] += len(placed)
+        elif placed:
+            ledger.notes["phrase repeated in another caption dropped"] += len(placed) - 1
+            yield placed
+
+
+def _why_not(chain: str, chains: _Chains) -> str:
+    if chain == _NOT_VISUAL:
+        return "of chain 0 (not visual)"
+    if chain in chains.scenes:
+        return "of a whole scene"
+    return "without a box (nobndbox)" if chain in chains.without_box else "of a chain that the xml does not have"
+
+
+def _boxes_asked_for(boxes: list[list[float]], wanted: Boxes) -> list[list[float]] | None:
+    """The boxes of a row; None where the phrase makes none."""
+    once = [list(box) for box in dict.fromkeys(map(tuple, boxes))]
+    if len(once) == 1 or wanted == Boxes.many:
+        return once
+    if wanted == Boxes.single:
+        return None
+    x1, y1, x2, y2 = zip(*once, strict=True)
+    return [[min(x1), min(y1), max(x2), max(y2)]]
+
+
+def read(
+    entities: Annotated[Path, "Folder of Annotations, Sentences and the lists that --split names (train, val, test)."],
+    images_dir: Annotated[Path, "Folder of <id>.jpg."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of the captions of a split.
+
+    Raises:
+        RowsError: bad folder, list or flag. RowError: a bad caption or xml, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    ids = _image_ids(entities, options.split)
+    files = [entities / f"{options.split}.txt", *(path for it in ids for path in _files_of(entities, it))]
+    items = _items(entities, ids, images_dir, options, ledger)
+    return Reading(items=items, files=[path for path in files if path.exists()], name="Flickr30k Entities")
+
+
+convert = Converter(
+    "flickr30k",
+    read,
+    tasks=("grounding",),
+    example="flickr30k_entities flickr30k-images flickr_val.parquet --split val",
+)

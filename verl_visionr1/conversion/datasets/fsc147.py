@@ -1,0 +1,243 @@
+"""FSC-147 -> parquet rows for verl: counting and pointing, one class an image.
+
+    visionr1 convert fsc147 annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt \\
+        images_384_VarV2 fsc_train.parquet
+
+The count is the number of points, given in pixels of the images of `images_384_VarV2`, which are 384 high: other images
+are refused. The exemplar boxes (3 an image, sometimes more) are no truth, and left aside. Classes are plurals ("sea
+shells"; underscores become blanks), disjoint between the splits train, val and test. FSCD-147's
+`instances_{val,test}.json` (`--boxes`, COCO layout) has the boxes of all objects: an image's boxes stand for its points
+where they are as many and lie around them.
+
+Counts run from 7 to 3731, hence `--max-instances` 50. Some images are there under several names, also across splits
+(arXiv 2205.10203): files that are equal to the byte are noted, and name each other in `source_ann`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.flags import DataSource, MaxInstances
+from verl_visionr1.conversion.image_files import find_image, require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_json, read_lines, sha256_of
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+HEIGHT = 384
+"""Of the images in whose pixels the points are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CountFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/fsc147_{task}"
+    max_instances: MaxInstances = 50
+    boxes: Annotated[Path | None, typer.Option(help="FSCD-147's instances_{val,test}.json: boxes of all objects.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the files say.
+
+    Attributes:
+        name: of the annotation file.
+        entries: file name -> entry of the annotation file.
+        splits: split -> file names.
+        classes: file name -> plural name of what is counted.
+        boxes: file name -> boxes of all objects (FSCD-147), for some images.
+    """
+
+    name: str
+    entries: Mapping[str, Any]
+    splits: Mapping[str, list[str]]
+    classes: Mapping[str, str]
+    boxes: Mapping[str, list[list[float]]]
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_source(annotations: Path, splits: Path, classes: Path, boxes: Path | None) -> Source:
+    """All files.
+
+    Raises:
+        RowsError: one is missing, garbled or of another layout.
+    """
+    return Source(
+        annotations.name,
+        entries=read_json(annotations, dict[str, Any]),
+        splits=read_json(splits, dict[str, list[str]]),
+        classes=_classes(classes),
+        boxes=_all_boxes(boxes) if boxes else {},
+    )
+
+
+def _classes(path: Path) -> dict[str, str]:
+    """File name -> class; the two stand on a line with a tab between."""
+    names: dict[str, str] = {}
+    for line in read_lines(path):
+        file_name, *rest = line.split("\t" if "\t" in line else None, 1)
+        name = " ".join("".join(rest).replace("_", " ").split())
+        if not name or names.setdefault(file_name.strip(), name) != name:
+            raise RowsError(f"{path}: line {line.strip()[:80]!r}: needs a file name and its one class; mend it")
+    return names
+
+
+def _all_boxes(path: Path) -> dict[str, list[list[float]]]:
+    """File name -> its boxes as x1, y1, x2, y2; the file gives x, y, width, height."""
+    boxes: dict[str, list[list[float]]] = defaultdict(list)
+    document = read_json(path, dict[str, Any])
+    try:
+        name_of = {image["id"]: image["file_name"] for image in document["images"]}
+        for annotation in document["annotations"]:
+            x, y, width, height = map(float, annotation["bbox"])
+            boxes[name_of[annotation["image_id"]]].append([x, y, x + width, y + height])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"not COCO's layout ({type(error).__name__}: {error})"
+        raise RowsError(f"{path}: {reason}; is it instances_val.json or instances_test.json of FSCD-147?") from None
+    return dict(boxes)
+
+
+def repeats_of(names: Iterable[str], images_dir: Path) -> dict[str, list[str]]:
+    """File name -> the other names of files that are equal to the byte. Missing and unsafe names have none."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for name in names:
+        with suppress(RowError, OSError):
+            path = find_image(images_dir, name, name)
+            by_size[path.stat().st_size].append((name, path))
+    by_content: dict[str, list[str]] = defaultdict(list)
+    for same_size in by_size.values():
+        for name, path in same_size if len(same_size) > 1 else ():
+            by_content[sha256_of([path])].append(name)
+    return {name: [other for other in same if other != name] for same in by_content.values() for name in same}
+
+
+# ---------------------------------------------------------------------------------------------- items
+
+
+def items_of(source: Source, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
+    """A row for each image of the split and task.
+
+    Raises:
+        RowsError: no such split. RowError: a bad entry, with `--on-error fail`.
+    """
+    names = source.splits.get(options.split)
+    if names is None:
+        raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(source.splits)}")
+    repeats = repeats_of(dict.fromkeys(name for split in source.splits.values() for name in split), images_dir)
+    in_split = set(names)
+    for name in names:
+        same = repeats.get(name, [])
+        ledger.notes["image that is in this split under another name"] += bool(in_split.intersection(same))
+        ledger.notes["image that is in another split under another name"] += not in_split.issuperset(same)
+        try:
+            yield from _items(name, source, images_dir, options, ledger, same)
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _items(
+    name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger, same: list[str]
+) -> list[Item]:
+    where = f"{source.name}: {name!r}"
+    path = find_image(images_dir, name, where)
+    entry, plural = source.entries.get(name), source.classes.get(name)
+    if not isinstance(entry, dict) or plural is None:
+        missing = "annotation" if plural is not None else "class"
+        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; mend it")
+    points = points_of(entry.get("points"), where)
+    size_wh, _ = read_size(path)
+    _check_frame(where, entry, size_wh)
+    boxes = _fitting_boxes(source.boxes.get(name, []), points, ledger)
+    items = []
+    for task in options.tasks:
+        places = points if task == "pointing" else [] if boxes else points_inside(points, size_wh, ledger)
+        items.append(
+            Item(
+                where=where,
+                image=path,
+                task=task,
+                phrases=(plural,),
+                question=options.how_many(plural, task),
+                boxes_xyxy=boxes if task == "counting" else [],
+                points_xy=places,
+                labels=[plural] * (len(places) or len(boxes)),
+                count=len(points) if task == "counting" else None,
+                image_id=name.partition(".")[0],
+                file_name=name,
+                source_ann={"file": source.name, **({"same_image": same} if same else {})},
+            )
+        )
+    return items
+
+
+def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int]) -> None:
+    """Refuse an image of another size than that in whose pixels the points are.
+
+    Raises:
+        RowError: neither 384 high nor, by the entry's H, W, ratio_h and ratio_w, of the size it was brought to.
+    """
+    if size_wh[1] == HEIGHT:
+        return
+    pairs = [(entry.get("W"), entry.get("ratio_w")), (entry.get("H"), entry.get("ratio_h"))]
+    numbers = (int, float)
+    brought_to = [side * ratio for side, ratio in pairs if isinstance(side, numbers) and isinstance(ratio, numbers)]
+    if len(brought_to) == 2 and all(abs(brought_to[i] - size_wh[i]) <= 1 for i in (0, 1)):
+        return
+    reason = f"the image is {size_wh[0]} x {size_wh[1]}, but the points are in pixels of an image {HEIGHT} high"
+    raise RowError("image of another size", f"{where}: {reason}; use images_384_VarV2")
+
+
+def _fitting_boxes(boxes: list[list[float]], points: list[Point], ledger: Ledger) -> list[list[float]]:
+    """The boxes, where there is one for each point and most hold one; else none."""
+    held = sum(any(x1 <= x <= x2 and y1 <= y <= y2 for x, y in points) for x1, y1, x2, y2 in boxes)
+    if len(boxes) == len(points) and 2 * held > len(boxes):
+        return boxes
+    if boxes:
+        ledger.notes["boxes that do not fit the points of their image: points taken"] += len(boxes)
+    return []
+
+
+def read(
+    annotations: Annotated[Path, "annotation_FSC147_384.json."],
+    splits: Annotated[Path, "Train_Test_Val_FSC_147.json."],
+    classes: Annotated[Path, "ImageClasses_FSC147.txt."],
+    images_dir: Annotated[Path, "images_384_VarV2."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of a split.
+
+    Raises:
+        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    source = read_source(annotations, splits, classes, options.boxes)
+    return Reading(
+        items=items_of(source, images_dir, options, ledger),
+        files=[annotations, splits, classes, *filter(None, [options.boxes])],
+        total=len(source.splits.get(options.split, ())) * len(options.tasks),
+    )
+
+
+convert = Converter(
+    "fsc147",
+    read,
+    tasks=("counting", "pointing"),
+    example="annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt images_384_VarV2 a.parquet",
+)

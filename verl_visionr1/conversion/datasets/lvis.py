@@ -1,0 +1,133 @@
+"""LVIS json -> parquet rows for verl: detection, grounding and counting over a federated vocabulary.
+
+    visionr1 convert lvis lvis_v1_train.json coco lvis_train.parquet --negatives 0.2
+
+`lvis_v1_train.json`, `lvis_v1_val.json` (or v0.5's, or a minival), and one folder with COCO's `train2017/` and
+`val2017/` in it: validation has images of both. On each image only some categories were looked for: those that have
+boxes, and those of `neg_category_ids`. Rows ask for no others, and never for those of `not_exhaustive_category_ids`,
+of which there may be more than have boxes. `--negatives` draws from what is known to be absent.
+
+Validation's images lie in COCO train2017, and RefCOCO's too: see `--exclude-image-ids`, which knows them as `coco:ID`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verl_visionr1.conversion.coco_json import CocoCategory, CocoParts, read_parts, with_checked
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.vocabulary import Annotations, key_of
+from verl_visionr1.files import RowsError
+
+_EXPLANATION = re.compile(r"\s*\([^()]*\)")
+
+
+class Names(str, Enum):
+    """How categories are asked for."""
+
+    natural = "natural"
+    short = "short"
+    file = "file"
+
+
+class Frequency(str, Enum):
+    """In how many training images a category is: rare (to 10), common (to 100), frequent."""
+
+    r = "r"
+    c = "c"
+    f = "f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/lvis_{task}"
+    names: Annotated[
+        Names,
+        typer.Option(
+            help="What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
+            "then called the same; file: 'bow_(decorative_ribbons)'."
+        ),
+    ] = Names.natural
+    frequency: Annotated[
+        list[Frequency],
+        typer.Option(help="Ask only for rare, common or frequent categories; twice for two.", show_default=False),
+    ] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frequency and self.categories:
+            raise RowsError("--frequency with --categories: both say what to ask for; give one of them")
+
+
+def phrases(categories: Sequence[CocoCategory], names: Names) -> dict[str, str]:
+    """Category name -> what to ask for.
+
+    >>> bows = [CocoCategory(name=name) for name in ("bow_(weapon)", "bow_(decorative_ribbons)", "cap_(headwear)")]
+    >>> list(phrases(bows, Names.natural).values())
+    ['bow (weapon)', 'bow (decorative ribbons)', 'cap (headwear)']
+    >>> list(phrases(bows, Names.short).values())
+    ['bow (weapon)', 'bow (decorative ribbons)', 'cap']
+    """
+    written = [category.name.strip() for category in categories]
+    if names is Names.file:
+        return dict(zip(written, written, strict=True))
+    natural = [" ".join(name.replace("_", " ").split()) for name in written]
+    if names is Names.natural:
+        return dict(zip(written, natural, strict=True))
+    short = [_EXPLANATION.sub("", name) or name for name in natural]
+    times = Counter(name.lower() for name in short)
+    shown = [name if times[name.lower()] == 1 else full for name, full in zip(short, natural, strict=True)]
+    return dict(zip(written, shown, strict=True))
+
+
+def read_lvis(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
+    """The boxes, with what was looked for on each image; categories of other frequencies are never asked for.
+
+    Raises:
+        RowsError: as `read_coco`; the file gives no such frequency. RowError: a bad entry, with `on_error="fail"`.
+    """
+    as_phrases = partial(phrases, names=Names(options.names))
+    parts = read_parts(path, images_dir, ledger, options, as_phrases)
+    data = with_checked(parts, ledger, federated=True)
+    return replace(data, never_asked=_of_other_frequency(path, parts, options.frequency)) if options.frequency else data
+
+
+def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[Frequency]) -> frozenset[int]:
+    wanted = {Frequency(one).value for one in frequency}
+    kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in wanted}
+    if not kept:
+        reason = f"no category of frequency {' or '.join(sorted(wanted))}"
+        raise RowsError(f"{path}: {reason}; leave --frequency out, or take LVIS's own file")
+    return frozenset(range(len(parts.data.names))) - kept
+
+
+def read(
+    annotations: Annotated[Path, "lvis_v1_train.json, ..."],
+    images_dir: Annotated[Path, "Folder of train2017/ and val2017/."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of an annotation file; raises as `read_lvis`."""
+    return plan_reading(read_lvis(annotations, images_dir, ledger, options), options, ledger, [annotations])
+
+
+convert = Converter(
+    "lvis",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2",
+)

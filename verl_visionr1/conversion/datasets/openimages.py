@@ -1,0 +1,309 @@
+"""Open Images boxes -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
+
+    visionr1 convert openimages validation-annotations-bbox.csv class-descriptions-boxable.csv validation \\
+        openimages_val.parquet --split val --hierarchy bbox_labels_600_hierarchy.json \\
+        --labels validation-annotations-human-imagelabels-boxable.csv
+
+    oidv6-train-annotations-bbox.csv                        ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,...
+    class-descriptions-boxable.csv                          /m/011k07,Tortoise (V7's has a header)
+    train-annotations-human-imagelabels-boxable.csv         ImageID,Source,LabelName,Confidence: 1 there, 0 not there
+    bbox_labels_600_hierarchy.json                          a tree of LabelName, Subcategory, Part
+    train/000026e7ee790996.jpg                              anywhere below the folder of images; the name is the ImageID
+
+On each image people looked for some classes only. Without `--labels` those are the classes that have a box on it; with
+it, also those that were verified as not there, and of those verified as there but without a box nobody is asked. Boxes
+are drawn for the most specific class: with `--hierarchy` no class is asked for on an image that holds one of its
+subclasses (a dog's box implies an animal that has none), so give both files.
+
+Boxes are fractions of the pixels as they are stored. `Rotation` (in the csv of image ids) tells how to show the image
+*and* its boxes: neither is turned here. A box that is a group (IsGroupOf 1) is a region to ignore; depictions, occluded
+and truncated objects are objects. `annotation_ids` of rows are lines of the csv.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import msgspec
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.identity import Exclusion
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.sources import read_csv, read_json
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import boxes_to_upright, read_size
+
+SIDES = ("XMin", "YMin", "XMax", "YMax")
+"""Columns of a box, in our order; the file's is XMin, XMax, YMin, YMax."""
+HEADER = ("LabelName", "DisplayName")
+"""Of V7's file of classes; earlier ones have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/openimages_{task}"
+    labels: Annotated[
+        Path | None, typer.Option(help="Human-verified image-level labels (csv): which classes are not there.")
+    ] = None
+    hierarchy: Annotated[
+        Path | None, typer.Option(help="Tree of classes (json): what is above a class in the image is not asked for.")
+    ] = None
+    partial: Annotated[
+        bool, typer.Option("--partial", help="The folder holds only some of the images: leave the others out.")
+    ] = False
+
+
+def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
+    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size.
+
+    Raises:
+        RowsError: a missing or garbled file or folder. RowError: a bad box or image, where the policy is to fail.
+    """
+    names, place_of = _classes(classes, ledger)
+    check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
+    columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
+    images = _Images(columns, images_dir, options.excluded, options.partial)
+    for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf"), ledger):
+        try:
+            _add_box(line, record, columns, images, place_of)
+        except RowError as error:
+            ledger.skip(error)
+    there, absent = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
+    if options.labels is not None:
+        for number, place, is_there in _labels(options.labels, images, place_of, ledger):
+            (there if is_there else absent)[number].add(place)
+    above = _ancestors(options.hierarchy, place_of) if options.hierarchy is not None else {}
+    data = columns.finish()
+    known = [
+        _with_checked(data, number, there.get(number, set()), absent.get(number, set()), above, ledger)
+        for number in range(len(data.images))
+    ]
+    return replace(data, images=known)
+
+
+def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, (line, record) in enumerate(read_csv(path)):
+        if isinstance(record, RowError):
+            ledger.skip(record)
+            continue
+        missing = [name for name in needed if name not in record]
+        if number == 0 and missing:
+            raise RowsError(f"{path}: no column {missing[0]}; it has {', '.join(record)[:100]}; is it the right file?")
+        yield line, record
+
+
+def _classes(path: Path, ledger: Ledger) -> tuple[list[str], dict[str, int]]:
+    """Display names, each once, and the place of each LabelName among them."""
+    pairs = []
+    for _, record in read_csv(path, HEADER):
+        if isinstance(record, RowError):
+            raise RowsError(f"{path}: {record}; it needs lines as '/m/011k07,Tortoise'; is it the right file?")
+        pairs.append((record["LabelName"].strip(), record["DisplayName"]))
+    pairs = pairs[1:] if pairs[:1] == [HEADER] else pairs
+    odd = next((pair for pair in pairs if not pair[0].startswith("/") or not pair[1].strip()), None)
+    if odd is not None:
+        raise RowsError(f"{path}: {','.join(odd)[:80]!r}: needs lines as '/m/011k07,Tortoise'; is it the right file?")
+    names, places = named_once([name for _, name in pairs], ledger)
+    return names, dict(zip((label for label, _ in pairs), places, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------- images and boxes
+
+
+class _Images:
+    """The images that the csv files speak of, taken into columns when first met.
+
+    Attributes:
+        orientation: EXIF orientation of those that are not stored upright.
+    """
+
+    def __init__(self, columns: Columns, images_dir: Path, exclude: Exclusion, partial: bool) -> None:
+        self.columns, self.images_dir, self.exclude, self.partial = columns, images_dir, exclude, partial
+        self.orientation: dict[int, int] = {}
+        self._number_of: dict[str, int | None] = {}
+        self._file_of: dict[str, str | None] = {}
+        for name in files_in(images_dir):
+            stem = PurePosixPath(name).stem
+            self._file_of[stem] = None if stem in self._file_of else name
+
+    def has_file(self, image_id: str) -> bool:
+        """Whether the folder holds it."""
+        return image_id in self._file_of
+
+    def number_of(self, image_id: str, where: str) -> int | None:
+        """The number of an image; None where it is left out.
+
+        Raises:
+            RowError: the file is missing or unfit, at the first time; then None.
+        """
+        if image_id in self._number_of:
+            return self._number_of[image_id]
+        self._number_of[image_id] = None
+        left_out = self.columns.ledger.left_out
+        if self.exclude.holds(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
+            left_out["image on the exclusion list"] += 1
+        elif self.partial and not self.has_file(image_id):
+            left_out["image that is not in the folder (--partial)"] += 1
+        else:
+            self._number_of[image_id] = self._add(image_id, where)
+        return self._number_of[image_id]
+
+    def _add(self, image_id: str, where: str) -> int:
+        if not self.has_file(image_id):
+            reason = f"no {image_id}.jpg in or below {self.images_dir}"
+            raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR, or give --partial")
+        file_name = self._file_of[image_id]
+        if file_name is None:
+            reason = f"several files are named {image_id} below {self.images_dir}"
+            raise RowError("two images of one name", f"{where}: {reason}; remove all but one")
+        path = self.images_dir.absolute() / file_name
+        (width, height), orientation = read_size(path)
+        upright_wh = (width, height) if orientation < 5 else (height, width)
+        number = self.columns.add_image(AnnotatedImage(image_id, file_name, path, upright_wh))
+        if orientation != 1:
+            self.orientation[number] = orientation
+        return number
+
+    def upright(self, box: list[float], image: int) -> list[float]:
+        """A box of the pixels as they are stored, turned with its image; both as they are written."""
+        orientation, convention = self.orientation.get(image, 1), self.columns.convention
+        if orientation == 1:
+            return box
+        width, height = self.columns.images[image].size_wh
+        stored_wh = (width, height) if orientation < 5 else (height, width)
+        width, height = convention.fixed_wh or stored_wh
+        (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, (int(width), int(height)))
+        return convention.as_written(turned)
+
+
+def _add_box(
+    line: int, record: Mapping[str, str], columns: Columns, images: _Images, place_of: Mapping[str, int]
+) -> None:
+    where = f"{columns.name}: line {line}"
+    image = images.number_of(record["ImageID"], where)
+    if image is None:
+        columns.ledger.left_out["box of an image left out"] += 1
+        return
+    place = place_of.get(record["LabelName"])
+    if place is None:
+        reason = f"LabelName {record['LabelName']!r} is not in the file of classes"
+        raise RowError("unknown class", f"{where}: {reason}; give the one of the same version")
+    written = ", ".join(f"{side} {record[side] or 'missing'}" for side in SIDES)
+    try:
+        box = [float(record[side]) for side in SIDES]
+    except ValueError:
+        columns.add(image, place, None, line, written=written)
+        return
+    is_group = record["IsGroupOf"].strip()
+    columns.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] += is_group == "-1"
+    mark = "IsGroupOf" if is_group == "1" else ""
+    columns.add(image, place, images.upright(box, image), line, mark=mark, written=written)
+
+
+# ---------------------------------------------------------------------------------------------- what was looked for
+
+
+def _labels(
+    path: Path, images: _Images, place_of: Mapping[str, int], ledger: Ledger
+) -> Iterator[tuple[int, int, bool]]:
+    """(number of the image, place of the class, whether it is there) of each image-level label that was verified.
+
+    Raises:
+        RowsError: a label that nobody verified: the file is that of machine-made ones.
+    """
+    for line, record in _table(path, ("ImageID", "LabelName", "Confidence"), ledger):
+        where = f"{path.name}: line {line}"
+        confidence = record["Confidence"].strip()
+        if confidence not in ("0", "1", "0.0", "1.0"):
+            reason = f"Confidence {confidence!r}: a label that nobody verified"
+            raise RowsError(f"{where}: {reason}; give the file of human-verified labels, with 0 and 1")
+        place = place_of.get(record["LabelName"])
+        if place is None:
+            ledger.notes["image-level label of a class without boxes"] += 1
+            continue
+        if not images.has_file(record["ImageID"]):  # the file covers images without boxes, too
+            ledger.left_out["image-level label of an image that is not in the folder"] += 1
+            continue
+        try:
+            image = images.number_of(record["ImageID"], where)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        if image is not None:
+            yield image, place, float(confidence) == 1
+
+
+class _Node(msgspec.Struct, rename="pascal"):
+    """A class of the hierarchy. A subcategory is one of it; a part is not."""
+
+    label_name: str
+    subcategory: list[_Node] = msgspec.field(default_factory=list)
+    part: list[_Node] = msgspec.field(default_factory=list)
+
+
+def _ancestors(path: Path, place_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
+    """Places of all classes above each class; one may stand at several places of the tree."""
+    above: dict[int, frozenset[int]] = defaultdict(frozenset)
+    waiting: list[tuple[_Node, frozenset[int]]] = [(read_json(path, _Node), frozenset())]
+    while waiting:
+        node, ancestors = waiting.pop()
+        place = place_of.get(node.label_name)
+        if place is not None:
+            above[place] |= ancestors
+            ancestors |= {place}
+        waiting += [(child, ancestors) for child in node.subcategory]
+        waiting += [(part, frozenset()) for part in node.part]
+    return {place: ancestors - {place} for place, ancestors in above.items()}
+
+
+def _with_checked(
+    data: Annotations,
+    number: int,
+    verified: set[int],
+    absent: set[int],
+    above: Mapping[int, frozenset[int]],
+    ledger: Ledger,
+) -> AnnotatedImage:
+    """An image, and which classes may be asked for on it: of `verified` as there or `absent` ones, and of its boxes."""
+    present = {data.category[j] for j in data.of_image(number)}
+    there = present | verified
+    contradicted = there & absent
+    ledger.notes["class verified as not there, but found: not asked for"] += len(contradicted)
+    implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
+    return replace(
+        data.images[number],
+        checked=frozenset(present | absent),
+        unsure=data.images[number].unsure | implied | contradicted,
+    )
+
+
+def read(
+    boxes: Annotated[Path, "*-annotations-bbox.csv."],
+    classes: Annotated[Path, "class-descriptions-boxable.csv."],
+    images_dir: Annotated[Path, "Folder that holds <ImageID>.jpg, at any depth."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of the csv files; raises as `read_openimages`."""
+    data = read_openimages(boxes, classes, images_dir, options, ledger)
+    files = [path for path in (boxes, classes, options.labels, options.hierarchy) if path is not None]
+    return plan_reading(data, options, ledger, files)
+
+
+convert = Converter(
+    "openimages",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="train-annotations-bbox.csv class-descriptions-boxable.csv train openimages.parquet --partial",
+)

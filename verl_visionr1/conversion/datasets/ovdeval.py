@@ -1,0 +1,113 @@
+"""OVDEval json -> parquet rows for verl: open vocabulary detection and grounding with hard negatives.
+
+    visionr1 convert ovdeval annotations/negation.json images/negation negation.parquet --split val
+
+`annotations/{negation,celebrity,color,landmark,logo,material,position,relationship}.json` in COCO's layout, images in
+`images/<the same name>/`. Each image says what to ask for: `text` is there, `neg_text` (a hard negative: "computer
+with screen on") is not. Rows ask for these and nothing else: a detection row for the list, a grounding row for each
+phrase; all of `neg_text` unless `--negatives` says how many. For celebrity, landmark and logo the authors' own
+evaluation asks every image for all categories of the file: `--all-categories`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.conversion.coco_json import CocoImage, CocoParts, read_parts
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations
+from verl_visionr1.files import RowError, RowsError
+
+NOTHING: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/ovdeval_{task}"
+    all_categories: Annotated[
+        bool,
+        typer.Option("--all-categories", help="Ask every image for all categories of the file, not for its own texts."),
+    ] = False
+
+
+def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
+    """The boxes, and what is asked for on each image.
+
+    Raises:
+        RowsError: as `read_coco`; no image says what to ask for. RowError: a bad entry, with `on_error="fail"`.
+    """
+    parts = read_parts(path, images_dir, ledger, options)
+    if not parts.entries and parts.data.images and not options.all_categories:
+        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
+        raise RowsError(f"{path}: {reason}; give --all-categories, or use `visionr1 convert coco`")
+    images = _with_texts(parts, ledger, all_categories=options.all_categories)
+    return replace(parts.data, images=images, own_negatives=True)
+
+
+def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:
+    """The images, and what is asked for on each; `all_categories`: all but what is there without a box."""
+    index = {name: i for i, name in enumerate(parts.data.names)}
+    texts: dict[int, CocoImage] = dict(parts.entries)
+    images: list[AnnotatedImage] = []
+    for number, image in enumerate(parts.data.images):
+        where = f"{parts.data.name}: image id {image.image_id}"
+        entry = texts.get(number, CocoImage(text=[], neg_text=[]) if all_categories else CocoImage())
+        present = frozenset(parts.data.category[j] for j in parts.data.of_image(number))
+        try:
+            positive = _indexes(f"{where}: text", entry.text, index)
+            negative = _indexes(f"{where}: neg_text", entry.neg_text, index)
+        except RowError as error:
+            ledger.skip(error)
+            images.append(replace(image, checked=NOTHING))
+            continue
+        ledger.notes["text without a box on its image: not asked for there"] += len(positive - present)
+        unsure = positive - present
+        if all_categories:
+            images.append(replace(image, unsure=image.unsure | unsure))
+            continue
+        ledger.notes["neg_text with a box on its image: taken as there"] += len(negative & present)
+        ledger.left_out["category with a box on an image whose texts lack it"] += len(present - positive - negative)
+        images.append(replace(image, checked=positive | negative, unsure=image.unsure | unsure))
+    return images
+
+
+def _indexes(where: str, texts: Any, index: Mapping[str, int]) -> frozenset[int]:
+    """The categories that a list of texts names.
+
+    Raises:
+        RowError: no list of texts, or a text that is no category.
+    """
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; mend it")
+    unknown = [text for text in texts if text.strip() not in index]
+    if unknown:
+        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; mend it")
+    return frozenset(index[text.strip()] for text in texts)
+
+
+def read(
+    annotations: Annotated[Path, "annotations/<subset>.json."],
+    images_dir: Annotated[Path, "images/<subset>."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of an annotation file; raises as `read_ovdeval`."""
+    return plan_reading(read_ovdeval(annotations, images_dir, ledger, options), options, ledger, [annotations])
+
+
+convert = Converter(
+    "ovdeval",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="annotations/color.json images/color color.parquet --task grounding",
+)

@@ -1,0 +1,309 @@
+"""PixMo-Count and PixMo-Points -> parquet rows for verl: counting and pointing.
+
+    visionr1 convert pixmo pixmo-count/data/train-*.parquet pixmo_images count_train.parquet --on-error skip
+
+The parquet of `allenai/pixmo-count` holds image_url, image_sha256, count, label and points as {"x": [...], "y": [...]}
+(the validation and test files have no points); that of `allenai/pixmo-points` the same with points as [{"x": ..., "y":
+...}] and counts of 0, which are kept. The images must have been fetched: `pixmo_images` holds them, in folders or not,
+as files named by the SHA-256 of their URL (as Molmo's own scripts name them) or of their content, with any suffix. URLs
+die: a row whose image is not there, or is another than the annotated one, is left out and counted.
+
+Points of PixMo-Count are pixels. For PixMo-Points the data set's card says pixels, Molmo's code percent: `--point-unit
+auto` looks at the numbers of each file, since percent never goes over 100, and pixels never over the image's size.
+
+To hold out PixMo-Points' evaluation set, list its image_sha256 or image_url for `--exclude-image-ids`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import (
+    CountFlags,
+    points_inside,
+    points_of,
+    record_of,
+    text_of,
+    whole_number,
+)
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.image_files import require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_records, sha256_of
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_STRAY = 0.01  # share of numbers that may be wrong
+_WIDE = 300  # a side on which pixels seldom stay below 100
+_ENOUGH = 50  # numbers on such sides, to conclude from
+
+
+class PointUnit(str, Enum):
+    """What the numbers of points are."""
+
+    auto = "auto"
+    pixel = "pixel"
+    percent = "percent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CountFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/pixmo_{task}"
+    point_unit: Annotated[
+        PointUnit, typer.Option(help="What points are given in; auto: as the numbers of each file show.")
+    ] = PointUnit.auto
+    verify_images: Annotated[
+        bool, typer.Option("--verify-images/--trust-images", help="Compare each image with its image_sha256.")
+    ] = True
+
+
+# ---------------------------------------------------------------------------------------------- entries
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the data set; `points` is None where it has none."""
+
+    where: str
+    url: str
+    sha256: str | None
+    label: str
+    count: int
+    points: list[Point] | None
+
+
+def entry_of(where: str, record: Any) -> Entry:
+    """A row, checked.
+
+    Raises:
+        RowError: a part is missing or malformed, or count and points differ.
+    """
+    record = record_of(record, where)
+    url, label = text_of(record, ["image_url"], where), text_of(record, ["label"], where)
+    where = f"{where} ({label!r})"
+    points = None if record.get("points") is None else points_of(record["points"], where)
+    count = record.get("count")
+    count = len(points) if count is None and points is not None else whole_number(count, where)
+    if points == [] and count:
+        points = None  # how a table writes that there are none
+    if points is not None and len(points) != count:
+        raise RowError("count and points differ", f"{where}: count is {count}, points are {len(points)}; mend it")
+    sha256 = record.get("image_sha256")
+    return Entry(where, url, sha256.lower() if isinstance(sha256, str) and sha256 else None, label, count, points)
+
+
+def entries_of(path: Path, ledger: Ledger | None = None) -> Iterator[Entry]:
+    """The good rows of a file; the ledger takes the bad ones, without one they are passed over."""
+    for where, record in read_records(path):
+        try:
+            yield entry_of(where, record)
+        except RowError as error:
+            if ledger is not None:
+                ledger.skip(error)
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+class ImageFolder:
+    """Fetched images, known by the SHA-256 that names them.
+
+    Raises:
+        RowsError: no such folder.
+    """
+
+    def __init__(self, folder: Path, *, verify: bool) -> None:
+        require_images(folder)
+        self._verify = verify
+        self._is_annotated: dict[tuple[Path, str], bool] = {}
+        self._paths: dict[str, str] = {}
+        for parent, folders, names in os.walk(folder.absolute()):
+            folders.sort()
+            for name in sorted(names):
+                if _SHA256.fullmatch(stem := name.partition(".")[0].lower()):
+                    self._paths.setdefault(stem, os.path.join(parent, name))
+
+    def find(self, entry: Entry) -> Path | None:
+        """The image of a row, by the hash of its content or its URL; None where there is none."""
+        path = self._paths.get(entry.sha256 or "") or self._paths.get(hashlib.sha256(entry.url.encode()).hexdigest())
+        return Path(path) if path else None
+
+    def is_annotated(self, path: Path, entry: Entry) -> bool:
+        """Whether it is the image that was annotated, as far as the row says which that was."""
+        if not self._verify or entry.sha256 is None:
+            return True
+        key = (path, entry.sha256)
+        if key not in self._is_annotated:
+            self._is_annotated[key] = sha256_of([path]) == entry.sha256
+        return self._is_annotated[key]
+
+
+# ---------------------------------------------------------------------------------------------- unit of points
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the numbers of a file's points show.
+
+    >>> evidence = Evidence()
+    >>> evidence.add([(320, 470)], (640, 480))
+    >>> evidence.unit("train.parquet").value
+    'pixel'
+    """
+
+    numbers: int = 0
+    over_100: int = 0
+    outside: int = 0
+    wide: int = 0
+    wide_over_100: int = 0
+    largest: float = 0.0
+    farthest: float = 0.0
+
+    def add(self, points: Sequence[Point], size_wh: tuple[int, int]) -> None:
+        """Look at an image's points."""
+        for point in points:
+            for value, side in zip(point, size_wh, strict=True):
+                self.numbers += 1
+                self.over_100 += value > 100.5
+                self.outside += value > side + 1
+                self.wide += side >= _WIDE
+                self.wide_over_100 += side >= _WIDE and value > 100.5
+                self.largest = max(self.largest, value)
+                self.farthest = max(self.farthest, value / side)
+
+    def unit(self, name: str) -> PointUnit:
+        """What the points of a file are given in.
+
+        Raises:
+            RowsError: the numbers fit both, or neither.
+        """
+        as_percent = self.over_100 <= _STRAY * self.numbers
+        as_pixels = self.outside <= _STRAY * self.numbers
+        if not self.numbers or as_percent != as_pixels:
+            return PointUnit.percent if as_percent and self.numbers else PointUnit.pixel
+        if as_percent and self.wide >= _ENOUGH:  # where pixels would go farther
+            return PointUnit.percent if self.wide_over_100 <= _STRAY * self.wide else PointUnit.pixel
+        fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
+        shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
+        raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")
+
+
+@dataclass(slots=True)
+class Survey:
+    """What must be known of a file before its first row is made."""
+
+    evidence: Evidence = field(default_factory=Evidence)
+    has_negatives: bool = False
+
+
+def survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> Survey:
+    """Look through a file; the sizes of its images are read only where the unit of points is to be guessed."""
+    found = Survey()
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    for entry in entries_of(path):
+        found.has_negatives |= entry.count == 0
+        image = images.find(entry) if with_sizes and entry.points else None
+        if image is None:
+            continue
+        if image not in sizes:
+            try:
+                sizes[image] = read_size(image)[0]
+            except RowError:  # reported when its row is made
+                sizes[image] = None
+        if (size_wh := sizes[image]) is not None:
+            found.evidence.add(entry.points or (), size_wh)
+    return found
+
+
+def items_of(path: Path, images: ImageFolder, unit: PointUnit, options: Options, ledger: Ledger) -> Iterator[Item]:
+    """The rows of a file whose image is there."""
+    for entry in entries_of(path, ledger):
+        image = images.find(entry)
+        if image is None:
+            ledger.left_out["row whose image is not in the folder"] += 1
+        elif not images.is_annotated(image, entry):
+            ledger.left_out["row whose image is not the annotated one (image_sha256)"] += 1
+        else:
+            yield from _items(entry, image, unit, options, ledger)
+
+
+def _items(entry: Entry, image: Path, unit: PointUnit, options: Options, ledger: Ledger) -> Iterator[Item]:
+    whole_wh = (100, 100) if unit is PointUnit.percent else None
+    for task in options.tasks:
+        if task == "pointing" and entry.points is None and entry.count:
+            ledger.left_out["pointing row without points"] += 1
+            continue
+        points = _points(entry, image, whole_wh, ledger) if task == "counting" else entry.points or []
+        yield Item(
+            where=entry.where,
+            image=image,
+            task=task,
+            phrases=(entry.label,),
+            question=options.how_many(entry.label, task),
+            whole_wh=whole_wh,
+            points_xy=points,
+            labels=[entry.label] * len(points),
+            count=entry.count if task == "counting" else None,
+            image_id=entry.sha256 or hashlib.sha256(entry.url.encode()).hexdigest(),
+            file_name=entry.url,
+            identities=(entry.url,),
+            source_ann={"file": entry.where.partition(":")[0], "point_unit": unit.value},
+        )
+
+
+def _points(entry: Entry, image: Path, whole_wh: tuple[int, int] | None, ledger: Ledger) -> list[Point]:
+    """The points of a count: those in the image."""
+    try:
+        return points_inside(entry.points, read_size(image)[0], ledger, whole_wh) if entry.points else []
+    except RowError:  # of an image that cannot be read: told when its row is made
+        return []
+
+
+def read(
+    annotations: Annotated[list[Path], "The data set's parquet files."],
+    images_dir: Annotated[Path, "Folder of the images that were fetched."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows whose image is there.
+
+    Raises:
+        RowsError: bad input file or flag; a unit that cannot be told. RowError: a bad row, with `on_error="fail"`.
+    """
+    images = ImageFolder(images_dir, verify=options.verify_images)
+    guess = PointUnit(options.point_unit) is PointUnit.auto
+    surveys = {path: survey(path, images, with_sizes=guess) for path in annotations}
+    units = {
+        path: found.evidence.unit(path.name) if guess else PointUnit(options.point_unit)
+        for path, found in surveys.items()
+    }
+    own_negatives = options.negatives is None and any(found.has_negatives for found in surveys.values())
+    return Reading(
+        items=(item for path, unit in units.items() for item in items_of(path, images, unit, options, ledger)),
+        files=annotations,
+        facts={"point_units": ", ".join(unit.value for unit in units.values())},
+        allow_none=own_negatives or bool(options.negatives),
+    )
+
+
+convert = Converter(
+    "pixmo",
+    read,
+    tasks=("counting", "pointing"),
+    example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing",
+)

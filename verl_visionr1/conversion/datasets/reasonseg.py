@@ -1,0 +1,207 @@
+"""ReasonSeg (LISA) -> parquet rows for verl: one row for each text, a phrase or a question that needs reasoning.
+
+    visionr1 convert reasonseg ReasonSeg/train reasonseg_train.parquet
+    visionr1 convert reasonseg ReasonSeg reasonseg_val.parquet --split val
+
+As distributed: `ReasonSeg/{train,val,test}/x.jpg`, each with an `x.json` beside it, written in UTF-8 or cp1252:
+
+    {"text": ["...", ...], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
+
+Labels are taken as LISA's own reader takes them: "flag" means nothing, one with "ignore" in it is a region that is
+neither right nor wrong, all others are the target. Coordinates are pixels of the image as that reader sees it, upright
+by EXIF. The target is one box around all its polygons, since no file says whether they are one object or several;
+`--boxes polygon` makes a box of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from verl_visionr1.boxes import Box
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_bytes
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+from verl_visionr1.masks import Mask
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+class Task(str, Enum):
+    """Which rows to make."""
+
+    grounding = "grounding"
+    pointing = "pointing"
+
+
+class Boxes(str, Enum):
+    """What a box is around."""
+
+    union = "union"
+    polygon = "polygon"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Flags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/reasonseg_{task}"
+    task: Annotated[
+        Task, typer.Option(help="grounding: the box of the target; pointing: a point in it (masks are kept).")
+    ] = Task.grounding
+    boxes: Annotated[
+        Boxes, typer.Option(help="union: one box around all polygons of the target; polygon: a box around each.")
+    ] = Boxes.union
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.format_of(Task(self.task).value)
+
+
+class _Shape(msgspec.Struct):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str | None = None
+
+    @property
+    def outline(self) -> tuple[float, ...]:
+        return tuple(value for point in self.points for value in point)
+
+    @property
+    def box(self) -> Box:
+        xs, ys = zip(*self.points, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+class _Entry(msgspec.Struct):
+    text: list[str] | str
+    shapes: list[_Shape]
+    is_sentence: bool = False
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.text] if isinstance(self.text, str) else self.text
+
+
+def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
+    for path in files:
+        try:
+            yield from _items_of(path, options, ledger)
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
+    """One item for each text of a file.
+
+    Raises:
+        RowError: the file or its image cannot be used.
+    """
+    entry = _read(path, ledger)
+    targets, ignored = _shapes_of(path, entry, ledger)
+    parts = [[shape] for shape in targets] if Boxes(options.boxes) is Boxes.polygon else [targets]
+    image = _image_of(path)
+    size_wh, orientation = read_size(image)
+    for number, text in enumerate(entry.texts):
+        where = f"{path.name}: text {number}"
+        if not text.strip():
+            ledger.skip(RowError("empty text", f"{where}: is empty; remove it"))
+            continue
+        text = " ".join(text.split())
+        yield Item(
+            where=where,
+            image=image,
+            task=Task(options.task).value,
+            phrases=() if entry.is_sentence else (text,),
+            question=text if entry.is_sentence else None,
+            annotated_wh=size_wh if orientation < 5 else (size_wh[1], size_wh[0]),
+            boxes_xyxy=[_around([shape.box for shape in part]) for part in parts],
+            labels=[text] * len(parts),
+            ignore_xyxy=[shape.box for shape in ignored],
+            masks=_masks(parts, where) if Task(options.task) is Task.pointing else (),
+            image_id=path.stem,
+            file_name=image.name,
+            source_ann={"file": path.name, "text": number, "is_sentence": entry.is_sentence},
+        )
+
+
+def _read(path: Path, ledger: Ledger) -> _Entry:
+    """A file, in whichever of its two encodings."""
+    data = read_bytes(path)
+    try:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252")
+            ledger.notes["json read as cp1252: it is no UTF-8"] += 1
+        return msgspec.json.decode(text, type=_Entry)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RowError("malformed entry", f"{path}: {error}; mend it") from None
+
+
+def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape], list[_Shape]]:
+    """The target's shapes, and those to ignore."""
+    shapes = [shape for shape in entry.shapes if shape.label.lower() != "flag"]
+    ledger.notes["shape labelled flag, which means nothing"] += len(entry.shapes) - len(shapes)
+    for shape in shapes:
+        if shape.shape_type == "circle" or not shape.points:
+            reason = f"shape {shape.label!r} of type {shape.shape_type} with {len(shape.points)} points"
+            raise RowError("shape without outline", f"{path}: {reason}: needs the corners of a polygon; mend it")
+    targets = [shape for shape in shapes if "ignore" not in shape.label.lower()]
+    if not targets:
+        raise RowError("no target", f"{path}: no shape is a target; mend it, or leave it out")
+    return targets, [shape for shape in shapes if "ignore" in shape.label.lower()]
+
+
+def _image_of(path: Path) -> Path:
+    names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
+    return next((name for name in names if name.exists()), names[0])  # its opening tells that it is missing
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
+def _masks(parts: Sequence[Sequence[_Shape]], where: str) -> list[Mask]:
+    try:
+        return [Mask(polygons=tuple(shape.outline for shape in part)) for part in parts]
+    except ValueError as error:
+        raise RowError("mask malformed", f"{where}: {error}; mend or remove the shape") from None
+
+
+def read(
+    folder: Annotated[Path, "Folder of x.jpg and x.json (that of a split), or that of all splits."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of a folder of images and json files.
+
+    Raises:
+        RowsError: bad folder or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    if (folder / options.split).is_dir():
+        folder = folder / options.split
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise RowsError(f"{folder}: no json file in it; needs ReasonSeg/train, or ReasonSeg and --split")
+    items = _items(files, options, ledger)
+    return Reading(items=items, files=files, name=folder.name, allow_none=bool(options.negatives))
+
+
+convert = Converter(
+    "reasonseg",
+    read,
+    tasks=("grounding", "pointing"),
+    example="ReasonSeg/val reasonseg_val.parquet --split val",
+)

@@ -1,0 +1,300 @@
+"""RefCOCO, RefCOCO+, RefCOCOg, RefClef and gRefCOCO -> parquet rows for verl: one row for each expression.
+
+    visionr1 convert refcoco "refcoco/refs(unc).p" refcoco/instances.json train2014 refcoco_train.parquet
+    visionr1 convert refcoco "grefs(unc).json" instances.json train2014 grefcoco_val.parquet --split val
+
+As `refer` distributes them: `refs(<unc|google|umd|berkeley>).p` (or gRefCOCO's `grefs(unc).json`), `instances.json` (or
+COCO's own `instances_train2014.json`) and the folder of COCO's train2014 images. Splits: train, val, testA (people) and
+testB (others); RefCOCOg's umd: train, val, test. RefCOCOg's google split shares images between train and val.
+
+Two re-distributions of Hugging Face are read too:
+
+    visionr1 convert refcoco testA-00000-of-00001.parquet refcoco_testA.parquet --split testA
+    visionr1 convert refcoco train-00000-of-00001.parquet coco refcoco_train.parquet
+
+lmms-lab/RefCOCO(plus, g) holds the images and no train split; jxu124/refcoco(plus, g) names images below a folder of
+COCO, as `coco/train2014/...`: give the folder that holds them. Of its boxes those of `raw_anns` are taken.
+
+Files and the folder are told apart by what they are, so their order does not matter; the output comes last. All
+validation and test images lie in COCO's train2014 and train2017: make an exclusion list (`exclusion.py`) for those.
+gRefCOCO's expressions of what is not there become rows without objects; its prompts then say how to answer that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import embedded_image, find_image
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.referring import (
+    Annotation,
+    Index,
+    Instances,
+    InstancesImage,
+    Ref,
+    RefsFile,
+    Sentence,
+    four_numbers,
+    image_name,
+    in_split,
+    read_referring,
+)
+from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.vocabulary import key_of
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage
+
+_SPLIT_IN_NAME = re.compile(r"(train|val|validation|test[ABC]?)-\d+-of-\d+\.parquet")
+
+
+class Task(str, Enum):
+    """Which rows to make."""
+
+    grounding = "grounding"
+    pointing = "pointing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BoxFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/refcoco_{task}"
+    task: Annotated[
+        Task, typer.Option(help="grounding: the box of what an expression means; pointing: a point in that box.")
+    ] = Task.grounding
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.format_of(Task(self.task).value)
+
+
+# ------------------------------------------------------------------------------------------------ what was given
+
+
+@dataclass(slots=True)
+class _Given:
+    """The sources, sorted out by what they are."""
+
+    refs: list[RefsFile]
+    tables: list[Path]
+    instances: Instances | None = None
+    images_dir: Path | None = None
+
+
+def _sort_out(sources: Sequence[Path]) -> _Given:
+    given = _Given([], [])
+    for path in sources:
+        if path.is_dir():
+            if given.images_dir is not None:
+                raise RowsError(f"{given.images_dir} and {path}: two folders of images; give the one that holds them")
+            given.images_dir = path
+        elif path.suffix.lower() == ".parquet":
+            given.tables.append(path)
+        elif isinstance(content := read_referring(path), RefsFile):
+            given.refs.append(content)
+        elif given.instances is None:
+            given.instances = content
+        else:
+            raise RowsError(f"{path}: a second file of instances; convert each data set apart")
+    if given.refs and given.instances is None:
+        raise RowsError(f"{given.refs[0].name}: holds no boxes; give the instances.json that lies beside it too")
+    if given.refs and given.images_dir is None:
+        raise RowsError(f"{given.refs[0].name}: holds no images; give the folder of COCO's train2014 too")
+    if not given.refs and not given.tables:
+        raise RowsError("no file of refs is given: needs refs(...).p, grefs(unc).json or .parquet files")
+    return given
+
+
+class _Refs:
+    """The refs of the asked-for split, by image; and whether any ref, of whatever split, means nothing."""
+
+    def __init__(self, files: Sequence[RefsFile], options: Options, ledger: Ledger) -> None:
+        self.by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
+        self.some_empty = False
+        for file in files:
+            for where, ref in file.refs():
+                if isinstance(ref, RowError):
+                    ledger.skip(ref)
+                    continue
+                self.some_empty |= ref.is_empty
+                if in_split(ref.split, options.split):
+                    place = (f"{where} (ref_id {ref.ref_id})", file.name, ref)
+                    self.by_image.setdefault(key_of(ref.image_id), []).append(place)
+                else:
+                    ledger.left_out[f"ref of split {ref.split}"] += 1
+
+
+# ------------------------------------------------------------------------------------------------ what was found
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A ref, what it means, and where its image is."""
+
+    where: str
+    source: str
+    ref: Ref
+    things: Sequence[Annotation]
+    image: InstancesImage
+    path: Path | EmbeddedImage
+
+
+Read = Callable[[], _Found]
+"""Gives one, or raises a RowError."""
+
+
+def _of_refs(refs: _Refs, given: _Given) -> Iterator[Read]:
+    """The refs of refer's own files, those of one image in a row."""
+    if given.instances is None or given.images_dir is None:
+        return
+    index, images_dir = Index(given.instances), given.images_dir
+
+    def read(where: str, source: str, ref: Ref) -> _Found:
+        image = index.image_of(ref, where)
+        path = find_image(images_dir, image.name(where), where)
+        return _Found(where, source, ref, index.annotations_of(ref, where), image, path)
+
+    for places in refs.by_image.values():
+        for place in places:
+            yield partial(read, *place)
+
+
+def _of_tables(given: _Given, options: Options) -> Iterator[Read]:
+    for path in given.tables:
+        for where, record in read_records(path):
+            if isinstance(record, RowError):
+                raise RowsError(str(record))
+            if "raw_anns" in record:
+                if given.images_dir is None:
+                    raise RowsError(f"{path}: holds no images; give the folder that holds coco/train2014/...")
+                yield partial(_jxu124, where, record, path, given.images_dir)
+            elif {"answer", "bbox", "image"} <= record.keys():
+                yield partial(_lmms_lab, where, record, path, given.images_dir, options.split)
+            else:
+                reason = f"columns {', '.join(sorted(record))}: neither lmms-lab's nor jxu124's RefCOCO"
+                raise RowsError(f"{path}: {reason}; is it the right file?")
+
+
+def _jxu124(where: str, record: dict[str, Any], path: Path, images_dir: Path) -> _Found:
+    """A row of jxu124's files: a ref, with its annotation and image as JSON texts."""
+    try:
+        ref = msgspec.convert(record, Ref)
+        thing = msgspec.json.decode(record["raw_anns"], type=Annotation)
+        image = msgspec.json.decode(record["raw_image_info"], type=InstancesImage)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise RowError("malformed entry", f"{where}: {error}; is it the right file?") from None
+    where = f"{where} (ref_id {ref.ref_id})"
+    name = record.get("image_path") or image.name(where)
+    return _Found(where, path.name, ref, [thing], image, find_image(images_dir, name, where))
+
+
+def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path | None, split: str) -> _Found:
+    """A row of lmms-lab's files: a box (x, y, width, height), its image, and all its expressions."""
+    named = _SPLIT_IN_NAME.fullmatch(path.name)
+    if named and not in_split(named[1], split):
+        raise RowsError(f"{path}: by its name it holds the split {named[1]}, not {split}; give --split {named[1]}")
+    number = record.get("question_id")
+    where = f"{where} (question_id {number})"
+    name = image_name(str(record.get("file_name") or ""))
+    digits = re.search(r"_0*(\d+)\.", name)
+    sentences = [Sentence(text) for text in record["answer"] or ()]
+    ref = Ref(digits[1] if digits else "", sentences, split, str(number))
+    thing = Annotation(bbox=record["bbox"], iscrowd=record.get("iscrowd"))
+    image = embedded_image(record["image"], where, images_dir)
+    return _Found(where, path.name, ref, [thing], InstancesImage(file_name=name), image)
+
+
+# ------------------------------------------------------------------------------------------------ items
+
+
+def _items(reads: Iterable[Read], options: Options, ledger: Ledger) -> Iterator[Item]:
+    for read in reads:
+        try:
+            found = read()
+            if in_split(found.ref.split, options.split):
+                yield from _items_of(found, options, ledger)
+            else:
+                ledger.left_out[f"ref of split {found.ref.split}"] += 1
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
+    """One item for each expression of a ref.
+
+    Raises:
+        RowError: the ref cannot be used, with all its expressions.
+    """
+    where, ref = found.where, found.ref
+    written = options.convention("xywh-abs")
+    boxes = [written.as_corners(four_numbers(thing.bbox, where)) for thing in found.things]
+    size_wh = found.image.size_wh(where)
+    if not boxes and not ref.is_empty:
+        raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; mend it")
+    if boxes and ref.no_target:
+        raise RowError("ref without and with target", f"{where}: no_target, but ann_id {ref.ann_id}; mend it")
+    if isinstance(ref.ann_id, list):
+        ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)
+    if any(thing.iscrowd for thing in found.things):
+        ledger.notes["expression for what is annotated as a crowd: its box is the target"] += len(ref.sentences)
+    for sentence in ref.sentences:
+        if not sentence.text:
+            ledger.skip(RowError("empty expression", f"{where}: sent_id {sentence.sent_id} has no text; remove it"))
+            continue
+        facts = {"file": found.source, "ref_id": ref.ref_id, "sent_id": sentence.sent_id, "ann_ids": ref.annotations}
+        yield Item(
+            where=where,
+            image=found.path,
+            task=Task(options.task).value,
+            phrases=(sentence.text,),
+            annotated_wh=size_wh,
+            whole_wh=written.fixed_wh,
+            written=written,
+            boxes_xyxy=boxes,
+            labels=[sentence.text] * len(boxes),
+            image_id=str(key_of(ref.image_id)),
+            file_name=str(found.image.file_name or ""),
+            source_ann=facts,
+        )
+
+
+def read(
+    sources: Annotated[
+        list[Path], "refs(...).p or grefs(unc).json, instances.json, images folder; or .parquet files; in any order."
+    ],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of refs, or of parquet files.
+
+    Raises:
+        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    given = _sort_out(sources)
+    refs = _Refs(given.refs, options, ledger)
+    return Reading(
+        items=_items(chain(_of_refs(refs, given), _of_tables(given, options)), options, ledger),
+        files=[path for path in sources if path.is_file()],
+        allow_none=refs.some_empty if options.negatives is None else options.negatives > 0,
+    )
+
+
+convert = Converter(
+    "refcoco",
+    read,
+    tasks=("grounding", "pointing"),
+    example='"refs(unc).p" instances.json train2014 testA.parquet --split testA',
+)

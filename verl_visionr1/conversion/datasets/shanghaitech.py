@@ -1,0 +1,146 @@
+"""ShanghaiTech A and B -> parquet rows for verl: counting people in crowds, and pointing to their heads.
+
+    visionr1 convert shanghaitech ShanghaiTech/part_B shanghai_b.parquet --max-instances 200
+
+A part is a folder (`part_A`, `part_A_final`) of `train_data` and `test_data` (`--split`), each with `images/IMG_1.jpg`
+and `ground-truth/GT_IMG_1.mat` (`ground_truth` in some copies): MATLAB's `image_info{1}.location`, x and y of each
+head, counted from 1, and `.number`. Part A has 33 to 3139 people an image, part B 9 to 578: `--max-instances` says how
+many are too many. Some images are grey, and stay so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.flags import DataSource, MaxInstances
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_mat
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+PHRASES = {"counting": "person", "pointing": "head"}
+"""Task -> what is asked for: people are counted, but their heads were marked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CountFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/shanghaitech_{task}"
+    max_instances: MaxInstances = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """One annotation file and its image."""
+
+    image_id: str
+    annotation: Path
+    image: Path
+
+    @property
+    def file_name(self) -> str:
+        """With its folders: `IMG_1.jpg` is in both parts and splits."""
+        return "/".join(self.image.parts[-4:])
+
+
+def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
+    """All annotated images of a part's split, in the order of their numbers.
+
+    Raises:
+        RowsError: a folder is missing.
+    """
+    data = part / f"{split}_data"
+    truth = next((data / name for name in ("ground-truth", "ground_truth") if (data / name).is_dir()), None)
+    if truth is None or not (data / "images").is_dir():
+        raise RowsError(f"{data}: needs images/ and ground-truth/ (or ground_truth/); check the part, and --split")
+    images = {path.stem: path for path in sorted((data / "images").iterdir()) if not path.name.startswith(".")}
+    crowds = []
+    for annotation in sorted(truth.glob("GT_*.mat"), key=_natural):
+        stem = annotation.stem.removeprefix("GT_")
+        image = images.pop(stem, data / "images" / f"{stem}.jpg")  # its opening tells
+        crowds.append(Crowd(f"{part.absolute().name}/{split}_data/{stem}", annotation, image.absolute()))
+    ledger.left_out["image without an annotation file"] += len(images)
+    return crowds
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Key by which IMG_2 comes before IMG_10."""
+    return [(int(piece), "") if piece.isdecimal() else (0, piece) for piece in re.split(r"(\d+)", path.name)]
+
+
+def heads_of(annotation: Path, where: str) -> list[Point]:
+    """The heads that an annotation file marks, 0-based.
+
+    Raises:
+        RowError: it cannot be read, or holds something else.
+    """
+    try:
+        info = read_mat(annotation)["image_info"][0, 0][0, 0]
+        location, number = info["location"], int(np.asarray(info["number"]).item())
+        pairs: Any = np.asarray(location, dtype=float).reshape(-1, 2).tolist()
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        shown = f"needs image_info{{1}}.location and .number ({type(error).__name__}: {error})"
+        raise RowError("mat file of another layout", f"{where}: {shown}; is it the right file?") from None
+    if len(pairs) != number:
+        raise RowError("count and points differ", f"{where}: number is {number}, points are {len(pairs)}; mend it")
+    return [(x - 1, y - 1) for x, y in points_of(pairs, where)]
+
+
+def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Iterator[Item]:
+    """A row for each image and task."""
+    for crowd in crowds:
+        where = f"{crowd.image_id}: {crowd.annotation.name}"
+        try:
+            heads = heads_of(crowd.annotation, where)
+            size_wh, _ = read_size(crowd.image)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        for task in options.tasks:
+            points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
+            yield Item(
+                where=where,
+                image=crowd.image,
+                task=task,
+                phrases=(PHRASES[task],),
+                points_xy=points,
+                labels=[PHRASES[task]] * len(points),
+                count=len(heads) if task == "counting" else None,
+                image_id=crowd.image_id,
+                file_name=crowd.file_name,
+                source_ann={"file": crowd.annotation.name},
+            )
+
+
+def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:
+    """The rows of the parts' folders.
+
+    Raises:
+        RowsError: a missing folder or bad flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    crowds = [crowd for part in parts for crowd in crowds_of(part, options.split, ledger)]
+    return Reading(
+        items=items_of(crowds, options, ledger),
+        files=[crowd.annotation for crowd in crowds if crowd.annotation.is_file()],
+        name=", ".join(part.absolute().name for part in parts),
+        total=len(crowds) * len(options.tasks),
+    )
+
+
+convert = Converter(
+    "shanghaitech",
+    read,
+    tasks=("counting", "pointing"),
+    example="part_A part_B shanghai_test.parquet --split test --max-instances 500",
+)

@@ -1,0 +1,152 @@
+"""TallyQA -> parquet rows for verl: counting, each with a question of the data set's own.
+
+    visionr1 convert tallyqa train.json images tally_train.parquet --on-error skip
+
+`train.json` and `test.json` of TallyQA are lists of
+
+    {"answer": 4, "data_source": "imported_genome", "image": "VG_100K_2/2410408.jpg", "image_id": 92410408,
+     "issimple": false, "question": "How many headlights does the black bus have?", "question_id": 30095774}
+
+and `images` holds `VG_100K/`, `VG_100K_2/`, `train2014/` and `val2014/`, of Visual Genome and COCO 2014: lists of
+excluded images (`vg:2410408`, `coco:139`) apply. Only test.json says `issimple`. Several people answered similar
+questions: one that is there twice for an image becomes one row, and none where the answers differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.counts import record_of, text_of, whole_number
+from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.image_files import find_image, require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.files import RowError, RowsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Flags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/tallyqa"
+    simple_only: Annotated[
+        bool, typer.Option("--simple-only", help="Leave out complex questions (test.json alone says which are).")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One entry: a question about an image, and what one person answered."""
+
+    where: str
+    text: str
+    answer: int
+    image: str
+    record: Mapping[str, Any]
+
+    @property
+    def normal_text(self) -> str:
+        """The question as it is compared: its words."""
+        return " ".join(re.findall(r"\w+", self.text.lower()))
+
+
+def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, list[Question]]:
+    """Image name -> its questions, in the order of the file; each alike question once.
+
+    Raises:
+        RowsError: not a list, or no entry says whether it is simple. RowError: a bad entry, with `--on-error fail`.
+    """
+    alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
+    says_simple = False
+    for where, record in read_records(path):
+        try:
+            question = _question(where, record)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        says_simple |= "issimple" in question.record
+        if options.simple_only and question.record.get("issimple") is not True:
+            ledger.left_out["question that is not simple"] += 1
+            continue
+        alike[question.image][question.normal_text].append(question)
+    if options.simple_only and not says_simple:
+        raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
+    return {image: _once(questions, ledger) for image, questions in alike.items()}
+
+
+def _question(where: str, record: Any) -> Question:
+    record = record_of(record, where)
+    where = f"{where} (question_id {record.get('question_id')!r})"
+    text, answer = text_of(record, ["question"], where), whole_number(record.get("answer"), where)
+    return Question(where, text, answer, text_of(record, ["image"], where), record)
+
+
+def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
+    kept = []
+    for questions in alike.values():
+        if len({question.answer for question in questions}) > 1:
+            ledger.left_out["question repeated for its image with another answer"] += len(questions)
+            continue
+        kept.append(questions[0])
+        ledger.notes["question repeated for its image with the same answer"] += len(questions) - 1
+    return kept
+
+
+def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
+    """The items of all questions.
+
+    Raises:
+        RowError: an image outside the folder, with `--on-error fail`.
+    """
+    for image, of_image in questions.items():
+        try:
+            path = find_image(images_dir, image, of_image[0].where if of_image else name)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        for question in of_image:
+            kept = ("question_id", "data_source", "issimple")
+            yield Item(
+                where=question.where,
+                image=path,
+                task="counting",
+                question=question.text,
+                count=question.answer,
+                image_id=str(question.record.get("image_id", "")),
+                file_name=image,
+                source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
+            )
+
+
+def read(
+    annotations: Annotated[Path, "train.json or test.json."],
+    images_dir: Annotated[Path, "Folder that holds VG_100K, train2014, ..."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of an annotation file.
+
+    Raises:
+        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    questions = read_questions(annotations, options, ledger)
+    items = items_of(questions, images_dir, annotations.name, ledger)
+    return Reading(items=items, files=[annotations], total=sum(map(len, questions.values())))
+
+
+convert = Converter(
+    "tallyqa",
+    read,
+    tasks=("counting",),
+    example="test.json images tally_test.parquet --split test --simple-only",
+)

@@ -1,0 +1,247 @@
+"""Vision-R1's own training data (JefferyZhan/Vision-R1-Data) -> parquet rows for verl: detection and grounding.
+
+    visionr1 convert vision_r1 Vision-R1-Data vision_r1.parquet
+
+Read are the .parquet files of the Hugging Face data set, or the .arrow files that `save_to_disk` makes of it: one
+file, or the folder of them. Columns: `image` (bytes), `problem`, `solution` (JSON text `[["person", [[x1, y1, x2, y2],
+...]], ...]`, pixels of the original image), `width`, `height`, `num_instances`, `target_id_maps` (JSON text
+`{"person": 1, ...}`).
+
+A problem is in one of the three wordings of Griffon, or as Vision-R1's trainers rewrite them for Qwen; what it asks for
+(a category list: detection, one phrase: grounding) is taken out of it and asked for in our words. Categories are split
+at commas and a last "and"; where `target_id_maps` or the solution name one that is then not in the list, those names
+are taken instead. Rows without instances are kept, and all prompts say how to answer when nothing is there;
+`--negatives 0` leaves them out, as upstream does. `--max-instances 30` is upstream's filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import embedded_image
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
+from verl_visionr1.conversion.records.values import boxes_of
+from verl_visionr1.conversion.sources import files_of, read_records
+from verl_visionr1.files import RowError
+from verl_visionr1.targets import normal_label
+
+LISTS = (
+    (
+        "Examine the image for any objects from the category set. Report the coordinates of each detected object. "
+        "The category set includes ",
+        "",
+    ),
+    (
+        "Locate every item from the category list in the image and output the coordinates in JSON format. "
+        "The category set includes ",
+        "",
+    ),
+    ("Locate every instance that belongs to the following categories: '", "'. Report bbox coordinates in JSON format."),
+)
+"""What stands before and behind a category list: Griffon's words, and the two that replace them for Qwen."""
+PHRASES = (
+    ("Can you point out ", " in the image and provide the coordinates of its location?"),
+    ("Locate the exact position of ", " in the picture, if you can."),
+    ("Locate every ", " in the image and output the coordinates in JSON format."),
+)
+"""What stands before and behind one phrase: Griffon's two wordings, and the one that replaces them for Qwen."""
+Boxes = list[list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BoxFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/vision_r1_{task}"
+    keep_prompts: KeepPrompts = False
+    images_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the images, where the rows hold paths instead of bytes.")
+    ] = None
+
+
+def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
+    for path in files:
+        for where, record in read_records(path):
+            try:
+                yield _item(where, record, options, ledger)
+            except RowError as error:
+                ledger.skip(error)
+
+
+def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> Item:
+    problem = record.get("problem")
+    if not isinstance(problem, str) or not problem.strip():
+        raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; mend or remove the row")
+    problem = without_images(problem)
+    solution = _solution(where, record.get("solution"))
+    ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
+    asked = _asked(where, problem, solution, ids, options, ledger)
+    labels = [name for label, boxes in solution for name in [_label(where, label, asked, ledger)] * len(boxes)]
+    written = options.convention("xyxy-abs")
+    boxes = [written.as_corners(box) for _, some in solution for box in some]
+    if record.get("num_instances") not in (None, len(boxes)):
+        ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] += 1
+    image = record.get("image")
+    name = image.get("path") if isinstance(image, dict) else image
+    return Item(
+        where=where,
+        image=embedded_image(image, where, options.images_dir),
+        task=asked.task,
+        phrases=asked.phrases,
+        prompt=problem if options.keep_prompts else None,
+        annotated_wh=_size(where, record),
+        whole_wh=written.fixed_wh,
+        written=written,
+        boxes_xyxy=boxes,
+        labels=labels,
+        image_id=Path(path_name(name)).stem if isinstance(name, str) else "",
+        file_name=name if isinstance(name, str) else "",
+        source_ann={"entry": where},
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what is asked for
+
+
+class _Asked(NamedTuple):
+    """A task, and the category list or the one phrase."""
+
+    task: str
+    phrases: tuple[str, ...]
+
+
+def _asked(
+    where: str,
+    problem: str,
+    solution: Sequence[tuple[str, Boxes]],
+    ids: Mapping[str, int],
+    options: Options,
+    ledger: Ledger,
+) -> _Asked:
+    for before, behind in LISTS:
+        if (listed := between(problem, before, behind)) is not None:
+            named = [*sorted(ids, key=lambda name: ids[name]), *(label for label, _ in solution)]
+            return _Asked("detection", _categories(where, listed, named, ledger))
+    for before, behind in PHRASES:
+        if (phrase := between(problem, before, behind)) is not None:
+            return _Asked("grounding", (phrase,))
+    if options.keep_prompts and ids:
+        return _Asked("detection" if len(ids) > 1 else "grounding", tuple(sorted(ids, key=lambda name: ids[name])))
+    advice = "mend it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
+    raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} is in none of the known wordings; {advice}")
+
+
+def between(text: str, before: str, behind: str) -> str | None:
+    """What stands between two texts; None where they do not stand around it, or nothing is left.
+
+    >>> between("Locate the exact position of a cat in the picture, if you can.", *PHRASES[1])
+    'a cat'
+    """
+    if not text.startswith(before) or not text.endswith(behind):
+        return None
+    return text[len(before) : len(text) - len(behind)].strip() or None
+
+
+def split_list(listed: str) -> list[str]:
+    """The names of a list in words.
+
+    >>> split_list("person, traffic light and dog.")
+    ['person', 'traffic light', 'dog']
+    """
+    *names, last = listed.removesuffix(".").split(",")
+    first, is_list, second = last.rpartition(" and ") if not last.startswith(" and ") else ("", "", last[5:])
+    names += [first, second] if is_list else [second]
+    return [name.strip() for name in names if name.strip()]
+
+
+def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -> tuple[str, ...]:
+    """The category list: as the problem's words have it, unless that splits a name that is known."""
+    names = list(dict.fromkeys(split_list(listed)))
+    known = {normal_label(name) for name in names}
+    if all(normal_label(name) in known for name in named):
+        return tuple(names)
+    apart = [name.strip() for name in listed.removesuffix(".").split(",")]  # "bow and arrow" at the end
+    if all(normal_label(name) in set(map(normal_label, apart)) for name in named):
+        return tuple(dict.fromkeys(apart))
+    missing = next(name for name in named if normal_label(name) not in known)
+    if normal_label(missing) not in normal_label(listed):
+        reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
+        raise RowError("category not asked for", f"{where}: {reason}; mend it")
+    ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
+    once: dict[str, str] = {}
+    for name in named:
+        once.setdefault(normal_label(name), name)
+    return tuple(once.values())
+
+
+def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:
+    """A label as the prompt has it."""
+    for phrase in asked.phrases:
+        if normal_label(phrase) == normal_label(label):
+            return phrase
+    if asked.task == "grounding":
+        ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
+        return asked.phrases[0]
+    raise RowError("category not asked for", f"{where}: solution has label {label!r}, which is not asked for; mend it")
+
+
+# ------------------------------------------------------------------------------------------------ columns
+
+
+def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
+    """A column that holds JSON text, or what it stands for.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    try:
+        return msgspec.json.decode(value, type=type) if isinstance(value, str) else msgspec.convert(value, type)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise RowError("malformed entry", f"{where}: {column} {str(value)[:80]!r}: {error}; mend it") from None
+
+
+def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
+    pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, Any]])
+    return [(label, boxes_of(f"{where}: solution of {label!r}", boxes) or []) for label, boxes in pairs]
+
+
+def _size(where: str, record: Mapping[str, Any]) -> tuple[int, int]:
+    width, height = (record.get(side) for side in ("width", "height"))
+    try:
+        size_wh = (int(width), int(height))  # pyright: ignore[reportArgumentType] - anything else is refused
+    except (TypeError, ValueError, OverflowError):
+        size_wh = (0, 0)
+    if min(size_wh) < 1:
+        raise RowError("image without size", f"{where}: width and height {(width, height)}: need positive numbers")
+    return size_wh
+
+
+def read(
+    source: Annotated[Path, "A .parquet or .arrow file, or their folder."], options: Options, ledger: Ledger
+) -> Reading:
+    """The rows of the data set's files.
+
+    Raises:
+        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
+    """
+    files = files_of(source, (".parquet", ".arrow"), options.split)
+    return Reading(items=_items(files, options, ledger), files=files, allow_none=options.negatives != 0)
+
+
+convert = Converter(
+    "vision_r1",
+    read,
+    tasks=("detection", "grounding"),
+    example="Vision-R1-Data vision_r1.parquet --negatives 0",
+)

@@ -1,0 +1,260 @@
+"""Visual Genome's region descriptions -> parquet rows for verl: grounding of phrases.
+
+    visionr1 convert visual_genome region_descriptions.json images vg.parquet --image-data image_data.json \\
+        --limit 50000 --on-error skip
+
+On disk: `region_descriptions.json` and `image_data.json` as distributed (versions 1.0 to 1.4), and one folder that
+holds `VG_100K/` and `VG_100K_2/` (the two image archives), or their images side by side. Regions are whole-pixel xywh
+in the frame of Visual Genome's own image files: about half of the images are COCO's too, but at another resolution, so
+COCO's copies are refused.
+
+`image_data.json` tells in which of the two folders an image lies, its size, and its number in COCO (`coco_id`), by
+which exclusion lists against COCO-based test sets know it. Without it the folders are searched, sizes are read from
+the files, and a list that names COCO images is refused.
+
+Workers described each region on its own: a phrase ("a window") often fits several regions of its image, and by default
+such phrases are left out. Whether other objects fit a phrase that nobody wrote twice is not known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from verl_visionr1.boxes import Box, iou
+from verl_visionr1.conversion.coco_json import decoded
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import BoxFlags, DataSource
+from verl_visionr1.conversion.image_files import find_image, require_images
+from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.sources import read_json
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import normal_label
+
+FOLDERS = ("VG_100K", "VG_100K_2")
+_REGIONS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Repeats(str, Enum):
+    """What becomes of a phrase that several regions of an image have."""
+
+    drop = "drop"
+    merge = "merge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BoxFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/visual_genome"
+    repeats: Annotated[
+        Repeats,
+        typer.Option(help="A phrase of several regions of an image: drop it, or merge them into a row of many boxes."),
+    ] = Repeats.drop
+    same_iou: Annotated[
+        float,
+        typer.Option(help="Regions of one phrase that overlap from here on are one object: the first is taken."),
+    ] = 0.7
+
+    image_data: Annotated[
+        Path | None,
+        typer.Option(help="image_data.json: folder, size and COCO number of each image.", show_default=False),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.same_iou <= 1:
+            raise RowsError(f"--same-iou {self.same_iou}: needs an IoU above 0, at most 1")
+
+
+class ImageData(msgspec.Struct, gc=False):
+    """An entry of image_data.json; version 1.0 calls the number `id`."""
+
+    image_id: int | None = None
+    id: int | None = None
+    url: str = ""
+    width: int | None = None
+    height: int | None = None
+    coco_id: int | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The image's number."""
+        return self.id if self.image_id is None else self.image_id
+
+
+class _ImageRegions(msgspec.Struct, gc=False):
+    """An entry of region_descriptions.json; the regions stay undecoded, so that a bad one costs only itself."""
+
+    regions: msgspec.Raw
+    image_id: int | None = None
+    id: int | None = None
+
+
+class _Region(msgspec.Struct, gc=False):
+    phrase: str
+    x: float
+    y: float
+    width: float
+    height: float
+    region_id: int | None = None
+
+    def corners(self, written: Convention) -> Box:
+        """Its box; `written`: what x, y, width and height are."""
+        x1, y1, x2, y2 = written.as_corners((self.x, self.y, self.width, self.height))
+        return x1, y1, x2, y2
+
+
+def _read_image_data(path: Path) -> dict[int, ImageData]:
+    entries: list[ImageData] = read_json(path, list[ImageData])
+    return {entry.number: entry for entry in entries if entry.number is not None}
+
+
+def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None, path: Path | None) -> None:
+    """Refuse a list of COCO images where nothing says which images are COCO's: it would leave nothing out."""
+    if "coco" not in options.excluded.collections:
+        return
+    named = f"--exclude-image-ids {options.exclude_image_ids}: names COCO images"
+    if images is None:
+        raise RowsError(f"{named}, which only image_data.json knows; add --image-data")
+    if all(entry.coco_id is None for entry in images.values()):
+        raise RowsError(f"{named}, and no entry of {path} has a coco_id; take Visual Genome's own image_data.json")
+
+
+# ---------------------------------------------------------------------------------------------- items
+
+
+def _items(
+    path: Path, images: Mapping[int, ImageData] | None, images_dir: Path, options: Options, ledger: Ledger
+) -> Iterator[Item]:
+    decode = msgspec.json.Decoder(_ImageRegions).decode
+    for number, raw in enumerate(read_json(path, list[msgspec.Raw])):
+        where = f"{path.name}: entry {number}"
+        try:
+            entry = decoded(decode, raw, where)
+            image_id = entry.id if entry.image_id is None else entry.image_id
+            if image_id is None:
+                raise RowError("image without id", f"{where}: needs an image_id or id; mend it")
+            where = f"{where} (image {image_id})"
+            image = _image(image_id, images, images_dir, where)
+            found = _regions(entry.regions, where, ledger)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        yield from _items_of_image(found, where, image, options, ledger)
+
+
+def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
+    """What all items of an image have in common."""
+    if images is None:
+        names = [f"{folder}/{image_id}.jpg" for folder in FOLDERS]
+        file_name = next((name for name in names if os.path.exists(images_dir / name)), names[0])
+        path = find_image(images_dir, file_name, where)
+        return {"image": path, "image_id": str(image_id), "file_name": file_name}
+    entry = images.get(image_id)
+    if entry is None:
+        raise RowError("unknown image_id", f"{where}: is not in image_data.json; take the file of the same version")
+    file_name = "/".join(entry.url.split("/")[-2:])  # https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg
+    if not file_name or entry.width is None or entry.height is None:
+        raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; mend it")
+    return {
+        "image": find_image(images_dir, file_name, where),
+        "image_id": str(image_id),
+        "file_name": file_name,
+        "annotated_wh": (entry.width, entry.height),
+        "identities": () if entry.coco_id is None else (f"coco:{entry.coco_id}",),
+    }
+
+
+def _regions(raw: msgspec.Raw, where: str, ledger: Ledger) -> list[_Region]:
+    decode = msgspec.json.Decoder(_Region).decode
+    regions: list[_Region] = []
+    for number, region in enumerate(decoded(_REGIONS.decode, raw, f"{where}: regions")):
+        try:
+            regions.append(decoded(decode, region, f"{where}: regions[{number}]"))
+        except RowError as error:
+            ledger.skip(error)
+    return regions
+
+
+def _items_of_image(
+    regions: list[_Region], where: str, image: dict[str, Any], options: Options, ledger: Ledger
+) -> Iterator[Item]:
+    """One item for each phrase, in the order of their first regions."""
+    written = options.convention("xywh-abs")
+    by_phrase: dict[str, list[_Region]] = {}
+    for region in regions:
+        by_phrase.setdefault(normal_label(_shown(region.phrase)), []).append(region)
+    for group in by_phrase.values():
+        objects = _objects([it.corners(written) for it in group], options.same_iou)
+        ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
+        if len(objects) > 1 and options.repeats == Repeats.drop:
+            ledger.left_out["phrase that several regions of its image have"] += 1
+            continue
+        phrase = _shown(group[0].phrase)
+        yield Item(
+            where=f"{where}: region {group[0].region_id} {phrase!r}",
+            task="grounding",
+            phrases=(phrase,),
+            whole_wh=written.fixed_wh,
+            written=written,
+            boxes_xyxy=objects,
+            labels=[phrase] * len(objects),
+            source_ann={"region_ids": [region.region_id for region in group]},
+            **image,
+        )
+
+
+def _objects(boxes: list[Box], same_iou: float) -> list[Box]:
+    """Boxes of one phrase without those that lie on an earlier one."""
+    objects: list[Box] = []
+    for box in boxes:
+        if not any(box == other or iou(box, other) >= same_iou for other in objects):
+            objects.append(box)
+    return objects
+
+
+def _shown(phrase: str) -> str:
+    """A phrase as it is asked for: without surplus blanks and the full stop that some workers wrote.
+
+    >>> _shown(" a cat  sitting on a table. ")
+    'a cat sitting on a table'
+    """
+    return " ".join(phrase.split()).rstrip(" .")
+
+
+def read(
+    regions: Annotated[Path, "region_descriptions.json."],
+    images_dir: Annotated[Path, "Folder of VG_100K and VG_100K_2."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of region descriptions, which are decoded image by image, as rows are written.
+
+    Raises:
+        RowsError: bad input file or flag; an exclusion list of COCO images without what knows them. RowError: a bad
+            region, with `on_error="fail"`.
+    """
+    require_images(images_dir)
+    image_data = options.image_data
+    images = None if image_data is None else _read_image_data(image_data)
+    _check_exclusion(options, images, image_data)
+    items = _items(regions, images, images_dir, options, ledger)
+    return Reading(items=items, files=[regions, *filter(None, [image_data])])
+
+
+convert = Converter(
+    "visual_genome",
+    read,
+    tasks=("grounding",),
+    example="region_descriptions.json images vg.parquet --image-data image_data.json --limit 50000 --on-error skip",
+)

@@ -1,0 +1,291 @@
+"""Pascal VOC xml -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
+
+    cd VOCdevkit/VOC2012
+    visionr1 convert voc Annotations JPEGImages voc_train.parquet --split train
+
+    VOCdevkit/VOC2012/Annotations/2007_000027.xml      one an image
+                      JPEGImages/2007_000027.jpg       of the same name
+                      ImageSets/Main/{train,val,trainval,test}.txt
+
+Where `ImageSets/Main` lies beside the folder of xml files, `--split` names one of its lists, or `--image-list` gives
+another; where not (LabelImg, Roboflow: xml files may lie among the images), all xml files are taken.
+
+VOC counts pixels from 1 and its boxes hold their last pixel: xmin and ymin are shifted by one. LabelImg, CVAT and
+Roboflow write VOC's xml with edges counted from 0, and nothing in the file says so: give `--zero-based`. (A 0 among the
+numbers of a file that is read as VOC's own is noted.) Objects marked difficult are regions to ignore, as VOC's own
+evaluation takes them; the boxes of `<part>`s (head, hand, foot) are no objects. An image is known by the name of its
+xml; `<filename>`, which tools leave wrong, counts where no image has that name, and a missing size is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, NamedTuple
+from xml.etree.ElementTree import Element
+
+import typer
+
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.folders import files_in, read_names
+from verl_visionr1.conversion.image_files import find_image
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.sources import read_lines, read_xml
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once, visible_form
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/voc_{task}"
+    zero_based: Annotated[
+        bool, typer.Option("--zero-based", help="The xml is of LabelImg, CVAT or Roboflow: edges counted from 0.")
+    ] = False
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the category names, one a line, in the order to ask. Default: those met in the split, sorted."
+        ),
+    ] = None
+    image_list: Annotated[
+        Path | None, typer.Option(help="List of images, an id a line, instead of ImageSets/Main/<split>.txt.")
+    ] = None
+
+
+class _Object(NamedTuple):
+    """An `<object>`; its corners as VOC writes them, or None where they are no numbers."""
+
+    number: int
+    name: str
+    corners: list[float] | None
+    is_difficult: bool
+    written: str
+
+
+@dataclass(slots=True)
+class _Folders:
+    """The images, by their names without suffix; by which xml each was taken, and those that two have taken."""
+
+    images_dir: Path
+    by_stem: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    taken_by: dict[Path, str] = field(default_factory=dict)
+    contested: set[Path] = field(default_factory=set)
+
+
+# ---------------------------------------------------------------------------------------------- which files
+
+
+class Listing(NamedTuple):
+    """Names of xml files, relative to their folder; and whether they are all that it holds."""
+
+    names: list[str]
+    is_whole: bool
+
+
+def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
+    """The xml files of the split, in the order of its list.
+
+    Raises:
+        RowsError: no such folder, no xml in it, no such list, or a list of one category (ids with 1, 0 or -1).
+        RowError: an id without an xml file in the folder, where the ledger's policy is to fail.
+    """
+    found = files_in(annotations, (".xml",))
+    if not found:
+        raise RowsError(f"{annotations}: no xml file in it; check ANNOTATIONS")
+    path = options.image_list or _list_of_split(annotations, options.split)
+    if path is None:
+        return Listing(found, is_whole=True)
+    known = set(found)
+    names: dict[str, None] = {}
+    for line in map(str.strip, read_lines(path)):
+        if re.fullmatch(r"\S+\s+(-1|0|1)", line):
+            raise RowsError(f"{path}: {line!r}: a list of one category's images; give that of the whole split")
+        name = line.strip('"') + ".xml"
+        if name in known:
+            ledger.notes["image listed again"] += name in names
+            names[name] = None
+        else:
+            message = f"{path.name}: {line!r}: no {name} in {annotations}; mend the list, or fetch the file"
+            ledger.skip(RowError("xml file missing", message))
+    return Listing(list(names), is_whole=False)
+
+
+def _list_of_split(annotations: Path, split: str) -> Path | None:
+    folder = annotations.absolute().parent / "ImageSets" / "Main"
+    if not folder.is_dir():
+        return None
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        lists = [it.stem for it in sorted(folder.glob("*.txt")) if "_" not in it.stem]  # not aeroplane_train
+        raise RowsError(f"{folder}: no {path.name}; give --split one of {', '.join(lists)}, or --image-list")
+    return path
+
+
+def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: Ledger) -> Path:
+    """The image of an xml file: the one of its name, else the one that it names.
+
+    Raises:
+        RowError: none, or two of that name, or one that another xml has taken.
+    """
+    own = folders.by_stem.get(stem, [])
+    named = PureWindowsPath(filename).name  # takes both / and \\ for separators
+    if len(own) > 1:
+        own = [name for name in own if os.path.basename(name) == named] or own
+    if len(own) > 1:
+        raise RowError("two images of one name", f"{where}: image {' or '.join(own)}? Rename one, and its xml")
+    if own:
+        path = folders.images_dir.absolute() / own[0]
+        if filename and named != path.name:
+            ledger.notes["xml whose <filename> is another: image taken by the name of the xml"] += 1
+    else:
+        path = find_image(folders.images_dir, filename or stem, where)
+        if not path.is_file():
+            reason = f"no image {stem}.* nor one of its <filename> {filename!r} in {folders.images_dir}"
+            raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
+    if path in folders.taken_by:
+        folders.contested.add(path)
+        reason = f"its image {path.name} is that of {folders.taken_by[path]}, too"
+        raise RowError("two xml files of one image", f"{where}: {reason}; remove one of them")
+    folders.taken_by[path] = where
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- what is in them
+
+
+def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
+    """Read and check the listed xml files.
+
+    Raises:
+        RowsError: no such folder of images, or no category. RowError: a bad file or object, where the ledger's policy
+            is to fail.
+    """
+    folders = _Folders(images_dir)
+    for name in files_in(images_dir):
+        folders.by_stem[os.path.splitext(name)[0]].append(name)
+    read: list[tuple[AnnotatedImage, list[_Object]]] = []
+    for name in listing.names:
+        try:
+            root = read_xml(annotations / name)
+            if root.tag != "annotation":
+                raise RowError("not VOC xml", f"{name}: its root is <{root.tag}>, needs <annotation>; is it VOC's?")
+            stem = os.path.splitext(name)[0]
+            path = _image_of(stem, _text(root, "filename"), name, folders, ledger)
+            file_name = os.path.relpath(path, images_dir.absolute()).replace(os.sep, "/")
+            if options.excluded.holds(stem, file_name):
+                ledger.left_out["image on the exclusion list"] += 1
+                continue
+            read.append((AnnotatedImage(stem, file_name, path, _size_of(root, path, name, ledger)), []))
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        _read_objects(root, name, read[-1][1], ledger)
+    contested = [entry for entry, _ in read if entry.path in folders.contested]
+    ledger.left_out["image of two xml files"] += len(contested)
+    read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
+    if listing.is_whole:
+        stems = {os.path.splitext(name)[0] for name in listing.names}
+        unnamed = [name for stem, group in folders.by_stem.items() if stem not in stems for name in group]
+        taken = {path.name for path in folders.taken_by}
+        ledger.notes["image without an xml file"] += sum(os.path.basename(name) not in taken for name in unnamed)
+    return _in_columns(annotations.absolute().name, read, options, ledger)
+
+
+def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int, int]:
+    """The size that the boxes are drawn in: the file's, where the xml gives none (0, or no number)."""
+    width, height = (_number(_text(root, f"size/{side}")) for side in ("width", "height"))
+    if width and height and width >= 1 and height >= 1:
+        return int(width), int(height)
+    size_wh, orientation = read_size(path)
+    if orientation != 1:
+        reason = f"no <size>, and {path.name} has EXIF orientation {orientation}"
+        raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add the size")
+    ledger.notes["xml without the image's size: size taken from the image"] += 1
+    return size_wh
+
+
+def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger) -> None:
+    for number, element in enumerate(root.findall("object"), 1):  # not iter(): a <part> has a <bndbox> of its own
+        texts = [_text(element, f"bndbox/{corner}") for corner in CORNERS]  # by name: the order varies
+        written = ", ".join(f"{corner} {text or 'missing'}" for corner, text in zip(CORNERS, texts, strict=True))
+        name = _text(element, "name")
+        if not name:
+            message = f"{where}: object {number} ({written}): has no <name>; mend it"
+            ledger.skip(RowError("object without a name", message))
+            continue
+        numbers = [_number(text) for text in texts]
+        corners = [value for value in numbers if value is not None]
+        is_difficult = _text(element, "difficult").lower() in ("1", "true")
+        into.append(_Object(number, name, corners if len(corners) == 4 else None, is_difficult, written))
+
+
+def _text(element: Element, path: str) -> str:
+    """The text of an element below another, on one line; empty where it is missing."""
+    return " ".join(element.findtext(path, "").split())
+
+
+def _number(text: str) -> float | None:
+    """A finite number; VOC 2012 holds some that are not whole."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _in_columns(
+    name: str, read: list[tuple[AnnotatedImage, list[_Object]]], options: Options, ledger: Ledger
+) -> Annotations:
+    """The objects as columns; VOC's corners become edges counted from 0."""
+    met = sorted({it.name for _, objects in read for it in objects})
+    names, _ = named_once(read_names(options.names) if options.names else met, ledger)
+    place_of = {visible_form(known): place for place, known in enumerate(names)}
+    boxes = options.box_check(name, options.convention("xyxy-abs"))
+    columns = Columns(name, names, ledger, boxes, keeps_marked=options.keeps_marked)
+    shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
+    for entry, objects in read:
+        image = columns.add_image(entry)
+        for it in objects:
+            where = f"{entry.image_id}.xml object {it.number}"
+            box = it.corners and [it.corners[0] - shift, it.corners[1] - shift, *it.corners[2:]]
+            if shift and box and min(box) < 0:
+                ledger.notes["box that begins before VOC's first pixel, 1: by LabelImg or CVAT? (--zero-based)"] += 1
+            place = place_of.get(visible_form(it.name))
+            if place is not None:
+                columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)
+            else:
+                reason = f"{where}: name {it.name!r} is not in {options.names}"
+                ledger.skip(RowError("unknown name", f"{reason}; add it there, or mend the xml"))
+    return columns.finish()
+
+
+def read(
+    annotations: Annotated[Path, "Folder of xml files."],
+    images_dir: Annotated[Path, "Folder of images; may be the same."],
+    options: Options,
+    ledger: Ledger,
+) -> Reading:
+    """The rows of a folder of xml files; raises as `listed_xml` and `read_voc`."""
+    listing = listed_xml(annotations, options, ledger)
+    data = read_voc(annotations, listing, images_dir, options, ledger)
+    files = [path for path in (options.names, options.image_list) if path is not None]
+    return plan_reading(data, options, ledger, [*files, *(annotations / name for name in listing.names)])
+
+
+convert = Converter(
+    "voc",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="VOC2012/Annotations VOC2012/JPEGImages voc_val.parquet --split val",
+)

@@ -1,0 +1,235 @@
+"""YOLO label files -> parquet rows for verl: detection (a category list), grounding, counting (one phrase).
+
+    visionr1 convert yolo data.yaml yolo_train.parquet --split train
+    visionr1 convert yolo obj.names yolo_train.parquet --images train.txt
+
+    data.yaml                  names (a list or a dictionary); train, val, test: folders of images, or lists of them
+    images/train/a.jpg         Ultralytics; train/images/a.jpg (Roboflow)
+    labels/train/a.txt                      train/labels/a.txt
+    obj_train_data/a.jpg, .txt darknet, CVAT: without a folder `images`, labels lie beside the images
+
+A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, of which the bounding box is taken), in
+fractions of the image as a viewer shows it, after its EXIF orientation. Where data.yaml has `kpt_shape`, key points
+follow the box and are not taken for a polygon. An image without a label file holds nothing (`--min-instances 0` or
+`--negatives` ask for it); a set in which no image has one is refused.
+
+Paths in data.yaml are relative to its `path`, and that to the yaml's folder; where it is not there (`path` is often of
+another machine), to the yaml's folder itself. Roboflow's `../train/images` is found without its `../`. Lines of a list
+may not lead out of its folder or the data set's: absolute paths are looked for there by their end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.flags import DataSource
+from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.image_files import find_below, find_image
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.sources import read_bytes, read_lines
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
+from verl_visionr1.conversion.yolo_yaml import Description, describe
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VocabularyFlags):
+    """The command's flags; `--help` explains each."""
+
+    data_source: DataSource = "visionr1/yolo_{task}"
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."),
+    ] = None
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of label files. Default: images/ in a path becomes labels/.")
+    ] = None
+
+
+class _Listed(NamedTuple):
+    """An image of the split: where it is, its name for the set, where its labels must be."""
+
+    path: Path
+    file_name: str
+    labels: Path
+
+
+# ---------------------------------------------------------------------------------------------- which images
+
+
+def _of_split(described: Description, options: Options, ledger: Ledger) -> Iterator[_Listed]:
+    """The images of the split, each once."""
+    seen: set[Path] = set()
+    for images in described.images:
+        paths = _in_list(images, described.root, ledger) if images.is_file() else _in_folder(images)
+        for path, name in paths:
+            if path in seen:
+                ledger.notes["image listed again"] += 1
+                continue
+            seen.add(path)
+            file_name = os.path.relpath(path, described.root.absolute()).replace(os.sep, "/")
+            if file_name.startswith(".."):
+                file_name = name
+            yield _Listed(path, file_name, _labels_of(path, name, options.labels))
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    root = folder.absolute()
+    for name in files_in(folder):
+        yield root / name, name
+
+
+def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
+    """(path, name) of each line of a list: below the list's folder or the data set's, or where its end is found."""
+    for name in map(str.strip, read_lines(path)):
+        try:
+            found = find_below(path.parent, name) or find_below(root, name)
+            yield found or find_image(path.parent, name, f"{path.name}: {name!r}"), path_name(name)
+        except RowError as error:
+            ledger.skip(error)
+
+
+def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
+    """The label file of an image: in a given folder, or by YOLO's rule (the last `images` becomes `labels`)."""
+    if folder is not None:
+        return find_below(folder, f"{os.path.splitext(name)[0]}.txt") or folder / f"{image.stem}.txt"
+    folders, found, rest = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
+    path = Path(f"{folders}{os.sep}labels{os.sep}{rest}") if found else Path(rest)
+    return find_below(path.parent, path.name) or path
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def read_yolo(
+    name: str, described: Description, listed: list[_Listed], options: Options, ledger: Ledger
+) -> Annotations:
+    """Read and check the label files of some images.
+
+    Args:
+        name: of the source, for messages.
+
+    Raises:
+        RowsError: no image, none that has a label file, or no category. RowError: a bad line or image, where the
+            ledger's policy is to fail.
+    """
+    if not listed:
+        raise RowsError(f"{', '.join(map(str, described.images))}: no image there; check the paths")
+    if not any(it.labels.is_file() for it in listed):
+        reason = f"none of {len(listed)} images has a label file, as {listed[0].labels} would be"
+        raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
+    names, places = named_once(list(described.names.values()), ledger)
+    place_of = dict(zip(described.names, places, strict=True))
+    columns = Columns(name, names, ledger, options.box_check(name, options.convention("cxcywh-norm1")))
+    for it in listed:
+        image_id = it.path.stem
+        if options.excluded.holds(image_id, it.file_name):
+            ledger.left_out["image on the exclusion list"] += 1
+            continue
+        try:
+            lines = _lines(it.labels)
+            (width, height), orientation = read_size(it.path)
+        except RowError as error:
+            ledger.skip(error)
+            continue
+        upright_wh = (width, height) if orientation < 5 else (height, width)
+        image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
+        ledger.notes["image without a label file: nothing in it"] += lines is None
+        for number, line in lines or ():
+            try:
+                where = f"{it.labels.parent.name}/{it.labels.name} line {number}"
+                _add_line(columns, image, place_of, where, line, described.key_points)
+            except RowError as error:
+                ledger.skip(error)
+    _note_unused(listed, ledger)
+    return columns.finish()
+
+
+def _lines(path: Path) -> list[tuple[int, str]] | None:
+    """The non-empty lines of a label file, counted from 1; None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise RowError("label file unreadable", f"{path}: no text: {error}; fetch it again") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _add_line(
+    columns: Columns, image: int, place_of: dict[int, int], where: str, line: str, key_points: int | None
+) -> None:
+    shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
+    first, *others = line.split()
+    kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
+    if kind is None:
+        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it")
+    if kind not in place_of:
+        numbers = f"{min(place_of)} to {max(place_of)}"
+        raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
+    place = place_of[int(kind)]
+    needed = "needs numbers with blanks between"
+    box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
+    if box is None and len(values) == len(others):
+        needed = f"{len(values) + 1} numbers: needs class cx cy w h, or class and three or more points"
+        if key_points is not None:
+            needed = f"{len(values) + 1} numbers: needs class cx cy w h and {key_points} numbers of key points"
+    if box is None:
+        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; mend it"), written=shown)
+    else:
+        columns.add(image, place, box, where, written=shown)
+
+
+def _number(text: str) -> float | None:
+    """A number; None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _box(values: list[float], key_points: int | None, convention: Convention) -> list[float] | None:
+    """A line's box as it is written, or that of its polygon; None where it has another number of numbers."""
+    if len(values) == 4 or (key_points is not None and len(values) == 4 + key_points):
+        return values[:4]
+    if key_points is not None or len(values) < 6 or len(values) % 2:
+        return None
+    xs, ys = values[::2], values[1::2]
+    return convention.as_written([min(xs), min(ys), max(xs), max(ys)])
+
+
+def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
+    """Count label files beside those that were read, whose images are not there."""
+    used = {it.labels for it in listed}
+    folders = {it.labels.parent for it in listed} - {it.path.parent for it in listed}
+    files = (path for folder in sorted(folders) for path in folder.glob("*.txt") if path.name != "classes.txt")
+    ledger.notes["label file of no image of the split"] += sum(path not in used for path in files)
+
+
+def read(
+    source: Annotated[Path, "data.yaml, or a file of names, one a line."], options: Options, ledger: Ledger
+) -> Reading:
+    """The rows of a data set's description; raises as `describe` and `read_yolo`."""
+    described = describe(source, options.split, options.images)
+    listed = list(_of_split(described, options, ledger))
+    data = read_yolo(source.name, described, listed, options, ledger)
+    return plan_reading(data, options, ledger, [source, *(it.labels for it in listed if it.labels.is_file())])
+
+
+convert = Converter(
+    "yolo",
+    read,
+    tasks=("detection", "grounding", "counting"),
+    example="coco128/data.yaml yolo_train.parquet --task grounding",
+)

@@ -1,0 +1,271 @@
+"""Evaluation files -> a list of their images, for `--exclude-image-ids`: what is tested on is not trained on.
+
+    visionr1 convert exclusion refcoco_tests.txt "refcoco/refs(unc).p" "refcocog/refs(umd).p" \\
+        --split val --split test
+    visionr1 convert coco instances_train2017.json train2017 coco.parquet --exclude-image-ids refcoco_tests.txt
+
+Reads refs pickles and grefs json; COCO and LVIS json; records with an image column or id (.json, .jsonl, .odgt, .csv,
+.tsv, .parquet, .arrow); lists of names by split (FSC-147); parquet that our converters wrote; folders of images; other
+lists (.txt). `--split` applies to entries that say their split; "test" is testA and testB too.
+
+The list holds identities (`coco:139`, `vg:2410408`) where a name tells one, else whole URLs or file names with the
+folders that the source says, else plain ids, which are compared with a data set's own ids: `--collection coco` says
+that plain numbers are COCO's. `a/b.jpg` holds `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the
+list holds them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import pyarrow as pa
+import typer
+
+from verl_visionr1.conversion.folders import IMAGE_SUFFIXES, files_in
+from verl_visionr1.conversion.identity import (
+    identity_of_name,
+    normal_image_id,
+    path_name,
+    read_exclusion,
+    without_comment,
+)
+from verl_visionr1.conversion.referring import PICKLES, in_any_split
+from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
+from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.rows import open_parquet
+
+NAMES = (
+    *("file_name", "filename", "image_filename", "img_filename", "image_name", "image_path", "img_path", "filepath"),
+    *("coco_url", "image_url", "url", "image", "img", "images", "path"),
+)
+"""Keys under which records name an image, the likelier first."""
+IDS = ("image_id", "img_id", "ImageID", "id", "ID")
+"""Keys under which records number an image; the last two only where they cannot be a question's."""
+QUESTIONS = ("question", "problem", "conversations", "messages", "instruction", "prompt")
+"""Keys of records that are questions."""
+COLLECTIONS = {"coco_id": "coco", "cocoid": "coco"}
+"""Keys whose number is of a known collection."""
+LISTS = ("images", "scenes", "annotations", "questions", "data")
+"""Where a JSON object keeps its records; the first that is there counts."""
+
+_LONGEST_NAME = 1000  # what is longer is an image in base64
+Entry = tuple[str, ...]
+"""One image: what it is known by."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What one file holds.
+
+    Attributes:
+        entries: its images, each once.
+        splits: those that its entries name.
+    """
+
+    name: str
+    entries: dict[Entry, None] = field(default_factory=dict)
+    splits: dict[str, None] = field(default_factory=dict)
+
+    def ids(self) -> list[str]:
+        """All that its images are known by, in order."""
+        return sorted({name for entry in self.entries for name in entry}, key=_order)
+
+
+def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collection: str = "") -> list[str]:
+    """Write the list of all images of some files; returns a line for each file.
+
+    Args:
+        splits: of entries that say theirs, only those of these; none: all.
+        collection: what plain numbers are of.
+
+    Raises:
+        RowsError: a file that cannot be read, in which an image is not named, or without an entry of the splits.
+    """
+    if out.suffix != ".txt":
+        raise RowsError(f"{out}: the list comes first; needs a name that ends in .txt")
+    lines, written = [], set[str]()
+    report = []
+    for path in sources:
+        found = images_of(path, splits, collection)
+        chosen = f" split {', '.join(splits)}" if splits and found.splits else ""
+        new = [name for name in found.ids() if name not in written]
+        written.update(new)
+        title = f"from {found.name}{chosen}: {len(found.entries)} images"
+        lines += [f"# {title}", *map(_checked, new)]
+        report.append(f"{title}, {len(new)} lines")
+    write_whole(out, "".join(f"{line}\n" for line in lines).encode())
+    return report
+
+
+def images_of(path: Path, splits: Sequence[str] = (), collection: str = "") -> Found:
+    """The images of one file or folder.
+
+    Raises:
+        RowsError: as `build`.
+    """
+    found = Found(" ".join(Path(os.path.abspath(path)).name.split()))
+    if path.is_dir():
+        names = ((name, identity_of_name(f"{found.name}/{name}")) for name in files_in(path))
+        entries = ((known,) if known else _known_by([name], [], collection) for name, known in names)
+    elif path.suffix.lower() == ".txt":
+        listed = sorted(read_exclusion(path).ids, key=_order)
+        entries = (_known_by([name], [], "") if _is_image(name) else (name,) for name in listed)
+    else:
+        entries = _of_records(path, found, splits, collection)
+    found.entries.update(dict.fromkeys(entries))
+    if not found.entries:
+        if found.splits:
+            raise RowsError(f"{path}: no entry of split {', '.join(splits)}; it has {', '.join(found.splits)}")
+        raise RowsError(f"{path}: no image is named in it; is it the right file?")
+    return found
+
+
+def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str) -> Iterator[Entry]:
+    for where, record in _records(path):
+        if isinstance(record, RowsError):  # a line of jsonl that is none
+            raise record
+        if not isinstance(record, Mapping):
+            raise RowsError(f"{where}: {str(record)[:80]!r} is no record; mend it")
+        if isinstance(extra := record.get("extra_info"), Mapping):  # our own rows
+            record = {**record, **extra}
+        if isinstance(split := record.get("split"), str) and split:
+            found.splits[split] = None
+            if not in_any_split(split, splits):
+                continue
+        names = [name for key in NAMES for name in _texts(record.get(key))]
+        keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
+        ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
+        numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
+        if "sent_ids" in record and ids:  # refer's names are not those of files
+            names = [name for name in names if identity_of_name(name)]
+        entry = _known_by(names, ids, collection, numbers)
+        if not entry:
+            reason = f"no image is named by its keys {', '.join(sorted(record))[:80]}"
+            raise RowsError(f"{where}: {reason}; needs file_name, image or image_id")
+        yield entry
+
+
+def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
+    """All identities that an image's names tell; else its URL or file name; else its id."""
+    known = dict.fromkeys([*(identity for name in names if (identity := identity_of_name(name))), *numbers])
+    if known:
+        return tuple(known)
+    if names:
+        return (path_name(names[0]),)
+    if not ids:
+        return ()
+    number = normal_image_id(ids[0])
+    return (f"{collection}:{number}" if collection and number.isdigit() else number,)
+
+
+def _texts(value: Any) -> list[str]:
+    """A name, of whatever shape: a text, a dictionary with a path, or a list of those."""
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME else []
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    suffix = path.suffix.lower()
+    if suffix in PICKLES:
+        yield from _numbered(path, read_pickle(path))
+    elif suffix == ".json":
+        yield from _of_json(path)
+    elif suffix == ".parquet":
+        yield from _of_parquet(path)
+    else:
+        yield from read_records(path)
+
+
+def _numbered(path: Path, entries: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(entries, list):
+        raise RowsError(f"{path}: holds no list but {type(entries).__name__}; is it the right file?")
+    for number, entry in enumerate(entries):
+        yield f"{path.name}: entry {number}", entry
+
+
+def _of_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """A list of records; an object that holds one; or names, by split or as keys. Segmentations are never decoded."""
+    content = read_json(path, list[Any] | dict[str, msgspec.Raw])
+    if isinstance(content, list):
+        yield from _numbered(path, content)
+    elif key := next((key for key in LISTS if key in content), None):
+        yield from _numbered(path, msgspec.json.decode(content[key]))
+    elif content and all(map(_is_image, content)):
+        yield from _numbered(path, [{"file_name": name} for name in content])
+    else:
+        for split, raw in content.items():
+            try:
+                names = msgspec.json.decode(raw, type=list[str])
+            except msgspec.ValidationError:
+                reason = f"neither {', '.join(LISTS)} nor lists of names: it has {', '.join(content)[:80]}"
+                raise RowsError(f"{path}: {reason}; is it the right file?") from None
+            yield from _numbered(path, [{"split": split, "file_name": name} for name in names])
+
+
+def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    """The records, without the bytes of images."""
+    wanted = {*NAMES, *IDS, *COLLECTIONS, "split", "sent_ids", "extra_info"}
+    with open_parquet(path) as file:
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        names = [leaf.path for leaf in leaves if leaf.path.split(".")[0] in wanted and not _is_bytes(leaf)]
+        if not names:
+            raise RowsError(f"{path}: no column names an image: it has {', '.join(file.schema_arrow.names)}")
+        try:
+            for batch in file.iter_batches(columns=names):
+                yield from _numbered(path, batch.to_pylist())
+        except (pa.ArrowException, OSError) as error:
+            raise RowsError(f"{path}: not a whole parquet file ({error}); copy it again") from None
+
+
+def _is_bytes(leaf: Any) -> bool:
+    return leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "STRING"
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    collection, _, number = name.rpartition(":")
+    return collection, int(number) if number.isdecimal() else -1, name
+
+
+def _checked(name: str) -> str:
+    is_text = name.encode(errors="ignore").decode() == name  # what a folder gives may be no UTF-8
+    if not is_text or without_comment(name) != name or len(name.splitlines()) != 1:
+        raise RowsError(f"{name!r}: cannot stand in a list, where it reads as something else; rename the file")
+    return name
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="List to write, <name>.txt.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Evaluation files, or folders of images.", show_default=False)],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only entries of this split; give the flag once for each.")
+    ] = None,
+    collection: Annotated[str, typer.Option(help="What plain numbers are of: coco, vg.")] = "",
+) -> None:
+    """List the images of evaluation files, for --exclude-image-ids of the converters.
+
+    Example: visionr1 convert exclusion tests.txt "refs(unc).p" --split val --split testA --split testB
+    """
+    try:
+        lines = build(out, files, split or (), collection)
+    except RowsError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"list: {out}")
