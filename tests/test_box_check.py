@@ -276,7 +276,7 @@ def test_another_convention_is_refused_with_the_option_that_reads_it(
 
 @pytest.mark.parametrize("reader", READERS)
 def test_own_convention_and_named_ones_are_read(reader: str, tmp_path: Path) -> None:
-    for number, name in enumerate((READERS[reader].own, *WRONG)):
+    for number, name in enumerate((READERS[reader].own, *WRONG, "xywh-norm100")):
         folder = tmp_path / str(number)
         folder.mkdir()
         options = {} if number == 0 else {"box_format": name}
@@ -369,6 +369,15 @@ def test_spilling_names_no_other_convention() -> None:
         check(SOUND[:40] + SPILL * 4)
     assert "--box-format" not in str(caught.value)
     assert "box 40: 600 100 80 50" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["xyxy-norm100", "xyxy-norm1000"])
+@pytest.mark.parametrize("declared", ["xywh-abs", "cxcywh-abs", "xyxy-abs"])
+def test_other_units_on_large_images(declared: str, name: str) -> None:
+    """All numbers lie in a corner of the image, whatever their order."""
+    numbers = [written(box, name) for image in range(N_IMAGES) for box in boxes_of(image)]
+    with pytest.raises(RowsError, match=f"give --box-format {name};"):
+        check(numbers, declared, size=(4000, 3000))
 
 
 @pytest.mark.parametrize("order", ["xyxy", "xywh", "cxcywh", "yxyx"])

@@ -274,6 +274,20 @@ def test_roboflow_dummy_category_is_not_asked_for(data: Dataset) -> None:
     assert target(row).categories == tuple(COLOURS)
 
 
+@pytest.mark.parametrize("above", ["none", "None", "", None, "boxes"])
+def test_what_others_are_kinds_of_is_never_absent(data: Dataset, above: str | None) -> None:
+    """Whatever a root says of itself; one that has a box, or that only itself names, is asked for."""
+    data.document["categories"].append({"id": 91, "name": "boxes", "supercategory": above})
+    data.document["categories"][0] = {"id": RED, "name": "red box", "supercategory": "boxes"}
+    data.document["categories"][1] = {"id": GREEN, "name": "green box", "supercategory": "green box"}
+    entry = data.image((RED, A))
+    (row,), _ = data.convert(task="detection")
+    assert target(row).categories == tuple(COLOURS)
+    data.annotate(entry["id"], 91, B)
+    (row,), _ = data.convert(task="detection")
+    assert target(row).categories == (*COLOURS, "boxes")
+
+
 def test_two_images_of_one_base_name(data: Dataset) -> None:
     data.image((RED, A), name="a/1.png")
     data.image((RED, B), name="b/1.png")
@@ -370,6 +384,42 @@ def test_an_image_id_of_two_files_is_left_out(data: Dataset) -> None:
     (row,), report = data.convert(task="detection", on_error="skip")
     assert measured(row, COLOURS["red box"]) == target(row).boxes_xyxy[0]
     assert report.ledger.skipped["image id twice"] == 1
+
+
+def test_an_image_file_of_two_ids_is_left_out(data: Dataset) -> None:
+    """Each of the two entries has a part of its objects: neither row would be right."""
+    data.image((RED, A))
+    data.image((RED, B))
+    data.document["images"][1]["file_name"] = data.document["images"][0]["file_name"]
+    data.image((RED, C))
+    assert data.bad(r"images\[1\] \(id 117").kind == "image file twice"
+    (row,), report = data.convert(task="detection", on_error="skip")
+    assert target(row).boxes_xyxy[0] == measured(row, COLOURS["red box"])
+    assert report.ledger.skipped["image file twice"] == 1
+    assert report.ledger.left_out["annotation of an image left out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("aerosol_can", "aerosol can"),
+        ("T-shirt", "t shirt"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("\ufb01sh", "fish"),
+        ("dog\u200b", "dog"),
+        ("\u0441\u0430t", "cat"),  # two Cyrillic letters
+        ("\u039fwl", "Owl"),  # a Greek one
+    ],
+)
+def test_names_that_look_alike_are_one_category(data: Dataset, first: str, second: str) -> None:
+    data.document["categories"] += [{"id": 91, "name": first}, {"id": 92, "name": second}]
+    entry = data.image((RED, A))
+    data.annotate(entry["id"], 91, B)
+    data.annotate(entry["id"], 92, C)
+    (row,), report = data.convert(task="detection")
+    assert target(row).categories == (*COLOURS, first)
+    assert target(row).labels == ("red box", first, first)
+    assert sum(report.ledger.notes.values()) == 1
 
 
 def test_category_with_only_a_bad_box_is_not_called_absent(data: Dataset) -> None:

@@ -90,6 +90,16 @@ def test_ms_swift_pairs(
     assert sorted(zip(truth.labels, truth.boxes_xyxy, strict=True)) == sorted(zip(labels, (BOX, OTHER), strict=True))
 
 
+@pytest.mark.parametrize("refs", [{"ref": []}, {}])
+def test_ms_swift_labels_that_the_answer_writes_out(refs: dict[str, Any], tmp_path: Path) -> None:
+    answer = QWEN_JSON.replace("}\n\t{", "},\n{").replace("<ref-object>", "cat", 1).replace("<ref-object>", "dog", 1)
+    (found,), _ = convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH}), preset="ms-swift")
+    truth = target(found)
+    assert (truth.labels, truth.boxes_xyxy) == (("cat", "dog"), (BOX, OTHER))
+    with pytest.raises(RowError, match="2 labels in the answer, and 1 bbox"):
+        convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH[:1]}), preset="ms-swift")
+
+
 def test_ms_swift_questions(tmp_path: Path) -> None:
     rows = (
         swift("<image>Open the browser", "click(<bbox>)", {"ref": [], "bbox": [[15, 26]]}),

@@ -415,6 +415,10 @@ def test_a_bad_index_of_darknet(data: Folder, changes: dict[str, str], message: 
         ("train = data/train.txt\nvalid=data/test.txt", "an index of settings"),
         ("data/obj_train_data/a.jpg\nb c.PNG\n", "a list of images"),
         (f"{A}\n1 0.1 0.2 0.3 0.4 0.5 0.6", "a file of boxes"),
+        ("[net]\nbatch=64\n# width\nwidth=416", "an index of settings"),
+        ('{"categories": [{"id": 0, "name": "red box"}]}', "JSON"),
+        ('[\n  "red box",\n  "green box"\n]', "JSON"),
+        ("red box,0\ngreen box,1", "a table"),
     ],
 )
 def test_other_files_are_no_names(data: Folder, text: str, kind: str) -> None:
@@ -429,6 +433,21 @@ def test_names_may_be_numbers_or_hold_signs(data: Folder) -> None:
     path = data.root / "obj.names"
     path.write_text("0\n1 2\na=b\nx.jpg or so")
     assert data.convert(path, images=data.root / "images")[0][0].labels == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("# classes\nred box", 1), ("red box\n// others\ngreen box", 2)]
+    + [
+        (f"{first}{sign}red box\n{first + 1}{sign}green box", 1) for first in (0, 1) for sign in (" ", ": ", "\t", ". ")
+    ],
+)
+def test_names_with_numbers_or_comments(data: Folder, text: str, line: int) -> None:
+    """They would be asked for as they stand."""
+    data.add("images/train/a", A)
+    path = data.root / "classes.txt"
+    path.write_text(text)
+    assert data.bad(path, images=data.root / "images").startswith(f"{path}: line {line}: ")
 
 
 def test_label_files_in_another_unicode_form(data: Folder) -> None:

@@ -149,9 +149,7 @@ def read_parts(
     del document  # before sorting makes copies
     data = columns.finish()
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
-    ledger.notes["category without a box that others name as theirs (Roboflow's root): not asked for"] += len(
-        data.never_asked
-    )
+    ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
     return CocoParts(data, entries, categories, category_of)
 
 
@@ -204,13 +202,14 @@ def _categories(
 
 
 def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> frozenset[int]:
-    """Categories that stand above others: theirs is "none", and another names them as its own supercategory.
+    """Categories that another names as its supercategory: its objects are theirs, too, so that none is ever absent.
 
-    Roboflow adds such a one. Where "none" alone is said, as voc2coco says of all, a category is like any other.
+    Roboflow adds such a one. What says "none" of itself, as voc2coco says of all, is a category like any other.
     """
-    named = {c.supercategory.strip() for c in categories if c.supercategory is not None}
-    roots = [c for c in categories if c.supercategory == "none" and c.name.strip() in named - {"none"}]
-    return frozenset(category_of[str(key_of(c.id))] for c in roots)
+    named = {
+        c.supercategory.strip() for c in categories if c.supercategory and c.supercategory.strip() != c.name.strip()
+    }
+    return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
 
 
 def _images(
@@ -220,12 +219,15 @@ def _images(
     decode = msgspec.json.Decoder(CocoImage).decode
     image_of: dict[str, int] = {}
     entries: ImageEntries = []
+    owners: dict[str, str] = {}
     for number, raw in enumerate(raws):
         key = None
         try:
             entry = decoded(decode, raw, f"{columns.name}: images[{number}]")
             key = key_of(entry.id)
             image = _image(f"{columns.name}: images[{number}]", entry, key, images_dir, image_of)
+            if not entry.says_more:
+                _require_owner(f"{columns.name}: images[{number}]", image, columns, image_of, owners)
         except RowError as error:
             columns.ledger.skip(error)
             if key is not None:
@@ -239,6 +241,28 @@ def _images(
         if entry.says_more:
             entries.append((image_of[image.image_id], entry))
     return image_of, entries
+
+
+def _require_owner(
+    where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], owners: dict[str, str]
+) -> None:
+    """Refuse a file that another id has: each of the two entries holds a part of its objects, or all of them again.
+
+    Args:
+        owners: file name -> key of the first image that has it.
+
+    Raises:
+        RowError: it has; the first one is left out, too.
+    """
+    first = owners.setdefault(image.file_name, image.image_id)
+    if first == image.image_id:
+        return
+    if image_of[first] != LEFT_OUT:
+        columns.leave_out(image_of[first])
+        columns.ledger.left_out["image whose file another id has, too"] += 1
+        image_of[first] = LEFT_OUT
+    reason = f"(id {image.image_id}): file_name {image.file_name!r} is that of id {first}, too"
+    raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
 
 
 def _leave_out(columns: Columns, image_of: dict[str, int], key: str) -> None:

@@ -23,6 +23,8 @@ FEWEST = 8
 _WIDER = 16  # sides from which boxes within the first pixel are no objects
 ORDERS = ("xyxy", "xywh", "cxcywh", "yxyx")
 """What four numbers may be."""
+UNITS = {"pixels": "abs", "1": "norm1", "100": "norm100", "1000": "norm1000"}
+"""Units that have a name, and their names."""
 _BUDGETS: tuple[tuple[str, int | None], ...] = (
     ("qwen2.5-vl", None),
     ("qwen2.5-vl", 401_408),
@@ -45,8 +47,8 @@ class Convention:
 
     Attributes:
         order: one of `ORDERS`.
-        unit: "pixels"; a number ("1", "1000"): what stands for the whole side; "processed": pixels of the image as a
-            model family's processor resizes it (`family`, `max_pixels`).
+        unit: "pixels"; a number ("1", "100", "1000"): what stands for the whole side; "processed": pixels of the image
+            as a model family's processor resizes it (`family`, `max_pixels`).
 
     >>> str(Convention("xyxy", "pixels")), str(Convention("xywh", "1"))
     ('x1 y1 x2 y2 in pixels', 'x y width height in fractions (0-1)')
@@ -68,6 +70,7 @@ class Convention:
         unit = {
             "pixels": "in pixels",
             "1": "in fractions (0-1)",
+            "100": "in percent (0-100)",
             "processed": f"in pixels of the image as {self.family}'s processor resizes it{budget}",
         }.get(self.unit, f"in 0-{self.unit}")
         return f"{numbers} {unit}"
@@ -75,7 +78,7 @@ class Convention:
     @property
     def name(self) -> str:
         """As `--box-format` of converters and `--boxes-are` of doctor call it; "" where they know no name for it."""
-        unit = {"pixels": "abs", "1": "norm1", "1000": "norm1000"}.get(self.unit)
+        unit = UNITS.get(self.unit)
         return "" if unit is None or self.order == "yxyx" else f"{self.order}-{unit}"
 
     @property
@@ -173,7 +176,7 @@ class Guess:
     evidence: str
 
 
-NAMED = {it.name: it for order in ORDERS[:3] for unit in ("pixels", "1", "1000") for it in (Convention(order, unit),)}
+NAMED = {it.name: it for order in ORDERS[:3] for unit in UNITS for it in (Convention(order, unit),)}
 """Conventions that have a name."""
 
 
@@ -194,7 +197,7 @@ def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
 
 def hypotheses() -> tuple[Convention, ...]:
     """What is tried, the likelier first."""
-    plain = [Convention(order, unit) for unit in ("pixels", "1", "1000") for order in ORDERS]
+    plain = [Convention(order, unit) for unit in ("pixels", "1", "1000", "100") for order in ORDERS]
     return (*plain, *(Convention("xyxy", "processed", family, budget) for family, budget in _BUDGETS))
 
 
@@ -312,13 +315,17 @@ def _misfit_evidence(said: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
 
 
 def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
-    """All boxes fit, but none comes near the far edges: in another unit some do."""
+    """All boxes fit, but none comes near the far edges: in another unit some do.
+
+    In another order, too, where all numbers are corners: widths are not all above the x beside them.
+    """
     if said.misfits or n_boxes < 2 * FEWEST or said.reach > _NEAR:
         return None
+    orders = (said.convention.order, *(["xyxy"] if said.convention.order in ("xywh", "cxcywh") else []))
     near = [
         it
         for it in others
-        if it.convention.order == said.convention.order
+        if it.convention.order in orders
         and not it.misfits
         and it.touching >= _TOUCHING
         and _REACH[0] <= it.reach <= _REACH[1]

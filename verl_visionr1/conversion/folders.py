@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from verl_visionr1.conversion.sources import read_bytes
@@ -53,11 +53,31 @@ def read_names(path: Path) -> list[str]:
     kind = next((kind for kind, line in _NO_NAMES.items() if all(map(line.fullmatch, names))), None)
     if kind is not None:
         raise RowsError(f"{path}: {names[0]!r}: this is {kind}, not a list of names; give the file of names")
+    _require_bare(path, names)
     return names
 
 
+def _require_bare(path: Path, names: Sequence[str]) -> None:
+    """Refuse names with something beside them that a prompt would say.
+
+    Raises:
+        RowsError: a comment, or all names are numbered.
+    """
+    comment = next((i for i, name in enumerate(names) if re.match(r"#\s|//", name)), None)
+    if comment is not None:
+        reason = "a comment among the names shifts the numbers of those behind it; take it out"
+        raise RowsError(f"{path}: line {comment + 1}: {names[comment]!r}: {reason}")
+    numbers = [re.match(r"(\d+)(?:\s*[:,.)=]\s*|\s+)(?=\S)", name) for name in names]
+    numbered = [int(it[1]) for it in numbers if it is not None]
+    if len(names) > 1 and numbered in ([*range(len(names))], [*range(1, len(names) + 1)]):
+        reason = "every name has its number in front, which would be asked for, too; leave names alone, one a line"
+        raise RowsError(f"{path}: line 1: {names[0]!r}: {reason}")
+
+
 _NO_NAMES = {
-    "an index of settings": re.compile(r"\w+\s*=.*"),
+    "an index of settings": re.compile(r"\w+\s*=.*|\[\w+\]|#.*"),
+    "JSON": re.compile(r"[\[{].*|.*[\]}],?|\"[^\"]*\"\s*:.*|\"[^\"]*\",?"),
+    "a table": re.compile(r".*[,;\t]\s*\d+"),
     "a list of images": re.compile(rf".*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})", re.IGNORECASE),
     "a file of boxes": re.compile(r"\d+(?:\s+\S*\d\S*){4,}"),
 }

@@ -85,11 +85,11 @@ def path_name(name: str) -> str:
 def path_tails(name: str) -> list[str]:
     """A file name with all of its folders, with fewer, and with none; none but a URL itself leads out of a folder.
 
-    >>> path_tails("x/a/b.jpg"), path_tails("https://x.org/../b.jpg")
-    (['x/a/b.jpg', 'a/b.jpg', 'b.jpg'], ['https://x.org/../b.jpg', 'b.jpg'])
+    >>> path_tails("x/a/b.jpg"), path_tails("https://x.org/../b.jpg?size=9")
+    (['x/a/b.jpg', 'a/b.jpg', 'b.jpg'], ['https://x.org/../b.jpg?size=9', 'b.jpg'])
     """
     name = path_name(name)
-    below = path_name(name.partition("://")[2]) if "://" in name else name
+    below = path_name(re.split(r"[?#]", name.partition("://")[2])[0]) if "://" in name else name
     parts = below.split("/")
     tails = ["/".join(parts[first:]) for first in range(len(parts))]
     return [name, *tails[1:]] if name else []

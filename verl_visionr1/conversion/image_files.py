@@ -115,7 +115,10 @@ def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Pa
 
 
 def _spelled_otherwise(folder: str, tail: str) -> str | None:
-    """The file of a relative name, compared without case, percent-encoding and Unicode form, where it is unique."""
+    """The file of a relative name, compared without case, percent-encoding, Unicode form and blanks around it.
+
+    None where it is not the only one.
+    """
     for part in tail.split("/"):
         try:
             names = _names_in(folder, os.stat(folder).st_mtime_ns)[_key(part)]
@@ -137,4 +140,4 @@ def _names_in(folder: str, _modified_ns: int) -> Mapping[str, list[str]]:
 
 
 def _key(name: str) -> str:
-    return normal_spelling(name).casefold()
+    return normal_spelling(name).casefold().strip()

@@ -6,8 +6,9 @@
     visionr1 convert records ViRFT_COCO visual_rft.parquet --preset visual-rft
 
 Say which column is what by `--column WHAT=NAME` (names with dots reach inside: `objects.bbox`), and what the numbers of
-a box are by `--box-format`: xyxy, xywh or cxcywh, in pixels (abs) of the original image, fractions (norm1) or 0-1000
-(norm1000). The declared format is checked against the numbers. What becomes of a record follows from its columns:
+a box are by `--box-format`: xyxy, xywh or cxcywh, in pixels (abs) of the original image, fractions (norm1),
+percent (norm100) or 0-1000 (norm1000). The declared format is checked against the numbers. What becomes of a record
+follows from its columns:
 
 * `label` and `boxes`: categories of a vocabulary, asked for as `--task` says. One label a box, in lists, or one box a
   record (`boxes=xmin,ymin,xmax,ymax`): then the records of one image are put together, and one without a box makes an

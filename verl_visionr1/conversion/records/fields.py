@@ -12,6 +12,7 @@ from typing import Any
 
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.identity import path_name
+from verl_visionr1.conversion.records.notations import refuse_pairs
 from verl_visionr1.conversion.records.solutions import read_solution
 from verl_visionr1.conversion.records.values import (
     Box,
@@ -64,7 +65,7 @@ class BoxFormat:
 FORMATS: dict[str, BoxFormat] = {
     f"{order}-{unit}": BoxFormat(order, whole_wh)
     for order in ("xyxy", "xywh", "cxcywh")
-    for unit, whole_wh in (("abs", None), ("norm1", (1, 1)), ("norm1000", (1000, 1000)))
+    for unit, whole_wh in (("abs", None), ("norm1", (1, 1)), ("norm100", (100, 100)), ("norm1000", (1000, 1000)))
 }
 """Every format by its name on the command line."""
 
@@ -244,6 +245,8 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
         solution = read_solution(made.solution, where)
         boxes, points, labels = solution.boxes, solution.points, solution.labels
         answer = solution.text if boxes is None and points is None else None
+        if answer is not None and (made.box_format or box_format) is not None:
+            refuse_pairs(answer, where)
     box_format = made.box_format or box_format
     if (boxes or points) and box_format is None:
         raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(FORMATS)}")

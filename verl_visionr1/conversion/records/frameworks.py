@@ -213,7 +213,27 @@ def _ms_swift(record: Record, where: str) -> Fields:
         named = _named_refs(where, turns, refs)
         made.phrase = list(dict.fromkeys(named))
         made.label = _refs_of_boxes(where, turns, named, len(boxes))
+    elif labels := _written_labels(where, str(turns.answer), len(boxes)):
+        made.question, made.phrase, made.label = None, list(dict.fromkeys(labels)), labels
     return made
+
+
+def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
+    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers.
+
+    Raises:
+        RowError: another number of placeholders than boxes, or an object without a label beside others that have one.
+    """
+    if not answer.count(_BBOX) or '"label"' not in answer.replace("'", '"'):
+        return []
+    filled = answer
+    for number in range(answer.count(_BBOX)):  # numbers that tell the boxes apart
+        filled = filled.replace(_BBOX, f"[{number}, 0, {number + 1}, 1]", 1)
+    labels = read_solution(filled, where).labels
+    if len(labels) not in (0, n_boxes):
+        reason = f"{len(labels)} labels in the answer, and {n_boxes} bbox in objects"
+        raise RowError("box without a phrase", f"{where}: {reason}; {ADVICE}")
+    return labels
 
 
 _KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}

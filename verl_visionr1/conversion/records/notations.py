@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,17 +13,20 @@ from verl_visionr1.files import RowError
 _NUMBER = r"\s{0,8}[-+]?\d{1,9}(?:\.\d{0,20})?\s{0,8}"
 _FOUR = rf"[\[(<]{_NUMBER}(?:,{_NUMBER}){{3}}(?:(?:,{_NUMBER}){{4}})?[\])>]"
 _TWO_POINTS = rf"[\[(]{_NUMBER},{_NUMBER}[\])]\s{{0,8}}(?:,\s{{0,8}})?[\[(]{_NUMBER},{_NUMBER}[\])]"
-_ALONE = rf"\A{_NUMBER}(?:[,\s]{_NUMBER}){{3}}\Z"
+_AND = r"[,;|/\s]"
+_ALONE = rf"\A[\[(<]?{_NUMBER}(?:{_AND}{_NUMBER}){{3}}(?:(?:{_AND}{_NUMBER}){{4}})?[\])>]?\Z"
+_YOLO = r"\A\d{1,4}(?:\s{1,8}(?:0?\.\d{1,20}|[01](?:\.0{1,20})?)){4}\Z"
 _TOKENS = "|".join(
     (
         r"<\|(?:box|quad|object_ref|point)_(?:start|end)\|>|<\|(?:begin|end)_of_box\|>|<\|/?(?:ref|det|grounding)\|>",
-        r"</?(?:ref|box|quad|bbox|points?|poly|ref-object)\b[^<>]{0,200}>|<(?:loc_?|bin_)?\d{1,4}>",
+        r"</?(?:ref|box|quad|bbox|points?|poly|ref-object)\b[^<>]{0,200}>|<(?:loc_?|bin_|patch_index_)?\d{1,4}>",
         r"\b(?:bbox|box|point)_2d\b|\b(?:start|end)_box\b|[\"'](?:bbox|box|point|[Pp]osition)[\"']\s{0,8}:",
         r"\bx_?min\b\W{1,4}\d|\bx_?1\b\W{1,4}\d[\d.]{0,20}\W{1,6}y_?1\b",
     )
 )
 _PLACES = re.compile(f"{_TOKENS}|{_FOUR}")
-_COORDINATES = re.compile(f"{_TOKENS}|{_FOUR}|{_TWO_POINTS}|{_ALONE}")
+_COORDINATES = re.compile(f"{_TOKENS}|{_FOUR}|{_TWO_POINTS}|{_ALONE}|{_YOLO}")
+_PAIRS = re.compile(_TWO_POINTS)
 _POINTS = re.compile(r"<points?>[^<>]{0,200}</points?>")
 _TAGGED = re.compile(r"<box>|<\|box_start\|>")
 _LABELLED = re.compile(r"<ref>|<\|object_ref_start\|>")
@@ -75,8 +79,17 @@ def refuse_places(text: str, where: str) -> None:
     _refuse(_PLACES, text, where)
 
 
+def refuse_pairs(text: str, where: str) -> None:
+    """Refuse two pairs of numbers, which may be corners: for answers that are said to be boxes.
+
+    Raises:
+        RowError: it holds two pairs in brackets.
+    """
+    _refuse(_PAIRS, text, where)
+
+
 def _refuse(pattern: re.Pattern[str], text: str, where: str) -> None:
-    found = pattern.search(text)
+    found = pattern.search(unicodedata.normalize("NFKC", text))
     if found is not None:
         reason = f"the answer {text[:80]!r} holds coordinates ({found[0].strip()[:40]}) in a notation that is not read"
         advice = "write [x1, y1, x2, y2], or a JSON list of bbox_2d and label; if it is words, take the coordinates out"
