@@ -37,7 +37,7 @@ exclude_patterns = ["_build", "example", "pictures", "tutorials/README.rst", "re
 suppress_warnings = ["toc.empty_glob", "toc.not_included"]
 default_role = "code"  # docstrings write `code` in single backticks
 
-myst_enable_extensions = ["colon_fence", "deflist", "attrs_block", "attrs_inline", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -47,13 +47,20 @@ def unpack(run_dir: Path) -> None:
 def draw_scenes(folder: Path, n_val: int) -> Path:
     """Draw held-out scenes and convert them as the recipe does; returns the parquet."""
     scenes, data = folder / "scenes", folder / "val.parquet"
-    draw = ["scenes.py", scenes, "--train", "1", "--val", str(n_val)]
-    flags = ["--split", "val", "--task", "detection", "--negatives", "0", "--data-source", "visionr1/scenes_{task}"]
-    convert = ["coco.py", scenes / "annotations" / "instances_val.json", scenes / "val", data, *flags]
-    for script, *words in (draw, convert):
-        command = [sys.executable, ROOT / "data_preprocess" / script, *words]
-        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    _run("scenes.py", scenes, "--train", 1, "--val", n_val)
+    flags = ("--split", "val", "--negatives", 0, "--data-source", "visionr1/scenes_{task}")
+    convert(scenes / "annotations" / "instances_val.json", scenes / "val", data, *flags)
     return data
+
+
+def convert(annotations: Path, images: Path, out: Path, *flags: object) -> None:
+    """Rows of detection from a COCO file."""
+    _run("coco.py", annotations, images, out, "--task", "detection", *flags)
+
+
+def _run(script: str, *words: object) -> None:
+    command = [sys.executable, str(ROOT / "data_preprocess" / script), *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
