@@ -167,7 +167,7 @@ def _presets(presets: Sequence[Preset]) -> Iterator[str]:
         )
         yield f"{' · '.join(facts)}\n"
         rows = [
-            (code(each.name), f"{each.weight:g}", code(function_of(each)), first_sentence(function_of(each, "doc")))
+            (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
             for each in preset.criteria
         ]
         yield from table(("criterion", "weight", "function", "formula"), rows)
@@ -179,6 +179,12 @@ def function_of(criterion: Any, what: str = "name") -> str:
     function = next(getattr(criterion, field) for field in ("fn", "judge") if hasattr(criterion, field))
     function = inspect.unwrap(getattr(function, "func", function))
     return (function.__doc__ or "") if what == "doc" else function.__name__
+
+
+def call_of(criterion: Any) -> str:
+    """A criterion's function with the options that the preset sets."""
+    options = ", ".join(f"{name}={value!r}" for name, value in criterion.options.items())
+    return f"{function_of(criterion)}({options})" if options else function_of(criterion)
 
 
 def thresholds_of(schedule: Schedule) -> str:
