@@ -118,7 +118,7 @@ launch_check_model() {
 # What can be seen to be missing in a second; verl_visionr1/runtime/preflight.py looks deeper, also before Ray starts.
 launch_checks() {
   if ((NODES > 1)) && [[ -z ${RAY_ADDRESS:-} ]]; then
-    launch_fail "NODES=$NODES: needs a Ray cluster that runs already: RAY_ADDRESS=<head>:6379; recipes/cluster/README.md"
+    launch_fail "NODES=$NODES: needs a Ray cluster that runs already: RAY_ADDRESS=<head>:6379; docs/howto/several-nodes.md"
   fi
   launch_check_data
   launch_room /dev/shm 0.3 "weights go to vLLM through shared memory; in a container: --shm-size=2g"

@@ -4,7 +4,7 @@
 # PROFILE=cpu tries it on a tiny model.
 #
 # From the paper: N = 8, temperature .9, KL 0, lr 1e-6. It has no script for this task: batch, tokens and pixels are
-# those of its referring expressions. Deviations: recipes/README.md.
+# those of its referring expressions. Deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

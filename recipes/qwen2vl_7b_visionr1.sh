@@ -6,7 +6,7 @@
 # The paper trains Griffon-G-7B and Qwen2.5-VL-7B; its settings are taken over for a model it does not have. Qwen2-VL
 # speaks in thousandths of the image. It was not trained to answer in the JSON that is asked for here: look at `parsed`
 # in the first steps, and start from a short supervised stage where it stays near 0 (upstream's issue 43 reports that
-# of its 2B). Other deviations: recipes/README.md.
+# of its 2B). Other deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

@@ -5,7 +5,7 @@
 #
 # The paper trains Griffon-G-7B and Qwen2.5-VL-7B; its settings are taken over for a model that came later. Qwen3.5 has
 # Qwen3-VL's image processor and coordinates (thousandths of the image). Its chat template opens <think>; this recipe
-# turns that off (enable_thinking=False), since 512 tokens have no room for reasoning. Other deviations: recipes/README.md.
+# turns that off (enable_thinking=False), since 512 tokens have no room for reasoning. Other deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

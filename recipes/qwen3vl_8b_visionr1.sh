@@ -5,7 +5,7 @@
 #
 # The paper trains Griffon-G-7B and Qwen2.5-VL-7B; its settings are taken over for a model that came later. Qwen3-VL
 # speaks in thousandths of the image, and sees 392 image tokens of 32 x 32 pixels where Qwen2.5-VL sees 512 of 28 x 28.
-# Other deviations: recipes/README.md.
+# Other deviations: docs/reference/recipes.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

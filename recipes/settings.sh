@@ -39,7 +39,7 @@ Options:
   --train FILE[,FILE]          training rows of your own: TRAIN_FILES
   --val FILE[,FILE]            validation rows of your own: VAL_FILES
   --gpus N         GPUS=N: 1, 2, 4 or 8 on each node
-  --nodes N        NODES=N, on a Ray cluster that runs already (RAY_ADDRESS; recipes/cluster/README.md)
+  --nodes N        NODES=N, on a Ray cluster that runs already (RAY_ADDRESS; docs/howto/several-nodes.md)
   --lora[=RANK]    LORA=RANK (64)
   --freeze-vision  FREEZE_VISION=1
   --filter-groups[=METRIC]     FILTER_GROUPS=METRIC (reward)

@@ -1,8 +1,7 @@
-"""README says only what is true: its examples run, and the files and commands it names are there."""
+"""The files that README names are there, CONTRIBUTING has the tree, and converters are listed as they are."""
 
 from __future__ import annotations
 
-import doctest
 import re
 import shlex
 from importlib import import_module
@@ -16,19 +15,18 @@ from verl_visionr1.conversion.catalog import CONVERTERS as CATALOG
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CONVERTERS = (ROOT / "data_preprocess" / "README.md").read_text()
+TREE = (ROOT / "CONTRIBUTING.md").read_text()
+CONVERTERS = (ROOT / "docs" / "reference" / "converters.md").read_text()
 EXAMPLES = re.findall(r"^\| `(\w+)` .*\| `(\w+ .+)` \|$", CONVERTERS, re.MULTILINE)
 ROWS = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \| `\w+ .+` \|$", CONVERTERS, re.MULTILINE))
 
 
-def test_examples_run() -> None:
-    examples = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
-    assert examples.attempted >= 4
-    assert examples.failed == 0
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 130
 
 
 def test_named_files_exist() -> None:
-    named = set(re.findall(r"\b(?:recipes|tests|data_preprocess|verl_visionr1)/[\w/.]*\.(?:py|sh|md|yaml)\b", README))
+    named = set(re.findall(r"\b(?:recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks)/[\w/.]*\.(?:py|sh|md|yaml)\b", README))
     assert len(named) >= 3
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
@@ -38,7 +36,7 @@ def test_tree_names_every_module() -> None:
     package = ROOT / "verl_visionr1"
     modules = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
     folders = [f"{path.name}/" for path in package.iterdir() if path.is_dir() and not path.name.startswith("__")]
-    assert [name for name in sorted(modules + folders) if not re.search(rf"^  {name}\s", README, re.MULTILINE)] == []
+    assert [name for name in sorted(modules + folders) if not re.search(rf"^  {name}\s", TREE, re.MULTILINE)] == []
 
 
 def test_every_converter_is_listed() -> None:

@@ -61,7 +61,7 @@ def test_there_are_recipes() -> None:
 
 
 def test_each_has_its_entry() -> None:
-    entries = (ROOT / "recipes" / "README.md").read_text()
+    entries = (ROOT / "docs" / "reference" / "recipes.md").read_text()
     assert [path.name for path in RECIPES if f"### `{path.name}`" not in entries] == []
 
 

@@ -43,7 +43,7 @@ def processor_problems(config: DictConfig) -> list[str]:
         return []
     return [
         f"{MODEL}={file.parent}: verl makes no processor for this model (hf_processor gives None), so rows with images "
-        "cannot be trained; see the table of model families in verl_visionr1/rewards/README.md"
+        "cannot be trained; see the table of model families in docs/reference/formats.md"
     ]
 
 

@@ -1,0 +1,67 @@
+"""A finished run of `recipes/tiny_visionr1_cpu.sh` (seed 2), to try the tools on without training.
+
+    python docs/example/restore.py outputs/tiny_visionr1_cpu
+
+unpacks its three validations and its metrics, and draws the 200 held-out scenes again (the same bytes as in the run).
+"""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FILES = {
+    "0.jsonl.gz": "validation/0.jsonl",
+    "12.jsonl.gz": "validation/12.jsonl",
+    "24.jsonl.gz": "validation/24.jsonl",
+    "metrics.jsonl.gz": "metrics/run.jsonl",
+}
+"""What is kept here -> where the run had it."""
+
+
+def restore(run_dir: Path) -> Path:
+    """Make the run's folder.
+
+    Args:
+        run_dir: a folder to make; files that are there already are written again.
+
+    Returns:
+        The parquet of the held-out rows, `run_dir/data/val.parquet`.
+    """
+    unpack(run_dir)
+    return draw_scenes(run_dir / "data", n_val=200)
+
+
+def unpack(run_dir: Path) -> None:
+    """Validations and metrics, without images."""
+    for name, place in FILES.items():
+        file = run_dir / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.decompress((HERE / name).read_bytes()))
+
+
+def draw_scenes(folder: Path, n_val: int) -> Path:
+    """Draw held-out scenes and convert them as the recipe does; returns the parquet."""
+    scenes, data = folder / "scenes", folder / "val.parquet"
+    _run("scenes.py", scenes, "--train", 1, "--val", n_val)
+    flags = ("--split", "val", "--negatives", 0, "--data-source", "visionr1/scenes_{task}")
+    convert(scenes / "annotations" / "instances_val.json", scenes / "val", data, *flags)
+    return data
+
+
+def convert(annotations: Path, images: Path, out: Path, *flags: object) -> None:
+    """Rows of detection from a COCO file."""
+    _run("coco.py", annotations, images, out, "--task", "detection", *flags)
+
+
+def _run(script: str, *words: object) -> None:
+    command = [sys.executable, str(ROOT / "data_preprocess" / script), *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    print(restore(Path(sys.argv[1])))  # noqa: T201 - the command's own message

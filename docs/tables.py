@@ -1,0 +1,333 @@
+"""Reference tables from the code itself, as MyST fragments that pages include.
+
+    python docs/tables.py            # prints the names of the fragments and their lines
+
+Sphinx calls `write` before it reads its pages (`conf.py`); nothing that is written here is committed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from verl_visionr1.alarms import AlarmRules
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.cli import app
+from verl_visionr1.criteria import CRITERIA
+from verl_visionr1.families import FAMILIES
+from verl_visionr1.frames import FRAMES, Extent
+from verl_visionr1.gate import Gate
+from verl_visionr1.rewards import PRESETS, Preset, Score
+from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
+from verl_visionr1.rewards.routing import RouteSettings
+from verl_visionr1.schedule import Schedule
+
+CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
+"""Where `Settings` stands. It is read, not imported: the docs are built without verl."""
+PREFIX = "reward.reward_kwargs.visionr1"
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+HERE = Path(__file__).parent
+
+
+def write(folder: Path) -> None:
+    """Write every fragment; a file whose text is the same stays as it is, so that Sphinx does not read it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in FRAGMENTS.items():
+        text = "\n".join(make()) + "\n"
+        file = folder / f"{name}.md"
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| " + " | ".join(headings) + " |"
+    yield "|" + " --- |" * len(headings)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+def prose(text: str) -> str:
+    """A docstring's text in one line, safe in a table."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;").replace("*", "\\*") for part in parts)
+
+
+def code(text: object) -> str:
+    """As inline code."""
+    return f"`{text}`" if str(text) else ""
+
+
+def first_sentence(docstring: str | None) -> str:
+    """The first paragraph of a docstring."""
+    return prose(inspect.cleandoc(docstring or "").partition("\n\n")[0])
+
+
+def described(docstring: str | None, section: str = "Attributes") -> dict[str, str]:
+    """Name -> text of a Google-style section."""
+    body = inspect.cleandoc(docstring or "").partition(f"{section}:\n")[2]
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in body.splitlines():
+        if line and not line.startswith(" "):
+            break
+        head = re.match(r"^    (\w+(?:, \w+)*): ?(.*)$", line)
+        if head:
+            names = head[1].split(", ")
+            found |= dict.fromkeys(names, head[2])
+        elif line.strip():
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def settings() -> Iterator[str]:
+    """`reward.reward_kwargs.visionr1.*`, from the docstring and the defaults of `Settings`."""
+    tree = ast.parse(CONFIG.read_text())
+    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    texts = described(ast.get_docstring(owner))
+    rows = []
+    for node in owner.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            default = ast.unparse(node.value).strip("'")
+            default = {"RouteSettings()": "{}", "None": "null"}.get(default, default)
+            rows.append((code(node.target.id), code(default), prose(texts.get(node.target.id, ""))))
+    yield from table((f"`{PREFIX}.`", "default", "meaning"), rows)
+
+
+def nested_settings() -> Iterator[str]:
+    """The records inside the settings."""
+    nested = {
+        "schedule": ScheduleSettings,
+        "schedule.gate": Gate,
+        "criteria.NAME": CriterionSettings,
+        "presets.NAME": PresetSettings,
+        "routes": RouteSettings,
+        "alarms": AlarmRules,
+    }
+    for key, record in nested.items():
+        yield f"### `{key}`\n"
+        yield f"{first_sentence(record.__doc__)}\n"
+        texts = described(record.__doc__)
+        defaults = inspect.signature(record).parameters
+        rows = [
+            (code(f"{key}.{name}"), code(_default(defaults[name].default)), prose(texts.get(name, "")))
+            for name in defaults
+        ]
+        yield from table(("key", "default", "meaning"), rows)
+
+
+def _default(value: object) -> str:
+    if value is inspect.Parameter.empty:
+        return ""
+    if value is None:
+        return "null"
+    return "" if "msgspec" in repr(value) or "factory" in repr(value) else str(value)
+
+
+# --- presets and criteria --------------------------------------------------------------------------------------------
+
+
+def presets() -> Iterator[str]:
+    """The presets that are meant for training."""
+    yield from _presets([preset for preset in PRESETS.values() if not preset.name.endswith("-released")])
+
+
+def released_presets() -> Iterator[str]:
+    """The presets that compute what released code computes."""
+    yield from _presets([preset for preset in PRESETS.values() if preset.name.endswith("-released")])
+
+
+def _presets(presets: Sequence[Preset]) -> Iterator[str]:
+    for preset in presets:
+        yield f"### `{preset.name}`\n"
+        value = "weighted sum" if preset.is_sum else "weighted mean"
+        facts = (
+            f"{', '.join(preset.tasks)}",
+            f"format `{preset.answer_format}`",
+            f"matching `{preset.matching}`",
+            value,
+            thresholds_of(preset.schedule),
+        )
+        yield f"{' · '.join(facts)}\n"
+        rows = [
+            (code(each.name), f"{each.weight:g}", code(call_of(each)), first_sentence(function_of(each, "doc")))
+            for each in preset.criteria
+        ]
+        yield from table(("criterion", "weight", "function", "formula"), rows)
+        yield f"Source: {prose(preset.source)}.\n"
+
+
+def function_of(criterion: Any, what: str = "name") -> str:
+    """Name (or docstring) of a criterion's function, whatever its field is called."""
+    function = next(getattr(criterion, field) for field in ("fn", "judge") if hasattr(criterion, field))
+    function = inspect.unwrap(getattr(function, "func", function))
+    return (function.__doc__ or "") if what == "doc" else function.__name__
+
+
+def call_of(criterion: Any) -> str:
+    """A criterion's function with the options that the preset sets."""
+    options = ", ".join(f"{name}={value!r}" for name, value in criterion.options.items())
+    return f"{function_of(criterion)}({options})" if options else function_of(criterion)
+
+
+def thresholds_of(schedule: Schedule) -> str:
+    """The match threshold of each stage in words."""
+    stages = [f"{at:g}: IoU {thresholds.match_iou:g}" for at, thresholds in schedule.points]
+    return "no schedule" if len(stages) == 1 else f"schedule {', '.join(stages)}"
+
+
+def criteria() -> Iterator[str]:
+    """Every criterion, by module, with its whole docstring."""
+    module = ""
+    for name, function in CRITERIA.items():
+        if function.__module__ != module:
+            module = function.__module__
+            yield f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}\n"
+            yield f"{prose(inspect.getmodule(function).__doc__.partition(chr(10) * 2)[0])}\n"  # type: ignore[union-attr]
+        yield "```{eval-rst}"
+        yield f".. autofunction:: {module}.{name}"
+        yield "```\n"
+
+
+# --- formats, frames, families ---------------------------------------------------------------------------------------
+
+
+def formats() -> Iterator[str]:
+    """Every answer format with an answer in it."""
+    rows = [
+        (code(each.name), _inline(each.example), ", ".join(each.tasks) or "any", ", ".join(map(code, each.frames)))
+        for each in FORMATS.values()
+    ]
+    yield from table(("`answer_format`", "a well-formed answer", "tasks", "usual `frame`"), rows)
+
+
+def _inline(example: str) -> str:
+    text = " ".join(example.split())
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def frames() -> Iterator[str]:
+    """Every coordinate frame."""
+    rows = []
+    for frame in FRAMES.values():
+        edge = f"{frame.side:g}" if frame.extent is Extent.FIXED else frame.extent.value
+        rows.append((code(frame.name), edge, f"{frame.step:g}", ", ".join(_types_of(frame.name)) or "-"))
+    yield from table(("`frame`", "right and bottom edge of the image", "smallest step", "`model_type`"), rows)
+
+
+def _types_of(frame: str) -> list[str]:
+    return [code(each) for family in FAMILIES if family.frame == frame for each in family.model_types]
+
+
+def families() -> Iterator[str]:
+    """What is known of each model family."""
+    rows = [
+        (
+            family.name,
+            ", ".join(map(code, family.model_types)) or "-",
+            code(family.frame) or "-",
+            code(family.answer_format) or "-",
+            "yes" if family.is_trained else "no",
+            prose(family.source),
+        )
+        for family in FAMILIES
+    ]
+    yield from table(("family", "`model_type`", "frame", "format", "trained by verl 0.9.1", "source"), rows)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def score_record() -> Iterator[str]:
+    """What `Score` holds."""
+    yield from table(("field", "meaning"), [(code(name), prose(text)) for name, text in described(Score.__doc__).items()])
+
+
+def alarms() -> Iterator[str]:
+    """The alarms with their limits."""
+    texts, parameters = described(AlarmRules.__doc__), inspect.signature(AlarmRules).parameters
+    rows = [(code(name), code(parameters[name].default), prose(text)) for name, text in texts.items()]
+    yield from table(("alarm or setting", "default", "meaning"), rows)
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[str]:
+    """Every command with what its `--help` prints."""
+    root = typer.main.get_command(app)
+    paths = list(_paths(root, ()))
+    top = [(path, command) for path, command in paths if len(path) == 1]
+    rows = [(f"[`visionr1 {path[0]}`](#visionr1-{path[0]})", _summary(command)) for path, command in top]
+    yield from table(("command", "what it does"), rows)
+    for path, command in paths:
+        yield f"(visionr1-{'-'.join(path)})=\n{'#' * (len(path) + 1)} `visionr1 {' '.join(path)}`\n"
+        yield f"```text\n{help_of(path)}\n```\n"
+
+
+def _paths(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, each in getattr(command, "commands", {}).items():
+        yield (*path, name), each
+        yield from _paths(each, (*path, name))
+
+
+def _summary(command: Any) -> str:
+    return first_sentence(command.help)
+
+
+def help_of(path: Sequence[str]) -> str:
+    """What `visionr1 PATH --help` prints in a terminal of 100 columns without colours."""
+    done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env={**PLAIN, "COLUMNS": "100"})
+    lines = [line.rstrip() for line in done.output.splitlines()]
+    return "\n".join(lines).strip("\n")
+
+
+def report() -> Iterator[str]:
+    """What `visionr1 report` prints of the saved run."""
+    sys.path.insert(0, str(HERE / "example"))
+    import restore
+
+    with tempfile.TemporaryDirectory() as folder:
+        restore.unpack(Path(folder))
+        done = CliRunner().invoke(app, ["report", folder], env={**PLAIN, "COLUMNS": "100"})
+    lines = [line.rstrip() for line in done.output.splitlines()]
+    yield from takewhile(lambda line: not line.startswith("figure:"), lines)
+
+
+def result_pages() -> Iterator[str]:
+    """The pages that `benchmarks/claims/report.py` has written."""
+    pages = sorted((HERE / "results").glob("*.md"))
+    if pages:
+        yield from ("```{toctree}", *(f"/results/{page.stem}" for page in pages), "```")
+
+
+FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
+    each.__name__: each
+    for each in (
+        *(settings, nested_settings, presets, released_presets, criteria),
+        *(formats, frames, families, score_record, alarms, commands, report, result_pages),
+    )
+}
+"""File name -> what writes its lines."""
+
+if __name__ == "__main__":
+    write(HERE / "reference" / "generated")
+    for name, make in FRAGMENTS.items():
+        print(f"{name}: {len(list(make()))} lines")  # noqa: T201 - the command's own message

@@ -1,0 +1,116 @@
+"""The pages of the documentation, their blocks of code, and a folder in which their commands can be run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated", "tutorial"} & set(page.parts)),
+)
+_FENCE = re.compile(r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        page: the file, from the repository's root.
+        line: of the opening fence, from 1.
+        language: after the fence.
+        note: the comment on the line before it; "" for none.
+        body: its lines.
+    """
+
+    page: str
+    line: int
+    language: str
+    note: str
+    body: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command, without comments; continued lines are one."""
+        lines = self.body.replace("\\\n", " ").splitlines()
+        split = [shlex.split(line, comments=True) for line in lines]
+        return [words for words in split if words]
+
+    @property
+    def exit_code(self) -> int:
+        """What the last command is to end with."""
+        said = re.fullmatch(r"exit code (\d)", self.note)
+        return int(said[1]) if said else 0
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text()
+    name = str(page.relative_to(ROOT))
+    return [
+        Block(name, text[: found.start("language")].count("\n") + 1, found["language"], found["note"] or "", found["body"])
+        for found in _FENCE.finditer(text)
+    ]
+
+
+BASH = [block for page in PAGES for block in blocks_of(page) if block.language == "bash"]
+
+
+def make_workspace(folder: Path) -> Path:
+    """A folder with the files that the pages' commands name."""
+    sys.path.insert(0, str(DOCS / "example"))
+    import restore
+
+    run = folder / "outputs" / "tiny_visionr1_cpu"
+    val = restore.restore(run)
+    scenes = run / "data" / "scenes"
+    shutil.copytree(scenes / "val", folder / "images")
+    coco = json.loads((scenes / "annotations" / "instances_val.json").read_text())
+    for name, images in (("annotations", coco["images"][:40]), ("annotations_val", coco["images"][40:60])):
+        kept = {image["id"] for image in images}
+        annotations = [each for each in coco["annotations"] if each["image_id"] in kept]
+        (folder / f"{name}.json").write_text(json.dumps({**coco, "images": images, "annotations": annotations}))
+    _write_records(folder / "mine.jsonl", coco)
+    for split, flags in (("train", []), ("val", ["--split", "val"])):
+        annotations = folder / ("annotations.json" if split == "train" else "annotations_val.json")
+        restore.convert(annotations, folder / "images", folder / f"{split}.parquet", *flags)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    assert val.is_file()
+    return folder
+
+
+def _write_records(file: Path, coco: dict) -> None:
+    """Phrases with one box each, as people write them down."""
+    images = {image["id"]: image for image in coco["images"]}
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    lines: list[str] = []
+    for each in coco["annotations"][:60]:
+        image = images[each["image_id"]]
+        same = [a for a in coco["annotations"] if (a["image_id"], a["category_id"]) == (each["image_id"], each["category_id"])]
+        if len(same) == 1:
+            record = {"image": image["file_name"], "caption": names[each["category_id"]], "box": each["bbox"]}
+            lines.append(json.dumps({**record, "width": image["width"], "height": image["height"]}))
+    file.write_text("\n".join(lines) + "\n")
+
+
+def is_collected(test: str) -> bool:
+    """Whether a test (`tests/file.py` or `tests/file.py::name`) exists."""
+    file, _, name = test.partition("::")
+    path = ROOT / file
+    return path.is_file() and (not name or re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE) is not None)
+
+
+def run_sphinx(out: Path, builder: str = "html") -> subprocess.CompletedProcess[str]:
+    """Build the site, warnings as errors."""
+    words = [sys.executable, "-m", "sphinx", "-b", builder, "-W", "--keep-going", "-q", str(DOCS), str(out)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
