@@ -188,7 +188,7 @@ def test_the_guard_lets_single_failures_pass() -> None:
 def test_a_run_that_scores_nothing_is_ended(case: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("def mine(answer):\n    raise KeyError('nothing')\n")
-    settings = {"criteria": {"mine": {"judge": f"{file}:mine"}}} if case == "criterion" else {}
+    settings = {"criteria": {"mine": {"fn": f"{file}:mine"}}} if case == "criterion" else {}
     reward_manager = manager(**settings)
     reason = "nothing" if case == "criterion" else "got `int`"
     for number in range(MIN_ROWS - 1):
@@ -364,13 +364,13 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
 def test_a_model_of_the_hub_is_told_by_its_name(
     model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verl_visionr1.plugin.image_choice import problems_of
+    from verl_visionr1.plugin.image_choice import image_choice_problems
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
     config = config_of(frame="auto", model=model)
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    assert len(problems_of(config)) == is_refused
+    assert len(image_choice_problems(config)) == is_refused
 
 
 def test_the_image_of_a_target_survives_json() -> None:
@@ -397,7 +397,7 @@ def test_rows_of_several_images_are_refused_before_training(
 ) -> None:
     from msgspec.structs import replace
 
-    from verl_visionr1.plugin.image_choice import problems_of
+    from verl_visionr1.plugin.image_choice import image_choice_problems
 
     two = "<image><image>Where is the cat in the second?"
     truths = [
@@ -409,12 +409,12 @@ def test_rows_of_several_images_are_refused_before_training(
     file = write_rows(tmp_path / "rows.parquet", [("x", truth.to_json(), question) for truth, question in truths])
     config = config_of(frame=frame, model=model_folder(tmp_path, model_type))
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    found = problems_of(config)
+    found = image_choice_problems(config)
     assert len(found) == is_refused
     assert all(problem.startswith(f"data.train_files: {file}: row 3 has 2 images") for problem in found)
     too_far = write_rows(tmp_path / "far.parquet", [("x", replace(PIXELS, image=2).to_json(), two)])
     config.data.train_files = str(too_far)
-    assert len(problems_of(config)) == is_refused
+    assert len(image_choice_problems(config)) == is_refused
 
 
 # ------------------------------------------------------------------------------------- steps that verl samples in parts
@@ -440,7 +440,7 @@ def test_verls_aggregation_leaves_each_number_as_it_is(n_parts: int) -> None:
     from verl_visionr1.plugin.training_state import Progress
 
     names = ("weighted_sum", "max_iou", "minimal", "total", "meaning")
-    criteria = {name: {"judge": "recall"} for name in names}
+    criteria = {name: {"fn": "recall"} for name in names}
     config = config_of(criteria=criteria, alarms={"window": 3, "patience": 3})
     config.trainer.v1.sync.parameter_sync_step = n_parts
     assert parts_a_step(config) == n_parts

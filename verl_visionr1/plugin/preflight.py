@@ -39,7 +39,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
-        problems = problems_of(config)
+        problems = preflight_problems(config)
         for label, text in [] if problems else summary.plan_of(config):
             print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
         with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
@@ -50,7 +50,7 @@ class Preflight(Callback):
             raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
+def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
     """Everything that would fail later, each in one line; empty when the run may start.
 
     Args:
@@ -58,13 +58,13 @@ def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True)
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_settings, _check_turns, _check_model, _check_data, agreement.problems_of, *_OF_MODULES)
+    checks = (_check_settings, _check_turns, _check_model, _check_data, agreement.agreement_problems, *_OF_MODULES)
     problems = [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
-    problems += run_checks.problems_of(config, is_whole=is_whole)
+    problems += run_checks.run_problems(config, is_whole=is_whole)
     return problems + (disk_problems(config) if here else [])
 
 
-_OF_MODULES = (reward_path.problems_of, trainable.family_problems, image_choice.problems_of)
+_OF_MODULES = (reward_path.reward_path_problems, trainable.family_problems, image_choice.image_choice_problems)
 
 
 def _check_settings(config: DictConfig) -> list[str]:
@@ -109,7 +109,7 @@ def _check_data(config: DictConfig) -> list[str]:
         settings = settings_of(config)
     except ConfigError:
         return []  # `_check_settings` says it
-    problems = delegation.problems_of(config, settings.delegate)
+    problems = delegation.delegation_problems(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in DATA_KEYS:
         for path in parquet_files(config, key):
