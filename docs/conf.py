@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from verl_visionr1 import __version__  # noqa: E402
+from verl_visionr1 import __version__
 
 project = "verl-visionr1"
 author = "the verl-visionr1 authors"

@@ -257,7 +257,9 @@ def families() -> Iterator[str]:
 
 def score_record() -> Iterator[str]:
     """What `Score` holds."""
-    yield from table(("field", "meaning"), [(code(name), prose(text)) for name, text in described(Score.__doc__).items()])
+    yield from table(
+        ("field", "meaning"), [(code(name), prose(text)) for name, text in described(Score.__doc__).items()]
+    )
 
 
 def alarms() -> Iterator[str]:

@@ -31,7 +31,7 @@ PRESET=${PRESET:-vlmr1-ovd}
 # The preset's format looks at the answer alone; VLM-R1's at <think> and <answer> around it. Half of its weight each.
 if [[ $PRESET == vlmr1-ovd ]]; then
   WEIGHTS=${WEIGHTS-"{format:0.5}"}
-  REWARD=("++reward.reward_kwargs.visionr1.criteria={think:{judge:think_answer,weight:0.5}}")
+  REWARD=("++reward.reward_kwargs.visionr1.criteria={think:{fn:think_answer,weight:0.5}}")
 fi
 ACTOR=(actor_rollout_ref.actor.optim.weight_decay=0)
 

@@ -18,7 +18,9 @@ PAGES = (
     ROOT / "CONTRIBUTING.md",
     *sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated", "tutorial"} & set(page.parts)),
 )
-_FENCE = re.compile(r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     name = str(page.relative_to(ROOT))
     return [
-        Block(name, text[: found.start("language")].count("\n") + 1, found["language"], found["note"] or "", found["body"])
+        Block(
+            name, text[: found.start("language")].count("\n") + 1, found["language"], found["note"] or "", found["body"]
+        )
         for found in _FENCE.finditer(text)
     ]
 
@@ -96,7 +100,11 @@ def _write_records(file: Path, coco: dict) -> None:
     lines: list[str] = []
     for each in coco["annotations"][:60]:
         image = images[each["image_id"]]
-        same = [a for a in coco["annotations"] if (a["image_id"], a["category_id"]) == (each["image_id"], each["category_id"])]
+        same = [
+            a
+            for a in coco["annotations"]
+            if (a["image_id"], a["category_id"]) == (each["image_id"], each["category_id"])
+        ]
         if len(same) == 1:
             record = {"image": image["file_name"], "caption": names[each["category_id"]], "box": each["bbox"]}
             lines.append(json.dumps({**record, "width": image["width"], "height": image["height"]}))

@@ -41,7 +41,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no patience": ({"patience": 0}, "patience = 0: needs a whole number of at least 1"),
     "negative noise": ({"sigmas": -1}, "sigmas = -1: needs a number of at least 0"),
     "no ratio": ({"box_flood": 1.0}, "box_flood = 1.0: needs a number above 1, or off"),
-    "percent": ({"dead_groups": 90}, r"dead_groups = 90: needs a number in \(0, 1\], or off"),
+    "percent": ({"frac_reward_zero_std": 90}, r"frac_reward_zero_std = 90: needs a number in \(0, 1\], or off"),
     "nothing": ({"empty_answers": 0.0}, "empty_answers = 0.0"),
     "a text": ({"repetition": "on"}, "repetition = 'on'"),
     "nan": ({"length_growth": math.nan}, "length_growth = nan"),
@@ -93,8 +93,8 @@ def healthy(seed: int, noise: float = 1.0, lag: float = 0.0, n_steps: int = N_ST
             distinct_share=min(1.0, 0.97 + 0.015 * others[2]),
             n_tokens=15.0 + 25.0 * boxes + 5.0 * others[3],
             empty=max(0.0, 0.08 - 0.06 * done + 0.02 * others[4]),
-            cut_off=max(0.0, 0.03 + 0.015 * others[5]),
-            dead_groups=min(1.0, 0.2 + 0.3 * done + 0.06 * others[6]),
+            clipped=max(0.0, 0.03 + 0.015 * others[5]),
+            frac_reward_zero_std=min(1.0, 0.2 + 0.3 * done + 0.06 * others[6]),
         )
 
 
@@ -139,7 +139,7 @@ def emptied(seed: int) -> History:
 
 
 def lengthened(seed: int) -> History:
-    return changed(seed, 40, lambda b, s: {"n_tokens": b.n_tokens * (1 + 5 * s), "cut_off": b.cut_off + 0.6 * s})
+    return changed(seed, 40, lambda b, s: {"n_tokens": b.n_tokens * (1 + 5 * s), "clipped": b.clipped + 0.6 * s})
 
 
 def shortened(seed: int) -> History:
@@ -153,7 +153,9 @@ def gamed(seed: int) -> History:
 
 
 def died(seed: int) -> History:
-    return changed(seed, 40, lambda b, s: {"dead_groups": b.dead_groups + (0.97 - b.dead_groups) * s})
+    return changed(
+        seed, 40, lambda b, s: {"frac_reward_zero_std": b.frac_reward_zero_std + (0.97 - b.frac_reward_zero_std) * s}
+    )
 
 
 def unjudged(seed: int) -> History:
@@ -180,7 +182,7 @@ HACKED = {
     "answers explode": (lengthened, {"length_growth": 70, "truncation": 70}),
     "answers collapse": (shortened, {"length_collapse": 75}),
     "reward up, F1 down": (gamed, {"reward_without_f1": 130}),
-    "all rewards of a prompt are equal": (died, {"dead_groups": 85}),
+    "all rewards of a prompt are equal": (died, {"frac_reward_zero_std": 85}),
 }
 
 
@@ -288,9 +290,9 @@ def test_what_is_no_number_is_not_seen() -> None:
 def test_what_is_bad_from_the_start_is_an_alarm_too() -> None:
     def bad(history: History) -> History:
         for batch in history:
-            yield replace(batch, cut_off=0.3, dead_groups=0.95)
+            yield replace(batch, clipped=0.3, frac_reward_zero_std=0.95)
 
-    assert fired(bad(healthy(0))) == {"truncation": 7, "dead_groups": 7}  # window and patience
+    assert fired(bad(healthy(0))) == {"truncation": 7, "frac_reward_zero_std": 7}  # window and patience
 
 
 def test_an_alarm_ends_when_its_rule_has_not_held_for_a_window() -> None:
@@ -331,7 +333,7 @@ def test_fewer_boxes_explain_shorter_answers_and_more_longer_ones() -> None:
 
 @pytest.mark.parametrize("name", ALARMS)
 def test_each_alarm_says_its_numbers(name: str) -> None:
-    histories = {"box_flood": flooded, "repetition": repeated, "empty_answers": emptied, "dead_groups": died}
+    histories = {"box_flood": flooded, "repetition": repeated, "empty_answers": emptied, "frac_reward_zero_std": died}
     histories["unscored"] = unjudged
     history = histories.get(name, lengthened if name in ("length_growth", "truncation") else shortened)
     history = gamed if name == "reward_without_f1" else history

@@ -17,7 +17,7 @@ from verl_visionr1 import Target, assignment, score
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_ASSIGNED, MAX_PAIRS, IndexedBoxes, assigned, best_edges, edges_between, thinned
 from verl_visionr1.boxes import Box, iou, pairwise_iou
-from verl_visionr1.matching import MATCHERS, Matching, ignored, match_boxes, match_giou, match_labelled
+from verl_visionr1.matching import MATCHERS, Matching, ignored, match_class_agnostic, match_class_aware, match_giou
 
 SIDE = 1000
 LABELS = ("cat", "dog", "cow")
@@ -31,7 +31,7 @@ def target_of(boxes: Sequence[Box], labels: Sequence[str] = (), **more: object) 
 def best_total(answer: Answer, target: Target, *, by_label: bool) -> float:
     """The largest total IoU, by scipy on the whole matrix."""
     iou_pt = pairwise_iou(answer.boxes_xyxy, target.boxes_xyxy)
-    if by_label and target.is_multilabel:
+    if by_label and target.is_multiclass:
         iou_pt = np.where(np.array(answer.labels)[:, None] == np.array(target.labels), iou_pt, 0.0)
     rows, columns = linear_sum_assignment(iou_pt, maximize=True)
     return float(iou_pt[rows, columns].sum())
@@ -89,9 +89,9 @@ def test_the_total_is_scipys_and_the_order_plays_no_part(
         boxes = [targets[i] if rng.random() < 0.3 else box for i, box in enumerate(boxes[: len(targets)])]
     names = rng.choices(LABELS[:n_labels], k=len(boxes)), rng.choices(LABELS[:n_labels], k=len(targets))
     answer, target = Answer(tuple(boxes), tuple(names[0])), target_of(targets, names[1])
-    for match in (match_labelled, match_boxes):
+    for match in (match_class_aware, match_class_agnostic):
         matching = match(answer, target)
-        assert sum(matching.ious) == pytest.approx(best_total(answer, target, by_label=match is match_labelled))
+        assert sum(matching.ious) == pytest.approx(best_total(answer, target, by_label=match is match_class_aware))
         _holds(matching, answer, target)
         for _ in range(2):
             ps, ts = rng.sample(range(len(boxes)), len(boxes)), rng.sample(range(len(targets)), len(targets))
@@ -122,7 +122,7 @@ def test_plain_python_and_numpy_agree(scene: str, n: int, n_labels: int, rng: ra
         for small, padding in ((10**9, 4), (0, 10**9), (0, 0), (5, 0)):
             patch.setattr("verl_visionr1.matching.SMALL_PAIRS", small)
             patch.setattr("verl_visionr1.matching.MAX_PADDING", padding)
-            found += [match_labelled(answer, target), match_boxes(answer, target)]
+            found += [match_class_aware(answer, target), match_class_agnostic(answer, target)]
     for match in (found[0::2], found[1::2]):
         assert [sum(matching.ious) for matching in match] == pytest.approx([sum(match[0].ious)] * 4)
 
@@ -148,13 +148,13 @@ def test_beyond_the_bound_the_total_is_at_least_half_and_free_of_order(scene) ->
     n = int(MAX_ASSIGNED**0.5) + 20
     boxes, targets = scene(rng, n), scene(rng, n)
     answer, target = Answer(tuple(boxes), ("cat",) * n), target_of(targets)
-    matching = match_labelled(answer, target)
+    matching = match_class_aware(answer, target)
     _holds(matching, answer, target)
     best = best_total(answer, target, by_label=False)
     assert 0.5 * best <= sum(matching.ious) <= best + 1e-6
     rng.shuffle(boxes)
     rng.shuffle(targets)
-    assert match_labelled(Answer(tuple(boxes), ("cat",) * n), target_of(targets)).ious == matching.ious
+    assert match_class_aware(Answer(tuple(boxes), ("cat",) * n), target_of(targets)).ious == matching.ious
 
 
 def test_greedy_takes_the_largest_first() -> None:
@@ -176,10 +176,10 @@ def test_the_predictions_that_are_matched_beyond_the_bound_do_not_hang_on_their_
 @pytest.mark.parametrize(
     ("name", "scene", "n_p", "n_t"),
     [
-        ("labelled", nested, 500, 500),
-        ("labelled", crowded, 300, 1000),
-        ("labelled", crowded, 1000, 1000),
-        ("labelled", identical, 1000, 1000),
+        ("class_aware", nested, 500, 500),
+        ("class_aware", crowded, 300, 1000),
+        ("class_aware", crowded, 1000, 1000),
+        ("class_aware", identical, 1000, 1000),
         ("giou", crowded, 1000, 1000),
         ("visionr1-released", crowded, 1000, 1000),
     ],
@@ -199,7 +199,7 @@ def test_many_ignore_regions() -> None:
     regions = scattered(rng, 200)
     target = target_of([(0.0, 990.0, 5.0, 999.0)], ignore_xyxy=regions)
     answer = Answer(boxes, ("cat",) * 1000)
-    matching = match_labelled(answer, target)
+    matching = match_class_aware(answer, target)
     found = ignored(answer, target, matching)
     floor = cpu_seconds(lambda: [_share(boxes[0], region) for _ in range(200) for region in regions])
     assert cpu_seconds(lambda: ignored(answer, target, matching)) < floor, "a fifth of the pairs in plain Python"
@@ -219,9 +219,9 @@ def _share(box: Box, region: Box) -> float:
 def test_a_changed_copy_is_indexed_anew() -> None:
     target = target_of([(0.0, 0.0, 9.0, 9.0)], ["cat"], categories=["cat", "dog"])
     assert target.indexed.order == (0,)
-    assert target.is_multilabel
+    assert target.is_multiclass
     other = msgspec.structs.replace(target, boxes_xyxy=(), labels=(), categories=())
-    assert (other.indexed.order, other.is_multilabel, other.normal_labels) == ((), False, ())
+    assert (other.indexed.order, other.is_multiclass, other.normalized_labels) == ((), False, ())
     assert Target.from_json(target.to_json()) == target, "what is kept is no part of it"
     text = '[{"bbox_2d": [0, 0, 9, 9], "label": "CAT "}]'
     assert score(text, target).value == 1.0
@@ -230,5 +230,5 @@ def test_a_changed_copy_is_indexed_anew() -> None:
 def test_labels_agree_as_they_are_compared() -> None:
     target = target_of([(0.0, 0.0, 9.0, 9.0)] * 2, ["Red  Bus", "dog"])
     for label in ("Red  Bus", "red bus", " RED BUS "):
-        assert match_labelled(Answer(((0.0, 0.0, 9.0, 9.0),), (label,)), target).pairs == ((0, 0),)
+        assert match_class_aware(Answer(((0.0, 0.0, 9.0, 9.0),), (label,)), target).pairs == ((0, 0),)
         assert match_giou(Answer(((0.0, 0.0, 9.0, 9.0),), (label,)), target).pairs == ((0, 0),)

@@ -25,7 +25,7 @@ from verl_visionr1.criteria.average_precision import (
     ranked_ap,
     ranked_hits,
 )
-from verl_visionr1.matching import match_boxes, match_labelled
+from verl_visionr1.matching import match_class_agnostic, match_class_aware
 
 SIZE = (200, 200)
 A, B, C, FAR = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0), (100.0, 100.0, 110.0, 110.0)
@@ -44,7 +44,7 @@ def judged(
         labels=[label for _, label in targets],
         **more,
     )
-    matching = match_labelled(answer, target)
+    matching = match_class_aware(answer, target)
     return [criterion(answer, target, matching) for criterion in (ap, ap50, od_length)]
 
 
@@ -109,9 +109,9 @@ def test_any_matching_keeps_them_in_bounds() -> None:
     """A matching that ignores labels may pair a prediction with a target of another class."""
     answer = Answer((A, C), ("dog", "dog"))
     target = Target(task="detection", size_wh=SIZE, boxes_xyxy=[A, C], labels=["cat", "dog"])
-    assert ap(answer, target, match_boxes(answer, target)) == 1.0
+    assert ap(answer, target, match_class_agnostic(answer, target)) == 1.0
     unlabelled = Target(task="pointing", size_wh=SIZE, boxes_xyxy=[A, C], categories=["cat", "dog"])
-    assert ap(answer, unlabelled, match_boxes(answer, unlabelled)) == 1.0
+    assert ap(answer, unlabelled, match_class_agnostic(answer, unlabelled)) == 1.0
 
 
 grid = st.tuples(*[st.integers(0, 3)] * 2, *[st.integers(1, 3)] * 2).map(

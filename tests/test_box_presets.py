@@ -18,7 +18,7 @@ from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import detection, grounding
 
 SOUND = [preset.name for preset in (*detection.PRESETS, *grounding.PRESETS)]
-BY_LABEL = [name for name in SOUND if PRESETS[name].matching != "boxes"]
+BY_LABEL = [name for name in SOUND if PRESETS[name].matching != "class_agnostic"]
 PROGRESS = [None, 0.0, 0.2, 0.5, 1.0]
 progresses = st.none() | st.floats(0, 1)
 

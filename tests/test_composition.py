@@ -40,7 +40,7 @@ def test_a_printed_preset_names_every_criterion(name: str) -> None:
     plain = plain_of(PRESETS[name])
     assert list(plain["criteria"]) == [criterion.name for criterion in PRESETS[name].criteria]
     for criterion in plain["criteria"].values():
-        assert criterion["judge"] in CRITERIA or load_function(criterion["judge"])
+        assert criterion["fn"] in CRITERIA or load_function(criterion["fn"])
 
 
 def test_a_ramp_that_begins_late_is_printed_and_read_again() -> None:
@@ -57,7 +57,7 @@ def test_nothing_set_changes_nothing() -> None:
 
 
 def test_criteria_are_changed_added_and_left_out() -> None:
-    preset = changed({"criteria": {"format": {"weight": 0.0}, "precision": None, "iou": {"judge": "recall"}}})
+    preset = changed({"criteria": {"format": {"weight": 0.0}, "precision": None, "iou": {"fn": "recall"}}})
     assert preset.weights == {"format": 0.0, "recall": 1.0, "iou": 1.0}
     assert list(score(PERFECT, TARGET, preset=preset).metrics)[:3] == ["format", "recall", "iou"]
 
@@ -121,30 +121,30 @@ MISTAKES = {
         {"criteria": {"recall": {"wieght": 1}}},
         "criteria.recall.wieght: unknown key; did you mean weight?",
     ),
-    "new criterion without a judge": (
+    "new criterion without fn": (
         {"criteria": {"mine": {"weight": 1}}},
         "criteria.mine: no such criterion in the base",
     ),
-    "unknown judge": ({"criteria": {"mine": {"judge": "recal"}}}, "criteria.mine.judge = 'recal': needs one of"),
+    "unknown fn": ({"criteria": {"mine": {"fn": "recal"}}}, "criteria.mine.fn = 'recal': needs one of"),
     "unknown option": (
         {"criteria": {"recall": {"options": {"beta": 2}}}},
         "criteria.recall.options = 'beta': needs one of (it has no options)",
     ),
     "an option that cannot be": (
-        {"criteria": {"near": {"judge": "count_fuzzy", "options": {"cutoff": 0}}}},
+        {"criteria": {"near": {"fn": "count_fuzzy", "options": {"cutoff": 0}}}},
         "criteria.near.options: count_fuzzy: cutoff = 0: needs a number above 0",
     ),
     "an option of another type": (
-        {"criteria": {"near": {"judge": "count_fuzzy", "options": {"cutoff": "x"}}}},
+        {"criteria": {"near": {"fn": "count_fuzzy", "options": {"cutoff": "x"}}}},
         "criteria.near.options: ",
     ),
     "leaving out what is not there": ({"criteria": {"mine": None}}, "criteria = 'mine': needs one of format, recall"),
     "negative weight": ({"weights": {"recall": -1}}, "weights.recall = -1.0: needs a number >= 0"),
     "weight as text": ({"criteria": {"recall": {"weight": "much"}}}, "criteria.recall.weight = 'much': Expected"),
     "all weights zero": ({"weights": dict.fromkeys(("format", "recall", "precision"), 0)}, "at least one above 0"),
-    "a name that is taken": ({"criteria": {"f1_50": {"judge": "recall"}}}, "criteria.f1_50: every preset reports"),
+    "a name that is taken": ({"criteria": {"f1_50": {"fn": "recall"}}}, "criteria.f1_50: every preset reports"),
     "unknown format": ({"answer_format": "qwen"}, "answer_format = 'qwen': needs one of qwen-json"),
-    "unknown matching": ({"matching": "x"}, "matching = 'x': needs one of labelled"),
+    "unknown matching": ({"matching": "x"}, "matching = 'x': needs one of class_aware"),
     "unknown value": ({"value": "median"}, "value = 'median': needs one of mean, sum"),
     "unknown schedule": ({"schedule": {"kind": "foo"}}, "schedule.kind = 'foo': needs one of off, constant"),
     "too many stages": ({"schedule": {"stages": [[0, 0, 1]] * 3}}, "schedule.stages has 3 entries: the preset has 2"),
@@ -244,7 +244,7 @@ def test_a_function_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     package.mkdir()
     (package / "__init__.py").write_text("def mine(n_tokens, *, limit=4):\n    return float(n_tokens <= limit)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    preset = changed({"criteria": {"short": {"judge": "pkg://someones_rewards:mine", "options": {"limit": 9}}}})
+    preset = changed({"criteria": {"short": {"fn": "pkg://someones_rewards:mine", "options": {"limit": 9}}}})
     assert score(PERFECT, TARGET, preset=preset).metrics["short"] == 1.0
     assert score(PERFECT, TARGET, preset=preset, n_tokens=10).metrics["short"] == 0.0
 
@@ -267,7 +267,7 @@ BAD_FUNCTIONS = {
 @pytest.mark.parametrize(("body", "message"), BAD_FUNCTIONS.values(), ids=BAD_FUNCTIONS)
 def test_a_function_that_cannot_be_a_criterion(body: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RewardError) as caught:
-        changed({"criteria": {"new": {"judge": own(tmp_path, body)}}})
+        changed({"criteria": {"new": {"fn": own(tmp_path, body)}}})
     assert message in str(caught.value)
 
 
@@ -280,20 +280,20 @@ CALLABLES = {
 
 @pytest.mark.parametrize("body", CALLABLES.values(), ids=CALLABLES)
 def test_other_callables_judge_and_are_printed(body: str, tmp_path: Path) -> None:
-    preset = changed({"criteria": {"new": {"judge": own(tmp_path, body)}}})
+    preset = changed({"criteria": {"new": {"fn": own(tmp_path, body)}}})
     assert score(PERFECT, TARGET, preset=preset).metrics["new"] == 0.5
     assert changed(plain_of(preset)) == preset
 
 
 def test_what_a_function_raises_names_it_and_the_line(tmp_path: Path) -> None:
-    preset = changed({"criteria": {"new": {"judge": own(tmp_path, "def mine(answer):\n    return {}['x']")}}})
+    preset = changed({"criteria": {"new": {"fn": own(tmp_path, "def mine(answer):\n    return {}['x']")}}})
     with pytest.raises(RewardError, match=r"^criteria\.new: KeyError: 'x' \(.*own\.py:2\)$"):
         score(PERFECT, TARGET, preset=preset)
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "None", "'much'", "[1]"])
 def test_a_function_that_gives_no_number_is_named(value: str, tmp_path: Path) -> None:
-    preset = changed({"criteria": {"new": {"judge": own(tmp_path, f"def mine(answer): return {value}")}}})
+    preset = changed({"criteria": {"new": {"fn": own(tmp_path, f"def mine(answer): return {value}")}}})
     with pytest.raises(RewardError, match=r"criteria\.new gave"):
         score(PERFECT, TARGET, preset=preset)
 
@@ -316,7 +316,7 @@ def test_a_function_is_loaded_once_and_knows_its_place(tmp_path: Path) -> None:
 def test_only_what_may_take_long_is_judged_in_a_thread(tmp_path: Path) -> None:
     slow = {name for name, preset in PRESETS.items() if preset.may_block}
     assert slow == {"math", "vlmr1-math-released", "vlmr1-default-released"}
-    assert changed({"criteria": {"new": {"judge": own(tmp_path, "def mine(answer): return 1.0")}}}).may_block
+    assert changed({"criteria": {"new": {"fn": own(tmp_path, "def mine(answer): return 1.0")}}}).may_block
 
 
 def test_a_package_that_is_missing_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,3 +333,13 @@ def test_a_format_that_cannot_answer_the_task_is_refused() -> None:
         RewardError, match=r"answer_format = 'count': it answers counting; preset visionr1 judges detection"
     ):
         changed({"answer_format": "count"})
+
+
+def test_names_of_the_last_release_are_taken_with_a_warning(tmp_path: Path) -> None:
+    new = {"matching": "class_aware", "criteria": {"iou": {"fn": "soft_iou"}}}
+    old = {"matching": "labelled", "criteria": {"iou": {"judge": "iou_over_max"}}}
+    with pytest.warns(FutureWarning):
+        assert changed(old) == changed(new)
+    with pytest.warns(FutureWarning):
+        preset = changed({"criteria": {"new": {"fn": own(tmp_path, "def mine(labelled): return 1.0")}}})
+    assert "class_aware" in preset.looks_at

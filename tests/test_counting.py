@@ -52,7 +52,7 @@ VALUES = {
 @pytest.mark.parametrize(("stated", "true", "expected"), [(*key, value) for key, value in VALUES.items()])
 def test_values(stated: float | None, true: int, expected: tuple[float, ...]) -> None:
     answer = Answer(count=stated, defects=() if stated is not None else (Defect.NO_COUNT,))
-    judged = [judge(answer, target(true)) for judge in (count_exact, count_relative, count_fuzzy, count_mra)]
+    judged = [fn(answer, target(true)) for fn in (count_exact, count_relative, count_fuzzy, count_mra)]
     assert judged == pytest.approx(expected)
 
 
@@ -65,8 +65,8 @@ def test_mra_by_definition(true: int, stated: int) -> None:
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 20))
 def test_nearer_is_never_worse(true: int, off: int, further: int) -> None:
-    for judge in (count_exact, count_relative, count_fuzzy, count_mra):
-        near, far = (judge(Answer(count=float(true + d)), target(true)) for d in (off, off + further))
+    for fn in (count_exact, count_relative, count_fuzzy, count_mra):
+        near, far = (fn(Answer(count=float(true + d)), target(true)) for d in (off, off + further))
         assert 0.0 <= far <= near <= 1.0
 
 
@@ -85,8 +85,8 @@ def test_the_cutoff_of_fuzzy() -> None:
 
 def test_a_target_without_a_count_is_met_by_nothing() -> None:
     nothing = Target(task="detection", size_wh=(640, 480))
-    for judge in (count_exact, count_relative, count_fuzzy, count_mra):
-        assert judge(Answer(count=0.0), nothing) == 0.0
+    for fn in (count_exact, count_relative, count_fuzzy, count_mra):
+        assert fn(Answer(count=0.0), nothing) == 0.0
 
 
 # text, true count -> format, exact, near

@@ -14,10 +14,10 @@ from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds, precisio
 from verl_visionr1.criteria.dense import (
     big_vision,
     f1_iou,
-    iou_over_max,
     precision_size_aware,
     reachable_iou,
     recall_size_aware,
+    soft_iou,
     v_triune,
     weighted_sum,
     widened,
@@ -38,7 +38,7 @@ def target_of(n: int, side: float = 400.0, labels: list[str] | None = None) -> T
     return Target(task="detection", size_wh=(1000, 1000), boxes_xyxy=[box] * n, labels=labels or ["cat"] * n)
 
 
-# ious, n_P, n_T -> iou_over_max, f1_iou, weighted_sum, v_triune at eps .85, big_vision
+# ious, n_P, n_T -> soft_iou, f1_iou, weighted_sum, v_triune at eps .85, big_vision
 EPS_85 = Thresholds(match_iou=0.85, recall_floor=0.0, recall_full=1.0, iou_floor=0.85, iou_full=1.0)
 TABLE = {
     "perfect": ([1.0, 1.0], 2, 2, 1, 1, 1, 1, 1),
@@ -62,7 +62,7 @@ def test_values(
     ious: list[float], n_p: int, n_t: int, over: float, f1: float, total: float, triune: float, vision: float
 ) -> None:
     matching, target = matched(ious, n_p, n_t), target_of(n_t)
-    assert iou_over_max(matching) == pytest.approx(over)
+    assert soft_iou(matching) == pytest.approx(over)
     assert f1_iou(matching) == pytest.approx(f1)
     assert weighted_sum(matching) == pytest.approx(total)
     assert v_triune(Answer(), matching, EPS_85, target, STEP) == pytest.approx(triune)
@@ -70,7 +70,7 @@ def test_values(
 
 
 def test_visual_rft_has_a_bound() -> None:
-    assert iou_over_max(matched([1.0, 0.5, 0.4], 3, 3), match_iou=0.5) == pytest.approx(0.5)
+    assert soft_iou(matched([1.0, 0.5, 0.4], 3, 3), match_iou=0.5) == pytest.approx(0.5)
 
 
 # --- big_vision ------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_criteria_lie_in_0_1_and_one_more_wrong_box_never_pays(
     target = target_of(n_t, side)
     answer = Answer(((0.0, 0.0, side, side),) * (n_p + 1), ("cat",) * (n_p + 1))
     criteria = (
-        iou_over_max,
+        soft_iou,
         f1_iou,
         weighted_sum,
         lambda matching: v_triune(answer, matching, stage, target, STEP),

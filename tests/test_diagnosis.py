@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from verl_visionr1 import FRAMES, PRESETS, Target
 from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.masks import Mask
-from verl_visionr1.rewards import Criterion, Preset, Speech
+from verl_visionr1.rewards import Criterion, Preset, ResponseContext
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.explain.diagnosis import Exam, cause_of, diagnose, findings_of
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -37,10 +37,15 @@ def scaled(box: tuple[float, ...], width: float, height: float) -> tuple[float, 
 
 
 def exam_of(
-    text: str, target: Target = TARGET, preset: str | Preset = "visionr1", *, frame: str = "original", **speech: object
+    text: str,
+    target: Target = TARGET,
+    preset: str | Preset = "visionr1",
+    *,
+    frame: str = "original",
+    **response: object,
 ) -> Exam:
     chosen = PRESETS[preset] if isinstance(preset, str) else preset
-    return Exam.of(text, target, chosen, chosen.schedule(0.0), Speech(FRAMES[frame], **speech))  # type: ignore[arg-type]
+    return Exam.of(text, target, chosen, chosen.schedule(0.0), ResponseContext(FRAMES[frame], **response))  # type: ignore[arg-type]
 
 
 def cause(text: str, target: Target = TARGET, preset: str | Preset = "visionr1", **options: object) -> str:
@@ -411,7 +416,9 @@ def test_a_point_in_the_bounds_of_a_mask_but_not_on_it_lies_outside() -> None:
 
 def test_the_frame_is_not_blamed_where_the_boxes_are_merely_wrong() -> None:
     wrong = said(((10, 900, 60, 1100), "cat"), ((1700, 20, 1990, 80), "dog"))
-    found = diagnose(wrong, TARGET, PRESETS["visionr1"], PRESETS["visionr1"].schedule(None), Speech(FRAMES["original"]))
+    found = diagnose(
+        wrong, TARGET, PRESETS["visionr1"], PRESETS["visionr1"].schedule(None), ResponseContext(FRAMES["original"])
+    )
     assert {finding.cause for finding in found} == {"junk", "missed"}
 
 

@@ -18,7 +18,9 @@ IMPORTS_VERL = {"check", "dry-run", "doctor"}
 RUN = [block for block in BASH if not block.note or block.note.startswith("exit code")]
 NOT_RUN = [block for block in BASH if block not in RUN]
 NOTES = re.compile(r"not run: .{10,}|run by (tests/\w+\.py(?:::\w+)?)")
-SITE_PAGES = [page for page in PAGES if DOCS in page.parents and page.name not in ("index.md", "changelog.md", "contributing.md")]
+SITE_PAGES = [
+    page for page in PAGES if DOCS in page.parents and page.name not in ("index.md", "changelog.md", "contributing.md")
+]
 
 
 def _id(block: Block) -> str:
@@ -39,9 +41,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_run(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     assert block.commands
-    *earlier, last = [CliRunner().invoke(app, words[1:]) if words[0] == "visionr1" else words[0] for words in block.commands]
+    *earlier, last = [
+        CliRunner().invoke(app, words[1:]) if words[0] == "visionr1" else words[0] for words in block.commands
+    ]
     assert [done if isinstance(done, str) else done.exit_code for done in earlier] == [0] * len(earlier)
-    assert not isinstance(last, str), f"{_id(block)}: only visionr1 commands are run; say why not in a comment before it"
+    assert not isinstance(last, str), (
+        f"{_id(block)}: only visionr1 commands are run; say why not in a comment before it"
+    )
     assert last.exit_code == block.exit_code, last.output
 
 
@@ -59,7 +65,9 @@ def test_examples_give_what_they_show(page: Path) -> None:
 
 def test_the_tutorial_runs(tmp_path: Path) -> None:
     script = DOCS / "tutorials" / "score_and_explain.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=_plain_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=_plain_environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +101,9 @@ def test_links_between_files() -> None:
 
 def test_pictures_are_small_and_in_both_themes() -> None:
     pictures = {file.name for kind in ("svg", "png") for file in (DOCS / "pictures").glob(f"*.{kind}")}
-    assert {name.replace("-light", "-dark") for name in pictures if "-light" in name} == {n for n in pictures if "-dark" in n}
+    assert {name.replace("-light", "-dark") for name in pictures if "-light" in name} == {
+        n for n in pictures if "-dark" in n
+    }
     used = "".join(page.read_text() for page in PAGES)
     assert [name for name in sorted(pictures) if name not in used] == []
     assert [name for name in sorted(pictures) if (DOCS / "pictures" / name).stat().st_size > 150_000] == []
@@ -112,7 +122,11 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
 def test_spelling() -> None:
     pytest.importorskip("codespell_lib", reason="extra docs")
     files = [*map(str, PAGES), str(DOCS / "tutorials" / "score_and_explain.py")]
-    done = subprocess.run([sys.executable, "-m", "codespell_lib", "--ignore-words-list", "wieghts", *files], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "--ignore-words-list", "wieghts", *files],
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == ""
 
 

@@ -293,7 +293,7 @@ def test_options_reach_the_training(tmp_path: Path) -> None:
         **draw_rows(tmp_path / "scenes", train=("grounding",), val=("grounding",)),  # the model knows no other wording
     )
     assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
-    think = CriterionSettings(judge="think_answer", weight=0.5)
+    think = CriterionSettings(fn="think_answer", weight=0.5)
     preset = built(PresetSettings(base="vlmr1-rec", criteria={"think": think}, weights={"format": 0.5}))
     judged = {}
     for row in (*rows_of(run_dir / "rollouts"), *rows_of(run_dir / "validation")):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from verl_visionr1 import FRAMES, PRESETS, Target, score
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
-from verl_visionr1.rewards import Speech
+from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.tools.explain.drawing import COLOURS, draw
 from verl_visionr1.tools.explain.explanation import Explanation, explain
 from verl_visionr1.tools.explain.page import page_of, visible
@@ -36,7 +36,7 @@ PERFECT = said((CAT, "cat"), (DOG, "dog"))
 def explained(
     text: str, target: Target = TARGET, preset: str = "visionr1", progress: float | None = None, frame: str = "original"
 ) -> Explanation:
-    return explain(text, target, PRESETS[preset], Speech(FRAMES[frame]), progress=progress)
+    return explain(text, target, PRESETS[preset], ResponseContext(FRAMES[frame]), progress=progress)
 
 
 def page(explanation: Explanation, width: int = 160) -> str:

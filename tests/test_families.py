@@ -106,7 +106,7 @@ def test_qwen3_5_sizes_are_those_of_the_processor_and_of_the_positions(tmp_path:
     from verl.utils.tokenizer import hf_processor
 
     from verl_visionr1.plugin.image_size import ImageTokens
-    from verl_visionr1.plugin.image_size import processed_size as read_size
+    from verl_visionr1.plugin.image_size import read_processed_size as read_size
     from verl_visionr1.processed import ImageProcessor, processed_size
 
     folder = make_qwen3_5(tmp_path / "model")

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from verl_visionr1 import FRAMES, PRESETS, Target, score
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
-from verl_visionr1.rewards import Speech
+from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.tools.explain.explanation import explain
@@ -106,7 +106,7 @@ def test_boxes_are_counted_as_explain_counts_them(gallery: tuple[Written, dict[s
         row = line_of(payload, sample)
         progress = 1.0 if "/validation/" in payload["files"][sample["file"]] else progress_at(row["step"], STEPS)
         target = Target.from_json(row["gts"])
-        told = explain(row["output"], target, JUDGING.preset, Speech(JUDGING.frame), progress=progress)
+        told = explain(row["output"], target, JUDGING.preset, ResponseContext(JUDGING.frame), progress=progress)
         assert [kinds[prediction[0]] for prediction in sample["predictions"]] == [
             v.counted_as for v in told.predictions
         ]

@@ -6,8 +6,8 @@ import pytest
 
 from verl_visionr1 import Target, score
 from verl_visionr1.boxes import Box
-from verl_visionr1.criteria.dense import iou_over_max
-from verl_visionr1.criteria.grounding import giou_over_max, hit_over_max, iou2_over_max
+from verl_visionr1.criteria.dense import soft_iou
+from verl_visionr1.criteria.grounding import hit_over_max, iou2_over_max, soft_giou
 from verl_visionr1.matching import Matching
 
 LEFT, RIGHT = (0.0, 0.0, 100.0, 100.0), (200.0, 0.0, 300.0, 100.0)
@@ -102,10 +102,10 @@ def test_two_boxes_are_matched_by_what_is_judged() -> None:
 
 def test_criteria_alone() -> None:
     matching = Matching(((0, 0), (1, 1)), (0.8, 0.4), 3, 2)
-    assert iou_over_max(matching) == pytest.approx(1.2 / 3)
+    assert soft_iou(matching) == pytest.approx(1.2 / 3)
     assert iou2_over_max(matching) == pytest.approx((0.64 + 0.16) / 3)
-    assert giou_over_max(matching) == pytest.approx((0.9 + 0.7) / 3)
+    assert soft_giou(matching) == pytest.approx((0.9 + 0.7) / 3)
     assert hit_over_max(matching) == pytest.approx(1 / 3)
     assert hit_over_max(matching, match_iou=0.4) == pytest.approx(2 / 3), "a bound is reached at it"
-    for criterion in (iou_over_max, iou2_over_max, giou_over_max, hit_over_max):
+    for criterion in (soft_iou, iou2_over_max, soft_giou, hit_over_max):
         assert criterion(Matching((), (), 0, 0)) == 1.0

@@ -20,13 +20,13 @@ from verl_visionr1.matching import (
     MATCHERS,
     Matching,
     ignored,
-    match_boxes,
+    match_class_agnostic,
+    match_class_aware,
     match_giou,
-    match_labelled,
     match_nothing,
     match_visionr1_released,
 )
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
 SIDE = 200
@@ -75,7 +75,7 @@ TABLE = {
 def test_match_labelled(
     boxes: list[Box], labels: str, targets: list[Box], target_labels: str, expected: dict, n_p: int
 ) -> None:
-    matching = match_labelled(answer_of(boxes, labels.split()), target_of(targets, target_labels.split()))
+    matching = match_class_aware(answer_of(boxes, labels.split()), target_of(targets, target_labels.split()))
     assert dict(zip(matching.pairs, matching.ious, strict=True)) == pytest.approx(expected)
     assert (matching.n_predicted, matching.n_target) == (n_p, len(targets))
 
@@ -85,16 +85,16 @@ def test_labels_of_points_match_no_box() -> None:
         task="detection", size_wh=(9, 9), boxes_xyxy=[[1, 1, 4, 4]], labels=["cat"], categories=["cat", "dog"]
     )
     answer = Answer(labels=("cat",), points_xy=((2.0, 2.0),))
-    assert match_labelled(answer, target).pairs == match_giou(answer, target).pairs == ()
+    assert match_class_aware(answer, target).pairs == match_giou(answer, target).pairs == ()
 
 
 def test_a_label_can_be_wrong_where_the_prompt_names_several() -> None:
     target = target_of([A], ["cat"], categories=["cat", "dog"])
-    assert match_labelled(answer_of([A], ["dog"]), target).pairs == ()
-    assert match_boxes(answer_of([A], ["dog"]), target).pairs == ((0, 0),)
+    assert match_class_aware(answer_of([A], ["dog"]), target).pairs == ()
+    assert match_class_agnostic(answer_of([A], ["dog"]), target).pairs == ((0, 0),)
 
 
-@pytest.mark.parametrize("match", [match_labelled, match_boxes])
+@pytest.mark.parametrize("match", [match_class_aware, match_class_agnostic])
 def test_dropped_claims_count_as_predictions(match) -> None:
     assert match(answer_of([A], ["cat"], 3), target_of([A], ["cat"])) == Matching(((0, 0),), (1.0,), 4, 1)
 
@@ -112,16 +112,16 @@ IGNORE = {
 @pytest.mark.parametrize(("box", "counted"), IGNORE.values(), ids=IGNORE)
 def test_an_unmatched_prediction_in_a_crowd_is_not_counted(box: Box, counted: int) -> None:
     target = target_of([A], ["cat"], ignore_xyxy=[(50, 50, 65, 65), (90, 90, 95, 95)])
-    assert match_labelled(answer_of([A, box], ["cat", "cat"]), target).n_predicted == 1 + counted
+    assert match_class_aware(answer_of([A, box], ["cat", "cat"]), target).n_predicted == 1 + counted
     nothing = target_of([], [], ignore_xyxy=[(50, 50, 65, 65)])
-    matching = match_labelled(answer_of([box], ["cat"]), nothing)
+    matching = match_class_aware(answer_of([box], ["cat"]), nothing)
     assert matching.n_predicted == counted
     assert ignored(answer_of([box], ["cat"]), nothing, matching) == (set() if counted else {0})
 
 
 def test_a_matched_prediction_in_a_crowd_counts() -> None:
     target = target_of([A], ["cat"], ignore_xyxy=[(0, 0, 20, 20)])
-    assert match_labelled(answer_of([A, A], ["cat", "cat"]), target) == Matching(((0, 0),), (1.0,), 1, 1)
+    assert match_class_aware(answer_of([A, A], ["cat", "cat"]), target) == Matching(((0, 0),), (1.0,), 1, 1)
 
 
 # A coarse grid makes equal boxes, equal overlaps and equal totals common.
@@ -155,15 +155,17 @@ def test_the_total_iou_is_the_best_there_is(predictions: list[tuple[Box, str]], 
     boxes, labels = split(predictions)
     target = target_of(*split(targets), categories=["cat", "dog"])
     by_label = sum(
-        best_total(*[[box for box, label in scene if normal_label(label) == name] for scene in (predictions, targets)])
+        best_total(
+            *[[box for box, label in scene if normalize_label(label) == name] for scene in (predictions, targets)]
+        )
         for name in ("cat", "dog")
     )
-    assert sum(match_labelled(answer_of(boxes, labels), target).ious) == pytest.approx(by_label, abs=1e-9)
+    assert sum(match_class_aware(answer_of(boxes, labels), target).ious) == pytest.approx(by_label, abs=1e-9)
     anyhow = best_total(list(boxes), [box for box, _ in targets])
-    assert sum(match_boxes(answer_of(boxes, labels), target).ious) == pytest.approx(anyhow, abs=1e-9)
+    assert sum(match_class_agnostic(answer_of(boxes, labels), target).ious) == pytest.approx(anyhow, abs=1e-9)
 
 
-@given(scenes, scenes, st.sampled_from([match_labelled, match_boxes]))
+@given(scenes, scenes, st.sampled_from([match_class_aware, match_class_agnostic]))
 def test_a_matching_is_one_to_one_and_true(predictions: list, targets: list, match) -> None:
     boxes, labels = split(predictions)
     target = target_of(*split(targets))
@@ -171,11 +173,16 @@ def test_a_matching_is_one_to_one_and_true(predictions: list, targets: list, mat
     assert len({p for p, _ in matching.pairs}) == len({t for _, t in matching.pairs}) == len(matching.pairs)
     for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
         assert overlap == iou(boxes[p], target.boxes_xyxy[t]) > 0.0
-        if match is match_labelled and target.is_multilabel:
-            assert normal_label(labels[p]) == target.normal_labels[t]
+        if match is match_class_aware and target.is_multiclass:
+            assert normalize_label(labels[p]) == target.normalized_labels[t]
 
 
-@given(scenes, scenes, st.randoms(use_true_random=False), st.sampled_from([match_labelled, match_boxes, match_giou]))
+@given(
+    scenes,
+    scenes,
+    st.randoms(use_true_random=False),
+    st.sampled_from([match_class_aware, match_class_agnostic, match_giou]),
+)
 def test_order_does_not_matter(predictions: list, targets: list, rng: random.Random, match) -> None:
     reference = match(answer_of(*split(predictions)), target_of(*split(targets)))
     for _ in range(4):
@@ -199,8 +206,8 @@ def test_agrees_with_scipy_on_the_dense_matrix_on_both_sides_of_small(n: int) ->
     boxes, labels = split(predictions)
     target = target_of(*split(targets))
     iou_pt = pairwise_iou(boxes, target.boxes_xyxy)
-    for match in (match_boxes, match_labelled):
-        if match is match_labelled and target.is_multilabel:
+    for match in (match_class_agnostic, match_class_aware):
+        if match is match_class_aware and target.is_multiclass:
             agree = np.array(labels)[:, None] == np.array(target.labels)
             iou_pt = np.where(agree, iou_pt, 0.0)
         rows, columns = linear_sum_assignment(iou_pt, maximize=True)
@@ -212,7 +219,7 @@ def test_order_does_not_matter_in_a_crowd(n: int) -> None:
     rng = random.Random(n)
     predictions, targets = random_scene(rng, n), random_scene(rng, n)
     predictions += predictions[: n // 2]  # exact ties
-    for match in (match_boxes, match_labelled, match_giou):
+    for match in (match_class_agnostic, match_class_aware, match_giou):
         expected = match(answer_of(*split(predictions)), target_of(*split(targets))).ious
         for _ in range(5):
             rng.shuffle(predictions)
@@ -260,7 +267,7 @@ def test_giou_is_the_best_total_and_true(predictions: list, targets: list) -> No
     boxes, labels = split(predictions)
     target = target_of(*[list(column) for column in split(targets)])
     matching = match_giou(answer_of(boxes, labels), target)
-    if not target.is_multilabel and boxes and targets:
+    if not target.is_multiclass and boxes and targets:
         giou_pt = pairwise_giou(boxes, target.boxes_xyxy)
         rows, columns = linear_sum_assignment(giou_pt, maximize=True)
         assert len(matching.pairs) == min(len(boxes), len(targets))

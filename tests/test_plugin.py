@@ -51,7 +51,7 @@ BAD_SETTINGS = {
     "unknown reasoning": ({"reasoning": "on"}, "visionr1.reasoning = 'on': needs one of auto, opened, closed"),
     "unknown turns": ({"turns": "last"}, "visionr1.turns = 'last': needs one of auto, template, mask, whole"),
     "unknown stage": ({"validation": "x"}, "visionr1.validation = 'x': needs one of final, current, off"),
-    "unknown criterion's judge": ({"criteria": {"a": {"judge": "b"}}}, "visionr1.criteria.a.judge = 'b': needs one of"),
+    "unknown criterion's judge": ({"criteria": {"a": {"fn": "b"}}}, "visionr1.criteria.a.fn = 'b': needs one of"),
     "unknown route": ({"routes": {"task": {"counting": "x"}}}, "visionr1.routes.task.counting: preset = 'x': needs"),
     "misspelt key of a preset": (
         {"presets": {"a": {"bse": "b"}}},
@@ -66,7 +66,7 @@ BAD_SETTINGS = {
         "visionr1.presets.a.base: a circle: a -> b -> a",
     ),
     "a criterion's name that is taken": (
-        {"criteria": {"acc": {"judge": "recall"}}},
+        {"criteria": {"acc": {"fn": "recall"}}},
         "visionr1.criteria.acc: every row reports something else by that name",
     ),
     "a gate in a preset": (
@@ -115,7 +115,7 @@ def test_settings_default_and_override() -> None:
         {"preset": "visionr1-paper", "weights": {"format": 0, "recall": None}, "schedule": {"at": 0.25}}
     ).reward
     assert preset.weights == {"format": 0.0, "recall": 1.0, "precision": 1.0}
-    assert preset.matching == "boxes"
+    assert preset.matching == "class_agnostic"
     assert preset.schedule.stage(0.3) == 1
 
 
@@ -300,7 +300,7 @@ def test_manager_scores_like_the_facade(preset: str, step: int) -> None:
 def test_an_answer_says_whether_it_is_cut_off_empty_or_repeats_itself() -> None:
     def signs(text: str) -> list[float]:
         extra = judged(reward_manager, trajectory(text, global_steps=1))["reward_extra_info"]
-        return [extra[name] for name in ("cut_off", "empty", "distinct_share")]
+        return [extra[name] for name in ("clipped", "empty", "distinct_share")]
 
     reward_manager = manager()
     assert reward_manager.max_tokens is None
@@ -358,10 +358,10 @@ def test_an_unknown_step_is_an_error_and_no_default(columns: dict) -> None:
     ("merged_wh", "processed_wh"), [((2, 3), (56, 84)), ((23, 17), (644, 476)), ((1, 1), (28, 28))]
 )
 def test_processed_size_is_read_from_positions(merged_wh: tuple[int, int], processed_wh: tuple[int, int]) -> None:
-    from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+    from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 
     data = trajectory(ANSWER, merged_wh=merged_wh)
-    assert processed_size(data.batch, ImageTokens.of(MODEL)) == processed_wh
+    assert read_processed_size(data.batch, ImageTokens.of(MODEL)) == processed_wh
 
 
 @pytest.mark.verl
@@ -371,7 +371,7 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    from verl_visionr1.plugin.image_size import ImageChoiceError, ImageTokens, processed_size
+    from verl_visionr1.plugin.image_size import ImageChoiceError, ImageTokens, read_processed_size
 
     config = Qwen2_5_VLConfig()
     rope = SimpleNamespace(config=config)
@@ -395,9 +395,9 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
         )
         four = torch.cat([torch.arange(ids.shape[1])[None, None], positions], dim=0).transpose(0, 1)
         for number, wh in enumerate([(28 * w, 28 * h), (28 * w2, 28 * h2)]):
-            assert processed_size({"input_ids": ids, "position_ids": four}, tokens, number) == wh
+            assert read_processed_size({"input_ids": ids, "position_ids": four}, tokens, number) == wh
         with pytest.raises(ImageChoiceError, match="the row has 2 images"):
-            processed_size({"input_ids": ids, "position_ids": four}, tokens)
+            read_processed_size({"input_ids": ids, "position_ids": four}, tokens)
 
 
 @pytest.mark.verl
@@ -444,7 +444,7 @@ def test_a_criterion_of_ones_own_that_fails_costs_its_row_only(
 ) -> None:
     file = tmp_path / "own.py"
     file.write_text("def mine(answer):\n    return 1 / answer.n_predicted\n")
-    reward_manager = manager(criteria={"mine": {"judge": f"{file}:mine"}})
+    reward_manager = manager(criteria={"mine": {"fn": f"{file}:mine"}})
     assert judged(reward_manager, trajectory(ANSWER, global_steps=1))["reward_extra_info"]["mine"] == 1.0
     failed = judged(reward_manager, trajectory("[]", global_steps=1))
     assert (failed["reward_score"], failed["reward_extra_info"]["unscored"]) == (0.0, 1.0)
@@ -678,7 +678,7 @@ def test_batch_means_and_dead_groups() -> None:
     assert means["visionr1/value/mean"] == 0.5
     assert means["visionr1/recall/mean"] == 1.0
     assert means["visionr1/group_std/mean"] == 0.25
-    assert means["visionr1/dead_groups/mean"] == 0.5
+    assert means["visionr1/frac_reward_zero_std/mean"] == 0.5
     assert "visionr1/stage/mean" not in means
 
 

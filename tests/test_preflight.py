@@ -48,13 +48,13 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> object:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from verl_visionr1.runtime.preflight import problems_of
+    from verl_visionr1.runtime.preflight import preflight_problems
 
     def of(*overrides: str) -> list[str]:
         GlobalHydra.instance().clear()
         with initialize_config_module("verl.trainer.config", version_base=None):
             config = compose("ppo_trainer", overrides=["+visionr1@_global_=[progressive,checks]", *overrides])
-        return problems_of(config)
+        return preflight_problems(config)
 
     return of
 

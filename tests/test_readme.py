@@ -26,7 +26,11 @@ def test_it_is_short() -> None:
 
 
 def test_named_files_exist() -> None:
-    named = set(re.findall(r"\b(?:recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks)/[\w/.]*\.(?:py|sh|md|yaml)\b", README))
+    named = set(
+        re.findall(
+            r"\b(?:recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks)/[\w/.]*\.(?:py|sh|md|yaml)\b", README
+        )
+    )
     assert len(named) >= 3
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 

@@ -111,8 +111,8 @@ def test_each_row_is_read_and_matched_once(monkeypatch: pytest.MonkeyPatch) -> N
         calls.append(completion)
         return real(completion, *args)
 
-    real = replay_module.case_of
-    monkeypatch.setattr(replay_module, "case_of", counted)
+    real = replay_module.read_completion
+    monkeypatch.setattr(replay_module, "read_completion", counted)
     replay(rollouts([[60, 80], [90]]), judging())
     assert calls == [said(60), said(80), said(90)]
 

@@ -19,7 +19,7 @@ from verl_visionr1.criteria import precision, recall, well_formed
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import Criterion, Preset, find_preset
 from verl_visionr1.schedule import constant, staged
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 GOLDEN = Path(__file__).parent / "golden" / "visionr1.jsonl"
 VISIONR1 = ("format", "recall", "precision")
@@ -282,10 +282,10 @@ def by_definition(
     n_p, n_t = len(predictions), len(targets)
     if not n_t or not n_p:
         return 1.0 if n_t == n_p else 1 / 3
-    use_labels = preset == "visionr1" and len(set(map(normal_label, target.labels))) > 1
+    use_labels = preset == "visionr1" and len(set(map(normalize_label, target.labels))) > 1
 
     def worth(p: Labelled, t: Labelled) -> float:
-        return iou(p[0], t[0]) if not use_labels or normal_label(p[1]) == normal_label(t[1]) else 0.0
+        return iou(p[0], t[0]) if not use_labels or normalize_label(p[1]) == normalize_label(t[1]) else 0.0
 
     rows, columns = (predictions, targets) if n_p <= n_t else (targets, predictions)
     matchings = (
@@ -627,7 +627,7 @@ BAD_PRESETS = {
     ),
     "unknown matching": (
         lambda: Preset("mine", (FORMAT,), matching="greedy"),
-        "matching = 'greedy': needs one of labelled",
+        "matching = 'greedy': needs one of class_aware",
     ),
     "unhashable name": (lambda: find_preset([]), "preset = \\[\\]"),  # type: ignore[arg-type]
     "a parameter that no case has": (lambda: Criterion("moon", needs_a_moon), "criteria.moon: .* asks for 'moon'"),

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.alarms import AlarmState, Batch
 from verl_visionr1.criteria import OFF
 from verl_visionr1.frames import FRAMES
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Speech
-from verl_visionr1.rewards.judge import SIGNS, case_of, signs_of
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS, ResponseContext
+from verl_visionr1.rewards.completion import DEGENERATION_METRICS, degeneration_metrics, read_completion
 from verl_visionr1.targets import Target
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -45,8 +45,8 @@ SAID = {
 @pytest.mark.parametrize(("text", "target", "distinct", "empty"), SAID.values(), ids=SAID)
 def test_signs_of_an_answer(text: str, target: Target, distinct: float, empty: float) -> None:
     preset = PRESETS[TASK_PRESETS[target.task]]
-    case = case_of(text, target, preset, OFF, Speech(FRAMES["original"]))
-    assert signs_of(case) == dict(zip(SIGNS, (pytest.approx(distinct), empty), strict=True))
+    case = read_completion(text, target, preset, OFF, ResponseContext(FRAMES["original"]))
+    assert degeneration_metrics(case) == dict(zip(DEGENERATION_METRICS, (pytest.approx(distinct), empty), strict=True))
 
 
 def config_of(**trainer: object) -> DictConfig:
@@ -71,7 +71,7 @@ def config_of(**trainer: object) -> DictConfig:
 def infos(n_boxes: float, f1: float = 0.5, value: float = 0.5, **more: float) -> list[dict[str, float]]:
     """Two prompts of two rollouts each, of which one is a count that must not be taken for boxes."""
     row = {"value": value, "f1_50": f1, "n_predicted": n_boxes, "n_target": 2.0, "route": 0.0, "n_tokens": 20.0}
-    row |= {"distinct_share": 1.0, "empty": 0.0, "cut_off": 0.0, "unscored": 0.0, **more}
+    row |= {"distinct_share": 1.0, "empty": 0.0, "clipped": 0.0, "unscored": 0.0, **more}
     counted = {**row, "n_predicted": 999.0, "value": 1.0, "f1_50": 0.0, "route": 1.0}
     return [row, {**row, "value": value + 0.1, "n_predicted": n_boxes + 2.0}, counted, counted]
 
@@ -98,8 +98,8 @@ def test_a_batch_tells_boxes_of_rows_that_have_boxes() -> None:
         distinct_share=1.0,
         n_tokens=20.0,
         empty=0.0,
-        cut_off=0.0,
-        dead_groups=0.5,  # the prompt of counts; prompts of one rollout do not count
+        clipped=0.0,
+        frac_reward_zero_std=0.5,  # the prompt of counts; prompts of one rollout do not count
         unscored=0.2,
     )
     assert batch_of(Sampled(1, ["x_0_0"], [{}], reported), 0) == Batch(1, 0)

@@ -119,13 +119,13 @@ def test_lengths(tmp_path: Path, n_rows: int, overrides: list[str], said: str, l
     config = config_of(f"data.train_files={write(tmp_path / 'train.parquet', [row()] * n_rows)}", *overrides)
     length = length_of(config)
     assert (length.describe(), length.last_step) == (said, last)
-    assert run_checks.problems_of(config) == []
+    assert run_checks.run_problems(config) == []
 
 
 def test_without_the_data_the_steps_are_those_that_are_asked_for() -> None:
     assert length_of(config_of("trainer.total_training_steps=9")).last_step == 9
     assert length_of(config_of()).last_step is None
-    assert run_checks.problems_of(config_of()) == []
+    assert run_checks.run_problems(config_of()) == []
 
 
 PROBLEMS = {  # rows, overrides -> the key that is named, and the values
@@ -177,7 +177,7 @@ PROBLEMS = {  # rows, overrides -> the key that is named, and the values
 
 @pytest.mark.parametrize(("rows", "overrides", "message"), PROBLEMS.values(), ids=PROBLEMS)
 def test_what_cannot_be_meant_is_one_line(tmp_path: Path, rows: list, overrides: list[str], message: str) -> None:
-    found = run_checks.problems_of(config_of(f"data.train_files={write(tmp_path / 'a.parquet', rows)}", *overrides))
+    found = run_checks.run_problems(config_of(f"data.train_files={write(tmp_path / 'a.parquet', rows)}", *overrides))
     assert any(message in problem for problem in found), found
     assert all("\n" not in problem for problem in found)
 
@@ -206,7 +206,7 @@ FINE = {  # rows, overrides
 @pytest.mark.parametrize(("rows", "overrides"), FINE.values(), ids=FINE)
 def test_what_verl_takes_is_no_problem(tmp_path: Path, rows: list, overrides: list[str]) -> None:
     config = config_of(f"data.train_files={write(tmp_path / 'a.parquet', rows)}", *overrides)
-    assert run_checks.problems_of(config) == []
+    assert run_checks.run_problems(config) == []
 
 
 def test_rows_that_a_filter_leaves_out_are_no_steps(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_rows_that_a_filter_leaves_out_are_no_steps(tmp_path: Path) -> None:
     file = f"data.train_files={write(tmp_path / 'a.parquet', rows)}"
     filtered = config_of(file, "data.filter_overlong_prompts=true")
     assert (length_of(filtered).n_rows, length_of(filtered).last_step) == (16, 4)
-    assert run_checks.problems_of(filtered) == []
+    assert run_checks.run_problems(filtered) == []
     for config, fate in ((filtered, "leaves them out"), (config_of(file), "verl drops their answers")):
         told = [note for note in run_checks.warnings_of(config) if "40 of 56 rows have prompts longer" in note]
         assert len(told) == 1
@@ -264,18 +264,18 @@ def test_a_run_that_has_come_to_its_end(tmp_path: Path) -> None:
     run = (f"trainer.default_local_dir={tmp_path}", "trainer.total_training_steps=100")
     said = f"{tmp_path}/global_step_100: already at or beyond the last step of this run (100)"
     validates = config_of(*run)
-    assert run_checks.problems_of(validates) == []
+    assert run_checks.run_problems(validates) == []
     assert any(note.startswith(said) for note in run_checks.warnings_of(validates))
     stops = config_of(*run, "trainer.val_before_train=false")
-    assert [problem.startswith(said) for problem in run_checks.problems_of(stops)] == [True]
+    assert [problem.startswith(said) for problem in run_checks.run_problems(stops)] == [True]
     for fine in ("trainer.total_training_steps=101", "trainer.resume_mode=disable", "trainer.val_only=true"):
         config = config_of(*run, "trainer.val_before_train=false", fine)
-        assert run_checks.problems_of(config) == []
+        assert run_checks.run_problems(config) == []
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     def of(path: Path) -> list[str]:
-        return run_checks.problems_of(
+        return run_checks.run_problems(
             config_of("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}", "trainer.total_epochs=9")
         )
 
@@ -405,14 +405,16 @@ def test_megatron_shares_a_model_among_workers(overrides: list[str], message: st
     run = ("trainer.n_gpus_per_node=8", "actor_rollout_ref.rollout.n=5", f"{ACTOR}.ppo_mini_batch_size=6")
     config = config_of(*run, "data.train_batch_size=12", *overrides, engine="megatron_")
     assert config.actor_rollout_ref.actor.strategy == "megatron"
-    found = [problem for problem in agreement.problems_of(config) if problem.startswith(ACTOR)]
+    found = [problem for problem in agreement.agreement_problems(config) if problem.startswith(ACTOR)]
     assert found == [] if message is None else any(problem.startswith(message) for problem in found), found
 
 
 def test_a_long_sequence_is_shared_among_context_parallel_workers() -> None:
     long = ("data.max_prompt_length=20000", "trainer.n_gpus_per_node=8")
-    alone = agreement.problems_of(config_of(*long, engine="megatron_"))
-    shared = agreement.problems_of(config_of(*long, f"{ACTOR}.megatron.context_parallel_size=2", engine="megatron_"))
+    alone = agreement.agreement_problems(config_of(*long, engine="megatron_"))
+    shared = agreement.agreement_problems(
+        config_of(*long, f"{ACTOR}.megatron.context_parallel_size=2", engine="megatron_")
+    )
     key = f"{ACTOR}.ppo_max_token_len_per_gpu=16384: a sequence may have 20512 tokens"
     assert [any(problem.startswith(key) for problem in found) for found in (alone, shared)] == [True, False]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.masks import Mask
-from verl_visionr1.targets import TASKS, normal_label
+from verl_visionr1.targets import TASKS, normalize_label
 
 CAT = {"task": "detection", "size_wh": (640, 480), "boxes_xyxy": [[100, 100, 200, 200]], "labels": ["cat"]}
 
@@ -177,7 +177,7 @@ def test_a_label_can_be_wrong_where_several_are_known(labels: list[str], categor
     target = Target(
         task="detection", size_wh=(9, 9), boxes_xyxy=[[0, 0, 1, 1]] * len(labels), labels=labels, categories=categories
     )
-    assert target.is_multilabel is expected
+    assert target.is_multiclass is expected
 
 
 # labels of one name
@@ -197,34 +197,34 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS.values(), ids=SPELLINGS)
 def test_spellings_of_one_label(one: str, other: str) -> None:
-    assert normal_label(one) == normal_label(other)
+    assert normalize_label(one) == normalize_label(other)
     target = Target(
         task="detection", size_wh=(99, 99), boxes_xyxy=[[0, 0, 9, 9], [50, 50, 60, 60]], labels=[one, "dog"]
     )
     said = f'[{{"bbox_2d": [0, 0, 9, 9], "label": "{other}"}}, {{"bbox_2d": [50, 50, 60, 60], "label": "DOG"}}]'
     for preset in ("visionr1", "vlmr1-ovd", "v-triune", "big-vision"):
         assert score(said, target, preset=preset, progress=0.0).value == 1.0
-    assert not Target(task="detection", size_wh=(9, 9), categories=[one, other]).is_multilabel
+    assert not Target(task="detection", size_wh=(9, 9), categories=[one, other]).is_multiclass
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "dog"), ("\u00e9", "e"), ("\u0131", "i"), ("\uff43", "d")])
 def test_other_labels_stay_apart(one: str, other: str) -> None:
-    assert normal_label(one) != normal_label(other)
+    assert normalize_label(one) != normalize_label(other)
 
 
 def test_labels_of_many_marks_take_little_time() -> None:
     """Ordering marks takes quadratic time in the standard library: a long run of them is compared as it is."""
     label = "a" + "\u0301\u0316" * 50_000
     start = time.process_time()
-    assert normal_label(label) == normal_label(label)
+    assert normalize_label(label) == normalize_label(label)
     assert time.process_time() - start < 0.2
-    assert normal_label("x" * 200 + "e\u0301") == "x" * 200 + "\u00e9"
+    assert normalize_label("x" * 200 + "e\u0301") == "x" * 200 + "\u00e9"
 
 
 @given(st.text())
 def test_normal_label_is_stable(label: str) -> None:
-    normal = normal_label(label)
-    assert normal_label(f"  {normal}\n ") == normal
+    normal = normalize_label(label)
+    assert normalize_label(f"  {normal}\n ") == normal
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)

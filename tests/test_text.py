@@ -34,8 +34,8 @@ def target(answer: str, choices: tuple[str, ...] = ()) -> Target:
     return Target(task="text", answer=answer, choices=choices)
 
 
-def judged(judge: Callable[..., float], said: str, right: str, **options: Any) -> float:
-    return judge(Answer(text=said), target(right), **options)
+def judged(fn: Callable[..., float], said: str, right: str, **options: Any) -> float:
+    return fn(Answer(text=said), target(right), **options)
 
 
 # --- exact -----------------------------------------------------------------------------------------------------------

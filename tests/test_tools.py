@@ -32,7 +32,17 @@ def validation(value: float, source: str = "visionr1/scenes") -> dict[str, float
 
 
 def training(value: float, stage: float = 0.0) -> dict[str, float]:
-    names = ("value", "format", "recall", "precision", "iou_mean", "f1_50", "accuracy", "n_tokens", "dead_groups")
+    names = (
+        "value",
+        "format",
+        "recall",
+        "precision",
+        "iou_mean",
+        "f1_50",
+        "accuracy",
+        "n_tokens",
+        "frac_reward_zero_std",
+    )
     thresholds = {"match_iou": 0.5, "iou_floor": 0.5, "iou_full": 0.75}
     return {
         **{f"visionr1/{name}/mean": value for name in names},
@@ -194,8 +204,8 @@ ALARMED = [
     Step(0, validation(0.1)),
     Step(1, alarmed(0.5)),
     Step(2, alarmed(0.6, "box_flood") | {"visionr1/boxes_per_target/mean": 2.5}),
-    Step(3, alarmed(0.7, "box_flood", "truncation") | {"visionr1/cut_off/mean": 0.4}),
-    Step(4, alarmed(0.7, "truncation") | {"visionr1/cut_off/mean": 0.5} | validation(0.2)),
+    Step(3, alarmed(0.7, "box_flood", "truncation") | {"visionr1/clipped/mean": 0.4}),
+    Step(4, alarmed(0.7, "truncation") | {"visionr1/clipped/mean": 0.5} | validation(0.2)),
 ]
 
 
@@ -222,7 +232,7 @@ def test_report_lists_the_alarms_of_the_run(run_dir: Path) -> None:
 
 
 def test_numbers_of_alarms_are_no_criteria() -> None:
-    names = ("recall", "distinct_share", "empty", "cut_off", "budget_used")
+    names = ("recall", "distinct_share", "empty", "clipped", "budget_used")
     assert Step(1, {f"visionr1/{name}/mean": 0.5 for name in names}).criteria == ["recall"]
     assert set(alarms.NUMBERS) == set(ALARMS)
 

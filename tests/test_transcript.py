@@ -32,7 +32,7 @@ from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.evaluation.reading import read_all
 from verl_visionr1.evaluation.settings import EvaluationSettings
 from verl_visionr1.frames import FRAMES
-from verl_visionr1.rewards import TASK_PRESETS, Speech
+from verl_visionr1.rewards import TASK_PRESETS, ResponseContext
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.tools.explain.diagnosis import diagnose
@@ -259,8 +259,8 @@ def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:
     ],
 )
 def test_explain_says_what_to_do_about_the_template(text: str, is_opened: bool, cause: str) -> None:
-    speech = Speech(FRAMES["original"], reasoning_opened=is_opened)
-    first = diagnose(text, SEVEN, PRESETS["counting"], OFF, speech)[0]
+    response = ResponseContext(FRAMES["original"], reasoning_opened=is_opened)
+    first = diagnose(text, SEVEN, PRESETS["counting"], OFF, response)[0]
     assert first.cause == cause
     assert "enable_thinking" in first.fix
 
@@ -268,13 +268,13 @@ def test_explain_says_what_to_do_about_the_template(text: str, is_opened: bool, 
 def test_explain_names_reasoning_that_the_reward_was_not_told_of() -> None:
     from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings
 
-    think = CriterionSettings(judge="think_answer", weight=0.5)
+    think = CriterionSettings(fn="think_answer", weight=0.5)
     preset = PresetSettings(criteria={"think": think}).build(PRESETS["visionr1"])
     text = f"I look.</think>\n<answer>{CAT}</answer>"
-    (first,) = diagnose(text, TARGET, preset, OFF, Speech(FRAMES["original"]))
+    (first,) = diagnose(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"]))
     assert first.cause == "reasoning opened in the prompt"
     assert "reasoning=opened" in first.fix
-    assert diagnose(text, TARGET, preset, OFF, Speech(FRAMES["original"], reasoning_opened=True)) == []
+    assert diagnose(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"], reasoning_opened=True)) == []
 
 
 @pytest.mark.parametrize("task", TASK_PRESETS)

@@ -41,7 +41,7 @@ class AlarmRules:
         length_growth: answers have become so many times as long, and longer than more boxes explain.
         length_collapse: answers have shrunk to this share, and by more than fewer boxes explain (VLM-R1 issue 280).
         empty_answers: the share of answers that say nothing, where there is something, has risen by this much.
-        dead_groups: this share of the prompts has rollouts whose rewards are all equal, which teach nothing.
+        frac_reward_zero_std: this share of the prompts has rollouts whose rewards are all equal, which teach nothing.
         truncation: this share of the answers fills the whole response budget.
         unscored: this share of the rows cannot be scored: ground truth that cannot be read, a criterion that fails.
 
@@ -63,7 +63,7 @@ class AlarmRules:
     length_growth: Limit = 2.0
     length_collapse: Limit = 0.5
     empty_answers: Limit = 0.15
-    dead_groups: Limit = 0.9
+    frac_reward_zero_std: Limit = 0.9
     truncation: Limit = 0.25
     unscored: Limit = 0.05
 
@@ -108,8 +108,8 @@ class Batch:
         distinct_share: mean share of an answer's boxes (or points) that are not written twice.
         n_tokens: mean length of an answer.
         empty: share of answers that say nothing where there is something.
-        cut_off: share of answers that fill the response budget.
-        dead_groups: share of prompts whose rollouts all have the same reward.
+        clipped: share of answers that fill the response budget.
+        frac_reward_zero_std: share of prompts whose rollouts all have the same reward.
         unscored: share of rows that could not be scored.
     """
 
@@ -122,8 +122,8 @@ class Batch:
     distinct_share: float | None = None
     n_tokens: float | None = None
     empty: float | None = None
-    cut_off: float | None = None
-    dead_groups: float | None = None
+    clipped: float | None = None
+    frac_reward_zero_std: float | None = None
     unscored: float | None = None
 
     def number(self, name: str) -> float | None:
@@ -140,8 +140,8 @@ TRACKED = (
     "distinct_share",
     "n_tokens",
     "empty",
-    "cut_off",
-    "dead_groups",
+    "clipped",
+    "frac_reward_zero_std",
     "unscored",
 )
 """Numbers of a `Batch` that are compared with their own earlier ones."""
@@ -325,13 +325,13 @@ NUMBER_OF: Mapping[str, str] = MappingProxyType(
         "length_growth": "n_tokens",
         "length_collapse": "n_tokens",
         "empty_answers": "empty",
-        "dead_groups": "dead_groups",
-        "truncation": "cut_off",
+        "frac_reward_zero_std": "frac_reward_zero_std",
+        "truncation": "clipped",
         "unscored": "unscored",
     }
 )
 """Alarm -> the number of a `Batch` that it looks at."""
-_LEVELS = ("dead_groups", "truncation", "unscored")
+_LEVELS = ("frac_reward_zero_std", "truncation", "unscored")
 """Bad wherever they started."""
 _FALLS = ("repetition", "length_collapse")
 _BOUNDS: Mapping[str, Callable[[float, float, float], float]] = MappingProxyType(
@@ -395,8 +395,8 @@ _SAID = {
     "distinct_share": "share of distinct boxes",
     "n_tokens": "tokens an answer",
     "empty": "share of empty answers",
-    "cut_off": "share of answers cut off",
-    "dead_groups": "share of prompts without gradient",
+    "clipped": "share of answers cut off",
+    "frac_reward_zero_std": "share of prompts without gradient",
     "unscored": "share of rows without a score",
 }
 

@@ -60,16 +60,16 @@ class IndexedBoxes(msgspec.Struct, frozen=True, dict=True):
     as_written: Mapping[str, tuple[Row, ...]]
 
     @classmethod
-    def of(cls, boxes_xyxy: Boxes, labels: Sequence[str], normal_labels: Sequence[str]) -> IndexedBoxes:
+    def of(cls, boxes_xyxy: Boxes, labels: Sequence[str], normalized_labels: Sequence[str]) -> IndexedBoxes:
         """Index T boxes by T labels (or none), each as written and as it is compared."""
-        labels, normal_labels = labels or [""] * len(boxes_xyxy), normal_labels or [""] * len(boxes_xyxy)
-        order = tuple(sorted(range(len(boxes_xyxy)), key=lambda i: (boxes_xyxy[i], normal_labels[i])))
+        labels, normalized_labels = labels or [""] * len(boxes_xyxy), normalized_labels or [""] * len(boxes_xyxy)
+        order = tuple(sorted(range(len(boxes_xyxy)), key=lambda i: (boxes_xyxy[i], normalized_labels[i])))
         rows = tuple([(*boxes_xyxy[i], area(boxes_xyxy[i]), t) for t, i in enumerate(order)])
         by_label: dict[str, list[Row]] = {}
         for t, i in enumerate(order):
-            by_label.setdefault(normal_labels[i], []).append(rows[t])
+            by_label.setdefault(normalized_labels[i], []).append(rows[t])
         groups = {label: tuple(found) for label, found in by_label.items()}
-        as_written = {label: groups[normal] for label, normal in zip(labels, normal_labels, strict=True)}
+        as_written = {label: groups[normal] for label, normal in zip(labels, normalized_labels, strict=True)}
         return cls(order, rows, groups, as_written)
 
     @cached_property

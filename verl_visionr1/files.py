@@ -42,7 +42,7 @@ def disk_error(path: Path, error: OSError) -> RowsError:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write, and its folder where that is missing. After a crash or a power cut it is whole, or not there.
 
     It appears under its name when the `with` block ends well; until then, and if it does not, an older file of that
@@ -69,12 +69,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file as `whole_file` does.
+    """Write a file as `atomic_write` does.
 
     Raises:
         RowsError: it cannot be written.
     """
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 

@@ -33,7 +33,7 @@ from verl_visionr1.assignment import (
     thinned,
 )
 from verl_visionr1.boxes import Array, Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 __all__ = [
     "MATCHERS",
@@ -41,9 +41,9 @@ __all__ = [
     "MAX_PAIRS",
     "Matching",
     "ignored",
-    "match_boxes",
+    "match_class_agnostic",
     "match_giou",
-    "match_labelled",
+    "match_class_aware",
     "match_nothing",
     "match_visionr1_released",
 ]
@@ -72,7 +72,7 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
     n_target: int
 
 
-def match_labelled(answer: Answer, target: Target) -> Matching:
+def match_class_aware(answer: Answer, target: Target) -> Matching:
     """The default: pairs must agree in label where the target knows more than one label.
 
     Args:
@@ -81,11 +81,11 @@ def match_labelled(answer: Answer, target: Target) -> Matching:
         target: ground truth; its labels and asked-for categories are the label set.
 
     >>> cat = Target(task="detection", size_wh=(10, 10), boxes_xyxy=[(0, 0, 4, 4)], labels=["cat"])
-    >>> match_labelled(Answer(((0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 2.0, 4.0)), ("cat", "cat")), cat)
+    >>> match_class_aware(Answer(((0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 2.0, 4.0)), ("cat", "cat")), cat)
     Matching(pairs=((0, 0),), ious=(1.0,), n_predicted=2, n_target=1)
     """
-    if not target.is_multilabel:
-        return match_boxes(answer, target)
+    if not target.is_multiclass:
+        return match_class_agnostic(answer, target)
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     rows_of = _rows_of(answer.labels[: len(boxes_xyxy)], indexed)
     n_pairs = sum(map(len, rows_of))
@@ -97,7 +97,7 @@ def match_labelled(answer: Answer, target: Target) -> Matching:
     return _matching(_of_many_pairs(boxes_xyxy, groups, indexed), answer, target)
 
 
-def match_boxes(answer: Answer, target: Target) -> Matching:
+def match_class_agnostic(answer: Answer, target: Target) -> Matching:
     """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3."""
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     n_pairs = len(boxes_xyxy) * len(indexed.rows)
@@ -111,7 +111,7 @@ def match_boxes(answer: Answer, target: Target) -> Matching:
 
 
 def match_giou(answer: Answer, target: Target) -> Matching:
-    """As `match_labelled`, but the total GIoU is the largest possible, and `ious` holds GIoU, in (-1, 1].
+    """As `match_class_aware`, but the total GIoU is the largest possible, and `ious` holds GIoU, in (-1, 1].
 
     As many pairs as there can be (of one label, where labels matter), however far apart their boxes: so that a box
     that misses its object still hears how far it is.
@@ -122,7 +122,7 @@ def match_giou(answer: Answer, target: Target) -> Matching:
     """
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     groups: list[Group] = [(range(len(boxes_xyxy)), indexed.rows)]
-    if target.is_multilabel:
+    if target.is_multiclass:
         groups = _groups(_rows_of(answer.labels[: len(boxes_xyxy)], indexed), indexed)
     if sum([len(ps) * len(rows) for ps, rows in groups]) > MAX_PAIRS:
         groups = [(thinned(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
@@ -160,7 +160,7 @@ def _rows_of(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]
     rows_of = [as_written.get(label) for label in labels]
     if None in rows_of:  # other spellings, and labels that the target lacks
         rows_of = [
-            by_label.get(normal_label(label), ()) if rows is None else rows
+            by_label.get(normalize_label(label), ()) if rows is None else rows
             for label, rows in zip(labels, rows_of, strict=True)
         ]
     return cast(list[Sequence[Row]], rows_of)
@@ -273,9 +273,9 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     cost_pt = np.abs(p[:, 0, None] - t[:, 0])
     for side in (1, 2, 3):
         cost_pt += np.abs(p[:, side, None] - t[:, side])
-    codes = {label: float(code) for code, label in enumerate(target.normal_labels)}
-    p_codes = np.array([codes.get(normal_label(label), -1.0) for label in labels])
-    t_codes = np.array([codes[label] for label in target.normal_labels])
+    codes = {label: float(code) for code, label in enumerate(target.normalized_labels)}
+    p_codes = np.array([codes.get(normalize_label(label), -1.0) for label in labels])
+    t_codes = np.array([codes[label] for label in target.normalized_labels])
     cost_pt -= p_codes[:, None] == t_codes
     cost_pt -= giou_pt
     rows, columns = assigned(-cost_pt)
@@ -296,8 +296,8 @@ def _stops_float32(p: Array, t: Array) -> bool:
 Matcher: TypeAlias = Callable[[Answer, Target], Matching]
 MATCHERS: Mapping[str, Matcher] = MappingProxyType(
     {
-        "labelled": match_labelled,
-        "boxes": match_boxes,
+        "class_aware": match_class_aware,
+        "class_agnostic": match_class_agnostic,
         "giou": match_giou,
         "none": match_nothing,
         "visionr1-released": match_visionr1_released,

@@ -133,21 +133,21 @@ class Target(
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
     @cached_property
-    def normal_labels(self) -> tuple[str, ...]:
+    def normalized_labels(self) -> tuple[str, ...]:
         """T labels as they are compared."""
-        return _normal_labels(tuple(self.labels))
+        return _normalized_labels(tuple(self.labels))
 
     @cached_property
     def indexed(self) -> IndexedBoxes:
         """The boxes as matching wants them."""
-        return IndexedBoxes.of(cast(Boxes, self.boxes_xyxy), self.labels, self.normal_labels)
+        return IndexedBoxes.of(cast(Boxes, self.boxes_xyxy), self.labels, self.normalized_labels)
 
     @cached_property
-    def is_multilabel(self) -> bool:
+    def is_multiclass(self) -> bool:
         """Whether a label can be wrong: the target and its prompt know more than one."""
         if len(self.labels) <= 1 and not self.categories:
             return False
-        return len({*self.normal_labels, *_normal_labels(tuple(self.categories))}) > 1
+        return len({*self.normalized_labels, *_normalized_labels(tuple(self.categories))}) > 1
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` is its inverse."""
@@ -214,18 +214,18 @@ def _has_few_marks(word: str) -> bool:
     return True
 
 
-def normal_label(label: str) -> str:
+def normalize_label(label: str) -> str:
     """A label as it is compared: without case, surplus blanks and differences of Unicode form.
 
-    >>> normal_label("  Traffic   Light ")
+    >>> normalize_label("  Traffic   Light ")
     'traffic light'
     """
     return normalize_text(label)
 
 
 @lru_cache(maxsize=4096)
-def _normal_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(normal_label, labels))
+def _normalized_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(normalize_label, labels))
 
 
 def _size(value: Any, *, allow_none: bool) -> tuple[int, int]:

@@ -12,7 +12,6 @@ import json
 import re
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import tomllib
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image, ImageFilter
 
@@ -27,14 +27,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE.parent / "example"), str(ROOT / "data_preprocess")]
 
-import restore  # noqa: E402
+import restore
 
-from verl_visionr1 import FRAMES, PRESETS, Target  # noqa: E402
-from verl_visionr1.criteria import ADVANCED, BEGINNER  # noqa: E402
-from verl_visionr1.criteria.dense import reachable_iou  # noqa: E402
-from verl_visionr1.rewards import Speech  # noqa: E402
-from verl_visionr1.schedule import Schedule, cosine, linear, staged  # noqa: E402
-from verl_visionr1.tools.explain.explanation import explain  # noqa: E402
+from verl_visionr1 import FRAMES, PRESETS, Target
+from verl_visionr1.criteria import ADVANCED, BEGINNER
+from verl_visionr1.criteria.dense import reachable_iou
+from verl_visionr1.rewards import ResponseContext
+from verl_visionr1.schedule import Schedule, cosine, linear, staged
+from verl_visionr1.tools.explain.explanation import explain
 
 THEMES: Mapping[str, Mapping[str, str]] = {
     "light": {"ink": "#1f2328", "faint": "#8b949e", "line": "#d0d7de", "box": "#f6f8fa", "ground": "#ffffff"},
@@ -130,7 +130,9 @@ def size_aware(theme: str) -> None:
         for name, value in (("stage 2: match", ADVANCED.match_iou), ("stage 2: full credit", ADVANCED.iou_full)):
             axes.axhline(value, color=colours["faint"], linestyle="--", linewidth=1)
             axes.text(80.5, value, f"{name} {value}", va="center", fontsize=9)
-        axes.set(xlabel="side of a square object in pixels", ylabel="IoU that rounding leaves", xlim=(0, 80), ylim=(0, 1))
+        axes.set(
+            xlabel="side of a square object in pixels", ylabel="IoU that rounding leaves", xlim=(0, 80), ylim=(0, 1)
+        )
         axes.grid(alpha=0.5)
         axes.legend(loc="lower right")
         save(figure, "size-aware", theme)
@@ -203,7 +205,7 @@ def matching(theme: str) -> None:
         (empty, found.category),
     ]
     answer = json.dumps([{"bbox_2d": list(box), "label": label} for box, label in said])
-    judged = explain(answer, target, PRESETS["visionr1"], Speech(FRAMES["original"]))
+    judged = explain(answer, target, PRESETS["visionr1"], ResponseContext(FRAMES["original"]))
     colours = {"match": GREEN, "wrong label": PINK, "duplicate": SKY, "junk": ORANGE}
     with themed(theme) as ink:
         figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
@@ -215,7 +217,13 @@ def matching(theme: str) -> None:
             colour = colours.get(verdict.counted_as, ORANGE)
             axes.add_patch(_rectangle(verdict.place, colour))
             is_below = verdict.counted_as == "duplicate"
-            _tag(axes, verdict.place[0], verdict.place[3] + 20 if is_below else verdict.place[1], verdict.counted_as, colour)
+            _tag(
+                axes,
+                verdict.place[0],
+                verdict.place[3] + 20 if is_below else verdict.place[1],
+                verdict.counted_as,
+                colour,
+            )
         for fate in judged.objects:
             if fate.counted_as == "missed":
                 _tag(axes, fate.place[0], fate.place[3] + 20, "missed", RED)
@@ -263,7 +271,9 @@ def report(theme: str) -> None:
     with themed(theme) as colours:
         figure, grid = plt.subplots(1, 4, figsize=(10, 2.5), layout="constrained")
         for axes, (title, key) in zip(grid, panels.items(), strict=True):
-            trained = [(step, numbers[f"visionr1/{key}/mean"]) for step, numbers in steps if f"visionr1/{key}/mean" in numbers]
+            trained = [
+                (step, numbers[f"visionr1/{key}/mean"]) for step, numbers in steps if f"visionr1/{key}/mean" in numbers
+            ]
             axes.plot(*zip(*trained, strict=True), ".", color=colours["faint"], label="training batch")
             points = intervals[title]
             means = [mean for _, mean, _, _ in points]
@@ -315,7 +325,10 @@ def architecture(theme: str) -> None:
             axes.text(0.675 + 1.5 * i, 3.36, module, ha="center", va="top", fontsize=8.5, family="monospace")
             if i:
                 axes.annotate(
-                    "", (0.08 + 1.5 * i, 3.92), (-0.23 + 1.5 * i, 3.92), arrowprops={"arrowstyle": "->", "color": colours["ink"]}
+                    "",
+                    (0.08 + 1.5 * i, 3.92),
+                    (-0.23 + 1.5 * i, 3.92),
+                    arrowprops={"arrowstyle": "->", "color": colours["ink"]},
                 )
         axes.text(0.1, 2.72, "A module imports only from lines below it (checked by import-linter)", fontsize=9.5)
         layers = _layers()
@@ -333,10 +346,20 @@ def _layers() -> list[str]:
 
 
 def _block(
-    axes: Any, x: float, y: float, w: float, h: float, text: str, colours: Mapping[str, str], edge: str, size: float = 10
+    axes: Any,
+    x: float,
+    y: float,
+    w: float,
+    h: float,
+    text: str,
+    colours: Mapping[str, str],
+    edge: str,
+    size: float = 10,
 ) -> None:
     style = "round,pad=0.0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=style, facecolor=colours["box"], edgecolor=edge, linewidth=1.2))
+    axes.add_patch(
+        FancyBboxPatch((x, y), w, h, boxstyle=style, facecolor=colours["box"], edgecolor=edge, linewidth=1.2)
+    )
     axes.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size)
 
 

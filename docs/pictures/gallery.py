@@ -1,6 +1,6 @@
 """Screenshots of the gallery of the saved run, light and dark, by a headless Chromium.
 
-    python docs/pictures/gallery.py
+python docs/pictures/gallery.py
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE.parent / "example"), str(ROOT / "tests")]
 
-import restore  # noqa: E402
-from browser import opened_browser  # noqa: E402
+import restore
+from browser import opened_browser
 
 SIZE_WH = (980, 700)
 SHOWN = "performance.getEntriesByName('gallery-shown').length > 0"

@@ -59,9 +59,7 @@ print(len(before), "prompts;", after[0]["output"])
 
 
 def rescore(row: dict, preset: str = "visionr1") -> float:
-    return score(
-        row["output"], Target.from_json(row["gts"]), preset=preset, frame="qwen3-vl", progress=1.0
-    ).value
+    return score(row["output"], Target.from_json(row["gts"]), preset=preset, frame="qwen3-vl", progress=1.0).value
 
 
 difference = max(abs(rescore(row) - row["score"]) for row in before + after)
@@ -74,7 +72,7 @@ assert difference < 1e-6
 # ``visionr1 explain`` does this on the command line. The cause comes first, with what to do.
 
 from verl_visionr1 import FRAMES, PRESETS
-from verl_visionr1.rewards import Speech
+from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.tools.explain.explanation import explain
 
 worst = min(before, key=lambda row: row["f1_50"])
@@ -82,7 +80,7 @@ explanation = explain(
     worst["output"],
     Target.from_json(worst["gts"]),
     PRESETS["visionr1"],
-    Speech(FRAMES["qwen3-vl"]),
+    ResponseContext(FRAMES["qwen3-vl"]),
     progress=1.0,
 )
 print(worst["output"])
@@ -103,7 +101,11 @@ same_prompt = next(row for row in after if row["gts"] == crowded["gts"])
 for panel, row, title in ((axes[0], crowded, "before"), (axes[1], same_prompt, "after 24 steps")):
     picture = Path("explained.png")
     explained = explain(
-        row["output"], Target.from_json(row["gts"]), PRESETS["visionr1"], Speech(FRAMES["qwen3-vl"]), progress=1.0
+        row["output"],
+        Target.from_json(row["gts"]),
+        PRESETS["visionr1"],
+        ResponseContext(FRAMES["qwen3-vl"]),
+        progress=1.0,
     )
     draw(explained, picture)
     panel.imshow(plt.imread(picture))
@@ -135,4 +137,6 @@ for progress in (0.0, 0.25, 0.5, 1.0):
     rewards = [
         score(row["output"], Target.from_json(row["gts"]), frame="qwen3-vl", progress=progress).value for row in after
     ]
-    print(f"progress {progress:4}: a match needs IoU {thresholds.match_iou}, mean reward {sum(rewards) / len(rewards):.3f}")
+    print(
+        f"progress {progress:4}: a match needs IoU {thresholds.match_iou}, mean reward {sum(rewards) / len(rewards):.3f}"
+    )

@@ -1,14 +1,15 @@
 """A criterion of your own: a plain function, nothing to inherit, nothing to register.
 
-Its positional parameters name what it wants to see (fields of `verl_visionr1.rewards.Case`: completion, answer, target,
-matching, thresholds, accuracy, n_tokens ...); its keyword-only ones are options that a preset may set. It gives one
-finite number, best in [0, 1]. What it raises costs the row its reward and is named in the log; the run goes on.
+Its positional parameters name what it wants to see (fields of
+`verl_visionr1.rewards.CriterionInput`: completion, answer, target, matching, thresholds, accuracy, n_tokens ...); its
+keyword-only ones are options that a preset may set. It gives one finite number, best in [0, 1]. What it raises costs
+the row its reward and is named in the log; the run goes on.
 
     visionr1 audit recipes/custom_reward/preset.yaml       # can it be gamed?
     visionr1 preset recipes/custom_reward/preset.yaml      # what is it made of?
 
 In training: reward.reward_kwargs.visionr1.preset=/path/to/preset.yaml, or without a file
-++reward.reward_kwargs.visionr1.criteria.count_agreement={judge:/path/to/count_agreement.py:count_agreement,weight:0.5}
+++reward.reward_kwargs.visionr1.criteria.count_agreement={fn:/path/to/count_agreement.py:count_agreement,weight:0.5}
 """
 
 from __future__ import annotations

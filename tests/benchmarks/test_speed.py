@@ -21,7 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from verl_visionr1 import PRESETS, Target
 from verl_visionr1.answers import Answer
-from verl_visionr1.matching import match_boxes
+from verl_visionr1.matching import match_class_agnostic
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -33,7 +33,7 @@ def test_the_floor_computes_what_we_compute() -> None:
     text, target = detection_case(50, 0)
     boxes = [item["bbox_2d"] for item in json.loads(text[8:-4])]
     w, h = SIZE_WH[0] / PROCESSED_WH[0], SIZE_WH[1] / PROCESSED_WH[1]
-    matching = match_boxes(Answer(tuple((x1 * w, y1 * h, x2 * w, y2 * h) for x1, y1, x2, y2 in boxes)), target)
+    matching = match_class_agnostic(Answer(tuple((x1 * w, y1 * h, x2 * w, y2 * h) for x1, y1, x2, y2 in boxes)), target)
     assert floor(text, target) == pytest.approx(sum(matching.ious))
 
 
@@ -44,7 +44,7 @@ def test_each_preset_is_measured_on_a_task_of_its_own(name: str) -> None:
     assert target.task in PRESETS[name].tasks
     if name.startswith(("vlmr1-rec", "rec-")):
         assert target.task == "grounding"
-        assert not target.is_multilabel
+        assert not target.is_multiclass
     assert scorer(PRESETS[name])(text, target).metrics["parsed"] == 1.0
 
 

@@ -15,7 +15,7 @@ from verl_visionr1.answers.transcript import is_reasoning_opened
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Speech
+from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, ResponseContext, RewardError
 from verl_visionr1.rollouts.records import Columns
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_of
@@ -60,7 +60,7 @@ def explain(
             completion.text,
             completion.target,
             _preset(preset, completion.target),
-            Speech(
+            ResponseContext(
                 spoken,
                 processed_wh,
                 completion.n_tokens,

@@ -1,8 +1,8 @@
 """The criteria of a vision reward: each a pure function into [0, 1] that names what it looks at.
 
-A criterion's positional parameters are fields of `rewards.base.Case`: `completion`, `answer`, `target`, `matching`,
-`labelled`, `thresholds`, `accuracy`, `n_tokens`, `max_tokens`, `grid_wh`; it is handed those it names, and nothing
-else. Its keyword-only parameters are options, with defaults, that a preset may set.
+A criterion's positional parameters are fields of `rewards.base.CriterionInput`: `completion`, `answer`, `target`,
+`matching`, `class_aware`, `thresholds`, `accuracy`, `n_tokens`, `max_tokens`, `grid_wh`; it is handed those it names,
+and nothing else. Its keyword-only parameters are options, with defaults, that a preset may set.
 """
 
 from __future__ import annotations

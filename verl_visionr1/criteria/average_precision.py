@@ -22,7 +22,7 @@ from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.thresholds import EPSILON
 from verl_visionr1.matching import Matching, ignored
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """COCO's tau: .50, .55 ... .95, to the bit."""
@@ -67,9 +67,9 @@ def _tied(answer: Answer, target: Target, matching: Matching, taus: Sequence[flo
     n_predicted, n_target = matching.n_predicted, matching.n_target
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
-    if not target.is_multilabel or not target.labels:
+    if not target.is_multiclass or not target.labels:
         return _tied_in_class(matching.ious, n_predicted, n_target, taus)
-    labels = target.normal_labels
+    labels = target.normalized_labels
     ious_of: dict[str, list[float]] = {}
     for (_, t), pair_iou in zip(matching.pairs, matching.ious, strict=True):
         ious_of.setdefault(labels[t], []).append(pair_iou)
@@ -87,7 +87,7 @@ def _n_unmatched(answer: Answer, target: Target, matching: Matching) -> dict[str
     as_written = Counter([label for p, label in enumerate(answer.labels) if p not in apart])
     counts: dict[str, int] = {}
     for label, count in as_written.items():
-        label = normal_label(label)
+        label = normalize_label(label)
         counts[label] = counts.get(label, 0) + count
     return counts
 

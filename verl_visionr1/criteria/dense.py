@@ -15,12 +15,12 @@ from verl_visionr1.boxes import Box, Boxes, iou
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
 from verl_visionr1.criteria.thresholds import EPSILON, Thresholds, differentiate
 from verl_visionr1.matching import Matching
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 # --- one line each ---------------------------------------------------------------------------------------------------
 
 
-def iou_over_max(matching: Matching, *, match_iou: float = 0.0) -> float:
+def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
     """Sum of matched IoU of at least `match_iou` over max(n_P, n_T): misses and surplus boxes cost alike.
 
     For one referent and one box it is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
@@ -147,8 +147,8 @@ def big_vision(
 
 
 def _target_weights(target: Target, class_weights: Mapping[str, float]) -> list[float]:
-    weight_of = {normal_label(label): weight for label, weight in class_weights.items()}
-    weights = [weight_of.get(label, 1.0) for label in target.normal_labels or [""] * target.n_objects]
+    weight_of = {normalize_label(label): weight for label, weight in class_weights.items()}
+    weights = [weight_of.get(label, 1.0) for label in target.normalized_labels or [""] * target.n_objects]
     if not all(0.0 < weight < math.inf for weight in weights):
         raise ValueError(f"class_weights = {dict(class_weights)!r}: needs positive numbers")
     return weights
@@ -238,7 +238,7 @@ def _compared(
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (
-    iou_over_max,
+    soft_iou,
     f1_iou,
     weighted_sum,
     v_triune,

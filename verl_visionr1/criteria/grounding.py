@@ -3,7 +3,7 @@
 All have one form, which covers a single referent, several phrases (each a label) and phrases with several referents:
 the sum of g(pair) over the matched pairs, divided by max(n_P, n_T). One referent and one box give g itself; surplus
 boxes and misses cost alike. n_T = 0, a phrase without a referent: 1.0 iff nothing was predicted. The plain IoU is
-`dense.iou_over_max`.
+`dense.soft_iou`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def iou2_over_max(matching: Matching) -> float:
     return sum([pair_iou * pair_iou for pair_iou in matching.ious]) / most if most else 1.0
 
 
-def giou_over_max(matching: Matching) -> float:
+def soft_giou(matching: Matching) -> float:
     """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object still earns more the nearer it is.
 
     Needs pairs matched by GIoU, `matching: giou`. As in the systems that reward GIoU (NeMo-RL, Visual-RFT on LISA) a
@@ -37,5 +37,5 @@ def hit_over_max(matching: Matching, *, match_iou: float = 0.5) -> float:
     return sum([pair_iou >= match_iou - EPSILON for pair_iou in matching.ious]) / most if most else 1.0
 
 
-CRITERIA: tuple[Callable[..., float], ...] = (iou2_over_max, giou_over_max, hit_over_max)
+CRITERIA: tuple[Callable[..., float], ...] = (iou2_over_max, soft_giou, hit_over_max)
 """What a preset may name."""

@@ -24,7 +24,7 @@ def main() -> None:
         os.dup2(2, 1)  # what the libraries print is no answer
         _limit_memory()
         try:
-            judge = _judge()
+            is_equal = _load_verifier()
         except ImportError as error:
             out.write(f"{error}\n".encode())
             return
@@ -33,7 +33,7 @@ def main() -> None:
             question = json.loads(line)
             # No handler: the kernel ends the process, even inside a long multiplication.
             signal.setitimer(signal.ITIMER_REAL, question["seconds"] + GRACE_SECONDS)
-            verdict = judge(question["said"], question["gold"], question["as_written"])
+            verdict = is_equal(question["said"], question["gold"], question["as_written"])
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             out.write(b"1\n" if verdict else b"0\n")
 
@@ -46,7 +46,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _judge() -> Callable[[str, str, bool], bool]:
+def _load_verifier() -> Callable[[str, str, bool], bool]:
     """(said, gold, as_written) -> verdict, by math-verify with its own timeouts off."""
     import logging
 
@@ -61,14 +61,14 @@ def _judge() -> Callable[[str, str, bool], bool]:
         is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
         return read(text) if is_marked else read(f"${text}$") or read(text)
 
-    def judge(said: str, gold: str, as_written: bool) -> bool:
+    def is_equal(said: str, gold: str, as_written: bool) -> bool:
         if as_written:
             # Released code hands the student's answer in as the gold one; verify is not symmetric.
             return verify(read(said), read(gold), timeout_seconds=None)
         return verify(read_either(gold), read_either(said), timeout_seconds=None)
 
-    judge("1/2", "0.5", False)  # what is loaded on first use is loaded before the first deadline
-    return judge
+    is_equal("1/2", "0.5", False)  # what is loaded on first use is loaded before the first deadline
+    return is_equal
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Array, Boxes, Point, Points
 from verl_visionr1.criteria.regions import (
     ROUNDING,
+    PredictedPoints,
     Region,
-    Said,
     best_total,
     hits_of,
     n_paired,
+    predicted_points,
     regions_of,
-    said_of,
     without_ignored,
 )
 from verl_visionr1.masks import bounds_xyxy
@@ -58,7 +58,7 @@ def point_in_box(
     the image's diagonal.
     """
     regions = regions_of(target, grid_wh, radius, by_mask=False)
-    return _share(said_of(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+    return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 
 
 def point_in_mask(
@@ -72,7 +72,7 @@ def point_in_mask(
 ) -> float:
     """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Objects without a mask: as `point_in_box`."""
     regions = regions_of(target, grid_wh, radius, by_mask=True)
-    return _share(said_of(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
+    return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 
 
 def point_distance(
@@ -107,11 +107,11 @@ def point_distance(
         raise ValueError(f"relative_to = {relative_to!r}: needs one of {', '.join(SIGMA)}")
     if sigma is not None and not 0.0 < sigma < math.inf:
         raise ValueError(f"sigma = {sigma!r}: needs a number above 0, in widths and heights of the {relative_to}")
-    said = said_of(answer, target, use_labels=use_labels, box_centres=box_centres)
+    predicted = predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres)
     if target.ignore_xyxy:
-        said = without_ignored(said, target, regions_of(target, grid_wh, radius, by_mask=False))
-    bells = _bells(target, grid_wh, relative_to, sigma)
-    return _over_larger(_bell_total(said, bells), said.n_predicted, target.n_objects)
+        predicted = without_ignored(predicted, target, regions_of(target, grid_wh, radius, by_mask=False))
+    kernels = _gaussian_kernels(target, grid_wh, relative_to, sigma)
+    return _over_larger(_kernel_total(predicted, kernels), predicted.n_predicted, target.n_objects)
 
 
 def click(
@@ -127,12 +127,12 @@ def click(
     Unlike `point_in_box`, one element is enough where the target has several, and labels play no part. No element:
     1.0 iff nothing was clicked.
     """
-    said = said_of(answer, target, use_labels=False, box_centres=box_centres)
+    predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
     if not target.n_objects:
-        return 0.0 if said.n_predicted else 1.0
-    if not hits_of(said, regions_of(target, grid_wh, radius, by_mask=False)):
+        return 0.0 if predicted.n_predicted else 1.0
+    if not hits_of(predicted, regions_of(target, grid_wh, radius, by_mask=False)):
         return 0.0
-    return 1.0 / said.n_predicted
+    return 1.0 / predicted.n_predicted
 
 
 def click_explored(
@@ -143,21 +143,21 @@ def click_explored(
     For prompts that ask for several candidates, best first: the one criterion here that looks at their order. Three or
     more candidates on a line are a scan of the screen: 0.0. (Released: -1 / N for a miss and -1 for a line.)
     """
-    said = said_of(answer, target, use_labels=False, box_centres=box_centres)
+    predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
     if not target.n_objects:
-        return 0.0 if said.n_predicted else 1.0
-    hits = hits_of(said, regions_of(target, grid_wh, radius, by_mask=False))
-    if not hits or _on_a_line(said.points_xy):
+        return 0.0 if predicted.n_predicted else 1.0
+    hits = hits_of(predicted, regions_of(target, grid_wh, radius, by_mask=False))
+    if not hits or _on_a_line(predicted.points_xy):
         return 0.0
-    first = min(said.ranks[p] for p, _ in hits)
-    return 1.0 / math.sqrt(said.n_predicted * (first + 1))
+    first = min(predicted.ranks[p] for p, _ in hits)
+    return 1.0 / math.sqrt(predicted.n_predicted * (first + 1))
 
 
-def _share(said: Said, target: Target, regions: Sequence[Region]) -> float:
+def _share(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> float:
     """Objects that have a point of their own, over max(n_P, n_T)."""
     if target.ignore_xyxy:
-        said = without_ignored(said, target, regions)
-    return _over_larger(float(n_paired(said, regions)), said.n_predicted, target.n_objects)
+        predicted = without_ignored(predicted, target, regions)
+    return _over_larger(float(n_paired(predicted, regions)), predicted.n_predicted, target.n_objects)
 
 
 def _over_larger(total: float, n_predicted: int, n_target: int) -> float:
@@ -166,7 +166,7 @@ def _over_larger(total: float, n_predicted: int, n_target: int) -> float:
     return total / max(n_predicted, n_target)
 
 
-class _Bell(NamedTuple):
+class _GaussianKernel(NamedTuple):
     """How near a point is to an object: 1 in the middle."""
 
     middle_xy: Point
@@ -174,7 +174,9 @@ class _Bell(NamedTuple):
     label: str
 
 
-def _bells(target: Target, grid_wh: tuple[float, float], relative_to: str, sigma: float | None) -> list[_Bell]:
+def _gaussian_kernels(
+    target: Target, grid_wh: tuple[float, float], relative_to: str, sigma: float | None
+) -> list[_GaussianKernel]:
     """One an object, sorted, so that nothing hangs on the order they came in."""
     boxes = cast(Boxes, target.boxes_xyxy) or tuple([bounds_xyxy(mask) for mask in target.masks])
     middles = cast(Points, target.points_xy) or [((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in boxes]
@@ -184,34 +186,36 @@ def _bells(target: Target, grid_wh: tuple[float, float], relative_to: str, sigma
     sizes: Sequence[tuple[float, float]] = [target.size_wh] * len(middles)
     if relative_to == "object":
         sizes = [(max(x2 - x1, grid_wh[0], ROUNDING), max(y2 - y1, grid_wh[1], ROUNDING)) for x1, y1, x2, y2 in boxes]
-    labels = target.normal_labels or [""] * len(middles)
+    labels = target.normalized_labels or [""] * len(middles)
     objects = zip(middles, sizes, labels, strict=True)
-    return sorted([_Bell(middle, (share * size[0], share * size[1]), label) for middle, size, label in objects])
+    return sorted(
+        [_GaussianKernel(middle, (share * size[0], share * size[1]), label) for middle, size, label in objects]
+    )
 
 
-def _bell_total(said: Said, bells: Sequence[_Bell]) -> float:
+def _kernel_total(predicted: PredictedPoints, kernels: Sequence[_GaussianKernel]) -> float:
     """The largest total nearness of one-to-one pairs."""
-    points, labels = said.points_xy, said.labels
-    if not points or not bells:
+    points, labels = predicted.points_xy, predicted.labels
+    if not points or not kernels:
         return 0.0
-    if len(points) == len(bells) == 1:
-        return _nearness(points[0], bells[0]) if not labels or labels[0] == bells[0].label else 0.0
+    if len(points) == len(kernels) == 1:
+        return _nearness(points[0], kernels[0]) if not labels or labels[0] == kernels[0].label else 0.0
     points_p2: Array = np.array(points)
-    middle_t2: Array = np.array([bell.middle_xy for bell in bells])
-    sigma_t2: Array = np.array([bell.sigma_xy for bell in bells])
+    middle_t2: Array = np.array([kernel.middle_xy for kernel in kernels])
+    sigma_t2: Array = np.array([kernel.sigma_xy for kernel in kernels])
     with np.errstate(over="ignore"):
         away_pt2 = (points_p2[:, None, :] - middle_t2) / sigma_t2
         near_pt: Array = np.exp(-0.5 * (away_pt2**2).sum(axis=2))
     if labels:
-        codes = {bell.label: code for code, bell in enumerate(bells)}  # numpy would pad texts to the longest
+        codes = {kernel.label: code for code, kernel in enumerate(kernels)}  # numpy would pad texts to the longest
         said_p = np.array([codes.get(label, -1) for label in labels])
-        near_pt[said_p[:, None] != np.array([codes[bell.label] for bell in bells])] = 0.0
+        near_pt[said_p[:, None] != np.array([codes[kernel.label] for kernel in kernels])] = 0.0
     return best_total(near_pt)
 
 
-def _nearness(point: Point, bell: _Bell) -> float:
-    dx = (point[0] - bell.middle_xy[0]) / bell.sigma_xy[0]
-    dy = (point[1] - bell.middle_xy[1]) / bell.sigma_xy[1]
+def _nearness(point: Point, kernel: _GaussianKernel) -> float:
+    dx = (point[0] - kernel.middle_xy[0]) / kernel.sigma_xy[0]
+    dy = (point[1] - kernel.middle_xy[1]) / kernel.sigma_xy[1]
     return math.exp(-0.5 * (dx * dx + dy * dy))  # dx ** 2 would raise where it overflows
 
 

@@ -14,13 +14,13 @@ from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assigned
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
 from verl_visionr1.masks import bounds_xyxy, contains_each
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 ROUNDING = 1e-6
 """Pixels that a change of frame may cost a point on a box's edge."""
 
 
-class Said(NamedTuple):
+class PredictedPoints(NamedTuple):
     """The usable points, sorted, so that nothing hangs on the order they came in."""
 
     points_xy: list[Point]
@@ -29,7 +29,7 @@ class Said(NamedTuple):
     n_predicted: int
 
 
-def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> Said:
+def predicted_points(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> PredictedPoints:
     """What an answer points at. Labels play a part where the target gives them and knows more than one.
 
     A coordinate that is not finite cannot be used, but counts as predicted; and so do points that would make more than
@@ -40,19 +40,19 @@ def said_of(answer: Answer, target: Target, *, use_labels: bool, box_centres: bo
         points = tuple([((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in answer.boxes_xyxy])
     n_predicted = max(len(answer.points_xy), len(answer.boxes_xyxy)) + answer.n_dropped
     if not n_predicted and not target.n_objects and not answer.is_parsed:
-        n_predicted = 1  # as in `matching`: "there is none" has to be said
+        n_predicted = 1  # as in `matching`: "there is none" has to be predicted
     ranks = [p for p, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
     most = max(MAX_PAIRS // max(target.n_objects, 1), 1)
     labels: Sequence[str] = ()
-    if use_labels and target.labels and target.is_multilabel:
+    if use_labels and target.labels and target.is_multiclass:
         labels = answer.labels if len(answer.labels) == len(points) else [""] * len(points)
         ranks.sort(key=lambda p: (points[p], labels[p]))
         ranks = ranks[:most]
-        labels = [normal_label(labels[p]) for p in ranks]
+        labels = [normalize_label(labels[p]) for p in ranks]
     elif len(ranks) > 1:
         ranks.sort(key=points.__getitem__)
     ranks = ranks[:most]
-    return Said([points[p] for p in ranks], list(labels), ranks, n_predicted)
+    return PredictedPoints([points[p] for p in ranks], list(labels), ranks, n_predicted)
 
 
 class Region(NamedTuple):
@@ -76,7 +76,7 @@ def regions_of(target: Target, grid_wh: tuple[float, float], radius: float, *, b
     if not 0.0 <= radius < math.inf:
         raise ValueError(f"radius = {radius!r}: needs a share of the image's diagonal, at least 0")
     boxes = cast(Boxes, target.boxes_xyxy)
-    labels: Sequence[str] = target.normal_labels or [""] * target.n_objects
+    labels: Sequence[str] = target.normalized_labels or [""] * target.n_objects
     if target.masks and by_mask:
         return [
             Region(bounds_xyxy(mask), label, partial(contains_each, mask))
@@ -107,9 +107,9 @@ def _disc(centre: Point, reach: float, label: str) -> Region:
     return Region((x - reach, y - reach, x + reach, y + reach), label, contains_each)
 
 
-def hits_of(said: Said, regions: Sequence[Region]) -> list[Hit]:
+def hits_of(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit]:
     """Every (p, t) with point p in region t and, where labels play a part, the same label."""
-    points, labels = said.points_xy, said.labels
+    points, labels = predicted.points_xy, predicted.labels
     hits: list[Hit] = []
     for t, (bounds, label, contains) in enumerate(regions):
         x1, y1, x2, y2 = bounds
@@ -127,28 +127,28 @@ def hits_of(said: Said, regions: Sequence[Region]) -> list[Hit]:
     return hits
 
 
-def n_paired(said: Said, regions: Sequence[Region]) -> int:
+def n_paired(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     """How many objects can be given a point of their own."""
-    hits = hits_of(said, regions)
+    hits = hits_of(predicted, regions)
     n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
     if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
         return min(n_p, n_t)
-    hit_pt = np.zeros((len(said.points_xy), len(regions)))
+    hit_pt = np.zeros((len(predicted.points_xy), len(regions)))
     hit_pt[tuple(zip(*hits, strict=True))] = 1.0
     return round(best_total(hit_pt))
 
 
-def without_ignored(said: Said, target: Target, regions: Sequence[Region]) -> Said:
+def without_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
     """Less the points that lie in an ignore region and on no object, whatever their labels."""
-    unlabelled = said._replace(labels=[])
+    unlabelled = predicted._replace(labels=[])
     on_object = {p for p, _ in hits_of(unlabelled, regions)}
     ignored = {p for p, _ in hits_of(unlabelled, [Region(box, "", None) for box in cast(Boxes, target.ignore_xyxy)])}
-    kept = [p for p in range(len(said.points_xy)) if p in on_object or p not in ignored]
-    return Said(
-        [said.points_xy[p] for p in kept],
-        [said.labels[p] for p in kept] if said.labels else [],
-        [said.ranks[p] for p in kept],
-        said.n_predicted - (len(said.points_xy) - len(kept)),
+    kept = [p for p in range(len(predicted.points_xy)) if p in on_object or p not in ignored]
+    return PredictedPoints(
+        [predicted.points_xy[p] for p in kept],
+        [predicted.labels[p] for p in kept] if predicted.labels else [],
+        [predicted.ranks[p] for p in kept],
+        predicted.n_predicted - (len(predicted.points_xy) - len(kept)),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from verl_visionr1.answers import MAX_CHARS, Answer
 from verl_visionr1.answers.envelope import UNREADABLE, unwrap
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 
 def json_list(completion: str) -> float:
@@ -172,7 +172,7 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 def no_box_repetition(answer: Answer) -> float:
     """Share of the answer's boxes (or points) that differ from the others in place or label; 1.0 for none."""
     places = answer.boxes_xyxy or answer.points_xy
-    labels = (*map(normal_label, answer.labels), *[""] * (len(places) - len(answer.labels)))
+    labels = (*map(normalize_label, answer.labels), *[""] * (len(places) - len(answer.labels)))
     return distinct_share(list(zip(places, labels, strict=False)))
 
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 F = TypeVar("F", bound=Callable[..., float])
 
 
-def may_block(judge: F) -> F:
+def may_block(fn: F) -> F:
     """Mark a criterion that may take long (milliseconds, or seconds): training judges its rows in a thread."""
-    judge.may_block = True  # type: ignore[attr-defined]
-    return judge
+    fn.may_block = True  # type: ignore[attr-defined]
+    return fn
 
 
 def needs(module: str, install: str) -> Callable[[F], F]:
@@ -22,8 +22,8 @@ def needs(module: str, install: str) -> Callable[[F], F]:
         install: what pip is to be told.
     """
 
-    def marked(judge: F) -> F:
-        judge.needs = (module, install)  # type: ignore[attr-defined]
-        return judge
+    def marked(fn: F) -> F:
+        fn.needs = (module, install)  # type: ignore[attr-defined]
+        return fn
 
     return marked

@@ -95,11 +95,11 @@ class AveragePrecision:
                 found[f"{self.prefix}AP/{category}"] = whole.mean(axis=1)
                 found[f"{self.prefix}AP50/{category}"] = whole[:, TAU_50]
             for limit in self.max_dets:
-                sums.add(f"AR{limit}", areas[0].recall(weights_bu, limit).mean(axis=1))
+                sums.add(f"AR{limit}", areas[0].recalls(weights_bu, limit).mean(axis=1))
             for size, area in _SIZES.items():
                 if areas[area].n_true.any():
                     sums.add(f"AP{size}", areas[area].precision(weights_bu, _ALL).mean(axis=1))
-                    sums.add(f"AR{size}", areas[area].recall(weights_bu, self.max_dets[-1]).mean(axis=1))
+                    sums.add(f"AR{size}", areas[area].recalls(weights_bu, self.max_dets[-1]).mean(axis=1))
         names = [f"AP{end}" for end in ("", "50", "75", "s", "m", "l")]
         names += [f"AR{end}" for end in (*self.max_dets, "s", "m", "l")]
         return found | {self.prefix + name: sums.mean(name) for name in names}

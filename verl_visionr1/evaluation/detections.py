@@ -29,7 +29,7 @@ from verl_visionr1.evaluation.confidence import confidences
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.settings import EvaluationSettings
 from verl_visionr1.rollouts.bootstrap import Indices
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def asked_labels(target: Target) -> tuple[str, ...]:
     >>> asked_labels(Target(task="detection", size_wh=(9, 9), categories=["Cat", "dog", "cat"]))
     ('cat', 'dog')
     """
-    return tuple(dict.fromkeys(map(normal_label, target.categories or target.labels)))
+    return tuple(dict.fromkeys(map(normalize_label, target.categories or target.labels)))
 
 
 def detections_of(reads: Sequence[Read], units: Sequence[int], settings: EvaluationSettings) -> Detections:
@@ -136,7 +136,7 @@ class _Builder:
         asked, target, answer = self.asked[i], read.target, read.answer
         image = self._image_of(read, asked, unit)
         boxes = cast(Boxes, target.boxes_xyxy)
-        for label, box in zip(target.normal_labels, boxes, strict=True):
+        for label, box in zip(target.normalized_labels, boxes, strict=True):
             if label in self.numbers:
                 self.truth.append((image, self.numbers[label], False))
                 self.truth_xyxy.append(box)
@@ -145,7 +145,7 @@ class _Builder:
             self.truth_xyxy += [box] * len(asked)
         scores = confidences(read, self.settings.confidence)
         for label, box, score in zip(answer.labels, answer.boxes_xyxy, scores, strict=False):
-            for category in self._categories_of(normal_label(label), asked):
+            for category in self._categories_of(normalize_label(label), asked):
                 self.found.append((image, category, score))
                 self.found_xyxy.append(box)
 

@@ -16,7 +16,7 @@ from verl_visionr1.boxes import Box, Boxes, iou, pairwise_iou
 from verl_visionr1.criteria.thresholds import EPSILON
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.settings import EvaluationSettings
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 
 Part: TypeAlias = tuple[float, float]
 """A row's numerator and denominator; (0, 0) where a metric does not concern it."""
@@ -65,7 +65,7 @@ def grec_parts(read: Read) -> dict[str, Part]:
     share of the rows with one in which there is a box at all. The released script of gRefCOCO compares GIoU with .5;
     here it is IoU, as the paper has it.
     """
-    n_predicted, n_target = read.case.labelled.n_predicted, read.case.labelled.n_target
+    n_predicted, n_target = read.case.class_aware.n_predicted, read.case.class_aware.n_target
     if not n_target:
         right = float(n_predicted == 0)
         return {"GREC": (right, 1.0), "N-acc": (right, 1.0), "T-acc": NO_PART}
@@ -81,7 +81,7 @@ def greedy_parts(read: Read) -> dict[str, Part]:
     its `weighted_sum`, the largest IoU first, and labels must agree. Claims without a usable box count as predicted;
     boxes in regions to ignore do not.
     """
-    matching = read.case.labelled
+    matching = read.case.class_aware
     found = float(len(greedy_pairs(read.answer, read.target)))
     return {"greedy P": (found, float(matching.n_predicted)), "greedy R": (found, float(matching.n_target))}
 
@@ -96,9 +96,9 @@ def greedy_pairs(answer: Answer, target: Target, match_iou: float = MATCH_IOU) -
     if not answer.boxes_xyxy or not target.boxes_xyxy:
         return []
     iou_pt = pairwise_iou(answer.boxes_xyxy, cast(Boxes, target.boxes_xyxy))
-    if target.is_multilabel:
-        said = np.array([normal_label(label) for label in answer.labels[: len(iou_pt)]], dtype=object)
-        iou_pt[said[:, None] != np.array(target.normal_labels, dtype=object)[None]] = 0.0
+    if target.is_multiclass:
+        said = np.array([normalize_label(label) for label in answer.labels[: len(iou_pt)]], dtype=object)
+        iou_pt[said[:, None] != np.array(target.normalized_labels, dtype=object)[None]] = 0.0
     rows, columns = np.nonzero(iou_pt >= match_iou - EPSILON)
     overlaps = iou_pt[rows, columns]
     pairs: list[tuple[int, int, float]] = []
@@ -128,7 +128,7 @@ def lisa_parts(read: Read) -> dict[str, Part]:
         cast(Boxes, target.boxes_xyxy),
         cast(Boxes, target.ignore_xyxy),
     )
-    is_empty = union == 0.0 and read.case.labelled.n_predicted == 0
+    is_empty = union == 0.0 and read.case.class_aware.n_predicted == 0
     return {"gIoU": (1.0 if is_empty else shared / union if union else 0.0, 1.0), "cIoU": (shared, union)}
 
 

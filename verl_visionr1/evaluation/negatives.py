@@ -9,7 +9,7 @@ from __future__ import annotations
 from verl_visionr1.evaluation.detections import asked_labels
 from verl_visionr1.evaluation.grounding import Part
 from verl_visionr1.evaluation.reading import Read
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 
 def negative_parts(read: Read) -> dict[str, Part]:
@@ -20,15 +20,15 @@ def negative_parts(read: Read) -> dict[str, Part]:
     """
     target = read.target
     asked = asked_labels(target)
-    absent = set(asked) - set(target.normal_labels)
+    absent = set(asked) - set(target.normalized_labels)
     if not absent:
         return {"false alarms": (0.0, 0.0), "boxes per negative": (0.0, 0.0)}
     if len(asked) == 1:
         n_predicted = float(len(read.answer.boxes_xyxy) + read.answer.n_dropped)
         if target.ignore_xyxy:
-            n_predicted = float(read.case.labelled.n_predicted)
+            n_predicted = float(read.case.class_aware.n_predicted)
         return {"false alarms": (float(n_predicted > 0), 1.0), "boxes per negative": (n_predicted, 1.0)}
-    said = [label for label in map(normal_label, read.answer.labels) if label in absent]
+    said = [label for label in map(normalize_label, read.answer.labels) if label in absent]
     return {
         "false alarms": (float(len({*said})), float(len(absent))),
         "boxes per negative": (float(len(said)), float(len(absent))),
@@ -37,4 +37,4 @@ def negative_parts(read: Read) -> dict[str, Part]:
 
 def has_negatives(read: Read) -> bool:
     """Whether a row asked for something that is not there."""
-    return bool(set(asked_labels(read.target)) - set(read.target.normal_labels))
+    return bool(set(asked_labels(read.target)) - set(read.target.normalized_labels))

@@ -7,7 +7,7 @@ image's diagonal; the rules are those of the reward (`criteria.regions`). Points
 from __future__ import annotations
 
 from verl_visionr1.criteria.pointing import RADIUS
-from verl_visionr1.criteria.regions import hits_of, n_paired, regions_of, said_of, without_ignored
+from verl_visionr1.criteria.regions import hits_of, n_paired, predicted_points, regions_of, without_ignored
 from verl_visionr1.evaluation.grounding import NO_PART, Part
 from verl_visionr1.evaluation.reading import Read
 
@@ -16,17 +16,17 @@ def pointing_parts(read: Read) -> dict[str, Part]:
     """ "precision" and "recall" over all points and objects, "all right" and "first point" over rows.
 
     * precision: points that have an object of their own, over all claimed points; recall: over all objects.
-    * all right: every object has a point and every point an object; nothing there: nothing said, readably.
+    * all right: every object has a point and every point an object; nothing there: nothing predicted, readably.
     * first point: the first point of the answer lies on any object (ScreenSpot's rule); rows with an object.
 
     The labels of points play a part where a row asked for several. A format of boxes points at nothing.
     """
     target = read.target
     regions = regions_of(target, read.case.grid_wh, RADIUS, by_mask=True)
-    said = said_of(read.answer, target, use_labels=True, box_centres=False)
-    first = {p for p, rank in enumerate(said.ranks) if rank == 0}
-    hit = {p for p, _ in hits_of(said, regions)}
-    counted = without_ignored(said, target, regions) if target.ignore_xyxy else said
+    predicted = predicted_points(read.answer, target, use_labels=True, box_centres=False)
+    first = {p for p, rank in enumerate(predicted.ranks) if rank == 0}
+    hit = {p for p, _ in hits_of(predicted, regions)}
+    counted = without_ignored(predicted, target, regions) if target.ignore_xyxy else predicted
     n_found, n_target = float(n_paired(counted, regions)), float(target.n_objects)
     n_predicted = float(counted.n_predicted)
     return {

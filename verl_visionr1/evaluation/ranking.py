@@ -76,7 +76,7 @@ class Ranked:
             total = best[:, 0] * reached[:, 0] + (best[:, 1:] * (reached[:, 1:] - reached[:, :-1])).sum(axis=1)
             found[has_truth, column] = total[has_truth] / len(RECALLS)
 
-    def recall(self, weights_bu: Weights, max_det: int) -> Array:
+    def recalls(self, weights_bu: Weights, max_det: int) -> Array:
         """Recall with at most so many boxes an image, shape (B, T); NaN where a resample has no true box."""
         counted = self.hits & (self.ranks < max_det)
         n_true = self._n_true(weights_bu)

@@ -1,4 +1,4 @@
-"""One prediction, read and judged: the same road that the reward takes in training (`rewards.judge`).
+"""One prediction, read and judged: the same road that the reward takes in training (`rewards.completion`).
 
 So an answer that the token limit cut off is read as far as its objects are complete, boxes are in pixels of the
 original image and are not clipped, and nothing that a model writes can raise.
@@ -17,8 +17,8 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FrameError
 from verl_visionr1.processed import SizeError
 from verl_visionr1.rewards import Preset, Score
-from verl_visionr1.rewards.base import Case
-from verl_visionr1.rewards.judge import case_of, score_of
+from verl_visionr1.rewards.base import CriterionInput
+from verl_visionr1.rewards.completion import apply_criteria, read_completion
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout, read_target
 from verl_visionr1.schedule import follow_model
@@ -37,7 +37,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     prediction: Prediction
-    case: Case
+    case: CriterionInput
     preset: Preset
     score: Score
     image: str
@@ -87,14 +87,14 @@ def _read(prediction: Prediction, judging: Judging, settings: EvaluationSettings
     schedule = follow_model(preset.schedule, judging.frame.name)
     thresholds = schedule.final if settings.stage == "final" else schedule.off
     try:
-        case = case_of(prediction.output, target, preset, thresholds, judging.speech(rollout))
+        case = read_completion(prediction.output, target, preset, thresholds, judging.response(rollout))
     except (FrameError, SizeError, RowsError) as error:
         raise EvaluationError(f"{_where(prediction)}: {error}") from None
     return Read(
         prediction=prediction,
         case=case,
         preset=preset,
-        score=score_of(case, preset),
+        score=apply_criteria(case, preset),
         image=prediction.image_id or prediction.image or f"{prediction.file}:{prediction.row}",
     )
 

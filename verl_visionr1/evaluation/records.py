@@ -10,7 +10,7 @@ import msgspec
 
 from verl_visionr1.evaluation.correlation import Correlation
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
-from verl_visionr1.files import RowsError, whole_file, write_whole
+from verl_visionr1.files import RowsError, atomic_write, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
 VERSION = 1
@@ -170,7 +170,7 @@ def save(evaluation: Evaluation, report: Path) -> None:
     Raises:
         RowsError: it cannot be written.
     """
-    with whole_file(rows_file(report)) as file:
+    with atomic_write(rows_file(report)) as file:
         for row in evaluation.rows:
             file.write(_encode_row(row) + b"\n")
     write_whole(report, evaluation.to_json())

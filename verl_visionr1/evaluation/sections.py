@@ -23,7 +23,7 @@ from verl_visionr1.evaluation.pointing import pointing_parts
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.records import Section, Table
 from verl_visionr1.evaluation.settings import EvaluationSettings, Family
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Estimate, Indices, Measured, Ratios, digest_of, estimates_of
 
 TASK_FAMILIES: Mapping[str, tuple[Family, ...]] = {
@@ -168,7 +168,7 @@ class Measurement:
         if task in BOX_TASKS:
             found = {"F1@50": _array([read.score.metrics["f1_50"] for read in reads])}
             found["IoU"] = _array([read.score.metrics["iou_mean"] for read in reads])
-            found["AP of the row"] = _array([ap(read.answer, read.target, read.case.labelled) for read in reads])
+            found["AP of the row"] = _array([ap(read.answer, read.target, read.case.class_aware) for read in reads])
         elif task == "counting":
             found["relative accuracy"] = _array([count_relative(read.answer, read.target) for read in reads])
         return found

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from verl_visionr1.alarms import Batch, reading
 from verl_visionr1.plugin.speech_flags import speech_flags
 from verl_visionr1.plugin.training_state import Progress
-from verl_visionr1.rewards.judge import BOX_METRICS
+from verl_visionr1.rewards.completion import BOX_METRICS
 from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
@@ -62,8 +62,8 @@ def batch_of(sampled: Sampled, stage: int) -> Batch:
         distinct_share=_mean(rows, "distinct_share"),
         n_tokens=_mean(rows, "n_tokens"),
         empty=_mean(rows, "empty"),
-        cut_off=_mean(rows, "cut_off"),
-        dead_groups=_dead_share(sampled),
+        clipped=_mean(rows, "clipped"),
+        frac_reward_zero_std=_dead_share(sampled),
         unscored=_mean(sampled.infos, "unscored"),
     )
 
@@ -139,7 +139,7 @@ _WORST: Mapping[str, Callable[[Any], float]] = {
     "length_growth": lambda info: info.get("n_tokens", 0.0),
     "length_collapse": lambda info: -info.get("n_tokens", 0.0),
     "empty_answers": lambda info: info.get("empty", 0.0),
-    "truncation": lambda info: info.get("cut_off", 0.0),
+    "truncation": lambda info: info.get("clipped", 0.0),
     "unscored": lambda info: info.get("unscored", 0.0),
 }
 _OF_BOXES = ("reward_without_f1", "box_flood")

@@ -19,11 +19,12 @@ from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.plugin.context import ValidationStage
 from verl_visionr1.plugin.contract import REWARD_HOOKS, missing_hooks
-from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset
+from verl_visionr1.rewards import PRESETS, Preset, RewardError, Routes, find_preset, renamed
 from verl_visionr1.rewards.base import require_one_of
+from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS, DEGENERATION_METRICS
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
-from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS, SIGNS
 from verl_visionr1.rewards.presets import built
+from verl_visionr1.rewards.renamed import current_name
 from verl_visionr1.rewards.routing import RouteSettings, routes_of
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
@@ -33,7 +34,10 @@ OLDEST_VERL = (0, 9)
 TESTED_VERL = ("0.9.",)
 """Version prefixes of verl that the plug-in has been run with."""
 _BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
-_BY_MANAGER = ("value", "acc", "progress", "stage", "match_iou", "n_tokens", "cut_off", *SIGNS, "route", "unscored")
+_BY_MANAGER = (
+    *("value", "acc", "progress", "stage", "match_iou", "n_tokens", "clipped", "route", "unscored"),
+    *DEGENERATION_METRICS,
+)
 TAKEN = frozenset((*_BY_VERL, *_BY_MANAGER, "processed_w", "processed_h"))
 """What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
 TurnRule = Literal["auto", "template", "mask", "whole"]
@@ -51,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes:
         preset: a name in `verl_visionr1.PRESETS` or in `presets`, or a YAML file.
         weights: criterion -> weight, over the preset's; null keeps the preset's.
-        criteria: criteria changed, added (`judge`) or left out (null), over the preset's.
+        criteria: criteria changed, added (`fn`) or left out (null), over the preset's.
         schedule: over the preset's; None keeps it.
         answer_format, matching: over the preset's; None keeps them.
         presets: presets of the run's own by name, each over a base, for `preset` and `routes`.
@@ -162,7 +166,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """
         if self.alarms == "off":
             return None
-        given = {name: value for name, value in self.alarms.items() if value is not None}
+        set_ = {name: value for name, value in self.alarms.items() if value is not None}
+        given = {current_name("alarms", name, renamed.ALARMS): value for name, value in set_.items()}
         _named(lambda: refuse_unknown(given, AlarmRules.__dataclass_fields__, "alarms"))
         rules = _named(lambda: AlarmRules(**given), "alarms.")
         return rules if rules.names else None

@@ -16,7 +16,7 @@ from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import RowsError, read_rows
 
 KEY = "reward.reward_kwargs.visionr1.delegate"
-TELLS = ("value", "acc", "n_tokens", "cut_off", "unscored")
+TELLS = ("value", "acc", "n_tokens", "clipped", "unscored")
 """Numbers that mean something for such a row."""
 
 
@@ -26,7 +26,7 @@ def accuracy_of(result: Mapping[str, Any]) -> float:
     return float(acc) if isinstance(acc, bool | int | float) else float(result["reward_score"])
 
 
-def problems_of(config: DictConfig, delegate: Sequence[str]) -> list[str]:
+def delegation_problems(config: DictConfig, delegate: Sequence[str]) -> list[str]:
     """Data sources that are left to verl, and that its own `compute_score` does not know; one line each."""
     if not delegate or OmegaConf.select(config, "reward.custom_reward_function.path"):
         return []

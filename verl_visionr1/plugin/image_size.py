@@ -60,7 +60,7 @@ def _side(patch_size: Any) -> int:
     return int(sides[0])
 
 
-def processed_size(
+def read_processed_size(
     batch: Mapping[str, Any], image_tokens: ImageTokens, image: int | None = None
 ) -> tuple[int, int] | None:
     """Width and height, in pixels, of an image of the batch's last row as the model saw it.

@@ -28,7 +28,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any."""
-        stop_at(problems_of(config))
+        stop_at(reward_problems(config))
 
 
 def stop_at(problems: Sequence[str]) -> None:
@@ -41,9 +41,9 @@ def stop_at(problems: Sequence[str]) -> None:
         raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
-def problems_of(config: DictConfig) -> list[str]:
+def reward_problems(config: DictConfig) -> list[str]:
     """What would keep the rewards from working, each in one line; empty when the run may start."""
-    checks = (_check_settings, _check_turns, _check_data, reward_path.problems_of)
+    checks = (_check_settings, _check_turns, _check_data, reward_path.reward_path_problems)
     return [problem for check in checks for problem in check(config)]
 
 
@@ -82,7 +82,7 @@ def _check_data(config: DictConfig) -> list[str]:
         settings = settings_of(config)
     except ConfigError:
         return []  # `_check_settings` says it
-    problems = delegation.problems_of(config, settings.delegate)
+    problems = delegation.delegation_problems(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in DATA_KEYS:
         for path in parquet_files(config, key):

@@ -36,12 +36,12 @@ from verl_visionr1.plugin.config import (
 )
 from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.delegation import accuracy_of
-from verl_visionr1.plugin.image_size import ImageTokens, processed_size
+from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
-from verl_visionr1.rewards import Preset, Score, Speech
-from verl_visionr1.rewards.judge import case_of, score_of, signs_of
+from verl_visionr1.rewards import Preset, ResponseContext, Score
+from verl_visionr1.rewards.completion import apply_criteria, degeneration_metrics, read_completion
 from verl_visionr1.rewards.routing import DELEGATED, is_delegated
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
@@ -102,39 +102,41 @@ class VisionR1RewardManager(RewardManagerBase):
         row = {key: values[-1] for key, values in data.non_tensor_batch.items() if key in self.row_keys}
         context, source = self.context_of(row), str(row.get("data_source", ""))
         response_ids = self.response_of(data, row.get("response_len"))
-        speech = Speech(self.frame, None, len(response_ids), self.max_tokens)
+        response = ResponseContext(self.frame, None, len(response_ids), self.max_tokens)
         preset = self.routes.default
         try:
             if is_delegated(self.settings.delegate, source):
-                return await self.delegated(data, context, speech)
+                return await self.delegated(data, context, response)
             completion, is_opened = self.last_turn_of(data, response_ids, row)
-            speech = replace(speech, reasoning_opened=is_opened)
+            response = replace(response, reasoning_opened=is_opened)
             target = read_target(row["reward_model"]["ground_truth"])
             if self.image_tokens:
-                speech = replace(speech, processed_wh=processed_size(data.batch, self.image_tokens, target.image))
+                response = replace(
+                    response, processed_wh=read_processed_size(data.batch, self.image_tokens, target.image)
+                )
             preset = self.routes.preset_for(target, source, row)
             rule = self.rule_of(context, preset, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
-                score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, speech)
+                score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, response)
             else:
-                score, signs = _judged(completion, target, preset, rule.thresholds, speech)
+                score, signs = _judged(completion, target, preset, rule.thresholds, response)
         except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
             # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
             reason = _reason(error)
             logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
             self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
             rule = self.rule_of(context, preset, source)
-            return self.reward_of(_UNSCORED, _NO_SIGNS, context, rule, preset, speech, is_scored=False)
+            return self.reward_of(_UNSCORED, _NO_DEGENERATION, context, rule, preset, response, is_scored=False)
         self.guard.look("", is_scored=True, reason="")
-        return self.reward_of(score, signs, context, rule, preset, speech)
+        return self.reward_of(score, signs, context, rule, preset, response)
 
-    async def delegated(self, data: DataProto, context: Context, speech: Speech) -> dict[str, Any]:
+    async def delegated(self, data: DataProto, context: Context, response: ResponseContext) -> dict[str, Any]:
         """A row that verl's own naive manager judges, reported under the keys of all rows."""
         assert self.naive is not None
         result = await self.naive.run_single(data)
         rule = self.rule_of(context, self.routes.default, "")
         score = Score(float(result["reward_score"]), {"accuracy": accuracy_of(result)})
-        reward = self.reward_of(score, _NO_SIGNS, context, rule, self.routes.default, speech)
+        reward = self.reward_of(score, _NO_DEGENERATION, context, rule, self.routes.default, response)
         reward["reward_extra_info"]["route"] = DELEGATED
         return reward
 
@@ -145,7 +147,7 @@ class VisionR1RewardManager(RewardManagerBase):
         context: Context,
         rule: Rule,
         preset: Preset,
-        speech: Speech,
+        response: ResponseContext,
         *,
         is_scored: bool = True,
     ) -> dict[str, Any]:
@@ -153,7 +155,7 @@ class VisionR1RewardManager(RewardManagerBase):
 
         `acc` is what the task is measured by, whatever the stage, so that verl's `val-core` compares across runs. A
         criterion that the row's preset does not have is 0. `route` is the preset's place among those of the run, -1
-        for a task's own default. `cut_off`: whether the answer fills the response budget, as verl's own clip ratio
+        for a task's own default. `clipped`: whether the answer fills the response budget, as verl's own clip ratio
         has it. `processed_w` and `processed_h` let a dump be scored again.
         """
         extra = {name: score.metrics.get(name, 0.0) for name in self.metrics}
@@ -162,13 +164,13 @@ class VisionR1RewardManager(RewardManagerBase):
         extra["progress"] = -1.0 if context.progress is None else context.progress
         extra["stage"] = float(rule.stage)
         extra["match_iou"] = rule.thresholds.match_iou
-        extra["n_tokens"] = n_tokens = float(speech.n_tokens or 0)
-        extra["cut_off"] = 1.0 if self.max_tokens and n_tokens >= self.max_tokens else 0.0
+        extra["n_tokens"] = n_tokens = float(response.n_tokens or 0)
+        extra["clipped"] = 1.0 if self.max_tokens and n_tokens >= self.max_tokens else 0.0
         extra |= signs
         extra["route"] = self.routes.index(preset)
         extra["unscored"] = 0.0 if is_scored else 1.0
         if self.image_tokens:
-            width, height = speech.processed_wh or (0, 0)
+            width, height = response.processed_wh or (0, 0)
             extra["processed_w"], extra["processed_h"] = float(width), float(height)
         return {"reward_score": score.value, "reward_extra_info": extra}
 
@@ -220,15 +222,15 @@ _BY_DATA = ("reward_model", "extra_info", "index", "data_source")
 _BY_VERL = ("global_steps", "prompt_len", "response_len")
 _ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
-_NO_SIGNS = {"distinct_share": 1.0, "empty": 0.0}
+_NO_DEGENERATION = {"distinct_share": 1.0, "empty": 0.0}
 
 
 def _judged(
-    completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech
+    completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
 ) -> tuple[Score, dict[str, float]]:
-    """`rewards.judge`, and the signs of the same reading of the text."""
-    case = case_of(completion, target, preset, thresholds, speech)
-    return score_of(case, preset), signs_of(case)
+    """`rewards.completion`, and the signs of the same reading of the text."""
+    case = read_completion(completion, target, preset, thresholds, response)
+    return apply_criteria(case, preset), degeneration_metrics(case)
 
 
 def _reason(error: Exception) -> str:

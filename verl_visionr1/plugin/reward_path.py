@@ -32,7 +32,7 @@ def reward_model_problem(config: DictConfig) -> str | None:
     return f"reward.reward_model.enable=True: {reason}; set reward.reward_model.enable=False"
 
 
-def problems_of(config: DictConfig) -> list[str]:
+def reward_path_problems(config: DictConfig) -> list[str]:
     """As `reward_model_problem`, for the preflight."""
     problem = reward_model_problem(config)
     return [problem] if problem else []

@@ -17,7 +17,7 @@ from verl_visionr1.plugin.delegation import TELLS
 from verl_visionr1.plugin.step_rows import StepRows
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards import Preset
-from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 from verl_visionr1.rewards.routing import DELEGATED
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def alarm_metrics(progress: Progress, sampled: Sampled) -> dict[str, float]:
     if progress.alarm_rules is None:
         return {}
     try:
-        turned = progress.sound(batch_of(sampled, stage_of(progress, sampled.step)))
+        turned = progress.update_alarms(batch_of(sampled, stage_of(progress, sampled.step)))
         for line in lines_of(progress, turned, sampled):
             print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
     except Exception as error:
@@ -135,7 +135,7 @@ def batch_means(
 
     Returns:
         `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
-        `visionr1/dead_groups/mean`: share of prompts whose rewards are all equal, which teach nothing.
+        `visionr1/frac_reward_zero_std/mean`: share of prompts whose rewards are all equal, which teach nothing.
 
     >>> batch_means(["a_0_0", "a_1_0"], [{"value": 0.0}, {"value": 1.0}])["visionr1/value/mean"]
     0.5
@@ -157,5 +157,5 @@ def batch_means(
     if groups:
         spreads = [float(np.std(values)) for values in groups.values()]
         means[f"{PREFIX}/group_std/mean"] = float(np.mean(spreads))
-        means[f"{PREFIX}/dead_groups/mean"] = float(np.mean([spread < 1e-9 for spread in spreads]))
+        means[f"{PREFIX}/frac_reward_zero_std/mean"] = float(np.mean([spread < 1e-9 for spread in spreads]))
     return means

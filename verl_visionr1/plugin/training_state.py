@@ -86,7 +86,7 @@ class Progress:
         assert self.gates is not None
         return info.get("route", 0.0) == 0.0 and self.gates.gate.metric in info and "stage" in info
 
-    def sound(self, batch: Batch) -> dict[str, bool]:
+    def update_alarms(self, batch: Batch) -> dict[str, bool]:
         """Move the alarms on what a batch scored; those that have started (True) or ended (False)."""
         if self.alarm_rules is None:
             return {}

@@ -9,13 +9,13 @@ from __future__ import annotations
 from verl_visionr1.frames import Frame, frame_named
 from verl_visionr1.rewards.base import (
     COMMON_METRICS,
-    Case,
     Criterion,
+    CriterionInput,
     Preset,
     RewardError,
     Score,
 )
-from verl_visionr1.rewards.judge import Speech, judge
+from verl_visionr1.rewards.completion import ResponseContext, evaluate_completion
 from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
 from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.schedule import follow_model
@@ -24,7 +24,7 @@ from verl_visionr1.targets import Target
 __all__ = [
     "COMMON_METRICS",
     "PRESETS",
-    "Case",
+    "CriterionInput",
     "Criterion",
     "Preset",
     "Routes",
@@ -32,8 +32,8 @@ __all__ = [
     "find_preset",
     "RewardError",
     "Score",
-    "Speech",
-    "judge",
+    "ResponseContext",
+    "evaluate_completion",
     "score",
 ]
 
@@ -84,5 +84,5 @@ def score(
     if isinstance(frame, str):
         frame = frame_named(frame)
     thresholds = follow_model(preset.schedule, frame.name)(progress)
-    speech = Speech(frame, processed_wh, n_tokens, max_tokens, reasoning_opened)
-    return judge(completion, target, preset, thresholds, speech)
+    response = ResponseContext(frame, processed_wh, n_tokens, max_tokens, reasoning_opened)
+    return evaluate_completion(completion, target, preset, thresholds, response)

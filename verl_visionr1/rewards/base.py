@@ -1,4 +1,4 @@
-"""What every reward is made of: `Case`, `Criterion`, `Preset` (the method as data) and `Score` (its result)."""
+"""What every reward is made of: `CriterionInput`, `Criterion`, `Preset` (the method as data) and `Score`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import msgspec
 from verl_visionr1.answers import FORMATS, PARSERS, Answer
 from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
+from verl_visionr1.rewards import renamed
 from verl_visionr1.schedule import VISIONR1, Schedule
 from verl_visionr1.settings import SettingsError
 from verl_visionr1.targets import TASKS, Target
@@ -35,8 +36,8 @@ COMMON_METRICS = (
 
 BOX_TASKS = ("detection", "grounding")
 """Tasks whose answer is boxes that are compared with boxes."""
-Judge: TypeAlias = Callable[..., float]
-"""A criterion's function: fields of `Case` by name -> [0, 1]."""
+CriterionFn: TypeAlias = Callable[..., float]
+"""A criterion's function: fields of `CriterionInput` by name -> [0, 1]."""
 
 
 class RewardError(SettingsError):
@@ -58,7 +59,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     metrics: dict[str, float]
 
 
-class Case(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class CriterionInput(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """All that a criterion may look at; it is handed the fields that its parameters name.
 
     Attributes:
@@ -67,7 +68,7 @@ class Case(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         answer: what it says, in pixels of the original image.
         target: what is really in the image.
         matching: which prediction stands for which object, by the preset's rule.
-        labelled: the same by the default rule, which the threshold-free metrics are taken from.
+        class_aware: the same by the default rule, which the threshold-free metrics are taken from.
         thresholds: what counts, at this stage of training.
         accuracy: what the task is measured by, in [0, 1], whatever the stage.
         n_tokens: length of the completion in tokens (in words where no tokenizer counted them).
@@ -80,7 +81,7 @@ class Case(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     answer: Answer
     target: Target
     matching: Matching
-    labelled: Matching
+    class_aware: Matching
     thresholds: Thresholds
     accuracy: float
     n_tokens: int
@@ -94,17 +95,18 @@ class Criterion:
 
     Attributes:
         name: key of its number in `Score.metrics`.
-        judge: a plain function. Its positional parameters are fields of `Case`; its keyword-only ones are options.
+        fn: a plain function. Its positional parameters are fields of `CriterionInput`, its keyword-only ones
+            options.
         weight: share in the reward.
         options: values of keyword-only parameters, over their defaults.
-        call: `Case` -> float: the judge with its options, handed what it names.
-        looks_at: the fields of `Case` that it names.
+        call: `CriterionInput` -> float: the function with its options, handed what it names.
+        looks_at: the fields of `CriterionInput` that it names.
         may_block: whether it may take longer than microseconds: functions from outside the package, and those that
             say so by an attribute `may_block`.
 
     Raises:
-        RewardError: a weight that is not a finite number >= 0, a judge that is no plain function, a parameter that
-            `Case` does not have, an option that the judge does not have, or lacks.
+        RewardError: a weight that is not a finite number >= 0, a function that is no plain function, a parameter that
+            `CriterionInput` does not have, an option that the function does not have, or lacks.
 
     >>> from verl_visionr1.criteria import well_formed
     >>> Criterion("format", well_formed, 0.5).weight
@@ -112,10 +114,10 @@ class Criterion:
     """
 
     name: str
-    judge: Judge
+    fn: CriterionFn
     weight: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    call: Callable[[Case], float] = field(init=False, repr=False, compare=False)
+    call: Callable[[CriterionInput], float] = field(init=False, repr=False, compare=False)
     looks_at: tuple[str, ...] = field(init=False, repr=False, compare=False)
     may_block: bool = field(init=False, repr=False, compare=False)
 
@@ -126,19 +128,19 @@ class Criterion:
         if not (is_number and math.isfinite(self.weight) and self.weight >= 0):
             raise RewardError(f"weights.{self.name} = {self.weight!r}: needs a number >= 0")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        looks_at = _looks_at(self.name, self.judge, self.options)
+        looks_at = _looks_at(self.name, self.fn, self.options)
         object.__setattr__(self, "looks_at", looks_at)
-        call = _call_of(self.judge, looks_at, self.options)
-        is_own = self.judge.__module__.startswith("verl_visionr1.")
+        call = _call_of(self.fn, looks_at, self.options)
+        is_own = self.fn.__module__.startswith("verl_visionr1.")
         if is_own and self.options:
             _try_options(self.name, call)
         object.__setattr__(self, "call", call if is_own else _guarded(self.name, call))
-        object.__setattr__(self, "may_block", not is_own or bool(getattr(self.judge, "may_block", False)))
+        object.__setattr__(self, "may_block", not is_own or bool(getattr(self.fn, "may_block", False)))
 
 
-def _looks_at(name: str, judge: Judge, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields of `Case` that a judge names."""
-    parameters = _parameters(name, judge)
+def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of `CriterionInput` that a criterion's function names."""
+    parameters = _parameters(name, fn)
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option in options:
         require_one_of(f"criteria.{name}.options", option, known or {"(it has no options)": None})
@@ -147,33 +149,35 @@ def _looks_at(name: str, judge: Judge, options: Mapping[str, Any]) -> tuple[str,
         raise RewardError(f"criteria.{name}.options: needs {', '.join(lacking)}, which has no default")
     named = tuple([p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
     for parameter in named:
-        if parameter not in Case.__struct_fields__:
+        if parameter not in CriterionInput.__struct_fields__ and parameter not in renamed.PARAMETERS:
             raise RewardError(
-                f"criteria.{name}: {_name_of(judge)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
-                f"parameters are among {', '.join(Case.__struct_fields__)}; options stand after a *"
+                f"criteria.{name}: {_name_of(fn)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
+                f"parameters are among {', '.join(CriterionInput.__struct_fields__)}; options stand after a *"
             )
-    return named
+    return tuple([renamed.current_name(f"criteria.{name}: parameter", each, renamed.PARAMETERS) for each in named])
 
 
-def _parameters(name: str, judge: Judge) -> list[inspect.Parameter]:
-    """What a judge takes; only a function that gives its number at once can be one."""
-    if inspect.isclass(judge) or any(map(inspect.iscoroutinefunction, (judge, type(judge).__call__))):
-        kind = "a class" if inspect.isclass(judge) else "async"
-        raise RewardError(f"criteria.{name}: {_name_of(judge)} is {kind}; a criterion is a plain function (`def`)")
+def _parameters(name: str, fn: CriterionFn) -> list[inspect.Parameter]:
+    """What a criterion's function takes; only a function that gives its number at once can be one."""
+    if inspect.isclass(fn) or any(map(inspect.iscoroutinefunction, (fn, type(fn).__call__))):
+        kind = "a class" if inspect.isclass(fn) else "async"
+        raise RewardError(f"criteria.{name}: {_name_of(fn)} is {kind}; a criterion is a plain function (`def`)")
     try:
-        return list(inspect.signature(judge).parameters.values())
+        return list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         reason = "does not say what its parameters are called; call it from a function of your own"
-        raise RewardError(f"criteria.{name}: {_name_of(judge)} {reason}") from None
+        raise RewardError(f"criteria.{name}: {_name_of(fn)} {reason}") from None
 
 
-def _name_of(judge: Judge) -> str:
-    return getattr(judge, "__name__", None) or type(judge).__name__
+def _name_of(fn: CriterionFn) -> str:
+    return getattr(fn, "__name__", None) or type(fn).__name__
 
 
-def _call_of(judge: Judge, looks_at: tuple[str, ...], options: Mapping[str, Any]) -> Callable[[Case], float]:
-    """`Case` -> float: what the judge names is looked up once, here."""
-    bound = partial(judge, **options) if options else judge
+def _call_of(
+    fn: CriterionFn, looks_at: tuple[str, ...], options: Mapping[str, Any]
+) -> Callable[[CriterionInput], float]:
+    """`CriterionInput` -> float: what the function names is looked up once, here."""
+    bound = partial(fn, **options) if options else fn
     if not looks_at:
         return lambda case: bound()
     fields_of = attrgetter(*looks_at)
@@ -182,15 +186,15 @@ def _call_of(judge: Judge, looks_at: tuple[str, ...], options: Mapping[str, Any]
     return lambda case: bound(*fields_of(case))
 
 
-def _try_options(name: str, call: Callable[[Case], float]) -> None:
+def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
     """Judge nothing at all once: an option's value that cannot be is an error here, not in training."""
     nothing = Matching((), (), 0, 0)
-    case = Case(
+    case = CriterionInput(
         completion="",
         answer=Answer(),
         target=Target(task="text", size_wh=(1, 1), answer="x"),
         matching=nothing,
-        labelled=nothing,
+        class_aware=nothing,
         thresholds=OFF,
         accuracy=0.0,
         n_tokens=0,
@@ -203,10 +207,10 @@ def _try_options(name: str, call: Callable[[Case], float]) -> None:
         raise RewardError(f"criteria.{name}.options: {error}") from None
 
 
-def _guarded(name: str, call: Callable[[Case], float]) -> Callable[[Case], float]:
+def _guarded(name: str, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
     """A user's function, held to what a criterion promises: one finite number."""
 
-    def guarded(case: Case) -> float:
+    def guarded(case: CriterionInput) -> float:
         try:
             judged = call(case)
         except Exception as error:
@@ -231,7 +235,7 @@ class Preset:
     Attributes:
         name: key in `PRESETS`.
         criteria: what is judged, and how much each counts.
-        tasks: the tasks of `targets.TASKS` that it can judge.
+        tasks: the tasks of `targets.TASKS` it scores.
         schedule: progress of training -> thresholds.
         answer_format: key in `answers.PARSERS`.
         matching: key in `matching.MATCHERS`.
@@ -239,7 +243,7 @@ class Preset:
         accuracy: name of the criterion that is reported as "accuracy"; None: F1 at IoU .5.
         source: paper and equation, or file of the released code.
         measure: the criterion that `accuracy` names, or None.
-        looks_at: the fields of `Case` that its criteria name.
+        looks_at: the fields of `CriterionInput` that its criteria name.
         divisor: what the weighted sum is divided by.
         may_block: whether one of its criteria may take longer than microseconds.
 
@@ -253,7 +257,7 @@ class Preset:
     tasks: tuple[str, ...] = ("detection", "grounding")
     schedule: Schedule = VISIONR1
     answer_format: str = "qwen-json"
-    matching: str = "labelled"
+    matching: str = "class_aware"
     is_sum: bool = False
     accuracy: str | None = None
     source: str = ""
@@ -263,6 +267,8 @@ class Preset:
     may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        matching = renamed.current_name(f"preset {self.name}: matching", self.matching, renamed.MATCHINGS)
+        object.__setattr__(self, "matching", matching)
         require_one_of("answer_format", self.answer_format, PARSERS)
         require_one_of("matching", self.matching, MATCHERS)
         for task in self.tasks or ("",):
@@ -300,12 +306,12 @@ class Preset:
             RewardError: naming the criterion, the package, and what to install.
         """
         for criterion in self.criteria:
-            module, install = getattr(criterion.judge, "needs", ("", ""))
+            module, install = getattr(criterion.fn, "needs", ("", ""))
             if module and importlib.util.find_spec(module) is None:
                 raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
 
     def require_task(self, target: Target) -> None:
-        """Stop where the preset cannot judge the target's task; detection and grounding are one method.
+        """Stop where the preset does not score the target's task; detection and grounding are one method.
 
         Raises:
             RewardError: naming both.

@@ -5,7 +5,7 @@
       recall: {weight: 0.5}              # change one
       precision: null                    # leave one out
       mine:                              # add one: a name in `criteria.CRITERIA`, or a function of your own
-        judge: pkg://my_package.rewards:mine
+        fn: pkg://my_package.rewards:mine
         weight: 0.2
         options: {limit: 3}
     schedule: {kind: staged, at: 0.3, stages: [[0.5, 0.5, 0.75], [0.75, 0.75, 0.9]]}
@@ -24,7 +24,9 @@ import msgspec
 from verl_visionr1.criteria import CRITERIA, Thresholds
 from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, place_of
 from verl_visionr1.gate import Gate
-from verl_visionr1.rewards.base import Criterion, Judge, Preset, RewardError, require_one_of
+from verl_visionr1.rewards import renamed
+from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset, RewardError, require_one_of
+from verl_visionr1.rewards.renamed import current_name, warn_renamed
 from verl_visionr1.schedule import Schedule, constant, cosine, linear, piecewise, staged
 from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
@@ -40,14 +42,22 @@ class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """`criteria.<name>`: what is None is kept from the base.
 
     Attributes:
-        judge: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
+        fn: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
         weight: share in the reward; 0 reports the criterion without rewarding it.
         options: keyword-only parameters of the function.
+        judge: what `fn` was called before; taken with a warning.
     """
 
-    judge: str | None = None
+    fn: str | None = None
     weight: float | None = None
     options: dict[str, Any] | None = None
+    judge: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.judge is not None:
+            warn_renamed("a criterion's `judge`", "`fn`")
+            msgspec.structs.force_setattr(self, "fn", self.fn or self.judge)
+            msgspec.structs.force_setattr(self, "judge", None)
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,27 +202,28 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> Criterion:
     """A criterion with what is set changed, or a new one."""
-    if change.judge is None and base is None:
-        raise RewardError(f"criteria.{name}: no such criterion in the base; a new one needs a judge")
-    options = dict(base.options) if base is not None and change.judge is None else {}
-    judge = base.judge if change.judge is None and base is not None else judge_named(name, change.judge or "")
+    if change.fn is None and base is None:
+        raise RewardError(f"criteria.{name}: no such criterion in the base; a new one needs fn")
+    options = dict(base.options) if base is not None and change.fn is None else {}
+    fn = base.fn if change.fn is None and base is not None else load_criterion(name, change.fn or "")
     weight = change.weight if change.weight is not None else (1.0 if base is None else base.weight)
-    return Criterion(name, judge, weight, options | (change.options or {}))
+    return Criterion(name, fn, weight, options | (change.options or {}))
 
 
-def judge_named(name: str, spec: str) -> Judge:
+def load_criterion(name: str, spec: str) -> CriterionFn:
     """A criterion's function, by its name in `CRITERIA` or by its place.
 
     Raises:
         RewardError: no such function.
     """
     if ":" not in spec:
-        require_one_of(f"criteria.{name}.judge", spec, CRITERIA)
+        spec = current_name(f"criteria.{name}.fn", spec, renamed.CRITERIA)
+        require_one_of(f"criteria.{name}.fn", spec, CRITERIA)
         return CRITERIA[spec]
     try:
         return load_function(spec)
     except FunctionError as error:
-        raise RewardError(f"criteria.{name}.judge = {error}") from None
+        raise RewardError(f"criteria.{name}.fn = {error}") from None
 
 
 def plain_of(preset: Preset) -> dict[str, Any]:
@@ -232,9 +243,9 @@ def plain_of(preset: Preset) -> dict[str, Any]:
 
 
 def _plain_criterion(criterion: Criterion) -> dict[str, Any]:
-    judge = criterion.judge
-    known = next((name for name, own in CRITERIA.items() if own is judge), None)
-    plain: dict[str, Any] = {"judge": known or place_of(judge), "weight": criterion.weight}
+    fn = criterion.fn
+    known = next((name for name, own in CRITERIA.items() if own is fn), None)
+    plain: dict[str, Any] = {"fn": known or place_of(fn), "weight": criterion.weight}
     return plain | ({"options": dict(criterion.options)} if criterion.options else {})
 
 
@@ -293,7 +304,7 @@ def read_settings(file: str | Path) -> PresetSettings:
 
 def _beside(change: CriterionSettings | None, folder: Path) -> CriterionSettings | None:
     """A criterion of a YAML file: a function's relative path counts from the file's folder."""
-    judge = None if change is None else change.judge
-    if change is None or judge is None or judge.startswith(PACKAGE_PREFIX) or ".py:" not in judge:
+    fn = None if change is None else change.fn
+    if change is None or fn is None or fn.startswith(PACKAGE_PREFIX) or ".py:" not in fn:
         return change
-    return msgspec.structs.replace(change, judge=str((folder / Path(judge).expanduser()).resolve()))
+    return msgspec.structs.replace(change, fn=str((folder / Path(fn).expanduser()).resolve()))

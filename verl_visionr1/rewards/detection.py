@@ -45,7 +45,7 @@ V_TRIUNE = Schedule(((0.0, _matched_at(0.85)), (0.10, _matched_at(0.95)), (0.25,
 
 PRESETS = (
     Preset("visionr1", VISIONR1, source="arXiv 2503.18013, repaired"),
-    Preset("visionr1-paper", VISIONR1, matching="boxes", source="arXiv 2503.18013, Eq. 4-8"),
+    Preset("visionr1-paper", VISIONR1, matching="class_agnostic", source="arXiv 2503.18013, Eq. 4-8"),
     Preset("visionr1-size-aware", SIZE_AWARE, source="arXiv 2503.18013, thresholds capped by what rounding can reach"),
     Preset(
         "vlmr1-ovd",

@@ -6,8 +6,8 @@ Each is format plus one number; they judge detection too, where a label stands f
 from __future__ import annotations
 
 from verl_visionr1.criteria import OFF, well_formed
-from verl_visionr1.criteria.dense import iou_over_max
-from verl_visionr1.criteria.grounding import giou_over_max, hit_over_max, iou2_over_max
+from verl_visionr1.criteria.dense import soft_iou
+from verl_visionr1.criteria.grounding import hit_over_max, iou2_over_max, soft_giou
 from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.schedule import constant
 
@@ -16,7 +16,7 @@ FORMAT = Criterion("format", well_formed)
 PRESETS = (
     Preset(
         "vlmr1-rec",
-        (FORMAT, Criterion("iou", iou_over_max)),
+        (FORMAT, Criterion("iou", soft_iou)),
         schedule=constant(OFF),
         source="arXiv 2504.07615, referring expressions, repaired",
     ),
@@ -28,7 +28,7 @@ PRESETS = (
     ),
     Preset(
         "rec-giou",
-        (FORMAT, Criterion("giou", giou_over_max)),
+        (FORMAT, Criterion("giou", soft_giou)),
         schedule=constant(OFF),
         matching="giou",
         source="GIoU (Rezatofighi et al. 2019) as in NeMo-RL's bbox_giou, mapped to [0, 1]",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from verl_visionr1.criteria.detection import well_formed
 from verl_visionr1.criteria.text import choice, edit_similarity, exact, math, number, yes_no
-from verl_visionr1.rewards.base import Criterion, Judge, Preset
+from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset
 
 
-def _text(name: str, judge: Judge, source: str) -> Preset:
+def _text(name: str, fn: CriterionFn, source: str) -> Preset:
     return Preset(
         name,
-        criteria=(Criterion("format", well_formed, 0.1), Criterion("correct", judge, 0.9)),
+        criteria=(Criterion("format", well_formed, 0.1), Criterion("correct", fn, 0.9)),
         tasks=("text",),
         answer_format="text",
         matching="none",

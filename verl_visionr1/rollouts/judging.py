@@ -10,7 +10,15 @@ from verl_visionr1.answers.transcript import Reasoning, is_reasoning_opened
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent, Frame
 from verl_visionr1.processed import PROCESSORS, processed_size
-from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, RewardError, Score, Speech, judge
+from verl_visionr1.rewards import (
+    PRESETS,
+    TASK_PRESETS,
+    Preset,
+    ResponseContext,
+    RewardError,
+    Score,
+    evaluate_completion,
+)
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
@@ -129,13 +137,13 @@ class Judging:
         task = rollout.target.task
         return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
 
-    def speech(self, rollout: Rollout) -> Speech:
+    def response(self, rollout: Rollout) -> ResponseContext:
         """How the model spoke in a rollout."""
         processed_wh = rollout.processed_wh
         if processed_wh is None:
             processed_wh = self.processing.size_wh(rollout.target.size_wh, self.frame)
         is_opened = is_reasoning_opened(self.reasoning, rollout.prompt)
-        return Speech(self.frame, processed_wh, rollout.n_tokens, self.max_tokens, is_opened)
+        return ResponseContext(self.frame, processed_wh, rollout.n_tokens, self.max_tokens, is_opened)
 
     def score(self, rollout: Rollout, preset: Preset) -> Score:
         """The judgement of a rollout by a preset that `preset_for` gave.
@@ -144,7 +152,9 @@ class Judging:
             FrameError, SizeError: the frame needs the processed size and it is not known.
             RewardError: the moment cannot be told.
         """
-        return judge(rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.speech(rollout))
+        return evaluate_completion(
+            rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.response(rollout)
+        )
 
     def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
         """What counts for a rollout under a preset, by its schedule for models of the frame's family.

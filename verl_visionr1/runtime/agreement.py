@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "actor_rollout_ref.ref"
 
 
-def problems_of(config: DictConfig) -> list[str]:
+def agreement_problems(config: DictConfig) -> list[str]:
     """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
     wrong = number_problems(config)
     if wrong:  # arithmetic would fail

@@ -44,7 +44,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def complaint(make: Callable[[], object]) -> str | None:
+def error_message(make: Callable[[], object]) -> str | None:
     """What `make()` raises, in one line: the innermost cause, which is what verl or the plug-in meant to say."""
     try:
         make()

@@ -76,7 +76,7 @@ def _checks(config: DictConfig, notes: list[str]) -> list[str]:
     problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
     present = _without_missing_data(config, notes)
     is_whole = all(OmegaConf.select(present, key) == OmegaConf.select(config, key) for key in DATA_KEYS)
-    problems += preflight.problems_of(present, here=False, is_whole=is_whole)
+    problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
     notes += run_checks.warnings_of(config)
     notes += answer_length.answer_notes(config)
@@ -123,7 +123,7 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
         )
     said = io.StringIO()
     with redirect_stdout(said):
-        found = composing.complaint(
+        found = composing.error_message(
             lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
         )
     notes += [line for line in said.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
@@ -145,7 +145,7 @@ def _records(config: DictConfig) -> list[str]:
         return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
     if _reference_is_left_out(config):
         del makes["actor_rollout_ref.ref"]
-    found = {key: composing.complaint(make) for key, make in makes.items()}
+    found = {key: composing.error_message(make) for key, make in makes.items()}
     problems = [f"{key}: {complaint}" for key, complaint in found.items() if complaint]
     return problems + parts.loading_problems(config)
 
@@ -183,7 +183,7 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     said = io.StringIO()
     with redirect_stdout(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = composing.complaint(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
+        found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
     notes += parts.image_notes(config, folder)
     problems = [f"actor_rollout_ref.model: {found}"] if found else []
     return problems + parts.model_problems(config, folder)
@@ -230,4 +230,4 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append(
             "trainer.total_training_steps=null and no data here: at which step thresholds tighten is not known"
         )
-    return [said for make in makes if (said := composing.complaint(make))] + parts.hook_problems(config, settings)
+    return [said for make in makes if (said := composing.error_message(make))] + parts.hook_problems(config, settings)

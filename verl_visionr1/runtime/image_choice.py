@@ -24,7 +24,7 @@ IMAGE = PLACEHOLDERS[0]
 """Stands in a prompt for an image."""
 
 
-def problems_of(config: DictConfig) -> list[str]:
+def image_choice_problems(config: DictConfig) -> list[str]:
     """Files with a row of several images whose target does not say which one it speaks of, or names none of them.
 
     Asked only where the model may speak in processed pixels: other frames do not depend on the image's size.

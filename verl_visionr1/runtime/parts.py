@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.plugin.config import Settings
 from verl_visionr1.plugin.data_files import pixel_budget
 from verl_visionr1.processed import ImageProcessor, SizeError
-from verl_visionr1.runtime.composing import complaint
+from verl_visionr1.runtime.composing import error_message
 
 BY_MANAGER = ("acc", "value")
 """What the reward manager reports beside its criteria, and a filter of groups may look at."""
@@ -40,7 +40,7 @@ def loading_problems(config: DictConfig) -> list[str]:
             makes[f"{key}.path={path}"] = lambda path=path, name=name: load_extern_object(path, name)
     makes[f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}"] = lambda: _trainer(config)
     makes[f"algorithm.adv_estimator={config.algorithm.adv_estimator}"] = lambda: _estimator(config)
-    found = {what: complaint(make) for what, make in makes.items()}
+    found = {what: error_message(make) for what, make in makes.items()}
     return [f"{what}: {said}" for what, said in found.items() if said] + [*_loggers(config)]
 
 

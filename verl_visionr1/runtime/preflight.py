@@ -26,7 +26,7 @@ class RunPreflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with exit code 1 and the problems, one a line, if there are any; else say what the run will do."""
-        preflight.stop_at(problems_of(config))
+        preflight.stop_at(preflight_problems(config))
         for label, text in summary.plan_of(config):
             print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
         with_stages = not OmegaConf.select(config, "trainer.use_v1")  # V1: the callback warns, with the run's own total
@@ -34,7 +34,7 @@ class RunPreflight(Callback):
             print(f"visionr1: warning: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - before any log is set up
 
 
-def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
+def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
     """Everything that would fail later, each in one line; empty when the run may start.
 
     Args:
@@ -42,10 +42,10 @@ def problems_of(config: DictConfig, *, here: bool = True, is_whole: bool = True)
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_model, agreement.problems_of, trainable.family_problems, image_choice.problems_of)
-    problems = preflight.problems_of(config)
+    checks = (_check_model, agreement.agreement_problems, trainable.family_problems, image_choice.image_choice_problems)
+    problems = preflight.reward_problems(config)
     problems += [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
-    problems += run_checks.problems_of(config, is_whole=is_whole)
+    problems += run_checks.run_problems(config, is_whole=is_whole)
     return problems + (disk_problems(config) if here else [])
 
 

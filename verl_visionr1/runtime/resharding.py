@@ -31,7 +31,7 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from verl_visionr1.files import whole_file, write_whole
+from verl_visionr1.files import atomic_write, write_whole
 from verl_visionr1.runtime.checkpoints import KINDS, ROLES, CheckpointError, complete_counts, shard_file, step_folder
 
 
@@ -132,7 +132,7 @@ def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], 
         else:
             with mesh_of(device_type, rank, n_workers, fsdp_size) as mesh:
                 part = _cut(old, mesh)
-        with whole_file(shard_file(new, kind, n_workers, rank)) as file:
+        with atomic_write(shard_file(new, kind, n_workers, rank)) as file:
             torch.save(part, file)
 
 

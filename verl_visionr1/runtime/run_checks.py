@@ -20,7 +20,7 @@ from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TargetError
 
 
-def problems_of(config: DictConfig, *, is_whole: bool = True) -> list[str]:
+def run_problems(config: DictConfig, *, is_whole: bool = True) -> list[str]:
     """What would stop the run, or make it another one than was asked for; one line each.
 
     Args:

@@ -44,7 +44,7 @@ class LostError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class ProcessInfo:
     """What a process says of itself.
 
     Attributes:
@@ -61,10 +61,10 @@ class Whereabouts:
         return f"node {self.address}, process {self.pid}"
 
 
-def whereabouts(actor: Any) -> Whereabouts:
+def process_info(actor: Any) -> ProcessInfo:
     """Called in the process of an actor."""
     engine = getattr(actor, "engine", None)  # of verl's vLLMHttpServer
-    return Whereabouts(ray.util.get_node_ip_address(), os.getpid(), not getattr(engine, "errored", False))
+    return ProcessInfo(ray.util.get_node_ip_address(), os.getpid(), not getattr(engine, "errored", False))
 
 
 class Watchdog:
@@ -90,7 +90,7 @@ class Watchdog:
         self.grace_seconds = grace_seconds
         self.say = say or _say
         self.lost: str | None = None
-        self.places: dict[str, Whereabouts] = {}
+        self.places: dict[str, ProcessInfo] = {}
         self._asked: dict[str, Any] = {}
         self._n_failed = 0
         self._said: set[str] = set()
@@ -168,7 +168,7 @@ class Watchdog:
         """One round: what is lost, None if nothing is. A process that is busy answers in a later round."""
         for name, actor in self.actors.items():
             if name not in self._asked:
-                self._asked[name] = actor.__ray_call__.remote(whereabouts)
+                self._asked[name] = actor.__ray_call__.remote(process_info)
             done, _ = ray.wait([self._asked[name]], timeout=0)
             if not done:
                 continue

@@ -33,7 +33,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import numbered_lines, read_lines, read_xml
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 _PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\[\]]+)\]")
 _NOT_VISUAL = "0"
@@ -194,7 +194,7 @@ def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Ite
     """The phrases that have boxes, those of the same words together; words for several chains are left out."""
     by_words: dict[str, list[_Phrase]] = {}
     for phrase in phrases:
-        by_words.setdefault(normal_label(phrase.text), []).append(phrase)
+        by_words.setdefault(normalize_label(phrase.text), []).append(phrase)
     for same in by_words.values():
         placed = [it for it in same if it.chain in chains.boxes]
         for phrase in same:

@@ -34,7 +34,7 @@ from verl_visionr1.conversion.records.solutions import KeepPrompts, without_imag
 from verl_visionr1.conversion.records.values import boxes_of
 from verl_visionr1.conversion.sources import files_of, read_records
 from verl_visionr1.files import RowError
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 LISTS = (
     (
@@ -168,27 +168,27 @@ def split_list(listed: str) -> list[str]:
 def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -> tuple[str, ...]:
     """The category list: as the problem's words have it, unless that splits a name that is known."""
     names = list(dict.fromkeys(split_list(listed)))
-    known = {normal_label(name) for name in names}
-    if all(normal_label(name) in known for name in named):
+    known = {normalize_label(name) for name in names}
+    if all(normalize_label(name) in known for name in named):
         return tuple(names)
     apart = [name.strip() for name in listed.removesuffix(".").split(",")]  # "bow and arrow" at the end
-    if all(normal_label(name) in set(map(normal_label, apart)) for name in named):
+    if all(normalize_label(name) in set(map(normalize_label, apart)) for name in named):
         return tuple(dict.fromkeys(apart))
-    missing = next(name for name in named if normal_label(name) not in known)
-    if normal_label(missing) not in normal_label(listed):
+    missing = next(name for name in named if normalize_label(name) not in known)
+    if normalize_label(missing) not in normalize_label(listed):
         reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
         raise RowError("category not asked for", f"{where}: {reason}; mend it")
     ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
     once: dict[str, str] = {}
     for name in named:
-        once.setdefault(normal_label(name), name)
+        once.setdefault(normalize_label(name), name)
     return tuple(once.values())
 
 
 def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:
     """A label as the prompt has it."""
     for phrase in asked.phrases:
-        if normal_label(phrase) == normal_label(label):
+        if normalize_label(phrase) == normalize_label(label):
             return phrase
     if asked.task == "grounding":
         ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1

@@ -38,7 +38,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 _REGIONS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -193,7 +193,7 @@ def _items_of_image(
     written = options.convention("xywh-abs")
     by_phrase: dict[str, list[_Region]] = {}
     for region in regions:
-        by_phrase.setdefault(normal_label(_shown(region.phrase)), []).append(region)
+        by_phrase.setdefault(normalize_label(_shown(region.phrase)), []).append(region)
     for group in by_phrase.values():
         objects = _objects([it.corners(written) for it in group], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)

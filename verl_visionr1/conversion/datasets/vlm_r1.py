@@ -46,7 +46,7 @@ from verl_visionr1.conversion.records.solutions import (
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import normal_label
+from verl_visionr1.targets import normalize_label
 
 REC = "Please provide the bounding box coordinate of the region this sentence describes:"
 """What stands before an expression."""
@@ -284,11 +284,11 @@ def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, 
     made |= {"whole_wh": written.fixed_wh, "written": written}
     phrase = expression_in(question)
     listed = _listed(question)
-    spelled = {normal_label(name): name for name in reversed(listed)}
-    if phrase is not None and len({*map(normal_label, solution.labels)}) <= 1:
+    spelled = {normalize_label(name): name for name in reversed(listed)}
+    if phrase is not None and len({*map(normalize_label, solution.labels)}) <= 1:
         return {**made, "task": "grounding", "phrases": (phrase,), "labels": [phrase] * len(boxes)}
-    if listed and len(solution.labels) == len(boxes) and all(normal_label(it) in spelled for it in solution.labels):
-        labels = [spelled[normal_label(label)] for label in solution.labels]
+    if listed and len(solution.labels) == len(boxes) and all(normalize_label(it) in spelled for it in solution.labels):
+        labels = [spelled[normalize_label(label)] for label in solution.labels]
         return {**made, "task": "detection", "phrases": listed, "labels": labels}
     question = without_format(question)
     labels = solution.labels or [question] * len(boxes)

@@ -27,7 +27,7 @@ def dual_format(answer: Answer, matching: Matching) -> float:
     return 1.0 if parses == bool(matching.n_target) else 0.0
 
 
-def recall(matching: Matching, thresholds: Thresholds) -> float:
+def released_recall(matching: Matching, thresholds: Thresholds) -> float:
     """`recall_reward`: matched GIoU above xi0, over n_T, then clamped. No prediction and no target: 1.0."""
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
@@ -36,7 +36,7 @@ def recall(matching: Matching, thresholds: Thresholds) -> float:
     return float(_clamp((share,), thresholds.recall_floor, thresholds.recall_full)[0])
 
 
-def precision(matching: Matching, thresholds: Thresholds) -> float:
+def released_precision(matching: Matching, thresholds: Thresholds) -> float:
     """`precision_reward`: mean clamped GIoU of the matched pairs; extra predictions play no part."""
     if not matching.ious:
         return 0.0 if matching.n_target or matching.n_predicted else 1.0
@@ -54,8 +54,8 @@ PRESETS = (
         "visionr1-released",
         criteria=(
             Criterion("format", dual_format),
-            Criterion("recall", recall),
-            Criterion("precision", precision),
+            Criterion("recall", released_recall),
+            Criterion("precision", released_precision),
         ),
         schedule=Schedule(((0.0, STAGE_BEGINNER), (0.5, STAGE_ADVANCED)), off=STAGE_OFF),
         answer_format="visionr1-released",

@@ -108,7 +108,7 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def weighted_sum(completion: str, target: Target) -> float:
+def released_weighted_sum(completion: str, target: Target) -> float:
     """`weighted_sum` (`detection_score`): .7 * position + .3 * completeness, in [0, 1].
 
     Reads the first JSON block of the last `<answer>` (of the text, where there is none) in lower case. Pairs are taken
@@ -212,7 +212,7 @@ PRESETS = (
             Criterion("ap", od_ap, 0.0),
             Criterion("ap50", od_ap50, 0.0),
             Criterion("map", od_map, 0.0),
-            Criterion("weighted_sum", weighted_sum, 0.0),
+            Criterion("weighted_sum", released_weighted_sum, 0.0),
         ),
         schedule=constant(OFF),
         is_sum=True,

@@ -15,7 +15,7 @@ import numpy as np
 
 from verl_visionr1.boxes import Array, Box, as_array
 from verl_visionr1.criteria import OFF
-from verl_visionr1.rewards.base import Criterion, Judge, Preset
+from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset
 from verl_visionr1.schedule import constant
 from verl_visionr1.targets import Target
 
@@ -160,7 +160,7 @@ def between(text: str, opening: str, closing: str) -> Iterator[str]:
         end = stop + len(closing)
 
 
-def _preset(name: str, module: str, iou_of: Judge, format_of: Judge) -> Preset:
+def _preset(name: str, module: str, iou_of: CriterionFn, format_of: CriterionFn) -> Preset:
     return Preset(
         name,
         (Criterion("format", format_of), Criterion("iou", iou_of)),

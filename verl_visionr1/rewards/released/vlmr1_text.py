@@ -22,7 +22,7 @@ from verl_visionr1.answers import MAX_CHARS
 from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.structure import distinct_share
 from verl_visionr1.criteria.traits import may_block, needs
-from verl_visionr1.rewards.base import Criterion, Judge, Preset
+from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset
 from verl_visionr1.rewards.released.vlmr1_latex import is_same_latex
 from verl_visionr1.targets import Target
 
@@ -282,7 +282,7 @@ PRESETS: tuple[Preset, ...] = tuple(
         f"vlmr1-{method}-released",
         criteria=(
             Criterion("format", format_released),
-            Criterion("correct", judge),
+            Criterion("correct", fn),
             Criterion("length", length_cosine_released, 0.0),
             Criterion("repetition", repetition_released, 0.0),
         ),
@@ -293,8 +293,8 @@ PRESETS: tuple[Preset, ...] = tuple(
         accuracy="correct",
         source="om-ai-lab/VLM-R1, src/open-r1-multimodal/src/open_r1/grpo_jsonl.py",
     )
-    for method, judge in cast(
-        tuple[tuple[str, Judge], ...],
+    for method, fn in cast(
+        tuple[tuple[str, CriterionFn], ...],
         (
             ("default", default_released),
             ("mcq", choice_released),

@@ -64,7 +64,7 @@ def perfect_probes(task: str, language: Language) -> list[Probe]:
 def _can_say(task: str, scene: Scene, writer: Writer) -> bool:
     if writer.is_single and len(scene.items) > 1:
         return False
-    return task in ("counting", "text") or writer.has_labels or not scene.target.is_multilabel
+    return task in ("counting", "text") or writer.has_labels or not scene.target.is_multiclass
 
 
 def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Probe]:

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, cast
 
 from verl_visionr1.frames import frame_named
 from verl_visionr1.functions import load_function
-from verl_visionr1.rewards import Criterion, Preset, Speech, find_preset, judge
-from verl_visionr1.rewards.base import Case, require_one_of
+from verl_visionr1.rewards import Criterion, Preset, ResponseContext, evaluate_completion, find_preset
+from verl_visionr1.rewards.base import CriterionInput, require_one_of
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TASKS, Target
 from verl_visionr1.tools.audit.writers import WRITERS
@@ -27,7 +27,7 @@ ANSWERS = ("ground_truth", "gt", "solution", "answer", "reference", "label", "la
 SIGNATURES = (
     "compute_score(data_source, solution_str, ground_truth, extra_info=None) (verl), "
     "f(completions, **columns) (TRL), f(completion, target), f(text, ground_truth), "
-    f"or a criterion of {', '.join(Case.__struct_fields__)}"
+    f"or a criterion of {', '.join(CriterionInput.__struct_fields__)}"
 )
 
 
@@ -129,9 +129,9 @@ def _of_preset(preset: Preset, subject: Subject) -> Loaded:
 
 
 def _judged_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
-    speech = Speech(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
-    thresholds = follow_model(preset.schedule, subject.family or speech.frame.name)(subject.progress)
-    return lambda text, target: judge(text, target, preset, thresholds, speech).value
+    response = ResponseContext(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
+    thresholds = follow_model(preset.schedule, subject.family or response.frame.name)(subject.progress)
+    return lambda text, target: evaluate_completion(text, target, preset, thresholds, response).value
 
 
 def _of_function(function: Callable[..., Any], subject: Subject) -> Loaded:
@@ -143,7 +143,7 @@ def _of_function(function: Callable[..., Any], subject: Subject) -> Loaded:
         return Loaded(_by_column(function, subject, frozenset(parameters)), Facts(kind))
     if needed == ["completion", "target"]:
         return Loaded(lambda text, target: number_of(function(text, target)), Facts("completion, target"))
-    if positional and set(positional) <= set(Case.__struct_fields__):
+    if positional and set(positional) <= set(CriterionInput.__struct_fields__):
         return Loaded(_of_criterion(function, subject), Facts("criterion", is_mean=True))
     if len(needed) == 2 and needed[1] in ANSWERS:
         ground_truth = GROUND_TRUTHS[subject.ground_truth]
@@ -163,7 +163,7 @@ def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
     rewards: dict[str, Reward] = {}
     for task in TASKS:
         answer_format = subject.answer_format or usual_format(task)
-        matching = "labelled" if task in ("detection", "grounding") else "none"
+        matching = "class_aware" if task in ("detection", "grounding") else "none"
         preset = Preset(
             subject.place, (Criterion("criterion", function),), (task,), answer_format=answer_format, matching=matching
         )

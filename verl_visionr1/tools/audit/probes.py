@@ -72,7 +72,7 @@ def turn_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Lang
 
 def label_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     """Right labels in another spelling of the same words."""
-    if scene.target.is_multilabel and language.writer.has_labels and scene.items:
+    if scene.target.is_multiclass and language.writer.has_labels and scene.items:
         for name, spell in (("capitals", str.upper), ("full-width letters", full_width)):
             yield f"labels in {name}", language.said(tuple([(xs, spell(label)) for xs, label in scene.items]))
 
@@ -145,7 +145,7 @@ def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     yield "each 10 times", said(tuple([item for item in items for _ in range(10)]))
     yield "right labels missing", said(tuple([(xs, "") for xs, _ in items]))
     yield from _order_probes(items, junk, language)
-    if scene.target.is_multilabel and language.writer.has_labels:
+    if scene.target.is_multiclass and language.writer.has_labels:
         names = list(scene.phrases)
         following = dict(zip(names, names[1:] + names[:1], strict=True))
         yield "all labels wrong", said(tuple([(xs, following[name]) for xs, name in items]))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from verl_visionr1.files import RowsError, whole_file
+from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewriting import RowGroups, extended_metadata, small_batches
 from verl_visionr1.rollouts.training_rows import Numbers, TrainingRows
 from verl_visionr1.rows import open_parquet
@@ -41,7 +41,7 @@ def write_filtered(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[
     schema = data.schema.with_metadata(extended_metadata(data.files, FACTS_KEY, facts))
     aside = out.with_name(f".{out.name}.{os.getpid()}.aside")
     try:
-        with whole_file(out) as file, RowGroups(file, schema) as groups:
+        with atomic_write(out) as file, RowGroups(file, schema) as groups:
             kept = np.sort(rows)
             batches = _batches(data, kept)
             for batch in batches if np.array_equal(kept, rows) else _in_order(batches, aside, kept, rows):

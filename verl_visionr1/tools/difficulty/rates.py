@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.finding import Finder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.files import RowsError, whole_file
+from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewriting import RowGroups, extended_metadata
 from verl_visionr1.rows import EMBED_SCHEMA, PATH_SCHEMA, open_parquet, read_rows
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS, image_of
@@ -77,7 +77,7 @@ def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = No
     metadata = extended_metadata(files, FACTS_KEY, {"by": "visionr1 doctor --fix", "file": path.name})
     if schema.types != found.types and metadata.pop(b"huggingface", None) is not None:
         changes.add("metadata of Hugging Face, which told other types, dropped", "the whole file")
-    with whole_file(out) as file, RowGroups(file, schema.with_metadata(metadata)) as groups:
+    with atomic_write(out) as file, RowGroups(file, schema.with_metadata(metadata)) as groups:
         for batch in _batches(_Mender(path, changes, boxes_are).mended_rows(), schema, path):
             groups.add(batch)
     return changes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from verl_visionr1.conversion.tokens import FAMILIES, boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, Sample
 
@@ -110,11 +110,11 @@ def _empty_problems(sample: Sample, target: Target) -> Iterator[Problem]:
 
 def _label_problems(sample: Sample, target: Target) -> Iterator[Problem]:
     """Labels that the prompt does not name can hardly be answered, and cost reward where labels are compared."""
-    prompt = normal_label(sample.prompt or "")
+    prompt = normalize_label(sample.prompt or "")
     if target.task in ("counting", "text") or not prompt:
         return
     for label in dict.fromkeys(target.labels):
-        if normal_label(label) not in prompt:
+        if normalize_label(label) not in prompt:
             reason = f"label {label!r} does not stand in the prompt {(sample.prompt or '')[:80]!r}"
             advice = "name it in the prompt, or rename the label"
             yield problem_of(sample, "label not in the prompt", f"{reason}; {advice}", Severity.WARNING)

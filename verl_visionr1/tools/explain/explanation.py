@@ -11,7 +11,7 @@ from typing import Any
 from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.frames import Extent
 from verl_visionr1.rewards.base import Preset
-from verl_visionr1.rewards.judge import BOX_TASKS, Speech, score_of
+from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
@@ -136,14 +136,14 @@ class Explanation:
 
 
 def explain(
-    completion: str, target: Target, preset: Preset, speech: Speech, *, progress: float | None = None
+    completion: str, target: Target, preset: Preset, response: ResponseContext, *, progress: float | None = None
 ) -> Explanation:
     """Explain one completion. No text makes it raise.
 
     Args:
         completion: what the model wrote.
         target: what is really there.
-        preset, speech: how it is judged.
+        preset, response: how it is judged.
         progress: fraction of training, in [0, 1]; None: the progressive rule is off.
 
     Raises:
@@ -153,13 +153,13 @@ def explain(
     >>> from verl_visionr1 import FRAMES, PRESETS
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> text = 'A cat: [{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
-    >>> explanation = explain(text, target, PRESETS["visionr1"], Speech(FRAMES["original"]))
+    >>> explanation = explain(text, target, PRESETS["visionr1"], ResponseContext(FRAMES["original"]))
     >>> explanation.cause.cause, round(sum(part.share for part in explanation.parts), 3)
     ('prose', 0.667)
     """
-    schedule = follow_model(preset.schedule, speech.frame.name)
-    exam = Exam.of(completion, target, preset, schedule(progress), speech)
-    score = score_of(exam.case, preset)
+    schedule = follow_model(preset.schedule, response.frame.name)
+    exam = Exam.of(completion, target, preset, schedule(progress), response)
+    score = apply_criteria(exam.case, preset)
     findings = findings_of(exam)
     predictions, objects = verdicts_of(exam)
     return Explanation(
@@ -179,7 +179,7 @@ def explain(
                 c.weight,
                 score.metrics[c.name],
                 c.weight * score.metrics[c.name] / preset.divisor,
-                about(c.judge),
+                about(c.fn),
             )
             for c in preset.criteria
         ),
@@ -220,17 +220,17 @@ def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
 
 
 def _conversion(exam: Exam) -> Conversion | None:
-    size_wh, speech = exam.target.size_wh, exam.speech
+    size_wh, response = exam.target.size_wh, exam.response
     if size_wh == NO_IMAGE:
         return None
-    extent, side = speech.frame.extent, speech.frame.side
+    extent, side = response.frame.extent, response.frame.side
     spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
     before: tuple[Any, ...] = spoken.boxes_xyxy or spoken.points_xy
     after: tuple[Any, ...] = exam.answer.boxes_xyxy or exam.answer.points_xy
     return Conversion(
-        frame=speech.frame.name,
+        frame=response.frame.name,
         meaning=f"0-{side:g}, whatever the image" if extent is Extent.FIXED and side is not None else extent.value,
-        frame_wh=speech.frame.size_wh(size_wh, speech.processed_wh),
+        frame_wh=response.frame.size_wh(size_wh, response.processed_wh),
         original_wh=(size_wh[0], size_wh[1]),
         factors_xy=exam.scale_xy,
         first=(before[0], after[0]) if before and after else None,

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from verl_visionr1.rewards import Score
-from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, Rollout, data_sources_of, read_rollouts
 from verl_visionr1.rollouts.saved_rewards import SavedScores
 from verl_visionr1.tools.gallery.dumps import Dump

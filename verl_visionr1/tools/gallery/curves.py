@@ -34,7 +34,7 @@ LAST = ("accuracy", SPREAD, FLAT, "parsed", TOKENS, "stage", "match_iou")
 NOT_SHOWN = ("n_predicted", "n_target")
 _LOGGED_NAMES = {
     **{REWARD: "value", "boxes_per_target": "boxes_per_target", TOKENS: "n_tokens", SPREAD: "group_std"},
-    **{FLAT: "dead_groups", "stage": "stage", "match_iou": "threshold/match_iou", "f1_50": "f1_50"},
+    **{FLAT: "frac_reward_zero_std", "stage": "stage", "match_iou": "threshold/match_iou", "f1_50": "f1_50"},
     **{"iou_mean": "iou_mean", "accuracy": "accuracy", "parsed": "parsed"},
 }
 """Panel -> what the run's training metrics call it."""

@@ -155,7 +155,7 @@ function origin(sample) {
   const file = DATA.files[sample.file];
   const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const when = sample.group.progress === null ? "" : ` --progress ${sample.group.progress}`;
-  const command = `visionr1 explain ${quote(file)} --row ${sample.line} --preset ${quote(sample.preset.told)} ${DATA.speech}${when}`;
+  const command = `visionr1 explain ${quote(file)} --row ${sample.line} --preset ${quote(sample.preset.told)} ${DATA.response}${when}`;
   const length = sample.tokens ? `${plural(sample.tokens, "token")}, ` : "";
   return [
     h("p", { class: "fine" }, `${length}${plural(sample.chars, "character")}. ${file}:${sample.line}`),

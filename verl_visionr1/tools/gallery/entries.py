@@ -8,7 +8,7 @@ from typing import Any
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards import Preset
-from verl_visionr1.rewards.judge import score_of
+from verl_visionr1.rewards.completion import apply_criteria
 from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.rollouts.saved_rewards import EQUAL
@@ -95,8 +95,8 @@ class Entries:
         preset = judging.preset_for(rollout)
         try:
             thresholds = judging.thresholds(rollout, preset)
-            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.speech(rollout))
-            score = score_of(exam.case, preset)
+            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.response(rollout))
+            score = apply_criteria(exam.case, preset)
         except ValueError:  # the census has counted it
             return
         opened = self._open[key]
@@ -221,7 +221,7 @@ def judged_by(preset: Preset, told: str) -> JudgedBy:
         told=told,
         criteria=[criterion.name for criterion in preset.criteria],
         weights=[criterion.weight for criterion in preset.criteria],
-        about=[about(criterion.judge) for criterion in preset.criteria],
+        about=[about(criterion.fn) for criterion in preset.criteria],
         divisor=preset.divisor,
         metrics=list(preset.metrics),
         has_thresholds="thresholds" in preset.looks_at,

@@ -121,7 +121,7 @@ def _payload(
         preset=judging.preset.name,
         frame=judging.frame.name,
         moment=str(judging.moment),
-        speech=_speech(judging),
+        response=_speech(judging),
         dumps=names,
         files=list(entries.files),
         sources=list(entries.sources),

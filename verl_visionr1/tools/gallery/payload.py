@@ -133,13 +133,13 @@ class ThresholdsRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """All of the page but its pictures; `speech`: what `visionr1 explain` is told of how the model spoke."""
+    """All of the page but its pictures; `response`: what `visionr1 explain` is told of how the model spoke."""
 
     title: str
     preset: str
     frame: str
     moment: str
-    speech: str
+    response: str
     dumps: list[str]
     files: list[str]
     sources: list[str]

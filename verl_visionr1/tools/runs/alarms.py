@@ -17,8 +17,8 @@ NUMBERS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "length_growth": (("tokens an answer", "n_tokens"),),
     "length_collapse": (("tokens an answer", "n_tokens"),),
     "empty_answers": (("share of empty answers", "empty"),),
-    "dead_groups": (("share of prompts without gradient", "dead_groups"),),
-    "truncation": (("share of answers cut off", "cut_off"),),
+    "frac_reward_zero_std": (("share of prompts without gradient", "frac_reward_zero_std"),),
+    "truncation": (("share of answers cut off", "clipped"),),
     "unscored": (("share of rows without a score", "unscored"),),
 }
 """Alarm -> (label, metric) of what it is about."""

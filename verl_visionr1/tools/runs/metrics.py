@@ -44,8 +44,8 @@ NOT_CRITERIA = frozenset(
     {
         *("iou_mean", "f1_50", "accuracy", "n_predicted", "n_target", "boxes_per_target", "parsed"),  # every preset's
         *("value", "reward", "score", "acc", "acc_success_only", "unscored", "route", "n_tokens", "budget_used"),
-        *("cut_off", "distinct_share", "empty", "processed_w", "processed_h", "step"),
-        *("progress", "stage", "match_iou", "group_std", "dead_groups", "num_turns"),
+        *("clipped", "distinct_share", "empty", "processed_w", "processed_h", "step"),
+        *("progress", "stage", "match_iou", "group_std", "frac_reward_zero_std", "num_turns"),
     }
 )
 """Numbers of a run that are no criterion of its presets."""

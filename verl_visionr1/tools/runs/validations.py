@@ -19,7 +19,7 @@ import yaml
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Ratios, estimates_of, interval
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, read_target

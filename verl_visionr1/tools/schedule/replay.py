@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.files import RowsError
-from verl_visionr1.rewards import Case, Preset, Score
-from verl_visionr1.rewards.judge import case_of, score_of
+from verl_visionr1.rewards import CriterionInput, Preset, Score
+from verl_visionr1.rewards.completion import apply_criteria, read_completion
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.schedule import Schedule, follow_model
@@ -111,7 +111,7 @@ def replay(
         own = preset is judging.preset
         its_schedule = schedule if own else follow_model(preset.schedule, judging.frame.name)
         thresholds = [thresholds_at(at, its_schedule, is_own=own) for at in moments]
-        case = case_of(rollout.completion, rollout.target, preset, thresholds[0], judging.speech(rollout))
+        case = read_completion(rollout.completion, rollout.target, preset, thresholds[0], judging.response(rollout))
         for tally, stage in zip(tallies, thresholds, strict=True):
             tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
     if not tallies[0].sources:
@@ -130,15 +130,15 @@ def replay(
     return Replay(stages=stages, n_skipped=counts.n_skipped, routed=routed, advice=advice)
 
 
-def _score_at(case: Case, preset: Preset, thresholds: Thresholds) -> Score:
+def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> Score:
     """The score of a case at other thresholds than it was made with."""
     if thresholds == case.thresholds:
-        return score_of(case, preset)
+        return apply_criteria(case, preset)
     case = replace(case, thresholds=thresholds)
     measure = preset.measure
     if measure is not None and "thresholds" in measure.looks_at:
         case = replace(case, accuracy=measure.call(case))
-    return score_of(case, preset)
+    return apply_criteria(case, preset)
 
 
 def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from verl_visionr1.files import RowsError, whole_file
+from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.tools.score.rescore import OnRow
@@ -35,7 +35,7 @@ def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
     if path.suffix not in kinds:
         raise RowsError(f"--out {path}: needs a name that ends in .jsonl or .parquet")
     metrics = tuple(dict.fromkeys(name for preset in presets for name in preset.metrics))
-    with whole_file(path) as file, kinds[path.suffix](file, metrics) as write:
+    with atomic_write(path) as file, kinds[path.suffix](file, metrics) as write:
         yield write
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.rewards import Score
-from verl_visionr1.rewards.judge import BOX_METRICS, BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 
 SAME = 1e-9
 """Rewards that differ by no more are equal: such a difference is rounding, and teaches nothing."""

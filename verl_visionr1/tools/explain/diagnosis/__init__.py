@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards.base import Preset
-from verl_visionr1.rewards.judge import BOX_TASKS, Speech
+from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
 from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
@@ -32,13 +32,15 @@ former can be set right at once, the latter hide the rest, and the cost of what 
 could be."""
 
 
-def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> list[Finding]:
+def diagnose(
+    completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
+) -> list[Finding]:
     """What is wrong with a completion, or with the way it is read; the costliest first. No text makes it raise.
 
     Args:
         completion: what the model wrote.
         target: what is really there.
-        preset, thresholds, speech: how it is judged.
+        preset, thresholds, response: how it is judged.
 
     Returns:
         Findings; those that cost nothing under this preset stand last. Empty for a faultless answer.
@@ -51,10 +53,10 @@ def diagnose(completion: str, target: Target, preset: Preset, thresholds: Thresh
     >>> from verl_visionr1.rewards import PRESETS
     >>> target = Target(task="detection", size_wh=(2000, 1000), boxes_xyxy=[[200, 100, 1000, 400]], labels=["cat"])
     >>> text = '[{"bbox_2d": [200, 100, 1000, 400], "label": "cat"}, {"bbox_2d": [200, 100, 990, 400], "label": "cat"}]'
-    >>> diagnose(text, target, PRESETS["visionr1"], OFF, Speech(FRAMES["original"]))[0].cause
+    >>> diagnose(text, target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"]))[0].cause
     'duplicate'
     """
-    return findings_of(Exam.of(completion, target, preset, thresholds, speech))
+    return findings_of(Exam.of(completion, target, preset, thresholds, response))
 
 
 def findings_of(exam: Exam) -> list[Finding]:
@@ -110,15 +112,15 @@ def _criteria(exam: Exam) -> list[Finding]:
     for criterion in perfect.preset.criteria:
         given = criterion.call(perfect.case)
         if criterion.weight and given < 1.0 - 1e-6:
-            what = f"criterion {criterion.name} gives {given:.2f} whatever the content: {about(criterion.judge)}"
+            what = f"criterion {criterion.name} gives {given:.2f} whatever the content: {about(criterion.fn)}"
             gain = criterion.weight * (1.0 - given) / exam.preset.divisor
             found.append(Finding("criterion", what, "look at what it asks of the text", gain))
     return found
 
 
-def about(judge: object) -> str:
+def about(fn: object) -> str:
     """The first line of a criterion's docstring."""
-    lines = (getattr(judge, "__doc__", None) or "").strip().splitlines()
+    lines = (getattr(fn, "__doc__", None) or "").strip().splitlines()
     return lines[0].strip() if lines else ""
 
 
@@ -129,7 +131,7 @@ def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
     >>> from verl_visionr1.frames import FRAMES
     >>> from verl_visionr1.rewards import PRESETS
     >>> target = Target(task="detection", size_wh=(640, 480), categories=["cat"])
-    >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, Speech(FRAMES["original"])), []))
+    >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])), []))
     nothing wrong: reward 1.000
     """
     if exam.to_full <= 1e-6:

@@ -12,9 +12,9 @@ from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.criteria import Thresholds, f1_50
 from verl_visionr1.masks import bounds_xyxy
-from verl_visionr1.matching import MATCHERS, match_labelled
-from verl_visionr1.rewards.base import Case, Preset
-from verl_visionr1.rewards.judge import BOX_TASKS, Speech, case_of, score_of
+from verl_visionr1.matching import MATCHERS, match_class_aware
+from verl_visionr1.rewards.base import CriterionInput, Preset
+from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, read_completion
 from verl_visionr1.targets import NO_IMAGE, Target
 
 NO_COST = 0.005
@@ -50,23 +50,25 @@ class Exam:
     """One completion under examination.
 
     Attributes:
-        preset, thresholds, speech: how it is judged.
+        preset, thresholds, response: how it is judged.
         case: what the criteria see of it.
     """
 
     preset: Preset
     thresholds: Thresholds
-    speech: Speech
-    case: Case
+    response: ResponseContext
+    case: CriterionInput
 
     @classmethod
-    def of(cls, completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Exam:
+    def of(
+        cls, completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
+    ) -> Exam:
         """Read and match a completion.
 
         Raises:
             FrameError: the frame needs `processed_wh` and it is None.
         """
-        return cls(preset, thresholds, speech, case_of(completion, target, preset, thresholds, speech))
+        return cls(preset, thresholds, response, read_completion(completion, target, preset, thresholds, response))
 
     @property
     def completion(self) -> str:
@@ -86,7 +88,7 @@ class Exam:
     @property
     def value(self) -> float:
         """The reward."""
-        return score_of(self.case, self.preset).value
+        return apply_criteria(self.case, self.preset).value
 
     @property
     def full(self) -> float:
@@ -99,24 +101,24 @@ class Exam:
         size_wh = self.target.size_wh
         if size_wh == NO_IMAGE:
             return 1.0, 1.0
-        frame_wh = self.speech.frame.size_wh(size_wh, self.speech.processed_wh)
+        frame_wh = self.response.frame.size_wh(size_wh, self.response.processed_wh)
         return size_wh[0] / frame_wh[0], size_wh[1] / frame_wh[1]
 
-    def with_text(self, completion: str, speech: Speech | None = None) -> Exam:
+    def with_text(self, completion: str, response: ResponseContext | None = None) -> Exam:
         """The same with another text, or another way to speak."""
-        return Exam.of(completion, self.target, self.preset, self.thresholds, speech or self.speech)
+        return Exam.of(completion, self.target, self.preset, self.thresholds, response or self.response)
 
     def with_answer(self, answer: Answer) -> Exam:
         """The same with another answer, in original pixels; the text stays."""
         target, preset = self.target, self.preset
         matching = MATCHERS[preset.matching](answer, target)
         has_boxes = target.task in BOX_TASKS
-        labelled = match_labelled(answer, target) if has_boxes else matching
-        accuracy = f1_50(labelled) if has_boxes else 0.0
-        case = replace(self.case, answer=answer, matching=matching, labelled=labelled, accuracy=accuracy)
+        class_aware = match_class_aware(answer, target) if has_boxes else matching
+        accuracy = f1_50(class_aware) if has_boxes else 0.0
+        case = replace(self.case, answer=answer, matching=matching, class_aware=class_aware, accuracy=accuracy)
         if preset.measure is not None:
             case = replace(case, accuracy=preset.measure.call(case))
-        return Exam(preset, self.thresholds, self.speech, case)
+        return Exam(preset, self.thresholds, self.response, case)
 
     @property
     def to_full(self) -> float:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from verl_visionr1.answers import Defect
 from verl_visionr1.boxes import iou
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.targets import Target, normalize_label
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, numbered, perfect_answer, plural, quoted
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels, with_places, without_boxes
 from verl_visionr1.tools.explain.diagnosis.surplus import surplus_of, too_many
@@ -88,7 +88,7 @@ def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
     gain = gain_of(exam, with_labels(exam.answer, right))
     known = list(dict.fromkeys([*target.categories, *target.labels]))
     first = wrong[0]
-    unknown = [v for v in wrong if normal_label(v.label) not in {normal_label(label) for label in known}]
+    unknown = [v for v in wrong if normalize_label(v.label) not in {normalize_label(label) for label in known}]
     spoken, asked = _scripts(v.label for v in unknown), _scripts(known)
     if spoken and asked and spoken.isdisjoint(asked):
         what = (

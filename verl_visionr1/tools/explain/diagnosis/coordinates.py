@@ -14,9 +14,9 @@ from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
 from verl_visionr1.boxes import Box, Boxes, area
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
-from verl_visionr1.matching import match_boxes
+from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target, TargetError
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -131,8 +131,10 @@ def guessed_frame(exam: Exam) -> Reading | None:
 
 def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tuple[Exam, list[Finding]]:
     names = [frame.name for frame in best.frames]
-    speech = replace(exam.speech, frame=best.frames[0], processed_wh=best.processed_wh or exam.speech.processed_wh)
-    reread = exam.with_text(exam.completion, speech)
+    response = replace(
+        exam.response, frame=best.frames[0], processed_wh=best.processed_wh or exam.response.processed_wh
+    )
+    reread = exam.with_text(exam.completion, response)
     better, before = best_wrapped(reread), best_wrapped(exam)
     gain = max(0.0, better.value - before.value)
     seen = f"read as {names[0]} ({_spoken(best)}) {_compared(best, current)}"
@@ -150,7 +152,7 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
 def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, list[Finding]]:
     reread = repaired(exam, best.answer)
     gain = max(0.0, reread.value - exam.value)
-    frame = "" if exam.speech.frame in best.frames else f" in frame {best.frames[0].name}"
+    frame = "" if exam.response.frame in best.frames else f" in frame {best.frames[0].name}"
     cause = "swapped axes" if best.order.startswith("y") else "width and height"
     corners = " (the corners: x2 = x + width, y2 = y + height)" if cause == "width and height" else ""
     fix = f"ask for {AS_ASKED}{corners} in the prompt; no answer format reads these numbers as {best.order}"
@@ -173,8 +175,8 @@ def _spoken(reading: Reading) -> str:
 
 def _is_unit(exam: Exam) -> bool:
     """Whether all numbers are fractions, though the frame has far more than one unit."""
-    target, speech = exam.target, exam.speech
-    if min(speech.frame.size_wh(target.size_wh, speech.processed_wh)) < 8.0:
+    target, response = exam.target, exam.response
+    if min(response.frame.size_wh(target.size_wh, response.processed_wh)) < 8.0:
         return False
     numbers = [number for box in _spoken_boxes(exam) for number in box]
     numbers += [number for point in _in_frame(exam).points_xy for number in point]
@@ -210,7 +212,7 @@ def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
         on_object = sum(any(_is_on(point, box) for box in object_boxes(target)) for point in answer.points_xy)
         return on_object / n, n
     n_possible = max(1, min(n, target.n_objects))
-    return sum(match_boxes(answer, target).ious) / n_possible, n_possible
+    return sum(match_class_agnostic(answer, target).ious) / n_possible, n_possible
 
 
 def _share(target: Target) -> float:
@@ -227,12 +229,12 @@ _Sized: TypeAlias = tuple[tuple[Frame, ...], tuple[int, int] | None]
 
 def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
     """The frames by their size: the present one first, then those that models which write this format speak in."""
-    speech, target = exam.speech, exam.target
+    response, target = exam.response, exam.target
     usual = FORMATS[exam.preset.answer_format].frames or FORMATS["qwen-json"].frames
-    frames = [speech.frame, *(FRAMES[name] for name in usual if name in FRAMES), *FRAMES.values()]
+    frames = [response.frame, *(FRAMES[name] for name in usual if name in FRAMES), *FRAMES.values()]
     by_size: dict[tuple[float, float], _Sized] = {}
     for frame in frames:
-        for processed_wh in _processed_sizes(frame, target.size_wh, speech.processed_wh):
+        for processed_wh in _processed_sizes(frame, target.size_wh, response.processed_wh):
             size_wh = frame.size_wh(target.size_wh, processed_wh)
             same, first_wh = by_size.get(size_wh, ((), processed_wh))
             if frame not in same:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
 from verl_visionr1.frames import FRAMES, Extent, Frame
-from verl_visionr1.rewards.judge import in_original_pixels
+from verl_visionr1.rewards.completion import in_original_pixels
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
@@ -45,8 +45,8 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
     own = exam.preset.answer_format
     what = f"other format: this is {candidate.name}, like {quoted(candidate.example, 60)}; preset {exam.preset.name}"
     fix = f"set answer_format={candidate.name}"
-    if reread.speech.frame != exam.speech.frame:
-        fix += f" and frame={reread.speech.frame.name}"
+    if reread.response.frame != exam.response.frame:
+        fix += f" and frame={reread.response.frame.name}"
     finding = Finding("other format", f"{what} reads {own}", f"{fix}, or ask for {own}", max(0.0, value - exam.value))
     return reread, [finding]
 
@@ -57,11 +57,11 @@ def _value(exam: Exam) -> float:
 
 def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
     usual = candidate.frames or FORMATS["qwen-json"].frames
-    frames = [exam.speech.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
-    return [f for f in frames if f.extent is not Extent.PROCESSED or exam.speech.processed_wh is not None]
+    frames = [exam.response.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
+    return [f for f in frames if f.extent is not Extent.PROCESSED or exam.response.processed_wh is not None]
 
 
 def _as_format(exam: Exam, answer: Answer, frame: Frame) -> Exam:
-    frame_wh = frame.size_wh(exam.target.size_wh, exam.speech.processed_wh)
+    frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
     reread = repaired(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
-    return replace(reread, speech=replace(exam.speech, frame=frame))
+    return replace(reread, response=replace(exam.response, frame=frame))

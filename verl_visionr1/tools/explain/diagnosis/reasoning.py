@@ -13,7 +13,7 @@ _NO_THINKING = "+data.apply_chat_template_kwargs.enable_thinking=false, where th
 
 def to_close(exam: Exam) -> str:
     """What to do about reasoning that was never closed."""
-    return f"{LONGER}; the prompt opens <think>: {_NO_THINKING}" if exam.speech.reasoning_opened else LONGER
+    return f"{LONGER}; the prompt opens <think>: {_NO_THINKING}" if exam.response.reasoning_opened else LONGER
 
 
 def opened_in_prompt(exam: Exam) -> tuple[Exam, list[Finding]]:
@@ -23,9 +23,9 @@ def opened_in_prompt(exam: Exam) -> tuple[Exam, list[Finding]]:
     """
     text = exam.completion
     is_closed_only = any(closing in text and opening not in text for opening, closing in REASONING_TAGS)
-    if exam.speech.reasoning_opened or not is_closed_only:
+    if exam.response.reasoning_opened or not is_closed_only:
         return exam, []
-    told = exam.with_text(text, replace(exam.speech, reasoning_opened=True))
+    told = exam.with_text(text, replace(exam.response, reasoning_opened=True))
     gain = told.value - exam.value
     if gain <= 1e-6:
         return exam, []

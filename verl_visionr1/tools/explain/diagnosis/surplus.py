@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, plural
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, repaired, without_boxes
 from verl_visionr1.tools.explain.diagnosis.verdicts import DUPLICATE, IGNORED, JUNK, Fate, Verdict

@@ -14,8 +14,8 @@ from verl_visionr1.boxes import Array, Box, Boxes, Point, area, intersection, io
 from verl_visionr1.criteria import EPSILON
 from verl_visionr1.masks import contains
 from verl_visionr1.matching import IGNORED_SHARE
-from verl_visionr1.rewards.judge import BOX_TASKS
-from verl_visionr1.targets import Target, normal_label
+from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.targets import Target, normalize_label
 from verl_visionr1.tools.explain.diagnosis.base import Exam, object_boxes
 
 MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK = "match", "below threshold", "wrong label", "duplicate", "junk"
@@ -129,10 +129,10 @@ def _unmatched(exam: Exam, p: int, iou_t: Array, taken: dict[int | None, int]) -
         if same is not None:
             return Verdict(p, label, box, DUPLICATE, near if overlap else None, overlap or None, same)
         return Verdict(p, label, box, JUNK, near if overlap else None, overlap or None)
-    is_same = not target.is_multilabel or normal_label(label) == normal_label(target.labels[near])
+    is_same = not target.is_multiclass or normalize_label(label) == normalize_label(target.labels[near])
     if is_same or near in taken:
         before = taken.get(near)
-        agrees = before is not None and normal_label(answer.labels[before]) == normal_label(label)
+        agrees = before is not None and normalize_label(answer.labels[before]) == normalize_label(label)
         if is_same or agrees:
             return Verdict(p, label, box, DUPLICATE, near, overlap, before)
     return Verdict(p, label, box, WRONG_LABEL, near, overlap)
@@ -140,9 +140,9 @@ def _unmatched(exam: Exam, p: int, iou_t: Array, taken: dict[int | None, int]) -
 
 def _repeated(answer: Answer, p: int) -> int | None:
     """The first earlier box at the same place with the same label."""
-    box, label = answer.boxes_xyxy[p], normal_label(answer.labels[p])
+    box, label = answer.boxes_xyxy[p], normalize_label(answer.labels[p])
     for q in range(min(p, 50)):
-        if normal_label(answer.labels[q]) == label and iou(answer.boxes_xyxy[q], box) >= 0.9:
+        if normalize_label(answer.labels[q]) == label and iou(answer.boxes_xyxy[q], box) >= 0.9:
             return q
     return None
 
@@ -171,7 +171,7 @@ def _point_verdicts(answer: Answer, target: Target) -> list[Verdict]:
         distance = distance_pt[p][t]
         if distance > 0.0:
             verdicts.append(Verdict(p, label, point, OUTSIDE, t, distance))
-        elif target.is_multilabel and normal_label(label) != normal_label(target.labels[t]):
+        elif target.is_multiclass and normalize_label(label) != normalize_label(target.labels[t]):
             verdicts.append(Verdict(p, label, point, WRONG_LABEL, t, 0.0))
         elif t in taken:
             verdicts.append(Verdict(p, label, point, DUPLICATE, t, 0.0, taken[t]))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from verl_visionr1.answers import Answer, Defect
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 

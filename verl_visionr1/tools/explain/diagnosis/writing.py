@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from verl_visionr1.answers import FORMATS, MAX_BOXES, MAX_CHARS, Answer, Defect
 from verl_visionr1.boxes import Box
-from verl_visionr1.rewards.judge import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import (
     Exam,
     Finding,
@@ -21,7 +21,7 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     without_defects,
 )
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.details import Said, detail_of
+from verl_visionr1.tools.explain.diagnosis.details import FoundClaims, detail_of
 from verl_visionr1.tools.explain.diagnosis.formats import plain_first
 from verl_visionr1.tools.explain.diagnosis.reasoning import LONGER, to_close
 from verl_visionr1.tools.explain.diagnosis.repairs import gain_of, with_boxes, with_labels
@@ -70,27 +70,27 @@ def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
         explained: causes that were found already, which explain some defects.
     """
     start = answer_start(exam.completion)
-    said = Said(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
+    found = FoundClaims(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
     n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
     if not n_read and explained & {"other format"}:
         return []
     if not n_read and exam.target.task in (*BOX_TASKS, "pointing"):
-        finding = _other_kind(exam, said) or _in_reasoning(exam, said) or _wrong_key(exam, said)
+        finding = _other_kind(exam, found) or _in_reasoning(exam, found) or _wrong_key(exam, found)
         if finding is not None:
             return [finding]
     reasoned = only_reasoned(exam) if exam.target.task in ("counting", "text") else None
     if reasoned is not None:
         return [reasoned]
-    return [*_inverted(exam, said), *_defects(exam, said, explained)]
+    return [*_inverted(exam, found), *_defects(exam, found, explained)]
 
 
-def _other_kind(exam: Exam, said: Said) -> Finding | None:
+def _other_kind(exam: Exam, found: FoundClaims) -> Finding | None:
     """Points where boxes were asked for, or the other way round."""
     wanted, given, n = ("boxes", "points", 2) if exam.target.task in BOX_TASKS else ("points", "boxes", 4)
     field = f"{given}_x{'y' if given == 'points' else 'yxy'}"
     names = (exam.preset.answer_format, *FORMATS)
-    is_other = bool(said.answer) and all(len(claim.numbers) == n for claim in said.answer)
-    if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in said.answer):
+    is_other = bool(found.answer) and all(len(claim.numbers) == n for claim in found.answer)
+    if not is_other and exam.answer.defects and not any(len(claim.numbers) == 6 - n for claim in found.answer):
         answers = [FORMATS[name].parse(exam.completion) for name in names]
         is_other = any(getattr(answer, field) and not answer.defects for answer in answers)
     if not is_other and Defect.WRONG_KIND not in exam.answer.defects:
@@ -104,7 +104,7 @@ def list_or_number(exam: Exam) -> Finding | None:
     """A list where one number is read for the count, or one number where the length of a list is; else None."""
     if exam.target.task != "counting":
         return None
-    said = claims_in(exam.completion, answer_start(exam.completion))
+    found = claims_in(exam.completion, answer_start(exam.completion))
     answer, name = exam.answer, exam.preset.answer_format
     if name != "count":
         stated = FORMATS["count"].parse(exam.completion)
@@ -117,8 +117,8 @@ def list_or_number(exam: Exam) -> Finding | None:
     of_format, listed = next(((f, a) for f, a in read if not a.defects and (a.boxes_xyxy or a.points_xy)), ("", None))
     if Defect.WRONG_KIND not in answer.defects and not (listed and listed.boxes_xyxy):
         return None
-    n = listed.n_predicted if listed else len(said)
-    are_points = listed.points_xy if listed else said and len(said[0].numbers) == 2
+    n = listed.n_predicted if listed else len(found)
+    are_points = listed.points_xy if listed else found and len(found[0].numbers) == 2
     nouns = ("point", "points") if are_points else ("box", "boxes")
     what = f"{nouns[1]} instead of a number: the answer lists {plural(n, *nouns)}, preset {exam.preset.name} reads one"
     with_format = "" if of_format in ("", "qwen-json") else f" (with answer_format={of_format})"
@@ -126,10 +126,10 @@ def list_or_number(exam: Exam) -> Finding | None:
     return Finding(f"{nouns[1]} instead of a number", f"{what} number", fix, exam.to_full)
 
 
-def _in_reasoning(exam: Exam, said: Said) -> Finding | None:
+def _in_reasoning(exam: Exam, found: FoundClaims) -> Finding | None:
     """Boxes or points that stand in the reasoning alone."""
-    meant = [claim for claim in said.reasoning if len(claim.numbers) in (2, 4)]
-    if said.answer or not meant or not exam.target.n_objects:
+    meant = [claim for claim in found.reasoning if len(claim.numbers) in (2, 4)]
+    if found.answer or not meant or not exam.target.n_objects:
         return None
     nouns = ("box", "boxes") if len(meant[0].numbers) == 4 else ("point", "points")
     closed = "none after it" if "</think>" in exam.completion else "which was never closed"
@@ -138,23 +138,23 @@ def _in_reasoning(exam: Exam, said: Said) -> Finding | None:
     return Finding("only in the reasoning", what, fix, exam.to_full)
 
 
-def _wrong_key(exam: Exam, said: Said) -> Finding | None:
+def _wrong_key(exam: Exam, found: FoundClaims) -> Finding | None:
     """Boxes under a key that the format does not know."""
     key = "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
     example = FORMATS[exam.preset.answer_format].example
     key = "box_2d" if '"box_2d"' in example else key
-    keys = {claim.key for claim in said.answer if not claim.fault} - {key, ""}
+    keys = {claim.key for claim in found.answer if not claim.fault} - {key, ""}
     if not keys or key not in example + FORMATS["qwen-json"].example:
         return None
     what = f"wrong key: the boxes stand under {quoted(min(keys))}, not under {quoted(key)}"
     return Finding("wrong key", what, ASK, exam.to_full)
 
 
-def _inverted(exam: Exam, said: Said) -> list[Finding]:
+def _inverted(exam: Exam, found: FoundClaims) -> list[Finding]:
     """Boxes that would be read with their corners swapped."""
-    if len(exam.answer.boxes_xyxy) >= sum(claim.box is not None for claim in said.answer):
+    if len(exam.answer.boxes_xyxy) >= sum(claim.box is not None for claim in found.answer):
         return []
-    faulty = [(i, claim) for i, claim in enumerate(said.answer) if claim.fault.startswith("inverted")]
+    faulty = [(i, claim) for i, claim in enumerate(found.answer) if claim.fault.startswith("inverted")]
     if not faulty or exam.target.task not in BOX_TASKS:
         return []
     sx, sy = exam.scale_xy
@@ -174,7 +174,7 @@ def _inverted(exam: Exam, said: Said) -> list[Finding]:
     return [Finding("inverted box", what, fix, max(gain, shared_gain(exam)))]
 
 
-def _defects(exam: Exam, said: Said, explained: frozenset[str]) -> Iterator[Finding]:
+def _defects(exam: Exam, found: FoundClaims, explained: frozenset[str]) -> Iterator[Finding]:
     """One finding a defect."""
     shared = shared_gain(exam)
     unread = not exam.answer.is_parsed or not exam.completion.strip()
@@ -183,9 +183,9 @@ def _defects(exam: Exam, said: Said, explained: frozenset[str]) -> Iterator[Find
         fix = to_close(exam) if defect is Defect.NO_ANSWER else defect_words(defect)[1]
         if defect is Defect.PROSE and explained & {"prose", "wrapping"}:
             continue
-        if defect is Defect.BAD_BOX and any(claim.fault.startswith("inverted") for claim in said.answer):
+        if defect is Defect.BAD_BOX and any(claim.fault.startswith("inverted") for claim in found.answer):
             continue
-        detail, own_fix = detail_of(defect, exam, said)
+        detail, own_fix = detail_of(defect, exam, found)
         what = f"{cause}: {detail}" if detail else f"{cause}:{rest}" if rest else cause
         yield Finding(
             cause, what, own_fix or fix, exam.to_full if unread else max(shared, gain_of(exam, _mended(exam, defect)))

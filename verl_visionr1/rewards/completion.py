@@ -10,19 +10,19 @@ from verl_visionr1.answers import PARSERS, Answer, Defect
 from verl_visionr1.answers.transcript import spoken_text
 from verl_visionr1.criteria import Thresholds, f1_50, iou_mean
 from verl_visionr1.frames import Frame, all_inside, points_inside, points_to_original, to_original
-from verl_visionr1.matching import MATCHERS, match_labelled
+from verl_visionr1.matching import MATCHERS, match_class_aware
 from verl_visionr1.rewards.base import BOX_TASKS as BOX_TASKS
-from verl_visionr1.rewards.base import Case, Preset, Score
+from verl_visionr1.rewards.base import CriterionInput, Preset, Score
 from verl_visionr1.targets import NO_IMAGE, Target
 
 BOX_METRICS = ("iou_mean", "f1_50")
 """Common metrics of `BOX_TASKS`; other tasks report them as 0."""
-SIGNS = ("distinct_share", "empty")
-"""What `signs_of` tells; `alarms` listens to it."""
+DEGENERATION_METRICS = ("distinct_share", "empty")
+"""What `degeneration_metrics` tells; `alarms` listens to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class ResponseContext:
     """How the model spoke: its coordinates, and how much it may say.
 
     Attributes:
@@ -41,42 +41,46 @@ class Speech:
     reasoning_opened: bool = False
 
 
-def judge(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Score:
+def evaluate_completion(
+    completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
+) -> Score:
     """Judge one completion. No text makes it raise.
 
     Raises:
         FrameError: the frame needs `processed_wh` and it is None.
     """
-    return score_of(case_of(completion, target, preset, thresholds, speech), preset)
+    return apply_criteria(read_completion(completion, target, preset, thresholds, response), preset)
 
 
-def case_of(completion: str, target: Target, preset: Preset, thresholds: Thresholds, speech: Speech) -> Case:
+def read_completion(
+    completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
+) -> CriterionInput:
     """Text -> answer -> original pixels -> matching: everything that the criteria look at."""
-    completion = spoken_text(completion, reasoning_opened=speech.reasoning_opened)
+    completion = spoken_text(completion, reasoning_opened=response.reasoning_opened)
     answer = PARSERS[preset.answer_format](completion)
     grid_wh = (0.0, 0.0)
     if target.size_wh != NO_IMAGE:
-        frame_wh = speech.frame.size_wh(target.size_wh, speech.processed_wh)
+        frame_wh = response.frame.size_wh(target.size_wh, response.processed_wh)
         answer = in_original_pixels(answer, frame_wh, target.size_wh)
-        step = speech.frame.step
+        step = response.frame.step
         grid_wh = (step * target.size_wh[0] / frame_wh[0], step * target.size_wh[1] / frame_wh[1])
-    matching = labelled = MATCHERS[preset.matching](answer, target)
+    matching = class_aware = MATCHERS[preset.matching](answer, target)
     has_boxes = target.task in BOX_TASKS
-    if has_boxes and preset.matching != "labelled" and (target.is_multilabel or preset.matching != "boxes"):
-        labelled = match_labelled(answer, target)
-    n_tokens = speech.n_tokens
+    if has_boxes and preset.matching != "class_aware" and (target.is_multiclass or preset.matching != "class_agnostic"):
+        class_aware = match_class_aware(answer, target)
+    n_tokens = response.n_tokens
     if n_tokens is None:
         n_tokens = len(completion.split()) if "n_tokens" in preset.looks_at else 0
-    case = Case(
+    case = CriterionInput(
         completion=completion,
         answer=answer,
         target=target,
         matching=matching,
-        labelled=labelled,
+        class_aware=class_aware,
         thresholds=thresholds,
-        accuracy=f1_50(labelled) if has_boxes else 0.0,
+        accuracy=f1_50(class_aware) if has_boxes else 0.0,
         n_tokens=n_tokens,
-        max_tokens=speech.max_tokens,
+        max_tokens=response.max_tokens,
         grid_wh=grid_wh,
     )
     return case if preset.measure is None else replace(case, accuracy=preset.measure.call(case))
@@ -96,7 +100,7 @@ def in_original_pixels(answer: Answer, frame_wh: tuple[float, float], original_w
     return Answer(boxes_xyxy, answer.labels, answer.n_dropped, defects, points_xy, answer.count, answer.text)
 
 
-def score_of(case: Case, preset: Preset) -> Score:
+def apply_criteria(case: CriterionInput, preset: Preset) -> Score:
     """What the criteria of a preset say of a case."""
     total = 0.0
     metrics: dict[str, float] = {}
@@ -107,8 +111,8 @@ def score_of(case: Case, preset: Preset) -> Score:
     return Score(total / preset.divisor, metrics)
 
 
-def signs_of(case: Case) -> dict[str, float]:
-    """`SIGNS` of an answer that goes to pieces, whatever the reward says of it.
+def degeneration_metrics(case: CriterionInput) -> dict[str, float]:
+    """`DEGENERATION_METRICS` of an answer that goes to pieces, whatever the reward says of it.
 
     "distinct_share": distinct places over all, of the boxes (or points) that can be used; the same numbers are one
     place, whatever their labels; 1.0 for none. "empty": 1.0 iff nothing could be read from it, or it says that nothing
@@ -123,9 +127,9 @@ def signs_of(case: Case) -> dict[str, float]:
     return {"distinct_share": distinct_share, "empty": 1.0 if is_empty else 0.0}
 
 
-def _add_common(metrics: dict[str, float], case: Case) -> None:
+def _add_common(metrics: dict[str, float], case: CriterionInput) -> None:
     """`COMMON_METRICS`: the same keys for every task; what a task does not have is 0."""
-    answer, matching, task = case.answer, case.labelled, case.target.task
+    answer, matching, task = case.answer, case.class_aware, case.target.task
     n_predicted, n_target = float(matching.n_predicted), float(matching.n_target)
     metrics["iou_mean"] = metrics["f1_50"] = 0.0
     if task in BOX_TASKS:
