@@ -245,13 +245,18 @@ def draw_rows(folder: Path, *, train: tuple[str, ...], val: tuple[str, ...]) -> 
 
 
 def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: Path) -> None:
-    """Detection, grounding and counting rows in a run of the Qwen3-VL recipe; dumped rows are scored again."""
+    """Detection, grounding and counting rows in a run of the Qwen3-VL recipe; dumped rows are scored again.
+
+    With LoRA and verl's asynchronous trainer; `visionr1 eval` reads the checkpoint, base weights and adapter.
+    """
     run_dir = tmp_path / "run"
     process = start_recipe(
         run_dir,
         "++reward.reward_kwargs.visionr1.schedule.gate={metric:accuracy,window:1,bar:0.05,patience:1}",
+        "trainer.v1.trainer_mode=colocate_async",
         recipe="qwen3vl_8b_visionr1",
-        **{"PROFILE": "cpu", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": -1, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
+        **{"PROFILE": "cpu", "SCHEDULE": "gated", "TOTAL_STEPS": 3, "SAVE_FREQ": 3, "TEST_FREQ": 3, "TRAIN_BATCH": 16},
+        **{"LORA": 8, "LORA_LR": "1e-3"},
         **{"WEIGHTS": "{format:0.25,recall:0.25,precision:1}", "STAGES": "[[0.3,0.3,0.6],[0.5,0.5,0.75]]"},
         **draw_rows(tmp_path / "scenes", train=("both", "counting"), val=("all",)),
         ROUTES="{counting:counting-list}",
@@ -278,7 +283,19 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
     assert not any(step.alarms for step in steps.values()), "three healthy steps"
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"
+    assert_evaluates_near_validation(run_dir, tmp_path / "scenes" / "val_all.parquet", rows)
     assert not run_pids(run_dir), "nothing is left running"
+
+
+def assert_evaluates_near_validation(run_dir: Path, val: Path, validated: list[dict]) -> None:
+    """The last checkpoint answers as the trainer's last validation did, up to the rounding of fused LoRA weights."""
+    out = run_dir / "evaluation"
+    words = ("--out", out, "--resamples", 0, "--device", "cpu", "--max-tokens", 80)
+    run("visionr1", "eval", run_dir, val, *words)
+    answers = [json.loads(line)["output"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(answers) == len(validated)
+    same = Counter(answers) & Counter(row["output"] for row in validated)
+    assert same.total() >= 0.8 * len(answers)
 
 
 def test_options_reach_the_training(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""The alarms of today on the training curves that the study recorded: gamed runs must sound, healthy ones stay silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance, changes
+
+OLD_NAMES = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
+"""Metrics of runs that were recorded under other names."""
+WINDOW, LOSS = 5, 0.1
+"""F1 is damaged where its mean over so many steps lies this share below its best such mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What the alarms say of a run.
+
+    Attributes:
+        first: alarm -> the first step at which it was on.
+        damaged_at: the step from which F1 of the training rollouts was damaged; None: it never was.
+    """
+
+    first: Mapping[str, int]
+    damaged_at: int | None
+
+    def __str__(self) -> str:
+        return ", ".join([f"{name} at step {step}" for name, step in self.first.items()]) or "silent"
+
+
+def batches(curve: Sequence[Mapping[str, Any]]) -> Iterator[Batch]:
+    """What each recorded step told the alarms."""
+    for step in curve:
+        numbers = {_present(key): value for key, value in step.items()}
+        mean = {key[len("visionr1/") : -len("/mean")]: value for key, value in numbers.items() if key.endswith("/mean")}
+        if "n_predicted" not in mean:
+            continue  # the validation before training
+        yield Batch(
+            int(step["step"]),
+            int(numbers.get("visionr1/stage", 0)),
+            reward=mean["value"],
+            f1=mean["f1_50"],
+            boxes=mean["n_predicted"],
+            boxes_per_object=mean["n_predicted"] / mean["n_target"],
+            distinct_share=mean["distinct_share"],
+            n_tokens=mean["n_tokens"],
+            empty=mean["empty"],
+            clipped=mean["clipped"],
+            frac_reward_zero_std=mean["frac_reward_zero_std"],
+            unscored=mean["unscored"],
+        )
+
+
+def _present(key: str) -> str:
+    return "/".join([OLD_NAMES.get(part, part) for part in key.split("/")])
+
+
+def replay(curve: Sequence[Mapping[str, Any]], rules: AlarmRules | None = None) -> Replay:
+    """Hand the recorded steps to the alarms, one after another."""
+    rules, state, first = rules or AlarmRules(), AlarmState(), dict[str, int]()
+    f1: list[tuple[int, float]] = []
+    for batch in batches(curve):
+        after = advance(rules, state, batch)
+        for name, is_on in changes(state, after).items():
+            if is_on:
+                first.setdefault(name, batch.step)
+        state = after
+        f1.append((batch.step, batch.f1 or 0.0))
+    return Replay(first, _damaged_at(f1))
+
+
+def _damaged_at(f1: Sequence[tuple[int, float]]) -> int | None:
+    best = 0.0
+    for end in range(WINDOW, len(f1) + 1):
+        mean = sum(value for _, value in f1[end - WINDOW : end]) / WINDOW
+        best = max(best, mean)
+        if mean <= (1.0 - LOSS) * best:
+            return f1[end - 1][0]
+    return None
