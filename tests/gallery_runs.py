@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from verl_visionr1 import Target, score
 from verl_visionr1.conversion.scenes import CATEGORIES, Scene, draw_scene, scene_rng
 from verl_visionr1.images import prepare_image
-from verl_visionr1.rows import Row, RowWriter
+from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.rows import Row
 from verl_visionr1.schedule import progress_at
 
 SIZE_WH = (480, 360)

@@ -34,7 +34,8 @@ from verl_visionr1.rollouts.finding import Finder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts, read_rollouts
 from verl_visionr1.rollouts.training_rows import NOTHING, TrainingRows, bare, read_training_rows
-from verl_visionr1.rows import Row, RowWriter, read_rows
+from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.rows import Row, read_rows
 from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty
 from verl_visionr1.tools.difficulty.rates import Bar, measure
 from verl_visionr1.tools.difficulty.report import Report

@@ -25,7 +25,8 @@ from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.planning import Task
 from verl_visionr1.files import RowsError
 from verl_visionr1.processed import processed_size
-from verl_visionr1.rows import EMBED_SCHEMA, PATH_SCHEMA, read_rows
+from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
+from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor.examination import examine
 

@@ -25,7 +25,8 @@ from verl_visionr1 import rows
 from verl_visionr1.files import disk_error
 from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
 from verl_visionr1.processed import PROCESSORS, processed_size
-from verl_visionr1.rows import Row, RowError, RowImage, RowsError, RowWriter, read_rows, target_of
+from verl_visionr1.row_writer import RowWriter
+from verl_visionr1.rows import Row, RowError, RowImage, RowsError, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -500,7 +501,8 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from verl_visionr1.rows import Row, RowImage, RowWriter
+from verl_visionr1.rows import Row, RowImage
+from verl_visionr1.row_writer import RowWriter
 from verl_visionr1.targets import Target
 {prelude}
 image = RowImage("/a.png", b"x" * 100_000, (9, 9), (9, 9))

@@ -11,11 +11,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_visionr1.rows import METADATA_KEY, PATH_SCHEMA, open_parquet
+from verl_visionr1.row_layouts import PATH_SCHEMA
+from verl_visionr1.rows import METADATA_KEY, open_parquet
 
 GROUP_ROWS, GROUP_ROWS_EMBEDDED = 10_000, 100
 GROUP_BYTES = 64 << 20
-"""Sizes of the row groups that are written, as `rows.RowWriter` has them."""
+"""Sizes of the row groups that are written, as `row_writer.RowWriter` has them."""
 
 
 def has_embedded(schema: pa.Schema) -> bool:

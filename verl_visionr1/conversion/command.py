@@ -59,7 +59,7 @@ def command_of(converter: Converter) -> Callable[..., None]:
 _OUT = Parameter(
     "out",
     Parameter.POSITIONAL_OR_KEYWORD,
-    annotation=Annotated[Path, typer.Argument(help="File to write, <name>.parquet.", show_default=False)],
+    annotation=Annotated[Path, typer.Argument(help="File to write, <name>.parquet (see --to).", show_default=False)],
 )
 
 

@@ -17,7 +17,17 @@ from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
+from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES, Layout
 from verl_visionr1.rows import PLACEHOLDERS
+
+
+class Framework(str, Enum):
+    """Whose trainer reads the rows."""
+
+    verl = "verl"
+    easyr1 = "easyr1"
+    ms_swift = "ms-swift"
+    trl = "trl"
 
 
 class OnError(str, Enum):
@@ -74,6 +84,16 @@ class Flags:
         OnError.fail
     )
     workers: Annotated[int, typer.Option(help="Threads that read images; more pay on network disks.")] = 1
+    to: Annotated[
+        Framework,
+        typer.Option(help="Framework that reads the rows (ground truth unchanged); not for verl, OUT may be .jsonl."),
+    ] = Framework.verl
+    hf_images: Annotated[
+        bool,
+        typer.Option(
+            "--hf-images", help="Images as Hugging Face's Image feature, which verl from 0.5 on reads (decoded early)."
+        ),
+    ] = False
     shard_rows: Annotated[
         int | None, typer.Option(help="Rows a file: <name>-00000-of-00003.parquet, ... instead of one file.")
     ] = None
@@ -98,6 +118,8 @@ class Flags:
             raise RowsError(f"--negatives {self.negatives}: needs a fraction of all rows, from 0 to below 1")
         if self.answer_format is not None and self.answer_format not in ASKABLE:
             raise RowsError(f"--answer-format {self.answer_format}: needs one of {', '.join(ASKABLE)}")
+        if self.hf_images and Framework(self.to) is not Framework.verl:
+            raise RowsError(f"--hf-images with --to {Framework(self.to).value}: is for verl alone; leave it out")
         check_template("--prompt-template", self.prompt_template or "{phrases}", "phrases", needed=True)
         if any(text in (self.prompt_template or "") for text in PLACEHOLDERS):
             raise RowsError(f"--prompt-template {self.prompt_template!r}: leave out <image>; it is put first anyway")
@@ -107,6 +129,11 @@ class Flags:
     def share_of_negatives(self) -> float | None:
         """The share that the negatives of the data set's own are thinned out to; None: not at all."""
         return self.negatives
+
+    @property
+    def row_layout(self) -> Layout:
+        """How rows are written."""
+        return VERL_FEATURES if self.hf_images else LAYOUTS[Framework(self.to).value]
 
     @cached_property
     def excluded(self) -> Exclusion:

@@ -28,7 +28,8 @@ from verl_visionr1.conversion.selection import selected
 from verl_visionr1.conversion.tokens import FAMILIES, answer_tokens, image_tokens, load_answer_counter, prompt_tokens
 from verl_visionr1.files import RowError, RowsError, write_whole
 from verl_visionr1.images import RowImage, prepare_image
-from verl_visionr1.rows import Row, RowWriter, Written
+from verl_visionr1.row_writer import RowWriter, Written
+from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target
 
 LOOK_AHEAD = 4
@@ -130,7 +131,10 @@ def write_items(
     first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
         raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
-    with RowWriter(out, embed=flags.embed, provenance=provenance, shard_rows=flags.shard_rows) as writer:
+    writer = RowWriter(
+        out, embed=flags.embed, layout=flags.row_layout, provenance=provenance, shard_rows=flags.shard_rows
+    )
+    with writer:
         for row in _chain(first, rows):
             writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects

@@ -24,7 +24,8 @@ import pyarrow as pa
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewriting import RowGroups, extended_metadata
-from verl_visionr1.rows import EMBED_SCHEMA, PATH_SCHEMA, open_parquet, read_rows
+from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
+from verl_visionr1.rows import open_parquet, read_rows
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS, image_of
 
 FACTS_KEY = "fixed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import CONVERT_AGAIN, EMBED_SCHEMA, PATH_SCHEMA, open_parquet, target_of
+from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA, VERL_FEATURES
+from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, target_of
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 
@@ -79,7 +80,8 @@ def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows, with what `images_of` makes of their images."""
     columns = [name for name in ("data_source", "prompt", "reward_model", "extra_info", "images") if name in names]
     for batch in batches_of(path, columns):
-        images = images_of(batch.column("images")) if "images" in names else [[]] * len(batch)
+        is_feature = _has_image_feature(batch.schema)
+        images = images_of(batch.column("images"), is_feature=is_feature) if "images" in names else [[]] * len(batch)
         rows = batch.select([name for name in columns if name != "images"]).to_pylist()
         for row, shown in zip(rows, images, strict=True):
             yield {**row, "images": shown}
@@ -99,9 +101,14 @@ def batches_of(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             raise RowsError(f"{path}: not a whole parquet file ({reason}); {CONVERT_AGAIN}") from None
 
 
-def images_of(column: pa.Array) -> list[list[str | bool | None]]:
-    """What verl finds for each image of some rows: a path; True for bytes, which are not copied; None for nothing."""
+def images_of(column: pa.Array, *, is_feature: bool = False) -> list[list[str | bool | None]]:
+    """What verl finds for each image of some rows: a path; True for bytes, which are not copied; None for nothing.
+
+    Args:
+        is_feature: the column is a feature of Hugging Face: then a path beside `bytes` is opened where those are null.
+    """
     flat, parents = column.flatten(), column.value_parent_indices().to_pylist()
+    paths: list[str | None] = []
     if pa.types.is_struct(flat.type):
         fields = {field.name: values for field, values in zip(flat.type.fields, flat.flatten(), strict=True)}
         if "bytes" in fields:  # then verl opens these, whatever stands beside them
@@ -109,9 +116,10 @@ def images_of(column: pa.Array) -> list[list[str | bool | None]]:
             flat = lengths.cast(pa.bool_())
         else:
             flat = fields["image"]
+        paths = fields["path"].to_pylist() if is_feature and "path" in fields else []
     images: list[list[str | bool | None]] = [[] for _ in range(len(column))]
-    for parent, value in zip(parents, flat.to_pylist(), strict=True):
-        images[parent].append(value or None)
+    for parent, value, path in zip_longest(parents, flat.to_pylist(), paths):
+        images[parent].append(value or path or None)
     return images
 
 
@@ -129,14 +137,14 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
             yield Problem(str(path), None, reason, "column missing", severity)
             continue
         found = schema.field(column.name).type
-        if found in (column.type, EMBED_SCHEMA.field(column.name).type):
+        if found in (column.type, EMBED_SCHEMA.field(column.name).type) or _is_pair_of_feature(column.name, schema):
             continue
         reason = f"column {column.name!r} is {found}, needs {column.type}; {CONVERT_AGAIN}"
         severity = Severity.WARNING if _is_readable(column.name, found) else Severity.ERROR
         if severity is Severity.WARNING:
             reason += " (verl reads it alone, but not beside files of the usual schema)"
         yield Problem(str(path), None, reason, "column of another type", severity)
-    if _has_image_feature(schema):
+    if _has_image_feature(schema) and METADATA_KEY not in schema.metadata:  # our images are upright, without alpha
         reason = (
             "its metadata says that images are Hugging Face Image features: verl then turns them by EXIF and drops "
         )
@@ -172,6 +180,12 @@ def _is_text(found: pa.DataType) -> bool:
 
 def _has_image_feature(schema: pa.Schema) -> bool:
     return b'"Image"' in (schema.metadata or {}).get(b"huggingface", b"")
+
+
+def _is_pair_of_feature(name: str, schema: pa.Schema) -> bool:
+    """Whether a column is that of images which `--hf-images` writes."""
+    is_pair = schema.field(name).type == VERL_FEATURES.schema(embed=False).field(name).type
+    return name == "images" and is_pair and _has_image_feature(schema)
 
 
 def _shard_problems(path: Path) -> Iterator[Problem]:

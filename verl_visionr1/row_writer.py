@@ -1,0 +1,247 @@
+"""The writer of rows: files that appear whole or not at all, in a framework's layout, as parquet or jsonl."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_visionr1.files import RowsError, disk_error, sync_folder
+from verl_visionr1.row_layouts import VERL, Layout
+from verl_visionr1.rows import METADATA_KEY, SCHEMA_VERSION, Row
+
+_PATH_GROUP_ROWS = 10_000
+_EMBED_GROUP_ROWS = 100
+_EMBED_GROUP_BYTES = 64 << 20  # pyarrow cannot read back a nested column of 2 GB in one row group
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished `RowWriter` left on disk: the files in order, their rows and bytes."""
+
+    files: tuple[Path, ...]
+    rows: int
+    size_bytes: int
+
+
+class RowWriter:
+    """Streams rows into parquet or jsonl with bounded memory; the files appear whole, or not at all.
+
+    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern finds; they are flushed to disk and renamed
+    when the `with` block ends well. After an exception they are removed; after a kill they stay, and the next writer
+    to the same name takes them over. The same rows and provenance give the same bytes.
+
+    Args:
+        out: `<name>.parquet`, or `.jsonl`, where the layout has it. With `shard_rows`: `<name>-00000-of-00003.parquet`
+            and so on.
+        embed: store image bytes (every `RowImage.data` must be set), else absolute paths.
+        provenance: JSON-able facts of where the rows come from; kept in parquet's metadata under "visionr1".
+        layout: of the framework that will read the rows.
+        shard_rows: rows a file.
+
+    Raises:
+        RowsError: a name with another ending; embedded images in jsonl; shards of an earlier run under this name;
+            another writer at work on it; no row written; the disk full.
+
+    `extra_info.index` is unique within the file, and across files of different provenance: its upper 31 bits are a
+    hash of the provenance, its lower 32 count the rows.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        embed: bool = False,
+        layout: Layout = VERL,
+        provenance: Mapping[str, Any] | None = None,
+        shard_rows: int | None = None,
+    ) -> None:
+        self.out = Path(out)
+        self.written: Written | None = None
+        self._suffix = self.out.suffix
+        if self._suffix not in layout.suffixes:
+            raise RowsError(f"{out}: the framework reads names that end in {' or '.join(layout.suffixes)}; add it")
+        if embed and self._suffix == ".jsonl":
+            raise RowsError(f"{out}: jsonl holds no images; leave out --embed, or write .parquet")
+        if shard_rows is not None and shard_rows < 1:
+            raise RowsError(f"shard_rows = {shard_rows}: needs at least 1")
+        shards = f"{escape(self.out.stem)}-[0-9]*-of-[0-9]*{self._suffix}"
+        if shard_rows and (old := sorted(self.out.parent.glob(shards))):
+            raise RowsError(f"{old[0]}: shards of an earlier conversion are there; remove them or choose another name")
+        facts = json.dumps({"schema": SCHEMA_VERSION, **(provenance or {})}, sort_keys=True, ensure_ascii=False)
+        schema = layout.schema(embed=embed)
+        self._layout = layout
+        self._schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: facts.encode()})
+        self._first_index = (int.from_bytes(hashlib.sha256(facts.encode()).digest()[:4], "big") >> 1) << 32
+        self._embed = embed
+        self._shard_rows = shard_rows
+        self._rows = 0
+        self._buffer: list[Row] = []
+        self._buffer_bytes = 0
+        self._partials: list[tuple[Path, BinaryIO]] = []
+        self._sink: _ParquetSink | _JsonlSink | None = None
+
+    def __enter__(self) -> RowWriter:
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._open_shard()  # takes the lock
+            for left in self.out.parent.glob(f".{escape(self.out.stem)}-{'[0-9]' * 5}{self._suffix}.partial"):
+                if left != self._partials[0][0]:  # by a killed run with shards
+                    left.unlink()
+        except OSError as error:
+            self._abort()
+            raise disk_error(self.out, error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        except OSError as failure:
+            raise disk_error(self.out, failure) from failure
+        finally:
+            self._abort()  # after a commit nothing is left to remove
+
+    def write(self, row: Row) -> None:
+        """Take one row.
+
+        Raises:
+            RowsError: the disk is full, or an image without bytes in embed mode.
+        """
+        if self._embed and row.image.data is None:
+            raise RowsError(f"{row.image.path}: embed mode needs the image's bytes; prepare_image(..., embed=True)")
+        self._buffer.append(row)
+        self._buffer_bytes += len(row.image.data or b"")
+        self._rows += 1
+        shard_full = self._shard_rows is not None and self._rows % self._shard_rows == 0
+        group_rows = _EMBED_GROUP_ROWS if self._embed else _PATH_GROUP_ROWS
+        try:
+            if shard_full or len(self._buffer) >= group_rows or self._buffer_bytes >= _EMBED_GROUP_BYTES:
+                self._flush()
+            if shard_full:
+                self._close_shard()
+        except OSError as error:
+            raise disk_error(self.out, error) from error
+
+    def _open_shard(self) -> None:
+        path = self.out.with_name(f".{self.out.stem}-{len(self._partials):05d}{self._suffix}.partial")
+        file = _open_locked(path, self.out)
+        self._partials.append((path, file))
+        if self._suffix == ".jsonl":
+            self._sink = _JsonlSink(file, self._layout)
+        else:
+            self._sink = _ParquetSink(file, self._layout, self._schema, self._embed)
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        if self._sink is None:
+            self._open_shard()
+        assert self._sink is not None
+        self._sink.write(self._buffer, self._first_index + self._rows - len(self._buffer))
+        self._buffer, self._buffer_bytes = [], 0
+
+    def _close_shard(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
+            file = self._partials[-1][1]
+            file.flush()
+            os.fsync(file.fileno())
+            if len(self._partials) > 1:  # the first one holds the lock; thousands of open files are too many
+                file.close()
+
+    def _commit(self) -> None:
+        self._flush()
+        if self._rows == 0:
+            raise RowsError(f"{self.out}: no row to write; look at the filters and at what was skipped")
+        self._close_shard()
+        names = [self.out]
+        if self._shard_rows is not None:
+            total = len(self._partials)
+            names = [self.out.with_name(f"{self.out.stem}-{i:05d}-of-{total:05d}{self._suffix}") for i in range(total)]
+        size_bytes = sum(partial.stat().st_size for partial, _ in self._partials)
+        for (partial, _), name in zip(self._partials, names, strict=True):
+            os.replace(partial, name)
+        sync_folder(self.out.parent)
+        self._drop_partials()
+        self.written = Written(tuple(names), self._rows, size_bytes)
+
+    def _drop_partials(self) -> None:
+        for _, file in self._partials:
+            with suppress(OSError):  # closing flushes: on a full disk that fails again
+                file.close()
+        self._partials.clear()
+
+    def _abort(self) -> None:
+        for path, _ in self._partials:
+            path.unlink(missing_ok=True)
+        if self._sink is not None:
+            with suppress(OSError):  # closing writes a footer
+                self._sink.close()
+            self._sink = None
+        self._drop_partials()
+
+
+class _ParquetSink:
+    """Writes rows into an open file, a row group a call."""
+
+    def __init__(self, file: BinaryIO, layout: Layout, schema: pa.Schema, embed: bool) -> None:
+        self._layout, self._schema = layout, schema
+        self._parquet = pq.ParquetWriter(
+            file,
+            schema,
+            # statistics and dictionaries of image bytes would hold whole images, and JPEG does not compress further
+            compression="none" if embed else "zstd",
+            use_dictionary=not embed,
+            write_statistics=not embed,
+        )
+
+    def write(self, rows: Sequence[Row], first_index: int) -> None:
+        self._parquet.write_batch(self._layout.record_batch(rows, first_index, self._schema))
+
+    def close(self) -> None:
+        self._parquet.close()
+
+
+class _JsonlSink:
+    """Writes rows into an open file, a line each."""
+
+    def __init__(self, file: BinaryIO, layout: Layout) -> None:
+        self._file, self._layout = file, layout
+
+    def write(self, rows: Sequence[Row], first_index: int) -> None:
+        for index, row in enumerate(rows, first_index):
+            self._file.write(json.dumps(self._layout.record(row, index), ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+def _open_locked(path: Path, out: Path) -> BinaryIO:
+    """An empty file for one writer: what a killed run left is taken over, what a running one writes is refused."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            raise BlockingIOError  # the other writer has just finished and renamed it
+    except (BlockingIOError, FileNotFoundError):
+        file.close()
+        raise RowsError(f"{out}: another conversion is writing it; wait, or choose another name") from None
+    except OSError:  # a file system without locks
+        pass
+    file.truncate(0)
+    return file
