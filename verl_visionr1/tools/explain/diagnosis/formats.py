@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
 from verl_visionr1.frames import FRAMES, Extent, Frame
-from verl_visionr1.matching import match_boxes
+from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.rewards.completion import BOX_TASKS, in_original_pixels
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
@@ -54,7 +54,9 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 def _fit(exam: Exam) -> tuple[float, float]:
     """The reward, and the overlap whatever the labels: of readings that earn nothing, one may still fit."""
-    return exam.value, sum(match_boxes(exam.answer, exam.target).ious) if exam.target.task in BOX_TASKS else 0.0
+    return exam.value, sum(
+        match_class_agnostic(exam.answer, exam.target).ious
+    ) if exam.target.task in BOX_TASKS else 0.0
 
 
 def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
