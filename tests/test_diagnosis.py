@@ -130,6 +130,19 @@ BOX_FAILURES = {
         "bad box: number 1 in the text is dropped (numbers in nested lists) -> ask for one flat list of numbers",
     ),
     "python": (str(json.loads(PERFECT)), "malformed: single quotes, as Python prints a list; JSON has double ones"),
+    "python, other literals": (
+        str([{**item, "score": None, "bbox_2d": tuple(item["bbox_2d"])} for item in json.loads(PERFECT)]),
+        "malformed: written as Python prints a list",
+    ),
+    "typographic quotes": (PERFECT.replace('"', "\u201d"), "malformed: typographic quotes"),
+    "bare keys": (
+        PERFECT.replace('"bbox_2d"', "bbox_2d").replace('"label"', "label"),
+        "malformed: keys without quotes",
+    ),
+    "over the edge": (
+        said((CAT, "cat"), ((1200, 500, 1800, 1260), "dog")),
+        "outside: number 2 (1200, 500, 1800, 1260)",
+    ),
     "comma too many": (PERFECT.replace("}]", "},]"), "malformed: a comma before a closing bracket"),
     "bare": (
         "[200, 100, 1000, 400]",
@@ -167,6 +180,70 @@ def test_the_cause_comes_first(text: str, expected: str) -> None:
 def test_the_cause_is_the_same_under_any_preset(preset: str, failure: str) -> None:
     text, expected = BOX_FAILURES[failure]
     assert cause(text, preset=preset).startswith(expected[:12])
+
+
+ONE, TWO = said((CAT, "cat")), said((DOG, "dog"))
+EXAMPLE = '[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]'
+SEVERAL = {  # the answer -> what it would earn as one list
+    "an object a block": (f"```json\n{ONE}\n```\n```json\n{TWO}\n```", 1.0),
+    "corrected": (f"```json\n[]\n```\nOr rather:\n```json\n{PERFECT}\n```", 1.0),
+    "said twice": (f"```json\n{PERFECT}\n```\nSo:\n```json\n{PERFECT}\n```", 1.0),
+    "an example before": (f"As asked:\n```json\n{EXAMPLE}\n```\n```json\n{PERFECT}\n```", 2 / 3),
+    "an example in the tags": (f"<answer>```json\n{EXAMPLE}\n``` ```json\n{PERFECT}\n```</answer>", 1.0),
+    "numbers as an example": (f"```json\n{said(((1, 2, 3, 4), 'x'))}\n```\n```json\n{PERFECT}\n```", 1.0),
+    "code before": (f"```python\nboxes = 2\n```\n```json\n{PERFECT}\n```", 1.0),
+    "a list, then a block": (f"{ONE}\n```json\n{TWO}\n```", 1.0),
+    "a list an object": (f"{ONE}\n{TWO}", 1.0),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), SEVERAL.values(), ids=SEVERAL)
+def test_several_lists_and_blocks_are_named(text: str, value: float) -> None:
+    exam = exam_of(text)
+    first = findings_of(exam)[0]
+    assert first.cause == "several lists"
+    assert exam.value + first.gain == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[{'bbox_2d': [200, 100, 1000, 400], 'label': \"driver's seat\"}]",
+        "[{'bbox_2d': [200, 100, 1000, 400], 'label': 'driver's seat'}]",
+        "[{'bbox_2d': [200, 100, 1000, 400], 'label': 'driver\\'s seat'}]",
+        "```json\n[{'bbox_2d': [200, 100, 1000, 400], 'label': \"driver's seat\"}]\n```",
+    ],
+)
+def test_an_apostrophe_between_pythons_quotes(written: str) -> None:
+    target = Target(task="grounding", size_wh=SIZE_WH, boxes_xyxy=[CAT], labels=["driver's seat"])
+    exam = exam_of(written, target)
+    assert findings_of(exam)[0].cause == "malformed"
+    assert "quotes" in findings_of(exam)[0].what
+
+
+@pytest.mark.parametrize("preset", ["visionr1", "vlmr1-ovd"])
+@pytest.mark.parametrize("frame", ["original", "qwen3-vl"])
+def test_a_box_over_the_edge_is_no_other_format(preset: str, frame: str) -> None:
+    side = {"original": SIZE_WH, "qwen3-vl": (1000, 1000)}[frame]
+    text = said((scaled((-60, 100, 1000, 400), *side), "cat"), (scaled(DOG, *side), "dog"))
+    causes = [finding.cause for finding in findings_of(exam_of(text, preset=preset, frame=frame))]
+    assert "outside" in causes
+    assert "other format" not in causes
+
+
+def test_noise_does_not_decide_between_0_1000_and_0_1024() -> None:
+    """No model writes PaliGemma's 0-1024 in JSON, though boxes that are a little too large fit it better."""
+    boxes = [scaled(box, 1024, 1024) for box in (CAT, DOG)]
+    exam = exam_of(said((boxes[0], "cat"), (boxes[1], "dog")))
+    (found,) = [finding for finding in findings_of(exam) if finding.cause == "wrong frame"]
+    assert "frame=qwen3-vl" in found.fix
+    assert "paligemma" not in f"{found.what} {found.fix}"
+
+
+def test_bare_boxes_in_another_frame_name_both() -> None:
+    exam = exam_of(json.dumps([scaled(CAT, 1000, 1000), scaled(DOG, 1000, 1000)]))
+    first = findings_of(exam)[0]
+    assert (first.cause, "frame=qwen3-vl" in first.fix) == ("other format", True)
 
 
 @pytest.mark.parametrize("preset", ["visionr1", "vlmr1-ovd", "v-triune", "big-vision", "visionr1-paper"])

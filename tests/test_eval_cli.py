@@ -79,6 +79,90 @@ def test_frames_are_named_or_known(tmp_path: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["training"]["toy"]["accuracy"] == 1.0
 
 
+def test_a_wrong_frame_is_named(tmp_path: Path) -> None:
+    """All parsed and nothing right: which frame the numbers fit."""
+    folder = answered(tmp_path / "a", [RIGHT] * 6)
+    code, text, err = visionr1("eval", "--out", folder, "--recompute", "--frame", "original", "--resamples", 0)
+    assert code == 0, err
+    (note,) = json.loads((folder / "report.json").read_text())["sections"][0]["notes"]
+    assert "--frame qwen3-vl" in note
+    assert note in text
+    for outputs, frame in (([RIGHT] * 6, "qwen3-vl"), ([WRONG] * 6, "qwen3-vl"), (["no idea"] * 6, "original")):
+        folder = answered(tmp_path / f"{outputs[0][:3]}{frame}{len(outputs[0])}", outputs)
+        assert visionr1("eval", "--out", folder, "--recompute", "--frame", frame, "--resamples", 0)[0] == 0
+        notes = json.loads((folder / "report.json").read_text())["sections"][0]["notes"]
+        assert not any("--frame" in note for note in notes)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """Three rows of a converter's parquet."""
+    path = tmp_path / "val.parquet"
+    rows = [row_of(100 + i, images=["cat.png"]) for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def accuracy_of(out: Path) -> list[float]:
+    rows = map(json.loads, (out / "report.rows.jsonl").read_text().splitlines())
+    return [row["judged"]["accuracy"] for row in sorted(rows, key=lambda row: (row["row"], row["sample"]))]
+
+
+FROM_ELSEWHERE = {
+    "in the order of the rows": [{"output": RIGHT}, {"response": WRONG}, {"text": RIGHT}],
+    "by row": [{"row": 2, "output": RIGHT}, {"row": 0, "output": RIGHT}, {"row": 1, "output": WRONG}],
+    "by file and row": [{"file": "x/val.parquet", "row": i, "output": (RIGHT, WRONG, RIGHT)[i]} for i in range(3)],
+    "by index": [{"index": 102, "output": RIGHT}, {"index": 101, "output": WRONG}, {"index": 100, "output": RIGHT}],
+    "by uid": [{"uid": f"val.parquet:{i}_0_0", "output": (RIGHT, WRONG, RIGHT)[i]} for i in range(3)],
+}
+
+
+@pytest.mark.parametrize("lines", FROM_ELSEWHERE.values(), ids=FROM_ELSEWHERE)
+def test_answers_of_another_program(lines: list[dict[str, Any]], asked: Path, tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "out"
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    frame = ("--frame", "qwen3-vl", "--resamples", 0)
+    code, text, err = visionr1("eval", answers, asked, "--out", out, "--recompute", *frame)
+    assert code == 0, err
+    assert accuracy_of(out) == [1.0, 0.0, 1.0]
+    assert "3 rows, 3 images" in text
+
+
+def test_answers_with_their_ground_truth_need_no_data(tmp_path: Path) -> None:
+    answers, out = tmp_path / "1.jsonl", tmp_path / "out"
+    answers.write_text("".join(json.dumps({"output": it, "gts": TRUTH}) + "\n" for it in (RIGHT, WRONG)))
+    assert visionr1("eval", answers, "--out", out, "--recompute", "--frame", "qwen3-vl", "--resamples", 0)[0] == 0
+    assert accuracy_of(out) == [1.0, 0.0]
+
+
+def test_several_answers_to_a_row(asked: Path, tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "out"
+    answers.write_text("".join(json.dumps({"row": 1, "output": it}) + "\n" for it in (RIGHT, WRONG)))
+    assert (
+        visionr1("eval", answers, asked, "--out", out, "--recompute", "--frame", "qwen3-vl", "--resamples", 0)[0] == 0
+    )
+    assert accuracy_of(out) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "place"),
+    [
+        ([{"output": RIGHT}], "1 answers for 3 rows"),
+        ([{"row": 3, "output": RIGHT}], "line 1: row 3 of val.parquet is no row"),
+        ([{"index": 7, "output": RIGHT}], "line 1: index 7 is no row"),
+        ([{"row": 0, "output": RIGHT}, {"row": 1, "says": RIGHT}], "line 2: no output or completion"),
+        ([{"row": 0, "output": None}], "line 1: output is null"),
+        ([{"row": 0, "output": [RIGHT]}], "line 1: the answer"),
+        (["what", {"output": RIGHT}, {"output": RIGHT}], "line 1: b'what"),
+    ],
+)
+def test_answers_that_cannot_be_placed(lines: list[Any], place: str, asked: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join((json.dumps(it) if isinstance(it, dict) else it) + "\n" for it in lines))
+    said = refused(answers, asked, "--out", tmp_path / "out", "--recompute")
+    assert f"{answers}: {place}" in said
+
+
 def test_two_evaluations_side_by_side(tmp_path: Path) -> None:
     worse = answered(tmp_path / "worse", [RIGHT, WRONG, WRONG])
     better = answered(tmp_path / "better", [RIGHT, RIGHT, WRONG])

@@ -17,12 +17,15 @@ from typer.testing import CliRunner
 from verl_visionr1 import FRAMES, PRESETS, Target, score
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
+from verl_visionr1.images import prepare_image
 from verl_visionr1.rewards import ResponseContext
+from verl_visionr1.rows import Row, RowWriter
 from verl_visionr1.tools.explain.drawing import COLOURS, draw
 from verl_visionr1.tools.explain.explanation import Explanation, explain
 from verl_visionr1.tools.explain.page import page_of, visible
 
 CAT, DOG = (200, 100, 1000, 400), (1200, 500, 1800, 1100)
+NEGATIVE = Target(task="detection", size_wh=(2000, 1200), categories=["cat", "dog"])
 TARGET = Target(task="detection", size_wh=(2000, 1200), boxes_xyxy=[CAT, DOG], labels=["cat", "dog"])
 
 
@@ -236,6 +239,44 @@ def test_a_row_of_a_parquet_with_its_image(tmp_path: Path) -> None:
     assert run(tmp_path / "rows.parquet", "--row", 1, "--draw", out).output.startswith("missed 2 of 2")
     with Image.open(out) as picture:
         assert picture.getpixel((1500, 50)) == (10, 20, 30)[: len(picture.getbands())]
+
+
+def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
+    """The ground truth and the image are the row's: of a converter's parquet, or of a dump whose answer is left."""
+    data = tmp_path / "data.parquet"
+    image = tmp_path / "image.png"
+    Image.new("RGB", (2000, 1200), (10, 20, 30)).save(image)
+    with RowWriter(data) as writer:
+        for target in (NEGATIVE, TARGET):
+            writer.write(
+                Row(
+                    data_source="d",
+                    question="Where?",
+                    image=prepare_image(image, embed=False, copies_dir=tmp_path / "copies"),
+                    target=target,
+                    split="val",
+                )
+            )
+    (tmp_path / "text").write_text(PERFECT)
+    for text in (("--text", PERFECT), ("--text-file", tmp_path / "text")):
+        assert run(data, "--row", 1, *text).output.startswith("nothing wrong")
+        assert run(data, "--row", 0, *text).output.startswith("false alarm")
+    out = tmp_path / "out.png"
+    assert run(data, "--row", 1, "--text", "[]", "--draw", out).exit_code == 0
+    assert out.exists()
+    dump = tmp_path / "1.jsonl"
+    dump.write_text(dump_row("[]") + "\n" + json.dumps({"output": "[]", "gts": None}) + "\n")
+    assert run(dump, "--row", 1, "--text", PERFECT).output.startswith("nothing wrong")
+    for arguments, place in (
+        ((data, "--row", 7, "--text", "x"), "row 7 not found (the last is 1)"),
+        ((dump, "--row", 2, "--text", "x"), "line 2: gts is null"),
+        ((dump, "--row", 2), "line 2: gts is null"),
+        ((data, "--row", 1, "--text", "x", "--target", TARGET.to_json()), "--target"),
+        ((data, "--text", "x"), "FILE or - and --text"),
+    ):
+        failed = run(*arguments)
+        assert failed.exit_code == 1
+        assert place in failed.output
 
 
 @pytest.mark.parametrize("image", [None, 0, 1])

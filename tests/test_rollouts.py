@@ -222,7 +222,7 @@ def test_a_bad_row_is_named_or_skipped(line: str, kind: str, message: str, tmp_p
 
 def test_a_bad_parquet_row_is_named(tmp_path: Path) -> None:
     file = parquet_of(tmp_path / "1.parquet", [row(), row(uid="b_0_0", output=None)])
-    with pytest.raises(RowError, match=r"1\.parquet: row 1: no output"):
+    with pytest.raises(RowError, match=r"1\.parquet: row 1: output is null"):
         read(file)
 
 

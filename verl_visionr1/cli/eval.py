@@ -22,6 +22,7 @@ from verl_visionr1.frames import MODEL_TYPE_FRAMES
 if TYPE_CHECKING:
     from verl_visionr1.evaluation.generation.answering import Progress
     from verl_visionr1.evaluation.generation.records import Made
+    from verl_visionr1.evaluation.predictions import Prediction
 
 REPORT, MARKDOWN = "report.json", "report.md"
 LOGPROB_RULES = ("logprob", "logprob-product")
@@ -52,7 +53,10 @@ def eval(
     out: Annotated[Path, typer.Option(help="folder for predictions and report; run again to go on there")],
     model: Annotated[
         str | None,
-        typer.Argument(help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N"),
+        typer.Argument(
+            help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N; with --recompute: a "
+            ".jsonl of answers made elsewhere"
+        ),
     ] = None,
     data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
     limit: Annotated[int | None, typer.Option(help="first rows of each file")] = None,
@@ -127,7 +131,8 @@ def eval(
                 ),
             )
             _generate(task, errors)
-        _measure(out, None if recompute else data, limit, measuring, vs)
+        answers = Path(model) if recompute and model is not None else None
+        _measure(out, data if answers is not None or not recompute else None, limit, measuring, vs, answers)
     except ValueError as error:
         raise given.stop("eval", error) from None
     except KeyboardInterrupt:
@@ -233,23 +238,41 @@ def _frame_of(made: Made) -> str:
     return MODEL_TYPE_FRAMES[made.model_type]
 
 
-def _measure(out: Path, data: list[Path] | None, limit: int | None, measuring: Measuring, vs: Path | None) -> None:
+def _measure(
+    out: Path, data: list[Path] | None, limit: int | None, measuring: Measuring, vs: Path | None, answers: Path | None
+) -> None:
     from verl_visionr1.evaluation.evaluating import evaluate
-    from verl_visionr1.evaluation.generation.answering import predictions_of
-    from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
     from verl_visionr1.evaluation.markdown import markdown
-    from verl_visionr1.evaluation.predictions import read_predictions
     from verl_visionr1.evaluation.records import save
 
-    made = read_made(out / SETTINGS)
-    if measuring.confidence in LOGPROB_RULES and not made.logprobs:
-        raise RowsError(
-            f"{out}: its answers have no token probabilities, which --confidence {measuring.confidence} needs"
-        )
-    predictions = read_predictions(out / PREDICTIONS)
-    names = [file.name for file in data or ()] or list(made.data)
-    evaluation = evaluate(predictions_of(names, predictions, limit), _settings(measuring, made), model=made.model)
+    predictions, made = _of_elsewhere(answers, data or []) if answers is not None else _of_folder(out, data)
+    if measuring.confidence in LOGPROB_RULES and (made is None or not made.logprobs):
+        needs = f"--confidence {measuring.confidence} needs"
+        raise RowsError(f"{answers or out}: its answers have no token probabilities, which {needs}")
+    first = (each for each in predictions if limit is None or each.row < limit)
+    model = made.model if made is not None else str(answers)
+    evaluation = evaluate(first, _settings(measuring, made), model=model)
     text = markdown(evaluation, _other(vs) if vs is not None else None)
     save(evaluation, out / REPORT)
     write_whole(out / MARKDOWN, text.encode())
     typer.echo(text, nl=False)
+
+
+def _of_folder(out: Path, data: list[Path] | None) -> tuple[Iterator[Prediction], Made]:
+    """The answers that a run has left in its folder, and what they were made with."""
+    from verl_visionr1.evaluation.generation.answering import predictions_of
+    from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
+    from verl_visionr1.evaluation.predictions import read_predictions
+
+    made = read_made(out / SETTINGS)
+    names = [file.name for file in data or ()] or list(made.data)
+    return predictions_of(names, read_predictions(out / PREDICTIONS), None), made
+
+
+def _of_elsewhere(answers: Path, data: list[Path]) -> tuple[Iterator[Prediction], None]:
+    """Answers of another program; what they were made with is not known."""
+    from verl_visionr1.evaluation.elsewhere import SUFFIXES, read_answers
+
+    if not answers.name.endswith(SUFFIXES):
+        raise RowsError(f"{answers}: --recompute takes no model, but a file of answers ({', '.join(SUFFIXES)})")
+    return read_answers(answers, data), None

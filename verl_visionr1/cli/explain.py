@@ -16,9 +16,9 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset, ResponseContext, RewardError
-from verl_visionr1.rollouts.records import Columns
+from verl_visionr1.rollouts.columns import Columns
 from verl_visionr1.targets import Target
-from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_of
+from verl_visionr1.tools.explain.completion import Completion, completion_at, completion_for, completion_of, text_of
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
 from verl_visionr1.tools.explain.page import page_of
 
@@ -28,7 +28,8 @@ PLAIN_WIDTH = 160
 
 def explain(
     source: Annotated[
-        str | None, typer.Argument(metavar="[FILE|-]", help="a dump of rollouts, with --row; - for a text")
+        str | None,
+        typer.Argument(metavar="[FILE|-]", help="a dump, or data with --text, both with --row; - for a text"),
     ] = None,
     row: Annotated[int | None, typer.Option(help="line of a .jsonl (from 1), row of a .parquet (from 0)")] = None,
     text: Annotated[str | None, typer.Option(help="the completion")] = None,
@@ -94,9 +95,15 @@ def _completion(
     ways = [
         way for way, value in (("FILE or -", source), ("--text", text), ("--text-file", text_file)) if value is not None
     ]
+    is_file = source is not None and source != "-"
+    if len(ways) == 2 and is_file and row is not None:  # an answer of one's own to the question of a row
+        if target is not None:
+            raise RowsError(f"--target: the ground truth is that of {source}, row {row}; give one of them")
+        return completion_for(text_of(text, text_file), Path(source or ""), row, columns)
     if len(ways) != 1:
-        raise RowsError(f"{' and '.join(ways) or 'no completion'}: needs one of FILE --row N, -, --text, --text-file")
-    if source is not None and source != "-":
+        needed = "needs one of FILE --row N, -, --text, --text-file; or FILE --row N with one of the last two"
+        raise RowsError(f"{' and '.join(ways) or 'no completion'}: {needed}")
+    if source is not None and is_file:
         if row is None:
             raise RowsError(
                 f"{source}: needs --row N: the line of a .jsonl (from 1), or the row of a .parquet (from 0)"

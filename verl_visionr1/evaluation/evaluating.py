@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import msgspec
 import numpy as np
 
 from verl_visionr1.evaluation.conventions import conventions_of
+from verl_visionr1.evaluation.frame_check import frame_note
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import Read, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
@@ -44,7 +46,7 @@ def evaluate(
         groups.setdefault((read.prediction.data_source, read.target.task), []).append(read)
     _require_families(groups, settings)
     measurements = [Measurement.of(group, settings) for group in groups.values()]
-    sections = [measurement.section() for measurement in measurements]
+    sections = [_with_frame_note(it.section(), frame_note(it.reads, settings)) for it in measurements]
     return Evaluation(
         made_with=_versions(),
         model=model,
@@ -55,6 +57,10 @@ def evaluate(
         training=training_means(reads),
         rows=[_row(one, i) for one in measurements for i in range(len(one.reads))],
     )
+
+
+def _with_frame_note(section: Section, note: str | None) -> Section:
+    return section if note is None else msgspec.structs.replace(section, notes=[note, *section.notes])
 
 
 def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +17,9 @@ import msgspec
 
 from verl_visionr1.files import RowError
 from verl_visionr1.rewards.routing import DELEGATED
+from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
 from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
-from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.targets import Target
 
 SEVERAL_SOURCES = "(several sources)"
 """Data source of a row whose ground truth stands in more than one."""
@@ -28,38 +28,6 @@ ROUTE = "route"
 """Column of verl's dumps: which of the run's rewards judged the row, see `reward_manager.reward_of`."""
 N_EXAMPLES = 5
 """Messages of skipped rows that are kept."""
-
-read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""All rollouts of a prompt share their ground truth: it is read once."""
-
-
-class Columns(msgspec.Struct, frozen=True):
-    """Names under which a column is looked for, the first that a row has wins; dots go into nested columns.
-
-    Attributes:
-        completion: what the model wrote.
-        ground_truth: `Target.to_json()`, or the same as nested columns.
-        prompt: what it was asked; tells prompt groups apart where there is no uid.
-        uid: "{sample}_{rollout}_{output}", or one id for all rollouts of a prompt.
-        data_source, step, score: where it comes from, the trainer's step, the reward it was given.
-        processed_wh: width and height of the image as the model saw it.
-        n_tokens: length of the completion in tokens.
-        index, image, image_id: which row of the data and which image it was; where there is no uid, they tell prompt
-            groups apart.
-    """
-
-    completion: tuple[str, ...] = ("output", "completion", "response")
-    ground_truth: tuple[str, ...] = ("gts", "ground_truth", "reward_model.ground_truth")
-    prompt: tuple[str, ...] = ("input", "prompt")
-    uid: tuple[str, ...] = ("uid",)
-    data_source: tuple[str, ...] = ("data_source",)
-    step: tuple[str, ...] = ("step",)
-    score: tuple[str, ...] = ("score", "reward")
-    processed_wh: tuple[str, ...] = ("processed_wh",)
-    n_tokens: tuple[str, ...] = ("n_tokens",)
-    index: tuple[str, ...] = ("extra_info.index", "index")
-    image: tuple[str, ...] = ("images", "image")
-    image_id: tuple[str, ...] = ("extra_info.image_id", "image_id")
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +119,7 @@ def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
     sources: dict[str, str] = {}
     for file in files:
         for row in read_rows(file, columns=["data_source", "reward_model"]):
-            truth, source = _at(row, ("reward_model", "ground_truth")), row["data_source"]
+            truth, source = value_at(row, ("reward_model", "ground_truth")), row["data_source"]
             if isinstance(truth, str) and isinstance(source, str):
                 sources[truth] = source if sources.get(truth, source) == source else SEVERAL_SOURCES
     return sources
@@ -214,34 +182,21 @@ class _Reader:
     """One row -> `Rollout`; the columns' names are taken apart once."""
 
     def __init__(self, columns: Columns, sources: Mapping[str, str] | None, counts: Counts) -> None:
-        self.columns = columns
+        self._columns = RowColumns(columns)
+        self._get = self._columns.get
         self.sources = sources
         self.counts = counts
-        self._paths = {
-            name: tuple(tuple(path.split(".")) for path in getattr(columns, name)) for name in Columns.__struct_fields__
-        }
-        self.top_level = {ROUTE} | {path[0] for paths in self._paths.values() for path in paths}
+        self.top_level = {ROUTE} | self._columns.top_level
 
     def rollout(self, file: Path, number: int, row: Any) -> Rollout:
-        if isinstance(row, RowError):
-            raise row
-        if not isinstance(row, dict):
-            raise RowError("not an object", f"{start_of(row)}: needs a JSON object")
-        completion = self._required(row, "completion")
+        row = require_object(row)
+        completion = self._columns.required(row, "completion")
         if not isinstance(completion, str):
             raise RowError(
                 "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"
             )
-        truth = self._required(row, "ground_truth")
-        try:
-            text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
-            target = read_target(text)
-        except TargetError as error:
-            raise RowError("ground truth", str(error)) from None
-        except (ValueError, TypeError) as error:  # nested columns that no JSON text can say
-            raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
+        text, target = self._columns.truth(row)
         step = _whole(self._get(row, "step"))
-        prompt = self._get(row, "prompt")
         index, image = _exact(self._get(row, "index")), image_name(self._get(row, "image"))
         processed_wh = _size(self._get(row, "processed_wh") or _processed_pair(row))
         identity = index, image, self._get(row, "image_id")
@@ -258,25 +213,10 @@ class _Reader:
             saved=_finite(self._get(row, "score")),
             processed_wh=processed_wh,
             n_tokens=_whole(self._get(row, "n_tokens")),
-            prompt=None if prompt is None else "\n".join(prompt_turns(prompt)),
+            prompt=self._columns.prompt(row),
             index=index,
             image=image,
         )
-
-    def _get(self, row: dict[str, Any], column: str) -> Any:
-        for path in self._paths[column]:
-            value = row.get(path[0]) if len(path) == 1 else _at(row, path)
-            if value is not None:
-                return value
-        return None
-
-    def _required(self, row: dict[str, Any], column: str) -> Any:
-        value = self._get(row, column)
-        if value is None:
-            names = " or ".join(getattr(self.columns, column))
-            found = ", ".join(map(str, row)) or "nothing"
-            raise RowError(f"no {column}", f"no {names} in it (it has {found}); --column {column}=NAME names it")
-        return value
 
     def _group_of(
         self,
@@ -306,22 +246,6 @@ class _Reader:
         return target.task if source is None else str(source).encode(errors="replace").decode()
 
 
-def prompt_turns(prompt: Any) -> list[str]:
-    """The texts of a prompt, one a turn: of a conversation, or of a plain text; empty texts where it has none.
-
-    >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
-    ['Where?']
-    """
-    return [_turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
-
-
-def _turn_text(turn: Any) -> str:
-    content = turn.get("content") if isinstance(turn, Mapping) else turn
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    return "".join([text for text in texts if isinstance(text, str)])
-
-
 def image_name(images: Any) -> str | None:
     """What tells an image from others: its path, or a digest of its bytes; of several, all of them.
 
@@ -340,12 +264,6 @@ def _name_of(image: Any) -> str | None:
     if isinstance(image, bytes):
         return f"sha256:{hashlib.sha256(image).hexdigest()}"
     return image if isinstance(image, str) else None
-
-
-def _at(row: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        row = row.get(key) if isinstance(row, Mapping) else None
-    return row
 
 
 def _processed_pair(row: Mapping[str, Any]) -> list[Any] | None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewriting import has_embedded
-from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, OnError, image_name, prompt_turns
+from verl_visionr1.rollouts.columns import prompt_turns
+from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, OnError, image_name
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.columns import Columns, question_at
 from verl_visionr1.rollouts.dumps import rollout_files, rows_of
-from verl_visionr1.rollouts.records import Columns, Counts, read_rollouts
+from verl_visionr1.rollouts.records import Counts, read_rollouts
 from verl_visionr1.settings import SettingsError, refuse_unknown
 from verl_visionr1.targets import Target, TargetError
 
@@ -43,9 +44,16 @@ def completion_of(text: str | None, text_file: Path | None, target: str) -> Comp
         RowsError: a file that cannot be read.
         TargetError: a target that is none.
     """
-    if text is None:
-        text = _file_text(text_file or Path())
-    return Completion(text, target_of(target))
+    return Completion(text_of(text, text_file), target_of(target))
+
+
+def text_of(text: str | None, text_file: Path | None) -> str:
+    """A text, or that of a file.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    return _file_text(text_file or Path()) if text is None else text
 
 
 def target_of(spec: str) -> Target:
@@ -120,6 +128,24 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     hint = "an earlier output of a trajectory is not judged" if counts.n_earlier else "lines count from 1, rows from 0"
     hint = counts.describe_delegated() if counts.n_delegated else hint
     raise RowsError(f"{file}: no row {row} that is judged ({hint})")
+
+
+def completion_for(text: str, path: Path, row: int, columns: Columns) -> Completion:
+    """An answer to the question of one row: of the data that was trained on, or of a dump, whose own answer is left.
+
+    Args:
+        text: the completion.
+        path, row, columns: as of `completion_at`.
+
+    Raises:
+        RowsError: a file that cannot be read, or no such row. RowError: a row without ground truth.
+    """
+    (file, *others) = rollout_files([path])
+    if others:
+        raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
+    question = question_at(file, row, columns)
+    image = _image(file, row, question.target.image or 0)
+    return Completion(text, question.target, image=image, prompt=question.prompt)
 
 
 def _image(file: Path, row: int, index: int) -> Path | None:

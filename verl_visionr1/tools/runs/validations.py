@@ -21,8 +21,9 @@ from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Ratios, estimates_of, interval
+from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.dumps import rows_of
-from verl_visionr1.rollouts.records import data_sources_of, read_target
+from verl_visionr1.rollouts.records import data_sources_of
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.runs.metrics import Metric, list_metrics
 

@@ -17,6 +17,7 @@ from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, p
 from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
 from verl_visionr1.tools.explain.diagnosis.coordinates import misread
 from verl_visionr1.tools.explain.diagnosis.formats import other_format
+from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
 from verl_visionr1.tools.explain.diagnosis.points import point_findings
 from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
@@ -65,6 +66,9 @@ def findings_of(exam: Exam) -> list[Finding]:
     if miscounted is not None:
         return [miscounted]
     exam, found = opened_in_prompt(exam)
+    for look in (several_lists, nearly_json):
+        exam, of_lists = look(exam)
+        found += of_lists
     if reads_text(exam):  # then wrong coordinates may cost nothing until the wrapping is right
         exam, around = wrapping(exam)
         found += around
@@ -79,7 +83,12 @@ def findings_of(exam: Exam) -> list[Finding]:
     written = writing_findings(reread, frozenset(finding.cause for finding in found))
     found += written
     if not any(finding.gain >= reread.to_full > 0.0 for finding in written):  # else there is nothing to compare
-        found += _contents(reread)
+        contents = _contents(reread)
+        if "other format" in causes:  # without labels: that, too, is the other format's doing
+            bare = sum(finding.gain for finding in contents if finding.cause == "no label")
+            contents = [finding for finding in contents if finding.cause != "no label"]
+            found = [replace(it, gain=it.gain + bare) if it.cause == "other format" else it for it in found]
+        found += contents
     found += _criteria(reread)
     leading = causes | {"too many boxes", "too many points"}
     return sorted(

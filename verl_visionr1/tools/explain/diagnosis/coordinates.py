@@ -32,6 +32,9 @@ CLEAR_POINTS, SMALL_SHARE = 0.5, 0.01
 """The same for points: this share of them lies on objects, twice as many as before. One point alone tells something
 where the objects cover less than this share of the image."""
 
+NEAR = 0.05
+"""Frames of fixed numbers that differ by less than this share cannot be told apart by their boxes."""
+
 ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
     {
         "x1, y1, x2, y2": lambda box: box,
@@ -231,15 +234,22 @@ def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
     """The frames by their size: the present one first, then those that models which write this format speak in."""
     response, target = exam.response, exam.target
     usual = FORMATS[exam.preset.answer_format].frames or FORMATS["qwen-json"].frames
-    frames = [response.frame, *(FRAMES[name] for name in usual if name in FRAMES), *FRAMES.values()]
+    likely = [response.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
     by_size: dict[tuple[float, float], _Sized] = {}
-    for frame in frames:
+    for frame in (*likely, *FRAMES.values()):
         for processed_wh in _processed_sizes(frame, target.size_wh, response.processed_wh):
             size_wh = frame.size_wh(target.size_wh, processed_wh)
             same, first_wh = by_size.get(size_wh, ((), processed_wh))
-            if frame not in same:
+            if frame not in same and (same or not _is_near(frame, likely)):
                 by_size[size_wh] = ((*same, frame), first_wh)
     return by_size
+
+
+def _is_near(frame: Frame, likely: Sequence[Frame]) -> bool:
+    """Whether the numbers of a frame (0-1024) hardly differ from those of a likelier one (0-1000): noise decides."""
+    side = frame.side
+    sides = [it.side for it in likely if it.side is not None and frame not in likely]
+    return side is not None and any(abs(side / other - 1.0) < NEAR for other in sides)
 
 
 def _processed_sizes(

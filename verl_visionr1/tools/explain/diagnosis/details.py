@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,7 +18,6 @@ FAULT_FIXES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Fault of a claim -> what to do about it."""
-_TRAILING_COMMA = re.compile(r",\s{0,9}([\]}])")  # bounded
 
 
 class FoundClaims(NamedTuple):
@@ -64,12 +62,6 @@ def _malformed(exam: Exam, found: FoundClaims) -> tuple[str, str]:
     if answer_format.name.endswith("-released"):
         answer_format = FORMATS["qwen-json"]
     body = exam.completion[answer_start(exam.completion) :].strip()
-    if "'" in body and Defect.MALFORMED not in answer_format.parse(body.replace("'", '"')).defects:
-        what = f"single quotes, as Python prints a list; JSON has double ones: {quoted(body)}"
-        return what, "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
-    without_comma = _TRAILING_COMMA.sub(r"\1", body)
-    if without_comma != body and Defect.MALFORMED not in answer_format.parse(without_comma).defects:
-        return f"a comma before a closing bracket, which JSON does not know: {quoted(body)}", ""
     return f"{quoted(body)} is not of the form {quoted(answer_format.example, 60)}", ""
 
 

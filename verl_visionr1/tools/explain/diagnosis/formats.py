@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
 from verl_visionr1.frames import FRAMES, Extent, Frame
-from verl_visionr1.rewards.completion import in_original_pixels
+from verl_visionr1.matching import match_class_agnostic
+from verl_visionr1.rewards.completion import BOX_TASKS, in_original_pixels
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
@@ -30,19 +31,19 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
     The examination is then that of the other format, so that further findings speak of what it reads.
     """
     field = _PROVIDES.get(exam.target.task)
-    if field is None or not exam.answer.defects or exam.target.size_wh == NO_IMAGE:
-        return exam, []
+    own = exam.preset.answer_format
+    if field is None or exam.target.size_wh == NO_IMAGE or not FORMATS[own].parse(exam.completion).defects:
+        return exam, []  # a box that reaches over the edge is a defect of no format
     found: list[tuple[float, Exam, AnswerFormat]] = []
     for candidate in plain_first(exam.preset.answer_format):
         answer = candidate.parse(exam.completion)
         if answer.defects or not getattr(answer, field):
             continue
-        reread = max((_as_format(exam, answer, frame) for frame in _candidate_frames(exam, candidate)), key=_value)
+        reread = max((_as_format(exam, answer, frame) for frame in _candidate_frames(exam, candidate)), key=_fit)
         found.append((reread.value, reread, candidate))
     if not found:
         return exam, []
     value, reread, candidate = max(found, key=lambda entry: entry[0])
-    own = exam.preset.answer_format
     what = f"other format: this is {candidate.name}, like {quoted(candidate.example, 60)}; preset {exam.preset.name}"
     fix = f"set answer_format={candidate.name}"
     if reread.response.frame != exam.response.frame:
@@ -51,8 +52,11 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
     return reread, [finding]
 
 
-def _value(exam: Exam) -> float:
-    return exam.value
+def _fit(exam: Exam) -> tuple[float, float]:
+    """The reward, and the overlap whatever the labels: of readings that earn nothing, one may still fit."""
+    return exam.value, sum(
+        match_class_agnostic(exam.answer, exam.target).ious
+    ) if exam.target.task in BOX_TASKS else 0.0
 
 
 def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:

@@ -1,0 +1,138 @@
+"""Answers that were made elsewhere, as predictions: a .jsonl or parquet of answers, and the parquet that was asked.
+
+A line names its row: `row` (with `file`, where several were asked), or `index` (`extra_info.index`), or the row's
+`uid`; lines that name none are the rows in their order. Several lines of one row are its samples. A line with a ground
+truth of its own (`gts`, as verl's dumps have it) needs no parquet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object
+from verl_visionr1.rollouts.dumps import rows_of
+from verl_visionr1.rollouts.records import image_name
+from verl_visionr1.rows import open_parquet, read_rows
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+"""Of files of answers."""
+ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
+"""Columns that may hold the answer; the first that a line has."""
+_KEYS = ("file", "row", "index", "uid", "n_tokens", "finish_reason")
+_COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
+
+
+class _Asked(NamedTuple):
+    """A row of the data."""
+
+    file: str
+    row: int
+    columns: Mapping[str, Any]
+
+
+def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Prediction]:
+    """The answers of a file, with the rows that they answer.
+
+    Args:
+        answers: .jsonl, .jsonl.gz or .parquet.
+        data: parquet files of a converter that were asked, in their order; none where each line has its ground truth.
+
+    Raises:
+        RowsError: a file that cannot be read, or lines that name no row and are not as many as the rows.
+        RowError: a line without an answer or a ground truth, or of no row; names file and line.
+    """
+    reader = RowColumns(Columns(completion=ANSWERS))
+    asked = [it for file in data for it in _asked_of(file)]
+    lines = list(rows_of(answers, {*reader.top_level, *_KEYS}))
+    rows = _Rows(answers, asked, [line for _, line in lines])
+    samples: Counter[tuple[str, int]] = Counter()
+    for place, (number, line) in enumerate(lines):
+        label = "row" if answers.name.endswith(".parquet") else "line"
+        try:
+            line = require_object(line)
+            row = rows.row_of(line, place) if asked else _Asked(answers.name, number, line)
+            yield _prediction(reader, line, row, samples[row.file, row.row])
+        except RowError as error:
+            raise RowError(error.kind, f"{answers}: {label} {number}: {error}") from None
+        samples[row.file, row.row] += 1
+
+
+def _asked_of(file: Path) -> Iterator[_Asked]:
+    """The rows of a parquet; of images that it holds, their digests."""
+    with open_parquet(file) as parquet:
+        columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
+    for number, row in enumerate(read_rows(file, columns=columns)):
+        yield _Asked(file.name, number, {**row, "images": image_name(row.get("images"))})
+
+
+class _Rows:
+    """Finds the row that a line answers."""
+
+    def __init__(self, answers: Path, asked: Sequence[_Asked], lines: Sequence[Any]) -> None:
+        self._asked = asked
+        self._files = {it.file for it in asked}
+        self._by_row = {(it.file, str(it.row)): it for it in asked}
+        self._by_index = {str(_extra(it.columns).get("index")): it for it in asked}
+        named = [isinstance(line, dict) and any(line.get(key) is not None for key in _KEYS[1:4]) for line in lines]
+        if asked and not any(named) and len(lines) != len(asked):
+            reason = f"{len(lines)} answers for {len(asked)} rows, and no answer names its row"
+            raise RowsError(f'{answers}: {reason}; give each line "row" (from 0), or "index" (extra_info.index)')
+
+    def row_of(self, line: Mapping[str, Any], place: int) -> _Asked:
+        """The row of a line.
+
+        Raises:
+            RowError: it names none that was asked, or names none among lines that do.
+        """
+        file, row, index, uid = (line.get(key) for key in _KEYS[:4])
+        if row is None and index is None and isinstance(uid, str) and ":" in uid:  # `uid_of`
+            file, _, rest = uid.rpartition(":")
+            row = rest.partition("_")[0]
+        if row is not None:
+            file = Path(str(file)).name if file is not None else next(iter(self._files), "")
+            if line.get("file") is None and len(self._files) > 1 and ":" not in str(uid):
+                raise RowError("no file", f'row {row}: of which of {", ".join(sorted(self._files))}? give "file", too')
+            found, name = self._by_row.get((file, str(row))), f"row {row} of {file}"
+        elif index is not None:
+            found, name = self._by_index.get(str(index)), f"index {index}"
+        else:
+            found, name = (self._asked[place] if place < len(self._asked) else None), f"answer {place}"
+        if found is None:
+            raise RowError("unknown row", f"{name} is no row of {', '.join(sorted(self._files))}; rows count from 0")
+        return found
+
+
+def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: _Asked, sample: int) -> Prediction:
+    output = reader.required(line, "completion")
+    if not isinstance(output, str):
+        raise RowError("completion", f"the answer {str(output)[:60]!r} is no text")
+    gts, target = reader.truth(asked.columns)
+    extra, n_tokens = _extra(asked.columns), line.get("n_tokens")
+    index, image_id, question = (extra.get(name) for name in ("index", "image_id", "question"))
+    image = image_name(reader.get(asked.columns, "image"))
+    return Prediction(
+        input=reader.prompt(asked.columns) or "",
+        output=output,
+        gts=gts,
+        data_source=str(reader.get(asked.columns, "data_source") or target.task),
+        file=asked.file,
+        row=asked.row,
+        sample=sample,
+        uid=uid_of(asked.file, asked.row, sample),
+        index=index if isinstance(index, int) else None,
+        image_id=None if image_id in (None, "") else str(image_id),
+        question=question if isinstance(question, str) else None,
+        image=image,
+        n_tokens=n_tokens if isinstance(n_tokens, int) else None,
+        finish_reason=str(line.get("finish_reason") or "stop"),
+    )
+
+
+def _extra(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    extra = columns.get("extra_info")
+    return extra if isinstance(extra, Mapping) else {}

@@ -1,0 +1,176 @@
+"""The columns of a row: which holds what, under whatever name; its ground truth, its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rollouts.dumps import rows_of, start_of
+from verl_visionr1.targets import Target, TargetError
+
+read_target = lru_cache(maxsize=8192)(Target.from_json)
+"""All rollouts of a prompt share their ground truth: it is read once."""
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Names under which a column is looked for, the first that a row has wins; dots go into nested columns.
+
+    Attributes:
+        completion: what the model wrote.
+        ground_truth: `Target.to_json()`, or the same as nested columns.
+        prompt: what it was asked; tells prompt groups apart where there is no uid.
+        uid: "{sample}_{rollout}_{output}", or one id for all rollouts of a prompt.
+        data_source, step, score: where it comes from, the trainer's step, the reward it was given.
+        processed_wh: width and height of the image as the model saw it.
+        n_tokens: length of the completion in tokens.
+        index, image, image_id: which row of the data and which image it was; where there is no uid, they tell prompt
+            groups apart.
+    """
+
+    completion: tuple[str, ...] = ("output", "completion", "response")
+    ground_truth: tuple[str, ...] = ("gts", "ground_truth", "reward_model.ground_truth")
+    prompt: tuple[str, ...] = ("input", "prompt")
+    uid: tuple[str, ...] = ("uid",)
+    data_source: tuple[str, ...] = ("data_source",)
+    step: tuple[str, ...] = ("step",)
+    score: tuple[str, ...] = ("score", "reward")
+    processed_wh: tuple[str, ...] = ("processed_wh",)
+    n_tokens: tuple[str, ...] = ("n_tokens",)
+    index: tuple[str, ...] = ("extra_info.index", "index")
+    image: tuple[str, ...] = ("images", "image")
+    image_id: tuple[str, ...] = ("extra_info.image_id", "image_id")
+
+
+class RowColumns:
+    """Values of rows by what they are; the columns' names are taken apart once."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self._paths = {
+            name: tuple(tuple(path.split(".")) for path in getattr(columns, name)) for name in Columns.__struct_fields__
+        }
+        self.top_level = {path[0] for paths in self._paths.values() for path in paths}
+
+    def get(self, row: Mapping[str, Any], column: str) -> Any:
+        """The value of a column; None where the row has none."""
+        for path in self._paths[column]:
+            value = row.get(path[0]) if len(path) == 1 else value_at(row, path)
+            if value is not None:
+                return value
+        return None
+
+    def required(self, row: Mapping[str, Any], column: str) -> Any:
+        """The value of a column.
+
+        Raises:
+            RowError: the row has none; one that is null is told from one that is not there.
+        """
+        value = self.get(row, column)
+        if value is not None:
+            return value
+        hint = f"--column {column}=NAME names another"
+        null = next((path for path in self._paths[column] if _holds(row, path)), None)
+        if null is not None:
+            raise RowError(f"no {column}", f"{'.'.join(null)} is null: needs a value; {hint}")
+        names = " or ".join(getattr(self.columns, column))
+        found = ", ".join(map(str, row)) or "nothing"
+        raise RowError(f"no {column}", f"no {names} in it (it has {found}); --column {column}=NAME names it")
+
+    def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
+        """The ground truth of a row, as JSON and read.
+
+        Raises:
+            RowError: there is none, or none that can be read.
+        """
+        truth = self.required(row, "ground_truth")
+        try:
+            text = truth if isinstance(truth, str) else msgspec.json.encode(truth).decode()
+            return text, read_target(text)
+        except TargetError as error:
+            raise RowError("ground truth", str(error)) from None
+        except (ValueError, TypeError) as error:  # nested columns that no JSON text can say
+            raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
+
+    def prompt(self, row: Mapping[str, Any]) -> str | None:
+        """What the model was asked; None where the row does not say."""
+        prompt = self.get(row, "prompt")
+        return None if prompt is None else "\n".join(prompt_turns(prompt))
+
+
+class Question(NamedTuple):
+    """What a row asks, whether or not it holds an answer."""
+
+    target: Target
+    prompt: str | None
+
+
+def question_at(file: Path, number: int, columns: Columns) -> Question:
+    """The question of one row: of the data that was trained on, of a dump, or of a table.
+
+    Args:
+        number: line from 1, in parquet row from 0.
+
+    Raises:
+        RowsError: a file that cannot be read, or no such row.
+        RowError: a row without a ground truth that can be read.
+    """
+    reader = RowColumns(columns)
+    label = "row" if file.name.endswith(".parquet") else "line"
+    last = None
+    for last, row in rows_of(file, reader.top_level):
+        if last != number:
+            continue
+        try:
+            row = require_object(row)
+            return Question(reader.truth(row)[1], reader.prompt(row))
+        except RowError as error:
+            raise RowError(error.kind, f"{file}: {label} {number}: {error}") from None
+    has = "it is empty" if last is None else f"the last is {last}"
+    raise RowsError(f"{file}: {label} {number} not found ({has}); lines count from 1, rows from 0")
+
+
+def require_object(row: Any) -> dict[str, Any]:
+    """A row of `rows_of`.
+
+    Raises:
+        RowError: it is none, or no object.
+    """
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, dict):
+        raise RowError("not an object", f"{start_of(row)}: needs a JSON object")
+    return row
+
+
+def prompt_turns(prompt: Any) -> list[str]:
+    """The texts of a prompt, one a turn: of a conversation, or of a plain text; empty texts where it has none.
+
+    >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
+    ['Where?']
+    """
+    return [_turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
+
+
+def _turn_text(turn: Any) -> str:
+    content = turn.get("content") if isinstance(turn, Mapping) else turn
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    return "".join([text for text in texts if isinstance(text, str)])
+
+
+def value_at(row: Any, path: Sequence[str]) -> Any:
+    """The value under nested names; None where there is none."""
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
+
+
+def _holds(row: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a row has a column, be it null."""
+    inner = value_at(row, path[:-1])
+    return isinstance(inner, Mapping) and path[-1] in inner
