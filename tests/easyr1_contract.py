@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import verl
 from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoTokenizer
 from verl.protocol import DataProto
-from verl.trainer.config import PPOConfig
 from verl.utils.dataset import process_image
 from verl.workers.reward import AutoRewardManager
+from verl.workers.reward.config import RewardConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -34,11 +35,17 @@ from verl_visionr1.integrations.easyr1 import easyr1_size  # noqa: E402
 from verl_visionr1.processed import PROCESSORS, size_by_processor  # noqa: E402
 
 
-def compose(overrides: list[str]) -> PPOConfig:
-    """The config as EasyR1's `main` makes it from a command line."""
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PPOConfig()), OmegaConf.from_cli(overrides)))
-    config.worker.reward.post_init()
-    return config
+def compose(overrides: list[str]) -> Any:
+    """The reward's part of the config, and the pixel budget, as EasyR1's `main` makes them from a command line.
+
+    Its whole config imports vLLM of EasyR1's own time.
+    """
+    own = OmegaConf.load(Path(verl.__file__).parents[1] / "examples" / "config.yaml")
+    plain = OmegaConf.create({"data": own.data, "worker": {"reward": OmegaConf.structured(RewardConfig)}})
+    config = OmegaConf.merge(plain, OmegaConf.from_cli(overrides))
+    made: Any = OmegaConf.to_object(config)
+    made["worker"]["reward"].post_init()
+    return made
 
 
 def example_overrides() -> list[str]:
@@ -52,8 +59,8 @@ def main() -> None:
     """Print the findings as one line of JSON."""
     config = compose(example_overrides())
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "recipes" / "tiny" / "qwen3_vl_scenes")
-    manager = AutoRewardManager(config.worker.reward, tokenizer)
-    bounds: Any = (config.data.min_pixels, config.data.max_pixels)
+    manager = AutoRewardManager(config["worker"]["reward"], tokenizer)
+    bounds: Any = (config["data"]["min_pixels"], config["data"]["max_pixels"])
 
     def processed(size_wh: tuple[int, int]) -> tuple[int, int]:
         resized = process_image(Image.new("RGB", size_wh), *bounds)
