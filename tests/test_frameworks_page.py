@@ -12,21 +12,23 @@ PAGE = (DOCS / "reference" / "frameworks.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:
-    """The cells of the table that begins with a heading."""
-    _, _, rest = PAGE.partition(f"| {heading} |")
+    """The cells of the table whose first line this is."""
+    _, _, rest = PAGE.partition(heading)
     rows = rest.partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows]
 
 
 def test_each_version_of_verl_has_a_row_that_says_what_is_tested() -> None:
-    rows = {row[0].removeprefix("verl "): row[1:] for row in table("framework") if row[0].startswith("verl ")}
+    rows = {
+        row[0].removeprefix("verl "): row[1:] for row in table("| framework | rewards |") if row[0].startswith("verl ")
+    }
     told = {version: ("manager" in cells[0], cells[1].startswith("yes")) for version, cells in rows.items()}
     assert told == {version: (tells_step, tells_step) for version, (_, tells_step) in VERSIONS.items()}
 
 
 def test_each_cell_names_a_test() -> None:
-    tests = {row[0].strip("`"): row[1].strip("`") for row in table("")}
-    named = [re.findall(r"`([a-z])`", " ".join(row)) for row in table("framework")]
+    tests = {row[0].strip("`"): row[1].strip("`") for row in table("| | test |")}
+    named = [re.findall(r"`([a-z])`", " ".join(row)) for row in table("| framework | rewards |")]
     assert {letter for letters in named for letter in letters} == tests.keys()
     assert [place for place in tests.values() if not is_collected(place)] == []
 
