@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from scenes import draw_scene, scene_rng
+from typer.testing import CliRunner
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import instruction
+from verl_visionr1.cli import app
 from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at
 
@@ -99,3 +101,13 @@ def text_of(messages: object) -> str:
         return messages
     content = messages[-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+
+
+def test_the_tools_read_the_completions(out: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["score", str(out / "completions"), "--frame", "qwen3-vl", "--total-steps", str(STEPS), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["n_rows"] == STEPS * PROMPTS * GENERATIONS
+    assert report["agreement"]["n_differing"] == 0

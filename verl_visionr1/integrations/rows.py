@@ -58,20 +58,3 @@ def _split_of(row: Mapping[str, Any]) -> object:
 def is_column(values: object, n_rows: int) -> bool:
     """Whether an argument holds one value for each row."""
     return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == n_rows
-
-
-def last_turn_of(completion: Any) -> str:
-    """The text of the model's last turn, from a text or a list of messages; "" where it said nothing last.
-
-    >>> last_turn_of([{"role": "assistant", "content": [{"type": "text", "text": "[]"}]}])
-    '[]'
-    """
-    if isinstance(completion, str):
-        return completion
-    message = completion[-1] if completion else {}
-    if message.get("role") != "assistant":
-        return ""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")

@@ -5,7 +5,8 @@
     trainer = GRPOTrainer(model=..., reward_funcs=[make_reward(frame="qwen3-vl")], train_dataset=...)
 
 TRL hands dataset columns over by name: `ground_truth` is needed; `data_source` and `extra_info.split` are used where
-they are there. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`.
+they are there. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`. With
+`log_completions=True` the table of completions has the ground truth, so that `visionr1 score OUT/completions` reads it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.integrations.core import FunctionSettings, make_scorer
-from verl_visionr1.integrations.rows import evaluate_rows, last_turn_of
+from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_processor, with_budget
 
 STEP_ADVICE = "TRL tells it as trainer_state: set max_steps or num_train_epochs, or total_steps here"
@@ -48,15 +50,18 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
         completion_ids: Sequence[Sequence[int]] | None = None,
         trainer_state: Any = None,
         log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """Score a batch of completions; None for a row without a ground truth, which is another reward's."""
-        texts = [last_turn_of(completion) for completion in completions]
+        texts = [answer_text(completion) for completion in completions]
         lengths = None if completion_ids is None else [len(ids) for ids in completion_ids]
         reports = evaluate_rows(scorer, texts, ground_truth, trainer_state, columns, lengths)
         if log_metric is not None:
             for name, value in _means([report for report in reports if report is not None]).items():
                 log_metric(f"{METRIC_PREFIX}{name}", value)
+        if log_extra is not None:  # so that the tools read TRL's table of completions
+            log_extra("ground_truth", list(ground_truth))
         return [None if report is None else report["value"] for report in reports]
 
     return visionr1

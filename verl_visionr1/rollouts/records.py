@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from verl_visionr1.answers.transcript import answer_text, turn_text
 from verl_visionr1.files import RowError
 from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
@@ -54,7 +55,7 @@ class Columns(msgspec.Struct, frozen=True):
     uid: tuple[str, ...] = ("uid",)
     data_source: tuple[str, ...] = ("data_source",)
     step: tuple[str, ...] = ("step",)
-    score: tuple[str, ...] = ("score", "reward")
+    score: tuple[str, ...] = ("score", "reward", "visionr1")
     processed_wh: tuple[str, ...] = ("processed_wh",)
     n_tokens: tuple[str, ...] = ("n_tokens",)
     index: tuple[str, ...] = ("extra_info.index", "index")
@@ -228,6 +229,8 @@ class _Reader:
         if not isinstance(row, dict):
             raise RowError("not an object", f"{start_of(row)}: needs a JSON object")
         completion = self._required(row, "completion")
+        if isinstance(completion, list) and all(isinstance(turn, dict) for turn in completion):  # TRL's messages
+            completion = answer_text(completion)
         if not isinstance(completion, str):
             raise RowError(
                 "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"
@@ -312,14 +315,7 @@ def prompt_turns(prompt: Any) -> list[str]:
     >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
     ['Where?']
     """
-    return [_turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
-
-
-def _turn_text(turn: Any) -> str:
-    content = turn.get("content") if isinstance(turn, Mapping) else turn
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    return "".join([text for text in texts if isinstance(text, str)])
+    return [turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
 
 
 def image_name(images: Any) -> str | None:
