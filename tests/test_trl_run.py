@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -24,10 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "recipes" / "tiny" / "qwen3_vl_scenes"
 STEPS, PROMPTS, GENERATIONS = 2, 2, 4
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("trl") is None, reason="needs trl (extra dev)"),
-]
+
+def has_trl() -> bool:
+    """The extra gpu has an older TRL, with which verl's own trainer goes."""
+    try:
+        return int(version("trl").partition(".")[0]) >= 1
+    except PackageNotFoundError:
+        return False
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_trl(), reason="needs trl 1 (extras cpu and dev)")]
 
 
 def write_rows(folder: Path) -> Path:
@@ -110,4 +116,4 @@ def test_the_tools_read_the_completions(out: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["n_rows"] == STEPS * PROMPTS * GENERATIONS
-    assert report["agreement"]["n_differing"] == 0
+    assert (report["saved"]["n"], report["saved"]["equal"]) == (report["n_rows"], 1.0)
