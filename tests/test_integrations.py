@@ -131,6 +131,7 @@ def test_a_missing_step_is_an_error_where_thresholds_move(call: object) -> None:
     ("schedule", "match_iou", "stage"),
     [
         ({"kind": "off"}, None, -1),
+        ({"kind": False}, None, -1),  # what YAML makes of off
         ({"kind": "constant", "stages": [[0.75, 0.75, 0.9]]}, ADVANCED.match_iou, 0),
         (None, BEGINNER.match_iou, 0),  # the default of this family never moves
     ],
