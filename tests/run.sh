@@ -23,7 +23,7 @@ check() {
 }
 shell_scripts() {
   local script
-  for script in recipes/*.sh recipes/cluster/*.sh benchmarks/*/*.sh tests/run.sh .ci/run; do bash -n "$script" || return 1; done
+  for script in recipes/*.sh recipes/cluster/*.sh examples/*/*.sh benchmarks/*/*.sh tests/run.sh .ci/run; do bash -n "$script" || return 1; done
 }
 check 'ruff check' ruff check .
 check 'ruff format' ruff format --check .

@@ -7,9 +7,11 @@ the same as once. Models that speak in pixels speak in pixels of the result.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -115,6 +117,18 @@ _CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
 )
 
 
+def image_processor_of(folder: Path) -> ImageProcessor | None:
+    """How the model in a folder resizes images; None where it does not say, or in a way that is not known."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            config = json.loads((folder / name).read_text())
+            try:
+                return ImageProcessor.from_config(config.get("image_processor") or config)
+            except SizeError:
+                return None
+    return None
+
+
 def processed_size(
     size_wh: tuple[int, int],
     processor: str | ImageProcessor,
@@ -146,21 +160,35 @@ def processed_size(
         if processor not in PROCESSORS:
             raise SizeError(f"processor = {processor!r}: needs one of {', '.join(PROCESSORS)}")
         processor = PROCESSORS[processor]
+    processor = with_budget(processor, min_pixels, max_pixels)
+    for value in size_wh:
+        _require_whole("size_wh", value)
+    return size_by_processor(size_by_loader(size_wh, processor, image_options or {}), processor)
+
+
+def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
+    """The processor with another pixel budget.
+
+    Raises:
+        SizeError: one of the two alone, or an impossible budget.
+    """
     if (min_pixels is None) != (max_pixels is None):
         raise SizeError(
             f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; alone, one is ignored by some "
             "of the processors that verl runs and honoured by others"
         )
-    if min_pixels is not None and max_pixels is not None:
-        processor = replace(processor, min_pixels=min_pixels, max_pixels=max_pixels)
-    for value in size_wh:
-        _require_whole("size_wh", value)
-    loaded_wh = _loaded_size(size_wh, processor.patch_size * _LOADER_MERGE, image_options or {})
-    return _model_size(loaded_wh, processor)
+    if min_pixels is None or max_pixels is None:
+        return processor
+    return replace(processor, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-def _loaded_size(size_wh: tuple[int, int], factor: int, options: Mapping[str, int]) -> tuple[int, int]:
-    """First stage: `qwen_vl_utils.fetch_image`."""
+def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options: Mapping[str, int]) -> tuple[int, int]:
+    """First stage alone: `qwen_vl_utils.fetch_image`, with the `image_options` of `processed_size`.
+
+    Raises:
+        SizeError: as `processed_size`.
+    """
+    factor = processor.patch_size * _LOADER_MERGE
     fewest, most = (tokens * factor**2 for tokens in _LOADER_TOKENS)
     width, height = size_wh
     if "resized_height" in options and "resized_width" in options:
@@ -181,8 +209,12 @@ def _loaded_size(size_wh: tuple[int, int], factor: int, options: Mapping[str, in
     return new_w, new_h
 
 
-def _model_size(size_wh: tuple[int, int], processor: ImageProcessor) -> tuple[int, int]:
-    """Second stage: `smart_resize` of the model's image processor (transformers: qwen2_vl, glm4v, glm46v)."""
+def size_by_processor(size_wh: tuple[int, int], processor: ImageProcessor) -> tuple[int, int]:
+    """Second stage alone: `smart_resize` of the model's image processor (transformers: qwen2_vl, glm4v, glm46v).
+
+    Raises:
+        SizeError: sides more than 200:1 apart.
+    """
     width, height = size_wh
     factor, n_frames = processor.factor, processor.n_frames
     if n_frames > 1 and (height < factor or width < factor):

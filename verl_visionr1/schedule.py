@@ -83,6 +83,15 @@ class Schedule:
         return last - 1 if last and self.interpolation == "step" and self.points[last][0] == 1.0 else last
 
     @property
+    def is_moving(self) -> bool:
+        """Whether the thresholds depend on progress at all: not where a training never leaves the first stage.
+
+        >>> staged(at=0.5).is_moving, staged(at=1.0).is_moving, constant(BEGINNER).is_moving
+        (True, False, False)
+        """
+        return self.final_stage > 0 or (self.interpolation != "step" and len(self.points) > 1)
+
+    @property
     def final(self) -> Thresholds:
         """The strictest thresholds of training: where the schedule ends."""
         return self.points[self.final_stage][1]

@@ -7,8 +7,8 @@ A completion of several turns holds what tools and users said as well. Where the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 Reasoning = Literal["auto", "opened", "closed"]
 """Whether the prompt opens the reasoning: "auto" reads the prompt's end."""
@@ -196,3 +196,27 @@ def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
     if not reasoning_opened or turn.lstrip().startswith(tuple(opening for opening, _ in REASONING_TAGS)):
         return turn
     return THINK + turn
+
+
+def turn_text(turn: Any) -> str:
+    """The text of a turn: of a message of a conversation, whose content may be parts, or of a plain text.
+
+    >>> turn_text({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]})
+    'Where?'
+    """
+    content: Any = turn.get("content") if isinstance(turn, Mapping) else turn  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    parts: Any = content if isinstance(content, list) else [content]  # pyright: ignore[reportUnknownVariableType]
+    texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in parts]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return "".join([text for text in texts if isinstance(text, str)])
+
+
+def answer_text(completion: Any) -> str:
+    """The model's last turn, of a completion that is a text or a list of messages; "" where another spoke last.
+
+    >>> answer_text([{"role": "assistant", "content": "Let me zoom in."}, {"role": "assistant", "content": "[]"}])
+    '[]'
+    """
+    if isinstance(completion, str):
+        return completion
+    last: Any = completion[-1] if completion else {}
+    return turn_text(last) if last.get("role") == "assistant" else ""

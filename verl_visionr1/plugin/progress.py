@@ -26,9 +26,9 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from verl_visionr1.plugin.context import STATE_FILE, WIRE_KEY
 from verl_visionr1.plugin.training_metrics import training_metrics
 from verl_visionr1.plugin.training_state import Progress
+from verl_visionr1.rewards.context import STATE_FILE, WIRE_KEY
 
 logger = logging.getLogger(__name__)
 

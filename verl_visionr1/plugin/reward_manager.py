@@ -13,7 +13,6 @@ import logging
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
+from verl_visionr1.integrations.core import NO_DEGENERATION, read_target, row_report
+from verl_visionr1.integrations.steps import step_of_weights
 from verl_visionr1.plugin.config import (
     PREFIX,
     ConfigError,
@@ -34,7 +35,6 @@ from verl_visionr1.plugin.config import (
     require_supported_verl,
     settings_of,
 )
-from verl_visionr1.plugin.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.plugin.delegation import accuracy_of
 from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 from verl_visionr1.plugin.reward_path import reward_model_problem
@@ -42,14 +42,12 @@ from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, ResponseContext, Score
 from verl_visionr1.rewards.completion import apply_criteria, degeneration_metrics, read_completion
+from verl_visionr1.rewards.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.rewards.routing import DELEGATED, is_delegated
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import Target, is_validation_split
 
 logger = logging.getLogger(__name__)
-
-read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""All rollouts of a prompt share their ground truth: it is read once."""
 
 
 @register("visionr1")
@@ -126,7 +124,7 @@ class VisionR1RewardManager(RewardManagerBase):
             logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
             self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
             rule = self.rule_of(context, preset, source)
-            return self.reward_of(_UNSCORED, _NO_DEGENERATION, context, rule, preset, response, is_scored=False)
+            return self.reward_of(_UNSCORED, NO_DEGENERATION, context, rule, preset, response, is_scored=False)
         self.guard.look("", is_scored=True, reason="")
         return self.reward_of(score, signs, context, rule, preset, response)
 
@@ -136,7 +134,7 @@ class VisionR1RewardManager(RewardManagerBase):
         result = await self.naive.run_single(data)
         rule = self.rule_of(context, self.routes.default, "")
         score = Score(float(result["reward_score"]), {"accuracy": accuracy_of(result)})
-        reward = self.reward_of(score, _NO_DEGENERATION, context, rule, self.routes.default, response)
+        reward = self.reward_of(score, NO_DEGENERATION, context, rule, self.routes.default, response)
         reward["reward_extra_info"]["route"] = DELEGATED
         return reward
 
@@ -151,24 +149,11 @@ class VisionR1RewardManager(RewardManagerBase):
         *,
         is_scored: bool = True,
     ) -> dict[str, Any]:
-        """What verl wants of a reward manager: the same keys, all floats, for every row.
-
-        `acc` is what the task is measured by, whatever the stage, so that verl's `val-core` compares across runs. A
-        criterion that the row's preset does not have is 0. `route` is the preset's place among those of the run, -1
-        for a task's own default. `clipped`: whether the answer fills the response budget, as verl's own clip ratio
-        has it. `processed_w` and `processed_h` let a dump be scored again.
-        """
-        extra = {name: score.metrics.get(name, 0.0) for name in self.metrics}
-        extra["value"] = score.value
-        extra["acc"] = score.metrics.get("accuracy", 0.0)
-        extra["progress"] = -1.0 if context.progress is None else context.progress
-        extra["stage"] = float(rule.stage)
-        extra["match_iou"] = rule.thresholds.match_iou
-        extra["n_tokens"] = n_tokens = float(response.n_tokens or 0)
-        extra["clipped"] = 1.0 if self.max_tokens and n_tokens >= self.max_tokens else 0.0
-        extra |= signs
-        extra["route"] = self.routes.index(preset)
-        extra["unscored"] = 0.0 if is_scored else 1.0
+        """What verl wants of a reward manager: see `row_report`. The processed size lets a dump be scored again."""
+        route = self.routes.index(preset)
+        extra = row_report(
+            score, signs, context, rule, response, metrics=self.metrics, route=route, is_scored=is_scored
+        )
         if self.image_tokens:
             width, height = response.processed_wh or (0, 0)
             extra["processed_w"], extra["processed_h"] = float(width), float(height)
@@ -222,7 +207,6 @@ _BY_DATA = ("reward_model", "extra_info", "index", "data_source")
 _BY_VERL = ("global_steps", "prompt_len", "response_len")
 _ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
-_NO_DEGENERATION = {"distinct_share": 1.0, "empty": 0.0}
 
 
 def _judged(
@@ -244,7 +228,7 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
     """The trainer step that a row belongs to, from 1; 0 in a validation before training.
 
     verl's V1 trainer hands over `global_steps`. The others (V0, one-step-off, fully async) say which weights wrote the
-    answer: those of the step before; after step N validation is answered by the weights of step N.
+    answer: see `step_of_weights`.
 
     Args:
         row: columns of verl's batch.
@@ -259,10 +243,9 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
     if row.get("global_steps") is not None:
         return int(row["global_steps"])
     fields = row.get("tool_extra_fields")
-    written_by = fields if isinstance(fields, Mapping) else {}
-    for key in ("max_global_steps", "global_steps"):
-        if written_by.get(key) is not None:
-            return int(written_by[key]) + (0 if is_validation else 1)
+    step = step_of_weights(fields if isinstance(fields, Mapping) else {}, is_validation=is_validation)
+    if step is not None:
+        return step
     raise ConfigError(
         "reward manager visionr1: this trainer's batches have neither global_steps nor "
         "tool_extra_fields.max_global_steps, so that the progress of training is not known; add "

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from verl_visionr1.answers.transcript import turn_text
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rollouts.dumps import rows_of, start_of
 from verl_visionr1.targets import Target, TargetError
@@ -38,7 +39,7 @@ class Columns(msgspec.Struct, frozen=True):
     uid: tuple[str, ...] = ("uid",)
     data_source: tuple[str, ...] = ("data_source",)
     step: tuple[str, ...] = ("step",)
-    score: tuple[str, ...] = ("score", "reward")
+    score: tuple[str, ...] = ("score", "reward", "visionr1")
     processed_wh: tuple[str, ...] = ("processed_wh",)
     n_tokens: tuple[str, ...] = ("n_tokens",)
     index: tuple[str, ...] = ("extra_info.index", "index")
@@ -153,14 +154,7 @@ def prompt_turns(prompt: Any) -> list[str]:
     >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
     ['Where?']
     """
-    return [_turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
-
-
-def _turn_text(turn: Any) -> str:
-    content = turn.get("content") if isinstance(turn, Mapping) else turn
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    return "".join([text for text in texts if isinstance(text, str)])
+    return [turn_text(turn) for turn in (prompt if isinstance(prompt, list) else [prompt])]
 
 
 def value_at(row: Any, path: Sequence[str]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from verl_visionr1.answers.transcript import answer_text
 from verl_visionr1.files import RowError
 from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
@@ -191,6 +192,8 @@ class _Reader:
     def rollout(self, file: Path, number: int, row: Any) -> Rollout:
         row = require_object(row)
         completion = self._columns.required(row, "completion")
+        if isinstance(completion, list) and all(isinstance(turn, dict) for turn in completion):  # TRL's messages
+            completion = answer_text(completion)
         if not isinstance(completion, str):
             raise RowError(
                 "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"

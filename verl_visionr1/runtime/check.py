@@ -73,20 +73,38 @@ def _flash_attn() -> Finding:
     return found
 
 
+TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
+"""Versions of verl that the reward manager has been run with."""
+
+
 def _hooks(version: str) -> list[Finding]:
     """Whether the installed verl has what the plug-in imports, overrides and calls."""
-    from verl_visionr1.plugin.config import TESTED_VERL, require_supported_verl
+    from verl_visionr1.plugin.config import require_supported_verl
     from verl_visionr1.plugin.contract import REWARD_HOOKS, TRAINER_HOOKS, missing_hooks
 
     require_supported_verl()
-    hooks = (*REWARD_HOOKS, *TRAINER_HOOKS)
+    missing = missing_hooks((*REWARD_HOOKS, *TRAINER_HOOKS))
+    n_hooks = len(REWARD_HOOKS) + len(TRAINER_HOOKS)
+    tested = "" if version in TESTED_VERL else f"; tested with {', '.join(TESTED_VERL)}"
+    counted = Finding("verl hooks", f"{n_hooks - len(missing)} of {n_hooks} in verl {version}{tested}")
+    if importlib.util.find_spec("verl.trainer.ppo.v1") is None:  # before 0.9.0
+        lost = "none: this verl has no V1 trainer. Use reward.reward_manager.name=visionr1 alone: rewards and schedules"
+        return [counted, Finding("progress callback", f"{lost} work, without gates, alarms and criteria in the log")]
     found = [
         Finding(f"{hook.module}.{hook.name}", f"{mismatch}: {hook.lost or 'no progressive run'}", bool(hook.lost))
-        for hook, mismatch in missing_hooks(hooks)
+        for hook, mismatch in missing
     ]
-    tested = "" if version.startswith(TESTED_VERL) else f"; tested with {', '.join(TESTED_VERL)}x"
-    n_there = len(hooks) - len(found)
-    return [Finding("verl hooks", f"{n_there} of {len(hooks)} in verl {version}{tested}"), *found]
+    return [counted, *found]
+
+
+def _platform() -> Finding:
+    """The device that verl chooses; before 0.9.0 it has no platforms."""
+    chosen = os.environ.get("VERL_PLATFORM", "")
+    if importlib.util.find_spec("verl.plugin") is None:
+        return Finding("platform", "this verl has none: it chooses its device itself", not chosen)
+    from verl.plugin.platform import get_platform
+
+    return Finding("platform", f"{get_platform().device_name} (VERL_PLATFORM={chosen})")
 
 
 def _plugin() -> list[Finding]:
@@ -104,7 +122,8 @@ def _plugin() -> list[Finding]:
 
         loaded = "verl_visionr1.plugin" in sys.modules
         importlib.import_module("verl_visionr1.plugin.registration")
-        found.append(Finding("plug-in", "loaded by import verl" if loaded else "not loaded by import verl", loaded))
+        unloaded = "not loaded by import verl; export VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin"
+        found.append(Finding("plug-in", "loaded by import verl" if loaded else unloaded, loaded))
         found += _hooks(verl.__version__)
         from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
@@ -115,10 +134,7 @@ def _plugin() -> list[Finding]:
         groups = sorted(ConfigStore.instance().repo.get("visionr1", {}))
         shown = ", ".join(f"+visionr1@_global_={group.removesuffix('.yaml')}" for group in groups)
         found.append(Finding("config groups", shown or "none", bool(groups)))
-        from verl.plugin.platform import get_platform
-
-        chosen = os.environ.get("VERL_PLATFORM", "")
-        found.append(Finding("platform", f"{get_platform().device_name} (VERL_PLATFORM={chosen})"))
+        found.append(_platform())
     except Exception as error:  # noqa: BLE001 - whatever stops the plug-in is what the user asked to see
         reason = traceback.format_exc(limit=-3)
         found.append(Finding("plug-in", f"{type(error).__name__}: {error}\n{reason}", is_fine=False))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import Settings
 from verl_visionr1.plugin.data_files import pixel_budget
-from verl_visionr1.processed import ImageProcessor, SizeError
+from verl_visionr1.processed import image_processor_of
 from verl_visionr1.runtime.composing import error_message
 
 BY_MANAGER = ("acc", "value")
@@ -138,15 +138,3 @@ def image_notes(config: DictConfig, folder: Path) -> list[str]:
         f"(++data.mm_processor_kwargs={{min_pixels:{min(processor.min_pixels, budget)},max_pixels:{budget}}}, both) or "
         "set data.filter_overlong_prompts=true"
     ]
-
-
-def image_processor_of(folder: Path) -> ImageProcessor | None:
-    """How the model in a folder resizes images; None where it does not say, or in a way that is not known."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            config = json.loads((folder / name).read_text())
-            try:
-                return ImageProcessor.from_config(config.get("image_processor") or config)
-            except SizeError:
-                return None
-    return None

@@ -9,10 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem, settings_of
-from verl_visionr1.plugin.context import STATE_FILE
 from verl_visionr1.plugin.data_files import complete_files
 from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
 from verl_visionr1.rewards import RewardError
+from verl_visionr1.rewards.context import STATE_FILE
 from verl_visionr1.rows import RowsError, read_rows, target_of
 from verl_visionr1.runtime import idle_settings, run_length, run_rows
 from verl_visionr1.runtime.agreement import number_problems

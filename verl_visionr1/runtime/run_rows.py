@@ -22,9 +22,8 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.plugin.config import Settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
-from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, processed_size
+from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
 from verl_visionr1.rows import open_parquet, read_rows
-from verl_visionr1.runtime.parts import image_processor_of
 from verl_visionr1.runtime.trainable import model_type_of
 
 _HUB_FAMILIES = (

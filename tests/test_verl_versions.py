@@ -1,0 +1,70 @@
+"""The reward in the real classes of every verl that is supported, each unpacked and run in a process of its own.
+
+For a snapshot of verl's main branch: `PYTHONPATH=<checkout>:. VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python
+tests/verl_contract.py` prints what these tests look at.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from framework_packages import run_with, unpacked
+
+pytestmark = pytest.mark.verl
+SCRIPT = Path(__file__).parent / "verl_contract.py"
+FLOAT32 = 1e-6
+"""Managers of verl up to 0.7.0 put rewards into a float32 tensor."""
+BY_PATH = {"this file", "a copied example", "processed pixels"}
+VERSIONS = {  # version -> (places that a function is taken from, whether rows tell a step and visionr1 is registered)
+    "0.5.0": (BY_PATH, False),
+    "0.6.1": (BY_PATH, False),
+    "0.7.0": (BY_PATH | {"pkg://"}, False),
+    "0.7.1": (BY_PATH | {"pkg://"}, True),
+    "0.8.0": (BY_PATH | {"pkg://"}, True),
+    "0.9.0": (BY_PATH | {"pkg://"}, True),
+    "0.9.1": (BY_PATH | {"pkg://"}, True),
+}
+
+
+@lru_cache
+def findings(version: str) -> dict[str, Any]:
+    run = run_with(unpacked(f"verl=={version}"), SCRIPT, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_function_scores_like_score(version: str) -> None:
+    places, _ = VERSIONS[version]
+    found = findings(version)
+    assert found["version"] == version
+    assert found["function"].keys() == places
+    assert max(found["function"].values()) <= FLOAT32
+    assert found["perfect"] == [1.0] * 5
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_missing_step_is_an_error(version: str) -> None:
+    _, tells_step = VERSIONS[version]
+    missing = {way: steps["missing"] for way, steps in findings(version)["steps"].items()}
+    assert missing == {"function": "MissingStepError", **({"manager": "ConfigError"} if tells_step else {})}
+
+
+@pytest.mark.parametrize("version", [version for version, (_, tells_step) in VERSIONS.items() if tells_step])
+def test_thresholds_follow_the_version_of_the_weights(version: str) -> None:
+    steps = findings(version)["steps"]
+    assert {way: steps[way]["largest"] <= FLOAT32 for way in steps} == {"function": True, "manager": True}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_manager_is_registered_where_verl_has_a_place_for_it(version: str) -> None:
+    _, is_registered = VERSIONS[version]
+    assert findings(version)["manager"] == ("VisionR1RewardManager" if is_registered else None)
+
+
+@pytest.mark.parametrize("version", [version for version, (_, tells_step) in VERSIONS.items() if tells_step])
+def test_check_finds_nothing_wrong_with_it(version: str) -> None:
+    assert findings(version)["check"] == []

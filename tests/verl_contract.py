@@ -1,0 +1,181 @@
+"""Run the reward in the real classes of whichever verl comes first on the path; prints what it found as JSON.
+
+    PYTHONPATH=<verl unpacked>:. python tests/verl_contract.py
+
+A script, so that each version has a process of its own; `test_verl_versions.py` reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from transformers import AutoTokenizer
+from verl import DataProto
+from verl import __version__ as verl_version
+from verl.trainer.ppo.reward import get_custom_reward_fn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from framework_answers import SIZES_WH, make_answers  # noqa: E402
+
+from verl_visionr1 import Target, score  # noqa: E402
+from verl_visionr1.integrations import verl_function  # noqa: E402
+from verl_visionr1.processed import processed_size  # noqa: E402
+from verl_visionr1.schedule import progress_at  # noqa: E402
+
+TOKENIZER = AutoTokenizer.from_pretrained(ROOT / "recipes" / "tiny" / "qwen3_vl_scenes")
+TOTAL_STEPS = 10
+STEPS = (1, 5, 6, 10)
+PLACES = {
+    "this file": verl_function.__file__,
+    "a copied example": str(ROOT / "examples" / "verl" / "reward.py"),
+    "pkg://": "pkg://verl_visionr1.integrations.verl_function",
+}
+
+
+def processed(size_wh: tuple[int, int]) -> tuple[int, int]:
+    return processed_size(size_wh, "qwen2.5-vl")
+
+
+def load_function(place: str, **settings: Any) -> Any:
+    """The function as verl loads it from its config; keys of both generations."""
+    custom = {"path": place, "name": "compute_score", "reward_kwargs": settings}
+    sys.modules.pop("custom_module", None)  # verl 0.6 loads one file a process
+    return get_custom_reward_fn(
+        OmegaConf.create({"custom_reward_function": custom, "reward": {"custom_reward_function": custom}})
+    )
+
+
+def make_batch(rows: list[tuple[Target, str]], **columns: Any) -> DataProto:
+    """Rows as the trainer hands them to a reward manager: responses padded to the right."""
+    answers = [TOKENIZER.encode(text, add_special_tokens=False) for _, text in rows]
+    longest = max(map(len, answers)) + 2
+    responses = torch.tensor([ids + [0] * (longest - len(ids)) for ids in answers])
+    prompts = torch.ones(len(rows), 3, dtype=torch.long)
+    lengths = torch.tensor([len(ids) for ids in answers])
+    mask = (torch.arange(longest)[None] < lengths[:, None]).long()
+    attention_mask = torch.cat([torch.ones_like(prompts), mask], dim=1)
+    input_ids = torch.cat([prompts, responses], dim=1)
+    batch = {"prompts": prompts, "responses": responses, "attention_mask": attention_mask, "input_ids": input_ids}
+    batch["position_ids"] = torch.arange(input_ids.shape[1]).repeat(len(rows), 1)
+    every = {"data_source": "x", "extra_info": {"split": "train"}, **columns}
+    non_tensor = {key: np.array([_copy(value) for _ in rows], dtype=object) for key, value in every.items()}
+    truths = [{"style": "rule", "ground_truth": target.to_json()} for target, _ in rows]
+    non_tensor["reward_model"] = np.array(truths, dtype=object)
+    return DataProto(batch=TensorDict(batch, batch_size=len(rows)), non_tensor_batch=non_tensor)
+
+
+def _copy(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value  # verl writes into them
+
+
+def batch_scores(function: Any, rows: list[tuple[Target, str]], **columns: Any) -> list[float]:
+    """verl <= 0.7.0: the manager that the trainer calls with the whole batch."""
+    from verl.workers.reward_manager import get_reward_manager_cls
+
+    manager: Any = get_reward_manager_cls("naive")(tokenizer=TOKENIZER, num_examine=0, compute_score=function)
+    found = manager(make_batch(rows, **columns), return_dict=True)
+    assert len(set(map(len, found["reward_extra_info"].values()))) == 1
+    return found["reward_tensor"].sum(-1).tolist()
+
+
+def row_scores(manager: Any, rows: list[tuple[Target, str]], **columns: Any) -> list[float]:
+    """verl >= 0.7.0: the manager that a reward worker calls row by row."""
+    found = [manager.loop.run_until_complete(manager.run_single(make_batch([row], **columns))) for row in rows]
+    assert len({tuple(one["reward_extra_info"]) for one in found}) == 1
+    return [one["reward_score"] for one in found]
+
+
+def loop_manager(name: str, function: Any, **settings: Any) -> Any:
+    """A manager of verl's reward loop (0.7.1 and newer), or `visionr1` by the registry of that verl."""
+    from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+
+    optim = {"total_training_steps": TOTAL_STEPS}
+    reward = {"reward_kwargs": {"visionr1": settings}, "reward_model": {"enable": False}}
+    model = {"path": None}
+    config = OmegaConf.create({"reward": reward, "actor_rollout_ref": {"actor": {"optim": optim}, "model": model}})
+    return get_reward_manager_cls(name)(config=config, tokenizer=TOKENIZER, compute_score=function)
+
+
+def largest_difference(scores: list[float], rows: list[tuple[Target, str]], frame: str, **when: Any) -> float:
+    expected = [score(text, t, frame=frame, processed_wh=processed(t.size_wh), **when).value for t, text in rows]
+    return max(abs(a - b) for a, b in zip(scores, expected, strict=True))
+
+
+def error_of(call: Any) -> str:
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - its class is what is asked for
+        return type(error).__name__
+    return ""
+
+
+def check_function(found: dict[str, Any], scores_of: Any) -> None:
+    """The function by every place, in both kinds of frame, at five image sizes."""
+    off = {"kind": "off"}
+    for place, path in PLACES.items():
+        try:
+            function = load_function(path, frame="qwen3-vl", schedule=off)
+        except (FileNotFoundError, AssertionError):
+            continue  # this verl takes no pkg://
+        rows = make_answers("qwen3-vl", processed)
+        found["function"][place] = largest_difference(scores_of(function, rows), rows, "qwen3-vl")
+    rows = make_answers("qwen2.5-vl", processed)
+    scores = scores_of(load_function(PLACES["this file"], frame="qwen2.5-vl", schedule=off), rows)
+    found["function"]["processed pixels"] = largest_difference(scores, rows, "qwen2.5-vl")
+    found["perfect"] = scores[: len(SIZES_WH)]
+
+
+def check_steps(scores_of: Any, missing: Any) -> dict[str, Any]:
+    """Largest difference from `score` at the steps that decide, and the error where the step is not told."""
+    rows = make_answers("qwen3-vl", processed)
+    differences = []
+    for step in STEPS:  # after step N - 1 its weights write the answers of step N
+        told = {"tool_extra_fields": {"global_steps": step - 1}}
+        progress = progress_at(step, TOTAL_STEPS)
+        differences.append(largest_difference(scores_of(rows, **told), rows, "qwen3-vl", progress=progress))
+    return {"largest": max(differences), "missing": error_of(missing)}
+
+
+def main() -> None:
+    """Print the findings as one line of JSON."""
+    found: dict[str, Any] = {"version": verl_version, "function": {}, "steps": {}, "manager": None}
+    moving = load_function(PLACES["this file"], frame="qwen3-vl", total_steps=TOTAL_STEPS)
+    one = make_answers("qwen3-vl", processed)[:1]
+    try:
+        from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+
+        naive = loop_manager("naive", None)
+    except (ImportError, TypeError):  # before 0.7.0; 0.7.0
+        check_function(found, batch_scores)
+        found["steps"]["function"] = {"missing": error_of(lambda: batch_scores(moving, one))}
+        print(json.dumps(found))
+        return
+    asyncio.set_event_loop(naive.loop)
+    check_function(found, lambda function, rows: row_scores(loop_manager("naive", function), rows))
+    with_steps = loop_manager("naive", moving)
+    found["steps"]["function"] = check_steps(
+        lambda rows, **told: row_scores(with_steps, rows, **told), lambda: row_scores(with_steps, one)
+    )
+    found["manager"] = get_reward_manager_cls("visionr1").__name__
+    plugin = loop_manager("visionr1", None, frame="qwen3-vl")
+    found["steps"]["manager"] = check_steps(
+        lambda rows, **told: row_scores(plugin, rows, **told), lambda: row_scores(plugin, one)
+    )
+    from verl_visionr1.plugin.check import findings
+
+    found["check"] = [[one.what, one.found] for one in findings() if not one.is_fine]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""What every integration does: settings, response, ground truth and progress -> one number and its metrics.
+
+A framework's own file knows how that framework calls a reward function, where the training step stands, and how it
+resizes images. Everything else is here, and loads no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
+from verl_visionr1.processed import PROCESSORS, ImageProcessor, image_processor_of
+from verl_visionr1.rewards import Preset, ResponseContext, Score
+from verl_visionr1.rewards.completion import (
+    DEGENERATION_METRICS,
+    apply_criteria,
+    degeneration_metrics,
+    read_completion,
+)
+from verl_visionr1.rewards.context import Context, Rule, context_at
+from verl_visionr1.rewards.routing import Routes
+from verl_visionr1.rewards.run_settings import RewardSettings
+from verl_visionr1.schedule import follow_model
+from verl_visionr1.settings import SettingsError, decoded
+from verl_visionr1.targets import NO_IMAGE, Target
+
+REPORTED = (
+    "value",
+    "acc",
+    "progress",
+    "stage",
+    "match_iou",
+    "n_tokens",
+    "clipped",
+    *DEGENERATION_METRICS,
+    "route",
+    "unscored",
+)
+"""What every row reports beside its criteria and `COMMON_METRICS`."""
+UNKNOWN_PROGRESS = -1.0
+"""`progress` of a row whose training step is not known, under thresholds that do not move."""
+BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
+"""What a row, or a dump of verl's, says beside what the reward reports."""
+NO_DEGENERATION: Mapping[str, float] = {"distinct_share": 1.0, "empty": 0.0}
+
+read_target = lru_cache(maxsize=8192)(Target.from_json)
+"""All rollouts of a prompt share their ground truth: it is read once."""
+
+
+class MissingStepError(ValueError):
+    """The thresholds move during training, and the framework does not tell the training step."""
+
+
+class FunctionSettings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """Settings of a reward function: `RewardSettings`, and what a function cannot find out by itself.
+
+    Attributes:
+        frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; None reads `model`.
+        model: folder of the model: its `config.json` tells the frame, its image processor's file the pixel budget.
+            None: `frame` must be set, and the budget is the one that the family ships with.
+        min_pixels, max_pixels: bounds of the image's area in pixels, as the framework has them.
+        max_tokens: the response budget, for criteria of length.
+        reasoning: "opened" where the chat template ends the prompt with `<think>` (Qwen3-VL-Thinking, Qwen3.5).
+    """
+
+    frame: str | None = None
+    model: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_tokens: int | None = None
+    reasoning: Literal["opened", "closed"] = "closed"
+
+
+Resize = Callable[[tuple[int, int], ImageProcessor, FunctionSettings], tuple[int, int]]
+"""(original width and height, the model's image processor, settings) -> width and height in the model's input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When in training a response was sampled, as far as the framework tells.
+
+    Attributes:
+        step: trainer step, from 1; 0 is before training; None: not known.
+        total_steps: steps of the run; None: not known. `FunctionSettings.total_steps` goes before it.
+        is_validation: whether the row belongs to validation.
+    """
+
+    step: int | None = None
+    total_steps: int | None = None
+    is_validation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A reward function with its settings applied.
+
+    Attributes:
+        settings: what the user set.
+        frame: the coordinates the model speaks in.
+        processor: how the model resizes images; None where the frame does not need it.
+        resize: how the framework and the processor together resize.
+        step_advice: what to do where the framework tells no step.
+        metrics: criteria of all presets and `COMMON_METRICS`: the same keys for every row.
+    """
+
+    settings: FunctionSettings
+    frame: Frame
+    processor: ImageProcessor | None
+    resize: Resize
+    step_advice: str
+    routes: Routes
+    metrics: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", self.routes.metrics)
+
+    def evaluate(
+        self,
+        response: str,
+        ground_truth: str,
+        moment: Moment,
+        *,
+        data_source: str = "",
+        row: Mapping[str, Any] | None = None,
+        n_tokens: int | None = None,
+    ) -> dict[str, float]:
+        """Score one response.
+
+        Args:
+            response: what the model wrote.
+            ground_truth: `Target.to_json()`.
+            moment: when in training.
+            data_source, row: for `routes`.
+            n_tokens: length of the response in tokens.
+
+        Returns:
+            "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row.
+
+        Raises:
+            TargetError: a ground truth that is none.
+            MissingStepError: the thresholds move, and the step is not known.
+            RewardError: a route to a preset that cannot judge the row's task; a criterion of the user's own failed.
+        """
+        target = read_target(ground_truth)
+        preset = self.routes.preset_for(target, data_source, row)
+        context, rule = self.rule_for(preset, moment, data_source)
+        settings = self.settings
+        spoken = ResponseContext(
+            self.frame, self.processed_size(target), n_tokens, settings.max_tokens, settings.reasoning == "opened"
+        )
+        case = read_completion(response, target, preset, rule.thresholds, spoken)
+        return row_report(
+            apply_criteria(case, preset),
+            degeneration_metrics(case),
+            context,
+            rule,
+            spoken,
+            metrics=self.metrics,
+            route=self.routes.index(preset),
+        )
+
+    def rule_for(self, preset: Preset, moment: Moment, data_source: str = "") -> tuple[Context, Rule]:
+        """What counts for a row, and where training is.
+
+        Raises:
+            MissingStepError: the preset's thresholds move, and step or total are not known.
+        """
+        schedule = follow_model(preset.schedule, self.frame.name)
+        validation = self.settings.validation
+        total = self.settings.total_steps or moment.total_steps
+        if self.settings.is_off:
+            context = Context(None, moment.is_validation)
+        elif total is not None and moment.step is not None:
+            context = context_at(moment.step, total, n_steps=moment.total_steps, is_validation=moment.is_validation)
+        elif not schedule.is_moving:
+            rule = Context(0.0, moment.is_validation).rule(schedule, validation, data_source)
+            return Context(None, moment.is_validation), rule
+        elif total is not None and moment.is_validation and validation != "current":
+            context = context_at(0, total, n_steps=moment.total_steps, is_validation=True)
+            return Context(None, is_validation=True), context.rule(schedule, validation, data_source)
+        else:
+            raise MissingStepError(self._missing(preset, total))
+        return context, context.rule(schedule, validation, data_source)
+
+    def _missing(self, preset: Preset, total: int | None) -> str:
+        what = "total_steps = None" if total is None else "the training step is not known"
+        return (
+            f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or set "
+            "schedule = {kind: off} for fixed thresholds"
+        )
+
+    def processed_size(self, target: Target) -> tuple[int, int] | None:
+        """Width and height of the target's image as the model saw it; None where the frame does not need it.
+
+        Raises:
+            SizeError: a size that the framework or the processor refuses.
+        """
+        if self.processor is None or target.size_wh == NO_IMAGE:
+            return None
+        return self.resize(target.size_wh, self.processor, self.settings)
+
+
+def row_report(
+    score: Score,
+    degeneration: Mapping[str, float],
+    context: Context,
+    rule: Rule,
+    response: ResponseContext,
+    *,
+    metrics: Sequence[str],
+    route: float,
+    is_scored: bool = True,
+) -> dict[str, float]:
+    """What a row reports: the same keys, all floats, for every row of a run.
+
+    `acc` is what the task is measured by, whatever the stage, so that validation compares across runs. A criterion
+    that the row's preset does not have is 0. `clipped`: whether the answer fills the response budget, as verl's own
+    clip ratio has it.
+
+    Args:
+        score, degeneration: those of the response.
+        context, rule: when in training, and what counts there.
+        response: how long the response is, and may be.
+        metrics: criteria of all presets of the run, and `COMMON_METRICS`.
+        route: `Routes.index` of the row's preset.
+        is_scored: whether the row could be scored.
+    """
+    report = {name: score.metrics.get(name, 0.0) for name in metrics}
+    report["value"] = score.value
+    report["acc"] = score.metrics.get("accuracy", 0.0)
+    report["progress"] = UNKNOWN_PROGRESS if context.progress is None else context.progress
+    report["stage"] = float(rule.stage)
+    report["match_iou"] = rule.thresholds.match_iou
+    report["n_tokens"] = n_tokens = float(response.n_tokens or 0)
+    report["clipped"] = 1.0 if response.max_tokens and n_tokens >= response.max_tokens else 0.0
+    report |= degeneration
+    report["route"] = route
+    report["unscored"] = 0.0 if is_scored else 1.0
+    return report
+
+
+def make_scorer(
+    given: Mapping[str, Any],
+    resize: Resize,
+    step_advice: str,
+    *,
+    taken: Sequence[str] = (),
+    tells_step: bool = True,
+) -> Scorer:
+    """A scorer from what a user set, checked.
+
+    Args:
+        given: fields of `FunctionSettings`, as plain values or OmegaConf's.
+        resize: how the framework resizes images.
+        step_advice: what to do where thresholds move and the step is not known.
+        taken: further names that no criterion may have.
+        tells_step: whether the framework ever tells the training step.
+
+    Raises:
+        SettingsError: an unknown key, a value that cannot be, or neither `frame` nor `model`.
+        MissingStepError: the thresholds move and the framework never tells the step.
+    """
+    settings = decoded(to_plain(given), FunctionSettings)
+    if settings.schedule is not None and settings.schedule.kind == "gated":
+        raise SettingsError(
+            "schedule.kind = 'gated': a gate needs verl's V1 trainer and the plug-in's progress callback"
+        )
+    if settings.total_steps is not None and settings.total_steps <= 0:
+        raise SettingsError(f"total_steps = {settings.total_steps}: needs a number of steps above 0")
+    settings.require_names(frozenset((*REPORTED, *taken)))
+    frame = _frame_of(settings)
+    processor = _processor_of(settings, frame) if frame.extent is Extent.PROCESSED else None
+    scorer = Scorer(settings, frame, processor, resize, step_advice, settings.routing)
+    if not tells_step:
+        for preset in scorer.routes.presets:
+            scorer.rule_for(preset, Moment())
+    if processor is not None:
+        resize((640, 480), processor, settings)  # a budget that cannot be is an error here
+    return scorer
+
+
+def _frame_of(settings: FunctionSettings) -> Frame:
+    if settings.frame is not None:
+        return frame_named(settings.frame)
+    if settings.model is None:
+        raise SettingsError(
+            "frame = None: set frame to the coordinates the model speaks in (one of qwen2-vl, qwen2.5-vl, qwen3-vl, "
+            "internvl, glm, original, ...), or model to the model's folder"
+        )
+    file = Path(settings.model).expanduser() / "config.json"
+    if not file.is_file():
+        raise SettingsError(f"model = {settings.model!r}: has no config.json; give the model's folder, or set frame")
+    model_type = str(msgspec.json.decode(file.read_bytes()).get("model_type"))
+    if model_type not in MODEL_TYPE_FRAMES:
+        raise SettingsError(f"{file}: the frame of model_type {model_type!r} is not known; set frame")
+    return frame_named(MODEL_TYPE_FRAMES[model_type])
+
+
+def _processor_of(settings: FunctionSettings, frame: Frame) -> ImageProcessor:
+    if settings.model is None:
+        return PROCESSORS[frame.name]
+    processor = image_processor_of(Path(settings.model).expanduser())
+    if processor is None:
+        raise SettingsError(
+            f"model = {settings.model!r}: has no preprocessor_config.json of a Qwen-VL or GLM-V model; frame "
+            f"{frame.name} needs one"
+        )
+    return processor
+
+
+def to_plain(value: Any) -> Any:
+    """Mappings and lists of any kind (OmegaConf's too) as dicts and lists.
+
+    >>> to_plain({"weights": {"recall": 1}, "delegate": ("a", "b")})
+    {'weights': {'recall': 1}, 'delegate': ['a', 'b']}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(below) for key, below in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [to_plain(below) for below in value]
+    return value

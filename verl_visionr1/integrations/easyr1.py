@@ -1,0 +1,111 @@
+"""The reward as EasyR1's reward function, for EasyR1 0.3.0 to 0.3.3 and its forks.
+
+    worker.reward.reward_function=<folder of verl_visionr1>/integrations/easyr1.py:compute_score
+    worker.reward.reward_function_kwargs.frame=qwen2.5-vl
+    worker.reward.reward_function_kwargs.min_pixels='${data.min_pixels}'
+    worker.reward.reward_function_kwargs.max_pixels='${data.max_pixels}'
+
+EasyR1 tells a reward function neither the training step nor the split, so thresholds cannot move. It resizes images in
+its own way, which `easyr1_size` replays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.integrations.core import FunctionSettings, Moment, Scorer, make_scorer, to_plain
+from verl_visionr1.processed import ImageProcessor, size_by_processor
+from verl_visionr1.settings import SettingsError
+
+REWARD_NAME = "visionr1"
+REWARD_TYPE = "batch"
+STEP_ADVICE = (
+    "EasyR1 does not tell a reward function the step: set schedule = {kind: constant, stages: [[0.5, 0.5, 0.75]]}"
+)
+
+
+def compute_score(
+    reward_inputs: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str,
+    ground_truth: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Score a batch of responses, as EasyR1 calls it.
+
+    Args:
+        reward_inputs: `{"response", "response_length", "ground_truth"}` of each row; one of them where the reward is
+            called row by row (`REWARD_TYPE = "sequential"`); the response where EasyR1 0.3.0 calls it.
+        ground_truth: only in EasyR1 0.3.0.
+        settings: fields of `integrations.core.FunctionSettings`. `min_pixels` and `max_pixels` are `data.min_pixels`
+            and `data.max_pixels`, needed for models that speak in processed pixels.
+
+    Returns:
+        For each row "overall" (the reward), "format", "accuracy" and the other metrics of `Scorer.evaluate`: a list
+        for a list, else one.
+
+    Raises:
+        SettingsError: a setting that cannot be.
+        MissingStepError: the thresholds of the preset move.
+        TargetError: a ground truth (EasyR1's column `answer`) that is no `Target.to_json()`.
+
+    >>> truth = '{"task":"grounding","size_wh":[500,375],"boxes_xyxy":[[50,50,250,200]],"labels":["cat"]}'
+    >>> answer = '[{"bbox_2d": [59, 60, 294, 239], "label": "cat"}]'  # in the 588 x 448 pixels that the model sees
+    >>> row = {"response": answer, "response_length": 20, "ground_truth": truth}
+    >>> budget = {"min_pixels": 262144, "max_pixels": 4194304}
+    >>> [scores] = compute_score([row], frame="qwen2.5-vl", **budget)
+    >>> scores["overall"], scores["format"], scores["accuracy"]
+    (1.0, 1.0, 1.0)
+    """
+    scorer = _scorer_of(msgspec.json.encode(to_plain(settings)))
+    if isinstance(reward_inputs, str):
+        return _evaluate({"response": reward_inputs, "ground_truth": ground_truth}, scorer)
+    if isinstance(reward_inputs, Mapping):
+        return _evaluate(reward_inputs, scorer)
+    return [_evaluate(row, scorer) for row in reward_inputs]
+
+
+def _evaluate(row: Mapping[str, Any], scorer: Scorer) -> dict[str, float]:
+    length = row.get("response_length")
+    n_tokens = None if length is None else int(length)
+    report = scorer.evaluate(str(row["response"]), row["ground_truth"], Moment(), n_tokens=n_tokens)
+    return {"overall": report["value"], **report}
+
+
+@lru_cache(maxsize=16)
+def _scorer_of(key: bytes) -> Scorer:
+    return make_scorer(msgspec.json.decode(key), _resize, STEP_ADVICE, taken=("overall",), tells_step=False)
+
+
+def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
+    if settings.min_pixels is None or settings.max_pixels is None:
+        raise SettingsError(
+            f"min_pixels = {settings.min_pixels}, max_pixels = {settings.max_pixels}: set both, as data.min_pixels and "
+            "data.max_pixels (EasyR1's defaults: 262144 and 4194304)"
+        )
+    return size_by_processor(easyr1_size(size_wh, settings.min_pixels, settings.max_pixels), processor)
+
+
+def easyr1_size(size_wh: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height after EasyR1's own resize (`process_image`), which comes before the model's image processor.
+
+    Args:
+        size_wh: width and height of the original image in pixels.
+        min_pixels, max_pixels: bounds of the area.
+
+    Source: EasyR1 0.3.3, verl/utils/dataset.py.
+
+    >>> easyr1_size((500, 375), 262144, 4194304), easyr1_size((4032, 3024), 262144, 4194304)
+    ((591, 443), (2364, 1773))
+    """
+    width, height = size_wh
+    if width * height > max_pixels:
+        factor = math.sqrt(max_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    if width * height < min_pixels:
+        factor = math.sqrt(min_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    return width, height

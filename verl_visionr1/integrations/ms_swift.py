@@ -1,0 +1,131 @@
+"""The reward as ms-swift's `ORM`, for its GRPO trainer.
+
+`plugin.py`, given to `swift rlhf --rlhf_type grpo --external_plugins plugin.py --reward_funcs visionr1`:
+
+    from swift.rewards import orms
+    from verl_visionr1.integrations.ms_swift import make_orm
+
+    orms["visionr1"] = make_orm(frame="qwen3-vl")
+
+The data's column `solution` holds the ground truth; `data_source` and `extra_info.split` are used where they are there.
+Thresholds follow `trainer_state`. ms-swift logs one number a reward: `make_orm(metric="recall", ...)` with a reward
+weight of 0 logs a criterion.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verl_visionr1.integrations.core import FunctionSettings, Scorer, make_scorer
+from verl_visionr1.integrations.rows import evaluate_rows
+from verl_visionr1.processed import ImageProcessor, size_by_loader
+from verl_visionr1.settings import SettingsError
+
+STEP_ADVICE = "ms-swift tells it as trainer_state: set max_steps or num_train_epochs, or total_steps here"
+
+
+class VisionReward:
+    """What ms-swift calls: an instance with `(completions, **columns) -> list of numbers`.
+
+    Args:
+        settings: fields of `integrations.core.FunctionSettings`; `max_pixels` is `--max_pixels` of ms-swift. Its
+            environment variables (MIN_PIXELS, MAX_PIXELS, IMAGE_MIN_TOKEN_NUM, IMAGE_MAX_TOKEN_NUM) are read.
+        metric: the number that is returned: "value" is the reward.
+
+    Raises:
+        SettingsError: a setting that cannot be, or a metric that no row reports.
+
+    >>> from types import SimpleNamespace
+    >>> truth = '{"task":"grounding","size_wh":[640,480],"boxes_xyxy":[[64,48,320,240]],"labels":["cat"]}'
+    >>> answer = '[{"bbox_2d": [100, 100, 500, 500], "label": "cat"}]'
+    >>> state = SimpleNamespace(global_step=0, max_steps=40)
+    >>> VisionReward({"frame": "qwen3-vl"})([answer], solution=[truth], trainer_state=state)
+    [1.0]
+    """
+
+    def __init__(self, settings: dict[str, Any], metric: str = "value") -> None:
+        self.scorer: Scorer = make_scorer(settings, _resize, STEP_ADVICE)
+        self.metric = metric
+        if metric != "value" and metric not in self.scorer.metrics:
+            raise SettingsError(f"metric = {metric!r}: needs value, or one of {', '.join(self.scorer.metrics)}")
+
+    def __call__(
+        self,
+        completions: Sequence[str],
+        solution: Sequence[str | None],
+        trainer_state: Any = None,
+        response_token_ids: Sequence[Sequence[Sequence[int]]] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score a batch of completions; None for a row without a ground truth, which is another reward's."""
+        lengths = None if response_token_ids is None else [sum(map(len, turns)) for turns in response_token_ids]
+        reports = evaluate_rows(self.scorer, completions, solution, trainer_state, columns, lengths)
+        return [None if report is None else report[self.metric] for report in reports]
+
+
+def make_orm(metric: str = "value", **settings: Any) -> type:
+    """A subclass of ms-swift's `ORM`, for `orms[name] = ...`.
+
+    Args:
+        metric, settings: those of `VisionReward`; checked now.
+
+    Raises:
+        SettingsError: a setting that cannot be.
+        ModuleNotFoundError: ms-swift is not installed.
+    """
+    from swift.rewards import ORM  # pyright: ignore[reportMissingImports]
+
+    reward = VisionReward(settings, metric)
+
+    def init(self: Any, args: Any = None, **kwargs: Any) -> None:
+        ORM.__init__(self, args, **kwargs)
+
+    def call(self: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
+        return reward(completions, **columns)
+
+    name = "VisionR1" if metric == "value" else f"VisionR1_{metric}"  # what ms-swift logs it as
+    return type(name, (ORM,), {"__init__": init, "__call__": call, "__doc__": VisionReward.__doc__})
+
+
+def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
+    """ms-swift rescales to `--max_pixels`, then resizes with qwen_vl_utils; the processor leaves the image as it is."""
+    if settings.min_pixels is not None:
+        raise SettingsError(f"min_pixels = {settings.min_pixels}: ms-swift takes it from the variable MIN_PIXELS alone")
+    return size_by_loader(rescaled_size(size_wh, settings.max_pixels), processor, loader_budget(processor, os.environ))
+
+
+def rescaled_size(size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
+    """Width and height after `rescale_image`, which ms-swift calls where `--max_pixels` is set.
+
+    Source: ms-swift 4.6.0, swift/template/vision_utils.py.
+
+    >>> rescaled_size((4032, 3024), 1003520)
+    (1156, 867)
+    """
+    width, height = size_wh
+    if max_pixels is None or width * height <= max_pixels:
+        return size_wh
+    ratio = width / height
+    height_scaled = math.sqrt(max_pixels / ratio)
+    return int(height_scaled * ratio), int(height_scaled)
+
+
+def loader_budget(processor: ImageProcessor, environment: Mapping[str, str]) -> dict[str, int]:
+    """The pixel budget of qwen_vl_utils under ms-swift's environment variables, as `image_options`.
+
+    Source: ms-swift 4.6.0, swift/model/models/qwen.py (`compat_qwen_vl_utils`).
+
+    >>> from verl_visionr1.processed import PROCESSORS
+    >>> loader_budget(PROCESSORS["qwen2.5-vl"], {"MAX_PIXELS": "1003520", "IMAGE_MIN_TOKEN_NUM": "4"})
+    {'min_pixels': 3136, 'max_pixels': 1003520}
+    """
+    area = processor.factor**2
+    budget: dict[str, int] = {}
+    for bound in ("min", "max"):
+        tokens, pixels = environment.get(f"IMAGE_{bound.upper()}_TOKEN_NUM"), environment.get(f"{bound.upper()}_PIXELS")
+        if tokens or pixels:
+            budget[f"{bound}_pixels"] = (int(tokens) if tokens else int(pixels or 0) // area) * area
+    return budget

@@ -1,0 +1,118 @@
+"""What a user may set of a run's reward, whatever framework runs it: presets, routes, schedule, frame.
+
+verl's plug-in adds settings of its own (`plugin.config.Settings`), the other frameworks theirs
+(`integrations.core.FunctionSettings`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+
+from verl_visionr1.rewards.base import Preset, RewardError
+from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
+from verl_visionr1.rewards.context import ValidationStage
+from verl_visionr1.rewards.presets import PRESETS, built, find_preset
+from verl_visionr1.rewards.routing import Routes, RouteSettings, routes_of
+
+
+class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """The settings that every framework has.
+
+    Attributes:
+        preset: a name in `verl_visionr1.PRESETS` or in `presets`, or a YAML file.
+        weights: criterion -> weight, over the preset's; null keeps the preset's.
+        criteria: criteria changed, added (`fn`) or left out (null), over the preset's.
+        schedule: over the preset's; None keeps it.
+        answer_format, matching: over the preset's; None keeps them.
+        presets: presets of the run's own by name, each over a base, for `preset` and `routes`.
+        routes: presets for some of the rows.
+        validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
+        total_steps: trainer steps that count as the whole of training; None takes the run's own where the framework
+            tells it. Set it when a run will be extended, so that the bar is not lowered.
+    """
+
+    preset: str = "visionr1"
+    weights: dict[str, float | None] = {}
+    criteria: dict[str, CriterionSettings | None] = {}
+    schedule: ScheduleSettings | None = None
+    answer_format: str | None = None
+    matching: str | None = None
+    presets: dict[str, PresetSettings] = {}
+    routes: RouteSettings = RouteSettings()
+    validation: ValidationStage = "final"
+    total_steps: int | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the progressive rule is switched off."""
+        return self.schedule is not None and self.schedule.kind == "off"
+
+    @cached_property
+    def reward(self) -> Preset:
+        """The preset with everything that is set here applied.
+
+        Raises:
+            RewardError: an unknown preset, criterion, format, or thresholds that cannot be.
+        """
+        base = find_preset(self.preset, self.known_presets)
+        changes = PresetSettings(
+            weights=self.weights,
+            criteria=self.criteria,
+            schedule=self.schedule,
+            answer_format=self.answer_format,
+            matching=self.matching,
+        )
+        changed = changes.build(base)
+        follows = changed.schedule.follows_model == base.schedule.follows_model
+        return base if changed == base and follows else changed
+
+    @cached_property
+    def routing(self) -> Routes:
+        """The presets of all rows.
+
+        Raises:
+            RewardError: an unknown preset or task.
+        """
+        return routes_of(self.routes, self.reward, self.known_presets)
+
+    @cached_property
+    def known_presets(self) -> dict[str, Preset]:
+        """`PRESETS` and the run's own.
+
+        Raises:
+            RewardError: a name that is taken, a circle of bases, or a preset that cannot be.
+        """
+        known = dict(PRESETS)
+        for name in self.presets:
+            self._build(name, known)
+        return known
+
+    def require_names(self, taken: frozenset[str]) -> None:
+        """Stop where a criterion has a name that a row reports something else by, or needs a missing package.
+
+        Raises:
+            RewardError: naming the criterion.
+        """
+        for name in self.routing.metrics:
+            if name in taken:
+                raise RewardError(f"criteria.{name}: every row reports something else by that name; take another")
+        for preset in self.routing.presets:
+            preset.require_installed()
+
+    def _build(self, name: str, known: dict[str, Preset], above: tuple[str, ...] = ()) -> None:
+        """Add a preset of the run's own to `known`, after that it stands on, whichever is named first."""
+        if name in PRESETS:
+            raise RewardError(f"presets.{name}: there is a preset of that name; take another, with base: {name}")
+        if name in above:
+            raise RewardError(f"presets.{name}.base: a circle: {' -> '.join((*above, name))}")
+        if name in known:
+            return
+        settings = msgspec.structs.replace(self.presets[name], name=name)
+        if settings.base in self.presets:
+            self._build(settings.base, known, (*above, name))
+        try:
+            known[name] = built(settings, known)
+        except ValueError as error:
+            raise RewardError(f"presets.{name}.{error}") from None
