@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,7 +229,7 @@ def test_a_stage_is_in_range_and_moves_by_one(gate: Gate, seen: list[Observation
 def test_a_run_that_is_resumed_goes_the_same_way(gate: Gate, seen: list[Observation], at: int) -> None:
     whole = run(gate, GateState(), seen)
     at = min(at, len(seen))
-    kept = GateState.from_state(json.loads(json.dumps(whole[at].state())))
+    kept = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(whole[at]))), GateState)
     assert kept == whole[at]
     assert run(gate, kept, seen[at:]) == whole[at:]
 
@@ -315,20 +316,19 @@ def test_gates_are_values() -> None:
         after.states["lvis"] = GateState()  # type: ignore[index]
 
 
-BAD_STATES: dict[str, tuple[Any, str]] = {
-    "a key less": ({"stage": 0}, r"data source 'coco': gate state has keys \['stage'\]: needs"),
-    "no stage": ({"stage": -1}, "'coco': gate state stage = -1: needs a whole number"),
-    "half a step": ({"since": 1.5}, "gate state since = 1.5"),
-    "no first step": ({"first_step": "x"}, "gate state first_step = 'x'"),
-    "nan": ({"entries": [[1, math.nan, 2]]}, r"gate state entries: \[1, nan, 2\] needs"),
-    "two numbers": ({"entries": [[1, 2.0]]}, "data source 'coco'"),
-    "no entries": ({"entries": 5}, "data source 'coco'"),
-    "out of order": ({"entries": [[2, 1.0, 2], [1, 1.0, 2]]}, r"steps \[2, 1\] need to increase"),
+BAD_STATES: dict[str, dict[str, Any]] = {
+    "no stage": {"stage": -1},
+    "half a step": {"since": 1.5},
+    "no first step": {"first_step": "x"},
+    "nan": {"entries": [[1, math.nan, 2]]},
+    "two numbers": {"entries": [[1, 2.0]]},
+    "no entries": {"entries": 5},
+    "out of order": {"entries": [[2, 1.0, 2], [1, 1.0, 2]]},
 }
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_STATES.values(), ids=BAD_STATES)
-def test_a_bad_state_is_an_error_that_names_the_source(change: Any, message: str) -> None:
-    state = change if change == {"stage": 0} else {**GateState().state(), **change}
-    with pytest.raises(ValueError, match=message):
-        Gates(GATE, 2).with_state({"coco": state})
+@pytest.mark.parametrize("change", BAD_STATES.values(), ids=BAD_STATES)
+def test_a_bad_state_is_an_error_that_names_the_source(change: dict[str, Any]) -> None:
+    (key,) = change
+    with pytest.raises(ValueError, match=rf"'coco': .*{key}"):
+        Gates(GATE, 2).with_state({"coco": msgspec.to_builtins(GateState()) | change})

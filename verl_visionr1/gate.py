@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
+
+import msgspec
 
 from verl_visionr1.criteria import EPSILON
 
-Entry: TypeAlias = tuple[int, float, int]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Entry: TypeAlias = tuple[Count, float, Annotated[int, msgspec.Meta(ge=1)]]
 """What one step scored in a stage: step, sum of the metric, number of completions."""
 
 
@@ -115,42 +118,20 @@ class GateState:
         since: observations of earlier steps do not count: they are from before this stage began.
         first_step: the earliest step that was observed in this stage; None before there was one.
         entries: the last steps observed in this stage, in order of step; as many as the gate looks at.
+
+    Raises:
+        ValueError: entries whose steps do not increase, or whose sum is not finite.
     """
 
-    stage: int = 0
-    since: int = 0
-    first_step: int | None = None
+    stage: Count = 0
+    since: Count = 0
+    first_step: Count | None = None
     entries: tuple[Entry, ...] = ()
 
-    def state(self) -> dict[str, Any]:
-        """As JSON can hold it; `from_state` is its inverse."""
-        return {
-            "stage": self.stage,
-            "since": self.since,
-            "first_step": self.first_step,
-            "entries": [list(entry) for entry in self.entries],
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> GateState:
-        """Read what `state` gave.
-
-        Raises:
-            ValueError: a key that is missing, unknown or holds something else.
-
-        >>> GateState.from_state({"stage": 1, "since": 40, "first_step": None, "entries": []})
-        GateState(stage=1, since=40, first_step=None, entries=())
-        """
-        names = {each.name for each in fields(cls)}
-        if set(state) != names:
-            raise ValueError(f"gate state has keys {sorted(state)}: needs {sorted(names)}")
-        for name in ("stage", "since"):
-            if not _is_count(state[name]):
-                raise ValueError(f"gate state {name} = {state[name]!r}: needs a whole number of at least 0")
-        first_step: Any = state["first_step"]
-        if first_step is not None and not _is_count(first_step):
-            raise ValueError(f"gate state first_step = {first_step!r}: needs a whole number of at least 0, or null")
-        return cls(state["stage"], state["since"], first_step, _entries(state["entries"]))
+    def __post_init__(self) -> None:
+        steps = [step for step, _, _ in self.entries]
+        if steps != sorted(set(steps)) or not all(math.isfinite(total) for _, total, _ in self.entries):
+            raise ValueError(f"entries = {self.entries}: needs increasing steps and finite sums")
 
     def windowed_mean(self, gate: Gate) -> float | None:
         """The mean that the gate looks at; None before the window is full. For logs."""
@@ -285,7 +266,7 @@ class Gates:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON can hold it."""
-        return {source: state.state() for source, state in self.states.items()}
+        return msgspec.to_builtins(dict(self.states))
 
     def with_state(self, state: Mapping[str, Any]) -> Gates:
         """These settings with the state of a checkpoint; where settings changed, they hold from the next step on.
@@ -296,9 +277,9 @@ class Gates:
         states: dict[str, GateState] = {}
         for source, each in state.items():
             try:
-                states[source] = GateState.from_state(each)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"data source {source!r}: {error}") from None
+                states[source] = msgspec.convert(each, GateState)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"gate state of data source {source!r}: {error}") from None
         return replace(self, states=states)
 
 
@@ -313,19 +294,3 @@ def _as_many(bar: Any) -> tuple[Any, ...]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _entries(entries: Any) -> tuple[Entry, ...]:
-    read: list[Entry] = []
-    for entry in entries:
-        step, total, n = entry
-        if not (_is_count(step) and _is_number(total) and math.isfinite(total) and _is_count(n) and n):
-            raise ValueError(f"gate state entries: {entry!r} needs a step, a finite sum and a number of completions")
-        read.append((step, float(total), n))
-    if [entry[0] for entry in read] != sorted({entry[0] for entry in read}):
-        raise ValueError(f"gate state entries: steps {[entry[0] for entry in read]} need to increase")
-    return tuple(read)
