@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import Answer, Defect
-from verl_visionr1.criteria.counting import count_exact, count_fuzzy, count_mra, count_relative
+from verl_visionr1.criteria.counting import count_exact, count_fuzzy, count_mra
 from verl_visionr1.rewards import PRESETS, Criterion, counting
 
 BY_NUMBER = [preset.name for preset in counting.PRESETS if preset.answer_format == "count"]
@@ -52,7 +53,8 @@ VALUES = {
 @pytest.mark.parametrize(("stated", "true", "expected"), [(*key, value) for key, value in VALUES.items()])
 def test_values(stated: float | None, true: int, expected: tuple[float, ...]) -> None:
     answer = Answer(count=stated, defects=() if stated is not None else (Defect.NO_COUNT,))
-    judged = [fn(answer, target(true)) for fn in (count_exact, count_relative, count_fuzzy, count_mra)]
+    relative = partial(count_fuzzy, cutoff=1.0)
+    judged = [fn(answer, target(true)) for fn in (count_exact, relative, count_fuzzy, count_mra)]
     assert judged == pytest.approx(expected)
 
 
@@ -65,7 +67,7 @@ def test_mra_by_definition(true: int, stated: int) -> None:
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 20))
 def test_nearer_is_never_worse(true: int, off: int, further: int) -> None:
-    for fn in (count_exact, count_relative, count_fuzzy, count_mra):
+    for fn in (count_exact, count_fuzzy, count_mra):
         near, far = (fn(Answer(count=float(true + d)), target(true)) for d in (off, off + further))
         assert 0.0 <= far <= near <= 1.0
 
@@ -85,7 +87,7 @@ def test_the_cutoff_of_fuzzy() -> None:
 
 def test_a_target_without_a_count_is_met_by_nothing() -> None:
     nothing = Target(task="detection", size_wh=(640, 480))
-    for fn in (count_exact, count_relative, count_fuzzy, count_mra):
+    for fn in (count_exact, count_fuzzy, count_mra):
         assert fn(Answer(count=0.0), nothing) == 0.0
 
 

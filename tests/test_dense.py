@@ -13,7 +13,6 @@ from verl_visionr1.boxes import Box, iou
 from verl_visionr1.criteria import ADVANCED, BEGINNER, OFF, Thresholds, precision, recall
 from verl_visionr1.criteria.dense import (
     big_vision,
-    f1_iou,
     precision_size_aware,
     reachable_iou,
     recall_size_aware,
@@ -38,32 +37,29 @@ def target_of(n: int, side: float = 400.0, labels: list[str] | None = None) -> T
     return Target(task="detection", size_wh=(1000, 1000), boxes_xyxy=[box] * n, labels=labels or ["cat"] * n)
 
 
-# ious, n_P, n_T -> soft_iou, f1_iou, weighted_sum, v_triune at eps .85, big_vision
+# ious, n_P, n_T -> soft_iou, weighted_sum, v_triune at eps .85, big_vision
 EPS_85 = Thresholds(match_iou=0.85, recall_floor=0.0, recall_full=1.0, iou_floor=0.85, iou_full=1.0)
 TABLE = {
-    "perfect": ([1.0, 1.0], 2, 2, 1, 1, 1, 1, 1),
-    "IoU .6": ([0.6], 1, 1, 0.6, 0.6, 0.72, 0, 0.3),
-    "IoU .4": ([0.4], 1, 1, 0.4, 0, 0, 0, 0),
-    "IoU .9": ([0.9], 1, 1, 0.9, 0.9, 0.93, 0.93, 0.9),
-    "one of two": ([1.0], 1, 2, 0.5, 2 / 3, 0.575, 0.575 * 0.6**0.5, 0.5),
-    "one of two, and junk": ([1.0], 2, 2, 0.5, 0.5, 0.5, 0.5 * 0.6, 0.35),
-    "ten times": ([1.0], 10, 1, 0.1, 2 / 11, 0.865, 0.865 * 0.6**9, 0),
-    "twice": ([1.0], 2, 1, 0.5, 2 / 3, 0.925, 0.925 * 0.6, 0.7),
-    "below eps, but there": ([1.0, 0.8], 2, 2, 0.9, 0.9, 0.93, 0.5, 0.85),
-    "nothing said": ([], 0, 2, 0, 0, 0, 0, 0),
-    "nothing right": ([], 3, 2, 0, 0, 0, 0, 0),
-    "nothing there": ([], 1, 0, 0, 0, 0, 0, 0),
-    "neither": ([], 0, 0, 1, 1, 1, 1, 1),
+    "perfect": ([1.0, 1.0], 2, 2, 1, 1, 1, 1),
+    "IoU .6": ([0.6], 1, 1, 0.6, 0.72, 0, 0.3),
+    "IoU .4": ([0.4], 1, 1, 0.4, 0, 0, 0),
+    "IoU .9": ([0.9], 1, 1, 0.9, 0.93, 0.93, 0.9),
+    "one of two": ([1.0], 1, 2, 0.5, 0.575, 0.575 * 0.6**0.5, 0.5),
+    "one of two, and junk": ([1.0], 2, 2, 0.5, 0.5, 0.5 * 0.6, 0.35),
+    "ten times": ([1.0], 10, 1, 0.1, 0.865, 0.865 * 0.6**9, 0),
+    "twice": ([1.0], 2, 1, 0.5, 0.925, 0.925 * 0.6, 0.7),
+    "below eps, but there": ([1.0, 0.8], 2, 2, 0.9, 0.93, 0.5, 0.85),
+    "nothing said": ([], 0, 2, 0, 0, 0, 0),
+    "nothing right": ([], 3, 2, 0, 0, 0, 0),
+    "nothing there": ([], 1, 0, 0, 0, 0, 0),
+    "neither": ([], 0, 0, 1, 1, 1, 1),
 }
 
 
-@pytest.mark.parametrize(("ious", "n_p", "n_t", "over", "f1", "total", "triune", "vision"), TABLE.values(), ids=TABLE)
-def test_values(
-    ious: list[float], n_p: int, n_t: int, over: float, f1: float, total: float, triune: float, vision: float
-) -> None:
+@pytest.mark.parametrize(("ious", "n_p", "n_t", "over", "total", "triune", "vision"), TABLE.values(), ids=TABLE)
+def test_values(ious: list[float], n_p: int, n_t: int, over: float, total: float, triune: float, vision: float) -> None:
     matching, target = matched(ious, n_p, n_t), target_of(n_t)
     assert soft_iou(matching) == pytest.approx(over)
-    assert f1_iou(matching) == pytest.approx(f1)
     assert weighted_sum(matching) == pytest.approx(total)
     assert v_triune(Answer(), matching, EPS_85, target, STEP) == pytest.approx(triune)
     assert big_vision(matching, target) == pytest.approx(vision)
@@ -264,7 +260,6 @@ def test_criteria_lie_in_0_1_and_one_more_wrong_box_never_pays(
     answer = Answer(((0.0, 0.0, side, side),) * (n_p + 1), ("cat",) * (n_p + 1))
     criteria = (
         soft_iou,
-        f1_iou,
         weighted_sum,
         lambda matching: v_triune(answer, matching, stage, target, STEP),
         lambda matching: v_triune(answer, matching, stage, target, STEP, size_aware=True),

@@ -124,8 +124,6 @@ def test_greedy_takes_the_largest_overlap_first() -> None:
     target = Target(task="grounding", size_wh=WH, **cat([0.0, 0.0, 40.0, 40.0], [0.0, 10.0, 40.0, 50.0]))
     answer = Answer(((0.0, 6.0, 40.0, 46.0), (0.0, 12.0, 40.0, 52.0)), ("cat", "cat"))
     assert [(p, t) for p, t, _ in greedy_pairs(answer, target)] == [(1, 1), (0, 0)]
-    found = numbers_of([row(0, said([0.0, 6.0, 40.0, 46.0], OTHER, OTHER), **cat([0.0, 0.0, 40.0, 40.0]))])
-    assert (found["greedy P"], found["greedy R"]) == (pytest.approx(1 / 3), 1.0)
 
 
 # --- LISA ------------------------------------------------------------------------------------------------------------

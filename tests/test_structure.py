@@ -9,55 +9,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1.answers import Answer
 from verl_visionr1.criteria.structure import (
     CRITERIA,
     cosine_length,
-    json_list,
-    no_box_repetition,
     no_repetition,
     overlong,
     think_answer,
     think_answer_glm,
 )
 
-TEMPLATES = (json_list, think_answer, think_answer_glm)
-# text -> JSON list, think and answer, the same as GLM writes it
+TEMPLATES = (think_answer, think_answer_glm)
+# text -> think and answer, the same as GLM writes it
 SHAPES = {
-    "a list": ("[1, 2]", (1, 0, 0)),
-    "the empty list": (" [] ", (1, 0, 0)),
-    "a fenced list": ("```json\n[1]\n```", (1, 0, 0)),
-    "a fence without a language": ("```\n[1]\n```", (1, 0, 0)),
-    "a list after reasoning": ("<think>a</think>[1]", (1, 0, 1)),
-    "a list in an answer": ("<think>a</think>\n<answer>```json\n[1]\n```</answer>", (1, 1, 1)),
-    "a list in prose": ("Here: [1]", (0, 0, 0)),
-    "a broken list": ("[1, 2", (0, 0, 0)),
-    "not quite a list": ("[1, 2,]", (0, 0, 0)),
-    "an object": ("{}", (0, 0, 0)),
-    "lists in a list": ("[" * 50_000 + "]" * 50_000, (0, 0, 0)),
-    "reasoning and an answer": ("<think>a</think>\n<answer>b</answer>", (0, 1, 1)),
-    "blanks around": ("\n<think>a</think> <answer>b</answer>\n", (0, 1, 1)),
-    "text before": ("a<think>a</think><answer>b</answer>", (0, 0, 0)),
-    "text between": ("<think>a</think>b<answer>b</answer>", (0, 0, 0)),
-    "text after": ("<think>a</think><answer>b</answer>c", (0, 0, 0)),
-    "two answers": ("<think>a</think><answer>b</answer><answer>c</answer>", (0, 0, 0)),
-    "two reasonings": ("<think>a</think><think>a</think><answer>b</answer>", (0, 0, 0)),
-    "nested reasoning": ("<think><think>a</think><answer>b</answer>", (0, 0, 0)),
-    "an answer in the reasoning": ("<think><answer>a</answer></think><answer>b</answer>", (0, 0, 0)),
-    "blank reasoning": ("<think> </think><answer>b</answer>", (0, 0, 0)),
-    "a blank answer": ("<think>a</think><answer> </answer>", (0, 0, 0)),
-    "tags in capitals": ("<Think>a</Think><answer>b</answer>", (0, 0, 0)),
-    "no reasoning": ("<answer>b</answer>", (0, 0, 0)),
-    "no answer": ("<think>a</think>", (0, 0, 0)),
-    "tags crossed": ("<think>a</think></answer>b<answer>", (0, 0, 0)),
-    "plain text after reasoning": ("<think>a</think>b", (0, 0, 1)),
-    "a box": ("<think>a</think>It is <|begin_of_box|>b<|end_of_box|>.", (0, 0, 1)),
-    "a box that never closes": ("<think>a</think><|begin_of_box|>b", (0, 0, 0)),
-    "a box closed first": ("<think>a</think><|end_of_box|>b<|begin_of_box|>", (0, 0, 0)),
-    "an empty box": ("<think>a</think><|begin_of_box|> <|end_of_box|>", (0, 0, 0)),
-    "two boxes": ("<think>a</think>" + "<|begin_of_box|>b<|end_of_box|>" * 2, (0, 0, 0)),
-    "reasoning that never ends": ("<think>a", (0, 0, 0)),
-    "nothing": ("", (0, 0, 0)),
+    "a list after reasoning": ("<think>a</think>[1]", (0, 1)),
+    "reasoning and an answer": ("<think>a</think>\n<answer>b</answer>", (1, 1)),
+    "blanks around": ("\n<think>a</think> <answer>b</answer>\n", (1, 1)),
+    "text before": ("a<think>a</think><answer>b</answer>", (0, 0)),
+    "text between": ("<think>a</think>b<answer>b</answer>", (0, 0)),
+    "text after": ("<think>a</think><answer>b</answer>c", (0, 0)),
+    "two answers": ("<think>a</think><answer>b</answer><answer>c</answer>", (0, 0)),
+    "two reasonings": ("<think>a</think><think>a</think><answer>b</answer>", (0, 0)),
+    "nested reasoning": ("<think><think>a</think><answer>b</answer>", (0, 0)),
+    "an answer in the reasoning": ("<think><answer>a</answer></think><answer>b</answer>", (0, 0)),
+    "blank reasoning": ("<think> </think><answer>b</answer>", (0, 0)),
+    "a blank answer": ("<think>a</think><answer> </answer>", (0, 0)),
+    "tags in capitals": ("<Think>a</Think><answer>b</answer>", (0, 0)),
+    "no reasoning": ("<answer>b</answer>", (0, 0)),
+    "no answer": ("<think>a</think>", (0, 0)),
+    "tags crossed": ("<think>a</think></answer>b<answer>", (0, 0)),
+    "plain text after reasoning": ("<think>a</think>b", (0, 1)),
+    "a box": ("<think>a</think>It is <|begin_of_box|>b<|end_of_box|>.", (0, 1)),
+    "a box that never closes": ("<think>a</think><|begin_of_box|>b", (0, 0)),
+    "a box closed first": ("<think>a</think><|end_of_box|>b<|begin_of_box|>", (0, 0)),
+    "an empty box": ("<think>a</think><|begin_of_box|> <|end_of_box|>", (0, 0)),
+    "two boxes": ("<think>a</think>" + "<|begin_of_box|>b<|end_of_box|>" * 2, (0, 0)),
+    "reasoning that never ends": ("<think>a", (0, 0)),
+    "nothing": ("", (0, 0)),
 }
 
 
@@ -144,16 +131,6 @@ REPEATED = {
 @pytest.mark.parametrize(("text", "n", "expected"), REPEATED.values(), ids=REPEATED)
 def test_no_repetition(text: str, n: int, expected: float) -> None:
     assert no_repetition(text, n=n) == pytest.approx(expected)
-
-
-def test_no_box_repetition() -> None:
-    a, b = (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 2.0)
-    assert no_box_repetition(Answer()) == 1.0
-    assert no_box_repetition(Answer((a, b), ("cat", "cat"))) == 1.0
-    assert no_box_repetition(Answer((a, a), ("cat", "dog"))) == 1.0
-    assert no_box_repetition(Answer((a, a), ("caf\u00e9", "CAFE\u0301"))) == 0.5
-    assert no_box_repetition(Answer((a, a, b, a), ("cat",) * 4)) == 0.5
-    assert no_box_repetition(Answer(points_xy=((1.0, 2.0), (1.0, 2.0)))) == 0.5
 
 
 PIECES = [

@@ -18,17 +18,13 @@ def count_exact(answer: Answer, target: Target) -> float:
     return 1.0 if error == 0.0 else 0.0
 
 
-def count_relative(answer: Answer, target: Target) -> float:
-    """max(0, 1 - e): Video-R1's, with y = 0 mended."""
-    error = _error(answer, target)
-    return 0.0 if error is None else max(0.0, 1.0 - error)
-
-
 def count_fuzzy(answer: Answer, target: Target, *, cutoff: float = 0.5) -> float:
     """max(0, 1 - e / cutoff): CrowdVLM-R1's fuzzy reward, continuous and with 0 counted.
 
     The released one is 1.5 - e below e = .5 and 0 from there on: it jumps from 1 to 0, pays 1.5 for the truth and
     nothing where y = 0.
+
+    With cutoff 1 it is Video-R1's relative reward, with y = 0 counted.
 
     Raises:
         ValueError: a cutoff that is not above 0.
@@ -62,5 +58,5 @@ def _error(answer: Answer, target: Target) -> float | None:
     return abs(answer.stated_count - target.count) / max(target.count, 1)
 
 
-CRITERIA: tuple[Callable[..., float], ...] = (count_exact, count_relative, count_fuzzy, count_mra)
+CRITERIA: tuple[Callable[..., float], ...] = (count_exact, count_fuzzy, count_mra)
 """What a preset may name."""

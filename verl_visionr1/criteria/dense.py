@@ -30,16 +30,6 @@ def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
     return sum(_reaching(matching.ious, match_iou)) / most if most else 1.0
 
 
-def f1_iou(matching: Matching, *, match_iou: float = 0.5) -> float:
-    """2 * (sum of matched IoU of at least `match_iou`) / (n_P + n_T): F1 times the mean IoU of its matches.
-
-    The two terms of Vero's grounding reward as a product: their sum, as released, is cut off at 1, so that one box at
-    IoU .6 earns as much as a perfect one.
-    """
-    n_boxes = matching.n_predicted + matching.n_target
-    return 2.0 * sum(_reaching(matching.ious, match_iou)) / n_boxes if n_boxes else 1.0
-
-
 def weighted_sum(matching: Matching) -> float:
     """.7 * (sum of matched IoU >= .5) / n_T + .3 * (recall + precision) / 2, both at IoU .5 (VLM-R1).
 
@@ -239,7 +229,6 @@ def _compared(
 
 CRITERIA: tuple[Callable[..., float], ...] = (
     soft_iou,
-    f1_iou,
     weighted_sum,
     v_triune,
     big_vision,

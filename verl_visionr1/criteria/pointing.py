@@ -135,24 +135,6 @@ def click(
     return 1.0 / predicted.n_predicted
 
 
-def click_explored(
-    answer: Answer, target: Target, grid_wh: tuple[float, float], *, radius: float = RADIUS, box_centres: bool = False
-) -> float:
-    """1 / sqrt(N k): the k-th of N candidates is the first that hits (InfiGUI-G1, arXiv 2508.05731), else 0.0.
-
-    For prompts that ask for several candidates, best first: the one criterion here that looks at their order. Three or
-    more candidates on a line are a scan of the screen: 0.0. (Released: -1 / N for a miss and -1 for a line.)
-    """
-    predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
-    if not target.n_objects:
-        return 0.0 if predicted.n_predicted else 1.0
-    hits = hits_of(predicted, regions_of(target, grid_wh, radius, by_mask=False))
-    if not hits or _on_a_line(predicted.points_xy):
-        return 0.0
-    first = min(predicted.ranks[p] for p, _ in hits)
-    return 1.0 / math.sqrt(predicted.n_predicted * (first + 1))
-
-
 def _share(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> float:
     """Objects that have a point of their own, over max(n_P, n_T)."""
     if target.ignore_xyxy:
@@ -219,15 +201,5 @@ def _nearness(point: Point, kernel: _GaussianKernel) -> float:
     return math.exp(-0.5 * (dx * dx + dy * dy))  # dx ** 2 would raise where it overflows
 
 
-def _on_a_line(points_xy: Sequence[Point]) -> bool:
-    """Whether three or more points lie on one line, or on one point. They come sorted: the ends are first and last."""
-    if len(points_xy) < 3:
-        return False
-    (x1, y1), (x2, y2) = points_xy[0], points_xy[-1]
-    dx, dy = x2 - x1, y2 - y1
-    slack = ROUNDING * math.hypot(dx, dy)  # a point that far from the line, in pixels
-    return all(abs(dx * (y - y1) - dy * (x - x1)) <= slack for x, y in points_xy)
-
-
-CRITERIA: tuple[Callable[..., float], ...] = (point_in_box, point_in_mask, point_distance, click, click_explored)
+CRITERIA: tuple[Callable[..., float], ...] = (point_in_box, point_in_mask, point_distance, click)
 """What a preset may name."""

@@ -8,29 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 
-import msgspec
-
-from verl_visionr1.answers import MAX_CHARS, Answer
-from verl_visionr1.answers.envelope import UNREADABLE, unwrap
-from verl_visionr1.targets import normalize_label
-
-
-def json_list(completion: str) -> float:
-    """1.0 iff the answer is a JSON list, alone or in a ``` fence, after closed reasoning and inside `<answer>` or not.
-
-    What the list holds is not looked at (`well_formed` does that). 0.0 above `MAX_CHARS`.
-    """
-    body, defects = unwrap(completion)
-    if defects:
-        return 0.0
-    try:
-        _decode_list(body)
-    except UNREADABLE:
-        return 0.0
-    return 1.0
-
-
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+from verl_visionr1.answers import MAX_CHARS
 
 
 def _within(body: str, opening: str, closing: str) -> str:
@@ -169,13 +147,6 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
     return distinct_share(list(zip(*(words[i:] for i in range(n)), strict=False)))
 
 
-def no_box_repetition(answer: Answer) -> float:
-    """Share of the answer's boxes (or points) that differ from the others in place or label; 1.0 for none."""
-    places = answer.boxes_xyxy or answer.points_xy
-    labels = (*map(normalize_label, answer.labels), *[""] * (len(places) - len(answer.labels)))
-    return distinct_share(list(zip(places, labels, strict=False)))
-
-
 def distinct_share(items: Sequence[Hashable]) -> float:
     """Distinct items over all; 1.0 for none.
 
@@ -186,12 +157,10 @@ def distinct_share(items: Sequence[Hashable]) -> float:
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (
-    json_list,
     think_answer,
     think_answer_glm,
     cosine_length,
     overlong,
     no_repetition,
-    no_box_repetition,
 )
 """What a preset may name."""

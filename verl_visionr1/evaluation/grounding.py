@@ -1,4 +1,4 @@
-"""Referring expressions: REC accuracy, generalised REC (gRefCOCO), gIoU and cIoU of LISA on boxes; greedy P and R.
+"""Referring expressions: REC accuracy, generalised REC (gRefCOCO), gIoU and cIoU of LISA on boxes.
 
 Every number is a sum over rows divided by another (`Part`): numerator and denominator of each row. Boxes are in pixels
 of the original image; IoU is IoU.
@@ -72,18 +72,6 @@ def grec_parts(read: Read) -> dict[str, Part]:
     n_found = len(greedy_pairs(read.answer, read.target))
     right = float(n_found == n_predicted == n_target)
     return {"GREC": (right, 1.0), "N-acc": NO_PART, "T-acc": (float(n_predicted > 0), 1.0)}
-
-
-def greedy_parts(read: Read) -> dict[str, Part]:
-    """Precision and recall at IoU .5 over all boxes of all rows: "greedy P" and "greedy R".
-
-    VLM-R1 reports such numbers (Table 3) without publishing how they are computed; here pairs are taken greedily as in
-    its `weighted_sum`, the largest IoU first, and labels must agree. Claims without a usable box count as predicted;
-    boxes in regions to ignore do not.
-    """
-    matching = read.case.class_aware
-    found = float(len(greedy_pairs(read.answer, read.target)))
-    return {"greedy P": (found, float(matching.n_predicted)), "greedy R": (found, float(matching.n_target))}
 
 
 def greedy_pairs(answer: Answer, target: Target, match_iou: float = MATCH_IOU) -> list[tuple[int, int, float]]:

@@ -11,13 +11,13 @@ import numpy as np
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.average_precision import ap
-from verl_visionr1.criteria.counting import count_relative
+from verl_visionr1.criteria.counting import count_fuzzy
 from verl_visionr1.evaluation.average_precision import AveragePrecision, after_nms
 from verl_visionr1.evaluation.coco import AREAS
 from verl_visionr1.evaluation.correlation import Correlated, Correlation, in_words, reward_bins
 from verl_visionr1.evaluation.counting import ROOTS, by_count, counting_parts
 from verl_visionr1.evaluation.detections import Detections, detections_of
-from verl_visionr1.evaluation.grounding import Part, grec_parts, greedy_parts, lisa_parts, rec_parts
+from verl_visionr1.evaluation.grounding import Part, grec_parts, lisa_parts, rec_parts
 from verl_visionr1.evaluation.negatives import has_negatives, negative_parts
 from verl_visionr1.evaluation.pointing import pointing_parts
 from verl_visionr1.evaluation.reading import Read
@@ -170,7 +170,7 @@ class Measurement:
             found["IoU"] = _array([read.score.metrics["iou_mean"] for read in reads])
             found["AP of the row"] = _array([ap(read.answer, read.target, read.case.class_aware) for read in reads])
         elif task == "counting":
-            found["relative accuracy"] = _array([count_relative(read.answer, read.target) for read in reads])
+            found["relative accuracy"] = _array([count_fuzzy(read.answer, read.target, cutoff=1.0) for read in reads])
         return found
 
     def _tables(self, estimates: Mapping[str, Estimate]) -> list[Table]:
@@ -225,7 +225,6 @@ def _parts_of(read: Read, families: tuple[Family, ...], settings: EvaluationSett
     if read.target.task in BOX_TASKS:
         parts["F1@50"] = (read.score.metrics["f1_50"], 1.0)
         parts["mean IoU"] = (read.score.metrics["iou_mean"], 1.0)
-        parts |= greedy_parts(read)
     if "negatives" in families:
         parts |= negative_parts(read)
     parts["reward"] = (read.score.value, 1.0)
