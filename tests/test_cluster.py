@@ -161,7 +161,7 @@ def test_reshard_command_and_what_it_refuses(tmp_path: Path) -> None:
 
     def refused(*arguments: object) -> str:
         found = CliRunner().invoke(app, ["reshard", *map(str, arguments)])
-        assert found.exit_code == 1, found.output
+        assert found.exit_code == 2, found.output
         assert len(found.output.strip().splitlines()) == 1
         assert {file.name: file.read_bytes() for file in actor.iterdir()} == before, "nothing is half done"
         return found.output

@@ -216,7 +216,7 @@ def test_a_line_of_a_dump(tmp_path: Path) -> None:
     assert run(file, "--row", 3).output.startswith("nothing wrong")
     assert run(file, "--row", 1).output.startswith("missed 2 of 2")
     broken = run(file, "--row", 2)
-    assert broken.exit_code == 1
+    assert broken.exit_code == 2
     assert "line 2" in broken.output
     assert "no row 9 that is judged" in run(file, "--row", 9).output
     bad = json.loads(TARGET.to_json()) | {"boxes_xyxy": [[500, 500, 999, 999]]}
@@ -296,7 +296,7 @@ def test_of_several_images_the_one_of_the_ground_truth_is_drawn_on(image: int | 
 def test_a_row_of_verls_own_reward_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text(json.dumps({"output": "42", "gts": "#### 42", "route": -2.0}))
     done = run(tmp_path / "1.jsonl", "--row", 1)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "verl's own reward" in done.output
 
 
@@ -359,7 +359,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     result = run(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith("visionr1 explain: ")
     assert message in result.output
     assert len(result.output.splitlines()) == 1

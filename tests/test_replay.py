@@ -266,7 +266,7 @@ def test_the_command_replays_rollouts(tmp_path: Path) -> None:
 def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "1.jsonl")
     file.write_text(file.read_text() + "{}\n")
-    assert run("--rollouts", file).exit_code == 1
+    assert run("--rollouts", file).exit_code == 2
     result = run("--rollouts", file, "--on-error", "skip")
     assert result.exit_code == 0
     assert "1 rows could not be read" in result.stdout
@@ -290,7 +290,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) -> None:
     result = run(*(arg.format(folder=tmp_path) for arg in args))
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("visionr1 schedule: ")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

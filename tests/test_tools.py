@@ -84,7 +84,7 @@ def test_no_run_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=str(tmp_path)):
         read_steps(tmp_path)
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no metrics" in " ".join(result.output.split())
 
 
@@ -239,5 +239,5 @@ def test_numbers_of_alarms_are_no_criteria() -> None:
 
 def test_watching_what_is_no_run_stops_at_once(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["watch", str(tmp_path), "--total-steps", "6"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"visionr1 watch: {tmp_path}: no metrics/ in it" in result.stderr

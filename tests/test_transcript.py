@@ -235,12 +235,6 @@ def test_the_commands_read_the_prompt_of_a_dump(tmp_path: Path, prompt: str, opt
     assert json.loads(scored.stdout)["overall"]["reward"] == pytest.approx(value)
 
 
-def test_a_state_of_reasoning_that_is_none_is_refused() -> None:
-    stopped = CliRunner().invoke(app, ["explain", "--text", "7", "--target", SEVEN.to_json(), "--reasoning", "on"])
-    assert stopped.exit_code == 1
-    assert "--reasoning on: " in stopped.stderr
-
-
 def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:
     think_answer = CRITERIA["think_answer"]
     text = "I look.</think>\n<answer>7</answer>"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from verl_visionr1.cli import (
@@ -29,7 +32,24 @@ COMMANDS = (
 OPTIONAL = {"PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
 """Packages that only some options need, by import name."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"verl-visionr1 {version('verl-visionr1')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    is_version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(convert.app, name="convert")
@@ -44,4 +64,4 @@ def main() -> None:
         if package not in OPTIONAL:
             raise
         typer.echo(f"visionr1: this needs {OPTIONAL[package]}: pip install 'verl-visionr1[tools]'", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(2) from None

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from verl_visionr1.cli.rollouts import stop
 from verl_visionr1.tools.audit import CHECKS, AuditError, Limits, Report, Subject, TaskReport
 from verl_visionr1.tools.audit import audit as run_audit
 
@@ -52,8 +53,7 @@ def audit(
         limits = Limits(limit_ms, long_limit_ms, _range(value_range))
         report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
     except (AuditError, ValueError) as error:  # RewardError and FunctionError are ValueErrors
-        Console(stderr=True, soft_wrap=True).print(f"[red]visionr1 audit:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from None
+        raise stop("audit", error) from None
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
     else:

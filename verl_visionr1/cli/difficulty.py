@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -15,32 +15,24 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Quota, Rules
+from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Metric, Rules, Unseen
 
 
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
     data: Annotated[list[Path], typer.Option(help="the parquet that they were made of (may repeat)")],
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
-    metric: Annotated[str, typer.Option(help="what an answer passes by: accuracy, f1_50 or iou_mean")] = "accuracy",
+    metric: Annotated[Metric, typer.Option(help="what an answer passes by")] = "accuracy",
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
     min_rate: Annotated[float, typer.Option(help="least pass rate of a row")] = 0.0,
     max_rate: Annotated[float, typer.Option(help="largest pass rate of a row")] = 1.0,
     min_samples: Annotated[int, typer.Option(help="rows with fewer rollouts are unseen", min=1)] = MIN_SAMPLES,
-    unseen: Annotated[str, typer.Option(help="rows without a pass rate: keep or drop")] = "keep",
-    quota: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FROM..TO=SHARE", help="share of rows of these pass rates, or of unseen (may repeat)"),
-    ] = None,
-    max_per_source: Annotated[int | None, typer.Option(help="rows of one data source")] = None,
-    max_share_per_count: Annotated[
-        float | None, typer.Option(help="largest share of one right answer among the rows that ask how many")
-    ] = None,
+    unseen: Annotated[Unseen, typer.Option(help="rows without a pass rate")] = "keep",
     limit: Annotated[int | None, typer.Option(help="rows in all")] = None,
-    order: Annotated[str, typer.Option(help="keep, easy-first or hard-first")] = "keep",
-    seed: Annotated[int, typer.Option(help="draws what is left out")] = 0,
+    seed: Annotated[int, typer.Option(help="draws what --limit leaves out")] = 0,
     match: Annotated[
-        str, typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone: prompt or truth")
+        Literal["prompt", "truth"],
+        typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone"),
     ] = "prompt",
     preset: given.PresetName = "visionr1",
     route: given.Route = None,
@@ -53,7 +45,7 @@ def difficulty(
     on_error: given.OnBadRow = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Filter, balance and order training data by how often saved rollouts pass, row by row."""
+    """Filter training data by how often saved rollouts pass, row by row."""
     from verl_visionr1.rollouts.training_rows import read_training_rows
     from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # they need pyarrow
     from verl_visionr1.tools.difficulty.rates import Bar
@@ -64,33 +56,29 @@ def difficulty(
         rules = Rules(
             min_rate=min_rate,
             max_rate=max_rate,
-            unseen=cast(Any, unseen),  # what cannot be is refused there
-            quotas=tuple(map(Quota.parse, quota or ())),
-            max_per_source=max_per_source,
-            max_share_per_count=max_share_per_count,
+            unseen=unseen,
             limit=limit,
-            order=cast(Any, order),
             seed=seed,
         )
-        wanted = Bar(cast(Any, metric), bar)
+        wanted = Bar(metric, bar)
         processing = given.processing_of(processed, min_pixels, max_pixels)
         judging = Judging(
             given.preset_of(preset),
             frame_named(frame),
             processing=processing,
             by_task=given.routes_of(route),
-            reasoning=given.reasoning_of(reasoning),
+            reasoning=reasoning,
         )
         _refuse_overwriting(out, [*files, *data])
         with given.opened(files, None, column, on_error, skipped, COLUMNS) as rollouts:
-            rows = read_training_rows(data, on_error="skip" if on_error == "skip" else "fail", counts=skipped)
+            rows = read_training_rows(data, on_error=on_error, counts=skipped)
             report = filter_by_difficulty(
                 rollouts,
                 rows,
                 judging,
                 wanted,
                 rules,
-                match=cast(Any, match),
+                match=match,
                 min_samples=min_samples,
                 out=out,
                 skipped=skipped,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -40,7 +40,8 @@ def doctor(
         ),
     ] = None,
     verl: Annotated[
-        str, typer.Option(help="load the files through verl's own data set: auto (where it is installed), yes, no")
+        Literal["auto", "yes", "no"],
+        typer.Option(help="load the files through verl's own data set; auto: where it is installed"),
     ] = "auto",
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="write a page with drawn samples")] = None,
     fix: Annotated[
@@ -68,8 +69,6 @@ def doctor(
 
     console = Console(soft_wrap=True, highlight=False)
     try:
-        if verl not in ("auto", "yes", "no"):
-            raise ValueError(f"--verl {verl}: needs auto, yes or no")
         _check_boxes_are(boxes_are, fix)
         budget = Budget(max_response, max_prompt, family)
         examination = examine(
@@ -84,7 +83,7 @@ def doctor(
 
             write_page(examination, html)
     except ValueError as error:  # RowsError is one
-        raise stop("doctor", error, code=2) from None
+        raise stop("doctor", error) from None
     if as_json:
         typer.echo(json.dumps(_as_dict(examination), indent=1))
     else:

@@ -6,47 +6,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
+from verl_visionr1.evaluation.records import Evaluation, load, save
+from verl_visionr1.evaluation.settings import (
+    Confidence,
+    EvaluationSettings,
+    Family,
+    Stage,
+    StrayLabels,
+    UnreadableCount,
+    WhichBox,
+)
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
+from verl_visionr1.rollouts.judging import Processing
 
 if TYPE_CHECKING:
     from verl_visionr1.evaluation.generation.answering import Progress
-    from verl_visionr1.evaluation.generation.records import Made
     from verl_visionr1.evaluation.predictions import Prediction
 
 REPORT, MARKDOWN = "report.json", "report.md"
 LOGPROB_RULES = ("logprob", "logprob-product")
 """Confidence rules that need the probabilities of the tokens."""
 _LINE_EVERY_S = 30.0  # where nobody watches
-
-
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """Options of the metrics, as they were given."""
-
-    frame: str
-    preset: str
-    routes: list[str] | None
-    confidence: str
-    stray_labels: str
-    which_box: str
-    strict_iou: bool
-    unreadable_count: str
-    metrics: list[str] | None
-    answer_format: str | None
-    stage: str
-    resamples: int
-    reasoning: str = "auto"
 
 
 def eval(
@@ -70,19 +62,15 @@ def eval(
     reasoning: given.ReasoningState = "auto",
     preset: given.PresetName = "visionr1",
     route: given.Route = None,
-    stage: Annotated[str, typer.Option(help="thresholds of the reward: final (as validation in training) or off")] = (
-        "final"
-    ),
+    stage: Annotated[Stage, typer.Option(help="thresholds of the reward; final: as in validation")] = "final",
     answer_format: Annotated[str | None, typer.Option("--format", help="the format that boxes are written in")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="only these families of metrics (may repeat)")] = None,
-    confidence: Annotated[
-        str, typer.Option(help="how sure a box is: constant, order, logprob or logprob-product")
-    ] = "constant",
-    stray_labels: Annotated[str, typer.Option(help="boxes of categories not asked for: drop, own or every")] = "drop",
-    which_box: Annotated[str, typer.Option(help="of several boxes for one expression: first, last or only")] = "first",
+    confidence: Annotated[Confidence, typer.Option(help="how sure a box is")] = "constant",
+    stray_labels: Annotated[StrayLabels, typer.Option(help="boxes of categories not asked for")] = "drop",
+    which_box: Annotated[WhichBox, typer.Option(help="of several boxes for one expression")] = "first",
     strict_iou: Annotated[bool, typer.Option("--strict-iou", help="right above the IoU threshold, not at it")] = False,
     unreadable_count: Annotated[
-        str, typer.Option(help="answers without a count, in MAE and RMSE: exclude or zero")
+        UnreadableCount, typer.Option(help="answers without a count, in MAE and RMSE")
     ] = "exclude",
     resamples: Annotated[int, typer.Option(help="bootstrap resamples for the intervals; 0: none")] = 1000,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="keep the probability of each token")] = False,
@@ -91,7 +79,7 @@ def eval(
     ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="only the metrics, of the answers in --out")] = False,
     on_error: given.OnBadRow = "fail",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where vLLM runs")] = "auto",
     batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory")] = 256,
     gpu_memory_utilization: Annotated[float | None, typer.Option(help="share of the GPU that vLLM takes")] = None,
     tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model")] = 1,
@@ -99,10 +87,26 @@ def eval(
 ) -> None:
     """Generate answers with vLLM and measure them; answers are kept, and a run that was killed goes on."""
     errors = Console(stderr=True, soft_wrap=True)
-    how = (frame, preset, route, confidence, stray_labels, which_box, strict_iou, unreadable_count, metrics)
-    measuring = Measuring(*how, answer_format, stage, resamples, reasoning)
     try:
-        _check(measuring, vs)
+        # A wrong option is refused before anything is generated.
+        given.routes_of(route)
+        measuring = EvaluationSettings(
+            frame="original" if frame == "auto" else frame,
+            preset=preset,
+            routes={task: name for task, _, name in (item.partition("=") for item in route or ())},
+            answer_format=answer_format,
+            reasoning=reasoning,
+            stage=stage,
+            metrics=tuple(cast("list[Family]", metrics or [])),
+            confidence=confidence,
+            stray_labels=stray_labels,
+            which_box=which_box,
+            strict_iou=strict_iou,
+            unreadable_count=unreadable_count,
+            resamples=resamples,
+        )
+        measuring.judging()
+        other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
         if not recompute:
             from verl_visionr1.evaluation.generation.engine import EngineOptions
             from verl_visionr1.evaluation.generation.generating import Task
@@ -122,7 +126,7 @@ def eval(
                 limit=limit,
                 logprobs=logprobs or confidence in LOGPROB_RULES,
                 batch=batch,
-                on_error=cast(Any, on_error),  # what cannot be is refused there
+                on_error=on_error,
                 engine=EngineOptions(
                     device=device,
                     gpu_memory_utilization=gpu_memory_utilization,
@@ -132,7 +136,8 @@ def eval(
             )
             _generate(task, errors)
         answers = Path(model) if recompute and model is not None else None
-        _measure(out, data if answers is not None or not recompute else None, limit, measuring, vs, answers)
+        files = data if answers is not None or not recompute else None
+        _measure(out, files, limit, measuring, other, answers, is_auto=frame == "auto")
     except ValueError as error:
         raise given.stop("eval", error) from None
     except KeyboardInterrupt:
@@ -185,48 +190,14 @@ def _line(progress: Progress) -> str:
     return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} a second, {left}"
 
 
-def _check(measuring: Measuring, vs: Path | None) -> None:
-    """What cannot be is refused before anything is generated."""
-    _settings(measuring, None)
-    if vs is not None:
-        _other(vs)
-
-
-def _other(vs: Path) -> Any:
-    from verl_visionr1.evaluation.records import load
-
-    return load(vs / REPORT if vs.is_dir() else vs)
-
-
-def _settings(measuring: Measuring, made: Made | None) -> Any:
-    """Settings of the metrics; what generation knows is taken from there."""
-    from verl_visionr1.evaluation.settings import EvaluationSettings
-    from verl_visionr1.rollouts.judging import Processing
-
-    frame = measuring.frame
-    if frame == "auto":
-        frame = "original" if made is None else _frame_of(made)
-    given.routes_of(measuring.routes)
-    pairs = [item.partition("=") for item in measuring.routes or ()]
-    settings = EvaluationSettings(
-        frame=frame,
-        preset=measuring.preset,
-        routes={task: name for task, _, name in pairs},
-        answer_format=measuring.answer_format,
-        processing=Processing() if made is None else Processing(None, made.min_pixels, made.max_pixels),
-        max_tokens=None if made is None else made.sampling.max_tokens,
-        reasoning=given.reasoning_of(measuring.reasoning),
-        stage=cast(Any, measuring.stage),
-        metrics=cast(Any, tuple(measuring.metrics or ())),
-        confidence=cast(Any, measuring.confidence),
-        stray_labels=cast(Any, measuring.stray_labels),
-        which_box=cast(Any, measuring.which_box),
-        strict_iou=measuring.strict_iou,
-        unreadable_count=cast(Any, measuring.unreadable_count),
-        resamples=measuring.resamples,
+def _as_made(measuring: EvaluationSettings, made: Made, *, is_auto: bool) -> EvaluationSettings:
+    """The settings with what generation knows."""
+    return msgspec.structs.replace(
+        measuring,
+        frame=_frame_of(made) if is_auto else measuring.frame,
+        processing=Processing(None, made.min_pixels, made.max_pixels),
+        max_tokens=made.sampling.max_tokens,
     )
-    settings.judging()
-    return settings
 
 
 def _frame_of(made: Made) -> str:
@@ -239,20 +210,27 @@ def _frame_of(made: Made) -> str:
 
 
 def _measure(
-    out: Path, data: list[Path] | None, limit: int | None, measuring: Measuring, vs: Path | None, answers: Path | None
+    out: Path,
+    data: list[Path] | None,
+    limit: int | None,
+    measuring: EvaluationSettings,
+    other: Evaluation | None,
+    answers: Path | None,
+    *,
+    is_auto: bool,
 ) -> None:
     from verl_visionr1.evaluation.evaluating import evaluate
     from verl_visionr1.evaluation.markdown import markdown
-    from verl_visionr1.evaluation.records import save
 
     predictions, made = _of_elsewhere(answers, data or []) if answers is not None else _of_folder(out, data)
     if measuring.confidence in LOGPROB_RULES and (made is None or not made.logprobs):
         needs = f"--confidence {measuring.confidence} needs"
         raise RowsError(f"{answers or out}: its answers have no token probabilities, which {needs}")
+    if made is not None:
+        measuring = _as_made(measuring, made, is_auto=is_auto)
     first = (each for each in predictions if limit is None or each.row < limit)
-    model = made.model if made is not None else str(answers)
-    evaluation = evaluate(first, _settings(measuring, made), model=model)
-    text = markdown(evaluation, _other(vs) if vs is not None else None)
+    evaluation = evaluate(first, measuring, model=made.model if made is not None else str(answers))
+    text = markdown(evaluation, other)
     save(evaluation, out / REPORT)
     write_whole(out / MARKDOWN, text.encode())
     typer.echo(text, nl=False)
@@ -261,7 +239,6 @@ def _measure(
 def _of_folder(out: Path, data: list[Path] | None) -> tuple[Iterator[Prediction], Made]:
     """The answers that a run has left in its folder, and what they were made with."""
     from verl_visionr1.evaluation.generation.answering import predictions_of
-    from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
     from verl_visionr1.evaluation.predictions import read_predictions
 
     made = read_made(out / SETTINGS)

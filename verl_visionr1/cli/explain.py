@@ -66,7 +66,7 @@ def explain(
                 processed_wh,
                 completion.n_tokens,
                 max_tokens,
-                is_reasoning_opened(given.reasoning_of(reasoning), completion.prompt),
+                is_reasoning_opened(reasoning, completion.prompt),
             ),
             progress=progress,
         )

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.tools.gallery.settings import Sampling, Settings, Validation
 
 DEFAULT_OUT = Path("gallery.html")
 
@@ -30,7 +31,7 @@ def gallery(
     ] = None,
     title: Annotated[str, typer.Option(help="of the page; else the paths' names")] = "",
     limit: Annotated[int, typer.Option(help="so many rollouts are shown; curves are over all")] = 4000,
-    sample: Annotated[str, typer.Option(help="which prompts are shown: even (of all steps) or last")] = "even",
+    sample: Annotated[Sampling, typer.Option(help="which prompts are shown; even: of all steps")] = "even",
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
     max_images: Annotated[int, typer.Option(help="so many pictures are in the page")] = 2000,
     causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
@@ -42,7 +43,7 @@ def gallery(
         int | None, typer.Option(help="steps of the training: each row is judged as at its own step")
     ] = None,
     validation: Annotated[
-        str, typer.Option(help="with --total-steps, a run's validation is judged as at its end (final), or current")
+        Validation, typer.Option(help="with --total-steps: a run's validation is judged as at its end, or its step")
     ] = "final",
     frame: given.FrameName = "original",
     processed: given.Processed = None,
@@ -55,27 +56,26 @@ def gallery(
 ) -> None:
     """Write a web page of rollouts: images with boxes, the samples of a prompt side by side, filters and curves."""
     from verl_visionr1.tools.gallery.page import write_gallery  # it needs pillow and jinja2
-    from verl_visionr1.tools.gallery.settings import Settings
 
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
     try:
         moment = Moment(None if progress == "off" else _fraction(progress), stage, total_steps)
         processing = given.processing_of(processed, min_pixels, max_pixels)
-        routes, state = given.routes_of(route), given.reasoning_of(reasoning)
+        routes = given.routes_of(route)
         settings = Settings(
-            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes, state),
+            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes, reasoning),
             data=tuple(data or ()),
             title=title,
             limit=limit,
-            sample=cast(Any, sample),  # what cannot be is refused there
+            sample=sample,
             side=side,
             max_images=max_images,
             has_causes=causes,
-            validation=cast(Any, validation),
+            validation=validation,
             files=given.preset_files(preset, route),
             columns=given.columns_of(column),
-            on_error=cast(Any, on_error),
+            on_error=on_error,
         )
         with errors.status("judging") if sys.stderr.isatty() else nullcontext():
             written = write_gallery(paths, out, settings)

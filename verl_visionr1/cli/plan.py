@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from verl_visionr1.cli.rollouts import stop
 
-
-class Attention(str, Enum):
-    """Of the training passes; vLLM has its own."""
-
-    FLASH = "flash"
-    SDPA = "sdpa"
+Attention = Literal["flash", "sdpa"]
 
 
 def plan(
@@ -54,21 +48,21 @@ def plan(
 
     console = Console(stderr=overrides, soft_wrap=True)
     assumed = attention is None
-    attention = attention or (Attention.FLASH if find_spec("flash_attn") else Attention.SDPA)
+    attention = attention or ("flash" if find_spec("flash_attn") else "sdpa")
     try:
         if (params is None) == (model is None):
             raise ValueError("give --params NUMBER or --model FOLDER, one of the two")
         shape = shape_of_size(params, vision_params) if params is not None else shape_of_folder(model or Path())
-        machine = Machine(gpus, nodes, gpu_memory, host_memory, attention is Attention.FLASH)
+        machine = Machine(gpus, nodes, gpu_memory, host_memory, attention == "flash")
         run = Run(max_prompt, max_response, rollout_n, train_batch, lora, freeze_vision, kl, image_tokens)
         chosen = choosing.plan(shape, machine, run)
+    except choosing.NothingFitsError as error:
+        raise stop("plan", error, code=1) from None
     except ValueError as error:
         raise stop("plan", error) from None
     if assumed:
-        is_here = "is" if attention is Attention.FLASH else "is not"
-        console.print(
-            f"flash-attn {is_here} installed here: planned with --attention {attention.value}", highlight=False
-        )
+        is_here = "is" if attention == "flash" else "is not"
+        console.print(f"flash-attn {is_here} installed here: planned with --attention {attention}", highlight=False)
     for part in explanation(chosen):
         console.print(part, highlight=False)
     if overrides:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import msgspec
 import typer
@@ -32,11 +32,11 @@ Processed = Annotated[
 MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="of data.mm_processor_kwargs, with --max-pixels")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="of data.mm_processor_kwargs, with --min-pixels")]
 ReasoningState = Annotated[
-    str,
-    typer.Option("--reasoning", help="whether prompts end inside <think>: auto (read each prompt), opened or closed"),
+    Reasoning,
+    typer.Option("--reasoning", help="whether prompts end inside <think>; auto: read each prompt"),
 ]
 Data = Annotated[list[Path] | None, typer.Option("--data", help="the parquet trained on: gives rows their data source")]
-OnBadRow = Annotated[str, typer.Option("--on-error", help="what to do with a row that cannot be read: fail or skip")]
+OnBadRow = Annotated[OnError, typer.Option("--on-error", help="what to do with a row that cannot be read")]
 _WHAT = ", ".join(Columns.__struct_fields__)
 Column = Annotated[
     list[str] | None,
@@ -44,7 +44,7 @@ Column = Annotated[
 ]
 
 
-def stop(command: str, error: Exception, code: int = 1) -> typer.Exit:
+def stop(command: str, error: Exception, code: int = 2) -> typer.Exit:
     """Say in one line why a command cannot go on; it ends with that exit code."""
     line = " ".join(str(error).split())
     Console(stderr=True, soft_wrap=True).print(f"visionr1 {command}: {line}", markup=False, highlight=False)
@@ -118,35 +118,21 @@ def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int
     return Processing((int(width), int(height)))
 
 
-def reasoning_of(given: str) -> Reasoning:
-    """Whether prompts open the reasoning, as the option says.
-
-    >>> reasoning_of("opened")
-    'opened'
-    """
-    if given not in get_args(Reasoning):
-        raise ValueError(f"--reasoning {given}: needs one of {', '.join(get_args(Reasoning))}")
-    return cast(Reasoning, given)
-
-
 @contextmanager
 def opened(
     paths: list[Path],
     data: list[Path] | None,
     column: list[str] | None,
-    on_error: str,
+    on_error: OnError,
     counts: Counts,
     defaults: Columns | None = None,
 ) -> Iterator[Iterator[Rollout]]:
     """The rollouts of some paths, with a progress bar where somebody watches."""
-    if on_error not in ("fail", "skip"):
-        raise ValueError(f"--on-error {on_error}: needs fail or skip")
-    rule: OnError = "skip" if on_error == "skip" else "fail"
     files = rollout_files(paths)
     columns = columns_of(column, defaults)
     sources = data_sources_of(data) if data else None
     with _progress(sum(file.stat().st_size for file in files)) as advance:
-        yield read_rollouts(files, columns=columns, sources=sources, on_error=rule, counts=counts, advance=advance)
+        yield read_rollouts(files, columns=columns, sources=sources, on_error=on_error, counts=counts, advance=advance)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,16 +18,19 @@ GALLERY_SECONDS = 60.0
 """A report waits at most so long for the gallery of the last validation."""
 
 
-def check() -> None:
+def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
     from verl_visionr1.runtime.check import findings
 
-    table = Table(show_header=False, box=None)
     found = findings()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    table = Table(show_header=False, box=None)
     for finding in found:
         verdict = "[green]ok[/green]" if finding.is_fine else "[red]no[/red]"
         table.add_row(verdict, escape(finding.what), escape(finding.found))
-    Console().print(table)
+    if not as_json:
+        Console().print(table)
     if not all(finding.is_fine for finding in found):
         raise typer.Exit(1)
 

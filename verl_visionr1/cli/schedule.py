@@ -65,8 +65,7 @@ def schedule(
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
             processing = given.processing_of(processed, min_pixels, max_pixels)
-            state = given.reasoning_of(reasoning)
-            judging = Judging(changed, model_frame, processing=processing, reasoning=state)
+            judging = Judging(changed, model_frame, processing=processing, reasoning=reasoning)
             counts = Counts()
             with given.opened(rollouts, data, column, on_error, counts) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)

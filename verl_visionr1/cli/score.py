@@ -61,7 +61,7 @@ def score(
             processing,
             max_tokens,
             given.routes_of(route),
-            given.reasoning_of(reasoning),
+            reasoning,
         )
         other = None
         if vs is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.finding import MATCHES, Finder, Match
@@ -18,8 +19,7 @@ from verl_visionr1.rollouts.training_rows import TrainingRows
 from verl_visionr1.tools.difficulty.filtered import write_filtered
 from verl_visionr1.tools.difficulty.rates import Bar, Rates, measure
 from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares, rollout_numbers
-from verl_visionr1.tools.difficulty.rules import MIN_SAMPLES, Rules
-from verl_visionr1.tools.difficulty.selection import select
+from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Rules, select
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
 """What dumps are read by here: tables of one's own may tell which row and which image it was."""
@@ -64,8 +64,8 @@ def filter_by_difficulty(
     found = measure(rollouts, data, judging, bar, Finder(data, match))
     numbers = rollout_numbers(found, skipped)
     rates = found.of(data.prompts, min_samples)
-    selection = select(rates, data.sources, data.counts, rules)
-    shares = Shares(data, rates, selection.rows)
+    chosen = select(rates, data.sources, data.counts, rules)
+    shares = Shares(data, rates, chosen)
     rows = shares.rows(found)
     _require_rows(numbers, rows, skipped, min_samples, rules)
     report = Report(
@@ -78,13 +78,12 @@ def filter_by_difficulty(
         rows=rows,
         overall=shares.part(),
         histogram=shares.histogram(),
-        quotas=shares.quotas(rules.quotas, float(rules.left_share), selection.buckets),
         sources=shares.sources(),
         counts=shares.counts(),
-        notes=[*selection.notes, *_notes(data, found, numbers, rules)],
+        notes=[*_unseen_notes(rates[chosen]), *_notes(data, found, numbers)],
     )
     if out is not None:
-        write_filtered(out, data, selection.rows, _facts(report, data, rules, min_samples, match))
+        write_filtered(out, data, chosen, _facts(report, data, rules, min_samples, match))
     return report
 
 
@@ -110,12 +109,18 @@ def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, m
     if not rows.chosen:
         raise RowsError(
             f"no row is left: of {rows.total} rows {rows.rated} have a pass rate, none of them in "
-            f"{rules.min_rate:g}..{rules.max_rate:g} and in a quota, and {rows.total - rows.rated} are unseen; "
+            f"{rules.min_rate:g}..{rules.max_rate:g}, and {rows.total - rows.rated} are unseen; "
             "loosen the rules"
         )
 
 
-def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers, rules: Rules) -> Iterator[str]:
+def _unseen_notes(rates: NDArray[np.float64]) -> Iterator[str]:
+    unseen = int(np.isnan(rates).sum())
+    if 2 * unseen > len(rates):
+        yield f"{unseen} of the {len(rates)} rows chosen have no rate: --unseen drop leaves them out"
+
+
+def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterator[str]:
     many = SUSPICIOUS * (numbers.found + numbers.ambiguous + numbers.other_question + numbers.not_in_data)
     if rates.unclear_example is not None:
         one, two = (data.where(int((data.prompts == prompt).argmax())) for prompt in rates.unclear_example)
@@ -131,13 +136,10 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers, rules: Rul
     if len(known) >= FEWEST and np.mean(known == 0.0) >= NEVER:
         share = f"{np.mean(known == 0.0):.0%} of {len(known)} rows never pass"
         yield f"{share}: is --frame what the model speaks, and the ground truth right? visionr1 explain and doctor tell"
-    if rules.order != "keep":
-        yield "verl shuffles: the order counts with data.shuffle=False"
 
 
 def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, match: Match) -> dict[str, Any]:
     """What was done, for the provenance: nothing of it hangs on where the files lie or in which order they came."""
-    quotas = {str(quota): float(quota.share) for quota in rules.quotas}
     return {
         "made_by": f"visionr1 difficulty, verl-visionr1 {version('verl-visionr1')}",
         "data": [file.name for file in data.files],
@@ -147,7 +149,7 @@ def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, m
         "bar": report.bar,
         "match": match,
         "min_samples": min_samples,
-        "rules": {**asdict(rules), "quotas": quotas},
+        "rules": asdict(rules),
         "rollouts": report.rollouts.found,
         "rows_before": report.rows.total,
         "rows_after": report.rows.chosen,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from verl_visionr1.rollouts.finding import Finder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.rollouts.training_rows import Numbers, TrainingRows
+from verl_visionr1.tools.difficulty.selection import Metric
 
-Metric = Literal["accuracy", "f1_50", "iou_mean"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """The metrics that depend on no thresholds: see `rewards.Score`."""
 _ROUNDING = 1e-9

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +9,7 @@ from numpy.typing import NDArray
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.rollouts.training_rows import NOTHING, Numbers, TrainingRows
 from verl_visionr1.tools.difficulty.rates import Rates
-from verl_visionr1.tools.difficulty.rules import Quota
 
-OTHER = "other"
-"""Name of the rows that no quota is for."""
 EDGES = np.arange(11) / 10
 
 
@@ -38,15 +33,6 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
     low: float
     high: float
-    before: int
-    after: int
-
-
-class Bucket(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of a quota: the share that was asked for, and how many there are before and after."""
-
-    name: str
-    share: float
     before: int
     after: int
 
@@ -96,7 +82,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         out: the file that was written; None where none was asked for.
         preset, frame: how answers were judged.
         measured, bar: task -> metric, and what it has to reach.
-        histogram, quotas, sources, counts: rows before and after; counts are right answers of rows that ask how many.
+        histogram, sources, counts: rows before and after; counts are right answers of rows that ask how many.
         notes: what could not be kept to, what looks wrong, and what to do.
     """
 
@@ -109,7 +95,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rows: RowNumbers
     overall: Part
     histogram: list[Bin]
-    quotas: list[Bucket]
     sources: dict[str, Part]
     counts: dict[int, Part]
     notes: list[str]
@@ -174,16 +159,6 @@ class Shares:
         after = np.bincount(bins[self.is_chosen[~np.isnan(rates)]], minlength=last + 1).tolist()
         edges = [0.0, *EDGES.tolist(), 1.0]
         return [Bin(low=edges[i], high=edges[i + 1], before=before[i], after=after[i]) for i in range(last + 1)]
-
-    def quotas(self, quotas: Sequence[Quota], left: float, buckets: Numbers) -> list[Bucket]:
-        """By quota; `buckets` as `Selection` has them."""
-        named = [*((str(quota), float(quota.share)) for quota in quotas), (OTHER, left)] if quotas else []
-        parts = [self.part(buckets == i) for i in range(len(named))]
-        return [
-            Bucket(name=name, share=share, before=part.before, after=part.after)
-            for (name, share), part in zip(named, parts, strict=True)
-            if part.before or name != OTHER
-        ]
 
     def sources(self) -> dict[str, Part]:
         """By data source."""

@@ -32,9 +32,6 @@ def view_of(report: Report) -> Iterator[RenderableType]:
         + (f", {rollouts.skipped} could not be read" if rollouts.skipped else "")
         + (f", {rollouts.earlier_turns} earlier outputs left out" if rollouts.earlier_turns else "")
     )
-    if report.quotas:
-        yield Text("")
-        yield _quotas(report)
     for name, parts in (("data source", report.sources), ("count", report.counts)):
         if parts:
             yield Text("")
@@ -55,14 +52,6 @@ def _histogram(report: Report) -> Table:
     chosen = report.overall.after - sum(one.after for one in report.histogram)
     table.add_row("unseen", f"{unseen}", "", f"{chosen}")
     table.columns[2].justify = "left"
-    return table
-
-
-def _quotas(report: Report) -> Table:
-    table = _table("quotas", "pass rate", "asked for", "got", "rows", "chosen")
-    for one in report.quotas:
-        got = one.after / (report.rows.chosen or 1)
-        table.add_row(one.name, f"{one.share:.1%}", f"{got:.1%}", f"{one.before}", f"{one.after}")
     return table
 
 

@@ -51,16 +51,20 @@ class Plan:
     host: tuple[Part, ...]
 
 
+class NothingFitsError(PlanError):
+    """No settings make the run fit the machine."""
+
+
 def plan(shape: Shape, machine: Machine, run: Run) -> Plan:
     """The first of the candidates that fits, with at least half of the sequences at once that a step has, else any.
 
     Raises:
-        PlanError: nothing fits; the line says what would.
+        NothingFitsError: the line says what would.
     """
     found = _fitting(shape, machine, run)
     if found is not None:
         return found
-    raise PlanError(_refusal(shape, machine, run))
+    raise NothingFitsError(_refusal(shape, machine, run))
 
 
 def _fitting(shape: Shape, machine: Machine, run: Run) -> Plan | None:

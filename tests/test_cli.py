@@ -1,0 +1,71 @@
+"""What all commands share: exit codes, choices, version."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from verl_visionr1.cli import app
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.exit_code, done.stdout.split()[-1]) == (0, version("verl-visionr1"))
+
+
+def test_a_shell_can_complete() -> None:
+    assert run("--show-completion", "bash").exit_code in (0, 1)  # 1: no shell is found where none runs
+    assert "--install-completion" in run("--help").output
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("score", "a.jsonl", "--on-error", "cry"), "--on-error"),
+        (("explain", "--text", "7", "--target", "{}", "--reasoning", "on"), "--reasoning"),
+        (("difficulty", "a.jsonl", "--data", "d.parquet", "--metric", "recall"), "--metric"),
+        (("gallery", "a.jsonl", "--sample", "some"), "--sample"),
+        (("eval", "--out", "o", "--recompute", "--confidence", "sure"), "--confidence"),
+        (("doctor", "a.parquet", "--verl", "maybe"), "--verl"),
+        (("plan", "--attention", "x"), "--attention"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_a_usage_error(words: tuple[str, ...], option: str) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    assert option in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("score", "{missing}"),
+        ("explain", "{missing}", "--row", "1"),
+        ("gallery", "{missing}"),
+        ("difficulty", "{missing}", "--data", "{missing}"),
+        ("schedule", "--rollouts", "{missing}"),
+        ("doctor", "{missing}"),
+        ("report", "{missing}"),
+        ("watch", "{missing}", "--total-steps", "3"),
+        ("preset", "{missing}.yaml"),
+        ("audit", "{missing}.yaml"),
+    ],
+)
+def test_a_missing_file_exits_2_and_is_named(words: tuple[str, ...], tmp_path) -> None:
+    done = run(*(word.format(missing=tmp_path / "missing") for word in words))
+    assert done.exit_code == 2
+    assert "missing" in done.output.replace("\n", "")
+
+
+@pytest.mark.verl
+def test_the_check_as_json() -> None:
+    found = json.loads(run("check", "--json").stdout)
+    assert {"what", "found", "is_fine"} == set(found[0])
