@@ -348,12 +348,14 @@ _BOUNDS: Mapping[str, Callable[[float, float, float], float]] = MappingProxyType
 
 def _has_lost_f1(limit: float, rules: AlarmRules, state: AlarmState) -> bool | None:
     f1, reward = _best_and_now(state, "f1", rules.window), _start_and_now(state, "reward", rules.window)
-    if f1 is None or reward is None:
+    if f1 is None:
         return None
-    (best, now), (reward_then, reward_now) = f1, reward
+    best, now = f1
     has_fallen = now.mean <= (1.0 - limit) * best.mean and best.is_above(now, rules.sigmas)
+    if reward is None:  # thresholds have just moved: nothing speaks for the reward
+        return has_fallen
     # F1's fall is beyond all doubt; a reward that fell in proportion shows at half as many standard errors.
-    return has_fallen and not reward_then.is_above(reward_now, rules.sigmas / 2.0)
+    return has_fallen and not reward[0].is_above(reward[1], rules.sigmas / 2.0)
 
 
 def _start_and_now(state: AlarmState, number: str, window: int) -> tuple[Level, Level] | None:
@@ -381,9 +383,10 @@ def reading(name: str, rules: AlarmRules, state: AlarmState) -> str:
     """
     if name == "reward_without_f1":
         f1, reward = _best_and_now(state, "f1", rules.window), _start_and_now(state, "reward", rules.window)
-        if f1 is None or reward is None:
+        if f1 is None:
             return ""
-        return f"F1@.5 {f1[0].mean:.3g} -> {f1[1].mean:.3g}, reward {reward[0].mean:.3g} -> {reward[1].mean:.3g}"
+        of_reward = "thresholds have moved" if reward is None else f"{reward[0].mean:.3g} -> {reward[1].mean:.3g}"
+        return f"F1@.5 {f1[0].mean:.3g} -> {f1[1].mean:.3g}, reward {of_reward}"
     levels = _start_and_now(state, NUMBER_OF[name], rules.window)
     if levels is None:
         return ""
