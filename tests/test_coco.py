@@ -647,7 +647,7 @@ def test_provenance(data: Dataset) -> None:
     data.image((RED, A))
     _, report = data.convert(seed=9)
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
-    assert facts["annotations"] == "instances.json"
+    assert facts["source"] == "instances.json"
     assert facts["source_sha256"] == hashlib.sha256((data.folder / "instances.json").read_bytes()).hexdigest()
     assert facts["options"]["seed"] == 9
     assert str(data.folder) not in json.dumps(facts)

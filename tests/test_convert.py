@@ -99,3 +99,15 @@ def test_list_of_converters_loads_none_of_them() -> None:
     codes, loaded = json.loads(printed)
     assert codes == [0, 0]
     assert {"pyarrow", "PIL", "pandas", "matplotlib"}.isdisjoint(loaded)
+
+
+def test_without_the_extra_it_names_the_extra() -> None:
+    program = (
+        "import sys\nsys.modules['pyarrow'] = None\nsys.argv = ['visionr1', *sys.argv[1:]]\n"
+        "from verl_visionr1.cli import main\nmain()"
+    )
+    words = ["convert", "coco", "a.json", "images", "out.parquet"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "verl-visionr1[data]" in done.stderr
+    assert "Traceback" not in done.stderr

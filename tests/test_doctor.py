@@ -686,7 +686,7 @@ def test_paths_that_are_no_data(tmp_path: Path) -> None:
         assert done.exit_code == 2
         assert expected in done.output
     assert "unreadable file" in doctor(tmp_path / "cut.parquet").output
-    with pytest.raises(RowsError, match="in it; convert it with a script"):
+    with pytest.raises(RowsError, match="in it; convert it"):
         examine([tmp_path / "empty"])
 
 

@@ -377,7 +377,8 @@ def test_numbers_of_one_set_mean_nothing_in_another() -> None:
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(Path(exclusion.__file__)), *map(str, arguments)]
+    script = Path(__file__).parents[1] / "data_preprocess" / "exclusion.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
 
 

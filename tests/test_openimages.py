@@ -346,7 +346,8 @@ def test_files_in_the_wrong_place(data: Tables) -> None:
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, openimages.__file__, *map(str, arguments)]
+    script = Path(__file__).parents[1] / "data_preprocess" / "openimages.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
 
 

@@ -294,7 +294,8 @@ def test_deep_nesting_does_no_harm(data: Dataset) -> None:
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(Path(reasonseg.__file__)), *map(str, arguments)]
+    script = Path(__file__).parents[1] / "data_preprocess" / "reasonseg.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
 
 

@@ -559,7 +559,7 @@ def test_provenance_and_the_same_bytes(data: Dataset) -> None:
     data.convert()
     first = (data.folder / "out.parquet").read_bytes()
     facts = json.loads(pq.read_schema(data.folder / "out.parquet").metadata[b"visionr1"])
-    assert facts["sources"] == "refs(unc).p, instances.json"
+    assert facts["source"] == "refs(unc).p, instances.json"
     assert str(data.folder) not in json.dumps(facts)
     data.convert()
     assert (data.folder / "out.parquet").read_bytes() == first

@@ -428,7 +428,8 @@ def test_folders_that_are_not_there(kit: Devkit) -> None:
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, voc.__file__, *map(str, arguments)]
+    script = Path(__file__).parents[1] / "data_preprocess" / "voc.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
 
 

@@ -475,7 +475,8 @@ def test_names_file(data: Folder) -> None:
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, yolo.__file__, *map(str, arguments)]
+    script = Path(__file__).parents[1] / "data_preprocess" / "yolo.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
 
 

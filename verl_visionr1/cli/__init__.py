@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -29,7 +30,7 @@ COMMANDS = (
     *(difficulty.difficulty, gallery.gallery, runs.check, runs.watch, runs.report),
     *(plan.plan, dry_run.dry_run, reshard.reshard),
 )
-OPTIONAL = {"PIL": "pillow", "jinja2": "jinja2", "matplotlib": "matplotlib", "pyarrow": "pyarrow", "scipy": "scipy"}
+OPTIONAL = {"PIL": "pillow", **{name: name for name in ("defusedxml", "jinja2", "matplotlib", "pyarrow", "scipy")}}
 """Packages that only some options need, by import name."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -63,5 +64,6 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in OPTIONAL:
             raise
-        typer.echo(f"visionr1: this needs {OPTIONAL[package]}: pip install 'verl-visionr1[tools]'", err=True)
+        extra = "data" if sys.argv[1:2] == ["convert"] else "tools"
+        typer.echo(f"visionr1: this needs {OPTIONAL[package]}: pip install 'verl-visionr1[{extra}]'", err=True)
         raise SystemExit(2) from None

@@ -33,4 +33,4 @@ class Converters(TyperGroup):
         return None if summary is None else _Deferred(cmd_name, callback=lambda: None, help=summary)
 
 
-app = typer.Typer(cls=Converters, no_args_is_help=True, help="Turn a data set into the parquet that verl reads.")
+app = typer.Typer(cls=Converters, no_args_is_help=True, help="Turn a data set into rows of training data.")
