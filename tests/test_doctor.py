@@ -284,29 +284,33 @@ def test_each_fault_is_named(copy: Path, spoil: Callable[[Path], None], code: in
 
 
 COCO_NAMES = (
-    "person",
-    "baseball glove",
-    "traffic light",
-    "potted plant",
-    "dining table",
-    "surfboard",
-    "hot dog",
-    "cat",
-)
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
+    "bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,"
+    "skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,"
+    "cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
+    "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+).split(",")  # noqa: SIM905
+COCO_SIZES = ((640, 480), (640, 427), (480, 640), (427, 640), (500, 375), (612, 612), (640, 640), (333, 500))
 
 
-def write_coco_like(folder: Path, n_images: int = 12) -> Path:
-    """Images of COCO's usual size with up to as many objects as a row may have by default."""
+def write_coco_like(folder: Path, n_images: int = 60) -> Path:
+    """As COCO is: its sizes and names, 7 objects an image and up to 60, of few categories at once, some crowds."""
     random = np.random.default_rng(0)
     images, annotations = [], []
     (folder / "images").mkdir()
     for i in range(n_images):
-        Image.new("RGB", (640, 480), (20 * i, 9, 9)).save(folder / "images" / f"{i:012d}.jpg")
-        images.append({"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480})
-        for j in range(30 if i == 0 else random.integers(1, 30)):
-            corner, size = random.uniform(100, 300, 2).round(2), random.uniform(9, 170, 2).round(2)
-            box = {"bbox": [*corner.tolist(), *size.tolist()], "area": float(size.prod()), "iscrowd": 0}
-            annotations.append({"id": len(annotations), "image_id": i, "category_id": j % len(COCO_NAMES), **box})
+        size_wh = COCO_SIZES[i % len(COCO_SIZES)]
+        Image.new("RGB", size_wh, (4 * i, 9, 9)).save(folder / "images" / f"{i:012d}.jpg")
+        images.append({"id": i, "file_name": f"{i:012d}.jpg", "width": size_wh[0], "height": size_wh[1]})
+        shown = [0, *random.integers(0, len(COCO_NAMES), 4).tolist()]
+        for _ in range({0: 30, 1: 60}.get(i, int(min(random.lognormal(1.6, 0.95), 62)))):
+            side = np.clip(random.lognormal(-2, 1, 2), 0.01, 0.99) * size_wh
+            corner = random.uniform(0, 1, 2) * (size_wh - side)
+            box = [*corner.round(2).tolist(), *side.round(2).tolist()]
+            box[2:] = [min(box[k + 2], size_wh[k] - box[k]) for k in range(2)]
+            kind = {"category_id": int(random.choice(shown)), "iscrowd": int(random.random() < 0.01)}
+            annotations.append({"id": len(annotations), "image_id": i, "bbox": box, "area": box[2] * box[3], **kind})
     categories = [{"id": k, "name": name, "supercategory": "thing"} for k, name in enumerate(COCO_NAMES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(document))
@@ -315,7 +319,9 @@ def write_coco_like(folder: Path, n_images: int = 12) -> Path:
 
 def test_coco_converted_with_defaults_passes_in_silence(tmp_path: Path) -> None:
     annotations = write_coco_like(tmp_path)
-    coco.convert(annotations, tmp_path / "images", tmp_path / "train.parquet", coco.Options())
+    report = coco.convert(annotations, tmp_path / "images", tmp_path / "train.parquet", coco.Options())
+    assert max(report.objects) == 30
+    assert report.ledger.left_out["detection row with more than 30 objects"]
     done = doctor(tmp_path / "train.parquet")
     assert (done.output, done.exit_code) == ("", 0)
     done = doctor(tmp_path / "train.parquet", "--max-response", 512)
