@@ -135,6 +135,7 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "dozen": 12.0}
+_FRACTIONS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "⅓": 1 / 3, "⅔": 2 / 3}
 _ORDINALS = ("st", "nd", "rd", "th")
 
 
@@ -155,6 +156,8 @@ def _numbers_of(text: str, match: re.Match[str]) -> Iterator[Number]:
             is_percent = after.group(1) is not None
             scale = _SCALES.get((after.group(2) or "").lower()) or _CHINESE_SCALES.get(after.group(3) or "", 1.0)
             value, stop = value * scale, after.end()
+        if stop == end and text[end : end + 1] in _FRACTIONS:
+            value, stop = value + _FRACTIONS[text[end]], end + 1
         yield Number(value, is_percent, start, stop)
         start += len(part) + 1
 
@@ -256,7 +259,7 @@ def _in_words(text: str) -> Iterator[Number]:
 # ---------------------------------------------------------------------------------------------- Chinese
 
 _CHINESE_DIGITS = {char: float(i) for i, char in enumerate("〇一二三四五六七八九")} | {"零": 0.0, "两": 2.0, "兩": 2.0}
-_CHINESE_UNITS = {"十": 10.0, "百": 100.0, "千": 1000.0}
+_CHINESE_UNITS = {"十": 10.0, "廿": 20.0, "卅": 30.0, "百": 100.0, "千": 1000.0}
 _CHINESE_SCALES = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8}
 _CHINESE_RUN = "[" + "".join((*_CHINESE_DIGITS, *_CHINESE_UNITS, *_CHINESE_SCALES)) + "]{1,20}"
 # Not after "number", "some" and "several"; no "some", "the same", "as usual", "together" (but "in all"), "surely".

@@ -16,7 +16,7 @@ from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.tools.doctor.layouts import converter_of_json, describe_command
+from verl_visionr1.tools.doctor.layouts import converter_of_file, converter_of_json, describe_command
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -159,7 +159,9 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
         elif not path.name.endswith(SUFFIXES):
-            raise RowsError(f"{path}: cannot be looked at; needs one of {', '.join(SUFFIXES)}, or a folder")
+            converter = converter_of_file(path)
+            advice = f"convert it with `visionr1 convert {converter}`" if converter else "is it the right file?"
+            raise RowsError(f"{path}: cannot be looked at; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}")
         else:
             found.append(path)
     return found

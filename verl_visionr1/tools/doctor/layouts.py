@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -12,6 +12,33 @@ from verl_visionr1.conversion.conventions import FEWEST, likeliest_convention
 from verl_visionr1.tools.doctor.samples import CORNERS, IMAGE_KEYS
 from verl_visionr1.tools.doctor.sets import Census
 
+_CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
+    "vlm_r1": (frozenset(("problem", "normal_caption", "bbox_list")), frozenset(("image", "conversations"))),
+    "vision_r1": (frozenset(("problem", "solution", "target_id_maps")),),
+    "refcoco": (frozenset(("ref_id", "ann_id", "sentences")), frozenset(("question_id", "answer", "segmentation"))),
+    "crowdhuman": (frozenset(("ID", "gtboxes")),),
+    "openimages": (frozenset(("ImageID", "LabelName")), frozenset(("LabelName", "Subcategory"))),
+    "visual_genome": (frozenset(("id", "regions")), frozenset(("image_id", "coco_id", "flickr_id"))),
+    "tallyqa": (frozenset(("image", "question", "answer", "question_id", "data_source")),),
+    "clevr": (frozenset(("image_path", "question", "ground_truth")), frozenset(("scenes",)), frozenset(("questions",))),
+    "screenspot": (frozenset(("img_filename", "bbox", "instruction")),),
+    "pixmo": (frozenset(("image_url", "image_sha256")),),
+    "countbench": (frozenset(("image", "question", "number")),),
+    "reasonseg": (frozenset(("text", "is_sentence", "shapes")),),
+}
+"""Converters that know a data set's own layout -> keys of its files."""
+_OF_SUFFIX: Mapping[str, str] = {
+    ".p": "refcoco",
+    ".pkl": "d3",
+    ".xml": "voc",
+    ".yaml": "yolo",
+    ".yml": "yolo",
+    ".data": "yolo",
+    ".names": "yolo",
+    ".mat": "shanghaitech",
+}
+"""Suffix of files that are read by a converter alone -> which."""
+_RESULTS = frozenset(("image_id", "category_id", "bbox", "score"))
 _PRESETS: Mapping[str, frozenset[str]] = {
     "tf-csv": frozenset(("filename", "width", "height", "class", *CORNERS)),
     "gui-r1": frozenset(("instruction", "gt_bbox")),
@@ -40,6 +67,11 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
     '`visionr1 convert records cells.csv cells.parquet --column image=filename --column boxes=xmin,ymin,xmax,ymax \
 --box-format xyxy-abs --column label=cell_type`'
     """
+    if census.columns >= _RESULTS:
+        return "nothing: these are a detector's results, with scores and without ground truth; no command"
+    converter = converter_of(census.columns)
+    if converter:
+        return f"`visionr1 convert {converter}`"
     path = Path(census.file)
     out = path.with_suffix(".parquet") if path.suffix != ".parquet" else path.with_name(f"{path.stem}_verl.parquet")
     words = ["visionr1 convert records", quote(str(path)), quote(str(out))]
@@ -47,6 +79,25 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
     preset = next((name for name, keys in _PRESETS.items() if keys <= census.columns), None)
     words += ["--preset", preset] if preset is not None else _columns(census)
     return f"`{' '.join(words)}`"
+
+
+def converter_of(keys: Collection[str]) -> str:
+    """The converter of a data set's own layout; "" where the keys are of none.
+
+    >>> converter_of({"ID", "gtboxes"}), converter_of({"image", "caption"})
+    ('crowdhuman', '')
+    """
+    found = (name for name, layouts in _CONVERTERS.items() if any(layout.issubset(keys) for layout in layouts))
+    return next(found, "")
+
+
+def converter_of_file(path: Path) -> str:
+    """The converter of a file that only converters read, by its suffix; "" where there is none.
+
+    >>> converter_of_file(Path("refs(unc).p"))
+    'refcoco'
+    """
+    return _OF_SUFFIX.get(path.suffix.lower(), "")
 
 
 def _columns(census: Census) -> Iterator[str]:
@@ -90,8 +141,8 @@ def converter_of_json(document: Mapping[str, msgspec.Raw]) -> str:
     """
     if {"images", "annotations"} & {*document}:
         return ""
-    if {"scenes", "questions"} & {*document}:
-        return "clevr"
+    if converter := converter_of(document):
+        return converter
     first = next(iter(document.values()), msgspec.Raw(b"null"))
     splits = {"train", "val", "test", "test_coco", "val_coco"}
     if ({*document} <= splits and bytes(first).startswith(b'["')) or b"box_examples_coordinates" in bytes(first):
