@@ -142,6 +142,15 @@ def test_fixed_thresholds_need_no_step(schedule: dict | None, match_iou: float |
     assert match_iou is None or given["match_iou"] == match_iou
 
 
+def test_a_reward_without_thresholds_needs_no_step() -> None:
+    """Counts and words are right or wrong, whatever the stage."""
+    count = Target(task="counting", size_wh=(9, 9), count=3).to_json()
+    given = verl_function.compute_score("x", "3", count, {}, frame="qwen3-vl", total_steps=10)
+    assert (given["score"], given["stage"], given["progress"]) == (1.0, -1.0, -1.0)
+    row = {"response": "3", "response_length": 1, "ground_truth": count}
+    assert easyr1.compute_score([row], frame="qwen3-vl", preset="counting")[0]["overall"] == 1.0
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_is_judged_by_the_last_stage(split: str) -> None:
     strict = score(LOOSE, TARGET, frame="qwen3-vl", progress=1.0).value
