@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
-from scenes import draw_scene, scene_rng
 from typer.testing import CliRunner
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import instruction
 from verl_visionr1.cli import app
+from verl_visionr1.conversion.scenes import draw_scene, scene_rng
 from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at
 
