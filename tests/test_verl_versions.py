@@ -1,7 +1,7 @@
 """The reward in the real classes of every verl that is supported, each unpacked and run in a process of its own.
 
-For a snapshot of verl's main branch: `PYTHONPATH=<checkout>:. VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python
-tests/verl_contract.py` prints what these tests look at.
+For a snapshot of verl's main branch: `VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python tests/verl_contract.py
+CHECKOUT` prints what these tests look at.
 """
 
 from __future__ import annotations
@@ -32,9 +32,18 @@ VERSIONS = {  # version -> (places that a function is taken from, whether rows t
 
 
 @lru_cache
+def all_findings() -> tuple[dict[str, dict[str, Any]], str]:
+    """What the script found, by version, and what it wrote beside."""
+    folders = [str(unpacked(f"verl=={version}")) for version in VERSIONS]
+    run = run_with(ROOT, SCRIPT, *folders, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"version"')]
+    return {found["version"]: found for found in lines}, run.stderr
+
+
 def findings(version: str) -> dict[str, Any]:
-    run = run_with(unpacked(f"verl=={version}"), SCRIPT, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
-    return json.loads(run.stdout.splitlines()[-1])
+    found, errors = all_findings()
+    assert version in found, errors[-3000:]
+    return found[version]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
