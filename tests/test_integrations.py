@@ -142,6 +142,15 @@ def test_fixed_thresholds_need_no_step(schedule: dict | None, match_iou: float |
     assert match_iou is None or given["match_iou"] == match_iou
 
 
+def test_a_reward_without_thresholds_needs_no_step() -> None:
+    """Counts and words are right or wrong, whatever the stage."""
+    count = Target(task="counting", size_wh=(9, 9), count=3).to_json()
+    given = verl_function.compute_score("x", "3", count, {}, frame="qwen3-vl", total_steps=10)
+    assert (given["score"], given["stage"], given["progress"]) == (1.0, -1.0, -1.0)
+    row = {"response": "3", "response_length": 1, "ground_truth": count}
+    assert easyr1.compute_score([row], frame="qwen3-vl", preset="counting")[0]["overall"] == 1.0
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_is_judged_by_the_last_stage(split: str) -> None:
     strict = score(LOOSE, TARGET, frame="qwen3-vl", progress=1.0).value
@@ -387,3 +396,47 @@ def test_a_scorer_tells_what_it_does_not_know() -> None:
         make_scorer({"frame": "qwen3-vl"}, resize, "ask the trainer", tells_step=False)
     assert make_scorer({"frame": "qwen3-vl"}, resize, "").evaluate("[]", TRUTH, Moment(1, 10))["stage"] == 0
     assert msgspec.structs.asdict(make_scorer({"frame": "qwen3-vl"}, resize, "").settings)["frame"] == "qwen3-vl"
+
+
+# --- rows that the converters write for each framework ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", ["verl", "easyr1", "ms-swift", "trl"])
+def test_rows_of_the_converters_are_scored(framework: str, tmp_path: Path) -> None:
+    """The columns of a converted file, as the framework hands them over."""
+    from scene_sets.base import pictures
+    from scene_sets.coco_like import write_coco
+
+    from verl_visionr1.conversion.datasets import coco
+    from verl_visionr1.rows import read_rows
+
+    annotations, images = write_coco(pictures()[:3], tmp_path)
+    options = coco.Options(task="all", split="val", to=framework)
+    files = coco.convert(annotations, images, tmp_path / "rows.parquet", options).written.files
+    rows = [row for file in files for row in read_rows(file)]
+    assert rows
+    settings = {"frame": "qwen3-vl"}
+    state_ = state(0)
+    for row in rows:
+        info, source = row["extra_info"], row["data_source"]
+        if framework == "verl":
+            truth = row["reward_model"]["ground_truth"]
+            report = verl_function.compute_score(source, perfect(truth), truth, info, total_steps=10, **settings)
+            scored = report["score"]
+        elif framework == "easyr1":
+            given = {"response": perfect(row["answer"]), "response_length": 9, "ground_truth": row["answer"]}
+            scored = easyr1.compute_score([given], schedule={"kind": "off"}, **settings)[0]["overall"]
+        elif framework == "trl":
+            columns = {name: [value] for name, value in row.items() if name != "prompt"}
+            completions = [[{"role": "assistant", "content": perfect(row["ground_truth"])}]]
+            (scored,) = trl.make_reward(**settings)(completions=completions, trainer_state=state_, **columns)
+        else:
+            columns = {name: [value] for name, value in row.items()}
+            reward = ms_swift.VisionReward(settings)
+            (scored,) = reward([perfect(row["solution"])], trainer_state=state_, **columns)
+        assert scored == pytest.approx(1.0, abs=0.05)  # whole numbers of 1000
+
+
+def perfect(ground_truth: str) -> str:
+    target = Target.from_json(ground_truth)
+    return str(target.count) if target.task == "counting" else perfect_answer(target, "qwen3-vl")

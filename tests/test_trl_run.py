@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
-from scenes import draw_scene, scene_rng
 from typer.testing import CliRunner
 
 from verl_visionr1 import Target, score
 from verl_visionr1.answers import instruction
+from verl_visionr1.answers.transcript import answer_text, turn_text
 from verl_visionr1.cli import app
+from verl_visionr1.conversion.scenes import draw_scene, scene_rng
 from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at
 
@@ -88,8 +89,8 @@ def test_rewards_of_the_completions_are_what_score_says(out: Path) -> None:
         rows = list(read_rows(out / "completions" / f"completions_{step:05d}.parquet"))
         expected = []
         for row in rows:
-            target = truths[text_of(row["prompt"])]
-            told = score(text_of(row["completion"]), target, frame="qwen3-vl", progress=progress_at(step, STEPS))
+            target = truths[turn_text(row["prompt"][-1])]
+            told = score(answer_text(row["completion"]), target, frame="qwen3-vl", progress=progress_at(step, STEPS))
             assert math.isclose(row["visionr1"], told.value, abs_tol=1e-6)
             expected.append(told)
         n_seen += len(rows)
@@ -99,14 +100,6 @@ def test_rewards_of_the_completions_are_what_score_says(out: Path) -> None:
             assert math.isclose(entry[f"visionr1/{name}"], mean, abs_tol=1e-6)
         assert (entry["visionr1/stage"], entry["visionr1/progress"]) == (float(step - 1), progress_at(step, STEPS))
     assert n_seen == STEPS * PROMPTS * GENERATIONS
-
-
-def text_of(messages: object) -> str:
-    """The text of a prompt or completion, as TRL writes it into its table of completions."""
-    if isinstance(messages, str):
-        return messages
-    content = messages[-1]["content"]
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
 def test_the_tools_read_the_completions(out: Path) -> None:

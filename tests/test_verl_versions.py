@@ -1,18 +1,19 @@
 """The reward in the real classes of every verl that is supported, each unpacked and run in a process of its own.
 
-For a snapshot of verl's main branch: `PYTHONPATH=<checkout>:. VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python
-tests/verl_contract.py` prints what these tests look at.
+For a snapshot of verl's main branch: `VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python tests/verl_contract.py
+CHECKOUT` prints what these tests look at.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from framework_packages import run_with, unpacked
+from framework_packages import ROOT, run_with, unpacked
 
 pytestmark = pytest.mark.verl
 SCRIPT = Path(__file__).parent / "verl_contract.py"
@@ -31,9 +32,18 @@ VERSIONS = {  # version -> (places that a function is taken from, whether rows t
 
 
 @lru_cache
+def all_findings() -> tuple[dict[str, dict[str, Any]], str]:
+    """What the script found, by version, and what it wrote beside."""
+    folders = [str(unpacked(f"verl=={version}")) for version in VERSIONS]
+    run = run_with(ROOT, SCRIPT, *folders, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"version"')]
+    return {found["version"]: found for found in lines}, run.stderr
+
+
 def findings(version: str) -> dict[str, Any]:
-    run = run_with(unpacked(f"verl=={version}"), SCRIPT, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
-    return json.loads(run.stdout.splitlines()[-1])
+    found, errors = all_findings()
+    assert version in found, errors[-3000:]
+    return found[version]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -68,3 +78,21 @@ def test_the_manager_is_registered_where_verl_has_a_place_for_it(version: str) -
 @pytest.mark.parametrize("version", [version for version, (_, tells_step) in VERSIONS.items() if tells_step])
 def test_check_finds_nothing_wrong_with_it(version: str) -> None:
     assert findings(version)["check"] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_keys_of_the_example_compose(version: str) -> None:
+    """In the config that each verl ships, which is read without importing it."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    script = (ROOT / "examples" / "verl" / "train.sh").read_text()
+    words = [word for word in shlex.split(script[script.index("exec ") :]) if "custom_reward_function" in word]
+    is_old = tuple(map(int, version.split("."))) < (0, 7, 1)
+    overrides = [word.replace("reward.custom", "custom") for word in words] if is_old else words
+    folder = unpacked(f"verl=={version}") / "verl" / "trainer" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        config = compose("ppo_trainer", overrides)
+    function = OmegaConf.select(config, "custom_reward_function" if is_old else "reward.custom_reward_function")
+    assert function.path.endswith("/reward.py")
+    assert (function.name, function.reward_kwargs) == ("compute_score", {"frame": "qwen3-vl", "total_steps": 200})

@@ -1,26 +1,30 @@
-"""Run the reward in the real classes of whichever verl comes first on the path; prints what it found as JSON.
+"""Run the reward in the real classes of several versions of verl; prints what it found, one line of JSON for each.
 
-    PYTHONPATH=<verl unpacked>:. python tests/verl_contract.py
+    VERL_USE_EXTERNAL_MODULES=verl_visionr1.plugin python tests/verl_contract.py FOLDER [FOLDER ...]
 
-A script, so that each version has a process of its own; `test_verl_versions.py` reads it.
+FOLDER holds the package `verl`: a wheel unpacked, or a checkout. Each version is imported in a process of its own that
+starts as a copy of one with torch, transformers and Ray loaded, which takes longer than all the rest. A script;
+`test_verl_versions.py` reads it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray  # noqa: F401 - as the next two: loaded once, for every verl
 import torch
+import torchvision  # noqa: F401
+import transformers.processing_utils  # noqa: F401
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transformers import AutoTokenizer
-from verl import DataProto
-from verl import __version__ as verl_version
-from verl.trainer.ppo.reward import get_custom_reward_fn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -48,6 +52,8 @@ def processed(size_wh: tuple[int, int]) -> tuple[int, int]:
 
 def load_function(place: str, **settings: Any) -> Any:
     """The function as verl loads it from its config; keys of both generations."""
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+
     custom = {"path": place, "name": "compute_score", "reward_kwargs": settings}
     sys.modules.pop("custom_module", None)  # verl 0.6 loads one file a process
     return get_custom_reward_fn(
@@ -55,8 +61,10 @@ def load_function(place: str, **settings: Any) -> Any:
     )
 
 
-def make_batch(rows: list[tuple[Target, str]], **columns: Any) -> DataProto:
-    """Rows as the trainer hands them to a reward manager: responses padded to the right."""
+def make_batch(rows: list[tuple[Target, str]], **columns: Any) -> Any:
+    """A DataProto as the trainer hands it to a reward manager: responses padded to the right."""
+    from verl import DataProto
+
     answers = [TOKENIZER.encode(text, add_special_tokens=False) for _, text in rows]
     longest = max(map(len, answers)) + 2
     responses = torch.tensor([ids + [0] * (longest - len(ids)) for ids in answers])
@@ -146,9 +154,11 @@ def check_steps(scores_of: Any, missing: Any) -> dict[str, Any]:
     return {"largest": max(differences), "missing": error_of(missing)}
 
 
-def main() -> None:
-    """Print the findings as one line of JSON."""
-    found: dict[str, Any] = {"version": verl_version, "function": {}, "steps": {}, "manager": None}
+def examine() -> dict[str, Any]:
+    """What the verl on the path does with the reward."""
+    import verl
+
+    found: dict[str, Any] = {"version": verl.__version__, "function": {}, "steps": {}, "manager": None}
     moving = load_function(PLACES["this file"], frame="qwen3-vl", total_steps=TOTAL_STEPS)
     one = make_answers("qwen3-vl", processed)[:1]
     try:
@@ -158,8 +168,7 @@ def main() -> None:
     except (ImportError, TypeError):  # before 0.7.0; 0.7.0
         check_function(found, batch_scores)
         found["steps"]["function"] = {"missing": error_of(lambda: batch_scores(moving, one))}
-        print(json.dumps(found))
-        return
+        return found
     asyncio.set_event_loop(naive.loop)
     check_function(found, lambda function, rows: row_scores(loop_manager("naive", function), rows))
     with_steps = loop_manager("naive", moving)
@@ -174,7 +183,23 @@ def main() -> None:
     from verl_visionr1.plugin.check import findings
 
     found["check"] = [[one.what, one.found] for one in findings() if not one.is_fine]
-    print(json.dumps(found))
+    return found
+
+
+def main() -> None:
+    """Examine each folder in a copy of this process."""
+    for folder in sys.argv[1:]:
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            continue
+        try:
+            sys.path.insert(0, folder)
+            print(json.dumps(examine()), flush=True)
+        except BaseException:  # noqa: BLE001 - a copy must end here, whatever it is
+            print(f"{folder}: {traceback.format_exc()}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(0)
 
 
 if __name__ == "__main__":

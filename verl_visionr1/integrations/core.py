@@ -181,6 +181,8 @@ class Scorer:
         elif not schedule.is_moving:
             rule = Context(0.0, moment.is_validation).rule(schedule, validation, data_source)
             return Context(None, moment.is_validation), rule
+        elif "thresholds" not in preset.looks_at:
+            context = Context(None, moment.is_validation)
         elif total is not None and moment.is_validation and validation != "current":
             context = context_at(0, total, n_steps=moment.total_steps, is_validation=True)
             return Context(None, is_validation=True), context.rule(schedule, validation, data_source)
