@@ -13,9 +13,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.cli import app
+from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.criteria import CRITERIA
 from verl_visionr1.families import FAMILIES
 from verl_visionr1.frames import FRAMES, Extent
@@ -301,6 +303,17 @@ def help_of(path: Sequence[str]) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def converter_options() -> Iterator[str]:
+    """The options that every converter has."""
+    hints = get_type_hints(Flags, include_extras=True)
+    rows = []
+    for field in fields(Flags):
+        default = "" if field.default in (MISSING, None, False) else getattr(field.default, "value", field.default)
+        name = f"--{field.name.replace('_', '-')}"
+        rows.append((code(name), code(default), prose(hints[field.name].__metadata__[0].help)))
+    yield from table(("option", "default", "meaning"), rows)
+
+
 def report() -> Iterator[str]:
     """What `visionr1 report` prints of the saved run."""
     sys.path.insert(0, str(HERE / "example"))
@@ -324,7 +337,7 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
     each.__name__: each
     for each in (
         *(settings, nested_settings, presets, released_presets, criteria),
-        *(formats, frames, families, score_record, alarms, commands, report, result_pages),
+        *(formats, frames, families, score_record, alarms, commands, converter_options, report, result_pages),
     )
 }
 """File name -> what writes its lines."""
