@@ -177,9 +177,8 @@ def _presets(presets: Sequence[Preset]) -> Iterator[str]:
 
 
 def function_of(criterion: Any, what: str = "name") -> str:
-    """Name (or docstring) of a criterion's function, whatever its field is called."""
-    function = next(getattr(criterion, field) for field in ("fn", "judge") if hasattr(criterion, field))
-    function = inspect.unwrap(getattr(function, "func", function))
+    """Name (or docstring) of a criterion's function."""
+    function = criterion.fn
     return (function.__doc__ or "") if what == "doc" else function.__name__
 
 
@@ -281,7 +280,7 @@ def commands() -> Iterator[str]:
     top = [(path, command) for path, command in paths if len(path) == 1]
     rows = [(f"[`visionr1 {path[0]}`](#visionr1-{path[0]})", _summary(command)) for path, command in top]
     yield from table(("command", "what it does"), rows)
-    for path, command in paths:
+    for path, _ in paths:
         yield f"(visionr1-{'-'.join(path)})=\n{'#' * (len(path) + 1)} `visionr1 {' '.join(path)}`\n"
         yield f"```text\n{help_of(path)}\n```\n"
 
@@ -345,4 +344,4 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
 if __name__ == "__main__":
     write(HERE / "reference" / "generated")
     for name, make in FRAGMENTS.items():
-        print(f"{name}: {len(list(make()))} lines")  # noqa: T201 - the command's own message
+        print(f"{name}: {len(list(make()))} lines")

@@ -63,4 +63,4 @@ def _run(*words: object) -> None:
 
 
 if __name__ == "__main__":
-    print(restore(Path(sys.argv[1])))  # noqa: T201 - the command's own message
+    print(restore(Path(sys.argv[1])))

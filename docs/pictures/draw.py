@@ -188,7 +188,7 @@ def _rectangle(box: Any, colour: str, style: str = "-", width: float = 2.5) -> R
 def matching(theme: str) -> None:
     """One answer with every kind of prediction, judged by the package."""
     image, scene = _scene()
-    found, repeated, renamed, missed = scene.objects
+    found, repeated, renamed, _ = scene.objects
     target = Target(
         task="detection",
         size_wh=SCENE_WH,
