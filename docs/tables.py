@@ -13,9 +13,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from verl_visionr1.alarms import AlarmRules
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.cli import app
+from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.criteria import CRITERIA
 from verl_visionr1.families import FAMILIES
 from verl_visionr1.frames import FRAMES, Extent
@@ -175,9 +177,8 @@ def _presets(presets: Sequence[Preset]) -> Iterator[str]:
 
 
 def function_of(criterion: Any, what: str = "name") -> str:
-    """Name (or docstring) of a criterion's function, whatever its field is called."""
-    function = next(getattr(criterion, field) for field in ("fn", "judge") if hasattr(criterion, field))
-    function = inspect.unwrap(getattr(function, "func", function))
+    """Name (or docstring) of a criterion's function."""
+    function = criterion.fn
     return (function.__doc__ or "") if what == "doc" else function.__name__
 
 
@@ -279,7 +280,7 @@ def commands() -> Iterator[str]:
     top = [(path, command) for path, command in paths if len(path) == 1]
     rows = [(f"[`visionr1 {path[0]}`](#visionr1-{path[0]})", _summary(command)) for path, command in top]
     yield from table(("command", "what it does"), rows)
-    for path, command in paths:
+    for path, _ in paths:
         yield f"(visionr1-{'-'.join(path)})=\n{'#' * (len(path) + 1)} `visionr1 {' '.join(path)}`\n"
         yield f"```text\n{help_of(path)}\n```\n"
 
@@ -299,6 +300,17 @@ def help_of(path: Sequence[str]) -> str:
     done = CliRunner().invoke(app, [*path, "--help"], prog_name="visionr1", env={**PLAIN, "COLUMNS": "100"})
     lines = [line.rstrip() for line in done.output.splitlines()]
     return "\n".join(lines).strip("\n")
+
+
+def converter_options() -> Iterator[str]:
+    """The options that every converter has."""
+    hints = get_type_hints(Flags, include_extras=True)
+    rows = []
+    for field in fields(Flags):
+        default = "" if field.default in (MISSING, None, False) else getattr(field.default, "value", field.default)
+        name = f"--{field.name.replace('_', '-')}"
+        rows.append((code(name), code(default), prose(hints[field.name].__metadata__[0].help)))
+    yield from table(("option", "default", "meaning"), rows)
 
 
 def report() -> Iterator[str]:
@@ -324,7 +336,7 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
     each.__name__: each
     for each in (
         *(settings, nested_settings, presets, released_presets, criteria),
-        *(formats, frames, families, score_record, alarms, commands, report, result_pages),
+        *(formats, frames, families, score_record, alarms, commands, converter_options, report, result_pages),
     )
 }
 """File name -> what writes its lines."""
@@ -332,4 +344,4 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
 if __name__ == "__main__":
     write(HERE / "reference" / "generated")
     for name, make in FRAGMENTS.items():
-        print(f"{name}: {len(list(make()))} lines")  # noqa: T201 - the command's own message
+        print(f"{name}: {len(list(make()))} lines")

@@ -80,7 +80,7 @@ def make_workspace(folder: Path) -> Path:
     scenes = run / "data" / "scenes"
     shutil.copytree(scenes / "val", folder / "images")
     coco = json.loads((scenes / "annotations" / "instances_val.json").read_text())
-    for name, images in (("annotations", coco["images"][:40]), ("annotations_val", coco["images"][40:60])):
+    for name, images in (("annotations", coco["images"][:150]), ("annotations_val", coco["images"][150:])):
         kept = {image["id"] for image in images}
         annotations = [each for each in coco["annotations"] if each["image_id"] in kept]
         (folder / f"{name}.json").write_text(json.dumps({**coco, "images": images, "annotations": annotations}))

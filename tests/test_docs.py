@@ -94,8 +94,7 @@ def test_links_between_files() -> None:
         for link in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
             place = (link[0] or link[1]).partition("#")[0]
             if place and not place.startswith("http") and not (page.parent / place).exists():
-                if page.name != "CONTRIBUTING.md" or not (ROOT / "docs" / place).exists():
-                    missing.append(f"{page.relative_to(ROOT)}: {place}")
+                missing.append(f"{page.relative_to(ROOT)}: {place}")
     assert missing == []
 
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 FILES = {
     "0.jsonl.gz": "validation/0.jsonl",
     "12.jsonl.gz": "validation/12.jsonl",
@@ -47,7 +46,7 @@ def unpack(run_dir: Path) -> None:
 def draw_scenes(folder: Path, n_val: int) -> Path:
     """Draw held-out scenes and convert them as the recipe does; returns the parquet."""
     scenes, data = folder / "scenes", folder / "val.parquet"
-    _run("scenes.py", scenes, "--train", 1, "--val", n_val)
+    _run("scenes", scenes, "--train", 1, "--val", n_val)
     flags = ("--split", "val", "--negatives", 0, "--data-source", "visionr1/scenes_{task}")
     convert(scenes / "annotations" / "instances_val.json", scenes / "val", data, *flags)
     return data
@@ -55,13 +54,13 @@ def draw_scenes(folder: Path, n_val: int) -> Path:
 
 def convert(annotations: Path, images: Path, out: Path, *flags: object) -> None:
     """Rows of detection from a COCO file."""
-    _run("coco.py", annotations, images, out, "--task", "detection", *flags)
+    _run("coco", annotations, images, out, "--task", "detection", *flags)
 
 
-def _run(script: str, *words: object) -> None:
-    command = [sys.executable, str(ROOT / "data_preprocess" / script), *map(str, words)]
+def _run(*words: object) -> None:
+    command = [sys.executable, "-c", "from verl_visionr1.cli import main; main()", "convert", *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
-    print(restore(Path(sys.argv[1])))  # noqa: T201 - the command's own message
+    print(restore(Path(sys.argv[1])))

@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE.parent / "example"), str(ROOT / "data_preprocess")]
+sys.path.insert(0, str(HERE.parent / "example"))
 
 import restore
 
@@ -145,7 +145,7 @@ SCENE_WH = (640, 480)
 
 
 def _scene() -> tuple[Any, Any]:
-    from scenes import draw_scene, scene_rng
+    from verl_visionr1.conversion.scenes import draw_scene, scene_rng
 
     for number in range(1, 99):
         image, scene = draw_scene(scene_rng(3, "val", number), size_wh=SCENE_WH, objects_max=4)
@@ -188,7 +188,7 @@ def _rectangle(box: Any, colour: str, style: str = "-", width: float = 2.5) -> R
 def matching(theme: str) -> None:
     """One answer with every kind of prediction, judged by the package."""
     image, scene = _scene()
-    found, repeated, renamed, missed = scene.objects
+    found, repeated, renamed, _ = scene.objects
     target = Target(
         task="detection",
         size_wh=SCENE_WH,

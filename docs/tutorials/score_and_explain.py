@@ -3,7 +3,7 @@ Score, explain, draw, audit, schedule
 =====================================
 
 You look at the saved answers of a real run: what they earned, why, and whether the reward can be gamed.
-No training, no GPU. Run it with ``python docs/tutorials/score_and_explain.py``, or download it as a notebook at the end.
+No training, no GPU. Run it with ``python docs/tutorials/score_and_explain.py``, or download the notebook at the end.
 """
 
 # %%
@@ -137,6 +137,5 @@ for progress in (0.0, 0.25, 0.5, 1.0):
     rewards = [
         score(row["output"], Target.from_json(row["gts"]), frame="qwen3-vl", progress=progress).value for row in after
     ]
-    print(
-        f"progress {progress:4}: a match needs IoU {thresholds.match_iou}, mean reward {sum(rewards) / len(rewards):.3f}"
-    )
+    mean = sum(rewards) / len(rewards)
+    print(f"progress {progress:4}: a match needs IoU {thresholds.match_iou}, mean reward {mean:.3f}")
