@@ -416,7 +416,7 @@ def test_a_table_to_read() -> None:
 MISTAKES = {
     "neither": (("--gpus", 8), "give --params NUMBER or --model FOLDER"),
     "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give --params NUMBER or --model FOLDER"),
-    "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0: needs a number above 0"),
+    "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0"),
     "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json there"),
     "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "do not fit"),
     "an image longer than a prompt": (
