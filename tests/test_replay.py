@@ -24,7 +24,7 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, constant, cosine, first_step, linear, piecewise, progress_at, staged
 from verl_visionr1.tools.schedule import replay as replay_module
 from verl_visionr1.tools.schedule.replay import moments_of, replay
-from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, sketch
+from verl_visionr1.tools.schedule.view import draw_schedule
 from verl_visionr1.tools.score.rescore import rescore
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -151,22 +151,6 @@ def test_rows_of_another_task_follow_their_own_schedule() -> None:
 def test_first_step_is_the_first(progress: float, total: int) -> None:
     reached = [step for step in range(1, total + 1) if progress_at(step, total) >= progress]
     assert first_step(progress, total) == (reached[0] if reached else None)
-
-
-SKETCHES = {
-    "staged": (staged(at=0.5), "55557777  0.5 -> 0.75"),
-    "constant": (constant(ADVANCED), "77777777  0.75"),
-    "linear": (linear(BEGINNER, ADVANCED), "55566677  0.5 -> 0.75"),
-    "never": (staged(at=1.0), "55555555  0.5"),
-}
-
-
-@pytest.mark.parametrize(("schedule", "line"), SKETCHES.values(), ids=SKETCHES)
-def test_sketch(schedule: Schedule, line: str) -> None:
-    lines = sketch(schedule, 8, levels=DIGITS).splitlines()
-    assert lines[0] == f"match IoU     {line}"
-    assert len(lines) == 6
-    assert sketch(schedule).splitlines()[0].count("█") == 0
 
 
 @pytest.mark.parametrize("schedule", [staged(), cosine(BEGINNER, ADVANCED)], ids=["staged", "cosine"])
