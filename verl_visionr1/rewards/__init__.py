@@ -1,7 +1,7 @@
 """Rewards: presets by name, and `score`, the one way from a completion to its value.
 
 `visionr1` is the default: the paper's method, repaired. `visionr1-paper` is Eq. 4-8 of arXiv 2503.18013.
-`visionr1-released` is what the released code computes, less its crashes. docs/reference/presets.md lists every difference.
+`visionr1-released` is what the released code computes, less its crashes. Every difference: docs/reference/presets.md.
 """
 
 from __future__ import annotations
