@@ -11,9 +11,9 @@ import pytest
 
 from verl_visionr1 import PRESETS, RewardError, Target, score
 from verl_visionr1.criteria import ADVANCED, BEGINNER, CRITERIA, Thresholds
-from verl_visionr1.functions import FunctionError, load_function, place_of
+from verl_visionr1.functions import FunctionError, load_function, locate_function
 from verl_visionr1.rewards import Preset, find_preset
-from verl_visionr1.rewards.composition import PresetSettings, plain_of
+from verl_visionr1.rewards.composition import PresetSettings, preset_to_dict
 from verl_visionr1.settings import decoded
 
 EXAMPLE = Path(__file__).parent.parent / "recipes" / "custom_reward"
@@ -31,13 +31,13 @@ def changed(plain: dict[str, Any], base: str = "visionr1") -> Preset:
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_printed_builds_the_same_preset(name: str, tmp_path: Path) -> None:
     file = tmp_path / "preset.yaml"
-    file.write_bytes(msgspec.yaml.encode(plain_of(PRESETS[name])))
+    file.write_bytes(msgspec.yaml.encode(preset_to_dict(PRESETS[name])))
     assert find_preset(str(file)) == PRESETS[name]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_printed_preset_names_every_criterion(name: str) -> None:
-    plain = plain_of(PRESETS[name])
+    plain = preset_to_dict(PRESETS[name])
     assert list(plain["criteria"]) == [criterion.name for criterion in PRESETS[name].criteria]
     for criterion in plain["criteria"].values():
         assert criterion["fn"] in CRITERIA or load_function(criterion["fn"])
@@ -45,7 +45,7 @@ def test_a_printed_preset_names_every_criterion(name: str) -> None:
 
 def test_a_ramp_that_begins_late_is_printed_and_read_again() -> None:
     ramp = changed({"schedule": {"kind": "linear", "begin": 0.2, "end": 0.8}})
-    assert changed(plain_of(ramp)) == ramp
+    assert changed(preset_to_dict(ramp)) == ramp
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ CALLABLES = {
 def test_other_callables_judge_and_are_printed(body: str, tmp_path: Path) -> None:
     preset = changed({"criteria": {"new": {"fn": own(tmp_path, body)}}})
     assert score(PERFECT, TARGET, preset=preset).metrics["new"] == 0.5
-    assert changed(plain_of(preset)) == preset
+    assert changed(preset_to_dict(preset)) == preset
 
 
 def test_what_a_function_raises_names_it_and_the_line(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_places_that_hold_no_function(place: str) -> None:
 def test_a_function_is_loaded_once_and_knows_its_place(tmp_path: Path) -> None:
     place = own(tmp_path, "def mine(answer): return 1.0")
     assert load_function(place) is load_function(place)
-    assert place_of(load_function(place)) == place
+    assert locate_function(load_function(place)) == place
 
 
 # --- what criteria say of themselves ----------------------------------------------------------------------------------

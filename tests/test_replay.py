@@ -23,7 +23,7 @@ from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, constant, cosine, first_step, linear, piecewise, progress_at, staged
 from verl_visionr1.tools.schedule import replay as replay_module
-from verl_visionr1.tools.schedule.replay import moments_of, replay
+from verl_visionr1.tools.schedule.replay import list_moments, replay
 from verl_visionr1.tools.schedule.view import draw_schedule
 from verl_visionr1.tools.score.rescore import rescore
 
@@ -96,7 +96,7 @@ PRESETS_TRIED = {
 def test_each_stage_is_what_re_scoring_there_gives(preset: Preset) -> None:
     rows = rollouts([[45, 60, 80, 90], [100, 77], [20]])
     found = replay(rows, judging(preset))
-    assert len(found.stages) == len(moments_of(preset.schedule)) >= 3
+    assert len(found.stages) == len(list_moments(preset.schedule)) >= 3
     for stage in found.stages:
         alone = rescore(rows, replace(judging(preset), moment=Moment(progress=stage.progress)))
         assert stage.overall == alone.overall
