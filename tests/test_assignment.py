@@ -15,9 +15,9 @@ from scipy.optimize import linear_sum_assignment
 
 from verl_visionr1 import Target, assignment, score
 from verl_visionr1.answers import Answer
-from verl_visionr1.assignment import MAX_ASSIGNED, MAX_PAIRS, IndexedBoxes, assigned, best_edges, edges_between, thinned
+from verl_visionr1.assignment import MAX_ASSIGNED, MAX_PAIRS, IndexedBoxes, assign, best_edges, find_edges, thin
 from verl_visionr1.boxes import Box, iou, pairwise_iou
-from verl_visionr1.matching import MATCHERS, Matching, ignored, match_class_agnostic, match_class_aware, match_giou
+from verl_visionr1.matching import MATCHERS, Matching, find_ignored, match_class_agnostic, match_class_aware, match_giou
 
 SIDE = 1000
 LABELS = ("cat", "dog", "cow")
@@ -131,10 +131,10 @@ def test_a_pair_that_no_assignment_can_do_without_needs_no_solver(monkeypatch: p
     def solver(iou_pt: object) -> None:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(assignment, "assigned", solver)
+    monkeypatch.setattr(assignment, "assign", solver)
     rows = IndexedBoxes.of(((0.0, 0.0, 10.0, 10.0), (6.0, 0.0, 16.0, 10.0)), (), ()).rows
     boxes = ((0.0, 0.0, 10.0, 9.0), (7.0, 0.0, 17.0, 10.0), (9.0, 0.0, 30.0, 10.0))
-    edges = edges_between(boxes, [rows] * 3)
+    edges = find_edges(boxes, [rows] * 3)
     assert len(edges) == 6, "each overlaps each"
     assert [(p, t) for p, t, _ in best_edges(edges, boxes)] == [(0, 0), (1, 1)]
 
@@ -160,17 +160,17 @@ def test_beyond_the_bound_the_total_is_at_least_half_and_free_of_order(scene) ->
 def test_greedy_takes_the_largest_first() -> None:
     score_pt = np.zeros((MAX_ASSIGNED + 1, 1))
     score_pt[7] = 0.5
-    assert assigned(score_pt) == ([7], [0])
+    assert assign(score_pt) == ([7], [0])
 
 
 def test_the_predictions_that_are_matched_beyond_the_bound_do_not_hang_on_their_order() -> None:
     boxes = [(float(i), 0.0, i + 5.0, 5.0) for i in range(600)]
-    kept = thinned(range(600), boxes, 600)
+    kept = thin(range(600), boxes, 600)
     assert len(kept) == MAX_PAIRS // 600
     assert sorted(boxes)[: len(kept)] == [boxes[p] for p in kept]
     random.Random(0).shuffle(boxes)
-    assert {boxes[p] for p in thinned(range(600), boxes, 600)} == {(float(i), 0.0, i + 5.0, 5.0) for i in kept}
-    assert len(thinned(range(5), boxes, 2 * MAX_PAIRS)) == 1
+    assert {boxes[p] for p in thin(range(600), boxes, 600)} == {(float(i), 0.0, i + 5.0, 5.0) for i in kept}
+    assert len(thin(range(5), boxes, 2 * MAX_PAIRS)) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_many_ignore_regions() -> None:
     target = target_of([(0.0, 990.0, 5.0, 999.0)], ignore_xyxy=regions)
     answer = Answer(boxes, ("cat",) * 1000)
     matching = match_class_aware(answer, target)
-    found = ignored(answer, target, matching)
+    found = find_ignored(answer, target, matching)
     floor = cpu_seconds(lambda: [_share(boxes[0], region) for _ in range(200) for region in regions])
-    assert cpu_seconds(lambda: ignored(answer, target, matching)) < floor, "a fifth of the pairs in plain Python"
+    assert cpu_seconds(lambda: find_ignored(answer, target, matching)) < floor, "a fifth of the pairs in plain Python"
     expected = {p for p, box in enumerate(boxes) if any(_share(box, region) >= 0.5 for region in regions)}
     assert found == expected
     assert 0 < len(found) < 1000

@@ -21,9 +21,9 @@ from verl_visionr1.criteria.average_precision import (
     RECALLS,
     ap,
     ap50,
+    ap_of_ranking,
     od_length,
-    ranked_ap,
-    ranked_hits,
+    rank_hits,
 )
 from verl_visionr1.matching import match_class_agnostic, match_class_aware
 
@@ -145,7 +145,7 @@ def test_tied_ap_is_that_of_the_worst_order(n_hits: int, n_target: int, data: st
     n_hits = min(n_hits, n_target)
     n_wrong = data.draw(st.integers(0, 4))
     hits = [True] * n_hits + [False] * n_wrong
-    worst = min(ranked_ap(order, n_target) for order in set(itertools.permutations(hits)))
+    worst = min(ap_of_ranking(order, n_target) for order in set(itertools.permutations(hits)))
     tied = (n_hits / len(hits)) * (n_hits / n_target)
     assert worst == pytest.approx(tied, abs=0.01)
     boxes = [(10.0 * i, 0.0, 10.0 * i + 9, 9.0) for i in range(n_target)]
@@ -202,8 +202,8 @@ def by_the_core(predictions: list[Labelled], targets: list[Labelled], scores: li
     of_class = []
     for name in sorted({label for _, label in targets}):
         wanted = [box for box, label in targets if label == name]
-        hits_of = ranked_hits(pairwise_iou([box for box, label in ranked if label == name], wanted))
-        of_class.append([ranked_ap(hits, len(wanted)) for hits in hits_of])
+        hits_of = rank_hits(pairwise_iou([box for box, label in ranked if label == name], wanted))
+        of_class.append([ap_of_ranking(hits, len(wanted)) for hits in hits_of])
     return [float(np.mean(of_class)), float(np.mean([values[0] for values in of_class]))]
 
 
@@ -250,5 +250,5 @@ def test_twin_pycocotools_on_a_grid_of_ties(predictions: list, targets: list, rn
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 3))
 def test_ranked_ap_lies_in_0_1_and_a_late_false_alarm_is_free(hits: list[bool], more: int) -> None:
     n_target = max(sum(hits) + more, 1)
-    assert 0.0 <= ranked_ap(hits, n_target) <= 1.0
-    assert ranked_ap([*hits, False], n_target) == ranked_ap(hits, n_target), "which is why it is no reward"
+    assert 0.0 <= ap_of_ranking(hits, n_target) <= 1.0
+    assert ap_of_ranking([*hits, False], n_target) == ap_of_ranking(hits, n_target), "which is why it is no reward"

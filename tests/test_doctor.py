@@ -453,7 +453,7 @@ def test_advice_for_labels_is_not_that_for_counts(tmp_path: Path) -> None:
             )
             rows.append(a_row(tmp_path, i, target.to_json()))
         (group,) = [g for g in examine([write_rows(tmp_path / "a.parquet", rows)]).found if g.kind == "unbalanced"]
-        kinds.append("--max-share-per-count" in group.examples[0].reason)
+        kinds.append("counts" in group.examples[0].reason)
     assert kinds == [True, False]
 
 

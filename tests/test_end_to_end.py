@@ -31,7 +31,7 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.processed import processed_size
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings
-from verl_visionr1.rewards.presets import built
+from verl_visionr1.rewards.presets import build_preset
 from verl_visionr1.rows import read_rows
 from verl_visionr1.schedule import progress_at, staged
 from verl_visionr1.targets import TASKS
@@ -311,7 +311,7 @@ def test_options_reach_the_training(tmp_path: Path) -> None:
     )
     assert process.wait(600) == 0, (run_dir.parent / "run.out").read_text()[-6000:]
     think = CriterionSettings(fn="think_answer", weight=0.5)
-    preset = built(PresetSettings(base="vlmr1-rec", criteria={"think": think}, weights={"format": 0.5}))
+    preset = build_preset(PresetSettings(base="vlmr1-rec", criteria={"think": think}, weights={"format": 0.5}))
     judged = {}
     for row in (*rows_of(run_dir / "rollouts"), *rows_of(run_dir / "validation")):
         result = score(row["output"], Target.from_json(row["gts"]), preset=preset, frame="qwen3-vl", progress=1.0)

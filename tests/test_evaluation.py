@@ -248,8 +248,8 @@ def test_rows_that_cannot_be_evaluated(rows: list[Prediction], message: str) -> 
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
-    "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure': needs one of constant, order"),
-    "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map': needs one of ap"),
+    "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure'"),
+    "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map'"),
     "limits": ({"max_dets": (10, 1)}, EvaluationError, "max_dets"),
     "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
     "level": ({"level": 95.0}, EvaluationError, "level = 95.0"),

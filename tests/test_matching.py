@@ -19,7 +19,7 @@ from verl_visionr1.boxes import Box, iou, pairwise_giou, pairwise_iou
 from verl_visionr1.matching import (
     MATCHERS,
     Matching,
-    ignored,
+    find_ignored,
     match_class_agnostic,
     match_class_aware,
     match_giou,
@@ -116,7 +116,7 @@ def test_an_unmatched_prediction_in_a_crowd_is_not_counted(box: Box, counted: in
     nothing = target_of([], [], ignore_xyxy=[(50, 50, 65, 65)])
     matching = match_class_aware(answer_of([box], ["cat"]), nothing)
     assert matching.n_predicted == counted
-    assert ignored(answer_of([box], ["cat"]), nothing, matching) == (set() if counted else {0})
+    assert find_ignored(answer_of([box], ["cat"]), nothing, matching) == (set() if counted else {0})
 
 
 def test_a_matched_prediction_in_a_crowd_counts() -> None:

@@ -50,16 +50,16 @@ REFUSED = {
         {"image_options": {"max_pixels": 20000}},
         r"size_wh = \(4000, 40\): a budget of 20000 pixels leaves less than a patch",
     ),
-    "one bound alone": (((9, 9), "qwen3-vl"), {"max_pixels": 9999}, r"max_pixels = 9999: needs both or none"),
-    "bounds crossed": (((9, 9), "glm"), {"min_pixels": 9, "max_pixels": 8}, r"max_pixels = 8: needs at least min_"),
+    "one bound alone": (((9, 9), "qwen3-vl"), {"max_pixels": 9999}, r"max_pixels = 9999"),
+    "bounds crossed": (((9, 9), "glm"), {"min_pixels": 9, "max_pixels": 8}, r"max_pixels = 8"),
     "image bounds crossed": (
         ((9, 9), "glm"),
         {"image_options": {"max_pixels": 8}},
-        r"image_options: max_pixels = 8: needs at least min_pixels = 3136",
+        r"image_options: max_pixels = 8",
     ),
-    "unknown family": (((9, 9), "llava"), {}, r"processor = 'llava': needs one of qwen2-vl, qwen2.5-vl, qwen3-vl, glm"),
-    "no width": (((0, 9), "glm"), {}, r"size_wh = 0: needs a whole number above 0"),
-    "half a pixel": (((9.5, 9), "glm"), {}, r"size_wh = 9.5: needs a whole number above 0"),
+    "unknown family": (((9, 9), "llava"), {}, r"processor = 'llava'"),
+    "no width": (((0, 9), "glm"), {}, r"size_wh = 0"),
+    "half a pixel": (((9.5, 9), "glm"), {}, r"size_wh = 9.5"),
 }
 
 
@@ -110,7 +110,7 @@ def test_a_processor_from_its_config(config: dict, expected: tuple[int, ...]) ->
 
 
 def test_another_kind_of_processor_is_refused() -> None:
-    with pytest.raises(SizeError, match="image_processor_type = 'SiglipImageProcessor': needs one of Qwen2VLImage"):
+    with pytest.raises(SizeError, match="image_processor_type = 'SiglipImageProcessor'"):
         ImageProcessor.from_config({"image_processor_type": "SiglipImageProcessor"})
 
 

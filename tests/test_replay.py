@@ -23,8 +23,8 @@ from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, constant, cosine, first_step, linear, piecewise, progress_at, staged
 from verl_visionr1.tools.schedule import replay as replay_module
-from verl_visionr1.tools.schedule.replay import moments_of, replay
-from verl_visionr1.tools.schedule.view import DIGITS, draw_schedule, sketch
+from verl_visionr1.tools.schedule.replay import list_moments, replay
+from verl_visionr1.tools.schedule.view import draw_schedule
 from verl_visionr1.tools.score.rescore import rescore
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -96,7 +96,7 @@ PRESETS_TRIED = {
 def test_each_stage_is_what_re_scoring_there_gives(preset: Preset) -> None:
     rows = rollouts([[45, 60, 80, 90], [100, 77], [20]])
     found = replay(rows, judging(preset))
-    assert len(found.stages) == len(moments_of(preset.schedule)) >= 3
+    assert len(found.stages) == len(list_moments(preset.schedule)) >= 3
     for stage in found.stages:
         alone = rescore(rows, replace(judging(preset), moment=Moment(progress=stage.progress)))
         assert stage.overall == alone.overall
@@ -151,22 +151,6 @@ def test_rows_of_another_task_follow_their_own_schedule() -> None:
 def test_first_step_is_the_first(progress: float, total: int) -> None:
     reached = [step for step in range(1, total + 1) if progress_at(step, total) >= progress]
     assert first_step(progress, total) == (reached[0] if reached else None)
-
-
-SKETCHES = {
-    "staged": (staged(at=0.5), "55557777  0.5 -> 0.75"),
-    "constant": (constant(ADVANCED), "77777777  0.75"),
-    "linear": (linear(BEGINNER, ADVANCED), "55566677  0.5 -> 0.75"),
-    "never": (staged(at=1.0), "55555555  0.5"),
-}
-
-
-@pytest.mark.parametrize(("schedule", "line"), SKETCHES.values(), ids=SKETCHES)
-def test_sketch(schedule: Schedule, line: str) -> None:
-    lines = sketch(schedule, 8, levels=DIGITS).splitlines()
-    assert lines[0] == f"match IoU     {line}"
-    assert len(lines) == 6
-    assert sketch(schedule).splitlines()[0].count("█") == 0
 
 
 @pytest.mark.parametrize("schedule", [staged(), cosine(BEGINNER, ADVANCED)], ids=["staged", "cosine"])
@@ -273,14 +257,14 @@ def test_skipped_rows_are_counted(tmp_path: Path) -> None:
 
 
 MISTAKES = {
-    "no such kind": (["--kind", "steps"], "schedule.kind = 'steps': needs one of off, constant"),
-    "thresholds in words": (["--stages", "easy"], "--stages easy: needs numbers with commas"),
+    "no such kind": (["--kind", "steps"], "schedule.kind = 'steps'"),
+    "thresholds in words": (["--stages", "easy"], "--stages easy"),
     "two thresholds": (["--stages", ".5,.5"], "schedule.stages"),
     "one stage": (["--stages", ".5,.5,.75"], "stages has 1 entries"),
     "threshold in percent": (["--stages", "50,50,75", "--stages", "75,75,90"], "needs a number in [0, 1]"),
-    "at": (["--at", "2"], "at = 2.0: needs a fraction"),
+    "at": (["--at", "2"], "at = 2.0"),
     "starts": (["--kind", "piecewise", "--starts", "0.1,0.2"], "the first point must be at progress 0"),
-    "no such preset": (["--preset", "visionr2"], "preset = 'visionr2': needs one of"),
+    "no such preset": (["--preset", "visionr2"], "preset = 'visionr2'"),
     "no rollouts": (["--rollouts", "nothing.jsonl"], "nothing.jsonl: no such file"),
     "no picture": (["--plot", "{folder}/a.doc"], "visionr1 schedule: "),
     "no folder": (["--plot", "{folder}/none/a.png"], "No such file or directory"),

@@ -89,11 +89,11 @@ CALLERS_MISTAKES = {
     "unknown preset": (
         {"preset": "visionr2"},
         RewardError,
-        "preset = 'visionr2': needs one of visionr1, visionr1-paper",
+        "preset = 'visionr2'",
     ),
-    "unknown frame": ({"frame": "qwen"}, FrameError, "frame = 'qwen': needs one of original"),
+    "unknown frame": ({"frame": "qwen"}, FrameError, "frame = 'qwen'"),
     "no processed size": ({"frame": "qwen2.5-vl"}, FrameError, "processed_wh = None"),
-    "progress in percent": ({"progress": 30}, ValueError, "progress = 30: needs a fraction"),
+    "progress in percent": ({"progress": 30}, ValueError, "progress = 30"),
     "progress not a number": ({"progress": math.nan}, ValueError, "progress = nan"),
 }
 
@@ -597,11 +597,11 @@ def needs_a_moon(answer: object, moon: object) -> float:
 BAD_PRESETS = {
     "unknown criterion": (
         lambda: PRESETS["visionr1"].with_weights({"recal": 1}),
-        "weights = 'recal': needs one of format",
+        "weights = 'recal'",
     ),
     "negative weight": (
         lambda: PRESETS["visionr1"].with_weights({"recall": -1}),
-        "weights.recall = -1: needs a number",
+        "weights.recall = -1",
     ),
     "weight as text": (lambda: PRESETS["visionr1"].with_weights({"recall": "1"}), "weights.recall = '1'"),
     "infinite weight": (lambda: PRESETS["visionr1"].with_weights({"recall": math.inf}), "weights.recall = inf"),
@@ -612,28 +612,28 @@ BAD_PRESETS = {
         "at least one above 0",
     ),
     "no criteria": (lambda: Preset("mine", ()), "at least one above 0"),
-    "a criterion twice": (lambda: Preset("mine", (FORMAT, FORMAT)), "criteria = format, format: needs each name once"),
+    "a criterion twice": (lambda: Preset("mine", (FORMAT, FORMAT)), "criteria = format, format"),
     "the name of a common metric": (
         lambda: Preset("mine", (Criterion("f1_50", precision),)),
         "criteria.f1_50: every preset reports",
     ),
     "unknown accuracy": (
         lambda: Preset("mine", (FORMAT,), accuracy="acc"),
-        "accuracy = 'acc': needs one of format",
+        "accuracy = 'acc'",
     ),
     "unknown answer format": (
         lambda: Preset("mine", (FORMAT,), answer_format="xml"),
-        "answer_format = 'xml': needs one of qwen-json",
+        "answer_format = 'xml'",
     ),
     "unknown matching": (
         lambda: Preset("mine", (FORMAT,), matching="greedy"),
-        "matching = 'greedy': needs one of class_aware",
+        "matching = 'greedy'",
     ),
     "unhashable name": (lambda: find_preset([]), "preset = \\[\\]"),  # type: ignore[arg-type]
     "a parameter that no case has": (lambda: Criterion("moon", needs_a_moon), "criteria.moon: .* asks for 'moon'"),
     "an option that the judge does not have": (
         lambda: Criterion("recall", recall, 1.0, {"strict": True}),
-        "criteria.recall.options = 'strict': needs one of \\(it has no options\\)",
+        "criteria.recall.options = 'strict'",
     ),
 }
 

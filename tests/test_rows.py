@@ -612,9 +612,9 @@ FINE = "<image>?"
         ({"images": [[]] * 3}, "row 0: prompt holds 1 '<image>' for 0 images: '<image>Where"),
         ({"images": [None] * 3}, "row 0: prompt holds 1 '<image>' for 0 images"),
         ({"prompt": prompts(FINE, FINE, "no picture")}, "row 2: prompt holds 0 '<image>' for 1 images: 'no picture'"),
-        ({"prompt": [[]] * 3}, "row 0: prompt = []: needs turns"),
+        ({"prompt": [[]] * 3}, "row 0: prompt = []"),
         ({"data_source": ["a", None, "a"]}, "row 1: data_source = None"),
-        ({"extra_info": [{"index": 5}, {"index": 6}, {"index": 5}]}, "row 2: extra_info.index = 5: needs a number"),
+        ({"extra_info": [{"index": 5}, {"index": 6}, {"index": 5}]}, "row 2: extra_info.index = 5"),
         ({"extra_info": [None] * 3}, "row 0: extra_info.index = None"),
     ],
 )

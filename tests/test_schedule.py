@@ -142,7 +142,7 @@ def test_thresholds_never_loosen(schedule: Schedule, a: float, b: float) -> None
 @pytest.mark.parametrize("progress", [-0.001, 1.001, math.nan, math.inf])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_progress_outside_0_1_is_an_error(schedule: Schedule, progress: float) -> None:
-    with pytest.raises(ValueError, match=r"progress = .*: needs a fraction of training in \[0, 1\], or None"):
+    with pytest.raises(ValueError, match=r"progress = .*"):
         schedule(progress)
 
 
@@ -154,7 +154,7 @@ BAD: dict[str, tuple[Callable[[], Schedule], str]] = {
     "point beyond the end": (lambda: piecewise([(0, BEGINNER), (1.5, ADVANCED)]), "increasing progress"),
     "nan as point": (lambda: piecewise([(0, BEGINNER), (math.nan, ADVANCED)]), "increasing progress"),
     "unknown interpolation": (lambda: piecewise([(0, BEGINNER)], interpolation="cubic"), "interpolation = 'cubic'"),
-    "switch at 0": (lambda: staged(at=0.0), "at = 0.0: needs a fraction"),
+    "switch at 0": (lambda: staged(at=0.0), "at = 0.0"),
     "switch beyond the end": (lambda: staged(at=1.5), "at = 1.5"),
     "ramp backwards": (lambda: linear(BEGINNER, ADVANCED, begin=0.5, end=0.5), "begin = 0.5, end = 0.5"),
     "ramp beyond the end": (lambda: cosine(BEGINNER, ADVANCED, end=1.5), "end = 1.5"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from verl_visionr1 import Target, TargetError, score
 from verl_visionr1.rewards.released import vlmr1_text
-from verl_visionr1.rewards.released.vlmr1_latex import is_same_latex, normal_latex
+from verl_visionr1.rewards.released.vlmr1_text import is_same_latex, normal_latex
 
 GOLDEN = Path(__file__).parent / "golden" / "vlmr1.jsonl"
 # reward -> preset, metric

@@ -33,9 +33,9 @@ Group: TypeAlias = tuple[Sequence[int], Sequence[Row]]
 SMALL_PAIRS = 1000
 """Up to this many candidate pairs plain Python beats numpy."""
 MAX_PAIRS = 2**18
-"""Candidate pairs that are looked at (512 x 512). Beyond it `thinned` says which predictions are."""
+"""Candidate pairs that are looked at (512 x 512). Beyond it `thin` says which predictions are."""
 MAX_ASSIGNED = 2**16
-"""Entries of the largest matrix that is solved exactly (256 x 256); see `assigned`."""
+"""Entries of the largest matrix that is solved exactly (256 x 256); see `assign`."""
 _FEW_PAIRS = 2**13  # of one group: up to so many scipy alone is faster
 _FEW_EDGES = 100  # up to so many are cheaper as tuples than as a matrix
 _ROUNDS = 8  # of taking dominant edges, before scipy is asked: each costs as much as the edges that are left
@@ -74,16 +74,16 @@ class IndexedBoxes(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def block_by_label(self) -> tuple[Array, NDArray[np.intp]]:
-        """`padded` of all labels."""
-        return padded(tuple(self.by_label.values()))
+        """`pad_groups` of all labels."""
+        return pad_groups(tuple(self.by_label.values()))
 
     @cached_property
     def block(self) -> tuple[Array, NDArray[np.intp]]:
-        """`padded` of all boxes as one group."""
-        return padded((self.rows,))
+        """`pad_groups` of all boxes as one group."""
+        return pad_groups((self.rows,))
 
 
-def padded(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]]:
+def pad_groups(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]]:
     """Boxes of G groups as one array of shape (G, longest, 4), and their places, of shape (G, longest)."""
     longest = max(map(len, groups), default=0)
     boxes = [row[:4] for rows in groups for row in (*rows, *[(*_PAD, 1.0, -1)] * (longest - len(rows)))]
@@ -92,7 +92,7 @@ def padded(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]]:
     return np.reshape(as_array(boxes), (*shape, 4)), np.reshape(np.array(places, dtype=np.intp), shape)
 
 
-def edges_between(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> list[Edge]:
+def find_edges(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> list[Edge]:
     """Every edge between each box and the rows that it may be paired with, by plain Python.
 
     Most pairs are apart, which four comparisons tell. The IoU is `boxes.iou`, to the bit.
@@ -140,7 +140,7 @@ def best_edges(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
         done_p, done_t = {p for p, _, _ in dominant}, {t for _, t, _ in dominant}
         edges = [edge for edge in edges if edge[0] not in done_p and edge[1] not in done_t]
     if edges:
-        taken += _solved(edges, boxes_xyxy)
+        taken += _solve(edges, boxes_xyxy)
     taken.sort(key=by_target)
     return taken
 
@@ -166,7 +166,7 @@ def _dominant(edges: list[Edge]) -> list[Edge]:
     return [edge for edge in edges if edge[2] > second_p[edge[0]] + second_t[edge[1]]]
 
 
-def _solved(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
+def _solve(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
     first_t: dict[int, int] = {}
     for p, t, _ in edges:
         first_t[p] = min(t, first_t.get(p, t))
@@ -177,7 +177,7 @@ def _solved(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
     iou_pt = np.zeros((len(ps), len(ts)))
     for p, t, overlap in edges:
         iou_pt[row_of[p], column_of[t]] = overlap
-    rows, columns = assigned(iou_pt)
+    rows, columns = assign(iou_pt)
     chosen = zip(rows, columns, iou_pt[rows, columns].tolist(), strict=True)
     return [(ps[row], ts[column], overlap) for row, column, overlap in chosen if overlap > 0.0]
 
@@ -190,13 +190,13 @@ def best_edges_of_groups(
     Args:
         boxes_xyxy: all predictions.
         groups: for each of G groups, the predictions in it; none may be in two.
-        block: `padded` targets of the same groups.
+        block: `pad_groups` targets of the same groups.
     """
     longest = max(map(len, groups))
     if len(groups) == 1 and longest * block[1].size <= _FEW_PAIRS:
         return _best_edges_of_one(boxes_xyxy, groups[0], block)
     ps_of = [p for ps in groups for p in (*ps, *[-1] * (longest - len(ps)))]
-    p_block = _array_of([_PAD if p < 0 else boxes_xyxy[p] for p in ps_of])
+    p_block = _to_array([_PAD if p < 0 else boxes_xyxy[p] for p in ps_of])
     t_block, t_of = block
     iou_gpt = array_iou(np.reshape(p_block, (len(groups), longest, 4)), t_block)
     taken = _take_dominant(iou_gpt)
@@ -212,7 +212,7 @@ def best_edges_of_groups(
             box_of = [boxes_xyxy[p] for p in groups[g]]
             rows: list[int] = np.flatnonzero(iou_pt.any(axis=1)).tolist()
             rows.sort(key=box_of.__getitem__)
-            taken += [(g * longest + row, column, overlap) for row, column, overlap in _solved_rows(iou_pt, rows)]
+            taken += [(g * longest + row, column, overlap) for row, column, overlap in _solve_rows(iou_pt, rows)]
     edges += [(ps_of[row], int(t_of[row // longest, column]), overlap) for row, column, overlap in taken]
     edges.sort(key=by_target)
     return edges
@@ -223,15 +223,15 @@ def _best_edges_of_one(
 ) -> list[Edge]:
     """One call of scipy: it costs less than looking for dominant edges first."""
     ps = sorted(ps, key=boxes_xyxy.__getitem__)
-    iou_pt = array_iou(_array_of([boxes_xyxy[p] for p in ps]), block[0][0])
-    rows, columns = assigned(iou_pt)
+    iou_pt = array_iou(_to_array([boxes_xyxy[p] for p in ps]), block[0][0])
+    rows, columns = assign(iou_pt)
     chosen = zip(rows, block[1][0, columns].tolist(), iou_pt[rows, columns].tolist(), strict=True)
     edges = [(ps[row], t, overlap) for row, t, overlap in chosen if overlap > 0.0]
     edges.sort(key=by_target)
     return edges
 
 
-def _array_of(boxes_xyxy: Sequence[Box]) -> Array:
+def _to_array(boxes_xyxy: Sequence[Box]) -> Array:
     """`as_array`, three times as fast for many boxes."""
     return np.reshape(np.fromiter(chain.from_iterable(boxes_xyxy), np.float64, 4 * len(boxes_xyxy)), (-1, 4))
 
@@ -268,17 +268,17 @@ def _two_best(iou_rt: Array) -> tuple[NDArray[np.intp], Array, Array]:
     return where, first, second
 
 
-def _solved_rows(iou_pt: Array, rows: list[int]) -> list[tuple[int, int, float]]:
+def _solve_rows(iou_pt: Array, rows: list[int]) -> list[tuple[int, int, float]]:
     if not rows:
         return []
     columns = np.flatnonzero(iou_pt.any(axis=0))
     left: Array = iou_pt[rows][:, columns]
-    some, others = assigned(left)
+    some, others = assign(left)
     chosen = zip(some, columns[others].tolist(), left[some, others].tolist(), strict=True)
     return [(rows[row], column, overlap) for row, column, overlap in chosen if overlap > 0.0]
 
 
-def thinned(ps: Sequence[int], boxes_xyxy: Sequence[Box], n_target: int) -> list[int]:
+def thin(ps: Sequence[int], boxes_xyxy: Sequence[Box], n_target: int) -> list[int]:
     """The predictions of a group that are matched where an answer has more than `MAX_PAIRS` candidate pairs.
 
     The first in canonical order, as many as make `MAX_PAIRS` pairs with all `n_target` targets, at least one; the
@@ -287,7 +287,7 @@ def thinned(ps: Sequence[int], boxes_xyxy: Sequence[Box], n_target: int) -> list
     return sorted(ps, key=boxes_xyxy.__getitem__)[: max(MAX_PAIRS // n_target, 1)]
 
 
-def assigned(score_pt: Array) -> tuple[list[int], list[int]]:
+def assign(score_pt: Array) -> tuple[list[int], list[int]]:
     """Rows and columns of the min(P, T) one-to-one pairs with the largest total score.
 
     Beyond `MAX_ASSIGNED` entries an exact solution may take seconds: there the pairs are taken one by one from the
@@ -295,7 +295,7 @@ def assigned(score_pt: Array) -> tuple[list[int], list[int]]:
     not negative.
     """
     if score_pt.size > MAX_ASSIGNED:
-        return _greedily_assigned(score_pt)
+        return _assign_greedily(score_pt)
     # scipy.optimize takes three times as long to load as all the rest of the package: only where it is needed.
     from scipy.optimize import linear_sum_assignment  # pyright: ignore
 
@@ -303,7 +303,7 @@ def assigned(score_pt: Array) -> tuple[list[int], list[int]]:
     return found[0].tolist(), found[1].tolist()
 
 
-def _greedily_assigned(score_pt: Array) -> tuple[list[int], list[int]]:
+def _assign_greedily(score_pt: Array) -> tuple[list[int], list[int]]:
     n_rows, n_columns = score_pt.shape
     n_left = min(n_rows, n_columns)
     free_rows, free_columns = bytearray(b"\1" * n_rows), bytearray(b"\1" * n_columns)

@@ -45,10 +45,10 @@ def load_function(place: str) -> Callable[..., Any]:
     return function
 
 
-def place_of(function: Callable[..., Any]) -> str:
+def locate_function(function: Callable[..., Any]) -> str:
     """Where a function stands, as `load_function` reads it.
 
-    >>> place_of(load_function("pkg://json:dumps"))
+    >>> locate_function(load_function("pkg://json:dumps"))
     'pkg://json:dumps'
     """
     if id(function) in _loaded:

@@ -69,7 +69,7 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
                 msgspec.structs.force_setattr(self, "counts", _whole_numbers(self.counts))
             _run_ends(self)
         if not area(self) > 0.0:
-            raise ValueError(f"mask {_shown(self.polygons or self.counts)}: has no area")
+            raise ValueError(f"mask {_shorten(self.polygons or self.counts)}: has no area")
 
     @property
     def size_wh(self) -> tuple[int, int] | None:
@@ -208,7 +208,7 @@ def _edges(mask: Mask) -> list[tuple[Array, Array, Array, Array]]:
 def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
     outlines: list[tuple[float, ...]] = []
     for i, polygon in enumerate(polygons):
-        where = f"polygons[{i}] = {_shown(polygon)}"
+        where = f"polygons[{i}] = {_shorten(polygon)}"
         try:
             if any(isinstance(number, str | bytes) for number in polygon):  # float() would take them
                 raise TypeError
@@ -230,17 +230,17 @@ def _run_ends(mask: Mask) -> tuple[int, ...]:
     """Where each run ends, as an index into the pixels column by column; runs of 0 and 1 take turns, 0 first."""
     assert mask.size_hw is not None
     assert mask.counts is not None
-    return _unpacked(mask.counts, mask.size_hw)
+    return _unpack(mask.counts, mask.size_hw)
 
 
 @lru_cache(maxsize=4096)
-def _unpacked(counts: str | tuple[int, ...], size_hw: tuple[int, int]) -> tuple[int, ...]:
+def _unpack(counts: str | tuple[int, ...], size_hw: tuple[int, int]) -> tuple[int, ...]:
     lengths = _run_lengths(counts) if isinstance(counts, str) else counts
     ends = tuple(accumulate(lengths))
     n_pixels = size_hw[0] * size_hw[1]
     if not ends or ends[-1] != n_pixels:
         n_held = ends[-1] if ends else 0
-        shown = _shown(counts if isinstance(counts, str) else list(counts))
+        shown = _shorten(counts if isinstance(counts, str) else list(counts))
         raise ValueError(f"counts = {shown}: holds {n_held} pixels, and size_hw = {size_hw} has {n_pixels}")
     return ends
 
@@ -255,7 +255,7 @@ def _run_lengths(text: str) -> list[int]:
         while more:
             code = ord(text[position]) - 48 if position < len(text) else -1
             if not 0 <= code < 64 or shift >= 5 * MAX_GROUPS:
-                raise ValueError(f"counts = {_shown(text)}: no COCO run-length code, see character {position}")
+                raise ValueError(f"counts = {_shorten(text)}: no COCO run-length code, see character {position}")
             value |= (code & 31) << shift
             shift += 5
             position += 1
@@ -265,7 +265,7 @@ def _run_lengths(text: str) -> list[int]:
         if len(lengths) > 2:
             value += lengths[-2]
         if value < 0:
-            raise ValueError(f"counts = {_shown(text)}: no COCO run-length code, run {len(lengths)} is {value} long")
+            raise ValueError(f"counts = {_shorten(text)}: no COCO run-length code, run {len(lengths)} is {value} long")
         lengths.append(value)
     return lengths
 
@@ -290,12 +290,12 @@ def _whole_numbers(counts: Any) -> tuple[int, ...]:
     try:
         lengths = tuple(map(operator.index, counts))
     except TypeError:
-        raise ValueError(f"counts = {_shown(counts)}: needs compressed text or whole numbers") from None
+        raise ValueError(f"counts = {_shorten(counts)}: needs compressed text or whole numbers") from None
     if any(length < 0 for length in lengths):
-        raise ValueError(f"counts = {_shown(counts)}: needs run lengths of at least 0")
+        raise ValueError(f"counts = {_shorten(counts)}: needs run lengths of at least 0")
     return lengths
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:80] + "..."

@@ -24,13 +24,13 @@ from verl_visionr1.assignment import (
     Group,
     IndexedBoxes,
     Row,
-    assigned,
+    assign,
     best_edges,
     best_edges_of_groups,
     by_target,
-    edges_between,
-    padded,
-    thinned,
+    find_edges,
+    pad_groups,
+    thin,
 )
 from verl_visionr1.boxes import Array, Box, Boxes, area, array_intersection, as_array, intersection, pairwise_giou
 from verl_visionr1.targets import Target, normalize_label
@@ -40,7 +40,7 @@ __all__ = [
     "MAX_ASSIGNED",
     "MAX_PAIRS",
     "Matching",
-    "ignored",
+    "find_ignored",
     "match_class_agnostic",
     "match_giou",
     "match_class_aware",
@@ -87,14 +87,14 @@ def match_class_aware(answer: Answer, target: Target) -> Matching:
     if not target.is_multiclass:
         return match_class_agnostic(answer, target)
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
-    rows_of = _rows_of(answer.labels[: len(boxes_xyxy)], indexed)
+    rows_of = _candidate_rows(answer.labels[: len(boxes_xyxy)], indexed)
     n_pairs = sum(map(len, rows_of))
     if n_pairs <= SMALL_PAIRS:
-        return _matching(best_edges(edges_between(boxes_xyxy, rows_of), boxes_xyxy), answer, target)
+        return _matching(best_edges(find_edges(boxes_xyxy, rows_of), boxes_xyxy), answer, target)
     groups = _groups(rows_of, indexed)
     if n_pairs > MAX_PAIRS:
-        groups = [(thinned(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
-    return _matching(_of_many_pairs(boxes_xyxy, groups, indexed), answer, target)
+        groups = [(thin(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
+    return _matching(_match_many(boxes_xyxy, groups, indexed), answer, target)
 
 
 def match_class_agnostic(answer: Answer, target: Target) -> Matching:
@@ -102,11 +102,11 @@ def match_class_agnostic(answer: Answer, target: Target) -> Matching:
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     n_pairs = len(boxes_xyxy) * len(indexed.rows)
     if n_pairs <= SMALL_PAIRS:
-        edges = edges_between(boxes_xyxy, [indexed.rows] * len(boxes_xyxy))
+        edges = find_edges(boxes_xyxy, [indexed.rows] * len(boxes_xyxy))
         return _matching(best_edges(edges, boxes_xyxy), answer, target)
     ps: Sequence[int] = range(len(boxes_xyxy))
     if n_pairs > MAX_PAIRS:
-        ps = thinned(ps, boxes_xyxy, len(indexed.rows))
+        ps = thin(ps, boxes_xyxy, len(indexed.rows))
     return _matching(best_edges_of_groups(boxes_xyxy, [ps], indexed.block), answer, target)
 
 
@@ -123,9 +123,9 @@ def match_giou(answer: Answer, target: Target) -> Matching:
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     groups: list[Group] = [(range(len(boxes_xyxy)), indexed.rows)]
     if target.is_multiclass:
-        groups = _groups(_rows_of(answer.labels[: len(boxes_xyxy)], indexed), indexed)
+        groups = _groups(_candidate_rows(answer.labels[: len(boxes_xyxy)], indexed), indexed)
     if sum([len(ps) * len(rows) for ps, rows in groups]) > MAX_PAIRS:
-        groups = [(thinned(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
+        groups = [(thin(ps, boxes_xyxy, len(indexed.rows)), rows) for ps, rows in groups]
     edges = [edge for ps, rows in groups for edge in _by_giou(boxes_xyxy, ps, rows)]
     return _matching(edges, answer, target)
 
@@ -135,11 +135,11 @@ def match_nothing(answer: Answer, target: Target) -> Matching:
     return Matching((), (), answer.n_predicted, target.n_objects)
 
 
-def ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
+def find_ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
     """Predictions that `matching` does not count: those without a pair that lie in an ignore region."""
     if not target.ignore_xyxy:
         return set()
-    return _ignored(answer.boxes_xyxy, {p for p, _ in matching.pairs}, cast(Boxes, target.ignore_xyxy))
+    return _find_ignored(answer.boxes_xyxy, {p for p, _ in matching.pairs}, cast(Boxes, target.ignore_xyxy))
 
 
 def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
@@ -148,13 +148,13 @@ def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
     if not n_predicted and not target.boxes_xyxy and not answer.is_parsed:
         n_predicted = 1  # "there is none" has to be said: else silence would be right wherever nothing is there
     if target.ignore_xyxy and len(edges) < len(boxes):
-        n_predicted -= len(_ignored(boxes, {p for p, _, _ in edges}, cast(Boxes, target.ignore_xyxy)))
+        n_predicted -= len(_find_ignored(boxes, {p for p, _, _ in edges}, cast(Boxes, target.ignore_xyxy)))
     order = target.indexed.order
     pairs = tuple([(p, order[t]) for p, t, _ in edges])
     return Matching(pairs, tuple([overlap for _, _, overlap in edges]), n_predicted, len(order))
 
 
-def _rows_of(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]]:
+def _candidate_rows(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]]:
     """The targets that predictions with these labels may be paired with."""
     as_written, by_label = indexed.as_written, indexed.by_label
     rows_of = [as_written.get(label) for label in labels]
@@ -175,7 +175,7 @@ def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
     return [(ps_of[id(rows)], rows) for rows in indexed.by_label.values()]
 
 
-def _of_many_pairs(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -> list[Edge]:
+def _match_many(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -> list[Edge]:
     """`best_edges` of groups with many pairs: all groups at once in numpy, if padding them to one size is cheap."""
     n_pairs = sum([len(ps) * len(rows) for ps, rows in groups])
     n_padded = len(groups) * max([len(ps) for ps, _ in groups]) * max([len(rows) for _, rows in groups])
@@ -185,11 +185,11 @@ def _of_many_pairs(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes
     rows_of: list[Sequence[Row]] = [()] * len(boxes_xyxy)
     for ps, rows in groups:
         if len(ps) * len(rows) > SMALL_PAIRS:
-            edges += best_edges_of_groups(boxes_xyxy, [ps], padded((rows,)))
+            edges += best_edges_of_groups(boxes_xyxy, [ps], pad_groups((rows,)))
         else:
             for p in ps:
                 rows_of[p] = rows
-    edges += best_edges(edges_between(boxes_xyxy, rows_of), boxes_xyxy)
+    edges += best_edges(find_edges(boxes_xyxy, rows_of), boxes_xyxy)
     edges.sort(key=by_target)
     return edges
 
@@ -205,7 +205,7 @@ def _by_giou(boxes_xyxy: Boxes, ps: Sequence[int], rows: Sequence[Row]) -> list[
     with np.errstate(all="ignore"):
         giou_pt = pairwise_giou(cast(Boxes, some), [row[:4] for row in rows])  # rows of four are boxes
     giou_pt[np.isnan(giou_pt)] = -1.0  # no box has an area that can be measured
-    found, columns = assigned(giou_pt)
+    found, columns = assign(giou_pt)
     chosen = zip(found, columns, giou_pt[found, columns].tolist(), strict=True)
     return [(ps[row], rows[column][5], overlap) for row, column, overlap in chosen]
 
@@ -222,7 +222,7 @@ def _giou(a: Box, b: Box) -> float:
     return min(shared / union - (hull - union) / hull, 1.0)
 
 
-def _ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
+def _find_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
     left = [p for p in range(len(boxes)) if p not in matched]
     if len(left) * len(regions) > SMALL_PAIRS:
         return _ignored_of_many(boxes, left, regions)
@@ -265,7 +265,7 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
         return Matching((), (), n_p, n_t)
     ps: Sequence[int] = range(n_p)
     if n_p * n_t > MAX_PAIRS:
-        ps = thinned(ps, boxes_xyxy, n_t)
+        ps = thin(ps, boxes_xyxy, n_t)
         boxes_xyxy, labels = tuple([boxes_xyxy[p] for p in ps]), tuple([labels[p] for p in ps])
     p = as_array(boxes_xyxy).astype(np.float32)
     t = as_array(targets).astype(np.float32)
@@ -278,7 +278,7 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
     t_codes = np.array([codes[label] for label in target.normalized_labels])
     cost_pt -= p_codes[:, None] == t_codes
     cost_pt -= giou_pt
-    rows, columns = assigned(-cost_pt)
+    rows, columns = assign(-cost_pt)
     pairs = tuple([(ps[row], column) for row, column in zip(rows, columns, strict=True)])
     return Matching(pairs, tuple(giou_pt[rows, columns].tolist()), n_p, n_t)
 

@@ -203,7 +203,7 @@ def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options:
         scale = math.sqrt((height * width) / most)
         new_w, new_h = (math.floor(side / scale / factor) * factor for side in (width, height))
     elif new_w * new_h < fewest:
-        new_w, new_h = _enlarged(width, height, factor, fewest)
+        new_w, new_h = _enlarge(width, height, factor, fewest)
     if not (new_w and new_h):
         raise SizeError(f"size_wh = {size_wh}: a budget of {most} pixels leaves less than a patch of one side")
     return new_w, new_h
@@ -226,11 +226,11 @@ def size_by_processor(size_wh: tuple[int, int], processor: ImageProcessor) -> tu
         scale = math.sqrt((n_frames * height * width) / processor.max_pixels)
         new_w, new_h = (max(factor, math.floor(side / scale / factor) * factor) for side in (width, height))
     elif n_frames * new_w * new_h < processor.min_pixels:
-        new_w, new_h = _enlarged(width, height, factor, processor.min_pixels, n_frames)
+        new_w, new_h = _enlarge(width, height, factor, processor.min_pixels, n_frames)
     return new_w, new_h
 
 
-def _enlarged(width: int, height: int, factor: int, min_pixels: int, n_frames: int = 1) -> tuple[int, int]:
+def _enlarge(width: int, height: int, factor: int, min_pixels: int, n_frames: int = 1) -> tuple[int, int]:
     scale = math.sqrt(min_pixels / (n_frames * height * width))
     return math.ceil(width * scale / factor) * factor, math.ceil(height * scale / factor) * factor
 

@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# Everything a GPU machine without network needs beside its own torch, as wheels, packed in parts of a size that can be
-# carried. Run it where a package index can be reached; install.sh is the other side.
+# Everything a GPU machine without network needs beside its own torch, as wheels with their sums. Run it where a package
+# index can be reached, copy OUT_DIR/wheels over by any way there is, and run install.sh there.
 #
 #   bash benchmarks/gpu/wheelhouse.sh OUT_DIR
 #
 #   PYTHON_VERSION=3.12  of the machine that will install (3.10, 3.11 or 3.12)
-#   PART_MIB=48          size of a part; one part a folder, OUT_DIR/parts/01, 02, ...
 #   HAVE=FILE            "python3 -m pip freeze" of that machine: its versions are preferred, and what fits is not carried
 #   EVERYTHING=1         carry the packages of LEFT_OUT as well
 #   EXTRAS=gpu           extras of pyproject.toml
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 PYTHON_VERSION=${PYTHON_VERSION:-3.12}
-PART_MIB=${PART_MIB:-48}
 EXTRAS=${EXTRAS:-gpu}
 
 # torch and what comes with it: the machine has them, and they are its driver's and not ours.
@@ -66,27 +64,12 @@ download() { # PINS FOLDER: a wheel of each, for that machine; pure Python is bu
   rm -rf "$2/built" "$left" "$log"
 }
 
-pack() { # WHEELS_DIR PARTS_DIR: parts of PART_MIB, and beside each the same MANIFEST of sums of all parts and wheels
-  local folder=$1 parts=$2 part number
-  rm -rf "$parts"
-  mkdir -p "$parts"
-  tar -C "$folder/.." -cf - --sort=name --owner=0 --group=0 --mtime=@0 "$(basename "$folder")" |
-    split --bytes="${PART_MIB}M" --numeric-suffixes=1 --suffix-length=2 - "$parts/wheels.tar."
-  {
-    (cd "$parts" && sha256sum wheels.tar.*)
-    (cd "$folder/.." && sha256sum "$(basename "$folder")"/*.whl)
-  } >"$parts/MANIFEST"
-  for part in "$parts"/wheels.tar.*; do
-    number=${part##*.}
-    mkdir "$parts/$number"
-    mv "$part" "$parts/$number/"
-    cp "$parts/MANIFEST" "$parts/$number/"
-  done
-  rm "$parts/MANIFEST"
+sums() { # WHEELS_DIR: what install.sh checks
+  (cd "$1" && sha256sum -- *.whl >SHA256SUMS)
 }
 
 main() {
-  [[ $# == 1 && $1 != -* ]] || { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
+  [[ $# == 1 && $1 != -* ]] || { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
   local out=$1 started=$SECONDS
   mkdir -p "$out/wheels"
   out=$(cd "$out" && pwd -P)
@@ -99,9 +82,9 @@ main() {
   # This project itself; run.sh puts the repository before it on the path, so that it need not be carried anew.
   "${PIP[@]}" wheel --quiet --no-deps --wheel-dir "$out/wheels" "$ROOT"
   rm -rf "$out/pip"
-  pack "$out/wheels" "$out/parts"
-  printf '%s wheels, %s MiB, in %s parts of at most %s MiB: %s (%s s)\n' "$(find "$out/wheels" -name '*.whl' | wc -l)" \
-    "$(du -sm "$out/wheels" | cut -f1)" "$(find "$out/parts" -mindepth 1 -type d | wc -l)" "$PART_MIB" "$out/parts" "$((SECONDS - started))"
+  sums "$out/wheels"
+  printf '%s wheels, %s MiB: %s (%s s)\n' "$(find "$out/wheels" -name '*.whl' | wc -l)" \
+    "$(du -sm "$out/wheels" | cut -f1)" "$out/wheels" "$((SECONDS - started))"
 }
 
 # Sourced by the test for its functions.

@@ -16,13 +16,12 @@ from verl_visionr1.answers import words
 from verl_visionr1.answers.base import MAX_BOXES, MAX_CHARS, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.gemma import GEMMA_JSON, parse_gemma_json
 from verl_visionr1.answers.glm import GLM, parse_glm
-from verl_visionr1.answers.griffon import GRIFFON, parse_griffon
-from verl_visionr1.answers.paligemma import PALIGEMMA, parse_paligemma
 from verl_visionr1.answers.plain import LIST, POINT, parse_list, parse_point
 from verl_visionr1.answers.points import MOLMO_POINTS, QWEN_POINTS, parse_molmo_points, parse_qwen_points
 from verl_visionr1.answers.qwen import QWEN_JSON, VLMR1_JSON, instruction, parse_qwen_json
 from verl_visionr1.answers.released import VISIONR1_RELEASED, parse_visionr1_released
 from verl_visionr1.answers.tagged import INTERNVL, QWEN2_VL, parse_internvl, parse_qwen2_vl
+from verl_visionr1.answers.untrained import GRIFFON, PALIGEMMA, parse_griffon, parse_paligemma
 
 __all__ = [
     "FORMATS",

@@ -80,7 +80,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
         return bool(self.boxes_xyxy or self.points_xy or self.text) or self.count is not None or not self.defects
 
 
-def bounded(boxes: list[Box], labels: list[str], n_dropped: int, defects: tuple[Defect, ...]) -> Answer:
+def limit_boxes(boxes: list[Box], labels: list[str], n_dropped: int, defects: tuple[Defect, ...]) -> Answer:
     """An `Answer` of boxes that keeps at most `MAX_BOXES` of them."""
     if len(boxes) > MAX_BOXES:
         n_dropped += len(boxes) - MAX_BOXES

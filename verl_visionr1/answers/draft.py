@@ -139,19 +139,19 @@ def list_defect(text: str, groups: Sequence[Group], openings: str = "[(") -> Def
         openings: the brackets that may stand around a group.
     """
     if not groups:
-        return Defect.TRUNCATED if text[:1] in ("[", "(") and is_cut(text) else Defect.NO_LIST
+        return Defect.TRUNCATED if text[:1] in ("[", "(") and is_cut_off(text) else Defect.NO_LIST
     first, *between, last = gaps(text, groups)
     if (first, last) == ("[", "]") or (first, last, between) == ("", "", []):
         is_sound = all(gap == "," for gap in between) and all(
             text[group.start] in openings and text.find(",", group.start, group.end) > 0 for group in groups
         )
         return None if is_sound else Defect.MALFORMED
-    if is_cut(text):
+    if is_cut_off(text):
         return Defect.TRUNCATED
     return Defect.PROSE if first.strip("[({< ") or last.strip("])}>, ") else Defect.MALFORMED
 
 
-def is_cut(text: str) -> bool:
+def is_cut_off(text: str) -> bool:
     """Whether a bracket was opened that is not closed again."""
     return any(
         text.rfind(opening) > text.rfind(closing) or text.count(opening) > text.count(closing)

@@ -26,7 +26,7 @@ def parse_glm(text: str) -> Answer:
     ('cat',)
     """
     body, around = cut(*after_reasoning(text.strip()))
-    parts, is_closed = _boxed(body)
+    parts, is_closed = _split_boxes(body)
     if not is_closed:
         around = (*around, Defect.TRUNCATED)
     inner, fenced = inside_fence("\n".join(parts) if parts else body)
@@ -41,7 +41,7 @@ def parse_glm(text: str) -> Answer:
     return _read_lists(parts if len(parts) > 1 else [inner], Draft(around))
 
 
-def _boxed(body: str) -> tuple[list[str], bool]:
+def _split_boxes(body: str) -> tuple[list[str], bool]:
     """What stands between the tokens, and whether the last of them is closed."""
     pieces = body.split(BOX_START, MAX_BOXES)[1:]
     parts = [piece.split(BOX_END, 1)[0].strip() for piece in pieces]

@@ -104,7 +104,7 @@ def _numbers(text: str) -> list[Number]:
         end = number.end
     words = islice(_in_words("".join([*pieces, text[end:]])), MAX_NUMBERS + 1)
     found = sorted([*digits, *words], key=lambda number: number.start) or list(_in_chinese(text))
-    return [_signed(text, number) for number in _without_pronouns(text, found)]
+    return [_apply_sign(text, number) for number in _without_pronouns(text, found)]
 
 
 def _without_pronouns(text: str, found: list[Number]) -> list[Number]:
@@ -120,7 +120,7 @@ def _without_pronouns(text: str, found: list[Number]) -> list[Number]:
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s|[负負]|(?<![\w)])-)$", re.IGNORECASE)
 
 
-def _signed(text: str, number: Number) -> Number:
+def _apply_sign(text: str, number: Number) -> Number:
     """A number with the sign that stands before it as a word."""
     minus = _MINUS.search(text, max(0, number.start - 9), number.start)
     return number if minus is None else number._replace(value=-number.value, start=minus.start())
@@ -143,10 +143,10 @@ def _in_digits(text: str) -> Iterator[Number]:
     for match in _DIGITS.finditer(text):
         end = match.end()
         if text[end : end + 2].lower() not in _ORDINALS or text[end + 2 : end + 3].isalpha():
-            yield from _numbers_of(text, match)
+            yield from _read_numbers(text, match)
 
 
-def _numbers_of(text: str, match: re.Match[str]) -> Iterator[Number]:
+def _read_numbers(text: str, match: re.Match[str]) -> Iterator[Number]:
     """The number of a match of `_DIGITS`, with the scale word or percent sign behind it; of "1,2" both."""
     token, start, end = match.group(), match.start(), match.end()
     for part in [token] if _has_thousands(token) else islice(token.split(","), MAX_NUMBERS + 1):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from verl_visionr1.answers.base import Answer, AnswerFormat, Defect, bounded
+from verl_visionr1.answers.base import Answer, AnswerFormat, Defect, limit_boxes
 from verl_visionr1.answers.envelope import UNREADABLE, unwrap
 from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
 from verl_visionr1.answers.wording import Wording
@@ -95,7 +95,7 @@ def parse_qwen_json(text: str) -> Answer:
         defects = (*defects, Defect.BAD_BOX)
     if not all(labels) or any(map(str.isspace, labels)):
         defects = (*defects, Defect.NO_LABEL)
-    return bounded(boxes, labels, n_dropped, (*defects, *cut_off))
+    return limit_boxes(boxes, labels, n_dropped, (*defects, *cut_off))
 
 
 _THINK = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
-from verl_visionr1.answers.draft import Draft, Group, is_cut, number_groups
+from verl_visionr1.answers.draft import Draft, Group, is_cut_off, number_groups
 from verl_visionr1.answers.envelope import said_nothing, unwrap
 from verl_visionr1.answers.wording import Wording
 
@@ -101,7 +101,7 @@ def _corners(text: str, groups: list[Group]) -> Iterator[Group]:
     for group in groups:
         is_pair = waiting is not None and text[waiting.end : group.start].strip() == ","
         if waiting is not None:
-            yield Group(waiting.start, group.end, _joined(waiting, group)) if is_pair else waiting
+            yield Group(waiting.start, group.end, _join(waiting, group)) if is_pair else waiting
         waiting = None
         if is_pair:
             continue
@@ -113,7 +113,7 @@ def _corners(text: str, groups: list[Group]) -> Iterator[Group]:
         yield waiting
 
 
-def _joined(a: Group, b: Group) -> tuple[float, ...] | None:
+def _join(a: Group, b: Group) -> tuple[float, ...] | None:
     """x1, y1, x2, y2; None if these are no two points."""
     if a.numbers is None or b.numbers is None or not len(a.numbers) == len(b.numbers) == 2:
         return None
@@ -153,7 +153,7 @@ def _judge_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) ->
     opened, closed = (sum(body.count(pair[side]) for pair in (tags.label, tags.box)) for side in (0, 1))
     if not draft.labels and not draft.n_dropped:
         draft.name(Defect.TRUNCATED if opened > closed or "[[" in rest else Defect.NO_LIST)
-    elif opened > closed or rest.endswith(",") or is_cut(rest if tags.as_corners else untagged):
+    elif opened > closed or rest.endswith(",") or is_cut_off(rest if tags.as_corners else untagged):
         draft.name(Defect.TRUNCATED)
     elif rest != ("" if tags.as_corners else "]"):
         draft.name(Defect.PROSE if rest.strip("] .,;") else Defect.MALFORMED)

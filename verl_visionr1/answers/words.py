@@ -84,7 +84,7 @@ def answer_in(text: str) -> tuple[str, tuple[Defect, ...]]:
     """The part of a completion that is its answer, stripped, and what is wrong around it. Linear time."""
     body, defects = after_reasoning(text.strip())
     body, box_closed = _inside_box(body)
-    body, boxed_closed = _inside_boxed(body)
+    body, boxed_closed = _read_boxed(body)
     return cut(body.strip(), defects if box_closed and boxed_closed else (*defects, Defect.TRUNCATED))
 
 
@@ -98,7 +98,7 @@ def _inside_box(body: str) -> tuple[str, bool]:
     return (inner, False) if end < 0 else (inner[:end], True)
 
 
-def _inside_boxed(body: str) -> tuple[str, bool]:
+def _read_boxed(body: str) -> tuple[str, bool]:
     r"""The last `\boxed{...}`, braces inside it paired; True if it was closed, or there is none."""
     start = body.rfind("\\boxed{")
     if start < 0:

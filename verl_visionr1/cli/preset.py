@@ -24,13 +24,13 @@ def preset(
     import msgspec
 
     from verl_visionr1.rewards import PRESETS, find_preset
-    from verl_visionr1.rewards.composition import plain_of
+    from verl_visionr1.rewards.composition import preset_to_dict
 
     if name is None:
         console.print(_table(PRESETS))
         return
     try:
-        plain = plain_of(find_preset(name))
+        plain = preset_to_dict(find_preset(name))
     except ValueError as error:
         raise stop("preset", error) from None
     typer.echo(msgspec.yaml.encode(plain).decode(), nl=False)

@@ -20,7 +20,7 @@ from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import follow_model, switch_of
 from verl_visionr1.settings import decoded
 from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
-from verl_visionr1.tools.schedule.view import BLOCKS, DIGITS, draw_schedule, replay_view, schedule_table, sketch
+from verl_visionr1.tools.schedule.view import draw_schedule, replay_view, schedule_table
 
 
 def schedule(
@@ -77,8 +77,6 @@ def schedule(
         typer.echo(json.dumps(_plain(changed, found), indent=2))
         return
     console.print(schedule_table(changed.schedule, title, steps))
-    is_unicode = console.encoding.lower().startswith("utf")
-    console.print(sketch(changed.schedule, levels=BLOCKS if is_unicode else DIGITS), highlight=False, soft_wrap=True)
     if kind == "gated":
         console.print("gated: in training a gate ends each stage, not the progress shown here", highlight=False)
     if reason is not None:

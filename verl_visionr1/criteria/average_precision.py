@@ -21,7 +21,7 @@ import numpy as np
 from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.thresholds import EPSILON
-from verl_visionr1.matching import Matching, ignored
+from verl_visionr1.matching import Matching, find_ignored
 from verl_visionr1.targets import Target, normalize_label
 
 IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
@@ -44,12 +44,12 @@ def ap(answer: Answer, target: Target, matching: Matching) -> float:
 
     Source: COCO's metric as a reward, VLM-R1 (arXiv 2504.07615, `od_ap`), with the ties repaired.
     """
-    return _tied(answer, target, matching, IOU_THRESHOLDS)
+    return _group_ties(answer, target, matching, IOU_THRESHOLDS)
 
 
 def ap50(answer: Answer, target: Target, matching: Matching) -> float:
     """As `ap`, for tau = .50 alone (VLM-R1's `od_ap50`)."""
-    return _tied(answer, target, matching, IOU_THRESHOLDS[:1])
+    return _group_ties(answer, target, matching, IOU_THRESHOLDS[:1])
 
 
 def od_length(answer: Answer, target: Target, matching: Matching) -> float:
@@ -60,10 +60,10 @@ def od_length(answer: Answer, target: Target, matching: Matching) -> float:
     (`odLength`).
     """
     share = matching.n_target / matching.n_predicted if matching.n_predicted > matching.n_target else 1.0
-    return share * _tied(answer, target, matching, IOU_THRESHOLDS)
+    return share * _group_ties(answer, target, matching, IOU_THRESHOLDS)
 
 
-def _tied(answer: Answer, target: Target, matching: Matching, taus: Sequence[float]) -> float:
+def _group_ties(answer: Answer, target: Target, matching: Matching, taus: Sequence[float]) -> float:
     n_predicted, n_target = matching.n_predicted, matching.n_target
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
@@ -83,7 +83,7 @@ def _tied(answer: Answer, target: Target, matching: Matching, taus: Sequence[flo
 
 def _n_unmatched(answer: Answer, target: Target, matching: Matching) -> dict[str, int]:
     """How many boxes without a pair, outside ignore regions, carry each label."""
-    apart = {p for p, _ in matching.pairs} | ignored(answer, target, matching)
+    apart = {p for p, _ in matching.pairs} | find_ignored(answer, target, matching)
     as_written = Counter([label for p, label in enumerate(answer.labels) if p not in apart])
     counts: dict[str, int] = {}
     for label, count in as_written.items():
@@ -101,7 +101,7 @@ def _tied_in_class(ious: Sequence[float], n_predicted: float, n_target: int, tau
 # --- AP of a ranked list, as COCO has it ----------------------------------------------------------------------------
 
 
-def ranked_hits(iou_pt: Array, taus: Sequence[float] = IOU_THRESHOLDS) -> list[list[bool]]:
+def rank_hits(iou_pt: Array, taus: Sequence[float] = IOU_THRESHOLDS) -> list[list[bool]]:
     """Which predictions are true positives at each tau, by COCO's greedy rule.
 
     In the order of its rows each prediction takes the free target that it overlaps most (of equals the last), if that
@@ -114,7 +114,7 @@ def ranked_hits(iou_pt: Array, taus: Sequence[float] = IOU_THRESHOLDS) -> list[l
     Returns:
         One list of P booleans for each tau.
 
-    >>> ranked_hits(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
+    >>> rank_hits(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
     [[True, False], [False, True]]
     """
     candidates: list[Candidates] = [[] for _ in range(len(iou_pt))]
@@ -140,14 +140,14 @@ def _hits(candidates: list[Candidates], tau: float) -> list[bool]:
     return hits
 
 
-def ranked_ap(hits: Sequence[bool], n_target: int) -> float:
+def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:
     """COCO's AP of a ranked list: the interpolated precision, averaged over 101 recalls, in [0, 1].
 
     Args:
         hits: for each prediction, best score first, whether it is a true positive.
         n_target: how many there are to find, at least 1.
 
-    >>> round(ranked_ap([True], 2), 5), round(ranked_ap([False, True], 1), 5)
+    >>> round(ap_of_ranking([True], 2), 5), round(ap_of_ranking([False, True], 1), 5)
     (0.50495, 0.5)
     """
     ranks = [rank for rank, hit in enumerate(hits, start=1) if hit]

@@ -87,7 +87,7 @@ def v_triune(
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
     if size_aware:
-        compared = _compared(answer, matching, target, grid_wh)
+        compared = _compare(answer, matching, target, grid_wh)
         counted = [
             overlap
             for overlap, (relaxed, limit) in zip(matching.ious, compared, strict=True)
@@ -152,7 +152,7 @@ STEP_IOU = 1.0 / 3.0
 
 
 def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
-    """The IoU with `widened` that an answer keeps at least, when each edge is rounded to the nearest step, in [1/9, 1].
+    """The IoU with `widen` that an answer keeps at least, when each edge is rounded to the nearest step, in [1/9, 1].
 
     An edge moves by at most half a step. IoU is least where all four move inwards (to move one of them outwards
     instead adds less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h. In
@@ -169,10 +169,10 @@ def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
     return max(1.0 - grid_wh[0] / (x2 - x1), STEP_IOU) * max(1.0 - grid_wh[1] / (y2 - y1), STEP_IOU)
 
 
-def widened(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
+def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
     """The box made one step wide and high, around its middle, where it is less: no frame can write it smaller.
 
-    >>> widened((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
+    >>> widen((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
     (0.5, 0.0, 4.5, 50.0)
     """
     x1, y1, x2, y2 = box_xyxy
@@ -185,13 +185,13 @@ def recall_size_aware(
 ) -> float:
     """`recall` (Eq. 5 with Eq. 8), where no target asks for more than its `reachable_iou`.
 
-    A target smaller than a step is compared as `widened` too, and the better of the two IoU counts. For boxes of many
+    A target smaller than a step is compared as `widen` too, and the better of the two IoU counts. For boxes of many
     steps it is `recall`; for small ones it forgives what rounding alone can cost.
     """
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
     found = 0
-    for relaxed, limit in _compared(answer, matching, target, grid_wh):
+    for relaxed, limit in _compare(answer, matching, target, grid_wh):
         found += relaxed >= min(thresholds.match_iou, limit) - EPSILON
     return differentiate(found / matching.n_target, thresholds.recall_floor, thresholds.recall_full)
 
@@ -207,13 +207,13 @@ def precision_size_aware(
     if not matching.n_predicted:
         return 0.0 if matching.n_target else 1.0
     total = 0.0
-    for relaxed, limit in _compared(answer, matching, target, grid_wh):
+    for relaxed, limit in _compare(answer, matching, target, grid_wh):
         if relaxed >= min(thresholds.match_iou, limit) - EPSILON:
             total += differentiate(relaxed, min(thresholds.iou_floor, limit), min(thresholds.iou_full, limit))
     return total / matching.n_predicted
 
 
-def _compared(
+def _compare(
     answer: Answer, matching: Matching, target: Target, grid_wh: tuple[float, float]
 ) -> list[tuple[float, float]]:
     """Of each pair, the IoU that counts, and the `reachable_iou` of its target."""
@@ -222,7 +222,7 @@ def _compared(
     for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
         box = boxes[t]
         if box[2] - box[0] < grid_wh[0] or box[3] - box[1] < grid_wh[1]:
-            overlap = max(overlap, iou(answer.boxes_xyxy[p], widened(box, grid_wh)))
+            overlap = max(overlap, iou(answer.boxes_xyxy[p], widen(box, grid_wh)))
         compared.append((overlap, reachable_iou(box, grid_wh)))
     return compared
 

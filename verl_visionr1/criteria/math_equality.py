@@ -139,7 +139,7 @@ class _Child:
             process.returncode = 0  # not ours to wait for
             _close(process)
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._kill()

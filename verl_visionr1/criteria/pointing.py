@@ -25,11 +25,11 @@ from verl_visionr1.criteria.regions import (
     PredictedPoints,
     Region,
     best_total,
-    hits_of,
-    n_paired,
+    build_regions,
+    count_pairs,
+    drop_ignored,
+    find_hits,
     predicted_points,
-    regions_of,
-    without_ignored,
 )
 from verl_visionr1.masks import bounds_xyxy
 from verl_visionr1.targets import Target
@@ -57,7 +57,7 @@ def point_in_box(
     that it can be hit. Objects without a box: the box around the mask; known by a point only: within `radius` times
     the image's diagonal.
     """
-    regions = regions_of(target, grid_wh, radius, by_mask=False)
+    regions = build_regions(target, grid_wh, radius, by_mask=False)
     return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 
 
@@ -71,7 +71,7 @@ def point_in_mask(
     box_centres: bool = False,
 ) -> float:
     """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Objects without a mask: as `point_in_box`."""
-    regions = regions_of(target, grid_wh, radius, by_mask=True)
+    regions = build_regions(target, grid_wh, radius, by_mask=True)
     return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 
 
@@ -109,7 +109,7 @@ def point_distance(
         raise ValueError(f"sigma = {sigma!r}: needs a number above 0, in widths and heights of the {relative_to}")
     predicted = predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres)
     if target.ignore_xyxy:
-        predicted = without_ignored(predicted, target, regions_of(target, grid_wh, radius, by_mask=False))
+        predicted = drop_ignored(predicted, target, build_regions(target, grid_wh, radius, by_mask=False))
     kernels = _gaussian_kernels(target, grid_wh, relative_to, sigma)
     return _over_larger(_kernel_total(predicted, kernels), predicted.n_predicted, target.n_objects)
 
@@ -130,7 +130,7 @@ def click(
     predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
     if not target.n_objects:
         return 0.0 if predicted.n_predicted else 1.0
-    if not hits_of(predicted, regions_of(target, grid_wh, radius, by_mask=False)):
+    if not find_hits(predicted, build_regions(target, grid_wh, radius, by_mask=False)):
         return 0.0
     return 1.0 / predicted.n_predicted
 
@@ -138,8 +138,8 @@ def click(
 def _share(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> float:
     """Objects that have a point of their own, over max(n_P, n_T)."""
     if target.ignore_xyxy:
-        predicted = without_ignored(predicted, target, regions)
-    return _over_larger(float(n_paired(predicted, regions)), predicted.n_predicted, target.n_objects)
+        predicted = drop_ignored(predicted, target, regions)
+    return _over_larger(float(count_pairs(predicted, regions)), predicted.n_predicted, target.n_objects)
 
 
 def _over_larger(total: float, n_predicted: int, n_target: int) -> float:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias, cast
 import numpy as np
 
 from verl_visionr1.answers import Answer
-from verl_visionr1.assignment import MAX_PAIRS, assigned
+from verl_visionr1.assignment import MAX_PAIRS, assign
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
 from verl_visionr1.masks import bounds_xyxy, contains_each
 from verl_visionr1.targets import Target, normalize_label
@@ -67,7 +67,7 @@ Hit: TypeAlias = tuple[int, int]
 """Point p lies in region t."""
 
 
-def regions_of(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
+def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
     """One an object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
 
     Raises:
@@ -107,7 +107,7 @@ def _disc(centre: Point, reach: float, label: str) -> Region:
     return Region((x - reach, y - reach, x + reach, y + reach), label, contains_each)
 
 
-def hits_of(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit]:
+def find_hits(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit]:
     """Every (p, t) with point p in region t and, where labels play a part, the same label."""
     points, labels = predicted.points_xy, predicted.labels
     hits: list[Hit] = []
@@ -127,9 +127,9 @@ def hits_of(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit]:
     return hits
 
 
-def n_paired(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
+def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     """How many objects can be given a point of their own."""
-    hits = hits_of(predicted, regions)
+    hits = find_hits(predicted, regions)
     n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
     if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
         return min(n_p, n_t)
@@ -138,11 +138,11 @@ def n_paired(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     return round(best_total(hit_pt))
 
 
-def without_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
+def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
     """Less the points that lie in an ignore region and on no object, whatever their labels."""
     unlabelled = predicted._replace(labels=[])
-    on_object = {p for p, _ in hits_of(unlabelled, regions)}
-    ignored = {p for p, _ in hits_of(unlabelled, [Region(box, "", None) for box in cast(Boxes, target.ignore_xyxy)])}
+    on_object = {p for p, _ in find_hits(unlabelled, regions)}
+    ignored = {p for p, _ in find_hits(unlabelled, [Region(box, "", None) for box in cast(Boxes, target.ignore_xyxy)])}
     kept = [p for p in range(len(predicted.points_xy)) if p in on_object or p not in ignored]
     return PredictedPoints(
         [predicted.points_xy[p] for p in kept],
@@ -156,5 +156,5 @@ def best_total(score_pt: Array) -> float:
     """The largest sum of scores of one-to-one pairs."""
     if 1 in score_pt.shape:
         return float(score_pt.max())
-    rows, columns = assigned(score_pt)
+    rows, columns = assign(score_pt)
     return float(score_pt[rows, columns].sum())

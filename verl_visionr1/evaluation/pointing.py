@@ -7,7 +7,7 @@ image's diagonal; the rules are those of the reward (`criteria.regions`). Points
 from __future__ import annotations
 
 from verl_visionr1.criteria.pointing import RADIUS
-from verl_visionr1.criteria.regions import hits_of, n_paired, predicted_points, regions_of, without_ignored
+from verl_visionr1.criteria.regions import build_regions, count_pairs, drop_ignored, find_hits, predicted_points
 from verl_visionr1.evaluation.grounding import NO_PART, Part
 from verl_visionr1.evaluation.reading import Read
 
@@ -22,12 +22,12 @@ def pointing_parts(read: Read) -> dict[str, Part]:
     The labels of points play a part where a row asked for several. A format of boxes points at nothing.
     """
     target = read.target
-    regions = regions_of(target, read.case.grid_wh, RADIUS, by_mask=True)
+    regions = build_regions(target, read.case.grid_wh, RADIUS, by_mask=True)
     predicted = predicted_points(read.answer, target, use_labels=True, box_centres=False)
     first = {p for p, rank in enumerate(predicted.ranks) if rank == 0}
-    hit = {p for p, _ in hits_of(predicted, regions)}
-    counted = without_ignored(predicted, target, regions) if target.ignore_xyxy else predicted
-    n_found, n_target = float(n_paired(counted, regions)), float(target.n_objects)
+    hit = {p for p, _ in find_hits(predicted, regions)}
+    counted = drop_ignored(predicted, target, regions) if target.ignore_xyxy else predicted
+    n_found, n_target = float(count_pairs(counted, regions)), float(target.n_objects)
     n_predicted = float(counted.n_predicted)
     return {
         "precision": (n_found, n_predicted),

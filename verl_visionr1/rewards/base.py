@@ -130,11 +130,11 @@ class Criterion:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         looks_at = _looks_at(self.name, self.fn, self.options)
         object.__setattr__(self, "looks_at", looks_at)
-        call = _call_of(self.fn, looks_at, self.options)
+        call = _bind_call(self.fn, looks_at, self.options)
         is_own = self.fn.__module__.startswith("verl_visionr1.")
         if is_own and self.options:
             _try_options(self.name, call)
-        object.__setattr__(self, "call", call if is_own else _guarded(self.name, call))
+        object.__setattr__(self, "call", call if is_own else _guard(self.name, call))
         object.__setattr__(self, "may_block", not is_own or bool(getattr(self.fn, "may_block", False)))
 
 
@@ -151,7 +151,7 @@ def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[s
     for parameter in named:
         if parameter not in CriterionInput.__struct_fields__ and parameter not in renamed.PARAMETERS:
             raise RewardError(
-                f"criteria.{name}: {_name_of(fn)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
+                f"criteria.{name}: {_function_name(fn)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
                 f"parameters are among {', '.join(CriterionInput.__struct_fields__)}; options stand after a *"
             )
     return tuple([renamed.current_name(f"criteria.{name}: parameter", each, renamed.PARAMETERS) for each in named])
@@ -161,19 +161,19 @@ def _parameters(name: str, fn: CriterionFn) -> list[inspect.Parameter]:
     """What a criterion's function takes; only a function that gives its number at once can be one."""
     if inspect.isclass(fn) or any(map(inspect.iscoroutinefunction, (fn, type(fn).__call__))):
         kind = "a class" if inspect.isclass(fn) else "async"
-        raise RewardError(f"criteria.{name}: {_name_of(fn)} is {kind}; a criterion is a plain function (`def`)")
+        raise RewardError(f"criteria.{name}: {_function_name(fn)} is {kind}; a criterion is a plain function (`def`)")
     try:
         return list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         reason = "does not say what its parameters are called; call it from a function of your own"
-        raise RewardError(f"criteria.{name}: {_name_of(fn)} {reason}") from None
+        raise RewardError(f"criteria.{name}: {_function_name(fn)} {reason}") from None
 
 
-def _name_of(fn: CriterionFn) -> str:
+def _function_name(fn: CriterionFn) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
-def _call_of(
+def _bind_call(
     fn: CriterionFn, looks_at: tuple[str, ...], options: Mapping[str, Any]
 ) -> Callable[[CriterionInput], float]:
     """`CriterionInput` -> float: what the function names is looked up once, here."""
@@ -207,7 +207,7 @@ def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
         raise RewardError(f"criteria.{name}.options: {error}") from None
 
 
-def _guarded(name: str, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
+def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
     """A user's function, held to what a criterion promises: one finite number."""
 
     def guarded(case: CriterionInput) -> float:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import msgspec
 
 from verl_visionr1.criteria import CRITERIA, Thresholds
-from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, place_of
+from verl_visionr1.functions import PACKAGE_PREFIX, FunctionError, load_function, locate_function
 from verl_visionr1.gate import Gate
 from verl_visionr1.rewards import renamed
 from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset, RewardError, require_one_of
@@ -226,7 +226,7 @@ def load_criterion(name: str, spec: str) -> CriterionFn:
         raise RewardError(f"criteria.{name}.fn = {error}") from None
 
 
-def plain_of(preset: Preset) -> dict[str, Any]:
+def preset_to_dict(preset: Preset) -> dict[str, Any]:
     """A preset as plain data, whole: `PresetSettings` of it builds the same preset."""
     return {
         "base": NO_BASE,
@@ -237,19 +237,19 @@ def plain_of(preset: Preset) -> dict[str, Any]:
         "matching": preset.matching,
         "value": "sum" if preset.is_sum else "mean",
         "accuracy": preset.accuracy,
-        "criteria": {c.name: _plain_criterion(c) for c in preset.criteria},
-        "schedule": _plain_schedule(preset.schedule),
+        "criteria": {c.name: _criterion_to_dict(c) for c in preset.criteria},
+        "schedule": _schedule_to_dict(preset.schedule),
     }
 
 
-def _plain_criterion(criterion: Criterion) -> dict[str, Any]:
+def _criterion_to_dict(criterion: Criterion) -> dict[str, Any]:
     fn = criterion.fn
     known = next((name for name, own in CRITERIA.items() if own is fn), None)
-    plain: dict[str, Any] = {"fn": known or place_of(fn), "weight": criterion.weight}
+    plain: dict[str, Any] = {"fn": known or locate_function(fn), "weight": criterion.weight}
     return plain | ({"options": dict(criterion.options)} if criterion.options else {})
 
 
-def _plain_schedule(schedule: Schedule) -> dict[str, Any]:
+def _schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
     points = schedule.points
     plain: dict[str, Any] = {"kind": "piecewise", "starts": [at for at, _ in points]}
     if schedule.interpolation != "step":

@@ -49,23 +49,23 @@ def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
     if not bases_left:
         raise RewardError(f"base = {spec!r}: more than {MAX_BASES} files stand on one another; is it a circle?")
     settings = read_settings(spec)
-    base = _find(_base_of(settings), known, bases_left - 1)
+    base = _find(_base_name(settings), known, bases_left - 1)
     try:
-        return _over(settings, base)
+        return _build_over(settings, base)
     except ValueError as error:
         raise RewardError(f"{spec}: {error}") from None
 
 
-def built(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
+def build_preset(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
     """The preset that settings describe, over the base they name ("visionr1" where they name none)."""
-    return _over(settings, find_preset(_base_of(settings), known))
+    return _build_over(settings, find_preset(_base_name(settings), known))
 
 
-def _base_of(settings: PresetSettings) -> str:
+def _base_name(settings: PresetSettings) -> str:
     return "visionr1" if settings.base in (None, NO_BASE) else settings.base
 
 
-def _over(settings: PresetSettings, base: Preset) -> Preset:
+def _build_over(settings: PresetSettings, base: Preset) -> Preset:
     if settings.schedule is not None and settings.schedule.kind == "gated":
         raise RewardError("schedule.kind = 'gated': a gate belongs to the run, not to a preset; set it beside preset")
     return settings.build(base)

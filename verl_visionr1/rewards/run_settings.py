@@ -13,7 +13,7 @@ import msgspec
 from verl_visionr1.rewards.base import Preset, RewardError
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.context import ValidationStage
-from verl_visionr1.rewards.presets import PRESETS, built, find_preset
+from verl_visionr1.rewards.presets import PRESETS, build_preset, find_preset
 from verl_visionr1.rewards.routing import Routes, RouteSettings, routes_of
 
 
@@ -113,6 +113,6 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         if settings.base in self.presets:
             self._build(settings.base, known, (*above, name))
         try:
-            known[name] = built(settings, known)
+            known[name] = build_preset(settings, known)
         except ValueError as error:
             raise RewardError(f"presets.{name}.{error}") from None

@@ -31,7 +31,7 @@ from verl_visionr1.plugin.extensions import Extension
 from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
 from verl_visionr1.plugin.speech_flags import speech_flags
 from verl_visionr1.rewards import Preset
-from verl_visionr1.rewards.composition import plain_of
+from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.page import LOCK, LOG, PAGE
 from verl_visionr1.schedule import follow_model, last_progress
 
@@ -179,7 +179,7 @@ def _written(preset: Preset, family: str, file: Path) -> str:
     """A preset with all that the run has set, as a file (JSON is YAML)."""
     preset = replace(preset, schedule=follow_model(preset.schedule, family))
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(plain_of(preset), indent=1))
+    file.write_text(json.dumps(preset_to_dict(preset), indent=1))
     return str(file)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from verl_visionr1.answers import MAX_BOXES, MAX_CHARS
 from verl_visionr1.boxes import Array, Box, Boxes, pairwise_iou
 from verl_visionr1.criteria import OFF
-from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, ranked_ap, ranked_hits
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, ap_of_ranking, rank_hits
 from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.rewards.released import vlmr1_rec
 from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, stripped_iou
@@ -87,8 +87,8 @@ def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
         # Boxes inverted in one direction, or beyond the largest area, match nothing and are not counted either.
         ranked = [box for box in boxes[:MAX_DETECTIONS] if not (_area(box) < 0.0 or _area(box) > MAX_AREA)]
         if ranked:
-            hits_of = ranked_hits(pairwise_iou(ranked, wanted[label]), taus)
-            total += sum([ranked_ap(hits, len(wanted[label])) for hits in hits_of])
+            hits_of = rank_hits(pairwise_iou(ranked, wanted[label]), taus)
+            total += sum([ap_of_ranking(hits, len(wanted[label])) for hits in hits_of])
     return total / (len(taus) * len(wanted))
 
 

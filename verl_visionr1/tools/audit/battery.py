@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.probes import (
     count_probes,
-    counted,
     empty_probes,
     form_probes,
     label_probes,
     list_probes,
     long_probes,
+    make_places,
     reasoning_probes,
     turn_probes,
     word_probes,
 )
-from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, scenes_of
+from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, list_scenes
 from verl_visionr1.tools.audit.writers import Item, Language, Writer
 
 LONG_CHARS = 20_000
@@ -56,7 +56,7 @@ def perfect_probes(task: str, language: Language) -> list[Probe]:
     """A perfect answer about every scene that the format can speak of."""
     return [
         Probe(scene.name, "perfect", language.said(scene.items), scene.target)
-        for scene in scenes_of(task, language.writer.kind)
+        for scene in list_scenes(task, language.writer.kind)
         if _can_say(task, scene, language.writer)
     ]
 
@@ -72,18 +72,18 @@ def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Pr
     kind = language.writer.kind
     able = {probe.scene for probe in perfect_probes(task, language)}
     probes: list[Probe] = []
-    for scene in scenes_of(task, kind):
+    for scene in list_scenes(task, kind):
         if scene.name not in able:
             continue
-        texts = dict(_probes_of(task, scene, language))
+        texts = dict(_list_probes(task, scene, language))
         probes += [Probe(scene.name, name, text, scene.target) for name, text in texts.items()]
         if len(scene.items) > 1 and task != "text":
-            reverse = _reversed(scene.target)
+            reverse = _reverse(scene.target)
             probes.append(Probe(scene.name, "targets in reverse", texts["perfect"], reverse))
     return [probe for probe in probes if not (is_quick and (probe.is_long or probe.is_endless))]
 
 
-def _probes_of(task: str, scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
+def _list_probes(task: str, scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     wrong = _wrong_items(task, scene, language.writer.kind)
     yield "perfect", language.said(scene.items)
     if task == "text":
@@ -108,13 +108,13 @@ def _wrong_items(task: str, scene: Scene, kind: str) -> tuple[Item, ...]:
     if task == "text":
         return (((), scene.wrong),)
     if task == "counting":
-        return counted(kind, 2 * len(scene.items) + 3)
+        return make_places(kind, 2 * len(scene.items) + 3)
     places = [centre(box) if kind == "points" else box for box in JUNK]
     label = scene.phrases[0] if scene.phrases else "cat"
     return tuple([(tuple(place), label) for place in places[: max(1, min(len(scene.items), len(places)))]])
 
 
-def _reversed(target: Target) -> Target:
+def _reverse(target: Target) -> Target:
     """The same target, its objects named in the other order."""
     fields = {name: getattr(target, name) for name in target.__struct_fields__}
     for name in ("boxes_xyxy", "labels", "points_xy", "masks"):

@@ -103,12 +103,12 @@ def load(subject: Subject) -> Loaded:
         AuditError, RewardError, FunctionError: no such preset, file or function, or a signature that is not known.
     """
     if not subject.is_callable:
-        return _of_preset(find_preset(subject.place), subject)
+        return _load_preset(find_preset(subject.place), subject)
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)  # console scripts do not look there
     function = load_function(subject.place)
-    return _of_preset(function, subject) if isinstance(function, Preset) else _of_function(function, subject)
+    return _load_preset(function, subject) if isinstance(function, Preset) else _load_function(function, subject)
 
 
 def usual_format(task: str) -> str:
@@ -116,7 +116,7 @@ def usual_format(task: str) -> str:
     return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
 
 
-def _of_preset(preset: Preset, subject: Subject) -> Loaded:
+def _load_preset(preset: Preset, subject: Subject) -> Loaded:
     answer_format = subject.answer_format or preset.answer_format
     if answer_format not in WRITERS:
         raise AuditError(
@@ -125,30 +125,30 @@ def _of_preset(preset: Preset, subject: Subject) -> Loaded:
         )
     preset = replace(preset, answer_format=answer_format)
     facts = Facts("preset", preset.tasks, answer_format, is_mean=not preset.is_sum)
-    return Loaded(_judged_by(preset, subject, answer_format), facts)
+    return Loaded(_evaluate_by(preset, subject, answer_format), facts)
 
 
-def _judged_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
+def _evaluate_by(preset: Preset, subject: Subject, answer_format: str) -> Reward:
     response = ResponseContext(frame_named(WRITERS[answer_format].frame), max_tokens=2048)
     thresholds = follow_model(preset.schedule, subject.family or response.frame.name)(subject.progress)
     return lambda text, target: evaluate_completion(text, target, preset, thresholds, response).value
 
 
-def _of_function(function: Callable[..., Any], subject: Subject) -> Loaded:
+def _load_function(function: Callable[..., Any], subject: Subject) -> Loaded:
     parameters = inspect.signature(function).parameters
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind in _NAMED]
     positional = [p.name for p in parameters.values() if p.kind in _POSITIONAL]
     if set(BATCHES) & set(needed) or "solution_str" in needed:
         kind = "verl" if "solution_str" in needed else "trl" if "completions" in needed else "batch"
-        return Loaded(_by_column(function, subject, frozenset(parameters)), Facts(kind))
+        return Loaded(_call_by_column(function, subject, frozenset(parameters)), Facts(kind))
     if needed == ["completion", "target"]:
-        return Loaded(lambda text, target: number_of(function(text, target)), Facts("completion, target"))
+        return Loaded(lambda text, target: to_number(function(text, target)), Facts("completion, target"))
     if positional and set(positional) <= set(CriterionInput.__struct_fields__):
         return Loaded(_of_criterion(function, subject), Facts("criterion", is_mean=True))
     if len(needed) == 2 and needed[1] in ANSWERS:
         ground_truth = GROUND_TRUTHS[subject.ground_truth]
         kind = Facts("text, ground truth")
-        return Loaded(lambda text, target: number_of(function(text, ground_truth(target))), kind)
+        return Loaded(lambda text, target: to_number(function(text, ground_truth(target))), kind)
     raise AuditError(
         f"{subject.place}({', '.join(parameters)}): not a signature that is known; give it as {SIGNATURES}"
     )
@@ -167,11 +167,11 @@ def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
         preset = Preset(
             subject.place, (Criterion("criterion", function),), (task,), answer_format=answer_format, matching=matching
         )
-        rewards[task] = _judged_by(preset, subject, answer_format)
+        rewards[task] = _evaluate_by(preset, subject, answer_format)
     return lambda text, target: rewards[target.task](text, target)
 
 
-def _by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
+def _call_by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
     """A reward out of a function that takes columns by name, of one row or of a batch."""
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     is_batch = bool(set(BATCHES) & names)
@@ -190,7 +190,7 @@ def _by_column(function: Callable[..., Any], subject: Subject, names: frozenset[
     def reward(text: str, target: Target) -> float:
         columns = _columns(text, ground_truth(target), target, subject, is_batch)
         given = columns if takes_any else {name: columns[name] for name in columns if name in names}
-        return number_of(function(**given))
+        return to_number(function(**given))
 
     return reward
 
@@ -220,13 +220,13 @@ def _columns(text: str, ground_truth: str, target: Target, subject: Subject, is_
     }
 
 
-def number_of(result: Any) -> float:
+def to_number(result: Any) -> float:
     """The reward in what a callable returned: a number, a dict with "score" or "overall", a batch of one of them.
 
     Raises:
         TypeError: no number in it.
 
-    >>> [number_of(result) for result in (1, {"score": 0.5, "acc": 1.0}, [0.25], [{"overall": 2}])]
+    >>> [to_number(result) for result in (1, {"score": 0.5, "acc": 1.0}, [0.25], [{"overall": 2}])]
     [1.0, 0.5, 0.25, 2.0]
     """
     if inspect.iscoroutine(result):

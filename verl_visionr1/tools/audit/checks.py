@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from verl_visionr1.tools.audit.battery import Probe
 from verl_visionr1.tools.audit.isolation import Outcome
-from verl_visionr1.tools.audit.relations import relations_of
+from verl_visionr1.tools.audit.relations import list_relations
 
 EPSILON = 1e-6
 """Rewards closer than this are equal."""
@@ -220,7 +220,7 @@ def _perfect(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits)
 
 def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
     """Every relation that could be looked at; with what was seen where it does not hold."""
-    for relation in relations_of(task):
+    for relation in list_relations(task):
         for scene in scenes.values():
             better, worse = scene.get(relation.better), scene.get(relation.worse)
             if better is None or worse is None or better.value is None or worse.value is None:

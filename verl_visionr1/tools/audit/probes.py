@@ -23,7 +23,7 @@ _PROMPTS = MappingProxyType(
 UNREADABLE = ("<answer>", "</answer>", "<think>", "```json", "<banana", "{}", "null", "[[", "[{}]", "[null]", "{[(")
 
 
-def counted(kind: str, n: int) -> tuple[Item, ...]:
+def make_places(kind: str, n: int) -> tuple[Item, ...]:
     """`n` different boxes or points, for answers whose length is the count."""
     size = 2 if kind == "points" else 4
     places = [(5.0 + i % 95 * 10, 5.0 + i // 95 * 10, 12.0 + i % 95 * 10, 12.0 + i // 95 * 10) for i in range(n)]
@@ -166,7 +166,7 @@ def _order_probes(items: tuple[Item, ...], junk: tuple[Item, ...], language: Lan
     said = language.said
     yield "in reverse", said(items[::-1])
     yield "rotated", said((*items[1:], items[0]))
-    mixed = (*[(_moved(xs, 20.0), label) for xs, label in items[:-1]], *junk[:3])
+    mixed = (*[(_move(xs, 20.0), label) for xs, label in items[:-1]], *junk[:3])
     yield "a mixture", said(mixed)
     yield "the mixture in reverse", said(mixed[::-1])
     if len(items) > 10:
@@ -175,7 +175,7 @@ def _order_probes(items: tuple[Item, ...], junk: tuple[Item, ...], language: Lan
         yield "some missing", said(items[: (len(items) + 1) // 2])
 
 
-def _moved(xs: tuple, by: float) -> tuple:
+def _move(xs: tuple, by: float) -> tuple:
     return tuple([x + by if i % 2 == 0 else x for i, x in enumerate(xs)])
 
 
@@ -183,16 +183,16 @@ def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple
     """Answers in the wrong place, by little or by much."""
     said = language.said
     labels = dict.fromkeys(label for _, label in items)
-    yield "one pixel off", said(tuple([(_moved(xs, 1.0), label) for xs, label in items]))
+    yield "one pixel off", said(tuple([(_move(xs, 1.0), label) for xs, label in items]))
     if language.writer.kind == "points":
-        yield "at the edge", said(tuple([(_moved(xs, 120.0), label) for xs, label in items]))
-        yield "just outside", said(tuple([(_moved(xs, 150.0), label) for xs, label in items]))
+        yield "at the edge", said(tuple([(_move(xs, 120.0), label) for xs, label in items]))
+        yield "just outside", said(tuple([(_move(xs, 150.0), label) for xs, label in items]))
         places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
         yield "points everywhere", said(tuple([(place, label) for label in labels for place in places]))
         yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
         return
-    yield "IoU .8", said(tuple([(_moved(xs, _shift(xs, 0.8)), label) for xs, label in items]))
-    yield "IoU .6", said(tuple([(_moved(xs, _shift(xs, 0.6)), label) for xs, label in items]))
+    yield "IoU .8", said(tuple([(_move(xs, _shift(xs, 0.8)), label) for xs, label in items]))
+    yield "IoU .6", said(tuple([(_move(xs, _shift(xs, 0.6)), label) for xs, label in items]))
     yield "the whole image", said(tuple([((0, 0, SIDE, SIDE), label) for label in labels]))
     yield "inverted", said(tuple([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items]))
     yield "inverted in x", said(tuple([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items]))
@@ -241,10 +241,10 @@ def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     """Other counts, several at once, and numbers that are none."""
     n = len(scene.items)
     far = n > 20  # one more or less is close enough for a reward that is relative
-    yield "a little too many" if far else "one too many", language.said(counted(language.writer.kind, n + 1))
-    yield "far too many", language.said(counted(language.writer.kind, 2 * n + 3))
+    yield "a little too many" if far else "one too many", language.said(make_places(language.writer.kind, n + 1))
+    yield "far too many", language.said(make_places(language.writer.kind, 2 * n + 3))
     if n > 1:
-        yield "a little too few" if far else "one too few", language.said(counted(language.writer.kind, n - 1))
+        yield "a little too few" if far else "one too few", language.said(make_places(language.writer.kind, n - 1))
         yield "none", language.said(())
     if language.writer.kind != "count":
         return

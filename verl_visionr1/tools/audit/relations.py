@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from verl_visionr1.tools.audit.probes import empty_probes
-from verl_visionr1.tools.audit.scenes import scenes_of
+from verl_visionr1.tools.audit.scenes import list_scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,12 @@ WORDS = (
     *[Relation("order", "junk only", ">=", name) for name in ("no word", "empty", "blanks only")],
     *[
         Relation("hedging-costs", "perfect", ">", f"hedge: {hedge}")
-        for scene in scenes_of("text", "words")
+        for scene in list_scenes("text", "words")
         for hedge in scene.hedges
     ],
 )
 
 
-def relations_of(task: str) -> tuple[Relation, ...]:
+def list_relations(task: str) -> tuple[Relation, ...]:
     """What must hold between the probes of a task."""
     return {"pointing": POINTS, "counting": COUNTS, "text": WORDS}.get(task, BOXES)

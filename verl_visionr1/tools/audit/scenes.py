@@ -157,9 +157,9 @@ SCENES: Mapping[str, tuple[Scene, ...]] = MappingProxyType(
         "text": _QUESTIONS,
     }
 )
-"""Task -> scenes; those of counting hang on the answer's kind: see `scenes_of`."""
+"""Task -> scenes; those of counting hang on the answer's kind: see `list_scenes`."""
 
 
-def scenes_of(task: str, kind: str) -> tuple[Scene, ...]:
+def list_scenes(task: str, kind: str) -> tuple[Scene, ...]:
     """The scenes of a task for answers that state boxes, points, a count or words."""
     return count_scenes(kind) if task == "counting" else SCENES[task]

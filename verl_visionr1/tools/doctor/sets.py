@@ -168,7 +168,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
 def balance_problems(census: Census) -> Iterator[Problem]:
     """One label, count or answer that is nearly all there is: a model learns to always say it."""
     for what, tally, most, advice in (
-        ("counting rows", census.counts, 0.5, "balance them (visionr1 difficulty --max-share-per-count)"),
+        ("counting rows", census.counts, 0.5, "leave out some rows of the frequent counts"),
         ("labelled objects", census.labels, 0.8, "add images of other labels, or convert with --categories"),
         ("text answers", census.answers, 0.8, "leave out some of those rows"),
     ):

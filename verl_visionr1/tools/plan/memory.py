@@ -185,14 +185,14 @@ def training(shape: Shape, machine: Machine, run: Run, settings: Settings) -> li
         Part("weights", on_gpu * MASTER * held / machine.n / GB, "fp32, sharded: 4 bytes x P / N"),
         Part("gradients", on_gpu * GRADIENT * trained / machine.n / GB, "fp32, sharded: 4 bytes x T / N"),
         Part("Adam", on_gpu * ADAM * trained / machine.n / GB, "two fp32 moments, sharded: 8 bytes x T / N"),
-        Part("gathered layers", _gathered(shape, run) / GB, "bf16: head, two layers at a time, and their gradients"),
+        Part("gathered layers", _gather(shape, run) / GB, "bf16: head, two layers at a time, and their gradients"),
         Part("activations", _activations(shape, run, tokens) / GB, f"{padded}checkpointed, {tokens:.0f} tokens"),
         Part("logits", _logits(shape, tokens, settings.is_fused) / GB, _logits_why(shape, settings)),
         Part("process", TRAINER_GB, "CUDA contexts, NCCL, fragments, sleeping vLLM"),
     ]
 
 
-def _gathered(shape: Shape, run: Run) -> float:
+def _gather(shape: Shape, run: Run) -> float:
     """FSDP2 keeps the root's weights (head, tied embedding) gathered, and of layers this one and the next.
 
     The gradient of a group is bf16 while it is whole, with an fp32 copy on its way to the shards.

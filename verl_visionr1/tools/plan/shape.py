@@ -176,8 +176,9 @@ KNOWN: Mapping[str, Shape] = {
         Shape("Qwen2.5-VL-72B", 73.411e9, 0.705e9, Layers(80, 8192, 29568), _QWEN2_5_LARGE, 64, 8, 128, 152064, False),
     )
 }
-"""Shapes of published models (their `config.json`), with their parameters as `counted` counts them. Qwen2-VL-7B is as
-large as Qwen2.5-VL-7B but for one part in a thousand."""
+"""Shapes of published models (their `config.json`), with the parameters that `count_params` counts.
+
+Qwen2-VL-7B is as large as Qwen2.5-VL-7B but for one part in a thousand."""
 
 
 def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
@@ -226,7 +227,7 @@ def shape_of_folder(folder: Path) -> Shape:
         raise PlanError(f"{folder}: no config.json there; give a local model folder, or --params") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise PlanError(f"{file}: no language model of a known kind ({error}); give --params") from None
-    counts = _stored(folder) or counted(config, shape)
+    counts = _read_counts(folder) or count_params(config, shape)
     if counts is None:
         raise PlanError(
             f"{file}: model_type {config.get('model_type')!r} is not counted without its weights; give --params"
@@ -261,7 +262,7 @@ def _vision_layers(vision: Mapping[str, Any]) -> Layers:
     return Layers(n, hidden, int(vision.get("intermediate_size") or hidden * float(vision.get("mlp_ratio") or 4)))
 
 
-def counted(config: Mapping[str, Any], shape: Shape) -> tuple[int, int] | None:
+def count_params(config: Mapping[str, Any], shape: Shape) -> tuple[int, int] | None:
     """(all parameters, the vision tower's) of a Qwen2-VL to Qwen3-VL or a Qwen3.5 by its config; None for others.
 
     As the modules of transformers 5.9 have them; tested against those on the meta device.
@@ -324,7 +325,7 @@ def _qwen3_tower(vision: Mapping[str, Any], shape: Shape) -> int:
     return _patches(vision, d, 16) + d + positions + shape.vision.n * block + 2 * d + linears + deep
 
 
-def _stored(folder: Path) -> tuple[int, int] | None:
+def _read_counts(folder: Path) -> tuple[int, int] | None:
     """(all, the vision tower's) parameters by the headers of the safetensors files; None where there are none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:

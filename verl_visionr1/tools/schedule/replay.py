@@ -65,7 +65,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     advice: list[str]
 
 
-def moments_of(schedule: Schedule) -> list[At]:
+def list_moments(schedule: Schedule) -> list[At]:
     """Where a schedule is looked at: off, then each stage where it begins, or samples of one without steps."""
     off = At("rule off", None)
     if schedule.interpolation == "step":
@@ -100,7 +100,7 @@ def replay(
         FrameError: the frame needs the processed size and it is not known.
     """
     schedule = follow_model(judging.preset.schedule, judging.frame.name)
-    moments = moments_of(schedule)
+    moments = list_moments(schedule)
     tallies = [Tally() for _ in moments]
     routed: dict[str, str] = {}
     counts = Counts() if counts is None else counts

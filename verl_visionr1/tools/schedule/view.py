@@ -1,4 +1,4 @@
-"""A schedule to look at: a table, a sketch in characters, a figure; and what rollouts come to under its stages."""
+"""A schedule to look at: a table and a figure; and what rollouts come to under its stages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ FIELDS = (
     ("IoU full", "iou_full"),
 )
 """(label, field of `Thresholds`)."""
-BLOCKS = "▁▂▃▄▅▆▇█"
-DIGITS = "0123456789"
-SKETCH_WIDTH = 60
 _RAMP_ROWS = 11
 _FIGURE_SAMPLES = 401
 
@@ -56,28 +53,6 @@ def _rows_at(schedule: Schedule) -> list[tuple[float, int, Thresholds]]:
 
 def _thresholds(thresholds: Thresholds) -> list[str]:
     return [f"{getattr(thresholds, name):.3g}" for _, name in FIELDS]
-
-
-def sketch(schedule: Schedule, width: int = SKETCH_WIDTH, *, levels: str = BLOCKS) -> str:
-    """One line a threshold, from the start of training to its end; the taller, the stricter.
-
-    Args:
-        schedule: what to draw.
-        width: columns of the drawing, at least 2.
-        levels: characters for 0 to 1, in order.
-
-    >>> from verl_visionr1.schedule import staged
-    >>> print(sketch(staged(), 8, levels=DIGITS).splitlines()[0])
-    match IoU     55557777  0.5 -> 0.75
-    """
-    lines: list[str] = []
-    for label, name in FIELDS:
-        values = [getattr(schedule(i / (width - 1)), name) for i in range(width)]
-        drawn = "".join([levels[min(int(value * len(levels)), len(levels) - 1)] for value in values])
-        ends = f"{values[0]:.3g}" if values[0] == values[-1] else f"{values[0]:.3g} -> {values[-1]:.3g}"
-        lines.append(f"{label:<12}  {drawn}  {ends}")
-    lines.append(f"{'progress':<12}  0{'1':>{width - 1}}")
-    return "\n".join(lines)
 
 
 def draw_schedule(schedule: Schedule, path: Path, title: str, total_steps: int | None = None) -> None:
