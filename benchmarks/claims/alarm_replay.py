@@ -1,4 +1,4 @@
-"""The alarms of today on the training curves that the study recorded: gamed runs must sound, healthy ones stay silent."""
+"""Today's alarms on the training curves that the study recorded: gamed runs must sound, healthy ones stay silent."""
 
 from __future__ import annotations
 
