@@ -12,6 +12,7 @@ import pytest
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "claims"))
+import alarm_replay
 import arms
 import report
 import sets
@@ -88,3 +89,32 @@ def test_a_contrast_is_judged_by_its_interval(
     assert len(found.seeds) == 2
     assert found.value == pytest.approx(np.mean(found.seeds))
     assert report.judge_contrast(arms.Contrast(arm="rl", baseline="start"))[1] == says
+
+
+GAMED = ("recall-alone", "ap-released")
+"""Arms whose rewards can be gamed; where one was, F1 fell."""
+
+
+@pytest.mark.parametrize("file", sorted(study.RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_alarms_sound_on_gamed_runs_within_a_few_steps_and_on_no_healthy_one(file: Path) -> None:
+    """Real training curves, recorded by the study."""
+    record = json.loads(file.read_text())
+    found = alarm_replay.replay(record["curve"])
+    if found.damaged_at is None:
+        assert found.first == {} or record["arm"] in GAMED
+    else:
+        assert min(found.first.values()) <= found.damaged_at + 4
+
+
+def test_there_is_a_gamed_run_and_a_healthy_one() -> None:
+    damaged = {
+        file.stem: alarm_replay.replay(json.loads(file.read_text())["curve"]).damaged_at
+        for file in study.RESULTS.glob("*.json")
+    }
+    assert damaged["recall-alone_1"] is not None
+    assert damaged["rl_1"] is None
+
+
+def test_readme_shows_the_present_results() -> None:
+    readme = (study.ROOT / "README.md").read_text()
+    assert report.put_summary(readme) == readme

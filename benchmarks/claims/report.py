@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from alarm_replay import replay
 from arms import ARMS, CLAIMS, ROOT, Arm, Claim, Contrast
 from sets import SETS
 from study import AP_METRICS, RESULTS
@@ -190,12 +191,50 @@ def page(figures: Sequence[str]) -> str:
     values = {
         "claims": "\n".join(parts),
         "sets": sets_table(measured),
+        "alarms": alarms_table(),
         "n_runs": str(n_runs),
         "hours": f"{sum(minutes) / 60:.1f}",
     }
     for name, value in values.items():
         text = text.replace("{{" + name + "}}", value)
     return text
+
+
+SUMMARY = (
+    ("reward", "reward"),
+    ("F1 at IoU .5", "f1_50"),
+    ("mean IoU", "iou_mean"),
+    ("recall, matches from IoU .75", "recall"),
+    ("precision", "precision"),
+    ("format", "format"),
+    ("boxes per object (best: 1)", "boxes_per_target"),
+    ("AP", "AP"),
+)
+BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+
+
+def summary() -> str:
+    """README's table: the first command before and after."""
+    n_seeds, n_scenes = len(seeds_of("rl")), next(each.n_scenes for each in SETS if each.name == "in_domain")
+    head = f"first command, {n_seeds} seeds, {n_scenes:,} held-out scenes"
+    lines = [f"| {head} | before | after | change, 95 % interval paired by scene; lowest and highest seed |"]
+    lines.append("|---|---|---|---|")
+    for label, key in SUMMARY:
+        before, after = (mean_of(arm, key, IN_DOMAIN) for arm in ("start", "rl"))
+        lines.append(f"| {label} | {before:.3f} | {after:.3f} | {difference('rl', 'start', key, IN_DOMAIN)} |")
+    before, after = (mean_of(arm, "f1_50", OUT_OF_DOMAIN) for arm in ("start", "rl"))
+    change = difference("rl", "start", "f1_50", OUT_OF_DOMAIN)
+    lines.append(
+        f"| F1 at IoU .5, mean of {len(OUT_OF_DOMAIN)} sets out of domain | {before:.3f} | {after:.3f} | {change} |"
+    )
+    return "\n".join(lines)
+
+
+def put_summary(readme: str) -> str:
+    """A README with the present table between its marks."""
+    head, _, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{summary()}\n\n{end}{tail}"
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -246,10 +285,17 @@ def draw_curves(claim: str, folder: Path) -> bool:
 
 def first_alarm(arm: str, seed: int) -> int | None:
     """The first step at which an alarm was on."""
-    for each in record_of(arm, seed)["curve"]:
-        if any(key.startswith("visionr1/alarm/") and value > 0 for key, value in each.items()):
-            return int(each["step"])
-    return None
+    return min(replay(record_of(arm, seed)["curve"]).first.values(), default=None)
+
+
+def alarms_table() -> str:
+    """A Markdown table: what today's alarms say of each recorded run, and when F1 was damaged."""
+    lines = ["| run | F1 of training rollouts damaged at step | alarms |", "|---|---|---|"]
+    for arm in ARMS:
+        for seed in seeds_of(arm.name) if arm.method == "rl" else ():
+            found = replay(record_of(arm.name, seed)["curve"])
+            lines.append(f"| `{arm.name}`, seed {seed} | {found.damaged_at or 'never'} | {found} |")
+    return "\n".join(lines)
 
 
 def main(
@@ -259,6 +305,8 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     figures = [key for key in CLAIMS if draw_curves(key, folder)]
     (folder / "README.md").write_text(page(figures))
+    readme = ROOT / "README.md"
+    readme.write_text(put_summary(readme.read_text()))
     typer.echo(f"{folder / 'README.md'}: {len(figures)} figures")
 
 
