@@ -144,7 +144,7 @@ def bare() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def repaired() -> dict[str, Any]:
-    return probe(VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_PLUGINS="visionr1")
+    return probe(VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_PLUGINS="visionr1,visionr1_cpu")
 
 
 FAULTS = {

@@ -259,7 +259,7 @@ def test_the_other_tools_read_predictions(tmp_path: Path) -> None:
     code, text, err = visionr1("score", path, "--frame", "qwen3-vl", "--json")
     assert code == 0, err
     numbers = json.loads(text)["overall"]
-    assert (numbers["n"], numbers["n_groups"], numbers["no_gradient"]) == (4, 2, 0.5)
+    assert (numbers["n"], numbers["n_groups"], numbers["frac_reward_zero_std"]) == (4, 2, 0.5)
     words = ("--frame", "qwen3-vl", "--min-samples", 2, "--json", "--out", tmp_path / "hard.parquet", "--max-rate", 0.6)
     code, text, err = visionr1("difficulty", path, "--data", data, *words)
     assert code == 0, err

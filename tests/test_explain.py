@@ -348,7 +348,7 @@ MISTAKES = {
         ["--text", "x", "--target", TARGET.to_json(), "--preset", "counting"],
         "judges counting, the target",
     ),
-    "progress": (["--text", "x", "--target", TARGET.to_json(), "--progress", "30"], "progress = 30"),
+    "progress": (["--text", "x", "--target", TARGET.to_json(), "--progress", "30"], "--progress 30"),
     "no image": (
         ["--text", "x", "--target", TARGET.to_json(), "--draw", "/tmp/never.png", "--image", "nowhere.png"],
         "nowhere.png: no image that can be read",

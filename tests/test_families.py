@@ -157,7 +157,7 @@ def test_a_patch_that_is_no_square_is_refused() -> None:
 )
 def test_auto_takes_the_frame_of_the_family(model_type: str, frame: str) -> None:
     from verl_visionr1.plugin.config import Settings
-    from verl_visionr1.plugin.reward_manager import frame_of
+    from verl_visionr1.plugin.run_facts import frame_of
 
     assert frame_of(Settings(), {"model_type": model_type}).name == frame
 

@@ -27,11 +27,10 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.tools.explain.explanation import explain
-from verl_visionr1.tools.gallery.census import Group
 from verl_visionr1.tools.gallery.choice import chosen
-from verl_visionr1.tools.gallery.dumps import dumps_of
 from verl_visionr1.tools.gallery.groups import EPSILON, LEAST_LOSS, numbers_of
 from verl_visionr1.tools.gallery.page import write_gallery
 from verl_visionr1.tools.gallery.payload import script_json
@@ -189,11 +188,11 @@ def test_rewards_that_a_run_gave_otherwise_are_told(run: Run, tmp_path: Path) ->
     for sample in payload["samples"]:
         row = line_of(payload, sample)
         judged = score(row["output"], Target.from_json(row["gts"]), progress=progress_at(row["step"], STEPS))
-        assert sample["differs"] == (abs(row["score"] - judged.value) > 1e-5)
+        assert sample["differs"] == (abs(row["score"] - judged.value) > 1e-6)
         assert sample["value"] == pytest.approx(judged.value, abs=1e-5)
         assert sample["reward"] == sample["saved"]
     assert 0 < sum(sample["differs"] for sample in payload["samples"]) < 9
-    assert any("of the saved rewards differ" in note for note in payload["notes"])
+    assert any("the run gave" in note for note in payload["notes"])
 
 
 # ------------------------------------------------------------------------------------------------ texts
@@ -233,20 +232,19 @@ def test_a_long_text_keeps_its_ends(n_more: int, data: st.DataObject) -> None:
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 30))
 @pytest.mark.parametrize("sample", ["even", "last"])
 def test_whole_groups_are_shown_up_to_the_limit(sample: Any, sizes: list[tuple[int, int]], limit: int) -> None:
-    groups = {i: Group(0, step, "s", "detection", values=[0.0] * size) for i, (size, step) in enumerate(sizes)}
-    kept = chosen(groups, limit, sample)
+    ns, steps = np.array(sizes).T
+    kept = chosen(ns, steps, limit, sample)
     assert kept == sorted(kept)
-    n = sum(len(groups[key].values) for key in kept)
+    n = ns[kept].sum()
     assert n <= limit or len(kept) == 1
-    left_out = [i for i in groups if i not in kept]
-    assert all(n + len(groups[key].values) > limit for key in left_out), "no group that still fits is left out"
-    if sample == "last" and len({size for size, _ in sizes}) == 1 and left_out:
-        assert min(groups[key].step for key in kept) >= max(groups[key].step for key in left_out)
+    left_out = [i for i in range(len(ns)) if i not in kept]
+    assert (n + ns[left_out] > limit).all(), "no group that still fits is left out"
+    if sample == "last" and len(set(ns)) == 1 and left_out:
+        assert steps[kept].min() >= steps[left_out].max()
 
 
 def test_even_is_spread_over_the_steps() -> None:
-    groups = {i: Group(0, i, "s", "detection", values=[0.0]) for i in range(1000)}
-    kept = chosen(groups, 10, "even")
+    kept = chosen(np.ones(1000, dtype=int), np.arange(1000), 10, "even")
     assert np.diff([0, *kept, 999]).max() <= 1000 / 5
 
 
@@ -300,7 +298,7 @@ def test_of_two_images_none_is_guessed(run: Run, tmp_path: Path) -> None:
     written, payload, _ = made([run.folder], tmp_path / "g.html", data=(run.data, twin), has_causes=False)
     assert (written.n_images, written.n_without_image) == (11, 1)
     assert payload["prompts"][0]["picture"] == -1
-    assert "no row of --data is surely theirs" in written.notes[0]
+    assert any("no row of --data is surely theirs" in note for note in written.notes)
 
 
 def _truth(run: Run, row: int) -> list[list[float]]:
@@ -314,7 +312,7 @@ def test_what_is_not_known_stands_on_grey(run: Run, tmp_path: Path) -> None:
     written, payload, pictures = made([run.folder / "rollouts"], tmp_path / "g.html", has_causes=False)
     assert (pictures, written.n_without_image) == ([], 12)
     assert {prompt["picture"] for prompt in payload["prompts"]} == {-1}
-    assert "--data PARQUET finds it" in written.notes[0]
+    assert any("--data PARQUET finds it" in note for note in written.notes)
     written, _, pictures = made([run.folder / "rollouts"], tmp_path / "g.html", data=(run.data,), max_images=5)
     assert (len(pictures), written.n_without_image) == (5, 7)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1 import Target, score
-from verl_visionr1.rewards import find_preset
+from verl_visionr1 import PRESETS, Target, score
 
 pytestmark = pytest.mark.verl
 
@@ -27,7 +26,8 @@ def dump(folder: Path, step: int, *, old: bool = True) -> Path:
     folder.mkdir(exist_ok=True)
     file = folder / f"{step}.jsonl"
     rows = [{"input": "every odd cat", "output": text, "gts": TARGET.to_json(), "step": step} for text in (RIGHT, "[]")]
-    saved = [score(row["output"], TARGET, preset="visionr1", frame="qwen3-vl").value for row in rows]
+    preset = PRESETS["visionr1"].with_weights(WEIGHTS)
+    saved = [score(row["output"], TARGET, preset=preset, frame="qwen3-vl", progress=1.0).value for row in rows]
     lines = [json.dumps({**row, "score": saved[i], "uid": f"{i}_0_0"}) + "\n" for i, row in enumerate(rows)]
     file.write_text("".join(lines))
     if old:
@@ -41,12 +41,23 @@ def config_of(folder: Path | None, **settings: object) -> DictConfig:
     own = {"frame": "qwen3-vl", "weights": WEIGHTS, "routes": routes, "extensions": page, **settings}
     return OmegaConf.create(
         {
-            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": -1}}, "model": {"path": None}},
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 40}}, "model": {"path": None}},
             "data": {"max_response_length": 100, "val_files": ["/no/such.parquet"]},
-            "trainer": {"validation_data_dir": folder and str(folder), "experiment_name": "a run"},
+            "trainer": {
+                **{"validation_data_dir": folder and str(folder), "experiment_name": "a run"},
+                **{"default_local_dir": folder and str(folder / "checkpoints"), "resume_mode": "disable"},
+            },
             "reward": {"reward_kwargs": {"visionr1": own}},
         }
     )
+
+
+def recorded(config: DictConfig) -> None:
+    """What the run writes down when it starts."""
+    from verl_visionr1.plugin.config import settings_of
+    from verl_visionr1.plugin.run_record import write_record
+
+    assert write_record(config, settings_of(config))
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -57,10 +68,10 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> None:
-    from verl_visionr1.plugin.config import settings_of
-    from verl_visionr1.runtime.gallery_page import LOG, PAGE, PRESETS, PageWriter, start
+    from verl_visionr1.runtime.gallery_page import LOG, PAGE, PageWriter, start
 
     config = config_of(tmp_path)
+    recorded(config)
     writer, page = PageWriter(config), tmp_path / PAGE
     writer.look()
     assert writer.child is None, "nothing was dumped yet"
@@ -83,9 +94,7 @@ def test_each_new_dump_makes_a_page_by_one_child_at_a_time(tmp_path: Path) -> No
     html = page.read_text()
     assert "odd cat" in html
     assert "a run: validation" in html
-    preset = find_preset(str(tmp_path / PRESETS / "preset.yaml"))
-    assert preset.weights == settings_of(config).reward.weights == WEIGHTS
-    assert f'"told":"{tmp_path / PRESETS / "preset.yaml"}"' in html, "the commands to look judge as the run does"
+    assert '"differs":true' not in html, "judged by the weights of the run"
 
     writer.look()
     second = writer.child
@@ -142,35 +151,11 @@ def test_without_dumps_or_when_off_there_is_none(tmp_path: Path, folder: str | N
     assert writer.child is None
 
 
-ARGUMENTS = {
-    # settings: what the tool is told
-    "final": ({}, ["--progress", "1.0"]),
-    "final, of a run that does not reach it": (
-        {"schedule": {"at": 0.9}, "total_steps": 5},
-        ["--progress", "0.8"],
-    ),
-    "final, of one that does": ({"schedule": {"at": 0.9}, "total_steps": 10}, ["--progress", "1.0"]),
-    "rule off": ({"schedule": {"kind": "off"}}, []),
-    "validation without it": ({"validation": "off"}, []),
-    "as in training": ({"validation": "current", "total_steps": 40}, ["--total-steps", "40"]),
-    "as in training, of a run of unknown length": ({"validation": "current"}, []),
-}
-
-
-@pytest.mark.parametrize(("settings", "told"), ARGUMENTS.values(), ids=ARGUMENTS)
-def test_the_tool_is_told_how_validation_is_judged(tmp_path: Path, settings: dict, told: list[str]) -> None:
+def test_the_tool_judges_validation_as_the_run_wrote_down(tmp_path: Path) -> None:
     from verl_visionr1.runtime.gallery_page import arguments_of
 
-    config = config_of(tmp_path, **settings)
-    config.data.val_files = str(tmp_path / "val.parquet")
-    (tmp_path / "val.parquet").touch()
-    config.data.mm_processor_kwargs = {"min_pixels": 3136, "max_pixels": 401408}
-    presets = tmp_path / ".gallery"
-    assert arguments_of(tmp_path, config) == [
+    assert arguments_of(tmp_path, config_of(tmp_path)) == [
         *(str(tmp_path), "--out", str(tmp_path / "gallery.html"), "--title", "a run: validation"),
-        *("--frame", "qwen3-vl", "--min-pixels", "3136", "--max-pixels", "401408"),
-        *("--data", str(tmp_path / "val.parquet"), "--preset", str(presets / "preset.yaml")),
-        *("--route", f"counting={presets / 'counting.yaml'}", "--max-tokens", "100", *told),
     ]
 
 

@@ -74,9 +74,9 @@ def test_stages_by_hand() -> None:
     assert off.overall.reward == pytest.approx((2 + (0.6 + 0.8 + 0.6 + 0.7) / 4) / 3)
     assert beginner.overall.reward == pytest.approx((2 + (0.6 + 1 + 0.6 + 0.7) / 4) / 3)
     assert advanced.overall.reward == pytest.approx((1 / 3 + 2.8 / 3 + 1 / 3 + 1 / 3) / 4)
-    assert [stage.overall.no_gradient for stage in found.stages] == [0.0, 0.0, 0.5]
-    assert (advanced.sources["own"].no_gradient, advanced.sources["coco"].no_gradient) == (0.0, 1.0)
-    assert advanced.overall.spread == pytest.approx((2.8 / 3 - 1 / 3) / 4)
+    assert [stage.overall.frac_reward_zero_std for stage in found.stages] == [0.0, 0.0, 0.5]
+    assert (advanced.sources["own"].frac_reward_zero_std, advanced.sources["coco"].frac_reward_zero_std) == (0.0, 1.0)
+    assert advanced.overall.group_std == pytest.approx((2.8 / 3 - 1 / 3) / 2 * 0.5**0.5)
 
 
 PRESETS_TRIED = {
@@ -235,7 +235,7 @@ def write_dump(path: Path) -> Path:
 def test_the_command_replays_rollouts(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "1.jsonl")
     plain = json.loads(run("--rollouts", file, "--json").stdout)["rollouts"]
-    assert [stage["overall"]["no_gradient"] for stage in plain["stages"]] == pytest.approx([0, 0, 2 / 3])
+    assert [stage["overall"]["frac_reward_zero_std"] for stage in plain["stages"]] == pytest.approx([0, 0, 2 / 3])
     assert plain["stages"][2]["overall"]["reward"] == pytest.approx(
         sum(score(said(h), CAT, progress=0.5).value for h in (60, 80, 60, 70, 55, 65)) / 6
     )

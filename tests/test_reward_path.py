@@ -668,7 +668,7 @@ def test_a_path_that_is_no_name_of_the_hub_is_not_looked_up(path: str) -> None:
 @pytest.mark.verl
 def test_the_family_of_a_model_on_hdfs_is_read_from_verls_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from verl_visionr1.plugin.config import settings_of
-    from verl_visionr1.plugin.reward_manager import family_of
+    from verl_visionr1.plugin.run_facts import family_of
 
     copy = model_folder(tmp_path)
     monkeypatch.setattr("verl.utils.fs.copy_to_local", lambda path: copy if path == "hdfs://x/model" else path)

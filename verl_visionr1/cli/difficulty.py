@@ -11,16 +11,18 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.judging import Options, Told, judging_for
 from verl_visionr1.files import RowsError
-from verl_visionr1.frames import frame_named
-from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Metric, Rules, Unseen
 
 
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
-    data: Annotated[list[Path], typer.Option(help="the parquet that they were made of (may repeat)")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="the parquet that they were made of (may repeat); default: the run's")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
     metric: Annotated[Metric, typer.Option(help="what an answer passes by")] = "accuracy",
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
@@ -34,13 +36,13 @@ def difficulty(
         Literal["prompt", "truth"],
         typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone"),
     ] = "prompt",
-    preset: given.PresetName = "visionr1",
+    preset: given.PresetName = None,
     route: given.Route = None,
-    frame: given.FrameName = "original",
+    frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = "auto",
+    reasoning: given.ReasoningState = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -61,21 +63,20 @@ def difficulty(
             seed=seed,
         )
         wanted = Bar(metric, bar)
-        processing = given.processing_of(processed, min_pixels, max_pixels)
-        judging = Judging(
-            given.preset_of(preset),
-            frame_named(frame),
-            processing=processing,
-            by_task=given.routes_of(route),
-            reasoning=reasoning,
-        )
+        options = Options(
+            preset=preset, route=route, frame=frame, processed=processed, min_pixels=min_pixels,
+            max_pixels=max_pixels, reasoning=reasoning,
+        )  # fmt: skip
+        told = judging_for(files, options, given.columns_of(column, COLUMNS))
+        data = data or _trained(files, told)
+        places = _training_dumps(files)
         _refuse_overwriting(out, [*files, *data])
-        with given.opened(files, None, column, on_error, skipped, COLUMNS) as rollouts:
+        with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
             rows = read_training_rows(data, on_error=on_error, counts=skipped)
             report = filter_by_difficulty(
                 rollouts,
                 rows,
-                judging,
+                told.judging,
                 wanted,
                 rules,
                 match=match,
@@ -85,6 +86,7 @@ def difficulty(
             )
     except ValueError as error:
         raise given.stop("difficulty", error) from None
+    given.say(told.notes)
     errors = Console(stderr=True, soft_wrap=True)
     for example in skipped.examples:
         errors.print(f"left out: {example}", markup=False, highlight=False)
@@ -94,6 +96,27 @@ def difficulty(
     console = Console()
     for part in view_of(report):
         console.print(part, highlight=False)
+
+
+def _trained(files: list[Path], told: Told) -> list[Path]:
+    """The run's training files.
+
+    Raises:
+        RowsError: no run that names some, or they are not here.
+    """
+    named = [] if told.run is None else [Path(file) for file in told.run.last.train_files]
+    present = [file for file in named if file.is_file()]
+    if not named or len(present) < len(named):
+        lost = next((str(file) for file in named if file not in present), "no run that names its data")
+        raise RowsError(f"--data: needs the parquet that {files[0]} was made of ({lost} is not here)")
+    return present
+
+
+def _training_dumps(files: list[Path]) -> list[Path]:
+    """The dumps of training where a run directory holds validation as well, whose rows are other data."""
+    dumps = dumps_of(files)
+    training = [file for dump in dumps if not dump.is_validation for file in dump.files]
+    return training or [file for dump in dumps for file in dump.files]
 
 
 def _refuse_overwriting(out: Path | None, paths: list[Path]) -> None:

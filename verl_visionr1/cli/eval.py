@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import msgspec
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.evaluation.records import Evaluation, load, save
@@ -30,6 +32,9 @@ from verl_visionr1.evaluation.settings import (
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.rollouts.judging import Processing
+from verl_visionr1.rollouts.numbers import saved_numbers
+from verl_visionr1.rollouts.places import dumps_of
+from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 
 if TYPE_CHECKING:
     from verl_visionr1.evaluation.generation.answering import Progress
@@ -42,15 +47,18 @@ _LINE_EVERY_S = 30.0  # where nobody watches
 
 
 def eval(
-    out: Annotated[Path, typer.Option(help="folder for predictions and report; run again to go on there")],
     model: Annotated[
         str | None,
         typer.Argument(
-            help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N; with --recompute: a "
-            ".jsonl of answers made elsewhere"
+            help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N; without data files a "
+            "RUN_DIR stands for the answers of its validation; with --recompute: a .jsonl of answers made elsewhere"
         ),
     ] = None,
     data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for predictions and report; run again to go on there")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="of a run's validation: that of this step, else the last")] = None,
     limit: Annotated[int | None, typer.Option(help="first rows of each file")] = None,
     n: Annotated[int, typer.Option("--n", help="answers to a row")] = 1,
     temperature: Annotated[float, typer.Option(help="0 is greedy, as in training's validation")] = 0.0,
@@ -59,8 +67,8 @@ def eval(
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
     frame: Annotated[str, typer.Option(help="the coordinates the model speaks in; auto: by its model_type")] = "auto",
-    reasoning: given.ReasoningState = "auto",
-    preset: given.PresetName = "visionr1",
+    reasoning: Annotated[Reasoning, typer.Option(help="whether prompts end inside <think>; auto: read each")] = "auto",
+    preset: Annotated[str, typer.Option(help="a preset's name, or a YAML file of one")] = "visionr1",
     route: given.Route = None,
     stage: Annotated[Stage, typer.Option(help="thresholds of the reward; final: as in validation")] = "final",
     answer_format: Annotated[str | None, typer.Option("--format", help="the format that boxes are written in")] = None,
@@ -107,6 +115,11 @@ def eval(
         )
         measuring.judging()
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
+        if model is not None and not data and not recompute and _is_run(Path(model)):
+            _measure_run(Path(model), step, measuring, other, out, is_auto=frame == "auto")
+            return
+        if out is None:
+            raise ValueError("--out: needs a folder for predictions and report")
         if not recompute:
             from verl_visionr1.evaluation.generation.engine import EngineOptions
             from verl_visionr1.evaluation.generation.generating import Task
@@ -207,6 +220,66 @@ def _frame_of(made: Made) -> str:
             f"--frame auto: the coordinates of model_type {made.model_type!r} are not known ({known}); name them"
         )
     return MODEL_TYPE_FRAMES[made.model_type]
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path is a run, or dumps, and not a model."""
+    return path.exists() and not (path / "config.json").is_file()
+
+
+def _measure_run(
+    path: Path,
+    step: int | None,
+    measuring: EvaluationSettings,
+    other: Evaluation | None,
+    out: Path | None,
+    *,
+    is_auto: bool,
+) -> None:
+    """The answers of a run's validation, judged as the run judged them."""
+    from verl_visionr1.cli.judging import Options, judging_for
+    from verl_visionr1.evaluation.dumps import predictions_from
+    from verl_visionr1.evaluation.evaluating import evaluate
+    from verl_visionr1.evaluation.markdown import markdown
+    from verl_visionr1.evaluation.reading import RunRows
+
+    file = _validation_dump(path, step)
+    told = judging_for([file], Options(frame=None if is_auto else measuring.frame))
+    given.say(told.notes)
+    counts = Counts()
+    with given.opened([file], told.data, None, "fail", counts, validation_names=told.validation_names) as rollouts:
+        predictions, by_key = predictions_from(rollouts)
+    if not predictions:
+        raise RowsError(f"{file}: {no_row(counts)}")
+    settings = replace(measuring, frame=told.judging.frame.name, preset=told.judging.preset.name)
+    model = str(path) if told.run is None else told.run.last.model
+    evaluation = evaluate(predictions, settings, model=f"{model}, {file.name}", run=RunRows(told.judging, by_key))
+    given.say([_saved_line(evaluation, by_key)])
+    text = markdown(evaluation, other)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        save(evaluation, out / REPORT)
+        write_whole(out / MARKDOWN, text.encode())
+    typer.echo(text, nl=False)
+
+
+def _saved_line(evaluation: Any, by_key: dict[tuple[str, int, int], Rollout]) -> str:
+    """What the run gave these rows, next to what comes out here."""
+    saved = [(by_key[row.file, row.row, row.sample].saved, row.reward) for row in evaluation.rows]
+    known = [(one, other) for one, other in saved if one is not None]
+    found = saved_numbers([one for one, _ in known], [other for _, other in known])
+    return "no reward is saved in it" if found is None else found.describe()
+
+
+def _validation_dump(path: Path, step: int | None) -> Path:
+    """The dump that is meant: of a step, else the last."""
+    dumps = dumps_of([path])
+    dumps = [dump for dump in dumps if dump.is_validation] or dumps
+    files = [file for dump in dumps for file in dump.files]
+    found = [file for file in files if step is None or file.name.partition(".")[0] == str(step)]
+    if not found:
+        raise RowsError(f"{path}: no dump of step {step}; there are {', '.join(file.name for file in files)}")
+    return found[-1]
 
 
 def _measure(

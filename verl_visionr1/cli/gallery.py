@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.judging import Options, judging_for
 from verl_visionr1.files import RowsError
-from verl_visionr1.frames import frame_named
-from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.tools.gallery.settings import Sampling, Settings, Validation
 
 DEFAULT_OUT = Path("gallery.html")
@@ -35,22 +34,20 @@ def gallery(
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
     max_images: Annotated[int, typer.Option(help="so many pictures are in the page")] = 2000,
     causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
-    preset: given.PresetName = "visionr1",
+    preset: given.PresetName = None,
     route: given.Route = None,
-    progress: Annotated[str, typer.Option(help="fraction of training that sets the thresholds, or off")] = "off",
-    stage: Annotated[int | None, typer.Option(help="stage of the schedule, from 0, instead of --progress")] = None,
-    total_steps: Annotated[
-        int | None, typer.Option(help="steps of the training: each row is judged as at its own step")
-    ] = None,
+    progress: given.ProgressName = None,
+    stage: given.StageNumber = None,
+    total_steps: given.TotalSteps = None,
     validation: Annotated[
         Validation, typer.Option(help="with --total-steps: a run's validation is judged as at its end, or its step")
     ] = "final",
-    frame: given.FrameName = "original",
+    frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = "auto",
-    max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
+    reasoning: given.ReasoningState = None,
+    max_tokens: given.MaxTokens = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "skip",
 ) -> None:
@@ -60,12 +57,15 @@ def gallery(
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        moment = Moment(None if progress == "off" else _fraction(progress), stage, total_steps)
-        processing = given.processing_of(processed, min_pixels, max_pixels)
-        routes = given.routes_of(route)
+        options = Options(
+            preset=preset, route=route, progress=progress, stage=stage, total_steps=total_steps, frame=frame,
+            processed=processed, min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning,
+            max_tokens=max_tokens,
+        )  # fmt: skip
+        told = judging_for(paths, options, given.columns_of(column))
         settings = Settings(
-            Judging(given.preset_of(preset), frame_named(frame), moment, processing, max_tokens, routes, reasoning),
-            data=tuple(data or ()),
+            told.judging,
+            data=tuple(data or told.data),
             title=title,
             limit=limit,
             sample=sample,
@@ -73,7 +73,9 @@ def gallery(
             max_images=max_images,
             has_causes=causes,
             validation=validation,
-            files=given.preset_files(preset, route),
+            files=given.preset_files(preset or "", route),
+            validation_names=tuple(told.validation_names),
+            is_run=told.run is not None and not options.named,
             columns=given.columns_of(column),
             on_error=on_error,
         )
@@ -85,6 +87,7 @@ def gallery(
             )
     except ValueError as error:
         raise given.stop("gallery", error) from None
+    given.say(told.notes)
     for note in written.notes:
         errors.print(note, markup=False, highlight=False)
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
@@ -92,10 +95,3 @@ def gallery(
         f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_groups:,} prompts, "
         f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
     )
-
-
-def _fraction(progress: str) -> float:
-    try:
-        return float(progress)
-    except ValueError:
-        raise ValueError(f"--progress {progress}: needs a fraction of training in [0, 1], or off") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -15,16 +15,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.rewards import Preset, find_preset
-from verl_visionr1.rollouts.dumps import Advance, rollout_files
+from verl_visionr1.rollouts.dumps import Advance
 from verl_visionr1.rollouts.judging import Processing
+from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
 from verl_visionr1.targets import TASKS
 
-PresetName = Annotated[str, typer.Option("--preset", help="a preset's name, or a YAML file of one")]
+PresetName = Annotated[str | None, typer.Option("--preset", help="a preset's name, or a YAML file; default: the run's")]
 Route = Annotated[
     list[str] | None, typer.Option("--route", metavar="TASK=PRESET", help="another preset for a task (may repeat)")
 ]
-FrameName = Annotated[str, typer.Option("--frame", help="the coordinates the model spoke in")]
+FrameName = Annotated[str | None, typer.Option("--frame", help="coordinates of the answers; default: the run's")]
 Processed = Annotated[
     str | None,
     typer.Option("--processed", metavar="WxH", help="size of every image as the model saw it; else replayed"),
@@ -32,7 +33,7 @@ Processed = Annotated[
 MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="of data.mm_processor_kwargs, with --max-pixels")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="of data.mm_processor_kwargs, with --min-pixels")]
 ReasoningState = Annotated[
-    Reasoning,
+    Reasoning | None,
     typer.Option("--reasoning", help="whether prompts end inside <think>; auto: read each prompt"),
 ]
 Data = Annotated[list[Path] | None, typer.Option("--data", help="the parquet trained on: gives rows their data source")]
@@ -42,6 +43,34 @@ Column = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="WHAT=NAME", help=f"name of a column (may repeat); WHAT: {_WHAT}"),
 ]
+
+
+ProgressName = Annotated[
+    str | None,
+    typer.Option(
+        "--progress", help="fraction of training that sets the thresholds, or off; default: as the run judged"
+    ),
+]
+StageNumber = Annotated[int | None, typer.Option("--stage", help="stage of the schedule, from 0, for all rows")]
+TotalSteps = Annotated[
+    int | None, typer.Option("--total-steps", help="steps of the training: each row is judged as at its own step")
+]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="response budget, for criteria of length")]
+
+
+def say(notes: Iterable[str]) -> None:
+    """Say where the numbers are from, on standard error."""
+    errors = Console(stderr=True, soft_wrap=True)
+    for note in notes:
+        errors.print(note, markup=False, highlight=False)
+
+
+def fraction_of(progress: str) -> float:
+    """A fraction of training, as the option says."""
+    try:
+        return float(progress)
+    except ValueError:
+        raise ValueError(f"--progress {progress}: needs a fraction of training in [0, 1], or off") from None
 
 
 def stop(command: str, error: Exception, code: int = 2) -> typer.Exit:
@@ -126,13 +155,15 @@ def opened(
     on_error: OnError,
     counts: Counts,
     defaults: Columns | None = None,
+    validation_names: Collection[str] = (),
 ) -> Iterator[Iterator[Rollout]]:
     """The rollouts of some paths, with a progress bar where somebody watches."""
-    files = rollout_files(paths)
+    files = [file for dump in dumps_of(paths) for file in dump.files]
     columns = columns_of(column, defaults)
     sources = data_sources_of(data) if data else None
     with _progress(sum(file.stat().st_size for file in files)) as advance:
-        yield read_rollouts(files, columns=columns, sources=sources, on_error=on_error, counts=counts, advance=advance)
+        names = {"columns": columns, "sources": sources, "validation_names": validation_names}
+        yield read_rollouts(files, **names, on_error=on_error, counts=counts, advance=advance)
 
 
 @contextmanager

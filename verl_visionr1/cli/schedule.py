@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.judging import Options, Told, judging_for
 from verl_visionr1.frames import frame_named
-from verl_visionr1.rewards import Preset
+from verl_visionr1.rewards import Preset, Routes
 from verl_visionr1.rewards.composition import ScheduleSettings
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Counts
@@ -24,7 +25,10 @@ from verl_visionr1.tools.schedule.view import draw_schedule, replay_view, schedu
 
 
 def schedule(
-    preset: given.PresetName = "visionr1",
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="a run: its schedule, over its rollouts")
+    ] = None,
+    preset: given.PresetName = None,
     kind: Annotated[
         str | None,
         typer.Option(help="constant, staged, linear, cosine, piecewise, gated or off, instead of the preset's"),
@@ -41,11 +45,11 @@ def schedule(
     rollouts: Annotated[
         list[Path] | None, typer.Option(help="saved rollouts (files or folders) to judge under each stage")
     ] = None,
-    frame: given.FrameName = "original",
+    frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = "auto",
+    reasoning: given.ReasoningState = None,
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
@@ -58,21 +62,31 @@ def schedule(
     console = Console()
     found = None
     try:
-        changed = _changed(given.preset_of(preset), kind, stages, at, begin, end, starts)
-        model_frame = frame_named(frame)
+        rollouts = [*([run] if run is not None else []), *(rollouts or [])]
+        options = Options(
+            preset=preset, frame=frame, processed=processed, min_pixels=min_pixels, max_pixels=max_pixels,
+            reasoning=reasoning,
+        )  # fmt: skip
+        told = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _told_by(options)
+        steps = steps or (None if told.run is None else told.run.last.total_steps)
+        changed = _changed(told.judging.preset, kind, stages, at, begin, end, starts)
+        model_frame = told.judging.frame
         reason = switch_of(model_frame.name).reason if changed.schedule.follows_model else None
         changed = dataclasses.replace(changed, schedule=follow_model(changed.schedule, model_frame.name))
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
-            processing = given.processing_of(processed, min_pixels, max_pixels)
-            judging = Judging(changed, model_frame, processing=processing, reasoning=reasoning)
+            judging = dataclasses.replace(told.judging, preset=changed, earlier=())
+            if told.judging.routes is not None:
+                judging = _routed(judging, told.judging.routes, changed)
             counts = Counts()
-            with given.opened(rollouts, data, column, on_error, counts) as stream:
+            names = told.validation_names
+            with given.opened(rollouts, data or told.data, column, on_error, counts, validation_names=names) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)
         if plot is not None:
             draw_schedule(changed.schedule, plot, title, steps)
     except (ValueError, OSError) as error:
         raise given.stop("schedule", error) from None
+    given.say(told.notes)
     if as_json:
         typer.echo(json.dumps(_plain(changed, found), indent=2))
         return
@@ -80,11 +94,25 @@ def schedule(
     if kind == "gated":
         console.print("gated: in training a gate ends each stage, not the progress shown here", highlight=False)
     if reason is not None:
-        console.print(f"switch of {frame} models by default: {reason}", soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            f"switch of {model_frame.name} models by default: {reason}", soft_wrap=True, markup=False, highlight=False
+        )
     for part in replay_view(found) if found is not None else ():
         console.print(part)
     if plot is not None:
         console.print(f"figure: {plot}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _told_by(options: Options) -> Told:
+    """Without rollouts: what the options say, or the defaults."""
+    preset, frame = options.preset or "visionr1", options.frame or "original"
+    return Told(Judging(given.preset_of(preset), frame_named(frame)))
+
+
+def _routed(judging: Judging, routes: Routes, changed: Preset) -> Judging:
+    """The run's routes with the changed preset as their default."""
+    changed_routes = Routes(changed, routes.by_task, routes.by_source, routes.by_column, routes.column)
+    return dataclasses.replace(judging, routes=changed_routes)
 
 
 def _changed(

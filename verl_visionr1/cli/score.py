@@ -14,31 +14,36 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.judging import Options, judging_for
 from verl_visionr1.files import RowsError
-from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
-from verl_visionr1.rollouts.judging import Judging, Moment, preset_and_moment
+from verl_visionr1.rollouts.judging import Judging, preset_and_moment
+from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import OnRow, rescore
+from verl_visionr1.tools.score.rescore import OnRow, Report, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows
 from verl_visionr1.tools.score.view import view_of
 
 
 def score(
-    files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
-    preset: given.PresetName = "visionr1",
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_DIR|DUMP...",
+            help="a run directory, or dumps of rollouts (.jsonl, .jsonl.gz, .parquet) and folders of them",
+        ),
+    ],
+    preset: given.PresetName = None,
     route: given.Route = None,
-    progress: Annotated[str, typer.Option(help="fraction of training that sets the thresholds, or off")] = "off",
-    stage: Annotated[int | None, typer.Option(help="stage of the schedule, from 0, instead of --progress")] = None,
-    total_steps: Annotated[
-        int | None, typer.Option(help="steps of the training: each row is judged as at its own step")
-    ] = None,
-    frame: given.FrameName = "original",
+    progress: given.ProgressName = None,
+    stage: given.StageNumber = None,
+    total_steps: given.TotalSteps = None,
+    frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = "auto",
-    max_tokens: Annotated[int | None, typer.Option(help="response budget, for criteria of length")] = None,
+    reasoning: given.ReasoningState = None,
+    max_tokens: given.MaxTokens = None,
     vs: Annotated[
         str | None, typer.Option(metavar="PRESET[@STAGE]", help="compare with another reward, or another stage")
     ] = None,
@@ -49,45 +54,55 @@ def score(
     out: Annotated[Path | None, typer.Option(help="write each row's scores to this .jsonl or .parquet")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Judge saved rollouts again, with any reward, at any stage: means, spread in a group, groups without gradient."""
-    counts = Counts()
+    """Judge saved rollouts again, as the run judged them or with any reward: means, groups, what the run gave."""
+    options = Options(
+        preset=preset, route=route, progress=progress, stage=stage, total_steps=total_steps, frame=frame,
+        processed=processed, min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning, max_tokens=max_tokens,
+    )  # fmt: skip
+    reports: dict[str, Report] = {}
     try:
-        moment = Moment(None if progress == "off" else _number(progress), stage, total_steps)
-        processing = given.processing_of(processed, min_pixels, max_pixels)
-        judging = Judging(
-            given.preset_of(preset),
-            frame_named(frame),
-            moment,
-            processing,
-            max_tokens,
-            given.routes_of(route),
-            reasoning,
-        )
-        other = None
-        if vs is not None:
-            name, other_moment = preset_and_moment(vs, moment)
-            other = replace(judging, preset=given.preset_of(name), moment=other_moment, by_task={})
+        columns = given.columns_of(column)
+        told = judging_for(files, options, columns)
         _refuse_overwriting(out, files)
-        with given.opened(files, data, column, on_error, counts) as rollouts, _writer(out, judging) as on_row:
-            report = rescore(rollouts, judging, other=other, n_shown=show, counts=counts, on_row=on_row)
+        dumps = dumps_of(files)
+        with _writer(out, told.judging) as on_row:
+            for dump in dumps:
+                counts = Counts()
+                other = _other(vs, told.judging)
+                source = given.opened(
+                    list(dump.files),
+                    data or told.data,
+                    column,
+                    on_error,
+                    counts,
+                    validation_names=told.validation_names,
+                )
+                with source as rollouts:
+                    reports[dump.name] = rescore(
+                        rollouts, told.judging, other=other, n_shown=show, counts=counts, on_row=on_row
+                    )
+                given.say(f"left out: {example}" for example in counts.examples)
     except ValueError as error:
         raise given.stop("score", error) from None
-    errors = Console(stderr=True, soft_wrap=True)
-    for example in counts.examples:
-        errors.print(f"left out: {example}", markup=False, highlight=False)
+    given.say(told.notes)
     if as_json:
-        typer.echo(json.dumps(msgspec.to_builtins(report), indent=2))
+        plain = msgspec.to_builtins(reports)
+        typer.echo(json.dumps(plain if len(plain) > 1 else next(iter(plain.values())), indent=2))
         return
     console = Console()
-    for part in view_of(report):
-        console.print(part)
+    for name, report in reports.items():
+        if len(reports) > 1:
+            console.rule(name, align="left")
+        for part in view_of(report):
+            console.print(part)
 
 
-def _number(progress: str) -> float:
-    try:
-        return float(progress)
-    except ValueError:
-        raise ValueError(f"--progress {progress}: needs a fraction of training in [0, 1], or off") from None
+def _other(vs: str | None, judging: Judging) -> Judging | None:
+    """The reward to compare with."""
+    if vs is None:
+        return None
+    name, moment = preset_and_moment(vs, judging.moment)
+    return replace(judging, preset=given.preset_of(name), moment=moment, by_task={}, routes=None, earlier=())
 
 
 def _refuse_overwriting(out: Path | None, files: list[Path]) -> None:
@@ -101,6 +116,7 @@ def _writer(out: Path | None, judging: Judging) -> Iterator[OnRow | None]:
     if out is None:
         yield None
         return
-    others = [*judging.by_task.values(), *(PRESETS[name] for name in dict.fromkeys(TASK_PRESETS.values()))]
+    routed = () if judging.routes is None else judging.routes.presets
+    others = [*judging.by_task.values(), *routed, *(PRESETS[name] for name in dict.fromkeys(TASK_PRESETS.values()))]
     with scored_rows(out, [judging.preset, *others]) as on_row:
         yield on_row

@@ -1,7 +1,7 @@
 """How sure a model is of each box: a language model gives no scores, and average precision asks for an order.
 
-* `constant`: 1.0 for all (Vision-R1's released evaluator: .99; VLM-R1: 1). COCO breaks the tie by the order of images
-  and, in an image, by the order of the answer: the number then depends on that order.
+* `constant`: 1.0 for all (Vision-R1's released evaluator: .99; VLM-R1: 1). In an image, boxes rank in the order of the
+  answer; images rank in random orders, see `average_precision`.
 * `order`: 1 - i/n for the i-th of the n boxes of an answer (i from 0): boxes that were said first rank first, those of
   short answers lower than those of long ones only past the first.
 * `logprob`: the geometric mean of the probabilities of the tokens that say the box, times that of the tokens that say

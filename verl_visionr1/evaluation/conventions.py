@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verl_visionr1.evaluation.average_precision import N_ORDERS
 from verl_visionr1.evaluation.sections import Measurement
 from verl_visionr1.evaluation.settings import EvaluationSettings
 
 _CONFIDENCE = {
-    "constant": "every box has the same confidence, so that ties rank in the order of rows and of the answer",
+    "constant": "every box has the same confidence",
     "order": "the i-th of the n boxes of an answer has confidence 1 - i/n, i from 0",
     "logprob": "confidence is sqrt(p_box * p_label), p the geometric mean of the probabilities of their tokens",
     "logprob-product": "confidence is the product of the probabilities of the tokens of box and label",
 }
+_TIES = (
+    f"boxes of different images with equal confidence rank in random orders: AP is the mean over {N_ORDERS} of them, "
+    "and its interval holds their spread"
+)
 _STRAY = {
     "drop": "is left out",
     "own": "is a false alarm of its own category, if the data source has it",
@@ -47,8 +52,9 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
     which = f"the {settings.which_box} box of the answer"
     unread = "left out of MAE and RMSE" if settings.unreadable_count == "exclude" else "a 0 in MAE and RMSE"
     return {
-        "ap": f"AP: COCO's, maxDets {limits} an image and category; {confidence}; a box whose label its row did not "
-        f"ask for {stray}; labels are compared without case; a category is judged on images where it was asked for; "
+        "ap": f"AP: COCO's, maxDets {limits} an image and category; {confidence}; {_TIES}; a box "
+        f"whose label its row did not ask for {stray}; labels are compared without case; a category is judged on "
+        "images where it was asked for; "
         "sizes are areas of boxes; regions to ignore are crowds of every category asked for.",
         "nms_ap": "NMS-AP: OVDEval's; of all boxes with IoU above .5 with a true box, whatever their label, the most "
         "confident is kept.",

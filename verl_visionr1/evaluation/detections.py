@@ -44,6 +44,7 @@ class Detections:
         dt_image, dt_category, dt_xyxy, dt_score: D detections, in the order of images and answers.
         n_asked: on how many images each category was asked for.
         n_stray: boxes whose label their row did not ask for.
+        names: what tells each of I images from others, whatever the order of the rows.
     """
 
     categories: tuple[str, ...]
@@ -58,6 +59,7 @@ class Detections:
     dt_score: Array
     n_asked: Indices
     n_stray: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def n_images(self) -> int:
@@ -86,6 +88,7 @@ class Detections:
             self.dt_score[kept],
             self.n_asked,
             self.n_stray,
+            self.names,
         )
 
 
@@ -194,4 +197,5 @@ class _Builder:
             np.array([score for _, _, score in self.found], dtype=np.float64),
             n_asked,
             self.n_stray,
+            tuple([f"{name}\0{slot}" for name, slot in self.images]),
         )

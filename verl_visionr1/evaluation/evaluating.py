@@ -11,7 +11,7 @@ import numpy as np
 from verl_visionr1.evaluation.conventions import conventions_of
 from verl_visionr1.evaluation.frame_check import frame_note
 from verl_visionr1.evaluation.predictions import Prediction
-from verl_visionr1.evaluation.reading import Read, read_all
+from verl_visionr1.evaluation.reading import Read, RunRows, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
@@ -22,7 +22,11 @@ PACKAGES = ("verl-visionr1", "faster-coco-eval", "numpy")
 
 
 def evaluate(
-    predictions: Iterable[Prediction], settings: EvaluationSettings | None = None, *, model: str = ""
+    predictions: Iterable[Prediction],
+    settings: EvaluationSettings | None = None,
+    *,
+    model: str = "",
+    run: RunRows | None = None,
 ) -> Evaluation:
     """Measure what a model answered.
 
@@ -30,6 +34,7 @@ def evaluate(
         predictions: of one model, of any tasks and data sources, in any order.
         settings: how they are read and measured.
         model: its name, for the report.
+        run: for predictions of a run's dump, how the run judged them.
 
     Returns:
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
@@ -40,7 +45,7 @@ def evaluate(
         RewardError: no such preset, or a package that it needs is missing.
     """
     settings = settings or EvaluationSettings()
-    reads = read_all(predictions, settings)
+    reads = read_all(predictions, settings, run)
     groups: dict[tuple[str, str], list[Read]] = {}
     for read in reads:
         groups.setdefault((read.prediction.data_source, read.target.task), []).append(read)

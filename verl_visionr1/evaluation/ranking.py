@@ -5,6 +5,10 @@ they overlap most, if that IoU reaches tau (of equals the last one); true boxes 
 a crowd may be taken by many, and overlaps by the share of the detection that it covers. Over all images, detections are
 ranked by score, ties in the order of images and answers.
 
+Equal scores of different images have no order of their own, and COCO's number then moves with the order of the rows.
+Given several random orders of the images, each resample ranks such ties by one of them: the mean over the orders hangs
+on no order of rows, and their spread is part of the interval.
+
 A resample of images is a weight for each of them. A true positive that is drawn w times steps w times at its rank: the
 interpolated precision of the resample follows from weighted running sums, with nothing matched anew. (Where boxes of
 different images tie, copies of an image are ranked box by box, not image by image.)
@@ -42,6 +46,8 @@ class Ranked:
         hits: (T, n): true positive at each tau.
         ignored: (T, n): neither right nor wrong; None where none is.
         n_true: U true boxes that count, one number a unit.
+        orders: permutations of the n detections, one for each order of the images; empty where no score is shared by
+            two images, so that the order tells nothing.
     """
 
     units: Indices
@@ -49,9 +55,22 @@ class Ranked:
     hits: Flags
     ignored: Flags | None
     n_true: Array
+    orders: tuple[Indices, ...] = ()
+
+    def in_order(self, permutation: Indices) -> Ranked:
+        """The same detections, ranked otherwise."""
+        ignored = None if self.ignored is None else self.ignored[:, permutation]
+        return Ranked(self.units[permutation], self.ranks[permutation], self.hits[:, permutation], ignored, self.n_true)
 
     def precision(self, weights_bu: Weights, taus: Sequence[int]) -> Array:
-        """Mean interpolated precision, shape (B, chosen tau); NaN where a resample has no true box."""
+        """Mean interpolated precision, shape (B, chosen tau); NaN where a resample has no true box.
+
+        Of the B resamples each order has an equal share, the first ones the first order.
+        """
+        if self.orders:
+            shares = zip(self.orders, np.array_split(weights_bu, len(self.orders)), strict=True)
+            parts = [self.in_order(order).precision(some, taus) for order, some in shares if len(some)]
+            return np.concatenate(parts) if parts else np.empty((0, len(taus)))
         found = np.full((len(weights_bu), len(taus)), np.nan)
         step = max(_CELLS // max(len(self.units), 1), 1)
         for begin in range(0, len(weights_bu), step):
@@ -99,8 +118,27 @@ def _n_recalls(reached: Array) -> Array:
     return guess + 1 + (_RECALLS[np.minimum(guess + 1, 100)] <= reached) * (guess < 100) - (_RECALLS[guess] > reached)
 
 
-def ranked(detections: Detections, n_units: int, max_det: int) -> Iterator[list[Ranked]]:
-    """For each category in turn, its detections in each of `AREA_RANGES`."""
+def image_orders(names: Sequence[str], n: int) -> Indices:
+    """n random orders of I images, shape (n, I): the place of each image. They hang on the names, not on their order.
+
+    >>> places = image_orders(["b", "a"], 3)
+    >>> (places[:, ::-1] == image_orders(["a", "b"], 3)).all()
+    np.True_
+    """
+    rng = np.random.default_rng(0)
+    by_name = np.argsort(np.argsort(np.array(names, dtype=object), kind="stable"), kind="stable")
+    return np.array([rng.permutation(len(names))[by_name] for _ in range(n)], dtype=np.intp)
+
+
+def ranked(detections: Detections, n_units: int, max_det: int, orders: Indices | None = None) -> Iterator[list[Ranked]]:
+    """For each category in turn, its detections in each of `AREA_RANGES`.
+
+    Args:
+        detections: what is ranked.
+        n_units: units of the bootstrap.
+        max_det: most detections of an image and category.
+        orders: `image_orders`, to rank ties by; None: as COCO, in the order of the images.
+    """
     truth = _by_pair(detections.gt_image, detections.gt_category)
     found = _by_pair(detections.dt_image, detections.dt_category)
     images_of: dict[int, set[int]] = {}
@@ -110,7 +148,8 @@ def ranked(detections: Detections, n_units: int, max_det: int) -> Iterator[list[
         images = sorted(images_of.get(category, ()))
         pairs = [_Pair.of(detections, truth.get((category, i)), found.get((category, i)), max_det) for i in images]
         units = [int(detections.units[i]) for i in images]
-        yield [_ranked(pairs, units, n_units, low, high) for low, high in AREA_RANGES]
+        places = None if orders is None else orders[:, images]
+        yield [_ranked(pairs, units, n_units, area, places) for area in AREA_RANGES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +216,39 @@ def _choose(
     return best
 
 
-def _ranked(pairs: list[_Pair], units: list[int], n_units: int, low: float, high: float) -> Ranked:
+def _ranked(
+    pairs: list[_Pair], units: list[int], n_units: int, area: tuple[float, float], places: Indices | None
+) -> Ranked:
+    low, high = area
     n_true = np.zeros(n_units)
     matched = [pair.matched(low, high) for pair in pairs]
     for pair, unit in zip(pairs, units, strict=True):
         n_true[unit] += np.count_nonzero(~pair.crowd & (pair.gt_areas >= low) & (pair.gt_areas <= high))
     sizes = [len(pair.scores) for pair in pairs]
-    order = np.argsort(-np.concatenate([np.empty(0), *(pair.scores for pair in pairs)]), kind="stable")
+    scores = np.concatenate([np.empty(0), *(pair.scores for pair in pairs)])
+    order = np.argsort(-scores, kind="stable")
     none = np.empty((len(IOU_THRESHOLDS), 0), dtype=bool)
     hits = np.concatenate([none, *(hit for hit, _ in matched)], axis=1)[:, order]
     ignored = np.concatenate([none, *(ignore for _, ignore in matched)], axis=1)[:, order]
     ranks = np.concatenate([np.empty(0, dtype=np.intp), *(np.arange(size) for size in sizes)])[order]
     kept = np.flatnonzero(~ignored.all(axis=0))
     ignored = ignored[:, kept]
+    images = np.repeat(np.arange(len(pairs)), sizes)[order][kept]
     return Ranked(
         units=np.repeat(np.array(units, dtype=np.intp), sizes)[order][kept],
         ranks=ranks[kept],
         hits=hits[:, kept],
         ignored=ignored if ignored.any() else None,
         n_true=n_true,
+        orders=_tie_orders(scores[order][kept], images, places),
     )
+
+
+def _tie_orders(scores: Array, images: Indices, places: Indices | None) -> tuple[Indices, ...]:
+    """Permutations of ranked detections by the places of their images; none where no score is of two images."""
+    if places is None or not ((scores[1:] == scores[:-1]) & (images[1:] != images[:-1])).any():
+        return ()
+    return tuple(np.lexsort((place[images], -scores)) for place in places)
 
 
 def _by_pair(image: Indices, category: Indices) -> dict[tuple[int, int], list[int]]:

@@ -6,7 +6,8 @@ original image and are not clipped, and nothing that a model writes can raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -59,7 +60,15 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
         return self.prediction.finish_reason == "length"
 
 
-def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings) -> list[Read]:
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """Rows of a run's dump, and how the run judged them."""
+
+    judging: Judging
+    rollouts: Mapping[tuple[str, int, int], Rollout]
+
+
+def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings, run: RunRows | None = None) -> list[Read]:
     """Every prediction, read and judged, in the order of files, rows and samples.
 
     Raises:
@@ -67,27 +76,29 @@ def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings) ->
             size that is not known; names file and row.
         RewardError: no such preset.
     """
-    judging = settings.judging()
+    judging = settings.judging() if run is None else run.judging
     reads: dict[tuple[str, int, int], Read] = {}
     for prediction in predictions:
         if prediction.key in reads:
             raise EvaluationError(f"{_where(prediction)}: answered twice; evaluate the predictions of one model")
-        reads[prediction.key] = _read(prediction, judging, settings)
+        reads[prediction.key] = _read(prediction, judging, settings, run)
     if not reads:
         raise EvaluationError("no prediction in it; generate some first")
     return [reads[key] for key in sorted(reads)]
 
 
-def _read(prediction: Prediction, judging: Judging, settings: EvaluationSettings) -> Read:
+def _read(prediction: Prediction, judging: Judging, settings: EvaluationSettings, run: RunRows | None) -> Read:
     try:
         target = read_target(prediction.gts)
     except TargetError as error:
         raise EvaluationError(f"{_where(prediction)}: {error}") from None
-    rollout = _rollout(prediction, target)
+    rollout = _rollout(prediction, target) if run is None else run.rollouts[prediction.key]
     preset = judging.preset_for(rollout)
     schedule = follow_model(preset.schedule, judging.frame.name)
     thresholds = schedule.final if settings.stage == "final" else schedule.off
     try:
+        if run is not None:
+            thresholds = judging.thresholds(rollout, preset)
         case = read_completion(prediction.output, target, preset, thresholds, judging.response(rollout))
     except (FrameError, SizeError, RowsError) as error:
         raise EvaluationError(f"{_where(prediction)}: {error}") from None

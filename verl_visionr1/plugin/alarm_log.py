@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from shlex import quote
@@ -12,9 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_visionr1.alarms import Batch, reading
-from verl_visionr1.plugin.speech_flags import speech_flags
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.completion import BOX_METRICS
+from verl_visionr1.rollouts.judged import Numbering, groups_of
 from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
@@ -83,12 +82,10 @@ def _is_scored(info: Info) -> bool:
 
 def _dead_share(sampled: Sampled) -> float | None:
     """Share of prompts with several rollouts whose rewards are all equal; None where no prompt has several."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for key, info in zip(sampled.keys, sampled.infos, strict=True):
-        if _is_scored(info):
-            groups[key.split("_")[0]].append(info["value"])
-    several = [max(values) - min(values) < 1e-9 for values in groups.values() if len(values) > 1]
-    return sum(several) / len(several) if several else None
+    prompts, rows = Numbering(), [(k, i) for k, i in zip(sampled.keys, sampled.infos, strict=True) if _is_scored(i)]
+    groups = groups_of([prompts[key.split("_")[0]] for key, _ in rows], [info["value"] for _, info in rows])
+    several = groups.several
+    return float(groups.is_dead[several].mean()) if several.any() else None
 
 
 def stage_of(progress: Progress, step: int) -> int:
@@ -125,11 +122,10 @@ def look(progress: Progress, name: str, sampled: Sampled) -> str:
     if not rollouts:
         also = f"look at validation: visionr1 gallery {quote(str(validation))}; " if validation else ""
         return f"{also}set trainer.rollout_data_dir=DIR to keep what training writes, for visionr1 gallery DIR"
-    flags = " ".join(speech_flags(config, progress.settings))
     line = line_in_dump(name, sampled)
     dump = quote(f"{rollouts}/{sampled.step}.jsonl")
-    explained = "" if line is None else f"visionr1 explain {dump} --row {line} {flags}, all: "
-    return f"look: {explained}visionr1 gallery {quote(str(rollouts))} {flags}"
+    explained = "" if line is None else f"visionr1 explain {dump} --row {line}, all: "
+    return f"look: {explained}visionr1 gallery {quote(str(rollouts))}"
 
 
 _WORST: Mapping[str, Callable[[Any], float]] = {

@@ -24,8 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
-from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
+from verl_visionr1.plugin.run_facts import resumed_from
+from verl_visionr1.plugin.run_record import write_record
 from verl_visionr1.plugin.training_metrics import training_metrics
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.context import STATE_FILE, WIRE_KEY
@@ -58,6 +59,7 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         checkpoint_dir = resumed_from(config)
         if checkpoint_dir is not None:
             step = self._restore(checkpoint_dir)
+        write_record(config, self.progress.settings, from_step=step + 1, total_steps=self.progress.total_steps)
         reason = [f"visionr1: {self.progress.reason}"] if self.progress.reason else []
         warnings = [f"visionr1: WARNING: {told}" for told in self.progress.warn()]
         for line in (self.progress.describe(step), *reason, *warnings):
@@ -80,17 +82,6 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         context = self.progress.context(step, is_validation=is_validation)
         tu.assign_non_tensor_data(prompts, WIRE_KEY, context.to_wire())
         super().generate_sequences(prompts)
-
-
-def resumed_from(config: DictConfig) -> Path | None:
-    """The checkpoint directory that verl's trainer resumes from, by verl's own rule; None for a fresh start."""
-    trainer = config.trainer
-    if trainer.resume_mode == "disable":
-        return None
-    found = trainer.resume_from_path
-    if trainer.resume_mode == "auto":
-        found = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
-    return Path(os.path.abspath(found)) if found else None
 
 
 class _NoCallback:

@@ -8,12 +8,10 @@ to a thread would, so it runs in the worker's event loop.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import scipy.optimize  # noqa: F401 - loaded with the first assignment otherwise: better before training than in it
@@ -24,20 +22,28 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.frames import MODEL_TYPE_FRAMES, Extent, Frame, frame_named
+from verl_visionr1.frames import Extent
 from verl_visionr1.integrations.core import NO_DEGENERATION, read_target, row_report
-from verl_visionr1.integrations.steps import step_of_weights
 from verl_visionr1.plugin.config import (
     PREFIX,
     ConfigError,
-    Settings,
-    filtered_gate_problem,
     require_supported_verl,
     settings_of,
 )
 from verl_visionr1.plugin.delegation import accuracy_of
 from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
 from verl_visionr1.plugin.reward_path import reward_model_problem
+from verl_visionr1.plugin.run_facts import (
+    first_step_of,
+    frame_of,
+    has_callback,
+    model_config_of,
+    require_callback_for_gate,
+    run_steps_of,
+    step_of,
+    total_steps_of,
+)
+from verl_visionr1.plugin.run_record import write_record
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
 from verl_visionr1.rewards import Preset, ResponseContext, Score
@@ -87,6 +93,8 @@ class VisionR1RewardManager(RewardManagerBase):
         make_naive: Any = NaiveRewardManager  # its decorator hides its parameters
         others = (reward_router_address, reward_model_tokenizer)
         self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
+        if not has_callback(config):  # it knows the total that a checkpoint has pinned
+            write_record(config, self.settings, from_step=first_step_of(config))
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last output of one trajectory.
@@ -222,112 +230,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return "".join(traceback.format_exception(error, limit=-3))
-
-
-def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
-    """The trainer step that a row belongs to, from 1; 0 in a validation before training.
-
-    verl's V1 trainer hands over `global_steps`. The others (V0, one-step-off, fully async) say which weights wrote the
-    answer: see `step_of_weights`.
-
-    Args:
-        row: columns of verl's batch.
-        is_validation: whether the row belongs to validation.
-
-    Raises:
-        ConfigError: verl does not tell.
-
-    >>> step_of({"tool_extra_fields": {"max_global_steps": 4}}, is_validation=False)
-    5
-    """
-    if row.get("global_steps") is not None:
-        return int(row["global_steps"])
-    fields = row.get("tool_extra_fields")
-    step = step_of_weights(fields if isinstance(fields, Mapping) else {}, is_validation=is_validation)
-    if step is not None:
-        return step
-    raise ConfigError(
-        "reward manager visionr1: this trainer's batches have neither global_steps nor "
-        "tool_extra_fields.max_global_steps, so that the progress of training is not known; add "
-        f"+visionr1@_global_=progressive (V1 trainer), or set {PREFIX}.schedule.kind=off"
-    )
-
-
-def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
-    """A gate is moved by the progress callback alone, and by all that was sampled.
-
-    Raises:
-        ConfigError: a gated schedule without the callback, or with a filter of groups.
-    """
-    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-    if settings.gate is not None and not str(manager).startswith("verl_visionr1."):
-        raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
-    problem = filtered_gate_problem(config, settings)
-    if problem is not None:
-        raise ConfigError(problem)
-
-
-def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
-    """The model's `config.json`; empty where there is none (a tokenizer alone)."""
-    paths = (OmegaConf.select(config, "actor_rollout_ref.model.path"), getattr(tokenizer, "name_or_path", None))
-    for path in filter(None, paths):
-        file = Path(path).expanduser() / "config.json"
-        if file.is_file():
-            return json.loads(file.read_text())
-    if not any(paths):
-        return {}
-    from transformers import AutoConfig
-    from verl.utils.fs import copy_to_local
-
-    trust = bool(OmegaConf.select(config, "actor_rollout_ref.model.trust_remote_code"))
-    path = copy_to_local(next(filter(None, paths)))  # of hdfs: the copy that verl has made
-    return AutoConfig.from_pretrained(path, trust_remote_code=trust).to_dict()
-
-
-def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
-    """The frame that is set, or the one that models of this type speak in.
-
-    Raises:
-        ConfigError: "auto" for a model type whose frame is not known.
-    """
-    if settings.frame != "auto":
-        return frame_named(settings.frame)
-    model_type = str(model.get("model_type"))
-    if model_type not in MODEL_TYPE_FRAMES:
-        raise ConfigError(
-            f"{PREFIX}.frame=auto: the frame of model type {model_type!r} is not known (known: "
-            f"{', '.join(MODEL_TYPE_FRAMES)}); set {PREFIX}.frame to the coordinates the model speaks in"
-        )
-    return frame_named(MODEL_TYPE_FRAMES[model_type])
-
-
-def family_of(config: DictConfig, settings: Settings) -> str:
-    """The name of the frame that the run's model speaks in, which its default schedule follows; "" if not known."""
-    if settings.frame != "auto":
-        return settings.frame
-    return MODEL_TYPE_FRAMES.get(str(model_config_of(config, None).get("model_type")), "")
-
-
-def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
-    """Trainer steps that count as the whole of training; None with the progressive rule off.
-
-    Raises:
-        ConfigError: neither set nor resolved by verl's trainer.
-    """
-    if settings.is_off:
-        return None
-    total = settings.total_steps or run_steps_of(config)
-    if total is None:
-        raise ConfigError(
-            f"{PREFIX}.total_steps=null: this trainer does not say how many steps it will take; set "
-            f"{PREFIX}.total_steps, or {PREFIX}.schedule.kind=off"
-        )
-    return total
-
-
-def run_steps_of(config: DictConfig) -> int | None:
-    """Trainer steps that a run takes, as its trainer has written them into the config; None where it has not."""
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
-    steps = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
-    return steps if steps > 0 else None

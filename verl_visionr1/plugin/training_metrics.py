@@ -19,6 +19,7 @@ from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 from verl_visionr1.rewards.routing import DELEGATED
+from verl_visionr1.rollouts.judged import Numbering, groups_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,14 +135,14 @@ def batch_means(
             number only where its preset reports it.
 
     Returns:
-        `visionr1/<key>/mean`; `visionr1/group_std/mean`: spread of the rewards within a prompt; and
-        `visionr1/frac_reward_zero_std/mean`: share of prompts whose rewards are all equal, which teach nothing.
+        `visionr1/<key>/mean`; `visionr1/group_std/mean`: standard deviation of the rewards within a prompt, as verl
+        has it; and `visionr1/frac_reward_zero_std/mean`: share of prompts whose rewards are all equal.
 
     >>> batch_means(["a_0_0", "a_1_0"], [{"value": 0.0}, {"value": 1.0}])["visionr1/value/mean"]
     0.5
     """
     columns: dict[str, list[float]] = defaultdict(list)
-    groups: dict[str, list[float]] = defaultdict(list)
+    prompts, groups, rewards = Numbering(), list[int](), list[float]()
     not_of_all = set(BOX_METRICS).union(*reported) if reported else set[str]()
     for key, info in zip(keys, infos, strict=True):
         route = int(info.get("route", 0.0))
@@ -152,10 +153,13 @@ def batch_means(
             if name not in NOT_AVERAGED and name not in absent:
                 columns[name].append(float(number))
         if "value" in info:
-            groups[key.split("_")[0]].append(float(info["value"]))
+            groups.append(prompts[key.split("_")[0]])
+            rewards.append(float(info["value"]))
     means = {f"{PREFIX}/{name}/mean": float(np.mean(numbers)) for name, numbers in columns.items()}
     if groups:
-        spreads = [float(np.std(values)) for values in groups.values()]
-        means[f"{PREFIX}/group_std/mean"] = float(np.mean(spreads))
-        means[f"{PREFIX}/frac_reward_zero_std/mean"] = float(np.mean([spread < 1e-9 for spread in spreads]))
+        found = groups_of(groups, rewards)
+        several = found.several
+        if several.any():
+            means[f"{PREFIX}/group_std/mean"] = float(found.std[several].mean())
+            means[f"{PREFIX}/frac_reward_zero_std/mean"] = float(found.is_dead[several].mean())
     return means

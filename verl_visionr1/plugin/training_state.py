@@ -15,7 +15,7 @@ from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
 from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.extensions import load_extensions
-from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
+from verl_visionr1.plugin.run_facts import family_of, run_steps_of, total_steps_of
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
 from verl_visionr1.plugin.step_rows import StepCollector, parts_a_step

@@ -16,14 +16,67 @@ from verl_visionr1.rewards import (
     Preset,
     ResponseContext,
     RewardError,
+    Routes,
     Score,
     evaluate_completion,
 )
+from verl_visionr1.rewards.base import CriterionInput
+from verl_visionr1.rewards.completion import apply_criteria, read_completion
+from verl_visionr1.rewards.context import Rule, ValidationStage, context_at
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
+EQUAL = 1e-6
+"""Rewards that differ by no more are the same: verl keeps them as float32."""
 _processed_size = lru_cache(maxsize=8192)(processed_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a run moved its thresholds; a row that tells its own stage (validation dumps do) is judged by that.
+
+    Attributes:
+        total_steps: steps that count as the whole of training; None: the progressive rule is off.
+        n_steps: steps that the run took, where they are known.
+        validation: by which thresholds validation is judged.
+        is_gated: whether gates moved the stages: a row that does not tell its stage is tried at each, and the first
+            that gives the saved reward counts.
+    """
+
+    total_steps: int | None
+    n_steps: int | None = None
+    validation: ValidationStage = "final"
+    is_gated: bool = False
+
+    def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
+        """What counted for a rollout."""
+        told = _told_rule(schedule, rollout)
+        if told is not None:
+            return told
+        step = rollout.step or 0
+        is_validation = rollout.is_validation
+        context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation)
+        return context.rule(schedule, self.validation, is_gated=False)
+
+
+def _told_rule(schedule: Schedule, rollout: Rollout) -> Rule | None:
+    """What a row says that it was judged by; None where it does not, or this schedule has no such stage."""
+    numbers = rollout.numbers
+    if "stage" not in numbers:
+        return None
+    stage = int(numbers["stage"])
+    if stage < 0:
+        return Rule(schedule.off, -1)
+    if stage >= len(schedule.points):
+        return None
+    found, match_iou = schedule.points[stage][1], numbers.get("match_iou")
+    if match_iou is not None and abs(match_iou - found.match_iou) > SAME_IOU and 0 <= numbers.get("progress", -1) <= 1:
+        found = schedule(numbers["progress"])  # between two points of a ramp
+    return Rule(found, stage)
+
+
+SAME_IOU = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +87,7 @@ class Moment:
         progress: fraction of training, in [0, 1].
         stage: number of a stage of the schedule, from 0.
         total_steps: the whole of training, in steps: each row is judged as at its own step.
+        run: each row is judged as the run judged it.
 
     Raises:
         RewardError: more than one is set, or a value that cannot be.
@@ -42,6 +96,7 @@ class Moment:
     progress: float | None = None
     stage: int | None = None
     total_steps: int | None = None
+    run: Training | None = None
 
     def __post_init__(self) -> None:
         given = {"progress": self.progress, "stage": self.stage, "total-steps": self.total_steps}
@@ -53,31 +108,36 @@ class Moment:
         if self.total_steps is not None and self.total_steps < 1:
             raise RewardError(f"--total-steps {self.total_steps}: needs at least 1")
 
-    def thresholds(self, schedule: Schedule, rollout: Rollout) -> Thresholds:
-        """What counts at this moment.
+    def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
+        """What counts at this moment, and the stage that it is of (-1 with the rule off).
 
         Raises:
             RewardError: a stage that the schedule does not have, or a row without a step where its step decides.
         """
+        if self.run is not None:
+            return self.run.rule(schedule, rollout)
         if self.stage is not None:
             if not 0 <= self.stage < len(schedule.points):
                 known = ", ".join(map(str, range(len(schedule.points))))
                 raise RewardError(f"--stage {self.stage}: the schedule has the stages {known}")
-            return schedule.points[self.stage][1]
+            return Rule(schedule.points[self.stage][1], self.stage)
         if self.total_steps is None:
-            return schedule(self.progress)
+            return Rule(schedule(self.progress), schedule.stage(self.progress))
         if rollout.step is None:
             raise RewardError(
                 f"{rollout.where}: --total-steps {self.total_steps} needs a step in each row; it has none"
             )
-        return schedule(progress_at(rollout.step, self.total_steps))
+        progress = progress_at(rollout.step, self.total_steps)
+        return Rule(schedule(progress), schedule.stage(progress))
 
     def __str__(self) -> str:
+        if self.run is not None:
+            return "as the run judged"
         if self.stage is not None:
             return f"stage {self.stage}"
         if self.total_steps is not None:
             return f"each step of {self.total_steps}"
-        return "rule off" if self.progress is None else f"progress {self.progress:g}"
+        return "no schedule (base thresholds)" if self.progress is None else f"progress {self.progress:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +182,8 @@ class Judging:
         max_tokens: the response budget.
         by_task: task -> the preset that judges its rows.
         reasoning: whether the prompt ends inside `<think>`; "auto" reads the row's prompt.
+        routes: the presets of a run, in the place of `preset` and `by_task`; a row may say which judged it.
+        earlier: (last step, judging) of earlier starts of a run, in order: they judge the rows up to that step.
     """
 
     preset: Preset
@@ -131,14 +193,33 @@ class Judging:
     max_tokens: int | None = None
     by_task: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
     reasoning: Reasoning = "auto"
+    routes: Routes | None = None
+    earlier: tuple[tuple[int, Judging], ...] = ()
+
+    def at(self, rollout: Rollout) -> Judging:
+        """The judging of the start that a rollout belongs to."""
+        step = rollout.step
+        return next((other for last, other in self.earlier if step is not None and step <= last), self)
 
     def preset_for(self, rollout: Rollout) -> Preset:
-        """The preset that judges a rollout, as `rewards.Routes` with rules for tasks has it."""
+        """The preset that judges a rollout, as `rewards.Routes` has it.
+
+        Raises:
+            RewardError: a rule of `routes` chose a preset that cannot judge the row's task.
+        """
         task = rollout.target.task
+        routes = self.at(rollout).routes
+        if routes is not None:
+            route = int(rollout.numbers.get("route", -1.0))
+            if 0 <= route < len(routes.presets):
+                return routes.presets[route]
+            return routes.preset_for(rollout.target, rollout.source, rollout.row)
         return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
 
     def response(self, rollout: Rollout) -> ResponseContext:
         """How the model spoke in a rollout."""
+        if self.earlier and (own := self.at(rollout)) is not self:
+            return own.response(rollout)
         processed_wh = rollout.processed_wh
         if processed_wh is None:
             processed_wh = self.processing.size_wh(rollout.target.size_wh, self.frame)
@@ -152,17 +233,40 @@ class Judging:
             FrameError, SizeError: the frame needs the processed size and it is not known.
             RewardError: the moment cannot be told.
         """
-        return evaluate_completion(
+        return apply_criteria(self.case(rollout, preset), preset)
+
+    def case(self, rollout: Rollout, preset: Preset) -> CriterionInput:
+        """Everything that the criteria of a preset look at; errors as of `score`."""
+        return read_completion(
             rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.response(rollout)
         )
 
     def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
+        """What counts for a rollout under a preset; see `rule`."""
+        return self.rule(rollout, preset).thresholds
+
+    def rule(self, rollout: Rollout, preset: Preset) -> Rule:
         """What counts for a rollout under a preset, by its schedule for models of the frame's family.
 
         Raises:
             RewardError: the moment cannot be told.
         """
-        return self.moment.thresholds(follow_model(preset.schedule, self.frame.name), rollout)
+        own = self.at(rollout)
+        schedule = follow_model(preset.schedule, own.frame.name)
+        run = own.moment.run
+        if run is not None and run.is_gated and "stage" not in rollout.numbers and rollout.saved is not None:
+            return _stage_that_gave(rollout, preset, schedule, own)
+        return own.moment.rule(schedule, rollout)
+
+
+def _stage_that_gave(rollout: Rollout, preset: Preset, schedule: Schedule, judging: Judging) -> Rule:
+    """The first stage at which a rollout earns its saved reward; the first of all where none is."""
+    response = judging.response(rollout)
+    for stage, (_, thresholds) in enumerate(schedule.points):
+        value = evaluate_completion(rollout.completion, rollout.target, preset, thresholds, response).value
+        if abs(value - (rollout.saved or 0.0)) <= EQUAL:
+            return Rule(thresholds, stage)
+    return Rule(schedule.points[0][1], 0)
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
@@ -171,7 +275,7 @@ def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
     >>> preset_and_moment("visionr1@1", Moment())[1].stage
     1
     >>> preset_and_moment("my@home.yaml", Moment(progress=0.5))
-    ('my@home.yaml', Moment(progress=0.5, stage=None, total_steps=None))
+    ('my@home.yaml', Moment(progress=0.5, stage=None, total_steps=None, run=None))
     """
     name, _, stage = spec.rpartition("@")
     if name and stage == "off":

@@ -8,7 +8,7 @@ metrics as well. One row is in memory at a time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,10 @@ SEVERAL_SOURCES = "(several sources)"
 OnError = Literal["fail", "skip"]
 ROUTE = "route"
 """Column of verl's dumps: which of the run's rewards judged the row, see `reward_manager.reward_of`."""
+TOLD = (ROUTE, "stage", "progress", "match_iou", "iou_mean", "f1_50", "accuracy", "processed_w", "processed_h")
+"""Numbers that are read of tables, too, where they have them; of JSON lines all numbers are."""
+VALIDATION = "val"
+"""Names of folders of validation dumps begin so."""
 N_EXAMPLES = 5
 """Messages of skipped rows that are kept."""
 
@@ -47,6 +51,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         prompt: what the model was asked, in the words of the dump; None where the row does not say.
         index: `extra_info.index` of the row of the data, where the row says.
         image: see `image_name`.
+        numbers: what the dump reports of the row besides, by verl's names: "stage", "iou_mean", "route" ...
+        is_validation: whether it is of a run's validation, by the folder that it stands in.
+        row: the row's own columns, where a rule of the run looks at one.
     """
 
     file: str
@@ -63,6 +70,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     index: int | None = None
     image: str | None = None
+    numbers: Mapping[str, float] = {}
+    is_validation: bool = False
+    row: Mapping[str, Any] | None = None
 
     @property
     def where(self) -> str:
@@ -134,6 +144,8 @@ def read_rollouts(
     on_error: OnError = "fail",
     counts: Counts | None = None,
     advance: Advance | None = None,
+    validation_names: Collection[str] = (),
+    keeps_rows: bool = False,
 ) -> Iterator[Rollout]:
     """The rollouts of some files, in order.
 
@@ -146,13 +158,15 @@ def read_rollouts(
         on_error: "fail" raises at the first row that cannot be read; "skip" counts it and goes on.
         counts: where to count.
         advance: progress.
+        validation_names: folders that hold validation dumps, beside those that `VALIDATION` begins.
+        keeps_rows: whether a rollout keeps the columns of its row.
 
     Raises:
         RowsError: a file that cannot be read.
         RowError: a row that cannot be read; the message names file and line.
     """
     counts = Counts() if counts is None else counts
-    reader = _Reader(columns or Columns(), sources, counts)
+    reader = _Reader(columns or Columns(), sources, counts, validation_names, keeps_rows)
     held: Rollout | None = None
     for file in files:
         label = "row" if file.name.endswith(".parquet") else "line"
@@ -182,12 +196,21 @@ def read_rollouts(
 class _Reader:
     """One row -> `Rollout`; the columns' names are taken apart once."""
 
-    def __init__(self, columns: Columns, sources: Mapping[str, str] | None, counts: Counts) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        sources: Mapping[str, str] | None,
+        counts: Counts,
+        validation_names: Collection[str],
+        keeps_rows: bool,
+    ) -> None:
         self._columns = RowColumns(columns)
         self._get = self._columns.get
         self.sources = sources
         self.counts = counts
-        self.top_level = {ROUTE} | self._columns.top_level
+        self.validation_names, self.keeps_rows = validation_names, keeps_rows
+        self._named = self._columns.top_level
+        self.top_level = set(TOLD) | self._columns.top_level
 
     def rollout(self, file: Path, number: int, row: Any) -> Rollout:
         row = require_object(row)
@@ -204,6 +227,11 @@ class _Reader:
         processed_wh = _size(self._get(row, "processed_wh") or _processed_pair(row))
         identity = index, image, self._get(row, "image_id")
         group, session = self._group_of(row, (str(file.parent), step), text, identity, processed_wh)
+        numbers = {
+            name: float(value)
+            for name, value in row.items()
+            if type(value) in (int, float) and name not in self._named and value == value
+        }
         return Rollout(
             file=str(file),
             number=number,
@@ -219,6 +247,9 @@ class _Reader:
             prompt=self._columns.prompt(row),
             index=index,
             image=image,
+            numbers=numbers,
+            is_validation=file.parent.name.startswith(VALIDATION) or file.parent.name in self.validation_names,
+            row=row if self.keeps_rows else None,
         )
 
     def _group_of(

@@ -203,7 +203,7 @@ def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
 
 def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     """Whether the parts of the plug-in that a run needs are named, and agree."""
-    from verl_visionr1.plugin.reward_manager import frame_of, require_callback_for_gate
+    from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
 
     manager = config.reward.reward_manager.name
     if manager not in ("visionr1", "VisionR1RewardManager"):

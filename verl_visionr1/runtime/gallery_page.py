@@ -11,13 +11,11 @@ says stands in `gallery.log` beside the page.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +23,14 @@ from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
-from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.plugin.config import settings_of
 from verl_visionr1.plugin.extensions import Extension
-from verl_visionr1.plugin.reward_manager import family_of, run_steps_of, total_steps_of
-from verl_visionr1.plugin.speech_flags import speech_flags
-from verl_visionr1.rewards import Preset
-from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.page import LOCK, LOG, PAGE
-from verl_visionr1.schedule import follow_model, last_progress
 
 logger = logging.getLogger(__name__)
 
 NAME = "gallery"
 """Under `reward.reward_kwargs.visionr1.extensions`; null there: no page."""
-PRESETS = ".gallery"
-"""Folder beside the page: the presets of the run, as the page is written with them."""
 SETTLED_SECONDS = 2.0
 """A dump that changed later than so long ago may still be being written."""
 LAST_SECONDS = 300.0
@@ -126,61 +116,9 @@ def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
 
 
 def arguments_of(folder: Path, config: DictConfig) -> list[str]:
-    """What `visionr1 gallery` is told of a run: its dumps, images, rewards, coordinates and thresholds."""
-    settings = settings_of(config)
+    """What `visionr1 gallery` is told: its dumps, the page and its title; how they are judged, the run wrote down."""
     experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
-    arguments = [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
-    arguments += speech_flags(config, settings)
-    for path in readable_files(config, "data.val_files"):
-        arguments += ["--data", str(path)]
-    family = _family(config, settings)
-    arguments += ["--preset", _written(settings.routing.default, family, folder / PRESETS / "preset.yaml")]
-    for task, preset in settings.routing.by_task.items():
-        arguments += ["--route", f"{task}={_written(preset, family, folder / PRESETS / f'{task}.yaml')}"]
-    return [*arguments, *_thresholds(config, settings, family)]
-
-
-def _family(config: DictConfig, settings: Settings) -> str:
-    """The model's family, which default thresholds follow; "" where it cannot be told, which the log says already."""
-    try:
-        return family_of(config, settings)
-    except (ValueError, OSError):
-        return ""
-
-
-def _thresholds(config: DictConfig, settings: Settings, family: str) -> list[str]:
-    """The thresholds of validation; those of gates stand in no dump."""
-    budget = OmegaConf.select(config, "data.max_response_length")
-    flags = [] if budget is None else ["--max-tokens", str(budget)]
-    if settings.is_off or settings.validation == "off":
-        return flags
-    if settings.validation == "final":
-        return [*flags, "--progress", str(_final_progress(config, settings, family))]
-    try:
-        return [*flags, "--total-steps", str(total_steps_of(config, settings))]
-    except ConfigError:  # not the trainer's process
-        total = OmegaConf.select(config, "trainer.total_training_steps")
-        return [*flags, "--total-steps", str(total)] if total else flags
-
-
-def _final_progress(config: DictConfig, settings: Settings, family: str) -> float:
-    """Where the thresholds of validation are those of training's last stage, which a gate may reach at any time."""
-    try:
-        total = total_steps_of(config, settings)
-    except ConfigError:  # not the trainer's process
-        total = OmegaConf.select(config, "trainer.total_training_steps")
-    if settings.gate is not None or not total:
-        return 1.0
-    schedule = follow_model(settings.reward.schedule, family)
-    return schedule.final_progress(last_progress(total, run_steps_of(config)))
-
-
-def _written(preset: Preset, family: str, file: Path) -> str:
-    """A preset with all that the run has set, as a file (JSON is YAML)."""
-    preset = replace(preset, schedule=follow_model(preset.schedule, family))
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(preset_to_dict(preset), indent=1))
-    return str(file)
+    return [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
 
 
 class GalleryCallback(Callback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -12,7 +12,8 @@ import msgspec
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.columns import Columns, question_at
 from verl_visionr1.rollouts.dumps import rollout_files, rows_of
-from verl_visionr1.rollouts.records import Counts, read_rollouts
+from verl_visionr1.rollouts.places import dumps_of
+from verl_visionr1.rollouts.records import Counts, Rollout, read_rollouts
 from verl_visionr1.settings import SettingsError, refuse_unknown
 from verl_visionr1.targets import Target, TargetError
 
@@ -35,6 +36,7 @@ class Completion(NamedTuple):
     n_tokens: int | None = None
     image: Path | None = None
     prompt: str | None = None
+    rollout: Rollout | None = None
 
 
 def completion_of(text: str | None, text_file: Path | None, target: str) -> Completion:
@@ -97,7 +99,30 @@ def _plain(text: str) -> Any:
         return None
 
 
-def completion_at(path: Path, row: int, columns: Columns, target: str | None = None) -> Completion:
+def dump_of_step(path: Path, step: int) -> Path:
+    """The dump of a step in a run directory or a folder of dumps: that of training, where there is one.
+
+    Raises:
+        RowsError: no dump of that step.
+    """
+    dumps = sorted(dumps_of([path]), key=lambda dump: dump.is_validation)
+    files = [file for dump in dumps for file in dump.files]
+    found = next((file for file in files if file.name.partition(".")[0] == str(step)), None)
+    if found is None:
+        steps = sorted({int(stem) for file in files if (stem := file.name.partition(".")[0]).isdecimal()})
+        raise RowsError(f"{path}: no dump of step {step}; there are those of {', '.join(map(str, steps)) or 'no step'}")
+    return found
+
+
+def completion_at(
+    path: Path,
+    row: int,
+    columns: Columns,
+    target: str | None = None,
+    *,
+    validation_names: Sequence[str] = (),
+    keeps_rows: bool = False,
+) -> Completion:
     """The completion in one row of a dump of rollouts, or of any table of completions.
 
     Args:
@@ -105,6 +130,7 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
         row: line from 1, in parquet row from 0.
         columns: names of the columns.
         target: ground truth in place of the row's.
+        validation_names, keeps_rows: see `read_rollouts`.
 
     Raises:
         RowsError: a file that cannot be read, or no such row.
@@ -114,12 +140,14 @@ def completion_at(path: Path, row: int, columns: Columns, target: str | None = N
     if others:
         raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
     counts = Counts(wanted=row)
-    for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts):
+    kept = {"validation_names": validation_names, "keeps_rows": keeps_rows}
+    for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts, **kept):
         if rollout.number == row:
             truth = rollout.target if target is None else target_of(target)
             image = _image(file, row, truth.image or 0)
             sizes = rollout.processed_wh, rollout.n_tokens
-            return Completion(rollout.completion, truth, *sizes, image, rollout.prompt)
+            rollout = msgspec.structs.replace(rollout, target=truth)
+            return Completion(rollout.completion, truth, *sizes, image, rollout.prompt, rollout)
         if rollout.number > row:
             break
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)

@@ -12,6 +12,7 @@ from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.frames import Extent
 from verl_visionr1.rewards.base import Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria
+from verl_visionr1.rewards.context import Rule
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
@@ -136,7 +137,13 @@ class Explanation:
 
 
 def explain(
-    completion: str, target: Target, preset: Preset, response: ResponseContext, *, progress: float | None = None
+    completion: str,
+    target: Target,
+    preset: Preset,
+    response: ResponseContext,
+    *,
+    progress: float | None = None,
+    rule: Rule | None = None,
 ) -> Explanation:
     """Explain one completion. No text makes it raise.
 
@@ -145,6 +152,7 @@ def explain(
         target: what is really there.
         preset, response: how it is judged.
         progress: fraction of training, in [0, 1]; None: the progressive rule is off.
+        rule: what counts, where that is known otherwise than by `progress`.
 
     Raises:
         FrameError: the frame needs `processed_wh` and it is None.
@@ -158,7 +166,8 @@ def explain(
     ('prose', 0.667)
     """
     schedule = follow_model(preset.schedule, response.frame.name)
-    exam = Exam.of(completion, target, preset, schedule(progress), response)
+    rule = rule or Rule(schedule(progress), schedule.stage(progress))
+    exam = Exam.of(completion, target, preset, rule.thresholds, response)
     score = apply_criteria(exam.case, preset)
     findings = findings_of(exam)
     predictions, objects = verdicts_of(exam)
@@ -167,7 +176,7 @@ def explain(
         findings=tuple(findings),
         exam=exam,
         progress=progress,
-        stage=schedule.stage(progress),
+        stage=rule.stage,
         value=score.value,
         text=_read_text(exam),
         conversion=_conversion(exam),

@@ -191,11 +191,11 @@ def _criteria(explanation: Explanation) -> Iterator[RenderableType]:
     yield Text(
         f"  reward = {f'({total})' if over and len(summands) > 1 else total}{over} = {_number(explanation.value)}"
     )
-    when = "progressive rule off" if explanation.progress is None else f"progress {explanation.progress:g}"
-    stage = "" if explanation.stage < 0 else f", stage {explanation.stage}"
+    when = [] if explanation.progress is None else [f"progress {explanation.progress:g}"]
+    when += ["no schedule: base thresholds" if explanation.stage < 0 else f"stage {explanation.stage}"]
     unused = "" if "thresholds" in exam.preset.looks_at else ", not looked at by this preset"
     yield Text(
-        f"  thresholds ({when}{stage}{unused}): a match from IoU {thresholds.match_iou:g}; "
+        f"  thresholds ({', '.join(when)}{unused}): a match from IoU {thresholds.match_iou:g}; "
         f"recall {thresholds.recall_floor:g} to {thresholds.recall_full:g}; "
         f"IoU {thresholds.iou_floor:g} to {thresholds.iou_full:g}"
     )

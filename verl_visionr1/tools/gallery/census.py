@@ -1,21 +1,28 @@
-"""All rollouts judged once: what each group and each step comes to. A few numbers are kept of a rollout."""
+"""All rollouts judged once: one table, and what each step and each group comes to."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from verl_visionr1.rewards import Score
-from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
+import numpy as np
+
+from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.rollouts.inference import Sample
+from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder
+from verl_visionr1.rollouts.places import Dump
 from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, Rollout, data_sources_of, read_rollouts
-from verl_visionr1.rollouts.saved_rewards import SavedScores
-from verl_visionr1.tools.gallery.dumps import Dump
 from verl_visionr1.tools.gallery.groups import GroupNumbers, numbers_of
 from verl_visionr1.tools.gallery.settings import Settings
 
-LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group spread", "zero-variance share"
+LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
 """Numbers of a step besides the reward and its metrics."""
 REWARD, SAVED = "reward", "saved reward"
+_NAMES = {"value": REWARD, "saved": SAVED, "n_characters": LENGTH, "n_tokens": TOKENS}
+_BY = ("dump", "source", "step")
+Place = tuple[int, ...]
+"""Dump, data source (in `Judged.sources`) and step."""
 
 
 @dataclass(slots=True)
@@ -35,82 +42,92 @@ class Group:
         return numbers_of(self.saved, self.values, self.qualities)
 
 
-@dataclass(slots=True)
-class Sums:
-    """Sums over the rollouts of one step, dump and data source; each number over those that have it."""
-
-    totals: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, value: float) -> None:
-        """Take one number."""
-        self.totals[name] = self.totals.get(name, 0.0) + value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def mean(self, name: str) -> float | None:
-        """None where no rollout has it."""
-        return self.totals[name] / self.counts[name] if name in self.counts else None
-
-
-Place = tuple[int, str, int | None]
-"""Dump, data source and step."""
-
-
-@dataclass(slots=True)
 class Census:
     """What all rollouts come to.
 
-    Attributes:
-        groups: by the key of their dump and rollouts, in the order of the files.
-        places: sums of each step.
-        saved: how far saved rewards are the recomputed ones.
-        n: rollouts.
+    Args:
+        table: all of them.
+        keys: (number of the dump, group of the rollout) -> number in the table's column `group`.
+        sample: a few rollouts with a saved reward.
     """
 
-    groups: dict[Hashable, Group] = field(default_factory=dict)
-    places: dict[Place, Sums] = field(default_factory=dict)
-    saved: SavedScores = field(default_factory=SavedScores)
-    n: int = 0
+    def __init__(self, table: Judged, keys: dict[Hashable, int], sample: Sequence[Rollout]) -> None:
+        self.table = table
+        self.keys = keys
+        self.sample = list(sample)
 
-    def add(self, dump: int, rollout: Rollout, score: Score) -> None:
-        """Take one judged rollout."""
-        self.n += 1
-        key = (dump, rollout.group)
-        group = self.groups.get(key)
-        if group is None:
-            group = self.groups[key] = Group(dump, rollout.step, rollout.source, rollout.target.task)
-        group.saved.append(rollout.saved)
-        group.values.append(score.value)
-        group.qualities.append(quality_of(rollout.target.task, score))
-        if rollout.saved is not None:
-            self.saved.add(rollout, score.value)
-        self._add_sums(self.places.setdefault((dump, rollout.source, rollout.step), Sums()), rollout, score)
+    @property
+    def n(self) -> int:
+        """Rollouts."""
+        return len(self.table)
 
-    def _add_sums(self, sums: Sums, rollout: Rollout, score: Score) -> None:
-        has_boxes = rollout.target.task in BOX_TASKS
-        sums.add(REWARD, score.value)
-        if rollout.saved is not None:
-            sums.add(SAVED, rollout.saved)
-        for name, number in score.metrics.items():
-            if has_boxes or name not in BOX_METRICS:
-                sums.add(name, number)
-        sums.add(LENGTH, float(len(rollout.completion)))
-        if rollout.n_tokens is not None:
-            sums.add(TOKENS, float(rollout.n_tokens))
+    @cached_property
+    def _order(self) -> tuple[Ints, Ints]:
+        """Rows ordered by group, and where each group starts."""
+        order = np.argsort(self.table.group, kind="stable")
+        return order, np.searchsorted(self.table.group[order], np.arange(len(self.keys) + 1))
 
-    def close(self) -> None:
-        """Take the spreads of the groups, once all rollouts are there."""
-        for group in self.groups.values():
-            if len(group.values) > 1:
-                numbers = group.numbers()
-                sums = self.places[group.dump, group.source, group.step]
-                sums.add(SPREAD, numbers.std)
-                sums.add(FLAT, float(numbers.is_flat))
+    @property
+    def sizes(self) -> Ints:
+        """Rollouts of each group, in the order of the files."""
+        return np.diff(self._order[1])
 
+    @property
+    def steps(self) -> Ints:
+        """Step of each group, in the order of the files."""
+        order, starts = self._order
+        return self.table.step[order[starts[:-1]]]
 
-def quality_of(task: str, score: Score) -> float:
-    """What no threshold moves: F1@.5 of boxes, else what the task is measured by."""
-    return score.metrics["f1_50" if task in BOX_TASKS else "accuracy"]
+    @cached_property
+    def qualities(self) -> Floats:
+        """What no threshold moves: F1@.5 of boxes, else what the task is measured by."""
+        table = self.table
+        boxes = [place for place, task in enumerate(table.tasks) if task in BOX_TASKS]
+        missing = np.full(len(table), np.nan)
+        f1, accuracy = (table.metrics.get(name, missing) for name in ("f1_50", "accuracy"))
+        return np.where(np.isin(table.task, boxes), f1, accuracy)
+
+    def group(self, key: Hashable) -> Group:
+        """One group, in the order of the file."""
+        table, (order, starts) = self.table, self._order
+        number = self.keys[key]
+        rows = order[starts[number] : starts[number + 1]]
+        first, step = rows[0], int(table.step[rows[0]])
+        return Group(
+            dump=int(table.dump[first]),
+            step=None if step == NO_STEP else step,
+            source=table.sources[table.source[first]],
+            task=table.tasks[table.task[first]],
+            saved=[None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()],
+            values=table.value[rows].tolist(),
+            qualities=self.qualities[rows].tolist(),
+        )
+
+    @cached_property
+    def places(self) -> dict[Place, dict[str, float]]:
+        """(dump, source, step) -> name -> mean, each over the rollouts that have it; spreads over the groups."""
+        table = self.table
+        found = {
+            place: {_NAMES.get(name, name): mean for name, mean in means.items()}
+            for place, means in table.means(by=_BY).items()
+        }
+        groups = table.groups(self.rewards)
+        keys = np.stack([getattr(table, name)[groups.first] for name in _BY], axis=1)[groups.several]
+        spreads: dict[Place, list[list[float]]] = {}
+        pairs_g = np.stack([groups.std, groups.is_dead], axis=1)[groups.several]
+        for key, pair in zip(keys.tolist(), pairs_g.tolist(), strict=True):
+            spreads.setdefault(tuple(key), []).append(pair)
+        for place, pairs in spreads.items():
+            found[place][SPREAD], found[place][FLAT] = (float(mean) for mean in np.mean(pairs, axis=0))
+        return found
+
+    @property
+    def rewards(self) -> Floats:
+        """What advantages are of: the run's rewards, in a group where it gave one to each; else the recomputed ones."""
+        table = self.table
+        n_saved = np.bincount(table.group, table.has_saved, minlength=len(self.keys))
+        is_whole = n_saved == np.bincount(table.group, minlength=len(self.keys))
+        return np.where(is_whole[table.group], table.saved, table.value)
 
 
 class Reader:
@@ -136,6 +153,7 @@ class Reader:
         """
         for number, dump in enumerate(self.dumps):
             options = {"columns": self.settings.columns, "on_error": self.settings.on_error, "counts": counts}
+            options["validation_names"] = self.settings.validation_names
             for rollout in read_rollouts(dump.files, sources=self._sources, **options):
                 yield number, rollout
 
@@ -147,12 +165,13 @@ def take_census(reader: Reader) -> Census:
         RowsError, RowError: a file, or with `on_error="fail"` a row, that cannot be read.
         ValueError: with `on_error="fail"`, a row that cannot be judged.
     """
-    census = Census()
+    builder, sample = TableBuilder(), Sample()
     counts = reader.counts
     for dump, rollout in reader.rollouts(counts):
         judging = reader.judgings[dump]
         try:
-            score = judging.score(rollout, judging.preset_for(rollout))
+            preset = judging.preset_for(rollout)
+            score = judging.score(rollout, preset)
         except ValueError as error:  # FrameError, SizeError, RewardError
             if reader.settings.on_error == "fail":
                 raise
@@ -160,6 +179,7 @@ def take_census(reader: Reader) -> Census:
             if len(counts.examples) < N_EXAMPLES:
                 counts.examples.append(f"{rollout.where}: {error}")
             continue
-        census.add(dump, rollout, score)
-    census.close()
-    return census
+        builder.add(rollout, preset, score, dump=dump)
+        if rollout.saved is not None:
+            sample.add(rollout)
+    return Census(builder.table(), dict(builder.names["group"]), sample.rollouts)

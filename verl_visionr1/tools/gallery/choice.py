@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping
+import numpy as np
 
-from verl_visionr1.tools.gallery.census import Group
+from verl_visionr1.rollouts.judged import Ints
 from verl_visionr1.tools.gallery.settings import Sampling
 
 
-def chosen(groups: Mapping[Hashable, Group], limit: int, sample: Sampling) -> list[Hashable]:
-    """Keys of whole groups, at most `limit` rollouts in all but at least one group, in the order of the dumps.
+def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
+    """Numbers of whole groups, at most `limit` rollouts in all but at least one group, in the order of the dumps.
 
     Args:
-        groups: in the order of the dumps and their steps.
+        sizes: rollouts of each group, in the order of the dumps and their steps.
+        steps: step of each.
         limit: rollouts.
         sample: "even" takes them at even distances, "last" from the last step of each dump backwards.
     """
-    keys = list(groups)
-    if sum(len(groups[key].values) for key in keys) <= limit:
-        return keys
-    if sample == "even":
-        order = [keys[place] for place in _spread(len(keys))]
-    else:
-        order = sorted(keys, key=lambda key: _step(groups[key]), reverse=True)
-    kept: set[Hashable] = set()
+    if sizes.sum() <= limit:
+        return list(range(len(sizes)))
+    order = _spread(len(sizes)) if sample == "even" else np.argsort(-steps, kind="stable").tolist()
+    kept: list[int] = []
     left = limit
-    for key in order:
-        size = len(groups[key].values)
+    for number in order:
+        size = int(sizes[number])
         if size <= left or not kept:
-            kept.add(key)
+            kept.append(number)
             left -= size
         if left <= 0:
             break
-    return [key for key in keys if key in kept]
-
-
-def _step(group: Group) -> float:
-    return -math.inf if group.step is None else group.step
+    return sorted(kept)
 
 
 def _spread(n: int) -> list[int]:

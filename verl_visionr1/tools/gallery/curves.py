@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import numpy as np
 
+from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.schedule import follow_model, progress_at
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
 from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
+Means = Mapping[str, float]
+"""Name of a number -> its mean."""
 LOGGED = "logged"
 """What the numbers are called that a run logged itself, as a dump is called by its name."""
 LABELS = {
@@ -77,9 +80,9 @@ def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) ->
     """
     lines: dict[str, list[Line]] = {}
     for (dump, source), by_step in _by_source(census).items():
-        for name in dict.fromkeys(name for sums in by_step.values() for name in sums.counts):
-            points = [(step, sums.mean(name)) for step, sums in sorted(by_step.items())]
-            _add(lines, name, names[dump], source, points)
+        for name in dict.fromkeys(name for means in by_step.values() for name in means):
+            points = [(step, means.get(name)) for step, means in sorted(by_step.items())]
+            _add(lines, name, names[dump], census.table.sources[source], points)
     for run_dir in run_dirs:
         for name, points in _logged(run_dir).items():
             _add(lines, name, LOGGED if len(run_dirs) == 1 else f"{LOGGED} {run_dir.name}", "", points)
@@ -89,11 +92,11 @@ def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) ->
     return [Panel(name=name, label=LABELS.get(name, name), lines=lines[name]) for name in order]
 
 
-def _by_source(census: Census) -> dict[tuple[int, str], dict[int, Any]]:
-    found: dict[tuple[int, str], dict[int, Any]] = {}
-    for (dump, source, step), sums in census.places.items():
-        if step is not None:
-            found.setdefault((dump, source), {})[step] = sums
+def _by_source(census: Census) -> dict[tuple[int, int], dict[int, Means]]:
+    found: dict[tuple[int, int], dict[int, Means]] = {}
+    for (dump, source, step), means in census.places.items():
+        if step != NO_STEP:
+            found.setdefault((dump, source), {})[step] = means
     return found
 
 
@@ -141,21 +144,22 @@ def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:
     found: list[Drift] = []
     for (dump, source), by_step in _by_source(census).items():
         steps = sorted(by_step)
-        third = max(len(steps) // 3, 1)
         if len(steps) < 2:
             continue
-        quality = "f1_50" if any("f1_50" in sums.counts for sums in by_step.values()) else "accuracy"
-        sides = [[by_step[step] for step in part] for part in (steps[:third], steps[-third:])]
-        rewards = [_mean(side, SAVED if SAVED in side[0].counts else REWARD) for side in sides]
-        measures = [_mean(side, quality) for side in sides]
-        if rewards[0] < rewards[1] - LEAST and measures[0] > measures[1] + LEAST:
+        third = max(len(steps) // 3, 1)
+        quality = "f1_50" if any("f1_50" in means for means in by_step.values()) else "accuracy"
+        rows = census.table.select((census.table.dump == dump) & (census.table.source == source))
+        sides = [rows.select(np.isin(rows.step, part)).means()[()] for part in (steps[:third], steps[-third:])]
+        before, after = (means.get("saved", means["value"]) for means in sides)
+        was, now = (means.get(quality, 0.0) for means in sides)
+        if before < after - LEAST and was > now + LEAST:
             drift = Drift(
                 dump=names[dump],
-                source=source,
+                source=census.table.sources[source],
                 quality=quality,
                 steps=(steps[0], steps[-1]),
-                reward=(rewards[0], rewards[1]),
-                measure=(measures[0], measures[1]),
+                reward=(before, after),
+                measure=(was, now),
             )
             found.append(drift)
     return found
@@ -163,8 +167,3 @@ def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:
 
 LEAST = 0.005
 """A rise or a fall of no more is none."""
-
-
-def _mean(side: Sequence[Any], name: str) -> float:
-    total, count = sum(sums.totals.get(name, 0.0) for sums in side), sum(sums.counts.get(name, 0) for sums in side)
-    return total / count if count else 0.0

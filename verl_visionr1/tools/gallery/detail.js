@@ -155,7 +155,8 @@ function origin(sample) {
   const file = DATA.files[sample.file];
   const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const when = sample.group.progress === null ? "" : ` --progress ${sample.group.progress}`;
-  const command = `visionr1 explain ${quote(file)} --row ${sample.line} --preset ${quote(sample.preset.told)} ${DATA.response}${when}`;
+  const preset = sample.preset.told ? ` --preset ${quote(sample.preset.told)} ${DATA.response}` : ""; // a run knows itself
+  const command = `visionr1 explain ${quote(file)} --row ${sample.line}${preset}${when}`;
   const length = sample.tokens ? `${plural(sample.tokens, "token")}, ` : "";
   return [
     h("p", { class: "fine" }, `${length}${plural(sample.chars, "character")}. ${file}:${sample.line}`),

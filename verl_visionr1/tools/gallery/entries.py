@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.completion import apply_criteria
-from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.judged import Numbering
+from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.rollouts.saved_rewards import EQUAL
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.diagnosis import Exam, about, cause_of, findings_of
@@ -50,14 +49,6 @@ MAX_PREDICTIONS = 300
 """So many predictions of a rollout are drawn, as in `visionr1 explain --draw`."""
 MAX_DIAGNOSED = 50_000
 """Texts of more characters are not diagnosed: it would take seconds."""
-
-
-class Numbering(dict[Any, int]):
-    """Numbers values in the order in which they come."""
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = number = len(self)
-        return number
 
 
 @dataclass(slots=True)
@@ -101,7 +92,7 @@ class Entries:
             return
         opened = self._open[key]
         if opened is None:
-            group = self._census.groups[key]
+            group = self._census.group(key)
             prompt = self._prompt(rollout, preset)
             opened = self._open[key] = _Open(
                 group, group.numbers(), prompt, self.thresholds[thresholds], _progress(judging.moment, group.step)

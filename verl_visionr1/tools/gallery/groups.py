@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verl_visionr1.rollouts.saved_rewards import EQUAL
-from verl_visionr1.tools.score.tally import SAME
+from verl_visionr1.rollouts.judged import groups_of
+from verl_visionr1.rollouts.judging import EQUAL
 
 EPSILON = 1e-6
 """Added to the standard deviation, as verl's `compute_grpo_outcome_advantage` does."""
@@ -62,9 +62,8 @@ def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities
     is_saved = len(given) == len(saved)
     rewards = tuple(given if is_saved else values)
     n = len(rewards)
-    mean = sum(rewards) / n
-    is_flat = n > 1 and max(rewards) - min(rewards) <= SAME
-    std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (n - 1)) if n > 1 and not is_flat else 0.0
+    group = groups_of([0] * n, rewards)
+    mean, std, is_flat = float(group.mean[0]), float(group.std[0]), bool(group.is_dead[0])
     against, misled = _against(rewards, qualities)
     return GroupNumbers(
         rewards=rewards,

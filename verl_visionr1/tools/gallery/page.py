@@ -10,14 +10,17 @@ from pathlib import Path
 import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.rollouts.inference import difference_hints
+from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.numbers import saved_of
+from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
 from verl_visionr1.rollouts.records import no_row
 from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
 from verl_visionr1.tools.gallery.census import Census, Reader, take_census
 from verl_visionr1.tools.gallery.choice import chosen
 from verl_visionr1.tools.gallery.curves import Panel, drifts_of, panels_of, stage_line
-from verl_visionr1.tools.gallery.dumps import Dump, dumps_of, run_dirs_of
 from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
 from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
 from verl_visionr1.tools.gallery.pictures import Pictures
@@ -49,7 +52,8 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
     census = take_census(reader)
     if not census.n and settings.on_error == "fail":
         raise RowsError(no_row(reader.counts))
-    keys = chosen(census.groups, settings.limit, settings.sample)
+    numbers = set(chosen(census.sizes, census.steps, settings.limit, settings.sample))
+    keys = [key for key, number in census.keys.items() if number in numbers]
     pictures = Pictures(settings)
     entries = Entries(settings, census, keys, pictures)
     for dump, rollout in reader.rollouts():
@@ -121,7 +125,7 @@ def _payload(
         preset=judging.preset.name,
         frame=judging.frame.name,
         moment=str(judging.moment),
-        response=_speech(judging),
+        response="" if settings.is_run else _speech(judging),
         dumps=names,
         files=list(entries.files),
         sources=list(entries.sources),
@@ -152,7 +156,7 @@ def _speech(judging: Judging) -> str:
 
 def _panels(paths: Sequence[Path], census: Census, names: Sequence[str], settings: Settings) -> list[Panel]:
     panels = panels_of(census, names, run_dirs_of(paths))
-    steps = sorted({step for _, _, step in census.places if step is not None})
+    steps = sorted({step for _, _, step in census.places if step != NO_STEP})
     have = {panel.name for panel in panels}
     for name, line in stage_line(settings.judging, steps).items():
         if name not in have:
@@ -175,11 +179,8 @@ def _reading_notes(reader: Reader) -> list[str]:
 
 
 def _saved_notes(census: Census, settings: Settings) -> list[str]:
-    saved, _ = census.saved.found()
-    hints = census.saved.hints(settings.judging)
-    if saved is None or not hints:
-        return []
-    return [*hints]
+    saved = saved_of(census.table)
+    return [] if saved is None else [saved.describe(), *difference_hints(saved, census.sample, settings.judging)]
 
 
 def _picture_notes(pictures: Pictures) -> list[str]:

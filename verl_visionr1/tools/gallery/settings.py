@@ -10,9 +10,9 @@ from typing import Literal
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rollouts.judging import Judging, Moment
+from verl_visionr1.rollouts.places import Dump
 from verl_visionr1.rollouts.records import Columns, OnError
 from verl_visionr1.schedule import follow_model, last_progress
-from verl_visionr1.tools.gallery.dumps import Dump
 
 Sampling = Literal["even", "last"]
 """Which prompt groups are shown where not all are: spread evenly over the dumps, or those of the last steps."""
@@ -39,6 +39,8 @@ class Settings:
         files: task -> YAML file of the preset that judges it, "" -> that of the other tasks: what the commands in the
             page name; presets that have no file are named by their name.
         columns: names of the columns.
+        validation_names: folders of the run's validation dumps.
+        is_run: whether all of it is as the run wrote it down, so that the commands in the page need no options.
         on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
 
     Raises:
@@ -57,6 +59,8 @@ class Settings:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     columns: Columns = field(default_factory=Columns)
     on_error: OnError = "skip"
+    validation_names: tuple[str, ...] = ()
+    is_run: bool = False
 
     def __post_init__(self) -> None:
         least = {"limit": 1, "side": 32, "max_images": 0}
@@ -73,7 +77,9 @@ class Settings:
             raise RowsError(f"--on-error {self.on_error}: needs fail or skip")
 
     def told(self, preset: Preset) -> str:
-        """What `--preset` of `visionr1 explain` is told of a preset that judges rows here."""
+        """What `--preset` of `visionr1 explain` is told of a preset that judges rows here; "" where it knows."""
+        if self.is_run:
+            return ""
         tasks = [task for task, routed in self.judging.by_task.items() if routed is preset]
         keys = [*([""] if preset is self.judging.preset else []), *tasks]
         return next((self.files[key] for key in keys if key in self.files), preset.name)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from verl_visionr1.rollouts.places import METRICS_DIR
 from verl_visionr1.tools.runs.metrics import (
     ACCURACY,
     BOXES_PER_OBJECT,
@@ -23,7 +24,6 @@ from verl_visionr1.tools.runs.metrics import (
     list_metrics,
 )
 
-METRICS_DIR = "metrics"
 TRAINING_PREFIX = "visionr1/"
 _VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 

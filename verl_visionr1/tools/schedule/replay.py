@@ -12,10 +12,11 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import CriterionInput, Preset, Score
 from verl_visionr1.rewards.completion import apply_criteria, read_completion
+from verl_visionr1.rollouts.judged import TableBuilder
 from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.numbers import Numbers, by_source, numbers_of
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.schedule import Schedule, follow_model
-from verl_visionr1.tools.score.tally import Numbers, Tally
 
 RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where a schedule without steps is looked at."""
@@ -101,7 +102,7 @@ def replay(
     """
     schedule = follow_model(judging.preset.schedule, judging.frame.name)
     moments = list_moments(schedule)
-    tallies = [Tally() for _ in moments]
+    builders = [TableBuilder() for _ in moments]
     routed: dict[str, str] = {}
     counts = Counts() if counts is None else counts
     for rollout in rollouts:
@@ -112,19 +113,19 @@ def replay(
         its_schedule = schedule if own else follow_model(preset.schedule, judging.frame.name)
         thresholds = [thresholds_at(at, its_schedule, is_own=own) for at in moments]
         case = read_completion(rollout.completion, rollout.target, preset, thresholds[0], judging.response(rollout))
-        for tally, stage in zip(tallies, thresholds, strict=True):
-            tally.add(rollout.source, rollout.group, rollout.target.task, _score_at(case, preset, stage))
-    if not tallies[0].sources:
+        for builder, stage in zip(builders, thresholds, strict=True):
+            builder.add(rollout, preset, _score_at(case, preset, stage))
+    if not len(builders[0]):
         raise RowsError(no_row(counts))
     stages = [
         StageNumbers(
             name=at.name,
             progress=at.progress,
             match_iou=thresholds_at(at, schedule).match_iou,
-            overall=tally.numbers(),
-            sources={source: tally.numbers(source) for source in tally.sources},
+            overall=numbers_of(table),
+            sources=by_source(table),
         )
-        for at, tally in zip(moments, tallies, strict=True)
+        for at, table in zip(moments, (builder.table() for builder in builders), strict=True)
     ]
     advice = [line for stage in stages[1:] if (line := _advice(stage, too_many_dead))]
     return Replay(stages=stages, n_skipped=counts.n_skipped, routed=routed, advice=advice)
@@ -144,14 +145,14 @@ def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> S
 def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:
     """What to do about a stage in which most groups teach nothing."""
     numbers = stage.overall
-    if numbers.no_gradient is None or numbers.no_gradient <= too_many_dead:
+    if numbers.frac_reward_zero_std is None or numbers.frac_reward_zero_std <= too_many_dead:
         return None
-    reward = numbers.no_gradient_reward or 0.0
+    reward = numbers.reward_zero_std or 0.0
     if reward < numbers.reward or reward < 0.5:
         cause = "too hard now: let it begin later, or loosen its thresholds"
     else:
         cause = "already mastered: begin a stricter stage earlier, or take harder data"
     return (
-        f"{stage.name} leaves {numbers.no_gradient:.0%} of the prompt groups without gradient "
+        f"{stage.name} leaves {numbers.frac_reward_zero_std:.0%} of the prompt groups without gradient "
         f"(more than {too_many_dead:.0%}), at a mean reward of {reward:.2f}: {cause}"
     )

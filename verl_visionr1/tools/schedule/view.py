@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
+from verl_visionr1.rollouts.numbers import Numbers
 from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
-from verl_visionr1.tools.score.tally import Numbers
 from verl_visionr1.tools.score.view import MAX_SOURCES, printable
 
 FIELDS = (
@@ -84,7 +84,16 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     """What to print about rollouts under each stage, in order."""
     several = len(found.stages[0].sources) > 1
     table = Table(title="saved rollouts under each stage", title_justify="left")
-    for heading in ("stage", *(["source"] if several else []), "from", "match IoU", "rows", "reward", "spread", "dead"):
+    for heading in (
+        "stage",
+        *(["source"] if several else []),
+        "from",
+        "match IoU",
+        "rows",
+        "reward",
+        "group_std",
+        "dead",
+    ):
         table.add_column(heading, justify="left" if heading in ("stage", "source") else "right", overflow="fold")
     for stage in found.stages:
         start = "-" if stage.progress is None else f"{stage.progress:g}"
@@ -95,7 +104,9 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
             table.add_row("", Text(printable(source)), "", "", *_cells(numbers))
         table.add_section()
     yield table
-    yield Text("spread: mean standard deviation in a prompt group; dead: groups without gradient, all rewards equal")
+    yield Text(
+        "group_std: mean standard deviation in a prompt group; dead: share of groups whose rewards are all equal"
+    )
     for task, preset in found.routed.items():
         yield Text(f"rows of task {task}: judged by {preset}, the preset of that task, with its own schedule")
     if found.n_skipped:
@@ -105,6 +116,6 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
 
 
 def _cells(numbers: Numbers) -> list[str]:
-    spread = "-" if numbers.spread is None else f"{numbers.spread:.3f}"
-    dead = "-" if numbers.no_gradient is None else f"{numbers.no_gradient:.1%}"
-    return [str(numbers.n), f"{numbers.reward:.3f}", spread, dead]
+    std = "-" if numbers.group_std is None else f"{numbers.group_std:.3f}"
+    dead = "-" if numbers.frac_reward_zero_std is None else f"{numbers.frac_reward_zero_std:.1%}"
+    return [str(numbers.n), f"{numbers.reward:.3f}", std, dead]

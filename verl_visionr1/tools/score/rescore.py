@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from array import array
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import Preset, Score
+from verl_visionr1.rollouts.inference import Sample, difference_hints
+from verl_visionr1.rollouts.judged import NO_STEP, Judged, TableBuilder
 from verl_visionr1.rollouts.judging import Judging
+from verl_visionr1.rollouts.numbers import Numbers, Saved, by_source, grouping_hints, numbers_of, saved_of
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
-from verl_visionr1.rollouts.saved_rewards import Saved, SavedScores
 from verl_visionr1.tools.score.agreement import Agreement, agreement_of
-from verl_visionr1.tools.score.tally import Numbers, Tally
 
 TEXT_CHARS = 160
 """So much of a completion is shown."""
@@ -50,6 +51,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differing: list[Differing]
 
 
+class StepMeans(msgspec.Struct, frozen=True, kw_only=True):
+    """Means of one step; `saved` and `f1_50` None where no row has them."""
+
+    step: int
+    reward: float
+    saved: float | None
+    f1_50: float | None
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What re-scoring found.
 
@@ -59,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset cannot judge.
         overall, sources: the numbers of all rows, and of each data source.
+        steps: means of each step, where there are several.
         saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
         comparison: another reward's judgement, where one was asked for.
         hints: what looks wrong, and what to do.
@@ -75,6 +86,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     routed: dict[str, str]
     overall: Numbers
     sources: dict[str, Numbers]
+    steps: list[StepMeans]
     saved: Saved | None
     saved_by_source: dict[str, Saved]
     comparison: Comparison | None
@@ -108,55 +120,69 @@ def rescore(
         RowsError: no row, or none that could be read.
         FrameError, RewardError: the frame or the moment does not go with the rows.
     """
-    tally, saved = Tally(), SavedScores()
+    builder, sample = TableBuilder(), Sample()
     versus = None if other is None else _Versus(judging, other, n_shown)
     routed: dict[str, str] = {}
     for rollout in rollouts:
-        task = rollout.target.task
         preset = judging.preset_for(rollout)
         if preset is not judging.preset:
-            routed[task] = preset.name
+            routed[rollout.target.task] = preset.name
         score = judging.score(rollout, preset)
-        tally.add(rollout.source, rollout.group, task, score)
+        builder.add(rollout, preset, score)
         if rollout.saved is not None:
-            saved.add(rollout, score.value)
+            sample.add(rollout)
         second = None if versus is None else versus.add(rollout, score.value)
         if on_row is not None:
             on_row(rollout, preset, score, second)
     counts = Counts() if counts is None else counts
-    if not tally.sources:
+    if not len(builder):
         raise RowsError(no_row(counts))
-    overall_saved, saved_by_source = saved.found()
+    table = builder.table()
+    saved = saved_of(table)
     return Report(
         preset=judging.preset.name,
         frame=judging.frame.name,
         moment=str(judging.moment),
-        n_rows=tally.numbers().n,
+        n_rows=len(table),
         n_skipped=counts.n_skipped,
         n_earlier=counts.n_earlier,
         n_unknown=counts.n_unknown,
         n_delegated=counts.n_delegated,
         routed=routed,
-        overall=tally.numbers(),
-        sources={source: tally.numbers(source) for source in tally.sources},
-        saved=overall_saved,
-        saved_by_source=saved_by_source,
+        overall=numbers_of(table),
+        sources=by_source(table),
+        steps=_by_step(table),
+        saved=saved,
+        saved_by_source=_saved_by_source(table),
         comparison=None if versus is None else versus.found(),
-        hints=[*saved.hints(judging), *tally.grouping_hints(counts.n_by_text)],
+        hints=[*difference_hints(saved, sample.rollouts, judging), *grouping_hints(table, counts.n_by_text)],
     )
 
 
+def _by_step(table: Judged) -> list[StepMeans]:
+    """The means of each step, where there are several."""
+    found = {step: means for (step,), means in table.means(by=["step"]).items() if step != NO_STEP}
+    if len(found) < 2:
+        return []
+    return [
+        StepMeans(step=step, reward=means["value"], saved=means.get("saved"), f1_50=means.get("f1_50"))
+        for step, means in found.items()
+    ]
+
+
+def _saved_by_source(table: Judged) -> dict[str, Saved]:
+    found = {name: saved_of(table.select(table.source == place)) for place, name in enumerate(table.sources)}
+    return {name: saved for name, saved in found.items() if saved is not None}
+
+
 class _Versus:
-    """Two rewards side by side: three numbers a row are kept."""
+    """Two rewards side by side: the rows that both judge, as two tables."""
 
     def __init__(self, judging: Judging, other: Judging, n_shown: int) -> None:
         self.judging, self.other = judging, other
         self.n_shown = n_shown
-        self.tally = Tally()
-        self.values, self.others = array("d"), array("d")
-        self.groups, self.sources = array("q"), array("q")
-        self._group_ids: dict[Hashable, int] = {}
-        self._source_ids: dict[str, int] = {}
+        self.builder = TableBuilder()
+        self.values: list[float] = []
         self._worst: list[tuple[float, int, Differing]] = []
         self._scale = _largest(judging.preset), _largest(other.preset)
 
@@ -166,11 +192,8 @@ class _Versus:
         if task not in self.judging.preset.tasks or task not in self.other.preset.tasks:
             return None
         score = self.other.score(rollout, self.other.preset)
-        self.tally.add(rollout.source, rollout.group, task, score)
+        self.builder.add(rollout, self.other.preset, score)
         self.values.append(value)
-        self.others.append(score.value)
-        self.groups.append(self._group_ids.setdefault(rollout.group, len(self._group_ids)))
-        self.sources.append(self._source_ids.setdefault(rollout.source, len(self._source_ids)))
         self._keep_worst(rollout, value, score.value)
         return score
 
@@ -195,24 +218,20 @@ class _Versus:
                 f"--vs {two.name}: no row that both judge; {one.name} judges {', '.join(one.tasks)}, "
                 f"{two.name} {', '.join(two.tasks)}"
             )
+        table, values = self.builder.table(), np.array(self.values)
         return Comparison(
             preset=self.other.preset.name,
             moment=str(self.other.moment),
-            overall=self.tally.numbers(),
-            sources={source: self.tally.numbers(source) for source in self.tally.sources},
-            agreement=agreement_of(self.values, self.others, self.groups),
-            agreement_by_source=self._by_source(),
+            overall=numbers_of(table),
+            sources=by_source(table),
+            agreement=agreement_of(values, table.value, table.group),
+            agreement_by_source={
+                source: agreement_of(values[rows], table.value[rows], table.group[rows])
+                for place, source in enumerate(table.sources)
+                if (rows := table.source == place).any()
+            },
             differing=[differing for _, _, differing in sorted(self._worst, key=_largest_first)],
         )
-
-    def _by_source(self) -> dict[str, Agreement]:
-        import numpy as np
-
-        values, others, groups, sources = map(np.asarray, (self.values, self.others, self.groups, self.sources))
-        return {
-            source: agreement_of(values[sources == i], others[sources == i], groups[sources == i])
-            for source, i in self._source_ids.items()
-        }
 
 
 def _largest(preset: Preset) -> float:

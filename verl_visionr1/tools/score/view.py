@@ -9,11 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from verl_visionr1.rollouts.numbers import Numbers, Saved
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.rollouts.saved_rewards import Saved
 from verl_visionr1.tools.score.agreement import Agreement
 from verl_visionr1.tools.score.rescore import Comparison, Differing, Report
-from verl_visionr1.tools.score.tally import Numbers
 
 MAX_SOURCES = 6
 """So many data sources have a column each; the JSON report holds all."""
@@ -26,22 +25,36 @@ def view_of(report: Report) -> Iterator[RenderableType]:
     yield _numbers_table(title, report.overall, report.sources, report.saved, report.saved_by_source)
     if len(report.sources) > MAX_SOURCES:
         yield Text(f"... and {len(report.sources) - MAX_SOURCES} more data sources: --json shows all")
-    for task, preset in report.routed.items():
-        yield Text(f"rows of task {task}: judged by {preset}, the preset of that task")
-    if report.n_earlier:
-        yield Text(f"{report.n_earlier} earlier outputs of trajectories of several turns: left out")
-    if report.n_skipped:
-        yield Text(f"{report.n_skipped} rows could not be read: left out")
-    if report.n_delegated:
-        yield Text(Counts(n_delegated=report.n_delegated).describe_delegated())
-    if report.n_unknown:
-        yield Text(
-            f"{report.n_unknown} rows have a ground truth that --data does not: their task stands for the source"
-        )
+    yield from map(Text, _reading_notes(report))
     if report.comparison is not None:
         yield from _comparison_of(report.comparison)
+    if report.steps:
+        yield Text("")
+        yield _steps_table(report)
+    if report.saved is not None:
+        yield Text(report.saved.describe())
     for hint in report.hints:
         yield Text(hint, style="yellow")
+
+
+def _reading_notes(report: Report) -> Iterator[str]:
+    for task, preset in report.routed.items():
+        yield f"rows of task {task}: judged by {preset}, the preset of that task"
+    if report.n_earlier:
+        yield f"{report.n_earlier} earlier outputs of trajectories of several turns: left out"
+    if report.n_skipped:
+        yield f"{report.n_skipped} rows could not be read: left out"
+    if report.n_delegated:
+        yield Counts(n_delegated=report.n_delegated).describe_delegated()
+    if report.n_unknown:
+        yield f"{report.n_unknown} rows have a ground truth that --data does not: their task stands for the source"
+
+
+def _steps_table(report: Report) -> Table:
+    table = _table("by step", ["reward", "saved reward", "F1@.5"])
+    for step in report.steps:
+        table.add_row(str(step.step), _shown(step.reward), _shown(step.saved), _shown(step.f1_50))
+    return table
 
 
 def _comparison_of(comparison: Comparison) -> Iterator[RenderableType]:
@@ -66,8 +79,10 @@ def _numbers_table(
     table.add_row("unreadable", *(_percent(numbers.unreadable) for numbers in columns.values()))
     table.add_row("prompt groups", *(f"{numbers.n_groups}" for numbers in columns.values()))
     if overall.n_groups:
-        table.add_row("  spread (std) in a group", *(_shown(numbers.spread) for numbers in columns.values()))
-        table.add_row("  without gradient", *(_percent(numbers.no_gradient) for numbers in columns.values()))
+        table.add_row("  group_std", *(_shown(numbers.group_std) for numbers in columns.values()))
+        table.add_row(
+            "  frac_reward_zero_std", *(_percent(numbers.frac_reward_zero_std) for numbers in columns.values())
+        )
     if saved is not None:
         both = [saved, *(saved_by.get(name) for name in list(columns)[1:])]
         table.add_row("saved reward", *(_shown(one and one.mean) for one in both))

@@ -1,4 +1,4 @@
-"""Which files a gallery is made of: dumps as they are named, and those that a run's folder holds."""
+"""Which dumps some paths stand for: files and folders as they are named, and those that a run's folder holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.dumps import SUFFIXES, rollout_files
-from verl_visionr1.tools.runs.steps import METRICS_DIR
+
+METRICS_DIR = "metrics"
+"""Folder of a run directory that verl's `file` logger writes to, in recipes."""
 
 
 @dataclass(frozen=True, slots=True)

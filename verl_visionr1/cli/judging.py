@@ -1,0 +1,142 @@
+"""How the commands judge saved rollouts: as the run judged them, with the options in the place of what they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from verl_visionr1.answers.transcript import Reasoning
+from verl_visionr1.cli import rollouts as given
+from verl_visionr1.frames import frame_named
+from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, infer, sample_of
+from verl_visionr1.rollouts.judging import Judging, Moment, Processing
+from verl_visionr1.rollouts.places import dumps_of
+from verl_visionr1.rollouts.records import Columns, read_rollouts
+from verl_visionr1.rollouts.run import Run, run_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was given on the command line; None: as the run says, else found out, else the default."""
+
+    preset: str | None = None
+    route: list[str] | None = None
+    progress: str | None = None
+    stage: int | None = None
+    total_steps: int | None = None
+    frame: str | None = None
+    processed: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    reasoning: Reasoning | None = None
+    max_tokens: int | None = None
+
+    @property
+    def moment(self) -> Moment | None:
+        """When in training, where an option says so.
+
+        Raises:
+            ValueError: two at once, or a value out of its range.
+        """
+        if self.progress is None and self.stage is None and self.total_steps is None:
+            return None
+        progress = None if self.progress in (None, "off") else given.fraction_of(str(self.progress))
+        return Moment(progress, self.stage, self.total_steps)
+
+    @property
+    def processing(self) -> Processing | None:
+        """At which size the model saw the images, where an option says so."""
+        if self.processed is None and self.min_pixels is None and self.max_pixels is None:
+            return None
+        return given.processing_of(self.processed, self.min_pixels, self.max_pixels)
+
+    @property
+    def named(self) -> list[str]:
+        """The options that were given, as they are written."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        found["route"] = " ".join(self.route) if self.route else None
+        return [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How to judge, and where that is from.
+
+    Attributes:
+        judging: how.
+        notes: where it is from, one line each.
+        run: what the run wrote down; None where it did not.
+        file: where.
+    """
+
+    judging: Judging
+    notes: tuple[str, ...] = ()
+    run: Run | None = None
+    file: Path | None = None
+
+    @property
+    def data(self) -> list[Path]:
+        """The run's data files that are here."""
+        if self.run is None:
+            return []
+        files = [*self.run.last.train_files, *self.run.last.val_files]
+        return [Path(file) for file in files if file.endswith(".parquet") and Path(file).is_file()]
+
+    @property
+    def validation_names(self) -> list[str]:
+        """Names of the folders that the run dumps its validation to."""
+        folder = None if self.run is None else self.run.last.validation_dir
+        return [Path(folder).name] if folder else []
+
+
+def judging_for(paths: list[Path], options: Options, columns: Columns | None = None) -> Told:
+    """How the rollouts of some paths are judged.
+
+    Args:
+        paths: dumps, folders of dumps, or run directories.
+        options: what overrides.
+        columns: names of the dumps' columns, where their rows have to tell.
+
+    Raises:
+        ValueError: an option that cannot be, or a run that cannot be judged here.
+    """
+    found = run_of(paths)
+    if found is not None:
+        file, run = found
+        judging = run.judging()
+        changed = overridden(judging, options)
+        notes = [f"{file}: {run.last.describe()}"]
+        notes += [f"{option}: in the place of the run's own" for option in options.named]
+        return Told(changed, tuple(notes), run, file)
+    judging = overridden(Judging(given.preset_of("visionr1"), frame_named("original")), options)
+    fixed = _fixed(options)
+    if len(fixed) == len(INFERRED):  # nothing is left to find out
+        return Told(judging)
+    inferred = infer(_sample(paths, columns), judging, fixed)
+    notes = [f"assumed, for there is no {RUN_FILE}: {note}" for note in inferred.notes]
+    return Told(inferred.judging, tuple(notes))
+
+
+def _sample(paths: list[Path], columns: Columns | None) -> list:
+    files = [file for dump in dumps_of(paths) for file in dump.files]
+    return sample_of(read_rollouts(files, columns=columns, on_error="skip"))
+
+
+def _fixed(options: Options) -> frozenset[str]:
+    fixed = {"frame": options.frame, "moment": options.moment, "preset": options.preset or options.route}
+    return frozenset(name for name, value in fixed.items() if value is not None)
+
+
+def overridden(judging: Judging, options: Options) -> Judging:
+    """A judging with the options in the place of what they name, in each of its starts."""
+    routes = given.routes_of(options.route)
+    if options.preset is not None or routes:
+        own = judging.routes
+        by_task = dict(judging.by_task if own is None else own.by_task) if options.preset is None else {}
+        preset = judging.preset if options.preset is None else given.preset_of(options.preset)
+        judging = replace(judging, preset=preset, by_task=by_task | routes, routes=None)
+    changes = {"moment": options.moment, "processing": options.processing, "max_tokens": options.max_tokens}
+    changes |= {"reasoning": options.reasoning, "frame": options.frame and frame_named(options.frame)}
+    changed = {name: value for name, value in changes.items() if value is not None}
+    earlier = tuple((last, overridden(other, options)) for last, other in judging.earlier)
+    return replace(judging, **changed, earlier=earlier)

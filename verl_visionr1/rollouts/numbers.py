@@ -1,0 +1,130 @@
+"""What some judged rollouts come to: the numbers that reports show."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from verl_visionr1.rollouts.judged import Judged
+from verl_visionr1.rollouts.judging import EQUAL
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scores of some rows come to.
+
+    Attributes:
+        n: rows.
+        reward: mean reward.
+        metrics: mean of each criterion and common metric, over the rows whose preset has it.
+        unreadable: share of the completions in which no answer could be read.
+        n_groups: prompts with at least two rollouts; the numbers below are over them, None where there are none.
+        group_std: mean over the groups of the standard deviation of their rewards (divided by n - 1, as in verl).
+        frac_reward_zero_std: share of groups whose rewards are all equal: their advantages are 0.
+        reward_zero_std: mean reward of those groups: near 0 they are too hard, near 1 too easy.
+    """
+
+    n: int
+    reward: float
+    metrics: dict[str, float]
+    unreadable: float
+    n_groups: int
+    group_std: float | None
+    frac_reward_zero_std: float | None
+    reward_zero_std: float | None
+
+
+def numbers_of(table: Judged) -> Numbers:
+    """The numbers of all rows of a table.
+
+    Raises:
+        ValueError: no row.
+    """
+    (means,) = table.means().values()
+    groups = table.groups()
+    several, dead = groups.several, groups.is_dead
+    n = int(several.sum())
+    return Numbers(
+        n=len(table),
+        reward=means["value"],
+        metrics={name: means[name] for name in table.metrics if name in means},
+        unreadable=1.0 - means.get("parsed", 1.0),
+        n_groups=n,
+        group_std=float(groups.std[several].mean()) if n else None,
+        frac_reward_zero_std=float(dead.sum() / n) if n else None,
+        reward_zero_std=float(groups.mean[dead].mean()) if dead.any() else None,
+    )
+
+
+def by_source(table: Judged) -> dict[str, Numbers]:
+    """The numbers of each data source, in the order in which they come."""
+    return {
+        name: numbers_of(table.select(rows))
+        for place, name in enumerate(table.sources)
+        if (rows := table.source == place).any()
+    }
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """How far saved rewards differ from re-scored ones.
+
+    Attributes:
+        n: rows with a saved reward.
+        mean: mean saved reward.
+        equal: share of the rows where both are the same, up to `judging.EQUAL`.
+        mean_difference, max_difference: of the absolute differences.
+    """
+
+    n: int
+    mean: float
+    equal: float
+    mean_difference: float
+    max_difference: float
+
+    def describe(self) -> str:
+        """One sentence: what the run gave, and whether it comes out here.
+
+        >>> Saved(n=8, mean=0.5, equal=1.0, mean_difference=0.0, max_difference=0.0).describe()
+        'the run gave 0.500 (mean of 8 rewards): all come out here, to 1e-06'
+        """
+        told = f"the run gave {self.mean:.3f} (mean of {self.n} rewards)"
+        if self.equal == 1.0:
+            return f"{told}: all come out here, to {EQUAL:g}"
+        return f"{told}: {1.0 - self.equal:.1%} differ from what is computed here, by {self.max_difference:.3g} at most"
+
+
+def saved_of(table: Judged) -> Saved | None:
+    """The saved rewards of a table; None where there are none."""
+    known = table.has_saved
+    return saved_numbers(table.saved[known], table.value[known])
+
+
+def saved_numbers(saved: ArrayLike, values: ArrayLike) -> Saved | None:
+    """n saved rewards and what comes out for the same rows; None for none."""
+    saved = np.asarray(saved, dtype=np.float64)
+    if not len(saved):
+        return None
+    differences = np.abs(saved - np.asarray(values, dtype=np.float64))
+    return Saved(
+        n=len(saved),
+        mean=float(saved.mean()),
+        equal=float(np.mean(differences <= EQUAL)),
+        mean_difference=float(differences.mean()),
+        max_difference=float(differences.max()),
+    )
+
+
+def grouping_hints(table: Judged, n_by_text: int) -> list[str]:
+    """Say where prompt groups may be larger than the run's, and what tells prompts apart.
+
+    Args:
+        table: the rows.
+        n_by_text: see `rollouts.Counts`.
+    """
+    sizes = table.groups().n
+    if not n_by_text or sizes.max() == 1:
+        return []
+    found = f"{n_by_text} rows have no uid, index or image: those of one prompt and ground truth are one group"
+    ranges = f"{len(sizes)} groups of {sizes.min()} to {sizes.max()} rows"
+    named = "--column uid=NAME, index=NAME or image=NAME names the column that tells prompts apart"
+    return [f"{found} ({ranges}), which may be larger than the samples a prompt; {named}"]

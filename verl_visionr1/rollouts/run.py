@@ -1,0 +1,275 @@
+"""What a run is, as it wrote it down itself: `visionr1_run.json`, read by every tool that is shown the run.
+
+The plug-in writes the file when training starts, into the run directory and beside the dumps (`run_files`). Each start
+adds an entry: a run that was resumed with other settings judged its later steps by them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verl_visionr1.answers.transcript import Reasoning
+from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.frames import frame_named
+from verl_visionr1.rewards import Preset, RewardError, Routes
+from verl_visionr1.rewards.composition import PresetSettings, preset_to_dict
+from verl_visionr1.rewards.context import ValidationStage
+from verl_visionr1.rewards.presets import build_preset
+from verl_visionr1.rollouts.inference import RUN_FILE
+from verl_visionr1.rollouts.judging import Judging, Moment, Processing, Training
+from verl_visionr1.schedule import follow_model
+from verl_visionr1.settings import SettingsError, decoded
+
+CHILDREN = ("checkpoints", "rollouts", "validation")
+"""Folders of a run directory that may hold the file, where the run directory itself does not."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run judges from one start on.
+
+    Attributes:
+        from_step: the first step that was taken after the start.
+        presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
+            order of the dumps' "route". Their schedules follow the model's family.
+        by_task, by_source, by_column: rule -> place in `presets`; `column` is what `by_column` looks at.
+        delegate: globs over data sources that verl's own reward judges.
+        validation: by which thresholds validation is judged.
+        total_steps: steps that count as the whole of training; None with the progressive rule off.
+        n_steps: steps that the run takes, where that is known.
+        is_gated: whether gates move the stages, so that steps do not tell them.
+        frame: name in `frames.FRAMES`.
+        reasoning, turns: as in the settings.
+        min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
+        max_tokens: the response budget.
+        model, model_type: its path, and the type its config.json names.
+        train_files, val_files: the data.
+        rollout_dir, validation_dir, checkpoint_dir: where verl writes.
+        versions: package -> version.
+    """
+
+    from_step: int = 1
+    presets: list[dict[str, Any]]
+    by_task: dict[str, int] = {}
+    by_source: dict[str, int] = {}
+    by_column: dict[str, int] = {}
+    column: str | None = None
+    delegate: list[str] = []
+    validation: ValidationStage = "final"
+    total_steps: int | None = None
+    n_steps: int | None = None
+    is_gated: bool = False
+    frame: str
+    reasoning: Reasoning = "auto"
+    turns: str = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_tokens: int | None = None
+    model: str = ""
+    model_type: str = ""
+    train_files: list[str] = []
+    val_files: list[str] = []
+    rollout_dir: str | None = None
+    validation_dir: str | None = None
+    checkpoint_dir: str | None = None
+    versions: dict[str, str] = {}
+
+    def judging(self) -> Judging:
+        """How a rollout of this start is judged again.
+
+        Raises:
+            RewardError, FrameError: a preset that cannot be built here (a criterion whose package is not installed), or
+                a frame that this version does not have.
+        """
+        presets = [_built(plain) for plain in self.presets]
+
+        def rules(places: Mapping[str, int]) -> dict[str, Preset]:
+            return {key: presets[place] for key, place in places.items()}
+
+        column = tuple(self.column.split(".")) if self.column else ()
+        routes = Routes(presets[0], rules(self.by_task), rules(self.by_source), rules(self.by_column), column)
+        return Judging(
+            presets[0],
+            frame_named(self.frame),
+            Moment(run=Training(self.total_steps, self.n_steps, self.validation, is_gated=self.is_gated)),
+            Processing(None, self.min_pixels, self.max_pixels),
+            self.max_tokens,
+            reasoning=self.reasoning,
+            routes=routes,
+        )
+
+    def describe(self) -> str:
+        """The run in one line."""
+        names = ", ".join(str(preset.get("name")) for preset in self.presets)
+        steps = "no schedule (base thresholds)" if self.total_steps is None else f"{self.total_steps} steps"
+        pixels = "" if self.max_pixels is None else f", {self.min_pixels} to {self.max_pixels} pixels"
+        return f"preset {names}, frame {self.frame}, {steps}, validation {self.validation}{pixels}"
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The file.
+
+    Attributes:
+        version: of the format.
+        starts: in the order of their steps.
+    """
+
+    version: int = 1
+    starts: list[Start]
+
+    @property
+    def last(self) -> Start:
+        """The start that holds now."""
+        return self.starts[-1]
+
+    def judging(self) -> Judging:
+        """How its rollouts are judged again, each by the start that its step belongs to.
+
+        Raises:
+            RewardError, FrameError: see `Start.judging`.
+        """
+        *earlier, last = self.starts
+        firsts = [start.from_step for start in self.starts[1:]]
+        before = tuple((first - 1, start.judging()) for first, start in zip(firsts, earlier, strict=True))
+        return replace(last.judging(), earlier=before)
+
+    def with_start(self, start: Start) -> Run:
+        """The run after another start: those that begin later are gone, and an equal one is kept as it is."""
+        kept = [one for one in self.starts if one.from_step < start.from_step]
+        if kept and msgspec.structs.replace(kept[-1], from_step=start.from_step) == start:
+            return Run(starts=kept)
+        return Run(starts=[*kept, start])
+
+
+def _built(plain: Mapping[str, Any]) -> Preset:
+    try:
+        return build_preset(decoded(dict(plain), PresetSettings))
+    except SettingsError as error:
+        raise RewardError(f"preset {plain.get('name')}: {error}") from None
+
+
+def presets_of(routes: Routes, family: str) -> dict[str, Any]:
+    """Routes as the fields of `Start`; schedules as a model of that family has them.
+
+    >>> from verl_visionr1.rewards import PRESETS
+    >>> presets_of(Routes(PRESETS["visionr1"], by_task={"counting": PRESETS["counting"]}), "")["by_task"]
+    {'counting': 1}
+    """
+
+    def places(rules: Mapping[str, Preset]) -> dict[str, int]:
+        return {key: int(routes.index(preset)) for key, preset in rules.items()}
+
+    return {
+        "presets": [
+            preset_to_dict(replace(preset, schedule=follow_model(preset.schedule, family))) for preset in routes.presets
+        ],
+        "by_task": places(routes.by_task),
+        "by_source": places(routes.by_source),
+        "by_column": places(routes.by_column),
+        "column": ".".join(routes.column) or None,
+    }
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def run_directory(start: Start) -> Path:
+    """The run directory: the folder that holds all that verl writes, else that of the checkpoints.
+
+    Recipes give `RUN_DIR/checkpoints` and `RUN_DIR/validation`; verl's own default has no folder in common with dumps.
+
+    >>> run_directory(Start(presets=[], frame="unit", checkpoint_dir="/r/checkpoints", validation_dir="/r/val")).name
+    'r'
+    >>> run_directory(Start(presets=[], frame="unit", checkpoint_dir="/r/checkpoints/p/e", rollout_dir="/dumps")).name
+    'e'
+    """
+    own = Path(start.checkpoint_dir or ".").absolute()
+    others = [Path(folder).absolute() for folder in (start.rollout_dir, start.validation_dir) if folder]
+    parents = {folder.parent for folder in (own, *others)}
+    if others and len(parents) == 1:
+        return parents.pop()
+    return own.parent if own.name == CHILDREN[0] else own
+
+
+def run_files(start: Start) -> list[Path]:
+    """Where the file is written: in the run directory, and in each folder of dumps that is not directly in it."""
+    folder = run_directory(start)
+    dumps = [Path(place).absolute() for place in (start.rollout_dir, start.validation_dir) if place]
+    return [one / RUN_FILE for one in dict.fromkeys((folder, *(dump for dump in dumps if dump.parent != folder)))]
+
+
+def write_run(start: Start) -> list[Path]:
+    """Write down a start, after those of the same run that are there; whole or not at all.
+
+    Raises:
+        RowsError: a file that cannot be written.
+    """
+    written: list[Path] = []
+    for file in run_files(start):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RowsError(f"{file.parent}: cannot be made ({error.strerror or error})") from None
+        try:
+            run = read_run(file).with_start(start) if file.is_file() else Run(starts=[start])
+        except RowsError:  # of another version, or not ours: the run that starts now counts
+            run = Run(starts=[start])
+        write_whole(file, msgspec.json.format(msgspec.json.encode(run), indent=1))
+        written.append(file)
+    return written
+
+
+def read_run(file: Path) -> Run:
+    """What a run wrote down.
+
+    Raises:
+        RowsError: a file that cannot be read, or is none of these.
+    """
+    try:
+        run = msgspec.json.decode(file.read_bytes(), type=Run)
+    except OSError as error:
+        raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except msgspec.DecodeError as error:
+        raise RowsError(f"{file}: no description of a run ({error}); delete it to go on without it") from None
+    if run.version != 1 or not run.starts or not all(start.presets for start in run.starts):
+        raise RowsError(f"{file}: version {run.version} is not known here; update verl-visionr1")
+    return run
+
+
+def find_run(path: Path) -> Path | None:
+    """The file of the run that a run directory, a folder of dumps or a dump belongs to; None where there is none.
+
+    Raises:
+        RowsError: a file above a folder of dumps that cannot be read.
+    """
+    start = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    found = next((one for one in (start, *(start / child for child in CHILDREN)) if (one / RUN_FILE).is_file()), None)
+    if found is not None:
+        return found / RUN_FILE
+    above = start.parent / RUN_FILE
+    return above if above.is_file() and start.name in _folder_names(read_run(above)) else None
+
+
+def _folder_names(run: Run) -> set[str]:
+    """Names of the folders that a run writes to: the run may have been moved since."""
+    folders = [(start.rollout_dir, start.validation_dir, start.checkpoint_dir) for start in run.starts]
+    return {Path(folder).name for each in folders for folder in each if folder}
+
+
+def run_of(paths: Sequence[Path]) -> tuple[Path, Run] | None:
+    """The one run that all paths belong to; None where they belong to none, or to several that judge differently.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    files = [find_run(path) for path in paths]
+    known = [file for file in files if file is not None]
+    if not known or len(known) < len(files):
+        return None
+    runs = [read_run(file) for file in dict.fromkeys(known)]
+    return (known[0], runs[0]) if all(run.last.presets == runs[0].last.presets for run in runs) else None
