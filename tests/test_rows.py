@@ -27,7 +27,7 @@ from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_ima
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
 from verl_visionr1.row_writer import RowWriter
-from verl_visionr1.rows import Row, RowError, RowImage, RowsError, read_rows, target_of
+from verl_visionr1.rows import PLACEHOLDERS, Row, RowError, RowImage, RowsError, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -123,7 +123,7 @@ def test_row_as_written(tmp_path: Path) -> None:
     assert json.loads(pq.read_schema(file).metadata[b"visionr1"]) == {"schema": 1, "made_by": "a test"}
 
 
-@pytest.mark.parametrize("placeholder", rows.PLACEHOLDERS)
+@pytest.mark.parametrize("placeholder", PLACEHOLDERS)
 def test_placeholder_in_a_question_is_refused(placeholder: str) -> None:
     with pytest.raises(RowError, match=f"holds {placeholder}.*rename"):
         a_row(question=f"Where is the {placeholder}?")
