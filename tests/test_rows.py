@@ -21,12 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, JpegImagePlugin
 
-from verl_visionr1 import rows
+from verl_visionr1 import row_writer
 from verl_visionr1.files import disk_error
 from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
 from verl_visionr1.processed import PROCESSORS, processed_size
+from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
 from verl_visionr1.row_writer import RowWriter
-from verl_visionr1.rows import Row, RowError, RowImage, RowsError, read_rows, target_of
+from verl_visionr1.rows import PLACEHOLDERS, Row, RowError, RowImage, RowsError, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 from verl_visionr1.tools.doctor import check_parquet
 
@@ -89,8 +90,8 @@ def test_schema_is_frozen() -> None:
         "extra_info": f"struct<{info}>",
     }
     for schema, images in (
-        (rows.PATH_SCHEMA, "list<element: string>"),
-        (rows.EMBED_SCHEMA, "list<element: struct<bytes: binary>>"),
+        (PATH_SCHEMA, "list<element: string>"),
+        (EMBED_SCHEMA, "list<element: struct<bytes: binary>>"),
     ):
         found = {field.name: str(field.type).replace("item:", "element:") for field in schema}
         assert found == {**common, "images": images}
@@ -122,7 +123,7 @@ def test_row_as_written(tmp_path: Path) -> None:
     assert json.loads(pq.read_schema(file).metadata[b"visionr1"]) == {"schema": 1, "made_by": "a test"}
 
 
-@pytest.mark.parametrize("placeholder", rows.PLACEHOLDERS)
+@pytest.mark.parametrize("placeholder", PLACEHOLDERS)
 def test_placeholder_in_a_question_is_refused(placeholder: str) -> None:
     with pytest.raises(RowError, match=f"holds {placeholder}.*rename"):
         a_row(question=f"Where is the {placeholder}?")
@@ -451,8 +452,8 @@ def test_row_groups_of_images_stay_small(
     size: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pyarrow cannot read back a group of 2 GB, and the reader's memory is a group."""
-    assert rows._EMBED_GROUP_BYTES == 64 << 20
-    monkeypatch.setattr(rows, "_EMBED_GROUP_BYTES", 64_000)
+    assert row_writer._EMBED_GROUP_BYTES == 64 << 20
+    monkeypatch.setattr(row_writer, "_EMBED_GROUP_BYTES", 64_000)
     (file,) = write(tmp_path / "a.parquet", [a_row(data=b"x" * size) for _ in range(250)], embed=True)
     metadata = pq.read_metadata(file)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == expected
@@ -465,7 +466,7 @@ def test_embed_mode_needs_bytes(tmp_path: Path) -> None:
 
 
 def test_name_without_parquet(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"reads only names that end in \.parquet"):
+    with pytest.raises(RowsError, match=r"names that end in \.parquet"):
         RowWriter(tmp_path / "a")
 
 
@@ -633,7 +634,7 @@ def test_check_parquet_names_file_problems(tmp_path: Path) -> None:
     (tmp_path / "empty.parquet").touch()
     good = good_file(tmp_path)
     (tmp_path / "cut.parquet").write_bytes(good.read_bytes()[:-100])
-    pq.write_table(rows.PATH_SCHEMA.empty_table(), tmp_path / "norow.parquet")
+    pq.write_table(PATH_SCHEMA.empty_table(), tmp_path / "norow.parquet")
     for name, expected in (
         ("none.parquet", "no such file; check the path"),
         ("text.parquet", "not a whole parquet file"),
