@@ -19,7 +19,7 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.images import prepare_image
 from verl_visionr1.rewards import ResponseContext
-from verl_visionr1.rows import Row, RowWriter
+from verl_visionr1.row_writer import Row, RowWriter
 from verl_visionr1.tools.explain.drawing import COLOURS, draw
 from verl_visionr1.tools.explain.explanation import Explanation, explain
 from verl_visionr1.tools.explain.page import page_of, visible
@@ -275,7 +275,7 @@ def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
         ((data, "--text", "x"), "FILE or - and --text"),
     ):
         failed = run(*arguments)
-        assert failed.exit_code == 1
+        assert failed.exit_code == 2
         assert place in failed.output
 
 
