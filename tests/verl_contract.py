@@ -180,7 +180,7 @@ def examine() -> dict[str, Any]:
     found["steps"]["manager"] = check_steps(
         lambda rows, **told: row_scores(plugin, rows, **told), lambda: row_scores(plugin, one)
     )
-    from verl_visionr1.plugin.check import findings
+    from verl_visionr1.runtime.check import findings
 
     found["check"] = [[one.what, one.found] for one in findings() if not one.is_fine]
     return found
