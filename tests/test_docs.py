@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from docs_pages import BASH, DOCS, PAGES, ROOT, Block, blocks_of, is_collected, make_workspace, run_sphinx
 from typer.testing import CliRunner
 
@@ -85,6 +86,16 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
     assert fence, "no block of code"
     assert before.startswith("# ")
     assert len(re.findall(r"\S+", before)) <= 90
+
+
+def test_the_reference_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the file that the flag loads, and their meaning."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import tables
+
+    config = yaml.safe_load((ROOT / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml").read_text())
+    rows = {line.split("|")[1].strip(" `"): line.split("|")[3].strip() for line in tables.settings() if line}
+    assert [name for name in config["reward"]["reward_kwargs"]["visionr1"] if not rows.get(name)] == []
 
 
 def test_links_between_files() -> None:
