@@ -32,6 +32,7 @@ from verl_visionr1.gate import Gate
 from verl_visionr1.rewards import PRESETS, Preset, Score
 from verl_visionr1.rewards.composition import CriterionSettings, PresetSettings, ScheduleSettings
 from verl_visionr1.rewards.routing import RouteSettings
+from verl_visionr1.rewards.run_settings import RewardSettings
 from verl_visionr1.schedule import Schedule
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
@@ -100,17 +101,25 @@ def described(docstring: str | None, section: str = "Attributes") -> dict[str, s
 
 
 def settings() -> Iterator[str]:
-    """`reward.reward_kwargs.visionr1.*`, from the docstring and the defaults of `Settings`."""
-    tree = ast.parse(CONFIG.read_text())
-    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    """`reward.reward_kwargs.visionr1.*`, from the docstrings and the defaults of the two records that hold it."""
+    records = (Path(inspect.getfile(RewardSettings)), "RewardSettings"), (CONFIG, "Settings")
+    yield from table((f"`{PREFIX}.`", "default", "meaning"), (row for each in records for row in _fields(*each)))
+
+
+def _fields(file: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """Name, default and meaning of each field of a record, read from its source."""
+    owner = next(
+        node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef) and node.name == name
+    )
     texts = described(ast.get_docstring(owner))
-    rows = []
     for node in owner.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             default = ast.unparse(node.value).strip("'")
+            factory = re.search(r"default_factory=(list|dict)", default)
+            if factory:
+                default = {"list": "[]", "dict": "{}"}[factory[1]]
             default = {"RouteSettings()": "{}", "None": "null"}.get(default, default)
-            rows.append((code(node.target.id), code(default), prose(texts.get(node.target.id, ""))))
-    yield from table((f"`{PREFIX}.`", "default", "meaning"), rows)
+            yield code(node.target.id), code(default), prose(texts.get(node.target.id, ""))
 
 
 def nested_settings() -> Iterator[str]:
@@ -126,7 +135,7 @@ def nested_settings() -> Iterator[str]:
     for key, record in nested.items():
         yield f"### `{key}`\n"
         yield f"{first_sentence(record.__doc__)}\n"
-        texts = described(record.__doc__)
+        texts = described(Preset.__doc__ if record is PresetSettings else "") | described(record.__doc__)
         defaults = inspect.signature(record).parameters
         rows = [
             (code(f"{key}.{name}"), code(_default(defaults[name].default)), prose(texts.get(name, "")))
@@ -325,6 +334,14 @@ def report() -> Iterator[str]:
     yield from takewhile(lambda line: not line.startswith("figure:"), lines)
 
 
+def gamed_picture() -> Iterator[str]:
+    """Reward against F1 while a reward is gamed, once `pictures/draw.py` has drawn it."""
+    if (HERE / "pictures" / "gamed-light.svg").exists():
+        for theme in ("light", "dark"):
+            yield f"```{{image}} /pictures/gamed-{theme}.svg\n:class: only-{theme}"
+            yield ":alt: Reward, F1 and boxes per object while a reward is gamed; steps with an alarm in red\n```"
+
+
 def result_pages() -> Iterator[str]:
     """The pages that `benchmarks/claims/report.py` has written."""
     pages = sorted((HERE / "results").glob("*.md"))
@@ -336,7 +353,18 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
     each.__name__: each
     for each in (
         *(settings, nested_settings, presets, released_presets, criteria),
-        *(formats, frames, families, score_record, alarms, commands, converter_options, report, result_pages),
+        *(
+            formats,
+            frames,
+            families,
+            score_record,
+            alarms,
+            commands,
+            converter_options,
+            report,
+            gamed_picture,
+            result_pages,
+        ),
     )
 }
 """File name -> what writes its lines."""

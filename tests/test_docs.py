@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from docs_pages import BASH, DOCS, PAGES, ROOT, Block, blocks_of, is_collected, make_workspace, run_sphinx
 from typer.testing import CliRunner
 
@@ -87,6 +88,16 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
     assert len(re.findall(r"\S+", before)) <= 90
 
 
+def test_the_reference_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the file that the flag loads, and their meaning."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import tables
+
+    config = yaml.safe_load((ROOT / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml").read_text())
+    rows = {line.split("|")[1].strip(" `"): line.split("|")[3].strip() for line in tables.settings() if line}
+    assert [name for name in config["reward"]["reward_kwargs"]["visionr1"] if not rows.get(name)] == []
+
+
 def test_links_between_files() -> None:
     missing: list[str] = []
     for page in PAGES:
@@ -103,7 +114,9 @@ def test_pictures_are_small_and_in_both_themes() -> None:
     assert {name.replace("-light", "-dark") for name in pictures if "-light" in name} == {
         n for n in pictures if "-dark" in n
     }
-    used = "".join(page.read_text() for page in PAGES)
+    used = "".join(file.read_text() for file in (*PAGES, DOCS / "tables.py")).replace(
+        "gamed-{theme}", "gamed-light.svg gamed-dark"
+    )
     assert [name for name in sorted(pictures) if name not in used] == []
     assert [name for name in sorted(pictures) if (DOCS / "pictures" / name).stat().st_size > 150_000] == []
 

@@ -309,6 +309,48 @@ def _intervals(run: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     return found
 
 
+GAMED = "ap-released"
+"""The arm of `benchmarks/claims` whose reward is gamed."""
+
+
+def gamed(theme: str) -> None:
+    """Reward, F1 and boxes per object while a reward is gamed, and the steps with an alarm; mean over the seeds."""
+    files = sorted((ROOT / "benchmarks" / "claims" / "results").glob(f"{GAMED}_[0-9]*.json"))
+    if not files:
+        print(f"gamed: {GAMED} was not run yet; nothing drawn")
+        return
+    runs = [[step for step in json.loads(file.read_text())["curve"] if "visionr1/value/mean" in step] for file in files]
+    steps = [step["step"] for step in runs[0]]
+    with themed(theme):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+        for axes, key, label, colour in (
+            (left, "value", "reward (each run's own range)", ORANGE),
+            (left, "f1_50", "F1 at IoU .5", BLUE),
+            (right, "boxes_per_target", "boxes per object", GREEN),
+        ):
+            axes.plot(steps, _mean_curve(runs, f"visionr1/{key}/mean"), color=colour, linewidth=2, label=label)
+        for axes in (left, right):
+            for step in _steps_with_alarm(runs):
+                axes.axvspan(step - 0.5, step + 0.5, color=RED, alpha=0.15, linewidth=0)
+            axes.set_xlabel("step (red: an alarm is on)")
+            axes.grid(alpha=0.5)
+            axes.legend(loc="best")
+        save(figure, "gamed", theme)
+
+
+def _mean_curve(runs: list[list[dict[str, float]]], key: str) -> list[float]:
+    return [sum(step[key] for step in same) / len(runs) for same in zip(*runs, strict=False)]
+
+
+def _steps_with_alarm(runs: list[list[dict[str, float]]]) -> list[int]:
+    alarm = "visionr1/alarm/"
+    return [
+        int(same[0]["step"])
+        for same in zip(*runs, strict=False)
+        if any(value for step in same for key, value in step.items() if key.startswith(alarm))
+    ]
+
+
 # --- architecture ----------------------------------------------------------------------------------------------------
 
 
@@ -364,7 +406,7 @@ def _block(
 
 
 PICTURES: Mapping[str, Callable[[str], None]] = {
-    each.__name__: each for each in (thresholds, credit, size_aware, frames, matching, report, architecture)
+    each.__name__: each for each in (thresholds, credit, size_aware, frames, matching, report, gamed, architecture)
 }
 
 if __name__ == "__main__":
