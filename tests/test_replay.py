@@ -252,7 +252,7 @@ def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     assert run("--rollouts", file).exit_code == 2
     result = run("--rollouts", file, "--on-error", "skip")
     assert result.exit_code == 0
-    assert "1 rows could not be read" in result.stdout
+    assert "could not be read: 1" in result.stdout
 
 
 MISTAKES = {
