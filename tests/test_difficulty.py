@@ -642,7 +642,7 @@ def test_the_table(tmp_path: Path) -> None:
         "unseen 8 8",
         "40 rows: 32 with a pass rate, 8 not in the dump, 0 with too few samples, 0 ambiguous",
         "rollouts: 128 found their row, 0 ambiguous, 0 of another question, 0 not in the data",
-        "40 of 40 rows: no --out: nothing written",
+        "40 of 40 rows selected; nothing written (use --out)",
     ):
         assert line in lines, result.stdout
 

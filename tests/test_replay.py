@@ -173,7 +173,6 @@ def test_the_command_prints_steps() -> None:
     assert result.exit_code == 0, result.output
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in result.stdout.splitlines() if "│" in line]
     assert cells == [["0", "1", "0"], ["0.5", "21", "1"], ["off", "", ""]]
-    assert "▅▅▇▇" in result.stdout
     never = [line.split() for line in run("--steps", 40, "--at", 1.0).stdout.splitlines() if "never" in line]
     assert [(row[5], row[7]) for row in never] == [("1", "0.75")], (
         "the stage that is never reached, and what it asks for"
@@ -253,7 +252,7 @@ def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     assert run("--rollouts", file).exit_code == 2
     result = run("--rollouts", file, "--on-error", "skip")
     assert result.exit_code == 0
-    assert "1 rows could not be read" in result.stdout
+    assert "could not be read: 1" in result.stdout
 
 
 MISTAKES = {

@@ -36,7 +36,7 @@ class Gate:
     steps; after a move it starts anew.
 
     Attributes:
-        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one a move (stages less one).
+        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition.
         metric: the key of `Score.metrics` that is handed over; threshold-free by default, see above.
         window: observed steps in the mean.
         patience: consecutive observed steps at which the windowed mean must have reached the bar.
@@ -46,12 +46,12 @@ class Gate:
             `patience` observed steps. So a metric that oscillates around the bar moves on once and stays.
 
     Raises:
-        ValueError: a setting that cannot be; the message names it and its value.
+        ValueError: a wrong setting; the message names it and its value.
 
     >>> Gate(bar=60)
     Traceback (most recent call last):
     ...
-    ValueError: gate bar = 60: needs a number in (0, 1], or one a move
+    ValueError: gate bar = 60: needs a number in (0, 1], or one per stage transition
     """
 
     bar: float | tuple[float, ...]
@@ -67,7 +67,7 @@ class Gate:
         bar = _bar(self.bar)
         object.__setattr__(self, "bar", bar)
         if not all(_is_number(each) and 0.0 < each <= 1.0 for each in _as_many(bar)):
-            raise ValueError(f"gate bar = {bar!r}: needs a number in (0, 1], or one a move")
+            raise ValueError(f"gate bar = {bar!r}: needs a number in (0, 1], or one per stage transition")
         if not isinstance(self.metric, str) or not self.metric.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"gate metric = {self.metric!r}: needs the name of a metric")
         for name, least in (("window", 1), ("patience", 1), ("min_steps", 0)):
@@ -83,7 +83,7 @@ class Gate:
         """The bar between stage `move` and the next.
 
         Raises:
-            ValueError: several bars, but not one a move.
+            ValueError: several bars, but not one per stage transition.
         """
         if not isinstance(self.bar, tuple):
             return self.bar
@@ -154,7 +154,7 @@ def advance(gate: Gate, state: GateState, observation: Observation, n_stages: in
         n_stages: how many there are; where it is fewer than the state knows of, the last one holds.
 
     Raises:
-        ValueError: no stage, or bars that are not one a move.
+        ValueError: no stage, or bars that are not one per stage transition.
 
     >>> gate, state = Gate(bar=0.6, window=2, patience=1), GateState()
     >>> for step, mean in enumerate([0.5, 0.6, 0.7, 0.9]):
@@ -226,7 +226,7 @@ class Gates:
         states: data source -> how far it is; a source that is not in it yet is at stage 0.
 
     Raises:
-        ValueError: no stage, or bars that are not one a move.
+        ValueError: no stage, or bars that are not one per stage transition.
 
     >>> gates = Gates(Gate(bar=0.6, window=1, patience=1), n_stages=2)
     >>> gates = gates.advance(step=1, stage=0, means={"coco": (0.7, 32), "lvis": (0.3, 16)})

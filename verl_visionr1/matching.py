@@ -60,7 +60,7 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         pairs: M pairs (p, t), indices into the answer's and the target's boxes; each index at most once.
-        ious: M overlaps, one a pair: IoU in (0, 1] (GIoU in (-1, 1] by the rules "giou" and "visionr1-released").
+        ious: M overlaps, one per pair: IoU in (0, 1] (GIoU in (-1, 1] by the rules "giou" and "visionr1-released").
         n_predicted: predictions that count: all that were claimed, less those in ignore regions. Where nothing is
             there, an answer that cannot be read counts as one wrong prediction.
         n_target: T.

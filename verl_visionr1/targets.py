@@ -44,11 +44,11 @@ class Target(
         task: one of `TASKS`.
         size_wh: width and height of the original image in pixels; `NO_IMAGE` for text without an image.
         boxes_xyxy: T boxes; empty where the asked-for thing is absent.
-        labels: T labels, one an object (for grounding: the phrase); counting and pointing may go without.
+        labels: T labels, one per object (for grounding: the phrase); counting and pointing may go without.
         categories: what the prompt asked for; may hold labels that are not in the image.
         ignore_xyxy: regions (crowds) in which an unmatched prediction is neither right nor wrong.
-        points_xy: T points, one an object: for pointing and counting.
-        masks: T masks, one an object: for pointing.
+        points_xy: T points, one per object: for pointing and counting.
+        masks: T masks, one per object: for pointing.
         count: how many there are: counting needs it (the objects may be given in part, or not at all).
         answer: the right answer in words: text needs it.
         choices: texts of the options "A", "B", ... of a multiple-choice question.
@@ -112,7 +112,7 @@ class Target(
         for field in ("masks", "points_xy"):
             n_given = len(getattr(self, field))
             if n_given and n_given != n_objects:
-                raise TargetError(f"{field} has {n_given} entries for {n_objects} objects: needs one an object")
+                raise TargetError(f"{field} has {n_given} entries for {n_objects} objects: expected one per object")
         may_lack_labels = self.task in ("counting", "pointing") and not self.labels
         if len(self.labels) != n_objects and not may_lack_labels:
             what = "objects" if self.masks or self.points_xy else "boxes"

@@ -2,8 +2,8 @@
 
 Its positional parameters name what it wants to see (fields of
 `verl_visionr1.rewards.CriterionInput`: completion, answer, target, matching, thresholds, accuracy, n_tokens ...); its
-keyword-only ones are options that a preset may set. It gives one finite number, best in [0, 1]. What it raises costs
-the row its reward and is named in the log; the run goes on.
+keyword-only ones are options that a preset may set. It must return a finite float, ideally in [0, 1]. What it raises
+costs the row its reward and is named in the log; the run goes on.
 
     visionr1 audit recipes/custom_reward/preset.yaml       # can it be gamed?
     visionr1 preset recipes/custom_reward/preset.yaml      # what is it made of?

@@ -39,11 +39,11 @@ class Defect(str, enum.Enum):
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a completion says.
 
-    (A msgspec struct rather than a dataclass: it is built once a completion, four times faster.)
+    (A msgspec struct rather than a dataclass: it is built once per completion, four times faster.)
 
     Attributes:
         boxes_xyxy: P boxes in the units the model spoke (the frame is not known here), x1 < x2 and y1 < y2.
-        labels: P labels as written, one a box (one a point where there are no boxes); "" where there was none.
+        labels: P labels as written, one per box (one per point where there are no boxes); "" where there was none.
         n_dropped: objects that claimed a box or a point but have none that can be used; each counts as a wrong
             prediction.
         defects: what is wrong with the text, each defect once; empty means well-formed.

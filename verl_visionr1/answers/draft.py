@@ -151,6 +151,20 @@ def list_defect(text: str, groups: Sequence[Group], openings: str = "[(") -> Def
     return Defect.PROSE if first.strip("[({< ") or last.strip("])}>, ") else Defect.MALFORMED
 
 
+def read_lists(parts: Sequence[str], draft: Draft, *, openings: str = "[(", are_boxes: bool = True) -> Answer:
+    """The answer of texts that are groups of numbers, or bracketed lists of groups: boxes, or points."""
+    take = draft.add_box if are_boxes else draft.add_point
+    for part in parts:
+        groups, n_unread = number_groups(part)
+        for group in groups:
+            take(group.numbers)
+        draft.skip(n_unread)
+        defect = list_defect(part, groups, openings)
+        if defect is not None and not n_unread:
+            draft.name(defect)
+    return draft.answer()
+
+
 def is_cut_off(text: str) -> bool:
     """Whether a bracket was opened that is not closed again."""
     return any(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
-from verl_visionr1.answers.draft import Draft, list_defect, number_groups
+from verl_visionr1.answers.draft import Draft, read_lists
 from verl_visionr1.answers.envelope import after_reasoning, cut, inside_fence, said_nothing
 from verl_visionr1.answers.qwen import parse_qwen_json
 from verl_visionr1.answers.wording import Wording
@@ -38,7 +38,7 @@ def parse_glm(text: str) -> Answer:
     if "_2d" in inner:
         answer = parse_qwen_json(inner)
         return replace(answer, defects=tuple(dict.fromkeys((*around, *answer.defects))))
-    return _read_lists(parts if len(parts) > 1 else [inner], Draft(around))
+    return read_lists(parts if len(parts) > 1 else [inner], Draft(around), openings="[(<{")
 
 
 def _split_boxes(body: str) -> tuple[list[str], bool]:
@@ -46,18 +46,6 @@ def _split_boxes(body: str) -> tuple[list[str], bool]:
     pieces = body.split(BOX_START, MAX_BOXES)[1:]
     parts = [piece.split(BOX_END, 1)[0].strip() for piece in pieces]
     return parts, not pieces or BOX_END in pieces[-1]
-
-
-def _read_lists(parts: list[str], draft: Draft) -> Answer:
-    for part in parts:
-        groups, n_unread = number_groups(part)
-        for group in groups:
-            draft.add_box(group.numbers)
-        draft.skip(n_unread)
-        defect = list_defect(part, groups, "[(<{")
-        if defect is not None and not n_unread:
-            draft.name(defect)
-    return draft.answer()
 
 
 # The grounding question is the model card's; the other two are worded after it.

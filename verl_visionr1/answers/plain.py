@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from verl_visionr1.answers.base import Answer, AnswerFormat
-from verl_visionr1.answers.draft import Draft, list_defect, number_groups
+from verl_visionr1.answers.draft import Draft, read_lists
 from verl_visionr1.answers.envelope import said_nothing, unwrap
 from verl_visionr1.answers.wording import Wording
 
@@ -21,7 +21,7 @@ def parse_list(text: str) -> Answer:
     ['prose']
     """
     body, defects = unwrap(text)
-    return said_nothing(body, defects) or _read(body, Draft(defects), are_boxes=True)
+    return said_nothing(body, defects) or read_lists([body], Draft(defects))
 
 
 def parse_point(text: str) -> Answer:
@@ -45,7 +45,7 @@ def parse_point(text: str) -> Answer:
     click = _CLICK.fullmatch(body)
     if click:
         body = f"({_COORDINATE_NAME.sub('', click.group(1))})"
-    return said_nothing(body, defects) or _read(body, Draft(defects), are_boxes=False)
+    return said_nothing(body, defects) or read_lists([body], Draft(defects), are_boxes=False)
 
 
 def _without_tags(body: str) -> str:
@@ -67,18 +67,6 @@ _CLICK = re.compile(
     r"([^()'\"]{1,120})\)?['\"]?\s{0,3}\)"
 )
 _COORDINATE_NAME = re.compile(r"\b[xy]\s{0,3}=\s{0,3}")
-
-
-def _read(body: str, draft: Draft, *, are_boxes: bool) -> Answer:
-    groups, n_unread = number_groups(body)
-    take = draft.add_box if are_boxes else draft.add_point
-    for group in groups:
-        take(group.numbers)
-    draft.skip(n_unread)
-    defect = list_defect(body, groups)
-    if defect is not None and not n_unread:
-        draft.name(defect)
-    return draft.answer()
 
 
 LIST = AnswerFormat(

@@ -28,7 +28,9 @@ def difficulty(
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
     min_rate: Annotated[float, typer.Option(help="least pass rate of a row")] = 0.0,
     max_rate: Annotated[float, typer.Option(help="largest pass rate of a row")] = 1.0,
-    min_samples: Annotated[int, typer.Option(help="rows with fewer rollouts are unseen", min=1)] = MIN_SAMPLES,
+    min_samples: Annotated[
+        int, typer.Option(help="minimum rollouts per row; rows below it count as unseen", min=1)
+    ] = MIN_SAMPLES,
     unseen: Annotated[Unseen, typer.Option(help="rows without a pass rate")] = "keep",
     limit: Annotated[int | None, typer.Option(help="rows in all")] = None,
     seed: Annotated[int, typer.Option(help="draws what --limit leaves out")] = 0,

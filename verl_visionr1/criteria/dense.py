@@ -119,7 +119,7 @@ def big_vision(
             1 / (frequency + .05 * sum of frequencies). None: all alike.
 
     Raises:
-        ValueError: a penalty or weight that cannot be.
+        ValueError: a penalty or weight out of range.
     """
     if not 0.0 <= penalty < math.inf:
         raise ValueError(f"penalty = {penalty!r}: needs a number of at least 0")

@@ -1,8 +1,8 @@
 """Whether two texts are equal as mathematics, in bounded time.
 
 math-verify asks sympy, which may take for ever (9^9^9^9), and stops it by signals, which only a main thread can take:
-reward workers score in threads. So a child process (`math_worker`) does it, one a process, started on first use; it is
-killed where a deadline passes, and a new one takes its place. It ends with its parent: its standard input closes, or
+reward workers score in threads. So a child process (`math_worker`) does it, one per process, started on first use; it
+is killed where a deadline passes, and a new one takes its place. It ends with its parent: its standard input closes, or
 its own alarm rings.
 """
 

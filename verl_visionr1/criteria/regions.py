@@ -24,7 +24,7 @@ class PredictedPoints(NamedTuple):
     """The usable points, sorted, so that nothing hangs on the order they came in."""
 
     points_xy: list[Point]
-    labels: list[str]  # one a point; empty where labels play no part
+    labels: list[str]  # one per point; empty where labels play no part
     ranks: list[int]  # where each point stood in the answer
     n_predicted: int
 

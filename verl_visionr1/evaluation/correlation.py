@@ -39,7 +39,7 @@ class Correlated:
     """Correlations of a reward with several metrics, as `bootstrap.Measured`.
 
     Attributes:
-        units: N image indices, one a row.
+        units: N image indices, one per row.
         reward: N rewards.
         metrics: name -> N values.
     """

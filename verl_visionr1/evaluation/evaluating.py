@@ -40,7 +40,7 @@ def evaluate(
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
 
     Raises:
-        EvaluationError: nothing to evaluate, a row that cannot be, a metric that no row can have, or
+        EvaluationError: nothing to evaluate, a row that cannot be evaluated, a metric that no row can have, or
             faster-coco-eval missing where average precision is asked for.
         RewardError: no such preset, or a package that it needs is missing.
     """

@@ -59,7 +59,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         seed: of the resampling.
 
     Raises:
-        EvaluationError: a value that cannot be.
+        EvaluationError: a wrong value.
     """
 
     frame: str = "original"

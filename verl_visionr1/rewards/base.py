@@ -187,7 +187,7 @@ def _bind_call(
 
 
 def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
-    """Judge nothing at all once: an option's value that cannot be is an error here, not in training."""
+    """Judge nothing at all once: a wrong option is an error here, not in training."""
     nothing = Matching((), (), 0, 0)
     case = CriterionInput(
         completion="",
@@ -222,7 +222,9 @@ def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[Crit
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise RewardError(f"criteria.{name} gave {judged!r}: a criterion gives one finite number, best in [0, 1]")
+            raise RewardError(
+                f"criteria.{name} gave {judged!r}: a criterion must return a finite float, ideally in [0, 1]"
+            )
         return number
 
     return guarded

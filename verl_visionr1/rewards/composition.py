@@ -89,7 +89,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The schedule these settings describe, over a preset's own.
 
         Raises:
-            ValueError: thresholds or fractions that cannot be, too few stages, a key that another kind looks at.
+            ValueError: thresholds or fractions out of range, too few stages, a key that another kind looks at.
         """
         self._refuse_ignored()
         if self.kind is None and self.at is None and self.stages is None:
@@ -142,7 +142,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The gate, for "gated"; else None.
 
         Raises:
-            ValueError: an unknown field, or a value that cannot be.
+            ValueError: an unknown field, or a wrong value.
         """
         if self.kind != "gated":
             return None
@@ -178,7 +178,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """The base with everything that is set here applied.
 
         Raises:
-            RewardError: an unknown criterion, format, matching or option, or a value that cannot be.
+            RewardError: an unknown criterion, format, matching or option, or a wrong value.
         """
         criteria = {} if self.base == NO_BASE else {criterion.name: criterion for criterion in base.criteria}
         for name, change in self.criteria.items():
@@ -282,7 +282,7 @@ def read_settings(file: str | Path) -> PresetSettings:
     """The preset settings in a YAML file.
 
     Raises:
-        RewardError: no such file, not YAML, or settings that cannot be; the message names the file.
+        RewardError: no such file, not YAML, or wrong settings; the message names the file.
     """
     path = Path(file).expanduser()
     try:

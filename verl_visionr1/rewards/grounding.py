@@ -11,32 +11,20 @@ from verl_visionr1.criteria.grounding import hit_over_max, iou2_over_max, soft_g
 from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.schedule import constant
 
-FORMAT = Criterion("format", well_formed)
+
+def _grounding(name: str, criterion: Criterion, source: str, matching: str = "class_aware") -> Preset:
+    criteria = (Criterion("format", well_formed), criterion)
+    return Preset(name, criteria, schedule=constant(OFF), matching=matching, source=source)
+
 
 PRESETS = (
-    Preset(
-        "vlmr1-rec",
-        (FORMAT, Criterion("iou", soft_iou)),
-        schedule=constant(OFF),
-        source="arXiv 2504.07615, referring expressions, repaired",
-    ),
-    Preset(
-        "rec-iou2",
-        (FORMAT, Criterion("iou2", iou2_over_max)),
-        schedule=constant(OFF),
-        source="arXiv 2504.07954 (Perception-R1), grounding",
-    ),
-    Preset(
+    _grounding("vlmr1-rec", Criterion("iou", soft_iou), "arXiv 2504.07615, referring expressions, repaired"),
+    _grounding("rec-iou2", Criterion("iou2", iou2_over_max), "arXiv 2504.07954 (Perception-R1), grounding"),
+    _grounding(
         "rec-giou",
-        (FORMAT, Criterion("giou", soft_giou)),
-        schedule=constant(OFF),
+        Criterion("giou", soft_giou),
+        "GIoU (Rezatofighi et al. 2019) as in NeMo-RL's bbox_giou, mapped to [0, 1]",
         matching="giou",
-        source="GIoU (Rezatofighi et al. 2019) as in NeMo-RL's bbox_giou, mapped to [0, 1]",
     ),
-    Preset(
-        "rec-hit",
-        (FORMAT, Criterion("hit", hit_over_max)),
-        schedule=constant(OFF),
-        source="accuracy at IoU .5, the measure of RefCOCO",
-    ),
+    _grounding("rec-hit", Criterion("hit", hit_over_max), "accuracy at IoU .5, the measure of RefCOCO"),
 )

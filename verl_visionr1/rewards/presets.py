@@ -37,7 +37,7 @@ def find_preset(spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
     """The preset that a name, or a YAML file with `PresetSettings`, describes.
 
     Raises:
-        RewardError: no such preset or file, or settings that cannot be.
+        RewardError: no such preset or file, or wrong settings.
     """
     return _find(spec, known, MAX_BASES)
 

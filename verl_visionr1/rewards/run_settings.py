@@ -54,7 +54,7 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """The preset with everything that is set here applied.
 
         Raises:
-            RewardError: an unknown preset, criterion, format, or thresholds that cannot be.
+            RewardError: an unknown preset, criterion, format, or thresholds out of range.
         """
         base = find_preset(self.preset, self.known_presets)
         changes = PresetSettings(
@@ -82,7 +82,7 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """`PRESETS` and the run's own.
 
         Raises:
-            RewardError: a name that is taken, a circle of bases, or a preset that cannot be.
+            RewardError: a name that is taken, a circle of bases, or a wrong preset.
         """
         known = dict(PRESETS)
         for name in self.presets:

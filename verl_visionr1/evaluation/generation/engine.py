@@ -49,7 +49,7 @@ class EngineOptions:
         max_model_len: most tokens of prompt and answer; None: as the model's config says.
 
     Raises:
-        ValueError: a number that cannot be.
+        ValueError: a number out of range.
     """
 
     device: str = "auto"

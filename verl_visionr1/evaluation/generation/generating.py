@@ -37,7 +37,7 @@ class Task:
         engine: how vLLM is run.
 
     Raises:
-        ValueError: a number that cannot be, or one of the two budgets alone.
+        ValueError: a number out of range, or one of the two budgets alone.
     """
 
     model: str

@@ -31,7 +31,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         seed: of the draws; each row has its own, so that the order of work does not matter.
 
     Raises:
-        ValueError: a number that cannot be, or several answers without a temperature.
+        ValueError: a number out of range, or several answers without a temperature.
     """
 
     n: int = 1

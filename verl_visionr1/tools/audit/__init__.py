@@ -44,7 +44,7 @@ class TaskReport:
         kind: what the subject was taken for: "preset", "criterion", "verl", "trl", ...
         answer_format, form: how the answers were written.
         scenes: the scenes that were judged.
-        findings: one a check.
+        findings: one per check.
         n_probes: how many completions were tried.
         lowest, highest: the rewards seen.
         slowest: the probe that took longest, and its milliseconds.

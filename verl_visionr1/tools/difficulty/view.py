@@ -38,8 +38,8 @@ def view_of(report: Report) -> Iterator[RenderableType]:
             yield _parts(name, {str(key): part for key, part in parts.items()}, report.overall)
     for note in report.notes:
         yield Text(printable(note), style="yellow")
-    target = "no --out: nothing written" if report.out is None else report.out
-    yield Text(printable(f"{rows.chosen} of {rows.total} rows: {target}"), style="bold")
+    target = "nothing written (use --out)" if report.out is None else report.out
+    yield Text(printable(f"{rows.chosen} of {rows.total} rows selected; {target}"), style="bold")
 
 
 def _histogram(report: Report) -> Table:

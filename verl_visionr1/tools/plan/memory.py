@@ -289,7 +289,7 @@ def host(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[P
         kept.append(Part("sleeping vLLM", engines, "with LoRA its weights wait in host memory: 2 bytes x P an engine"))
     loading = MASTER * shape.params * (machine.gpus if shape.is_tied else 1) / GB
     start = Part(
-        "loading the model", loading, "fp32, once a worker (tied embeddings)" if shape.is_tied else "fp32, once"
+        "loading the model", loading, "fp32, once per worker (tied embeddings)" if shape.is_tied else "fp32, once"
     )
     processes = PROCESSES_GB + PROCESSES_GB_PER_GPU * machine.gpus
     states = [part for part in kept if part.name != "reference model"]

@@ -110,7 +110,7 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     for task, preset in found.routed.items():
         yield Text(f"rows of task {task}: judged by {preset}, the preset of that task, with its own schedule")
     if found.n_skipped:
-        yield Text(f"{found.n_skipped} rows could not be read: left out")
+        yield Text(f"rows that could not be read: {found.n_skipped} (left out)")
     for line in found.advice:
         yield Text(line, style="yellow")
 
