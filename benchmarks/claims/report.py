@@ -132,13 +132,17 @@ def judge_contrast(contrast: Contrast) -> tuple[str, str]:
 def verdict(claim: Claim) -> str:
     """The claim's lines, and one word for all: "holds" only if every contrast does."""
     ready = [each for each in claim.contrasts if seeds_of(each.arm) and seeds_of(each.baseline)]
-    if len(ready) < len(claim.contrasts):
-        return "not run yet: " + ", ".join(
-            sorted({name for c in claim.contrasts for name in (c.arm, c.baseline) if not seeds_of(name)})
-        )
-    lines, words = zip(*(judge_contrast(each) for each in ready), strict=True)
-    whole = words[0] if len(set(words)) == 1 else "holds in part"
-    return "\n".join([f"**{whole}**", "", *lines])
+    missing = sorted({name for c in claim.contrasts for name in (c.arm, c.baseline) if not seeds_of(name)})
+    judged = [judge_contrast(each) for each in ready]
+    words = {word for _, word in judged}
+    whole = f"not run yet: {', '.join(missing)}" if missing else words.pop() if len(words) == 1 else "holds in part"
+    return "\n".join([f"**{whole}**", "", *(line for line, _ in judged)])
+
+
+def has_own_runs(claim: str) -> bool:
+    """Whether more than the start and the first command has been run for a claim."""
+    own = [arm.name for arm in ARMS if claim in arm.claims and arm.name not in ("start", "rl")]
+    return claim == "rl-vs-start" or any(map(seeds_of, own))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -182,7 +186,8 @@ def page(figures: Sequence[str]) -> str:
     parts: list[str] = []
     for key, claim in CLAIMS.items():
         arms = [arm for arm in ARMS if key in arm.claims]
-        parts += [f"## {claim.sentence}", "", verdict(claim), "", table(arms, claim.baseline), ""]
+        parts += [f"## {claim.sentence}", "", verdict(claim), ""]
+        parts += [table(arms, claim.baseline), ""] if has_own_runs(key) else []
         if key in figures:
             parts += [f"![{claim.sentence}]({key}.png)", ""]
     measured = [arm for arm in ARMS if {"rl-vs-start", "rl-vs-sft"} & {*arm.claims} and seeds_of(arm.name)]
@@ -259,7 +264,7 @@ def draw_curves(claim: str, folder: Path) -> bool:
     import matplotlib.pyplot as plt
 
     arms = [arm for arm in ARMS if claim in arm.claims and arm.method == "rl" and seeds_of(arm.name)]
-    if not arms:
+    if not arms or not has_own_runs(claim):
         return False
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, (label, key) in zip(
