@@ -8,14 +8,12 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from verl_visionr1.conversion.command import command_of
+from verl_visionr1.cli import app
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.sh") if 'launch "$@"' in path.read_text().splitlines()[-1])
@@ -143,9 +141,7 @@ def test_data_commands_are_understood(recipe: Path, tmp_path: Path, monkeypatch:
         python, script, *words = shlex.split(command.replace("*", "0"))
         assert python == "python"
         assert Path(script).parent == ROOT / "data_preprocess"
-        app = typer.Typer()
-        app.command()(command_of(import_module(Path(script).stem).main))
-        done = CliRunner().invoke(app, words)
+        done = CliRunner().invoke(app, ["convert", Path(script).stem, *words])
         assert done.exit_code == 1, done.output
         assert re.match(rf"error: {tmp_path}/data/\S+: .*\w+", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
