@@ -128,3 +128,21 @@ def test_command(source: tuple[Path, Path], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
     assert json.loads(first["solution"])["task"] == first["ability"] == "grounding"
+
+
+@pytest.mark.parametrize(("suffix", "options"), KINDS, ids=["paths", "embedded", "jsonl"])
+@pytest.mark.parametrize("framework", COLUMNS)
+def test_the_doctor_reads_them(
+    framework: str, suffix: str, options: dict[str, Any], source: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / f"a{suffix}"
+    convert(source, out, task="both", to=framework, **options)
+    done = CliRunner().invoke(app, ["doctor", str(out), "--verl", "no"])
+    assert (done.exit_code, done.output) == (0, "")
+    truth, *_ = COLUMNS[framework]
+    if suffix == ".jsonl":
+        first, *others = out.read_text().splitlines()
+        out.write_text("\n".join([json.dumps({**json.loads(first), truth: "{}"}), *others]) + "\n")
+        done = CliRunner().invoke(app, ["doctor", str(out), "--verl", "no", "--json"])
+        (found,) = [group for group in json.loads(done.output)["found"] if group["severity"] == "error"]
+        assert [example["row"] for example in found["examples"]] == [1]

@@ -28,7 +28,7 @@ Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
@@ -171,3 +171,24 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     }
 )
 """Framework -> its rows."""
+_PARTS = {"easyr1": ("problem", "answer"), "ms-swift": ("messages", "solution"), "trl": ("prompt", "ground_truth")}
+"""Framework -> its columns of the prompt and of the ground truth."""
+
+
+def framework_of(columns: Collection[str]) -> str:
+    """The framework other than verl for which rows of these columns were written; "" where there is none.
+
+    >>> framework_of(["problem", "answer", "images", "data_source", "ability", "extra_info"])
+    'easyr1'
+    """
+    return next((name for name in _PARTS if set(LAYOUTS[name].columns) == set(columns)), "")
+
+
+def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row for another framework with the columns of verl's; any other row as it is."""
+    framework = framework_of(row)
+    if not framework:
+        return row
+    prompt, truth = (row[name] for name in _PARTS[framework])
+    turns = _turn(prompt) if isinstance(prompt, str) else prompt
+    return {**row, "prompt": turns, "reward_model": {"style": "rule", "ground_truth": truth}}

@@ -111,8 +111,10 @@ def _load_with_verl(examination: Examination) -> None:
     """Ask verl itself, of the files that have its columns."""
     from verl_visionr1.runtime.loading import loading_problem
     from verl_visionr1.tools.doctor.problems import Problem
+    from verl_visionr1.tools.doctor.samples import framework_in
 
     files = [Path(census.file) for census in examination.censuses if census.is_ours]
+    files = [file for file in files if not framework_in(file)]
     reason = loading_problem(files) if files else None
     if reason is not None and len(files) > 1:  # one by one, to name it
         for file in files:

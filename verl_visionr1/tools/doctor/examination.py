@@ -16,11 +16,12 @@ from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import is_delegated
+from verl_visionr1.rows import CONVERT_AGAIN
 from verl_visionr1.tools.doctor.layouts import converter_of_file, converter_of_json, describe_command
 from verl_visionr1.tools.doctor.parquet import structural_problems
 from verl_visionr1.tools.doctor.pictures import picture_problems
 from verl_visionr1.tools.doctor.problems import Problem, Severity
-from verl_visionr1.tools.doctor.samples import Sample, is_ours, samples_of
+from verl_visionr1.tools.doctor.samples import Sample, framework_in, is_ours, samples_of
 from verl_visionr1.tools.doctor.sets import (
     OVERLAP,
     Census,
@@ -29,7 +30,7 @@ from verl_visionr1.tools.doctor.sets import (
     overlap_problems,
     repetition_problems,
 )
-from verl_visionr1.tools.doctor.truth import Budget, delegated_note, truth_problems
+from verl_visionr1.tools.doctor.truth import Budget, delegated_note, problem_of, truth_problems
 
 N_EXAMPLES = 5
 N_SHOWN = 24
@@ -181,7 +182,7 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
             examination.add(Problem(str(path), None, reason, "no data", Severity.NOTE))
         return
     census = Census(str(path), is_ours=is_ours(path))
-    if census.is_ours and not _is_sound(path, examination, scope):
+    if census.is_ours and not framework_in(path) and not _is_sound(path, examination, scope):
         return
     _examine_rows(path, census, examination, scope)
     for problem in chain(convention_problems(census), balance_problems(census)):
@@ -203,13 +204,15 @@ def _is_sound(path: Path, examination: Examination, scope: _Scope) -> bool:
 
 
 def _examine_rows(path: Path, census: Census, examination: Examination, scope: _Scope) -> None:
-    sample = None
+    sample, framework = None, framework_in(path)
     for sample in samples_of(path, scope.images_dir):
         if isinstance(sample, RowError):
             examination.add(Problem(str(path), None, str(sample), sample.kind))
             continue
         judged = is_delegated(scope.delegate, sample.data_source)
         problems = [delegated_note(sample)] if judged else [*truth_problems(sample, scope.budget)]
+        if framework and sample.truth_error and not judged:  # of verl's rows their columns' check tells
+            problems.append(problem_of(sample, "unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}"))
         problems += census.add(sample)
         problems += picture_problems(sample) if scope.images else []
         for problem in problems:

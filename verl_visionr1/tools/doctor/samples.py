@@ -18,6 +18,7 @@ from typing import Any
 from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
+from verl_visionr1.row_layouts import as_verl_row, framework_of
 from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 
@@ -79,12 +80,27 @@ class Sample:
         return str(self.info.get("split") or "")
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file has columns that only files for verl have, be it not all of them.
+def framework_in(path: Path) -> str:
+    """The framework other than verl that a file was converted for; "" for all other files.
 
     Raises:
         RowsError: a parquet file that cannot be read.
     """
+    if path.name.endswith(".parquet"):
+        with open_parquet(path) as parquet:
+            return framework_of(parquet.schema_arrow.names)
+    _, first = next(read_records(path), ("", None)) if path.name.endswith(".jsonl") else ("", None)
+    return framework_of(first) if isinstance(first, Mapping) else ""
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file was converted here, or has columns that only files for verl have, be it not all of them.
+
+    Raises:
+        RowsError: a parquet file that cannot be read.
+    """
+    if framework_in(path):
+        return True
     if not path.name.endswith(".parquet"):
         return False
     with open_parquet(path) as parquet:
@@ -107,10 +123,17 @@ def samples_of(path: Path, images_dir: Path | None = None) -> Iterator[Sample | 
 # ---------------------------------------------------------------------------------------------- ours
 
 
-def _our_samples(path: Path) -> Iterator[Sample]:
-    for number, row in enumerate(read_rows(path, batch_rows=100)):
+def _our_samples(path: Path) -> Iterator[Sample | RowError]:
+    is_parquet = path.name.endswith(".parquet")
+    records = enumerate(read_rows(path, batch_rows=100)) if is_parquet else _numbered(path)
+    for number, record in records:
+        if isinstance(record, RowError):
+            yield record
+            continue
+        row = as_verl_row(record)
         info = row.get("extra_info") if isinstance(row.get("extra_info"), Mapping) else {}
-        sample = Sample(str(path), number, "row", info=info or {}, data_source=str(row.get("data_source") or ""))
+        unit = "row" if is_parquet else "line"
+        sample = Sample(str(path), number, unit, info=info or {}, data_source=str(row.get("data_source") or ""))
         turns = row["prompt"] if isinstance(row["prompt"], list) else []
         sample.prompt = "".join(str(turn.get("content") or "") for turn in turns if isinstance(turn, Mapping))
         sample.images = [image for image in map(image_of, row.get("images") or ()) if image is not None]
@@ -122,6 +145,11 @@ def _our_samples(path: Path) -> Iterator[Sample]:
             sample.truth_error = str(error)
             _read_broken_truth(sample, row)
         yield sample
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, Any]]:
+    for place, record in read_records(path):
+        yield int(place.rpartition(" ")[2]), record
 
 
 def image_of(value: Any) -> str | bytes | None:
@@ -151,8 +179,7 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
 
 def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError]:
     unit = "line" if not path.name.endswith((".json", ".parquet", ".arrow")) else "row"
-    for place, record in read_records(path):
-        number = int(place.rpartition(" ")[2])
+    for number, record in _numbered(path):
         if isinstance(record, RowError):
             yield record
             continue
