@@ -546,6 +546,8 @@ WORDINGS = {
 DESCRIPTIONS = {
     **dict.fromkeys(("a man", "A man", "The dog", "an old car", "his left hand"), "an article or a pronoun first"),
     **dict.fromkeys(("two men", "2 men", "both dogs", "some water"), "a number or an amount first"),
+    **dict.fromkeys(("someone", "anything red", "people wearing hats"), "an amount of its own"),
+    **dict.fromkeys(("white", "Red"), "a property"),
     **dict.fromkeys(("the clock is green in colour", "clock is green", "Man wears glasses", "dogs are"), "a clause"),
     **dict.fromkeys(("guy in blue", "left", "far right", "second from left", "in front"), "a place"),
     **dict.fromkeys(("the man, who sits", "Man wears eye glasses.", "which one?"), "signs of a sentence"),
@@ -560,6 +562,9 @@ NAMES = (
     "bow_(weapon)",
     "sea shells",
     "class_1",
+    "orange",
+    "scissors",
+    "white cup",
 )
 """Names of kinds, those of COCO, LVIS, CLEVR and FSC-147 among them."""
 

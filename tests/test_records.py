@@ -363,7 +363,7 @@ def test_labels_that_are_numbers(tmp_path: Path) -> None:
     columns = ("image=image", "label=objects.category", "boxes=objects.bbox")
     made = {"image": NAME, "objects": {"bbox": [list(BOX)], "category": [1]}}
     options = {"column": columns, "box_format": "xyxy-abs", "task": "detection"}
-    with pytest.raises(RowsError, match="no box with a label"):
+    with pytest.raises(RowError, match="line 1: label 1: needs a text; name them by --class-names"):
         convert(tmp_path, made, **options)
     with pytest.raises(RowError, match="label 7: needs a text; name them by --class-names"):
         convert(tmp_path, {**made, "objects": {"bbox": [list(BOX)], "category": [7]}}, **options, class_names="cat,dog")
@@ -480,6 +480,34 @@ def test_folder_of_save_to_disk(tmp_path: Path) -> None:
     for source in (folder, folder.parent):
         report = records.convert(source, tmp_path / "out.parquet", records.Options(preset="visual-rft"))
         assert report.written.rows == 1
+
+
+@pytest.mark.parametrize("sign", [",", ", ", ";", "; ", "\t"])
+def test_tables_are_read_whatever_stands_between_their_fields(sign: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    line = f"{NAME},{WIDTH},{HEIGHT},a cat,8,16,40,60"
+    path.write_text(f"{header}\n{line}\n".replace(",", sign))
+    (found,), _ = converted(path, preset="tf-csv", task="detection")
+    assert (target(found).labels, target(found).boxes_xyxy) == (("a cat",), (BOX,))
+
+
+@pytest.mark.parametrize("corner", ["8,5", "8px", "left"])
+def test_a_table_of_bad_boxes_names_the_first(corner: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'filename,class,xmin,ymin,xmax,ymax\n{NAME},cat,"{corner}",16,40,60\n')
+    columns = ("image=filename", "label=class", "boxes=xmin,ymin,xmax,ymax")
+    with pytest.raises(RowError, match=r"a\.csv: line 2: box") as caught:
+        converted(path, column=columns, box_format="xyxy-abs")
+    assert caught.value.kind == "box malformed"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_in_another_encoding_says_so(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"filename,class,xmin,ymin,xmax,ymax\n{NAME},caf\u00e9,8,16,40,60\n".encode(encoding))
+    with pytest.raises(RowsError, match="UTF-8"):
+        converted(path, preset="tf-csv")
 
 
 def test_lines_with_surplus_fields_are_bad_records(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def test_fractions_of_a_pixel(kit: Devkit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_ignored"), [("1", True), (" 1\n", True), ("True", True), ("0", False), ("", False)]
+    ("text", "is_ignored"),
+    [("1", True), (" 1\n", True), ("True", True), ("yes", True), ("0", False), ("", False), ("Unspecified", False)],
 )
 def test_difficult_objects_are_regions_to_ignore(kit: Devkit, text: str, is_ignored: bool) -> None:
     difficult = f"<truncated>1</truncated><difficult>{text}</difficult>"

@@ -11,10 +11,13 @@ PHRASE, PHRASES = "{phrase}", "{phrases}"
 _NAME_WORDS = 3
 _NO_NAME = re.compile(
     r"""
-    [.,;:!?"] | ^\d+\s | \s\w+(?<!s)s\s (?# a verb, as in "man wears glasses") | (?<![^\W_])(?:
+    [.,;:!?"] | ^\d+\s
+    | ^(?:white|black|red|green|blue|yellow|brown|gr[ae]y|pink|purple|tan|dark|light|big|small|tall|short)$
+    | \s\w+(?<!s)s\s (?# a verb, as in "man wears glasses") | (?<![^\W_])(?:
     an? | the | th(?:is|at|ese|ose) | (?:t)?here | its? | he | hi[ms] | she | her | they | them
     | their | my | our | your
     | one | two | three | four | five | six | seven | eight | nine | ten | first | second | third | last
+    | (?:some|any|every|no)(?:one|body|thing) | people | men | women | children | kids | guys
     | both | all | each | every | some | any | no | other | another
     | is | are | was | were | be | been | being | has | have | had | does | do | did | will | who | whose | which | what
     | in | on | at | of | by | to | with | without | near | behind | under | above | below | beside | between

@@ -160,6 +160,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str] | RowError]]:
     """(line, record) of a table; a line with more fields than columns comes as a `RowError`.
 
+    Fields stand between commas, semicolons or tabs, whichever the first line has most of; blanks before them are none.
+
     Args:
         columns: their names, where the file has no header.
 
@@ -168,13 +170,20 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, columns, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
+            first = file.readline()
+            file.seek(0)
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+            reader = csv.DictReader(file, columns, delimiter=delimiter, skipinitialspace=delimiter != "\t")
+            if columns is None:
+                reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             for record in reader:
                 line, surplus = reader.line_num, record.pop(None, None)  # pyright: ignore[reportArgumentType]
                 yield line, _surplus(path, line, surplus) or {str(key): it or "" for key, it in record.items()}
     except FileNotFoundError:
         raise RowsError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise RowsError(f"{path}: cannot be read as a table: {error}; save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise RowsError(f"{path}: cannot be read as a table: {error}") from None
 
 

@@ -226,7 +226,7 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
             continue
         numbers = [_number(text) for text in texts]
         corners = [value for value in numbers if value is not None]
-        is_difficult = _text(element, "difficult").lower() in ("1", "true")
+        is_difficult = _text(element, "difficult").lower() in ("1", "1.0", "true", "yes", "y")
         into.append(_Object(number, name, corners if len(corners) == 4 else None, is_difficult, written))
 
 

@@ -171,9 +171,15 @@ class RecordSource:
 
 @dataclass(slots=True)
 class Survey:
-    """What a first look found: names of labels, in order of their letters, or all that `--class-names` lists."""
+    """What a first look found.
+
+    Attributes:
+        labels: names of labels, in order of their letters, or all that `--class-names` lists.
+        error: what is wrong with the first record that cannot be read.
+    """
 
     labels: tuple[str, ...] = ()
+    error: RowError | None = None
 
 
 def survey(source: RecordSource) -> Survey:
@@ -184,23 +190,24 @@ def survey(source: RecordSource) -> Survey:
     """
     seen: set[str] = set()
     labels: set[str] = set()
+    error: RowError | None = None
     for where, record in source.records(with_images=False):
         if isinstance(record, dict):
             seen.update(map(str, record))
             if source.layout.is_vocabulary:
-                labels.update(_labels(source, where, record))
+                try:
+                    labels.update(_entry(source, where, record).labels)
+                except RowError as bad:  # told when it is read for good
+                    error = error or bad
     missing = source.layout.columns.missing(seen)
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
-    return Survey(source.layout.class_names or tuple(sorted(labels)))
+    return Survey(source.layout.class_names or tuple(sorted(labels)), error)
 
 
-def _labels(source: RecordSource, where: str, record: dict[str, Any]) -> list[str]:
-    try:
-        return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names).labels
-    except RowError:  # told when it is read for good
-        return []
+def _entry(source: RecordSource, where: str, record: dict[str, Any]) -> Entry:
+    return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names)
 
 
 def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:

@@ -32,6 +32,8 @@ def items_of_vocabulary(
         RowsError: no labels at all.
     """
     name = ", ".join(path.name for path in source.files)
+    if not found.labels and found.error is not None:
+        raise found.error
     if not found.labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
     box_format = source.layout.box_format or FORMATS["xyxy-abs"]  # without one there are no boxes
