@@ -197,6 +197,18 @@ def test_eval_measures_the_last_validation(run: Path, tmp_path: Path) -> None:
     assert {row["row"]: pytest.approx(row["reward"], abs=1e-6) for row in rows} == saved
 
 
+def test_report_compares_the_validations_that_were_dumped(run: Path) -> None:
+    """Of a run whose metrics went to another logger: its first and last validation, as the run rewarded them."""
+    invoke("report", run)
+    report = json.loads((run / "report.json").read_text())
+    assert report["steps"] == [0, STEPS]
+    rows = [row for _, row in rows_of(run / "validation" / f"{STEPS}.jsonl")]
+    for section in report["sections"]:
+        (reward,) = [metric for metric in section["metrics"] if metric["key"] == "reward"]
+        saved = [row["score"] for row in rows if json.loads(row["gts"])["task"] == section["source"]]
+        assert reward["after"] == pytest.approx(np.mean(saved), abs=1e-6)
+
+
 def test_schedule_is_the_runs_own(run: Path) -> None:
     plain = json.loads(invoke("schedule", run, "--json"))
     start = read_run(run / RUN_FILE).last
