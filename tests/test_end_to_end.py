@@ -131,6 +131,7 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={batch}", "trainer.val_before_train=True"),
         *(f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={batch}", "trainer.test_freq=2"),
         *("trainer.save_freq=-1", "trainer.logger=[console]", "trainer.resume_mode=disable"),
+        *(f"trainer.default_local_dir={folder}/checkpoints",),
         *(f"trainer.rollout_data_dir={folder}/rollouts", f"trainer.validation_data_dir={folder}/validation"),
         VERL_PLATFORM="cpu",
     )
@@ -182,6 +183,32 @@ def test_stock_validation_scores_like_the_facade(stock_run: Path) -> None:
     assert len({row["iou_mean"] for row in rows}) > 2, "overlaps that are all alike would prove nothing of the frame"
 
 
+def assert_the_run_is_known(run_dir: Path, dumps: set[str]) -> None:
+    """Every tool gives what the run gave, without an option."""
+    reports = json.loads(run("visionr1", "score", run_dir, "--json"))
+    reports = reports if "n_rows" not in reports else {next(iter(dumps)): reports}
+    assert reports.keys() == dumps
+    for report in reports.values():
+        assert report["saved"]["equal"] == 1.0
+        assert report["saved"]["max_difference"] < 1e-6
+    file = sorted((run_dir / "validation").glob("*.jsonl"))[-1]
+    first = json.loads(file.read_text().splitlines()[0])
+    explained = json.loads(run("visionr1", "explain", file, "--row", 1, "--json"))
+    assert explained["value"] == pytest.approx(first["score"], abs=1e-6)
+    run("visionr1", "gallery", run_dir, "--out", run_dir / "known.html")
+    assert '"differs":true' not in (run_dir / "known.html").read_text()
+    run("visionr1", "eval", run_dir, "--out", run_dir / "known", "--resamples", 0)
+    rows = [json.loads(line) for line in (run_dir / "known" / "report.rows.jsonl").read_text().splitlines()]
+    saved = dict(enumerate((json.loads(line)["score"] for line in file.read_text().splitlines()), 1))
+    assert {row["row"]: pytest.approx(row["reward"], abs=1e-6) for row in rows} == saved
+    run("visionr1", "report", run_dir)
+    run("visionr1", "schedule", run_dir)
+
+
+def test_the_tools_know_a_stock_run(stock_run: Path) -> None:
+    assert_the_run_is_known(stock_run, {"rollouts", "validation"})
+
+
 RECIPE_STEPS = 6
 
 
@@ -229,6 +256,7 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     assert "F1@.5" in output
     assert not run_pids(run_dir), "nothing is left running"
     assert_checkpoint_evaluates_as_validated(run_dir)
+    assert_the_run_is_known(run_dir, {"validation"})
 
 
 def draw_rows(folder: Path, *, train: tuple[str, ...], val: tuple[str, ...]) -> dict[str, str]:

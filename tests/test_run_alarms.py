@@ -158,8 +158,8 @@ def test_the_command_to_look_can_be_pasted_whatever_the_folder_is_called(capsys:
 
     alarmed(Progress(config_of(rollout_data_dir="/my runs/a")), [1.0, 1.1, 1.0, 1.0, 1.0, 7.0, 7.0, 7.1])
     line = capsys.readouterr().out
-    assert "visionr1 explain '/my runs/a/6.jsonl' --row 4 " in line
-    assert "visionr1 gallery '/my runs/a' " in line
+    assert "visionr1 explain '/my runs/a/6.jsonl' --row 4," in line
+    assert "visionr1 gallery '/my runs/a'" in line
 
 
 @pytest.mark.verl
@@ -219,7 +219,7 @@ def test_alarms_also_survive_with_the_progressive_rule_off() -> None:
 
 @pytest.mark.verl
 def test_the_stage_changes_with_each_switch_and_each_gate() -> None:
-    from verl_visionr1.gate import GateState
+    from verl_visionr1.gate import Gates, GateState
     from verl_visionr1.plugin.alarm_log import stage_of
     from verl_visionr1.plugin.training_state import Progress
 
@@ -229,7 +229,9 @@ def test_the_stage_changes_with_each_switch_and_each_gate() -> None:
     config.reward.reward_kwargs.visionr1.schedule = {"kind": "gated", "gate": {"bar": 0.5}}
     gated = Progress(config)
     before = stage_of(gated, 1)
-    gated.gates = gated.gates.with_state({"coco": GateState(1).state(), "lvis": GateState(0).state()})
+    gated.gates = gated.gates.with_state(
+        Gates(gated.gates.gate, 2, {"coco": GateState(1), "lvis": GateState(0)}).state()
+    )
     assert stage_of(gated, 1) != before
 
 

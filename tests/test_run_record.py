@@ -183,7 +183,7 @@ def test_gallery_gives_what_the_run_gave(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["gallery", str(run), "--out", str(page), "--no-causes"])
     assert result.exit_code == 0, result.output
     assert '"differs":true' not in page.read_text()
-    assert '"speech":""' in page.read_text(), "its commands need no options"
+    assert '"response":""' in page.read_text(), "its commands need no options"
 
 
 def test_eval_measures_the_last_validation(run: Path, tmp_path: Path) -> None:
@@ -195,6 +195,18 @@ def test_eval_measures_the_last_validation(run: Path, tmp_path: Path) -> None:
     saved = {n: row["score"] for n, row in rows_of(run / "validation" / f"{STEPS}.jsonl")}
     rows = [json.loads(line) for line in (tmp_path / "e" / "report.rows.jsonl").read_text().splitlines()]
     assert {row["row"]: pytest.approx(row["reward"], abs=1e-6) for row in rows} == saved
+
+
+def test_report_compares_the_validations_that_were_dumped(run: Path) -> None:
+    """Of a run whose metrics went to another logger: its first and last validation, as the run rewarded them."""
+    invoke("report", run)
+    report = json.loads((run / "report.json").read_text())
+    assert report["steps"] == [0, STEPS]
+    rows = [row for _, row in rows_of(run / "validation" / f"{STEPS}.jsonl")]
+    for section in report["sections"]:
+        (reward,) = [metric for metric in section["metrics"] if metric["key"] == "reward"]
+        saved = [row["score"] for row in rows if json.loads(row["gts"])["task"] == section["source"]]
+        assert reward["after"] == pytest.approx(np.mean(saved), abs=1e-6)
 
 
 def test_schedule_is_the_runs_own(run: Path) -> None:

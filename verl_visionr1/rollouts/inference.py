@@ -23,6 +23,8 @@ N_KEPT = 64
 """Rollouts that ways to judge are tried on."""
 N_READ = 4096
 """Rollouts that they are drawn from."""
+NEWEST = "qwen3-vl"
+"""Of frames that read answers alike, this one is named."""
 ENOUGH = 0.9
 """A way to judge is taken that explains this share of them."""
 LEAST_VALUES = 2
@@ -123,7 +125,7 @@ def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Ju
     own, best = shares[judging.frame.name], max(shares.values())
     if best < ENOUGH or best <= own:
         return judging
-    names = [name for name, share in shares.items() if share == best]
+    names = sorted((name for name, share in shares.items() if share == best), key=lambda name: name != NEWEST)
     notes.append(f"--frame {names[0]}: its mean IoU is that of {best:.0%} of the rows" + _others(names))
     return replace(judging, frame=FRAMES[names[0]])
 

@@ -14,7 +14,7 @@ from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.runs.alarms import table_of as alarms_of
 from verl_visionr1.tools.runs.figure import Curves, draw
 from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, BY_STAGE, has_box_numbers, list_metrics
-from verl_visionr1.tools.runs.steps import Step, read_steps
+from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 from verl_visionr1.tools.runs.validations import (
     LEVEL,
     RESAMPLES,
@@ -23,6 +23,7 @@ from verl_visionr1.tools.runs.validations import (
     Section,
     Validation,
     compare,
+    dumped_means,
     find_dumps,
     measure,
     read_sources,
@@ -240,6 +241,24 @@ class Report:
     numbers: Path
 
 
+def _steps_of(run_dir: Path) -> list[Step]:
+    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell.
+
+    Raises:
+        RunError: neither.
+    """
+    try:
+        return read_steps(run_dir)
+    except RunError:
+        means = dumped_means(run_dir)
+        if not means:
+            raise
+    return [
+        Step(step, {f"val-aux/{source}/{name}/mean@1": value for source in at for name, value in at[source].items()})
+        for step, at in sorted(means.items())
+    ]
+
+
 def report(run_dir: Path) -> Report:
     """Compare a run's first and last validation; writes `run_dir/report.png` and `run_dir/report.json`.
 
@@ -248,7 +267,7 @@ def report(run_dir: Path) -> Report:
     Raises:
         RunError: no step is logged yet.
     """
-    steps = read_steps(run_dir)
+    steps = _steps_of(run_dir)
     validations = read_validations(run_dir, steps)
     comparison = compare_run(run_dir, steps, validations)
     curves = curves_of(steps, validations)

@@ -28,7 +28,7 @@ TRAINING_PREFIX = "visionr1/"
 _VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 
 
-_RENAMED = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
+RENAMED = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
 
 
 class RunError(ValueError):
@@ -147,7 +147,7 @@ def _present(key: str) -> str:
     >>> _present("visionr1/dead_groups/mean")
     'visionr1/frac_reward_zero_std/mean'
     """
-    return "/".join([_RENAMED.get(part, part) for part in key.split("/")])
+    return "/".join([RENAMED.get(part, part) for part in key.split("/")])
 
 
 class _Line(msgspec.Struct):

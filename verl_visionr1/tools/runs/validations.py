@@ -24,8 +24,10 @@ from verl_visionr1.rollouts.bootstrap import Ratios, estimates_of, interval
 from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of
+from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.runs.metrics import Metric, list_metrics
+from verl_visionr1.tools.runs.steps import RENAMED
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
@@ -114,19 +116,55 @@ def find_dumps(run_dir: Path) -> dict[int, Path]:
 
 
 def validation_folder(run_dir: Path) -> Path:
-    """`trainer.validation_data_dir`, as the run's config names it, or where recipes put it."""
+    """`trainer.validation_data_dir`, as the run or its config names it, or where recipes put it."""
+    start = _start_of(run_dir)
+    if start is not None and start.validation_dir:
+        folder = Path(start.validation_dir)
+        return folder if folder.is_dir() else run_dir / folder.name  # the run may have been moved
     named = _config_of(run_dir).get("trainer", {}).get("validation_data_dir")
     return Path(str(named)).expanduser() if named and "${" not in str(named) else run_dir / "validation"
 
 
 def read_sources(run_dir: Path) -> dict[str, str]:
-    """Ground truth -> data source, from the validation data that the run's config names; empty without it."""
-    named = _config_of(run_dir).get("data", {}).get("val_files")
+    """Ground truth -> data source, from the validation data that the run or its config names; empty without it."""
+    start = _start_of(run_dir)
+    named = start.val_files if start is not None else _config_of(run_dir).get("data", {}).get("val_files")
     files = [Path(str(file)).expanduser() for file in ([named] if isinstance(named, str) else named or [])]
     try:
         return data_sources_of([file for file in files if file.suffix == ".parquet" and file.is_file()])
     except (RowsError, ImportError):
         return {}
+
+
+def _start_of(run_dir: Path) -> Start | None:
+    """What the run wrote down itself; None where it did not, or it cannot be read."""
+    file = find_run(run_dir)
+    try:
+        return None if file is None else read_run(file).last
+    except RowsError:
+        return None
+
+
+def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
+    """Step -> data source -> name -> mean over the prompts, of the validation dumps alone."""
+    sources = read_sources(run_dir)
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for step, file in find_dumps(run_dir).items():
+        try:
+            prompts = read_validation(file, step, sources).prompts.values()
+        except RowsError:  # it is still being written
+            continue
+        for source in {prompt.source for prompt in prompts}:
+            some = [prompt for prompt in prompts if prompt.source == source]
+            names = dict.fromkeys(name for prompt in some for name in prompt.numbers)
+            means = {name: _weighted(some, name) for name in names}
+            found.setdefault(step, {})[source] = means
+    return found
+
+
+def _weighted(prompts: Sequence[Prompt], name: str) -> float:
+    known = [(prompt.n, prompt.numbers[name]) for prompt in prompts if name in prompt.numbers]
+    return math.fsum(n * number for n, number in known) / sum(n for n, _ in known)
 
 
 def _config_of(run_dir: Path) -> dict[str, Any]:
@@ -186,7 +224,7 @@ def _prompt_of(truth: str, rows: Sequence[Mapping[str, Any]], source: str) -> Pr
     for row in rows:
         for name, value in {**row, "reward": row.get("reward", row.get("score"))}.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                values[name].append(float(value))
+                values[RENAMED.get(name, name)].append(float(value))
     source = str(rows[0].get("data_source") or source or task)
     return Prompt(source, task, n_prompts, {name: sum(each) / len(each) for name, each in values.items()})
 
