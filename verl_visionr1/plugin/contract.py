@@ -43,7 +43,11 @@ TRAINER_HOOKS = (
     Hook(_V1, "AgentLoopManagerTQ.generate_sequences", ("prompts",)),
     Hook(f"{_V1}.replay_buffer", "ReplayBuffer.sample", ("global_steps", "partition_id", "batch_size")),
     Hook(f"{_V1}.replay_buffer", "ReplayBuffer._wait_for_next_poll", ("partition_id", "last_debug_time")),
-    Hook(f"{_V1}.replay_buffer", "ReplayBufferAsync.wait_for_sampleable"),
+    Hook(
+        f"{_V1}.replay_buffer",
+        "ReplayBufferAsync.wait_for_sampleable",
+        lost="nothing: in this verl the asynchronous trainers wait where they sample",
+    ),
     Hook(f"{_V1}.trainer_base", "PPOTrainer._resolve_filter_groups_metric"),
     Hook("verl.utils.tensordict_utils", "get_non_tensor_data", ("data", "key", "default")),
     Hook("verl.utils.tensordict_utils", "assign_non_tensor_data", ("tensor_dict", "key", "val")),
