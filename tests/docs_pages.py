@@ -19,7 +19,7 @@ PAGES = (
     *sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated", "tutorial"} & set(page.parts)),
 )
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
