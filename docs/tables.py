@@ -37,7 +37,6 @@ from verl_visionr1.schedule import Schedule
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
 """Where `Settings` stands. It is read, not imported: the docs are built without verl."""
-PREFIX = "reward.reward_kwargs.visionr1"
 PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
 HERE = Path(__file__).parent
 
@@ -103,7 +102,7 @@ def described(docstring: str | None, section: str = "Attributes") -> dict[str, s
 def settings() -> Iterator[str]:
     """`reward.reward_kwargs.visionr1.*`, from the docstrings and the defaults of the two records that hold it."""
     records = (Path(inspect.getfile(RewardSettings)), "RewardSettings"), (CONFIG, "Settings")
-    yield from table((f"`{PREFIX}.`", "default", "meaning"), (row for each in records for row in _fields(*each)))
+    yield from table(("setting", "default", "meaning"), (row for each in records for row in _fields(*each)))
 
 
 def _fields(file: Path, name: str) -> Iterator[tuple[str, str, str]]:
@@ -347,6 +346,8 @@ def result_pages() -> Iterator[str]:
     pages = sorted((HERE / "results").glob("*.md"))
     if pages:
         yield from ("```{toctree}", *(f"/results/{page.stem}" for page in pages), "```")
+    else:
+        yield "The study is in progress; `bash benchmarks/claims/run.sh` runs it."
 
 
 FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
