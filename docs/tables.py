@@ -333,14 +333,6 @@ def report() -> Iterator[str]:
     yield from takewhile(lambda line: not line.startswith("figure:"), lines)
 
 
-def gamed_picture() -> Iterator[str]:
-    """Reward against F1 while a reward is gamed, once `pictures/draw.py` has drawn it."""
-    if (HERE / "pictures" / "gamed-light.svg").exists():
-        for theme in ("light", "dark"):
-            yield f"```{{image}} /pictures/gamed-{theme}.svg\n:class: only-{theme}"
-            yield ":alt: Reward, F1 and boxes per object while a reward is gamed; steps with an alarm in red\n```"
-
-
 def result_pages() -> Iterator[str]:
     """The pages that `benchmarks/claims/report.py` has written."""
     pages = sorted((HERE / "results").glob("*.md"))

@@ -16,7 +16,11 @@ DOCS = ROOT / "docs"
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated", "tutorial"} & set(page.parts)),
+    *sorted(
+        page
+        for page in DOCS.rglob("*.md")
+        if not {"_build", "generated", "tutorial"} & set(page.relative_to(DOCS).parts)
+    ),
 )
 _FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
