@@ -355,7 +355,6 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
             commands,
             converter_options,
             report,
-            gamed_picture,
             result_pages,
         ),
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+MADE = {"_build", "generated", "tutorial"}
+"""Folders that a build writes."""
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
