@@ -37,7 +37,6 @@ from verl_visionr1.schedule import Schedule
 
 CONFIG = Path(inspect.getfile(Preset)).parents[1] / "plugin" / "config.py"
 """Where `Settings` stands. It is read, not imported: the docs are built without verl."""
-PREFIX = "reward.reward_kwargs.visionr1"
 PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "100"}
 HERE = Path(__file__).parent
 
@@ -103,7 +102,7 @@ def described(docstring: str | None, section: str = "Attributes") -> dict[str, s
 def settings() -> Iterator[str]:
     """`reward.reward_kwargs.visionr1.*`, from the docstrings and the defaults of the two records that hold it."""
     records = (Path(inspect.getfile(RewardSettings)), "RewardSettings"), (CONFIG, "Settings")
-    yield from table((f"`{PREFIX}.`", "default", "meaning"), (row for each in records for row in _fields(*each)))
+    yield from table(("setting", "default", "meaning"), (row for each in records for row in _fields(*each)))
 
 
 def _fields(file: Path, name: str) -> Iterator[tuple[str, str, str]]:
@@ -334,19 +333,13 @@ def report() -> Iterator[str]:
     yield from takewhile(lambda line: not line.startswith("figure:"), lines)
 
 
-def gamed_picture() -> Iterator[str]:
-    """Reward against F1 while a reward is gamed, once `pictures/draw.py` has drawn it."""
-    if (HERE / "pictures" / "gamed-light.svg").exists():
-        for theme in ("light", "dark"):
-            yield f"```{{image}} /pictures/gamed-{theme}.svg\n:class: only-{theme}"
-            yield ":alt: Reward, F1 and boxes per object while a reward is gamed; steps with an alarm in red\n```"
-
-
 def result_pages() -> Iterator[str]:
     """The pages that `benchmarks/claims/report.py` has written."""
     pages = sorted((HERE / "results").glob("*.md"))
     if pages:
         yield from ("```{toctree}", *(f"/results/{page.stem}" for page in pages), "```")
+    else:
+        yield "The study is in progress; `bash benchmarks/claims/run.sh` runs it."
 
 
 FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
@@ -362,7 +355,6 @@ FRAGMENTS: Mapping[str, Callable[[], Iterator[str]]] = {
             commands,
             converter_options,
             report,
-            gamed_picture,
             result_pages,
         ),
     )

@@ -13,13 +13,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+MADE = {"_build", "generated", "tutorial"}
+"""Folders that a build writes."""
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(page for page in DOCS.rglob("*.md") if not {"_build", "generated", "tutorial"} & set(page.parts)),
+    *sorted(
+        page
+        for page in DOCS.rglob("*.md")
+        if not {"_build", "generated", "tutorial"} & set(page.relative_to(DOCS).parts)
+    ),
 )
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
