@@ -191,7 +191,7 @@ def test_a_missing_package_is_one_line(run_dir: Path) -> None:
         "from verl_visionr1.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "visionr1: this needs matplotlib: pip install 'verl-visionr1[tools]'"
 
 
