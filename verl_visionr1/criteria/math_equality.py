@@ -115,7 +115,7 @@ class _Child:
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):  # a child that died while it was idle deserves a second one
-                process = self._started()
+                process = self._start()
                 try:
                     self._write(process, line)
                 except OSError:
