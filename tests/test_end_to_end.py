@@ -311,13 +311,14 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
     assert not any(step.alarms for step in steps.values()), "three healthy steps"
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"
-    assert_evaluates_near_validation(run_dir, tmp_path / "scenes" / "val_all.parquet", rows)
+    assert_evaluates_near_validation(run_dir, tmp_path / "scenes" / "val_all.parquet")
     assert not run_pids(run_dir), "nothing is left running"
 
 
-def assert_evaluates_near_validation(run_dir: Path, val: Path, validated: list[dict]) -> None:
+def assert_evaluates_near_validation(run_dir: Path, val: Path) -> None:
     """The last checkpoint answers as the trainer's last validation did, up to the rounding of fused LoRA weights."""
-    out = run_dir / "evaluation"
+    out, last = run_dir / "evaluation", max((run_dir / "validation").glob("*.jsonl"), key=lambda file: int(file.stem))
+    validated = [json.loads(line) for line in last.read_text().splitlines()]
     words = ("--out", out, "--resamples", 0, "--device", "cpu", "--max-tokens", 80)
     run("visionr1", "eval", run_dir, val, *words)
     answers = [json.loads(line)["output"] for line in (out / "predictions.jsonl").read_text().splitlines()]
