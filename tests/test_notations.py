@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import records
-import vlm_r1
 from scene_sets.base import pictures, rows_in
 
+from verl_visionr1.conversion.datasets import records, vlm_r1
 from verl_visionr1.conversion.records.solutions import read_solution
 from verl_visionr1.files import RowError
 from verl_visionr1.targets import Target
