@@ -117,7 +117,7 @@ def test_a_child_that_fails_is_a_warning_and_the_next_dump_has_its_page(
     assert writer.child.wait(60) != 0
     writer.look()
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning == f"visionr1: gallery: exit code 1; see {tmp_path / LOG}"
+    assert warning == f"visionr1: gallery: exit code 2; see {tmp_path / LOG}"
     assert "visionr1 gallery: " in (tmp_path / LOG).read_text()
     dump(tmp_path, 0)
     writer.look()
