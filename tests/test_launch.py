@@ -343,7 +343,7 @@ def test_processes_of_a_running_cluster_are_told_the_environment(launcher: Launc
     prefix = "++ray_kwargs.ray_init.runtime_env.env_vars."
     told = [word.removeprefix(prefix).split("=")[0] for word in launcher.overrides if word.startswith(prefix)]
     assert {"VERL_FILE_LOGGER_PATH", "PYTHONUNBUFFERED", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"} <= set(told)
-    assert "+visionr1@_global_=[progressive,cluster]" in launcher.overrides
+    assert "+visionr1@_global_=[progressive,checks,watchdog,replace_workers,gallery,cluster]" in launcher.overrides
     launcher(RUN_DIR=str(launcher.root / "other"))
     assert not [word for word in launcher.overrides if word.startswith(prefix)]
 

@@ -68,7 +68,12 @@ def written(name: str) -> list[float]:
     """`BOX` in a format."""
     x1, y1, x2, y2 = BOX
     order, unit = name.split("-")
-    sx, sy = {"abs": (1, 1), "norm1": (1 / WIDTH, 1 / HEIGHT), "norm1000": (1000 / WIDTH, 1000 / HEIGHT)}[unit]
+    sx, sy = {
+        "abs": (1, 1),
+        "norm1": (1 / WIDTH, 1 / HEIGHT),
+        "norm100": (100 / WIDTH, 100 / HEIGHT),
+        "norm1000": (1000 / WIDTH, 1000 / HEIGHT),
+    }[unit]
     numbers = {
         "xyxy": (x1, y1, x2, y2),
         "xywh": (x1, y1, x2 - x1, y2 - y1),

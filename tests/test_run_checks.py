@@ -22,6 +22,7 @@ pytestmark = pytest.mark.verl
 
 from verl_visionr1.conversion.tokens import load_answer_counter  # noqa: E402
 from verl_visionr1.plugin import data_files  # noqa: E402
+from verl_visionr1.rewards.context import STATE_FILE  # noqa: E402
 from verl_visionr1.runtime import agreement, checkpoints, composing, idle_settings, run_checks  # noqa: E402
 from verl_visionr1.runtime.answer_length import answer_notes  # noqa: E402
 from verl_visionr1.runtime.run_length import RunLength, length_of  # noqa: E402
@@ -255,7 +256,7 @@ def checkpoint(folder: Path, step: int, total_steps: int | None = None) -> Path:
     (folder / checkpoints.TRACKER).write_text(str(step))
     if total_steps is not None:
         state = {"total_steps": total_steps, "step": step}
-        (folder / f"global_step_{step}" / checkpoints.STATE_FILE).write_text(json.dumps(state))
+        (folder / f"global_step_{step}" / STATE_FILE).write_text(json.dumps(state))
     return folder / f"global_step_{step}"
 
 
