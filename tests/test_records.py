@@ -68,7 +68,8 @@ def written(name: str) -> list[float]:
     """`BOX` in a format."""
     x1, y1, x2, y2 = BOX
     order, unit = name.split("-")
-    sx, sy = {
+    full = {"abs": (WIDTH, HEIGHT), "norm1": (1, 1), "norm100": (100, 100), "norm1000": (1000, 1000)}[unit]
+    sx, sy = full[0] / WIDTH, full[1] / HEIGHT
         "abs": (1, 1),
         "norm1": (1 / WIDTH, 1 / HEIGHT),
         "norm100": (100 / WIDTH, 100 / HEIGHT),
