@@ -70,11 +70,6 @@ def written(name: str) -> list[float]:
     order, unit = name.split("-")
     full = {"abs": (WIDTH, HEIGHT), "norm1": (1, 1), "norm100": (100, 100), "norm1000": (1000, 1000)}[unit]
     sx, sy = full[0] / WIDTH, full[1] / HEIGHT
-        "abs": (1, 1),
-        "norm1": (1 / WIDTH, 1 / HEIGHT),
-        "norm100": (100 / WIDTH, 100 / HEIGHT),
-        "norm1000": (1000 / WIDTH, 1000 / HEIGHT),
-    }[unit]
     numbers = {
         "xyxy": (x1, y1, x2, y2),
         "xywh": (x1, y1, x2 - x1, y2 - y1),
