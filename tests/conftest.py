@@ -13,3 +13,6 @@ settings.load_profile("calm")
 
 if (tests := str(Path(__file__).resolve().parent)) not in sys.path:
     sys.path.insert(0, tests)
+
+collect_ignore = ["easyr1_contract.py", "swift_contract.py", "verl_contract.py"]
+"""Programs that tests start beside another framework, or another verl, than this environment's."""

@@ -279,10 +279,10 @@ def advance(rules: AlarmRules, state: AlarmState, batch: Batch) -> AlarmState:
     """The state after one more batch. A window that was longer before a restart counts as far as it reaches.
 
     >>> rules, state = AlarmRules(window=3, patience=1), AlarmState()
-    >>> for step, boxes in enumerate([1.0, 1.1, 0.9, 1.0, 2.0, 3.0, 3.1]):
+    >>> for step, boxes in enumerate([1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 2.0, 3.0, 3.1]):
     ...     state = advance(rules, state, Batch(step, boxes_per_object=boxes))
     >>> state.statuses["box_flood"]
-    Status(is_on=True, n_against=0, since=6)
+    Status(is_on=True, n_against=0, since=7)
     """
     tracks = dict(state.tracks)
     if batch.stage != state.stage:
