@@ -34,7 +34,7 @@ def packages() -> list[Finding]:
     """Python and the packages of a training run; of those only flash-attn is imported."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
     found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
-    found += [_engine(), _flash_attn()]
+    found += [_engine(), _flash_attn(), *_trl()]
     return found
 
 
@@ -71,6 +71,15 @@ def _flash_attn() -> Finding:
             "flash-attn", f"{found.found}, cannot be imported: {type(error).__name__}: {error}", is_fine=False
         )
     return found
+
+
+def _trl() -> list[Finding]:
+    """A TRL that is merely installed is imported by verl's workers, and TRL 1 lacks the class that they ask for."""
+    found = _version("trl", needed=False)
+    if not found.found.partition(".")[0].isdigit() or int(found.found.partition(".")[0]) < 1:
+        return []
+    lacks = "verl imports its AutoModelForCausalLMWithValueHead, which TRL 1 no longer has; remove it, or install trl<1"
+    return [Finding("trl", f"{found.found}: {lacks}", is_fine=False)]
 
 
 TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
