@@ -564,6 +564,23 @@ def test_check_knows_either_engine(
     assert (finding.what, finding.is_fine) == (what, is_fine)
 
 
+@pytest.mark.parametrize(("version", "is_fine"), [("0.27.0", True), ("1.0.0", False), ("1.16.0", False), (None, True)])
+def test_check_names_a_trl_that_verl_cannot_be_beside(
+    version: str | None, is_fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    from verl_visionr1.runtime import check
+
+    def installed(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert all(one.is_fine for one in check._trl()) is is_fine
+
+
 # ---------------------------------------------------------------------------------------- asynchronous trainers
 
 
