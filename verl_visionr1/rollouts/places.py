@@ -9,6 +9,7 @@ from pathlib import Path
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.dumps import SUFFIXES, rollout_files
+from verl_visionr1.rollouts.inference import RUN_FILE
 
 METRICS_DIR = "metrics"
 """Folder of a run directory that verl's `file` logger writes to, in recipes."""
@@ -61,10 +62,13 @@ def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
 
 def _places(path: Path) -> list[Path]:
     """The path, or where it is the folder of a run the folders in it that verl dumped to."""
-    if not path.is_dir() or any(map(_is_of_a_step, path.iterdir())):
+    if not path.is_dir():
+        return [path]
+    has_own = any(map(_is_of_a_step, path.iterdir()))
+    if has_own and not (path / RUN_FILE).is_file():  # a run's folder may hold its data, too
         return [path]
     places = [folder for folder in path.iterdir() if folder.is_dir() and any(map(_is_of_a_step, folder.iterdir()))]
-    if not places and (path / METRICS_DIR).is_dir():
+    if not places and not has_own and (path / METRICS_DIR).is_dir():
         raise RowsError(
             f"{path}: is a run without dumps of rollouts; "
             "set trainer.validation_data_dir and trainer.rollout_data_dir to folders in it"
