@@ -197,7 +197,7 @@ def test_a_history_that_goes_wrong_sounds_its_alarms_and_no_other(
         assert all(begin < first[name] <= latest for name, latest in alarms.items()), (seed, first)
 
 
-@pytest.mark.parametrize(("noise", "lag"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.3), (2.0, 0.3)])
+@pytest.mark.parametrize(("noise", "lag"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.5), (3.0, 0.5)])
 def test_a_healthy_run_is_quiet(noise: float, lag: float) -> None:
     for seed in range(20):
         assert fired(healthy(seed, noise, lag)) == {}, seed
@@ -257,7 +257,7 @@ def test_a_fall_of_f1_is_seen_across_stages_and_a_reward_that_falls_with_it_is_n
     for seed in range(20):
         first = fired(damaged(seed, reward_falls=False))
         assert first.keys() == {"reward_without_f1"}
-        assert SWITCH + 10 < first["reward_without_f1"] <= SWITCH + 40
+        assert SWITCH + 10 < first["reward_without_f1"] <= SWITCH + 45
         assert fired(damaged(seed, reward_falls=True)) == {}
 
 
@@ -292,7 +292,9 @@ def test_what_is_bad_from_the_start_is_an_alarm_too() -> None:
         for batch in history:
             yield replace(batch, clipped=0.3, frac_reward_zero_std=0.95)
 
-    assert fired(bad(healthy(0))) == {"truncation": 7, "frac_reward_zero_std": 7}  # window and patience
+    assert fired(bad(healthy(0))) == dict.fromkeys(
+        ("truncation", "frac_reward_zero_std"), RULES.window + RULES.patience - 1
+    )  # window and patience
 
 
 def test_an_alarm_ends_when_its_rule_has_not_held_for_a_window() -> None:

@@ -54,11 +54,11 @@ class AlarmRules:
     ValueError: box_flood = 0.5: needs a number above 1, or off
     """
 
-    window: int = 5
-    patience: int = 3
-    sigmas: float = 5.0
+    window: int = 7
+    patience: int = 2
+    sigmas: float = 7.0
     reward_without_f1: Limit = 0.1
-    box_flood: Limit = 1.3
+    box_flood: Limit = 1.5
     repetition: Limit = 0.15
     length_growth: Limit = 2.0
     length_collapse: Limit = 0.5
