@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# verl 0.7.1 or newer with the reward as a function; older verl: take `reward.` off the four keys.
+# verl 0.8.0 or newer with the reward as a function. Older verl: take `reward.` off the four keys, and put
+# `schedule.kind=off` in the place of `total_steps=200`, for it tells a function no step.
 #
 #   visionr1 convert coco ANNOTATIONS IMAGES rows.parquet --hf-images
 #   bash examples/verl/train.sh rows.parquet val.parquet Qwen/Qwen3-VL-8B-Instruct [verl's own overrides]
