@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadlines: a busy machine is no reason to fail. Speed has its own tests and benchmarks.
@@ -16,3 +17,11 @@ if (tests := str(Path(__file__).resolve().parent)) not in sys.path:
 
 collect_ignore = ["easyr1_contract.py", "swift_contract.py", "verl_contract.py"]
 """Programs that tests start beside another framework, or another verl, than this environment's."""
+
+NEEDS_TORCH = {"test_cluster.py", "test_frozen_vision.py", "test_tiny_models.py"}
+"""All their tests have the marker `verl`; torch takes seconds to import."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What `-m 'not verl'` leaves out anyway is not imported."""
+    return True if collection_path.name in NEEDS_TORCH and "not verl" in config.option.markexpr else None

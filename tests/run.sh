@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # All checks of the repository, in an environment of its own making; pytest's summary comes last.
 #
-#   bash tests/run.sh                 everything, the end-to-end runs on CPU included
-#   bash tests/run.sh -m 'not slow'   arguments go to pytest: here without the end-to-end runs
+#   bash tests/run.sh                 what each change needs: all quick tests, then training runs on CPU
+#   bash tests/run.sh -m 'not slow'   arguments go to pytest: here without the training runs
+#   bash tests/run.sh -m nightly      the rest: other frameworks, installs, links; needs the network
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+unset PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without it each would compile the package again
 
 # shellcheck source-path=SCRIPTDIR source=../recipes/environment.sh
 source recipes/environment.sh
@@ -38,7 +40,7 @@ if (($#)); then
   status=$?
 else # the quick ones on both cores; then the training runs, one at a time: Ray times out on loaded cores
   python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' || failed+=('tests')
-  python -m pytest -m slow
+  python -m pytest -m 'slow and not nightly'
   status=$?
 fi
 # Only pytest's own verdict may follow its summary; the checks above still decide with it.

@@ -12,23 +12,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsdp_steps
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch")
+from verl_visionr1.cli import app
+from verl_visionr1.runtime.checkpoints import CheckpointError, resume_problems, shard_file, workers_problem
+from verl_visionr1.runtime.resharding import mesh_of, reshard
+
 pytestmark = pytest.mark.verl
 
 ROOT = Path(__file__).parent.parent
-
-import fsdp_steps  # noqa: E402
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor  # noqa: E402
-
-from verl_visionr1.cli import app  # noqa: E402
-from verl_visionr1.runtime.checkpoints import CheckpointError, resume_problems, shard_file, workers_problem  # noqa: E402
-from verl_visionr1.runtime.resharding import mesh_of, reshard  # noqa: E402
 
 # --- another number of workers ------------------------------------------------------------------------------------
 

@@ -265,7 +265,6 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the tiny model is made by the recipe")
 def test_a_local_model_is_looked_at(model: Path) -> None:
     path = f"actor_rollout_ref.model.path={model}"
     found = run(path)
@@ -281,7 +280,6 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
     assert any("actor_rollout_ref.model: Expect only one architecture" in problem for problem in broken), broken
 
 
-@pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the tiny model is made by the recipe")
 def test_images_larger_than_a_prompt_are_noted(model: Path) -> None:
     from verl_visionr1.runtime.parts import image_notes
 

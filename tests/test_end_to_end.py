@@ -327,6 +327,7 @@ def assert_evaluates_near_validation(run_dir: Path, val: Path) -> None:
     assert same.total() >= 0.8 * len(answers)
 
 
+@pytest.mark.nightly
 def test_options_reach_the_training(tmp_path: Path) -> None:
     """A step of the VLM-R1 recipe: groups without a difference are replaced, no reference model, its own reward."""
     run_dir = tmp_path / "run"

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from verl_visionr1.runtime.frozen_vision import NoVisionTowerError, freeze_in_engine, freeze_vision, refuse_in_megatron
 
-from verl_visionr1.runtime.frozen_vision import (  # noqa: E402
-    NoVisionTowerError,
-    freeze_in_engine,
-    freeze_vision,
-    refuse_in_megatron,
-)
+pytestmark = pytest.mark.verl
 
 
 def small_model() -> Any:
@@ -74,7 +70,6 @@ def test_megatron_stops_instead_of_training_the_tower() -> None:
         Engine()._build_megatron_module()
 
 
-@pytest.mark.verl
 def test_megatron_builds_models_where_we_look() -> None:
     """Read from the source: importing it needs Megatron itself."""
     spec = importlib.util.find_spec("verl")
@@ -90,7 +85,6 @@ def test_megatron_builds_models_where_we_look() -> None:
     assert defining == ["MegatronEngine"]
 
 
-@pytest.mark.verl
 def test_verl_builds_models_where_we_look() -> None:
     """Every model of the FSDP engine comes from `FSDPEngine._build_module`; its subclasses have none of their own."""
     import verl.workers.engine.fsdp.transformer_impl as engine

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from framework_packages import run_with, unpacked
 
+pytestmark = [pytest.mark.verl, pytest.mark.slow, pytest.mark.nightly]
 HERE = Path(__file__).parent
 SWIFT = (*("ms-swift==4.6.0", "modelscope==1.40.2", "modelscope_hub==0.5.1"), *("dacite==1.9.2", "json_repair==0.64.6"))
 """ms-swift, and of what it needs all that verl's environment has not."""
 FLOAT32 = 1e-6
 
 
-@pytest.mark.slow
-@pytest.mark.verl
 def test_ms_swift_computes_the_rewards_that_score_says() -> None:
     """Its own `compute_rewards_per_func`, with `examples/ms_swift/plugin.py`."""
     found = json.loads(run_with(unpacked(*SWIFT), HERE / "swift_contract.py").stdout.splitlines()[-1])
@@ -27,8 +26,6 @@ def test_ms_swift_computes_the_rewards_that_score_says() -> None:
     assert max(found.values()) <= FLOAT32
 
 
-@pytest.mark.slow
-@pytest.mark.verl
 @pytest.mark.skipif("VISIONR1_EASYR1" not in os.environ, reason="needs VISIONR1_EASYR1, a checkout of EasyR1")
 def test_easyr1_computes_the_rewards_that_score_says() -> None:
     """Its own `AutoRewardManager` and `process_image`, with the settings of `examples/easyr1/train.sh`."""

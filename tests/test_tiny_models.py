@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+pytestmark = pytest.mark.verl
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "recipes" / "tiny" / "qwen3_vl_scenes"
 ABLE = ROOT / "recipes" / "tiny" / "qwen3_vl_scenes_able"
@@ -229,7 +230,6 @@ def test_the_same_seed_makes_the_same_model() -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.verl
 def test_verl_takes_both_processors(qwen2_5_vl: Path) -> None:
     from verl.utils.tokenizer import hf_processor, hf_tokenizer
 

@@ -29,7 +29,7 @@ STEPS, PROMPTS, GENERATIONS = 2, 2, 4
 TRL = "trl==1.16.0"
 """Beside the environment, not in it: verl 0.9.1 imports what TRL 1 no longer has, as soon as it finds a TRL."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.verl]
+pytestmark = [pytest.mark.verl, pytest.mark.slow, pytest.mark.nightly]
 
 
 def write_rows(folder: Path) -> Path:

@@ -35,9 +35,10 @@ class _Hook:
 
         def execute_and_call(module: types.ModuleType) -> None:
             execute(module)
-            self.after(module)
+            if module.__name__ == fullname:  # a loader may serve several modules: pytest's does
+                self.after(module)
 
-        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]  # a loader object of this spec alone
+        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
         return spec
 
 
