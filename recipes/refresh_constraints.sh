@@ -5,6 +5,9 @@
 #
 #   bash recipes/refresh_constraints.sh             both
 #   bash recipes/refresh_constraints.sh cpu         one of them
+#   bash recipes/refresh_constraints.sh --compare   writes nothing: how the pins differ from what would be resolved today
+#
+# Each also prints the pins that change: `-` the old, `+` the new.
 #
 #   WORK=DIR           folder of the fresh environments (default: a temporary one, which is removed)
 #   VISIONR1_PYTHON    Python of the install. For the other Pythons of PYTHONS the same versions are taken where they
@@ -42,6 +45,19 @@ for name, versions in sorted(pins.items()):
 PYTHON
 }
 
+# OLD NEW: the pins that differ. A difference is no failure.
+differences() {
+  { diff --unified=0 "$1" "$2" || true; } | grep -E '^[-+][A-Za-z0-9]' || printf 'no pin differs\n'
+}
+
+compare() { # EXTRA
+  local python
+  for python in "${PYTHONS[@]}"; do resolve "$python" /dev/null "$WORK/$1-$python.txt" "$1"; done
+  merge "$WORK" "$1" >"$WORK/$1.txt"
+  printf '== %s\n' "recipes/constraints-$1.txt, and what is resolved on $(date +%F)"
+  differences "$ROOT/recipes/constraints-$1.txt" "$WORK/$1.txt"
+}
+
 refresh() { # EXTRA
   local extra=$1 venv=$WORK/$1 python python_version installed=$ROOT/recipes/constraints-$1.txt
   VISIONR1_VENV=$venv VISIONR1_CONSTRAINTS='' VISIONR1_NEEDED_GB=12 visionr1_environment "$extra" dev
@@ -55,6 +71,7 @@ refresh() { # EXTRA
     printf '# Other Pythons: resolved only. Written by recipes/refresh_constraints.sh; used by recipes/environment.sh.\n'
     merge "$WORK" "$extra"
   } >"$WORK/constraints.txt"
+  differences "$installed" "$WORK/constraints.txt"
   mv "$WORK/constraints.txt" "$installed"
   printf '%s: %s packages\n' "$installed" "$(grep -c == "$installed")"
 }
@@ -67,9 +84,10 @@ mkdir -p "$WORK"
 unset VISIONR1_SKIP_SETUP
 _visionr1_use_pip_settings
 UV=$(_visionr1_uv)
-for extra in "${@:-cpu gpu}"; do
-  for name in $extra; do
-    [[ $name == cpu || $name == gpu ]] || { printf 'error: %s: needs cpu or gpu\n' "$name" >&2; exit 1; }
-    (refresh "$name")
-  done
+task=refresh
+[[ ${1:-} != --compare ]] || { task=compare; shift; }
+(($#)) || set -- cpu gpu
+for extra in "$@"; do
+  [[ $extra == cpu || $extra == gpu ]] || { printf 'error: %s: needs cpu or gpu\n' "$extra" >&2; exit 1; }
+  ("$task" "$extra")
 done

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1.boxes import Box, area, as_array, intersection, iou, pairwise_giou, pairwise_iou
+from verl_visionr1.boxes import (
+    Box,
+    area,
+    array_intersection,
+    as_array,
+    intersection,
+    iou,
+    pairwise_giou,
+    pairwise_iou,
+)
 
 UNIT: Box = (0.0, 0.0, 10.0, 10.0)
 
@@ -33,6 +42,9 @@ def test_iou_and_intersection(a: Box, b: Box, shared: float, expected: float) ->
     assert intersection(a, b) == pytest.approx(shared)
     assert iou(a, b) == pytest.approx(expected, abs=1e-12)
     assert pairwise_iou([a], [b])[0, 0] == pytest.approx(expected, abs=1e-12)
+    shared_pt, areas_p = array_intersection(as_array([a, b]), as_array([b]))
+    assert shared_pt[:, 0].tolist() == pytest.approx([shared, area(b)])
+    assert areas_p.tolist() == [area(a), area(b)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -22,6 +24,7 @@ NOTES = re.compile(r"not run: .{10,}|run by (tests/\w+\.py(?:::\w+)?)")
 SITE_PAGES = [
     page for page in PAGES if DOCS in page.parents and page.name not in ("index.md", "changelog.md", "contributing.md")
 ]
+EXTERNAL_LINKS = sorted({link for page in PAGES for link in re.findall(r"\]\((https?://[^)\s]+)\)", page.read_text())})
 
 
 def _id(block: Block) -> str:
@@ -107,6 +110,19 @@ def test_links_between_files() -> None:
             if place and not place.startswith("http") and not (page.parent / place).exists():
                 missing.append(f"{page.relative_to(ROOT)}: {place}")
     assert missing == []
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("link", EXTERNAL_LINKS)
+def test_external_links_answer(link: str) -> None:
+    """Skipped where the network ends before them; 403 and 429 are for programs, not for readers."""
+    try:
+        urlopen(Request(link, method="HEAD", headers={"User-Agent": "Mozilla/5.0"}), timeout=60)
+    except HTTPError as error:
+        assert error.code in (403, 405, 429)
+    except URLError as error:
+        pytest.skip(f"{link}: {error.reason}")
 
 
 def test_pictures_are_small_and_in_both_themes() -> None:

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Put deliberate faults into modules, one at a time, and see whether the modules' own tests notice.
+
+    python tests/mutants.py core --sample 60         the reward: boxes, matching, criteria, schedule, gate ...
+    python tests/mutants.py plugin --sample 30       what verl loads
+    python tests/mutants.py launcher --sample 20     recipes/launch.sh and what it reads
+    python tests/mutants.py verl_visionr1/gate.py    all faults of one file
+
+Works on a copy of the repository. Prints each fault that no test noticed, and the share of those noticed; a second or
+two a fault. Look at each survivor: a test is missing, or the fault changes nothing that anybody could see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+AREAS: dict[str, dict[str, str]] = {  # area -> file or folder -> stems of the test files that are for it
+    "core": {
+        "verl_visionr1/boxes.py": "boxes",
+        "verl_visionr1/assignment.py": "assignment matching",
+        "verl_visionr1/matching.py": "matching",
+        "verl_visionr1/criteria/": "criteria dense counting pointing structure text average_precision grounding",
+        "verl_visionr1/rewards/base.py": "rewards composition",
+        "verl_visionr1/rewards/completion.py": "rewards box_presets",
+        "verl_visionr1/rewards/detection.py": "rewards box_presets",
+        "verl_visionr1/rewards/routing.py": "routing",
+        "verl_visionr1/schedule.py": "schedule",
+        "verl_visionr1/gate.py": "gate",
+    },
+    "plugin": {"verl_visionr1/plugin/": "plugin reward_path preflight extensions run_alarms"},
+    "launcher": {"recipes/launch.sh": "launch", "recipes/settings.sh": "launch recipes", "recipes/inputs.sh": "launch"},
+}
+SLOWEST = 120.0
+"""Seconds after which a test counts as caught by the fault: it hangs."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A changed file.
+
+    Attributes:
+        path: from the repository's root.
+        line: from 1.
+        what: the change in words.
+        text: the whole file with it.
+        tests: stems of test files.
+    """
+
+    path: str
+    line: int
+    what: str
+    text: str
+    tests: str
+
+
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+SKIPPED = (ast.Raise, ast.Assert, ast.arg, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.JoinedStr)
+"""Messages and annotations: tests look at place and value, not at words."""
+
+
+def python_changes(node: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
+    """Node, attribute and the value that is wrong, for each place below a node."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, SKIPPED) and not (isinstance(child, ast.AnnAssign) and child.value):
+            continue
+        if isinstance(child, ast.Compare) and type(child.ops[0]) in COMPARISONS:
+            yield child, "ops", [COMPARISONS[type(child.ops[0])](), *child.ops[1:]]
+        elif isinstance(child, (ast.BinOp, ast.AugAssign)) and type(child.op) in OPERATORS:
+            yield child, "op", OPERATORS[type(child.op)]()
+        elif isinstance(child, ast.BoolOp):
+            yield child, "op", ast.Or() if isinstance(child.op, ast.And) else ast.And()
+        elif isinstance(child, ast.UnaryOp) and isinstance(child.op, ast.Not):
+            yield child, "operand", ast.UnaryOp(ast.Not(), child.operand)
+        elif isinstance(child, ast.Constant) and type(child.value) in (bool, int, float):
+            yield child, "value", (not child.value) if isinstance(child.value, bool) else child.value + 1
+        elif isinstance(child, (ast.If, ast.IfExp)) and "TYPE_CHECKING" not in ast.unparse(child.test):
+            yield child, "test", ast.Constant(False)
+        yield from python_changes(child)
+
+
+def python_faults(path: str, text: str, tests: str) -> Iterator[Fault]:
+    """Each place with another comparison, operator or number, or without its branch."""
+    tree, lines = ast.parse(text), text.splitlines()
+    for node, attribute, wrong in list(python_changes(tree)):
+        right, before = getattr(node, attribute), ast.unparse(node).splitlines()[0]
+        setattr(node, attribute, wrong)
+        ast.fix_missing_locations(tree)
+        line: int = node.lineno  # type: ignore[attr-defined]  # all of them are expressions or statements
+        what = f"{lines[line - 1].strip()}  |  {before}  ->  {ast.unparse(node).splitlines()[0]}"
+        yield Fault(path, line, what, ast.unparse(tree), tests)
+        setattr(node, attribute, right)
+
+
+SHELL = (
+    (r" == ", " != "), (r" != ", " == "), (r" && ", " || "), (r" \|\| ", " && "), (r" -n ", " -z "), (r" -z ", " -n "),
+    (r" -f ", " ! -f "), (r" -d ", " ! -d "), (r" ! ", " "), (r"\b(exit|return) 1\b", r"\1 0"),
+    (r":-(\d+)\}", r":-1\1}"), (r"^(\s*)[\w+]+=\(?[^()]*\)?$", r"\1:"), (r"^(\s*)(?:export|unset|trap) .*$", r"\1:"),
+)  # fmt: skip
+
+
+def shell_faults(path: str, text: str, tests: str) -> Iterator[Fault]:
+    """Each line with another test or status, or without its assignment; those that bash can read."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        for pattern, wrong in SHELL if not line.lstrip().startswith("#") else ():
+            changed = re.sub(pattern, wrong, line, count=1)
+            whole = "\n".join([*lines[:number], changed, *lines[number + 1 :]]) + "\n"
+            if changed != line and subprocess.run(["bash", "-n"], input=whole, text=True, stderr=-3).returncode == 0:
+                yield Fault(path, number + 1, f"{line.strip()}  ->  {changed.strip()}", whole, tests)
+
+
+def faults_of(area: str) -> Iterator[Fault]:
+    """All faults of an area, or of one file of an area."""
+    for place, tests in {k: v for name, table in AREAS.items() if area == name for k, v in table.items()}.items():
+        folder = ROOT / place
+        for file in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]:
+            make = python_faults if file.suffix == ".py" else shell_faults
+            yield from make(str(file.relative_to(ROOT)), file.read_text(), tests)
+
+
+def copy_repository(folder: Path) -> None:
+    """What git tracks, as it is now."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def run_tests(stems: str) -> None:
+    """In a forked process, which has loaded the tests' libraries. Exit status 0: nothing was noticed."""
+    import pytest
+
+    os.setsid()
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    files = [str(next(Path("tests").rglob(f"test_{stem}.py"))) for stem in stems.split()]
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files]))
+
+
+def is_caught(fault: Fault | None, stems: str) -> bool:
+    """Whether a test fails, or hangs, with this fault in the copy (the current folder)."""
+    if fault:
+        path = Path(fault.path)
+        right = path.read_text()
+        path.write_text(fault.text)
+    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(stems,))
+    process.start()
+    process.join(SLOWEST)
+    if process.is_alive():
+        os.killpg(process.pid, 9)
+        process.join()
+    if fault:
+        path.write_text(right)
+    return process.exitcode != 0
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("area", help=f"{', '.join(AREAS)}, or a file of one of them")
+    parser.add_argument("--sample", type=int, help="so many faults, drawn by --seed; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    words = parser.parse_args()
+    areas = [words.area] if words.area in AREAS else list(AREAS)
+    faults = [fault for area in areas for fault in faults_of(area) if words.area in (area, fault.path)]
+    faults = faults or parser.error(f"{words.area}: no area and no file of one")
+    if words.sample and words.sample < len(faults):
+        faults = sorted(
+            random.Random(words.seed).sample(faults, words.sample), key=lambda fault: (fault.path, fault.line)
+        )
+    import hypothesis.strategies, numpy, scipy.optimize  # noqa: E401, F401, I001 - loaded once, for every fault
+
+    sys.dont_write_bytecode = True  # a file's time has seconds: what was compiled could be another fault
+    with tempfile.TemporaryDirectory() as folder:
+        copy_repository(Path(folder))
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        os.environ.update(PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1")
+        for stems in sorted({fault.tests for fault in faults}):
+            if is_caught(None, stems):
+                sys.exit(f"error: tests of {stems} fail without a fault")
+        started, survivors = time.monotonic(), 0
+        for fault in faults:
+            if not is_caught(fault, fault.tests):
+                survivors += 1
+                print(f"{fault.path}:{fault.line}: {fault.what}", flush=True)
+    caught = len(faults) - survivors
+    seconds = (time.monotonic() - started) / len(faults)
+    print(f"{words.area}: {caught} of {len(faults)} faults caught ({caught / len(faults):.0%}); {seconds:.1f} s each")
+
+
+if __name__ == "__main__":
+    main()
