@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import multiprocessing
 import os
 import random
@@ -186,25 +187,31 @@ def main() -> None:
         faults = sorted(
             random.Random(words.seed).sample(faults, words.sample), key=lambda fault: (fault.path, fault.line)
         )
-    import hypothesis.strategies, numpy, scipy.optimize  # noqa: E401, F401, I001 - loaded once, for every fault
-
-    sys.dont_write_bytecode = True  # a file's time has seconds: what was compiled could be another fault
     with tempfile.TemporaryDirectory() as folder:
         copy_repository(Path(folder))
         os.chdir(folder)
         sys.path.insert(0, folder)
         os.environ.update(PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1")
-        for stems in sorted({fault.tests for fault in faults}):
-            if is_caught(None, stems):
-                sys.exit(f"error: tests of {stems} fail without a fault")
-        started, survivors = time.monotonic(), 0
+        report(words.area, faults)
+
+
+def report(area: str, faults: list[Fault]) -> None:
+    """Try each fault and print the survivors; Ctrl+C ends it with what is known so far."""
+    import hypothesis.strategies, numpy, scipy.optimize  # noqa: E401, F401, I001 - loaded once, for every fault
+
+    sys.dont_write_bytecode = True  # a file's time has seconds: what was compiled could be another fault
+    for stems in sorted({fault.tests for fault in faults}):
+        if is_caught(None, stems):
+            sys.exit(f"error: tests of {stems} fail without a fault")
+    started, n_tried, n_caught = time.monotonic(), 0, 0
+    with contextlib.suppress(KeyboardInterrupt):
         for fault in faults:
-            if not is_caught(fault, fault.tests):
-                survivors += 1
+            caught = is_caught(fault, fault.tests)
+            n_tried, n_caught = n_tried + 1, n_caught + caught
+            if not caught:
                 print(f"{fault.path}:{fault.line}: {fault.what}", flush=True)
-    caught = len(faults) - survivors
-    seconds = (time.monotonic() - started) / len(faults)
-    print(f"{words.area}: {caught} of {len(faults)} faults caught ({caught / len(faults):.0%}); {seconds:.1f} s each")
+    seconds = (time.monotonic() - started) / max(n_tried, 1)
+    print(f"{area}: {n_caught} of {n_tried} faults caught; {seconds:.1f} s each")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ def groups_of(gallery: Gallery) -> list[tuple[dict[str, Any], list[dict[str, Any
 # ------------------------------------------------------------------------------------------------ the page
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_thousand_rollouts_are_there_at_once(page: Page, gallery: Gallery) -> None:
     page.open(gallery.file, until=SHOWN)
     seconds = page.evaluate("performance.getEntriesByName('gallery-shown')[0].startTime") / 1000

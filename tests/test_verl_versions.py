@@ -20,6 +20,8 @@ SCRIPT = Path(__file__).parent / "verl_contract.py"
 FLOAT32 = 1e-6
 """Managers of verl up to 0.7.0 put rewards into a float32 tensor."""
 BY_PATH = {"this file", "a copied example", "processed pixels"}
+EACH_CHANGE = {"0.5.0", "0.9.1"}
+"""The oldest and the newest; the others are tried at night."""
 VERSIONS = {  # version -> (places that a function is taken from, whether rows tell a step and visionr1 is registered)
     "0.5.0": (BY_PATH, False),
     "0.6.1": (BY_PATH, False),
@@ -31,22 +33,32 @@ VERSIONS = {  # version -> (places that a function is taken from, whether rows t
 }
 
 
+def marked(*versions: str) -> list[Any]:
+    """The versions, those that wait for the night with their markers."""
+    night = [pytest.mark.slow, pytest.mark.nightly]
+    return [pytest.param(version, marks=[] if version in EACH_CHANGE else night) for version in versions or VERSIONS]
+
+
+TELL_STEP = [version for version, (_, tells_step) in VERSIONS.items() if tells_step]
+
+
 @lru_cache
-def all_findings() -> tuple[dict[str, dict[str, Any]], str]:
+def all_findings(is_each_change: bool) -> tuple[dict[str, dict[str, Any]], str]:
     """What the script found, by version, and what it wrote beside."""
-    folders = [str(unpacked(f"verl=={version}")) for version in VERSIONS]
+    versions = [version for version in VERSIONS if (version in EACH_CHANGE) is is_each_change]
+    folders = [str(unpacked(f"verl=={version}")) for version in versions]
     run = run_with(ROOT, SCRIPT, *folders, VERL_USE_EXTERNAL_MODULES="verl_visionr1.plugin")
     lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"version"')]
     return {found["version"]: found for found in lines}, run.stderr
 
 
 def findings(version: str) -> dict[str, Any]:
-    found, errors = all_findings()
+    found, errors = all_findings(version in EACH_CHANGE)
     assert version in found, errors[-3000:]
     return found[version]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", marked())
 def test_a_function_scores_like_score(version: str) -> None:
     places, _ = VERSIONS[version]
     found = findings(version)
@@ -56,31 +68,31 @@ def test_a_function_scores_like_score(version: str) -> None:
     assert found["perfect"] == [1.0] * 5
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", marked())
 def test_a_missing_step_is_an_error(version: str) -> None:
     _, tells_step = VERSIONS[version]
     missing = {way: steps["missing"] for way, steps in findings(version)["steps"].items()}
     assert missing == {"function": "MissingStepError", **({"manager": "ConfigError"} if tells_step else {})}
 
 
-@pytest.mark.parametrize("version", [version for version, (_, tells_step) in VERSIONS.items() if tells_step])
+@pytest.mark.parametrize("version", marked(*TELL_STEP))
 def test_thresholds_follow_the_version_of_the_weights(version: str) -> None:
     steps = findings(version)["steps"]
     assert {way: steps[way]["largest"] <= FLOAT32 for way in steps} == {"function": True, "manager": True}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", marked())
 def test_the_manager_is_registered_where_verl_has_a_place_for_it(version: str) -> None:
     _, is_registered = VERSIONS[version]
     assert findings(version)["manager"] == ("VisionR1RewardManager" if is_registered else None)
 
 
-@pytest.mark.parametrize("version", [version for version, (_, tells_step) in VERSIONS.items() if tells_step])
+@pytest.mark.parametrize("version", marked(*TELL_STEP))
 def test_check_finds_nothing_wrong_with_it(version: str) -> None:
     assert findings(version)["check"] == []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", marked())
 def test_the_keys_of_the_example_compose(version: str) -> None:
     """In the config that each verl ships, which is read without importing it."""
     from hydra import compose, initialize_config_dir
