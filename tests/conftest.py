@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
 
-if (tests := str(Path(__file__).resolve().parent)) not in sys.path:
-    sys.path.insert(0, tests)
+TESTS = Path(__file__).resolve().parent
+AREAS = sorted({str(file.parent) for file in TESTS.glob("*/test_*.py")})
+sys.path[:0] = [folder for folder in (str(TESTS), *AREAS) if folder not in sys.path]
 
 collect_ignore = ["easyr1_contract.py", "swift_contract.py", "verl_contract.py"]
 """Programs that tests start beside another framework, or another verl, than this environment's."""

@@ -6,7 +6,7 @@
 
 The texts: answers in every format, mutated (cut, repeated, swapped, numbers and brackets replaced); random JSON;
 adversarial numbers; scraps of tags and markup; random Unicode; one in some thousands tens of kilobytes long. The same
-seed gives the same texts. `tests/test_fuzz.py` runs a few of them with every test run.
+seed gives the same texts. `tests/core/test_fuzz.py` runs a few of them with every test run.
 """
 
 from __future__ import annotations

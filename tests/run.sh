@@ -11,7 +11,7 @@ unset PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without it ea
 # shellcheck source-path=SCRIPTDIR source=../recipes/environment.sh
 source recipes/environment.sh
 visionr1_environment cpu dev || exit 1
-# tests/test_gallery_browser.py looks at the page in a real browser; without one it fails, and says so.
+# tests/tools/test_gallery_browser.py looks at the page in a real browser; without one it fails, and says so.
 if ! command -v chromium >/dev/null && ((EUID == 0)) && command -v apt-get >/dev/null; then
   { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null || printf 'chromium: apt-get failed\n' >&2
 fi

@@ -1,7 +1,7 @@
 """One set of drawn scenes, written out in the format of every data set that can express it.
 
 `base` draws the scenes and says what rows they are worth; each other module writes them in the formats of one family.
-`tests/test_one_truth.py` converts them all and compares.
+`tests/conversion/test_one_truth.py` converts them all and compares.
 """
 
 from scene_sets import coco_like, counts, detection_files, frameworks, open_vocabulary, referring, regions

@@ -1,0 +1,256 @@
+"""visionr1 convert clevr: phrases made of attributes, centres of pixel_coords, RGBA, and R1-V's questions."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from verl_visionr1.conversion.datasets import clevr
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import read_rows, target_of
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "clevr.py"
+NAME = "CLEVR_train_000000.png"
+
+
+def thing(words: str, x: Any, y: Any) -> dict[str, Any]:
+    size, color, material, shape = words.split()
+    return {
+        "shape": shape,
+        "size": size,
+        "material": material,
+        "3d_coords": [-0.7, 2.1, 0.35],
+        "rotation": 269.8,
+        "pixel_coords": [x, y, 12.66],
+        "color": color,
+    }
+
+
+CUBES = [
+    thing("large gray rubber cube", 269, 88),
+    thing("small gray rubber cube", 100, 120),
+    thing("small red metal sphere", 40, 200),
+]
+
+
+class Source:
+    """CLEVR in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.images, self.out = folder, folder / "images", folder / "out.parquet"
+        self.images.mkdir()
+        self.scenes: list[Any] = []
+
+    def scene(self, objects: Any) -> dict[str, Any]:
+        number = len(self.scenes)
+        name = f"CLEVR_train_{number:06d}.png"
+        Image.new("RGBA", (480, 320), (90, 90, 90, 255)).save(self.images / name)
+        entry = {"split": "train", "image_index": number, "image_filename": name, "objects": objects}
+        self.scenes.append(entry)
+        return entry
+
+    def convert(self, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        path = self.folder / "CLEVR_train_scenes.json"
+        path.write_text(json.dumps({"info": {"split": "train"}, "scenes": self.scenes}))
+        return self.rows_of(path, **options)
+
+    def rows_of(self, path: Path, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        report = clevr.convert([path], self.images, self.out, clevr.Options(**options))
+        return list(read_rows(self.out)), report
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- scenes
+
+
+def test_rows_ask_for_shapes_and_for_whole_objects(source: Source) -> None:
+    source.scene(CUBES)
+    rows, _ = source.convert()
+    assert {target_of(row).categories[0]: target_of(row).count for row in rows} == {
+        "cube": 2,
+        "sphere": 1,
+        "gray rubber cube": 2,
+        "red metal sphere": 1,
+    }
+    prompts = {row["prompt"][0]["content"] for row in rows}
+    assert "<image>Count every gray rubber cube in the image and answer with the number alone." in prompts
+    assert {row["data_source"] for row in rows} == {"visionr1/clevr_counting"}
+
+
+def test_points_are_pixels_without_the_depth(source: Source) -> None:
+    source.scene(CUBES)
+    rows, _ = source.convert(task="both", attributes=["shape"])
+    truths = {(target_of(row).task, target_of(row).categories[0]): target_of(row) for row in rows}
+    assert len(rows) == 4
+    assert truths["pointing", "cube"].points_xy == ((100, 120), (269, 88))
+    assert truths["pointing", "cube"].labels == ("cube", "cube")
+    assert truths["pointing", "cube"].count is None
+    assert truths["counting", "cube"].points_xy == ((100, 120), (269, 88))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "phrases"),
+    [
+        ("shape material color size", {"large gray rubber cube", "small gray rubber cube", "small red metal sphere"}),
+        ("size shape", {"large cube", "small cube", "small sphere"}),
+        ("material", {"rubber object", "metal object"}),
+    ],
+)
+def test_attributes(source: Source, attributes: str, phrases: set[str]) -> None:
+    source.scene(CUBES)
+    rows, _ = source.convert(attributes=[attributes])
+    assert {target_of(row).categories[0] for row in rows} == phrases
+
+
+@pytest.mark.parametrize("text", ["colour", "", "shape, color"])
+def test_unknown_attributes(text: str) -> None:
+    with pytest.raises(RowsError, match=r"--attributes .*: needs some of size, color, material, shape, with blanks"):
+        clevr.Options(attributes=[text])
+
+
+def test_negatives_are_phrases_of_other_scenes(source: Source) -> None:
+    for number in range(30):
+        source.scene(CUBES if number % 2 else CUBES[2:])
+    rows, report = source.convert(negatives=0.2, attributes=["shape"], seed=3)
+    empty = [row for row in rows if target_of(row).count == 0]
+    assert len(empty) / len(rows) == pytest.approx(0.2, abs=0.02)
+    assert report.negatives == {"counting": len(empty)}
+    assert {target_of(row).categories for row in empty} == {("cube",)}
+    assert {int(row["extra_info"]["image_id"]) % 2 for row in empty} == {0}
+    assert all("If there is none, answer 0." in row["prompt"][0]["content"] for row in rows)
+    again, _ = source.convert(negatives=0.2, attributes=["shape"], seed=3)
+    assert again == rows
+
+
+def test_rgba_is_flattened(source: Source) -> None:
+    entry = source.scene(CUBES)
+    pixels = np.full((320, 480, 4), (90, 90, 90, 255), dtype=np.uint8)
+    pixels[:100] = (200, 0, 0, 0)
+    Image.fromarray(pixels).save(source.images / entry["image_filename"])
+    rows, report = source.convert(attributes=["shape"])
+    with Image.open(rows[0]["images"][0]) as image:
+        assert (image.mode, image.getpixel((5, 5)), image.getpixel((5, 200))) == (
+            "RGB",
+            (255, 255, 255),
+            (90, 90, 90),
+        )
+    assert report.ledger.notes["image: RGBA with alpha flattened on white"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objects": None}, "objects None: needs a list; mend it"),
+        ({"objects": ["cube"]}, "objects[0]: 'cube' is no object with keys; mend it"),
+        ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "needs a text under color; mend it"),
+        ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ('1', 2): needs points of two finite numbers"),
+        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "points [3]: needs points of two"),
+        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": [3]}]}, "point (3,): needs points of"),
+        ({"objects": [thing("large gray rubber cube", 500, 2)]}, "point = [500.0, 2.0]: outside (480, 320)"),
+        ({"image_filename": "../secret.png"}, "file_name '../secret.png' must lie inside the images folder"),
+        ({"image_filename": "CLEVR_train_000099.png"}, "no such image file"),
+    ],
+)
+def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> None:
+    source.scene(CUBES)
+    source.scene(CUBES[:1]).update(change)
+    with pytest.raises(RowError) as caught:
+        source.convert()
+    assert str(caught.value).startswith("CLEVR_train_scenes.json: scenes[1]")
+    assert message in str(caught.value)
+    rows, report = source.convert(on_error="skip")
+    assert {row["extra_info"]["image_id"] for row in rows} == {"0"}
+    assert str(caught.value) in report.ledger.listed
+
+
+def test_file_without_scenes(source: Source) -> None:
+    path = source.folder / "CLEVR_train_questions.json"
+    path.write_text('{"info": {}, "questions": []}')
+    with pytest.raises(RowsError, match=r"has no list of scenes; is it a \*_scenes\.json of CLEVR"):
+        source.rows_of(path)
+
+
+# ---------------------------------------------------------------------------------------------- questions
+
+
+def r1v(source: Source, *solutions: Any) -> Path:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (48, 32), (90, 90, 90, 255)).save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": NAME}
+    problem = "How many different items are there in the image?"
+    path = source.folder / "train-00000-of-00001.parquet"
+    records = [{"image": image, "problem": problem, "solution": solution} for solution in solutions]
+    pq.write_table(pa.Table.from_pylist(records), path)
+    return path
+
+
+def test_clevr_70k(source: Source) -> None:
+    rows, _ = source.rows_of(r1v(source, "<answer> 3 </answer>", "<answer>10</answer>", "0"))
+    assert [target_of(row).count for row in rows] == [3, 10, 0]
+    assert {row["prompt"][0]["content"] for row in rows} == {
+        "<image>How many different items are there in the image? Answer with the number alone."
+    }
+    assert Counter(target_of(row).categories for row in rows) == {(): 3}
+
+
+@pytest.mark.parametrize("solution", ["<answer> yes </answer>", "<answer> 3", "", None])
+def test_clevr_70k_answer_that_is_no_count(source: Source, solution: str | None) -> None:
+    path = r1v(source, "<answer> 3 </answer>", solution)
+    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 1: count .*: needs a whole number"):
+        source.rows_of(path)
+    rows, report = source.rows_of(path, on_error="skip")
+    assert (len(rows), report.ledger.skipped) == (1, {"no count": 1})
+
+
+def test_superclevr(source: Source) -> None:
+    Image.new("RGB", (48, 32)).save(source.images / "superCLEVR_new_025000.png")
+    record = {"image_path": "./images/superCLEVR_new_025000.png", "question": "How many items?", "ground_truth": 4}
+    path = source.folder / "superclevr.jsonl"
+    path.write_text(json.dumps(record) + "\nnonsense\n")
+    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: .* is not JSON"):
+        source.rows_of(path)
+    (row,), _ = source.rows_of(path, on_error="skip")
+    assert target_of(row).count == 4
+    assert row["images"] == [str(source.images / "superCLEVR_new_025000.png")]
+    assert row["extra_info"]["file_name"] == record["image_path"]
+
+
+def test_path_that_leads_out_is_refused(source: Source) -> None:
+    path = source.folder / "superclevr.jsonl"
+    path.write_text('{"image_path": "../x.png", "question": "How many?", "ground_truth": 4}\n')
+    with pytest.raises(RowError, match="must lie inside the images folder"):
+        source.rows_of(path)
+
+
+def test_questions_have_no_points(source: Source) -> None:
+    with pytest.raises(RowsError, match="questions of counting, without points: leave out --task"):
+        source.rows_of(r1v(source, "<answer> 3 </answer>"), task="pointing")
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def test_command(source: Source) -> None:
+    source.scene(CUBES)
+    source.convert()
+    lines = ["--help"], [source.folder / "CLEVR_train_scenes.json", source.images, source.out, "--attributes", "shape"]
+    for arguments in lines:
+        line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(read_rows(source.out))) == 2

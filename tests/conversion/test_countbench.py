@@ -1,0 +1,168 @@
+"""visionr1 convert countbench: rows without an image, questions paired by order, images that are not RGB."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from verl_visionr1.conversion.datasets import countbench
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import read_rows, target_of
+from verl_visionr1.tools.doctor import check_parquet
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "countbench.py"
+
+
+def picture(mode: str = "RGB", kind: str = "PNG") -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.new(mode, (48, 32)).save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def record(number: Any = 3, **changes: Any) -> dict[str, Any]:
+    made = {"image": picture(), "text": f"{number} dogs", "question": f"How many dogs of {number}?", "number": number}
+    made.update(changes)
+    return {key: value for key, value in made.items() if value is not ...}
+
+
+class Source:
+    """CountBench in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out.parquet"
+        self.paths: list[Path] = []
+
+    def file(self, *records: dict[str, Any]) -> Path:
+        path = self.folder / f"test-{len(self.paths):05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(list(records)), path)
+        self.paths.append(path)
+        return path
+
+    def convert(self, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        report = countbench.convert(self.paths, self.out, countbench.Options(**options))
+        assert check_parquet(self.out) == []
+        return list(read_rows(self.out)), report
+
+    def questions(self, *questions: Any) -> Path:
+        path = self.folder / "countbench_paired_questions.json"
+        path.write_text(json.dumps([{"question": question} for question in questions]))
+        return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(tmp_path)
+
+
+def test_rows_are_for_evaluation(source: Source) -> None:
+    source.file(record(3), record(10))
+    rows, _ = source.convert()
+    assert [(target_of(row).count, row["extra_info"]["split"], row["data_source"]) for row in rows] == [
+        (3, "test", "visionr1/countbench"),
+        (10, "test", "visionr1/countbench"),
+    ]
+    assert rows[0]["prompt"][0]["content"] == "<image>How many dogs of 3? Answer with the number alone."
+    assert json.loads(rows[0]["extra_info"]["source_ann"]) == {"row": 0, "text": "3 dogs"}
+
+
+@pytest.mark.parametrize("nothing", [None, {"bytes": None, "path": None}])
+def test_rows_without_an_image_are_left_out(source: Source, nothing: Any) -> None:
+    source.file(record(3), record(4, image=nothing), record(5))
+    rows, report = source.convert()
+    assert [(target_of(row).count, row["extra_info"]["image_id"]) for row in rows] == [(3, "0"), (5, "2")]
+    assert report.ledger.left_out == {"row without an image": 1}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "stays"),
+    [("L", "JPEG", True), ("L", "PNG", True), ("P", "PNG", False), ("RGBA", "PNG", False), ("CMYK", "JPEG", False)],
+)
+def test_images_that_are_not_rgb_are_kept(source: Source, mode: str, kind: str, stays: bool) -> None:
+    source.file(record(3), record(4, image=picture(mode, kind)))
+    rows, _ = source.convert(embed=True)
+    assert [target_of(row).count for row in rows] == [3, 4]
+    with Image.open(io.BytesIO(rows[1]["images"][0]["bytes"])) as image:
+        assert (image.mode, image.size) == (mode if stays else "RGB", (48, 32))
+
+
+def test_questions_are_paired_by_order_over_all_files(source: Source) -> None:
+    plain = [record(n, question=..., image_url=f"https://example.org/{n}.jpg") for n in (2, 3, 4, 5)]
+    plain[1]["image"] = None
+    source.file(*plain[:2])
+    source.file(*plain[2:])
+    rows, report = source.convert(questions=source.questions("Two?", "Three?", "Four?", "Five?"))
+    prompts = [row["prompt"][0]["content"].partition("?")[0] for row in rows]
+    assert list(zip(prompts, [target_of(row).count for row in rows], strict=True)) == [
+        ("<image>Two", 2),
+        ("<image>Four", 4),
+        ("<image>Five", 5),
+    ]
+    facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
+    assert facts["source"] == "test-00000.parquet, test-00001.parquet, countbench_paired_questions.json"
+    assert str(source.folder) not in json.dumps(facts)
+
+
+def test_questions_must_be_as_many_as_the_rows(source: Source) -> None:
+    source.file(record(2, question=...), record(3, question=...))
+    path = source.questions("Two?")
+    with pytest.raises(RowsError) as caught:
+        source.convert(questions=path)
+    reason = "1 questions for 2 rows, and they are paired by their order; give the files that belong together"
+    assert str(caught.value) == f"{path}: {reason}"
+
+
+def test_files_without_questions(source: Source) -> None:
+    source.file(record(2, question=...))
+    with pytest.raises(RowsError, match=r"row 0: no column question; give the file of questions with --questions"):
+        source.convert()
+
+
+def test_exclusion_by_url(source: Source) -> None:
+    source.file(record(2, image_url="https://example.org/2.jpg"), record(3, image_url="https://example.org/3.jpg"))
+    (source.folder / "ids.txt").write_text("https://example.org/2.jpg\n")
+    rows, _ = source.convert(exclude_image_ids=source.folder / "ids.txt")
+    assert [target_of(row).count for row in rows] == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"number": None}, "test-00000.parquet: row 1: count 'None': needs a whole number of at least 0; mend it"),
+        ({"question": ""}, "needs a text under question; mend it"),
+        ({"image": {"bytes": b"<html>", "path": None}}, "row 1: not an image of a known format; fetch it again"),
+        ({"image": {"bytes": None, "path": "a.jpg"}}, "row 1: image 'a.jpg': give the folder of the images"),
+    ],
+)
+def test_bad_rows(source: Source, change: dict[str, Any], message: str) -> None:
+    source.file(record(2), record(3) | change)
+    with pytest.raises(RowError) as caught:
+        source.convert()
+    assert message in str(caught.value)
+    rows, report = source.convert(on_error="skip")
+    assert len(rows) == 1
+    assert report.ledger.listed == [str(caught.value)]
+
+
+def test_command(source: Source) -> None:
+    source.file(record(2, question=...), record(3, question=...))
+    line = [*source.paths, source.out, "--questions", source.questions("Two?", "Three?"), "--embed"]
+    for arguments in (["--help"], line):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"COLUMNS": "200"},
+            cwd="/",
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(read_rows(source.out))) == 2

@@ -1,0 +1,314 @@
+"""visionr1 convert flickr30k: every trap of Flickr30k Entities, and the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scene_sets.base import canon_of, pictures, rows_in
+from scene_sets.regions import unions, write_flickr30k
+
+from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import flickr30k
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "flickr30k.py"
+WH = (160, 96)
+ID = "36979"
+
+
+def thing(*names: int, box: tuple[Any, ...] | None = None, scene: int = 0) -> str:
+    named = "".join(f"<name>{name}</name>" for name in names)
+    if box is None:
+        return f"<object>{named}<scene>{scene}</scene><nobndbox>1</nobndbox></object>"
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    return f"<object>{named}<bndbox>{''.join(f'<{tag}>{v}</{tag}>' for tag, v in corners)}</bndbox></object>"
+
+
+class Dataset:
+    """An entities folder and images."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.entities, self.images_dir = folder, folder / "entities", folder / "images"
+        for path in (self.entities / "Annotations", self.entities / "Sentences", self.images_dir):
+            path.mkdir(parents=True)
+
+    def image(self, captions: list[str], objects: list[str], image_id: str = ID, split: str = "train") -> None:
+        Image.new("RGB", WH, (90, 90, 90)).save(self.images_dir / f"{image_id}.jpg")
+        (self.entities / "Sentences" / f"{image_id}.txt").write_text("\n".join(captions) + "\n")
+        size = f"<size><width>{WH[0]}</width><height>{WH[1]}</height><depth>3</depth></size>"
+        self.xml(image_id).write_text(f"<annotation>{size}{''.join(objects)}</annotation>")
+        with open(self.entities / f"{split}.txt", "a") as file:
+            file.write(f"{image_id}\n")
+
+    def xml(self, image_id: str = ID) -> Path:
+        return self.entities / "Annotations" / f"{image_id}.xml"
+
+    def convert(self, **options: Any) -> tuple[dict[str, Any], Any]:
+        """(phrase -> its row, report)."""
+        out = self.folder / "out.parquet"
+        report = flickr30k.convert(self.entities, self.images_dir, out, flickr30k.Options(**options))
+        found = rows_in(report)
+        by_phrase = {target(row).categories[0]: row for row in found}
+        assert len(by_phrase) == len(found)
+        return by_phrase, report
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path)
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def test_a_row(data: Dataset) -> None:
+    captions = ["[/EN#1/people A man] sleeps .", "Here lies [/EN#1/people/other the tired man] ."]
+    data.image(captions, [thing(1, box=(9, 17, 48, 40))])
+    found, _ = data.convert()
+    assert list(found) == ["A man", "the tired man"]
+    truth = target(found["A man"])
+    assert (truth.task, truth.size_wh, truth.labels) == ("grounding", WH, ("A man",))
+    row = found["the tired man"]
+    assert row["prompt"][0]["content"] == "<image>" + instruction("grounding", ["the tired man"])
+    assert row["data_source"] == "visionr1/flickr30k"
+    info = row["extra_info"]
+    assert (info["image_id"], info["file_name"], info["split"]) == (ID, f"{ID}.jpg", "train")
+    assert json.loads(info["source_ann"]) == {"chain": "1", "captions": [2]}
+
+
+def test_boxes_are_one_based_with_both_corners_inside(data: Dataset) -> None:
+    data.image(["[/EN#1/other All] ."], [thing(1, box=(1, 1, *WH))])
+    found, report = data.convert()
+    assert target(found["All"]).boxes_xyxy == ((0, 0, *WH),)
+    assert not report.ledger.notes["box clipped to its image"]
+
+
+def test_an_object_of_many_names(data: Dataset) -> None:
+    objects = [thing(1, 3, box=(1, 1, 10, 10)), thing(2, 3, box=(21, 1, 30, 10))]
+    data.image(["[/EN#1/people A man] and [/EN#2/people a woman] are [/EN#3/people two people] ."], objects)
+    found, _ = data.convert()
+    assert target(found["two people"]).boxes_xyxy == ((0, 0, 10, 10), (20, 0, 30, 10))
+    assert target(found["a woman"]).boxes_xyxy == ((20, 0, 30, 10),)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"), [("many", ((0, 0, 10, 10), (20, 5, 30, 30))), ("union", ((0, 0, 30, 30),)), ("single", None)]
+)
+def test_a_phrase_of_many_boxes(data: Dataset, boxes: str, expected: Any) -> None:
+    objects = [thing(1, box=(1, 1, 10, 10)), thing(1, box=(21, 6, 30, 30)), thing(2, box=(5, 5, 9, 9))]
+    data.image(["[/EN#1/people Men] in [/EN#2/clothing a hat] ."], objects)
+    found, report = data.convert(boxes=boxes)
+    assert target(found["a hat"]).boxes_xyxy == ((4, 4, 9, 9),)
+    assert (target(found["Men"]).boxes_xyxy if "Men" in found else None) == expected
+    assert report.ledger.left_out["phrase of many boxes"] == (boxes == "single")
+
+
+def test_one_box_given_twice_is_single(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 10, 10)), thing(1, 2, box=(1, 1, 10, 10))])
+    found, _ = data.convert(boxes="single")
+    assert target(found["A man"]).boxes_xyxy == ((0, 0, 10, 10),)
+
+
+def test_unions_of_scenes(tmp_path: Path) -> None:
+    arguments = write_flickr30k(pictures(), tmp_path)
+    options = flickr30k.Options(boxes=flickr30k.Boxes.union)
+    found = rows_in(flickr30k.convert(*arguments, tmp_path / "out.parquet", options))
+    assert sorted(map(canon_of, found)) == sorted(unions(pictures()))
+
+
+# ---------------------------------------------------------------------------------------------- what is not asked for
+
+
+def test_phrases_without_a_place_are_counted(data: Dataset) -> None:
+    captions = [
+        "[/EN#0/notvisual It] is [/EN#5/scene a park] with [/EN#1/people A man] .",
+        "[/EN#0/notvisual the day] of [/EN#6/other an idea] , [/EN#7/other a thing] .",
+    ]
+    data.image(captions, [thing(5, scene=1), thing(6), thing(1, box=(1, 1, 9, 9))])
+    found, report = data.convert()
+    assert list(found) == ["A man"]
+    assert +report.ledger.left_out == {
+        "phrase of chain 0 (not visual)": 2,
+        "phrase of a whole scene": 1,
+        "phrase without a box (nobndbox)": 1,
+        "phrase of a chain that the xml does not have": 1,
+    }
+
+
+def test_a_chain_with_a_box_and_a_flag_has_a_box(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1), thing(1, box=(1, 1, 9, 9))])
+    assert list(data.convert()[0]) == ["A man"]
+
+
+def test_repeats_over_captions_are_one_row(data: Dataset) -> None:
+    captions = [f"{words} ." for words in ("[/EN#1/people A man]", "[/EN#1/people a  man]", "[/EN#1/people the guy]")]
+    data.image(captions, [thing(1, box=(1, 1, 9, 9))])
+    found, report = data.convert()
+    assert list(found) == ["A man", "the guy"]
+    assert json.loads(found["A man"]["extra_info"]["source_ann"]) == {"chain": "1", "captions": [1, 2]}
+    assert report.ledger.notes["phrase repeated in another caption dropped"] == 1
+
+
+def test_words_for_several_chains_are_left_out(data: Dataset) -> None:
+    objects = [thing(1, box=(1, 1, 9, 9)), thing(2, box=(31, 1, 39, 9))]
+    data.image(["[/EN#1/people A man] sees [/EN#2/people a man] in [/EN#2/clothing red] ."], objects)
+    found, report = data.convert()
+    assert list(found) == ["red"]
+    assert report.ledger.left_out["phrase that stands for several chains of its image"] == 2
+
+
+def test_unrelated_captions_are_left_out(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] .", "[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))])
+    listed = data.entities / "UNRELATED_CAPTIONS"
+    listed.write_text(f"# format: <imageID> <sentence number>\n{ID} 2\n1 1")
+    found, report = data.convert()
+    assert list(found) == ["A man"]
+    assert report.ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] == 1
+    listed.write_text(f"{ID} two\n")
+    with pytest.raises(RowsError, match=r"UNRELATED_CAPTIONS: '36979 two': needs an image id and the number of a cap"):
+        data.convert()
+
+
+def test_splits_are_lists(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7", "val")
+    found, _ = data.convert(split="val")
+    assert found["A dog"]["extra_info"]["split"] == "val"
+    with pytest.raises(RowsError) as caught:
+        data.convert(split="test")
+    advice = "--split must name one of the folder's: train, val"
+    assert str(caught.value) == f"{data.entities}/test.txt: no such list of images; {advice}"
+    with pytest.raises(RowError, match="must lie inside"):
+        data.convert(split="../x")
+
+
+def test_exclusion_by_id(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
+    (data.folder / "exclude.txt").write_text(ID)
+    assert list(data.convert(exclude_image_ids=data.folder / "exclude.txt")[0]) == ["A dog"]
+
+
+# ---------------------------------------------------------------------------------------------- bad and hostile input
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+GOOD_SIZE = "<size><width>160</width><height>96</height></size>"
+BAD_XML = {
+    "no size": ("<annotation/>", "malformed XML", "<size/width> is None: needs a whole number; mend it"),
+    "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x': needs a"),
+    "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "an object has no <name>"),
+    "corner missing": (
+        f"<annotation>{GOOD_SIZE}{thing(1, box=(1, 1, 9, '')).replace('<ymax></ymax>', '')}</annotation>",
+        "malformed XML",
+        "<ymax> is None: needs a whole number",
+    ),
+    "no extent": (
+        f"<annotation>{GOOD_SIZE}{thing(1, box=(9, 1, 8, 9))}</annotation>",
+        "box without extent",
+        "'A man' (chain 1): box = [8, 0, 8, 9]: no extent",
+    ),
+    "another size": (
+        f"<annotation>{GOOD_SIZE.replace('160', '320')}{thing(1, box=(1, 1, 9, 9))}</annotation>",
+        "annotated size differs",
+        "annotations say size_wh (320, 96), the file has (160, 96)",
+    ),
+    "cut off": ("<annotation><size>", "malformed XML", "no element found"),
+    "bomb": (BOMB, "hostile XML", "entities and DTDs are refused"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_XML)
+def test_bad_xml_costs_only_its_image(data: Dataset, what: str) -> None:
+    text, kind, message = BAD_XML[what]
+    data.image(["[/EN#1/people A man] ."], [])
+    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
+    data.xml().write_text(text)
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    assert caught.value.kind == kind
+    assert message in str(caught.value)
+    assert "36979." in str(caught.value)
+    found, report = data.convert(on_error="skip")
+    assert list(found) == ["A dog"]
+    assert report.ledger.skipped == {kind: 1}
+
+
+@pytest.mark.parametrize("which", ["Sentences/36979.txt", "Annotations/36979.xml"])
+def test_a_missing_file_costs_only_its_image(data: Dataset, which: str) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
+    (data.entities / which).unlink()
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    assert str(caught.value) == f"{data.entities}/{which}: no such file; check the path"
+    found, report = data.convert(on_error="skip")
+    assert list(found) == ["A dog"]
+    assert report.ledger.skipped == {"annotation file unreadable": 1}
+
+
+@pytest.mark.parametrize("caption", ["[/EN#1/people A man .", "[/EN#x/people A man] .", "[/EN#1/people [A] man]", "a]"])
+def test_malformed_captions(data: Dataset, caption: str) -> None:
+    data.image(["Nothing .", caption], [thing(1, box=(1, 1, 9, 9))])
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    reason = f"36979.txt: caption 2: {caption!r}: a phrase is not of the form [/EN#1/people A man]; mend it"
+    assert str(caught.value) == reason
+
+
+def test_ids_must_not_leave_the_folder(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    (data.entities / "train.txt").write_text("../../etc/passwd\n")
+    with pytest.raises(RowError, match="must lie inside"):
+        data.convert()
+
+
+def test_missing_image(data: Dataset) -> None:
+    data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
+    (data.images_dir / f"{ID}.jpg").unlink()
+    with pytest.raises(RowError, match=r"36979\.txt: caption 1: 'A man' \(chain 1\): .*no such image file"):
+        data.convert()
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def test_command(data: Dataset) -> None:
+    objects = [thing(1, box=(1, 1, 10, 10)), thing(1, box=(21, 6, 30, 30))]
+    data.image(["[/EN#1/people Men] see [/EN#0/notvisual it] ."], objects)
+    line = [sys.executable, str(SCRIPT), *map(str, (data.entities, data.images_dir, data.folder / "out.parquet"))]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*line, *arguments], capture_output=True, text=True, env={"COLUMNS": "200"}, cwd="/")
+
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--boxes" in done.stdout
+    done = run("--boxes", "single")
+    assert done.returncode == 1
+    lost = "1 x phrase of many boxes, 1 x phrase of chain 0 (not visual)"
+    advice = "loosen the flags, or look at the source"
+    assert done.stderr == f"error: {data.folder}/out.parquet: no row is left: {lost}; {advice}\n"
+    done = run("--boxes", "union")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "left out: 1 x phrase of chain 0 (not visual)" in done.stdout
+
+
+def test_a_blank_caption_counts(data: Dataset) -> None:
+    """UNRELATED_CAPTIONS numbers the lines."""
+    captions = ["[/EN#1/people A man] .", "", "[/EN#1/people A wrong man] ."]
+    data.image(captions, [thing(1, box=(9, 17, 48, 40))])
+    (data.entities / "UNRELATED_CAPTIONS").write_text(f"{ID} 3\n")
+    found, _ = data.convert()
+    assert list(found) == ["A man"]

@@ -1,0 +1,394 @@
+"""visionr1 convert openimages: the order of columns, groups, what was looked for, and the tree of classes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scene_sets.base import rows_in
+from scene_sets.detection_files import BOX_COLUMNS, write_table
+
+from verl_visionr1.answers import instruction
+from verl_visionr1.conversion import exclusion
+from verl_visionr1.conversion.datasets import openimages
+from verl_visionr1.conversion.writing import Report
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+
+WH = (160, 96)
+CLASSES = {"/m/0jbk": "Animal", "/m/0bt9lr": "Dog", "/m/01yrx": "Cat", "/m/0k65p": "Human hand", "/m/01g317": "Person"}
+MID = {name: mid for mid, name in CLASSES.items()}
+TREE = {
+    "LabelName": "/m/0bl9f",
+    "Subcategory": [
+        {
+            "LabelName": MID["Animal"],
+            "Subcategory": [{"LabelName": "/m/0mammal", "Subcategory": [{"LabelName": MID["Dog"]}]}],
+        },
+        {"LabelName": "/m/0pets", "Subcategory": [{"LabelName": MID["Dog"]}, {"LabelName": MID["Cat"]}]},
+        {"LabelName": MID["Person"], "Part": [{"LabelName": MID["Human hand"]}]},
+    ],
+}
+A = (0.05, 0.3, 0.25, 0.5)  # XMin, XMax, YMin, YMax
+A_XYXY = (8, 24, 48, 48)
+FLAGS = {"IsOccluded": 0, "IsTruncated": 1, "IsGroupOf": 0, "IsDepiction": 0, "IsInside": 0}
+
+
+class Tables:
+    """The csv files and the images of a set."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.images = root, root / "validation"
+        self.images.mkdir(parents=True)
+        self.boxes: list[dict[str, Any]] = []
+        self.labels: list[tuple[Any, ...]] = []
+        self.columns: tuple[str, ...] = BOX_COLUMNS
+        self.tree: Any = None
+        self.classes: list[tuple[str, ...]] = list(CLASSES.items())
+
+    def image(self, name: str, **options: Any) -> Path:
+        path = self.images / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", WH, (90, 90, 90)).save(path, **{"format": "PNG", **options})
+        return path
+
+    def box(self, image: str, name: str, sides: tuple[Any, ...] = A, **flags: Any) -> None:
+        values = dict(zip(("XMin", "XMax", "YMin", "YMax"), sides, strict=True))
+        first = {"ImageID": image, "Source": "xclick", "LabelName": MID.get(name, name), "Confidence": 1}
+        self.boxes.append({**first, **values, **FLAGS, **flags})
+
+    def label(self, image: str, name: str, confidence: Any) -> None:
+        self.labels.append((image, "verification", MID.get(name, name), confidence))
+
+    def files(self) -> tuple[Path, Path]:
+        rows = [[record[name] for name in self.columns] for record in self.boxes]
+        boxes = write_table(self.root / "validation-annotations-bbox.csv", [self.columns, *rows])
+        return boxes, write_table(self.root / "class-descriptions-boxable.csv", self.classes)
+
+    def convert(self, **options: Any) -> tuple[list[Target], Report]:
+        options = {"task": "detection", **options}
+        if self.labels:
+            rows = [("ImageID", "Source", "LabelName", "Confidence"), *self.labels]
+            options["labels"] = write_table(self.root / "labels.csv", rows)
+        if self.tree is not None:
+            options["hierarchy"] = self.root / "hierarchy.json"
+            options["hierarchy"].write_text(json.dumps(self.tree))
+        out = self.root / "out.parquet"
+        report = openimages.convert(*self.files(), self.images, out, openimages.Options(**options))
+        return [Target.from_json(row["reward_model"]["ground_truth"]) for row in rows_in(report)], report
+
+    def bad(self, **options: Any) -> str:
+        """The message of a conversion that fails."""
+        with pytest.raises(RowsError) as caught:
+            self.convert(**options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Tables:
+    tables = Tables(tmp_path / "set")
+    tables.image("a1")
+    return tables
+
+
+# ---------------------------------------------------------------------------------------------- boxes
+
+
+def test_row(data: Tables) -> None:
+    """XMin, XMax, YMin, YMax; and what is absent is unknown, so that it is not asked for."""
+    data.box("a1", "Dog")
+    (truth,), report = data.convert()
+    assert (truth.boxes_xyxy, truth.labels, truth.categories, truth.size_wh) == ((A_XYXY,), ("Dog",), ("Dog",), WH)
+    (row,) = rows_in(report)
+    assert row["data_source"] == "visionr1/openimages_detection"
+    assert row["prompt"][0]["content"] == "<image>" + instruction("detection", ["Dog"])
+    info = row["extra_info"]
+    assert (info["image_id"], info["file_name"]) == ("a1", "a1.jpg")
+    assert json.loads(info["source_ann"]) == {"file": "validation-annotations-bbox.csv", "annotation_ids": [2]}
+
+
+def test_columns_go_by_name(data: Tables) -> None:
+    """oidv6-train has more columns."""
+    data.columns = ("XMax", "YMin", "ImageID", "IsGroupOf", "YMax", "XMin", "LabelName", "XClick1X")
+    data.box("a1", "Dog", XClick1X=0.5)
+    assert data.convert()[0][0].boxes_xyxy == (A_XYXY,)
+
+
+def test_groups_are_regions_to_ignore(data: Tables) -> None:
+    data.box("a1", "Dog")
+    data.box("a1", "Dog", (0.5, 1, 0.5, 1), IsGroupOf=1)
+    data.box("a1", "Cat", (0.5, 1, 0.5, 1), IsGroupOf=-1)
+    (truth,), report = data.convert()
+    assert truth.boxes_xyxy == (A_XYXY, (80, 48, 160, 96))
+    assert truth.labels == ("Dog", "Cat")
+    assert truth.ignore_xyxy == ((80, 48, 160, 96),)
+    assert report.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] == 1
+    found, report = data.convert(task="counting")
+    assert [(truth.categories, truth.count) for truth in found] == [(("Cat",), 1)], "nobody knows how many dogs"
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [(1, A_XYXY), (3, (112, 48, 152, 72)), (6, (48, 8, 72, 48))])
+def test_fractions_are_of_the_stored_pixels(data: Tables, orientation: int, expected: tuple[float, ...]) -> None:
+    """Also where both frames have one size, so that the size cannot tell."""
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    data.image("a1", exif=tags)
+    data.box("a1", "Dog")
+    assert data.convert()[0][0].boxes_xyxy == (expected,)
+
+
+def test_rotation_is_not_applied(data: Tables) -> None:
+    """The csv of image ids turns image and boxes alike: as they are stored they fit."""
+    rows = [("ImageID", "Subset", "OriginalURL", "Rotation"), ("a1", "validation", "https://x", "90.0")]
+    write_table(data.root / "validation-images-with-rotation.csv", rows)
+    data.box("a1", "Dog")
+    (truth,), report = data.convert()
+    assert (truth.size_wh, truth.boxes_xyxy) == (WH, (A_XYXY,))
+    assert rows_in(report)[0]["images"] == [str(data.images / "a1.jpg")]
+
+
+BAD_BOXES = {
+    "pixels": ((8, 48, 24, 48), {}, "needs fractions of the image, 0 to 1; mend it", "box not in fractions"),
+    "sides swapped": ((0.3, 0.05, 0.25, 0.5), {}, "no extent", "box without extent"),
+    "no number": (("x", 0.3, 0.25, 0.5), {}, "XMin x, YMin 0.25, XMax 0.3, YMax 0.5: box = None", "box malformed"),
+    "missing": (("", 0.3, 0.25, 0.5), {}, "XMin missing, YMin 0.25", "box malformed"),
+    "nan": (("nan", 0.3, 0.25, 0.5), {}, "needs four finite numbers", "box malformed"),
+}
+
+
+@pytest.mark.parametrize(("sides", "flags", "message", "kind"), BAD_BOXES.values(), ids=BAD_BOXES)
+def test_bad_box(data: Tables, sides: Any, flags: dict[str, Any], message: str, kind: str) -> None:
+    data.box("a1", "Dog")
+    data.box("a1", "Cat", sides, **flags)
+    shown = data.bad()
+    assert shown.startswith("validation-annotations-bbox.csv: annotation id 3 (image id a1): ")
+    assert message in shown
+    (truth,), report = data.convert(on_error="skip", task="grounding")
+    assert truth.labels == ("Dog",)
+    assert report.ledger.skipped == {kind: 1}
+
+
+def test_class_that_the_file_does_not_list(data: Tables) -> None:
+    data.box("a1", "Dog")
+    data.box("a1", "/m/0new")
+    reason = "LabelName '/m/0new' is not in the file of classes; give the one of the same version"
+    assert data.bad() == f"validation-annotations-bbox.csv: line 3: {reason}"
+    _, report = data.convert(on_error="skip")
+    assert report.ledger.skipped == {"unknown class": 1}
+
+
+# ---------------------------------------------------------------------------------------------- what was looked for
+
+
+def test_without_labels_nothing_is_called_absent(data: Tables) -> None:
+    for i in range(9):
+        data.image(f"b{i}")
+        data.box(f"b{i}", "Dog")
+    found, report = data.convert(task="grounding", negatives=0.5)
+    assert {truth.labels for truth in found} == {("Dog",)}
+    assert report.ledger.notes["grounding negatives missing: too few absent categories"] == 9
+
+
+def test_verified_labels(data: Tables) -> None:
+    """Absent: asked for; there without a box: not; without a label: not."""
+    data.box("a1", "Dog")
+    for name, confidence in (("Dog", "1.0"), ("Cat", 0), ("Person", 1), ("/m/0notboxable", 0)):
+        data.label("a1", name, confidence)
+    (truth,), report = data.convert()
+    assert truth.categories == ("Dog", "Cat")
+    assert report.ledger.notes["image-level label of a class without boxes"] == 1
+    found, _ = data.convert(task="grounding", negatives=0.5)
+    assert [(truth.categories, len(truth.boxes_xyxy)) for truth in found] == [(("Dog",), 1), (("Cat",), 0)]
+
+
+def test_labels_that_contradict(data: Tables) -> None:
+    data.box("a1", "Dog")
+    data.box("a1", "Cat")
+    data.label("a1", "Cat", 0)
+    data.label("a1", "Person", 0)
+    data.label("a1", "Person", 1)
+    (truth,), report = data.convert()
+    assert truth.categories == ("Dog",)
+    assert report.ledger.notes["class verified as not there, but found: not asked for"] == 2
+
+
+def test_image_with_labels_only(data: Tables) -> None:
+    data.image("b")
+    data.box("a1", "Dog")
+    data.label("b", "Dog", 0)
+    data.label("elsewhere", "Dog", 0)
+    found, report = data.convert(min_instances=0)
+    assert [(truth.categories, truth.labels) for truth in found] == [(("Dog",), ("Dog",)), (("Dog",), ())]
+    assert report.ledger.left_out["image-level label of an image that is not in the folder"] == 1
+
+
+def test_machine_made_labels_are_refused(data: Tables) -> None:
+    data.box("a1", "Dog")
+    data.label("a1", "Cat", 0.7)
+    reason = "Confidence '0.7': a label that nobody verified; give the file of human-verified labels, with 0 and 1"
+    assert data.bad(on_error="skip") == f"labels.csv: line 2: {reason}"
+
+
+def test_ancestors_of_what_is_there_are_not_asked_for(data: Tables) -> None:
+    """Neither as absent, nor as complete: the boxes of animals do not hold the dog."""
+    data.tree = TREE
+    data.box("a1", "Dog")
+    data.box("a1", "Animal", (0.5, 1, 0.5, 1))
+    data.label("a1", "Cat", 0)
+    (truth,), _ = data.convert()
+    assert (truth.categories, truth.labels) == (("Dog", "Cat"), ("Dog",))
+    data.boxes.pop()
+    data.label("a1", "Animal", 0)
+    assert data.convert()[0][0].categories == ("Dog", "Cat")
+    data.tree = None
+    assert data.convert()[0][0].categories == ("Animal", "Dog", "Cat"), "nobody knows better without the tree"
+
+
+def test_ancestors_of_a_verified_class_without_boxes(data: Tables) -> None:
+    data.tree = TREE
+    data.box("a1", "Cat")
+    data.label("a1", "Dog", 1)
+    data.label("a1", "Animal", 0)
+    assert data.convert()[0][0].categories == ("Cat",)
+
+
+def test_a_whole_is_not_above_its_parts(data: Tables) -> None:
+    data.tree = TREE
+    data.box("a1", "Human hand")
+    data.label("a1", "Person", 0)
+    assert data.convert()[0][0].categories == ("Human hand", "Person")
+
+
+def test_what_is_below_may_be_asked_for(data: Tables) -> None:
+    data.tree = TREE
+    data.box("a1", "Animal")
+    data.label("a1", "Dog", 0)
+    assert data.convert()[0][0].categories == ("Animal", "Dog")
+
+
+def test_tree_of_another_layout(data: Tables) -> None:
+    data.tree = {"name": "Entity"}
+    data.box("a1", "Dog")
+    assert "hierarchy.json: not of the expected layout" in data.bad()
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_images_in_folders_below(data: Tables) -> None:
+    data.image("train_0/b")
+    data.box("b", "Dog")
+    _, report = data.convert()
+    assert rows_in(report)[0]["extra_info"]["file_name"] == "train_0/b.jpg"
+
+
+def test_two_images_of_one_name(data: Tables) -> None:
+    data.image("thumbnails/a1")
+    data.box("a1", "Dog")
+    reason = f"several files are named a1 below {data.images}; remove all but one"
+    assert data.bad() == f"validation-annotations-bbox.csv: line 2: {reason}"
+
+
+@pytest.mark.parametrize("name", ["b", "../secret", "", "/etc/passwd"])
+def test_missing_image(data: Tables, name: str) -> None:
+    (data.root / "secret.jpg").write_bytes((data.images / "a1.jpg").read_bytes())
+    data.box(name, "Dog")
+    data.box(name, "Cat")
+    data.box("a1", "Dog")
+    reason = f"no {name}.jpg in or below {data.images}; check IMAGES_DIR, or give --partial"
+    assert data.bad() == f"validation-annotations-bbox.csv: line 2: {reason}"
+    found, report = data.convert(on_error="skip")
+    assert len(found) == 1
+    assert report.ledger.skipped == {"image file missing": 1}
+    assert report.ledger.left_out["box of an image left out"] == 1
+    found, report = data.convert(partial=True)
+    assert len(found) == 1
+    assert report.ledger.left_out["image that is not in the folder (--partial)"] == 1
+
+
+def test_exclusion(data: Tables) -> None:
+    data.image("b")
+    for name in ("a1", "b", "b"):
+        data.box(name, "Dog")
+    (data.root / "ids.txt").write_text("b\n")
+    found, report = data.convert(exclude_image_ids=data.root / "ids.txt")
+    assert len(found) == 1
+    assert report.ledger.left_out["image on the exclusion list"] == 1
+
+
+def test_v7_names_its_columns(data: Tables) -> None:
+    data.box("a1", "Dog")
+    data.classes.insert(0, ("LabelName", "DisplayName"))
+    assert data.convert(min_instances=0)[0][0].categories == ("Dog",)
+
+
+def test_files_in_the_wrong_place(data: Tables) -> None:
+    data.box("a1", "Dog")
+    boxes, classes = data.files()
+    out, options = data.root / "out.parquet", openimages.Options()
+    with pytest.raises(RowsError) as caught:
+        openimages.convert(classes, classes, data.images, out, options)
+    assert str(caught.value) == (f"{classes}: no column ImageID; it has /m/0jbk, Animal; is it the right file?")
+    with pytest.raises(RowsError) as caught:
+        openimages.convert(boxes, boxes, data.images, out, options)
+    assert "needs lines as '/m/011k07,Tortoise'; is it the right file?" in str(caught.value)
+    with pytest.raises(RowsError, match="no such folder; check the path"):
+        openimages.convert(boxes, classes, data.root / "none", out, options)
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parents[2] / "data_preprocess" / "openimages.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_command(data: Tables) -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(flag in done.stdout for flag in ("--labels", "--hierarchy", "--partial", "openimages_{task}"))
+    data.box("a1", "Dog")
+    data.box("b", "Dog")
+    done = command(*data.files(), data.images, data.root / "out.parquet", "--partial")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "left out: 1 x image that is not in the folder (--partial)" in done.stdout
+
+
+def test_a_bad_box_is_a_row_error(data: Tables) -> None:
+    """So that the command tells of --on-error skip."""
+    data.box("a1", "Dog", (1, 0, 0, 1))
+    with pytest.raises(RowError):
+        data.convert()
+
+
+def test_exclusion_by_table_and_by_folder(data: Tables) -> None:
+    for name in ("a", "b"):
+        data.image(name)
+        data.box(name, "Dog")
+    listed = data.root / "list.txt"
+    exclusion.build(listed, [data.files()[0]])
+    assert listed.read_text().splitlines()[1:] == ["a", "b"]
+    (data.root / "eval").mkdir()
+    (data.root / "eval" / "a.jpg").touch()
+    exclusion.build(listed, [data.root / "eval"])
+    out, options = data.root / "out.parquet", openimages.Options(task="detection", exclude_image_ids=listed)
+    report = openimages.convert(*data.files(), data.images, out, options)
+    assert {row["extra_info"]["image_id"] for row in rows_in(report)} == {"b"}
+
+
+def test_lines_with_surplus_fields(data: Tables) -> None:
+    data.image("a")
+    data.box("a", "Dog")
+    boxes, classes = data.files()
+    boxes.write_text(boxes.read_text() + "a,x,/m/0bt9lr,1,.1,.2,.3,.4,0,0,0,0,0,surplus\n")
+    options = openimages.Options(task="detection", on_error="skip")
+    report = openimages.convert(boxes, classes, data.images, data.root / "out.parquet", options)
+    assert report.ledger.skipped == {"malformed entry": 1}

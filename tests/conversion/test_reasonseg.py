@@ -1,0 +1,314 @@
+"""visionr1 convert reasonseg: labels, encodings and polygons as LISA's reader takes them, bad files, the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scene_sets.base import opened, rows_in
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.datasets import reasonseg
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.masks import Mask
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.doctor import check_parquet
+
+WH = (160, 96)
+A, B = [[10, 20], [50, 20], [50, 60], [10, 60]], [[90, 30], [120, 40], [100, 80]]
+
+
+class Dataset:
+    """ReasonSeg/train in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.folder = folder / "ReasonSeg", folder / "ReasonSeg" / "train"
+        self.folder.mkdir(parents=True)
+        self.out = folder / "out.parquet"
+
+    def add(
+        self,
+        *shapes: Any,
+        text: Any = ("the tool",),
+        name: str = "1_abc_o",
+        encoding: str = "utf-8",
+        exif: int | None = None,
+        suffix: str = ".jpg",
+        **more: Any,
+    ) -> Path:
+        shapes = shapes or (shape(A),)
+        text = list(text) if isinstance(text, tuple) else text
+        path = self.folder / f"{name}.json"
+        entry = {"text": text, "is_sentence": False, "shapes": list(shapes), **more}
+        path.write_bytes(json.dumps(entry, ensure_ascii=False).encode(encoding))
+        picture = Image.new("RGB", WH, (90, 90, 90))
+        tags = Image.Exif()
+        if exif is not None:
+            tags[0x0112] = exif
+        for made in shapes:
+            if isinstance(made, dict) and len(made.get("points", ())) > 2:
+                ImageDraw.Draw(picture).polygon([tuple(point) for point in made["points"]], fill=(255, 0, 0))
+        picture.save(self.folder / f"{name}{suffix}", format="PNG", exif=tags)
+        return path
+
+    def convert(self, folder: Path | None = None, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        report = reasonseg.convert(folder or self.folder, self.out, reasonseg.Options(**options))
+        assert check_parquet(self.out) == []
+        return rows_in(report), report
+
+    def bad(self, message: str, **options: Any) -> None:
+        """It fails with this message; with --on-error skip, the good file beside it is left."""
+        self.add(name="2_good", text=("the good one",))
+        with pytest.raises(RowError) as caught:
+            self.convert(**options)
+        assert str(caught.value) == message
+        found, report = self.convert(on_error="skip", **options)
+        assert [target(row).labels for row in found] == [("the good one",)]
+        assert report.ledger.listed == [message]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path)
+
+
+def shape(points: Sequence[Sequence[float]], label: str = "target", **more: Any) -> dict[str, Any]:
+    return {"label": label, "labels": [label], "shape_type": "polygon", "points": points, **more}
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+def boxes(row: dict[str, Any]) -> list[tuple[float, ...]]:
+    return [tuple(box) for box in target(row).boxes_xyxy]
+
+
+# ------------------------------------------------------------------------------------------------ good rows
+
+
+def test_one_row_for_each_text(data: Dataset) -> None:
+    data.add(text=("the tool", "  the   thing to cut with "))
+    found, _ = data.convert()
+    instruct = FORMATS["qwen-json"].instruct
+    assert instruct is not None
+    assert [row["prompt"][0]["content"] for row in found] == [
+        "<image>" + instruct("grounding", ["the tool"]),
+        "<image>" + instruct("grounding", ["the thing to cut with"]),
+    ]
+    assert [boxes(row) for row in found] == [[(10, 20, 50, 60)]] * 2
+    facts = found[1]["extra_info"]
+    assert (facts["image_id"], facts["file_name"]) == ("1_abc_o", "1_abc_o.jpg")
+    assert json.loads(facts["source_ann"]) == {"file": "1_abc_o.json", "text": 1, "is_sentence": False}
+
+
+def test_a_sentence_is_asked_as_it_stands(data: Dataset) -> None:
+    question = "What do you cut bread with?"
+    data.add(text=(question,), is_sentence=True)
+    (row,), _ = data.convert()
+    assert row["prompt"][0]["content"] == f"<image>{question} Output the coordinates in JSON format."
+    assert target(row).labels == (question,)
+
+
+def test_a_single_text_that_is_no_list(data: Dataset) -> None:
+    data.add(text="the tool")
+    (row,), _ = data.convert()
+    assert target(row).labels == ("the tool",)
+
+
+def test_union_of_all_polygons_or_a_box_of_each(data: Dataset) -> None:
+    data.add(shape(A), shape(B))
+    (row,), _ = data.convert()
+    assert boxes(row) == [(10, 20, 120, 80)]
+    (row,), _ = data.convert(boxes="polygon")
+    assert boxes(row) == [(10, 20, 50, 60), (90, 30, 120, 80)]
+
+
+def test_flag_shapes_mean_nothing(data: Dataset) -> None:
+    data.add(shape([[0, 0]], "flag"), shape(A), shape([[150, 90], [151, 91]], "Flag"))
+    (row,), report = data.convert(boxes="polygon")
+    assert boxes(row) == [(10, 20, 50, 60)]
+    assert target(row).ignore_xyxy == ()
+    assert report.ledger.notes["shape labelled flag, which means nothing"] == 2
+
+
+def test_ignore_polygons_are_neither_right_nor_wrong(data: Dataset) -> None:
+    data.add(shape(A), shape(B, "ignore"))
+    (row,), _ = data.convert()
+    assert boxes(row) == [(10, 20, 50, 60)]
+    assert target(row).ignore_xyxy == ((90, 30, 120, 80),)
+
+
+def test_other_labels_are_the_target(data: Dataset) -> None:
+    """LISA's reader asks for "flag" and "ignore" only."""
+    data.add(shape(A, "knife"), shape(B, "Ignored"))
+    (row,), _ = data.convert()
+    assert boxes(row) == [(10, 20, 50, 60)]
+    assert len(target(row).ignore_xyxy) == 1
+
+
+def test_cp1252(data: Dataset) -> None:
+    path = data.add(text=("the caf\xe9\x92s sign".replace("\x92", "\u2019"),), encoding="cp1252")
+    assert b"caf\xe9\x92s" in path.read_bytes()
+    data.add(name="2_utf8", text=("the caf\xe9",))
+    found, report = data.convert()
+    assert [target(row).labels for row in found] == [("the caf\xe9\u2019s sign",), ("the caf\xe9",)]
+    assert report.ledger.notes["json read as cp1252: it is no UTF-8"] == 1
+
+
+@pytest.mark.parametrize("exif", [3, 6])
+def test_polygons_are_drawn_on_the_upright_image(data: Dataset, exif: int) -> None:
+    """LISA reads images with cv2, which turns them."""
+    points = [[10, 20], [50, 20], [50, 60], [10, 60]]
+    data.add(shape(points), exif=exif)
+    (row,), _ = data.convert()
+    assert boxes(row) == [(10, 20, 50, 60)]
+    assert opened(row).size == ((96, 160) if exif == 6 else WH)
+
+
+def test_points_outside_are_clipped(data: Dataset) -> None:
+    data.add(shape([[-4, 20], [50.5, 20], [50.5, 99]]))
+    (row,), report = data.convert()
+    assert boxes(row) == [(0, 20, 50.5, 96)]
+    assert report.ledger.notes["box clipped to its image"] == 1
+
+
+def test_pointing_keeps_the_masks(data: Dataset) -> None:
+    data.add(shape(A), shape(B))
+    (row,), _ = data.convert(task="pointing")
+    assert row["ability"] == "pointing"
+    assert target(row).masks == (Mask(polygons=((10, 20, 50, 20, 50, 60, 10, 60), (90, 30, 120, 40, 100, 80))),)
+    assert boxes(row) == [(10, 20, 120, 80)]
+    (row,), _ = data.convert(task="pointing", boxes="polygon")
+    assert len(target(row).masks) == 2
+
+
+def test_masks_lie_on_their_pixels(data: Dataset) -> None:
+    data.add(shape(A))
+    (row,), _ = data.convert(task="pointing")
+    ys, xs = np.nonzero(np.asarray(opened(row))[:, :, 0] > 200)
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == boxes(row)[0]  # Pillow paints the far corner too, as cv2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png"])
+def test_suffixes_of_images(data: Dataset, suffix: str) -> None:
+    data.add(suffix=suffix)
+    (row,), _ = data.convert()
+    assert row["images"] == [str(data.folder / f"1_abc_o{suffix}")]
+
+
+def test_the_folder_of_all_splits(data: Dataset) -> None:
+    data.add()
+    (data.root / "explanatory").mkdir()
+    (data.root / "explanatory" / "train.json").write_text("[]")
+    (row,), _ = data.convert(data.root)
+    assert row["extra_info"]["split"] == "train"
+    with pytest.raises(RowsError, match=r"ReasonSeg: no json file in it; needs ReasonSeg/train, or ReasonSeg and"):
+        data.convert(data.root, split="val")
+
+
+def test_excluded_by_id_or_file_name(data: Dataset) -> None:
+    for name in ("1_a", "2_b", "3_c"):
+        data.add(name=name)
+    (data.root / "list.txt").write_text("1_a\n2_b.jpg\n")
+    (row,), report = data.convert(exclude_image_ids=data.root / "list.txt")
+    assert row["extra_info"]["image_id"] == "3_c"
+    assert report.ledger.left_out["row of an image on the exclusion list"] == 2
+
+
+# ------------------------------------------------------------------------------------------------ bad files
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        ([shape(B, "ignore")], "no shape is a target; mend it, or leave it out"),
+        (
+            [shape([[9, 9], [20, 9]], shape_type="circle")],
+            "shape 'target' of type circle with 2 points: needs the corners of a polygon; mend it",
+        ),
+        ([shape([])], "shape 'target' of type polygon with 0 points: needs the corners of a polygon; mend it"),
+        ([{"label": "target"}], "Object missing required field `points` - at `$.shapes[0]`; mend it"),
+        ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`; mend it"),
+    ],
+)
+def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
+    path = data.add(*shapes)
+    data.bad(f"{path}: {reason}")
+
+
+def test_a_point_is_no_box(data: Dataset) -> None:
+    data.add(shape([[9, 9]]))
+    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]: no extent; mend or remove the annotation")
+
+
+def test_a_line_is_no_mask(data: Dataset) -> None:
+    data.add(shape([[9, 9], [20, 30]]))
+    data.bad(
+        "1_abc_o.json: text 0: polygons[0] = (9.0, 9.0, 20.0, 30.0): needs x, y of at least three corners; "
+        "mend or remove the shape",
+        task="pointing",
+    )
+
+
+def test_empty_text(data: Dataset) -> None:
+    data.add(text=(" ",))
+    data.bad("1_abc_o.json: text 0: is empty; remove it")
+
+
+def test_a_missing_image(data: Dataset) -> None:
+    path = data.add().with_suffix(".jpg")
+    path.unlink()
+    data.bad(f"{path}: no such image file; check the images folder")
+
+
+def test_a_garbled_json(data: Dataset) -> None:
+    path = data.add()
+    path.write_bytes(path.read_bytes()[:-4])
+    data.bad(f"{path}: Input data was truncated; mend it")
+
+
+def test_bytes_of_no_encoding(data: Dataset) -> None:
+    path = data.add()
+    path.write_bytes(path.read_bytes().replace(b"the tool", b"the \x81\xff"))
+    with pytest.raises(RowError, match=r"1_abc_o\.json: 'charmap' codec can't decode byte 0x81"):
+        data.convert()
+
+
+def test_deep_nesting_does_no_harm(data: Dataset) -> None:
+    path = data.add()
+    path.write_text('{"text": ' + "[" * 100_000)
+    with pytest.raises(RowError, match=r"1_abc_o\.json: "):
+        data.convert()
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parents[2] / "data_preprocess" / "reasonseg.py"
+    line = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_help_has_the_flags_with_their_defaults() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"--{it.name.replace('_', '-')} " in done.stdout for it in dataclasses.fields(reasonseg.Options))
+    assert "[default: visionr1/reasonseg_{task}]" in done.stdout
+
+
+def test_command(data: Dataset) -> None:
+    data.add(shape(A), shape(B))
+    done = command(data.root, data.out, "--boxes", "polygon")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "objects 2; objects a row: 2-3: 1" in done.stdout
+    assert check_parquet(data.out) == []

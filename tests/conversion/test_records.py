@@ -1,0 +1,522 @@
+"""visionr1 convert records: columns, box formats that are checked, and the rows of each framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from scene_sets.base import NAMES, pictures, rows_in
+from scene_sets.frameworks import PHRASE_COLUMNS, write_csv, write_jsonl, write_parquet, write_phrases
+
+from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
+from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import records
+from verl_visionr1.conversion.records.fields import FORMATS
+from verl_visionr1.conversion.writing import Report
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "records.py"
+PICTURE = pictures()[0]
+WIDTH, HEIGHT = PICTURE.size
+NAME = PICTURE.file_name
+BOX = (8.0, 16.0, 40.0, 60.0)
+THEN = ANSWER_FORMATS["qwen-json"].then
+COLUMNS = ("image=image", "phrase=text", "boxes=boxes")
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path)
+    PICTURE.save(tmp_path, "b.png")
+
+
+def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, Any]], Report]:
+    path = write_jsonl(folder / "a.jsonl", rows)
+    return converted(path, **options)
+
+
+def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]:
+    report = records.convert(path, path.parent / "out.parquet", records.Options(**options))
+    return rows_in(report), report
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+def prompt(row: dict[str, Any]) -> str:
+    return row["prompt"][0]["content"].removeprefix("<image>")
+
+
+def row(boxes: Any = (BOX,), **changes: Any) -> dict[str, Any]:
+    return {"image": NAME, "text": "the cat", "boxes": boxes, **changes}
+
+
+# ------------------------------------------------------------------------------------------------ box formats
+
+
+def written(name: str) -> list[float]:
+    """`BOX` in a format."""
+    x1, y1, x2, y2 = BOX
+    order, unit = name.split("-")
+    full = {"abs": (WIDTH, HEIGHT), "norm1": (1, 1), "norm100": (100, 100), "norm1000": (1000, 1000)}[unit]
+    sx, sy = full[0] / WIDTH, full[1] / HEIGHT
+    numbers = {
+        "xyxy": (x1, y1, x2, y2),
+        "xywh": (x1, y1, x2 - x1, y2 - y1),
+        "cxcywh": ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1),
+    }[order]
+    return [value * (sx, sy)[i % 2] for i, value in enumerate(numbers)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_means_the_same_box(name: str, tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, row([written(name)]), column=COLUMNS, box_format=name)
+    assert target(found).boxes_xyxy == (BOX,)
+    assert prompt(found) == instruction("grounding", ["the cat"])
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        list(BOX),
+        [list(BOX)],
+        json.dumps(BOX),
+        json.dumps([BOX]),
+        [[str(v) for v in BOX]],
+    ],
+)
+def test_boxes_may_be_wrapped(boxes: Any, tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, row(boxes), column=COLUMNS, box_format="xyxy-abs")
+    assert target(found).boxes_xyxy == (BOX,)
+
+
+def test_an_impossible_format_is_refused_with_the_evidence(tmp_path: Path) -> None:
+    rows = [row([[8, 16, 40, 60]]), row([[512.0 / 8, 20, 120, 90]])]
+    with pytest.raises(RowsError) as caught:
+        convert(tmp_path, *rows, column=COLUMNS, box_format="xyxy-norm1", on_error="skip")
+    assert all(named in str(caught.value) for named in ("a.jsonl", "--box-format xyxy-norm1", "--box-format xyxy-abs"))
+    assert not isinstance(caught.value, RowError)
+    boxes = [[100 + i, 80, 20, 30] for i in range(9)]
+    with pytest.raises(RowsError, match=r"--box-format xyxy-abs, but .*--box-format xywh-abs"):
+        convert(tmp_path, row(boxes), column=COLUMNS, box_format="xyxy-abs")
+
+
+def test_another_format_that_fits_better_is_refused(tmp_path: Path) -> None:
+    """Most boxes pass as corners: only the few that do not tell."""
+    boxes = [[2 * i, i, 50 + 2 * i, 40 + i] for i in range(18)] + [[120, 90, 30, 20], [130, 60, 20, 50]]
+    with pytest.raises(RowsError, match="--box-format xywh-abs"):
+        convert(tmp_path, row(boxes), row(), column=COLUMNS, box_format="xyxy-abs", on_error="skip")
+    _, report = convert(tmp_path, row(boxes[:18]), column=COLUMNS, box_format="xyxy-abs")
+    assert not [note for note in report.ledger.notes if note.startswith("box format in doubt")]
+
+
+def test_a_single_odd_box_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [row([[0.1 * i, 0.1, 0.1 * i + 0.1, 0.5]]) for i in range(9)] + [row([[512, 10, 600, 40]])]
+    with pytest.raises(RowError, match=r"a\.jsonl: line 10: .*outside the image"):
+        convert(tmp_path, *rows, column=COLUMNS, box_format="xyxy-norm1")
+    found, report = convert(tmp_path, *rows, column=COLUMNS, box_format="xyxy-norm1", on_error="skip")
+    assert len(found) == 9
+    assert report.ledger.skipped == {"box outside its image": 1}
+
+
+def test_the_format_must_be_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        RowsError, match=r"a\.jsonl: line 1: has boxes or points: say in what format: --box-format xyxy-"
+    ):
+        convert(tmp_path, row(), column=COLUMNS, on_error="skip")
+
+
+def test_turned_images_need_a_size(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    PICTURE.image().save(tmp_path / NAME, exif=tags)
+    with pytest.raises(RowError, match=r"the annotations give no size, and .* has EXIF orientation 6"):
+        convert(tmp_path, row(), column=COLUMNS, box_format="xyxy-abs")
+    columns = (*COLUMNS, "width=w", "height=h")
+    (found,), _ = convert(tmp_path, row(w=WIDTH, h=HEIGHT), column=columns, box_format="xyxy-abs")
+    assert target(found).size_wh == (HEIGHT, WIDTH)
+    assert target(found).boxes_xyxy == ((HEIGHT - 60, 8, HEIGHT - 16, 40),)
+    labelled = ("image=image", "label=text", "boxes=boxes")
+    with pytest.raises(RowError, match="no width and height are given, and the file has EXIF orientation 6"):
+        convert(tmp_path, row(), column=labelled, box_format="xyxy-abs")
+
+
+# ------------------------------------------------------------------------------------------------ columns
+
+
+def test_nested_columns(tmp_path: Path) -> None:
+    """A list of objects, an object of lists, and a name that holds a dot itself."""
+    rows = (
+        {"img.file": NAME, "objects": [{"bbox": list(BOX), "kind": "cat"}, {"bbox": [1, 2, 30, 40], "kind": "dog"}]},
+        {"img.file": "b.png", "objects": {"bbox": [list(BOX), [1, 2, 30, 40]], "kind": ["cat", "dog"]}},
+    )
+    columns = ("image=img.file", "boxes=objects.bbox", "label=objects.kind")
+    found, _ = convert(tmp_path, *rows, column=columns, box_format="xyxy-abs", task="detection")
+    assert [target(it).labels for it in found] == [("cat", "dog")] * 2
+    assert target(found[0]).boxes_xyxy == target(found[1]).boxes_xyxy == (BOX, (1, 2, 30, 40))
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([[10, 20], [30, 40]], ((10, 20), (30, 40))),
+        ([10, 20], ((10, 20),)),
+        ([{"x": 10, "y": 20}], ((10, 20),)),
+        ({"x": [10, 30], "y": [20, 40]}, ((10, 20), (30, 40))),
+        ({"x": 10, "y": 20}, ((10, 20),)),
+        ([], ()),
+    ],
+)
+def test_points(points: Any, expected: tuple[Any, ...], tmp_path: Path) -> None:
+    columns = ("image=image", "phrase=text", "points=points")
+    (found,), _ = convert(tmp_path, row(points=points), column=columns, box_format="xyxy-abs")
+    assert (target(found).task, target(found).points_xy) == ("pointing", expected)
+
+
+def test_counting_and_text(tmp_path: Path) -> None:
+    rows = (
+        {"image": NAME, "q": "How many cats?", "n": "3"},
+        {"image": NAME, "q": "How many dogs?", "n": 0},
+    )
+    found, report = convert(tmp_path, *rows, column=("image=image", "question=q", "count=n"))
+    assert [target(it).count for it in found] == [3, 0]
+    assert prompt(found[0]) == f"How many cats? {ANSWER_FORMATS['count'].then}"
+    assert report.negatives == {"counting": 1}
+    rows = ({"image": NAME, "q": "Which?", "a": "B", "opts": ["a cat", "a dog"]},)
+    (found,), _ = convert(tmp_path, *rows, column=("image=image", "question=q", "answer=a", "choices=opts"))
+    assert (target(found).answer, target(found).choices) == ("B", ("a cat", "a dog"))
+
+
+def test_a_solution_is_read(tmp_path: Path) -> None:
+    rows = (
+        {"image": NAME, "q": "Where are they?", "s": json.dumps([{"bbox_2d": list(BOX), "label": "cat"}])},
+        {"image": NAME, "q": "What is it?", "s": "<answer>a cat</answer>"},
+    )
+    columns = ("image=image", "question=q", "solution=s")
+    found, _ = convert(tmp_path, *rows, column=columns, box_format="xyxy-abs")
+    assert [it["ability"] for it in found] == ["grounding", "text"]
+    assert target(found[0]).labels == ("cat",)
+    assert prompt(found[0]) == f"Where are they? {THEN}"
+    assert target(found[1]).answer == "a cat"
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    """An empty list says so; then all prompts say how to answer it, unless such rows are left out."""
+    found, report = convert(tmp_path, row(), row([]), column=COLUMNS, box_format="xyxy-abs")
+    assert report.negatives == {"grounding": 1}
+    assert all("If there is none" in prompt(it) for it in found)
+    (found,), report = convert(tmp_path, row(), row([]), column=COLUMNS, box_format="xyxy-abs", negatives=0.0)
+    assert "none" not in prompt(found)
+    assert report.ledger.left_out == {"negative over --negatives": 1}
+
+
+def test_splits(tmp_path: Path) -> None:
+    rows = (row(s="train"), row(s="val"), row(s=None))
+    found, report = convert(tmp_path, *rows, column=(*COLUMNS, "split=s"), box_format="xyxy-abs")
+    assert len(found) == 2
+    assert report.ledger.left_out == {"row of split val": 1}
+
+
+def test_images_of_every_kind(tmp_path: Path) -> None:
+    data = (tmp_path / NAME).read_bytes()
+    for images in ([{"bytes": data, "path": None}], {"bytes": data, "path": "x.png"}, data):
+        path = write_parquet(tmp_path / "a.parquet", [row(image=images, boxes=[list(BOX)])])
+        (found,), _ = converted(path, column=COLUMNS, box_format="xyxy-abs")
+        assert Image.open(found["images"][0]).size == PICTURE.size
+    (found,), _ = convert(tmp_path, row(image=[NAME]), column=COLUMNS, box_format="xyxy-abs")
+    (found,), _ = convert(tmp_path, row(image=str(tmp_path / NAME)), column=COLUMNS, box_format="xyxy-abs")
+    assert found["images"] == [str(tmp_path / NAME)]
+
+
+def test_absolute_names_are_looked_for_in_a_given_folder(tmp_path: Path) -> None:
+    """Tables move to other machines; the folder that the user names is the one that counts."""
+    PICTURE.save(tmp_path / "imgs", "c.png")
+    made = row(image="/data/somewhere/imgs/c.png")
+    options = {"column": COLUMNS, "box_format": "xyxy-abs"}
+    (found,), _ = convert(tmp_path, made, images_dir=tmp_path, **options)
+    assert found["images"] == [str(tmp_path / "imgs" / "c.png")]
+    with pytest.raises(RowError, match=r"/data/somewhere/imgs/c\.png: no such image file"):
+        convert(tmp_path, made, **options)
+
+
+BAD = {
+    "three numbers": (row([[1, 2, 3]]), "box malformed", r"box \[1, 2, 3\]: needs 4 finite numbers"),
+    "text as box": (row("left"), "box malformed", r"box \['left'\]: needs 4 finite numbers"),
+    "truth values": (row([[True, 2, 3, 4]]), "box malformed", "needs 4 finite numbers"),
+    "huge numbers": (row([[1, 2, 3, 10**400]]), "box malformed", "needs 4 finite numbers"),
+    "huge number as text": (row([["1", "2", "3", "9" * 400]]), "box malformed", "needs 4 finite numbers"),
+    "inverted": (row([[40, 2, 3, 9]]), "box without extent", "no extent"),
+    "no boxes at all": (row(None), "no truth", r"neither boxes, points, count nor answer.*write \[\]"),
+    "no phrase": (row(text=""), "nothing asked", "neither phrase nor question"),
+    "phrase is a number": (row(text=7), "phrase is no text", "phrase '7': needs a text"),
+    "no image": (row(image=None), "no image", "image is 'None': needs a path or bytes"),
+    "two images": (row(image=["a.png", "b.png"]), "several images", "2 images: a row has one"),
+    "missing image": (row(image="none.png"), "image file missing", "none.png: no such image file"),
+    "traversal": (row(image="../a.png"), "file_name outside the images folder", "must lie inside the images folder"),
+    "half a size": (row(w=3), "image without size", r"width and height \(3, None\): need positive numbers"),
+    "other size": (row(w=640, h=480), "annotated size differs", r"size_wh \(640, 480\), the file has \(160, 120\)"),
+    "no object": ([1, 2], "malformed entry", "needs an object"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_records(what: str, tmp_path: Path) -> None:
+    bad, kind, message = BAD[what]
+    options = {"column": (*COLUMNS, "width=w", "height=h"), "box_format": "xyxy-abs"}
+    good = row(w=WIDTH, h=HEIGHT)
+    with pytest.raises(RowError, match=message) as caught:
+        convert(tmp_path, good, bad, **options)
+    assert caught.value.kind == kind
+    assert str(caught.value).startswith("a.jsonl: line 2")
+    assert "\n" not in str(caught.value)
+    found, report = convert(tmp_path, good, bad, **options, on_error="skip")
+    assert len(found) == 1
+    assert report.ledger.skipped == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "--column image=NAME is missing: which column holds the image?"),
+        ({"preset": "coco"}, "--preset coco: needs one of easyr1, ms-swift"),
+        ({"column": ["image=a", "picture=b"]}, "--column picture=b: needs WHAT=NAME, WHAT one of image, id, split"),
+        ({"column": ["image"]}, "--column image: needs WHAT=NAME"),
+        ({"column": ["image=a", "image=b"]}, "--column image=b: image is given twice"),
+        ({"column": ["image=a", "boxes=a,b"]}, "--column boxes=a,b: 2 columns; boxes is one column, or 4"),
+        ({"column": ["image=a"], "box_format": "yxyx"}, "--box-format yxyx: needs one of xyxy-abs, xyxy-norm1"),
+        ({"column": COLUMNS, "task": "counting"}, "--task: is for boxes with labels"),
+        ({"column": COLUMNS, "class_names": "a,b"}, "--class-names: is for boxes with labels"),
+        ({"preset": "tf-csv", "keep_prompts": True}, "--keep-prompts: boxes with labels have no prompts"),
+    ],
+)
+def test_flags_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowsError, match=message):
+        records.Options(**options).layout  # noqa: B018 - the format is looked up when it is needed
+
+
+def test_a_column_that_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match=r"a\.jsonl: no column 'bbox'; there are boxes, image, text"):
+        convert(tmp_path, row(), column=("image=image", "phrase=text", "boxes=bbox"), box_format="xyxy-abs")
+
+
+def test_keep_prompts(tmp_path: Path) -> None:
+    columns = ("image=image", "question=text", "boxes=boxes")
+    made = row(text="<image>Where is it?")
+    options = {"column": columns, "box_format": "xyxy-abs"}
+    (found,), _ = convert(tmp_path, row(text="Where is it?"), **options, keep_prompts=True)
+    assert prompt(found) == "Where is it?"
+    with pytest.raises(RowError, match="holds <image>"):
+        convert(tmp_path, made, **options)
+    with pytest.raises(RowError, match="no prompt of its own, which --keep-prompts needs"):
+        convert(tmp_path, row(), column=COLUMNS, box_format="xyxy-abs", keep_prompts=True)
+
+
+# ------------------------------------------------------------------------------------------------ boxes with labels
+
+
+def tf_row(label: str = "cat", corners: tuple[Any, ...] = BOX, name: str = NAME) -> dict[str, Any]:
+    size = {"filename": name, "width": WIDTH, "height": HEIGHT, "class": label}
+    return {**size, **dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))}
+
+
+def test_lines_of_one_image_belong_together(tmp_path: Path) -> None:
+    rows = [tf_row("cat"), tf_row("dog", name="b.png"), tf_row("dog", (1, 2, 30, 40))]
+    found, _ = converted(write_csv(tmp_path / "a.csv", rows), preset="tf-csv", task="detection")
+    assert [target(it).labels for it in found] == [("cat", "dog"), ("dog",)]
+    assert {target(it).categories for it in found} == {("cat", "dog")}
+
+
+def test_a_line_without_a_box_is_an_image_without_objects(tmp_path: Path) -> None:
+    rows = [{"path": str(tmp_path / NAME), **dict(zip("abcd", BOX, strict=True)), "class": "cat"}]
+    rows.append({**dict.fromkeys(rows[0], ""), "path": str(tmp_path / "b.png")})
+    path = write_csv(tmp_path / "a.csv", rows, header=False)
+    (_,), report = converted(path, preset="retinanet-csv", task="grounding")
+    found, report = converted(path, preset="retinanet-csv", task="grounding", negatives=0.5)
+    assert [len(target(it).boxes_xyxy) for it in found] == [1, 0]
+    found, report = converted(path, preset="retinanet-csv", task="detection", min_instances=0)
+    assert report.negatives == {"detection": 1}
+    assert all("If there is none" in prompt(it) for it in found)
+
+
+@pytest.mark.parametrize("corners", [(50, 16, 40, 60), ("a", 1, 2, 3), ("", "", "", "")])
+def test_what_has_a_bad_box_is_not_called_absent(corners: tuple[Any, ...], tmp_path: Path) -> None:
+    rows = [tf_row("dog"), tf_row("cat", corners), tf_row("cat", name="b.png")]
+    path = write_csv(tmp_path / "a.csv", rows)
+    with pytest.raises(RowError, match=r"line 3"):
+        converted(path, preset="tf-csv")
+    found, report = converted(path, preset="tf-csv", task="grounding", negatives=0.4, on_error="skip")
+    assert sum(report.ledger.skipped.values()) == 1
+    empty = [(target(it).categories, it["extra_info"]["file_name"]) for it in found if not target(it).boxes_xyxy]
+    assert empty == [(("dog",), "b.png")]
+
+
+def test_labels_that_are_numbers(tmp_path: Path) -> None:
+    columns = ("image=image", "label=objects.category", "boxes=objects.bbox")
+    made = {"image": NAME, "objects": {"bbox": [list(BOX)], "category": [1]}}
+    options = {"column": columns, "box_format": "xyxy-abs", "task": "detection"}
+    with pytest.raises(RowError, match="line 1: label 1: needs a text; name them by --class-names"):
+        convert(tmp_path, made, **options)
+    with pytest.raises(RowError, match="label 7: needs a text; name them by --class-names"):
+        convert(tmp_path, {**made, "objects": {"bbox": [list(BOX)], "category": [7]}}, **options, class_names="cat,dog")
+    (found,), _ = convert(tmp_path, made, **options, class_names="cat, dog")
+    assert (target(found).labels, target(found).categories) == (("dog",), ("cat", "dog"))
+    made["objects"]["category"] = ["bird"]
+    with pytest.raises(RowError, match="label 'bird': not among the 2 --class-names"):
+        convert(tmp_path, made, **options, class_names="cat,dog")
+
+
+def test_labels_and_boxes_of_different_number(tmp_path: Path) -> None:
+    made = {"image": NAME, "l": ["cat"], "b": [list(BOX), [1, 2, 30, 40]]}
+    with pytest.raises(RowError, match=r"a\.jsonl: line 1: 1 labels for 2 boxes"):
+        convert(tmp_path, made, column=("image=image", "label=l", "boxes=b"), box_format="xyxy-abs")
+
+
+def test_a_missing_image_costs_its_lines_only(tmp_path: Path) -> None:
+    def line(name: str, label: str) -> dict[str, Any]:
+        return {"image": name, "label": label, **dict(zip("abcd", BOX, strict=True))}
+
+    path = write_csv(tmp_path / "a.csv", [line("none.png", "cat"), line("none.png", "dog"), line(NAME, "dog")])
+    options = {"column": ("image=image", "label=label", "boxes=a,b,c,d"), "box_format": "xyxy-abs"}
+    (found,), report = converted(path, **options, on_error="skip", task="detection")
+    assert target(found).labels == ("dog",)
+    assert report.ledger.skipped == {"image file missing": 1}
+    assert report.ledger.left_out["record of an image left out"] == 1
+
+
+def test_lines_of_one_image_and_two_sizes(tmp_path: Path) -> None:
+    columns = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
+    path = write_csv(tmp_path / "a.csv", [tf_row(), {**tf_row(), "width": 7}])
+    with pytest.raises(RowError, match=r"line 3: width and height \(7, 120\), and \(160, 120\) in a\.csv: line 2"):
+        converted(path, column=columns, box_format="xyxy-abs")
+
+
+def test_imagefolder_needs_a_format(tmp_path: Path) -> None:
+    objects = {"bbox": [list(BOX)], "categories": ["cat"]}
+    write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": NAME, "objects": objects}])
+    out = tmp_path / "out.parquet"
+    with pytest.raises(RowsError, match="say in what format"):
+        records.convert(tmp_path, out, records.Options(preset="imagefolder"))
+    report = records.convert(tmp_path, out, records.Options(preset="imagefolder", box_format="xyxy-abs"))
+    assert report.rows == {"detection": 1, "grounding": 1}
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_help_has_the_flags() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    flags = [field.name for field in dataclasses.fields(records.Options)]
+    assert all(f"--{name.replace('_', '-')} " in done.stdout for name in flags)
+
+
+def test_command(tmp_path: Path) -> None:
+    (path,) = write_phrases(pictures(), tmp_path / "set")
+    columns = [part for column in (*PHRASE_COLUMNS, "boxes=boxes") for part in ("--column", column)]
+    arguments = (path, tmp_path / "out.parquet", "--images-dir", tmp_path / "set" / "images", *columns)
+    done = command(*arguments, "--box-format", "xyxy-norm1000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "grounding" in done.stdout
+
+
+def test_names_of_scenes_are_sorted() -> None:
+    """What `--class-names` of the scene sets rests on."""
+    assert list(NAMES) == sorted(NAMES)
+
+
+# ------------------------------------------------------------------------------------------------ images in records
+
+
+def embedded(number: int, **changes: Any) -> dict[str, Any]:
+    """A row whose image goes by the name that all have."""
+    data = io.BytesIO()
+    Image.new("RGB", (100, 80), (number, 0, 0)).save(data, "PNG")
+    return {"image": {"bytes": data.getvalue(), "path": "image.png"}, **changes}
+
+
+def test_embedded_images_are_told_apart_by_their_bytes(tmp_path: Path) -> None:
+    boxes = [[1.0, 2.0, 10.0, 10.0], [30.0, 2.0, 10.0, 10.0]]
+    rows = [embedded(i, objects={"bbox": [box], "categories": ["cat"]}) for i, box in enumerate(boxes)]
+    options = {"preset": "imagefolder", "column": ["image=image"], "box_format": "xywh-abs", "task": "detection"}
+    found, _ = converted(write_parquet(tmp_path / "hf.parquet", rows), **options)
+    assert [target(it).boxes_xyxy for it in found] == [((1, 2, 11, 12),), ((30, 2, 40, 12),)]
+    assert len({it["images"][0] for it in found}) == 2
+
+
+def test_embedded_images_with_a_box_a_record(tmp_path: Path) -> None:
+    """Those of the same bytes are put together, those of the same path are not."""
+    places = [(0, 5.0), (1, 30.0), (0, 60.0)]
+    rows = [embedded(i, text="cat", x1=x, y1=2.0, x2=x + 8, y2=9.0) for i, x in places]
+    columns = ["image=image", "phrase=text", "boxes=x1,y1,x2,y2"]
+    found, _ = converted(write_parquet(tmp_path / "hf.parquet", rows), column=columns, box_format="xyxy-abs")
+    assert [[box[0] for box in target(it).boxes_xyxy] for it in found] == [[5, 60], [30]]
+
+
+def test_folder_of_save_to_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "saved" / "train"
+    table = pa.Table.from_pylist(
+        [embedded(0, problem="Where?", solution="<answer>[{'Position':[1,2,500,600]}]</answer>")]
+    )
+    folder.mkdir(parents=True)
+    for name in ("data-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    for name in ("dataset_info.json", "state.json", "notes.json"):
+        (folder / name).write_text("{}")
+    for source in (folder, folder.parent):
+        report = records.convert(source, tmp_path / "out.parquet", records.Options(preset="visual-rft"))
+        assert report.written.rows == 1
+
+
+@pytest.mark.parametrize("sign", [",", ", ", ";", "; ", "\t"])
+def test_tables_are_read_whatever_stands_between_their_fields(sign: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    line = f"{NAME},{WIDTH},{HEIGHT},a cat,8,16,40,60"
+    path.write_text(f"{header}\n{line}\n".replace(",", sign))
+    (found,), _ = converted(path, preset="tf-csv", task="detection")
+    assert (target(found).labels, target(found).boxes_xyxy) == (("a cat",), (BOX,))
+
+
+@pytest.mark.parametrize("corner", ["8,5", "8px", "left"])
+def test_a_table_of_bad_boxes_names_the_first(corner: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'filename,class,xmin,ymin,xmax,ymax\n{NAME},cat,"{corner}",16,40,60\n')
+    columns = ("image=filename", "label=class", "boxes=xmin,ymin,xmax,ymax")
+    with pytest.raises(RowError, match=r"a\.csv: line 2: box") as caught:
+        converted(path, column=columns, box_format="xyxy-abs")
+    assert caught.value.kind == "box malformed"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_in_another_encoding_says_so(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"filename,class,xmin,ymin,xmax,ymax\n{NAME},caf\u00e9,8,16,40,60\n".encode(encoding))
+    with pytest.raises(RowsError, match="UTF-8"):
+        converted(path, preset="tf-csv")
+
+
+def test_lines_with_surplus_fields_are_bad_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    line = f"{NAME},cat,8,16,40,60,{WIDTH},{HEIGHT}"
+    path.write_text(f"filename,class,xmin,ymin,xmax,ymax,width,height\n{line}\n{line},98\n")
+    with pytest.raises(RowError, match=r"a\.csv: line 3: fields '98' are more than there are columns"):
+        converted(path, preset="tf-csv", task="detection")
+    found, report = converted(path, preset="tf-csv", task="detection", on_error="skip")
+    assert len(found) == 1
+    assert report.ledger.skipped == {"malformed entry": 1}

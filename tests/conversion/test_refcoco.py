@@ -1,0 +1,565 @@
+"""visionr1 convert refcoco: the traps of RefCOCO's distributions and of gRefCOCO, hostile pickles, the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scene_sets.base import opened, pictures, rows_in
+from scene_sets.referring import (
+    ann_id_of,
+    coco_name,
+    instances,
+    python2_pickle,
+    ref,
+    save_train2014,
+    write_jxu124,
+    write_lmms_lab,
+)
+
+from verl_visionr1.answers import FORMATS
+from verl_visionr1.conversion.datasets import refcoco
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.doctor import check_parquet
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "refcoco.py"
+
+
+class Dataset:
+    """RefCOCO in a folder; `refs` and `instances` are what its files will hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pictures = folder, pictures()[:3]
+        self.images = save_train2014(self.pictures, folder)
+        self.instances = instances(self.pictures)
+        self.refs: list[Any] = []
+
+    def ref(self, picture: int = 0, thing: int = 0, texts: tuple[str, ...] = ("that",), **changes: Any) -> Any:
+        shown = self.pictures[picture]
+        entry = ref(len(self.refs), shown, ann_id_of(shown, shown.things[thing]), texts)
+        self.refs.append({**entry, **changes})
+        return self.refs[-1]
+
+    def write(self, name: str = "refs(unc).p") -> list[Path]:
+        path = self.folder / name
+        path.write_bytes(json.dumps(self.refs).encode() if name.endswith(".json") else python2_pickle(self.refs))
+        (self.folder / "instances.json").write_text(json.dumps(self.instances))
+        return [path, self.folder / "instances.json", self.images]
+
+    def convert(self, name: str = "refs(unc).p", **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        report = refcoco.convert(self.write(name), self.folder / "out.parquet", refcoco.Options(**options))
+        assert check_parquet(self.folder / "out.parquet") == []
+        return rows_in(report), report
+
+    def bad(self, message: str, name: str = "refs(unc).p", **options: Any) -> None:
+        """It fails with this message; with --on-error skip, the good ref beside it is left."""
+        self.ref(1, texts=("the good one",))
+        with pytest.raises(RowError) as caught:
+            self.convert(name, **options)
+        assert str(caught.value) == message
+        found, report = self.convert(name, on_error="skip", **options)
+        assert [row["prompt"][0]["content"] for row in found] == [asks("the good one")]
+        assert report.ledger.listed == [message]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path)
+
+
+def asks(text: str, *, allow_none: bool = False) -> str:
+    instruct = FORMATS["qwen-json"].instruct
+    assert instruct is not None
+    return "<image>" + instruct("grounding", [text], allow_none=allow_none)
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+# ------------------------------------------------------------------------------------------------ good rows
+
+
+def test_one_row_for_each_sentence(data: Dataset) -> None:
+    data.ref(texts=("one name", "another name"))
+    found, report = data.convert()
+    assert [row["prompt"][0]["content"] for row in found] == [asks("one name"), asks("another name")]
+    box = data.pictures[0].things[0].box
+    assert [target(row).boxes_xyxy for row in found] == [(box,)] * 2
+    assert [target(row).labels for row in found] == [("one name",), ("another name",)]
+    assert report.rows == {"grounding": 2}
+    facts = [json.loads(row["extra_info"]["source_ann"]) for row in found]
+    assert facts[1] == {"file": "refs(unc).p", "ref_id": 0, "sent_id": 1, "ann_ids": [str(data.refs[0]["ann_id"])]}
+
+
+def test_the_file_name_of_a_ref_is_not_that_of_its_image(data: Dataset) -> None:
+    entry = data.ref()
+    assert entry["file_name"] == f"{coco_name(data.pictures[0])[:-4]}_0.jpg"
+    (row,), _ = data.convert()
+    assert row["extra_info"]["file_name"] == coco_name(data.pictures[0])
+    assert row["images"] == [str(data.images / coco_name(data.pictures[0]))]
+    assert row["extra_info"]["image_id"] == str(data.pictures[0].number)
+
+
+def test_refs_of_an_image_follow_each_other(data: Dataset) -> None:
+    """Then it is prepared once."""
+    for picture in (0, 1, 0, 2, 1):
+        data.ref(picture)
+    found, _ = data.convert()
+    ids = [int(row["extra_info"]["image_id"]) for row in found]
+    first, second, third = (picture.number for picture in data.pictures)
+    assert ids == [first, first, second, second, third]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("train", ["train"]),
+        ("val", ["val"]),
+        ("validation", ["val"]),
+        ("test", ["test", "testA", "testAB", "testB"]),
+        ("testA", ["testA", "testAB"]),
+        ("testB", ["testAB", "testB"]),
+        ("testAB", ["testAB"]),
+    ],
+)
+def test_splits_as_refer_reads_them(data: Dataset, asked: str, expected: list[str]) -> None:
+    splits = ["train", "val", "testA", "testB", "test", "testAB"]
+    for split in splits:
+        data.ref(texts=(split,), split=split)
+    found, report = data.convert(split=asked)
+    assert sorted(target(row).labels[0] for row in found) == expected
+    assert {row["extra_info"]["split"] for row in found} == {asked}
+    assert sum(report.ledger.left_out.values()) == len(splits) - len(expected)
+
+
+def test_a_split_that_is_not_there_says_which_are(data: Dataset) -> None:
+    data.ref(split="train")
+    data.ref(split="val")
+    with pytest.raises(RowsError, match=r"no row is left: 1 x ref of split train, 1 x ref of split val"):
+        data.convert(split="testA")
+
+
+def test_python2_texts_that_are_no_ascii(data: Dataset) -> None:
+    data.ref(texts=("a caf\xe9",))
+    assert b"caf\xe9" in data.write()[0].read_bytes()
+    (row,), _ = data.convert()
+    assert target(row).labels == ("a caf\xe9",)
+
+
+def test_python3_pickles_are_read_too(data: Dataset) -> None:
+    data.ref()
+    sources = data.write()
+    data.refs[0]["sentences"][0]["sent"] = "a caf\xe9 \u732b"
+    sources[0].write_bytes(pickle.dumps(data.refs))
+    report = refcoco.convert(sources, data.folder / "out.parquet")
+    assert target(rows_in(report)[0]).labels == ("a caf\xe9 \u732b",)
+
+
+def test_raw_is_asked_for_where_sent_is_missing(data: Dataset) -> None:
+    data.ref(sentences=[{"raw": " Left Man ", "sent_id": 3}])
+    (row,), _ = data.convert()
+    assert target(row).labels == ("Left Man",)
+
+
+def test_a_crowd_is_a_target_and_noted(data: Dataset) -> None:
+    data.instances["annotations"][0]["iscrowd"] = 1
+    data.ref(texts=("the people", "the crowd"))
+    found, report = data.convert()
+    assert [target(row).boxes_xyxy for row in found] == [(data.pictures[0].things[0].box,)] * 2
+    assert report.ledger.notes["expression for what is annotated as a crowd: its box is the target"] == 2
+
+
+def test_ids_as_texts(data: Dataset) -> None:
+    entry = data.ref()
+    entry["ann_id"], entry["image_id"] = str(entry["ann_id"]), str(entry["image_id"])
+    found, _ = data.convert("refs.json")
+    assert len(found) == 1
+
+
+def test_sources_come_in_any_order(data: Dataset) -> None:
+    data.ref()
+    sources = data.write()
+    report = refcoco.convert(sources[::-1], data.folder / "out.parquet")
+    assert report.written.rows == 1
+
+
+def test_pointing_asks_for_a_point_in_the_box(data: Dataset) -> None:
+    data.ref(texts=("that thing",))
+    (row,), _ = data.convert(task="pointing")
+    assert row["ability"] == "pointing"
+    assert "point" in row["prompt"][0]["content"]
+    assert row["data_source"] == "visionr1/refcoco_pointing"
+    assert target(row).boxes_xyxy == (data.pictures[0].things[0].box,)
+
+
+def test_excluded_images_are_left_out_by_whatever_name(data: Dataset) -> None:
+    for picture in (0, 1, 2):
+        data.ref(picture)
+    numbers = [picture.number for picture in data.pictures]
+    (data.folder / "list.txt").write_text(f"coco:{numbers[0]}\n{numbers[1]}  # by its plain id\n")
+    found, report = data.convert(exclude_image_ids=data.folder / "list.txt")
+    assert [row["extra_info"]["image_id"] for row in found] == [str(numbers[2])]
+    assert report.ledger.left_out["row of an image on the exclusion list"] == 2
+
+
+# ------------------------------------------------------------------------------------------------ gRefCOCO
+
+
+def test_no_target_is_a_row_without_objects(data: Dataset) -> None:
+    data.ref(texts=("that",), ann_id=[ann_id_of(data.pictures[0], data.pictures[0].things[0])])
+    data.ref(texts=("a purple whale",), ann_id=[-1], category_id=[-1])
+    found, report = data.convert("grefs(unc).json")
+    assert [row["prompt"][0]["content"] for row in found] == [
+        asks("that", allow_none=True),
+        asks("a purple whale", allow_none=True),
+    ]
+    assert target(found[1]).boxes_xyxy == ()
+    assert report.negatives == {"grounding": 1}
+
+
+def test_prompts_of_a_split_without_negatives_are_those_of_the_others(data: Dataset) -> None:
+    """Else the wording would tell which split a row is of."""
+    data.ref(texts=("that",))
+    data.ref(ann_id=[-1], split="val")
+    (row,), _ = data.convert("grefs(unc).json")
+    assert row["prompt"][0]["content"] == asks("that", allow_none=True)
+
+
+def test_negatives_can_be_left_out_or_thinned(data: Dataset) -> None:
+    for picture in (0, 1, 2):
+        data.ref(picture)
+        data.ref(picture, ann_id=[-1])
+    found, report = data.convert("grefs(unc).json", negatives=0.0)
+    assert [row["prompt"][0]["content"] for row in found] == [asks("that")] * 3
+    assert report.ledger.left_out["negative over --negatives"] == 3
+    found, report = data.convert("grefs(unc).json", negatives=0.25)
+    assert report.negatives == {"grounding": 1}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"ann_id": -1}, {"ann_id": [-1, -1]}, {"ann_id": [], "no_target": True}, {"ann_id": None, "no_target": True}],
+)
+def test_other_ways_to_say_no_target(data: Dataset, said: dict[str, Any]) -> None:
+    data.ref(**said)
+    (row,), _ = data.convert("grefs(unc).json")
+    assert target(row).boxes_xyxy == ()
+
+
+def test_a_repeated_annotation_counts_once(data: Dataset) -> None:
+    first, second = (ann_id_of(data.pictures[0], thing) for thing in data.pictures[0].things[:2])
+    data.ref(texts=("both",), ann_id=[first, second, first])
+    (row,), report = data.convert("grefs(unc).json", max_instances=2)
+    assert target(row).boxes_xyxy == tuple(sorted(thing.box for thing in data.pictures[0].things[:2]))
+    assert report.ledger.notes["annotation that a ref names twice"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ bad entries
+
+
+def changed(field: str, value: Any) -> Callable[[Dataset], Any]:
+    def change(data: Dataset) -> None:
+        data.ref()[field] = value
+
+    return change
+
+
+def annotation(**changes: Any) -> Callable[[Dataset], Any]:
+    def change(data: Dataset) -> None:
+        data.instances["annotations"][0].update(changes)
+        data.ref()
+
+    return change
+
+
+def image(**changes: Any) -> Callable[[Dataset], Any]:
+    def change(data: Dataset) -> None:
+        data.instances["images"][0].update(changes)
+        data.ref()
+
+    return change
+
+
+def entry(value: Any) -> Callable[[Dataset], Any]:
+    return lambda data: data.refs.append(value)
+
+
+WHERE = "refs(unc).p: entry 0 (ref_id 0)"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (changed("ann_id", 7), f"{WHERE}: ann_id 7 is not in the instances; do the files match?"),
+        (changed("image_id", 7), f"{WHERE}: image_id 7 is not in the instances; do the files match?"),
+        (
+            lambda data: data.ref(ann_id=ann_id_of(data.pictures[1], data.pictures[1].things[0])),
+            f"{WHERE}: ann_id 101700 is on image 1017, the ref on image 1000; do the files match?",
+        ),
+        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; mend it"),
+        (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
+        (
+            annotation(bbox=[1, 2, 3]),
+            f"{WHERE}: bbox [1, 2, 3]: needs four numbers x, y, width, height; mend it",
+        ),
+        (
+            annotation(bbox=[1, 2, "3", 4]),
+            f"{WHERE}: bbox [1, 2, '3', 4]: needs four numbers x, y, width, height; mend it",
+        ),
+        (
+            annotation(bbox=[5, 5, 0, 4]),
+            f"{WHERE}: box = [5, 5, 5, 9]: no extent; mend or remove the annotation",
+        ),
+        (
+            image(width=0),
+            f"{WHERE}: image 1000 has width and height (0, 120): need positive numbers; mend it",
+        ),
+        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; mend it"),
+        (
+            image(file_name="../../etc/passwd"),
+            f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder, but leads out by '..'; "
+            "put the image there, or correct the name",
+        ),
+        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; mend it"),
+        (
+            entry({"image_id": 1}),
+            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; mend it",
+        ),
+    ],
+)
+def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], message: str) -> None:
+    spoil(data)
+    data.bad(message)
+
+
+def test_a_target_and_no_target(data: Dataset) -> None:
+    number = ann_id_of(data.pictures[0], data.pictures[0].things[0])
+    data.ref(ann_id=[number], no_target=True)
+    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; mend it", "grefs(unc).json")
+
+
+def test_a_bad_entry_of_json(data: Dataset) -> None:
+    data.refs.append({"image_id": []})
+    data.bad(
+        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; mend it',
+        "grefs(unc).json",
+    )
+
+
+def test_missing_image(data: Dataset) -> None:
+    data.ref()
+    path = data.images / coco_name(data.pictures[0])
+    path.unlink()
+    data.bad(f"{WHERE}: {path}: no such image file; check the images folder")
+
+
+def test_images_of_another_size_are_refused(data: Dataset) -> None:
+    data.ref()
+    path = data.images / coco_name(data.pictures[0])
+    Image.new("RGB", (50, 50)).save(path, format="PNG")
+    with pytest.raises(RowError, match=r"the annotations say size_wh \(160, 120\), the file has \(50, 50\)"):
+        data.convert()
+
+
+# ------------------------------------------------------------------------------------------------ bad files
+
+
+class Hostile:
+    """A pickle of this runs a command when a plain unpickler opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("place", ["alone", "within"])
+def test_a_hostile_pickle_is_refused_and_not_run(data: Dataset, place: str) -> None:
+    trace = data.folder / "was_run"
+    data.ref()
+    sources = data.write()
+    hostile: Any = Hostile(trace)
+    sources[0].write_bytes(pickle.dumps(hostile if place == "alone" else [*data.refs, {"sentences": [hostile]}]))
+    pickle.loads(sources[0].read_bytes())
+    assert trace.exists(), "the pickle of this test is harmless"
+    trace.unlink()
+    with pytest.raises(RowsError) as caught:
+        refcoco.convert(sources, data.folder / "out.parquet")
+    assert str(caught.value) == (
+        f"{sources[0]}: refused: it wants to load {os.name}.system: "
+        "a pickle of annotations holds plain values only; do not open it otherwise"
+    )
+    assert not trace.exists()
+
+
+def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
+    data.ref()
+    refs, boxes, images = data.write()
+    out = data.folder / "out.parquet"
+
+    def said(*sources: Path) -> str:
+        with pytest.raises(RowsError) as caught:
+            refcoco.convert(sources, out)
+        return str(caught.value)
+
+    assert said(refs, images) == "refs(unc).p: holds no boxes; give the instances.json that lies beside it too"
+    assert said(refs, boxes) == "refs(unc).p: holds no images; give the folder of COCO's train2014 too"
+    assert said(boxes, images) == "no file of refs is given: needs refs(...).p, grefs(unc).json or .parquet files"
+    assert said(refs, boxes, boxes, images) == f"{boxes}: a second file of instances; convert each data set apart"
+    assert said(refs, boxes, images, data.folder) == (
+        f"{images} and {data.folder}: two folders of images; give the one that holds them"
+    )
+    assert said(data.folder / "none.p", boxes, images) == f"{data.folder}/none.p: no such file; check the path"
+    (data.folder / "dict.p").write_bytes(pickle.dumps({"a": 1}))
+    assert said(data.folder / "dict.p", boxes, images) == (
+        f"{data.folder}/dict.p: holds no list of refs but dict; is it the right file?"
+    )
+    (data.folder / "cut.p").write_bytes(refs.read_bytes()[:-9])
+    assert said(data.folder / "cut.p", boxes, images) == (
+        f"{data.folder}/cut.p: not a whole pickle (pickle data was truncated); fetch it again"
+    )
+    (data.folder / "captions.json").write_text('{"captions": []}')
+    assert said(refs, data.folder / "captions.json", images).startswith(
+        f"{data.folder}/captions.json: not of the expected layout"
+    )
+
+
+def test_ids_that_are_there_twice(data: Dataset) -> None:
+    data.ref()
+    data.instances["annotations"].append(data.instances["annotations"][0])
+    with pytest.raises(RowsError, match="instances: an id of an image or annotation is there twice"):
+        data.convert()
+
+
+# ------------------------------------------------------------------------------------------------ parquet files
+
+
+def table(sources: tuple[Any, ...], change: Callable[[dict[str, Any]], Any], keep: int = 3) -> list[Path]:
+    """The first rows of a written parquet file, changed."""
+    path = sources[0][0]
+    rows = pq.read_table(path).to_pylist()[:keep]
+    change(rows[0])
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return sources[0]
+
+
+def test_boxes_of_jxu124_are_those_of_raw_anns(tmp_path: Path) -> None:
+    """Nothing says in which order `bbox` is."""
+    sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(bbox=[1.0, 2.0, 3.0, 4.0]), keep=1)
+    report = refcoco.convert(sources, tmp_path / "out.parquet")
+    boxes = {thing.box for picture in pictures() for thing in picture.things}
+    assert {target(row).boxes_xyxy[0] for row in rows_in(report)} <= boxes
+
+
+def test_jxu124_needs_the_folder_of_images(tmp_path: Path) -> None:
+    (path, _) = write_jxu124(pictures(), tmp_path)[0]
+    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: holds no images; give the folder that holds"):
+        refcoco.convert([path], tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("folder", ["coco", "coco/train2014", "."])
+def test_folder_of_jxu124_at_any_depth(tmp_path: Path, folder: str) -> None:
+    (path, _) = write_jxu124(pictures(), tmp_path)[0]
+    report = refcoco.convert([path, tmp_path / folder], tmp_path / "out.parquet")
+    assert report.written.rows > 0
+
+
+def test_splits_of_jxu124(tmp_path: Path) -> None:
+    sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(split="val"))
+    report = refcoco.convert(sources, tmp_path / "out.parquet", refcoco.Options(split="validation"))
+    assert report.written.rows == 2
+    assert report.ledger.left_out["ref of split train"] == 2
+
+
+def test_bad_rows_of_jxu124(tmp_path: Path) -> None:
+    sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(raw_anns="[1, 2]"))
+    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 0: Expected `object`, got `array`; is it"):
+        refcoco.convert(sources, tmp_path / "out.parquet")
+    report = refcoco.convert(sources, tmp_path / "out.parquet", refcoco.Options(on_error="skip"))
+    assert report.written.rows == 4
+
+
+def test_lmms_lab_knows_the_image_behind_the_name(tmp_path: Path) -> None:
+    (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
+    (tmp_path / "list.txt").write_text(f"coco:{pictures()[0].number}\n")
+    options = refcoco.Options(split="val", exclude_image_ids=tmp_path / "list.txt")
+    report = refcoco.convert([path], tmp_path / "out.parquet", options)
+    left = {row["extra_info"]["image_id"] for row in rows_in(report)}
+    assert left == {str(picture.number) for picture in pictures()[1:]} & left
+    assert report.ledger.left_out["row of an image on the exclusion list"] > 0
+    assert {row["extra_info"]["file_name"] for row in rows_in(report)} <= {coco_name(it) for it in pictures()}
+
+
+def test_the_split_in_the_name_of_a_file_is_not_overruled(tmp_path: Path) -> None:
+    """Test images under the name of train would be the result: lmms-lab's files say their split nowhere else."""
+    (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
+    with pytest.raises(RowsError, match="by its name it holds the split val, not train; give --split val"):
+        refcoco.convert([path], tmp_path / "out.parquet")
+
+
+def test_images_of_lmms_lab_are_opened(tmp_path: Path) -> None:
+    (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
+    report = refcoco.convert([path], tmp_path / "out.parquet", refcoco.Options(split="val", embed=True))
+    assert opened(rows_in(report)[0]).size in {picture.size for picture in pictures()}
+
+
+def test_a_parquet_of_another_kind(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: neither lmms-lab's nor jxu124's RefCOCO"):
+        refcoco.convert([tmp_path / "a.parquet"], tmp_path / "out.parquet")
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_help_has_the_flags_with_their_defaults() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"--{it.name.replace('_', '-')} " in done.stdout for it in dataclasses.fields(refcoco.Options))
+    assert "[default: visionr1/refcoco_{task}]" in done.stdout
+
+
+def test_command(data: Dataset) -> None:
+    data.ref(texts=("that", "it"))
+    data.ref(1, ann_id=9)
+    arguments = (*data.write(), data.folder / "out.parquet")
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: refs(unc).p: entry 1 (ref_id 1): ann_id 9 is not in the instances; do the files match?",
+        "(--on-error skip leaves such rows out and lists them)",
+    ]
+    done = command(*arguments, "--on-error", "skip")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "skipped as bad: 1 x unknown ann_id" in done.stdout
+    assert check_parquet(data.folder / "out.parquet") == []
+
+
+def test_provenance_and_the_same_bytes(data: Dataset) -> None:
+    data.ref(texts=("that", "it"))
+    data.convert()
+    first = (data.folder / "out.parquet").read_bytes()
+    facts = json.loads(pq.read_schema(data.folder / "out.parquet").metadata[b"visionr1"])
+    assert facts["source"] == "refs(unc).p, instances.json"
+    assert str(data.folder) not in json.dumps(facts)
+    data.convert()
+    assert (data.folder / "out.parquet").read_bytes() == first

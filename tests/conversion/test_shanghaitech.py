@@ -1,0 +1,211 @@
+"""visionr1 convert shanghaitech: MATLAB files, points from 1 on, two names of a folder, grey images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scene_sets.counts import save_heads
+from scipy.io import savemat
+
+from verl_visionr1.conversion import exclusion
+from verl_visionr1.conversion.datasets import shanghaitech
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import read_rows, target_of
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "shanghaitech.py"
+HEADS = [(1.0, 1.0), (41.5, 21.25)]
+
+
+class Source:
+    """ShanghaiTech's part B in a folder."""
+
+    def __init__(self, folder: Path, truth: str = "ground-truth") -> None:
+        self.part, self.out, self.truth = folder / "part_B", folder / "out.parquet", truth
+
+    def crowd(self, number: int, heads: Sequence[Any] | None, split: str = "train", mode: str = "RGB") -> Path:
+        """An image, and its annotation file."""
+        data = self.part / f"{split}_data"
+        (data / "images").mkdir(parents=True, exist_ok=True)
+        (data / self.truth).mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (80, 60)).save(data / "images" / f"IMG_{number}.jpg")
+        annotation = data / self.truth / f"GT_IMG_{number}.mat"
+        if heads is not None:
+            save_heads(annotation, heads)
+        return annotation
+
+    def convert(self, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        report = shanghaitech.convert([self.part], self.out, shanghaitech.Options(**options))
+        return list(read_rows(self.out)), report
+
+    def bad(self, message: str) -> None:
+        """The message of a bad file, and that skipping loses that file alone."""
+        self.crowd(9, HEADS)
+        with pytest.raises(RowError) as caught:
+            self.convert()
+        assert message in str(caught.value)
+        rows, report = self.convert(on_error="skip")
+        assert [row["extra_info"]["file_name"] for row in rows] == ["part_B/train_data/images/IMG_9.jpg"]
+        assert report.ledger.listed == [str(caught.value)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(tmp_path)
+
+
+def test_points_are_counted_from_one(source: Source) -> None:
+    source.crowd(1, HEADS)
+    (row,), _ = source.convert()
+    truth = target_of(row)
+    assert truth.points_xy == ((0, 0), (40.5, 20.25))
+    assert (truth.task, truth.count, truth.labels) == ("counting", 2, ("person", "person"))
+    assert row["prompt"][0]["content"] == "<image>Count every person in the image and answer with the number alone."
+    info = row["extra_info"]
+    assert (info["image_id"], info["file_name"]) == (
+        "part_B/train_data/IMG_1",
+        "part_B/train_data/images/IMG_1.jpg",
+    )
+
+
+def test_pointing_asks_for_heads(source: Source) -> None:
+    source.crowd(1, HEADS)
+    rows, _ = source.convert(task="both")
+    assert [(target_of(row).task, target_of(row).categories) for row in rows] == [
+        ("counting", ("person",)),
+        ("pointing", ("head",)),
+    ]
+    assert target_of(rows[1]).labels == ("head", "head")
+
+
+@pytest.mark.parametrize("truth", ["ground-truth", "ground_truth"])
+def test_names_of_the_folder(tmp_path: Path, truth: str) -> None:
+    source = Source(tmp_path, truth)
+    source.crowd(1, HEADS)
+    assert len(source.convert()[0]) == 1
+
+
+def test_splits(source: Source) -> None:
+    source.crowd(1, HEADS)
+    source.crowd(1, HEADS[:1], split="test")
+    (row,), _ = source.convert(split="test")
+    assert (target_of(row).count, row["extra_info"]["split"]) == (1, "test")
+    with pytest.raises(RowsError) as caught:
+        source.convert(split="val")
+    assert str(caught.value) == (
+        f"{source.part}/val_data: needs images/ and ground-truth/ (or ground_truth/); check the part, and --split"
+    )
+
+
+def test_images_come_in_the_order_of_their_numbers(source: Source) -> None:
+    for number in (10, 9, 1, 2):
+        source.crowd(number, HEADS)
+    rows, _ = source.convert()
+    names = [row["extra_info"]["file_name"].rpartition("/")[2] for row in rows]
+    assert names == [f"IMG_{number}.jpg" for number in (1, 2, 9, 10)]
+
+
+def test_grey_images_stay_grey(source: Source) -> None:
+    source.crowd(1, HEADS, mode="L")
+    (row,), report = source.convert()
+    assert row["images"] == [str(source.part / "train_data" / "images" / "IMG_1.jpg")]
+    assert not any(kind.startswith("image:") for kind in report.ledger.notes)
+
+
+def test_max_instances_is_for_crowds(source: Source) -> None:
+    source.crowd(1, [(i % 79 + 1, i // 79 + 1) for i in range(200)])
+    source.crowd(2, [(i % 79 + 1, i // 79 + 1) for i in range(201)])
+    rows, report = source.convert()
+    assert [target_of(row).count for row in rows] == [200]
+    assert report.ledger.left_out["counting row with more than 200 objects"] == 1
+
+
+def test_person_over_the_edge_is_counted(source: Source) -> None:
+    source.crowd(1, [*HEADS, (81.9, 30), (85, 30)])
+    (row,), report = source.convert()
+    assert target_of(row).count == 4
+    assert target_of(row).points_xy == ((0, 0), (40.5, 20.25), (80, 29))
+    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    with pytest.raises(RowError, match=r"GT_IMG_1\.mat: point = \[84\.0, 29\.0\]: outside \(80, 60\)"):
+        source.convert(task="pointing")
+
+
+def test_image_without_people(source: Source) -> None:
+    source.crowd(1, [])
+    (row,), report = source.convert()
+    assert target_of(row).count == 0
+    assert report.negatives == {"counting": 1}
+
+
+def test_image_without_annotation_is_noted(source: Source) -> None:
+    source.crowd(1, HEADS)
+    source.crowd(2, None)
+    rows, report = source.convert()
+    assert len(rows) == 1
+    assert report.ledger.left_out["image without an annotation file"] == 1
+
+
+def test_v7_3_is_refused(source: Source) -> None:
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Jan  1 00:00:00 2024 HDF5 schema 1.00 ."
+    annotation = source.crowd(1, None)
+    annotation.write_bytes(header.ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" + bytes(400))
+    reason = "MATLAB v7.3 (HDF5), which is not read here; save it again in MATLAB with save(..., '-v7')"
+    source.bad(f"{annotation}: {reason}")
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>" * 20, b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM\xff"])
+def test_garbled_mat(source: Source, data: bytes) -> None:
+    annotation = source.crowd(1, None)
+    annotation.write_bytes(data)
+    source.bad(f"{annotation}: not a whole .mat file (")
+
+
+def test_mat_of_another_layout(source: Source) -> None:
+    savemat(source.crowd(1, None), {"annPoints": np.ones((3, 2))})
+    source.bad("part_B/train_data/IMG_1: GT_IMG_1.mat: needs image_info{1}.location and .number (KeyError: ")
+
+
+def test_number_must_be_that_of_the_points(source: Source) -> None:
+    inner = np.empty((1, 1), dtype=[("location", object), ("number", object)])
+    inner[0, 0] = (np.ones((3, 2)), np.array([[4]]))
+    cell = np.empty((1, 1), dtype=object)
+    cell[0, 0] = inner
+    savemat(source.crowd(1, None), {"image_info": cell})
+    source.bad("GT_IMG_1.mat: number is 4, points are 3; mend it")
+
+
+def test_point_that_is_no_number(source: Source) -> None:
+    source.crowd(1, [(float("nan"), 3)])
+    source.bad("point (nan, 3.0): needs points of two finite numbers; mend it")
+
+
+def test_annotation_without_image(source: Source) -> None:
+    source.crowd(1, HEADS)
+    (source.part / "train_data" / "images" / "IMG_1.jpg").unlink()
+    source.bad("IMG_1.jpg: no such image file; check the images folder")
+
+
+def test_command(source: Source) -> None:
+    source.crowd(1, HEADS)
+    for arguments in (["--help"], [source.part, source.out, "--max-instances", 500]):
+        line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(read_rows(source.out))) == 1
+
+
+def test_exclusion_tells_splits_apart(source: Source, tmp_path: Path) -> None:
+    """Each split, and each part, has an `IMG_1.jpg`."""
+    source.crowd(1, HEADS)
+    source.crowd(1, HEADS, split="test")
+    source.convert(split="test")
+    exclusion.build(tmp_path / "list.txt", [source.out])
+    assert len(source.convert(exclude_image_ids=tmp_path / "list.txt")[0]) == 1
+    with pytest.raises(RowsError, match="1 x row of an image on the exclusion list"):
+        source.convert(split="test", exclude_image_ids=tmp_path / "list.txt")

@@ -1,0 +1,203 @@
+"""visionr1 convert tallyqa: questions with several answers, images of two collections, simple questions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from verl_visionr1.conversion.datasets import tallyqa
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.rows import read_rows, target_of
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "tallyqa.py"
+BUS = {
+    "answer": 4,
+    "data_source": "imported_genome",
+    "image": "VG_100K_2/2410408.jpg",
+    "image_id": 92410408,
+    "issimple": False,
+    "question": "How many headlights does the black bus have?",
+    "question_id": 30095774,
+}
+
+
+class Source:
+    """TallyQA in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, *records: Any) -> Path:
+        for record in records:
+            name = record.get("image") if isinstance(record, dict) else None
+            if isinstance(name, str) and ".." not in name:
+                (self.folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 30), (10, 200, 30)).save(self.folder / "images" / name)
+        path = self.folder / "test.json"
+        path.write_text(json.dumps(records))
+        return path
+
+    def convert(self, *records: Any, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        path, out = self.path(*records), self.folder / "out.parquet"
+        report = tallyqa.convert(path, self.folder / "images", out, tallyqa.Options(**options))
+        return list(read_rows(out)), report
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    (tmp_path / "images").mkdir()
+    return Source(tmp_path)
+
+
+def test_row(source: Source) -> None:
+    (row,), _ = source.convert(BUS, split="test")
+    assert row["prompt"][0]["content"] == (
+        "<image>How many headlights does the black bus have? Answer with the number alone."
+    )
+    truth = target_of(row)
+    assert (truth.task, truth.count, truth.size_wh, truth.categories) == ("counting", 4, (40, 30), ())
+    assert row["data_source"] == "visionr1/tallyqa"
+    info = row["extra_info"]
+    assert (info["image_id"], info["file_name"], info["split"]) == ("92410408", BUS["image"], "test")
+    facts = {"question_id": 30095774, "data_source": "imported_genome", "issimple": False}
+    assert json.loads(info["source_ann"]) == {"file": "test.json", **facts}
+
+
+def test_zero_is_an_answer_and_kept(source: Source) -> None:
+    rows, report = source.convert({**BUS, "answer": 0}, {**BUS, "question": "How many wheels?"})
+    assert [target_of(row).count for row in rows] == [0, 4]
+    assert report.negatives == {"counting": 1}
+    rows, _ = source.convert({**BUS, "answer": 0}, {**BUS, "question": "How many wheels?"}, negatives=0.0)
+    assert [target_of(row).count for row in rows] == [4]
+
+
+def test_similar_questions_of_an_image_become_one(source: Source) -> None:
+    other = {**BUS, "question": "how many headlights  does the black bus have", "question_id": 2}
+    rows, report = source.convert(BUS, other)
+    assert [json.loads(row["extra_info"]["source_ann"])["question_id"] for row in rows] == [30095774]
+    assert report.ledger.notes["question repeated for its image with the same answer"] == 1
+
+
+def test_similar_questions_with_other_answers_are_left_out(source: Source) -> None:
+    other = {**BUS, "question": "How many headlights does the black bus have", "answer": 2}
+    elsewhere = {**BUS, "image": "train2014/COCO_train2014_000000000139.jpg", "answer": 2}
+    rows, report = source.convert(BUS, elsewhere, other)
+    assert [row["extra_info"]["file_name"] for row in rows] == [elsewhere["image"]]
+    assert report.ledger.left_out["question repeated for its image with another answer"] == 2
+
+
+def test_questions_of_an_image_are_brought_together(source: Source) -> None:
+    second = {**BUS, "image": "VG_100K/7.jpg"}
+    rows, _ = source.convert(BUS, second, {**BUS, "question": "How many wheels?"})
+    assert [row["extra_info"]["file_name"] for row in rows] == [BUS["image"], BUS["image"], second["image"]]
+
+
+@pytest.mark.parametrize(
+    ("image", "listed"),
+    [
+        ("VG_100K/2410408.jpg", "vg:2410408"),
+        ("VG_100K_2/2410408.jpg", "vg:2410408"),
+        ("val2014/COCO_val2014_000000000139.jpg", "coco:139"),
+        ("train2014/COCO_train2014_000000000139.jpg", "coco:139"),
+    ],
+)
+def test_exclusion_by_visual_genome_and_coco(source: Source, image: str, listed: str) -> None:
+    (source.folder / "ids.txt").write_text(f"{listed}\n")
+    rows, report = source.convert(
+        BUS | {"image": image}, BUS | {"image": "VG_100K/5.jpg"}, exclude_image_ids=source.folder / "ids.txt"
+    )
+    assert [row["extra_info"]["file_name"] for row in rows] == ["VG_100K/5.jpg"]
+    assert report.ledger.left_out["row of an image on the exclusion list"] == 1
+
+
+def test_simple_only(source: Source) -> None:
+    simple = {**BUS, "issimple": True, "question": "How many buses?"}
+    rows, report = source.convert(BUS, simple, simple_only=True)
+    assert [json.loads(row["extra_info"]["source_ann"])["issimple"] for row in rows] == [True]
+    assert report.ledger.left_out["question that is not simple"] == 1
+
+
+def test_train_has_no_issimple(source: Source) -> None:
+    entry = {key: value for key, value in BUS.items() if key != "issimple"}
+    rows, _ = source.convert(entry)
+    assert "issimple" not in json.loads(rows[0]["extra_info"]["source_ann"])
+    with pytest.raises(RowsError) as caught:
+        source.convert(entry, simple_only=True)
+    assert str(caught.value) == (
+        f"{source.folder}/test.json: no entry has issimple (train.json never has): leave out --simple-only"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "many"}, "count 'many': needs a whole number of at least 0; mend it"),
+        ({"answer": 2.5}, "count '2.5': needs a whole number"),
+        ({"answer": -1}, "count '-1': needs a whole number"),
+        ({"answer": True}, "count 'True': needs a whole number"),
+        ({"answer": None}, "count 'None': needs a whole number"),
+        ({"question": " "}, "needs a text under question; mend it"),
+        ({"image": None}, "needs a text under image; mend it"),
+        (
+            {"image": "../../etc/passwd"},
+            "file_name '../../etc/passwd' must lie inside the images folder, but leads out",
+        ),
+    ],
+)
+def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError) as caught:
+        source.convert(BUS, {**BUS, **change, "question_id": 8})
+    shown = str(caught.value)
+    assert shown.startswith("test.json: entry 1 (question_id 8): ")
+    assert message in shown
+    rows, report = source.convert(BUS, {**BUS, **change, "question_id": 8}, on_error="skip")
+    assert len(rows) == 1
+    assert report.ledger.listed == [shown]
+
+
+def test_entry_that_is_no_object(source: Source) -> None:
+    with pytest.raises(RowError, match=r"test\.json: entry 1: '7' is no object with keys; mend it"):
+        source.convert(BUS, 7)
+
+
+def test_missing_image(source: Source) -> None:
+    path = source.path(BUS, {**BUS, "image": "VG_100K/5.jpg"})
+    (source.folder / "images" / "VG_100K" / "5.jpg").unlink()
+    out = source.folder / "out.parquet"
+    with pytest.raises(RowError, match=r"entry 1 .*VG_100K/5\.jpg: no such image file; check the images folder"):
+        tallyqa.convert(path, source.folder / "images", out)
+    report = tallyqa.convert(path, source.folder / "images", out, tallyqa.Options(on_error="skip"))
+    assert report.ledger.skipped == {"image file missing": 1}
+
+
+def test_missing_folder(source: Source) -> None:
+    with pytest.raises(RowsError, match="none: no such folder of images; check IMAGES_DIR"):
+        tallyqa.convert(source.path(BUS), source.folder / "none", source.folder / "out.parquet")
+
+
+def test_file_that_is_no_list(source: Source) -> None:
+    path = source.path(BUS)
+    path.write_text("{}")
+    with pytest.raises(RowsError, match="holds no list but dict; is it the right file"):
+        tallyqa.convert(path, source.folder / "images", source.folder / "out.parquet")
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_command(source: Source) -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--simple-only" in done.stdout
+    out = source.folder / "out.parquet"
+    done = command(source.path(BUS), source.folder / "images", out, "--split", "test")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(read_rows(out))) == 1

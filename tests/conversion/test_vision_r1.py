@@ -1,0 +1,258 @@
+"""visionr1 convert vision_r1: the wordings, the category lists, and every way in which a row can be wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene_sets.base import NAMES, pictures, rows_in
+from scene_sets.frameworks import OD, QWEN_ONE, REC, VG, vision_r1_row, write_parquet, write_vision_r1
+
+from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import vision_r1
+from verl_visionr1.conversion.writing import Report
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "vision_r1.py"
+PICTURE = pictures()[0]
+LABEL = PICTURE.labels[0]
+
+
+def row(folder: Path, problem: str = VG.format(LABEL), **changes: Any) -> dict[str, Any]:
+    """A grounding row of the first picture."""
+    return {**vision_r1_row(PICTURE, folder, problem, [LABEL], [LABEL]), **changes}
+
+
+def convert(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[dict[str, Any]], Report]:
+    path = write_parquet(folder / "a.parquet", rows)
+    report = vision_r1.convert(path, folder / "out.parquet", vision_r1.Options(**options))
+    return rows_in(report), report
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+def prompt(row: dict[str, Any]) -> str:
+    return row["prompt"][0]["content"].removeprefix("<image>")
+
+
+LISTS = (
+    OD,
+    "Locate every item from the category list in the image and output the coordinates in JSON format. "
+    "The category set includes {}.",
+    "Locate every instance that belongs to the following categories: '{}'. Report bbox coordinates in JSON format.",
+)
+
+
+@pytest.mark.parametrize("wording", [VG, REC, QWEN_ONE, f"<image>\n{VG}  "])
+def test_wordings_of_one_phrase(wording: str, tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, row(tmp_path, wording.format(LABEL)))
+    assert target(found).task == "grounding"
+    assert target(found).categories == (LABEL,)
+    assert prompt(found) == instruction("grounding", [LABEL], allow_none=True)
+    assert found["data_source"] == "visionr1/vision_r1_grounding"
+
+
+@pytest.mark.parametrize("wording", LISTS)
+def test_wordings_of_a_category_list(wording: str, tmp_path: Path) -> None:
+    problem = wording.format(", ".join(NAMES))
+    made = vision_r1_row(PICTURE, tmp_path, problem, PICTURE.labels, PICTURE.labels)
+    (found,), _ = convert(tmp_path, made)
+    assert target(found).task == "detection"
+    assert target(found).categories == NAMES  # of the wording: target_id_maps has those in the image only
+    assert prompt(found) == instruction("detection", list(NAMES), allow_none=True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "ids", "expected"),
+    [
+        ("cat, dog and bow and arrow", ["cat", "dog", "bow and arrow"], ("cat", "dog", "bow and arrow")),
+        ("cat, bow and arrow", ["cat", "bow and arrow"], ("cat", "bow and arrow")),
+        ("cat, dog, and person", ["cat", "dog", "person"], ("cat", "dog", "person")),
+        ("bow and arrow, cat", ["cat"], ("bow and arrow", "cat")),
+        ("table, round, cat", ["table, round", "cat"], ("table, round", "cat")),
+        ("Cat, cat", ["cat"], ("Cat", "cat")),
+    ],
+)
+def test_category_lists(listed: str, ids: list[str], expected: tuple[str, ...], tmp_path: Path) -> None:
+    solution = json.dumps([[ids[0], [[1, 2, 30, 40]]]])
+    ids_text = json.dumps({name: i for i, name in enumerate(ids, 1)})
+    made = row(tmp_path, OD.format(listed), solution=solution, target_id_maps=ids_text, num_instances=1)
+    (found,), _ = convert(tmp_path, made)
+    assert target(found).categories == expected
+
+
+def test_labels_are_spelled_as_the_prompt_does(tmp_path: Path) -> None:
+    solution = json.dumps([["CAT ", [[1, 2, 30, 40]]]])
+    made = row(tmp_path, OD.format("cat, dog"), solution=solution, target_id_maps='{"Cat": 1, "dog": 2}')
+    (found,), _ = convert(tmp_path, made)
+    assert target(found).labels == ("cat",)
+
+
+def test_a_category_as_label_of_an_expression(tmp_path: Path) -> None:
+    """The phrase is what an answer is compared with."""
+    made = row(tmp_path, REC.format("the thing on the left"))
+    (found,), report = convert(tmp_path, made)
+    assert set(target(found).labels) == {"the thing on the left"}
+    assert report.ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] > 0
+
+
+def test_flat_boxes(tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, row(tmp_path, solution=json.dumps([[LABEL, [1, 2, 30.5, 40]]])))
+    assert target(found).boxes_xyxy == ((1, 2, 30.5, 40),)
+
+
+def test_negatives_are_kept_or_left_out(tmp_path: Path) -> None:
+    """Upstream's loader drops them; here they are asked, and every prompt says how to answer."""
+    rows = (row(tmp_path), row(tmp_path, VG.format("green cat"), solution="[]", num_instances=0))
+    found, report = convert(tmp_path, *rows)
+    assert [len(target(it).boxes_xyxy) > 0 for it in found] == [True, False]
+    assert report.negatives == {"grounding": 1}
+    assert all("If there is none, output []." in prompt(it) for it in found)
+    (found,), report = convert(tmp_path, *rows, negatives=0.0)
+    assert "none" not in prompt(found)
+    assert report.ledger.left_out == {"negative over --negatives": 1}
+
+
+def test_more_than_thirty_instances_are_left_out_as_upstream_does(tmp_path: Path) -> None:
+    boxes = [[i, 2, i + 30, 40] for i in range(31)]
+    made = row(tmp_path, solution=json.dumps([[LABEL, boxes]]), num_instances=31)
+    (found,), report = convert(tmp_path, row(tmp_path), made)
+    assert len(target(found).boxes_xyxy) < 31
+    assert report.ledger.left_out == {"grounding row with more than 30 objects": 1}
+    assert len(convert(tmp_path, made, max_instances=31)[0]) == 1
+
+
+def test_num_instances_is_checked(tmp_path: Path) -> None:
+    _, report = convert(tmp_path, row(tmp_path, num_instances=7))
+    assert report.ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] == 1
+
+
+def test_keep_prompts(tmp_path: Path) -> None:
+    (found,), _ = convert(tmp_path, row(tmp_path, f"<image>{VG.format(LABEL)}"), keep_prompts=True)
+    assert prompt(found) == VG.format(LABEL)
+
+
+def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
+    made = [row(tmp_path, "Where is it?"), row(tmp_path, "What is there?", target_id_maps=f'{{"b": 2, "{LABEL}": 1}}')]
+    with pytest.raises(RowError) as caught:
+        convert(tmp_path, *made)
+    assert str(caught.value) == (
+        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; mend it, or keep it as it is with "
+        "--keep-prompts (then target_id_maps says what is asked for)"
+    )
+    found, _ = convert(tmp_path, *made, keep_prompts=True)
+    assert [(target(it).task, target(it).categories) for it in found] == [
+        ("grounding", (LABEL,)),
+        ("detection", (LABEL, "b")),
+    ]
+    assert [prompt(it) for it in found] == ["Where is it?", "What is there?"]
+
+
+BAD = {
+    "no problem": ({"problem": None}, "no problem", "problem is None: needs a text"),
+    "no solution": ({"solution": None}, "malformed entry", "solution 'None': Expected `array`"),
+    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; mend it"),
+    "solution of another shape": ({"solution": '{"a": 1}'}, "malformed entry", "Expected `array`, got `object`"),
+    "three numbers": ({"solution": f'[["{LABEL}", [[1, 2, 3]]]]'}, "box malformed", r"solution of .*: box \[1, 2, 3\]"),
+    "text in a box": ({"solution": f'[["{LABEL}", [["1", 2, 3, "x"]]]]'}, "box malformed", "needs 4 finite numbers"),
+    "inverted box": ({"solution": f'[["{LABEL}", [[30, 2, 3, 9]]]]'}, "box without extent", r"box = \[30.*no extent"),
+    "outside": ({"solution": f'[["{LABEL}", [[900, 2, 990, 9]]]]'}, "box outside its image", "outside the image of"),
+    "other size": ({"width": 640}, "annotated size differs", r"size_wh \(640, 120\), the file has \(160, 120\)"),
+    "no size": ({"height": None}, "image without size", r"width and height \(160, None\)"),
+    "broken ids": ({"target_id_maps": '{"a": "b"}'}, "malformed entry", "target_id_maps .*Expected `int`"),
+    "label not asked for": (
+        {"problem": OD.format("cat, dog"), "target_id_maps": '{"cat": 1}'},
+        "category not asked for",
+        f"'{LABEL}' is in solution or target_id_maps, but not in the category list 'cat, dog",
+    ),
+    "no image": ({"image": {"bytes": None, "path": None}}, "no image", "image is 'None': needs a path or bytes"),
+    "broken image": ({"image": {"bytes": b"GIF89a", "path": None}}, "image unreadable", "row 1"),
+    "path without folder": (
+        {"image": {"bytes": None, "path": "a.png"}},
+        "image path without a folder",
+        "give the folder",
+    ),
+    "deeply nested": ({"solution": "[" * 5000 + "]" * 5000}, "malformed entry", "solution"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_rows(what: str, tmp_path: Path) -> None:
+    changes, kind, message = BAD[what]
+    rows = (row(tmp_path), row(tmp_path, **changes))
+    with pytest.raises(RowError, match=message) as caught:
+        convert(tmp_path, *rows)
+    assert caught.value.kind == kind
+    assert str(caught.value).startswith("a.parquet: row 1")
+    assert "\n" not in str(caught.value)
+    found, report = convert(tmp_path, *rows, on_error="skip")
+    assert len(found) == 1
+    assert report.ledger.skipped == {kind: 1}
+
+
+def test_paths_and_their_folder(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "coco" / "train2017", "000000000139.png")
+    path = {"bytes": None, "path": "train2017/000000000139.png"}
+    (found,), _ = convert(tmp_path, row(tmp_path, image=path), images_dir=tmp_path / "coco")
+    assert found["extra_info"]["file_name"] == "train2017/000000000139.png"
+    (tmp_path / "ids.txt").write_text("coco:139\n")
+    options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
+    with pytest.raises(RowsError, match="exclusion list"):
+        convert(tmp_path, row(tmp_path, image=path), **options)
+    with pytest.raises(RowError, match="must lie inside the images folder"):
+        convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")
+
+
+def test_splits_of_a_folder(tmp_path: Path) -> None:
+    (folder,) = write_vision_r1(pictures(), tmp_path)
+    report = vision_r1.convert(folder, tmp_path / "out.parquet", vision_r1.Options(split="test"))
+    assert report.written.rows == 1
+    with pytest.raises(RowsError, match=r"no split 'val': it has test, train; give --split"):
+        vision_r1.convert(folder, tmp_path / "out.parquet", vision_r1.Options(split="val"))
+    (folder / "train-00000-of-00002.parquet").unlink()
+    (folder / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(RowsError, match=r"no split 'train': it has test"):  # test rows are never taken for training
+        vision_r1.convert(folder, tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.parquet", b"PAR1", "not a whole parquet file"),
+        ("a.arrow", b"nothing", "not a whole Arrow stream"),
+        ("b.parquet", None, "no such file or folder"),
+        ("a.txt", b"", "unknown kind of file"),
+    ],
+)
+def test_files_that_cannot_be_read(name: str, data: bytes | None, message: str, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(RowsError, match=f"{name}: {message}"):
+        vision_r1.convert(tmp_path / name, tmp_path / "out.parquet")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match=r"no \.parquet or \.arrow file in this folder"):
+        vision_r1.convert(tmp_path, tmp_path / "out.parquet")
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+
+
+def test_command(tmp_path: Path) -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--keep-prompts" in done.stdout
+    write_parquet(tmp_path / "a.parquet", [row(tmp_path), row(tmp_path, "Where?")])
+    done = command(tmp_path / "a.parquet", tmp_path / "out.parquet", "--on-error", "skip")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "skipped as bad: 1 x unknown wording" in done.stdout

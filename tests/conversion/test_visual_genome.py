@@ -1,0 +1,329 @@
+"""visionr1 convert visual_genome: every trap of region descriptions, and the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from scene_sets.base import rows_in
+
+from verl_visionr1.answers import instruction
+from verl_visionr1.conversion.datasets import visual_genome
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.targets import Target
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "visual_genome.py"
+WH = (160, 96)
+URL = "https://cs.stanford.edu/people/rak248"
+KEYS = ("x", "y", "width", "height")
+A, B, C = (8, 16, 40, 24), (64, 8, 16, 72), (96, 40, 56, 32)
+A_XYXY, B_XYXY = (8, 16, 48, 40), (64, 8, 80, 80)
+
+
+class Dataset:
+    """Regions and images in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.images_dir = folder, folder / "images"
+        self.images_dir.mkdir(parents=True)
+        self.regions: list[Any] = []
+        self.data: list[dict[str, Any]] = []
+
+    def image(self, *phrases: tuple[str, Any], subfolder: str = "VG_100K", **changes: Any) -> int:
+        number = 2407890 + len(self.data)
+        path = self.images_dir / subfolder / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", WH, (90, 90, 90)).save(path)
+        regions = [
+            {"region_id": 1000 + i, "phrase": phrase, **dict(zip(KEYS[: len(box)], box, strict=True))}
+            for i, (phrase, box) in enumerate(phrases)
+        ]
+        self.regions.append({"id": number, "regions": regions})
+        entry = {"image_id": number, "url": f"{URL}/{subfolder}/{number}.jpg", "width": WH[0], "height": WH[1]}
+        self.data.append({**entry, "coco_id": None, "flickr_id": None, **changes})
+        return number
+
+    def write(self) -> tuple[Path, Path]:
+        paths = self.folder / "region_descriptions.json", self.folder / "image_data.json"
+        for path, content in zip(paths, (self.regions, self.data), strict=True):
+            path.write_text(json.dumps(content))
+        return paths
+
+    def convert(self, *, with_data: bool = True, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+        regions, data = self.write()
+        report = visual_genome.convert(
+            regions,
+            self.images_dir,
+            self.folder / "out.parquet",
+            visual_genome.Options(image_data=data if with_data else None, **options),
+        )
+        return rows_in(report), report
+
+    def exclusion(self, *ids: str) -> Path:
+        path = self.folder / "exclude.txt"
+        path.write_text("\n".join(ids))
+        return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path / "set")
+
+
+def target(row: dict[str, Any]) -> Target:
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+def phrases(rows: list[dict[str, Any]]) -> list[str]:
+    return [target(row).categories[0] for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def test_a_row(data: Dataset) -> None:
+    number = data.image(("a cat sitting on a table. ", A), subfolder="VG_100K_2", coco_id=139)
+    (row,), _ = data.convert(split="val")
+    truth = target(row)
+    assert (truth.task, truth.size_wh, truth.boxes_xyxy) == ("grounding", WH, (A_XYXY,))
+    assert truth.labels == truth.categories == ("a cat sitting on a table",)
+    assert row["prompt"][0]["content"] == "<image>" + instruction("grounding", ["a cat sitting on a table"])
+    assert row["data_source"] == "visionr1/visual_genome"
+    info = row["extra_info"]
+    assert (info["image_id"], info["file_name"], info["split"]) == (str(number), f"VG_100K_2/{number}.jpg", "val")
+    assert json.loads(info["source_ann"]) == {"region_ids": [1000]}
+    assert row["images"] == [str(data.images_dir / "VG_100K_2" / f"{number}.jpg")]
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+@pytest.mark.parametrize("layout", ["two folders", "side by side"])
+def test_images_lie_in_two_folders_or_in_one(data: Dataset, layout: str, with_data: bool) -> None:
+    data.image(("one", A))
+    data.image(("two", B), subfolder="VG_100K_2")
+    if layout == "side by side":
+        for path in data.images_dir.glob("*/*.jpg"):
+            path.rename(data.images_dir / path.name)
+    found, _ = data.convert(with_data=with_data)
+    assert phrases(found) == ["one", "two"]
+    assert all(Path(row["images"][0]).exists() for row in found)
+
+
+def test_both_names_of_an_id(data: Dataset) -> None:
+    """Version 1.0 calls it `id` in image_data.json, others `image_id`; so does region_descriptions.json."""
+    data.image(("one", A))
+    data.image(("two", B))
+    data.regions[0]["image_id"] = data.regions[0].pop("id")
+    data.data[1]["id"] = data.data[1].pop("image_id")
+    found, _ = data.convert()
+    assert phrases(found) == ["one", "two"]
+
+
+# ---------------------------------------------------------------------------------------------- ambiguous phrases
+
+
+def test_a_phrase_of_several_regions_is_left_out(data: Dataset) -> None:
+    data.image(("a window", A), ("A  window.", B), ("a door", C))
+    found, report = data.convert()
+    assert phrases(found) == ["a door"]
+    assert report.ledger.left_out["phrase that several regions of its image have"] == 1
+
+
+def test_or_merged_into_one_row(data: Dataset) -> None:
+    data.image(("a window", B), ("a door", C), ("A  window.", A))
+    found, _ = data.convert(repeats="merge")
+    assert phrases(found) == ["a window", "a door"]
+    assert target(found[0]).boxes_xyxy == (A_XYXY, B_XYXY)
+    assert json.loads(found[0]["extra_info"]["source_ann"]) == {"region_ids": [1000, 1002]}
+
+
+def test_the_same_phrase_on_another_image_is_no_repeat(data: Dataset) -> None:
+    data.image(("a window", A))
+    data.image(("a window", B))
+    assert len(data.convert()[0]) == 2
+
+
+@pytest.mark.parametrize("repeats", ["drop", "merge"])
+def test_near_duplicates_of_one_phrase_are_one_object(data: Dataset, repeats: str) -> None:
+    x, y, width, height = A
+    data.image(("a dog", A), ("a dog", (x + 2, y, width, height)), ("a dog", A), ("the dog", A))
+    found, report = data.convert(repeats=repeats)
+    assert phrases(found) == ["a dog", "the dog"]  # two workers' words for one thing are two rows
+    assert [target(row).boxes_xyxy for row in found] == [(A_XYXY,)] * 2
+    assert report.ledger.notes["region of the same phrase and nearly the same box dropped"] == 2
+
+
+def test_same_iou_says_how_near(data: Dataset) -> None:
+    x, y, width, height = A  # IoU 38 / 42 = 0.905
+    data.image(("a dog", A), ("a dog", (x + 2, y, width, height)))
+    assert len(data.convert(same_iou=0.9)[0]) == 1
+    with pytest.raises(RowsError, match="no row is left: 1 x phrase that several regions of its image have"):
+        data.convert(same_iou=0.91)
+    with pytest.raises(RowsError, match=r"--same-iou 0: needs an IoU above 0, at most 1"):
+        visual_genome.Options(same_iou=0)
+
+
+@pytest.mark.parametrize("repeats", ["drop", "merge"])
+def test_a_bad_region_does_not_make_its_phrase_unique(data: Dataset, repeats: str) -> None:
+    data.image(("a dog", A), ("a dog", (300, 16, 40, 24)), ("a door", B))
+    found, _ = data.convert(repeats=repeats, on_error="skip")
+    assert phrases(found) == ["a door"]
+
+
+# ---------------------------------------------------------------------------------------------- leakage
+
+
+def test_coco_exclusion_lists_apply(data: Dataset) -> None:
+    data.image(("one", A), ("other", B), coco_id=139)
+    data.image(("two", A), coco_id=140)
+    number = data.image(("three", A))
+    found, report = data.convert(exclude_image_ids=data.exclusion("coco:000000000139", f"vg:{number}"))
+    assert phrases(found) == ["two"]
+    assert report.ledger.left_out["row of an image on the exclusion list"] == 3
+
+
+def test_coco_ids_without_image_data_are_an_error(data: Dataset) -> None:
+    number = data.image(("one", A), coco_id=139)
+    listed = data.exclusion("coco:139")
+    expected = f"--exclude-image-ids {listed}: names COCO images, which only image_data.json knows; add --image-data"
+    with pytest.raises(RowsError) as caught:
+        data.convert(with_data=False, exclude_image_ids=listed)
+    assert str(caught.value) == expected
+    data.image(("two", A))
+    found, _ = data.convert(with_data=False, exclude_image_ids=data.exclusion(f"vg:{number}"))  # needs no such file
+    assert phrases(found) == ["two"]
+
+
+def test_image_data_without_coco_ids_is_an_error(data: Dataset) -> None:
+    data.image(("one", A))
+    with pytest.raises(RowsError, match=r"no entry of .*image_data.json has a coco_id; take Visual Genome's own"):
+        data.convert(exclude_image_ids=data.exclusion("coco:139"))
+
+
+# ---------------------------------------------------------------------------------------------- bad entries
+
+
+def test_cocos_copy_of_an_image_is_refused(data: Dataset) -> None:
+    """Visual Genome's boxes are in its own resolution."""
+    number = data.image(("one", A), coco_id=139, width=800, height=480)
+    with pytest.raises(RowError, match=r"annotations say size_wh \(800, 480\), the file has \(160, 96\)") as caught:
+        data.convert()
+    assert str(caught.value).startswith(f"region_descriptions.json: entry 0 (image {number}): region 1000 'one': ")
+
+
+BAD_REGIONS: dict[str, tuple[Any, str]] = {
+    "zero width": ((5, 5, 0, 10), "no extent"),
+    "outside": ((400, 5, 10, 10), r"outside the image of \(160, 96\)"),
+    "text": ((5, "5", 10, 10), r"regions\[1\] = .* Expected `float`, got `str`"),
+    "three numbers": ((5, 5, 10), r"regions\[1\] = .*missing required field `height`"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_REGIONS)
+def test_bad_regions(data: Dataset, what: str) -> None:
+    box, message = BAD_REGIONS[what]
+    number = data.image(("good", A), ("bad", box), ("better", B))
+    with pytest.raises(RowError, match=message) as caught:
+        data.convert()
+    assert f"entry 0 (image {number})" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    found, report = data.convert(on_error="skip")
+    assert phrases(found) == ["good", "better"]
+    assert sum(report.ledger.skipped.values()) == 1
+
+
+def test_a_box_over_the_edge_is_clipped(data: Dataset) -> None:
+    data.image(("one", (-2, 5, 20, 200)))
+    (row,), report = data.convert()
+    assert target(row).boxes_xyxy == ((0, 5, 18, 96),)
+    assert report.ledger.notes["box clipped to its image"] == 1
+
+
+def spoiled(data: Dataset, what: str) -> None:
+    data.image(("bad", A))
+    if what == "image file missing":
+        (data.images_dir / "VG_100K" / "2407891.jpg").unlink()
+    elif what == "unknown image_id":
+        data.data.pop()
+    elif what == "image without id":
+        del data.regions[-1]["id"]
+    elif what == "image without size or url":
+        data.data[-1]["width"] = None
+    elif what == "file_name outside the images folder":
+        data.data[-1]["url"] = f"{URL}/../2407890.jpg"
+    else:
+        assert what == "malformed entry"
+        data.regions[-1] = {"id": 7}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *["image file missing", "unknown image_id", "image without id", "image without size or url"],
+        *["file_name outside the images folder", "malformed entry"],
+    ],
+)
+def test_a_bad_image_costs_only_itself(data: Dataset, what: str) -> None:
+    data.image(("good", A))
+    spoiled(data, what)
+    data.data.append({"image_id": 3})  # an entry that nothing needs
+    with pytest.raises(RowError) as caught:
+        data.convert()
+    assert caught.value.kind == what
+    assert "region_descriptions.json: entry 1" in str(caught.value)
+    found, report = data.convert(on_error="skip")
+    assert phrases(found) == ["good"]
+    assert report.ledger.skipped == {what: 1}
+
+
+def test_garbled_files(data: Dataset) -> None:
+    data.image(("one", A))
+    regions, images = data.write()
+    regions.write_text('[{"id": 1, "regions": [')
+    with pytest.raises(RowsError, match="not whole JSON"):
+        visual_genome.convert(regions, data.images_dir, data.folder / "a.parquet")
+    images.write_text("{}")
+    with pytest.raises(RowsError, match=r"image_data.json: not of the expected layout: Expected `array`"):
+        visual_genome.convert(
+            regions, data.images_dir, data.folder / "a.parquet", visual_genome.Options(image_data=images)
+        )
+    with pytest.raises(RowsError, match="no such folder of images; check IMAGES_DIR"):
+        visual_genome.convert(regions, data.folder / "none", data.folder / "a.parquet")
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def test_limit_draws_by_seed(data: Dataset) -> None:
+    for i in range(20):
+        data.image((f"first {i}", A), (f"second {i}", B))
+    drawn = [phrases(data.convert(limit=10, seed=seed)[0]) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 10
+
+
+def test_command(data: Dataset) -> None:
+    data.image(("one", A), ("bad", (1, 1, 0, 0)))
+    regions, images = data.write()
+    line = [sys.executable, str(SCRIPT), str(regions), str(data.images_dir), str(data.folder / "out.parquet")]
+    line += ["--image-data", str(images)]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*line, *arguments], capture_output=True, text=True, env={"COLUMNS": "200"}, cwd="/")
+
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--image-data", "--repeats", "--same-iou", "--exclude-image-ids"))
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == (
+        "error: region_descriptions.json: entry 0 (image 2407890): region 1001 'bad': box = [1.0, 1.0, 1.0, 1.0]: "
+        "no extent; mend or remove the annotation"
+    )
+    done = run("--on-error", "skip", "--repeats", "merge")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "skipped as bad: 1 x box without extent" in done.stdout

@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from cpu_time import grows_too_fast
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_visionr1.answers import (
+    MAX_BOXES,
+    MAX_CHARS,
+    PARSERS,
+    Answer,
+    Defect,
+    instruction,
+    parse_griffon,
+    parse_qwen_json,
+    parse_visionr1_released,
+)
+from verl_visionr1.answers.envelope import unwrap
+from verl_visionr1.answers.objects import LONG_CHARS, read_objects
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "visionr1.jsonl"
+ONE = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
+OBJECT = ONE[1:-1]
+BOX = ((1.0, 2.0, 3.0, 4.0),)
+
+WELL_FORMED = {
+    "bare": ONE,
+    "blanks around": f"\n  {ONE} \t",
+    "json fence": f"```json\n{ONE}\n```",
+    "JSON fence": f"```JSON\n{ONE}\n```",
+    "plain fence": f"```\n{ONE}\n```",
+    "fence on one line": f"```json{ONE}```",
+    "fence not closed": f"```json\n{ONE}",
+    "compact": ONE.replace(" ", ""),
+    "label first": '[{"label": "cat", "bbox_2d": [1, 2, 3, 4]}]',
+    "fractions and exponents": '[{"bbox_2d": [1.0, 2e0, 0.3e1, 4], "label": "cat"}]',
+    "a further key": '[{"bbox_2d": [1, 2, 3, 4], "label": "cat", "confidence": 0.9}]',
+    "after reasoning": f"<think>a cat, I think</think>{ONE}",
+    "after reasoning whose opening tag is in the prompt": f"a cat, I think</think>\n\n{ONE}",
+    "after reasoning with boxes in it": f'<think>[{{"bbox_2d": [5, 6, 7, 8], "label": "dog"}}]</think>{ONE}',
+    "reasoning that begins with a list": f"[1, 2] cats?</think>{ONE}",
+    "after two rounds of reasoning": f"<think>a</think> hm <think>b</think>{ONE}",
+    "answer tag": f"<answer>{ONE}</answer>",
+    "think and answer": f"<think>hm</think>\n<answer>\n{ONE}\n</answer>",
+    "think, answer and fence": f"<think>hm</think><answer>```json\n{ONE}\n```</answer>",
+    "reasoning longer than an answer may be": f"<think>{'x' * 2 * MAX_CHARS}</think>{ONE}",
+}
+
+
+@pytest.mark.parametrize("text", WELL_FORMED.values(), ids=WELL_FORMED)
+def test_well_formed(text: str) -> None:
+    assert parse_qwen_json(text) == Answer(BOX, ("cat",), 0, ())
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "None", "```json\n[]\n```", "<think>no</think>None", "<answer>[]</answer>", " [ ] "]
+)
+def test_nothing_there_is_well_formed(text: str) -> None:
+    answer = parse_qwen_json(text)
+    assert answer == Answer()
+    assert answer.is_parsed
+
+
+# text -> labels of the boxes read, number of claims dropped, defects
+DEFECTIVE = {
+    "nothing": ("", "", 0, "empty"),
+    "blanks": (" \n ", "", 0, "empty"),
+    "empty fence": ("```json\n```", "", 0, "empty"),
+    "empty answer": ("<answer></answer>", "", 0, "empty"),
+    "an empty object": ("{}", "", 0, "no_list"),
+    "a number": ("3", "", 0, "no_list"),
+    "null": ("null", "", 0, "no_list"),
+    "a string": ('"[]"', "", 0, "no_list"),
+    "prose": ("There is a cat.", "", 0, "no_list"),
+    "prose with a bracket": ("a cat [left]", "", 0, "no_list"),
+    "none, but not as instructed": ("none", "", 0, "no_list"),
+    "one object without a list": (OBJECT, "cat", 0, "no_list"),
+    "a list of numbers": ("[1, 2, 3, 4]", "", 0, "malformed"),
+    "a list of lists": ("[[1, 2, 3, 4]]", "", 0, "malformed"),
+    "a list of an empty object": ("[{}]", "", 0, "malformed"),
+    "another key": ('[{"bbox": [1, 2, 3, 4], "label": "cat"}]', "", 0, "malformed"),
+    "python quotes": ("[{'bbox_2d': [1, 2, 3, 4], 'label': 'cat'}]", "cat", 0, "malformed"),
+    "trailing comma": (f"[{OBJECT},]", "cat", 0, "malformed"),
+    "comma missing": (f"[{OBJECT} {OBJECT}]", "cat cat", 0, "malformed"),
+    "a second list": (f"{ONE}{ONE}", "cat cat", 0, "malformed"),
+    "something else in the list": (f"[{OBJECT}, 1]", "cat", 0, "malformed"),
+    "cut in a number": (f'[{OBJECT}, {{"bbox_2d": [5, 6', "cat", 0, "truncated"),
+    "cut after a box": (f'[{OBJECT}, {{"bbox_2d": [5, 6, 7, 8]', "cat", 0, "truncated"),
+    "cut in a label": (f'[{OBJECT}, {{"bbox_2d": [5, 6, 7, 8], "label": "do', "cat", 0, "truncated"),
+    "cut after a comma": (f"[{OBJECT},", "cat", 0, "truncated"),
+    "cut after the first bracket": ("[", "", 0, "truncated"),
+    "cut in a fence": (f"```json\n[{OBJECT}, ", "cat", 0, "truncated"),
+    "prose before": (f"Here: {ONE}", "cat", 0, "prose"),
+    "prose after": (f"{ONE} Done.", "cat", 0, "prose"),
+    "prose before a fence": (f"Here:\n```json\n{ONE}\n```", "cat", 0, "prose"),
+    "prose after a fence": (f"```json\n{ONE}\n```\nDone.", "cat", 0, "prose"),
+    "prose around the answer tag": (f"So <answer>{ONE}</answer>", "cat", 0, "prose"),
+    "answer tag not closed": (f"<answer>{ONE}", "cat", 0, "prose"),
+    "two fences: the first counts": (f"```json\n{ONE}\n```\n```json\n[]\n```", "cat", 0, "prose"),
+    "two answers: the last counts": (f"<answer>[]</answer><answer>{ONE}</answer>", "cat", 0, "prose"),
+    "reasoning not closed": (f"<think>perhaps {ONE}", "", 0, "no_answer"),
+    "answer only in the reasoning": (f"<think>{ONE}</think>", "", 0, "empty"),
+    "inverted in x": ('[{"bbox_2d": [3, 2, 1, 4], "label": "cat"}]', "", 1, "bad_box"),
+    "zero height": ('[{"bbox_2d": [1, 4, 3, 4], "label": "cat"}]', "", 1, "bad_box"),
+    "three numbers": ('[{"bbox_2d": [1, 2, 3], "label": "cat"}]', "", 1, "bad_box"),
+    "five numbers": ('[{"bbox_2d": [1, 2, 3, 4, 5], "label": "cat"}]', "", 1, "bad_box"),
+    "texts for numbers": ('[{"bbox_2d": ["1", "2", "3", "4"], "label": "cat"}]', "", 1, "bad_box"),
+    "true for a number": ('[{"bbox_2d": [false, 0, true, 1], "label": "cat"}]', "", 1, "bad_box"),
+    "null for a box": ('[{"bbox_2d": null, "label": "cat"}]', "", 1, "bad_box"),
+    "NaN": ('[{"bbox_2d": [1, 2, NaN, 4], "label": "cat"}]', "", 1, "bad_box"),
+    "a number beyond float64": ('[{"bbox_2d": [1, 2, 1e309, 4], "label": "cat"}]', "", 1, "bad_box"),
+    "an integer beyond float64": (f'[{{"bbox_2d": [1, 2, {"9" * 400}, 4], "label": "cat"}}]', "", 1, "bad_box"),
+    "points for boxes": ('[{"point_2d": [1, 2], "label": "cat"}]', "", 1, "wrong_kind"),
+    "a point for one of the boxes": (f'[{OBJECT}, {{"point_2d": [1, 2], "label": "cat"}}]', "cat", 1, "wrong_kind"),
+    "two numbers for a box": ('[{"bbox_2d": [1, 2], "label": "cat"}]', "", 1, "bad_box"),
+    "half a surrogate pair": ('[{"bbox_2d": [1, 2, 3, 4], "label": "\ud800"}]', "", 1, "bad_box"),
+    "one good, one bad": (f'[{OBJECT}, {{"bbox_2d": [1], "label": "dog"}}]', "cat", 1, "bad_box"),
+    "label missing": ('[{"bbox_2d": [1, 2, 3, 4]}]', " ", 0, "no_label"),
+    "label null": ('[{"bbox_2d": [1, 2, 3, 4], "label": null}]', " ", 0, "no_label"),
+    "label a number": ('[{"bbox_2d": [1, 2, 3, 4], "label": 7}]', " ", 0, "no_label"),
+    "label empty": ('[{"bbox_2d": [1, 2, 3, 4], "label": ""}]', " ", 0, "no_label"),
+    "label missing in prose": ('So {"bbox_2d": [1, 2, 3, 4]} it is', " ", 0, "no_label no_list"),
+}
+
+
+@pytest.mark.parametrize(("text", "labels", "n_dropped", "defects"), DEFECTIVE.values(), ids=DEFECTIVE)
+def test_defects_are_named_and_claims_counted(text: str, labels: str, n_dropped: int, defects: str) -> None:
+    answer = parse_qwen_json(text)
+    expected = [""] if labels == " " else labels.split()
+    assert list(answer.labels) == expected
+    assert set(answer.boxes_xyxy) <= set(BOX)
+    assert len(answer.boxes_xyxy) == len(expected)
+    assert answer.n_dropped == n_dropped
+    assert [defect.value for defect in answer.defects] == defects.split()
+    assert answer.n_predicted == len(expected) + n_dropped
+    assert answer.is_parsed == bool(expected)
+
+
+def test_a_tag_inside_the_list_is_text() -> None:
+    assert parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": "</think>"}]').labels == ("</think>",)
+    half = parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": "</think>"}, {"bbox_2d": [1], "label": "cat"}]')
+    assert (half.labels, half.n_dropped) == (("</think>",), 1)
+
+
+def test_a_blank_label_is_no_label() -> None:
+    assert parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": " "}]').defects == (Defect.NO_LABEL,)
+
+
+def many(n: int, box: str = "[1,2,3,4]") -> str:
+    return "[" + ",".join([f'{{"bbox_2d":{box},"label":"a"}}'] * n) + "]"
+
+
+def test_as_many_boxes_as_fit_are_well_formed() -> None:
+    assert parse_qwen_json(many(MAX_BOXES)).defects == ()
+
+
+@pytest.mark.parametrize("cut", [0, 1], ids=["valid", "broken"])
+def test_boxes_beyond_the_bound_count_as_predictions(cut: int) -> None:
+    text = many(MAX_BOXES + 5)
+    answer = parse_qwen_json(text[: len(text) - cut])
+    assert len(answer.boxes_xyxy) == MAX_BOXES
+    assert answer.n_predicted == MAX_BOXES + 5
+    assert Defect.TOO_MANY in answer.defects
+
+
+def test_an_answer_beyond_the_bound_is_cut() -> None:
+    answer = parse_qwen_json(f"[{OBJECT}, {' ' * MAX_CHARS}{OBJECT}]")
+    assert answer.labels == ("cat",)
+    assert Defect.TOO_LONG in answer.defects
+
+
+def test_a_long_answer_with_numbers_that_are_slow_to_read_is_not_read_but_counted() -> None:
+    box, n = "[-1e308,-1e308,1e308,1e308]", 500
+    assert len(many(n, box)) > LONG_CHARS
+    assert parse_qwen_json(many(n, box)) == Answer((), (), n, (Defect.BAD_BOX,))
+    assert parse_qwen_json(many(3, box)).n_dropped == 0, "in a short answer they are read"
+
+
+def test_a_long_object_is_dropped_and_counted() -> None:
+    answer = parse_qwen_json(f'Here: [{{"bbox_2d": [1, 2, 3, 4], "label": "{"x" * 5000}"}}]')
+    assert (answer.boxes_xyxy, answer.n_dropped) == ((), 1)
+
+
+def test_instructions_ask_for_what_the_parser_reads() -> None:
+    assert instruction("detection", ["cat", "dog"]).endswith("The category set includes cat, dog.")
+    assert instruction("grounding", ["the left cat"], allow_none=True).endswith("If there is none, output [].")
+    assert parse_qwen_json("[]").defects == ()
+    with pytest.raises(
+        ValueError, match=r"phrases = \['two', 'phrases'\]: task 'grounding' needs a list of one phrase"
+    ):
+        instruction("grounding", ["two", "phrases"])
+
+
+GRIFFON = {
+    "one": ("cat-[0.100,0.200,0.300,0.400]", "cat", 0, ""),
+    "two": ("cat-[0.100,0.200,0.300,0.400]&dog-[0.100,0.200,0.300,1.000]", "cat dog", 0, ""),
+    "hyphens in the label": ("t-v-set-[0.100,0.200,0.300,0.400]", "t-v-set", 0, ""),
+    "no label": ("[0.100,0.200,0.300,0.400]", " ", 0, ""),
+    "nothing there": ("None", "", 0, ""),
+    "an empty list": ("[]", "", 0, ""),
+    "no text": ("", "", 0, "empty"),
+    "prose": ("a cat", "", 0, "truncated"),
+    "two decimals": ("cat-[0.10,0.20,0.30,0.40]", "cat", 0, "malformed"),
+    "beyond the frame": ("cat-[0.100,0.200,2.300,0.400]", "cat", 0, "malformed"),
+    "inverted": ("cat-[0.300,0.200,0.100,0.400]", "", 1, "bad_box"),
+    "three numbers": ("cat-[0.300,0.200,0.100]", "", 1, "bad_box"),
+    "no numbers": ("cat-[a,b,c,d]", "", 1, "bad_box"),
+    "nan": ("cat-[nan,0.200,0.300,0.400]", "", 1, "bad_box"),
+    "cut": ("cat-[0.100,0.200,0.300,0.400]&dog-[0.1", "cat", 0, "truncated"),
+    "not closed in the middle": ("cat-[0.100,0.200&dog-[0.100,0.200,0.300,0.400]", "dog", 1, "bad_box"),
+    "text after": ("cat-[0.100,0.200,0.300,0.400] there", "cat", 0, "prose"),
+    "after reasoning": ("<think>a dog-[0.1</think>cat-[0.100,0.200,0.300,0.400]", "cat", 0, ""),
+    "in an answer tag": ("<answer>cat-[0.100,0.200,0.300,0.400]</answer>", "cat", 0, ""),
+    "reasoning not closed": ("<think>cat-[0.100,0.200,0.300,0.400]", "", 0, "no_answer"),
+    "prose around the answer tag": ("So <answer>cat-[0.100,0.200,0.300,0.400]</answer>", "cat", 0, "prose"),
+    "a point": ("cat-[0.100,0.200]", "", 1, "wrong_kind"),
+}
+
+
+@pytest.mark.parametrize(("text", "labels", "n_dropped", "defects"), GRIFFON.values(), ids=GRIFFON)
+def test_griffon(text: str, labels: str, n_dropped: int, defects: str) -> None:
+    answer = parse_griffon(text)
+    assert list(answer.labels) == ([""] if labels == " " else labels.split())
+    assert answer.n_dropped == n_dropped
+    assert [defect.value for defect in answer.defects] == defects.split()
+
+
+def test_griffon_counts_boxes_beyond_the_bound() -> None:
+    answer = parse_griffon("&".join(["a-[0.100,0.200,0.300,0.400]"] * (MAX_BOXES + 5)))
+    assert (len(answer.boxes_xyxy), answer.n_predicted) == (MAX_BOXES, MAX_BOXES + 5)
+    assert answer.defects == (Defect.TOO_MANY,)
+
+
+def test_griffon_reads_no_further_than_the_bound() -> None:
+    answer = parse_griffon("a&" * MAX_BOXES + "a-[0.100,0.200,0.300,0.400]")
+    assert (answer.boxes_xyxy, answer.n_dropped) == ((), 1)
+    assert Defect.TOO_MANY in answer.defects
+
+
+def boxes_of(numbers: st.SearchStrategy) -> st.SearchStrategy:
+    """Sound boxes, made sound rather than drawn until they are: most would be thrown away."""
+    side = st.lists(numbers, min_size=2, max_size=2, unique=True).map(sorted)
+    return st.tuples(side, side).map(lambda sides: (sides[0][0], sides[1][0], sides[0][1], sides[1][1]))
+
+
+unit_boxes = boxes_of(st.integers(0, 999))
+
+
+@given(
+    st.lists(st.tuples(st.from_regex(r"[a-z]{1,5}(-[a-z]{1,3})?", fullmatch=True), unit_boxes), min_size=1, max_size=5)
+)
+def test_griffon_reads_what_it_asks_for(items: list[tuple[str, tuple[int, ...]]]) -> None:
+    text = "&".join(f"{label}-[{','.join(f'{v / 1000:.3f}' for v in box)}]" for label, box in items)
+    answer = parse_griffon(text)
+    assert answer == Answer(tuple(tuple(v / 1000 for v in box) for _, box in items), tuple(x for x, _ in items), 0, ())
+
+
+def golden_parses() -> list[object]:
+    rows = map(json.loads, GOLDEN.read_text().splitlines())
+    return [pytest.param(row, id=row["id"]) for row in rows if row["reward"] == "parse:extract"]
+
+
+@pytest.mark.parametrize("row", golden_parses())
+def test_released_parser_reads_what_the_released_code_read(row: dict) -> None:
+    answer = parse_visionr1_released(row["completion"])
+    assert [list(box) for box in answer.boxes_xyxy] == [item["bbox"] for item in row["value"]]
+    assert list(answer.labels) == [str(item["category_name"] or "") for item in row["value"]]
+
+
+labels = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10).filter(lambda s: not s.isspace())
+coordinates = st.floats(-1e6, 1e6) | st.integers(-1000, 5000)
+boxes = boxes_of(coordinates)
+items = st.lists(st.fixed_dictionaries({"bbox_2d": boxes, "label": labels}), max_size=8)
+
+
+@given(
+    items, st.booleans(), st.sampled_from([None, 1]), st.sampled_from(["{}", "```json\n{}\n```", "<answer>{}</answer>"])
+)
+def test_any_json_writer_is_read(written: list[dict], ascii_only: bool, indent: int | None, around: str) -> None:
+    text = around.replace("{}", json.dumps(written, ensure_ascii=ascii_only, indent=indent))
+    answer = parse_qwen_json(text)
+    assert answer.boxes_xyxy == tuple(item["bbox_2d"] for item in written)
+    assert answer.labels == tuple(item["label"] for item in written)
+    assert answer.defects == ()
+
+
+simple = st.lists(
+    st.fixed_dictionaries(
+        {"bbox_2d": st.tuples(*[st.integers(0, 99)] * 4), "label": st.from_regex(r"[a-z]+", fullmatch=True)}
+    ),
+    max_size=4,
+)
+
+
+@given(simple, st.integers(0, 400))
+def test_a_cut_answer_keeps_its_complete_objects(written: list[dict], n_kept: int) -> None:
+    whole, text = parse_qwen_json(json.dumps(written)), json.dumps(written)[:n_kept]
+    answer = parse_qwen_json(text)
+    n_complete = text.count("}")
+    assert answer.n_predicted == n_complete
+    assert answer.boxes_xyxy == whole.boxes_xyxy[: len(answer.boxes_xyxy)]
+    if text != json.dumps(written):
+        assert answer.defects
+
+
+FRAGMENTS = [
+    *[
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        '"',
+        "'",
+        " ",
+        "\n",
+        "-",
+        "&",
+        "```",
+        "```json\n",
+        "<think>",
+        "</think>",
+        "<answer>",
+    ],
+    *["</answer>", '"bbox_2d"', '"label"', '"bbox_2d": [', '{"bbox_2d": [1, 2, 3, 4], "label": "cat"}', "1", "0.500"],
+    *[
+        "1e309",
+        "NaN",
+        "-0",
+        "null",
+        "true",
+        "None",
+        "\\",
+        "\\ud800",
+        "\ud800",
+        "\0",
+        "é",
+        "😀",
+        "\u2028",
+        "[0.1,0.2,0.3,0.4]",
+    ],
+]
+garbage = st.one_of(st.text(st.characters()), st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["bbox_2d", "label", "x"]), inner, max_size=3)
+    ),
+    max_leaves=20,
+).map(json.dumps)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@given(text=garbage | json_values)
+def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
+    answer = PARSERS[name](text)
+    assert len(answer.boxes_xyxy) + len(answer.points_xy) == len(answer.labels)
+    assert answer.n_dropped >= 0
+    assert len(set(answer.defects)) == len(answer.defects)
+    for box in answer.boxes_xyxy:
+        assert all(map(math.isfinite, box))
+        assert box[0] < box[2]
+        assert box[1] < box[3]
+
+
+def is_sound(value: object) -> bool:
+    """The format as DESIGN words it, written down a second time."""
+    return isinstance(value, list) and all(
+        isinstance(item, dict)
+        and isinstance(item.get("label"), str)
+        and item["label"].strip() != ""
+        and isinstance(box := item.get("bbox_2d"), list)
+        and len(box) == 4
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e308 for v in box)
+        and box[0] < box[2]
+        and box[1] < box[3]
+        for item in value
+    )
+
+
+ordered = st.tuples(*[st.integers(0, 9)] * 4).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+nearly_items = st.dictionaries(
+    st.sampled_from(["bbox_2d", "label"]),
+    st.one_of(
+        ordered, st.lists(st.integers(0, 9) | st.none(), min_size=3, max_size=5), st.sampled_from(["cat", "", " "])
+    ),
+)
+good_items = st.fixed_dictionaries({"bbox_2d": ordered, "label": st.just("cat")})
+nearly_answers = st.lists(good_items | nearly_items, max_size=3) | nearly_items
+
+
+@given(nearly_answers | st.lists(good_items, max_size=3))
+def test_well_formed_means_sound(value: object) -> None:
+    assert (parse_qwen_json(json.dumps(value)).defects == ()) == is_sound(value)
+
+
+@given(garbage)
+def test_what_is_no_json_is_not_well_formed(text: str) -> None:
+    if "```" in text or "<" in text or text.strip() == "None":
+        return  # an envelope, tested above
+    try:
+        sound = is_sound(json.loads(text))
+    except ValueError:
+        sound = False
+    assert (parse_qwen_json(text).defects == ()) == sound
+
+
+MB = 1_000_000
+HOSTILE = {
+    "braces open": "{" * MB,
+    "braces close": "}" * MB,
+    "brackets open": "[" * MB,
+    "brackets nested": "[" * 50_000 + "]" * 50_000,
+    "nested beside a box": '[{"bbox_2d": [1, 2, 3, 4], "label": "a", "x": ' + "[" * 45_000 + "]" * 45_000 + "}]",
+    "objects nested": '{"a":' * 20_000 + "1" + "}" * 20_000,
+    "fences": "```" * (MB // 3),
+    "think tags": "<think>" * (MB // 7),
+    "answer tags": "<answer>" * (MB // 8),
+    "closed answers": "<answer></answer>" * (MB // 17),
+    "keys": '"bbox_2d"' * (MB // 9),
+    "objects with only a key": '{"bbox_2d"}' * (MB // 11),
+    "objects with a bad box": '{"bbox_2d": [1, 2, 3]}' * (MB // 22),
+    "objects without a comma": '{"bbox_2d":[1,2,3,4],"label":"a"}' * (MB // 33),
+    "10000 boxes": many(10_000),
+    "an open string": '[{"bbox_2d": [1, 2, 3, 4], "label": "' + "a" * MB,
+    "open objects in the released spelling": '{"bbox_2d": [1, 2, 3, 4], "label": "' * (MB // 36),
+    "one long number": "[" + "9" * MB + "]",
+    "long integers": "[" + ",".join(["9" * 4200] * 23) + "]",
+    "numbers slow to read": many(1900, "[-1e308,-1e308,1e308,1e308]"),
+    "numbers slow to read, then broken": many(1900, "[-1e308,-1e308,1e308,1e308]")[:-1] + ",1]",
+    "ampersands": "&" * MB,
+    "griffon boxes": "a-[0.100,0.200,0.300,0.400]&" * (MB // 28),
+    "commas": "[" + "," * MB + "]",
+    "backslashes": '["' + "\\" * MB + '"]',
+    "blanks": " " * MB + "[",
+    "surrogates": "\ud800" * MB,
+}
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_time_grows_with_the_length_of_a_hostile_text(name: str, text: str) -> None:
+    assert not grows_too_fast(lambda n: PARSERS[name](text[:n]), len(text))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(-5, 20), min_size=4, max_size=4), st.sampled_from(["cat", "", " ", "a ] b", 'a " b'])
+        ),
+        max_size=5,
+    ),
+    st.floats(0, 1),
+    st.sampled_from(["", "```json\n", "<think>x</think><answer>"]),
+)
+def test_a_cut_off_list_reads_alike_in_one_go_and_object_by_object(items: list, share: float, before: str) -> None:
+    whole = json.dumps([{"bbox_2d": box, "label": label} for box, label in items])
+    text = before + whole[: round(share * len(whole))]
+    body, defects = unwrap(text)
+    in_one_go = parse_qwen_json(text)
+    if Defect.TRUNCATED in in_one_go.defects:
+        one_by_one = read_objects(body, defects, "bbox_2d")
+        assert set(in_one_go.defects) == set(one_by_one.defects)
+        assert (in_one_go.boxes_xyxy, in_one_go.labels) == (one_by_one.boxes_xyxy, one_by_one.labels)
+        assert in_one_go.n_dropped == one_by_one.n_dropped

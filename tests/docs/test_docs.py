@@ -1,0 +1,162 @@
+"""The documentation: every command runs or says why not, examples give what they show, the site builds and is whole."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from docs_pages import BASH, DOCS, PAGES, ROOT, Block, blocks_of, is_collected, make_workspace, run_sphinx
+from typer.testing import CliRunner
+
+from verl_visionr1.cli import app
+
+IMPORTS_VERL = {"check", "dry-run", "doctor"}
+RUN = [block for block in BASH if not block.note or block.note.startswith("exit code")]
+NOT_RUN = [block for block in BASH if block not in RUN]
+NOTES = re.compile(r"not run: .{10,}|run by (tests/[\w/]+\.py(?:::\w+)?)")
+SITE_PAGES = [
+    page for page in PAGES if DOCS in page.parents and page.name not in ("index.md", "changelog.md", "contributing.md")
+]
+EXTERNAL_LINKS = sorted({link for page in PAGES for link in re.findall(r"\]\((https?://[^)\s]+)\)", page.read_text())})
+
+
+def _id(block: Block) -> str:
+    return f"{block.page}:{block.line}"
+
+
+def _with_marks(block: Block) -> object:
+    needs_verl = any(words[0] == "visionr1" and words[1] in IMPORTS_VERL for words in block.commands)
+    return pytest.param(block, id=_id(block), marks=[pytest.mark.verl] if needs_verl else [])
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("docs"))
+
+
+@pytest.mark.parametrize("block", [_with_marks(block) for block in RUN])
+def test_commands_run(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    assert block.commands
+    *earlier, last = [
+        CliRunner().invoke(app, words[1:]) if words[0] == "visionr1" else words[0] for words in block.commands
+    ]
+    assert [done if isinstance(done, str) else done.exit_code for done in earlier] == [0] * len(earlier)
+    assert not isinstance(last, str), (
+        f"{_id(block)}: only visionr1 commands are run; say why not in a comment before it"
+    )
+    assert last.exit_code == block.exit_code, last.output
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=_id)
+def test_what_is_not_run_says_why(block: Block) -> None:
+    note = NOTES.fullmatch(block.note)
+    assert note is not None
+    assert note[1] is None or is_collected(note[1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_give_what_they_show(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
+
+
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    script = DOCS / "tutorials" / "score_and_explain.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=_plain_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def _plain_environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "MPLBACKEND": "agg"}
+
+
+@pytest.mark.parametrize("page", SITE_PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_page_begins_with_an_example(page: Path) -> None:
+    """What the reader gets, then code, within one screen."""
+    before, fence, _ = page.read_text().partition("\n```")
+    assert fence, "no block of code"
+    assert before.startswith("# ")
+    assert len(re.findall(r"\S+", before)) <= 90
+
+
+def test_the_reference_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the file that the flag loads, and their meaning."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import tables
+
+    config = yaml.safe_load((ROOT / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml").read_text())
+    rows = {line.split("|")[1].strip(" `"): line.split("|")[3].strip() for line in tables.settings() if line}
+    assert [name for name in config["reward"]["reward_kwargs"]["visionr1"] if not rows.get(name)] == []
+
+
+def test_links_between_files() -> None:
+    missing: list[str] = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+            place = (link[0] or link[1]).partition("#")[0]
+            if place and not place.startswith("http") and not (page.parent / place).exists():
+                missing.append(f"{page.relative_to(ROOT)}: {place}")
+    assert missing == []
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("link", EXTERNAL_LINKS)
+def test_external_links_answer(link: str) -> None:
+    """Skipped where the network does not reach them; 403, 405 and 429 turn away programs, not readers."""
+    try:
+        status = urlopen(Request(link, method="HEAD", headers={"User-Agent": "Mozilla/5.0"}), timeout=60).status
+    except HTTPError as error:
+        status = error.code
+    except URLError as error:
+        pytest.skip(f"{link}: {error.reason}")
+    assert status < 400 or status in (403, 405, 429)
+
+
+def test_pictures_are_small_and_in_both_themes() -> None:
+    pictures = {file.name for kind in ("svg", "png") for file in (DOCS / "pictures").glob(f"*.{kind}")}
+    assert {name.replace("-light", "-dark") for name in pictures if "-light" in name} == {
+        n for n in pictures if "-dark" in n
+    }
+    used = "".join(page.read_text() for page in PAGES)
+    assert [name for name in sorted(pictures) if name not in used] == []
+    assert [name for name in sorted(pictures) if (DOCS / "pictures" / name).stat().st_size > 150_000] == []
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="extra docs")
+    done = run_sphinx(tmp_path)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(SITE_PAGES)
+    fetched = re.compile(r"<(?:script|link|img)\b[^>]*(?:src|href)=\"(?:https?:)?//")
+    assert [page.name for page in pages if fetched.search(page.read_text())] == []
+
+
+def test_spelling() -> None:
+    pytest.importorskip("codespell_lib", reason="extra docs")
+    files = [*map(str, PAGES), str(DOCS / "tutorials" / "score_and_explain.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "--ignore-words-list", "wieghts", *files],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == ""
+
+
+def test_every_page_is_looked_at() -> None:
+    assert len(blocks_of(ROOT / "README.md")) >= 4
+    assert len(RUN) > 20

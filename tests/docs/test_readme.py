@@ -1,0 +1,66 @@
+"""The files that README names are there, CONTRIBUTING has the tree, and converters are listed as they are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from verl_visionr1.cli import app
+from verl_visionr1.conversion.catalog import CONVERTERS as CATALOG
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+TREE = (ROOT / "CONTRIBUTING.md").read_text()
+CONVERTERS = (ROOT / "docs" / "reference" / "converters.md").read_text()
+EXAMPLES = re.findall(r"^\| `(\w+)` .*\| `(\w+ .+)` \|$", CONVERTERS, re.MULTILINE)
+ROWS = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \| `\w+ .+` \|$", CONVERTERS, re.MULTILINE))
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+
+
+def test_named_files_exist() -> None:
+    named = set(
+        re.findall(
+            r"\b(?:recipes|tests|data_preprocess|verl_visionr1|docs|benchmarks)/[\w/.]*\.(?:py|sh|md|yaml)\b", README
+        )
+    )
+    assert len(named) >= 3
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_tree_names_every_module() -> None:
+    """The annotated tree is where a newcomer looks first."""
+    package = ROOT / "verl_visionr1"
+    modules = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    folders = [f"{path.name}/" for path in package.iterdir() if path.is_dir() and not path.name.startswith("__")]
+    assert [name for name in sorted(modules + folders) if not re.search(rf"^  {name}\s", TREE, re.MULTILINE)] == []
+
+
+def test_every_converter_is_listed() -> None:
+    assert [name for name, _ in EXAMPLES] == list(CATALOG)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_rows_of_each_converter_are_those_that_it_declares(name: str) -> None:
+    declared = import_module(f"verl_visionr1.conversion.datasets.{name}").convert.tasks
+    assert sorted(ROWS[name].split(", ")) == sorted(declared)
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_example_of_each_converter_is_understood(
+    name: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments fit; then it misses the data set, and says which file."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(example.replace("OUT", "out.parquet").replace("...", "file.csv").replace("*", "0"))
+    done = CliRunner().invoke(app, ["convert", *words])
+    assert done.exit_code == 1, done.output
+    assert re.match(r"error: \S+: .*\w+", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""The study of the papers' claims: which runs are chosen, and what its report makes of their numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "claims"))
+import alarm_replay
+import arms
+import report
+import sets
+import study
+
+
+def test_arms_and_contrasts_name_what_there_is() -> None:
+    names = [arm.name for arm in arms.ARMS]
+    assert len(names) == len(set(names))
+    assert {claim for arm in arms.ARMS for claim in arm.claims} == set(arms.CLAIMS)
+    for key, claim in arms.CLAIMS.items():
+        of_claim = {arm.name for arm in arms.ARMS if key in arm.claims}
+        assert {claim.baseline, *(name for c in claim.contrasts for name in (c.arm, c.baseline))} <= of_claim
+
+
+@pytest.mark.parametrize(
+    ("only", "seeds", "expected"),
+    [
+        (["rl"], 2, [("rl", 1), ("rl", 2)]),
+        (
+            ["easy", "strict"],
+            None,
+            [("easy", 1), ("strict", 1), ("easy", 2), ("strict", 2), ("easy", 3), ("strict", 3)],
+        ),
+        (["start"], 5, [("start", 1)]),
+        (["rl-vs-start"], 1, [("start", 1), ("able", 1), ("rl", 1), ("rl-able", 1)]),
+    ],
+)
+def test_runs_are_chosen_seed_by_seed(only: list[str], seeds: int | None, expected: list[tuple[str, int]]) -> None:
+    assert [(arm.name, seed) for arm, seed in study.choose(only, seeds)] == expected
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="rl-vs-all"):
+        study.choose(["rl-vs-all"], None)
+
+
+def test_sets_are_drawn_alike_every_time_and_differ_as_they_say(tmp_path: Path) -> None:
+    few = {each.name: each for each in sets.SETS}
+    for name, n_objects in (("in_domain", {1, 2, 3}), ("more_objects", {4, 5, 6})):
+        drawn = []
+        for folder in ("a", "b"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            some = sets.HeldOutSet(
+                **{f: getattr(few[name], f) for f in few[name].__dataclass_fields__} | {"n_scenes": 8}
+            )
+            drawn.append(sets._draw_images(some, tmp_path / folder / name))
+        assert drawn[0] == drawn[1]
+        counts = np.bincount([a["image_id"] for a in drawn[0]["annotations"]])
+        assert {*counts[counts > 0]} <= n_objects
+
+
+def keep(folder: Path, arm: str, seed: int, numbers: Mapping[str, np.ndarray]) -> None:
+    """A result as `study.keep` writes it, of one metric."""
+    np.savez_compressed(folder / f"{arm}_{seed}.npz", **{f"{name}/f1_50": each for name, each in numbers.items()})
+    held_out = {name: {"f1_50": float(each.mean())} for name, each in numbers.items()}
+    (folder / f"{arm}_{seed}.json").write_text(json.dumps({"held_out": held_out}))
+
+
+@pytest.mark.parametrize(("gain", "says"), [(0.1, "holds"), (-0.1, "does not hold"), (0.0, "not decided")])
+def test_a_contrast_is_judged_by_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, says: str
+) -> None:
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0.2, 0.8, 400)
+    keep(tmp_path, "start", 1, {"in_domain": start})
+    for seed in (1, 2):
+        keep(tmp_path, "rl", seed, {"in_domain": start + gain + rng.normal(0, 0.05, 400) * (1 if gain else 20)})
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    for cached in (report.seeds_of, report.record_of, report.numbers_of):
+        cached.cache_clear()
+    found = report.difference("rl", "start", "f1_50", ("in_domain",))
+    assert found.low < found.value < found.high
+    assert len(found.seeds) == 2
+    assert found.value == pytest.approx(np.mean(found.seeds))
+    assert report.judge_contrast(arms.Contrast(arm="rl", baseline="start"))[1] == says
+
+
+GAMED = ("recall-alone", "ap-released")
+"""Arms whose rewards can be gamed; where one was, F1 fell."""
+
+
+@pytest.mark.parametrize(
+    "file", sorted(set(study.RESULTS.glob("*.json")) - {study.RESULTS / "start_1.json"}), ids=lambda file: file.stem
+)
+def test_alarms_sound_on_gamed_runs_within_a_few_steps_and_on_no_healthy_one(file: Path) -> None:
+    """Real training curves, recorded by the study."""
+    record = json.loads(file.read_text())
+    found = alarm_replay.replay(record["curve"])
+    if found.damaged_at is None:
+        assert found.first == {} or record["arm"] in GAMED
+    else:
+        assert min(found.first.values()) <= found.damaged_at + 6
+
+
+def test_there_is_a_gamed_run_and_a_healthy_one() -> None:
+    damaged = {
+        file.stem: alarm_replay.replay(json.loads(file.read_text())["curve"]).damaged_at
+        for file in study.RESULTS.glob("*.json")
+    }
+    assert damaged["recall-alone_1"] is not None
+    assert damaged["rl_1"] is None
+
+
+def test_readme_shows_the_present_results() -> None:
+    for cached in (report.seeds_of, report.record_of, report.numbers_of):
+        cached.cache_clear()
+    readme = (study.ROOT / "README.md").read_text()
+    assert report.put_summary(readme) == readme
