@@ -73,7 +73,7 @@ def python_changes(node: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
             yield child, "op", ast.Or() if isinstance(child.op, ast.And) else ast.And()
         elif isinstance(child, ast.UnaryOp) and isinstance(child.op, ast.Not):
             yield child, "operand", ast.UnaryOp(ast.Not(), child.operand)
-        elif isinstance(child, ast.Constant) and type(child.value) in (bool, int, float):
+        elif isinstance(child, ast.Constant) and isinstance(child.value, (int, float)):
             yield child, "value", (not child.value) if isinstance(child.value, bool) else child.value + 1
         elif isinstance(child, (ast.If, ast.IfExp)) and "TYPE_CHECKING" not in ast.unparse(child.test):
             yield child, "test", ast.Constant(False)
