@@ -36,7 +36,7 @@ def no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*overrides: str) -> DryRun:
     from verl_visionr1.runtime.dry_run import dry_run
 
-    return dry_run([*GOOD, *overrides])
+    return dry_run([*GOOD, *overrides], data_later=True)
 
 
 def test_a_good_run_is_described_and_has_no_problems() -> None:
@@ -50,7 +50,8 @@ def test_a_good_run_is_described_and_has_no_problems() -> None:
     assert summary["reward"] == "visionr1: format x1, recall x1, precision x1"
     assert summary["algorithm"].startswith("grpo; no KL; loss token-mean")
     notes = "\n".join(found.notes)
-    assert "data.train_files: /no/train.parquet is not here" in notes
+    assert "data.train_files=/no/train.parquet: no such file" in notes
+    assert summary["frame"] == "qwen2.5-vl (auto, by the model); answers as qwen-json"
     assert "Qwen/Qwen2.5-VL-7B-Instruct: no folder here, so a hub name" in notes
     assert found.config is not None
     assert found.config.actor_rollout_ref.rollout.prompt_length == 512, "references are resolved"
@@ -249,7 +250,7 @@ def test_a_cpu_run_and_its_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     from verl_visionr1.runtime.dry_run import dry_run
 
-    assert dry_run([cpu[0], *GOOD[1:], *small]).problems == ()
+    assert dry_run([cpu[0], *GOOD[1:], *small], data_later=True).problems == ()
     found = run()
     assert any("VERL_PLATFORM=cpu: trainer.device is cuda" in problem for problem in found.problems), found.problems
 
@@ -295,6 +296,17 @@ def test_images_larger_than_a_prompt_are_noted(model: Path) -> None:
     assert image_notes(config, model) == []
     config.data.filter_overlong_prompts, config.data.max_prompt_length = False, 1024
     assert image_notes(config, model) == []
+
+
+def test_data_that_is_not_here_stops_a_run() -> None:
+    from verl_visionr1.runtime.dry_run import dry_run
+
+    kept = [override for override in GOOD if not override.startswith("data.val_files")]
+    found = dry_run([*kept, "data.val_files=[/no/val.parquet,s3://far/away.parquet]"])
+    assert [problem.partition(";")[0] for problem in found.problems] == [
+        "data.train_files=/no/train.parquet: no such file",
+        "data.val_files=/no/val.parquet: no such file",
+    ]
 
 
 def test_data_that_is_here_is_read(tmp_path: Path) -> None:
@@ -363,7 +375,7 @@ def test_what_visionr1_plan_prints_composes(words: tuple[str, ...], more: list[s
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit codes, the whole config as YAML on standard output, and nothing written."""
     monkeypatch.chdir(tmp_path)
-    good = CliRunner().invoke(app, ["dry-run", *GOOD, "--yaml"])
+    good = CliRunner().invoke(app, ["dry-run", *GOOD, "--yaml", "--data-later"])
     assert good.exit_code == 0, good.stderr
     assert "\n  train_batch_size: 512\n" in good.stdout
     assert "verl's checks and the plug-in's pass" in good.stderr

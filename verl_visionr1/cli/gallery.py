@@ -92,6 +92,6 @@ def gallery(
         errors.print(note, markup=False, highlight=False)
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
     typer.echo(
-        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_groups:,} prompts, "
+        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_prompts:,} prompts, "
         f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
     )

@@ -49,7 +49,7 @@ class DryRun:
         return not self.problems
 
 
-def dry_run(overrides: Sequence[str]) -> DryRun:
+def dry_run(overrides: Sequence[str], *, data_later: bool = False) -> DryRun:
     """Compose and check what `python -m verl.trainer.main_ppo OVERRIDE...` would run.
 
     May be called any number of times in one process. Reads local model folders (config, tokenizer, processor) and data
@@ -57,6 +57,7 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
 
     Args:
         overrides: of hydra, as on the command line; `hydra.*` is accepted, and without effect here.
+        data_later: data files that are not here are made before the run: a note, not a problem.
     """
     try:
         config = composing.composed(overrides)
@@ -66,16 +67,20 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
     problems = composing.type_problems(config)
     if problems:  # a word where a number belongs breaks every check below
         return DryRun((), (), tuple(dict.fromkeys(problems)), config)
-    problems += _checks(config, notes)
+    problems += _checks(config, notes, data_later=data_later)
     summary = tuple(summary_of(config))
     return DryRun(summary, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
 
 
-def _checks(config: DictConfig, notes: list[str]) -> list[str]:
+def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[str]:
     _name_vllm(notes)
     problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
-    present = _without_missing_data(config, notes)
-    is_whole = all(OmegaConf.select(present, key) == OmegaConf.select(config, key) for key in DATA_KEYS)
+    present, missing = _without_missing_data(config)
+    if data_later:
+        notes += [f"{file}; its rows are not checked" for file in missing]
+    else:
+        problems += [f"{file}; correct the path, or make the file (visionr1 convert --help)" for file in missing]
+    is_whole = not missing
     problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
     notes += run_checks.warnings_of(config)
@@ -189,16 +194,16 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     return problems + parts.model_problems(config, folder)
 
 
-def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
-    """The config with the data files that are there; what is missing is noted."""
-    present = config.copy()
+def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
+    """The config with the data files that are there, and a line for each that is not; URLs are not looked at."""
+    present, missing = config.copy(), list[str]()
     for key in DATA_KEYS:
         listed = listed_files(config, key)
-        is_missing = {file: "://" not in file and not Path(file).expanduser().is_file() for file in listed}
-        notes += [f"{key}: {file} is not here; its rows are not looked at" for file in listed if is_missing[file]]
-        if any(is_missing.values()):
-            OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])
-    return present
+        lost = [file for file in listed if "://" not in file and not Path(file).expanduser().is_file()]
+        missing += [f"{key}={file}: no such file" for file in lost]
+        if lost:
+            OmegaConf.update(present, key, [file for file in listed if file not in lost])
+    return present, missing
 
 
 def _plugin(config: DictConfig, notes: list[str]) -> list[str]:

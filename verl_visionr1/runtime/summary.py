@@ -119,10 +119,18 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     for preset in settings.routing.presets:
         yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
+    family = guess_family(config, settings)
     if settings.reward.schedule.follows_model and not settings.is_off:
-        family = guess_family(config, settings)
         yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
-    yield "frame", f"{settings.frame}; answers as {settings.reward.answer_format}"
+    frame = settings.frame if settings.frame != "auto" else _auto_frame(family)
+    yield "frame", f"{frame}; answers as {settings.reward.answer_format}"
+
+
+def _auto_frame(family: str | None) -> str:
+    """What frame=auto becomes for a family; None: not known yet, "": of no known frame."""
+    if family is None:
+        return "auto (read from the model's config.json when the run starts)"
+    return f"{family} (auto, by the model)" if family else "auto (not known for this model; see the problems)"
 
 
 def _criteria(preset: Preset) -> str:

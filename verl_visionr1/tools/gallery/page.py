@@ -67,7 +67,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         out=out,
         n_bytes=len(page),
         n_rollouts=len(payload.samples),
-        n_groups=len(payload.groups),
+        n_prompts=len(payload.prompts),
         n_all=census.n,
         n_images=sum(map(bool, encoded)),
         n_without_image=pictures.n_left_out + pictures.n_unknown + len(pictures.unreadable),

@@ -101,7 +101,7 @@ class Written:
     Attributes:
         out: the page.
         n_bytes: its size.
-        n_rollouts, n_groups: those that are shown.
+        n_rollouts, n_prompts: shown; a prompt counts once, however many steps it was asked at.
         n_all: rollouts that were judged; curves are over them.
         n_images: pictures in it.
         n_without_image: shown prompts that stand on grey although they have an image.
@@ -111,7 +111,7 @@ class Written:
     out: Path
     n_bytes: int
     n_rollouts: int
-    n_groups: int
+    n_prompts: int
     n_all: int
     n_images: int
     n_without_image: int
