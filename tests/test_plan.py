@@ -237,10 +237,10 @@ REFUSALS = {
         r"takes 134 GB of a GPU without offload; would fit: offload with 147 GB of host memory .*LoRA.*, or --gpus 2",
     ),
     "nodes": (LARGE, Machine(8, host_gb=500), RUN, r"would fit: .*LoRA \(--lora 64\), or --gpus 8 --nodes 4"),
-    "heads that cannot be shared": (replace(LARGE, heads=65), Machine(8, nodes=4), RUN, "vLLM has no room for 16"),
+    "heads that cannot be shared": (replace(LARGE, heads=65), Machine(8, nodes=4), RUN, "vLLM's cache cannot hold 16"),
     "few answers at once": (
         *(SEVEN, Machine(1, gpu_gb=40), Run(8192, 16384, 8, 64, image_tokens=256)),
-        "vLLM has no room for 16 sequences of 24576 tokens; would fit: --gpus 2",
+        "vLLM's cache cannot hold 16 sequences of 24576 tokens; would fit: --gpus 2",
     ),
     "nothing helps": (
         LARGE,
@@ -414,8 +414,8 @@ def test_a_table_to_read() -> None:
 
 
 MISTAKES = {
-    "neither": (("--gpus", 8), "give --params NUMBER or --model FOLDER"),
-    "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give --params NUMBER or --model FOLDER"),
+    "neither": (("--gpus", 8), "give either --params NUMBER or --model FOLDER"),
+    "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model FOLDER"),
     "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0"),
     "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json there"),
     "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "do not fit"),

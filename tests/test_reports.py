@@ -196,7 +196,7 @@ def test_validations_at_several_stages_do_not_compare(run_dir: Path) -> None:
     comparison = compare_run(run_dir, steps, {**validations, 0: replace(first, prompts=moved)})
     (section,) = comparison.sections
     assert section.stages == (frozenset({0}), frozenset({1}))
-    assert "do not compare" in comparison.notes[0]
+    assert "not comparable" in comparison.notes[0]
 
 
 def test_watch_tells_the_change_since_the_first_validation(run_dir: Path, tmp_path: Path) -> None:

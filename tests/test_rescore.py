@@ -168,14 +168,14 @@ def test_the_moment_sets_the_thresholds(moment: Moment, value: float) -> None:
 
 
 BAD_MOMENTS = {
-    "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: needs one of them"),
+    "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: give only one"),
     "percent": (lambda: Moment(50.0), "needs a fraction of training"),
     "not a number": (lambda: Moment(float("nan")), "needs a fraction of training"),
     "no steps": (lambda: Moment(total_steps=0), "needs at least 1"),
     "no such stage": (lambda: rescore([rollout("")], judging(moment=Moment(stage=2))), "has the stages 0, 1"),
     "no step in a row": (
         lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))),
-        "1.jsonl:1: --total-steps 9 needs a step in each row",
+        "1.jsonl:1: no step; --total-steps 9",
     ),
 }
 
@@ -500,7 +500,7 @@ MISTAKES = {
     "half a budget": (["{file}", "--frame", "qwen2.5-vl", "--max-pixels", "99999"], "needs both or none"),
     "no such column": (["{file}", "--column", "completion=said"], "no said in it"),
     "no such kind of column": (["{file}", "--column", "text=said"], "--column text=said: needs WHAT=NAME"),
-    "empty": (["{empty}"], "no row in it"),
+    "empty": (["{empty}"], "dumps are empty"),
     "out over in": (["{file}", "--out", "{file}"], "would overwrite the rollouts"),
     "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "or stand among them"),
     "out of no kind": (["{file}", "--out", "rows.csv"], "needs a name that ends in .jsonl or .parquet"),

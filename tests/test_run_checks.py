@@ -146,8 +146,8 @@ PROBLEMS = {  # rows, overrides -> the key that is named, and the values
         ["data.gen_batch_size=3"],
         "data.gen_batch_size=3: data.train_batch_size=8",
     ),
-    "no prompt": ([row()] * 40, ["data.prompt_key=question"], "data.prompt_key=question is no column of it; set data."),
-    "an empty file": ([], [], "data.train_files: no row in its files"),
+    "no prompt": ([row()] * 40, ["data.prompt_key=question"], "no column question (data.prompt_key); set data."),
+    "an empty file": ([], [], "data.train_files: its files have no rows"),
     "prompts that are all too long": (
         [row((1000, 1000))] * 40,
         [],

@@ -47,7 +47,7 @@ def dry_run(
         Console(soft_wrap=True, stderr=True).print(Text(f"visionr1 dry-run: {problem}"))
     if not found.is_fine:
         raise typer.Exit(1)
-    unseen = "; the notes say what was not looked at" if found.notes else ""
+    unseen = "; the notes say what was not checked" if found.notes else ""
     console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
 
 

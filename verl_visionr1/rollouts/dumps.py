@@ -33,12 +33,12 @@ def rollout_files(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 below = [name for name in ("rollouts", "validation") if (path / name).is_dir()]
                 hint = f"did you mean {path / below[0]}?" if below else "is it trainer.rollout_data_dir?"
-                raise RowsError(f"{path}: holds no {', '.join(SUFFIXES)}; {hint}")
+                raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; {hint}")
             found += sorted(inside, key=_step_and_name)
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
         elif not _is_dump(path):
-            raise RowsError(f"{path}: is no dump of rollouts; needs one of {', '.join(SUFFIXES)}")
+            raise RowsError(f"{path}: not a dump of rollouts; needs one of {', '.join(SUFFIXES)}")
         else:
             found.append(path)
     return found

@@ -70,7 +70,7 @@ def _places(path: Path) -> list[Path]:
     places = [folder for folder in path.iterdir() if folder.is_dir() and any(map(_is_of_a_step, folder.iterdir()))]
     if not places and not has_own and (path / METRICS_DIR).is_dir():
         raise RowsError(
-            f"{path}: is a run without dumps of rollouts; "
+            f"{path}: this run has no dumps of rollouts; "
             "set trainer.validation_data_dir and trainer.rollout_data_dir to folders in it"
         )
     return sorted(places) or [path]

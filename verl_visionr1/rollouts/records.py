@@ -104,10 +104,7 @@ class Counts:
 
     def describe_delegated(self) -> str:
         """One line on the rows of verl's own reward."""
-        return (
-            f"{self.n_delegated} rows were judged by verl's own reward (visionr1.delegate), which is not known here: "
-            "left out"
-        )
+        return f"{self.n_delegated} rows left out: verl's own reward scored them (visionr1.delegate)"
 
 
 def no_row(counts: Counts) -> str:
@@ -115,8 +112,8 @@ def no_row(counts: Counts) -> str:
     if counts.n_delegated and not counts.n_skipped:
         return counts.describe_delegated()
     if counts.n_skipped:
-        return f"no row could be read, {counts.n_skipped} were skipped; the first: {counts.examples[0]}"
-    return "no row in it; has the run dumped its rollouts yet?"
+        return f"no row could be read: {counts.n_skipped} were skipped, the first: {counts.examples[0]}"
+    return "the dumps are empty; is the run still before its first dump?"
 
 
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
@@ -219,7 +216,8 @@ class _Reader:
             completion = answer_text(completion)
         if not isinstance(completion, str):
             raise RowError(
-                "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"
+                "completion",
+                f"completion {start_of(completion)} is not text; name the column: --column completion=NAME",
             )
         text, target = self._columns.truth(row)
         step = _whole(self._get(row, "step"))

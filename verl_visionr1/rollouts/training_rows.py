@@ -120,7 +120,7 @@ def read_training_rows(
     resolved = [file.resolve() for file in files]
     for i, file in enumerate(files):
         if resolved[i] in resolved[:i]:
-            raise RowsError(f"--data {file}: is given twice; name each file once")
+            raise RowsError(f"--data {file}: given twice; name each file once")
     schema = _schema_of(files)
     reader = _Reader(on_error, Counts() if counts is None else counts)
     names = [*_NEEDED, *(name for name in ("extra_info", "images") if name in schema.names)]
@@ -142,7 +142,7 @@ def _schema_of(files: Sequence[Path]) -> pa.Schema:
         with open_parquet(file) as parquet:
             schemas.append(parquet.schema_arrow)
         if not schemas[-1].equals(schemas[0]):
-            raise RowsError(f"--data {file}: has other columns than {files[0]}; filter it by itself")
+            raise RowsError(f"--data {file}: columns differ from those of {files[0]}; run the command once per file")
     return schemas[0]
 
 

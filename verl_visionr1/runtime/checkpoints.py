@@ -80,7 +80,7 @@ def step_folder(path: Path) -> Path:
         step = latest_step(folder)
         if step is not None:
             return step
-    raise CheckpointError(f"{path}: no checkpoint of verl's there; needs a folder global_step_N, or one with {TRACKER}")
+    raise CheckpointError(f"{path}: no verl checkpoint in it; needs a folder global_step_N, or one with {TRACKER}")
 
 
 def workers_problem(step: Path, n_workers: int) -> str | None:

@@ -95,13 +95,13 @@ def _platform(config: DictConfig, notes: list[str]) -> list[str]:
     """As `verl.utils.device.auto_set_device`, without asking for a device."""
     device, chosen = config.trainer.device, os.environ.get("VERL_PLATFORM", "").strip().lower()
     if device == "cpu" and chosen != "cpu":
-        return [f"trainer.device=cpu: verl looks at the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
+        return [f"trainer.device=cpu: verl reads the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
     if chosen == "cpu" and device != "cpu":
         return [
             f"VERL_PLATFORM=cpu: trainer.device is {device}; unset the variable, or add +visionr1@_global_=[...,cpu]"
         ]
     if device != "cpu":
-        notes.append(f"trainer.device={device}: driver, GPU memory, flash-attn and NCCL are not looked at here")
+        notes.append(f"trainer.device={device}: driver, GPU memory, flash-attn and NCCL are not checked here")
     return []
 
 
@@ -110,7 +110,7 @@ def _name_vllm(notes: list[str]) -> None:
     try:
         repair_vllm_version()
     except RuntimeError:
-        notes.append("vLLM is not installed here: what verl checks with it is not checked")
+        notes.append("vLLM is not installed here: verl's checks of it are left out")
 
 
 def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
@@ -182,7 +182,7 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     if not (folder / "config.json").is_file():
         if not os.path.isabs(folder):
             notes.append(
-                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not looked at"
+                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not checked"
             )
         return []  # an absolute path that is not there: the preflight says it
     said = io.StringIO()
@@ -213,14 +213,14 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     manager = config.reward.reward_manager.name
     if manager not in ("visionr1", "VisionR1RewardManager"):
         given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
-        told = f"reward.reward_manager.name={manager}: visionr1 does not judge; add +visionr1@_global_=progressive"
+        told = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
         if given is not None:
             return [told]
         notes.append(told)
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):
-        notes.append(f"reward.custom_reward_function.path={own}: {manager} does not ask it; make it a criterion")
+        notes.append(f"reward.custom_reward_function.path={own}: ignored by {manager}; register it as a criterion")
     try:
         settings = settings_of(config)
     except ConfigError:
@@ -233,6 +233,6 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append("reward.reward_kwargs.visionr1.frame=auto: read from the model's config.json when the run starts")
     if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
         notes.append(
-            "trainer.total_training_steps=null and no data here: at which step thresholds tighten is not known"
+            "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
         )
     return [said for make in makes if (said := composing.error_message(make))] + parts.hook_problems(config, settings)

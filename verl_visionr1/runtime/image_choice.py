@@ -56,7 +56,7 @@ def _first_problem(path: Path, key: str, delegate: list[str]) -> Iterator[str]:
             target = target_of(row)
             if target.task == "text" or (target.image is not None and target.image < n_images):
                 continue
-            said = "does not say which one it speaks of" if target.image is None else f"says image = {target.image}"
+            said = "names none of them" if target.image is None else f"names image {target.image}"
             yield f"row {number} has {n_images} images, and its ground truth {said}; set `image` in the target, from 0"
             return
     except (RowsError, TargetError):

@@ -64,7 +64,7 @@ def _loggers(config: DictConfig) -> Iterator[str]:
     named = config.trainer.logger
     for name in [named] if isinstance(named, str) else named or []:
         if name not in Tracking.supported_backend:
-            yield f"trainer.logger: {name!r} is none of verl's: {', '.join(Tracking.supported_backend)}"
+            yield f"trainer.logger: unknown logger {name!r}; needs one of {', '.join(Tracking.supported_backend)}"
 
 
 def missing_packages(config: DictConfig) -> list[str]:

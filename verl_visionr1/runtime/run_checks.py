@@ -64,7 +64,7 @@ def _gate_problems(config: DictConfig) -> list[str]:
     if problem is None and files and not any(_has_own_rows(file, settings) for file in files):
         name = settings.reward.name
         problem = (
-            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so that the gate "
+            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so the gate "
             f"would never move; change {PREFIX}.preset or .routes, or take another kind of schedule"
         )
     return [] if problem is None else [problem]

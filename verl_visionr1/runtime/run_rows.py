@@ -234,7 +234,7 @@ def _overlong(config: DictConfig, facts: RowFacts) -> str:
 def _fact_problems(config: DictConfig, facts: RowFacts) -> list[str]:
     problems: list[str] = []
     if facts.n_rows == 0:
-        problems.append("no row in its files; verl stops on an empty data set")
+        problems.append("its files have no rows; verl stops on an empty data set")
     elif facts.n_overlong == facts.n_rows:
         fate = (
             "data.filter_overlong_prompts leaves none" if config.data.filter_overlong_prompts else "verl drops them all"
@@ -269,4 +269,4 @@ def _no_prompt(config: DictConfig, file: Path) -> str | None:
     if prompt_key in names:
         return None
     hint = "set data.prompt_key=prompt" if "prompt" in names else f"set data.prompt_key to one of {', '.join(names)}"
-    return f"{file}: data.prompt_key={prompt_key} is no column of it; {hint}"
+    return f"{file}: no column {prompt_key} (data.prompt_key); {hint}"

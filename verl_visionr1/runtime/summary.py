@@ -114,7 +114,7 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     try:
         settings = settings_of(config)
     except ConfigError:
-        yield "reward", "see the problems"
+        yield "reward", "invalid; see the problems"
         return
     for preset in settings.routing.presets:
         yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
@@ -197,7 +197,7 @@ def _algorithm(config: DictConfig) -> str:
         f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}",
     ]
     if OmegaConf.select(config, "algorithm.filter_groups.enable"):
-        parts.append(f"groups of one {algorithm.filter_groups.metric} are drawn again")
+        parts.append(f"groups with equal {algorithm.filter_groups.metric} are sampled again")
     return "; ".join(parts)
 
 

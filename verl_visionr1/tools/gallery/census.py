@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.inference import Sample
 from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder
 from verl_visionr1.rollouts.places import Dump
@@ -80,12 +79,8 @@ class Census:
 
     @cached_property
     def qualities(self) -> Floats:
-        """What no threshold moves: F1@.5 of boxes, else what the task is measured by."""
-        table = self.table
-        boxes = [place for place, task in enumerate(table.tasks) if task in BOX_TASKS]
-        missing = np.full(len(table), np.nan)
-        f1, accuracy = (table.metrics.get(name, missing) for name in ("f1_50", "accuracy"))
-        return np.where(np.isin(table.task, boxes), f1, accuracy)
+        """See `Judged.quality`."""
+        return self.table.quality()
 
     def group(self, key: Hashable) -> Group:
         """One group, in the order of the file."""

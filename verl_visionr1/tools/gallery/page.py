@@ -170,11 +170,11 @@ def _reading_notes(reader: Reader) -> list[str]:
     if counts.n_skipped:
         notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or judged, the first: {counts.examples[0]}")
     if counts.n_earlier:
-        notes.append(f"{counts.n_earlier} earlier outputs of trajectories of several turns are left out")
+        notes.append(f"{counts.n_earlier} earlier turns left out: the last turn of a trajectory is scored")
     if counts.n_delegated:
         notes.append(counts.describe_delegated())
     if counts.n_unknown:
-        notes.append(f"{counts.n_unknown} rollouts have a ground truth that --data does not")
+        notes.append(f"{counts.n_unknown} rollouts have a ground truth that is not in --data")
     return notes
 
 
@@ -186,10 +186,14 @@ def _saved_notes(census: Census, settings: Settings) -> list[str]:
 def _picture_notes(pictures: Pictures) -> list[str]:
     notes: list[str] = []
     if pictures.n_unknown:
-        how = "no row of --data is surely theirs" if pictures.settings.data else "--data PARQUET finds it"
-        notes.append(f"{pictures.n_unknown} prompts stand on grey: the dump does not name their image; {how}")
+        why = (
+            "no single row of --data matches" if pictures.settings.data else "the dump names none; give --data PARQUET"
+        )
+        notes.append(f"no image for {plural(pictures.n_unknown, 'prompt')}: {why}")
     if pictures.n_left_out:
-        notes.append(f"{pictures.n_left_out} prompts stand on grey: --max-images {pictures.settings.max_images}")
+        notes.append(
+            f"no image for {plural(pictures.n_left_out, 'prompt')}: raise --max-images {pictures.settings.max_images}"
+        )
     if pictures.unreadable:
         notes.append(f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}")
     return notes

@@ -46,7 +46,7 @@ def lines_of(step: Step, before: Collection[str]) -> Iterator[str]:
         if name not in before:
             yield (
                 f"[bold red]ALARM {name}[/bold red] at step {step.number}: {numbers_of(name, step)}"
-                "  (the run's log has the command to look)"
+                "  (command to look: see the run's log)"
             )
     for name in before:
         if step.tells_alarms and name not in step.alarms:
