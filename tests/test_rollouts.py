@@ -346,7 +346,7 @@ def a_garbled_table(folder: Path) -> Path:
 
 BAD_FILES = {
     "no such file": (no_such_file, "no such file or folder"),
-    "an empty folder": (an_empty_folder, r"holds no \.jsonl"),
+    "an empty folder": (an_empty_folder, r"no \.jsonl"),
     "another kind": (another_kind_of_file, "not a dump of rollouts"),
     "a cut-off archive": (a_cut_off_archive, "cannot be read to its end"),
     "no archive": (no_archive, "cannot be read to its end"),

@@ -264,10 +264,8 @@ class _Reader:
             self.counts.n_by_text += identity == (None, None, None)
             asked = hash(str(self._get(row, "prompt"))), hash(truth), processed_wh
             return (*place, *asked, *map(str, identity)), None
-        parts = str(uid).rsplit("_", 2)
-        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
-            return (*place, parts[0]), (*place, parts[0], parts[1])
-        return (*place, str(uid)), None
+        prompt, rollout, _ = split_uid(uid)
+        return (*place, prompt), None if rollout is None else (*place, prompt, rollout)
 
     def _source_of(self, row: dict[str, Any], truth: str, target: Target) -> str:
         source = self._get(row, "data_source")
@@ -276,6 +274,18 @@ class _Reader:
             self.counts.n_unknown += source is None
         # Half a surrogate pair can be read, but neither printed nor written.
         return target.task if source is None else str(source).encode(errors="replace").decode()
+
+
+def split_uid(uid: Any) -> tuple[str, int | None, int | None]:
+    """Prompt, rollout and output of verl's "{prompt}_{rollout}_{output}"; of another uid, itself is the prompt.
+
+    >>> split_uid("a_b_3_0"), split_uid(7)
+    (('a_b', 3, 0), ('7', None, None))
+    """
+    parts = str(uid).rsplit("_", 2)
+    if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+        return parts[0], int(parts[1]), int(parts[2])
+    return str(uid), None, None
 
 
 def image_name(images: Any) -> str | None:
