@@ -282,22 +282,6 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
     assert any("actor_rollout_ref.model: Expect only one architecture" in problem for problem in broken), broken
 
 
-@pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the tiny model is made by the recipe")
-def test_images_larger_than_a_prompt_are_noted(model: Path) -> None:
-    from verl_visionr1.runtime.parts import image_notes
-
-    config = run(f"actor_rollout_ref.model.path={model}").config
-    assert config is not None
-    processor = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2}
-    sizes = {"min_pixels": 1024, "max_pixels": 1024 * 1024}
-    (model / "preprocessor_config.json").write_text(json.dumps(processor | sizes))
-    assert ["up to 1024 tokens" in note for note in image_notes(config, model)] == [True]
-    config.data.filter_overlong_prompts = True
-    assert image_notes(config, model) == []
-    config.data.filter_overlong_prompts, config.data.max_prompt_length = False, 1024
-    assert image_notes(config, model) == []
-
-
 def test_data_that_is_not_here_stops_a_run() -> None:
     from verl_visionr1.runtime.dry_run import dry_run
 

@@ -15,7 +15,7 @@ from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import Options, judging_for
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.records import Counts, no_row
-from verl_visionr1.tools.gallery.settings import Sampling, Settings, Validation
+from verl_visionr1.tools.gallery.settings import Sampling, Settings
 
 DEFAULT_OUT = Path("gallery.html")
 
@@ -40,9 +40,6 @@ def gallery(
     progress: given.ProgressName = None,
     stage: given.StageNumber = None,
     total_steps: given.TotalSteps = None,
-    validation: Annotated[
-        Validation, typer.Option(help="with --total-steps: a run's validation is judged as at its end, or its step")
-    ] = "final",
     frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
@@ -73,7 +70,6 @@ def gallery(
             side=side,
             max_images=max_images,
             has_causes=causes,
-            validation=validation,
             files=given.preset_files(preset or "", route),
             validation_names=tuple(told.validation_names),
             is_run=told.run is not None and not options.named,

@@ -16,10 +16,7 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 
 def agreement_problems(config: DictConfig) -> list[str]:
-    """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
-    wrong = number_problems(config)
-    if wrong:  # arithmetic would fail
-        return wrong
+    """Every disagreement that stops a run, or spoils it unnoticed; asked where there are no `number_problems`."""
     checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
@@ -52,11 +49,6 @@ def _is_number(config: DictConfig, key: str) -> bool:
     if value is None:
         return key in _MAY_BE_NULL
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
-def notes_of(config: DictConfig) -> list[str]:
-    """What works, and is worth knowing before the run."""
-    return [*_notes(config)]
 
 
 def workers_of(config: DictConfig) -> int:
@@ -242,7 +234,8 @@ def _trainer(config: DictConfig) -> Iterator[str]:
         yield "algorithm.filter_groups.enable=true: needs algorithm.filter_groups.metric, for example reward"
 
 
-def _notes(config: DictConfig) -> Iterator[str]:
+def notes_of(config: DictConfig) -> Iterator[str]:
+    """What works, and is worth knowing before the run."""
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if mini <= batch and batch % mini:
         yield f"data.train_batch_size={batch}: no multiple of ppo_mini_batch_size={mini}; verl fills up with padding"

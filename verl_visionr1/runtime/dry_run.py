@@ -83,10 +83,9 @@ def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[s
     is_whole = not missing
     problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
-    notes += run_checks.warnings_of(config)
-    notes += answer_length.answer_notes(config)
-    notes += preflight.disk_problems(config)
-    notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
+    if not agreement.number_problems(config):
+        notes += [*run_checks.warnings_of(config), *answer_length.answer_notes(config), *agreement.notes_of(config)]
+    notes += [*preflight.disk_problems(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
     return problems
 
@@ -189,7 +188,6 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     with redirect_stdout(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
-    notes += parts.image_notes(config, folder)
     problems = [f"actor_rollout_ref.model: {found}"] if found else []
     return problems + parts.model_problems(config, folder)
 

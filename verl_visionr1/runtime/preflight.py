@@ -42,11 +42,14 @@ def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool 
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_model, agreement.agreement_problems, trainable.family_problems, image_choice.image_choice_problems)
-    problems = preflight.reward_problems(config)
-    problems += [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
-    problems += run_checks.run_problems(config, is_whole=is_whole)
-    return problems + (disk_problems(config) if here else [])
+    checks = (_check_model, trainable.family_problems, image_choice.image_choice_problems)
+    problems = [*preflight.reward_problems(config), *(problem for check in checks for problem in check(config))]
+    problems += disk_problems(config) if here else []
+    wrong = agreement.number_problems(config)
+    if wrong:  # the arithmetic of the other checks would fail
+        return problems + wrong
+    problems += [*agreement.agreement_problems(config), *checkpoints.resume_problems(config)]
+    return problems + run_checks.run_problems(config, is_whole=is_whole)
 
 
 def _check_model(config: DictConfig) -> list[str]:

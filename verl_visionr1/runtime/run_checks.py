@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,7 +14,7 @@ from verl_visionr1.rewards import RewardError
 from verl_visionr1.rewards.context import STATE_FILE
 from verl_visionr1.rows import RowsError, read_rows, target_of
 from verl_visionr1.runtime import idle_settings, run_length, run_rows
-from verl_visionr1.runtime.agreement import number_problems
+from verl_visionr1.runtime.checkpoints import resumed_step
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TargetError
 
@@ -27,8 +26,6 @@ def run_problems(config: DictConfig, *, is_whole: bool = True) -> list[str]:
         config: verl's whole config.
         is_whole: whether it names all of the run's data files, so that steps can be counted.
     """
-    if number_problems(config):  # said elsewhere; arithmetic would fail
-        return []
     problems = [*run_rows.row_problems(config), *idle_settings.idle_problems(config), *_gate_problems(config)]
     return problems + (run_length.length_problems(config) if is_whole else [])
 
@@ -40,15 +37,8 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
         config: verl's whole config.
         with_stages: also stages that the run does not reach.
     """
-    if number_problems(config):
-        return []
-    checks: list[Callable[[DictConfig], list[str]]] = [
-        run_rows.row_notes,
-        run_length.length_notes,
-        idle_settings.idle_notes,
-    ]
-    checks += [_schedule_warnings] if with_stages else []
-    return [warning for check in checks for warning in check(config)]
+    warnings = [*run_rows.row_notes(config), *run_length.length_notes(config), *idle_settings.idle_notes(config)]
+    return [*warnings, *_schedule_warnings(config)] if with_stages else warnings
 
 
 def _gate_problems(config: DictConfig) -> list[str]:
@@ -103,7 +93,7 @@ def _schedule_warnings(config: DictConfig) -> list[str]:
 
 def _checkpoint_total(config: DictConfig) -> int | None:
     """Steps that counted as the whole of training in the run that wrote the checkpoint."""
-    step = run_length.resumed_step(config)
+    step = resumed_step(config)
     try:
         state = json.loads((step / STATE_FILE).read_text()) if step is not None else {}
     except (OSError, ValueError):

@@ -12,11 +12,10 @@ with a last validation and checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.runtime.checkpoints import CheckpointError, latest_step, step_folder
+from verl_visionr1.runtime.checkpoints import CheckpointError, resumed_step, step_folder
 from verl_visionr1.runtime.run_rows import facts_of
 
 
@@ -46,7 +45,7 @@ class RunLength:
     @property
     def steps_per_epoch(self) -> int | None:
         """Whole batches in the rows."""
-        return None if self.n_rows is None else self.n_rows // self.batch
+        return None if self.n_rows is None or self.batch < 1 else self.n_rows // self.batch
 
     @property
     def total_steps(self) -> int | None:
@@ -150,16 +149,6 @@ def _fetches_as_set(config: DictConfig) -> bool:
     refills = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
     use_v1 = bool(OmegaConf.select(config, "trainer.use_v1"))
     return use_v1 and is_sync and not any(OmegaConf.select(config, key) for key in refills)
-
-
-def resumed_step(config: DictConfig) -> Path | None:
-    """The checkpoint that a run starts from; None for a fresh start, or where there is none."""
-    trainer = config.trainer
-    if trainer.resume_mode == "auto":
-        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
-    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
-        return Path(str(trainer.resume_from_path)).absolute()
-    return None
 
 
 def _resume_problems(config: DictConfig, length: RunLength) -> list[str]:

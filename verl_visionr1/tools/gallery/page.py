@@ -11,7 +11,6 @@ import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rollouts.inference import difference_hints
-from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.numbers import saved_of
 from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
@@ -20,7 +19,7 @@ from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
 from verl_visionr1.tools.gallery.census import Census, Reader, take_census
 from verl_visionr1.tools.gallery.choice import chosen
-from verl_visionr1.tools.gallery.curves import Panel, drifts_of, panels_of, stage_line
+from verl_visionr1.tools.gallery.curves import drifts_of, panels_of
 from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
 from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
 from verl_visionr1.tools.gallery.pictures import Pictures
@@ -136,7 +135,7 @@ def _payload(
         prompts=entries.prompts,
         groups=groups,
         samples=samples,
-        panels=_panels(paths, census, names, settings),
+        panels=panels_of(census, names, run_dirs_of(paths)),
         drifts=drifts_of(census, names),
         notes=notes,
         n_all=census.n,
@@ -152,16 +151,6 @@ def _speech(judging: Judging) -> str:
     flags["--reasoning"] = None if judging.reasoning == "auto" else judging.reasoning
     given = [f"{name} {value}" for name, value in flags.items() if value is not None]
     return " ".join([f"--frame {judging.frame.name}", *given])
-
-
-def _panels(paths: Sequence[Path], census: Census, names: Sequence[str], settings: Settings) -> list[Panel]:
-    panels = panels_of(census, names, run_dirs_of(paths))
-    steps = sorted({step for _, _, step in census.places if step != NO_STEP})
-    have = {panel.name for panel in panels}
-    for name, line in stage_line(settings.judging, steps).items():
-        if name not in have:
-            panels.append(Panel(name=name, label=name, lines=[line]))
-    return panels
 
 
 def _reading_notes(reader: Reader) -> list[str]:
