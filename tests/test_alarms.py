@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verl_visionr1.alarm_rules import ALARMS, AlarmRules
 from verl_visionr1.alarms import (
-    ALARMS,
     TO_SIGMA,
     TRACKED,
-    AlarmRules,
     AlarmState,
     Batch,
     Track,

@@ -190,7 +190,7 @@ def test_watch_ends_with_its_process(run_dir: Path) -> None:
 def test_a_missing_package_is_one_line(run_dir: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
-        f"sys.argv = ['visionr1', 'schedule', '--plot', {str(run_dir / 'x.png')!r}]\n"
+        f"sys.argv = ['visionr1', 'report', {str(run_dir)!r}]\n"
         "from verl_visionr1.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
