@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.dumps import SUFFIXES, rollout_files
+from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
 METRICS_DIR = "metrics"
@@ -76,12 +76,8 @@ def _places(path: Path) -> list[Path]:
     return sorted(places) or [path]
 
 
-def _is_dump(file: Path) -> bool:
-    return file.name.endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
-
-
 def _is_of_a_step(file: Path) -> bool:
-    return _is_dump(file) and file.name.partition(".")[0].isdecimal()
+    return is_dump(file) and file.name.partition(".")[0].isdecimal()
 
 
 def _name(place: Path, depth: int) -> str:

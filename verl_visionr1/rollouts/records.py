@@ -102,6 +102,17 @@ class Counts:
     examples: list[str] = field(default_factory=list)
     wanted: int | None = None
 
+    def skip(self, message: str, number: int | None = None) -> None:
+        """Count a row that could not be read or judged.
+
+        Args:
+            message: why.
+            number: of the row.
+        """
+        self.n_skipped += 1
+        if len(self.examples) < N_EXAMPLES or (number is not None and number == self.wanted):
+            self.examples.append(message)
+
     def describe_delegated(self) -> str:
         """One line on the rows of verl's own reward."""
         return f"{self.n_delegated} rows left out: verl's own reward scored them (visionr1.delegate)"
@@ -177,9 +188,7 @@ def read_rollouts(
                 message = f"{file}: {label} {number}: {error}"
                 if on_error == "fail":
                     raise RowError(error.kind, message) from None
-                counts.n_skipped += 1
-                if len(counts.examples) < N_EXAMPLES or number == counts.wanted:
-                    counts.examples.append(message)
+                counts.skip(message, number)
                 continue
             if held is not None and held.session is not None and held.session == rollout.session:
                 counts.n_earlier += 1

@@ -11,7 +11,7 @@ import numpy as np
 from verl_visionr1.rollouts.inference import Sample
 from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder
 from verl_visionr1.rollouts.places import Dump
-from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, Rollout, data_sources_of, read_rollouts
+from verl_visionr1.rollouts.records import Counts, Rollout, data_sources_of, read_rollouts
 from verl_visionr1.tools.gallery.groups import GroupNumbers, numbers_of
 from verl_visionr1.tools.gallery.settings import Settings
 
@@ -170,9 +170,7 @@ def take_census(reader: Reader) -> Census:
         except ValueError as error:  # FrameError, SizeError, RewardError
             if reader.settings.on_error == "fail":
                 raise
-            counts.n_skipped += 1
-            if len(counts.examples) < N_EXAMPLES:
-                counts.examples.append(f"{rollout.where}: {error}")
+            counts.skip(f"{rollout.where}: {error}")
             continue
         builder.add(rollout, preset, score, dump=dump)
         if rollout.saved is not None:
