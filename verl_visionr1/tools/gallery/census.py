@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,21 +24,12 @@ Place = tuple[int, ...]
 """Dump, data source (in `Judged.sources`) and step."""
 
 
-@dataclass(slots=True)
-class Group:
+class Group(NamedTuple):
     """One prompt's rollouts at one step of one dump, in the order of the file."""
 
     dump: int
     step: int | None
-    source: str
-    task: str
-    saved: list[float | None] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    qualities: list[float] = field(default_factory=list)
-
-    def numbers(self) -> GroupNumbers:
-        """See `numbers_of`."""
-        return numbers_of(self.saved, self.values, self.qualities)
+    numbers: GroupNumbers
 
 
 class Census:
@@ -88,15 +79,9 @@ class Census:
         number = self.keys[key]
         rows = order[starts[number] : starts[number + 1]]
         first, step = rows[0], int(table.step[rows[0]])
-        return Group(
-            dump=int(table.dump[first]),
-            step=None if step == NO_STEP else step,
-            source=table.sources[table.source[first]],
-            task=table.tasks[table.task[first]],
-            saved=[None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()],
-            values=table.value[rows].tolist(),
-            qualities=self.qualities[rows].tolist(),
-        )
+        saved = [None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()]
+        numbers = numbers_of(saved, table.value[rows].tolist(), self.qualities[rows].tolist())
+        return Group(int(table.dump[first]), None if step == NO_STEP else step, numbers)
 
     @cached_property
     def places(self) -> dict[Place, dict[str, float]]:
