@@ -376,7 +376,7 @@ def test_rows_are_written_alike(tmp_path: Path) -> None:
 def test_rows_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.parquet"):
         (tmp_path / name).write_text("older")
-        with pytest.raises(RowsError, match="dumps are empty"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
+        with pytest.raises(RowsError, match="empty"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
             rescore([], judging(), on_row=on_row)
         assert (tmp_path / name).read_text() == "older"
         assert len(list(tmp_path.iterdir())) <= 2

@@ -145,6 +145,14 @@ def settings_of(config: DictConfig) -> Settings:
     return checked(plain if plain is not None else {})
 
 
+def valid_settings(config: DictConfig) -> Settings | None:
+    """The settings; None where they are wrong, which the preflight says."""
+    try:
+        return settings_of(config)
+    except ConfigError:
+        return None
+
+
 def checked(plain: object) -> Settings:
     """Settings from plain dicts, lists and scalars; see `settings_of`."""
     if not isinstance(plain, dict):

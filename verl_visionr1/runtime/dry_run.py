@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_visionr1.plugin import delegation
-from verl_visionr1.plugin.config import ConfigError, settings_of
+from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
 from verl_visionr1.runtime import agreement, answer_length, composing, parts, preflight, run_checks, trainable
 from verl_visionr1.runtime.cpu_platform import repair_vllm_version
@@ -219,10 +219,9 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):
         notes.append(f"reward.custom_reward_function.path={own}: ignored by {manager}; register it as a criterion")
-    try:
-        settings = settings_of(config)
-    except ConfigError:
-        return []  # the preflight says it
+    settings = valid_settings(config)
+    if settings is None:
+        return []
     makes: list[Callable[[], object]] = [lambda: require_callback_for_gate(config, settings)]
     file = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
     if file.is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem, settings_of
+from verl_visionr1.plugin.config import PREFIX, Settings, filtered_gate_problem, valid_settings
 from verl_visionr1.plugin.data_files import complete_files
 from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
 from verl_visionr1.rewards import RewardError
@@ -43,11 +43,8 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
 
 def _gate_problems(config: DictConfig) -> list[str]:
     """A gate that would be moved by the wrong rows, or by none."""
-    try:
-        settings = settings_of(config)
-    except ConfigError:  # the preflight says it
-        return []
-    if settings.gate is None:
+    settings = valid_settings(config)
+    if settings is None or settings.gate is None:
         return []
     problem = filtered_gate_problem(config, settings)
     files = complete_files(config, "data.train_files")
@@ -75,12 +72,8 @@ def _has_own_rows(file: Path, settings: Settings) -> bool:
 
 def _schedule_warnings(config: DictConfig) -> list[str]:
     """Stages that the run does not come to, with the number of steps that its checkpoint counts over."""
-    try:
-        settings = settings_of(config)
-    except ConfigError:  # the preflight says it
-        return []
-    length = run_length.length_of(config)
-    if settings.is_off or settings.gate is not None or length.last_step is None or length.last_step < 1:
+    settings, length = valid_settings(config), run_length.length_of(config)
+    if settings is None or settings.is_off or settings.gate is not None or not length.last_step:
         return []
     total = settings.total_steps or length.total_steps
     told: list[str] = []

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
-from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
 from verl_visionr1.rewards.routing import is_delegated
@@ -103,9 +103,8 @@ def _delegated_sources(config: DictConfig) -> tuple[str, ...] | None:
     Models that answer in pixels of the processed image answer in those of one image. Which one must be known, or a
     right answer about the second image is scored in the first one's pixels. Other frames do not depend on the size.
     """
-    try:
-        settings = settings_of(config)
-    except ConfigError:  # the preflight says it
+    settings = valid_settings(config)
+    if settings is None:
         return None
     frame = FRAMES.get(guess_family(config, settings) or "")
     return tuple(settings.delegate) if frame is None or frame.extent is Extent.PROCESSED else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import listed_files
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
@@ -96,9 +96,8 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     if config.reward.reward_manager.name not in ("visionr1", "VisionR1RewardManager"):
         yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
         return
-    try:
-        settings = settings_of(config)
-    except ConfigError:
+    settings = valid_settings(config)
+    if settings is None:
         yield "reward", "invalid; see the problems"
         return
     for preset in settings.routing.presets:
