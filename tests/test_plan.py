@@ -223,11 +223,11 @@ REFUSALS = {
         SEVEN,
         Machine(1, gpu_gb=32),
         RUN,
-        "1 x 32 GB do not fit: loading takes 34 GB of a GPU; would fit: --gpus 2",
+        "1 x 32 GB do not fit: loading takes 34 GB per GPU; would fit: --gpus 2",
     ),
     "host memory": (
         *(SEVEN, Machine(1, host_gb=100), RUN),
-        r"takes 134 GB of a GPU without offload; would fit: offload with 147 GB of host memory .*LoRA.*, or --gpus 2",
+        r"takes 134 GB per GPU without offload; would fit: offload with 147 GB of host memory .*LoRA.*, or --gpus 2",
     ),
     "nodes": (LARGE, Machine(8, host_gb=500), RUN, r"would fit: .*LoRA \(--lora 64\), or --gpus 8 --nodes 4"),
     "heads that cannot be shared": (replace(LARGE, heads=65), Machine(8, nodes=4), RUN, "vLLM's cache cannot hold 16"),

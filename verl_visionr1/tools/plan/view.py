@@ -114,9 +114,9 @@ def explanation(plan: Plan) -> Iterator[RenderableType]:
         f"{machine.nodes} x {machine.gpus} GPUs of {machine.gpu_gb:g} GB; {run.prompts} prompts x {run.answers} "
         f"answers, up to {run.max_prompt} + {run.max_response} tokens"
     )
-    yield _account("training, GB of a GPU", plan.training, machine.gpu_gb)
-    yield _account("generation, GB of a GPU", plan.generation, machine.gpu_gb)
-    yield _account("GB of a node's memory", plan.host, machine.host_gb)
+    yield _account("training, GB per GPU", plan.training, machine.gpu_gb)
+    yield _account("generation, GB per GPU", plan.generation, machine.gpu_gb)
+    yield _account("GB of host memory per node", plan.host, machine.host_gb)
     yield Text("settings")
     for key, (value, why) in overrides_of(plan).items():
         yield Text(f"{key}={value}\n    {why}")
