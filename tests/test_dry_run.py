@@ -291,6 +291,8 @@ def test_data_that_is_not_here_stops_a_run() -> None:
         "data.train_files=/no/train.parquet: no such file",
         "data.val_files=/no/val.parquet: no such file",
     ]
+    nothing = dry_run([*GOOD, "data.train_files=[]", "data.val_files=null"])
+    assert [problem.partition(":")[0] for problem in nothing.problems] == ["data.train_files", "data.val_files"]
 
 
 def test_data_that_is_here_is_read(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
     for key in DATA_KEYS:
         listed = listed_files(config, key)
         lost = [file for file in listed if "://" not in file and not Path(file).expanduser().is_file()]
-        missing += [f"{key}={file}: no such file" for file in lost]
+        missing += [f"{key}={file}: no such file" for file in lost] if listed else [f"{key}: names no file"]
         if lost:
             OmegaConf.update(present, key, [file for file in listed if file not in lost])
     return present, missing

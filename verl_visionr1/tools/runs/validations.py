@@ -20,7 +20,7 @@ import yaml
 from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.completion import BOX_TASKS
-from verl_visionr1.rollouts.bootstrap import Ratios, estimates_of, interval
+from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, split_uid
@@ -288,15 +288,15 @@ def _changes_of(metrics: Sequence[Metric], old: Validation, new: Validation, wei
         for name, column in values.items():
             counted = np.where(known, weights, 0.0)
             parts[f"{name}/{metric.key}"] = np.where(known, column, 0.0) * counted, counted
-    draws = _resample(parts, len(weights))
-    return [_change_of(metric, parts, draws) for metric in metrics]
+    found, draws = _estimate(parts, len(weights))
+    return [_change_of(metric, found, draws) for metric in metrics]
 
 
-def _change_of(metric: Metric, parts: Mapping[str, tuple[Array, Array]], draws: Mapping[str, Array]) -> Change:
+def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str, Array]) -> Change:
     names = f"before/{metric.key}", f"after/{metric.key}"
-    before, after = (float(above.sum() / max(below.sum(), 1.0)) for above, below in (parts[name] for name in names))
+    before, after = (found[name].value or 0.0 for name in names)
     drawn = [draws[name] for name in names if name in draws]
-    if len(drawn) < 2 or np.count_nonzero(parts[names[0]][1]) < MIN_PROMPTS:
+    if len(drawn) < 2 or found[names[0]].n < MIN_PROMPTS:
         return Change(metric, before, after, Interval(after - before))
     difference = Interval(after - before, *interval(drawn[1] - drawn[0], LEVEL, after - before))
     nearer = None
@@ -307,13 +307,10 @@ def _change_of(metric: Metric, parts: Mapping[str, tuple[Array, Array]], draws: 
     return Change(metric, before, after, difference, mark_change(difference, nearer))
 
 
-def _resample(parts: Mapping[str, tuple[Array, Array]], n: int) -> Mapping[str, Array]:
-    """Ratio -> its resampled values; empty with too few prompts."""
-    if n < MIN_PROMPTS:
-        return {}
-    ratios = Ratios(np.arange(n), parts)
-    _, draws = estimates_of([ratios], n, n_resamples=RESAMPLES, seed=SEED, level=LEVEL)
-    return draws
+def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[str, Estimate], dict[str, Array]]:
+    """Each ratio with its interval, and its resampled values; neither interval nor values with too few prompts."""
+    n_resamples = RESAMPLES if n >= MIN_PROMPTS else 0
+    return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED, level=LEVEL)
 
 
 def mark_change(difference: Interval, distance: Interval | None = None) -> str:
@@ -354,6 +351,5 @@ def _measure_source(units: Validation, *, is_mixed: bool) -> dict[str, Interval]
         values = units.numbers.get(metric.key, np.full(len(units.n), math.nan))
         counted = np.where(np.isfinite(values), units.n, 0.0)
         parts[metric.name] = np.nan_to_num(values) * counted, counted
-    draws = _resample(parts, len(units.n))
-    means = {name: float(above.sum() / max(below.sum(), 1.0)) for name, (above, below) in parts.items()}
-    return {name: Interval(mean, *interval(draws.get(name), LEVEL, mean)) for name, mean in means.items()}
+    found, _ = _estimate(parts, len(units.n))
+    return {name: Interval(one.value or 0.0, one.low, one.high) for name, one in found.items()}
