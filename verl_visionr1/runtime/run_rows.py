@@ -21,7 +21,7 @@ from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
 from verl_visionr1.plugin.config import Settings, valid_settings
-from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files, pixel_budget, readable_files
+from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import open_parquet, read_rows, target_of
@@ -78,9 +78,9 @@ class _Sized(msgspec.Struct):
 
 def facts_of(config: DictConfig, key: str) -> RowFacts | None:
     """What the files of `data.train_files` or `data.val_files` hold; None where one of them is not here to be read."""
-    found = _facts_by_file(config, key)
-    is_complete = found and len(found) == len(set(listed_files(config, key)))
-    return sum(found.values(), RowFacts()) if is_complete else None
+    files, found = complete_files(config, key), _facts_by_file(config, key)
+    is_known = files and all(file in found for file in files)
+    return sum((found[file] for file in files), RowFacts()) if is_known else None
 
 
 def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
