@@ -60,8 +60,10 @@ def measure(
     unclear, pairs = set[int](), set[tuple[int, int]]()
     for rollout in rollouts:
         prompts = finder.prompts_of(rollout)
-        if prompts is None or not prompts:
-            fates["not_in_data" if prompts is None else "other_question"] += 1
+        if prompts is None:
+            fates["not_in_data"] += 1
+        elif not prompts:
+            fates["other_question"] += 1
         elif len(prompts) > 1:
             fates["ambiguous"] += 1
             unclear.update(prompts)

@@ -57,10 +57,15 @@ class Validation:
 
     def select(self, units: Sequence[int]) -> Validation:
         """Some units, in that order."""
-        keys, sources, tasks = (tuple([each[i] for i in units]) for each in (self.keys, self.sources, self.tasks))
         numbers = {name: values[units] for name, values in self.numbers.items()}
-        known = {name: values for name, values in numbers.items() if np.isfinite(values).any()}
-        return Validation(self.step, keys, sources, tasks, self.n[units], known)
+        return Validation(
+            self.step,
+            keys=tuple([self.keys[i] for i in units]),
+            sources=tuple([self.sources[i] for i in units]),
+            tasks=tuple([self.tasks[i] for i in units]),
+            n=self.n[units],
+            numbers={name: values for name, values in numbers.items() if np.isfinite(values).any()},
+        )
 
     def by_source(self) -> dict[str, Validation]:
         """Data source -> its units, sorted by name."""
