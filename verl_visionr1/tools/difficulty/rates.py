@@ -64,15 +64,15 @@ def measure(
             fates["not_in_data"] += 1
         elif not prompts:
             fates["other_question"] += 1
-        elif len(prompts) > 1:
-            fates["ambiguous"] += 1
-            unclear.update(prompts)
-            pairs.add((prompts[0], prompts[1]))
-        else:
+        elif len(prompts) == 1:
             fates["found"] += 1
             of_found.append(prompts[0])
             preset = judging.preset_for(rollout)
             builder.add(rollout, preset, judging.score(rollout, preset))
+        else:
+            fates["ambiguous"] += 1
+            unclear.update(prompts)
+            pairs.add((prompts[0], prompts[1]))
     table, found = builder.table(), np.asarray(of_found, dtype=np.int64)
     has_passed = table.quality(bar.metric) >= bar.at_least - SAME
     n = rows.n_prompts
