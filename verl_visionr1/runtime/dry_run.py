@@ -226,8 +226,6 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     file = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
     if file.is_file():
         makes.append(lambda: frame_of(settings, json.loads(file.read_text())))
-    elif settings.frame == "auto":
-        notes.append("reward.reward_kwargs.visionr1.frame=auto: read from the model's config.json when the run starts")
     if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
         notes.append(
             "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
