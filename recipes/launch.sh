@@ -43,7 +43,7 @@ launch() {
       launch_config
       launch_check_data
       ((NODES == 1)) || [[ -n ${RAY_ADDRESS:-} ]] || launch_say "note: RAY_ADDRESS is not set; a run with NODES=$NODES needs it"
-      visionr1 dry-run "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
+      visionr1 dry-run --data-later "${CONFIG[@]}" "${LAUNCH_OVERRIDES[@]}"
       ;;
     print-command)
       launch_config

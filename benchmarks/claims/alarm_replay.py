@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance, changes
+from verl_visionr1.alarm_rules import AlarmRules
+from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 
 OLD_NAMES = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
 """Metrics of runs that were recorded under other names."""

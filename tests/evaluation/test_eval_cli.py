@@ -150,7 +150,7 @@ def test_several_answers_to_a_row(asked: Path, tmp_path: Path) -> None:
         ([{"output": RIGHT}], "1 answers for 3 rows"),
         ([{"row": 3, "output": RIGHT}], "line 1: row 3 of val.parquet is no row"),
         ([{"index": 7, "output": RIGHT}], "line 1: index 7 is no row"),
-        ([{"row": 0, "output": RIGHT}, {"row": 1, "says": RIGHT}], "line 2: no output or completion"),
+        ([{"row": 0, "output": RIGHT}, {"row": 1, "says": RIGHT}], "line 2: no column output or completion"),
         ([{"row": 0, "output": None}], "line 1: output is null"),
         ([{"row": 0, "output": [RIGHT]}], "line 1: the answer"),
         (["what", {"output": RIGHT}, {"output": RIGHT}], "line 1: b'what"),

@@ -165,10 +165,10 @@ def test_reshard_command_and_what_it_refuses(tmp_path: Path) -> None:
         assert {file.name: file.read_bytes() for file in actor.iterdir()} == before, "nothing is half done"
         return found.output
 
-    assert "was written by 3 training workers" in refused(step, "--workers", 3)
-    assert "--workers 0: needs a number of 1 or more" in refused(step, "--workers", 0)
-    assert "no checkpoint of verl's there" in refused(tmp_path, "--workers", 2)
-    assert "4 workers cannot be divided" in refused(step, "--workers", 4, "--fsdp-size", 3)
+    assert "already written by 3 training workers" in refused(step, "--workers", 3)
+    assert "--workers 0: needs at least 1" in refused(step, "--workers", 0)
+    assert "no verl checkpoint in it" in refused(tmp_path, "--workers", 2)
+    assert "must divide --workers 4" in refused(step, "--workers", 4, "--fsdp-size", 3)
     part = shard_file(actor, "optim", 3, 2)
     before[part.name] = before[part.name][:100]
     part.write_bytes(before[part.name])  # the disk was full when it was written
@@ -204,7 +204,7 @@ def test_preflight_names_both_numbers_and_the_command(tmp_path: Path) -> None:
     assert of(resume_mode="disable") == of(nnodes=1) == of(default_local_dir=str(tmp_path / "new")) == []
     reshard(step, 4)
     assert of() == []
-    with pytest.raises(CheckpointError, match="fits as it is"):
+    with pytest.raises(CheckpointError, match="nothing to do"):
         reshard(step, 4)
 
 

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_visionr1 import PRESETS, Target, score
-from verl_visionr1.alarms import ALARMS, AlarmRules
+from verl_visionr1.alarm_rules import ALARMS, AlarmRules
 from verl_visionr1.plugin.config import ConfigError, Settings, checked, settings_of
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rewards.context import WIRE_KEY, Context, context_at

@@ -13,7 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_visionr1 import Target, score
-from verl_visionr1.alarms import AlarmRules, AlarmState, Batch, advance
+from verl_visionr1.alarm_rules import AlarmRules
+from verl_visionr1.alarms import AlarmState, Batch, advance
 from verl_visionr1.plugin.config import ConfigError
 from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import MIN_PROMPTS, MIN_ROWS, NothingScoredError, ScoringGuard
@@ -364,13 +365,13 @@ def test_the_target_says_which_image_it_speaks_of(image: int, tmp_path: Path) ->
 def test_a_model_of_the_hub_is_told_by_its_name(
     model: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verl_visionr1.runtime.image_choice import image_choice_problems
+    from verl_visionr1.runtime.run_rows import image_problems
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     file = write_rows(tmp_path / "rows.parquet", [("x", PIXELS.to_json(), "<image><image>Where is the cat?")])
     config = config_of(frame="auto", model=model)
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    assert len(image_choice_problems(config)) == is_refused
+    assert len(image_problems(config)) == is_refused
 
 
 def test_the_image_of_a_target_survives_json() -> None:
@@ -397,7 +398,7 @@ def test_rows_of_several_images_are_refused_before_training(
 ) -> None:
     from msgspec.structs import replace
 
-    from verl_visionr1.runtime.image_choice import image_choice_problems
+    from verl_visionr1.runtime.run_rows import image_problems
 
     two = "<image><image>Where is the cat in the second?"
     truths = [
@@ -409,12 +410,12 @@ def test_rows_of_several_images_are_refused_before_training(
     file = write_rows(tmp_path / "rows.parquet", [("x", truth.to_json(), question) for truth, question in truths])
     config = config_of(frame=frame, model=model_folder(tmp_path, model_type))
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    found = image_choice_problems(config)
+    found = image_problems(config)
     assert len(found) == is_refused
     assert all(problem.startswith(f"data.train_files: {file}: row 3 has 2 images") for problem in found)
     too_far = write_rows(tmp_path / "far.parquet", [("x", replace(PIXELS, image=2).to_json(), two)])
     config.data.train_files = str(too_far)
-    assert len(image_choice_problems(config)) == is_refused
+    assert len(image_problems(config)) == is_refused
 
 
 # ------------------------------------------------------------------------------------- steps that verl samples in parts

@@ -96,22 +96,22 @@ def test_the_last_step_is_the_one_that_verl_stops_at(n_rows: int, batch: int, ep
 
 
 LENGTHS = {  # rows, overrides -> what the dry run says, number of the last step
-    "epochs": (100, [], "24 = 2 epochs of 100 rows (12 steps an epoch)", 24),
+    "epochs": (100, [], "24 = 2 epochs of 100 rows (12 steps per epoch)", 24),
     "a recipe on own data": (
         92,
         ["trainer.total_training_steps=240", "trainer.total_epochs=100000"],
-        "240 = 21.8 epochs of 92 rows (11 steps an epoch)",
+        "240 = 21.8 epochs of 92 rows (11 steps per epoch)",
         240,
     ),
-    "some of the rows": (100, ["data.train_max_samples=16"], "4 = 2 epochs of 16 rows (2 steps an epoch)", 4),
+    "some of the rows": (100, ["data.train_max_samples=16"], "4 = 2 epochs of 16 rows (2 steps per epoch)", 4),
     "V0 trains on what it fetches": (
         100,
         ["data.gen_batch_size=16", "trainer.use_v1=false"],
-        "12 = 2 epochs of 100 rows (6 steps an epoch)",
+        "12 = 2 epochs of 100 rows (6 steps per epoch)",
         12,
     ),
-    "V1 trains on a batch": (100, ["data.gen_batch_size=4"], "24 = 2 epochs of 100 rows (12 steps an epoch)", 24),
-    "part of an epoch": (100, ["trainer.total_training_steps=3"], "3 = 0.2 epochs of 100 rows (12 steps an epoch)", 3),
+    "V1 trains on a batch": (100, ["data.gen_batch_size=4"], "24 = 2 epochs of 100 rows (12 steps per epoch)", 24),
+    "part of an epoch": (100, ["trainer.total_training_steps=3"], "3 = 0.2 epochs of 100 rows (12 steps per epoch)", 3),
 }
 
 
@@ -139,15 +139,15 @@ PROBLEMS = {  # rows, overrides -> the key that is named, and the values
     "epochs end the run before its steps": (
         [row()] * 40,
         ["trainer.total_training_steps=100"],
-        "trainer.total_training_steps=100: trainer.total_epochs=2 ends the run after 10 steps (5 an epoch)",
+        "trainer.total_training_steps=100: trainer.total_epochs=2 ends the run after 10 steps (5 per epoch)",
     ),
     "fetches that do not fill a batch": (
         [row()] * 40,
         ["data.gen_batch_size=3"],
         "data.gen_batch_size=3: data.train_batch_size=8",
     ),
-    "no prompt": ([row()] * 40, ["data.prompt_key=question"], "data.prompt_key=question is no column of it; set data."),
-    "an empty file": ([], [], "data.train_files: no row in its files"),
+    "no prompt": ([row()] * 40, ["data.prompt_key=question"], "no column question (data.prompt_key); set data."),
+    "an empty file": ([], [], "data.train_files: its files have no rows"),
     "prompts that are all too long": (
         [row((1000, 1000))] * 40,
         [],

@@ -60,7 +60,7 @@ def test_a_trainer_may_wait_before_it_samples(
     buffer = buffer_of(60.0, iter([RUNNING, RUNNING, FINISHED]), monkeypatch)
     assert buffer.wait_for_sampleable(1, "train", 1) == ({"a"}, {})
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("visionr1: no watchdog: the processes of this trainer are not known (AttributeError: ")
+    assert line.startswith("visionr1: no watchdog: cannot list the processes of this trainer (AttributeError: ")
 
 
 def test_every_wait_has_its_own_patience(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_an_error_that_is_not_a_death_is_no_loss(monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     watch = watchdog.Watchdog({"training worker 0": actor}, say=said.append)
     assert [watch.ask(), watch.ask()] == [None, None]
-    assert said == ["visionr1: training worker 0 does not say where it is: RaySystemError"]
+    assert said == ["visionr1: training worker 0 does not answer: RaySystemError"]
     assert str(watch.ask()).startswith("lost training worker 0: ")
 
 

@@ -324,7 +324,7 @@ def test_a_dry_run_checks_the_same_and_writes_nothing(launcher: Launcher) -> Non
     done = launcher("--dry-run", "trainer.nnodes=1", DATA_DIR=str(launcher.root / "data"))
     assert done.returncode == 0
     ((words, _),) = launcher.called("visionr1", "dry-run")
-    assert words[1:] == trained
+    assert words[1:] == ["--data-later", *trained]
     assert launcher.trained == 0
     assert not launcher.run_dir.exists()
 

@@ -259,7 +259,7 @@ def test_verl_takes_the_configuration(case: Case, monkeypatch: pytest.MonkeyPatc
     assert sorted(set(keys)) == sorted(keys), "no key is set twice"
     if "PROFILE" in case.environment or case.recipe == TINY.stem:
         monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    found = dry_run(overrides)
+    found = dry_run(overrides, data_later=True)
     assert found.problems == ()
     assert {key: OmegaConf.select(found.config, key) for key in case.expected} == case.expected
 

@@ -54,7 +54,7 @@ def test_a_choice_that_does_not_exist_is_a_usage_error(words: tuple[str, ...], o
         ("schedule", "--rollouts", "{missing}"),
         ("doctor", "{missing}"),
         ("report", "{missing}"),
-        ("watch", "{missing}", "--total-steps", "3"),
+        ("watch", "{missing}"),
         ("preset", "{missing}.yaml"),
         ("audit", "{missing}.yaml"),
     ],
@@ -69,3 +69,18 @@ def test_a_missing_file_exits_2_and_is_named(words: tuple[str, ...], tmp_path) -
 def test_the_check_as_json() -> None:
     found = json.loads(run("check", "--json").stdout)
     assert {"what", "found", "is_fine"} == set(found[0])
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_the_check_names_the_device_that_is_there(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.plugin import platform
+
+    from verl_visionr1.runtime.check import _platform
+
+    device = type("Device", (), {"device_name": "cuda", "is_available": lambda self: has_gpu})()
+    monkeypatch.setattr(platform, "get_platform", lambda: device)
+    for chosen, is_fine in (("", True), ("nvidia", has_gpu)):
+        monkeypatch.setenv("VERL_PLATFORM", chosen)
+        found = _platform()
+        assert (found.found.startswith("cuda"), found.is_fine) == (has_gpu, is_fine)

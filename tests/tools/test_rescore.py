@@ -168,14 +168,14 @@ def test_the_moment_sets_the_thresholds(moment: Moment, value: float) -> None:
 
 
 BAD_MOMENTS = {
-    "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: needs one of them"),
+    "two at once": (lambda: Moment(0.5, 1), "--progress 0.5 and --stage 1: give only one"),
     "percent": (lambda: Moment(50.0), "needs a fraction of training"),
     "not a number": (lambda: Moment(float("nan")), "needs a fraction of training"),
     "no steps": (lambda: Moment(total_steps=0), "needs at least 1"),
     "no such stage": (lambda: rescore([rollout("")], judging(moment=Moment(stage=2))), "has the stages 0, 1"),
     "no step in a row": (
         lambda: rescore([rollout("", step=None)], judging(moment=Moment(total_steps=9))),
-        "1.jsonl:1: --total-steps 9 needs a step in each row",
+        "1.jsonl:1: no step; --total-steps 9",
     ),
 }
 
@@ -333,13 +333,13 @@ def test_the_wrong_frame_is_found() -> None:
     ]
     rows = [rollout(text, target=wide, saved=score(text, wide, frame="qwen3-vl", progress=0.0).value) for text in texts]
     (hint,) = rescore(rows, judging(moment=Moment(stage=0))).hints
-    assert "--frame qwen2-vl: 100%" in hint
+    assert "--frame qwen2-vl reproduces 100%" in hint
     assert rescore(rows, judging(frame="qwen3-vl", moment=Moment(stage=0))).hints == []
 
 
 def test_the_wrong_stage_is_found() -> None:
     (hint,) = rescore(saved_by(progress=0.9), judging()).hints
-    assert "--stage 1: 100%" in hint
+    assert "--stage 1 reproduces 100%" in hint
 
 
 def test_the_wrong_preset_is_found() -> None:
@@ -376,7 +376,7 @@ def test_rows_are_written_alike(tmp_path: Path) -> None:
 def test_rows_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.parquet"):
         (tmp_path / name).write_text("older")
-        with pytest.raises(RowsError, match="no row"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
+        with pytest.raises(RowsError, match="empty"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
             rescore([], judging(), on_row=on_row)
         assert (tmp_path / name).read_text() == "older"
         assert len(list(tmp_path.iterdir())) <= 2
@@ -475,11 +475,11 @@ def test_rows_of_verls_own_reward_are_told_and_left_out(tmp_path: Path) -> None:
     file.write_text(file.read_text() + json.dumps(row) + "\n")
     plain = json.loads(run(file, "--json").stdout)
     assert (plain["n_rows"], plain["n_delegated"], plain["n_skipped"]) == (2, 1, 0)
-    assert "1 rows were judged by verl's own reward" in run(file).stdout
+    assert "1 rows left out: verl's own reward" in run(file).stdout
     file.write_text(json.dumps(row) + "\n")
     alone = run(file)
     assert alone.exit_code == 2
-    assert "1 rows were judged by verl's own reward" in alone.stderr
+    assert "1 rows left out: verl's own reward" in alone.stderr
 
 
 def test_rows_to_a_file(tmp_path: Path) -> None:
@@ -498,9 +498,9 @@ MISTAKES = {
     "no such stage": (["{file}", "--stage", "7"], "--stage 7: the schedule has the stages 0, 1"),
     "half a size": (["{file}", "--processed", "644"], "--processed 644: needs WIDTHxHEIGHT"),
     "half a budget": (["{file}", "--frame", "qwen2.5-vl", "--max-pixels", "99999"], "needs both or none"),
-    "no such column": (["{file}", "--column", "completion=said"], "no said in it"),
+    "no such column": (["{file}", "--column", "completion=said"], "no column said"),
     "no such kind of column": (["{file}", "--column", "text=said"], "--column text=said: needs WHAT=NAME"),
-    "empty": (["{empty}"], "no row in it"),
+    "empty": (["{empty}"], "dumps are empty"),
     "out over in": (["{file}", "--out", "{file}"], "would overwrite the rollouts"),
     "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "or stand among them"),
     "out of no kind": (["{file}", "--out", "rows.csv"], "needs a name that ends in .jsonl or .parquet"),

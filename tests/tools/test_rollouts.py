@@ -189,9 +189,9 @@ BAD_ROWS = {
     "cut off": ('{"input": "Loca', "not JSON", "still being written"),
     "a list": ("[1, 2]", "not an object", "needs a JSON object"),
     "nested too deep": ("[" * 100_000, "not JSON", "is not JSON"),
-    "no completion": (json.dumps(row(output=...)), "no completion", "no output or completion or response in it"),
+    "no completion": (json.dumps(row(output=...)), "no completion", "no column output or completion or response"),
     "null completion": (json.dumps(row(output=None)), "no completion", "--column completion=NAME"),
-    "completion that is no text": (json.dumps(row(output=[1])), "completion", "is no text"),
+    "completion that is not text": (json.dumps(row(output=[1])), "completion", "is not text"),
     "no ground truth": (json.dumps(row(gts=None)), "no ground_truth", "--column ground_truth=NAME"),
     "another project's ground truth": (json.dumps(row(gts="42")), "ground truth", "ground truth '42'"),
     "half a character in the ground truth": (json.dumps(row(gts={"task": "\ud800"})), "ground truth", "surrogate"),
@@ -346,8 +346,8 @@ def a_garbled_table(folder: Path) -> Path:
 
 BAD_FILES = {
     "no such file": (no_such_file, "no such file or folder"),
-    "an empty folder": (an_empty_folder, r"holds no \.jsonl"),
-    "another kind": (another_kind_of_file, "is no dump of rollouts"),
+    "an empty folder": (an_empty_folder, r"no \.jsonl"),
+    "another kind": (another_kind_of_file, "not a dump of rollouts"),
     "a cut-off archive": (a_cut_off_archive, "cannot be read to its end"),
     "no archive": (no_archive, "cannot be read to its end"),
     "a garbled table": (a_garbled_table, "not a whole parquet file"),

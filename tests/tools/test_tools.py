@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from verl_visionr1.alarms import ALARMS
 from verl_visionr1.cli import app
+from verl_visionr1.rewards import PRESETS
+from verl_visionr1.rewards.composition import preset_to_dict
+from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.figure import draw
 from verl_visionr1.tools.runs.report import compare_means, compare_run, read_validations
@@ -187,7 +190,7 @@ def test_watch_ends_with_its_process(run_dir: Path) -> None:
 def test_a_missing_package_is_one_line(run_dir: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
-        f"sys.argv = ['visionr1', 'schedule', '--plot', {str(run_dir / 'x.png')!r}]\n"
+        f"sys.argv = ['visionr1', 'report', {str(run_dir)!r}]\n"
         "from verl_visionr1.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -212,7 +215,7 @@ ALARMED = [
 def test_watch_says_what_starts_and_what_ends() -> None:
     lines = [list(alarms.lines_of(step, before.alarms)) for before, step in itertools.pairwise(ALARMED)]
     assert [len(each) for each in lines] == [0, 1, 1, 1]
-    assert lines[1][0].startswith("[bold red]ALARM box_flood[/bold red] at step 2: boxes/object 2.5")
+    assert lines[1][0].startswith("[bold red]ALARM box_flood[/bold red] at step 2: boxes per object 2.5")
     assert lines[3] == ["alarm box_flood has ended at step 4: "]
     assert list(alarms.lines_of(Step(5, validation(0.1)), ["box_flood"])) == [], "a step that says nothing ends nothing"
 
@@ -224,20 +227,32 @@ def test_report_lists_the_alarms_of_the_run(run_dir: Path) -> None:
     (run_dir / "metrics" / "002.jsonl").write_text(text)
     said = CliRunner().invoke(app, ["report", str(run_dir)], env={"COLUMNS": "120"}).output
     assert "Alarms in training" in said
-    assert "share of answers cut off 0.5" in said
+    assert "share of clipped answers 0.5" in said
     assert "(still on)" in said
     console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
     watch(run_dir, total_steps=4, console=console)
-    assert "ALARM truncation at step 3: share of answers cut off 0.4" in console.export_text()
+    assert "ALARM truncation at step 3: share of clipped answers 0.4" in console.export_text()
 
 
 def test_numbers_of_alarms_are_no_criteria() -> None:
     names = ("recall", "distinct_share", "empty", "clipped", "budget_used")
     assert Step(1, {f"visionr1/{name}/mean": 0.5 for name in names}).criteria == ["recall"]
-    assert set(alarms.NUMBERS) == set(ALARMS)
 
 
 def test_watching_what_is_no_run_stops_at_once(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["watch", str(tmp_path), "--total-steps", "6"])
+    result = CliRunner().invoke(app, ["watch", str(tmp_path)])
     assert result.exit_code == 2
     assert f"visionr1 watch: {tmp_path}: no metrics/ in it" in result.stderr
+
+
+def test_watching_takes_the_steps_from_the_run(run_dir: Path) -> None:
+    unknown = CliRunner().invoke(app, ["watch", str(run_dir)])
+    assert unknown.exit_code == 2
+    assert "--total-steps" in unknown.stderr
+    start = Start(presets=[preset_to_dict(PRESETS["visionr1"])], frame="unit", n_steps=4, total_steps=9)
+    write_run(
+        msgspec.structs.replace(start, checkpoint_dir=str(run_dir / "checkpoints"), rollout_dir=str(run_dir / "r"))
+    )
+    done = CliRunner().invoke(app, ["watch", str(run_dir)])
+    assert done.exit_code == 0, done.output
+    assert "step 4/4" in done.output

@@ -15,13 +15,13 @@ from verl_visionr1.cli.judging import Options, Told, judging_for
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Metric, Rules, Unseen
+from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, Rules, Unseen
 
 
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
     data: Annotated[
-        list[Path] | None, typer.Option(help="the parquet that they were made of (may repeat); default: the run's")
+        list[Path] | None, typer.Option(help="the parquet that was trained on (may repeat); default: the run's")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
     metric: Annotated[Metric, typer.Option(help="what an answer passes by")] = "accuracy",
@@ -52,7 +52,6 @@ def difficulty(
     """Filter training data by how often saved rollouts pass, row by row."""
     from verl_visionr1.rollouts.training_rows import read_training_rows
     from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # they need pyarrow
-    from verl_visionr1.tools.difficulty.rates import Bar
     from verl_visionr1.tools.difficulty.view import view_of
 
     skipped = Counts()
@@ -109,8 +108,8 @@ def _trained(files: list[Path], told: Told) -> list[Path]:
     named = [] if told.run is None else [Path(file) for file in told.run.last.train_files]
     present = [file for file in named if file.is_file()]
     if not named or len(present) < len(named):
-        lost = next((str(file) for file in named if file not in present), "no run that names its data")
-        raise RowsError(f"--data: needs the parquet that {files[0]} was made of ({lost} is not here)")
+        lost = next((str(file) for file in named if file not in present), "no run record")
+        raise RowsError(f"--data: give the parquet that {files[0]} was trained on ({lost} not found)")
     return present
 
 
@@ -126,4 +125,4 @@ def _refuse_overwriting(out: Path | None, paths: list[Path]) -> None:
         raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
     for path in paths:
         if out is not None and out.resolve() in (path.resolve(), path.resolve() / out.name):
-            raise RowsError(f"--out {out}: would overwrite what is read, or stand among it; write elsewhere")
+            raise RowsError(f"--out {out}: would overwrite an input, or lie among the inputs; write elsewhere")

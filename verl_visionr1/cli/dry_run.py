@@ -20,12 +20,15 @@ def dry_run(
         typer.Argument(metavar="OVERRIDE...", help="what would follow python -m verl.trainer.main_ppo"),
     ] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="print the whole config, resolved, on standard output")] = False,
+    data_later: Annotated[
+        bool, typer.Option("--data-later", help="data files that are not here will be made: a note, not a failure")
+    ] = False,
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
     with _quiet():
         from verl_visionr1.runtime.dry_run import dry_run as run
 
-        found = run(overrides or ())
+        found = run(overrides or (), data_later=data_later)
     console = Console(soft_wrap=True, stderr=yaml)
     if yaml and found.config is not None:
         from omegaconf import OmegaConf
@@ -44,7 +47,7 @@ def dry_run(
         Console(soft_wrap=True, stderr=True).print(Text(f"visionr1 dry-run: {problem}"))
     if not found.is_fine:
         raise typer.Exit(1)
-    unseen = "; the notes say what was not looked at" if found.notes else ""
+    unseen = "; the notes say what was not checked" if found.notes else ""
     console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import Options, judging_for
 from verl_visionr1.files import RowsError
-from verl_visionr1.tools.gallery.settings import Sampling, Settings, Validation
+from verl_visionr1.rollouts.records import Counts, no_row
+from verl_visionr1.tools.gallery.settings import Sampling, Settings
 
 DEFAULT_OUT = Path("gallery.html")
 
@@ -26,22 +27,19 @@ def gallery(
     ],
     out: Annotated[Path, typer.Option(help="the page")] = DEFAULT_OUT,
     data: Annotated[
-        list[Path] | None, typer.Option(help="the parquet that they were made of: gives images and data sources")
+        list[Path] | None, typer.Option(help="the parquet that was trained on: gives images and data sources")
     ] = None,
     title: Annotated[str, typer.Option(help="of the page; else the paths' names")] = "",
-    limit: Annotated[int, typer.Option(help="so many rollouts are shown; curves are over all")] = 4000,
+    limit: Annotated[int, typer.Option(help="rollouts shown at most; curves use all")] = 4000,
     sample: Annotated[Sampling, typer.Option(help="which prompts are shown; even: of all steps")] = "even",
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
-    max_images: Annotated[int, typer.Option(help="so many pictures are in the page")] = 2000,
+    max_images: Annotated[int, typer.Option(help="pictures in the page at most")] = 2000,
     causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
     preset: given.PresetName = None,
     route: given.Route = None,
     progress: given.ProgressName = None,
     stage: given.StageNumber = None,
     total_steps: given.TotalSteps = None,
-    validation: Annotated[
-        Validation, typer.Option(help="with --total-steps: a run's validation is judged as at its end, or its step")
-    ] = "final",
     frame: given.FrameName = None,
     processed: given.Processed = None,
     min_pixels: given.MinPixels = None,
@@ -72,7 +70,6 @@ def gallery(
             side=side,
             max_images=max_images,
             has_causes=causes,
-            validation=validation,
             files=given.preset_files(preset or "", route),
             validation_names=tuple(told.validation_names),
             is_run=told.run is not None and not options.named,
@@ -82,9 +79,7 @@ def gallery(
         with errors.status("judging") if sys.stderr.isatty() else nullcontext():
             written = write_gallery(paths, out, settings)
         if not written.n_all:
-            raise RowsError(
-                f"{paths[0]}: {' '.join(written.notes) or 'no row in it; has the run dumped its rollouts yet?'}"
-            )
+            raise RowsError(f"{paths[0]}: {' '.join(written.notes) or no_row(Counts())}")
     except ValueError as error:
         raise given.stop("gallery", error) from None
     given.say(told.notes)
@@ -92,6 +87,6 @@ def gallery(
         errors.print(note, markup=False, highlight=False)
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"
     typer.echo(
-        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_groups:,} prompts, "
+        f"{written.out}: {written.n_rollouts:,}{part} rollouts of {written.n_prompts:,} prompts, "
         f"{written.n_images:,} images, {written.n_bytes / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
     )

@@ -106,14 +106,14 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         judging = run.judging()
         changed = overridden(judging, options)
         notes = [f"{file}: {run.last.describe()}"]
-        notes += [f"{option}: in the place of the run's own" for option in options.named]
+        notes += [f"{option}: overrides the run's own" for option in options.named]
         return Told(changed, tuple(notes), run, file)
     judging = overridden(Judging(given.preset_of("visionr1"), frame_named("original")), options)
     fixed = _fixed(options)
     if len(fixed) == len(INFERRED):  # nothing is left to find out
         return Told(judging)
     inferred = infer(_sample(paths, columns), judging, fixed)
-    notes = [f"assumed, for there is no {RUN_FILE}: {note}" for note in inferred.notes]
+    notes = [f"assumed, without {RUN_FILE}: {note}" for note in inferred.notes]
     return Told(inferred.judging, tuple(notes))
 
 

@@ -17,27 +17,27 @@ Attention = Literal["flash", "sdpa"]
 def plan(
     max_prompt: Annotated[int, typer.Option(help="tokens of the longest prompt, image included")],
     max_response: Annotated[int, typer.Option(help="tokens of the longest answer")],
-    rollout_n: Annotated[int, typer.Option(help="answers a prompt")],
-    train_batch: Annotated[int, typer.Option(help="prompts a step")],
-    gpus: Annotated[int, typer.Option(help="GPUs of a node")],
-    params: Annotated[float | None, typer.Option(help="parameters of the model, 8.29e9")] = None,
-    vision_params: Annotated[float | None, typer.Option(help="of its vision tower")] = None,
+    rollout_n: Annotated[int, typer.Option(help="answers per prompt")],
+    train_batch: Annotated[int, typer.Option(help="prompts per step")],
+    gpus: Annotated[int, typer.Option(help="GPUs per node")],
+    params: Annotated[float | None, typer.Option(help="parameters of the model, such as 8.29e9")] = None,
+    vision_params: Annotated[float | None, typer.Option(help="parameters of its vision tower")] = None,
     model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
-    gpu_memory: Annotated[float, typer.Option(help="GB of a GPU")] = 80.0,
-    host_memory: Annotated[float | None, typer.Option(help="GB of a node; not given: enough")] = None,
+    gpu_memory: Annotated[float, typer.Option(help="GB per GPU")] = 80.0,
+    host_memory: Annotated[float | None, typer.Option(help="GB of host memory per node; default: enough")] = None,
     image_tokens: Annotated[
-        int | None, typer.Option(help="tokens of the largest image; not given: a whole prompt")
+        int | None, typer.Option(help="tokens of the largest image; default: a whole prompt")
     ] = None,
     lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained")] = 0,
     freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="the vision tower is not trained")] = False,
     kl: Annotated[bool, typer.Option("--kl", help="KL to a reference model")] = False,
     attention: Annotated[
         Attention | None,
-        typer.Option(help="of training; not given: flash where flash-attn is installed here, else sdpa"),
+        typer.Option(help="of training; default: flash where flash-attn is installed here, else sdpa"),
     ] = None,
     overrides: Annotated[
-        bool, typer.Option("--overrides", help="one override for verl a line; the explanation on standard error")
+        bool, typer.Option("--overrides", help="print one override per line; the explanation goes to standard error")
     ] = False,
 ) -> None:
     """Choose offload, micro-batches and vLLM's share so that a run fits. Estimates; exit code 1: nothing fits."""
@@ -51,7 +51,7 @@ def plan(
     attention = attention or ("flash" if find_spec("flash_attn") else "sdpa")
     try:
         if (params is None) == (model is None):
-            raise ValueError("give --params NUMBER or --model FOLDER, one of the two")
+            raise ValueError("give either --params NUMBER or --model FOLDER")
         shape = shape_of_size(params, vision_params) if params is not None else shape_of_folder(model or Path())
         machine = Machine(gpus, nodes, gpu_memory, host_memory, attention == "flash")
         run = Run(max_prompt, max_response, rollout_n, train_batch, lora, freeze_vision, kl, image_tokens)

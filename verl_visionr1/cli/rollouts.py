@@ -30,8 +30,14 @@ Processed = Annotated[
     str | None,
     typer.Option("--processed", metavar="WxH", help="size of every image as the model saw it; else replayed"),
 ]
-MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="of data.mm_processor_kwargs, with --max-pixels")]
-MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="of data.mm_processor_kwargs, with --min-pixels")]
+MinPixels = Annotated[
+    int | None,
+    typer.Option("--min-pixels", help="min_pixels used in training (data.mm_processor_kwargs); requires --max-pixels"),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", help="max_pixels used in training (data.mm_processor_kwargs); requires --min-pixels"),
+]
 ReasoningState = Annotated[
     Reasoning | None,
     typer.Option("--reasoning", help="whether prompts end inside <think>; auto: read each prompt"),

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_visionr1.cli.rollouts import stop
+from verl_visionr1.files import RowsError
 
 GALLERY_SECONDS = 60.0
 """A report waits at most so long for the gallery of the last validation."""
@@ -40,15 +41,22 @@ RunDir = Annotated[Path, typer.Argument(help="directory of a run, with metrics/*
 
 def watch(
     run_dir: RunDir,
-    total_steps: Annotated[int, typer.Option(help="steps the run will take")],
+    total_steps: Annotated[
+        int | None, typer.Option(help="steps the run will take; default: as the run wrote down", min=1)
+    ] = None,
     pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
     from verl_visionr1.tools.runs.steps import RunError
+    from verl_visionr1.tools.runs.watch import planned_steps
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
     if pid is None and not (run_dir / "metrics").is_dir():  # nobody says that a run is about to start there
         raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?"))
+    try:
+        total_steps = total_steps or planned_steps(run_dir)
+    except RowsError as error:
+        raise stop("watch", error) from None
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 

@@ -21,7 +21,7 @@ from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.schedule import follow_model, switch_of
 from verl_visionr1.settings import decoded
 from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
-from verl_visionr1.tools.schedule.view import draw_schedule, replay_view, schedule_table
+from verl_visionr1.tools.schedule.view import replay_view, schedule_table
 
 
 def schedule(
@@ -41,7 +41,6 @@ def schedule(
     end: Annotated[float | None, typer.Option(help="linear, cosine: the fraction at which it has ended")] = None,
     starts: Annotated[str | None, typer.Option(metavar="0,F,...", help="piecewise: where each stage begins")] = None,
     steps: Annotated[int | None, typer.Option(help="length of the training in steps", min=1)] = None,
-    plot: Annotated[Path | None, typer.Option(help="write a figure (.png, .svg, .pdf)")] = None,
     rollouts: Annotated[
         list[Path] | None, typer.Option(help="saved rollouts (files or folders) to judge under each stage")
     ] = None,
@@ -82,9 +81,7 @@ def schedule(
             names = told.validation_names
             with given.opened(rollouts, data or told.data, column, on_error, counts, validation_names=names) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)
-        if plot is not None:
-            draw_schedule(changed.schedule, plot, title, steps)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise given.stop("schedule", error) from None
     given.say(told.notes)
     if as_json:
@@ -99,8 +96,6 @@ def schedule(
         )
     for part in replay_view(found) if found is not None else ():
         console.print(part)
-    if plot is not None:
-        console.print(f"figure: {plot}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _told_by(options: Options) -> Told:

@@ -14,6 +14,7 @@ from verl_visionr1.alarms import Batch, reading
 from verl_visionr1.plugin.training_state import Progress
 from verl_visionr1.rewards.completion import BOX_METRICS
 from verl_visionr1.rollouts.judged import Numbering, groups_of
+from verl_visionr1.rollouts.records import split_uid
 from verl_visionr1.schedule import follow_model
 
 Info = Mapping[str, float]
@@ -83,7 +84,7 @@ def _is_scored(info: Info) -> bool:
 def _dead_share(sampled: Sampled) -> float | None:
     """Share of prompts with several rollouts whose rewards are all equal; None where no prompt has several."""
     prompts, rows = Numbering(), [(k, i) for k, i in zip(sampled.keys, sampled.infos, strict=True) if _is_scored(i)]
-    groups = groups_of([prompts[key.split("_")[0]] for key, _ in rows], [info["value"] for _, info in rows])
+    groups = groups_of([prompts[split_uid(key)[0]] for key, _ in rows], [info["value"] for _, info in rows])
     several = groups.several
     return float(groups.is_dead[several].mean()) if several.any() else None
 

@@ -13,7 +13,7 @@ import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import frames
-from verl_visionr1.alarms import AlarmRules
+from verl_visionr1.alarm_rules import AlarmRules
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.gate import Gate, Gates
 from verl_visionr1.integrations.core import BY_VERL, REPORTED
@@ -49,7 +49,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         turns: how the model's last turn is found in a response of several: "auto" (verl's own agent loops), "template"
             (each turn begins as the chat template has it), "mask" (the loop puts `response_mask` into its
             `extra_fields`), "whole" (the response is the model's own words alone).
-        alarms: fields of `alarms.AlarmRules`, over the defaults; "off": none.
+        alarms: fields of `alarm_rules.AlarmRules`, over the defaults; "off": none.
         extensions: name -> `class` (its full name) and settings of an `extensions.Extension` around the run; null
             leaves one out that a config group names.
     """
@@ -143,6 +143,14 @@ def settings_of(config: DictConfig) -> Settings:
     given = OmegaConf.select(config, PREFIX)
     plain = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else given
     return checked(plain if plain is not None else {})
+
+
+def valid_settings(config: DictConfig) -> Settings | None:
+    """The settings; None where they are wrong, which the preflight says."""
+    try:
+        return settings_of(config)
+    except ConfigError:
+        return None
 
 
 def checked(plain: object) -> Settings:

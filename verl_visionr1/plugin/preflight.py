@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin import delegation, reward_path
-from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of
+from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of, valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
 from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.turns import turns_problem
@@ -58,10 +58,9 @@ def _check_settings(config: DictConfig) -> list[str]:
 
 def _check_turns(config: DictConfig) -> list[str]:
     """Agent loops, of the config or named by rows, whose turns the reward cannot tell apart."""
-    try:
-        settings = settings_of(config)
-    except ConfigError:
-        return []  # `_check_settings` says it
+    settings = valid_settings(config)
+    if settings is None:
+        return []
     loops = [None, *sorted({name for file in parquet_files(config) for name in _agent_loops(file)})]
     return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
 
@@ -78,10 +77,9 @@ def _agent_loops(file: Path) -> set[str]:
 
 
 def _check_data(config: DictConfig) -> list[str]:
-    try:
-        settings = settings_of(config)
-    except ConfigError:
-        return []  # `_check_settings` says it
+    settings = valid_settings(config)
+    if settings is None:
+        return []
     problems = delegation.delegation_problems(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in DATA_KEYS:

@@ -20,6 +20,7 @@ from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 from verl_visionr1.rewards.routing import DELEGATED
 from verl_visionr1.rollouts.judged import Numbering, groups_of
+from verl_visionr1.rollouts.records import split_uid
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _require_scored(rows: StepRows, progress: Progress) -> None:
         if info.get("route") == DELEGATED or "unscored" not in info:
             continue  # verl, or another reward manager, has judged it
         reason = "the log of the reward workers has each reason: cannot be scored"
-        progress.guard.look(key.split("_")[0], is_scored=not info["unscored"], reason=reason)
+        progress.guard.look(split_uid(key)[0], is_scored=not info["unscored"], reason=reason)
 
 
 def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
@@ -153,7 +154,7 @@ def batch_means(
             if name not in NOT_AVERAGED and name not in absent:
                 columns[name].append(float(number))
         if "value" in info:
-            groups.append(prompts[key.split("_")[0]])
+            groups.append(prompts[split_uid(key)[0]])
             rewards.append(float(info["value"]))
     means = {f"{PREFIX}/{name}/mean": float(np.mean(numbers)) for name, numbers in columns.items()}
     if groups:

@@ -74,13 +74,13 @@ class RowColumns:
         value = self.get(row, column)
         if value is not None:
             return value
-        hint = f"--column {column}=NAME names another"
+        hint = f"name another column: --column {column}=NAME"
         null = next((path for path in self._paths[column] if _holds(row, path)), None)
         if null is not None:
             raise RowError(f"no {column}", f"{'.'.join(null)} is null: needs a value; {hint}")
         names = " or ".join(getattr(self.columns, column))
         found = ", ".join(map(str, row)) or "nothing"
-        raise RowError(f"no {column}", f"no {names} in it (it has {found}); --column {column}=NAME names it")
+        raise RowError(f"no {column}", f"no column {names} (found: {found}); name it: --column {column}=NAME")
 
     def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
         """The ground truth of a row, as JSON and read.

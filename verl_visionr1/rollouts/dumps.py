@@ -29,22 +29,23 @@ def rollout_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in path.iterdir() if _is_dump(file) and not file.name.startswith(".")]
+            inside = [file for file in path.iterdir() if is_dump(file) and not file.name.startswith(".")]
             if not inside:
                 below = [name for name in ("rollouts", "validation") if (path / name).is_dir()]
                 hint = f"did you mean {path / below[0]}?" if below else "is it trainer.rollout_data_dir?"
-                raise RowsError(f"{path}: holds no {', '.join(SUFFIXES)}; {hint}")
+                raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; {hint}")
             found += sorted(inside, key=_step_and_name)
         elif not path.exists():
             raise RowsError(f"{path}: no such file or folder; check the path")
-        elif not _is_dump(path):
-            raise RowsError(f"{path}: is no dump of rollouts; needs one of {', '.join(SUFFIXES)}")
+        elif not is_dump(path):
+            raise RowsError(f"{path}: not a dump of rollouts; needs one of {', '.join(SUFFIXES)}")
         else:
             found.append(path)
     return found
 
 
-def _is_dump(path: Path) -> bool:
+def is_dump(path: Path) -> bool:
+    """Whether a path is a file of rollouts, by its name."""
     # `report.rows.jsonl` is what `visionr1 eval` writes beside its answers: numbers, no completions.
     return path.name.endswith(SUFFIXES) and not path.name.endswith(".rows.jsonl") and path.is_file()
 

@@ -19,7 +19,6 @@ from verl_visionr1.rollouts.training_rows import NOTHING, TURN, Numbers, Trainin
 
 Match = Literal["prompt", "truth"]
 """What a row is found by: all that the dump tells, or its ground truth alone."""
-MATCHES: tuple[Match, ...] = ("prompt", "truth")
 _FEW = 32
 """So many questions of one ground truth are looked for one by one."""
 _DIGEST = "sha256:"

@@ -103,7 +103,7 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
         judging = _with_frame(sample, judging, notes)
     if "moment" not in fixed and any("stage" in rollout.numbers for rollout in sample):
         judging = replace(judging, moment=Moment(run=Training(None)))
-        notes.append("each row is judged at the stage that it names")
+        notes.append("each row is scored at the stage it names")
     saved = [rollout for rollout in sample if rollout.saved is not None]
     if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
         return Inferred(judging, tuple(notes))
@@ -112,7 +112,7 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     own, _, _ = tried[0]
     if best >= ENOUGH and best > own:
         _, told, judging = next(one for one in tried if one[0] == best)
-        notes.append(f"{told}: {best:.0%} of the saved rewards come out (by default {own:.0%})")
+        notes.append(f"{told} reproduces {best:.0%} of the saved rewards (default: {own:.0%})")
     return Inferred(judging, tuple(notes), max(best, own) if best >= ENOUGH else own)
 
 
@@ -126,7 +126,7 @@ def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Ju
     if best < ENOUGH or best <= own:
         return judging
     names = sorted((name for name, share in shares.items() if share == best), key=lambda name: name != NEWEST)
-    notes.append(f"--frame {names[0]}: its mean IoU is that of {best:.0%} of the rows" + _others(names))
+    notes.append(f"--frame {names[0]} reproduces the mean IoU of {best:.0%} of the rows" + _others(names))
     return replace(judging, frame=FRAMES[names[0]])
 
 

@@ -128,6 +128,12 @@ class Judged:
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*names, "n_tokens", "n_characters")}
         return replace(self, **columns, metrics={name: column[rows] for name, column in self.metrics.items()})
 
+    def quality(self, of_boxes: str = "f1_50") -> Floats:
+        """What no threshold moves: a metric of tasks of boxes, else what the task is measured by; n numbers."""
+        missing = np.full(len(self), np.nan)
+        is_boxes = np.isin(self.task, [place for place, task in enumerate(self.tasks) if task in BOX_TASKS])
+        return np.where(is_boxes, self.metrics.get(of_boxes, missing), self.metrics.get("accuracy", missing))
+
     def groups(self, rewards: Floats | None = None) -> Groups:
         """The prompt groups, by the rewards of this table or by others."""
         return groups_of(self.group, self.value if rewards is None else rewards)

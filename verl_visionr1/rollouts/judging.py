@@ -102,7 +102,7 @@ class Moment:
         given = {"progress": self.progress, "stage": self.stage, "total-steps": self.total_steps}
         named = [f"--{name} {value}" for name, value in given.items() if value is not None]
         if len(named) > 1:
-            raise RewardError(f"{' and '.join(named)}: needs one of them")
+            raise RewardError(f"{' and '.join(named)}: give only one of them")
         if self.progress is not None and not 0.0 <= self.progress <= 1.0:
             raise RewardError(f"--progress {self.progress}: needs a fraction of training in [0, 1], or off")
         if self.total_steps is not None and self.total_steps < 1:
@@ -124,9 +124,7 @@ class Moment:
         if self.total_steps is None:
             return Rule(schedule(self.progress), schedule.stage(self.progress))
         if rollout.step is None:
-            raise RewardError(
-                f"{rollout.where}: --total-steps {self.total_steps} needs a step in each row; it has none"
-            )
+            raise RewardError(f"{rollout.where}: no step; --total-steps {self.total_steps} needs a step in each row")
         progress = progress_at(rollout.step, self.total_steps)
         return Rule(schedule(progress), schedule.stage(progress))
 

@@ -85,12 +85,14 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
         """One sentence: what the run gave, and whether it comes out here.
 
         >>> Saved(n=8, mean=0.5, equal=1.0, mean_difference=0.0, max_difference=0.0).describe()
-        'the run gave 0.500 (mean of 8 rewards): all come out here, to 1e-06'
+        "the run's mean reward is 0.500 over 8 rows; all rewards are reproduced to 1e-06"
         """
-        told = f"the run gave {self.mean:.3f} (mean of {self.n} rewards)"
+        given = f"the run's mean reward is {self.mean:.3f} over {self.n} rows"
         if self.equal == 1.0:
-            return f"{told}: all come out here, to {EQUAL:g}"
-        return f"{told}: {1.0 - self.equal:.1%} differ from what is computed here, by {self.max_difference:.3g} at most"
+            return f"{given}; all rewards are reproduced to {EQUAL:g}"
+        return (
+            f"{given}; {1.0 - self.equal:.1%} of the rewards computed here differ, by up to {self.max_difference:.3g}"
+        )
 
 
 def saved_of(table: Judged) -> Saved | None:
@@ -124,7 +126,7 @@ def grouping_hints(table: Judged, n_by_text: int) -> list[str]:
     sizes = table.groups().n
     if not n_by_text or sizes.max() == 1:
         return []
-    found = f"{n_by_text} rows have no uid, index or image: those of one prompt and ground truth are one group"
+    found = f"{n_by_text} rows have no uid, index or image, so rows of the same prompt and ground truth are one group"
     ranges = f"{len(sizes)} groups of {sizes.min()} to {sizes.max()} rows"
-    named = "--column uid=NAME, index=NAME or image=NAME names the column that tells prompts apart"
-    return [f"{found} ({ranges}), which may be larger than the samples a prompt; {named}"]
+    named = "name a column that tells prompts apart: --column uid=NAME, index=NAME or image=NAME"
+    return [f"{found} ({ranges}); a group may be larger than rollout.n; {named}"]

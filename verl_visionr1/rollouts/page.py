@@ -49,13 +49,13 @@ def describe_page(folder: Path, seconds: float = 0.0) -> str:
     """
     dumps = [file for file in folder.glob("*.jsonl") if file.stem.isdecimal()] if folder.is_dir() else []
     if not dumps:
-        return f"not written: {folder} holds no validation answers; set trainer.validation_data_dir"
+        return f"not written: no validation dumps in {folder}; set trainer.validation_data_dir"
     is_done, page = wait_for_page(folder, seconds), folder / PAGE
     command = f"visionr1 gallery {folder} --out {page}"
     if not page.is_file():
         if not is_done:
             return f"{page} (still being written)"
-        log = f"; {folder / LOG} says why" if (folder / LOG).is_file() else ""
+        log = f"; see {folder / LOG}" if (folder / LOG).is_file() else ""
         return f"not written{log}; to write it: {command}"
     if page.stat().st_mtime >= max(file.stat().st_mtime for file in dumps):
         return str(page)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.dumps import SUFFIXES, rollout_files
+from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
 METRICS_DIR = "metrics"
@@ -70,18 +70,14 @@ def _places(path: Path) -> list[Path]:
     places = [folder for folder in path.iterdir() if folder.is_dir() and any(map(_is_of_a_step, folder.iterdir()))]
     if not places and not has_own and (path / METRICS_DIR).is_dir():
         raise RowsError(
-            f"{path}: is a run without dumps of rollouts; "
+            f"{path}: this run has no dumps of rollouts; "
             "set trainer.validation_data_dir and trainer.rollout_data_dir to folders in it"
         )
     return sorted(places) or [path]
 
 
-def _is_dump(file: Path) -> bool:
-    return file.name.endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
-
-
 def _is_of_a_step(file: Path) -> bool:
-    return _is_dump(file) and file.name.partition(".")[0].isdecimal()
+    return is_dump(file) and file.name.partition(".")[0].isdecimal()
 
 
 def _name(place: Path, depth: int) -> str:

@@ -102,12 +102,20 @@ class Counts:
     examples: list[str] = field(default_factory=list)
     wanted: int | None = None
 
+    def skip(self, message: str, number: int | None = None) -> None:
+        """Count a row that could not be read or judged.
+
+        Args:
+            message: why.
+            number: of the row.
+        """
+        self.n_skipped += 1
+        if len(self.examples) < N_EXAMPLES or (number is not None and number == self.wanted):
+            self.examples.append(message)
+
     def describe_delegated(self) -> str:
         """One line on the rows of verl's own reward."""
-        return (
-            f"{self.n_delegated} rows were judged by verl's own reward (visionr1.delegate), which is not known here: "
-            "left out"
-        )
+        return f"{self.n_delegated} rows left out: verl's own reward scored them (visionr1.delegate)"
 
 
 def no_row(counts: Counts) -> str:
@@ -115,8 +123,8 @@ def no_row(counts: Counts) -> str:
     if counts.n_delegated and not counts.n_skipped:
         return counts.describe_delegated()
     if counts.n_skipped:
-        return f"no row could be read, {counts.n_skipped} were skipped; the first: {counts.examples[0]}"
-    return "no row in it; has the run dumped its rollouts yet?"
+        return f"no row could be read: {counts.n_skipped} were skipped, the first: {counts.examples[0]}"
+    return "the dumps are empty; is the run still before its first dump?"
 
 
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
@@ -180,9 +188,7 @@ def read_rollouts(
                 message = f"{file}: {label} {number}: {error}"
                 if on_error == "fail":
                     raise RowError(error.kind, message) from None
-                counts.n_skipped += 1
-                if len(counts.examples) < N_EXAMPLES or number == counts.wanted:
-                    counts.examples.append(message)
+                counts.skip(message, number)
                 continue
             if held is not None and held.session is not None and held.session == rollout.session:
                 counts.n_earlier += 1
@@ -219,7 +225,8 @@ class _Reader:
             completion = answer_text(completion)
         if not isinstance(completion, str):
             raise RowError(
-                "completion", f"completion {start_of(completion)} is no text; --column completion=NAME names it"
+                "completion",
+                f"completion {start_of(completion)} is not text; name the column: --column completion=NAME",
             )
         text, target = self._columns.truth(row)
         step = _whole(self._get(row, "step"))
@@ -266,10 +273,8 @@ class _Reader:
             self.counts.n_by_text += identity == (None, None, None)
             asked = hash(str(self._get(row, "prompt"))), hash(truth), processed_wh
             return (*place, *asked, *map(str, identity)), None
-        parts = str(uid).rsplit("_", 2)
-        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
-            return (*place, parts[0]), (*place, parts[0], parts[1])
-        return (*place, str(uid)), None
+        prompt, rollout, _ = split_uid(uid)
+        return (*place, prompt), None if rollout is None else (*place, prompt, rollout)
 
     def _source_of(self, row: dict[str, Any], truth: str, target: Target) -> str:
         source = self._get(row, "data_source")
@@ -278,6 +283,18 @@ class _Reader:
             self.counts.n_unknown += source is None
         # Half a surrogate pair can be read, but neither printed nor written.
         return target.task if source is None else str(source).encode(errors="replace").decode()
+
+
+def split_uid(uid: Any) -> tuple[str, int | None, int | None]:
+    """Prompt, rollout and output of verl's "{prompt}_{rollout}_{output}"; of another uid, itself is the prompt.
+
+    >>> split_uid("a_b_3_0"), split_uid(7)
+    (('a_b', 3, 0), ('7', None, None))
+    """
+    parts = str(uid).rsplit("_", 2)
+    if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+        return parts[0], int(parts[1]), int(parts[2])
+    return str(uid), None, None
 
 
 def image_name(images: Any) -> str | None:

@@ -214,7 +214,7 @@ def write_run(start: Start) -> list[Path]:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RowsError(f"{file.parent}: cannot be made ({error.strerror or error})") from None
+            raise RowsError(f"{file.parent}: cannot be created ({error.strerror or error})") from None
         try:
             run = read_run(file).with_start(start) if file.is_file() else Run(starts=[start])
         except RowsError:  # of another version, or not ours: the run that starts now counts
@@ -235,9 +235,9 @@ def read_run(file: Path) -> Run:
     except OSError as error:
         raise RowsError(f"{file}: cannot be read ({error.strerror or error})") from None
     except msgspec.DecodeError as error:
-        raise RowsError(f"{file}: no description of a run ({error}); delete it to go on without it") from None
+        raise RowsError(f"{file}: not a visionr1 run record ({error}); delete it to continue without it") from None
     if run.version != 1 or not run.starts or not all(start.presets for start in run.starts):
-        raise RowsError(f"{file}: version {run.version} is not known here; update verl-visionr1")
+        raise RowsError(f"{file}: unknown version {run.version}; update verl-visionr1")
     return run
 
 

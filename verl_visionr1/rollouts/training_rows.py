@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewriting import has_embedded
 from verl_visionr1.rollouts.columns import prompt_turns
-from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, OnError, image_name
+from verl_visionr1.rollouts.judged import Numbering
+from verl_visionr1.rollouts.records import Counts, OnError, image_name
 from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 
@@ -120,7 +121,7 @@ def read_training_rows(
     resolved = [file.resolve() for file in files]
     for i, file in enumerate(files):
         if resolved[i] in resolved[:i]:
-            raise RowsError(f"--data {file}: is given twice; name each file once")
+            raise RowsError(f"--data {file}: given twice; name each file once")
     schema = _schema_of(files)
     reader = _Reader(on_error, Counts() if counts is None else counts)
     names = [*_NEEDED, *(name for name in ("extra_info", "images") if name in schema.names)]
@@ -142,16 +143,8 @@ def _schema_of(files: Sequence[Path]) -> pa.Schema:
         with open_parquet(file) as parquet:
             schemas.append(parquet.schema_arrow)
         if not schemas[-1].equals(schemas[0]):
-            raise RowsError(f"--data {file}: has other columns than {files[0]}; filter it by itself")
+            raise RowsError(f"--data {file}: columns differ from those of {files[0]}; run the command once per file")
     return schemas[0]
-
-
-class _Numbering(dict[Any, int]):
-    """Numbers values in the order in which they come."""
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = number = len(self)
-        return number
 
 
 class _Reader:
@@ -162,8 +155,8 @@ class _Reader:
         self.skipped = skipped
         self.sources, self.counts, self.truths = array("q"), array("q"), array("q")
         self.questions, self.images, self.indexes = array("q"), array("q"), array("q")
-        self.source_names, self.truth_numbers = _Numbering(), _Numbering()
-        self.question_numbers, self.image_names = _Numbering(), _Numbering()
+        self.source_names, self.truth_numbers = Numbering(), Numbering()
+        self.question_numbers, self.image_names = Numbering(), Numbering()
 
     def target_of(self, row: Mapping[str, Any], where: str) -> Target | None:
         """The ground truth of a row, or None for one that cannot be read."""
@@ -173,9 +166,7 @@ class _Reader:
             failure = RowError("ground truth", f"{where}: reward_model.{error}; {CONVERT_AGAIN}")
         if self.on_error == "fail":
             raise failure
-        self.skipped.n_skipped += 1
-        if len(self.skipped.examples) < N_EXAMPLES:
-            self.skipped.examples.append(str(failure))
+        self.skipped.skip(str(failure))
         return None
 
     def take(self, row: Mapping[str, Any], target: Target | None) -> None:

@@ -16,10 +16,7 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 
 def agreement_problems(config: DictConfig) -> list[str]:
-    """Every disagreement that stops a run, or spoils it unnoticed; one line each, empty when there is none."""
-    wrong = number_problems(config)
-    if wrong:  # arithmetic would fail
-        return wrong
+    """Every disagreement that stops a run, or spoils it unnoticed; asked where there are no `number_problems`."""
     checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
@@ -52,11 +49,6 @@ def _is_number(config: DictConfig, key: str) -> bool:
     if value is None:
         return key in _MAY_BE_NULL
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
-def notes_of(config: DictConfig) -> list[str]:
-    """What works, and is worth knowing before the run."""
-    return [*_notes(config)]
 
 
 def workers_of(config: DictConfig) -> int:
@@ -166,7 +158,7 @@ def _lengths(config: DictConfig) -> Iterator[str]:
     if longest is not None and longest < length:
         yield (
             f"{ROLLOUT}.max_model_len={longest}: below data.max_prompt_length + data.max_response_length = {length}; "
-            "answers to long prompts would be cut short; raise it"
+            "answers to long prompts would be truncated; raise it"
         )
     for key, meant in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):
         if _get(config, f"{ROLLOUT}.{key}") != _get(config, f"data.{meant}"):
@@ -215,7 +207,7 @@ def _separate_async(config: DictConfig) -> Iterator[str]:
     for name in ("nnodes", "n_gpus_per_node"):
         value = _get(config, f"{ROLLOUT}.{name}", 0)
         if value <= 0:
-            yield f"{ROLLOUT}.{name}={value}: separate_async generates on GPUs of its own; set their number"
+            yield f"{ROLLOUT}.{name}={value}: separate_async needs GPUs of its own for generation; set their number"
     backend = _get(config, f"{ROLLOUT}.checkpoint_engine.backend")
     if backend == "naive":
         yield f"{ROLLOUT}.checkpoint_engine.backend=naive: separate_async needs one that sends weights, such as nccl"
@@ -242,12 +234,13 @@ def _trainer(config: DictConfig) -> Iterator[str]:
         yield "algorithm.filter_groups.enable=true: needs algorithm.filter_groups.metric, for example reward"
 
 
-def _notes(config: DictConfig) -> Iterator[str]:
+def notes_of(config: DictConfig) -> Iterator[str]:
+    """What works, and is worth knowing before the run."""
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if mini <= batch and batch % mini:
         yield f"data.train_batch_size={batch}: no multiple of ppo_mini_batch_size={mini}; verl fills up with padding"
     if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
-        yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt, and one has none to compare with"
+        yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt; needs at least 2"
     if config.trainer.save_freq <= 0:
         yield f"trainer.save_freq={config.trainer.save_freq}: nothing is saved"
     filters = "algorithm.filter_groups"

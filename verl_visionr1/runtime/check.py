@@ -113,7 +113,12 @@ def _platform() -> Finding:
         return Finding("platform", "this verl has none: it chooses its device itself", not chosen)
     from verl.plugin.platform import get_platform
 
-    return Finding("platform", f"{get_platform().device_name} (VERL_PLATFORM={chosen})")
+    platform = get_platform()
+    if platform.is_available():
+        return Finding("platform", f"{platform.device_name} (VERL_PLATFORM={chosen})")
+    if chosen:
+        return Finding("platform", f"no {platform.device_name} device here (VERL_PLATFORM={chosen})", is_fine=False)
+    return Finding("platform", "no GPU here: set VERL_PLATFORM=cpu to train on the CPU (recipes with PROFILE=cpu do)")
 
 
 def _plugin() -> list[Finding]:

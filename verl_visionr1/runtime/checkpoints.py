@@ -80,7 +80,7 @@ def step_folder(path: Path) -> Path:
         step = latest_step(folder)
         if step is not None:
             return step
-    raise CheckpointError(f"{path}: no checkpoint of verl's there; needs a folder global_step_N, or one with {TRACKER}")
+    raise CheckpointError(f"{path}: no verl checkpoint in it; needs a folder global_step_N, or one with {TRACKER}")
 
 
 def workers_problem(step: Path, n_workers: int) -> str | None:
@@ -99,14 +99,18 @@ def workers_problem(step: Path, n_workers: int) -> str | None:
     return None
 
 
+def resumed_step(config: DictConfig) -> Path | None:
+    """The checkpoint that a run starts from; None for a fresh start, or where there is none."""
+    trainer = config.trainer
+    if trainer.resume_mode == "auto":
+        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
+    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
+        return Path(str(trainer.resume_from_path)).absolute()
+    return None
+
+
 def resume_problems(config: DictConfig) -> list[str]:
     """`workers_problem` of the checkpoint that a run with this config would resume from; empty where there is none."""
-    trainer = config.trainer
-    if trainer.resume_mode == "disable":
-        return []
-    if trainer.resume_mode == "auto":
-        step = latest_step(Path(trainer.default_local_dir).absolute())
-    else:
-        step = Path(trainer.resume_from_path).absolute() if trainer.resume_from_path else None
+    step, trainer = resumed_step(config), config.trainer
     problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) if step is not None else None
     return [problem] if problem else []

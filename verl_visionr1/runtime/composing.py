@@ -75,7 +75,7 @@ def type_problems(config: DictConfig) -> list[str]:
         if wanted:
             problems.append(f"{key}={_written(value)}: needs {wanted} (verl's default: {_written(default)})")
     problems += [
-        f"{key}={_written(OmegaConf.select(config, key))}: needs keys below it; leave it out, and it has verl's"
+        f"{key}={_written(OmegaConf.select(config, key))}: needs keys below it; leave it out to keep verl's"
         for key in _sections()
         if not isinstance(OmegaConf.select(config, key), DictConfig)
     ]

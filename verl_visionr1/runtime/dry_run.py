@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_visionr1.plugin import delegation
-from verl_visionr1.plugin.config import ConfigError, settings_of
+from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
 from verl_visionr1.runtime import agreement, answer_length, composing, parts, preflight, run_checks, trainable
 from verl_visionr1.runtime.cpu_platform import repair_vllm_version
@@ -49,7 +49,7 @@ class DryRun:
         return not self.problems
 
 
-def dry_run(overrides: Sequence[str]) -> DryRun:
+def dry_run(overrides: Sequence[str], *, data_later: bool = False) -> DryRun:
     """Compose and check what `python -m verl.trainer.main_ppo OVERRIDE...` would run.
 
     May be called any number of times in one process. Reads local model folders (config, tokenizer, processor) and data
@@ -57,6 +57,7 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
 
     Args:
         overrides: of hydra, as on the command line; `hydra.*` is accepted, and without effect here.
+        data_later: data files that are not here are made before the run: a note, not a problem.
     """
     try:
         config = composing.composed(overrides)
@@ -66,22 +67,25 @@ def dry_run(overrides: Sequence[str]) -> DryRun:
     problems = composing.type_problems(config)
     if problems:  # a word where a number belongs breaks every check below
         return DryRun((), (), tuple(dict.fromkeys(problems)), config)
-    problems += _checks(config, notes)
+    problems += _checks(config, notes, data_later=data_later)
     summary = tuple(summary_of(config))
     return DryRun(summary, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)), config)
 
 
-def _checks(config: DictConfig, notes: list[str]) -> list[str]:
+def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[str]:
     _name_vllm(notes)
     problems = [*_platform(config, notes), *_verl_validation(config, notes), *_records(config), *_model(config, notes)]
-    present = _without_missing_data(config, notes)
-    is_whole = all(OmegaConf.select(present, key) == OmegaConf.select(config, key) for key in DATA_KEYS)
+    present, missing = _without_missing_data(config)
+    if data_later:
+        notes += [f"{file}; its rows are not checked" for file in missing]
+    else:
+        problems += [f"{file}; correct the path, or make the file (visionr1 convert --help)" for file in missing]
+    is_whole = not missing
     problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
-    notes += run_checks.warnings_of(config)
-    notes += answer_length.answer_notes(config)
-    notes += preflight.disk_problems(config)
-    notes += [*agreement.notes_of(config), *parts.missing_packages(config)]
+    if not agreement.number_problems(config):
+        notes += [*run_checks.warnings_of(config), *answer_length.answer_notes(config), *agreement.notes_of(config)]
+    notes += [*preflight.disk_problems(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
     return problems
 
@@ -90,13 +94,13 @@ def _platform(config: DictConfig, notes: list[str]) -> list[str]:
     """As `verl.utils.device.auto_set_device`, without asking for a device."""
     device, chosen = config.trainer.device, os.environ.get("VERL_PLATFORM", "").strip().lower()
     if device == "cpu" and chosen != "cpu":
-        return [f"trainer.device=cpu: verl looks at the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
+        return [f"trainer.device=cpu: verl reads the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
     if chosen == "cpu" and device != "cpu":
         return [
             f"VERL_PLATFORM=cpu: trainer.device is {device}; unset the variable, or add +visionr1@_global_=[...,cpu]"
         ]
     if device != "cpu":
-        notes.append(f"trainer.device={device}: driver, GPU memory, flash-attn and NCCL are not looked at here")
+        notes.append(f"trainer.device={device}: driver, GPU memory, flash-attn and NCCL are not checked here")
     return []
 
 
@@ -105,7 +109,7 @@ def _name_vllm(notes: list[str]) -> None:
     try:
         repair_vllm_version()
     except RuntimeError:
-        notes.append("vLLM is not installed here: what verl checks with it is not checked")
+        notes.append("vLLM is not installed here: verl's checks of it are left out")
 
 
 def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
@@ -177,28 +181,27 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     if not (folder / "config.json").is_file():
         if not os.path.isabs(folder):
             notes.append(
-                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not looked at"
+                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not checked"
             )
         return []  # an absolute path that is not there: the preflight says it
     said = io.StringIO()
     with redirect_stdout(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
-    notes += parts.image_notes(config, folder)
     problems = [f"actor_rollout_ref.model: {found}"] if found else []
     return problems + parts.model_problems(config, folder)
 
 
-def _without_missing_data(config: DictConfig, notes: list[str]) -> DictConfig:
-    """The config with the data files that are there; what is missing is noted."""
-    present = config.copy()
+def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
+    """The config with the data files that are there, and a line for each that is not; URLs are not looked at."""
+    present, missing = config.copy(), list[str]()
     for key in DATA_KEYS:
         listed = listed_files(config, key)
-        is_missing = {file: "://" not in file and not Path(file).expanduser().is_file() for file in listed}
-        notes += [f"{key}: {file} is not here; its rows are not looked at" for file in listed if is_missing[file]]
-        if any(is_missing.values()):
-            OmegaConf.update(present, key, [file for file in listed if not is_missing[file]])
-    return present
+        lost = [file for file in listed if "://" not in file and not Path(file).expanduser().is_file()]
+        missing += [f"{key}={file}: no such file" for file in lost] if listed else [f"{key}: names no file"]
+        if lost:
+            OmegaConf.update(present, key, [file for file in listed if file not in lost])
+    return present, missing
 
 
 def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
@@ -208,26 +211,23 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     manager = config.reward.reward_manager.name
     if manager not in ("visionr1", "VisionR1RewardManager"):
         given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
-        told = f"reward.reward_manager.name={manager}: visionr1 does not judge; add +visionr1@_global_=progressive"
+        told = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
         if given is not None:
             return [told]
         notes.append(told)
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):
-        notes.append(f"reward.custom_reward_function.path={own}: {manager} does not ask it; make it a criterion")
-    try:
-        settings = settings_of(config)
-    except ConfigError:
-        return []  # the preflight says it
+        notes.append(f"reward.custom_reward_function.path={own}: ignored by {manager}; register it as a criterion")
+    settings = valid_settings(config)
+    if settings is None:
+        return []
     makes: list[Callable[[], object]] = [lambda: require_callback_for_gate(config, settings)]
     file = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
     if file.is_file():
         makes.append(lambda: frame_of(settings, json.loads(file.read_text())))
-    elif settings.frame == "auto":
-        notes.append("reward.reward_kwargs.visionr1.frame=auto: read from the model's config.json when the run starts")
     if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
         notes.append(
-            "trainer.total_training_steps=null and no data here: at which step thresholds tighten is not known"
+            "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
         )
     return [said for make in makes if (said := composing.error_message(make))] + parts.hook_problems(config, settings)

@@ -11,13 +11,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import Settings
-from verl_visionr1.plugin.data_files import pixel_budget
-from verl_visionr1.processed import image_processor_of
 from verl_visionr1.runtime.composing import error_message
 
 BY_MANAGER = ("acc", "value")
 """What the reward manager reports beside its criteria, and a filter of groups may look at."""
-_LOGGER_PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow", "tensorboard": "tensorboard"}
+_LOGGER_PACKAGES = ("wandb", "swanlab", "mlflow", "tensorboard")
 _HOOKS = {
     "trainer.checkpoint_callback_class": "the progress of a resumed run counts over its own steps",
     "trainer.v1.sampler.custom_sampler.path": "no criterion is logged in training, and no gate moves",
@@ -64,18 +62,17 @@ def _loggers(config: DictConfig) -> Iterator[str]:
     named = config.trainer.logger
     for name in [named] if isinstance(named, str) else named or []:
         if name not in Tracking.supported_backend:
-            yield f"trainer.logger: {name!r} is none of verl's: {', '.join(Tracking.supported_backend)}"
+            yield f"trainer.logger: unknown logger {name!r}; needs one of {', '.join(Tracking.supported_backend)}"
 
 
 def missing_packages(config: DictConfig) -> list[str]:
     """Loggers whose package is not installed here."""
     named = config.trainer.logger
     names = [named] if isinstance(named, str) else list(named or [])
-    packages = {name: _LOGGER_PACKAGES[name] for name in names if name in _LOGGER_PACKAGES}
     return [
-        f"trainer.logger: {name} needs the package {package}, which is not installed here"
-        for name, package in packages.items()
-        if importlib.util.find_spec(package) is None
+        f"trainer.logger: {name} needs the package {name}, which is not installed here"
+        for name in names
+        if name in _LOGGER_PACKAGES and importlib.util.find_spec(name) is None
     ]
 
 
@@ -117,24 +114,3 @@ def model_problems(config: DictConfig, folder: Path) -> list[str]:
             f"attention heads: {', '.join(str(n) for n in (1, 2, 4, 8) if heads % n == 0)}"
         )
     return problems
-
-
-def image_notes(config: DictConfig, folder: Path) -> list[str]:
-    """Images that may take more tokens than a prompt has, where nothing filters them.
-
-    The V1 trainer does not shorten prompts: one that exceeds the token budget of a worker stops the run when its turn
-    comes.
-    """
-    processor = image_processor_of(folder)
-    if processor is None or OmegaConf.select(config, "data.filter_overlong_prompts"):
-        return []
-    own = pixel_budget(config)
-    tokens = (processor.max_pixels if own is None else own[1]) // processor.factor**2
-    if tokens <= config.data.max_prompt_length:
-        return []
-    budget = (config.data.max_prompt_length // 2) * processor.factor**2
-    return [
-        f"data.max_prompt_length={config.data.max_prompt_length}: an image may take up to {tokens} tokens; bound it "
-        f"(++data.mm_processor_kwargs={{min_pixels:{min(processor.min_pixels, budget)},max_pixels:{budget}}}, both) or "
-        "set data.filter_overlong_prompts=true"
-    ]

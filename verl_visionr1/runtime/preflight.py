@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin import preflight
-from verl_visionr1.runtime import agreement, checkpoints, image_choice, run_checks, summary, trainable
+from verl_visionr1.runtime import agreement, checkpoints, run_checks, run_rows, summary, trainable
 
 MIN_FREE_GB = 2.0
 """Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
@@ -42,11 +42,14 @@ def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool 
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
-    checks = (_check_model, agreement.agreement_problems, trainable.family_problems, image_choice.image_choice_problems)
-    problems = preflight.reward_problems(config)
-    problems += [problem for check in (*checks, checkpoints.resume_problems) for problem in check(config)]
-    problems += run_checks.run_problems(config, is_whole=is_whole)
-    return problems + (disk_problems(config) if here else [])
+    problems = [*preflight.reward_problems(config), *_check_model(config), *trainable.family_problems(config)]
+    problems += disk_problems(config) if here else []
+    wrong = agreement.number_problems(config)
+    if wrong:  # the arithmetic of the other checks would fail
+        return problems + wrong
+    checks = (agreement.agreement_problems, run_rows.image_problems, checkpoints.resume_problems)
+    problems += [problem for check in checks for problem in check(config)]
+    return problems + run_checks.run_problems(config, is_whole=is_whole)
 
 
 def _check_model(config: DictConfig) -> list[str]:

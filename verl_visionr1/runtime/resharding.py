@@ -66,9 +66,9 @@ def reshard(path: Path, n_workers: int, *, fsdp_size: int = -1, remove_old: bool
         RowsError: a file cannot be written; nothing of the new number is left then.
     """
     if n_workers < 1:
-        raise CheckpointError(f"--workers {n_workers}: needs a number of 1 or more")
+        raise CheckpointError(f"--workers {n_workers}: needs at least 1")
     if 0 < fsdp_size < n_workers and n_workers % fsdp_size:
-        raise CheckpointError(f"--fsdp-size {fsdp_size}: {n_workers} workers cannot be divided by it")
+        raise CheckpointError(f"--fsdp-size {fsdp_size}: must divide --workers {n_workers}")
     step = step_folder(path)
     n_before, n_bytes = 0, 0
     for role in ROLES:
@@ -82,7 +82,7 @@ def _reshard_role(folder: Path, n_workers: int, fsdp_size: int, *, remove_old: b
     """Number of workers before, and bytes written, of `actor` or `critic`."""
     n_before, config = _written_by(folder)
     if n_before == n_workers:
-        raise CheckpointError(f"{folder}: was written by {n_workers} training workers; it fits as it is")
+        raise CheckpointError(f"{folder}: already written by {n_workers} training workers; nothing to do")
     new = folder / f".reshard_{n_workers}"
     shutil.rmtree(new, ignore_errors=True)  # of an attempt that was ended
     try:
@@ -143,8 +143,8 @@ def _read(file: Path) -> Any:
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: holds something else than tensors, numbers and random states ({_first_line(error)}); it is not "
-            "loaded, since loading it would run it"
+            f"{file}: not loaded: it holds more than tensors, numbers and random states ({_first_line(error)}), and "
+            "loading it would run code"
         ) from None
     except Exception as error:  # noqa: BLE001 - a file that was cut short fails in many ways
         raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); take an earlier checkpoint") from None

@@ -75,7 +75,7 @@ class RewardWorkers:
             return  # another rollout has met it
         self.losses[place] += 1
         if self.losses[place] > MAX_LOSSES:
-            _say(f"visionr1: reward worker {place} died {MAX_LOSSES + 1} times; its log says why")
+            _say(f"visionr1: reward worker {place} died {MAX_LOSSES + 1} times; see its log")
             raise RewardLostError(f"reward worker {place} died {MAX_LOSSES + 1} times")
         _say(f"visionr1: lost reward worker {place}; a new one takes its place")
         self.workers[place] = self.make(f"reward_worker_{place}_again_{self.losses[place]}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem, settings_of
+from verl_visionr1.plugin.config import PREFIX, Settings, filtered_gate_problem, valid_settings
 from verl_visionr1.plugin.data_files import complete_files
 from verl_visionr1.plugin.stages import stage_warnings, total_steps_warning
 from verl_visionr1.rewards import RewardError
 from verl_visionr1.rewards.context import STATE_FILE
 from verl_visionr1.rows import RowsError, read_rows, target_of
 from verl_visionr1.runtime import idle_settings, run_length, run_rows
-from verl_visionr1.runtime.agreement import number_problems
+from verl_visionr1.runtime.checkpoints import resumed_step
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TargetError
 
@@ -27,8 +26,6 @@ def run_problems(config: DictConfig, *, is_whole: bool = True) -> list[str]:
         config: verl's whole config.
         is_whole: whether it names all of the run's data files, so that steps can be counted.
     """
-    if number_problems(config):  # said elsewhere; arithmetic would fail
-        return []
     problems = [*run_rows.row_problems(config), *idle_settings.idle_problems(config), *_gate_problems(config)]
     return problems + (run_length.length_problems(config) if is_whole else [])
 
@@ -40,31 +37,21 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
         config: verl's whole config.
         with_stages: also stages that the run does not reach.
     """
-    if number_problems(config):
-        return []
-    checks: list[Callable[[DictConfig], list[str]]] = [
-        run_rows.row_notes,
-        run_length.length_notes,
-        idle_settings.idle_notes,
-    ]
-    checks += [_schedule_warnings] if with_stages else []
-    return [warning for check in checks for warning in check(config)]
+    warnings = [*run_rows.row_notes(config), *run_length.length_notes(config), *idle_settings.idle_notes(config)]
+    return [*warnings, *_schedule_warnings(config)] if with_stages else warnings
 
 
 def _gate_problems(config: DictConfig) -> list[str]:
     """A gate that would be moved by the wrong rows, or by none."""
-    try:
-        settings = settings_of(config)
-    except ConfigError:  # the preflight says it
-        return []
-    if settings.gate is None:
+    settings = valid_settings(config)
+    if settings is None or settings.gate is None:
         return []
     problem = filtered_gate_problem(config, settings)
     files = complete_files(config, "data.train_files")
     if problem is None and files and not any(_has_own_rows(file, settings) for file in files):
         name = settings.reward.name
         problem = (
-            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so that the gate "
+            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so the gate "
             f"would never move; change {PREFIX}.preset or .routes, or take another kind of schedule"
         )
     return [] if problem is None else [problem]
@@ -85,12 +72,8 @@ def _has_own_rows(file: Path, settings: Settings) -> bool:
 
 def _schedule_warnings(config: DictConfig) -> list[str]:
     """Stages that the run does not come to, with the number of steps that its checkpoint counts over."""
-    try:
-        settings = settings_of(config)
-    except ConfigError:  # the preflight says it
-        return []
-    length = run_length.length_of(config)
-    if settings.is_off or settings.gate is not None or length.last_step is None or length.last_step < 1:
+    settings, length = valid_settings(config), run_length.length_of(config)
+    if settings is None or settings.is_off or settings.gate is not None or not length.last_step:
         return []
     total = settings.total_steps or length.total_steps
     told: list[str] = []
@@ -103,7 +86,7 @@ def _schedule_warnings(config: DictConfig) -> list[str]:
 
 def _checkpoint_total(config: DictConfig) -> int | None:
     """Steps that counted as the whole of training in the run that wrote the checkpoint."""
-    step = run_length.resumed_step(config)
+    step = resumed_step(config)
     try:
         state = json.loads((step / STATE_FILE).read_text()) if step is not None else {}
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 """Rows, epochs and steps of a run, as verl 0.9's trainers count them, and what cannot be meant.
 
-    steps an epoch = rows // data.train_batch_size                            (the rest of an epoch is left out)
+    steps per epoch = rows // data.train_batch_size                            (the rest of an epoch is left out)
                      rows // data.gen_batch_size, where that is set, under the V0 trainer
-    steps asked    = trainer.total_training_steps, else steps an epoch * trainer.total_epochs
-    last step      = the smaller of steps asked and steps an epoch * trainer.total_epochs
+    steps asked    = trainer.total_training_steps, else steps per epoch * trainer.total_epochs
+    last step      = the smaller of steps asked and steps per epoch * trainer.total_epochs
 
 The learning rate and the progress of training count over the steps asked; both ends stop a run, and only the first one
 with a last validation and checkpoint.
@@ -12,11 +12,10 @@ with a last validation and checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.runtime.checkpoints import CheckpointError, latest_step, step_folder
+from verl_visionr1.runtime.checkpoints import CheckpointError, resumed_step, step_folder
 from verl_visionr1.runtime.run_rows import facts_of
 
 
@@ -46,7 +45,7 @@ class RunLength:
     @property
     def steps_per_epoch(self) -> int | None:
         """Whole batches in the rows."""
-        return None if self.n_rows is None else self.n_rows // self.batch
+        return None if self.n_rows is None or self.batch < 1 else self.n_rows // self.batch
 
     @property
     def total_steps(self) -> int | None:
@@ -67,7 +66,7 @@ class RunLength:
         """In words, for the summary of a dry run.
 
         >>> RunLength(n_rows=92, batch=8, epochs=100000, asked=240).describe()
-        '240 = 21.8 epochs of 92 rows (11 steps an epoch)'
+        '240 = 21.8 epochs of 92 rows (11 steps per epoch)'
         >>> RunLength(n_rows=None, batch=8, epochs=30, asked=None).describe()
         '30 epochs'
         """
@@ -78,7 +77,7 @@ class RunLength:
             return f"{last}"
         epochs = f"{last / each:.1f}".removesuffix(".0")
         return (
-            f"{last} = {epochs} {'epoch' if epochs == '1' else 'epochs'} of {self.n_rows} rows ({each} steps an epoch)"
+            f"{last} = {epochs} {'epoch' if epochs == '1' else 'epochs'} of {self.n_rows} rows ({each} steps per epoch)"
         )
 
 
@@ -130,7 +129,7 @@ def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
     elif each and asked is not None and last is not None and last < asked and not config.trainer.val_only:
         problems.append(
             f"trainer.total_training_steps={asked}: trainer.total_epochs={length.epochs} ends the run after {last} "
-            f"steps ({each} an epoch), without a last validation and checkpoint; set trainer.total_epochs="
+            f"steps ({each} per epoch), without a last validation and checkpoint; set trainer.total_epochs="
             f"{-(-asked // each)}, or trainer.total_training_steps={last}"
         )
     fetched = OmegaConf.select(config, "data.gen_batch_size")
@@ -150,16 +149,6 @@ def _fetches_as_set(config: DictConfig) -> bool:
     refills = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
     use_v1 = bool(OmegaConf.select(config, "trainer.use_v1"))
     return use_v1 and is_sync and not any(OmegaConf.select(config, key) for key in refills)
-
-
-def resumed_step(config: DictConfig) -> Path | None:
-    """The checkpoint that a run starts from; None for a fresh start, or where there is none."""
-    trainer = config.trainer
-    if trainer.resume_mode == "auto":
-        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
-    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
-        return Path(str(trainer.resume_from_path)).absolute()
-    return None
 
 
 def _resume_problems(config: DictConfig, length: RunLength) -> list[str]:

@@ -19,12 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.conversion.tokens import text_tokens
 from verl_visionr1.files import RowsError
-from verl_visionr1.frames import MODEL_TYPE_FRAMES
-from verl_visionr1.plugin.config import Settings
+from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
+from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
-from verl_visionr1.rows import open_parquet, read_rows
+from verl_visionr1.rewards.routing import is_delegated
+from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.runtime.trainable import model_type_of
+from verl_visionr1.targets import TargetError
 
 _HUB_FAMILIES = (
     (re.compile(r"qwen2-vl", re.I), "qwen2-vl"),
@@ -46,7 +48,8 @@ class RowFacts:
         n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
         n_measured: rows with an image of a known size, for a model whose processor is known.
         most_images: images of the row that has most.
-        n_over_limit: rows with more images than `n_images_allowed` of `facts_of`.
+        n_over_limit: rows with more images than `images_allowed`.
+        unclear_image: what is wrong with the first row of several images whose target does not name one; "" for none.
     """
 
     n_rows: int = 0
@@ -54,6 +57,7 @@ class RowFacts:
     n_measured: int = 0
     most_images: int = 0
     n_over_limit: int = 0
+    unclear_image: str = ""
 
     def __add__(self, other: RowFacts) -> RowFacts:
         return RowFacts(
@@ -62,6 +66,7 @@ class RowFacts:
             self.n_measured + other.n_measured,
             max(self.most_images, other.most_images),
             self.n_over_limit + other.n_over_limit,
+            self.unclear_image or other.unclear_image,
         )
 
 
@@ -73,19 +78,36 @@ class _Sized(msgspec.Struct):
 
 def facts_of(config: DictConfig, key: str) -> RowFacts | None:
     """What the files of `data.train_files` or `data.val_files` hold; None where one of them is not here to be read."""
-    files = complete_files(config, key)
-    if not files:
-        return None
+    files, found = complete_files(config, key), _facts_by_file(config, key)
+    is_known = files and all(file in found for file in files)
+    return sum((found[file] for file in files), RowFacts()) if is_known else None
+
+
+def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
+    """The facts of each file that is here and can be read."""
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
-    processor, longest = processor_of(config), int(config.data.max_prompt_length)
-    allowed = images_allowed(config)
-    found = RowFacts()
-    for file in files:
+    processor, longest = processor_of(config), int(OmegaConf.select(config, "data.max_prompt_length") or 0)
+    limits = longest, images_allowed(config), _delegated_sources(config)
+    found: dict[Path, RowFacts] = {}
+    for file in readable_files(config, key):
         try:
-            found += _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, longest, allowed)
+            found[file] = _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, *limits)
         except (RowsError, OSError):  # the preflight says it
-            return None
+            continue
     return found
+
+
+def _delegated_sources(config: DictConfig) -> tuple[str, ...] | None:
+    """Sources whose rows need not say which image they are about; None: no row needs to.
+
+    Models that answer in pixels of the processed image answer in those of one image. Which one must be known, or a
+    right answer about the second image is scored in the first one's pixels. Other frames do not depend on the size.
+    """
+    settings = valid_settings(config)
+    if settings is None:
+        return None
+    frame = FRAMES.get(guess_family(config, settings) or "")
+    return tuple(settings.delegate) if frame is None or frame.extent is Extent.PROCESSED else None
 
 
 def images_allowed(config: DictConfig) -> int | None:
@@ -133,25 +155,47 @@ def _hub_processor(name: str) -> ImageProcessor | None:
 
 @lru_cache(maxsize=64)
 def _file_facts(
-    file: Path, changed_ns: int, prompt_key: str, processor: ImageProcessor | None, longest: int, allowed: int | None
+    file: Path,
+    changed_ns: int,
+    prompt_key: str,
+    processor: ImageProcessor | None,
+    longest: int,
+    allowed: int | None,
+    delegated: tuple[str, ...] | None,
 ) -> RowFacts:
     """The facts of one file; `changed_ns` makes a file that was written again another one."""
     with open_parquet(file) as parquet:
         names, n_rows = parquet.schema_arrow.names, parquet.metadata.num_rows
-    columns = [name for name in (prompt_key, "reward_model") if name in names]
+    columns = [name for name in (prompt_key, "reward_model", *(["data_source"] if delegated else [])) if name in names]
     if prompt_key not in columns:
         return RowFacts(n_rows=n_rows)
     found = RowFacts(n_rows=n_rows)
-    for row in read_rows(file, columns=columns):
+    for number, row in enumerate(read_rows(file, columns=columns)):
         text, n_images = _prompt(row[prompt_key])
         tokens = _least_tokens(text, n_images, _size_wh(row.get("reward_model")), processor)
+        is_unclear = n_images > 1 and delegated is not None and not found.unclear_image
         found += RowFacts(
             n_overlong=int(tokens is not None and tokens > longest),
             n_measured=int(tokens is not None),
             most_images=n_images,
             n_over_limit=int(allowed is not None and n_images > allowed),
+            unclear_image=_unclear_image(row, number, n_images, delegated or ()) if is_unclear else "",
         )
     return found
+
+
+def _unclear_image(row: Mapping[str, Any], number: int, n_images: int, delegated: Sequence[str]) -> str:
+    """Why it is not known which of several images a row's ground truth is about; "" where it is."""
+    if is_delegated(delegated, str(row.get("data_source", ""))):
+        return ""
+    try:
+        target = target_of(row)
+    except TargetError:  # the preflight says it
+        return ""
+    if target.task == "text" or (target.image is not None and target.image < n_images):
+        return ""
+    named = "names none of them" if target.image is None else f"names image {target.image}"
+    return f"row {number} has {n_images} images, and its ground truth {named}; set `image` in the target, from 0"
 
 
 def _prompt(messages: object) -> tuple[str, int]:
@@ -191,6 +235,16 @@ def _least_tokens(
         return None
     others = (n_images - 1) * (processor.min_pixels // processor.n_frames // processor.factor**2)
     return width * height // processor.factor**2 + others + text_tokens(text) // _TEXT_SHARE
+
+
+def image_problems(config: DictConfig) -> list[str]:
+    """Files with a row of several images whose target does not say which one it is about."""
+    return [
+        f"{key}: {file}: {facts.unclear_image}"
+        for key in DATA_KEYS
+        for file, facts in _facts_by_file(config, key).items()
+        if facts.unclear_image
+    ]
 
 
 def row_problems(config: DictConfig) -> list[str]:
@@ -234,7 +288,7 @@ def _overlong(config: DictConfig, facts: RowFacts) -> str:
 def _fact_problems(config: DictConfig, facts: RowFacts) -> list[str]:
     problems: list[str] = []
     if facts.n_rows == 0:
-        problems.append("no row in its files; verl stops on an empty data set")
+        problems.append("its files have no rows; verl stops on an empty data set")
     elif facts.n_overlong == facts.n_rows:
         fate = (
             "data.filter_overlong_prompts leaves none" if config.data.filter_overlong_prompts else "verl drops them all"
@@ -269,4 +323,4 @@ def _no_prompt(config: DictConfig, file: Path) -> str | None:
     if prompt_key in names:
         return None
     hint = "set data.prompt_key=prompt" if "prompt" in names else f"set data.prompt_key to one of {', '.join(names)}"
-    return f"{file}: data.prompt_key={prompt_key} is no column of it; {hint}"
+    return f"{file}: no column {prompt_key} (data.prompt_key); {hint}"

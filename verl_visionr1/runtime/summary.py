@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.config import ConfigError, Settings, settings_of
+from verl_visionr1.plugin.config import Settings, valid_settings
+from verl_visionr1.plugin.data_files import listed_files
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
 from verl_visionr1.runtime.run_length import length_of
-from verl_visionr1.runtime.run_rows import guess_family
+from verl_visionr1.runtime.run_rows import facts_of, guess_family
 from verl_visionr1.schedule import Schedule, first_step, follow_model
 
 _MEMORY = (
@@ -38,8 +38,8 @@ def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
     """(label, text) of what a config would train, in reading order."""
     rollout, actor, data = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor, config.data
     yield "model", str(config.actor_rollout_ref.model.path)
-    yield "train data", _files(data.train_files)
-    yield "val data", _files(data.val_files)
+    yield "train data", _files(config, "data.train_files")
+    yield "val data", _files(config, "data.val_files")
     yield "steps", _steps(config)
     yield (
         "a step",
@@ -73,28 +73,13 @@ def steps_of(config: DictConfig) -> int | None:
     return length_of(config).total_steps
 
 
-def _rows(files: Any) -> int | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    listed = [files] if isinstance(files, str) else list(files or [])
-    total = 0
-    for file in listed:
-        try:
-            total += pq.read_metadata(Path(str(file)).expanduser()).num_rows
-        except (OSError, pa.ArrowException):
-            return None
-    return total if listed else None
-
-
 def _product(prompts: Any, answers: Any) -> Any:
     return prompts * answers if isinstance(prompts, int) and isinstance(answers, int) else "?"
 
 
-def _files(files: Any) -> str:
-    listed = [files] if isinstance(files, str) else list(files or [])
-    rows = _rows(files)
-    return ", ".join(map(str, listed)) + (f" ({rows} rows)" if rows is not None else "")
+def _files(config: DictConfig, key: str) -> str:
+    facts = facts_of(config, key)
+    return ", ".join(listed_files(config, key)) + ("" if facts is None else f" ({facts.n_rows} rows)")
 
 
 def _steps(config: DictConfig) -> str:
@@ -111,18 +96,25 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
     if config.reward.reward_manager.name not in ("visionr1", "VisionR1RewardManager"):
         yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
         return
-    try:
-        settings = settings_of(config)
-    except ConfigError:
-        yield "reward", "see the problems"
+    settings = valid_settings(config)
+    if settings is None:
+        yield "reward", "invalid; see the problems"
         return
     for preset in settings.routing.presets:
         yield "reward", f"{preset.name}: {_criteria(preset)}{_judges(settings, preset)}"
     yield "thresholds", _schedule(config, settings)
+    family = guess_family(config, settings)
     if settings.reward.schedule.follows_model and not settings.is_off:
-        family = guess_family(config, settings)
         yield "", switch_words(family) if family is not None else "the model's family is read when the run starts"
-    yield "frame", f"{settings.frame}; answers as {settings.reward.answer_format}"
+    frame = settings.frame if settings.frame != "auto" else _auto_frame(family)
+    yield "frame", f"{frame}; answers as {settings.reward.answer_format}"
+
+
+def _auto_frame(family: str | None) -> str:
+    """What frame=auto becomes for a family; None: not known yet, "": of no known frame."""
+    if family is None:
+        return "auto (read from the model's config.json when the run starts)"
+    return f"{family} (auto, by the model)" if family else "auto (not known for this model; see the problems)"
 
 
 def _criteria(preset: Preset) -> str:
@@ -189,7 +181,7 @@ def _algorithm(config: DictConfig) -> str:
         f"clip {actor.clip_ratio_low}/{actor.clip_ratio_high}",
     ]
     if OmegaConf.select(config, "algorithm.filter_groups.enable"):
-        parts.append(f"groups of one {algorithm.filter_groups.metric} are drawn again")
+        parts.append(f"groups with equal {algorithm.filter_groups.metric} are sampled again")
     return "; ".join(parts)
 
 

@@ -179,7 +179,7 @@ class Watchdog:
             except ActorDiedError as error:
                 return f"lost {self._called(name)}: {_reason(str(error))}"
             except RayError as error:  # that it cannot tell does not say that it is gone
-                self._say_once(f"visionr1: {name} does not say where it is: {type(error).__name__}")
+                self._say_once(f"visionr1: {name} does not answer: {type(error).__name__}")
                 continue
             if not place.is_sound:
                 return f"lost the engine of {self._called(name)}"
@@ -285,7 +285,7 @@ def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
     try:
         actors = actors_of(trainer)
     except Exception as error:  # noqa: BLE001 - a run without a watch is better than none
-        _say(f"visionr1: no watchdog: the processes of this trainer are not known ({type(error).__name__}: {error})")
+        _say(f"visionr1: no watchdog: cannot list the processes of this trainer ({type(error).__name__}: {error})")
         actors = {}
     watchdog = Watchdog(actors, grace_seconds=grace_seconds)
     watchdog.start()

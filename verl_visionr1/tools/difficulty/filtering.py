@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.finding import MATCHES, Finder, Match
+from verl_visionr1.rollouts.finding import Finder, Match
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Columns, Counts, Rollout, no_row
 from verl_visionr1.rollouts.training_rows import TrainingRows
 from verl_visionr1.tools.difficulty.filtered import write_filtered
-from verl_visionr1.tools.difficulty.rates import Bar, Rates, measure
-from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares, rollout_numbers
-from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Rules, select
+from verl_visionr1.tools.difficulty.rates import Rates, measure
+from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares
+from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Rules, select
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
 """What dumps are read by here: tables of one's own may tell which row and which image it was."""
@@ -58,11 +58,16 @@ def filter_by_difficulty(
         RowsError: no rollout, no row that has enough of them, no row chosen, or a file that cannot be written.
         FrameError, SizeError, RewardError: the frame or a criterion does not go with the rows.
     """
-    if match not in MATCHES:
-        raise RowsError(f"--match {match}: needs one of {', '.join(MATCHES)}")
     skipped = Counts() if skipped is None else skipped
     found = measure(rollouts, data, judging, bar, Finder(data, match))
-    numbers = rollout_numbers(found, skipped)
+    numbers = RolloutNumbers(
+        found=found.fates["found"],
+        ambiguous=found.fates["ambiguous"],
+        other_question=found.fates["other_question"],
+        not_in_data=found.fates["not_in_data"],
+        skipped=skipped.n_skipped,
+        earlier_turns=skipped.n_earlier,
+    )
     rates = found.of(data.prompts, min_samples)
     chosen = select(rates, data.sources, data.counts, rules)
     shares = Shares(data, rates, chosen)
@@ -72,7 +77,7 @@ def filter_by_difficulty(
         out=None if out is None else str(out),
         preset=judging.preset.name,
         frame=judging.frame.name,
-        measured=dict(sorted(found.measured.items())),
+        measured=found.measured,
         bar=bar.at_least,
         rollouts=numbers,
         rows=rows,
@@ -98,44 +103,42 @@ def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, m
         raise RowsError(no_row(skipped))
     if not rollouts.found:
         raise RowsError(
-            f"none of {n_lost} rollouts belongs to a row of --data: {rollouts.not_in_data} have a ground truth that is "
-            f"not in it, {rollouts.other_question} ask another question or show another image (see --match), "
-            f"{rollouts.ambiguous} fit several rows; name the parquet that they were made of"
+            f"none of {n_lost} rollouts matches a row of --data: {rollouts.not_in_data} have a truth that is not "
+            f"in it, {rollouts.other_question} another question or image (see --match), {rollouts.ambiguous} match "
+            "several rows; give the parquet that was trained on"
         )
     if not rows.rated:
-        raise RowsError(
-            f"no row has {min_samples} rollouts or more; --min-samples {min_samples - 1 or 1}, or sample more answers"
-        )
+        raise RowsError(f"no row has {min_samples} rollouts or more; lower --min-samples, or sample more answers")
     if not rows.chosen:
         raise RowsError(
-            f"no row is left: of {rows.total} rows {rows.rated} have a pass rate, none of them in "
+            f"no row selected: {rows.rated} of {rows.total} rows have a pass rate, none in "
             f"{rules.min_rate:g}..{rules.max_rate:g}, and {rows.total - rows.rated} are unseen; "
-            "loosen the rules"
+            "change --min-rate, --max-rate or --unseen"
         )
 
 
 def _unseen_notes(rates: NDArray[np.float64]) -> Iterator[str]:
     unseen = int(np.isnan(rates).sum())
     if 2 * unseen > len(rates):
-        yield f"{unseen} of the {len(rates)} rows chosen have no rate: --unseen drop leaves them out"
+        yield f"{unseen} of {len(rates)} selected rows have no pass rate; --unseen drop removes them"
 
 
 def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterator[str]:
     many = SUSPICIOUS * (numbers.found + numbers.ambiguous + numbers.other_question + numbers.not_in_data)
     if rates.unclear_example is not None:
         one, two = (data.where(int((data.prompts == prompt).argmax())) for prompt in rates.unclear_example)
-        reason = f"such as {one} and {two}, which differ in what the dump does not tell"
-        yield f"{numbers.ambiguous} rollouts fit several rows, {reason}: they count for none of them"
+        rows = f"several rows that the dump does not tell apart, such as {one} and {two}"
+        yield f"{numbers.ambiguous} rollouts match {rows}; they are not counted"
     if numbers.other_question >= max(many, 1):
-        reason = "the prompts were changed since, or it is another row; --match truth goes by the ground truth alone"
-        yield f"{numbers.other_question} rollouts ask or show something else than a row of their ground truth: {reason}"
+        reason = "the prompts changed, or it is another row; --match truth compares the ground truth alone"
+        yield f"{numbers.other_question} rollouts have another question or image than the row of their truth: {reason}"
     if numbers.not_in_data >= max(many, 1):
-        yield f"{numbers.not_in_data} rollouts have a ground truth that --data does not: name all files trained on"
+        yield f"{numbers.not_in_data} rollouts have a ground truth that is not in --data; name all files trained on"
     known = rates.of(data.prompts, 1)
     known = known[~np.isnan(known)]
     if len(known) >= FEWEST and np.mean(known == 0.0) >= NEVER:
         share = f"{np.mean(known == 0.0):.0%} of {len(known)} rows never pass"
-        yield f"{share}: is --frame what the model speaks, and the ground truth right? visionr1 explain and doctor tell"
+        yield f"{share}; check --frame and the ground truth with visionr1 explain and visionr1 doctor"
 
 
 def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, match: Match) -> dict[str, Any]:

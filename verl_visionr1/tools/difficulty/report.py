@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.rollouts.training_rows import NOTHING, Numbers, TrainingRows
 from verl_visionr1.tools.difficulty.rates import Rates
 
@@ -98,18 +97,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, Part]
     counts: dict[int, Part]
     notes: list[str]
-
-
-def rollout_numbers(rates: Rates, skipped: Counts) -> RolloutNumbers:
-    """What became of the rollouts."""
-    return RolloutNumbers(
-        found=rates.n_found,
-        ambiguous=rates.n_ambiguous,
-        other_question=rates.n_other,
-        not_in_data=rates.n_unknown,
-        skipped=skipped.n_skipped,
-        earlier_turns=skipped.n_earlier,
-    )
 
 
 class Shares:

@@ -11,10 +11,33 @@ from numpy.typing import NDArray
 
 from verl_visionr1.files import RowsError
 
-Metric = Literal["accuracy", "f1_50", "iou_mean"]
 Unseen = Literal["keep", "drop"]
+Metric = Literal["accuracy", "f1_50", "iou_mean"]
+"""The metrics that depend on no thresholds: see `rewards.Score`."""
 MIN_SAMPLES = 2
 """Rollouts that make a pass rate, unless a number is given: one alone says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What an answer passes by.
+
+    Attributes:
+        metric: of rows that ask for boxes; others are measured by their task's "accuracy".
+        at_least: the metric's least value, in (0, 1].
+
+    Raises:
+        RowsError: another metric, or a bar that everything or nothing passes.
+    """
+
+    metric: Metric = "accuracy"
+    at_least: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise RowsError(f"--metric {self.metric}: needs one of {', '.join(get_args(Metric))}")
+        if not 0.0 < self.at_least <= 1.0:
+            raise RowsError(f"--bar {self.at_least}: needs a number above 0 and not above 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +92,7 @@ def select(
     generator = random.Random(rules.seed)  # numpy's may change with its version
     offset = generator.random()
     draws = np.array([generator.random() for _ in range(len(rates))])
-    # Every so manieth row, sorted so that each right answer and pass rate keeps its share.
+    # At even distances in this order, so that each right answer and pass rate keeps its share.
     order = np.lexsort((draws[rows], sources[rows], rates[rows], counts[rows]))
     places = (np.arange(n) * len(rows) + int(offset * len(rows))) // n
     return np.sort(rows[order[places]])

@@ -27,7 +27,7 @@ def view_of(report: Report) -> Iterator[RenderableType]:
         f"{rows.few_samples} with too few samples, {rows.ambiguous} ambiguous"
     )
     yield Text(
-        f"rollouts: {rollouts.found} found their row, {rollouts.ambiguous} ambiguous, "
+        f"rollouts: {rollouts.found} matched to a row, {rollouts.ambiguous} ambiguous, "
         f"{rollouts.other_question} of another question, {rollouts.not_in_data} not in the data"
         + (f", {rollouts.skipped} could not be read" if rollouts.skipped else "")
         + (f", {rollouts.earlier_turns} earlier outputs left out" if rollouts.earlier_turns else "")

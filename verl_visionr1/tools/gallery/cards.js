@@ -15,7 +15,7 @@ function showList() {
   const fitting = items.reduce((sum, item) => sum + item.fitting.size, 0);
   const all = DATA.samples.length;
   document.getElementById("status").replaceChildren(
-    h("b", {}, plural(items.length, "prompt")), ` of ${ROWS.length.toLocaleString("en")}, `,
+    h("b", {}, plural(items.length, "group")), ` of ${ROWS.length.toLocaleString("en")}, `,
     h("b", {}, plural(fitting, "rollout")), ` of ${all.toLocaleString("en")}`,
   );
   if (!items.length) list.append(h("p", { class: "empty" }, all ? "Nothing answers these filters." : "No rollouts in it."));

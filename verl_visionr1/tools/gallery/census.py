@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.inference import Sample
 from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder
 from verl_visionr1.rollouts.places import Dump
-from verl_visionr1.rollouts.records import N_EXAMPLES, Counts, Rollout, data_sources_of, read_rollouts
+from verl_visionr1.rollouts.records import Counts, Rollout, data_sources_of, read_rollouts
 from verl_visionr1.tools.gallery.groups import GroupNumbers, numbers_of
 from verl_visionr1.tools.gallery.settings import Settings
 
@@ -25,21 +24,12 @@ Place = tuple[int, ...]
 """Dump, data source (in `Judged.sources`) and step."""
 
 
-@dataclass(slots=True)
-class Group:
+class Group(NamedTuple):
     """One prompt's rollouts at one step of one dump, in the order of the file."""
 
     dump: int
     step: int | None
-    source: str
-    task: str
-    saved: list[float | None] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    qualities: list[float] = field(default_factory=list)
-
-    def numbers(self) -> GroupNumbers:
-        """See `numbers_of`."""
-        return numbers_of(self.saved, self.values, self.qualities)
+    numbers: GroupNumbers
 
 
 class Census:
@@ -80,12 +70,8 @@ class Census:
 
     @cached_property
     def qualities(self) -> Floats:
-        """What no threshold moves: F1@.5 of boxes, else what the task is measured by."""
-        table = self.table
-        boxes = [place for place, task in enumerate(table.tasks) if task in BOX_TASKS]
-        missing = np.full(len(table), np.nan)
-        f1, accuracy = (table.metrics.get(name, missing) for name in ("f1_50", "accuracy"))
-        return np.where(np.isin(table.task, boxes), f1, accuracy)
+        """See `Judged.quality`."""
+        return self.table.quality()
 
     def group(self, key: Hashable) -> Group:
         """One group, in the order of the file."""
@@ -93,15 +79,9 @@ class Census:
         number = self.keys[key]
         rows = order[starts[number] : starts[number + 1]]
         first, step = rows[0], int(table.step[rows[0]])
-        return Group(
-            dump=int(table.dump[first]),
-            step=None if step == NO_STEP else step,
-            source=table.sources[table.source[first]],
-            task=table.tasks[table.task[first]],
-            saved=[None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()],
-            values=table.value[rows].tolist(),
-            qualities=self.qualities[rows].tolist(),
-        )
+        saved = [None if np.isnan(saved) else saved for saved in table.saved[rows].tolist()]
+        numbers = numbers_of(saved, table.value[rows].tolist(), self.qualities[rows].tolist())
+        return Group(int(table.dump[first]), None if step == NO_STEP else step, numbers)
 
     @cached_property
     def places(self) -> dict[Place, dict[str, float]]:
@@ -175,9 +155,7 @@ def take_census(reader: Reader) -> Census:
         except ValueError as error:  # FrameError, SizeError, RewardError
             if reader.settings.on_error == "fail":
                 raise
-            counts.n_skipped += 1
-            if len(counts.examples) < N_EXAMPLES:
-                counts.examples.append(f"{rollout.where}: {error}")
+            counts.skip(f"{rollout.where}: {error}")
             continue
         builder.add(rollout, preset, score, dump=dump)
         if rollout.saved is not None:

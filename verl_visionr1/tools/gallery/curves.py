@@ -9,8 +9,6 @@ import msgspec
 import numpy as np
 
 from verl_visionr1.rollouts.judged import NO_STEP
-from verl_visionr1.rollouts.judging import Judging
-from verl_visionr1.schedule import follow_model, progress_at
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
 from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
@@ -123,20 +121,6 @@ def _logged(run_dir: Path) -> dict[str, list[tuple[int, float | None]]]:
 def _number(step: Step, name: str) -> float | None:
     value = step.training(name)
     return value if value is not None and abs(value) < 1e300 else None
-
-
-def stage_line(judging: Judging, steps: Sequence[int]) -> Mapping[str, Line]:
-    """Stage and matching threshold by the schedule that rollouts are judged by, where each step has its own."""
-    total_steps = judging.moment.total_steps
-    if total_steps is None or len(steps) < 2:
-        return {}
-    schedule = follow_model(judging.preset.schedule, judging.frame.name)
-    at = [progress_at(step, total_steps) for step in steps]
-    found = {
-        "stage": [float(schedule.stage(progress)) for progress in at],
-        "match_iou": [schedule(progress).match_iou for progress in at],
-    }
-    return {name: Line(dump="schedule", source="", steps=list(steps), values=values) for name, values in found.items()}
 
 
 def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:

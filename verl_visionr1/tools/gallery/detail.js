@@ -100,7 +100,7 @@ function numbersOf(sample) {
     sample.why ? h("p", { class: "why" }, sample.why) : null,
     sample.differs ? h("p", { class: "flag" }, `The run gave ${shown(sample.saved)}; recomputed it is ${shown(sample.value)}.`) : null,
     sample.misled ? h("p", { class: "flag" }, `Rewarded above a rollout of better ${measureOf(prompt)}.`) : null,
-    prompt.truth || sample.said ? h("p", {}, "said ", h("b", {}, sample.said || "nothing that could be read"), ", truth ", h("b", {}, prompt.truth)) : null,
+    prompt.truth || sample.said ? h("p", {}, "answer ", h("b", {}, sample.said || "not readable"), ", ground truth ", h("b", {}, prompt.truth)) : null,
     h("table", {}, h("thead", {}, h("tr", {}, ["criterion", "weight", "value", "share", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, parts)),
     h("p", { class: "fine" }, `${preset.name}${limits}: ${others.join(", ")}.`),
   ];

@@ -28,7 +28,6 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import (
     verdicts_of,
 )
 from verl_visionr1.tools.gallery.census import Census, Group
-from verl_visionr1.tools.gallery.groups import GroupNumbers
 from verl_visionr1.tools.gallery.payload import (
     GroupRow,
     JudgedBy,
@@ -56,7 +55,6 @@ class _Open:
     """A group that is being read."""
 
     group: Group
-    numbers: GroupNumbers
     prompt: int
     thresholds: int
     progress: float | None
@@ -95,11 +93,11 @@ class Entries:
             group = self._census.group(key)
             prompt = self._prompt(rollout, preset)
             opened = self._open[key] = _Open(
-                group, group.numbers(), prompt, self.thresholds[thresholds], _progress(judging.moment, group.step)
+                group, prompt, self.thresholds[thresholds], _progress(judging.moment, group.step)
             )
         place = opened.n_seen
         opened.n_seen += 1
-        if len(opened.samples) < self.settings.limit and place < len(opened.group.values):
+        if len(opened.samples) < self.settings.limit and place < len(opened.group.numbers.values):
             opened.samples.append(self._sample(rollout, exam, score.metrics, opened, place))
 
     def _prompt(self, rollout: Rollout, preset: Preset) -> int:
@@ -131,14 +129,14 @@ class Entries:
         return len(self.presets) - 1
 
     def _sample(self, rollout: Rollout, exam: Exam, metrics: dict[str, float], opened: _Open, place: int) -> Sample:
-        group, numbers = opened.group, opened.numbers
+        numbers = opened.group.numbers
         verdicts, fates = verdicts_of(exam)
         shown = Shown.of(rollout.completion)
         spans = in_utf16(
             shown.text, [shown.place(span) for span in spans_of(exam, rollout.completion)[:MAX_PREDICTIONS]]
         )
         cause, why = self._cause(exam)
-        value, saved = group.values[place], group.saved[place]
+        value, saved = numbers.values[place], numbers.saved[place]
         return Sample(
             file=self.files[rollout.file],
             line=rollout.number,
@@ -156,7 +154,7 @@ class Entries:
             said=_said(exam),
             cause=cause,
             why=why,
-            quality=finite(group.qualities[place]),
+            quality=finite(numbers.qualities[place]),
             misled=place in numbers.misled,
             differs=saved is not None and abs(saved - value) > EQUAL,
         )
@@ -177,14 +175,14 @@ class Entries:
         for opened in self._open.values():
             if opened is None or not opened.samples:
                 continue
-            group, numbers = opened.group, opened.numbers
+            group, numbers = opened.group, opened.group.numbers
             row = GroupRow(
                 prompt=opened.prompt,
                 dump=group.dump,
                 step=group.step,
                 first=len(samples),
                 n=len(opened.samples),
-                n_all=len(group.values),
+                n_all=len(numbers.values),
                 mean=finite(numbers.mean),
                 std=finite(numbers.std),
                 is_flat=numbers.is_flat,

@@ -21,6 +21,7 @@ class GroupNumbers:
     """What the rewards of one prompt's rollouts come to.
 
     Attributes:
+        saved, values, qualities: see `numbers_of`.
         rewards: those that the run gave, where it gave one to each; else the recomputed ones.
         is_saved: whether they are the run's.
         mean: of the rewards.
@@ -30,9 +31,11 @@ class GroupNumbers:
         against: by how much the quality falls, at most, from one rollout to another whose reward is higher; 0.0 below
             `LEAST_LOSS`.
         misled: numbers of the rollouts that have such another: rewarded above one that is better.
-        n_differ: rollouts whose saved reward is not the recomputed one.
     """
 
+    saved: Sequence[float | None]
+    values: Sequence[float]
+    qualities: Sequence[float]
     rewards: tuple[float, ...]
     is_saved: bool
     mean: float
@@ -41,7 +44,6 @@ class GroupNumbers:
     is_flat: bool
     against: float
     misled: tuple[int, ...]
-    n_differ: int
 
 
 def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities: Sequence[float]) -> GroupNumbers:
@@ -66,6 +68,9 @@ def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities
     mean, std, is_flat = float(group.mean[0]), float(group.std[0]), bool(group.is_dead[0])
     against, misled = _against(rewards, qualities)
     return GroupNumbers(
+        saved=saved,
+        values=values,
+        qualities=qualities,
         rewards=rewards,
         is_saved=is_saved,
         mean=mean,
@@ -74,7 +79,6 @@ def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities
         is_flat=is_flat,
         against=against,
         misled=misled,
-        n_differ=sum(one is not None and abs(one - value) > EQUAL for one, value in zip(saved, values, strict=True)),
     )
 
 

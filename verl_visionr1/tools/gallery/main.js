@@ -10,7 +10,7 @@ function makeHeader() {
   document.getElementById("title").textContent = visible(DATA.title);
   const steps = new Set(DATA.groups.map((group) => group.step));
   const part = DATA.n_all > DATA.samples.length ? ` of ${DATA.n_all.toLocaleString("en")}` : "";
-  const facts = [`${plural(DATA.samples.length, "rollout")}${part}`, plural(ROWS.length, "prompt"), plural(steps.size, "step"),
+  const facts = [`${plural(DATA.samples.length, "rollout")}${part}`, plural(DATA.prompts.length, "prompt"), plural(steps.size, "step"),
     `preset ${DATA.preset}`, `frame ${DATA.frame}`, DATA.moment];
   document.getElementById("about").textContent = visible(facts.join(" · "));
   const drifts = DATA.drifts.map((drift) => h("p", { class: "note alarm" },

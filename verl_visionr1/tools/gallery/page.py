@@ -11,7 +11,6 @@ import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rollouts.inference import difference_hints
-from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.numbers import saved_of
 from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
@@ -20,7 +19,7 @@ from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
 from verl_visionr1.tools.gallery.census import Census, Reader, take_census
 from verl_visionr1.tools.gallery.choice import chosen
-from verl_visionr1.tools.gallery.curves import Panel, drifts_of, panels_of, stage_line
+from verl_visionr1.tools.gallery.curves import drifts_of, panels_of
 from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
 from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
 from verl_visionr1.tools.gallery.pictures import Pictures
@@ -67,7 +66,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
         out=out,
         n_bytes=len(page),
         n_rollouts=len(payload.samples),
-        n_groups=len(payload.groups),
+        n_prompts=len(payload.prompts),
         n_all=census.n,
         n_images=sum(map(bool, encoded)),
         n_without_image=pictures.n_left_out + pictures.n_unknown + len(pictures.unreadable),
@@ -136,7 +135,7 @@ def _payload(
         prompts=entries.prompts,
         groups=groups,
         samples=samples,
-        panels=_panels(paths, census, names, settings),
+        panels=panels_of(census, names, run_dirs_of(paths)),
         drifts=drifts_of(census, names),
         notes=notes,
         n_all=census.n,
@@ -154,27 +153,17 @@ def _speech(judging: Judging) -> str:
     return " ".join([f"--frame {judging.frame.name}", *given])
 
 
-def _panels(paths: Sequence[Path], census: Census, names: Sequence[str], settings: Settings) -> list[Panel]:
-    panels = panels_of(census, names, run_dirs_of(paths))
-    steps = sorted({step for _, _, step in census.places if step != NO_STEP})
-    have = {panel.name for panel in panels}
-    for name, line in stage_line(settings.judging, steps).items():
-        if name not in have:
-            panels.append(Panel(name=name, label=name, lines=[line]))
-    return panels
-
-
 def _reading_notes(reader: Reader) -> list[str]:
     counts = reader.counts
     notes: list[str] = []
     if counts.n_skipped:
         notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or judged, the first: {counts.examples[0]}")
     if counts.n_earlier:
-        notes.append(f"{counts.n_earlier} earlier outputs of trajectories of several turns are left out")
+        notes.append(f"{counts.n_earlier} earlier turns left out: the last turn of a trajectory is scored")
     if counts.n_delegated:
         notes.append(counts.describe_delegated())
     if counts.n_unknown:
-        notes.append(f"{counts.n_unknown} rollouts have a ground truth that --data does not")
+        notes.append(f"{counts.n_unknown} rollouts have a ground truth that is not in --data")
     return notes
 
 
@@ -186,10 +175,14 @@ def _saved_notes(census: Census, settings: Settings) -> list[str]:
 def _picture_notes(pictures: Pictures) -> list[str]:
     notes: list[str] = []
     if pictures.n_unknown:
-        how = "no row of --data is surely theirs" if pictures.settings.data else "--data PARQUET finds it"
-        notes.append(f"{pictures.n_unknown} prompts stand on grey: the dump does not name their image; {how}")
+        why = (
+            "no single row of --data matches" if pictures.settings.data else "the dump names none; give --data PARQUET"
+        )
+        notes.append(f"no image for {plural(pictures.n_unknown, 'prompt')}: {why}")
     if pictures.n_left_out:
-        notes.append(f"{pictures.n_left_out} prompts stand on grey: --max-images {pictures.settings.max_images}")
+        notes.append(
+            f"no image for {plural(pictures.n_left_out, 'prompt')}: raise --max-images {pictures.settings.max_images}"
+        )
     if pictures.unreadable:
         notes.append(f"{len(pictures.unreadable)} images could not be read, the first: {pictures.unreadable[0]}")
     return notes

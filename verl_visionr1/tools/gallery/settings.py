@@ -16,9 +16,6 @@ from verl_visionr1.schedule import follow_model, last_progress
 
 Sampling = Literal["even", "last"]
 """Which prompt groups are shown where not all are: spread evenly over the dumps, or those of the last steps."""
-SAMPLINGS: tuple[Sampling, ...] = ("even", "last")
-Validation = Literal["final", "current"]
-VALIDATIONS: tuple[Validation, ...] = ("final", "current")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,6 @@ class Settings:
         side: longer side of a picture in pixels.
         max_images: so many pictures are in the page at most; further prompts stand on grey.
         has_causes: whether the first line of `visionr1 explain` is found for each shown rollout: 2 to 30 ms each.
-        validation: when in training the validation of a run's folder is judged, where each row is judged at its own
-            step: "final", at the end of the schedule as runs do it, or "current", as the rest.
         files: task -> YAML file of the preset that judges it, "" -> that of the other tasks: what the commands in the
             page name; presets that have no file are named by their name.
         columns: names of the columns.
@@ -44,7 +39,7 @@ class Settings:
         on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
 
     Raises:
-        RowsError: a number out of its range, or a choice that is none.
+        RowsError: a number out of its range.
     """
 
     judging: Judging
@@ -55,7 +50,6 @@ class Settings:
     side: int = 320
     max_images: int = 2000
     has_causes: bool = True
-    validation: Validation = "final"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     columns: Columns = field(default_factory=Columns)
     on_error: OnError = "skip"
@@ -69,12 +63,6 @@ class Settings:
                 raise RowsError(f"--{name.replace('_', '-')} {getattr(self, name)}: needs at least {low}")
         if self.side > 2048:
             raise RowsError(f"--side {self.side}: needs at most 2048")
-        if self.sample not in SAMPLINGS:
-            raise RowsError(f"--sample {self.sample}: needs one of {', '.join(SAMPLINGS)}")
-        if self.validation not in VALIDATIONS:
-            raise RowsError(f"--validation {self.validation}: needs one of {', '.join(VALIDATIONS)}")
-        if self.on_error not in ("fail", "skip"):
-            raise RowsError(f"--on-error {self.on_error}: needs fail or skip")
 
     def told(self, preset: Preset) -> str:
         """What `--preset` of `visionr1 explain` is told of a preset that judges rows here; "" where it knows."""
@@ -85,8 +73,8 @@ class Settings:
         return next((self.files[key] for key in keys if key in self.files), preset.name)
 
     def judging_of(self, dump: Dump) -> Judging:
-        """How the rollouts of a dump are judged."""
-        if dump.is_validation and self.validation == "final" and self.judging.moment.total_steps is not None:
+        """How the rollouts of a dump are judged: where each is judged at its own step, validation as at the end."""
+        if dump.is_validation and self.judging.moment.total_steps is not None:
             judging = self.judging
             schedule = follow_model(judging.preset.schedule, judging.frame.name)
             at = schedule.final_progress(last_progress(self.judging.moment.total_steps))
@@ -101,7 +89,7 @@ class Written:
     Attributes:
         out: the page.
         n_bytes: its size.
-        n_rollouts, n_groups: those that are shown.
+        n_rollouts, n_prompts: shown; a prompt counts once, however many steps it was asked at.
         n_all: rollouts that were judged; curves are over them.
         n_images: pictures in it.
         n_without_image: shown prompts that stand on grey although they have an image.
@@ -111,7 +99,7 @@ class Written:
     out: Path
     n_bytes: int
     n_rollouts: int
-    n_groups: int
+    n_prompts: int
     n_all: int
     n_images: int
     n_without_image: int

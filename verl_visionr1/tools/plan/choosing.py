@@ -118,7 +118,7 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
         Part(
             "vLLM's cache",
             cache,
-            f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes a token",
+            f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes per token",
         ),
     )
     return Plan(
@@ -180,12 +180,12 @@ def _why_not(shape: Shape, machine: Machine, run: Run) -> str:
     offloaded = total(memory.training(shape, machine, run, replace(least, offload_always=True)))
     loading = memory.loading_gb(shape, machine, run)
     if offloaded > machine.gpu_gb * MARGIN:
-        return f"one sequence of {run.length} tokens takes {offloaded:.0f} GB of a GPU, whatever is offloaded"
+        return f"one sequence of {run.length} tokens takes {offloaded:.0f} GB per GPU even with everything offloaded"
     if loading > machine.gpu_gb * MARGIN:
-        return f"loading takes {loading:.0f} GB of a GPU"
+        return f"loading takes {loading:.0f} GB per GPU"
     if not _fits_host(shape, machine, run, replace(least, offload_always=True)):
-        return f"training takes {total(memory.training(shape, machine, run, least)):.0f} GB of a GPU without offload"
-    return f"vLLM has no room for {FEW_SEQUENCES} sequences of {run.length} tokens"
+        return f"training takes {total(memory.training(shape, machine, run, least)):.0f} GB per GPU without offload"
+    return f"vLLM's cache cannot hold {FEW_SEQUENCES} sequences of {run.length} tokens"
 
 
 def _ways(shape: Shape, machine: Machine, run: Run) -> Iterator[str]:

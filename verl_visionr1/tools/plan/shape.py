@@ -1,4 +1,4 @@
-"""How large the parts of a vision-language model are: from its `config.json`, its weights' headers, or a number."""
+"""How large the parts of a vision-language model are: from a local model folder, or from a number of parameters."""
 
 from __future__ import annotations
 
@@ -56,11 +56,6 @@ class LinearAttention:
         """Outputs of its projections from the residual stream: queries, keys and values; gate; decay and step."""
         values = self.value_heads * self.value_dim
         return 2 * self.key_heads * self.key_dim + values, values, 2 * self.value_heads
-
-    @property
-    def small_params(self) -> int:
-        """Parameters of a layer outside its linear layers: convolution, decay, step, norm."""
-        return self.widths[0] * self.kernel + 2 * self.value_heads + self.value_dim
 
     def params(self, hidden: int) -> int:
         """Parameters of a layer's linear layers."""
@@ -128,13 +123,6 @@ class Shape:
         return self.text.n - (self.linear.n if self.linear else 0)
 
     @property
-    def stack_params(self) -> int:
-        """Linear parameters of all layers of the language model."""
-        linear = self.linear.n * self.linear.params(self.text.hidden) if self.linear else 0
-        mlp = 3 * self.text.hidden * self.text.intermediate
-        return self.n_attending * self.attention_params + linear + self.text.n * mlp
-
-    @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values in bf16 of one token: 2 x layers that keep them x KV heads x head size x 2 bytes.
 
@@ -176,7 +164,7 @@ KNOWN: Mapping[str, Shape] = {
         Shape("Qwen2.5-VL-72B", 73.411e9, 0.705e9, Layers(80, 8192, 29568), _QWEN2_5_LARGE, 64, 8, 128, 152064, False),
     )
 }
-"""Shapes of published models (their `config.json`), with the parameters that `count_params` counts.
+"""Shapes of published models (their `config.json`), with the parameters of transformers' modules.
 
 Qwen2-VL-7B is as large as Qwen2.5-VL-7B but for one part in a thousand."""
 
@@ -195,10 +183,10 @@ def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
 
 
 def shape_of_folder(folder: Path) -> Shape:
-    """The shape of a local Hugging Face model: counted in its safetensors files, else from its `config.json`.
+    """The shape of a local Hugging Face model, with the parameters that its safetensors files hold.
 
     Raises:
-        PlanError: no model there, one whose parameters cannot be told without weights, or a mixture of experts.
+        PlanError: no model there, one without such files, or a mixture of experts.
     """
     file = folder / "config.json"
     try:
@@ -227,12 +215,8 @@ def shape_of_folder(folder: Path) -> Shape:
         raise PlanError(f"{folder}: no config.json there; give a local model folder, or --params") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise PlanError(f"{file}: no language model of a known kind ({error}); give --params") from None
-    counts = _read_counts(folder) or count_params(config, shape)
-    if counts is None:
-        raise PlanError(
-            f"{file}: model_type {config.get('model_type')!r} is not counted without its weights; give --params"
-        )
-    return replace(shape, params=counts[0], vision_params=counts[1])
+    total, vision_total = _read_counts(folder)
+    return replace(shape, params=total, vision_params=vision_total)
 
 
 def _linear_attention(text: Mapping[str, Any]) -> LinearAttention | None:
@@ -262,74 +246,11 @@ def _vision_layers(vision: Mapping[str, Any]) -> Layers:
     return Layers(n, hidden, int(vision.get("intermediate_size") or hidden * float(vision.get("mlp_ratio") or 4)))
 
 
-def count_params(config: Mapping[str, Any], shape: Shape) -> tuple[int, int] | None:
-    """(all parameters, the vision tower's) of a Qwen2-VL to Qwen3-VL or a Qwen3.5 by its config; None for others.
-
-    As the modules of transformers 5.9 have them; tested against those on the meta device.
-    """
-    towers = {"qwen2_vl": _qwen2_tower, "qwen2_5_vl": _qwen2_5_tower, "qwen3_vl": _qwen3_tower, "qwen3_5": _qwen3_tower}
-    model_type = str(config.get("model_type"))
-    if model_type not in towers or (model_type == "qwen3_5" and shape.linear is None):
-        return None
-    tower = dict(config.get("vision_config") or {})
-    if model_type == "qwen3_5":
-        tower["deepstack_visual_indexes"] = None
-    vision = towers[model_type](tower, shape)
-    hidden, keys = shape.text.hidden, shape.kv_heads * shape.head_dim
-    norms, queries = 2 * hidden, shape.heads * shape.head_dim
-    # norms of q and k; or their biases
-    extra = 2 * shape.head_dim if model_type.startswith("qwen3") else queries + 2 * keys
-    layers = shape.stack_params + shape.text.n * norms + shape.n_attending * extra
-    if shape.linear is not None:
-        layers += shape.linear.n * shape.linear.small_params
-    embeddings = shape.head_params * (1 if shape.is_tied else 2)
-    return layers + embeddings + hidden + vision, vision
-
-
-def _linear(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs
-
-
-def _patches(vision: Mapping[str, Any], hidden: int, default_patch: int) -> int:
-    channels, frames = (
-        int(vision.get("in_channels") or vision.get("in_chans") or 3),
-        int(vision.get("temporal_patch_size") or 2),
-    )
-    return channels * frames * int(vision.get("patch_size") or default_patch) ** 2 * hidden
-
-
-def _qwen2_tower(vision: Mapping[str, Any], shape: Shape) -> int:
-    d, inner = shape.vision.hidden, int(shape.vision.hidden * float(vision.get("mlp_ratio") or 4))
-    block = _linear(d, 3 * d) + _linear(d, d) + _linear(d, inner) + _linear(inner, d) + 4 * d
-    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
-    merger = 2 * d + _linear(merged, merged) + _linear(merged, shape.text.hidden)
-    return _patches(vision, d, 14) + shape.vision.n * block + merger
-
-
-def _qwen2_5_tower(vision: Mapping[str, Any], shape: Shape) -> int:
-    d, inner = shape.vision.hidden, shape.vision.intermediate
-    block = _linear(d, 3 * d) + _linear(d, d) + 2 * _linear(d, inner) + _linear(inner, d) + 2 * d
-    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
-    merger = d + _linear(merged, merged) + _linear(merged, shape.text.hidden)
-    return _patches(vision, d, 14) + shape.vision.n * block + merger
-
-
-def _qwen3_tower(vision: Mapping[str, Any], shape: Shape) -> int:
-    d, inner = shape.vision.hidden, shape.vision.intermediate
-    block = _linear(d, 3 * d) + _linear(d, d) + _linear(d, inner) + _linear(inner, d) + 4 * d
-    merged = d * int(vision.get("spatial_merge_size") or 2) ** 2
-    linears = _linear(merged, merged) + _linear(merged, shape.text.hidden)
-    indexes = vision.get("deepstack_visual_indexes", (8, 16, 24))  # None: Qwen3.5 has none
-    deep = len(indexes or ()) * (2 * merged + linears)
-    positions = int(vision.get("num_position_embeddings") or 2304) * d
-    return _patches(vision, d, 16) + d + positions + shape.vision.n * block + 2 * d + linears + deep
-
-
-def _read_counts(folder: Path) -> tuple[int, int] | None:
-    """(all, the vision tower's) parameters by the headers of the safetensors files; None where there are none."""
+def _read_counts(folder: Path) -> tuple[int, int]:
+    """(all, the vision tower's) parameters by the headers of the safetensors files."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        return None
+        raise PlanError(f"{folder}: no safetensors files to count parameters in; give --params")
     total = vision = 0
     for file in files:
         for name, size in _sizes(file):

@@ -44,7 +44,7 @@ def _training(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
         f"{ACTOR}.ppo_max_token_len_per_gpu",
         (str(settings.tokens), "the largest tried that fits, within a worker's share of a step"),
     )
-    yield f"{ROLLOUT}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "no gradients: more fits")
+    yield f"{ROLLOUT}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "no gradients, so more fit")
     if plan.run.has_kl and not plan.run.lora_rank:
         yield f"{REF}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "the same for the reference model")
         yield f"{REF}.fsdp_config.model_dtype", ("bf16", "it is computed in bf16 anyway: half the host memory")
@@ -61,10 +61,10 @@ def _attention(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _generation(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     parallel = plan.settings.tensor_parallel
-    alone = "an engine on each GPU: no communication" if parallel == 1 else "one GPU has no room for weights and cache"
+    alone = "an engine on each GPU: no communication" if parallel == 1 else "weights and cache do not fit one GPU"
     yield f"{ROLLOUT}.tensor_model_parallel_size", (str(parallel), alone)
-    room = f"room for {plan.sequences} of {plan.wanted} sequences at once"
-    yield f"{ROLLOUT}.gpu_memory_utilization", (f"{plan.share:g}", room)
+    cache = f"the cache holds {plan.sequences} of {plan.wanted} sequences at once"
+    yield f"{ROLLOUT}.gpu_memory_utilization", (f"{plan.share:g}", cache)
     yield f"{ROLLOUT}.free_cache_engine", ("True", "vLLM gives its memory back while the model is trained")
     yield (
         f"{ROLLOUT}.max_model_len",
@@ -84,8 +84,8 @@ def _variants(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _why_offload(plan: Plan, is_on: bool) -> str:
     if plan.settings.offload_always:
-        return "without effect beside offload_policy"
-    return "makes room for vLLM; loaded again to train" if is_on else "vLLM has room beside it"
+        return "no effect with offload_policy"
+    return "frees memory for vLLM; loaded again to train" if is_on else "fits beside vLLM"
 
 
 def _why_always(plan: Plan) -> str:
@@ -114,9 +114,9 @@ def explanation(plan: Plan) -> Iterator[RenderableType]:
         f"{machine.nodes} x {machine.gpus} GPUs of {machine.gpu_gb:g} GB; {run.prompts} prompts x {run.answers} "
         f"answers, up to {run.max_prompt} + {run.max_response} tokens"
     )
-    yield _account("training, GB of a GPU", plan.training, machine.gpu_gb)
-    yield _account("generation, GB of a GPU", plan.generation, machine.gpu_gb)
-    yield _account("GB of a node's memory", plan.host, machine.host_gb)
+    yield _account("training, GB per GPU", plan.training, machine.gpu_gb)
+    yield _account("generation, GB per GPU", plan.generation, machine.gpu_gb)
+    yield _account("GB of host memory per node", plan.host, machine.host_gb)
     yield Text("settings")
     for key, (value, why) in overrides_of(plan).items():
         yield Text(f"{key}={value}\n    {why}")
@@ -149,7 +149,7 @@ def _remarks(plan: Plan) -> Iterator[Text]:
     if not plan.machine.has_flash:
         yield Text(cost_of_sdpa(plan))
     if 2 * plan.sequences < plan.wanted:
-        yield Text(f"vLLM has room for {plan.sequences} of {plan.wanted} sequences at once: generation takes turns")
+        yield Text(f"vLLM's cache holds {plan.sequences} of {plan.wanted} sequences at once: generation runs in rounds")
     if plan.settings.offload_always:
         yield Text("Adam runs on the CPU: more GPUs, or LoRA, would be much faster")
     if plan.shape.is_tied and plan.machine.gpus > 1:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, F1, REWARD
+from verl_visionr1.alarm_rules import ALARMS
 from verl_visionr1.tools.runs.steps import Step
 
-NUMBERS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "reward_without_f1": ((REWARD.name, REWARD.training_key), (F1.name, F1.training_key)),
-    "box_flood": ((BOXES_PER_OBJECT.name, BOXES_PER_OBJECT.training_key),),
-    "repetition": (("share of distinct boxes", "distinct_share"),),
-    "length_growth": (("tokens an answer", "n_tokens"),),
-    "length_collapse": (("tokens an answer", "n_tokens"),),
-    "empty_answers": (("share of empty answers", "empty"),),
-    "frac_reward_zero_std": (("share of prompts without gradient", "frac_reward_zero_std"),),
-    "truncation": (("share of answers cut off", "clipped"),),
-    "unscored": (("share of rows without a score", "unscored"),),
-}
-"""Alarm -> (label, metric) of what it is about."""
+_LOGGED = {"f1": "f1_50", "boxes_per_object": "boxes_per_target"}
+"""Number of an alarm -> what training metrics call it, where that differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +46,7 @@ def lines_of(step: Step, before: Collection[str]) -> Iterator[str]:
         if name not in before:
             yield (
                 f"[bold red]ALARM {name}[/bold red] at step {step.number}: {numbers_of(name, step)}"
-                "  (the run's log has the command to look)"
+                "  (command to look: see the run's log)"
             )
     for name in before:
         if step.tells_alarms and name not in step.alarms:
@@ -65,7 +55,11 @@ def lines_of(step: Step, before: Collection[str]) -> Iterator[str]:
 
 def numbers_of(name: str, step: Step) -> str:
     """What an alarm is about, in the batch of one step."""
-    values = [(label, step.training(metric)) for label, metric in NUMBERS.get(name, ())]
+    alarm = ALARMS.get(name)  # None: of a run of another release
+    wanted = [] if alarm is None else [(alarm.label, _LOGGED.get(alarm.number, alarm.number))]
+    if name == "reward_without_f1":
+        wanted.insert(0, ("reward", "value"))
+    values = [(label, step.training(metric)) for label, metric in wanted]
     return ", ".join([f"{label} {value:.3g}" for label, value in values if value is not None])
 
 

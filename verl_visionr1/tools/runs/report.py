@@ -71,7 +71,7 @@ def compare_run(run_dir: Path, steps: Sequence[Step], validations: Mapping[int, 
     """First and last validation of a run, paired by prompt; by means alone where a dump is missing."""
     logged = [step for step in steps if step.validation()]
     if len(logged) < 2:
-        note = f"Nothing to compare: validations logged: {len(logged)}; trainer.test_freq says how often."
+        note = f"Nothing to compare: {len(logged)} validations logged; trainer.test_freq sets how often."
         return Comparison(tuple([step.number for step in logged]), (), [note])
     first, last = logged[0], logged[-1]
     numbers = first.number, last.number
@@ -126,7 +126,7 @@ def _thresholds(section: Section, steps: Sequence[Step]) -> str:
         return ""
     if before != after or len(after) > 1:
         stages = [" and ".join(str(stage) for stage in sorted(each)) for each in (before, after)]
-        return f"judged at stage {stages[0]} before and {stages[1]} after, so that they do not compare"
+        return f"judged at stage {stages[0]} before and {stages[1]} after: not comparable"
     (stage,) = after
     same = [step for step in steps if step.training("stage") == stage]
     xi = same[-1].thresholds if same else None

@@ -28,9 +28,6 @@ TRAINING_PREFIX = "visionr1/"
 _VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 
 
-RENAMED = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
-
-
 class RunError(ValueError):
     """A run directory that cannot be read; one line that says what to do."""
 
@@ -136,18 +133,9 @@ def _read_lines(file: Path) -> list[tuple[int, dict[str, float]]]:
             logged = _decode(line)
         except msgspec.DecodeError:
             continue
-        numbers = {_present(key): float(n) for key, n in logged.data.items() if isinstance(n, int | float)}
+        numbers = {key: float(n) for key, n in logged.data.items() if isinstance(n, int | float)}
         found.append((logged.step, numbers))
     return found
-
-
-def _present(key: str) -> str:
-    """A metric's name of today, for runs of an older release.
-
-    >>> _present("visionr1/dead_groups/mean")
-    'visionr1/frac_reward_zero_std/mean'
-    """
-    return "/".join([RENAMED.get(part, part) for part in key.split("/")])
 
 
 class _Line(msgspec.Struct):

@@ -1,15 +1,15 @@
-"""The validation dumps of a run: the numbers of each prompt, and the paired comparison of two validations.
+"""The validation dumps of a run: the run's own numbers of each prompt, and the paired comparison of two validations.
 
-verl gives every prompt a new uid at each validation and sorts its dump by it, so neither uid nor line number tells
-which rows belong together. Rows are paired by their prompt and ground truth. Several prompts that share both (the same
-question about several images without such an object) count as one unit of the bootstrap, with their own weight.
+verl gives every prompt a new uid at each validation and sorts its dump by it, so rows are paired by their prompt and
+ground truth. Prompts that share both (the same question about several images without such an
+object) are one unit of the bootstrap, with their own weight.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ import yaml
 from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.completion import BOX_TASKS
-from verl_visionr1.rollouts.bootstrap import Ratios, estimates_of, interval
+from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.dumps import rows_of
-from verl_visionr1.rollouts.records import data_sources_of
+from verl_visionr1.rollouts.records import data_sources_of, split_uid
 from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.runs.metrics import Metric, list_metrics
-from verl_visionr1.tools.runs.steps import RENAMED
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
@@ -37,28 +36,46 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the answers to one prompt scored, or to several prompts of the same `Key`.
+class Validation:
+    """One dump: U units, the prompts of one `Key` each.
 
     Attributes:
-        source: data source, or the task where that is not known.
-        task: of the ground truth; "" where it is none of ours.
-        n: how many prompts share the key.
-        numbers: metric -> mean over the answers.
+        step: of the trainer.
+        keys: of the units.
+        sources: data source of each, or its task where that is not known.
+        tasks: of the ground truth; "" where it is not one of ours.
+        n: prompts of each.
+        numbers: metric -> U means over the answers; NaN where a unit has none.
     """
 
-    source: str
-    task: str
-    n: int
-    numbers: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """One dump."""
-
     step: int
-    prompts: Mapping[Key, Prompt]
+    keys: tuple[Key, ...]
+    sources: tuple[str, ...]
+    tasks: tuple[str, ...]
+    n: Array
+    numbers: Mapping[str, Array]
+
+    def select(self, units: Sequence[int]) -> Validation:
+        """Some units, in that order."""
+        numbers = {name: values[units] for name, values in self.numbers.items()}
+        return Validation(
+            self.step,
+            keys=tuple([self.keys[i] for i in units]),
+            sources=tuple([self.sources[i] for i in units]),
+            tasks=tuple([self.tasks[i] for i in units]),
+            n=self.n[units],
+            numbers={name: values for name, values in numbers.items() if np.isfinite(values).any()},
+        )
+
+    def by_source(self) -> dict[str, Validation]:
+        """Data source -> its units, sorted by name."""
+        names = sorted(set(self.sources))
+        return {name: self.select([i for i, source in enumerate(self.sources) if source == name]) for name in names}
+
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over the prompts that have it."""
+        known = {name: np.isfinite(values) for name, values in self.numbers.items()}
+        return {name: float(np.average(self.numbers[name][has], weights=self.n[has])) for name, has in known.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,20 +168,11 @@ def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
     found: dict[int, dict[str, dict[str, float]]] = {}
     for step, file in find_dumps(run_dir).items():
         try:
-            prompts = read_validation(file, step, sources).prompts.values()
+            validation = read_validation(file, step, sources)
         except RowsError:  # it is still being written
             continue
-        for source in {prompt.source for prompt in prompts}:
-            some = [prompt for prompt in prompts if prompt.source == source]
-            names = dict.fromkeys(name for prompt in some for name in prompt.numbers)
-            means = {name: _weighted(some, name) for name in names}
-            found.setdefault(step, {})[source] = means
+        found[step] = {source: units.means() for source, units in validation.by_source().items()}
     return found
-
-
-def _weighted(prompts: Sequence[Prompt], name: str) -> float:
-    known = [(prompt.n, prompt.numbers[name]) for prompt in prompts if name in prompt.numbers]
-    return math.fsum(n * number for n, number in known) / sum(n for n, _ in known)
 
 
 def _config_of(run_dir: Path) -> dict[str, Any]:
@@ -195,38 +203,44 @@ def read_validation(
     sessions: dict[object, dict[str, Any]] = {}
     for number, row in rows_of(file, ()):
         if not isinstance(row, RowError) and isinstance(row, dict):
-            sessions[_split_uid(row, number)] = row
-    groups: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
+            prompt, rollout, _ = split_uid(row.get("uid", ""))
+            sessions[number if rollout is None else (prompt, rollout)] = row
+    units: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in sessions.values():
-        groups[str(row.get("input", row.get("prompt", ""))), str(row.get("gts", row.get("ground_truth", "")))].append(
-            row
-        )
-    names = sources or {}
+        key = str(row.get("input", row.get("prompt", ""))), str(row.get("gts", row.get("ground_truth", "")))
+        units[key].append(row)
+    names, tasks = sources or {}, [_task_of(truth) for _, truth in units]
+    told = [rows[0].get("data_source") or names.get(truth, default_source) for (_, truth), rows in units.items()]
+    means = [_means_of(rows) for rows in units.values()]
     return Validation(
-        step, {key: _prompt_of(key[1], rows, names.get(key[1], default_source)) for key, rows in groups.items()}
+        step,
+        keys=tuple(units),
+        sources=tuple([str(source or task) for source, task in zip(told, tasks, strict=True)]),
+        tasks=tuple(tasks),
+        n=np.array([len({split_uid(row.get("uid", ""))[0] for row in rows}) for rows in units.values()]),
+        numbers={name: _column(means, name) for name in dict.fromkeys(name for each in means for name in each)},
     )
 
 
-def _split_uid(row: Mapping[str, Any], number: int) -> tuple[str, str]:
-    """(prompt, trajectory) of a row: verl's uid is "{prompt}_{trajectory}_{output}"; the line's number without one."""
-    parts = str(row.get("uid", number)).rsplit("_", 2)
-    is_verl = len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
-    return (parts[0], parts[1]) if is_verl else (str(row.get("uid", "")), str(number))
-
-
-def _prompt_of(truth: str, rows: Sequence[Mapping[str, Any]], source: str) -> Prompt:
+def _task_of(truth: str) -> str:
     try:
-        task = read_target(truth).task
+        return read_target(truth).task
     except (TargetError, ValueError):
-        task = ""
-    n_prompts = len({_split_uid(row, i)[0] for i, row in enumerate(rows)})
+        return ""
+
+
+def _means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Name -> mean of the finite numbers of some rows; "reward" is verl's score where a row has no such number."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in {**row, "reward": row.get("reward", row.get("score"))}.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                values[RENAMED.get(name, name)].append(float(value))
-    source = str(rows[0].get("data_source") or source or task)
-    return Prompt(source, task, n_prompts, {name: sum(each) / len(each) for name, each in values.items()})
+                values[name].append(float(value))
+    return {name: math.fsum(each) / len(each) for name, each in values.items()}
+
+
+def _column(means: Sequence[Mapping[str, float]], name: str) -> Array:
+    return np.array([each.get(name, math.nan) for each in means])
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -234,77 +248,74 @@ def _prompt_of(truth: str, rows: Sequence[Mapping[str, Any]], source: str) -> Pr
 
 def compare(before: Validation, after: Validation) -> list[Section]:
     """Each data source of two validations, over the prompts that both have."""
-    keys: defaultdict[str, list[Key]] = defaultdict(list)
-    for key, prompt in before.prompts.items():
-        if key in after.prompts:
-            keys[prompt.source].append(key)
-    return [_compare_source(before, after, source, keys[source], is_mixed=len(keys) > 1) for source in sorted(keys)]
-
-
-def _compare_source(
-    before: Validation, after: Validation, source: str, keys: Sequence[Key], *, is_mixed: bool
-) -> Section:
-    pairs = [(before.prompts[key], after.prompts[key]) for key in keys]
-    metrics = _metrics_of([prompt for pair in pairs for prompt in pair], is_mixed=is_mixed)
-    weights = np.array([min(old.n, new.n) for old, new in pairs], dtype=np.float64)
-    old, new = ({metric.key: _column(side, metric.key) for metric in metrics} for side in zip(*pairs, strict=True))
-    changes = _changes_of(metrics, old, new, weights)
-    stages = [
-        frozenset(int(p.numbers["stage"]) for p in side if "stage" in p.numbers) for side in zip(*pairs, strict=True)
+    places = {key: i for i, key in enumerate(after.keys)}
+    shared = before.select([i for i, key in enumerate(before.keys) if key in places])
+    sources = shared.by_source()
+    return [
+        _compare_source(source, old, after.select([places[key] for key in old.keys]), is_mixed=len(sources) > 1)
+        for source, old in sources.items()
     ]
-    matches = Counter(prompt.numbers.get("match_iou") for _, prompt in pairs)
+
+
+def _compare_source(source: str, old: Validation, new: Validation, *, is_mixed: bool) -> Section:
+    """One data source; unit i is the same before and after."""
+    weights = np.minimum(old.n, new.n).astype(np.float64)
+    matches = Counter(new.numbers.get("match_iou", np.empty(0)).tolist())
     return Section(
-        source, int(weights.sum()), changes, (frozenset(stages[0]), frozenset(stages[1])), matches.most_common(1)[0][0]
+        source,
+        int(weights.sum()),
+        _changes_of(_metrics_of((old, new), is_mixed=is_mixed), old, new, weights),
+        (_stages_of(old), _stages_of(new)),
+        matches.most_common(1)[0][0] if matches else None,
     )
 
 
-def _metrics_of(prompts: Sequence[Prompt], *, is_mixed: bool) -> list[Metric]:
+def _stages_of(units: Validation) -> frozenset[int]:
+    stages = units.numbers.get("stage", np.empty(0))
+    return frozenset(map(int, stages[np.isfinite(stages)].tolist()))
+
+
+def _metrics_of(sides: Sequence[Validation], *, is_mixed: bool) -> list[Metric]:
     """Those that mean something: in a mixed run a criterion that a row's preset does not have is 0 throughout."""
-    keys = dict.fromkeys(name for prompt in prompts for name in prompt.numbers)
-    has_boxes = any(prompt.task in BOX_TASKS or prompt.numbers.get("f1_50") for prompt in prompts)
+    keys = dict.fromkeys(name for side in sides for name in side.numbers)
+    nonzero = {key for side in sides for key, values in side.numbers.items() if np.nan_to_num(values).any()}
+    has_boxes = "f1_50" in nonzero or any(task in BOX_TASKS for side in sides for task in side.tasks)
     metrics = list_metrics(keys, has_boxes=has_boxes)
-    return [m for m in metrics if m.key == "reward" or not is_mixed or any(p.numbers.get(m.key) for p in prompts)]
+    return [m for m in metrics if m.key == "reward" or not is_mixed or m.key in nonzero]
 
 
-def _column(prompts: Iterable[Prompt], key: str) -> Array:
-    return np.array([prompt.numbers.get(key, math.nan) for prompt in prompts])
-
-
-def _changes_of(
-    metrics: Sequence[Metric], old: Mapping[str, Array], new: Mapping[str, Array], weights: Array
-) -> list[Change]:
+def _changes_of(metrics: Sequence[Metric], old: Validation, new: Validation, weights: Array) -> list[Change]:
     parts: dict[str, tuple[Array, Array]] = {}
+    missing = np.full(len(weights), math.nan)
     for metric in metrics:
-        known = np.isfinite(old[metric.key]) & np.isfinite(new[metric.key])
-        counted = np.where(known, weights, 0.0)
-        for name, values in (("before", old), ("after", new)):
-            parts[f"{name}/{metric.key}"] = np.where(known, values[metric.key], 0.0) * counted, counted
-    draws = _resample(parts, len(weights))
-    changes: list[Change] = []
-    for metric in metrics:
-        names = f"before/{metric.key}", f"after/{metric.key}"
-        before, after = (float(above.sum() / max(below.sum(), 1.0)) for above, below in (parts[name] for name in names))
-        drawn = [draws[name] for name in names if name in draws]
-        if len(drawn) < 2 or np.count_nonzero(parts[names[0]][1]) < MIN_PROMPTS:
-            changes.append(Change(metric, before, after, Interval(after - before)))
-            continue
-        difference = Interval(after - before, *interval(drawn[1] - drawn[0], LEVEL, after - before))
-        nearer = None
-        if metric.ideal is not None:
-            distances = np.abs(drawn[1] - metric.ideal) - np.abs(drawn[0] - metric.ideal)
-            value = abs(after - metric.ideal) - abs(before - metric.ideal)
-            nearer = Interval(value, *interval(distances, LEVEL, value))
-        changes.append(Change(metric, before, after, difference, mark_change(difference, nearer)))
-    return changes
+        values = {name: side.numbers.get(metric.key, missing) for name, side in (("before", old), ("after", new))}
+        known = np.isfinite(values["before"]) & np.isfinite(values["after"])
+        for name, column in values.items():
+            counted = np.where(known, weights, 0.0)
+            parts[f"{name}/{metric.key}"] = np.where(known, column, 0.0) * counted, counted
+    found, draws = _estimate(parts, len(weights))
+    return [_change_of(metric, found, draws) for metric in metrics]
 
 
-def _resample(parts: Mapping[str, tuple[Array, Array]], n: int) -> Mapping[str, Array]:
-    """Ratio -> its resampled values; empty with too few prompts."""
-    if n < MIN_PROMPTS:
-        return {}
-    ratios = Ratios(np.arange(n), parts)
-    _, draws = estimates_of([ratios], n, n_resamples=RESAMPLES, seed=SEED, level=LEVEL)
-    return draws
+def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str, Array]) -> Change:
+    names = f"before/{metric.key}", f"after/{metric.key}"
+    before, after = (found[name].value or 0.0 for name in names)
+    drawn = [draws[name] for name in names if name in draws]
+    if len(drawn) < 2 or found[names[0]].n < MIN_PROMPTS:
+        return Change(metric, before, after, Interval(after - before))
+    difference = Interval(after - before, *interval(drawn[1] - drawn[0], LEVEL, after - before))
+    nearer = None
+    if metric.ideal is not None:
+        distances = np.abs(drawn[1] - metric.ideal) - np.abs(drawn[0] - metric.ideal)
+        value = abs(after - metric.ideal) - abs(before - metric.ideal)
+        nearer = Interval(value, *interval(distances, LEVEL, value))
+    return Change(metric, before, after, difference, mark_change(difference, nearer))
+
+
+def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[str, Estimate], dict[str, Array]]:
+    """Each ratio with its interval, and its resampled values; neither interval nor values with too few prompts."""
+    n_resamples = RESAMPLES if n >= MIN_PROMPTS else 0
+    return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED, level=LEVEL)
 
 
 def mark_change(difference: Interval, distance: Interval | None = None) -> str:
@@ -335,19 +346,15 @@ def mark_change(difference: Interval, distance: Interval | None = None) -> str:
 
 def measure(validation: Validation) -> dict[str, dict[str, Interval]]:
     """Data source -> name of a metric -> its mean over the prompts, with the interval of a bootstrap over them."""
-    sources: defaultdict[str, list[Prompt]] = defaultdict(list)
-    for prompt in validation.prompts.values():
-        sources[prompt.source].append(prompt)
-    return {source: _measure_source(sources[source], is_mixed=len(sources) > 1) for source in sorted(sources)}
+    sources = validation.by_source()
+    return {source: _measure_source(units, is_mixed=len(sources) > 1) for source, units in sources.items()}
 
 
-def _measure_source(prompts: Sequence[Prompt], *, is_mixed: bool) -> dict[str, Interval]:
-    weights = np.array([prompt.n for prompt in prompts], dtype=np.float64)
+def _measure_source(units: Validation, *, is_mixed: bool) -> dict[str, Interval]:
     parts: dict[str, tuple[Array, Array]] = {}
-    for metric in _metrics_of(prompts, is_mixed=is_mixed):
-        values = _column(prompts, metric.key)
-        counted = np.where(np.isfinite(values), weights, 0.0)
+    for metric in _metrics_of([units], is_mixed=is_mixed):
+        values = units.numbers.get(metric.key, np.full(len(units.n), math.nan))
+        counted = np.where(np.isfinite(values), units.n, 0.0)
         parts[metric.name] = np.nan_to_num(values) * counted, counted
-    draws = _resample(parts, len(prompts))
-    means = {name: float(above.sum() / max(below.sum(), 1.0)) for name, (above, below) in parts.items()}
-    return {name: Interval(mean, *interval(draws.get(name), LEVEL, mean)) for name, mean in means.items()}
+    found, _ = _estimate(parts, len(units.n))
+    return {name: Interval(one.value or 0.0, one.low, one.high) for name, one in found.items()}

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.inference import RUN_FILE
+from verl_visionr1.rollouts.run import find_run, read_run
 from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.metrics import has_box_numbers, list_metrics
 from verl_visionr1.tools.runs.report import compare_run, read_validations
@@ -24,6 +27,20 @@ LEGEND = (
     "xi: xi0/xi1/xi2. A box counts as a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
     "below xi1 and 1 from xi2 on. stage: which of the schedule's thresholds are in force, counted from 0."
 )
+
+
+def planned_steps(run_dir: Path) -> int:
+    """Steps that a run will take, as it wrote down itself.
+
+    Raises:
+        RowsError: it wrote nothing down, or not that.
+    """
+    file = find_run(run_dir)
+    last = None if file is None else read_run(file).last
+    steps = None if last is None else last.n_steps or last.total_steps
+    if steps is None:
+        raise RowsError(f"{run_dir}: no {RUN_FILE} that names the number of steps; give --total-steps")
+    return steps
 
 
 def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = None) -> None:

@@ -1,9 +1,8 @@
-"""A schedule to look at: a table and a figure; and what rollouts come to under its stages."""
+"""A schedule as a table, and what rollouts earn under its stages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -24,7 +23,6 @@ FIELDS = (
 )
 """(label, field of `Thresholds`)."""
 _RAMP_ROWS = 11
-_FIGURE_SAMPLES = 401
 
 
 def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
@@ -53,31 +51,6 @@ def _rows_at(schedule: Schedule) -> list[tuple[float, int, Thresholds]]:
 
 def _thresholds(thresholds: Thresholds) -> list[str]:
     return [f"{getattr(thresholds, name):.3g}" for _, name in FIELDS]
-
-
-def draw_schedule(schedule: Schedule, path: Path, title: str, total_steps: int | None = None) -> None:
-    """Write a figure of the thresholds over progress; with `total_steps`, over steps.
-
-    Raises:
-        OSError: the file cannot be written.
-        ValueError: its ending names no kind of picture.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    xs = [i / (_FIGURE_SAMPLES - 1) for i in range(_FIGURE_SAMPLES)]
-    at = [x * (total_steps or 1) for x in xs]
-    for label, name in FIELDS:
-        style = "--" if name.startswith("recall") else "-"
-        axes.plot(at, [getattr(schedule(x), name) for x in xs], style, label=label, drawstyle="steps-post")
-    axes.set_xlabel("step" if total_steps else "progress of training")
-    axes.set_ylabel("threshold")
-    axes.set_ylim(0.0, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
-    axes.set_title(title)
-    figure.savefig(path, dpi=110)
 
 
 def replay_view(found: Replay) -> Iterator[RenderableType]:
