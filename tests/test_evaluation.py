@@ -160,12 +160,12 @@ def test_correlations_of_resamples_are_scipys(seed: int) -> None:
 WORDS = {
     "higher": (
         Estimate(value=0.8, low=0.7, high=0.9),
-        "higher reward goes with higher F1 here: Spearman .80 [.70, .90]",
+        "higher reward goes with higher F1 here: Spearman 0.80 [0.70, 0.90]",
     ),
-    "lower": (Estimate(value=-0.5, low=-0.7, high=-0.3), "goes with LOWER F1 here: Spearman -.50"),
+    "lower": (Estimate(value=-0.5, low=-0.7, high=-0.3), "goes with LOWER F1 here: Spearman -0.50"),
     "none": (Estimate(value=0.1, low=-0.1, high=0.3), "no relation of reward and F1 shows here"),
     "same": (Estimate(value=None), "the same for all rows"),
-    "no interval": (Estimate(value=0.9), "reward and F1: Spearman .90, without an interval, which may be chance"),
+    "no interval": (Estimate(value=0.9), "reward and F1: Spearman 0.90, without an interval, which may be chance"),
 }
 
 
@@ -183,7 +183,7 @@ def test_the_table_by_reward_rises_where_the_reward_tells() -> None:
     assert sum(int(line[2] or 0) for line in table.rows) == 100
     assert f1[-1] > f1[0]
     assert ap[-1] > ap[0]
-    assert section.correlations[0].words.startswith("higher reward goes with higher F1@50 here: Spearman .")
+    assert section.correlations[0].words.startswith("higher reward goes with higher F1@50 here: Spearman 0.")
 
 
 # --- the same numbers as training ------------------------------------------------------------------------------------
@@ -250,9 +250,7 @@ def test_rows_that_cannot_be_evaluated(rows: list[Prediction], message: str) -> 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
     "confidence": ({"confidence": "sure"}, EvaluationError, "confidence = 'sure'"),
     "family": ({"metrics": ("map",)}, EvaluationError, "metrics = 'map'"),
-    "limits": ({"max_dets": (10, 1)}, EvaluationError, "max_dets"),
     "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
-    "level": ({"level": 95.0}, EvaluationError, "level = 95.0"),
     "frame": ({"frame": "pixels"}, FrameError, "frame = 'pixels'"),
     "preset": ({"preset": "best"}, RewardError, "preset = 'best'"),
     "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 judges"),
@@ -283,7 +281,7 @@ def mixed() -> Evaluation:
     count = Target(task="counting", size_wh=WH, count=2, categories=["cat"]).to_json()
     fields: dict[str, Any] = {"data_source": "counts", "file": "c", "uid": ""}
     rows += [Prediction(input="", output=text, gts=count, row=i, **fields) for i, text in enumerate("2322")]
-    return evaluate(rows, FEW)
+    return evaluate(rows, FEW, model="run")
 
 
 def test_each_data_source_and_task_has_its_own_numbers(mixed: Evaluation) -> None:
@@ -315,15 +313,15 @@ def test_the_report_is_read_back(mixed: Evaluation, tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "out" / "evaluation.json").read_bytes())
     assert plain["version"] == 1
     assert "rows" not in plain
-    assert plain["made_with"]["faster-coco-eval"]
+    assert plain["made_with"]["numpy"]
 
 
 def test_reports_that_cannot_be_read(mixed: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_bytes(mixed.to_json().replace(b'"version": 1', b'"version": 0', 1))
     (tmp_path / "no.json").write_text('{"AP": 1}')
     for name, kind, message in (
-        ("old.json", EvaluationError, "old.json: version 0"),
-        ("no.json", EvaluationError, "no report"),
+        ("old.json", EvaluationError, r"old.json: .* `\$.version`"),
+        ("no.json", EvaluationError, "no.json: not a report"),
         ("gone.json", RowsError, "cannot be read"),
     ):
         with pytest.raises(kind, match=message):
@@ -356,7 +354,7 @@ def test_against_itself_nothing_differs(mixed: Evaluation) -> None:
             assert one.difference.low in (0.0, None)
             assert one.verdict == ""
         if section.rows is not None:
-            assert (section.rows.better, section.rows.worse, section.rows.opposite) == (0, 0, 0)
+            assert (section.rows.better, section.rows.worse, section.rows.reward_up_metric_down) == (0, 0, 0)
 
 
 def test_the_better_model_is_better_and_pairs_are_narrower() -> None:
@@ -388,7 +386,7 @@ def test_row_by_row_is_what_a_hand_counts() -> None:
     rows = compare(ours, theirs).sections[0].rows
     assert rows is not None
     assert (rows.n, rows.metric, rows.better, rows.worse) == (6, "F1@50", 0, 1)
-    assert (rows.same_way, rows.opposite, rows.reward_up_metric_down) == (1, 0, 0)
+    assert rows.reward_up_metric_down == 0
     turned = compare(theirs, ours).sections[0].rows
     assert turned is not None
     assert (turned.better, turned.worse) == (1, 0)
@@ -407,11 +405,11 @@ def test_what_does_not_compare_is_said(mixed: Evaluation) -> None:
 
 def test_two_models_that_speak_otherwise_compare(mixed: Evaluation) -> None:
     other = msgspec.structs.replace(
-        mixed, settings=msgspec.structs.replace(FEW, frame="qwen3-vl", max_tokens=99, seed=1, preset="vlm-r1")
+        mixed, settings=msgspec.structs.replace(FEW, frame="qwen3-vl", max_tokens=99, resamples=9, preset="vlm-r1")
     )
     comparison = compare(mixed, other)
     assert comparison.settings == ["preset: visionr1, theirs vlm-r1"]
-    assert [text.partition(":")[0] for text in comparison.others] == ["frame", "max_tokens", "seed"]
+    assert [text.partition(":")[0] for text in comparison.others] == ["frame", "max_tokens", "resamples"]
     text = markdown(mixed, other)
     assert text.count("the numbers do not compare") == 1
     assert "* differs, as it may between models and runs: frame: original, theirs qwen3-vl\n" in text
@@ -422,7 +420,6 @@ def test_the_report_names_the_models(mixed: Evaluation) -> None:
     ours = evaluate(answers(0, 0.1), FEW, model="out/a|b")
     assert markdown(ours).startswith("# Evaluation of out/a\\|b\n")
     assert "## Against the other evaluation, of out/a\\|b\n" in markdown(mixed, ours)
-    assert Evaluation.from_json(ours.to_json()).model == "out/a|b"
 
 
 def test_averages_over_other_data_sources_are_not_compared() -> None:

@@ -1,6 +1,6 @@
 """Two evaluations side by side (`--vs`): differences of metrics, and of reward and metric row by row.
 
-Both models answered the same images with the same seed: their bootstrap resamples are the same, so the resampled values
+Both models answered the same images: their bootstrap resamples are the same, so the resampled values
 are subtracted one by one and the interval of the difference is paired. Else the draws of one are put in another order,
 which gives the interval of a difference of independent samples.
 """
@@ -15,14 +15,13 @@ import numpy as np
 from verl_visionr1.boxes import Array
 from verl_visionr1.evaluation.correlation import Correlated
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
+from verl_visionr1.evaluation.settings import LEVEL
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
 NEITHER_IS_BETTER = frozenset({"bias", "tokens"})
-OF_THE_MODEL = frozenset({"frame", "answer_format", "processing", "max_tokens"})
-"""Settings that say how a model speaks: two models that speak otherwise can be compared."""
-OF_INTERVALS = frozenset({"resamples", "level", "seed"})
-"""Settings that move no number but its interval."""
+MAY_DIFFER = frozenset({"frame", "answer_format", "processing", "max_tokens", "resamples"})
+"""Settings of how a model speaks, and of the intervals: numbers compare all the same."""
 SAME = 1e-9
 """Values of a row that differ by no more are equal."""
 ROW_METRICS = ("F1@50", "REC@50", "accuracy", "all right")
@@ -56,10 +55,8 @@ class RowComparison(msgspec.Struct, frozen=True, kw_only=True):
         metric: the metric that is held against the reward.
         better, worse: rows on which it rose, or fell.
         reward, change: mean differences of reward and metric, with intervals over rows' images.
-        same_way, opposite: rows on which reward and metric moved the same way, or against each other.
         reward_up_metric_down: rows on which the reward rose and the metric fell.
         spearman: rank correlation of both differences.
-        words: what that says.
     """
 
     n: int
@@ -68,11 +65,8 @@ class RowComparison(msgspec.Struct, frozen=True, kw_only=True):
     worse: int
     reward: Estimate
     change: Estimate
-    same_way: int
-    opposite: int
     reward_up_metric_down: int
     spearman: Estimate
-    words: str
 
 
 class SectionComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +91,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         sections: data sources and tasks that both have, averages last.
         only_ours, only_theirs: those that one has, "<source> (<task>)".
         settings: conventions that differ, "<name>: <ours>, theirs <theirs>": such numbers do not compare.
-        others: settings that differ and may: `OF_THE_MODEL`, `OF_INTERVALS`.
+        others: settings that differ and may: `MAY_DIFFER`.
     """
 
     sections: list[SectionComparison]
@@ -109,42 +103,36 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     """Hold an evaluation against another one."""
-    alike = {task for task in _tasks(ours) if _sources(ours, task) == _sources(theirs, task)}
-    own = {section.key: section for section in _compared(ours, alike)}
-    other = {section.key: section for section in _compared(theirs, alike)}
-    is_alike = (ours.settings.seed, ours.settings.resamples) == (theirs.settings.seed, theirs.settings.resamples)
+    own, other = _compared(ours, theirs), _compared(theirs, ours)
+    is_alike = ours.settings.resamples == theirs.settings.resamples
     sections = [
         SectionComparison(
             source=section.source,
             task=section.task,
-            differences=_differences(section, other[key], ours.settings.level, is_alike=is_alike),
+            differences=_differences(section, other[key], is_alike=is_alike),
             rows=_rows(section, ours, theirs),
         )
         for key, section in own.items()
         if key in other
     ]
     differ = _settings_that_differ(ours, theirs)
-    may = OF_THE_MODEL | OF_INTERVALS
     return Comparison(
         sections=sections,
         only_ours=[f"{source} ({task})" for source, task in own if (source, task) not in other],
         only_theirs=[f"{source} ({task})" for source, task in other if (source, task) not in own],
-        settings=[text for name, text in differ.items() if name not in may],
-        others=[text for name, text in differ.items() if name in may],
+        settings=[text for name, text in differ.items() if name not in MAY_DIFFER],
+        others=[text for name, text in differ.items() if name in MAY_DIFFER],
     )
-
-
-def _compared(evaluation: Evaluation, alike: set[str]) -> list[Section]:
-    """Its sections, with the averages of tasks for which both have the same data sources."""
-    return [*evaluation.sections, *(average for average in evaluation.averages if average.task in alike)]
-
-
-def _tasks(evaluation: Evaluation) -> set[str]:
-    return {section.task for section in evaluation.sections}
 
 
 def _sources(evaluation: Evaluation, task: str) -> set[str]:
     return {section.source for section in evaluation.sections if section.task == task}
+
+
+def _compared(evaluation: Evaluation, other: Evaluation) -> dict[tuple[str, str], Section]:
+    """Its sections, with the averages of tasks for which both have the same data sources."""
+    averages = [one for one in evaluation.averages if _sources(evaluation, one.task) == _sources(other, one.task)]
+    return {section.key: section for section in (*evaluation.sections, *averages)}
 
 
 def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> dict[str, str]:
@@ -152,7 +140,7 @@ def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> dict[str, str
     return {name: f"{name}: {mine[name]}, theirs {yours[name]}" for name in mine if mine[name] != yours[name]}
 
 
-def _differences(ours: Section, theirs: Section, level: float, *, is_alike: bool) -> list[Difference]:
+def _differences(ours: Section, theirs: Section, *, is_alike: bool) -> list[Difference]:
     is_paired = is_alike and ours.units == theirs.units
     found: list[Difference] = []
     for name, mine in ours.estimates.items():
@@ -161,7 +149,7 @@ def _differences(ours: Section, theirs: Section, level: float, *, is_alike: bool
             continue
         value = None if mine.value is None or yours.value is None else mine.value - yours.value
         drawn = _drawn(ours.draws.get(name), theirs.draws.get(name), is_paired=is_paired)
-        low, high = interval(drawn, level, value, metric=name)
+        low, high = interval(drawn, LEVEL, value, metric=name)
         difference = Estimate(value=value, low=low, high=high, n=mine.n)
         found.append(
             Difference(
@@ -212,26 +200,20 @@ def _rows(section: Section, ours: Evaluation, theirs: Evaluation) -> RowComparis
     if metric is None:
         return None
     both = [pair for pair in both if all(row.measured.get(metric) is not None for row in pair)]
-    return compare_rows(both, metric, ours) if both else None
+    return compare_rows(both, metric, ours.settings.resamples) if both else None
 
 
-def compare_rows(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, evaluation: Evaluation) -> RowComparison:
+def compare_rows(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, n_resamples: int) -> RowComparison:
     """Answers of two models to the same rows, one pair a row."""
     reward = np.array([a.reward - b.reward for a, b in both])
     change = np.array([(a.measured[metric] or 0.0) - (b.measured[metric] or 0.0) for a, b in both])
     names = {name: i for i, name in enumerate(sorted({a.image for a, _ in both}))}
     units = np.array([names[a.image] for a, _ in both], dtype=np.intp)
-    settings = evaluation.settings
     correlated = Correlated(units, reward, {"change": change})
     ones = np.ones(len(both))
     means = Ratios(units, {"reward": (reward, ones), "mean change": (change, ones)})
-    found, _ = estimates_of(
-        [means, correlated], len(names), n_resamples=settings.resamples, seed=settings.seed, level=settings.level
-    )
+    found, _ = estimates_of([means, correlated], len(names), n_resamples=n_resamples, seed=0, level=LEVEL)
     up, down = change > SAME, change < -SAME
-    earned, lost = reward > SAME, reward < -SAME
-    opposite = int(np.count_nonzero((earned & down) | (lost & up)))
-    same_way = int(np.count_nonzero((earned & up) | (lost & down)))
     return RowComparison(
         n=len(both),
         metric=metric,
@@ -239,29 +221,6 @@ def compare_rows(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, eva
         worse=int(down.sum()),
         reward=found["reward"],
         change=found["mean change"],
-        same_way=same_way,
-        opposite=opposite,
-        reward_up_metric_down=int(np.count_nonzero(earned & down)),
+        reward_up_metric_down=int(np.count_nonzero((reward > SAME) & down)),
         spearman=found["spearman/change"],
-        words=_words(metric, found["reward"], found["mean change"], same_way, opposite),
     )
-
-
-def _words(metric: str, reward: Estimate, change: Estimate, same_way: int, opposite: int) -> str:
-    ways = [_way(estimate) for estimate in (reward, change)]
-    rows = f"on {same_way} rows both moved the same way, on {opposite} against each other"
-    if ways[0] and ways[1]:
-        together = "as did" if ways[0] == ways[1] else "BUT NOT"
-        return f"reward {ways[0]}, {together} {metric}; {rows}"
-    if ways[0]:
-        return f"reward {ways[0]}, {metric} shows no change; {rows}"
-    if ways[1]:
-        return f"{metric} {ways[1]}, reward shows no change; {rows}"
-    return f"neither reward nor {metric} shows a change; {rows}"
-
-
-def _way(estimate: Estimate) -> str:
-    low, high = estimate.low, estimate.high
-    if low is None or high is None:
-        low = high = estimate.value or 0.0
-    return "rose" if low > 0.0 else "fell" if high < 0.0 else ""

@@ -97,7 +97,7 @@ def _section_comparison(section: SectionComparison) -> Iterator[str]:
     rows = [_difference(one) for one in section.differences]
     yield from table(["metric", "here", "there", "difference", ""], rows)
     if any(not one.is_paired and one.difference.low is not None for one in section.differences):
-        yield "Other images, seed or number of resamples: the intervals are not paired."
+        yield "Other images or number of resamples: the intervals are not paired."
         yield ""
     if section.rows is not None:
         yield from _rows(section.rows)
@@ -111,10 +111,9 @@ def _rows(rows: RowComparison) -> Iterator[str]:
     yield (
         f"Row by row, {rows.n} rows that both answered: {rows.metric} better on {rows.better}, worse on {rows.worse}; "
         f"mean change {shown(rows.change, signed=True)}, of the reward {shown(rows.reward, signed=True)}; "
-        f"{rows.reward_up_metric_down} rows with more reward and less {rows.metric}."
+        f"{rows.reward_up_metric_down} rows with more reward and less {rows.metric}. Spearman of the changes "
+        f"{shown(rows.spearman)}."
     )
-    yield ""
-    yield f"{_plain(rows.words)} (Spearman of the changes {shown(rows.spearman)})."
     yield ""
 
 

@@ -27,8 +27,8 @@ from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, RECALLS
 from verl_visionr1.evaluation.detections import Detections
 from verl_visionr1.rollouts.bootstrap import Indices, Weights
 
-AREA_RANGES = ((0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10))
-"""COCO's areas in square pixels, as `coco.AREAS`; both ends belong to the range."""
+AREAS = {"": (0.0, 1e10), "s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
+"""COCO's sizes: end of a metric's name -> areas of boxes in square pixels; both ends belong to the range."""
 _ALMOST_ONE = 1.0 - 1e-10
 _RECALLS: Array = np.array(RECALLS)
 _CELLS = 2_000_000
@@ -130,8 +130,10 @@ def image_orders(names: Sequence[str], n: int) -> Indices:
     return np.array([rng.permutation(len(names))[by_name] for _ in range(n)], dtype=np.intp)
 
 
-def ranked(detections: Detections, n_units: int, max_det: int, orders: Indices | None = None) -> Iterator[list[Ranked]]:
-    """For each category in turn, its detections in each of `AREA_RANGES`.
+def ranked(
+    detections: Detections, n_units: int, max_det: int, orders: Indices | None = None
+) -> Iterator[dict[str, Ranked]]:
+    """For each category in turn, its detections in each of `AREAS`.
 
     Args:
         detections: what is ranked.
@@ -149,7 +151,7 @@ def ranked(detections: Detections, n_units: int, max_det: int, orders: Indices |
         pairs = [_Pair.of(detections, truth.get((category, i)), found.get((category, i)), max_det) for i in images]
         units = [int(detections.units[i]) for i in images]
         places = None if orders is None else orders[:, images]
-        yield [_ranked(pairs, units, n_units, area, places) for area in AREA_RANGES]
+        yield {size: _ranked(pairs, units, n_units, area, places) for size, area in AREAS.items()}
 
 
 @dataclass(frozen=True, slots=True)

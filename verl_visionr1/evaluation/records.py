@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,8 +12,6 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.files import RowsError, atomic_write, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
-VERSION = 1
-"""Version of the JSON report; it rises when the meaning of a field changes."""
 Cell: TypeAlias = str | float | int | None
 ROWS_ENDING = ".rows.jsonl"
 
@@ -100,7 +97,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """All that an evaluation found; everything but `rows` goes into the JSON report.
 
     Attributes:
-        version: see `VERSION`.
+        version: of the JSON report; it rises when the meaning of a field changes.
         made_with: package -> version.
         model: whose answers, as it was given; "" where that is not known.
         settings: what was asked for.
@@ -111,7 +108,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         rows: the numbers of each answer; kept beside the report.
     """
 
-    version: int = VERSION
+    version: Literal[1] = 1
     made_with: dict[str, str]
     model: str = ""
     settings: EvaluationSettings
@@ -122,32 +119,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[RowNumbers] = []
 
     def to_json(self) -> bytes:
-        """The report without `rows`, indented; `from_json` reads it."""
+        """The report without `rows`, indented; `load` reads it."""
         plain = msgspec.to_builtins(self)
         del plain["rows"]
         return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes, rows: Iterable[RowNumbers] = ()) -> Evaluation:
-        """What `to_json` wrote, with the rows that lie beside it.
-
-        Raises:
-            EvaluationError: no such report, or one of another version.
-        """
-        try:
-            version = msgspec.json.decode(data, type=_Versioned).version
-            if version != VERSION:
-                raise EvaluationError(
-                    f"version {version}: this reads version {VERSION}; evaluate the predictions again"
-                )
-            read = _decode(data)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise EvaluationError(f"no report of visionr1 eval ({str(error)[:160]})") from None
-        return msgspec.structs.replace(read, rows=list(rows))
-
-
-class _Versioned(msgspec.Struct):
-    version: int
 
 
 _decode = msgspec.json.Decoder(Evaluation).decode
@@ -180,14 +155,14 @@ def load(report: Path) -> Evaluation:
     """Read a report, with its rows where they still lie beside it.
 
     Raises:
-        EvaluationError: no such report; names the file.
+        EvaluationError: no report, or one of another version; names the file.
     """
     try:
-        data = report.read_bytes()
+        evaluation = _decode(report.read_bytes())
         beside = rows_file(report)
         lines = beside.read_bytes().splitlines() if beside.is_file() else []
-        return Evaluation.from_json(data, [_decode_row(line) for line in lines])
+        return msgspec.structs.replace(evaluation, rows=[_decode_row(line) for line in lines])
     except OSError as error:
         raise RowsError(f"{report}: cannot be read ({error.strerror or error})") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise EvaluationError(f"{report}: {error}") from None
+    except ValueError as error:  # msgspec's errors are ValueErrors, too
+        raise EvaluationError(f"{report}: not a report of this version ({error}); evaluate again") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,10 +133,3 @@ def answer_rows(
             progress.n_tokens += sum(prediction.n_tokens or 0 for prediction in predictions)
             progress.seconds += time.monotonic() - began
             on_batch(progress)
-
-
-def predictions_of(
-    names: Collection[str], predictions: Iterator[Prediction], limit: int | None
-) -> Iterator[Prediction]:
-    """Those of the first `limit` rows of the files of these names: an earlier run may have asked more of them."""
-    return (each for each in predictions if each.file in names and (limit is None or each.row < limit))

@@ -37,7 +37,7 @@ class Task:
         engine: how vLLM is run.
 
     Raises:
-        ValueError: a number out of range, or one of the two budgets alone.
+        ValueError: no data, or one of the two budgets alone.
     """
 
     model: str
@@ -55,16 +55,10 @@ class Task:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("no data: name the parquet files to answer")
-        for name in ("limit", "batch", "min_pixels", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: needs at least 1")
         if (self.min_pixels is None) != (self.max_pixels is None):
             raise ValueError(
                 "--min-pixels and --max-pixels: give both or none; processors differ in what one alone does"
             )
-        if self.on_error not in ("fail", "skip"):
-            raise ValueError(f"--on-error {self.on_error}: needs fail or skip")
 
 
 def generate(
