@@ -71,7 +71,7 @@ def random_detections(seed: int, n_images: int = 12, n_categories: int = 3) -> D
     )
 
 
-def annotations(
+def coco_annotations(
     image: np.ndarray, category: np.ndarray, xyxy: np.ndarray, **columns: np.ndarray
 ) -> list[dict[str, Any]]:
     xywh = np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]])
@@ -89,14 +89,15 @@ def pycocotools_says(detections: Detections, max_dets: tuple[int, ...] = (1, 10,
     from pycocotools.cocoeval import COCOeval
 
     some = detections
-    parts = {
+    parts: dict[str, Any] = {
         "images": [{"id": i + 1} for i in range(some.n_images)],
         "categories": [{"id": k + 1, "name": name} for k, name in enumerate(some.categories)],
     }
-    gt = annotations(some.gt_image, some.gt_category, some.gt_xyxy, iscrowd=some.gt_crowd.astype(int))
-    dt = annotations(some.dt_image, some.dt_category, some.dt_xyxy, score=some.dt_score)
+    gt = coco_annotations(some.gt_image, some.gt_category, some.gt_xyxy, iscrowd=some.gt_crowd.astype(int))
+    dt = coco_annotations(some.dt_image, some.dt_category, some.dt_xyxy, score=some.dt_score)
     truth, found = COCO(), COCO()
-    truth.dataset, found.dataset = {**parts, "annotations": gt}, {**parts, "annotations": dt}
+    datasets: Any = {**parts, "annotations": gt}, {**parts, "annotations": dt}
+    truth.dataset, found.dataset = datasets
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found.createIndex()

@@ -27,8 +27,6 @@ from verl_visionr1 import Target
 from verl_visionr1.evaluation.generation import checkpoints
 from verl_visionr1.evaluation.generation.answering import Progress, answer_rows
 from verl_visionr1.evaluation.generation.checkpoints import ModelError, actor_of, find_model, merged
-from verl_visionr1.evaluation.generation.engine import EngineOptions
-from verl_visionr1.evaluation.generation.generating import Task
 from verl_visionr1.evaluation.generation.prompts import Asked, Question, asked_rows, count_rows, messages_of
 from verl_visionr1.evaluation.generation.records import (
     Made,
@@ -218,24 +216,6 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
         (tmp_path / name / "val.parquet").write_bytes(b"")
     with pytest.raises(RowsError, match=r"a second file called val\.parquet"):
         data_fingerprints([tmp_path / "a" / "val.parquet", tmp_path / "b" / "val.parquet"])
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: Sampling(n=4), "at temperature 0 all answers to a row are the same"),
-        (lambda: task(data=()), "no data"),
-        (lambda: task(min_pixels=3136), "--min-pixels and --max-pixels: give both or none"),
-    ],
-)
-def test_settings_that_cannot_be(make: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make()
-
-
-def task(**changes: Any) -> Task:
-    plain: dict[str, Any] = {"model": "m", "data": (Path("val.parquet"),), "out": Path("out")}
-    return Task(**plain | {"sampling": Sampling(), "engine": EngineOptions()} | changes)
 
 
 # ------------------------------------------------------------------------------------------------ rows asked

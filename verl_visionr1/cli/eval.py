@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from msgspec.structs import replace
@@ -128,32 +129,33 @@ def eval(
             return
         if not recompute:
             from verl_visionr1.evaluation.generation.engine import EngineOptions
-            from verl_visionr1.evaluation.generation.generating import Task
+            from verl_visionr1.evaluation.generation.generating import generate
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
                 raise ValueError(
                     "no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for answers that are there"
                 )
-            task = Task(
-                model=model,
-                data=tuple(data or ()),
-                out=out,
+            make = partial(
+                generate,
+                model,
+                data or [],
+                out,
                 sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed),
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-                limit=limit,
-                logprobs=logprobs or confidence == "logprob",
-                batch=batch,
-                on_error=on_error,
                 engine=EngineOptions(
                     device=device,
                     gpu_memory_utilization=gpu_memory_utilization,
                     tensor_parallel=tensor_parallel,
                     max_model_len=max_model_len,
                 ),
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+                limit=limit,
+                logprobs=logprobs or confidence == "logprob",
+                batch=batch,
+                on_error=on_error,
             )
-            _generate(task, errors)
+            _generate(make, errors)
         _report(_of_folder(out, None if recompute else data, limit, measuring, is_auto=is_auto), other, out)
     except ValueError as error:
         raise given.stop("eval", error) from None
@@ -162,14 +164,12 @@ def eval(
         raise typer.Exit(130) from None
 
 
-def _generate(task: Any, errors: Console) -> None:
-    from verl_visionr1.evaluation.generation.generating import generate
-
+def _generate(generate: Callable[..., Progress], errors: Console) -> None:
     def say(line: str) -> None:
         errors.print(line, markup=False, highlight=False)
 
     with _shown(errors) as on_batch:
-        progress = generate(task, say, on_batch)
+        progress = generate(say=say, on_batch=on_batch)
     for example in progress.examples:
         say(f"left out: {example}")
     skipped = f", {progress.n_skipped} left out" if progress.n_skipped else ""

