@@ -32,8 +32,6 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of both.
 
     Attributes:
-        metric: its name.
-        ours, theirs: values.
         difference: ours less theirs, with its interval.
         is_paired: whether the same images were resampled alike.
         verdict: "better", "worse", or "" where the interval holds 0, or neither is better.
@@ -48,11 +46,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Both models' answers to the same rows, the reward of each by its own settings.
+    """Both models' answers to the same n rows, the reward of each by its own settings.
 
     Attributes:
-        n: rows that both answered.
-        metric: the metric that is held against the reward.
+        metric: is held against the reward.
         better, worse: rows on which it rose, or fell.
         reward, change: mean differences of reward and metric, with intervals over rows' images.
         reward_up_metric_down: rows on which the reward rose and the metric fell.
@@ -70,13 +67,7 @@ class RowComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SectionComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """One data source and task in both evaluations.
-
-    Attributes:
-        source, task: which.
-        differences: of every metric that both have.
-        rows: row by row, where both have kept their rows.
-    """
+    """One data source and task in both evaluations; row by row where both have kept their rows."""
 
     source: str
     task: str
@@ -171,9 +162,8 @@ def _drawn(
     if not ours or not theirs:
         return None
     mine, yours = np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
+    yours = yours if is_paired else np.random.default_rng(0).permutation(yours)
     n = min(len(mine), len(yours))
-    if not is_paired:
-        yours = np.random.default_rng(0).permutation(yours)
     return mine[:n] - yours[:n]
 
 

@@ -20,13 +20,7 @@ N_BINS = 10
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
-    """Reward against one metric.
-
-    Attributes:
-        metric: its name.
-        pearson, spearman: with intervals; value None where one of both is the same for all rows.
-        words: what that says.
-    """
+    """Reward against one metric; the values are None where one of both is the same for all rows."""
 
     metric: str
     pearson: Estimate

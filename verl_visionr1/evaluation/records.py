@@ -17,13 +17,7 @@ ROWS_ENDING = ".rows.jsonl"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of a report.
-
-    Attributes:
-        name: what it shows.
-        columns: headings; "low" and "high" are the interval of the column before.
-        rows: one list of cells a row.
-    """
+    """A table of a report; the columns "low" and "high" are the interval of the one before."""
 
     name: str
     columns: list[str]
@@ -34,14 +28,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one data source and task.
 
     Attributes:
-        source, task: whose.
         presets: the rewards that judged its rows.
-        n_rows, n_images: rows (with samples) and images.
+        n_rows: with samples.
         units: digest of the list of images: equal digests can be compared in pairs.
         estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
         draws: metric -> its values of the bootstrap resamples, in order (six digits; null: nothing to measure).
-        tables: by category, by size, by count, by reward.
-        correlations: reward against metric.
         notes: what the numbers leave out, and how much of it there is.
     """
 
@@ -67,11 +58,9 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The numbers of one answer.
 
     Attributes:
-        file, row, sample, uid, data_source, task, image: which; as in `Prediction`, image as in `Read`.
-        preset, reward: the reward that judged it and what it gave.
+        file ... image, finish_reason: as in `Prediction`, image as in `Read`.
         judged: metrics of the reward, as training reports them at validation.
         measured: metrics of the evaluation, for this row alone; null where they do not concern it.
-        finish_reason: "stop", or "length" for an answer that was cut off.
     """
 
     file: str
@@ -100,12 +89,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         version: of the JSON report; it rises when the meaning of a field changes.
         made_with: package -> version.
         model: whose answers, as it was given; "" where that is not known.
-        settings: what was asked for.
         conventions: what the numbers mean, in sentences.
         sections: one for each data source and task, in the order of the files.
         averages: for tasks of several data sources, the unweighted mean over them (as ODinW's).
         training: data source -> metric -> mean, as training's validation reports it (`val-aux/<source>/<key>/mean@1`).
-        rows: the numbers of each answer; kept beside the report.
     """
 
     version: Literal[1] = 1

@@ -62,8 +62,6 @@ class Measurement:
         units: unit of the bootstrap (image) of each.
         names: the units' names, in the order of their numbers.
         parts: for each row, metric -> numerator and denominator.
-        families: what is measured.
-        settings: how.
     """
 
     reads: list[Read]

@@ -14,10 +14,7 @@ from verl_visionr1.evaluation.generation.prompts import Asked, Question
 from verl_visionr1.evaluation.generation.records import PredictionFile
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.files import RowError
-from verl_visionr1.rollouts.records import OnError
-
-N_EXAMPLES = 5
-"""Messages of skipped rows that are kept."""
+from verl_visionr1.rollouts.records import N_EXAMPLES, OnError
 
 
 class Answerer(Protocol):
@@ -38,12 +35,9 @@ class Progress:
 
     Attributes:
         n_rows: of the files, as far as they are asked for.
-        n_before: rows that an earlier run has answered.
-        n_done: rows that this run has answered.
-        n_skipped: rows that could not be asked, with `on_error="skip"`.
-        n_tokens: of the answers of this run.
-        seconds: that answering them took.
-        examples: why the first `N_EXAMPLES` rows were skipped.
+        n_before, n_done: rows that an earlier run, and that this run has answered.
+        n_skipped, examples: rows that could not be asked, and why, of the first `N_EXAMPLES`.
+        n_tokens, seconds: of the answers of this run.
     """
 
     n_rows: int

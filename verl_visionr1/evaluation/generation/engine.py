@@ -44,8 +44,7 @@ class EngineOptions:
 
     Attributes:
         device: "auto", "cpu" or "cuda"; see `chosen_device`.
-        gpu_memory_utilization: share of the GPU's memory that vLLM takes; None: its own default.
-        tensor_parallel: GPUs that share the model.
+        gpu_memory_utilization: share of the GPU's memory; None: vLLM's own default.
         max_model_len: most tokens of prompt and answer; None: as the model's config says.
     """
 
@@ -94,10 +93,7 @@ class Engine:
     """A started vLLM.
 
     Args:
-        folder: of the model.
         prompts: of the same model.
-        sampling: how answers are drawn.
-        options: how vLLM is run.
         device: what `chosen_device` made of `options.device`.
         logprobs: whether to keep the probability of each token.
 
