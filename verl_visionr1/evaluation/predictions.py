@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.columns import value_at
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,9 +73,7 @@ def uid_of(file: str, row: int, sample: int) -> str:
 
 def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """`index`, `image_id` and `question` of a converter's row, as a `Prediction` takes them."""
-    extra = row.get("extra_info")
-    extra = extra if isinstance(extra, Mapping) else {}
-    index, image_id, question = (extra.get(name) for name in ("index", "image_id", "question"))
+    index, image_id, question = (value_at(row, ("extra_info", name)) for name in ("index", "image_id", "question"))
     return {
         "index": index if isinstance(index, int) else None,
         "image_id": None if image_id in (None, "") else str(image_id),
