@@ -158,7 +158,7 @@ MISTAKES = {
     ),
     "a gate that nothing looks at": (
         {"schedule": {"gate": {"bar": 0.5}}},
-        "only kind=gated looks at it; set kind too",
+        "schedule.gate = {'bar': 0.5}: only kind=gated looks at it; set kind too",
     ),
     "starts that nothing looks at": (
         {"schedule": {"kind": "staged", "starts": [0, 0.2]}},

@@ -28,7 +28,7 @@ Entry: TypeAlias = tuple[Count, float, Annotated[int, msgspec.Meta(ge=1)]]
 """What one step scored in a stage: step, sum of the metric, number of completions."""
 
 
-class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """When a stage ends.
 
     The windowed mean at a step is the mean of the metric over the completions of the last `window` observed steps of
@@ -36,7 +36,8 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps; after a move it starts anew.
 
     Attributes:
-        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition.
+        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition. A gate needs
+            it; None: not set.
         metric: the key of `Score.metrics` that is handed over; threshold-free by default, see above.
         window: observed steps in the mean.
         patience: consecutive observed steps at which the windowed mean must have reached the bar.
@@ -48,7 +49,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Read it by `settings.decoded`, which refuses what cannot be: a Gate made by hand is not checked.
     """
 
-    bar: Share | Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)]
+    bar: Share | Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] | None = None
     metric: Annotated[str, msgspec.Meta(pattern=r"\S")] = "iou_mean"
     window: Annotated[int, msgspec.Meta(ge=1)] = 20
     patience: Annotated[int, msgspec.Meta(ge=1)] = 3
@@ -62,6 +63,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: several bars, but not one per stage transition.
         """
+        assert self.bar is not None
         if not isinstance(self.bar, tuple):
             return self.bar
         if len(self.bar) != n_stages - 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class AveragePrecision:
         """Whether the order of the images plays a part."""
         return any(one.orders for areas in self.ranks for one in areas.values())
 
-    @property
+    @cached_property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
         """Metric -> its value (the mean over the orders of ties); the number is that of COCO images."""
         each = self.resampled(np.ones((self.n_orders if self.has_ties else 1, self.n_units)))
