@@ -1,4 +1,4 @@
-"""A function by the place where it stands: in a package, or in a file of the user's own."""
+"""A function by the place where it stands: in a package, or in a file of the user's own; versions of packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,3 +84,15 @@ def _file_module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise FunctionError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
     return module
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of some packages, of those that are installed.
+
+    >>> list(installed_versions(["numpy", "no-such-package"]))
+    ['numpy']
+    """
+    from importlib.metadata import distributions
+
+    found = {name: next(iter(distributions(name=name)), None) for name in packages}
+    return {name: each.version for name, each in found.items() if each is not None}

@@ -16,19 +16,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from verl_visionr1.criteria import EPSILON
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Share: TypeAlias = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Entry: TypeAlias = tuple[Count, float, Annotated[int, msgspec.Meta(ge=1)]]
 """What one step scored in a stage: step, sum of the metric, number of completions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """When a stage ends.
 
     The windowed mean at a step is the mean of the metric over the completions of the last `window` observed steps of
@@ -36,7 +36,8 @@ class Gate:
     steps; after a move it starts anew.
 
     Attributes:
-        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition.
+        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition. A gate needs
+            it; None: not set.
         metric: the key of `Score.metrics` that is handed over; threshold-free by default, see above.
         window: observed steps in the mean.
         patience: consecutive observed steps at which the windowed mean must have reached the bar.
@@ -45,39 +46,16 @@ class Gate:
         hysteresis: it is, when the windowed mean was below the bar that led into it, less this, at each of the last
             `patience` observed steps. So a metric that oscillates around the bar moves on once and stays.
 
-    Raises:
-        ValueError: a wrong setting; the message names it and its value.
-
-    >>> Gate(bar=60)
-    Traceback (most recent call last):
-    ...
-    ValueError: gate bar = 60: needs a number in (0, 1], or one per stage transition
+    Read it by `settings.decoded`, which refuses what cannot be: a Gate made by hand is not checked.
     """
 
-    bar: float | tuple[float, ...]
-    metric: str = "iou_mean"
-    window: int = 20
-    patience: int = 3
-    min_steps: int = 0
+    bar: Share | Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] | None = None
+    metric: Annotated[str, msgspec.Meta(pattern=r"\S")] = "iou_mean"
+    window: Annotated[int, msgspec.Meta(ge=1)] = 20
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 3
+    min_steps: Count = 0
     may_fall_back: bool = False
-    hysteresis: float = 0.05
-
-    def __post_init__(self) -> None:
-        # Settings may hold anything, whatever the annotation says.
-        bar = _bar(self.bar)
-        object.__setattr__(self, "bar", bar)
-        if not all(_is_number(each) and 0.0 < each <= 1.0 for each in _as_many(bar)):
-            raise ValueError(f"gate bar = {bar!r}: needs a number in (0, 1], or one per stage transition")
-        if not isinstance(self.metric, str) or not self.metric.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"gate metric = {self.metric!r}: needs the name of a metric")
-        for name, least in (("window", 1), ("patience", 1), ("min_steps", 0)):
-            value: Any = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"gate {name} = {value!r}: needs a whole number of at least {least}")
-        if not isinstance(self.may_fall_back, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"gate may_fall_back = {self.may_fall_back!r}: needs true or false")
-        if not _is_number(self.hysteresis) or not 0.0 <= self.hysteresis < 1.0:
-            raise ValueError(f"gate hysteresis = {self.hysteresis!r}: needs a number in [0, 1)")
+    hysteresis: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.05
 
     def bar_of(self, move: int, n_stages: int) -> float:
         """The bar between stage `move` and the next.
@@ -85,6 +63,7 @@ class Gate:
         Raises:
             ValueError: several bars, but not one per stage transition.
         """
+        assert self.bar is not None
         if not isinstance(self.bar, tuple):
             return self.bar
         if len(self.bar) != n_stages - 1:
@@ -281,16 +260,3 @@ class Gates:
             except msgspec.ValidationError as error:
                 raise ValueError(f"gate state of data source {source!r}: {error}") from None
         return replace(self, states=states)
-
-
-def _bar(bar: Any) -> Any:
-    """As a tuple where it is a list; an empty one is no bar."""
-    return (_as_many(bar) or None) if isinstance(bar, list | tuple) else bar
-
-
-def _as_many(bar: Any) -> tuple[Any, ...]:
-    return tuple(cast("list[Any]", bar)) if isinstance(bar, list | tuple) else (bar,)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,7 +1,8 @@
 """Masks as COCO writes them, and whether a point lies in one. No image array is made.
 
 A mask is a set of outlines (polygons) or a run-length code. Pixel (column, row) covers the square from (column, row)
-to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection.
+to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection (pycocotools
+would decode the code into an image first).
 """
 
 from __future__ import annotations

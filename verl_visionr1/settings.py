@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -121,6 +122,9 @@ def _advice(struct: Any, dotted: str) -> str | None:
 
 
 def _at(plain: Any, dotted: str) -> Any:
-    for key in filter(None, dotted.split(".")):
-        plain = plain.get(key) if isinstance(plain, Mapping) else plain
+    for key in re.findall(r"[^.\[\]]+", dotted):
+        if isinstance(plain, Mapping):
+            plain = plain.get(key)
+        elif isinstance(plain, list | tuple) and key.isdecimal():
+            plain = plain[int(key)]
     return plain

@@ -23,7 +23,7 @@ from verl_visionr1.criteria.average_precision import (
     ap50,
     ap_of_ranking,
     od_length,
-    rank_hits,
+    rank_matches,
 )
 from verl_visionr1.matching import match_class_agnostic, match_class_aware
 
@@ -202,8 +202,8 @@ def by_the_core(predictions: list[Labelled], targets: list[Labelled], scores: li
     of_class = []
     for name in sorted({label for _, label in targets}):
         wanted = [box for box, label in targets if label == name]
-        hits_of = rank_hits(pairwise_iou([box for box, label in ranked if label == name], wanted))
-        of_class.append([ap_of_ranking(hits, len(wanted)) for hits in hits_of])
+        matches_of = rank_matches(pairwise_iou([box for box, label in ranked if label == name], wanted))
+        of_class.append([ap_of_ranking([t >= 0 for t in found], len(wanted)) for found in matches_of])
     return [float(np.mean(of_class)), float(np.mean([values[0] for values in of_class]))]
 
 

@@ -11,9 +11,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from verl_visionr1.gate import Gate, Gates, GateState, Observation, advance
 from verl_visionr1.rewards import COMMON_METRICS
+from verl_visionr1.settings import SettingsError, decoded
 
 GATE = Gate(bar=0.6, window=4, patience=2)
 
@@ -30,28 +32,28 @@ def followed(gate: Gate, means: Iterable[float], n_stages: int = 3) -> list[int]
 # --- settings --------------------------------------------------------------------------------------------------------
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "percent": ({"bar": 60}, "gate bar = 60"),
-    "zero": ({"bar": 0.0}, "gate bar = 0.0"),
-    "nan": ({"bar": math.nan}, "gate bar = nan"),
-    "a text": ({"bar": "0.6"}, "gate bar = '0.6'"),
-    "no bar at all": ({"bar": []}, "gate bar = None"),
-    "one of several": ({"bar": [0.5, 1.5]}, r"gate bar = \(0.5, 1.5\)"),
-    "true": ({"bar": True}, "gate bar = True"),
-    "no metric": ({"metric": " "}, "gate metric = ' '"),
-    "no window": ({"window": 0}, "gate window = 0"),
-    "half a window": ({"window": 2.5}, "gate window = 2.5"),
-    "no patience": ({"patience": 0}, "gate patience = 0"),
-    "negative steps": ({"min_steps": -1}, "gate min_steps = -1"),
-    "text as choice": ({"may_fall_back": "no"}, "gate may_fall_back = 'no'"),
-    "negative hysteresis": ({"hysteresis": -0.1}, "gate hysteresis = -0.1"),
-    "no number": ({"hysteresis": None}, "gate hysteresis = None"),
+    "percent": ({"bar": 60}, "gate.bar = 60"),
+    "zero": ({"bar": 0.0}, "gate.bar = 0.0"),
+    "nan": ({"bar": math.nan}, "gate.bar = nan"),
+    "a text": ({"bar": "0.6"}, "gate.bar = '0.6'"),
+    "no bar at all": ({"bar": []}, r"gate.bar = \[\]"),
+    "one of several": ({"bar": [0.5, 1.5]}, r"gate.bar\[1\] = 1.5"),
+    "true": ({"bar": True}, "gate.bar = True"),
+    "no metric": ({"metric": " "}, "gate.metric = ' '"),
+    "no window": ({"window": 0}, "gate.window = 0"),
+    "half a window": ({"window": 2.5}, "gate.window = 2.5"),
+    "no patience": ({"patience": 0}, "gate.patience = 0"),
+    "negative steps": ({"min_steps": -1}, "gate.min_steps = -1"),
+    "text as choice": ({"may_fall_back": "no"}, "gate.may_fall_back = 'no'"),
+    "negative hysteresis": ({"hysteresis": -0.1}, "gate.hysteresis = -0.1"),
+    "no number": ({"hysteresis": "much"}, "gate.hysteresis = 'much'"),
 }
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
 def test_a_bad_setting_is_an_error_that_names_it(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Gate(**{"bar": 0.6, **settings})
+    with pytest.raises(SettingsError, match=message):
+        decoded({"bar": 0.6, **settings}, Gate, "gate")
 
 
 def test_the_default_metric_is_one_that_every_preset_reports() -> None:
@@ -59,7 +61,7 @@ def test_the_default_metric_is_one_that_every_preset_reports() -> None:
 
 
 def test_bars_that_are_not_one_a_move_are_an_early_error() -> None:
-    gate = Gate(bar=[0.5, 0.6])
+    gate = decoded({"bar": [0.5, 0.6]}, Gate, "gate")
     assert gate.bar == (0.5, 0.6)
     for n_stages in (2, 4):
         with pytest.raises(ValueError, match=rf"gate bar = \(0.5, 0.6\): has 2 entries for {n_stages - 1} moves"):
@@ -83,25 +85,25 @@ FOLLOWED = {
     "never beyond the last": (GATE, [0.9] * 30, [0] * 4 + [1] * 5 + [2] * 21),
     "just below": (GATE, [0.59] * 12, [0] * 12),
     "one lucky step": (GATE, [0.3, 0.3, 0.3, 1.0, 0.3, 0.3, 0.3], [0] * 7),
-    "patience starts anew": (replace(GATE, window=1), [0.7, 0.5, 0.7, 0.5, 0.7, 0.7], [0] * 5 + [1]),
+    "patience starts anew": (changed(GATE, window=1), [0.7, 0.5, 0.7, 0.5, 0.7, 0.7], [0] * 5 + [1]),
     "a jump counts when the window is full of it": (
-        replace(GATE, patience=1),
+        changed(GATE, patience=1),
         [0.2, 0.2, 0.2, 0.2, 1.0, 1.0, 1.0],
         [0] * 5 + [1] * 2,  # (.2 + .2 + 1 + 1) / 4 = .6
     ),
-    "a stage lasts its least": (replace(GATE, min_steps=8), [0.9] * 17, [0] * 7 + [1] * 8 + [2] * 2),
-    "a bar for each move": (replace(GATE, bar=(0.3, 0.8), patience=1), [0.5] * 20, [0] * 3 + [1] * 17),
+    "a stage lasts its least": (changed(GATE, min_steps=8), [0.9] * 17, [0] * 7 + [1] * 8 + [2] * 2),
+    "a bar for each move": (changed(GATE, bar=(0.3, 0.8), patience=1), [0.5] * 20, [0] * 3 + [1] * 17),
     "falls by default never": (GATE, [0.9] * 5 + [0.0] * 20, [0] * 4 + [1] * 21),
     "falls if it may": (
-        replace(GATE, may_fall_back=True),
+        changed(GATE, may_fall_back=True),
         [0.9] * 5 + [0.0] * 10,
         [0] * 4 + [1] * 5 + [0] * 6,
     ),
-    "not within the hysteresis": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.56] * 10, [0] * 4 + [1] * 11),
-    "not at its edge": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.55] * 10, [0] * 4 + [1] * 11),
-    "below it": (replace(GATE, may_fall_back=True), [0.9] * 5 + [0.54] * 5, [0] * 4 + [1] * 5 + [0]),
+    "not within the hysteresis": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.56] * 10, [0] * 4 + [1] * 11),
+    "not at its edge": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.55] * 10, [0] * 4 + [1] * 11),
+    "below it": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.54] * 5, [0] * 4 + [1] * 5 + [0]),
     "the bar that led here decides": (
-        replace(GATE, bar=(0.3, 0.8), may_fall_back=True),
+        changed(GATE, bar=(0.3, 0.8), may_fall_back=True),
         [0.5] * 20,
         [0] * 4 + [1] * 16,
     ),
@@ -133,7 +135,7 @@ def test_without_hysteresis_it_would_flap() -> None:
     gate = Gate(bar=0.6, window=2, patience=2, may_fall_back=True, hysteresis=0.0)
     means = [0.6 + 0.04 * math.cos(2 * math.pi * step / 20) for step in range(400)]
     assert sum(a != b for a, b in itertools.pairwise(followed(gate, means, n_stages=2))) > 10
-    steady = followed(replace(gate, hysteresis=0.05), means, n_stages=2)
+    steady = followed(changed(gate, hysteresis=0.05), means, n_stages=2)
     assert sum(a != b for a, b in itertools.pairwise(steady)) == 1
 
 
@@ -237,7 +239,7 @@ def test_a_run_that_is_resumed_goes_the_same_way(gate: Gate, seen: list[Observat
 @given(st.data())
 def test_within_a_stage_the_order_of_arrival_does_not_matter(data: st.DataObject) -> None:
     seen = [replace(each, stage=0) for each in data.draw(observations)]
-    gate = replace(data.draw(gates), bar=1.0, min_steps=1000)  # no move
+    gate = changed(data.draw(gates), bar=1.0, min_steps=1000)  # no move
     shuffled = data.draw(st.permutations(seen))
     assert run(gate, GateState(), seen)[-1] == run(gate, GateState(), shuffled)[-1]
 

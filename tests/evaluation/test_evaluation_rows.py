@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verl_visionr1.answers import FORMATS, PARSERS, Answer
+from verl_visionr1.answers import FORMATS, PARSERS
 from verl_visionr1.answers.spans import box_spans
 from verl_visionr1.evaluation.evaluating import evaluate
-from verl_visionr1.evaluation.grounding import greedy_pairs, region_overlap
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
 from verl_visionr1.targets import Target
@@ -118,44 +117,6 @@ def test_phrases_are_told_apart() -> None:
     items[0]["label"], items[1]["label"] = "cat", "dog"
     assert numbers_of([row(0, swapped, **truth)], metrics=("grec",))["GREC"] == 0.0
     assert numbers_of([row(0, json.dumps(items), **truth)], metrics=("grec",))["GREC"] == 1.0
-
-
-def test_greedy_takes_the_largest_overlap_first() -> None:
-    target = Target(task="grounding", size_wh=WH, **cat([0.0, 0.0, 40.0, 40.0], [0.0, 10.0, 40.0, 50.0]))
-    answer = Answer(((0.0, 6.0, 40.0, 46.0), (0.0, 12.0, 40.0, 52.0)), ("cat", "cat"))
-    assert [(p, t) for p, t, _ in greedy_pairs(answer, target)] == [(1, 1), (0, 0)]
-
-
-# --- LISA ------------------------------------------------------------------------------------------------------------
-
-
-def painted(boxes: list[list[float]]) -> np.ndarray:
-    mask = np.zeros((30, 30), dtype=bool)
-    for x1, y1, x2, y2 in np.array(boxes, dtype=int).reshape(-1, 4):
-        mask[y1:y2, x1:x2] = True
-    return mask
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_regions_are_what_pixels_say(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    corners = [rng.integers(0, 20, (n, 2)) for n in rng.integers(0, 5, 3)]
-    some, others, ignore = (np.hstack([at, at + rng.integers(1, 10, at.shape)]).tolist() for at in corners)
-    a, b, c = painted(some), painted(others), painted(ignore)
-    shared, union = region_overlap(some, others, ignore)
-    assert (shared, union) == ((a & b & ~c).sum(), ((a | b) & ~c).sum())
-
-
-def test_giou_and_ciou() -> None:
-    rows = [
-        row(0, said([0.0, 0.0, 40.0, 40.0], [20.0, 0.0, 40.0, 40.0]), "reasonseg", **cat([0.0, 0.0, 80.0, 40.0])),
-        row(1, said([-20.0, 0.0, 10.0, 10.0]), "reasonseg", **cat([0.0, 0.0, 10.0, 10.0])),
-        row(2, "[]", "reasonseg"),
-        row(3, said(BOX), "reasonseg", **cat(OTHER)),
-    ]
-    found = numbers_of(rows)
-    assert found["gIoU"] == pytest.approx((0.5 + 1.0 + 1.0 + 0.0) / 4)
-    assert found["cIoU"] == pytest.approx((1600 + 100) / (3200 + 100 + 1600 + 900))
 
 
 # --- negatives -------------------------------------------------------------------------------------------------------

@@ -25,10 +25,8 @@ from tokenizers import Tokenizer
 
 from verl_visionr1 import Target
 from verl_visionr1.evaluation.generation import checkpoints
-from verl_visionr1.evaluation.generation.answering import Progress, answer_rows, predictions_of
+from verl_visionr1.evaluation.generation.answering import Progress, answer_rows
 from verl_visionr1.evaluation.generation.checkpoints import ModelError, actor_of, find_model, merged
-from verl_visionr1.evaluation.generation.engine import EngineOptions
-from verl_visionr1.evaluation.generation.generating import Task
 from verl_visionr1.evaluation.generation.prompts import Asked, Question, asked_rows, count_rows, messages_of
 from verl_visionr1.evaluation.generation.records import (
     Made,
@@ -220,33 +218,6 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
         data_fingerprints([tmp_path / "a" / "val.parquet", tmp_path / "b" / "val.parquet"])
 
 
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: Sampling(n=0), "--n 0"),
-        (lambda: Sampling(n=4), "at temperature 0 all answers to a row are the same"),
-        (lambda: Sampling(temperature=-1.0), "--temperature -1"),
-        (lambda: Sampling(max_tokens=0), "--max-tokens 0"),
-        (lambda: EngineOptions(gpu_memory_utilization=1.5), "--gpu-memory-utilization 1.5"),
-        (lambda: EngineOptions(tensor_parallel=0), "--tensor-parallel 0"),
-        (lambda: EngineOptions(max_model_len=1), "--max-model-len 1"),
-        (lambda: task(data=()), "no data"),
-        (lambda: task(limit=0), "--limit 0"),
-        (lambda: task(batch=0), "--batch 0"),
-        (lambda: task(min_pixels=3136), "--min-pixels and --max-pixels: give both or none"),
-        (lambda: task(on_error="ignore"), "--on-error ignore"),
-    ],
-)
-def test_settings_that_cannot_be(make: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make()
-
-
-def task(**changes: Any) -> Task:
-    plain: dict[str, Any] = {"model": "m", "data": (Path("val.parquet"),), "out": Path("out")}
-    return Task(**plain | {"sampling": Sampling(), "engine": EngineOptions()} | changes)
-
-
 # ------------------------------------------------------------------------------------------------ rows asked
 
 
@@ -295,8 +266,6 @@ def test_first_rows_of_each_file(tmp_path: Path) -> None:
         ("b.parquet", 1),
     ]
     assert (count_rows(files), count_rows(files, 2), count_rows(files, 7)) == (6, 4, 6)
-    said = [prediction(row, file=file.name) for file in files for row in range(3)]
-    assert [each.key[:2] for each in predictions_of(["b.parquet"], iter(said), 1)] == [("b.parquet", 0)]
 
 
 @dataclass
@@ -471,7 +440,7 @@ def test_the_last_whole_step_is_taken(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")  # step 10 is being written
     assert actor_of(tmp_path) == first
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
-    with pytest.raises(ModelError, match=r"names step 4, whose folder is gone \(there: 2, 10\)"):
+    with pytest.raises(ModelError, match=r"names step 4, whose folder is gone \(there: .*_2, .*_10\)"):
         actor_of(tmp_path)
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").unlink()
     with pytest.raises(ModelError, match="give one of its global_step_N"):

@@ -268,6 +268,7 @@ def test_a_function_of_ones_own_judges_delegated_rows() -> None:
 def test_a_source_that_verl_does_not_know_is_unscored_and_named_before(tmp_path: Path) -> None:
     from verl.utils.reward_score import default_compute_score
 
+    from verl_visionr1.plugin.config import settings_of
     from verl_visionr1.plugin.preflight import _check_data
 
     result = judged(manager(default_compute_score, delegate=["own/*"]), row_of("7", "7", data_source="own/maths"))
@@ -275,13 +276,13 @@ def test_a_source_that_verl_does_not_know_is_unscored_and_named_before(tmp_path:
     file = write_rows(tmp_path / "a.parquet", [("own/maths", "7", "?"), ("openai/gsm8k", "7", "?")])
     config = config_of(delegate=["own/*", "openai/*"])
     config.data = {"train_files": str(file), "val_files": None, "image_key": "images", "prompt_key": "prompt"}
-    (problem,) = _check_data(config)
+    (problem,) = _check_data(config, settings_of(config))
     assert "'own/maths'" in problem
     assert problem.startswith(f"{KEY}.delegate: ")
     config.reward.custom_reward_function = {"path": "own.py"}
-    assert _check_data(config) == []
+    assert _check_data(config, settings_of(config)) == []
     config.reward.reward_kwargs.visionr1.delegate = ["openai/*"]
-    (problem,) = _check_data(config)
+    (problem,) = _check_data(config, settings_of(config))
     assert "row 0" in problem
 
 

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_visionr1 import Target, score
-from verl_visionr1.plugin.config import ConfigError, checked
+from verl_visionr1.plugin.config import ConfigError, checked, settings_of
 from verl_visionr1.plugin.preflight import _check_turns
 from verl_visionr1.plugin.turns import Turns, TurnsError, turns_of, turns_problem
 
@@ -245,7 +245,7 @@ def test_the_check_before_ray_names_a_loop_that_rows_ask_for(tmp_path: Path) -> 
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"agent_name": ["tool_agent", "my_loop"]}), file)
     given = OmegaConf.merge(config(), {"data": {"train_files": str(file), "val_files": []}})
-    (problem,) = _check_turns(given)
+    (problem,) = _check_turns(given, settings_of(given))
     assert problem.startswith("column agent_name=my_loop: ")
     given.reward.reward_kwargs.visionr1.turns = "template"
-    assert _check_turns(given) == []
+    assert _check_turns(given, settings_of(given)) == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-import msgspec
 import typer
 from msgspec.structs import replace
 from rich.console import Console
@@ -18,7 +18,8 @@ from rich.progress import Progress as Bar
 
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
+from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
+from verl_visionr1.evaluation.predictions import Prediction, read_predictions
 from verl_visionr1.evaluation.records import Evaluation, load, save
 from verl_visionr1.evaluation.settings import (
     Confidence,
@@ -38,11 +39,9 @@ from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 
 if TYPE_CHECKING:
     from verl_visionr1.evaluation.generation.answering import Progress
-    from verl_visionr1.evaluation.predictions import Prediction
 
 REPORT, MARKDOWN = "report.json", "report.md"
-LOGPROB_RULES = ("logprob", "logprob-product")
-"""Confidence rules that need the probabilities of the tokens."""
+
 _LINE_EVERY_S = 30.0  # where nobody watches
 
 
@@ -59,10 +58,12 @@ def eval(
         Path | None, typer.Option(help="folder for predictions and report; run again to go on there")
     ] = None,
     step: Annotated[int | None, typer.Option(help="of a run's validation: that of this step, else the last")] = None,
-    limit: Annotated[int | None, typer.Option(help="first rows of each file")] = None,
-    n: Annotated[int, typer.Option("--n", help="answers to a row")] = 1,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, as in training's validation")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer (data.max_response_length)")] = 1024,
+    limit: Annotated[int | None, typer.Option(help="first rows of each file", min=1)] = None,
+    n: Annotated[int, typer.Option("--n", help="answers to a row", min=1)] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="0 is greedy, as in training's validation", min=0.0, max=10.0)
+    ] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer (data.max_response_length)", min=1)] = 1024,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
@@ -80,7 +81,7 @@ def eval(
     unreadable_count: Annotated[
         UnreadableCount, typer.Option(help="answers without a count, in MAE and RMSE")
     ] = "exclude",
-    resamples: Annotated[int, typer.Option(help="bootstrap resamples for the intervals; 0: none")] = 1000,
+    resamples: Annotated[int, typer.Option(help="bootstrap resamples for the intervals; 0: none", min=0)] = 1000,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="keep the probability of each token")] = False,
     vs: Annotated[
         Path | None, typer.Option(help="compare with another evaluation: its report.json, or its folder")
@@ -88,10 +89,12 @@ def eval(
     recompute: Annotated[bool, typer.Option("--recompute", help="only the metrics, of the answers in --out")] = False,
     on_error: given.OnBadRow = "fail",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where vLLM runs")] = "auto",
-    batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory")] = 256,
-    gpu_memory_utilization: Annotated[float | None, typer.Option(help="share of the GPU that vLLM takes")] = None,
-    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model")] = 1,
-    max_model_len: Annotated[int | None, typer.Option(help="most tokens of prompt and answer")] = None,
+    batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory", min=1)] = 256,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="share of the GPU that vLLM takes", min=0.01, max=1.0)
+    ] = None,
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model", min=1)] = 1,
+    max_model_len: Annotated[int | None, typer.Option(help="most tokens of prompt and answer", min=2)] = None,
 ) -> None:
     """Generate answers with vLLM and measure them; answers are kept, and a run that was killed goes on."""
     errors = Console(stderr=True, soft_wrap=True)
@@ -115,42 +118,45 @@ def eval(
         )
         measuring.judging()
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
+        is_auto = frame == "auto"
         if model is not None and not data and not recompute and _is_run(Path(model)):
-            _measure_run(Path(model), step, measuring, other, out, is_auto=frame == "auto")
+            _report(_of_run(Path(model), step, measuring, is_auto=is_auto), other, out)
             return
         if out is None:
             raise ValueError("--out: needs a folder for predictions and report")
+        if recompute and model is not None:
+            _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
+            return
         if not recompute:
             from verl_visionr1.evaluation.generation.engine import EngineOptions
-            from verl_visionr1.evaluation.generation.generating import Task
+            from verl_visionr1.evaluation.generation.generating import generate
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
                 raise ValueError(
                     "no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for answers that are there"
                 )
-            task = Task(
-                model=model,
-                data=tuple(data or ()),
-                out=out,
+            make = partial(
+                generate,
+                model,
+                data or [],
+                out,
                 sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed),
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-                limit=limit,
-                logprobs=logprobs or confidence in LOGPROB_RULES,
-                batch=batch,
-                on_error=on_error,
                 engine=EngineOptions(
                     device=device,
                     gpu_memory_utilization=gpu_memory_utilization,
                     tensor_parallel=tensor_parallel,
                     max_model_len=max_model_len,
                 ),
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+                limit=limit,
+                logprobs=logprobs or confidence == "logprob",
+                batch=batch,
+                on_error=on_error,
             )
-            _generate(task, errors)
-        answers = Path(model) if recompute and model is not None else None
-        files = data if answers is not None or not recompute else None
-        _measure(out, files, limit, measuring, other, answers, is_auto=frame == "auto")
+            _generate(make, errors)
+        _report(_of_folder(out, None if recompute else data, limit, measuring, is_auto=is_auto), other, out)
     except ValueError as error:
         raise given.stop("eval", error) from None
     except KeyboardInterrupt:
@@ -158,14 +164,12 @@ def eval(
         raise typer.Exit(130) from None
 
 
-def _generate(task: Any, errors: Console) -> None:
-    from verl_visionr1.evaluation.generation.generating import generate
-
+def _generate(generate: Callable[..., Progress], errors: Console) -> None:
     def say(line: str) -> None:
         errors.print(line, markup=False, highlight=False)
 
     with _shown(errors) as on_batch:
-        progress = generate(task, say, on_batch)
+        progress = generate(say=say, on_batch=on_batch)
     for example in progress.examples:
         say(f"left out: {example}")
     skipped = f", {progress.n_skipped} left out" if progress.n_skipped else ""
@@ -203,44 +207,15 @@ def _line(progress: Progress) -> str:
     return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} a second, {left}"
 
 
-def _as_made(measuring: EvaluationSettings, made: Made, *, is_auto: bool) -> EvaluationSettings:
-    """The settings with what generation knows."""
-    return msgspec.structs.replace(
-        measuring,
-        frame=_frame_of(made) if is_auto else measuring.frame,
-        processing=Processing(None, made.min_pixels, made.max_pixels),
-        max_tokens=made.sampling.max_tokens,
-    )
-
-
-def _frame_of(made: Made) -> str:
-    if made.model_type not in MODEL_TYPE_FRAMES:
-        known = ", ".join(MODEL_TYPE_FRAMES)
-        raise ValueError(
-            f"--frame auto: the coordinates of model_type {made.model_type!r} are not known ({known}); name them"
-        )
-    return MODEL_TYPE_FRAMES[made.model_type]
-
-
 def _is_run(path: Path) -> bool:
     """Whether a path is a run, or dumps, and not a model."""
     return path.exists() and not (path / "config.json").is_file()
 
 
-def _measure_run(
-    path: Path,
-    step: int | None,
-    measuring: EvaluationSettings,
-    other: Evaluation | None,
-    out: Path | None,
-    *,
-    is_auto: bool,
-) -> None:
+def _of_run(path: Path, step: int | None, measuring: EvaluationSettings, *, is_auto: bool) -> Evaluation:
     """The answers of a run's validation, judged as the run judged them."""
     from verl_visionr1.cli.judging import Options, judging_for
-    from verl_visionr1.evaluation.dumps import predictions_from
     from verl_visionr1.evaluation.evaluating import evaluate
-    from verl_visionr1.evaluation.markdown import markdown
     from verl_visionr1.evaluation.reading import RunRows
 
     file = _validation_dump(path, step)
@@ -248,24 +223,19 @@ def _measure_run(
     given.say(told.notes)
     counts = Counts()
     with given.opened([file], told.data, None, "fail", counts, validation_names=told.validation_names) as rollouts:
-        predictions, by_key = predictions_from(rollouts)
-    if not predictions:
+        run = RunRows.of(told.judging, rollouts)
+    if not run.rollouts:
         raise RowsError(f"{file}: {no_row(counts)}")
     settings = replace(measuring, frame=told.judging.frame.name, preset=told.judging.preset.name)
     model = str(path) if told.run is None else told.run.last.model
-    evaluation = evaluate(predictions, settings, model=f"{model}, {file.name}", run=RunRows(told.judging, by_key))
-    given.say([_saved_line(evaluation, by_key)])
-    text = markdown(evaluation, other)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        save(evaluation, out / REPORT)
-        write_whole(out / MARKDOWN, text.encode())
-    typer.echo(text, nl=False)
+    evaluation = evaluate(run.predictions, settings, model=f"{model}, {file.name}", run=run)
+    given.say([_saved_line(evaluation, run.rollouts)])
+    return evaluation
 
 
-def _saved_line(evaluation: Any, by_key: dict[tuple[str, int, int], Rollout]) -> str:
+def _saved_line(evaluation: Evaluation, by_key: Mapping[tuple[str, int, int], Rollout]) -> str:
     """What the run gave these rows, next to what comes out here."""
-    saved = [(by_key[row.file, row.row, row.sample].saved, row.reward) for row in evaluation.rows]
+    saved = [(by_key[row.key].saved, row.reward) for row in evaluation.rows]
     known = [(one, other) for one, other in saved if one is not None]
     found = saved_numbers([one for one, _ in known], [other for _, other in known])
     return "no reward is saved in it" if found is None else found.describe()
@@ -282,47 +252,63 @@ def _validation_dump(path: Path, step: int | None) -> Path:
     return found[-1]
 
 
-def _measure(
-    out: Path,
-    data: list[Path] | None,
-    limit: int | None,
-    measuring: EvaluationSettings,
-    other: Evaluation | None,
-    answers: Path | None,
-    *,
-    is_auto: bool,
-) -> None:
+def _of_folder(
+    out: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings, *, is_auto: bool
+) -> Evaluation:
+    """The answers that generation has left in its folder."""
     from verl_visionr1.evaluation.evaluating import evaluate
-    from verl_visionr1.evaluation.markdown import markdown
-
-    predictions, made = _of_elsewhere(answers, data or []) if answers is not None else _of_folder(out, data)
-    if measuring.confidence in LOGPROB_RULES and (made is None or not made.logprobs):
-        needs = f"--confidence {measuring.confidence} needs"
-        raise RowsError(f"{answers or out}: its answers have no token probabilities, which {needs}")
-    if made is not None:
-        measuring = _as_made(measuring, made, is_auto=is_auto)
-    first = (each for each in predictions if limit is None or each.row < limit)
-    evaluation = evaluate(first, measuring, model=made.model if made is not None else str(answers))
-    text = markdown(evaluation, other)
-    save(evaluation, out / REPORT)
-    write_whole(out / MARKDOWN, text.encode())
-    typer.echo(text, nl=False)
-
-
-def _of_folder(out: Path, data: list[Path] | None) -> tuple[Iterator[Prediction], Made]:
-    """The answers that a run has left in its folder, and what they were made with."""
-    from verl_visionr1.evaluation.generation.answering import predictions_of
-    from verl_visionr1.evaluation.predictions import read_predictions
 
     made = read_made(out / SETTINGS)
+    if measuring.confidence == "logprob" and not made.logprobs:
+        raise _no_logprobs(out)
+    settings = replace(
+        measuring,
+        frame=_frame_of(made.model_type) if is_auto else measuring.frame,
+        processing=Processing(None, made.min_pixels, made.max_pixels),
+        max_tokens=made.sampling.max_tokens,
+    )
     names = [file.name for file in data or ()] or list(made.data)
-    return predictions_of(names, read_predictions(out / PREDICTIONS), None), made
+    predictions = (each for each in read_predictions(out / PREDICTIONS) if each.file in names)
+    return evaluate(_first(predictions, limit), settings, model=made.model)
 
 
-def _of_elsewhere(answers: Path, data: list[Path]) -> tuple[Iterator[Prediction], None]:
+def _frame_of(model_type: str) -> str:
+    if model_type not in MODEL_TYPE_FRAMES:
+        known = ", ".join(MODEL_TYPE_FRAMES)
+        raise ValueError(
+            f"--frame auto: the coordinates of model_type {model_type!r} are not known ({known}); name them"
+        )
+    return MODEL_TYPE_FRAMES[model_type]
+
+
+def _of_elsewhere(
+    answers: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings
+) -> Evaluation:
     """Answers of another program; what they were made with is not known."""
     from verl_visionr1.evaluation.elsewhere import SUFFIXES, read_answers
+    from verl_visionr1.evaluation.evaluating import evaluate
 
     if not answers.name.endswith(SUFFIXES):
         raise RowsError(f"{answers}: --recompute takes no model, but a file of answers ({', '.join(SUFFIXES)})")
-    return read_answers(answers, data), None
+    if measuring.confidence == "logprob":
+        raise _no_logprobs(answers)
+    return evaluate(_first(read_answers(answers, data or []), limit), measuring, model=str(answers))
+
+
+def _no_logprobs(where: Path) -> RowsError:
+    return RowsError(f"{where}: its answers have no token probabilities, which --confidence logprob needs")
+
+
+def _first(predictions: Iterable[Prediction], limit: int | None) -> Iterator[Prediction]:
+    return (each for each in predictions if limit is None or each.row < limit)
+
+
+def _report(evaluation: Evaluation, other: Evaluation | None, out: Path | None) -> None:
+    """Print the report, and keep it where a folder was given."""
+    from verl_visionr1.evaluation.markdown import markdown
+
+    text = markdown(evaluation, other)
+    if out is not None:
+        save(evaluation, out / REPORT)
+        write_whole(out / MARKDOWN, text.encode())
+    typer.echo(text, nl=False)

@@ -29,8 +29,8 @@ IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 RECALLS: tuple[float, ...] = tuple(np.linspace(0.0, 1.0, 101).tolist())
 """COCO's grid of recalls, to the bit."""
 
-Candidates: TypeAlias = list[tuple[float, int]]
-"""IoU and index of the targets that a prediction may take."""
+Candidates: TypeAlias = list[tuple[bool, float, int]]
+"""The targets that a prediction may take: whether before others, IoU, index."""
 
 
 def ap(answer: Answer, target: Target, matching: Matching) -> float:
@@ -101,21 +101,29 @@ def _tied_in_class(ious: Sequence[float], n_predicted: float, n_target: int, tau
 # --- AP of a ranked list, as COCO has it ----------------------------------------------------------------------------
 
 
-def rank_hits(iou_pt: Array, taus: Sequence[float] = IOU_THRESHOLDS) -> list[list[bool]]:
-    """Which predictions are true positives at each tau, by COCO's greedy rule.
+def rank_matches(
+    iou_pt: Array,
+    taus: Sequence[float] = IOU_THRESHOLDS,
+    *,
+    last: Sequence[bool] = (),
+    shared: Sequence[bool] = (),
+) -> list[list[int]]:
+    """Which target each prediction takes at each tau, by COCO's greedy rule.
 
     In the order of its rows each prediction takes the free target that it overlaps most (of equals the last), if that
     IoU reaches tau.
 
     Args:
         iou_pt: IoU of P predictions of one class, best score first, with its T targets; shape (P, T).
-        taus: thresholds in (0, 1), rising.
+        taus: thresholds in (0, 1], rising.
+        last: T flags of targets that are taken only where no other one can be.
+        shared: T flags of targets that any number of predictions may take.
 
     Returns:
-        One list of P booleans for each tau.
+        One list for each tau, of P indices of targets; -1 for none.
 
-    >>> rank_hits(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
-    [[True, False], [False, True]]
+    >>> rank_matches(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
+    [[0, -1], [-1, 0]]
     """
     candidates: list[Candidates] = [[] for _ in range(len(iou_pt))]
     rows, columns = np.nonzero(iou_pt >= taus[0])
@@ -123,21 +131,22 @@ def rank_hits(iou_pt: Array, taus: Sequence[float] = IOU_THRESHOLDS) -> list[lis
     ts: list[int] = columns.tolist()
     overlaps: list[float] = iou_pt[rows, columns].tolist()
     for p, t, overlap in zip(ps, ts, overlaps, strict=True):
-        candidates[p].append((overlap, t))
+        candidates[p].append((not (last and last[t]), overlap, t))
     for some in candidates:
         some.sort(reverse=True)
-    return [_hits(candidates, tau) for tau in taus]
+    many = {t for t, is_shared in enumerate(shared) if is_shared}
+    return [_matches(candidates, tau, many) for tau in taus]
 
 
-def _hits(candidates: list[Candidates], tau: float) -> list[bool]:
+def _matches(candidates: list[Candidates], tau: float, shared: set[int]) -> list[int]:
     taken: set[int] = set()
-    hits: list[bool] = []
+    matches: list[int] = []
     for some in candidates:
-        chosen = next((t for overlap, t in some if overlap >= tau and t not in taken), None)
-        hits.append(chosen is not None)
-        if chosen is not None:
+        chosen = next((t for _, overlap, t in some if overlap >= tau and t not in taken), -1)
+        matches.append(chosen)
+        if chosen not in shared:
             taken.add(chosen)
-    return hits
+    return matches
 
 
 def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:

@@ -5,7 +5,7 @@ knows vLLM); everything else reads it, so that metrics are recomputed without ge
 
 * `settings`, `evaluating.evaluate`: predictions -> `records.Evaluation`; `markdown.markdown`, `records.save`, `load`;
 * `reading` and `confidence`: an answer by the reward's own road, and how sure the model was of each box;
-* `detections`, `coco`, `ranking`, `average_precision`: COCO's numbers, and their resamples;
-* `grounding`, `negatives`, `counting`, `pointing`: numbers of rows, each docstring with formula and source;
+* `detections`, `ranking`, `average_precision`: COCO's numbers, and their resamples;
+* `rows`: numbers of single answers, each docstring with formula and source;
 * `bootstrap`, `correlation`, `comparison`: intervals, reward against metric, one model against another.
 """

@@ -1,29 +1,33 @@
 """The COCO family of numbers of one data source: AP, AP50, AP75, by size, AR, by category; NMS-AP of OVDEval.
 
-The numbers are faster-coco-eval's, and their intervals come from `ranking` (the tests hold the two against each other,
-and against pycocotools). Where boxes of different images are equally confident, COCO's number hangs on the order of the
-rows: average precision is then the mean over `N_ORDERS` random orders of the images, and the interval holds their
-spread.
+AP is the mean over IoU .50:.05:.95 and over the categories that have a true box; precision is interpolated at 101
+recalls. AR@m is the recall with at most m boxes an image and category, likewise averaged. Source: Lin et al. 2014 and
+cocodataset.org, "Metrics"; the tests hold every number against pycocotools, which knows no resamples.
+
+Where boxes of different images are equally confident, COCO's number hangs on the order of the rows: average precision
+is then the mean over `N_ORDERS` random orders of the images, and the interval holds their spread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from verl_visionr1.boxes import Array, pairwise_iou
 from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS
-from verl_visionr1.evaluation.coco import AREAS, TAU_50, TAU_75, CocoNumbers, coco_numbers
 from verl_visionr1.evaluation.detections import Detections
 from verl_visionr1.evaluation.ranking import Ranked, image_orders, ranked
 from verl_visionr1.rollouts.bootstrap import Weights
 
+MAX_DETS = (1, 10, 100)
+"""COCO's limits on the boxes of an image and category."""
 N_ORDERS = 100
 """Random orders of the images that ties are ranked by."""
 _ALL = tuple(range(len(IOU_THRESHOLDS)))
-_SIZES = {"s": 1, "m": 2, "l": 3}
+_TAU_50, _TAU_75 = 0, 5
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,18 @@ class AveragePrecision:
         prefix: put before the names of the metrics.
         by_category: also give AP of each category, as "AP/<category>".
         n_orders: random orders of the images that ties are ranked by; 0: one, that of the rows, as COCO.
-        numbers: what COCO's evaluator says.
-        ranks: for each category its `Ranked` in each area range.
+        ranks: for each category its `Ranked` in each of `AREAS`.
     """
 
     detections: Detections
     n_units: int
-    max_dets: Sequence[int] = (1, 10, 100)
+    max_dets: Sequence[int] = MAX_DETS
     prefix: str = ""
     by_category: bool = True
     n_orders: int = N_ORDERS
-    numbers: CocoNumbers = field(init=False, repr=False)
-    ranks: tuple[list[Ranked], ...] = field(init=False, repr=False)
+    ranks: tuple[dict[str, Ranked], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", coco_numbers(self.detections, self.max_dets))
         orders = image_orders(self.detections.names, self.n_orders) if self.n_orders else None
         ranks = ranked(self.detections, self.n_units, self.max_dets[-1], orders)
         object.__setattr__(self, "ranks", tuple(ranks))
@@ -59,81 +60,51 @@ class AveragePrecision:
     @property
     def has_ties(self) -> bool:
         """Whether the order of the images plays a part."""
-        return any(one.orders for areas in self.ranks for one in areas)
+        return any(one.orders for areas in self.ranks for one in areas.values())
 
-    @property
+    @cached_property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
-        """Metric -> its value; the number is that of COCO images."""
-        precision, recall = self.numbers.precision, self.numbers.recall
-        found: dict[str, Array] = {"AP": precision[..., 0], "AP50": precision[TAU_50, :, 0]}
-        found["AP75"] = precision[TAU_75, :, 0]
-        found |= {f"AP{size}": precision[..., area] for size, area in _SIZES.items()}
-        found |= {f"AR{limit}": recall[..., 0, i] for i, limit in enumerate(self.max_dets)}
-        found |= {f"AR{size}": recall[..., area, -1] for size, area in _SIZES.items()}
-        if self.by_category:
-            for k, category in enumerate(self.detections.categories):
-                found |= {f"AP/{category}": precision[:, k, 0], f"AP50/{category}": precision[TAU_50, k, 0]}
-        n = self.detections.n_images
-        values = {self.prefix + name: (_mean(some), n) for name, some in found.items()}
-        return values | {name: (value, n) for name, value in self._means_over_orders().items()}
-
-    def _means_over_orders(self) -> Mapping[str, float | None]:
-        """The metrics that hang on the order of ties: the mean over all orders; empty where nothing ties."""
-        if not self.has_ties:
-            return {}
-        each = self.resampled(np.ones((self.n_orders, self.n_units)))
-        return {name: _mean(some) for name, some in each.items() if name.startswith(f"{self.prefix}AP")}
+        """Metric -> its value (the mean over the orders of ties); the number is that of COCO images."""
+        each = self.resampled(np.ones((self.n_orders if self.has_ties else 1, self.n_units)))
+        return {name: (_mean(some), self.detections.n_images) for name, some in each.items()}
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
         """Metric -> B values."""
-        sums = _Sums(len(weights_bu))
-        found: dict[str, Array] = {}
-        for category, areas in zip(self.detections.categories, self.ranks, strict=True):
-            if not areas[0].n_true.any():
-                if self.by_category:
-                    nothing = np.full(len(weights_bu), np.nan)
-                    found |= {f"{self.prefix}AP/{category}": nothing, f"{self.prefix}AP50/{category}": nothing}
-                continue
-            whole = areas[0].precision(weights_bu, _ALL)
-            sums.add("AP", whole.mean(axis=1))
-            sums.add("AP50", whole[:, TAU_50])
-            sums.add("AP75", whole[:, TAU_75])
-            if self.by_category:
-                found[f"{self.prefix}AP/{category}"] = whole.mean(axis=1)
-                found[f"{self.prefix}AP50/{category}"] = whole[:, TAU_50]
-            for limit in self.max_dets:
-                sums.add(f"AR{limit}", areas[0].recalls(weights_bu, limit).mean(axis=1))
-            for size, area in _SIZES.items():
-                if areas[area].n_true.any():
-                    sums.add(f"AP{size}", areas[area].precision(weights_bu, _ALL).mean(axis=1))
-                    sums.add(f"AR{size}", areas[area].recalls(weights_bu, self.max_dets[-1]).mean(axis=1))
+        by_category = [self._of_category(areas, weights_bu) for areas in self.ranks]
         names = [f"AP{end}" for end in ("", "50", "75", "s", "m", "l")]
         names += [f"AR{end}" for end in (*self.max_dets, "s", "m", "l")]
-        return found | {self.prefix + name: sums.mean(name) for name in names}
+        nothing = np.full(len(weights_bu), np.nan)
+        found = {self.prefix + name: _mean_over([one.get(name, nothing) for one in by_category], nothing)
+                 for name in names}  # fmt: skip
+        if self.by_category:
+            for category, one in zip(self.detections.categories, by_category, strict=True):
+                found |= {f"{self.prefix}{name}/{category}": one.get(name, nothing) for name in ("AP", "AP50")}
+        return found
 
-    def n_true(self, category: int, area: int = 0) -> int:
-        """True boxes of a category that count in an area of `coco.AREAS`."""
-        assert area < len(AREAS)
-        return int(self.ranks[category][area].n_true.sum())
+    def _of_category(self, areas: Mapping[str, Ranked], weights_bu: Weights) -> dict[str, Array]:
+        """The metrics of one category that has true boxes."""
+        found: dict[str, Array] = {}
+        for size, one in areas.items():
+            if one.n_true.any():
+                precision = one.precision(weights_bu, _ALL)
+                found[f"AP{size}"] = precision.mean(axis=1)
+                if size:
+                    found[f"AR{size}"] = one.recalls(weights_bu, self.max_dets[-1]).mean(axis=1)
+                    continue
+                found |= {"AP50": precision[:, _TAU_50], "AP75": precision[:, _TAU_75]}
+                found |= {f"AR{limit}": one.recalls(weights_bu, limit).mean(axis=1) for limit in self.max_dets}
+        return found
+
+    def n_true(self, category: int, size: str = "") -> int:
+        """True boxes of a category that count in one of `AREAS`."""
+        return int(self.ranks[category][size].n_true.sum())
 
 
-class _Sums:
-    """Means over categories of values that may be missing, added one category at a time."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.totals: dict[str, tuple[Array, Array]] = {}
-
-    def add(self, name: str, values: Array) -> None:
-        total, count = self.totals.setdefault(name, (np.zeros(self.n), np.zeros(self.n)))
-        is_there = ~np.isnan(values)
-        total[is_there] += values[is_there]
-        count += is_there
-
-    def mean(self, name: str) -> Array:
-        total, count = self.totals.get(name, (np.zeros(self.n), np.zeros(self.n)))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(count > 0, total / count, np.nan)
+def _mean_over(values: Sequence[Array], nothing: Array) -> Array:
+    """Means over categories of B values that may be missing (NaN)."""
+    kept = np.array(values) if values else nothing[None]
+    count = np.count_nonzero(~np.isnan(kept), axis=0)
+    return np.where(count > 0, np.nansum(kept, axis=0) / np.maximum(count, 1), np.nan)
 
 
 def _mean(values: Array) -> float | None:
@@ -167,4 +138,5 @@ def after_nms(detections: Detections, match_iou: float = 0.5) -> Detections:
             best.add(first)
             surplus.update(d for d in over if d != first)
     kept[sorted(surplus - best)] = False
-    return detections.keeping(kept)
+    columns = ("dt_image", "dt_category", "dt_xyxy", "dt_score")
+    return replace(detections, **{name: getattr(detections, name)[kept] for name in columns})

@@ -1,179 +1,105 @@
 """Two evaluations side by side (`--vs`): differences of metrics, and of reward and metric row by row.
 
-Both models answered the same images with the same seed: their bootstrap resamples are the same, so the resampled values
-are subtracted one by one and the interval of the difference is paired. Else the draws of one are put in another order,
-which gives the interval of a difference of independent samples.
+Both models answered the same images: their bootstrap resamples are the same, so the resampled values are subtracted one
+by one and the interval of the difference is paired. Else the draws of one are put in another order, which gives the
+interval of a difference of independent samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.evaluation.correlation import Correlated
-from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
+from verl_visionr1.evaluation.records import Cell, Evaluation, RowNumbers, Section, Table
+from verl_visionr1.evaluation.settings import LEVEL
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
 NEITHER_IS_BETTER = frozenset({"bias", "tokens"})
-OF_THE_MODEL = frozenset({"frame", "answer_format", "processing", "max_tokens"})
-"""Settings that say how a model speaks: two models that speak otherwise can be compared."""
-OF_INTERVALS = frozenset({"resamples", "level", "seed"})
-"""Settings that move no number but its interval."""
+MAY_DIFFER = frozenset({"frame", "answer_format", "processing", "max_tokens", "resamples"})
+"""Settings of how a model speaks, and of the intervals: numbers compare all the same."""
 SAME = 1e-9
 """Values of a row that differ by no more are equal."""
 ROW_METRICS = ("F1@50", "REC@50", "accuracy", "all right")
 """Of these, the first that rows have is held against the reward."""
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of both.
-
-    Attributes:
-        metric: its name.
-        ours, theirs: values.
-        difference: ours less theirs, with its interval.
-        is_paired: whether the same images were resampled alike.
-        verdict: "better", "worse", or "" where the interval holds 0, or neither is better.
-    """
-
-    metric: str
-    ours: float | None
-    theirs: float | None
-    difference: Estimate
-    is_paired: bool
-    verdict: str
-
-
-class RowComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Both models' answers to the same rows, the reward of each by its own settings.
-
-    Attributes:
-        n: rows that both answered.
-        metric: the metric that is held against the reward.
-        better, worse: rows on which it rose, or fell.
-        reward, change: mean differences of reward and metric, with intervals over rows' images.
-        same_way, opposite: rows on which reward and metric moved the same way, or against each other.
-        reward_up_metric_down: rows on which the reward rose and the metric fell.
-        spearman: rank correlation of both differences.
-        words: what that says.
-    """
-
-    n: int
-    metric: str
-    better: int
-    worse: int
-    reward: Estimate
-    change: Estimate
-    same_way: int
-    opposite: int
-    reward_up_metric_down: int
-    spearman: Estimate
-    words: str
-
-
-class SectionComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """One data source and task in both evaluations.
-
-    Attributes:
-        source, task: which.
-        differences: of every metric that both have.
-        rows: row by row, where both have kept their rows.
-    """
-
-    source: str
-    task: str
-    differences: list[Difference]
-    rows: RowComparison | None = None
+DIFFERENCES = "differences"
+ROW_BY_ROW = "row by row"
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two evaluations side by side.
 
     Attributes:
-        sections: data sources and tasks that both have, averages last.
-        only_ours, only_theirs: those that one has, "<source> (<task>)".
-        settings: conventions that differ, "<name>: <ours>, theirs <theirs>": such numbers do not compare.
-        others: settings that differ and may: `OF_THE_MODEL`, `OF_INTERVALS`.
+        sections: data sources and tasks that both have, averages last. Of each, the table `DIFFERENCES` has the metrics
+            that both have, and `ROW_BY_ROW` what changed on the rows that both answered, each reward by its own
+            settings; it is there where both have kept their rows.
+        notes: what one has alone, and settings that differ.
     """
 
-    sections: list[SectionComparison]
-    only_ours: list[str]
-    only_theirs: list[str]
-    settings: list[str]
-    others: list[str]
+    sections: list[Section]
+    notes: list[str]
 
 
 def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
     """Hold an evaluation against another one."""
-    alike = {task for task in _tasks(ours) if _sources(ours, task) == _sources(theirs, task)}
-    own = {section.key: section for section in _compared(ours, alike)}
-    other = {section.key: section for section in _compared(theirs, alike)}
-    is_alike = (ours.settings.seed, ours.settings.resamples) == (theirs.settings.seed, theirs.settings.resamples)
-    sections = [
-        SectionComparison(
-            source=section.source,
-            task=section.task,
-            differences=_differences(section, other[key], ours.settings.level, is_alike=is_alike),
-            rows=_rows(section, ours, theirs),
-        )
-        for key, section in own.items()
-        if key in other
-    ]
-    differ = _settings_that_differ(ours, theirs)
-    may = OF_THE_MODEL | OF_INTERVALS
+    own, other = _compared(ours, theirs), _compared(theirs, ours)
+    both = [(section, other[key]) for key, section in own.items() if key in other]
+    notes = list(_settings_that_differ(ours, theirs))
+    for whose, some, others in (("here", own, other), ("there", other, own)):
+        names = [f"{source} ({task})" for source, task in some if (source, task) not in others]
+        notes += [f"only {whose}: {', '.join(names)}"] if names else []
     return Comparison(
-        sections=sections,
-        only_ours=[f"{source} ({task})" for source, task in own if (source, task) not in other],
-        only_theirs=[f"{source} ({task})" for source, task in other if (source, task) not in own],
-        settings=[text for name, text in differ.items() if name not in may],
-        others=[text for name, text in differ.items() if name in may],
+        sections=[_side_by_side(mine, yours, ours, theirs) for mine, yours in both],
+        notes=notes if both else [*notes, "nothing that both have"],
     )
-
-
-def _compared(evaluation: Evaluation, alike: set[str]) -> list[Section]:
-    """Its sections, with the averages of tasks for which both have the same data sources."""
-    return [*evaluation.sections, *(average for average in evaluation.averages if average.task in alike)]
-
-
-def _tasks(evaluation: Evaluation) -> set[str]:
-    return {section.task for section in evaluation.sections}
 
 
 def _sources(evaluation: Evaluation, task: str) -> set[str]:
     return {section.source for section in evaluation.sections if section.task == task}
 
 
-def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> dict[str, str]:
+def _compared(evaluation: Evaluation, other: Evaluation) -> dict[tuple[str, str], Section]:
+    """Its sections, with the averages of tasks for which both have the same data sources."""
+    averages = [one for one in evaluation.averages if _sources(evaluation, one.task) == _sources(other, one.task)]
+    return {section.key: section for section in (*evaluation.sections, *averages)}
+
+
+def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> Iterator[str]:
     mine, yours = msgspec.to_builtins(ours.settings), msgspec.to_builtins(theirs.settings)
-    return {name: f"{name}: {mine[name]}, theirs {yours[name]}" for name in mine if mine[name] != yours[name]}
+    for name in sorted(mine, key=MAY_DIFFER.__contains__):
+        if mine[name] != yours[name]:
+            may = "differs, as it may between models and runs"
+            what = may if name in MAY_DIFFER else "settings differ, the numbers do not compare"
+            yield f"{what}: {name}: {mine[name]}, theirs {yours[name]}"
 
 
-def _differences(ours: Section, theirs: Section, level: float, *, is_alike: bool) -> list[Difference]:
-    is_paired = is_alike and ours.units == theirs.units
-    found: list[Difference] = []
-    for name, mine in ours.estimates.items():
-        yours = theirs.estimates.get(name)
-        if yours is None or "/" in name:
+def _side_by_side(mine: Section, yours: Section, ours: Evaluation, theirs: Evaluation) -> Section:
+    is_paired = mine.units == yours.units and ours.settings.resamples == theirs.settings.resamples
+    columns = ["metric", "here", "there", "difference", "low", "high", ""]
+    tables = [Table(name=DIFFERENCES, columns=columns, rows=list(_differences(mine, yours, is_paired=is_paired)))]
+    both, metric = _pairs(mine, ours, theirs)
+    if both:
+        tables.append(row_by_row(both, metric, ours.settings.resamples))
+    alone = "other images or number of resamples: the intervals are not paired"
+    return msgspec.structs.replace(
+        mine, estimates={}, draws={}, correlations=[], tables=tables, notes=[] if is_paired else [alone]
+    )
+
+
+def _differences(mine: Section, yours: Section, *, is_paired: bool) -> Iterator[list[Cell]]:
+    for name, here in mine.estimates.items():
+        there = yours.estimates.get(name)
+        if there is None or "/" in name:
             continue
-        value = None if mine.value is None or yours.value is None else mine.value - yours.value
-        drawn = _drawn(ours.draws.get(name), theirs.draws.get(name), is_paired=is_paired)
-        low, high = interval(drawn, level, value, metric=name)
-        difference = Estimate(value=value, low=low, high=high, n=mine.n)
-        found.append(
-            Difference(
-                metric=name,
-                ours=mine.value,
-                theirs=yours.value,
-                difference=difference,
-                is_paired=is_paired and drawn is not None,
-                verdict=verdict_of(name, difference),
-            )
-        )
-    return found
+        value = None if here.value is None or there.value is None else here.value - there.value
+        drawn = _drawn(mine.draws.get(name), yours.draws.get(name), is_paired=is_paired)
+        low, high = interval(drawn, LEVEL, value, metric=name)
+        verdict = verdict_of(name, Estimate(value=value, low=low, high=high))
+        yield [name, here.value, there.value, value, low, high, verdict]
 
 
 def _drawn(
@@ -183,14 +109,13 @@ def _drawn(
     if not ours or not theirs:
         return None
     mine, yours = np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
+    yours = yours if is_paired else np.random.default_rng(0).permutation(yours)
     n = min(len(mine), len(yours))
-    if not is_paired:
-        yours = np.random.default_rng(0).permutation(yours)
     return mine[:n] - yours[:n]
 
 
 def verdict_of(metric: str, difference: Estimate) -> str:
-    """Whether a difference is more than resampling explains.
+    """Whether a difference is more than resampling explains: "better", "worse" or "".
 
     >>> verdict_of("MAE", Estimate(value=-1.0, low=-2.0, high=-0.5))
     'better'
@@ -201,67 +126,31 @@ def verdict_of(metric: str, difference: Estimate) -> str:
     return "better" if (low > 0.0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
-# --- row by row ------------------------------------------------------------------------------------------------------
-
-
-def _rows(section: Section, ours: Evaluation, theirs: Evaluation) -> RowComparison | None:
+def _pairs(section: Section, ours: Evaluation, theirs: Evaluation) -> tuple[list[tuple[RowNumbers, RowNumbers]], str]:
+    """The rows that both answered, and the metric that is held against the reward."""
     mine = {row.key: row for row in ours.rows if (row.data_source, row.task) == section.key}
     yours = {row.key: row for row in theirs.rows if (row.data_source, row.task) == section.key}
     both = [(mine[key], yours[key]) for key in mine if key in yours and mine[key].image == yours[key].image]
-    metric = next((name for name in ROW_METRICS if any(name in row.measured for row, _ in both)), None)
-    if metric is None:
-        return None
-    both = [pair for pair in both if all(row.measured.get(metric) is not None for row in pair)]
-    return compare_rows(both, metric, ours) if both else None
+    metric = next((name for name in ROW_METRICS if any(name in row.measured for row, _ in both)), "")
+    return [pair for pair in both if all(row.measured.get(metric) is not None for row in pair)], metric
 
 
-def compare_rows(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, evaluation: Evaluation) -> RowComparison:
-    """Answers of two models to the same rows, one pair a row."""
+def row_by_row(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, n_resamples: int) -> Table:
+    """How often reward and metric rose and fell, their mean changes, and the rank correlation of these."""
     reward = np.array([a.reward - b.reward for a, b in both])
     change = np.array([(a.measured[metric] or 0.0) - (b.measured[metric] or 0.0) for a, b in both])
     names = {name: i for i, name in enumerate(sorted({a.image for a, _ in both}))}
     units = np.array([names[a.image] for a, _ in both], dtype=np.intp)
-    settings = evaluation.settings
-    correlated = Correlated(units, reward, {"change": change})
     ones = np.ones(len(both))
-    means = Ratios(units, {"reward": (reward, ones), "mean change": (change, ones)})
-    found, _ = estimates_of(
-        [means, correlated], len(names), n_resamples=settings.resamples, seed=settings.seed, level=settings.level
-    )
-    up, down = change > SAME, change < -SAME
-    earned, lost = reward > SAME, reward < -SAME
-    opposite = int(np.count_nonzero((earned & down) | (lost & up)))
-    same_way = int(np.count_nonzero((earned & up) | (lost & down)))
-    return RowComparison(
-        n=len(both),
-        metric=metric,
-        better=int(up.sum()),
-        worse=int(down.sum()),
-        reward=found["reward"],
-        change=found["mean change"],
-        same_way=same_way,
-        opposite=opposite,
-        reward_up_metric_down=int(np.count_nonzero(earned & down)),
-        spearman=found["spearman/change"],
-        words=_words(metric, found["reward"], found["mean change"], same_way, opposite),
-    )
-
-
-def _words(metric: str, reward: Estimate, change: Estimate, same_way: int, opposite: int) -> str:
-    ways = [_way(estimate) for estimate in (reward, change)]
-    rows = f"on {same_way} rows both moved the same way, on {opposite} against each other"
-    if ways[0] and ways[1]:
-        together = "as did" if ways[0] == ways[1] else "BUT NOT"
-        return f"reward {ways[0]}, {together} {metric}; {rows}"
-    if ways[0]:
-        return f"reward {ways[0]}, {metric} shows no change; {rows}"
-    if ways[1]:
-        return f"{metric} {ways[1]}, reward shows no change; {rows}"
-    return f"neither reward nor {metric} shows a change; {rows}"
-
-
-def _way(estimate: Estimate) -> str:
-    low, high = estimate.low, estimate.high
-    if low is None or high is None:
-        low = high = estimate.value or 0.0
-    return "rose" if low > 0.0 else "fell" if high < 0.0 else ""
+    means = Ratios(units, {"reward": (reward, ones), "change": (change, ones)})
+    measured = [means, Correlated(units, reward, {"change": change})]
+    found, _ = estimates_of(measured, len(names), n_resamples=n_resamples, seed=0, level=LEVEL)
+    rows: list[list[Cell]] = []
+    for name, values, key in (("reward", reward, "reward"), (metric, change, "change")):
+        rose, fell = int(np.count_nonzero(values > SAME)), int(np.count_nonzero(values < -SAME))
+        rows.append([name, len(both), rose, fell, found[key].value, found[key].low, found[key].high])
+    against = int(np.count_nonzero((reward > SAME) & (change < -SAME)))
+    rows.append([f"reward up, {metric} down", against, "", "", "", None, None])
+    rank = found["spearman/change"]
+    rows.append(["Spearman of both changes", len(both), "", "", rank.value, rank.low, rank.high])
+    return Table(name=ROW_BY_ROW, columns=["", "rows", "rose", "fell", "change", "low", "high"], rows=rows)

@@ -7,7 +7,6 @@
 * `logprob`: the geometric mean of the probabilities of the tokens that say the box, times that of the tokens that say
   its label, under a square root: sqrt(p_box * p_label), as Griffon (`sqrt(loc_prob * label_prob)`). p is
   exp(mean of the log-probabilities) of the tokens that overlap the text. A box without a label: p_box.
-* `logprob-product`: the product of the probabilities of all those tokens, exp(sum): long numbers and labels cost.
 
 Log-probabilities are those of the model before temperature, at the tokens that it wrote.
 """
@@ -15,8 +14,7 @@ Log-probabilities are those of the model before temperature, at the tokens that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from statistics import fmean
 
 import numpy as np
 
@@ -28,7 +26,7 @@ from verl_visionr1.evaluation.settings import EvaluationError
 
 
 def confidences(read: Read, rule: str) -> list[float]:
-    """The confidence of each usable box of an answer, in (0, 1] (0 where a product underflows).
+    """The confidence of each usable box of an answer, in [0, 1].
 
     Raises:
         EvaluationError: a rule that needs log-probabilities, and a prediction with boxes and without them.
@@ -38,7 +36,7 @@ def confidences(read: Read, rule: str) -> list[float]:
         return [1.0] * n
     if rule == "order":
         return [1.0 - i / n for i in range(n)]
-    return _from_logprobs(read, _MEANS[rule]) if n else []
+    return _from_logprobs(read) if n else []
 
 
 def token_logprobs(prediction: Prediction, start: int, end: int) -> list[float]:
@@ -56,33 +54,19 @@ def token_logprobs(prediction: Prediction, start: int, end: int) -> list[float]:
     return [prediction.logprobs[i] for i in range(max(first, 0), last) if ends[i] > starts[i]]
 
 
-def _from_logprobs(read: Read, mean: Callable[[list[float], list[float]], float]) -> list[float]:
+def _from_logprobs(read: Read) -> list[float]:
     prediction = read.prediction
     if not prediction.logprobs:
         where = f"{prediction.file}: row {prediction.row}"
         raise EvaluationError(f"{where}: no log-probabilities were kept; generate with them, or confidence=order")
     as_spoken = PARSERS[read.preset.answer_format](read.case.completion)
     spans = box_spans(prediction.output, as_spoken)
-    return [_confidence(prediction, span, mean) for span in spans]
+    return [_confidence(prediction, span) for span in spans]
 
 
-def _confidence(prediction: Prediction, span: Span | None, mean: Callable[[list[float], list[float]], float]) -> float:
+def _confidence(prediction: Prediction, span: Span | None) -> float:
     if span is None:
         return 0.0
     box = token_logprobs(prediction, *span.box)
     label = token_logprobs(prediction, *span.label) if span.label else []
-    return mean(box, label) if box else 0.0
-
-
-def _griffon(box: list[float], label: list[float]) -> float:
-    means = [sum(some) / len(some) for some in (box, label) if some]
-    return math.exp(sum(means) / len(means))
-
-
-def _product(box: list[float], label: list[float]) -> float:
-    return math.exp(sum(box) + sum(label))
-
-
-_MEANS: Mapping[str, Callable[[list[float], list[float]], float]] = MappingProxyType(
-    {"logprob": _griffon, "logprob-product": _product}
-)
+    return math.exp(fmean(map(fmean, filter(None, (box, label))))) if box else 0.0

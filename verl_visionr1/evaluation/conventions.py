@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_visionr1.evaluation.average_precision import N_ORDERS
+from verl_visionr1.evaluation.average_precision import MAX_DETS, N_ORDERS
 from verl_visionr1.evaluation.sections import Measurement
-from verl_visionr1.evaluation.settings import EvaluationSettings
+from verl_visionr1.evaluation.settings import LEVEL, EvaluationSettings
 
 _CONFIDENCE = {
     "constant": "every box has the same confidence",
     "order": "the i-th of the n boxes of an answer has confidence 1 - i/n, i from 0",
     "logprob": "confidence is sqrt(p_box * p_label), p the geometric mean of the probabilities of their tokens",
-    "logprob-product": "confidence is the product of the probabilities of the tokens of box and label",
 }
 _TIES = (
     f"boxes of different images with equal confidence rank in random orders: AP is the mean over {N_ORDERS} of them, "
@@ -38,15 +37,14 @@ def conventions_of(settings: EvaluationSettings, measurements: Sequence[Measurem
     found += [text for family, text in _families(settings).items() if family in families]
     if settings.resamples:
         found.append(
-            f"Intervals: {settings.level:.0%}, {settings.resamples} bootstrap resamples of images (seed "
-            f"{settings.seed}), percentiles; those of AP are shifted by the bootstrap's bias; none where one or two "
-            "images hold all that can be measured."
+            f"Intervals: {LEVEL:.0%}, {settings.resamples} bootstrap resamples of images, percentiles; those of AP are "
+            "shifted by the bootstrap's bias; none where one or two images hold all that can be measured."
         )
     return found
 
 
 def _families(settings: EvaluationSettings) -> dict[str, str]:
-    limits = ", ".join(map(str, settings.max_dets))
+    limits = ", ".join(map(str, MAX_DETS))
     confidence, stray = _CONFIDENCE[settings.confidence], _STRAY[settings.stray_labels]
     edge = "above" if settings.strict_iou else "at or above"
     which = f"the {settings.which_box} box of the answer"
@@ -61,7 +59,6 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
         "rec": f"REC: {which}, right {edge} the IoU threshold; rows with exactly one referent.",
         "grec": "GREC: share of rows with F1 = 1 at IoU .5. N-acc: rows without a referent and without a box. T-acc: "
         "rows with a referent and with a box. An answer that cannot be read does not say that nothing is there.",
-        "lisa": "gIoU, cIoU: of the regions that boxes cover, cut to the image.",
         "negatives": "false alarms: share of the categories asked for and absent that got a box.",
         "counting": f"Counting: an answer without a count is wrong, and {unread}.",
         "pointing": "Pointing: a point hits in the mask, else in the box; points and objects are paired one to one.",

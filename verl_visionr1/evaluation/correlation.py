@@ -20,13 +20,7 @@ N_BINS = 10
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
-    """Reward against one metric.
-
-    Attributes:
-        metric: its name.
-        pearson, spearman: with intervals; value None where one of both is the same for all rows.
-        words: what that says.
-    """
+    """Reward against one metric; the values are None where one of both is the same for all rows."""
 
     metric: str
     pearson: Estimate
@@ -59,8 +53,8 @@ class Correlated:
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
         """The same of resamples: B values."""
-        found = {f"{kind}/{name}": np.full(len(weights_bu), np.nan) for kind in ("pearson", "spearman")
-                 for name in self.metrics}  # fmt: skip
+        kinds = ("pearson", "spearman")
+        found = {f"{kind}/{name}": np.full(len(weights_bu), np.nan) for kind in kinds for name in self.metrics}
         ranked = {name: _Ties(values) for name, values in self.metrics.items()}
         own = _Ties(self.reward)
         for b, weights_u in enumerate(weights_bu):
@@ -103,28 +97,19 @@ def in_words(metric: str, rho: Estimate) -> str:
     """What a rank correlation says.
 
     >>> in_words("F1", Estimate(value=0.83, low=0.8, high=0.86, n=100))
-    'higher reward goes with higher F1 here: Spearman .83 [.80, .86]'
+    'higher reward goes with higher F1 here: Spearman 0.83 [0.80, 0.86]'
     """
     if rho.value is None:
         return f"reward or {metric} is the same for all rows: nothing to compare"
     low, high = rho.low, rho.high
     if low is None or high is None:
-        return f"reward and {metric}: Spearman {short(rho.value)}, without an interval, which may be chance"
-    shown = f"Spearman {short(rho.value)} [{short(low)}, {short(high)}]"
+        return f"reward and {metric}: Spearman {rho.value:.2f}, without an interval, which may be chance"
+    shown = f"Spearman {rho.value:.2f} [{low:.2f}, {high:.2f}]"
     if low > 0.0:
         return f"higher reward goes with higher {metric} here: {shown}"
     if high < 0.0:
         return f"higher reward goes with LOWER {metric} here: {shown}; look at the rows with `visionr1 explain`"
     return f"no relation of reward and {metric} shows here: {shown}"
-
-
-def short(value: float) -> str:
-    """A number between -1 and 1 with two decimals and no leading zero.
-
-    >>> short(0.826), short(-0.5), short(1.0)
-    ('.83', '-.50', '1.00')
-    """
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(round(value, 2)) < 1.0 else f"{value:.2f}"
 
 
 def reward_bins(reward: Array, n_bins: int = N_BINS) -> list[Indices]:

@@ -19,7 +19,8 @@ Conventions:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import cast
 
 import numpy as np
@@ -73,24 +74,6 @@ class Detections:
         )
         return len(np.unique(places[0, sizes > n]))
 
-    def keeping(self, kept: np.ndarray) -> Detections:
-        """The same with some of the detections, a mask of D."""
-        return Detections(
-            self.categories,
-            self.units,
-            self.gt_image,
-            self.gt_category,
-            self.gt_xyxy,
-            self.gt_crowd,
-            self.dt_image[kept],
-            self.dt_category[kept],
-            self.dt_xyxy[kept],
-            self.dt_score[kept],
-            self.n_asked,
-            self.n_stray,
-            self.names,
-        )
-
 
 def asked_labels(target: Target) -> tuple[str, ...]:
     """The categories a row asked for, as they are compared, each once.
@@ -118,54 +101,42 @@ def detections_of(reads: Sequence[Read], units: Sequence[int], settings: Evaluat
     return builder.built()
 
 
-@dataclass(slots=True)
 class _Builder:
-    settings: EvaluationSettings
-    asked: list[tuple[str, ...]]
-    numbers: dict[str, int] = field(init=False)
-    images: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
-    units: list[int] = field(default_factory=list[int])
-    judged: list[set[str]] = field(default_factory=list[set[str]])
-    truth: list[tuple[int, int, bool]] = field(default_factory=list[tuple[int, int, bool]])
-    truth_xyxy: list[Box] = field(default_factory=list[Box])
-    found: list[tuple[int, int, float]] = field(default_factory=list[tuple[int, int, float]])
-    found_xyxy: list[Box] = field(default_factory=list[Box])
-    n_stray: int = 0
-
-    def __post_init__(self) -> None:
-        self.numbers = {label: i for i, label in enumerate(dict.fromkeys(label for row in self.asked for label in row))}
+    def __init__(self, settings: EvaluationSettings, asked: Sequence[tuple[str, ...]]) -> None:
+        self.stray_labels, self.confidence = settings.stray_labels, settings.confidence
+        self.asked = asked
+        self.numbers = {label: i for i, label in enumerate(dict.fromkeys(label for row in asked for label in row))}
+        self.images: dict[tuple[str, int], int] = {}
+        self.units: list[int] = []
+        self.judged: list[set[str]] = []
+        self.truth: list[tuple[int, int, Box, bool]] = []
+        self.found: list[tuple[int, int, Box, float]] = []
+        self.n_stray = 0
 
     def add(self, i: int, read: Read, unit: int) -> None:
         asked, target, answer = self.asked[i], read.target, read.answer
         image = self._image_of(read, asked, unit)
-        boxes = cast(Boxes, target.boxes_xyxy)
-        for label, box in zip(target.normalized_labels, boxes, strict=True):
+        for label, box in zip(target.normalized_labels, cast(Boxes, target.boxes_xyxy), strict=True):
             if label in self.numbers:
-                self.truth.append((image, self.numbers[label], False))
-                self.truth_xyxy.append(box)
+                self.truth.append((image, self.numbers[label], box, False))
         for box in cast(Boxes, target.ignore_xyxy):
-            self.truth += [(image, self.numbers[label], True) for label in asked]
-            self.truth_xyxy += [box] * len(asked)
-        scores = confidences(read, self.settings.confidence)
+            self.truth += [(image, self.numbers[label], box, True) for label in asked]
+        scores = confidences(read, self.confidence)
         for label, box, score in zip(answer.labels, answer.boxes_xyxy, scores, strict=False):
             for category in self._categories_of(normalize_label(label), asked):
-                self.found.append((image, category, score))
-                self.found_xyxy.append(box)
+                self.found.append((image, category, box, score))
 
     def _image_of(self, read: Read, asked: tuple[str, ...], unit: int) -> int:
         """The first COCO image of the row's image on which none of its categories was asked for yet."""
-        slot = 0
-        while True:
-            key = (read.image, slot)
-            number = self.images.get(key)
-            if number is None:
-                number = self.images[key] = len(self.units)
+        for slot in count():
+            number = self.images.setdefault((read.image, slot), len(self.units))
+            if number == len(self.units):
                 self.units.append(unit)
                 self.judged.append(set())
             if not self.judged[number].intersection(asked):
                 self.judged[number].update(asked)
                 return number
-            slot += 1
+        raise AssertionError
 
     def _categories_of(self, label: str, asked: tuple[str, ...]) -> list[int]:
         """The categories that a box counts for."""
@@ -174,28 +145,32 @@ class _Builder:
         if label in asked:
             return [self.numbers[label]]
         self.n_stray += 1
-        if self.settings.stray_labels == "drop":
+        if self.stray_labels == "drop":
             return []
         if label in self.numbers:
             return [self.numbers[label]]
-        return [self.numbers[other] for other in asked] if self.settings.stray_labels == "every" else []
+        return [self.numbers[other] for other in asked] if self.stray_labels == "every" else []
 
     def built(self) -> Detections:
-        n_asked = np.zeros(len(self.numbers), dtype=np.intp)
-        for labels in self.judged:
-            n_asked[[self.numbers[label] for label in labels]] += 1
+        gt_image, gt_category, gt_xyxy, gt_crowd = zip(*self.truth, strict=True) if self.truth else ((),) * 4
+        dt_image, dt_category, dt_xyxy, dt_score = zip(*self.found, strict=True) if self.found else ((),) * 4
+        asked = [self.numbers[label] for labels in self.judged for label in labels]
         return Detections(
             tuple(self.numbers),
-            np.array(self.units, dtype=np.intp),
-            np.array([image for image, _, _ in self.truth], dtype=np.intp),
-            np.array([category for _, category, _ in self.truth], dtype=np.intp),
-            as_array(self.truth_xyxy).reshape(-1, 4),
-            np.array([crowd for _, _, crowd in self.truth], dtype=bool),
-            np.array([image for image, _, _ in self.found], dtype=np.intp),
-            np.array([category for _, category, _ in self.found], dtype=np.intp),
-            as_array(self.found_xyxy).reshape(-1, 4),
-            np.array([score for _, _, score in self.found], dtype=np.float64),
-            n_asked,
+            _indices(self.units),
+            _indices(gt_image),
+            _indices(gt_category),
+            as_array(gt_xyxy).reshape(-1, 4),
+            np.array(gt_crowd, dtype=bool),
+            _indices(dt_image),
+            _indices(dt_category),
+            as_array(dt_xyxy).reshape(-1, 4),
+            np.array(dt_score, dtype=np.float64),
+            np.bincount(_indices(asked), minlength=len(self.numbers)),
             self.n_stray,
             tuple([f"{name}\0{slot}" for name, slot in self.images]),
         )
+
+
+def _indices(numbers: Sequence[int]) -> Indices:
+    return np.array(numbers, dtype=np.intp)

@@ -9,30 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.evaluation.generation.prompts import Asked, asked_rows
+from verl_visionr1.evaluation.predictions import Prediction, identity_of, uid_of
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object
+from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, value_at
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import image_name
-from verl_visionr1.rows import open_parquet, read_rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 """Of files of answers."""
 ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
 """Columns that may hold the answer; the first that a line has."""
 _KEYS = ("file", "row", "index", "uid", "n_tokens", "finish_reason")
-_COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
-
-
-class _Asked(NamedTuple):
-    """A row of the data."""
-
-    file: str
-    row: int
-    columns: Mapping[str, Any]
 
 
 def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Prediction]:
@@ -47,7 +39,9 @@ def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Predictio
         RowError: a line without an answer or a ground truth, or of no row; names file and line.
     """
     reader = RowColumns(Columns(completion=ANSWERS))
-    asked = [it for file in data for it in _asked_of(file)]
+    # of images that the data hold, their digests
+    asked = [replace(it, columns={**it.columns, "images": image_name(it.columns.get("images"))})
+             for it in asked_rows(data)]  # fmt: skip
     lines = list(rows_of(answers, {*reader.top_level, *_KEYS}))
     rows = _Rows(answers, asked, [line for _, line in lines])
     samples: Counter[tuple[str, int]] = Counter()
@@ -55,35 +49,27 @@ def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Predictio
         label = "row" if answers.name.endswith(".parquet") else "line"
         try:
             line = require_object(line)
-            row = rows.row_of(line, place) if asked else _Asked(answers.name, number, line)
-            yield _prediction(reader, line, row, samples[row.file, row.row])
+            row = rows.row_of(line, place) if asked else Asked(answers, number, line)
+            yield _prediction(reader, line, row, samples[row.key])
         except RowError as error:
             raise RowError(error.kind, f"{answers}: {label} {number}: {error}") from None
-        samples[row.file, row.row] += 1
-
-
-def _asked_of(file: Path) -> Iterator[_Asked]:
-    """The rows of a parquet; of images that it holds, their digests."""
-    with open_parquet(file) as parquet:
-        columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
-    for number, row in enumerate(read_rows(file, columns=columns)):
-        yield _Asked(file.name, number, {**row, "images": image_name(row.get("images"))})
+        samples[row.key] += 1
 
 
 class _Rows:
     """Finds the row that a line answers."""
 
-    def __init__(self, answers: Path, asked: Sequence[_Asked], lines: Sequence[Any]) -> None:
+    def __init__(self, answers: Path, asked: Sequence[Asked], lines: Sequence[Any]) -> None:
         self._asked = asked
-        self._files = {it.file for it in asked}
-        self._by_row = {(it.file, str(it.row)): it for it in asked}
-        self._by_index = {str(_extra(it.columns).get("index")): it for it in asked}
+        self._files = {it.file.name for it in asked}
+        self._by_row = {(it.file.name, str(it.number)): it for it in asked}
+        self._by_index = {str(value_at(it.columns, ("extra_info", "index"))): it for it in asked}
         named = [isinstance(line, dict) and any(line.get(key) is not None for key in _KEYS[1:4]) for line in lines]
         if asked and not any(named) and len(lines) != len(asked):
             reason = f"{len(lines)} answers for {len(asked)} rows, and no answer names its row"
             raise RowsError(f'{answers}: {reason}; give each line "row" (from 0), or "index" (extra_info.index)')
 
-    def row_of(self, line: Mapping[str, Any], place: int) -> _Asked:
+    def row_of(self, line: Mapping[str, Any], place: int) -> Asked:
         """The row of a line.
 
         Raises:
@@ -107,32 +93,23 @@ class _Rows:
         return found
 
 
-def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: _Asked, sample: int) -> Prediction:
+def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: Asked, sample: int) -> Prediction:
     output = reader.required(line, "completion")
     if not isinstance(output, str):
         raise RowError("completion", f"the answer {str(output)[:60]!r} is no text")
     gts, target = reader.truth(asked.columns)
-    extra, n_tokens = _extra(asked.columns), line.get("n_tokens")
-    index, image_id, question = (extra.get(name) for name in ("index", "image_id", "question"))
-    image = image_name(reader.get(asked.columns, "image"))
+    n_tokens = line.get("n_tokens")
     return Prediction(
         input=reader.prompt(asked.columns) or "",
         output=output,
         gts=gts,
         data_source=str(reader.get(asked.columns, "data_source") or target.task),
-        file=asked.file,
-        row=asked.row,
+        file=asked.file.name,
+        row=asked.number,
         sample=sample,
-        uid=uid_of(asked.file, asked.row, sample),
-        index=index if isinstance(index, int) else None,
-        image_id=None if image_id in (None, "") else str(image_id),
-        question=question if isinstance(question, str) else None,
-        image=image,
+        uid=uid_of(*asked.key, sample),
+        image=image_name(reader.get(asked.columns, "image")),
         n_tokens=n_tokens if isinstance(n_tokens, int) else None,
         finish_reason=str(line.get("finish_reason") or "stop"),
+        **identity_of(asked.columns),
     )
-
-
-def _extra(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    extra = columns.get("extra_info")
-    return extra if isinstance(extra, Mapping) else {}

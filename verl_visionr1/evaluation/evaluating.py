@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 import numpy as np
 
+from verl_visionr1 import __version__
 from verl_visionr1.evaluation.conventions import conventions_of
 from verl_visionr1.evaluation.frame_check import frame_note
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.evaluation.reading import Read, RunRows, read_all
 from verl_visionr1.evaluation.records import Evaluation, RowNumbers, Section
 from verl_visionr1.evaluation.sections import TASK_FAMILIES, Measurement, rounded
-from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSettings
+from verl_visionr1.evaluation.settings import LEVEL, EvaluationError, EvaluationSettings
 from verl_visionr1.rollouts.bootstrap import Estimate, interval
-
-PACKAGES = ("verl-visionr1", "faster-coco-eval", "numpy")
-"""Packages whose version stands in the report."""
 
 
 def evaluate(
@@ -40,8 +37,7 @@ def evaluate(
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
 
     Raises:
-        EvaluationError: nothing to evaluate, a row that cannot be evaluated, a metric that no row can have, or
-            faster-coco-eval missing where average precision is asked for.
+        EvaluationError: nothing to evaluate, a row that cannot be evaluated, or a metric that no row can have.
         RewardError: no such preset, or a package that it needs is missing.
     """
     settings = settings or EvaluationSettings()
@@ -53,12 +49,12 @@ def evaluate(
     measurements = [Measurement.of(group, settings) for group in groups.values()]
     sections = [_with_frame_note(it.section(), frame_note(it.reads, settings)) for it in measurements]
     return Evaluation(
-        made_with=_versions(),
+        made_with={"verl-visionr1": __version__, "numpy": np.__version__},
         model=model,
         settings=settings,
         conventions=conventions_of(settings, measurements),
         sections=sections,
-        averages=[*_averages(sections, settings)],
+        averages=[*_averages(sections)],
         training=training_means(reads),
         rows=[_row(one, i) for one in measurements for i in range(len(one.reads))],
     )
@@ -74,25 +70,21 @@ def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
     The mean over the samples of a prompt, then over prompts; a criterion that a row's preset does not have is 0 there.
     "reward" is the reward itself, "acc" what verl reports as `val-core`.
     """
-    keys: dict[str, dict[str, None]] = {}
-    prompts: dict[str, dict[tuple[str, int], list[Read]]] = {}
+    names: dict[str, dict[str, None]] = {}
+    prompts: dict[str, dict[tuple[str, int], list[dict[str, float]]]] = {}
     for read in reads:
-        source = read.prediction.data_source
-        keys.setdefault(source, {}).update(dict.fromkeys(read.score.metrics))
-        prompts.setdefault(source, {}).setdefault((read.prediction.file, read.prediction.row), []).append(read)
-    means: dict[str, dict[str, float]] = {}
-    for source, groups in prompts.items():
-        means[source] = {
-            key: float(np.mean([np.mean([_judged(read, key) for read in group]) for group in groups.values()]))
-            for key in ("reward", "acc", *keys[source])
+        prediction, metrics = read.prediction, read.score.metrics
+        names.setdefault(prediction.data_source, {"reward": None, "acc": None}).update(dict.fromkeys(metrics))
+        numbers = {**metrics, "reward": read.score.value, "acc": metrics["accuracy"]}
+        groups = prompts.setdefault(prediction.data_source, {})
+        groups.setdefault((prediction.file, prediction.row), []).append(numbers)
+    return {
+        source: {
+            name: float(np.mean([np.mean([one.get(name, 0.0) for one in group]) for group in groups.values()]))
+            for name in names[source]
         }
-    return means
-
-
-def _judged(read: Read, key: str) -> float:
-    if key == "reward":
-        return read.score.value
-    return read.score.metrics.get("accuracy" if key == "acc" else key, 0.0)
+        for source, groups in prompts.items()
+    }
 
 
 def _row(measurement: Measurement, i: int) -> RowNumbers:
@@ -122,7 +114,7 @@ def _require_families(groups: dict[tuple[str, str], list[Read]], settings: Evalu
             raise EvaluationError(f"metrics = {family!r}: no row can have it, they are of {tasks}")
 
 
-def _averages(sections: Sequence[Section], settings: EvaluationSettings) -> Iterable[Section]:
+def _averages(sections: Sequence[Section]) -> Iterable[Section]:
     """For each task of several data sources: the unweighted mean of what all of them have."""
     for task in dict.fromkeys(section.task for section in sections):
         some = [section for section in sections if section.task == task]
@@ -137,7 +129,7 @@ def _averages(sections: Sequence[Section], settings: EvaluationSettings) -> Iter
             value = float(np.mean(known)) if len(known) == len(some) else None
             drawn = [np.array(section.draws.get(name, []), dtype=np.float64) for section in some]
             mean = np.mean(drawn, axis=0) if all(one.size for one in drawn) else None
-            low, high = interval(mean, settings.level, value, metric=name)
+            low, high = interval(mean, LEVEL, value, metric=name)
             estimates[name] = Estimate(value=value, low=low, high=high, n=len(some))
             if mean is not None:
                 draws[name] = rounded(mean)
@@ -151,13 +143,3 @@ def _averages(sections: Sequence[Section], settings: EvaluationSettings) -> Iter
             estimates=estimates,
             draws=draws,
         )
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from verl_visionr1.evaluation.comparison import Comparison, Difference, RowComparison, SectionComparison, compare
+from verl_visionr1.evaluation.comparison import DIFFERENCES, ROW_BY_ROW, compare
 from verl_visionr1.evaluation.records import Cell, Evaluation, Section, Table
 from verl_visionr1.rollouts.bootstrap import Estimate
 
@@ -17,7 +17,10 @@ def markdown(evaluation: Evaluation, versus: Evaluation | None = None) -> str:
     lines: list[str] = [f"# Evaluation of {_plain(evaluation.model)}" if evaluation.model else "# Evaluation", ""]
     if versus is not None:
         whose = f", of {_plain(versus.model)}" if versus.model else ""
-        lines += [f"## Against the other evaluation{whose}", "", *_comparison(compare(evaluation, versus))]
+        comparison = compare(evaluation, versus)
+        lines += [f"## Against the other evaluation{whose}", "", *_listed(comparison.notes)]
+        for section in comparison.sections:
+            lines += _section(section, " beside the other")
     for section in (*evaluation.sections, *evaluation.averages):
         lines += _section(section)
     lines += ["## Conventions", ""]
@@ -27,20 +30,18 @@ def markdown(evaluation: Evaluation, versus: Evaluation | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(section: Section) -> Iterator[str]:
-    yield f"## {_plain(section.source)} ({section.task})"
+def _section(section: Section, suffix: str = "") -> Iterator[str]:
+    yield f"## {_plain(section.source)} ({section.task}){suffix}"
     yield ""
     yield (
         f"{section.n_rows} rows, {section.n_images} images; reward: {', '.join(map(_plain, section.presets))}. "
         "Intervals in brackets."
     )
     yield ""
-    for note in section.notes:
-        yield f"* {_plain(note)}"
-    if section.notes:
-        yield ""
+    yield from _listed(section.notes)
     rows = [[name, shown(estimate), str(estimate.n)] for name, estimate in section.estimates.items() if "/" not in name]
-    yield from table(["metric", "value", "over"], rows)
+    if rows:
+        yield from table(["metric", "value", "over"], rows)
     for one in section.tables:
         yield from _table(one)
     if section.correlations:
@@ -51,6 +52,12 @@ def _section(section: Section) -> Iterator[str]:
         yield ""
 
 
+def _listed(notes: Sequence[str]) -> Iterator[str]:
+    yield from (f"* {_plain(note)}" for note in notes)
+    if notes:
+        yield ""
+
+
 def _table(one: Table) -> Iterator[str]:
     if not one.rows:
         return
@@ -58,64 +65,21 @@ def _table(one: Table) -> Iterator[str]:
     yield ""
     low = one.columns.index("low") if "low" in one.columns else None
     columns = [name for name in one.columns if name not in ("low", "high")]
-    rows = [_cells(row, low) for row in one.rows[:MAX_TABLE_ROWS]]
+    signed = one.name in (DIFFERENCES, ROW_BY_ROW)
+    rows = [_cells(row, low, signed=signed) for row in one.rows[:MAX_TABLE_ROWS]]
     yield from table(columns, rows)
     if len(one.rows) > MAX_TABLE_ROWS:
         yield f"... and {len(one.rows) - MAX_TABLE_ROWS} more rows in the JSON report"
         yield ""
 
 
-def _cells(row: Sequence[Cell], low: int | None) -> list[str]:
+def _cells(row: Sequence[Cell], low: int | None, *, signed: bool) -> list[str]:
     """A row's cells; the interval joins the value before it."""
     if low is None:
         return [_cell(cell) for cell in row]
-    value, ends = row[low - 1], row[low : low + 2]
-    number = value if isinstance(value, float) else None
-    a, b = (end if isinstance(end, float) else None for end in ends)
-    joined = shown(Estimate(value=number, low=a, high=b))
+    value, *ends = (cell if isinstance(cell, float) else None for cell in row[low - 1 : low + 2])
+    joined = shown(Estimate(value=value, low=ends[0], high=ends[1]), signed=signed)
     return [*map(_cell, row[: low - 1]), joined, *map(_cell, row[low + 2 :])]
-
-
-def _comparison(comparison: Comparison) -> Iterator[str]:
-    said = [f"settings differ, the numbers do not compare: {text}" for text in comparison.settings]
-    said += [f"differs, as it may between models and runs: {text}" for text in comparison.others]
-    for whose, names in (("here", comparison.only_ours), ("there", comparison.only_theirs)):
-        if names:
-            said.append(f"only {whose}: {', '.join(names)}")
-    if not comparison.sections:
-        said.append("nothing that both have")
-    yield from (f"* {_plain(text)}" for text in said)
-    if said:
-        yield ""
-    for section in comparison.sections:
-        yield from _section_comparison(section)
-
-
-def _section_comparison(section: SectionComparison) -> Iterator[str]:
-    yield f"### {_plain(section.source)} ({section.task})"
-    yield ""
-    rows = [_difference(one) for one in section.differences]
-    yield from table(["metric", "here", "there", "difference", ""], rows)
-    if any(not one.is_paired and one.difference.low is not None for one in section.differences):
-        yield "Other images, seed or number of resamples: the intervals are not paired."
-        yield ""
-    if section.rows is not None:
-        yield from _rows(section.rows)
-
-
-def _difference(one: Difference) -> list[str]:
-    return [one.metric, number(one.ours), number(one.theirs), shown(one.difference, signed=True), one.verdict]
-
-
-def _rows(rows: RowComparison) -> Iterator[str]:
-    yield (
-        f"Row by row, {rows.n} rows that both answered: {rows.metric} better on {rows.better}, worse on {rows.worse}; "
-        f"mean change {shown(rows.change, signed=True)}, of the reward {shown(rows.reward, signed=True)}; "
-        f"{rows.reward_up_metric_down} rows with more reward and less {rows.metric}."
-    )
-    yield ""
-    yield f"{_plain(rows.words)} (Spearman of the changes {shown(rows.spearman)})."
-    yield ""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -7,12 +7,14 @@ of each token. A line that was cut off by a kill is passed over when reading, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from verl_visionr1.files import RowsError
+from verl_visionr1.rollouts.columns import value_at
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,7 +30,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         sample: number of the answer to this row, from 0.
         uid: see `uid_of`.
         index, image_id, question: `extra_info` of the row; answers of one image are one image of COCO's AP.
-        image: path of the image; None where it is embedded.
+        image: see `rollouts.records.image_name`: its path, or a digest of it where it is embedded.
         processed_wh: width and height in pixels of the image as the model saw it; None where that is not known.
         n_tokens: length of the output in tokens, the end-of-turn token included.
         finish_reason: "stop", or "length" for an answer that the token limit cut off.
@@ -67,6 +69,16 @@ def uid_of(file: str, row: int, sample: int) -> str:
     'val.parquet:7_0_0'
     """
     return f"{file}:{row}_{sample}_0"
+
+
+def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`index`, `image_id` and `question` of a converter's row, as a `Prediction` takes them."""
+    index, image_id, question = (value_at(row, ("extra_info", name)) for name in ("index", "image_id", "question"))
+    return {
+        "index": index if isinstance(index, int) else None,
+        "image_id": None if image_id in (None, "") else str(image_id),
+        "question": question if isinstance(question, str) else None,
+    }
 
 
 def encode(predictions: Sequence[Prediction]) -> bytes:

@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verl_visionr1.boxes import Array
-from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, RECALLS
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, RECALLS, rank_matches
 from verl_visionr1.evaluation.detections import Detections
 from verl_visionr1.rollouts.bootstrap import Indices, Weights
 
-AREA_RANGES = ((0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10))
-"""COCO's areas in square pixels, as `coco.AREAS`; both ends belong to the range."""
-_ALMOST_ONE = 1.0 - 1e-10
+AREAS = {"": (0.0, 1e10), "s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
+"""COCO's sizes: end of a metric's name -> areas of boxes in square pixels; both ends belong to the range."""
+_TAUS = tuple(min(tau, 1.0 - 1e-10) for tau in IOU_THRESHOLDS)
 _RECALLS: Array = np.array(RECALLS)
 _CELLS = 2_000_000
 
@@ -130,8 +130,10 @@ def image_orders(names: Sequence[str], n: int) -> Indices:
     return np.array([rng.permutation(len(names))[by_name] for _ in range(n)], dtype=np.intp)
 
 
-def ranked(detections: Detections, n_units: int, max_det: int, orders: Indices | None = None) -> Iterator[list[Ranked]]:
-    """For each category in turn, its detections in each of `AREA_RANGES`.
+def ranked(
+    detections: Detections, n_units: int, max_det: int, orders: Indices | None = None
+) -> Iterator[dict[str, Ranked]]:
+    """For each category in turn, its detections in each of `AREAS`.
 
     Args:
         detections: what is ranked.
@@ -149,7 +151,7 @@ def ranked(detections: Detections, n_units: int, max_det: int, orders: Indices |
         pairs = [_Pair.of(detections, truth.get((category, i)), found.get((category, i)), max_det) for i in images]
         units = [int(detections.units[i]) for i in images]
         places = None if orders is None else orders[:, images]
-        yield [_ranked(pairs, units, n_units, area, places) for area in AREA_RANGES]
+        yield {size: _ranked(pairs, units, n_units, area, places) for size, area in AREAS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,40 +182,12 @@ class _Pair:
 
     def matched(self, low: float, high: float) -> tuple[Flags, Flags]:
         """(T, D) hits and ignored, for true boxes of an area that counts."""
-        hits = np.zeros((len(IOU_THRESHOLDS), len(self.scores)), dtype=bool)
-        ignored = np.zeros_like(hits)
         odd = (self.dt_areas < low) | (self.dt_areas > high)
-        ignored |= odd
-        if not (self.ious >= IOU_THRESHOLDS[0]).any():
-            return hits, ignored
         skip = self.crowd | (self.gt_areas < low) | (self.gt_areas > high)
-        order = np.argsort(skip, kind="stable").tolist()
-        ious, skips, crowds = self.ious.tolist(), skip.tolist(), self.crowd.tolist()
-        near = [[g for g in order if row[g] >= IOU_THRESHOLDS[0]] for row in ious]
-        for t, tau in enumerate(IOU_THRESHOLDS):
-            taken: set[int] = set()
-            for d, some in enumerate(near):
-                chosen = _choose(ious[d], some, min(tau, _ALMOST_ONE), taken, skips, crowds)
-                if chosen is not None:
-                    taken.add(chosen)
-                    hits[t, d] = not skips[chosen]
-                    ignored[t, d] = skips[chosen]
-        return hits, ignored
-
-
-def _choose(
-    ious: list[float], near: list[int], tau: float, taken: set[int], skips: list[bool], crowds: list[bool]
-) -> int | None:
-    """The true box that a detection takes."""
-    best: int | None = None
-    for g in near:
-        if g in taken and not crowds[g]:
-            continue
-        if best is not None and not skips[best] and skips[g]:
-            break
-        if ious[g] >= tau:
-            best, tau = g, ious[g]
-    return best
+        taken = np.array(rank_matches(self.ious, _TAUS, last=skip.tolist(), shared=self.crowd.tolist()), dtype=np.intp)
+        is_taken = taken >= 0
+        skips = is_taken & np.append(skip, False)[taken]  # -1: no box
+        return is_taken & ~skips, np.where(is_taken, skips, odd)
 
 
 def _ranked(

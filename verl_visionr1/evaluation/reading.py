@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -66,6 +67,36 @@ class RunRows:
 
     judging: Judging
     rollouts: Mapping[tuple[str, int, int], Rollout]
+
+    @classmethod
+    def of(cls, judging: Judging, rollouts: Iterable[Rollout]) -> RunRows:
+        """Rollouts by the key of their prediction."""
+        return cls(judging, {_prediction_of(rollout).key: rollout for rollout in rollouts})
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """The rollouts as predictions.
+
+        A dump does not tell which rows show one image: without an image in the row, each is an image of its own.
+        """
+        return [_prediction_of(rollout) for rollout in self.rollouts.values()]
+
+
+def _prediction_of(rollout: Rollout) -> Prediction:
+    return Prediction(
+        input=rollout.prompt or "",
+        output=rollout.completion,
+        gts=rollout.target.to_json(),
+        data_source=rollout.source,
+        file=Path(rollout.file).name,
+        row=rollout.number,
+        uid=f"{rollout.file}:{rollout.number}",
+        index=rollout.index,
+        image=rollout.image,
+        processed_wh=rollout.processed_wh,
+        n_tokens=rollout.n_tokens,
+        finish_reason="length" if rollout.numbers.get("clipped", rollout.numbers.get("cut_off")) else "stop",
+    )
 
 
 def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings, run: RunRows | None = None) -> list[Read]:

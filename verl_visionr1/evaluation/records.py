@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,20 +12,12 @@ from verl_visionr1.evaluation.settings import EvaluationError, EvaluationSetting
 from verl_visionr1.files import RowsError, atomic_write, write_whole
 from verl_visionr1.rollouts.bootstrap import Estimate
 
-VERSION = 1
-"""Version of the JSON report; it rises when the meaning of a field changes."""
 Cell: TypeAlias = str | float | int | None
 ROWS_ENDING = ".rows.jsonl"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of a report.
-
-    Attributes:
-        name: what it shows.
-        columns: headings; "low" and "high" are the interval of the column before.
-        rows: one list of cells a row.
-    """
+    """A table of a report; the columns "low" and "high" are the interval of the one before."""
 
     name: str
     columns: list[str]
@@ -37,14 +28,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one data source and task.
 
     Attributes:
-        source, task: whose.
         presets: the rewards that judged its rows.
-        n_rows, n_images: rows (with samples) and images.
+        n_rows: with samples.
         units: digest of the list of images: equal digests can be compared in pairs.
         estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
         draws: metric -> its values of the bootstrap resamples, in order (six digits; null: nothing to measure).
-        tables: by category, by size, by count, by reward.
-        correlations: reward against metric.
         notes: what the numbers leave out, and how much of it there is.
     """
 
@@ -70,11 +58,9 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The numbers of one answer.
 
     Attributes:
-        file, row, sample, uid, data_source, task, image: which; as in `Prediction`, image as in `Read`.
-        preset, reward: the reward that judged it and what it gave.
+        file ... image, finish_reason: as in `Prediction`, image as in `Read`.
         judged: metrics of the reward, as training reports them at validation.
         measured: metrics of the evaluation, for this row alone; null where they do not concern it.
-        finish_reason: "stop", or "length" for an answer that was cut off.
     """
 
     file: str
@@ -100,18 +86,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """All that an evaluation found; everything but `rows` goes into the JSON report.
 
     Attributes:
-        version: see `VERSION`.
+        version: of the JSON report; it rises when the meaning of a field changes.
         made_with: package -> version.
         model: whose answers, as it was given; "" where that is not known.
-        settings: what was asked for.
         conventions: what the numbers mean, in sentences.
         sections: one for each data source and task, in the order of the files.
         averages: for tasks of several data sources, the unweighted mean over them (as ODinW's).
         training: data source -> metric -> mean, as training's validation reports it (`val-aux/<source>/<key>/mean@1`).
-        rows: the numbers of each answer; kept beside the report.
     """
 
-    version: int = VERSION
+    version: Literal[1] = 1
     made_with: dict[str, str]
     model: str = ""
     settings: EvaluationSettings
@@ -122,32 +106,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[RowNumbers] = []
 
     def to_json(self) -> bytes:
-        """The report without `rows`, indented; `from_json` reads it."""
+        """The report without `rows`, indented; `load` reads it."""
         plain = msgspec.to_builtins(self)
         del plain["rows"]
         return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes, rows: Iterable[RowNumbers] = ()) -> Evaluation:
-        """What `to_json` wrote, with the rows that lie beside it.
-
-        Raises:
-            EvaluationError: no such report, or one of another version.
-        """
-        try:
-            version = msgspec.json.decode(data, type=_Versioned).version
-            if version != VERSION:
-                raise EvaluationError(
-                    f"version {version}: this reads version {VERSION}; evaluate the predictions again"
-                )
-            read = _decode(data)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise EvaluationError(f"no report of visionr1 eval ({str(error)[:160]})") from None
-        return msgspec.structs.replace(read, rows=list(rows))
-
-
-class _Versioned(msgspec.Struct):
-    version: int
 
 
 _decode = msgspec.json.Decoder(Evaluation).decode
@@ -180,14 +142,14 @@ def load(report: Path) -> Evaluation:
     """Read a report, with its rows where they still lie beside it.
 
     Raises:
-        EvaluationError: no such report; names the file.
+        EvaluationError: no report, or one of another version; names the file.
     """
     try:
-        data = report.read_bytes()
+        evaluation = _decode(report.read_bytes())
         beside = rows_file(report)
         lines = beside.read_bytes().splitlines() if beside.is_file() else []
-        return Evaluation.from_json(data, [_decode_row(line) for line in lines])
+        return msgspec.structs.replace(evaluation, rows=[_decode_row(line) for line in lines])
     except OSError as error:
         raise RowsError(f"{report}: cannot be read ({error.strerror or error})") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise EvaluationError(f"{report}: {error}") from None
+    except ValueError as error:  # msgspec's errors are ValueErrors, too
+        raise EvaluationError(f"{report}: not a report of this version ({error}); evaluate again") from None

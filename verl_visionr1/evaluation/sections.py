@@ -5,55 +5,48 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from verl_visionr1.boxes import Array
 from verl_visionr1.criteria.average_precision import ap
 from verl_visionr1.criteria.counting import count_fuzzy
-from verl_visionr1.evaluation.average_precision import AveragePrecision, after_nms
-from verl_visionr1.evaluation.coco import AREAS
+from verl_visionr1.evaluation.average_precision import MAX_DETS, AveragePrecision, after_nms
 from verl_visionr1.evaluation.correlation import Correlated, Correlation, in_words, reward_bins
-from verl_visionr1.evaluation.counting import ROOTS, by_count, counting_parts
-from verl_visionr1.evaluation.detections import Detections, detections_of
-from verl_visionr1.evaluation.grounding import Part, grec_parts, lisa_parts, rec_parts
-from verl_visionr1.evaluation.negatives import has_negatives, negative_parts
-from verl_visionr1.evaluation.pointing import pointing_parts
+from verl_visionr1.evaluation.detections import detections_of
 from verl_visionr1.evaluation.reading import Read
 from verl_visionr1.evaluation.records import Section, Table
-from verl_visionr1.evaluation.settings import EvaluationSettings, Family
+from verl_visionr1.evaluation.rows import ROOTS, Parts, absent_labels, by_count, parts_of
+from verl_visionr1.evaluation.settings import LEVEL, EvaluationSettings, Family
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Estimate, Indices, Measured, Ratios, digest_of, estimates_of
 
 TASK_FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "detection": ("ap", "nms_ap", "negatives"),
-    "grounding": ("rec", "grec", "lisa", "negatives", "ap", "nms_ap"),
+    "grounding": ("rec", "grec", "negatives", "ap", "nms_ap"),
     "counting": ("counting",),
     "pointing": ("pointing",),
     "text": ("text",),
 }
 """Task -> the families of metrics that it can have."""
-SOURCE_FAMILIES: tuple[tuple[str, Family], ...] = (
-    ("*ovdeval*", "nms_ap"), ("*reasonseg*", "lisa"), ("*lisa*", "lisa")
-)  # fmt: skip
-"""Data sources whose own protocol asks for a family."""
+NMS_AP_SOURCE = "ovdeval"
+"""Part of the name of data sources whose own protocol asks for NMS-AP."""
 
 
 def families_of(reads: Sequence[Read], settings: EvaluationSettings) -> tuple[Family, ...]:
     """The families that are measured of a data source's rows of one task."""
-    task, source = reads[0].target.task, reads[0].prediction.data_source
+    task = reads[0].target.task
     able = TASK_FAMILIES[task]
     if settings.metrics:
         return tuple(family for family in able if family in settings.metrics)
-    chosen: set[Family] = {family for pattern, family in SOURCE_FAMILIES if fnmatchcase(source.lower(), pattern)}
+    chosen: set[Family] = {"nms_ap"} if NMS_AP_SOURCE in reads[0].prediction.data_source.lower() else set()
     if task == "detection":
         chosen.add("ap")
     if task == "grounding":
         n_objects = {len(read.target.boxes_xyxy) for read in reads}
         chosen |= {"rec"} if 1 in n_objects else set()
         chosen |= {"grec"} if n_objects != {1} else set()
-    if task in BOX_TASKS and any(map(has_negatives, reads)):
+    if task in BOX_TASKS and any(map(absent_labels, reads)):
         chosen.add("negatives")
     if task not in BOX_TASKS:
         chosen |= set(able)
@@ -69,14 +62,12 @@ class Measurement:
         units: unit of the bootstrap (image) of each.
         names: the units' names, in the order of their numbers.
         parts: for each row, metric -> numerator and denominator.
-        families: what is measured.
-        settings: how.
     """
 
     reads: list[Read]
     units: Indices
     names: list[str]
-    parts: list[dict[str, Part]]
+    parts: list[Parts]
     families: tuple[Family, ...]
     settings: EvaluationSettings
     precisions: list[AveragePrecision] = field(default_factory=list[AveragePrecision])
@@ -87,7 +78,7 @@ class Measurement:
         numbers = {name: i for i, name in enumerate(sorted({read.image for read in reads}))}
         families = families_of(reads, settings)
         units = np.array([numbers[read.image] for read in reads], dtype=np.intp)
-        parts = [_parts_of(read, families, settings) for read in reads]
+        parts = [parts_of(read, families, settings) for read in reads]
         return cls(reads, units, list(numbers), parts, families, settings)
 
     def row_values(self, i: int) -> dict[str, float | None]:
@@ -102,9 +93,8 @@ class Measurement:
         correlated = Correlated(self.units, _array([read.score.value for read in self.reads]), self._against_reward())
         measured: list[Measured] = [*self._average_precisions(notes), self._ratios(), correlated]
         estimates, draws = estimates_of(
-            measured, len(self.names), n_resamples=settings.resamples, seed=_seed(settings.seed, source, task),
-            level=settings.level,
-        )  # fmt: skip
+            measured, len(self.names), n_resamples=settings.resamples, seed=_seed(source, task), level=LEVEL
+        )
         kept = {name: found for name, found in estimates.items() if not name.startswith(("pearson/", "spearman/"))}
         return Section(
             source=source,
@@ -124,7 +114,7 @@ class Measurement:
         parts: dict[str, tuple[Array, Array]] = {}
         for name in self.parts[0]:
             pairs = _array([part[name] for part in self.parts])
-            if pairs[:, 1].any() or name not in ("tokens",):
+            if pairs[:, 1].any() or name != "tokens":
                 parts[name] = (pairs[:, 0], pairs[:, 1])
         return Ratios(self.units, parts, ROOTS)
 
@@ -135,19 +125,16 @@ class Measurement:
         if found.n_stray:
             kept = "left out of AP" if self.settings.stray_labels == "drop" else f"as {self.settings.stray_labels!r}"
             notes.append(f"{found.n_stray} boxes carry a label that their row did not ask for: {kept}")
-        most = self.settings.max_dets[-1]
-        n_capped = found.n_images_above(most)
+        n_capped = found.n_images_above(MAX_DETS[-1])
         if n_capped:
-            above = f"{n_capped} of {found.n_images} images have more than maxDets = {most} objects of a category"
-            notes.append(f"{above}: no answer finds them all in AP and AR")
+            many = f"more than maxDets = {MAX_DETS[-1]} objects of a category"
+            notes.append(f"{n_capped} of {found.n_images} images have {many}: no answer finds them all in AP and AR")
         if "ap" in self.families:
-            self.precisions.append(self._precision(found, ""))
+            self.precisions.append(AveragePrecision(found, len(self.names)))
         if "nms_ap" in self.families:
-            self.precisions.append(self._precision(after_nms(found), "NMS-"))
+            whole = AveragePrecision(after_nms(found), len(self.names), prefix="NMS-", by_category=False)
+            self.precisions.append(whole)
         return self.precisions
-
-    def _precision(self, found: Detections, prefix: str) -> AveragePrecision:
-        return AveragePrecision(found, len(self.names), self.settings.max_dets, prefix, by_category=not prefix)
 
     def _notes(self) -> list[str]:
         notes: list[str] = []
@@ -207,34 +194,6 @@ class Measurement:
         return Table(name="by reward", columns=columns, rows=table)
 
 
-def _parts_of(read: Read, families: tuple[Family, ...], settings: EvaluationSettings) -> dict[str, Part]:
-    """What one row adds to each metric."""
-    parts: dict[str, Part] = {}
-    if "rec" in families:
-        parts |= rec_parts(read, settings)
-    if "grec" in families:
-        parts |= grec_parts(read)
-    if "lisa" in families:
-        parts |= lisa_parts(read)
-    if "counting" in families:
-        parts |= counting_parts(read, settings)
-    if "pointing" in families:
-        parts |= pointing_parts(read)
-    if "text" in families:
-        parts["accuracy"] = (read.case.accuracy, 1.0)
-    if read.target.task in BOX_TASKS:
-        parts["F1@50"] = (read.score.metrics["f1_50"], 1.0)
-        parts["mean IoU"] = (read.score.metrics["iou_mean"], 1.0)
-    if "negatives" in families:
-        parts |= negative_parts(read)
-    parts["reward"] = (read.score.value, 1.0)
-    parts["parsed"] = (read.score.metrics["parsed"], 1.0)
-    parts["cut off"] = (float(read.is_cut), 1.0)
-    n_tokens = read.prediction.n_tokens
-    parts["tokens"] = (0.0, 0.0) if n_tokens is None else (float(n_tokens), 1.0)
-    return parts
-
-
 def _by_category(one: AveragePrecision, estimates: Mapping[str, Estimate]) -> Table:
     rows: list[list[str | float | int | None]] = []
     for k, category in enumerate(one.detections.categories):
@@ -246,9 +205,10 @@ def _by_category(one: AveragePrecision, estimates: Mapping[str, Estimate]) -> Ta
 
 def _by_size(one: AveragePrecision, estimates: Mapping[str, Estimate]) -> Table:
     rows: list[list[str | float | int | None]] = []
-    for area, size in enumerate(AREAS[1:], 1):
-        found, recall = estimates[f"AP{size[0]}"], estimates[f"AR{size[0]}"]
-        n_true = sum(one.n_true(k, area) for k in range(len(one.detections.categories)))
+    for size in ("small", "medium", "large"):
+        end = size[0]
+        found, recall = estimates[f"AP{end}"], estimates[f"AR{end}"]
+        n_true = sum(one.n_true(k, end) for k in range(len(one.detections.categories)))
         rows.append([size, n_true, found.value, found.low, found.high, recall.value])
     return Table(name="by size", columns=["size", "boxes", "AP", "low", "high", "AR"], rows=rows)
 
@@ -267,9 +227,9 @@ def rounded(draws: Array) -> list[float | None]:
     return [None if np.isnan(value) else float(f"{value:.6g}") for value in draws.tolist()]
 
 
-def _seed(seed: int, source: str, task: str) -> int:
+def _seed(source: str, task: str) -> int:
     """Data sources are drawn independently of each other, however many images they have; models alike."""
-    digest = hashlib.sha256(f"{seed}\n{source}\n{task}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"0\n{source}\n{task}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,15 +15,15 @@ from verl_visionr1.rollouts.judging import Judging, Processing
 from verl_visionr1.settings import SettingsError
 from verl_visionr1.targets import TASKS
 
-Confidence = Literal["constant", "order", "logprob", "logprob-product"]
+Confidence = Literal["constant", "order", "logprob"]
 """How sure a box is, see `evaluation.confidence`."""
 StrayLabels = Literal["drop", "own", "every"]
 WhichBox = Literal["first", "last", "only"]
 UnreadableCount = Literal["exclude", "zero"]
 Stage = Literal["final", "off"]
-Family = Literal["ap", "nms_ap", "rec", "grec", "lisa", "negatives", "counting", "pointing", "text"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
-"""Groups of metrics that can be asked for by name."""
+Family = Literal["ap", "nms_ap", "rec", "grec", "negatives", "counting", "pointing", "text"]
+LEVEL = 0.95
+"""Of the confidence intervals."""
 
 
 class EvaluationError(SettingsError):
@@ -43,20 +43,17 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         max_tokens: response budget, for criteria of length.
         reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
         stage: thresholds of the reward: "final", as validation in training has them by default, or "off".
-        metrics: families of metrics (`FAMILIES`); empty: those of each row's task and data source.
-        confidence: how sure a box is: "constant", "order", "logprob" or "logprob-product".
+        metrics: families of metrics; empty: those of each row's task and data source.
+        confidence: how sure a box is: "constant", "order" or "logprob".
         stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as COCO's numbers do where all
             categories are asked for, and as released evaluators do), "own" counts one as a false alarm of its own
             category where the data source has it, "every" counts the others too: in each category that was asked for.
-        max_dets: COCO's limits on the boxes of an image and category, rising.
         which_box: the box that a referring expression is judged by, where there are several: the "first", the "last",
             or none ("only": several boxes are wrong).
         strict_iou: a box is right above the IoU threshold, not at it (VLM-R1's script); default at it.
         unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or is a 0 ("zero"); it is
             always wrong in accuracy.
         resamples: bootstrap resamples of images; 0 gives no intervals.
-        level: of the confidence intervals.
-        seed: of the resampling.
 
     Raises:
         EvaluationError: a wrong value.
@@ -73,36 +70,23 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     metrics: tuple[Family, ...] = ()
     confidence: Confidence = "constant"
     stray_labels: StrayLabels = "drop"
-    max_dets: tuple[int, ...] = (1, 10, 100)
     which_box: WhichBox = "first"
     strict_iou: bool = False
     unreadable_count: UnreadableCount = "exclude"
     resamples: int = 1000
-    level: float = 0.95
-    seed: int = 0
 
     def __post_init__(self) -> None:
         frame_named(self.frame)
-        for name, allowed in (
-            ("confidence", get_args(Confidence)),
-            ("stray_labels", get_args(StrayLabels)),
-            ("which_box", get_args(WhichBox)),
-            ("unreadable_count", get_args(UnreadableCount)),
-            ("stage", get_args(Stage)),
-            ("reasoning", get_args(Reasoning)),
-            ("answer_format", (None, *FORMATS)),
-        ):
-            _require(name, getattr(self, name), allowed)
+        for name, hint in get_type_hints(EvaluationSettings).items():
+            if get_origin(hint) is Literal:
+                _require(name, getattr(self, name), get_args(hint))
+        _require("answer_format", self.answer_format, (None, *FORMATS))
         for family in self.metrics:
-            _require("metrics", family, FAMILIES)
+            _require("metrics", family, get_args(Family))
         for task in self.routes:
             _require("routes", task, TASKS)
-        if not self.max_dets or list(self.max_dets) != sorted({*self.max_dets}) or self.max_dets[0] < 1:
-            raise EvaluationError(f"max_dets = {self.max_dets}: needs whole numbers of at least 1, rising")
         if self.resamples < 0:
             raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
-        if not 0.0 < self.level < 1.0:
-            raise EvaluationError(f"level = {self.level}: needs a share between 0 and 1, for example 0.95")
 
     def judging(self) -> Judging:
         """The road that every answer takes: the reward's own.

@@ -12,10 +12,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin import delegation, reward_path
-from verl_visionr1.plugin.config import PREFIX, ConfigError, require_supported_verl, settings_of, valid_settings
+from verl_visionr1.plugin import delegation
+from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
 from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
 from verl_visionr1.plugin.extensions import load_extensions
+from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rewards.routing import is_delegated
@@ -43,24 +44,22 @@ def stop_at(problems: Sequence[str]) -> None:
 
 def reward_problems(config: DictConfig) -> list[str]:
     """What would keep the rewards from working, each in one line; empty when the run may start."""
-    checks = (_check_settings, _check_turns, _check_data, reward_path.reward_path_problems)
-    return [problem for check in checks for problem in check(config)]
-
-
-def _check_settings(config: DictConfig) -> list[str]:
+    problem = reward_model_problem(config)
+    problems = [problem] if problem else []
     try:
         require_supported_verl()
-        load_extensions(config, settings_of(config))
+        settings = settings_of(config)
     except ConfigError as error:
-        return [str(error)]
-    return []
+        return [str(error), *problems]
+    try:
+        load_extensions(config, settings)
+    except ConfigError as error:
+        problems.insert(0, str(error))
+    return [*problems, *_check_turns(config, settings), *_check_data(config, settings)]
 
 
-def _check_turns(config: DictConfig) -> list[str]:
+def _check_turns(config: DictConfig, settings: Settings) -> list[str]:
     """Agent loops, of the config or named by rows, whose turns the reward cannot tell apart."""
-    settings = valid_settings(config)
-    if settings is None:
-        return []
     loops = [None, *sorted({name for file in parquet_files(config) for name in _agent_loops(file)})]
     return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
 
@@ -76,10 +75,7 @@ def _agent_loops(file: Path) -> set[str]:
         return set()  # `_check_data` says it
 
 
-def _check_data(config: DictConfig) -> list[str]:
-    settings = valid_settings(config)
-    if settings is None:
-        return []
+def _check_data(config: DictConfig, settings: Settings) -> list[str]:
     problems = delegation.delegation_problems(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
     for key in DATA_KEYS:

@@ -30,9 +30,3 @@ def reward_model_problem(config: DictConfig) -> str | None:
     else:
         reason = "verl asks the reward model, and never visionr1"
     return f"reward.reward_model.enable=True: {reason}; set reward.reward_model.enable=False"
-
-
-def reward_path_problems(config: DictConfig) -> list[str]:
-    """As `reward_model_problem`, for the preflight."""
-    problem = reward_model_problem(config)
-    return [problem] if problem else []

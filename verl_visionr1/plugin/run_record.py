@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_visionr1.functions import installed_versions
 from verl_visionr1.plugin.config import ConfigError, Settings
 from verl_visionr1.plugin.data_files import listed_files, pixel_budget
 from verl_visionr1.plugin.run_facts import frame_of, model_config_of, run_steps_of, total_steps_of
@@ -57,7 +57,7 @@ def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, tota
         rollout_dir=_folder(config, "trainer.rollout_data_dir"),
         validation_dir=_folder(config, "trainer.validation_data_dir"),
         checkpoint_dir=_folder(config, "trainer.default_local_dir"),
-        versions=_versions(),
+        versions=installed_versions(PACKAGES),
     )
 
 
@@ -85,13 +85,3 @@ def _folder(config: DictConfig, key: str) -> str | None:
 
 def _absolute(files: list[str]) -> list[str]:
     return [file if "://" in file else str(Path(file).expanduser().absolute()) for file in files]
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -73,7 +73,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         begin, end: fractions of training, for "linear" and "cosine".
         starts: fractions of training, the first 0, for "piecewise".
         off: thresholds when the rule is off; None keeps the preset's.
-        gate: fields of `gate.Gate`, for "gated", which needs at least its `bar`.
+        gate: for "gated".
     """
 
     kind: ScheduleKind | None = None
@@ -83,7 +83,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: float = 1.0
     starts: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.5])
     off: Stage | None = None
-    gate: dict[str, Any] | None = None
+    gate: Gate = Gate()
 
     def build(self, own: Schedule) -> Schedule:
         """The schedule these settings describe, over a preset's own.
@@ -120,7 +120,8 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key, looking in kinds.items():
             value = getattr(self, key)
             if value and value != getattr(default, key) and self.kind not in looking:
-                raise ValueError(f"{key} = {value!r}: only kind={' and kind='.join(looking)} looks at it; set kind too")
+                shown = msgspec.to_builtins(value)
+                raise ValueError(f"{key} = {shown!r}: only kind={' and kind='.join(looking)} looks at it; set kind too")
 
     def _build(self, stages: list[Thresholds], off: Thresholds) -> Schedule:
         if self.kind == "off":
@@ -142,15 +143,11 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The gate, for "gated"; else None.
 
         Raises:
-            ValueError: an unknown field, or a wrong value.
+            ValueError: "gated" without a bar.
         """
-        if self.kind != "gated":
-            return None
-        given = self.gate or {}
-        refuse_unknown(given, [field.name for field in dataclasses.fields(Gate)], "gate")
-        if "bar" not in given:
+        if self.kind == "gated" and self.gate.bar is None:
             raise ValueError("gate.bar: kind=gated needs what the metric must reach, for example gate={bar:0.6}")
-        return Gate(**given)
+        return self.gate if self.kind == "gated" else None
 
 
 class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

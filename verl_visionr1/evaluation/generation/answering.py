@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +14,7 @@ from verl_visionr1.evaluation.generation.prompts import Asked, Question
 from verl_visionr1.evaluation.generation.records import PredictionFile
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.files import RowError
-from verl_visionr1.rollouts.records import OnError
-
-N_EXAMPLES = 5
-"""Messages of skipped rows that are kept."""
+from verl_visionr1.rollouts.records import N_EXAMPLES, OnError
 
 
 class Answerer(Protocol):
@@ -38,12 +35,9 @@ class Progress:
 
     Attributes:
         n_rows: of the files, as far as they are asked for.
-        n_before: rows that an earlier run has answered.
-        n_done: rows that this run has answered.
-        n_skipped: rows that could not be asked, with `on_error="skip"`.
-        n_tokens: of the answers of this run.
-        seconds: that answering them took.
-        examples: why the first `N_EXAMPLES` rows were skipped.
+        n_before, n_done: rows that an earlier run, and that this run has answered.
+        n_skipped, examples: rows that could not be asked, and why, of the first `N_EXAMPLES`.
+        n_tokens, seconds: of the answers of this run.
     """
 
     n_rows: int
@@ -133,10 +127,3 @@ def answer_rows(
             progress.n_tokens += sum(prediction.n_tokens or 0 for prediction in predictions)
             progress.seconds += time.monotonic() - began
             on_batch(progress)
-
-
-def predictions_of(
-    names: Collection[str], predictions: Iterator[Prediction], limit: int | None
-) -> Iterator[Prediction]:
-    """Those of the first `limit` rows of the files of these names: an earlier run may have asked more of them."""
-    return (each for each in predictions if each.file in names and (limit is None or each.row < limit))

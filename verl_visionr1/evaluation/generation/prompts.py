@@ -15,9 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from verl_visionr1.evaluation.predictions import Prediction, uid_of
+from verl_visionr1.evaluation.predictions import Prediction, identity_of, uid_of
 from verl_visionr1.files import RowError
 from verl_visionr1.processed import ImageProcessor, SizeError, processed_size
+from verl_visionr1.rollouts.records import image_name
 from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
@@ -147,9 +148,9 @@ class Prompts:
             file=asked.file.name,
             row=asked.number,
             uid=uid_of(*asked.key, 0),
-            image=_path_of(row),
+            image=image_name(row["images"]) if row.get("images") else None,
             processed_wh=sizes_wh[0] if sizes_wh else None,
-            **_extra_of(row),
+            **identity_of(row),
         )
         return Question(prediction, token_ids, images, self._n_prompt(token_ids, sizes_wh))
 
@@ -249,23 +250,6 @@ def _ground_truth(row: Mapping[str, Any], where: str) -> str:
     except TargetError as error:
         raise RowError("ground truth", f"{where}: reward_model.{error}") from None
     return row["reward_model"]["ground_truth"]
-
-
-def _path_of(row: Mapping[str, Any]) -> str | None:
-    first = (row.get("images") or [None])[0]
-    first = first.get("path") if isinstance(first, Mapping) else first
-    return first if isinstance(first, str) else None
-
-
-def _extra_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    extra = row.get("extra_info")
-    extra = extra if isinstance(extra, Mapping) else {}
-    index, image_id, question = (extra.get(name) for name in ("index", "image_id", "question"))
-    return {
-        "index": index if isinstance(index, int) else None,
-        "image_id": None if image_id in (None, "") else str(image_id),
-        "question": question if isinstance(question, str) else None,
-    }
 
 
 def _line(error: Exception) -> str:

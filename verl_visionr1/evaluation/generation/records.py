@@ -31,7 +31,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         seed: of the draws; each row has its own, so that the order of work does not matter.
 
     Raises:
-        ValueError: a number out of range, or several answers without a temperature.
+        ValueError: several answers without a temperature.
     """
 
     n: int = 1
@@ -40,12 +40,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"--n {self.n}: needs at least 1")
-        if not 0.0 <= self.temperature <= 10.0:
-            raise ValueError(f"--temperature {self.temperature}: needs a number in [0, 10]")
-        if self.max_tokens < 1:
-            raise ValueError(f"--max-tokens {self.max_tokens}: needs at least 1")
         if self.n > 1 and self.temperature == 0.0:
             raise ValueError(f"--n {self.n}: at temperature 0 all answers to a row are the same; --temperature 1")
 
@@ -160,9 +154,9 @@ class PredictionFile:
         else:
             write_whole(settings, msgspec.json.format(msgspec.json.encode(self.made), indent=1) + b"\n")
         try:
-            end = self._find_end() if self.path.exists() else 0
+            if self.path.exists():
+                self._keep_whole_rows()
             self._file = self.path.open("ab")
-            self._file.truncate(end)
         except OSError as error:
             raise disk_error(self.path, error) from error
 
@@ -191,30 +185,18 @@ class PredictionFile:
             raise RowsError(f"{self.path}: cannot be written ({error.strerror}); run again to go on") from error
         self.rows_done.update((each.file, each.row) for each in predictions)
 
-    def _find_end(self) -> int:
-        """Note the rows that are done; where what counts ends: after it stand the first answers to a row cut short."""
-        end = size = 0
-        n_answers = 0
-        for prediction, n_bytes in zip(read_predictions(self.path), _line_sizes(self.path), strict=False):
-            size += n_bytes
-            n_answers = 1 if prediction.sample == 0 else n_answers + 1
-            if n_answers == self.made.sampling.n:
-                end = size
+    def _keep_whole_rows(self) -> None:
+        """Note the rows that are done; a kill may have left some answers to another row, which are dropped."""
+        kept: list[Prediction] = []
+        row: list[Prediction] = []
+        for prediction in read_predictions(self.path):
+            row = [prediction] if prediction.sample == 0 else [*row, prediction]
+            if len(row) == self.made.sampling.n:
+                kept += row
                 self.rows_done.add((prediction.file, prediction.row))
-        return end
-
-
-def _line_sizes(path: Path) -> list[int]:
-    """Bytes of each line with a prediction, blank lines before it included."""
-    sizes: list[int] = []
-    n_bytes = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            n_bytes += len(line)
-            if not line.isspace():
-                sizes.append(n_bytes)
-                n_bytes = 0
-    return sizes
+        data = encode(kept)
+        if data != self.path.read_bytes():
+            write_whole(self.path, data)
 
 
 def _locked(path: Path) -> BinaryIO:

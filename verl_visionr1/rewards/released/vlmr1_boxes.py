@@ -12,7 +12,6 @@ float can hold stops the released AP, beside good boxes too: it is 0 here.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -21,10 +20,10 @@ import numpy as np
 from verl_visionr1.answers import MAX_BOXES, MAX_CHARS
 from verl_visionr1.boxes import Array, Box, Boxes, pairwise_iou
 from verl_visionr1.criteria import OFF
-from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, ap_of_ranking, rank_hits
+from verl_visionr1.criteria.average_precision import IOU_THRESHOLDS, ap_of_ranking, rank_matches
 from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.rewards.released import vlmr1_rec
-from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, stripped_iou
+from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, cleaned_answer, stripped_iou
 from verl_visionr1.schedule import constant
 from verl_visionr1.targets import Target
 
@@ -32,7 +31,6 @@ MAX_DETECTIONS = 100
 """Predictions of one class beyond this play no part in AP."""
 MAX_AREA = 1e10
 """COCO's largest area: an unmatched prediction beyond it is not counted."""
-_AFTER_BLANK = {newline: re.compile(rf"(?<=\s){newline}") for newline in ("\n", "\r")}
 
 
 def od_ap(completion: str, target: Target) -> float:
@@ -87,8 +85,8 @@ def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
         # Boxes inverted in one direction, or beyond the largest area, match nothing and are not counted either.
         ranked = [box for box in boxes[:MAX_DETECTIONS] if not (_area(box) < 0.0 or _area(box) > MAX_AREA)]
         if ranked:
-            hits_of = rank_hits(pairwise_iou(ranked, wanted[label]), taus)
-            total += sum([ap_of_ranking(hits, len(wanted[label])) for hits in hits_of])
+            matches_of = rank_matches(pairwise_iou(ranked, wanted[label]), taus)
+            total += sum([ap_of_ranking([t >= 0 for t in found], len(wanted[label])) for found in matches_of])
     return total / (len(taus) * len(wanted))
 
 
@@ -116,7 +114,7 @@ def released_weighted_sum(completion: str, target: Target) -> float:
     prediction without a label takes that of the pair before, as released; where there is none, and the released code
     crashes, it is wrong. Nothing to find: 1.0 iff the answer is "none".
     """
-    answer = _cleaned(completion)
+    answer = cleaned_answer(completion)
     if not target.boxes_xyxy:
         return 1.0 if answer == "none" else 0.0
     items = _items(list(between(answer, "```json", "```"))[:1])
@@ -192,14 +190,6 @@ def _items(blocks: list[str]) -> list[Any]:
         return list(json.loads(blocks[0].strip()))
     except (ValueError, TypeError, RecursionError):  # TypeError: a number has no items
         return []
-
-
-def _cleaned(completion: str) -> str:
-    """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
-    answer = (list(between(completion, "<answer>", "</answer>")) or [completion])[-1]
-    for newline, after_blank in _AFTER_BLANK.items():
-        answer = after_blank.sub("", answer).replace(newline, " ")
-    return answer.strip().rstrip(".").lower()
 
 
 PRESETS = (

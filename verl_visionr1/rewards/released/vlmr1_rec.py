@@ -21,6 +21,7 @@ from verl_visionr1.targets import Target
 
 # Linear: no two neighbours in these patterns can match the same character.
 _FOUR = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
+_AFTER_BLANK = {newline: re.compile(rf"(?<=\s){newline}") for newline in ("\n", "\r")}
 _THOUGHT_TO_ANSWER = re.compile(r"</think>\s*<answer>")
 
 
@@ -158,6 +159,14 @@ def between(text: str, opening: str, closing: str) -> Iterator[str]:
             return
         yield text[start:stop]
         end = stop + len(closing)
+
+
+def cleaned_answer(text: str) -> str:
+    """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
+    answer = (list(between(text, "<answer>", "</answer>")) or [text])[-1]
+    for newline, after_blank in _AFTER_BLANK.items():
+        answer = after_blank.sub("", answer).replace(newline, " ")
+    return answer.strip().rstrip(".").lower()
 
 
 def _preset(name: str, module: str, iou_of: CriterionFn, format_of: CriterionFn) -> Preset:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 from verl_visionr1.answers import MAX_CHARS
@@ -23,6 +22,7 @@ from verl_visionr1.criteria import math_equality
 from verl_visionr1.criteria.structure import distinct_share
 from verl_visionr1.criteria.traits import may_block, needs
 from verl_visionr1.rewards.base import Criterion, CriterionFn, Preset
+from verl_visionr1.rewards.released.vlmr1_rec import answer_format, between, cleaned_answer
 from verl_visionr1.targets import Target
 
 SECONDS = 2.0
@@ -30,16 +30,6 @@ SECONDS = 2.0
 COSINE_TOKENS = 1024
 N_WORDS = 6
 """Words of an n-gram."""
-
-
-def format_released(completion: str) -> float:
-    """`format`: `<think>` first, `</answer>` last, and `</think>`, blanks, `<answer>` between; tags may repeat."""
-    if not (completion.startswith("<think>") and completion.endswith("</answer>")):
-        return 0.0
-    return 1.0 if _BETWEEN.search(completion) is not None else 0.0
-
-
-_BETWEEN = re.compile(r"</think>\s*<answer>")
 
 
 def choice_released(completion: str, target: Target) -> float:
@@ -59,14 +49,14 @@ _YES_NO = re.compile("yes|no")
 
 def all_match_released(completion: str, target: Target) -> float:
     """`all_match`: the cleaned texts are equal."""
-    return 1.0 if _clean(completion) == _clean(_wrapped(target)) else 0.0
+    return 1.0 if cleaned_answer(completion) == cleaned_answer(_wrapped(target)) else 0.0
 
 
 @may_block
 @needs("math_verify", "verl-visionr1[text]")
 def math_released(completion: str, target: Target) -> float:
     r"""`math`: the cleaned texts are equal, or are to math-verify, or in normal form (of `\boxed{}` what is in it)."""
-    said, right = _clean(completion), _clean(_wrapped(target))
+    said, right = cleaned_answer(completion), cleaned_answer(_wrapped(target))
     if said == right or _verified(said, right):
         return 1.0
     answer = _last_boxed(said)
@@ -77,19 +67,19 @@ def math_released(completion: str, target: Target) -> float:
 @needs("math_verify", "verl-visionr1[text]")
 def default_released(completion: str, target: Target) -> float:
     """`default`: math-verify; else equal numbers, a letter, or the likeness of texts, by what the truth looks like."""
-    answers = list(_answers(completion))
+    answers = list(between(completion, "<answer>", "</answer>"))
     said, right = (answers[-1] if answers else completion).strip(), _truth(target)
     if _verified(said, right):
         return 1.0
     if re.search(r"\d", right):
         try:
-            return 1.0 if float(_clean(said)) == float(_clean(right)) else 0.0
+            return 1.0 if float(cleaned_answer(said)) == float(cleaned_answer(right)) else 0.0
         except ValueError:
-            return _likeness(_clean(said), _clean(right))
+            return _likeness(cleaned_answer(said), cleaned_answer(right))
     right_letter = _letter(right)
     if right_letter is not None:
         return 1.0 if _letter(said) == right_letter else 0.0
-    return _likeness(_clean(said), _clean(right))
+    return _likeness(cleaned_answer(said), cleaned_answer(right))
 
 
 def length_cosine_released(n_tokens: int) -> float:
@@ -188,25 +178,8 @@ def _truth(target: Target) -> str:
     return _wrapped(target) if "\n" in answer else answer.strip()
 
 
-def _answers(text: str) -> Iterator[str]:
-    """The contents of all `<answer>` tags, none inside another."""
-    end = 0
-    while (start := text.find("<answer>", end)) >= 0 and (stop := text.find("</answer>", start + 8)) >= 0:
-        yield text[start + 8 : stop]
-        end = stop + len("</answer>")
-
-
 def _first_answer(text: str) -> str:
-    return next(_answers(text), text).strip()
-
-
-def _clean(text: str) -> str:
-    """The last `<answer>`, in one line, in lower case, without full stops at the end."""
-    for inner in _answers(text):
-        text = inner
-    for newline in ("\n", "\r"):
-        text = re.sub(rf"(?<=\s){newline}", "", text).replace(newline, " ")
-    return text.strip().rstrip(".").lower()
+    return next(between(text, "<answer>", "</answer>"), text).strip()
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
@@ -344,7 +317,7 @@ PRESETS: tuple[Preset, ...] = tuple(
     Preset(
         f"vlmr1-{method}-released",
         criteria=(
-            Criterion("format", format_released),
+            Criterion("format", answer_format),
             Criterion("correct", fn),
             Criterion("length", length_cosine_released, 0.0),
             Criterion("repetition", repetition_released, 0.0),

@@ -1,0 +1,189 @@
+"""Metrics of single answers: REC and GREC, negatives, counting, pointing, words; and what every answer has.
+
+Every metric is a sum over rows divided by another (`Part`): numerator and denominator of each row. Boxes are in pixels
+of the original image; IoU is IoU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias, cast
+
+from verl_visionr1.boxes import Boxes, iou
+from verl_visionr1.criteria.pointing import RADIUS
+from verl_visionr1.criteria.regions import build_regions, count_pairs, drop_ignored, find_hits, predicted_points
+from verl_visionr1.criteria.thresholds import EPSILON
+from verl_visionr1.evaluation.detections import asked_labels
+from verl_visionr1.evaluation.reading import Read
+from verl_visionr1.evaluation.settings import EvaluationSettings, Family
+from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.targets import normalize_label
+
+Part: TypeAlias = tuple[float, float]
+"""A row's numerator and denominator; (0, 0) where a metric does not concern it."""
+Parts: TypeAlias = dict[str, Part]
+NO_PART: Part = (0.0, 0.0)
+ROOTS = frozenset({"RMSE"})
+"""Metrics that are the square root of their ratio."""
+COUNT_BINS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)
+"""Lower ends of the rows of the table by true count."""
+
+
+def parts_of(read: Read, families: Sequence[Family], settings: EvaluationSettings) -> Parts:
+    """What one row adds to each metric of some families, and to those that every row has."""
+    parts: Parts = {}
+    for family in families:
+        if family in _METRICS:
+            parts |= _METRICS[family](read, settings)
+    if read.target.task in BOX_TASKS:
+        parts["F1@50"] = (read.score.metrics["f1_50"], 1.0)
+        parts["mean IoU"] = (read.score.metrics["iou_mean"], 1.0)
+    parts["reward"] = (read.score.value, 1.0)
+    parts["parsed"] = (read.score.metrics["parsed"], 1.0)
+    parts["cut off"] = (float(read.is_cut), 1.0)
+    n_tokens = read.prediction.n_tokens
+    parts["tokens"] = NO_PART if n_tokens is None else (float(n_tokens), 1.0)
+    return parts
+
+
+def rec_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """One referent: accuracy at IoU .5 and .75 ("REC@50", "REC@75"), and mean IoU ("REC IoU").
+
+    The box that counts is the answer's first (VLM-R1's reward; its script takes the last), its last, or its only one.
+    At the threshold is right, as in gRefCOCO's evaluator, unless `strict_iou` (VLM-R1's `test_rec_r1.py`: IoU > .5). No
+    box is IoU 0. Rows with no referent, or several, have no part in it (see `grec_parts`).
+    """
+    target, boxes, which = read.target, read.answer.boxes_xyxy, settings.which_box
+    if len(target.boxes_xyxy) != 1:
+        return dict.fromkeys(("REC@50", "REC@75", "REC IoU"), NO_PART)
+    overlap = 0.0
+    if boxes and (which != "only" or read.answer.n_predicted == 1):
+        overlap = iou(boxes[-1 if which == "last" else 0], cast(Boxes, target.boxes_xyxy)[0])
+    edge = EPSILON if settings.strict_iou else -EPSILON
+    return {
+        "REC@50": (float(overlap >= 0.5 + edge), 1.0),
+        "REC@75": (float(overlap >= 0.75 + edge), 1.0),
+        "REC IoU": (overlap, 1.0),
+    }
+
+
+def grec_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """Generalised REC: "GREC" = Pr@(F1 = 1, IoU >= .5), "N-acc" and "T-acc" (arXiv 2308.16182).
+
+    A row is right if every box has an object and every object a box: `f1_50` is 1, by the default matching. A row
+    without an object is right if it has no box and can be read. N-acc: share of the rows without an object that are
+    right. T-acc: share of the rows with one in which there is a box at all. The released script of gRefCOCO pairs
+    greedily and compares GIoU with .5; here it is IoU, as the paper has it.
+    """
+    right = (float(read.score.metrics["f1_50"] == 1.0), 1.0)
+    if not read.case.class_aware.n_target:
+        return {"GREC": right, "N-acc": right, "T-acc": NO_PART}
+    return {"GREC": right, "N-acc": NO_PART, "T-acc": (float(read.case.class_aware.n_predicted > 0), 1.0)}
+
+
+def absent_labels(read: Read) -> set[str]:
+    """The negatives of a row: categories (phrases) that it asked for and that have no object on the image."""
+    return set(asked_labels(read.target)) - set(read.target.normalized_labels)
+
+
+def negative_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """ "false alarms": share of the negatives for which the answer has a box; "boxes per negative": how many it has.
+
+    In a row of one category every claimed box is of it, in a row of several those that carry its label. Boxes in a
+    region to ignore are no alarm where the row has one category.
+    """
+    absent = absent_labels(read)
+    if not absent:
+        return {"false alarms": NO_PART, "boxes per negative": NO_PART}
+    if len(asked_labels(read.target)) == 1:
+        n_predicted = float(len(read.answer.boxes_xyxy) + read.answer.n_dropped)
+        if read.target.ignore_xyxy:
+            n_predicted = float(read.case.class_aware.n_predicted)
+        return {"false alarms": (float(n_predicted > 0), 1.0), "boxes per negative": (n_predicted, 1.0)}
+    said = [label for label in map(normalize_label, read.answer.labels) if label in absent]
+    n = float(len(absent))
+    return {"false alarms": (float(len({*said})), n), "boxes per negative": (float(len(said)), n)}
+
+
+def counting_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """ "accuracy" (s = y), "within 1" (|s - y| <= 1), "MAE", "RMSE", "bias" (mean of s - y), "readable".
+
+    y is the true count, s the stated one: the number, or the length of a list of boxes or points. An answer without
+    either cannot be read: it is wrong in accuracy; MAE, RMSE and bias are over those that can be read, unless
+    `unreadable_count` takes it for a 0.
+    """
+    answer = read.answer
+    is_read = (answer.count is not None or answer.is_parsed) and math.isfinite(answer.stated_count)
+    error = (answer.stated_count if is_read else 0.0) - float(read.target.count or 0)
+    weight = float(is_read or settings.unreadable_count == "zero")
+    return {
+        "accuracy": (float(is_read and error == 0.0), 1.0),
+        "within 1": (float(is_read and abs(error) <= 1.0), 1.0),
+        "MAE": (weight * abs(error), weight),
+        "RMSE": (weight * error * error, weight),
+        "bias": (weight * error, weight),
+        "readable": (float(is_read), 1.0),
+    }
+
+
+def by_count(reads: Sequence[Read], parts: Sequence[Parts]) -> list[list[str | float | int | None]]:
+    """Rows of a table: true count (or a range), rows, accuracy, MAE, bias."""
+    table: list[list[str | float | int | None]] = []
+    for low, high in zip(COUNT_BINS, (*COUNT_BINS[1:], math.inf), strict=True):
+        chosen = [part for read, part in zip(reads, parts, strict=True) if low <= (read.target.count or 0) < high]
+        if chosen:
+            name = f"{low}" if high - low == 1 else f"{low}-{high - 1:.0f}" if high < math.inf else f"{low} and more"
+            table.append([name, len(chosen), *(_ratio(chosen, key) for key in ("accuracy", "MAE", "bias"))])
+    return table
+
+
+def _ratio(parts: Sequence[Parts], key: str) -> float | None:
+    below = sum(part[key][1] for part in parts)
+    return sum(part[key][0] for part in parts) / below if below else None
+
+
+def pointing_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """ "precision" and "recall" over all points and objects, "all right" and "first point" over rows.
+
+    A point hits an object if it lies in its mask, else in its box, else (an object known by a point) within 2.5 % of
+    the image's diagonal; points and objects are paired one to one, as in the reward (`criteria.regions`).
+
+    * precision: points that have an object of their own, over all claimed points; recall: over all objects.
+    * all right: every object has a point and every point an object; nothing there: nothing predicted, readably.
+    * first point: the first point of the answer lies on any object (ScreenSpot's rule); rows with an object.
+
+    The labels of points play a part where a row asked for several. A format of boxes points at nothing.
+    """
+    target = read.target
+    regions = build_regions(target, read.case.grid_wh, RADIUS, by_mask=True)
+    predicted = predicted_points(read.answer, target, use_labels=True, box_centres=False)
+    first = {p for p, rank in enumerate(predicted.ranks) if rank == 0}
+    hit = {p for p, _ in find_hits(predicted, regions)}
+    counted = drop_ignored(predicted, target, regions) if target.ignore_xyxy else predicted
+    n_found, n_target = float(count_pairs(counted, regions)), float(target.n_objects)
+    n_predicted = float(counted.n_predicted)
+    return {
+        "precision": (n_found, n_predicted),
+        "recall": (n_found, n_target),
+        "all right": (float(n_found == n_predicted == n_target), 1.0),
+        "first point": (float(bool(first & hit)), 1.0) if n_target else NO_PART,
+    }
+
+
+def text_parts(read: Read, settings: EvaluationSettings) -> Parts:
+    """ "accuracy": that of the preset."""
+    return {"accuracy": (read.case.accuracy, 1.0)}
+
+
+_METRICS: Mapping[Family, Callable[[Read, EvaluationSettings], Parts]] = MappingProxyType(
+    {
+        "rec": rec_parts,
+        "grec": grec_parts,
+        "negatives": negative_parts,
+        "counting": counting_parts,
+        "pointing": pointing_parts,
+        "text": text_parts,
+    }
+)
