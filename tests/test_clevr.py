@@ -155,9 +155,9 @@ def test_rgba_is_flattened(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objects": None}, "objects None: needs a list; mend it"),
-        ({"objects": ["cube"]}, "objects[0]: 'cube' is no object with keys; mend it"),
-        ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "needs a text under color; mend it"),
+        ({"objects": None}, "objects None: needs a list; correct it"),
+        ({"objects": ["cube"]}, "objects[0]: 'cube' is no object with keys; correct it"),
+        ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "needs a text under color; correct it"),
         ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ('1', 2): needs points of two finite numbers"),
         ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "points [3]: needs points of two"),
         ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": [3]}]}, "point (3,): needs points of"),

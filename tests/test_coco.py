@@ -343,10 +343,10 @@ def spoil(data: Dataset, what: str) -> None:
     ("what", "kind", "message"),
     [
         ("zero height", "box without extent", r"annotation id 1001 \(image id 100\): bbox \[5, 5, 10, 0\]"),
-        ("zero width", "box without extent", r"\[5, 5, 0, 10\]: box = .*: no extent; mend"),
-        ("negative", "box without extent", r"-10, 10\]: box = .*: no extent; mend"),
-        ("wholly outside", "box outside its image", r"annotation id 1001.*outside the image of \(160, 96\); mend"),
-        ("touching from outside", "box outside its image", r"outside the image of \(160, 96\); mend"),
+        ("zero width", "box without extent", r"\[5, 5, 0, 10\]: box = .*: no extent; correct"),
+        ("negative", "box without extent", r"-10, 10\]: box = .*: no extent; correct"),
+        ("wholly outside", "box outside its image", r"annotation id 1001.*outside the image of \(160, 96\); correct"),
+        ("touching from outside", "box outside its image", r"outside the image of \(160, 96\); correct"),
         ("three numbers", "box malformed", r"annotation id 1001.*bbox \[1, 2, 3\]: box = None: needs four finite"),
         ("no bbox", "box malformed", "annotation id 1001.*bbox None"),
         ("segmentation only", "box malformed", r"annotation id 1001.*bbox \[\]"),
@@ -473,7 +473,7 @@ def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
         ),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            "categories[1]: id 1 is there twice",
+            "categories[1]: id 1 appears twice",
         ),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no row is left"),
     ],
@@ -689,7 +689,7 @@ def test_command(data: Dataset) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: instances.json: annotation id 1029 (image id 100): bbox [0, 0, 0, 0]: box = [0, 0, 0, 0]: "
-        "no extent; mend or remove the annotation",
+        "no extent; correct or remove the annotation",
         "(--on-error skip leaves such rows out and lists them)",
     ]
     done = command(*arguments, "--on-error", "skip", "--negatives", 0.1, "--categories", "red box", "--embed")
@@ -708,7 +708,7 @@ def test_command_with_a_missing_file(data: Dataset) -> None:
 
 
 def test_ledger_fails_or_counts() -> None:
-    error = RowError("bad thing", "file.json: bad thing 7; mend it")
+    error = RowError("bad thing", "file.json: bad thing 7; correct it")
     with pytest.raises(RowError):
         Ledger(fail=True).skip(error)
     ledger = Ledger(fail=False)

@@ -464,7 +464,7 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
     (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
     assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
     assert (where, type(bad)) == ("a.csv: line 3", RowError)
-    reason = "fields 'z' are more than there are columns; quote what holds a comma, or mend it"
+    reason = "fields 'z' are more than there are columns; quote what holds a comma, or correct it"
     assert str(bad) == f"a.csv: line 3: {reason}"
 
 

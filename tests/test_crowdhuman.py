@@ -168,8 +168,8 @@ def test_turned_image(data: Dataset) -> None:
 BAD_LINES = {
     "no json": ('{"ID": "x", "gtb', "malformed entry", r"annotation_val.odgt: line 2: .*is not JSON"),
     "a list": ("[1, 2]", "malformed entry", r"line 2: '\[1, 2\]': needs ID and a list gtboxes"),
-    "no boxes": ('{"ID": "x"}', "malformed entry", "needs ID and a list gtboxes; mend it"),
-    "no ID": ('{"gtboxes": []}', "image without ID", "line 2: ID None: needs a text; mend it"),
+    "no boxes": ('{"ID": "x"}', "malformed entry", "needs ID and a list gtboxes; correct it"),
+    "no ID": ('{"gtboxes": []}', "image without ID", "line 2: ID None: needs a text; correct it"),
     "twice": (json.dumps({"ID": ID, "gtboxes": []}), "image ID twice", r"line 2 \(ID '273271.*there twice"),
     "traversal": (
         '{"ID": "../annotation_val", "gtboxes": []}',

@@ -267,8 +267,16 @@ def spoil(data: Dataset, what: str) -> None:
         ("box of three", "box malformed", r"d3_pkl: annotation id '1' \(image id 0\): bbox \[1, 2, 3\]: box = None"),
         ("box of text", "box malformed", r"annotation id '1' .*bbox \['1', 2, 3, 4\]"),
         ("box flat", "box without extent", r"annotation id '1' .*bbox \[1, 2, 0, 4\]: .*no extent"),
-        ("unknown image", "unknown image_id", r"annotations.pkl: entry 1: image_id 77 is not in images.pkl; mend it"),
-        ("unknown sentence", "unknown sent_id", r"annotations.pkl: entry 1: sent_id 77 is not in sentences.pkl; mend"),
+        (
+            "unknown image",
+            "unknown image_id",
+            r"annotations.pkl: entry 1: image_id 77 is not in images.pkl; correct it",
+        ),
+        (
+            "unknown sentence",
+            "unknown sent_id",
+            r"annotations.pkl: entry 1: sent_id 77 is not in sentences.pkl; correct",
+        ),
         ("annotation of another shape", "malformed entry", r"annotations.pkl: entry 9 = .*missing required field"),
         ("image without a name", "malformed entry", r"images.pkl: entry 1 = .*missing required field `file_name`"),
         (
@@ -276,7 +284,11 @@ def spoil(data: Dataset, what: str) -> None:
             "file_name outside the images folder",
             r"images.pkl: entry 1: file_name '\.\./d3_pkl/images.pkl'",
         ),
-        ("unknown group", "unknown group_id", r"image id 1: group_id 77 in images.pkl is not in groups.pkl; mend it"),
+        (
+            "unknown group",
+            "unknown group_id",
+            r"image id 1: group_id 77 in images.pkl is not in groups.pkl; correct it",
+        ),
         ("sentence without text", "malformed entry", r"sentences.pkl: entry 9 = .*`raw_sent`"),
         ("no image file", "image file missing", r"image id 1: .*gone.jpg: no such image file"),
     ],

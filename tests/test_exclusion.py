@@ -329,11 +329,11 @@ def test_names_that_read_as_something_else_are_refused(tmp_path: Path, name: str
     [
         ("none.json", None, "none.json: no such file; check the path"),
         ("a.json", [], "a.json: no image is named in it; is it the right file?"),
-        ("a.json", [7], "a.json: entry 0: '7' is no record; mend it"),
+        ("a.json", [7], "a.json: entry 0: '7' is no record; correct it"),
         ("a.json", {"info": {}, "licenses": []}, "a.json: neither images, scenes, annotations, questions, data nor"),
         ("a.json", "[1", "a.json: not whole JSON"),
         ("a.docx", "x", "a.docx: unknown kind of file"),
-        ("a.jsonl", "{\n", "a.jsonl: line 1: '{\\n' is not JSON (Input data was truncated); mend it"),
+        ("a.jsonl", "{\n", "a.jsonl: line 1: '{\\n' is not JSON (Input data was truncated); correct it"),
         ("a.parquet", "x", "a.parquet: not a whole parquet file"),
     ],
 )

@@ -122,7 +122,7 @@ def test_one_box_given_twice_is_single(data: Dataset) -> None:
 
 def test_unions_of_scenes(tmp_path: Path) -> None:
     arguments = write_flickr30k(pictures(), tmp_path)
-    options = flickr30k.Options(boxes=flickr30k.Boxes.union)
+    options = flickr30k.Options(boxes="union")
     found = rows_in(flickr30k.convert(*arguments, tmp_path / "out.parquet", options))
     assert sorted(map(canon_of, found)) == sorted(unions(pictures()))
 
@@ -206,7 +206,7 @@ def test_exclusion_by_id(data: Dataset) -> None:
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
 GOOD_SIZE = "<size><width>160</width><height>96</height></size>"
 BAD_XML = {
-    "no size": ("<annotation/>", "malformed XML", "<size/width> is None: needs a whole number; mend it"),
+    "no size": ("<annotation/>", "malformed XML", "<size/width> is None: needs a whole number; correct it"),
     "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x': needs a"),
     "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "an object has no <name>"),
     "corner missing": (
@@ -263,7 +263,7 @@ def test_malformed_captions(data: Dataset, caption: str) -> None:
     data.image(["Nothing .", caption], [thing(1, box=(1, 1, 9, 9))])
     with pytest.raises(RowError) as caught:
         data.convert()
-    reason = f"36979.txt: caption 2: {caption!r}: a phrase is not of the form [/EN#1/people A man]; mend it"
+    reason = f"36979.txt: caption 2: {caption!r}: a phrase is not of the form [/EN#1/people A man]; correct it"
     assert str(caught.value) == reason
 
 

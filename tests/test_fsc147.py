@@ -240,9 +240,9 @@ def test_repeated_images_are_noted(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"points": None}, "'3.jpg': points None: needs points of two finite numbers; mend it"),
-        ({"points": [[1, 2, 3]]}, "'3.jpg': point (1, 2, 3): needs points of two finite numbers; mend it"),
-        ({"points": [["1", 2]]}, "'3.jpg': point ('1', 2): needs points of two finite numbers; mend it"),
+        ({"points": None}, "'3.jpg': points None: needs points of two finite numbers; correct it"),
+        ({"points": [[1, 2, 3]]}, "'3.jpg': point (1, 2, 3): needs points of two finite numbers; correct it"),
+        ({"points": [["1", 2]]}, "'3.jpg': point ('1', 2): needs points of two finite numbers; correct it"),
     ],
 )
 def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:
@@ -260,11 +260,11 @@ def test_image_without_annotation_or_class(source: Source) -> None:
     source.image("2.jpg")
     source.image("3.jpg")
     del source.entries["3.jpg"]
-    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no annotation; mend it"):
+    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no annotation; correct it"):
         source.convert()
     source.image("3.jpg")
     source.classes = "2.jpg\tsea shells\n"
-    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no class; mend it"):
+    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no class; correct it"):
         source.convert()
 
 

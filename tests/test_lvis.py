@@ -172,7 +172,7 @@ def test_frequency(data: Dataset) -> None:
         ("bow (decorative ribbons)",),
         ("bow (weapon)",),
     ]
-    assert asked(data.convert(task="detection", frequency=[lvis.Frequency.f])[0]) == [("trash can", "cap (headwear)")]
+    assert asked(data.convert(task="detection", frequency=["f"])[0]) == [("trash can", "cap (headwear)")]
     with pytest.raises(RowsError, match="--frequency with --categories"):
         lvis.Options(frequency=["r"], categories=["cap"])
 
@@ -202,7 +202,7 @@ def test_names(data: Dataset, names: str, expected: list[str]) -> None:
 def test_short_names_of_one_kind_keep_their_explanation() -> None:
     """`cap` would otherwise stand for two things, of which one may be absent where the other is."""
     categories = [CocoCategory(name=name) for name in ("Cap_(headwear)", "cap", "(odd)")]
-    assert lvis.phrases(categories, lvis.Names.short) == {
+    assert lvis.phrases(categories, "short") == {
         "Cap_(headwear)": "Cap (headwear)",
         "cap": "cap",
         "(odd)": "(odd)",

@@ -154,7 +154,7 @@ def test_rotation_is_not_applied(data: Tables) -> None:
 
 
 BAD_BOXES = {
-    "pixels": ((8, 48, 24, 48), {}, "needs fractions of the image, 0 to 1; mend it", "box not in fractions"),
+    "pixels": ((8, 48, 24, 48), {}, "needs fractions of the image, 0 to 1; correct it", "box not in fractions"),
     "sides swapped": ((0.3, 0.05, 0.25, 0.5), {}, "no extent", "box without extent"),
     "no number": (("x", 0.3, 0.25, 0.5), {}, "XMin x, YMin 0.25, XMax 0.3, YMax 0.5: box = None", "box malformed"),
     "missing": (("", 0.3, 0.25, 0.5), {}, "XMin missing, YMin 0.25", "box malformed"),
@@ -231,7 +231,7 @@ def test_image_with_labels_only(data: Tables) -> None:
 def test_machine_made_labels_are_refused(data: Tables) -> None:
     data.box("a1", "Dog")
     data.label("a1", "Cat", 0.7)
-    reason = "Confidence '0.7': a label that nobody verified; give the file of human-verified labels, with 0 and 1"
+    reason = "Confidence '0.7': not a verified label; give the file of human-verified labels, with 0 and 1"
     assert data.bad(on_error="skip") == f"labels.csv: line 2: {reason}"
 
 

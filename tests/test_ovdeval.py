@@ -154,7 +154,11 @@ def test_plain_coco_is_refused(data: Dataset) -> None:
         ({"text": ["cat"]}, "malformed text", r"image id 1: neg_text = 'None': needs a list of texts"),
         ({}, "malformed text", r"image id 1: text = 'None': needs a list of texts"),
         ({"text": ["cat"], "neg_text": [3]}, "malformed text", r"image id 1: neg_text = '\[3\]': needs a list"),
-        ({"text": ["cat"], "neg_text": ["cow"]}, "unknown text", r"neg_text: 'cow' is no category of the file; mend"),
+        (
+            {"text": ["cat"], "neg_text": ["cow"]},
+            "unknown text",
+            r"neg_text: 'cow' is no category of the file; correct",
+        ),
     ],
 )
 def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str) -> None:

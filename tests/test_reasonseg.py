@@ -230,14 +230,14 @@ def test_excluded_by_id_or_file_name(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
-        ([shape(B, "ignore")], "no shape is a target; mend it, or leave it out"),
+        ([shape(B, "ignore")], "no shape is a target; correct it, or leave it out"),
         (
             [shape([[9, 9], [20, 9]], shape_type="circle")],
-            "shape 'target' of type circle with 2 points: needs the corners of a polygon; mend it",
+            "shape 'target' of type circle with 2 points: needs the corners of a polygon; correct it",
         ),
-        ([shape([])], "shape 'target' of type polygon with 0 points: needs the corners of a polygon; mend it"),
-        ([{"label": "target"}], "Object missing required field `points` - at `$.shapes[0]`; mend it"),
-        ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`; mend it"),
+        ([shape([])], "shape 'target' of type polygon with 0 points: needs the corners of a polygon; correct it"),
+        ([{"label": "target"}], "Object missing required field `points` - at `$.shapes[0]`; correct it"),
+        ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`; correct it"),
     ],
 )
 def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
@@ -247,14 +247,14 @@ def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
 
 def test_a_point_is_no_box(data: Dataset) -> None:
     data.add(shape([[9, 9]]))
-    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]: no extent; mend or remove the annotation")
+    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]: no extent; correct or remove the annotation")
 
 
 def test_a_line_is_no_mask(data: Dataset) -> None:
     data.add(shape([[9, 9], [20, 30]]))
     data.bad(
         "1_abc_o.json: text 0: polygons[0] = (9.0, 9.0, 20.0, 30.0): needs x, y of at least three corners; "
-        "mend or remove the shape",
+        "correct or remove the shape",
         task="pointing",
     )
 
@@ -273,7 +273,7 @@ def test_a_missing_image(data: Dataset) -> None:
 def test_a_garbled_json(data: Dataset) -> None:
     path = data.add()
     path.write_bytes(path.read_bytes()[:-4])
-    data.bad(f"{path}: Input data was truncated; mend it")
+    data.bad(f"{path}: Input data was truncated; correct it")
 
 
 def test_bytes_of_no_encoding(data: Dataset) -> None:

@@ -309,34 +309,34 @@ WHERE = "refs(unc).p: entry 0 (ref_id 0)"
             lambda data: data.ref(ann_id=ann_id_of(data.pictures[1], data.pictures[1].things[0])),
             f"{WHERE}: ann_id 101700 is on image 1017, the ref on image 1000; do the files match?",
         ),
-        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; mend it"),
+        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; correct it"),
         (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
         (
             annotation(bbox=[1, 2, 3]),
-            f"{WHERE}: bbox [1, 2, 3]: needs four numbers x, y, width, height; mend it",
+            f"{WHERE}: bbox [1, 2, 3]: needs four numbers x, y, width, height; correct it",
         ),
         (
             annotation(bbox=[1, 2, "3", 4]),
-            f"{WHERE}: bbox [1, 2, '3', 4]: needs four numbers x, y, width, height; mend it",
+            f"{WHERE}: bbox [1, 2, '3', 4]: needs four numbers x, y, width, height; correct it",
         ),
         (
             annotation(bbox=[5, 5, 0, 4]),
-            f"{WHERE}: box = [5, 5, 5, 9]: no extent; mend or remove the annotation",
+            f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation",
         ),
         (
             image(width=0),
-            f"{WHERE}: image 1000 has width and height (0, 120): need positive numbers; mend it",
+            f"{WHERE}: image 1000 has width and height (0, 120): need positive numbers; correct it",
         ),
-        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; mend it"),
+        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; correct it"),
         (
             image(file_name="../../etc/passwd"),
             f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder, but leads out by '..'; "
             "put the image there, or correct the name",
         ),
-        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; mend it"),
+        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; correct it"),
         (
             entry({"image_id": 1}),
-            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; mend it",
+            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; correct it",
         ),
     ],
 )
@@ -348,13 +348,13 @@ def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], message: st
 def test_a_target_and_no_target(data: Dataset) -> None:
     number = ann_id_of(data.pictures[0], data.pictures[0].things[0])
     data.ref(ann_id=[number], no_target=True)
-    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; mend it", "grefs(unc).json")
+    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; correct it", "grefs(unc).json")
 
 
 def test_a_bad_entry_of_json(data: Dataset) -> None:
     data.refs.append({"image_id": []})
     data.bad(
-        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; mend it',
+        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; correct it',
         "grefs(unc).json",
     )
 
@@ -441,7 +441,7 @@ def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
 def test_ids_that_are_there_twice(data: Dataset) -> None:
     data.ref()
     data.instances["annotations"].append(data.instances["annotations"][0])
-    with pytest.raises(RowsError, match="instances: an id of an image or annotation is there twice"):
+    with pytest.raises(RowsError, match="instances: an id of an image or annotation appears twice"):
         data.convert()
 
 

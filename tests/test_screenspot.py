@@ -187,7 +187,7 @@ def test_numbers_that_cannot_be_of_the_convention(data: Dataset, what: str) -> N
     assert str(caught.value) == (
         f"screenspot_mobile.json: entry 1: box {bad['bbox']} cannot be {convention}: "
         f"{reason if reason.startswith(('it', 'all')) else 'its ' + reason}; "
-        f"mend it; if the whole file is written otherwise, give --box-format ({others})"
+        f"correct it; if the whole file is written otherwise, give --box-format ({others})"
     )
     found, report = data.convert(data.write(*[entry()] * 30, bad), on_error="skip")  # one among many
     assert len(found) == 30
@@ -199,7 +199,9 @@ def test_a_file_written_otherwise_is_refused_as_a_whole(data: Dataset) -> None:
     entries = [entry([10, 10, 40, 40])] * 8 + [entry([120, 280, 190, 390])] * 2
     with pytest.raises(RowsError) as caught:
         data.convert(data.write(*entries), on_error="skip")
-    assert str(caught.value).startswith("2 of 10 boxes: the file is written otherwise. The first: screenspot_mobile.js")
+    assert str(caught.value).startswith(
+        "2 of 10 boxes: the file has another box format. The first: screenspot_mobile.js"
+    )
     assert not (data.folder / "out.parquet").exists()
     found, _ = data.convert(data.write(*entries), box_format="xyxy")
     assert {target(row).boxes_xyxy[0] for row in found} == {(10, 10, 40, 40), (120, 280, 190, 390)}

@@ -177,12 +177,12 @@ def test_number_must_be_that_of_the_points(source: Source) -> None:
     cell = np.empty((1, 1), dtype=object)
     cell[0, 0] = inner
     savemat(source.crowd(1, None), {"image_info": cell})
-    source.bad("GT_IMG_1.mat: number is 4, points are 3; mend it")
+    source.bad("GT_IMG_1.mat: number is 4, points are 3; correct it")
 
 
 def test_point_that_is_no_number(source: Source) -> None:
     source.crowd(1, [(float("nan"), 3)])
-    source.bad("point (nan, 3.0): needs points of two finite numbers; mend it")
+    source.bad("point (nan, 3.0): needs points of two finite numbers; correct it")
 
 
 def test_annotation_without_image(source: Source) -> None:

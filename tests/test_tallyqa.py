@@ -137,13 +137,13 @@ def test_train_has_no_issimple(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "many"}, "count 'many': needs a whole number of at least 0; mend it"),
+        ({"answer": "many"}, "count 'many': needs a whole number of at least 0; correct it"),
         ({"answer": 2.5}, "count '2.5': needs a whole number"),
         ({"answer": -1}, "count '-1': needs a whole number"),
         ({"answer": True}, "count 'True': needs a whole number"),
         ({"answer": None}, "count 'None': needs a whole number"),
-        ({"question": " "}, "needs a text under question; mend it"),
-        ({"image": None}, "needs a text under image; mend it"),
+        ({"question": " "}, "needs a text under question; correct it"),
+        ({"image": None}, "needs a text under image; correct it"),
         (
             {"image": "../../etc/passwd"},
             "file_name '../../etc/passwd' must lie inside the images folder, but leads out",
@@ -162,7 +162,7 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
 
 
 def test_entry_that_is_no_object(source: Source) -> None:
-    with pytest.raises(RowError, match=r"test\.json: entry 1: '7' is no object with keys; mend it"):
+    with pytest.raises(RowError, match=r"test\.json: entry 1: '7' is no object with keys; correct it"):
         source.convert(BUS, 7)
 
 

@@ -144,8 +144,8 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught:
         convert(tmp_path, *made)
     assert str(caught.value) == (
-        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; mend it, or keep it as it is with "
-        "--keep-prompts (then target_id_maps says what is asked for)"
+        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; correct it, or keep it as it is "
+        "with --keep-prompts (then target_id_maps says what is asked for)"
     )
     found, _ = convert(tmp_path, *made, keep_prompts=True)
     assert [(target(it).task, target(it).categories) for it in found] == [
@@ -158,7 +158,7 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
 BAD = {
     "no problem": ({"problem": None}, "no problem", "problem is None: needs a text"),
     "no solution": ({"solution": None}, "malformed entry", "solution 'None': Expected `array`"),
-    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; mend it"),
+    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; correct it"),
     "solution of another shape": ({"solution": '{"a": 1}'}, "malformed entry", "Expected `array`, got `object`"),
     "three numbers": ({"solution": f'[["{LABEL}", [[1, 2, 3]]]]'}, "box malformed", r"solution of .*: box \[1, 2, 3\]"),
     "text in a box": ({"solution": f'[["{LABEL}", [["1", 2, 3, "x"]]]]'}, "box malformed", "needs 4 finite numbers"),

@@ -322,7 +322,7 @@ def test_command(data: Dataset) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == (
         "error: region_descriptions.json: entry 0 (image 2407890): region 1001 'bad': box = [1.0, 1.0, 1.0, 1.0]: "
-        "no extent; mend or remove the annotation"
+        "no extent; correct or remove the annotation"
     )
     done = run("--on-error", "skip", "--repeats", "merge")
     assert (done.returncode, done.stderr) == (0, "")

@@ -176,7 +176,7 @@ def test_a_name_that_is_not_among_the_given(kit: Devkit) -> None:
     kit.add("a", voc_object("zebra", A_VOC), voc_object("ant", B_VOC))
     names = kit.root / "names.txt"
     names.write_text("ant")
-    message = f"a.xml object 1: name 'zebra' is not in {names}; add it there, or mend the xml"
+    message = f"a.xml object 1: name 'zebra' is not in {names}; add it there, or correct the xml"
     assert kit.bad(names=names) == message
     (truth,), report = kit.convert(names=names, on_error="skip")
     assert truth.labels == ("ant",)
@@ -187,7 +187,7 @@ def test_a_blank_line_among_names(kit: Devkit) -> None:
     kit.add("a", voc_object("ant", A_VOC))
     names = kit.root / "names.txt"
     names.write_text("ant\n\nbear")
-    assert kit.bad(names=names) == f"{names}: line 2 is blank: needs one name a line; mend it"
+    assert kit.bad(names=names) == f"{names}: line 2 is blank: needs one name a line; correct it"
 
 
 def test_wrong_filename(kit: Devkit) -> None:
@@ -322,7 +322,7 @@ def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
     kit.add("a", voc_object("red box", A_VOC))
     (kit.root / "secret.xml").write_text(voc_xml("a.png", WH, [voc_object("secret", A_VOC)]))
     kit.lists(train=[name, "a"])
-    message = f"train.txt: {name!r}: no {name}.xml in {kit.annotations}; mend the list, or fetch the file"
+    message = f"train.txt: {name!r}: no {name}.xml in {kit.annotations}; correct the list, or fetch the file"
     assert kit.bad() == message
     (truth,), report = kit.convert(on_error="skip")
     assert truth.labels == ("red box",)
@@ -346,8 +346,8 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b
 BAD_XML = {
     "a bomb": (BOMB, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
     "an external entity": (EXTERNAL, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
-    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20; mend it", "malformed XML"),
-    "empty": ("", "bad.xml: no element found: line 1, column 0; mend it", "malformed XML"),
+    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20; correct it", "malformed XML"),
+    "empty": ("", "bad.xml: no element found: line 1, column 0; correct it", "malformed XML"),
     "CVAT's own": ("<annotations/>", "its root is <annotations>, needs <annotation>; is it VOC's?", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),
@@ -412,7 +412,7 @@ def test_bad_object(kit: Devkit, text: str, message: str, kind: str) -> None:
 
 def test_object_without_a_name(kit: Devkit) -> None:
     kit.add("a", voc_object(" ", A_VOC), voc_object("red box", B_VOC))
-    assert kit.bad() == "a.xml: object 1 (xmin 9, ymin 17, xmax 48, ymax 40): has no <name>; mend it"
+    assert kit.bad() == "a.xml: object 1 (xmin 9, ymin 17, xmax 48, ymax 40): has no <name>; correct it"
     (truth,), report = kit.convert(on_error="skip")
     assert truth.labels == ("red box",)
     assert report.ledger.skipped == {"object without a name": 1}

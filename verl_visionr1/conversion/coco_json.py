@@ -19,6 +19,7 @@ from verl_visionr1.conversion.image_files import find_below, find_image, require
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import mapped_file
+from verl_visionr1.conversion.values import size_of
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -179,7 +180,7 @@ def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) ->
         return decode(raw)
     except msgspec.DecodeError as error:
         shown = bytes(raw)[:100].decode("utf-8", "replace")
-        raise RowError("malformed entry", f"{where} = {shown}: {error}; mend it") from None
+        raise RowError("malformed entry", f"{where} = {shown}: {error}; correct it") from None
 
 
 def _categories(
@@ -194,9 +195,9 @@ def _categories(
     for number, category in enumerate(document.categories):
         key = key_of(category.id)
         if key is None:
-            raise RowsError(f"{path}: categories[{number}]: id {category.id!r}: needs an id; mend it")
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r}: needs an id; correct it")
         if key in category_of:
-            raise RowsError(f"{path}: categories[{number}]: id {category.id!r} is there twice; mend it")
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r} appears twice; correct it")
         category_of[key] = places[number]
     return category_of, names
 
@@ -250,18 +251,15 @@ def _require_owner(
 
     Args:
         owners: file name -> key of the first image that has it.
-
-    Raises:
-        RowError: it has; the first one is left out, too.
     """
     first = owners.setdefault(image.file_name, image.image_id)
     if first == image.image_id:
         return
     if image_of[first] != LEFT_OUT:
         columns.leave_out(image_of[first])
-        columns.ledger.left_out["image whose file another id has, too"] += 1
+        columns.ledger.left_out["image whose file another id has as well"] += 1
         image_of[first] = LEFT_OUT
-    reason = f"(id {image.image_id}): file_name {image.file_name!r} is that of id {first}, too"
+    reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
     raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
 
 
@@ -270,7 +268,7 @@ def _leave_out(columns: Columns, image_of: dict[str, int], key: str) -> None:
     before = image_of.get(key, LEFT_OUT)
     if before != LEFT_OUT:
         columns.leave_out(before)
-        columns.ledger.left_out["image whose id is there twice"] += 1
+        columns.ledger.left_out["image whose id appears twice"] += 1
     image_of[key] = LEFT_OUT
 
 
@@ -281,13 +279,15 @@ def _image(
     name = entry.file_name or of_url  # LVIS v1 has the URL only
     where = f"{where} (id {entry.id!r}, file_name {name!r})"
     if key is None or not name or not isinstance(name, str):
-        raise RowError("image without id or file_name", f"{where}: needs both; mend it")
+        raise RowError("image without id or file_name", f"{where}: needs both; correct it")
     if key in image_of:
-        raise RowError("image id twice", f"{where}: this id is there twice; mend it")
+        raise RowError("image id twice", f"{where}: this id appears twice; correct it")
     for field in ("neg_category_ids", "not_exhaustive_category_ids"):
         listed = getattr(entry, field)
         if listed is not None and not isinstance(listed, list):
-            raise RowError("malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; mend it")
+            raise RowError(
+                "malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; correct it"
+            )
     path = find_below(images_dir, name)
     if path is None and of_url:  # LVIS v0.5 gives COCO 2014's names to COCO 2017's images
         path = find_below(images_dir, of_url)
@@ -298,10 +298,7 @@ def _image(
             reason = f"no width and height, and the file has EXIF orientation {orientation}"
             raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add both")
     else:
-        size_wh = (entry.width, entry.height)
-        if not all(isinstance(side, int | float) and side >= 1 for side in size_wh):
-            raise RowError("image without size", f"{where}: width and height {size_wh}: need positive numbers; mend it")
-        size_wh = (int(entry.width), int(entry.height))
+        size_wh = size_of(entry.width, entry.height, where) or (0, 0)
     return AnnotatedImage(key, name, path, size_wh)
 
 
@@ -317,22 +314,13 @@ def _add_annotations(
             if image is None or category is None:
                 field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
                 where = f"{columns.name}: annotations[{number}] (id {entry.id!r})"
-                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; mend it")
+                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; correct it")
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
-            columns.add(
-                image, category, four_numbers(entry.bbox), entry.id, mark=entry.mark, written=f"bbox {entry.bbox}"
-            )
+            columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
         except RowError as error:
             columns.ledger.skip(error)
-
-
-def four_numbers(value: Any) -> list[float] | None:
-    """A box as it is written; None where it is none."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    return value if all(type(number) in (int, float) for number in value) else None
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:

@@ -23,7 +23,7 @@ from verl_visionr1.files import RowError, RowsError
 
 
 def run(converter: Converter) -> None:
-    """Run a converter from the command line; exit code 1 and one line of stderr at an error."""
+    """Run a converter from the command line; exit code 2 and one line of stderr at an error."""
     typer.run(command_of(converter))
 
 
@@ -40,7 +40,7 @@ def command_of(converter: Converter) -> Callable[..., None]:
         except RowsError as error:
             hint = "\n(--on-error skip leaves such rows out and lists them)" if isinstance(error, RowError) else ""
             print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201 - the command's own message
-            raise typer.Exit(1) from None
+            raise typer.Exit(2) from None
         print_report(report, time.perf_counter() - started, console)
 
     summary = f"Convert {CONVERTERS[converter.name]}." if converter.name in CONVERTERS else converter.name

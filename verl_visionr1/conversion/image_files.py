@@ -102,7 +102,7 @@ def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Pa
     if isinstance(value, bytes):
         return EmbeddedImage(where, value)
     if not isinstance(value, str) or not value:
-        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; mend it")
+        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; correct it")
     value = value.removeprefix("file://")
     if images_dir is not None:
         return find_image(images_dir, value, where)

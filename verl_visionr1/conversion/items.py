@@ -31,7 +31,7 @@ from verl_visionr1.targets import Target, TargetError
 
 DECIMALS = 2
 """Of all coordinates, in pixels."""
-_ADVICE = "mend or remove the annotation"
+_ADVICE = "correct or remove the annotation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
         name = item.image.name if isinstance(item.image, EmbeddedImage) else item.image
         reason = f"the annotations give no size, and {name} has EXIF orientation {image.orientation}"
         advice = "give width and height of the image as it was annotated, or store it upright"
-        raise RowError("frame unknown", f"{reason}: nobody knows which way up they were drawn; {advice}")
+        raise RowError("frame unknown", f"{reason}: the orientation in which they were drawn is unknown; {advice}")
     annotated_wh = item.annotated_wh or image.size_wh
     if item.whole_wh is not None:
         sx, sy = annotated_wh[0] / item.whole_wh[0], annotated_wh[1] / item.whole_wh[1]
@@ -228,7 +228,7 @@ def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledge
     >>> clean_box([40, 20, 40, 60], (100, 50))
     Traceback (most recent call last):
     ...
-    verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; mend or remove the annotation
+    verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; correct or remove the annotation
     """
     if len(box_xyxy) != 4 or not all(map(math.isfinite, box_xyxy)):
         raise _bad_box("malformed", box_xyxy, "needs four finite numbers")

@@ -117,11 +117,11 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, msgspec.json.decode(line)
             except (msgspec.DecodeError, RecursionError) as error:
-                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); mend it")
+                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); correct it")
     elif name.endswith(".json"):
         records = read_json(path)
         if not isinstance(records, list):
-            raise RowsError(f"{path}: holds no list but {type(records).__name__}; is it the right file?")
+            raise RowsError(f"{path}: needs a list, holds {type(records).__name__}; is it the right file?")
         for number, record in enumerate(records):
             yield f"{path.name}: entry {number}", record
     elif name.endswith((".csv", ".tsv")):
@@ -192,7 +192,7 @@ def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
     if not any(map(str.strip, fields or ())):
         return None
     reason = f"fields {', '.join(fields)[:80]!r} are more than there are columns"
-    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or mend it")
+    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or correct it")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -261,7 +261,7 @@ def read_xml(path: Path) -> Element:
     except DefusedXmlException as error:
         raise RowError("hostile XML", f"{path}: {type(error).__name__}: entities and DTDs are refused") from None
     except (ParseError, ValueError, UnicodeError) as error:
-        raise RowError("malformed XML", f"{path}: {error}; mend it") from None
+        raise RowError("malformed XML", f"{path}: {error}; correct it") from None
 
 
 # ---------------------------------------------------------------------------------------------- pickles

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from verl_visionr1.conversion.box_check import BoxCheck
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.items import clean_box
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.values import is_numbers
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.targets import normalize_text
@@ -113,7 +115,7 @@ class Columns:
         for number, category in enumerate(names):
             if not category.strip() or any(text in category for text in PLACEHOLDERS):
                 reason = f"category {number} is named {category!r}"
-                raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; mend it")
+                raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; correct it")
         self.name, self.names, self.ledger = name, names, ledger
         self.written, self.keeps_marked = boxes, keeps_marked
         self.images: list[AnnotatedImage] = []
@@ -139,7 +141,7 @@ class Columns:
         self,
         image: int,
         category: int,
-        box: Sequence[float] | None,
+        box: Any,
         annotation_id: Key,
         *,
         mark: str = "",
@@ -148,14 +150,14 @@ class Columns:
         """Take one annotation. One whose box cannot be used is kept as BAD: no row may say that nothing is there.
 
         Args:
-            box: its numbers, in `convention`; None where they are none.
+            box: its four numbers, in `convention`; anything else is a bad box.
             mark: by what it is marked as no object like the others ("iscrowd"); "" where it is not.
             written: the box as it stands in the source, for messages; None: as here.
         """
         size_wh = self.images[image].size_wh
         try:
-            if box is None:
-                raise RowError("box malformed", "box = None: needs four finite numbers; mend or remove the annotation")
+            if not is_numbers(box, 4):
+                raise RowError("box malformed", "needs four finite numbers; correct or remove the annotation")
             self.written.add(f"annotation id {annotation_id!r}", box, size_wh)
             clean = clean_box(_in_pixels(box, self.convention, size_wh), size_wh, self.ledger)
         except RowError as error:
@@ -248,15 +250,11 @@ class Columns:
 
 
 def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
-    """The corners of a box in pixels.
-
-    Raises:
-        RowError: numbers that are no fractions, where they should be: they lie half an image outside it.
-    """
+    """The corners of a box in pixels."""
     if convention.unit == "1":
         corners = convention.as_corners(box)
         if any(not -0.5 <= value <= 1.5 for value in corners if math.isfinite(value)):
-            reason = f"box = {list(corners)}: needs fractions of the image, 0 to 1; mend it"
+            reason = f"box = {list(corners)}: needs fractions of the image, 0 to 1; correct it"
             raise RowError("box not in fractions", reason)
     return convention.in_pixels(box, size_wh)
 

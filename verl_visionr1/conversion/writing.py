@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from verl_visionr1.conversion.flags import Flags, OnError
+from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
 from verl_visionr1.conversion.items import Item, row_of
@@ -88,7 +88,7 @@ class Report:
 
 def new_ledger(flags: Flags) -> Ledger:
     """A ledger with the policy of the flags."""
-    return Ledger(fail=OnError(flags.on_error) is OnError.fail)
+    return Ledger(fail=flags.on_error == "fail")
 
 
 def write_items(

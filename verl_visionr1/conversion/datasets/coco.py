@@ -47,11 +47,7 @@ def read(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file.
-
-    Raises:
-        RowsError: as `read_coco`; bad flags. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of an annotation file."""
     data = read_coco(annotations, images_dir, ledger, options, options.aliases)
     return plan_reading(data, options, ledger, [annotations])
 

@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import record_of, text_of, whole_number
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
 from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_records
+from verl_visionr1.conversion.values import count_of, record_of, text_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import open_parquet
 
@@ -41,11 +41,7 @@ class Options(Flags):
 
 
 def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:
-    """An item for each row with an image.
-
-    Raises:
-        RowsError: the questions are not as many as the rows. RowError: a bad row, with `--on-error fail`.
-    """
+    """An item for each row with an image."""
     paired = _paired(annotations, questions) if questions else None
     number = -1
     for path in annotations:
@@ -87,7 +83,7 @@ def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
         image=embedded_image(record["image"], where),
         task="counting",
         question=text_of(record, ["question"], where),
-        count=whole_number(record.get("number"), where),
+        count=count_of(record.get("number"), where),
         image_id=str(number),
         identities=(url,) if isinstance(url := record.get("image_url"), str) else (),
         source_ann={"row": number, "text": record.get("text")},

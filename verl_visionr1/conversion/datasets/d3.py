@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import typer
 
-from verl_visionr1.conversion.coco_json import four_numbers, read_parts
+from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
@@ -42,33 +41,19 @@ LEFT_OUT = -1
 """Instead of the number of an image that was left out."""
 
 
-class Ask(str, Enum):
-    """Which sentences an image is asked for."""
-
-    intra = "intra"
-    inter = "inter"
-
-
-class Descriptions(str, Enum):
-    """Of what is there, of what is lacking ("a hat that is not blue"), or both."""
-
-    full = "full"
-    pres = "pres"
-    abs = "abs"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/d3_{task}"
     ask: Annotated[
-        Ask, typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set.")
-    ] = Ask.intra
+        Literal["intra", "inter"],
+        typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set."),
+    ] = "intra"
     descriptions: Annotated[
-        Descriptions,
+        Literal["full", "pres", "abs"],
         typer.Option(help="full: all sentences; pres: those of what is there; abs: those of what is lacking."),
-    ] = Descriptions.full
+    ] = "full"
     groups: Annotated[
         Path | None, typer.Option(help="For a json: folder of images.pkl and groups.pkl.", show_default=False)
     ] = None
@@ -96,25 +81,20 @@ class _Group(msgspec.Struct):
 
 
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and which sentences each image is asked for.
-
-    Raises:
-        RowsError: as `read_coco` and `read_pickle`. RowError: a bad entry, with `on_error="fail"`.
-    """
+    """The boxes, and which sentences each image is asked for."""
     require_images(images_dir)
-    descriptions = Descriptions(options.descriptions)
     if path.is_dir():
         if options.groups is not None:
             raise RowsError(f"--groups {options.groups}: for a json; {path} has groups of its own")
         data, index_of = _read_pickles(path, images_dir, ledger, options)
         groups = path
     else:
-        if descriptions is not Descriptions.full:
-            other = f"d3_{descriptions.value}_annotations.json"
-            raise RowsError(f"--descriptions {descriptions.value}: for pickles; take {other} instead of {path}")
+        if options.descriptions != "full":
+            other = f"d3_{options.descriptions}_annotations.json"
+            raise RowsError(f"--descriptions {options.descriptions}: for pickles; take {other} instead of {path}")
         parts = read_parts(path, images_dir, ledger, options)
         data, index_of, groups = parts.data, parts.category_of, options.groups
-    if Ask(options.ask) is Ask.inter:
+    if options.ask == "inter":
         return data
     if groups is None:
         reason = "a json does not say which sentences an image's group has"
@@ -130,7 +110,7 @@ def _entries(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.pkl"
     found = read_pickle(path)
     if not isinstance(found, dict):
-        raise RowsError(f"{path}: holds no dictionary but {type(found).__name__}; is it D3's?")
+        raise RowsError(f"{path}: needs a dictionary, holds {type(found).__name__}; is it D3's?")
     return {str(key_of(key)): entry for key, entry in found.items()}
 
 
@@ -141,7 +121,7 @@ def _decoded(name: str, entries: Mapping[str, Any], type_: type[T], ledger: Ledg
         try:
             yield where, key, msgspec.convert(entry, type_)
         except msgspec.ValidationError as error:
-            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; mend it"))
+            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; correct it"))
 
 
 def _read_pickles(
@@ -157,7 +137,7 @@ def _read_pickles(
     image_of = _add_images(columns, _entries(folder, "images"), images_dir, options)
     for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
         _add_annotation(columns, where, key, entry, image_of, index_of)
-    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, Descriptions(options.descriptions))}
+    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
@@ -177,8 +157,8 @@ def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path, 
     return image_of
 
 
-def _is_asked(sentence: _Sentence, descriptions: Descriptions) -> bool:
-    return descriptions is Descriptions.full or bool(sentence.is_negative) == (descriptions is Descriptions.abs)
+def _is_asked(sentence: _Sentence, descriptions: str) -> bool:
+    return descriptions == "full" or bool(sentence.is_negative) == (descriptions == "abs")
 
 
 def _add_annotation(
@@ -200,12 +180,12 @@ def _add_annotation(
         try:
             if image is None:
                 reason = f"image_id {entry.image_id!r} is not in images.pkl"
-                raise RowError("unknown image_id", f"{where}: {reason}; mend it")
+                raise RowError("unknown image_id", f"{where}: {reason}; correct it")
             index = index_of.get(str(key_of(sentence)))
             if index is None:
                 reason = f"sent_id {sentence!r} is not in sentences.pkl"
-                raise RowError("unknown sent_id", f"{where}: {reason}; mend it")
-            columns.add(image, index, four_numbers(box), key, written=f"bbox {str(entry.bbox)[:80]}")
+                raise RowError("unknown sent_id", f"{where}: {reason}; correct it")
+            columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
         except RowError as error:
             columns.ledger.skip(error)
 
@@ -229,7 +209,7 @@ def _with_groups(
         groups = _ids(group_id)
         if not all(group in inner for group in groups):
             reason = f"group_id {group_id!r} in images.pkl is not in groups.pkl"
-            ledger.skip(RowError("unknown group_id", f"{data.name}: image id {image.image_id}: {reason}; mend it"))
+            ledger.skip(RowError("unknown group_id", f"{data.name}: image id {image.image_id}: {reason}; correct it"))
             groups = []
         yield replace(image, checked=frozenset(index for group in groups for index in inner[group]))
 

@@ -26,12 +26,13 @@ import typer
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_lines, sha256_of
+from verl_visionr1.conversion.values import points_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -73,11 +74,7 @@ class Source:
 
 
 def read_source(annotations: Path, splits: Path, classes: Path, boxes: Path | None) -> Source:
-    """All files.
-
-    Raises:
-        RowsError: one is missing, garbled or of another layout.
-    """
+    """All files."""
     return Source(
         annotations.name,
         entries=read_json(annotations, dict[str, Any]),
@@ -94,7 +91,7 @@ def _classes(path: Path) -> dict[str, str]:
         file_name, *rest = line.split("\t" if "\t" in line else None, 1)
         name = " ".join("".join(rest).replace("_", " ").split())
         if not name or names.setdefault(file_name.strip(), name) != name:
-            raise RowsError(f"{path}: line {line.strip()[:80]!r}: needs a file name and its one class; mend it")
+            raise RowsError(f"{path}: line {line.strip()[:80]!r}: needs a file name and its one class; correct it")
     return names
 
 
@@ -131,11 +128,7 @@ def repeats_of(names: Iterable[str], images_dir: Path) -> dict[str, list[str]]:
 
 
 def items_of(source: Source, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """A row for each image of the split and task.
-
-    Raises:
-        RowsError: no such split. RowError: a bad entry, with `--on-error fail`.
-    """
+    """A row for each image of the split and task."""
     names = source.splits.get(options.split)
     if names is None:
         raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(source.splits)}")
@@ -159,7 +152,7 @@ def _items(
     entry, plural = source.entries.get(name), source.classes.get(name)
     if not isinstance(entry, dict) or plural is None:
         missing = "annotation" if plural is not None else "class"
-        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; mend it")
+        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; correct it")
     points = points_of(entry.get("points"), where)
     size_wh, _ = read_size(path)
     _check_frame(where, entry, size_wh)
@@ -187,11 +180,7 @@ def _items(
 
 
 def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int]) -> None:
-    """Refuse an image of another size than that in whose pixels the points are.
-
-    Raises:
-        RowError: neither 384 high nor, by the entry's H, W, ratio_h and ratio_w, of the size it was brought to.
-    """
+    """Refuse an image of another size than that in whose pixels the points are."""
     if size_wh[1] == HEIGHT:
         return
     pairs = [(entry.get("W"), entry.get("ratio_w")), (entry.get("H"), entry.get("ratio_h"))]
@@ -221,11 +210,7 @@ def read(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of a split.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of a split."""
     require_images(images_dir)
     source = read_source(annotations, splits, classes, options.boxes)
     return Reading(

@@ -65,11 +65,7 @@ class Options(VocabularyFlags):
 
 
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
-    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size.
-
-    Raises:
-        RowsError: a missing or garbled file or folder. RowError: a bad box or image, where the policy is to fail.
-    """
+    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size."""
     names, place_of = _classes(classes, ledger)
     check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
     columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
@@ -142,11 +138,7 @@ class _Images:
         return image_id in self._file_of
 
     def number_of(self, image_id: str, where: str) -> int | None:
-        """The number of an image; None where it is left out.
-
-        Raises:
-            RowError: the file is missing or unfit, at the first time; then None.
-        """
+        """The number of an image; None where it is left out."""
         if image_id in self._number_of:
             return self._number_of[image_id]
         self._number_of[image_id] = None
@@ -217,16 +209,12 @@ def _add_box(
 def _labels(
     path: Path, images: _Images, place_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[tuple[int, int, bool]]:
-    """(number of the image, place of the class, whether it is there) of each image-level label that was verified.
-
-    Raises:
-        RowsError: a label that nobody verified: the file is that of machine-made ones.
-    """
+    """(number of the image, place of the class, whether it is there) of each image-level label that was verified."""
     for line, record in _table(path, ("ImageID", "LabelName", "Confidence"), ledger):
         where = f"{path.name}: line {line}"
         confidence = record["Confidence"].strip()
         if confidence not in ("0", "1", "0.0", "1.0"):
-            reason = f"Confidence {confidence!r}: a label that nobody verified"
+            reason = f"Confidence {confidence!r}: not a verified label"
             raise RowsError(f"{where}: {reason}; give the file of human-verified labels, with 0 and 1")
         place = place_of.get(record["LabelName"])
         if place is None:

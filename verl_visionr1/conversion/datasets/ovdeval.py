@@ -41,11 +41,7 @@ class Options(VocabularyFlags):
 
 
 def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and what is asked for on each image.
-
-    Raises:
-        RowsError: as `read_coco`; no image says what to ask for. RowError: a bad entry, with `on_error="fail"`.
-    """
+    """The boxes, and what is asked for on each image."""
     parts = read_parts(path, images_dir, ledger, options)
     if not parts.entries and parts.data.images and not options.all_categories:
         reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
@@ -82,16 +78,12 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
 
 
 def _indexes(where: str, texts: Any, index: Mapping[str, int]) -> frozenset[int]:
-    """The categories that a list of texts names.
-
-    Raises:
-        RowError: no list of texts, or a text that is no category.
-    """
+    """The categories that a list of texts names."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; mend it")
+        raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; correct it")
     unknown = [text for text in texts if text.strip() not in index]
     if unknown:
-        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; mend it")
+        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; correct it")
     return frozenset(index[text.strip()] for text in texts)
 
 

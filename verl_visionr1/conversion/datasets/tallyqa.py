@@ -9,7 +9,7 @@
 
 and `images` holds `VG_100K/`, `VG_100K_2/`, `train2014/` and `val2014/`, of Visual Genome and COCO 2014: lists of
 excluded images (`vg:2410408`, `coco:139`) apply. Only test.json says `issimple`. Several people answered similar
-questions: one that is there twice for an image becomes one row, and none where the answers differ.
+questions: one that appears twice for an image becomes one row, and none where the answers differ.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import record_of, text_of, whole_number
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.values import count_of, record_of, text_of
 from verl_visionr1.files import RowError, RowsError
 
 
@@ -60,11 +60,7 @@ class Question:
 
 
 def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, list[Question]]:
-    """Image name -> its questions, in the order of the file; each alike question once.
-
-    Raises:
-        RowsError: not a list, or no entry says whether it is simple. RowError: a bad entry, with `--on-error fail`.
-    """
+    """Image name -> its questions, in the order of the file; each alike question once."""
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     says_simple = False
     for where, record in read_records(path):
@@ -86,7 +82,7 @@ def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, li
 def _question(where: str, record: Any) -> Question:
     record = record_of(record, where)
     where = f"{where} (question_id {record.get('question_id')!r})"
-    text, answer = text_of(record, ["question"], where), whole_number(record.get("answer"), where)
+    text, answer = text_of(record, ["question"], where), count_of(record.get("answer"), where)
     return Question(where, text, answer, text_of(record, ["image"], where), record)
 
 
@@ -102,11 +98,7 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
 
 
 def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
-    """The items of all questions.
-
-    Raises:
-        RowError: an image outside the folder, with `--on-error fail`.
-    """
+    """The items of all questions."""
     for image, of_image in questions.items():
         try:
             path = find_image(images_dir, image, of_image[0].where if of_image else name)
@@ -133,11 +125,7 @@ def read(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of an annotation file."""
     require_images(images_dir)
     questions = read_questions(annotations, options, ledger)
     items = items_of(questions, images_dir, annotations.name, ledger)

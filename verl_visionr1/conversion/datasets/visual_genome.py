@@ -21,9 +21,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -44,22 +43,15 @@ FOLDERS = ("VG_100K", "VG_100K_2")
 _REGIONS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Repeats(str, Enum):
-    """What becomes of a phrase that several regions of an image have."""
-
-    drop = "drop"
-    merge = "merge"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/visual_genome"
     repeats: Annotated[
-        Repeats,
+        Literal["drop", "merge"],
         typer.Option(help="A phrase of several regions of an image: drop it, or merge them into a row of many boxes."),
-    ] = Repeats.drop
+    ] = "drop"
     same_iou: Annotated[
         float,
         typer.Option(help="Regions of one phrase that overlap from here on are one object: the first is taken."),
@@ -143,7 +135,7 @@ def _items(
             entry = decoded(decode, raw, where)
             image_id = entry.id if entry.image_id is None else entry.image_id
             if image_id is None:
-                raise RowError("image without id", f"{where}: needs an image_id or id; mend it")
+                raise RowError("image without id", f"{where}: needs an image_id or id; correct it")
             where = f"{where} (image {image_id})"
             image = _image(image_id, images, images_dir, where)
             found = _regions(entry.regions, where, ledger)
@@ -165,7 +157,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
         raise RowError("unknown image_id", f"{where}: is not in image_data.json; take the file of the same version")
     file_name = "/".join(entry.url.split("/")[-2:])  # https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg
     if not file_name or entry.width is None or entry.height is None:
-        raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; mend it")
+        raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; correct it")
     return {
         "image": find_image(images_dir, file_name, where),
         "image_id": str(image_id),
@@ -197,7 +189,7 @@ def _items_of_image(
     for group in by_phrase.values():
         objects = _objects([it.corners(written) for it in group], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
-        if len(objects) > 1 and options.repeats == Repeats.drop:
+        if len(objects) > 1 and options.repeats == "drop":
             ledger.left_out["phrase that several regions of its image have"] += 1
             continue
         phrase = _shown(group[0].phrase)
@@ -238,12 +230,7 @@ def read(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of region descriptions, which are decoded image by image, as rows are written.
-
-    Raises:
-        RowsError: bad input file or flag; an exclusion list of COCO images without what knows them. RowError: a bad
-            region, with `on_error="fail"`.
-    """
+    """The rows of region descriptions, which are decoded image by image, as rows are written."""
     require_images(images_dir)
     image_data = options.image_data
     images = None if image_data is None else _read_image_data(image_data)

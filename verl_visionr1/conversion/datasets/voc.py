@@ -94,12 +94,7 @@ class Listing(NamedTuple):
 
 
 def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
-    """The xml files of the split, in the order of its list.
-
-    Raises:
-        RowsError: no such folder, no xml in it, no such list, or a list of one category (ids with 1, 0 or -1).
-        RowError: an id without an xml file in the folder, where the ledger's policy is to fail.
-    """
+    """The xml files of the split, in the order of its list."""
     found = files_in(annotations, (".xml",))
     if not found:
         raise RowsError(f"{annotations}: no xml file in it; check ANNOTATIONS")
@@ -116,7 +111,7 @@ def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
             ledger.notes["image listed again"] += name in names
             names[name] = None
         else:
-            message = f"{path.name}: {line!r}: no {name} in {annotations}; mend the list, or fetch the file"
+            message = f"{path.name}: {line!r}: no {name} in {annotations}; correct the list, or fetch the file"
             ledger.skip(RowError("xml file missing", message))
     return Listing(list(names), is_whole=False)
 
@@ -133,11 +128,7 @@ def _list_of_split(annotations: Path, split: str) -> Path | None:
 
 
 def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: Ledger) -> Path:
-    """The image of an xml file: the one of its name, else the one that it names.
-
-    Raises:
-        RowError: none, or two of that name, or one that another xml has taken.
-    """
+    """The image of an xml file: the one of its name, else the one that it names."""
     own = folders.by_stem.get(stem, [])
     named = PureWindowsPath(filename).name  # takes both / and \\ for separators
     if len(own) > 1:
@@ -155,7 +146,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:
         folders.contested.add(path)
-        reason = f"its image {path.name} is that of {folders.taken_by[path]}, too"
+        reason = f"its image {path.name} is also that of {folders.taken_by[path]}"
         raise RowError("two xml files of one image", f"{where}: {reason}; remove one of them")
     folders.taken_by[path] = where
     return path
@@ -165,12 +156,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
 
 
 def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
-    """Read and check the listed xml files.
-
-    Raises:
-        RowsError: no such folder of images, or no category. RowError: a bad file or object, where the ledger's policy
-            is to fail.
-    """
+    """Read and check the listed xml files."""
     folders = _Folders(images_dir)
     for name in files_in(images_dir):
         folders.by_stem[os.path.splitext(name)[0]].append(name)
@@ -221,7 +207,7 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
         written = ", ".join(f"{corner} {text or 'missing'}" for corner, text in zip(CORNERS, texts, strict=True))
         name = _text(element, "name")
         if not name:
-            message = f"{where}: object {number} ({written}): has no <name>; mend it"
+            message = f"{where}: object {number} ({written}): has no <name>; correct it"
             ledger.skip(RowError("object without a name", message))
             continue
         numbers = [_number(text) for text in texts]
@@ -266,7 +252,7 @@ def _in_columns(
                 columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)
             else:
                 reason = f"{where}: name {it.name!r} is not in {options.names}"
-                ledger.skip(RowError("unknown name", f"{reason}; add it there, or mend the xml"))
+                ledger.skip(RowError("unknown name", f"{reason}; add it there, or correct the xml"))
     return columns.finish()
 
 

@@ -119,10 +119,6 @@ def read_yolo(
 
     Args:
         name: of the source, for messages.
-
-    Raises:
-        RowsError: no image, none that has a label file, or no category. RowError: a bad line or image, where the
-            ledger's policy is to fail.
     """
     if not listed:
         raise RowsError(f"{', '.join(map(str, described.images))}: no image there; check the paths")
@@ -174,10 +170,12 @@ def _add_line(
     first, *others = line.split()
     kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
     if kind is None:
-        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it")
+        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; correct it")
     if kind not in place_of:
         numbers = f"{min(place_of)} to {max(place_of)}"
-        raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
+        raise RowError(
+            "unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); correct it"
+        )
     place = place_of[int(kind)]
     needed = "needs numbers with blanks between"
     box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
@@ -186,7 +184,7 @@ def _add_line(
         if key_points is not None:
             needed = f"{len(values) + 1} numbers: needs class cx cy w h and {key_points} numbers of key points"
     if box is None:
-        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; mend it"), written=shown)
+        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; correct it"), written=shown)
     else:
         columns.add(image, place, box, where, written=shown)
 

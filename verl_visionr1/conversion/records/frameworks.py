@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap, Fields
+from verl_visionr1.conversion.conventions import NAMED, Convention
+from verl_visionr1.conversion.records.fields import ColumnMap, Fields
 from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
-from verl_visionr1.conversion.records.values import ADVICE
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.files import RowError
 
 Record = Mapping[str, Any]
@@ -36,18 +37,14 @@ class Preset:
     """
 
     read: Callable[[Record, str], Fields] = lambda record, where: Fields()
-    box_format: BoxFormat | None = None
+    box_format: Convention | None = None
     columns: ColumnMap = field(default_factory=lambda: ColumnMap({}))
     header: tuple[str, ...] = ()
     image_columns: tuple[str, ...] = ("image", "images")
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
-    """A row's prompt.
-
-    Raises:
-        RowError: there is none.
-    """
+    """A row's prompt."""
     text = record.get(key)
     if not isinstance(text, str) or not without_images(text):
         raise RowError(f"no {key}", f"{where}: {key} is {str(text)[:60]!r}: needs a text; {ADVICE}")
@@ -152,11 +149,7 @@ class _Turns(NamedTuple):
 
 
 def _turns(record: Record, where: str) -> _Turns:
-    """Of `messages` or `conversations`; the answer may stand in `solution` instead.
-
-    Raises:
-        RowError: there are no turns.
-    """
+    """Of `messages` or `conversations`; the answer may stand in `solution` instead."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
@@ -202,7 +195,7 @@ def _ms_swift(record: Record, where: str) -> Fields:
     kind = objects.get("bbox_type") or "real"
     if kind not in _KINDS:
         raise RowError("unknown bbox_type", f"{where}: bbox_type {kind!r}: needs real or norm1; {ADVICE}")
-    made.box_format = FORMATS[_KINDS[kind]]
+    made.box_format = NAMED[_KINDS[kind]]
     lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
     if lengths not in ({2}, {4}):
         shown = f"objects.bbox {str(boxes)[:80]}"
@@ -219,11 +212,7 @@ def _ms_swift(record: Record, where: str) -> Fields:
 
 
 def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
-    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers.
-
-    Raises:
-        RowError: another number of placeholders than boxes, or an object without a label beside others that have one.
-    """
+    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers."""
     if not answer.count(_BBOX) or '"label"' not in answer.replace("'", '"'):
         return []
     filled = answer
@@ -240,11 +229,7 @@ _KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}
 
 
 def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:
-    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none.
-
-    Raises:
-        RowError: fewer phrases than placeholders.
-    """
+    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none."""
     wanted = f"{turns.question}{turns.answer}".count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
@@ -253,11 +238,7 @@ def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]
 
 
 def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
-    """The phrase of each box: of one phrase all, of as many phrases as boxes one each, else as the answer pairs them.
-
-    Raises:
-        RowError: neither.
-    """
+    """The phrase of each box: all of one phrase, one each of as many phrases, else as the answer pairs them."""
     groups = _groups(str(turns.answer))
     asked = turns.question.count(_REF)
     if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
@@ -298,20 +279,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "easyr1": Preset(_easyr1),
         "ms-swift": Preset(_ms_swift),
-        "visual-rft": Preset(_visual_rft, FORMATS["xyxy-norm1000"]),
+        "visual-rft": Preset(_visual_rft, NAMED["xyxy-norm1000"]),
         "r1-v": Preset(_r1_v),
-        "seg-zero": Preset(_seg_zero, BoxFormat("xyxy", WARPED_WH)),
-        "gui-r1": Preset(_gui_r1, FORMATS["xyxy-norm1"]),
+        "seg-zero": Preset(_seg_zero, Convention("xyxy", "840")),
+        "gui-r1": Preset(_gui_r1, NAMED["xyxy-norm1"]),
         "llamafactory": Preset(_llamafactory),
-        "rex-thinker": Preset(_rex_thinker, FORMATS["xyxy-abs"]),
+        "rex-thinker": Preset(_rex_thinker, NAMED["xyxy-abs"]),
         "tf-csv": Preset(
-            box_format=FORMATS["xyxy-abs"],
+            box_format=NAMED["xyxy-abs"],
             columns=ColumnMap.parsed(
                 ["image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"]
             ),
         ),
         "retinanet-csv": Preset(
-            box_format=FORMATS["xyxy-abs"],
+            box_format=NAMED["xyxy-abs"],
             columns=ColumnMap.parsed(["image=path", "label=class", "boxes=x1,y1,x2,y2"]),
             header=("path", "x1", "y1", "x2", "y2", "class"),
         ),

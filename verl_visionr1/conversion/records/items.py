@@ -10,7 +10,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.fields import Entry
 from verl_visionr1.conversion.records.source import RecordSource
-from verl_visionr1.conversion.records.values import ADVICE
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import named_once, visible_form
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError
@@ -73,8 +73,8 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
         question=entry.question,
         prompt=prompt if keep_prompts else None,
         annotated_wh=entry.size_wh,
-        whole_wh=entry.box_format.whole_wh if entry.box_format is not None else None,
-        written=entry.box_format.convention if entry.box_format is not None else None,
+        whole_wh=entry.box_format.fixed_wh if entry.box_format is not None else None,
+        written=entry.box_format,
         boxes_xyxy=entry.corners if task != "text" else (),
         labels=_labels(entry, phrases, len(things or ())),
         points_xy=(entry.points or ()) if task != "text" else (),

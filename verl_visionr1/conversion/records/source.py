@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.image_files import embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap, Entry, Fields, entry_of
+from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
+from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
@@ -30,7 +32,7 @@ class Layout:
 
     preset: Preset
     columns: ColumnMap
-    box_format: BoxFormat | None
+    box_format: Convention | None
     header: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
@@ -140,10 +142,7 @@ class RecordSource:
         Raises:
             RowError: it is no record.
         """
-        if isinstance(record, RowError):
-            raise record
-        if not isinstance(record, dict):
-            raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs an object; mend or remove it")
+        record = record_of(record, where)
         return self.layout.columns.over(record, self.layout.preset.read(record, where))
 
     def image(self, entry: Entry) -> Path | EmbeddedImage:

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.records.fields import FORMATS, Entry, Fields, image_key
+from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
-from verl_visionr1.conversion.records.values import ADVICE, labels_of
+from verl_visionr1.conversion.records.values import labels_of
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
@@ -36,8 +38,8 @@ def items_of_vocabulary(
         raise found.error
     if not found.labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
-    box_format = source.layout.box_format or FORMATS["xyxy-abs"]  # without one there are no boxes
-    boxes = flags.box_check(name, box_format.convention)
+    box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without one there are no boxes
+    boxes = flags.box_check(name, box_format)
     names, _ = named_once(found.labels, ledger)
     reader = _Reader(source, Columns(name, names, ledger, boxes, keeps_marked=flags.keeps_marked))
     reader.read(flags.split)
@@ -71,7 +73,7 @@ class _Reader:
     def _on_bad(self, where: str, made: Fields) -> None:
         labels: list[str] = []
         with suppress(RowError):
-            labels = labels_of(where, made.label, self.source.layout.class_names)
+            labels = labels_of(made.label, where, self.source.layout.class_names)
         self._bad.append((where, image_key(made.image, where), labels))
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
