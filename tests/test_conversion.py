@@ -475,7 +475,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").touch()
     for name, message in (
         ("cut.json", "not whole JSON"),
-        ("object.json", "holds no list but dict"),
+        ("object.json", "needs a list, holds dict"),
         ("empty.json", "it is empty"),
         ("none.json", "no such file"),
         ("a.xyz", "unknown kind of file"),

@@ -394,7 +394,7 @@ def test_command(tmp_path: Path) -> None:
 
 def test_command_with_a_missing_file(tmp_path: Path) -> None:
     done = command(tmp_path / "list.txt", tmp_path / "none.p")
-    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/none.p: no such file; check the path\n")
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/none.p: no such file; check the path\n")
     done = command("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(flag in done.stdout for flag in ("--split", "--collection"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "vision_r1.py"
 PICTURE = pictures()[0]
 LABEL = PICTURE.labels[0]
 
@@ -241,18 +238,3 @@ def test_files_that_cannot_be_read(name: str, data: bytes | None, message: str, 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(RowsError, match=r"no \.parquet or \.arrow file in this folder"):
         vision_r1.convert(tmp_path, tmp_path / "out.parquet")
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_command(tmp_path: Path) -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--keep-prompts" in done.stdout
-    write_parquet(tmp_path / "a.parquet", [row(tmp_path), row(tmp_path, "Where?")])
-    done = command(tmp_path / "a.parquet", tmp_path / "out.parquet", "--on-error", "skip")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x unknown wording" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,16 +240,6 @@ def test_bad_image(data: Folder) -> None:
     assert report.ledger.skipped == {"image unreadable": 1}
 
 
-def test_exclusion(data: Folder) -> None:
-    """By the file's stem, or by what COCO's name tells."""
-    for name in ("0042", "000000000139", "b"):
-        data.add(f"images/train/{name}", A)
-    (data.root / "ids.txt").write_text("42\ncoco:139\n")
-    _, report = data.convert(exclude_image_ids=data.root / "ids.txt")
-    assert names_of(report) == ["images/train/b.png"]
-    assert report.ledger.left_out["image on the exclusion list"] == 2
-
-
 # ---------------------------------------------------------------------------------------------- data.yaml
 
 
@@ -469,26 +457,6 @@ def test_names_file(data: Folder) -> None:
     names.write_text("red box\n\ngreen box")
     message = f"{names}: line 2 is blank: needs one name a line; correct it"
     assert data.bad(names, images=data.root / "images") == message
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parents[1] / "data_preprocess" / "yolo.py"
-    line = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_command(data: Folder) -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(flag in done.stdout for flag in ("--images", "--labels", "visionr1/yolo_{task}"))
-    data.add("images/train/a", A, "0 0.5 0.5 0.1 0.1 0.9")
-    (data.root / "data.yaml").write_text(yaml.safe_dump(data.document))
-    done = command(data.root / "data.yaml", data.root / "out.parquet", "--on-error", "skip", "--task", "detection")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x malformed line" in done.stdout
 
 
 def test_a_bad_line_is_a_row_error(data: Folder) -> None:

@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from verl_visionr1.conversion.identity import Exclusion
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.sources import mapped_file
+from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.values import size_of
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 
 T = TypeVar("T")
 MARKS = ("iscrowd", "ignore", "difficult")
@@ -139,12 +138,11 @@ def read_parts(
     """As `read_coco`, before anything is made of what images say besides their name and size."""
     require_images(images_dir)
     flags = flags or VocabularyFlags(data_source="")
-    document = read_document(path)
+    document: CocoDocument = read_json(path, CocoDocument)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
     category_of, names = _categories(path, document, aliases, ledger)
-    boxes = flags.box_check(path.name, flags.convention("xywh-abs"))
-    columns = Columns(path.name, names, ledger, boxes, keeps_marked=flags.keeps_marked)
-    image_of, entries = _images(document.images, columns, images_dir, flags.excluded)
+    columns = flags.columns(path.name, names, ledger, NAMED["xywh-abs"])
+    image_of, entries = _images(document.images, columns, images_dir)
     _add_annotations(document.annotations, columns, image_of, category_of)
     categories = document.categories
     del document  # before sorting makes copies
@@ -152,22 +150,6 @@ def read_parts(
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
     ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
     return CocoParts(data, entries, categories, category_of)
-
-
-def read_document(path: Path) -> CocoDocument:
-    """The parts of a COCO-format file.
-
-    Raises:
-        RowsError: missing or garbled file, or not COCO detection.
-    """
-    text = mapped_file(path)
-    start = 3 if text[:3] == b"\xef\xbb\xbf" else 0  # a byte order mark
-    try:
-        return msgspec.json.decode(text[start:], type=CocoDocument)
-    except msgspec.ValidationError as error:
-        raise RowsError(f"{path}: not COCO detection json ({error}); needs images, annotations, categories") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
 
 
 def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
@@ -213,9 +195,7 @@ def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -
     return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
 
 
-def _images(
-    raws: list[msgspec.Raw], columns: Columns, images_dir: Path, exclude: Exclusion
-) -> tuple[dict[str, int], ImageEntries]:
+def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tuple[dict[str, int], ImageEntries]:
     """Key of each image -> its number, or `LEFT_OUT`; and those entries that say more than a name and a size."""
     decode = msgspec.json.Decoder(CocoImage).decode
     image_of: dict[str, int] = {}
@@ -234,9 +214,8 @@ def _images(
             if key is not None:
                 _leave_out(columns, image_of, key)
             continue
-        if exclude.holds(image.image_id, image.file_name):
+        if columns.excludes(image.image_id, image.file_name):
             image_of[image.image_id] = LEFT_OUT
-            columns.ledger.left_out["image on the exclusion list"] += 1
             continue
         image_of[image.image_id] = columns.add_image(image)
         if entry.says_more:
@@ -293,10 +272,7 @@ def _image(
         path = find_below(images_dir, of_url)
     path = path or find_image(images_dir, name, where)
     if entry.width is None or entry.height is None:
-        size_wh, orientation = read_size(path)
-        if orientation != 1:
-            reason = f"no width and height, and the file has EXIF orientation {orientation}"
-            raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add both")
+        size_wh = size_of_unturned(path, where)
     else:
         size_wh = size_of(entry.width, entry.height, where) or (0, 0)
     return AnnotatedImage(key, name, path, size_wh)

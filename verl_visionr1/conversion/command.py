@@ -22,13 +22,8 @@ from verl_visionr1.conversion.writing import Report, quantiles
 from verl_visionr1.files import RowError, RowsError
 
 
-def run(converter: Converter) -> None:
-    """Run a converter from the command line; exit code 2 and one line of stderr at an error."""
-    typer.run(command_of(converter))
-
-
 def command_of(converter: Converter) -> Callable[..., None]:
-    """What `run` runs: a function whose parameters typer reads."""
+    """The command of a converter, as typer reads it. An error is a line of stderr, and exit code 2."""
 
     def command(**values: Any) -> None:
         started = time.perf_counter()

@@ -5,7 +5,6 @@ def read(annotations: Annotated[Path, "COCO json."], options: Options, ledger: L
 convert = Converter("coco", read, tasks=("detection", "grounding"), example="instances.json out.parquet")
 
 convert(Path("instances.json"), Path("out.parquet"), Options(limit=100))     # from Python
-run(convert)                                                                # `command.run`: from a command line
 """
 
 from __future__ import annotations

@@ -46,11 +46,12 @@ class Item:
         question: ... or is this question of the data set's own, after which the prompt says how to answer.
         prompt: ... or is this text to the letter.
         annotated_wh: width and height in pixels of the frame of all geometry; None: that of the image file.
-        whole_wh: what stands for the whole width and height where numbers are not pixels: (1, 1) for fractions,
-            (100, 100) for percent, (840, 840) for an image that was warped to it.
-        written: how the source writes its boxes, to be held against the numbers; None: that was done.
+        whole_wh: what stands for the whole width and height where numbers are neither pixels nor as `written` says:
+            (1, 1) for fractions, (100, 100) for percent.
+        written: how the source writes its boxes, to be compared with the numbers; None: that was done.
         boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`; boxes may reach over
-            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order.
+            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order. Without
+            labels all are of the one phrase; only counting takes the count.
         image_id, file_name: as the data set calls the image; `identities`: what else it is known by (`identity.py`).
         data_source, split: of this item; else those of the flags.
         source_ann: what leads back to the entry; JSON-able.
@@ -175,7 +176,7 @@ def _target(item: Item, image: RowImage, ledger: Ledger) -> Target:
         ignore_xyxy=sorted(ignored),
         points_xy=[it.point for it in objects if it.point is not None],
         masks=[it.mask for it in objects if it.mask is not None],
-        count=len(objects) if item.task == "counting" and item.count is None else item.count,
+        count=(len(objects) if item.count is None else item.count) if item.task == "counting" else None,
         answer=item.answer,
         choices=item.choices,
     )
@@ -191,6 +192,8 @@ def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
         raise RowError("turned masks", f"{reason}; store the image upright")
     columns: list[Sequence[Any]] = [item.labels, boxes, points, item.masks]
     n_objects = max(map(len, columns))
+    if not item.labels and len(item.phrases) == 1:
+        columns[0] = item.phrases * n_objects
     if any(len(column) not in (0, n_objects) for column in columns):
         lengths = ", ".join(str(len(column)) for column in columns)
         raise RowError("lists differ in length", f"labels, boxes, points, masks: {lengths} entries; {_ADVICE}")
@@ -211,8 +214,9 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
         advice = "give width and height of the image as it was annotated, or store it upright"
         raise RowError("frame unknown", f"{reason}: the orientation in which they were drawn is unknown; {advice}")
     annotated_wh = item.annotated_wh or image.size_wh
-    if item.whole_wh is not None:
-        sx, sy = annotated_wh[0] / item.whole_wh[0], annotated_wh[1] / item.whole_wh[1]
+    whole_wh = item.whole_wh or (item.written and item.written.fixed_wh)
+    if whole_wh is not None:
+        sx, sy = annotated_wh[0] / whole_wh[0], annotated_wh[1] / whole_wh[1]
         boxes_xyxy = [(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in boxes_xyxy]
     return in_upright_frame(boxes_xyxy, image, annotated_wh)
 

@@ -16,11 +16,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from verl_visionr1.conversion.box_check import MOST_CLIPPED
+from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading
 from verl_visionr1.conversion.flags import BoxFlags, checked_format, require_positive
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, visible_form
+from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, Columns, visible_form
 from verl_visionr1.files import RowsError
 
 _TASKS = ("detection", "grounding", "counting")
@@ -75,6 +77,18 @@ class VocabularyFlags(BoxFlags):
     def keeps_marked(self) -> bool:
         """Whether what is marked is an object."""
         return self.marked == "objects"
+
+    def columns(
+        self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
+    ) -> Columns:
+        """Empty columns of a source.
+
+        Args:
+            own: how the data set writes boxes.
+            most: as in `box_check`.
+        """
+        boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
+        return Columns(name, names, ledger, boxes, keeps_marked=self.keeps_marked, excluded=self.excluded)
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:

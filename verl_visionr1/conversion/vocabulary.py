@@ -21,6 +21,7 @@ import numpy as np
 from verl_visionr1.boxes import Box
 from verl_visionr1.conversion.box_check import BoxCheck
 from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.identity import Exclusion
 from verl_visionr1.conversion.items import clean_box
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.values import is_numbers
@@ -29,13 +30,6 @@ from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.targets import normalize_text
 
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)|_+")
-_TWINS = str.maketrans(
-    "\u0410\u0412\u0415\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405"
-    "\u0430\u0435\u043e\u0456\u0440\u0441\u0443\u0445\u0455\u0458"
-    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
-    "ABEIJKMHOPCTXSaeoipcyxsjABEZHIKMNOPTYXo",
-)
-"""Letters of Cyrillic and Greek that look like Latin ones."""
 Key = int | str | float | None
 BOX, CROWD, BAD, DUPLICATE = range(4)
 """What an annotation is: a box, a region to ignore, a box that cannot be used, one that repeats another."""
@@ -102,13 +96,21 @@ class Columns:
         names: category names, each once (`named_once`).
         boxes: takes all boxes as they are written, and knows how that is.
         keeps_marked: what is marked (a crowd, difficult ...) is an object like any other, no region to ignore.
+        excluded: images to leave out.
 
     Raises:
         RowsError: no category, or one without a name or with a placeholder of verl in it.
     """
 
     def __init__(
-        self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, *, keeps_marked: bool = False
+        self,
+        name: str,
+        names: Sequence[str],
+        ledger: Ledger,
+        boxes: BoxCheck,
+        *,
+        keeps_marked: bool = False,
+        excluded: Exclusion | None = None,
     ) -> None:
         if not names:
             raise RowsError(f"{name}: no category; detection needs at least one")
@@ -117,7 +119,7 @@ class Columns:
                 reason = f"category {number} is named {category!r}"
                 raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; correct it")
         self.name, self.names, self.ledger = name, names, ledger
-        self.written, self.keeps_marked = boxes, keeps_marked
+        self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded or Exclusion()
         self.images: list[AnnotatedImage] = []
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
         self._ids: list[Key] = []
@@ -127,6 +129,12 @@ class Columns:
     def convention(self) -> Convention:
         """How boxes are written."""
         return self.written.convention
+
+    def excludes(self, image_id: str, file_name: str) -> bool:
+        """Whether an image is on the exclusion list; those that are get counted."""
+        found = self.excluded.holds(image_id, file_name)
+        self.ledger.left_out["image on the exclusion list"] += found
+        return found
 
     def add_image(self, image: AnnotatedImage) -> int:
         """Take an image; returns its number."""
@@ -277,16 +285,14 @@ def key_of(value: Key) -> str | None:
 
 @lru_cache(maxsize=65536)
 def visible_form(name: str) -> str:
-    """A name as the eye takes it: without case, Unicode forms, invisible signs, alphabets, and what joins its words.
+    """A name as the eye takes it: without case, Unicode forms, invisible signs, and what joins its words.
 
     >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
     ('aerosol can', 'aerosol can', 'caf\u00e9')
-    >>> visible_form("\u0441at") == visible_form("cat")  # the first letter is Cyrillic
-    True
     """
     seen = name
     if not name.isascii():
-        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf").translate(_TWINS)
+        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
     return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(seen)))
 
 

@@ -85,10 +85,8 @@ def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
         raise RowsError(f"{path}: has no list of scenes; is it a *_scenes.json of CLEVR?")
     scenes = []
     for number, entry in enumerate(entries):
-        try:
+        with ledger.skipping():
             scenes.append(_scene(f"{path.name}: scenes[{number}]", entry, options))
-        except RowError as error:
-            ledger.skip(error)
     return scenes
 
 
@@ -129,25 +127,21 @@ def items_of_scenes(
             absent = [phrase for phrase in vocabulary if phrase not in places] if options.negatives else []
             if absent:
                 asked[rng.choice(absent)] = []
-        try:
+        with ledger.skipping():
             path = find_image(images_dir, scene.file_name, scene.where)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for phrase, points in asked.items():
-            for task in options.tasks:
-                yield Item(
-                    where=scene.where,
-                    image=path,
-                    task=task,
-                    phrases=(phrase,),
-                    points_xy=points,
-                    labels=[phrase] * len(points),
-                    count=len(points) if task == "counting" else None,
-                    image_id=scene.image_id,
-                    file_name=scene.file_name,
-                    source_ann={"file": name},
-                )
+            for phrase, points in asked.items():
+                for task in options.tasks:
+                    yield Item(
+                        where=scene.where,
+                        image=path,
+                        task=task,
+                        phrases=(phrase,),
+                        points_xy=points,
+                        count=len(points),
+                        image_id=scene.image_id,
+                        file_name=scene.file_name,
+                        source_ann={"file": name},
+                    )
 
 
 # ---------------------------------------------------------------------------------------------- questions
@@ -156,10 +150,8 @@ def items_of_scenes(
 def items_of_records(path: Path, images_dir: Path, ledger: Ledger) -> Iterator[Item]:
     """A row for each question of R1-V's files."""
     for number, (where, record) in enumerate(read_records(path)):
-        try:
+        with ledger.skipping():
             yield _item(where, record, number, images_dir, path.name)
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> Item:

@@ -25,7 +25,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_records
 from verl_visionr1.conversion.values import count_of, record_of, text_of
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowsError
 from verl_visionr1.rows import open_parquet
 
 
@@ -47,14 +47,12 @@ def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledg
     for path in annotations:
         for where, record in read_records(path):
             number += 1
-            try:
+            with ledger.skipping():
                 record = record_of(record, where)
                 if _has_image(record):
                     yield _item(where, record if paired is None else {**record, **paired[number]}, number)
                 else:
                     ledger.left_out["row without an image"] += 1
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _has_image(record: Mapping[str, Any]) -> bool:

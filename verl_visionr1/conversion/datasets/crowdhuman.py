@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images
+from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
 from verl_visionr1.files import RowError
-from verl_visionr1.images import read_size
 
 BODIES_OUTSIDE = 0.5
 """Share of whole bodies that may reach beyond the edge, where nobody sees them; of other boxes `MOST_CLIPPED` may."""
@@ -58,30 +58,21 @@ def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Optio
     """All boxes of one kind, under one category."""
     require_images(images_dir)
     most = BODIES_OUTSIDE if options.box == "fbox" else MOST_CLIPPED
-    boxes = options.box_check(path.name, options.convention("xywh-abs"), most)
-    columns = Columns(path.name, [options.phrase], ledger, boxes, keeps_marked=options.keeps_marked)
+    columns = options.columns(path.name, [options.phrase], ledger, NAMED["xywh-abs"], most)
     seen: dict[str, int] = {}
     for where, record in read_records(path):
-        try:
-            image = _image(where, record, images_dir, options, columns, seen)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        if image is None:
-            ledger.left_out["image on the exclusion list"] += 1
-            continue
-        seen[image.image_id] = number = columns.add_image(image)
-        for place, entry in enumerate(record["gtboxes"]):
-            try:
-                _add(columns, number, place, entry, options.box)
-            except RowError as error:
-                ledger.skip(error)
+        with ledger.skipping():
+            image = _image(where, record, images_dir, columns, seen)
+            if image is None:
+                continue
+            seen[image.image_id] = number = columns.add_image(image)
+            for place, entry in enumerate(record["gtboxes"]):
+                with ledger.skipping():
+                    _add(columns, number, place, entry, options.box)
     return columns.finish()
 
 
-def _image(
-    where: str, record: Any, images_dir: Path, options: Options, columns: Columns, seen: dict[str, int]
-) -> AnnotatedImage | None:
+def _image(where: str, record: Any, images_dir: Path, columns: Columns, seen: dict[str, int]) -> AnnotatedImage | None:
     """The image of a line; None: it is on the exclusion list.
 
     Args:
@@ -101,16 +92,10 @@ def _image(
         raise RowError("image ID twice", f"{where}: this ID appears twice; correct it")
     seen[image_id] = LEFT_OUT
     name = f"{image_id}.jpg"
-    if options.excluded.holds(image_id, name):
+    if columns.excludes(image_id, name):
         return None
     path = find_below(images_dir / "Images", name) or find_image(images_dir, name, where)  # `Images`: of the zips
-    size_wh, orientation = read_size(path)
-    if orientation != 1:
-        reason = f"{path} has EXIF orientation {orientation}, and the file of boxes gives no sizes"
-        raise RowError(
-            "frame unknown", f"{where}: {reason}: the orientation in which they were drawn is unknown; store it upright"
-        )
-    return AnnotatedImage(image_id, name, path, size_wh)
+    return AnnotatedImage(image_id, name, path, size_of_unturned(path, where))
 
 
 def _add(columns: Columns, image: int, place: int, entry: Any, kind: str) -> None:

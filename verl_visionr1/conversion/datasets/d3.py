@@ -26,6 +26,7 @@ import msgspec
 import typer
 
 from verl_visionr1.conversion.coco_json import read_parts
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
@@ -132,28 +133,23 @@ def _read_pickles(
     sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
-    boxes = options.box_check(folder.name, options.convention("xywh-abs"))
-    columns = Columns(folder.name, names, ledger, boxes)
-    image_of = _add_images(columns, _entries(folder, "images"), images_dir, options)
+    columns = options.columns(folder.name, names, ledger, NAMED["xywh-abs"])
+    image_of = _add_images(columns, _entries(folder, "images"), images_dir)
     for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
         _add_annotation(columns, where, key, entry, image_of, index_of)
     kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
-def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path, options: Options) -> dict[str, int]:
+def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> dict[str, int]:
     """Key of each image -> its number, or `LEFT_OUT`."""
     image_of = dict.fromkeys(entries, LEFT_OUT)
     for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
-        if options.excluded.holds(key, entry.file_name):
-            columns.ledger.left_out["image on the exclusion list"] += 1
+        if columns.excludes(key, entry.file_name):
             continue
-        try:
+        with columns.ledger.skipping():
             path = find_image(images_dir, entry.file_name, where)
-        except RowError as error:
-            columns.ledger.skip(error)
-            continue
-        image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
+            image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
     return image_of
 
 
@@ -177,7 +173,7 @@ def _add_annotation(
     box = entry.bbox if isinstance(entry.bbox, list) else []
     box = box[0] if len(box) == 1 and isinstance(box[0], list) else box
     for sentence in dict.fromkeys(entry.sent_id):
-        try:
+        with columns.ledger.skipping():
             if image is None:
                 reason = f"image_id {entry.image_id!r} is not in images.pkl"
                 raise RowError("unknown image_id", f"{where}: {reason}; correct it")
@@ -186,8 +182,6 @@ def _add_annotation(
                 reason = f"sent_id {sentence!r} is not in sentences.pkl"
                 raise RowError("unknown sent_id", f"{where}: {reason}; correct it")
             columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
-        except RowError as error:
-            columns.ledger.skip(error)
 
 
 # ---------------------------------------------------------------------------------------------- groups

@@ -146,39 +146,34 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
     unrelated, written = _read_unrelated(entities), options.convention("xyxy-abs")
     for image_id in ids:
         captions, boxes = _files_of(entities, image_id)
-        try:
+        with ledger.skipping():
             try:
                 phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
             except RowError:
                 raise
             except RowsError as error:  # of one file among thousands
                 raise RowError("annotation file unreadable", str(error)) from None
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
-            (image_id, it.caption) in unrelated for it in phrases
-        )
-        phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
-        for same in _one_wording(phrases, chains, ledger):
-            found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
-            if found is None:
-                ledger.left_out["phrase of many boxes"] += 1
-                continue
-            yield Item(
-                where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
-                image=find_image(images_dir, f"{image_id}.jpg", captions.name),
-                task="grounding",
-                phrases=(same[0].text,),
-                annotated_wh=chains.size_wh,
-                whole_wh=written.fixed_wh,
-                written=written,
-                boxes_xyxy=found,
-                labels=[same[0].text] * len(found),
-                image_id=image_id,
-                file_name=f"{image_id}.jpg",
-                source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+            ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
+                (image_id, it.caption) in unrelated for it in phrases
             )
+            phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
+            for same in _one_wording(phrases, chains, ledger):
+                found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
+                if found is None:
+                    ledger.left_out["phrase of many boxes"] += 1
+                    continue
+                yield Item(
+                    where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
+                    image=find_image(images_dir, f"{image_id}.jpg", captions.name),
+                    task="grounding",
+                    phrases=(same[0].text,),
+                    annotated_wh=chains.size_wh,
+                    written=written,
+                    boxes_xyxy=found,
+                    image_id=image_id,
+                    file_name=f"{image_id}.jpg",
+                    source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+                )
 
 
 def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:

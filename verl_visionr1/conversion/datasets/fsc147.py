@@ -10,14 +10,13 @@ shells"; underscores become blanks), disjoint between the splits train, val and 
 where they are as many and lie around them.
 
 Counts run from 7 to 3731, hence `--max-instances` 50. Some images are there under several names, also across splits
-(arXiv 2205.10203): files that are equal to the byte are noted, and name each other in `source_ann`.
+(arXiv 2205.10203): `visionr1 doctor train.parquet --val val.parquet` finds them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +30,7 @@ from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import read_json, read_lines, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_lines
 from verl_visionr1.conversion.values import points_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
@@ -110,20 +109,6 @@ def _all_boxes(path: Path) -> dict[str, list[list[float]]]:
     return dict(boxes)
 
 
-def repeats_of(names: Iterable[str], images_dir: Path) -> dict[str, list[str]]:
-    """File name -> the other names of files that are equal to the byte. Missing and unsafe names have none."""
-    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for name in names:
-        with suppress(RowError, OSError):
-            path = find_image(images_dir, name, name)
-            by_size[path.stat().st_size].append((name, path))
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for same_size in by_size.values():
-        for name, path in same_size if len(same_size) > 1 else ():
-            by_content[sha256_of([path])].append(name)
-    return {name: [other for other in same if other != name] for same in by_content.values() for name in same}
-
-
 # ---------------------------------------------------------------------------------------------- items
 
 
@@ -132,21 +117,12 @@ def items_of(source: Source, images_dir: Path, options: Options, ledger: Ledger)
     names = source.splits.get(options.split)
     if names is None:
         raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(source.splits)}")
-    repeats = repeats_of(dict.fromkeys(name for split in source.splits.values() for name in split), images_dir)
-    in_split = set(names)
     for name in names:
-        same = repeats.get(name, [])
-        ledger.notes["image that is in this split under another name"] += bool(in_split.intersection(same))
-        ledger.notes["image that is in another split under another name"] += not in_split.issuperset(same)
-        try:
-            yield from _items(name, source, images_dir, options, ledger, same)
-        except RowError as error:
-            ledger.skip(error)
+        with ledger.skipping():
+            yield from _items(name, source, images_dir, options, ledger)
 
 
-def _items(
-    name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger, same: list[str]
-) -> list[Item]:
+def _items(name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger) -> list[Item]:
     where = f"{source.name}: {name!r}"
     path = find_image(images_dir, name, where)
     entry, plural = source.entries.get(name), source.classes.get(name)
@@ -169,11 +145,10 @@ def _items(
                 question=options.how_many(plural, task),
                 boxes_xyxy=boxes if task == "counting" else [],
                 points_xy=places,
-                labels=[plural] * (len(places) or len(boxes)),
-                count=len(points) if task == "counting" else None,
+                count=len(points),
                 image_id=name.partition(".")[0],
                 file_name=name,
-                source_ann={"file": source.name, **({"same_image": same} if same else {})},
+                source_ann={"file": source.name},
             )
         )
     return items

@@ -31,10 +31,10 @@ from typing import Annotated
 import msgspec
 import typer
 
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
-from verl_visionr1.conversion.identity import Exclusion
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_csv, read_json
@@ -67,14 +67,11 @@ class Options(VocabularyFlags):
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
     """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size."""
     names, place_of = _classes(classes, ledger)
-    check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
-    columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
-    images = _Images(columns, images_dir, options.excluded, options.partial)
+    columns = options.columns(boxes.name, names, ledger, NAMED["xyxy-norm1"])
+    images = _Images(columns, images_dir, options.partial)
     for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf"), ledger):
-        try:
+        with ledger.skipping():
             _add_box(line, record, columns, images, place_of)
-        except RowError as error:
-            ledger.skip(error)
     there, absent = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
     if options.labels is not None:
         for number, place, is_there in _labels(options.labels, images, place_of, ledger):
@@ -124,8 +121,8 @@ class _Images:
         orientation: EXIF orientation of those that are not stored upright.
     """
 
-    def __init__(self, columns: Columns, images_dir: Path, exclude: Exclusion, partial: bool) -> None:
-        self.columns, self.images_dir, self.exclude, self.partial = columns, images_dir, exclude, partial
+    def __init__(self, columns: Columns, images_dir: Path, partial: bool) -> None:
+        self.columns, self.images_dir, self.partial = columns, images_dir, partial
         self.orientation: dict[int, int] = {}
         self._number_of: dict[str, int | None] = {}
         self._file_of: dict[str, str | None] = {}
@@ -142,11 +139,10 @@ class _Images:
         if image_id in self._number_of:
             return self._number_of[image_id]
         self._number_of[image_id] = None
-        left_out = self.columns.ledger.left_out
-        if self.exclude.holds(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
-            left_out["image on the exclusion list"] += 1
-        elif self.partial and not self.has_file(image_id):
-            left_out["image that is not in the folder (--partial)"] += 1
+        if self.columns.excludes(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
+            return None
+        if self.partial and not self.has_file(image_id):
+            self.columns.ledger.left_out["image that is not in the folder (--partial)"] += 1
         else:
             self._number_of[image_id] = self._add(image_id, where)
         return self._number_of[image_id]
@@ -223,13 +219,10 @@ def _labels(
         if not images.has_file(record["ImageID"]):  # the file covers images without boxes, too
             ledger.left_out["image-level label of an image that is not in the folder"] += 1
             continue
-        try:
+        with ledger.skipping():
             image = images.number_of(record["ImageID"], where)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        if image is not None:
-            yield image, place, float(confidence) == 1
+            if image is not None:
+                yield image, place, float(confidence) == 1
 
 
 class _Node(msgspec.Struct, rename="pascal"):

@@ -26,11 +26,11 @@ import typer
 from verl_visionr1.boxes import Box
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.image_files import upright_size
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 from verl_visionr1.masks import Mask
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -82,10 +82,8 @@ class _Entry(msgspec.Struct):
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in files:
-        try:
+        with ledger.skipping():
             yield from _items_of(path, options, ledger)
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -94,7 +92,7 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     targets, ignored = _shapes_of(path, entry, ledger)
     parts = [[shape] for shape in targets] if options.boxes == "polygon" else [targets]
     image = _image_of(path)
-    size_wh, orientation = read_size(image)
+    size_wh = upright_size(image)
     for number, text in enumerate(entry.texts):
         where = f"{path.name}: text {number}"
         if not text.strip():
@@ -107,7 +105,7 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
             task=options.task,
             phrases=() if entry.is_sentence else (text,),
             question=text if entry.is_sentence else None,
-            annotated_wh=size_wh if orientation < 5 else (size_wh[1], size_wh[0]),
+            annotated_wh=size_wh,
             boxes_xyxy=[_around([shape.box for shape in part]) for part in parts],
             labels=[text] * len(parts),
             ignore_xyxy=[shape.box for shape in ignored],

@@ -215,14 +215,12 @@ def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path |
 
 def _items(reads: Iterable[Read], options: Options, ledger: Ledger) -> Iterator[Item]:
     for read in reads:
-        try:
+        with ledger.skipping():
             found = read()
             if in_split(found.ref.split, options.split):
                 yield from _items_of(found, options, ledger)
             else:
                 ledger.left_out[f"ref of split {found.ref.split}"] += 1
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -250,10 +248,8 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
             task=options.task,
             phrases=(sentence.text,),
             annotated_wh=size_wh,
-            whole_wh=written.fixed_wh,
             written=written,
             boxes_xyxy=boxes,
-            labels=[sentence.text] * len(boxes),
             image_id=str(key_of(ref.image_id)),
             file_name=str(found.image.file_name or ""),
             source_ann=facts,

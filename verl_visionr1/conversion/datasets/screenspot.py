@@ -81,10 +81,8 @@ def _items(path: Path, images_dir: Path | None, options: Options, ledger: Ledger
     for where, record in _records(path):
         for part, element in _elements(where, record):
             n_entries += 1
-            try:
+            with ledger.skipping():
                 yield _item(part, element, images_dir, options)
-            except RowError as error:
-                ledger.skip(error)
     misfits = ledger.skipped[MISFIT] - misfits_before
     if misfits > max(1, MOST_MISFITS * n_entries):
         first = next(line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line)
@@ -134,7 +132,6 @@ def _item(where: str, record: Any, images_dir: Path | None, options: Options) ->
         annotated_wh=annotated_wh,
         whole_wh=(1, 1) if written == "fractions" else None,
         boxes_xyxy=[place],
-        labels=[instruction],
         image_id=str(record.get("id") or file_name),
         file_name=str(file_name),
         source_ann={key: record[key] for key in ("data_type", "data_source", "ui_type", "platform") if key in record},

@@ -94,26 +94,22 @@ def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Itera
     """A row for each image and task."""
     for crowd in crowds:
         where = f"{crowd.image_id}: {crowd.annotation.name}"
-        try:
+        with ledger.skipping():
             heads = heads_of(crowd.annotation, where)
             size_wh, _ = read_size(crowd.image)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for task in options.tasks:
-            points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
-            yield Item(
-                where=where,
-                image=crowd.image,
-                task=task,
-                phrases=(PHRASES[task],),
-                points_xy=points,
-                labels=[PHRASES[task]] * len(points),
-                count=len(heads) if task == "counting" else None,
-                image_id=crowd.image_id,
-                file_name=crowd.file_name,
-                source_ann={"file": crowd.annotation.name},
-            )
+            for task in options.tasks:
+                points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
+                yield Item(
+                    where=where,
+                    image=crowd.image,
+                    task=task,
+                    phrases=(PHRASES[task],),
+                    points_xy=points,
+                    count=len(heads),
+                    image_id=crowd.image_id,
+                    file_name=crowd.file_name,
+                    source_ann={"file": crowd.annotation.name},
+                )
 
 
 def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:

@@ -30,7 +30,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.values import count_of, record_of, text_of
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,13 @@ def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, li
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     says_simple = False
     for where, record in read_records(path):
-        try:
+        with ledger.skipping():
             question = _question(where, record)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        says_simple |= "issimple" in question.record
-        if options.simple_only and question.record.get("issimple") is not True:
-            ledger.left_out["question that is not simple"] += 1
-            continue
-        alike[question.image][question.normal_text].append(question)
+            says_simple |= "issimple" in question.record
+            if options.simple_only and question.record.get("issimple") is not True:
+                ledger.left_out["question that is not simple"] += 1
+                continue
+            alike[question.image][question.normal_text].append(question)
     if options.simple_only and not says_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
     return {image: _once(questions, ledger) for image, questions in alike.items()}
@@ -100,23 +97,20 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
 def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
     """The items of all questions."""
     for image, of_image in questions.items():
-        try:
+        with ledger.skipping():
             path = find_image(images_dir, image, of_image[0].where if of_image else name)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for question in of_image:
-            kept = ("question_id", "data_source", "issimple")
-            yield Item(
-                where=question.where,
-                image=path,
-                task="counting",
-                question=question.text,
-                count=question.answer,
-                image_id=str(question.record.get("image_id", "")),
-                file_name=image,
-                source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
-            )
+            for question in of_image:
+                kept = ("question_id", "data_source", "issimple")
+                yield Item(
+                    where=question.where,
+                    image=path,
+                    task="counting",
+                    question=question.text,
+                    count=question.answer,
+                    image_id=str(question.record.get("image_id", "")),
+                    file_name=image,
+                    source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
+                )
 
 
 def read(

@@ -74,10 +74,8 @@ class Options(BoxFlags):
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in files:
         for where, record in read_records(path):
-            try:
+            with ledger.skipping():
                 yield _item(where, record, options, ledger)
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> Item:
@@ -102,7 +100,6 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
         phrases=asked.phrases,
         prompt=problem if options.keep_prompts else None,
         annotated_wh=size_of(record.get("width"), record.get("height"), where),
-        whole_wh=written.fixed_wh,
         written=written,
         boxes_xyxy=boxes,
         labels=labels,

@@ -131,7 +131,7 @@ def _items(
     decode = msgspec.json.Decoder(_ImageRegions).decode
     for number, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path.name}: entry {number}"
-        try:
+        with ledger.skipping():
             entry = decoded(decode, raw, where)
             image_id = entry.id if entry.image_id is None else entry.image_id
             if image_id is None:
@@ -139,10 +139,7 @@ def _items(
             where = f"{where} (image {image_id})"
             image = _image(image_id, images, images_dir, where)
             found = _regions(entry.regions, where, ledger)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        yield from _items_of_image(found, where, image, options, ledger)
+            yield from _items_of_image(found, where, image, options, ledger)
 
 
 def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
@@ -171,10 +168,8 @@ def _regions(raw: msgspec.Raw, where: str, ledger: Ledger) -> list[_Region]:
     decode = msgspec.json.Decoder(_Region).decode
     regions: list[_Region] = []
     for number, region in enumerate(decoded(_REGIONS.decode, raw, f"{where}: regions")):
-        try:
+        with ledger.skipping():
             regions.append(decoded(decode, region, f"{where}: regions[{number}]"))
-        except RowError as error:
-            ledger.skip(error)
     return regions
 
 
@@ -197,10 +192,8 @@ def _items_of_image(
             where=f"{where}: region {group[0].region_id} {phrase!r}",
             task="grounding",
             phrases=(phrase,),
-            whole_wh=written.fixed_wh,
             written=written,
             boxes_xyxy=objects,
-            labels=[phrase] * len(objects),
             source_ann={"region_ids": [region.region_id for region in group]},
             **image,
         )

@@ -92,7 +92,7 @@ def _has_none(sources: Sequence[tuple[Path, Path, str]], options: Options) -> bo
 def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path, folder, method in sources:
         for where, record in read_records(path):
-            try:
+            with ledger.skipping():
                 record = record_of(record, where)
                 image = _image_name(where, record)
                 if image is None:
@@ -101,8 +101,6 @@ def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: 
                     yield _of_conversation(where, record, image, folder, method, options)
                 else:
                     yield _of_expression(where, record, image, folder, options, ledger)
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _image_name(where: str, record: Mapping[str, Any]) -> str | None:
@@ -138,9 +136,7 @@ def _of_expression(
         prompt=problem if options.keep_prompts and problem else None,
         annotated_wh=size_of(record.get("width"), record.get("height"), where),
         boxes_xyxy=[written.as_corners(box) for box in boxes],
-        whole_wh=written.fixed_wh,
         written=written,
-        labels=[phrase] * len(boxes),
         image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "set": str(record.get("dataset_name", "")), "id": str(record.get("original_id"))},
@@ -264,13 +260,12 @@ def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, 
     boxes, written = solution.boxes or [], options.convention("xyxy-abs")
     if options.plus_one and not solution.labels:
         boxes = list(map(_with_pixel, boxes))
-    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes]}
-    made |= {"whole_wh": written.fixed_wh, "written": written}
+    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes], "written": written}
     phrase = expression_in(question)
     listed = _listed(question)
     spelled = {normalize_label(name): name for name in reversed(listed)}
     if phrase is not None and len({*map(normalize_label, solution.labels)}) <= 1:
-        return {**made, "task": "grounding", "phrases": (phrase,), "labels": [phrase] * len(boxes)}
+        return {**made, "task": "grounding", "phrases": (phrase,)}
     if listed and len(solution.labels) == len(boxes) and all(normalize_label(it) in spelled for it in solution.labels):
         labels = [spelled[normalize_label(label)] for label in solution.labels]
         return {**made, "task": "detection", "phrases": listed, "labels": labels}

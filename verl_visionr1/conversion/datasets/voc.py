@@ -30,16 +30,16 @@ from xml.etree.ElementTree import Element
 
 import typer
 
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Converter, Reading
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in, read_names
-from verl_visionr1.conversion.image_files import find_image
+from verl_visionr1.conversion.image_files import find_image, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once, visible_form
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -162,7 +162,7 @@ def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Opt
         folders.by_stem[os.path.splitext(name)[0]].append(name)
     read: list[tuple[AnnotatedImage, list[_Object]]] = []
     for name in listing.names:
-        try:
+        with ledger.skipping():
             root = read_xml(annotations / name)
             if root.tag != "annotation":
                 raise RowError("not VOC xml", f"{name}: its root is <{root.tag}>, needs <annotation>; is it VOC's?")
@@ -173,10 +173,7 @@ def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Opt
                 ledger.left_out["image on the exclusion list"] += 1
                 continue
             read.append((AnnotatedImage(stem, file_name, path, _size_of(root, path, name, ledger)), []))
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        _read_objects(root, name, read[-1][1], ledger)
+            _read_objects(root, name, read[-1][1], ledger)
     contested = [entry for entry, _ in read if entry.path in folders.contested]
     ledger.left_out["image of two xml files"] += len(contested)
     read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
@@ -193,10 +190,7 @@ def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int
     width, height = (_number(_text(root, f"size/{side}")) for side in ("width", "height"))
     if width and height and width >= 1 and height >= 1:
         return int(width), int(height)
-    size_wh, orientation = read_size(path)
-    if orientation != 1:
-        reason = f"no <size>, and {path.name} has EXIF orientation {orientation}"
-        raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add the size")
+    size_wh = size_of_unturned(path, where)
     ledger.notes["xml without the image's size: size taken from the image"] += 1
     return size_wh
 
@@ -237,8 +231,7 @@ def _in_columns(
     met = sorted({it.name for _, objects in read for it in objects})
     names, _ = named_once(read_names(options.names) if options.names else met, ledger)
     place_of = {visible_form(known): place for place, known in enumerate(names)}
-    boxes = options.box_check(name, options.convention("xyxy-abs"))
-    columns = Columns(name, names, ledger, boxes, keeps_marked=options.keeps_marked)
+    columns = options.columns(name, names, ledger, NAMED["xyxy-abs"])
     shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
     for entry, objects in read:
         image = columns.add_image(entry)

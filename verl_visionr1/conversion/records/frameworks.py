@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.records.fields import ColumnMap, Fields
@@ -154,16 +156,16 @@ def _turns(record: Record, where: str) -> _Turns:
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
         raise RowError("malformed conversation", f"{where}: {shown}: needs a list of turns; {ADVICE}")
-    said: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
+    spoken: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
     names = {"human": "user", "gpt": "assistant"}
     for turn in turns:
         role = str(turn.get("role", turn.get("from")))
         text = turn.get("content", turn.get("value"))
-        said.setdefault(names.get(role, role), []).append("" if text is None else str(text))
-    answers = said["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
-    if len(said["user"]) != 1 or len(answers) != 1:
+        spoken.setdefault(names.get(role, role), []).append("" if text is None else str(text))
+    answers = spoken["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
+    if len(spoken["user"]) != 1 or len(answers) != 1:
         return _Turns("", "", "conversation of several turns, or without an answer")
-    return _Turns(said["user"][0], answers[0], notes=("system prompt dropped",) * bool(said["system"]))
+    return _Turns(spoken["user"][0], answers[0], notes=("system prompt dropped",) * bool(spoken["system"]))
 
 
 def _llamafactory(record: Record, where: str) -> Fields:
@@ -176,6 +178,12 @@ def _llamafactory(record: Record, where: str) -> Fields:
     return made
 
 
+class _Objects(msgspec.Struct):
+    ref: list[str] | None = None
+    bbox: list[Any] | None = None
+    bbox_type: Literal["real", "norm1"] | None = None
+
+
 def _ms_swift(record: Record, where: str) -> Fields:
     """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
     turns = _turns(record, where)
@@ -183,19 +191,21 @@ def _ms_swift(record: Record, where: str) -> Fields:
         return Fields(left_out=turns.left_out)
     if _BBOX in turns.question:
         return Fields(left_out="row that asks about a given box")
-    objects = record.get("objects") or {}
-    refs, boxes = objects.get("ref") or [], objects.get("bbox") or []
+    try:
+        objects = msgspec.convert(record.get("objects") or {}, _Objects)
+    except msgspec.ValidationError as error:
+        raise RowError(
+            "malformed objects", f"{where}: objects {str(record['objects'])[:80]}: {error}; {ADVICE}"
+        ) from None
+    refs, boxes = objects.ref or [], objects.bbox or []
     wording = without_images(turns.question)
     for ref in refs[: wording.count(_REF)]:
-        wording = wording.replace(_REF, str(ref), 1)
+        wording = wording.replace(_REF, ref, 1)
     made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
     if not refs and not boxes:
         made.solution = turns.answer
         return made
-    kind = objects.get("bbox_type") or "real"
-    if kind not in _KINDS:
-        raise RowError("unknown bbox_type", f"{where}: bbox_type {kind!r}: needs real or norm1; {ADVICE}")
-    made.box_format = NAMED[_KINDS[kind]]
+    made.box_format = NAMED["xyxy-norm1" if objects.bbox_type == "norm1" else "xyxy-abs"]
     lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
     if lengths not in ({2}, {4}):
         shown = f"objects.bbox {str(boxes)[:80]}"
@@ -223,9 +233,6 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
         reason = f"{len(labels)} labels in the answer, and {n_boxes} bbox in objects"
         raise RowError("box without a phrase", f"{where}: {reason}; {ADVICE}")
     return labels
-
-
-_KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}
 
 
 def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:

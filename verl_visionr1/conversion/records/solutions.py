@@ -181,7 +181,7 @@ def _structured(data: Any, text: str, where: str) -> Solution:
     if objects and all(isinstance(it, Mapping) for it in objects) and any(map(_has_place, objects)):
         return _of_objects(objects, where, text)
     if objects and all(_is_numbers(it) and len(it) == 4 for it in objects):
-        return Solution([numbers_of(it, 4, where) for it in objects], [], None, text)
+        return Solution([numbers_of(it, 4, where, texts=True) for it in objects], [], None, text)
     refuse_places(text, where)
     return Solution([] if _is_list(data) and not data else None, [], None, text)
 

@@ -19,7 +19,7 @@ from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
 from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage, read_size
+from verl_visionr1.images import EmbeddedImage
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _TABLES = (".parquet", ".arrow")
@@ -207,20 +207,6 @@ def survey(source: RecordSource) -> Survey:
 
 def _entry(source: RecordSource, where: str, record: dict[str, Any]) -> Entry:
     return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names)
-
-
-def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
-    """The size of an image file that is stored upright.
-
-    Raises:
-        RowError: it is not, or cannot be read.
-    """
-    size_wh, orientation = read_size(image)
-    if orientation != 1:
-        name = image.name if isinstance(image, EmbeddedImage) else str(image)
-        reason = f"no width and height are given, and the file has EXIF orientation {orientation}"
-        raise RowError("frame unknown", f"{name}: {reason}: the frame of its boxes is unknown; add both")
-    return size_wh
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:

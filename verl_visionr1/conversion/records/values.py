@@ -39,7 +39,7 @@ def points_of(value: Any, where: str) -> list[Box] | None:
     value = decoded_text(value)
     if value is None or value == "":
         return None if value is None else []
-    return [list(point) for point in values.points_of(value, where)]
+    return [list(point) for point in values.points_of(value, where, texts=True)]
 
 
 def labels_of(value: Any, where: str, class_names: Sequence[str] = ()) -> list[str]:

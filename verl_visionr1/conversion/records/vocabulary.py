@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.image_files import size_of_unturned
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
 from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
-from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
+from verl_visionr1.conversion.records.source import RecordSource, Survey
 from verl_visionr1.conversion.records.values import labels_of
 from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
@@ -39,9 +40,8 @@ def items_of_vocabulary(
     if not found.labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
     box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without one there are no boxes
-    boxes = flags.box_check(name, box_format)
     names, _ = named_once(found.labels, ledger)
-    reader = _Reader(source, Columns(name, names, ledger, boxes, keeps_marked=flags.keeps_marked))
+    reader = _Reader(source, flags.columns(name, names, ledger, box_format))
     reader.read(flags.split)
     data = reader.columns.finish()
     asks = plan(data, flags, ledger)
@@ -63,10 +63,8 @@ class _Reader:
     def read(self, split: str) -> None:
         """Take all records of a split."""
         for number, entry in self.source.entries(self.ledger, split, on_bad=self._on_bad):
-            try:
+            with self.ledger.skipping():
                 self._add(number, entry)
-            except RowError as error:
-                self.ledger.skip(error)
         for where, key, labels in self._bad:
             self._refuse(where, self._image_of.get(key, _LEFT_OUT), labels)
 
@@ -102,7 +100,7 @@ class _Reader:
         image = self.source.image(entry)
         self.has_bytes |= isinstance(image, EmbeddedImage)
         path = image if isinstance(image, Path) else Path(entry.where)
-        size_wh = entry.size_wh or upright_size(image)
+        size_wh = entry.size_wh or size_of_unturned(image, entry.where)
         return self.columns.add_image(AnnotatedImage(entry.image_id or entry.where, entry.file_name, path, size_wh))
 
     def _add_boxes(self, entry: Entry, image: int) -> None:
