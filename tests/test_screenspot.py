@@ -184,7 +184,7 @@ def test_numbers_that_cannot_be_of_the_convention(data: Dataset, what: str) -> N
     assert str(caught.value) == (
         f"screenspot_mobile.json: entry 1: box {bad['bbox']} cannot be {convention}: "
         f"{reason if reason.startswith(('it', 'all')) else 'its ' + reason}; "
-        f"correct it; if the whole file is written otherwise, give --box-format ({others})"
+        f"correct it; if the whole file has another box format, give --box-format ({others})"
     )
     found, report = data.convert(data.write(*[entry()] * 30, bad), on_error="skip")  # one among many
     assert len(found) == 30
@@ -243,17 +243,17 @@ def test_a_screenshot_of_another_size(data: Dataset) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no object": (7, "'7' is no object"),
-    "no instruction": (entry(instruction=" "), "instruction is ' ': needs a text"),
+    "no object": (7, "'7': needs an object"),
+    "no instruction": (entry(instruction=" "), "needs a text under instruction"),
     "no box": ({**entry(), "bbox": None}, "box None: needs 4 finite numbers"),
     "two numbers": (entry([1, 2]), r"box \[1, 2\]: needs 4 finite numbers"),
     "text in the box": (entry([1, 2, "3", 4]), r"box \[1, 2, '3', 4\]: needs 4 finite numbers"),
     "no extent": (entry([10, 10, 0, 5]), r"box = \[10, 10, 10, 15\]: no extent"),
     "off the screen": (seeclick([1.2, 0.5, 1.4, 0.6]), "outside the image"),
-    "img_size": (entry(img_size=[200]), r"img_size \[200\]: needs width and height in pixels"),
+    "img_size": (entry(img_size=[200]), r"img_size: width and height .*need positive numbers"),
     "traversal": (entry(img_filename="../c.png"), r"\.\."),
     "no image file": (entry(img_filename="b.png"), "no such image file"),
-    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3' is no object"),
+    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3': needs an object"),
     "placeholder": (entry(instruction="tap <image>"), "holds <image>"),
 }
 

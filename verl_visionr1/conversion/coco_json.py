@@ -20,14 +20,12 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import read_json
 from verl_visionr1.conversion.values import size_of
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
 MARKS = ("iscrowd", "ignore", "difficult")
 """Keys that mark an annotation as no object like the others."""
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
 
 
 class CocoCategory(msgspec.Struct):

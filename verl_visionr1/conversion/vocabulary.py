@@ -30,7 +30,16 @@ from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.targets import normalize_text
 
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)|_+")
+_LOOK_ALIKES = str.maketrans(
+    "\u0410\u0412\u0415\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405"
+    "\u0430\u0435\u043e\u0456\u0440\u0441\u0443\u0445\u0455\u0458"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "ABEIJKMHOPCTXSaeoipcyxsjABEZHIKMNOPTYXo",
+)
+"""Letters of Cyrillic and Greek that look like Latin ones."""
 Key = int | str | float | None
+LEFT_OUT = -1
+"""Instead of the number of an image that was left out."""
 BOX, CROWD, BAD, DUPLICATE = range(4)
 """What an annotation is: a box, a region to ignore, a box that cannot be used, one that repeats another."""
 
@@ -285,14 +294,14 @@ def key_of(value: Key) -> str | None:
 
 @lru_cache(maxsize=65536)
 def visible_form(name: str) -> str:
-    """A name as the eye takes it: without case, Unicode forms, invisible signs, and what joins its words.
+    """A name as the eye takes it: without case, Unicode forms, invisible signs, alphabets, and what joins its words.
 
     >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
     ('aerosol can', 'aerosol can', 'caf\u00e9')
     """
     seen = name
     if not name.isascii():
-        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf").translate(_LOOK_ALIKES)
     return normalize_text(_BETWEEN_WORDS.sub(" ", normalize_text(seen)))
 
 

@@ -24,13 +24,12 @@ from verl_visionr1.conversion.image_files import find_below, find_image, require
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
+from verl_visionr1.conversion.values import record_of, text_of
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns
 from verl_visionr1.files import RowError
 
 BODIES_OUTSIDE = 0.5
 """Share of whole bodies that may reach beyond the edge, where nobody sees them; of other boxes `MOST_CLIPPED` may."""
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +77,10 @@ def _image(where: str, record: Any, images_dir: Path, columns: Columns, seen: di
     Args:
         seen: numbers of the images so far; an ID that comes again is left out altogether, for it has two sets of boxes.
     """
-    if isinstance(record, RowError):
-        raise record
-    if not isinstance(record, dict) or not isinstance(record.get("gtboxes"), list):
+    record = record_of(record, where)
+    if not isinstance(record.get("gtboxes"), list):
         raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; correct it")
-    image_id = record.get("ID")
-    if not isinstance(image_id, str) or not image_id:
-        raise RowError("image without ID", f"{where}: ID {image_id!r}: needs a text; correct it")
+    image_id = text_of(record, ["ID"], where)
     where = f"{where} (ID {image_id!r})"
     if image_id in seen:
         if seen[image_id] != LEFT_OUT:

@@ -33,13 +33,11 @@ from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_pickle
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
 PICKLES = ("sentences", "annotations", "images", "groups")
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,9 @@ from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
 from verl_visionr1.conversion.records.source import RecordSource, Survey
 from verl_visionr1.conversion.records.values import labels_of
 from verl_visionr1.conversion.values import ADVICE
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
-
-_LEFT_OUT = -1
 
 
 def items_of_vocabulary(
@@ -66,7 +64,7 @@ class _Reader:
             with self.ledger.skipping():
                 self._add(number, entry)
         for where, key, labels in self._bad:
-            self._refuse(where, self._image_of.get(key, _LEFT_OUT), labels)
+            self._refuse(where, self._image_of.get(key, LEFT_OUT), labels)
 
     def _on_bad(self, where: str, made: Fields) -> None:
         labels: list[str] = []
@@ -76,7 +74,7 @@ class _Reader:
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
-        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != _LEFT_OUT else ():
+        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != LEFT_OUT else ():
             self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
 
     def _add(self, number: int, entry: Entry) -> None:
@@ -87,11 +85,11 @@ class _Reader:
             counted = f"{len(entry.labels)} labels for {n_boxes} boxes"
             raise RowError("lists differ in length", f"{entry.where}: {counted}; {ADVICE}")
         if key not in self._image_of:
-            self._image_of[key] = _LEFT_OUT  # should it fail
+            self._image_of[key] = LEFT_OUT  # should it fail
             self._image_of[key] = self._add_image(entry)
             self.numbers.append(number)
         image = self._image_of[key]
-        if image == _LEFT_OUT:
+        if image == LEFT_OUT:
             self.ledger.left_out["record of an image left out"] += 1
         else:
             self._add_boxes(entry, image)
