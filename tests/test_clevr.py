@@ -153,7 +153,7 @@ def test_rgba_is_flattened(source: Source) -> None:
     ("change", "message"),
     [
         ({"objects": None}, "objects None: needs a list; correct it"),
-        ({"objects": ["cube"]}, "objects[0]: 'cube' needs an object with keys"),
+        ({"objects": ["cube"]}, "objects[0]: 'cube': needs an object with keys"),
         ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "needs a text under color"),
         ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ['1', 2]: needs 2 finite numbers"),
         ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "point [3]: needs 2"),

