@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
+from typer.testing import CliRunner
 
 from verl_visionr1.answers import instruction
+from verl_visionr1.cli import app
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.rows import RowError, RowsError, read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
-
-SCRIPT = Path(__file__).resolve().parents[1] / "data_preprocess" / "coco.py"
 
 COLOURS = {"red box": (255, 0, 0), "green box": (0, 255, 0), "blue box": (0, 0, 255)}
 RED, GREEN, BLUE = 3, 7, 90  # category ids: sparse, as in COCO
@@ -461,8 +459,8 @@ def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
         ("", "not whole JSON (it is empty); fetch the file again"),
         ('{"images": [], "annotations": [{"id": 1', "not whole JSON (Input data was truncated)"),
         ("version https://git-lfs.github.com/spec/v1", "not whole JSON (JSON is malformed"),
-        ('[{"image_id": 1, "caption": "a cat"}]', "not COCO detection json (Expected `object`, got `array`"),
-        ('{"info": {}}', "not COCO detection json (Object missing required field `images`)"),
+        ('[{"image_id": 1, "caption": "a cat"}]', "not of the expected layout: Expected `object`, got `array`"),
+        ('{"info": {}}', "not of the expected layout: Object missing required field `images`"),
         ('{"images": [], "annotations": [], "categories": []}', "no category; detection needs"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "category 0 is named ''"),
         ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "categories[0]: id None: needs an id"),
@@ -667,24 +665,21 @@ def test_agrees_with_pycocotools(data: Dataset) -> None:
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
 def test_command(data: Dataset) -> None:
     many(data, 20)
     data.annotate(100, RED, [0, 0, 0, 0])
     arguments = (data.write(), data.images_dir, data.folder / "out.parquet", "--task", "both", "--seed", 1)
-    done = command(*arguments)
-    assert done.returncode == 2
+    words = ["convert", "coco", *map(str, arguments)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
     assert done.stderr.splitlines() == [
         "error: instances.json: annotation id 1029 (image id 100): bbox [0, 0, 0, 0]: box = [0, 0, 0, 0]: "
         "no extent; correct or remove the annotation",
         "(--on-error skip leaves such rows out and lists them)",
     ]
-    done = command(*arguments, "--on-error", "skip", "--negatives", 0.1, "--categories", "red box", "--embed")
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ["--on-error", "skip", "--negatives", "0.1", "--categories", "red box", "--embed"]
+    done = CliRunner().invoke(app, [*words, *options])
+    assert (done.exit_code, done.stderr) == (0, "")
     for text in ("skipped as bad: 1 x box without extent", "objects a row: ", "out.skipped.txt", "out.parquet"):
         assert text in done.stdout
     assert check_parquet(data.folder / "out.parquet") == []

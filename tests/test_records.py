@@ -143,7 +143,7 @@ def test_turned_images_need_a_size(tmp_path: Path) -> None:
     assert target(found).size_wh == (HEIGHT, WIDTH)
     assert target(found).boxes_xyxy == ((HEIGHT - 60, 8, HEIGHT - 16, 40),)
     labelled = ("image=image", "label=text", "boxes=boxes")
-    with pytest.raises(RowError, match="no width and height are given, .* EXIF orientation 6"):
+    with pytest.raises(RowError, match=r"no width and height are given, .* EXIF orientation 6"):
         convert(tmp_path, row(), column=labelled, box_format="xyxy-abs")
 
 

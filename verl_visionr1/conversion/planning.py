@@ -25,7 +25,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, Columns, visible_form
 from verl_visionr1.files import RowsError
 
-_TASKS = ("detection", "grounding", "counting")
+BOX_TASKS = ("detection", "grounding", "counting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class VocabularyFlags(BoxFlags):
     @property
     def planned_tasks(self) -> tuple[str, ...]:
         """The tasks that rows are planned for."""
-        return {"both": _TASKS[:2], "all": _TASKS}.get(self.task, (self.task,))
+        return {"both": BOX_TASKS[:2], "all": BOX_TASKS}.get(self.task, (self.task,))
 
     @property
     def share_of_negatives(self) -> float | None:

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
@@ -183,7 +183,8 @@ def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledg
             yield from items_of_records(path, images_dir, ledger)
 
 
-def read(
+@converter("counting", "pointing", example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both")
+def convert(
     annotations: Annotated[list[Path], "Files of one of the three kinds."],
     images_dir: Annotated[Path, "Folder of the images; any (.) where a parquet holds them."],
     options: Options,
@@ -193,11 +194,3 @@ def read(
     require_images(images_dir)
     items = _items(annotations, images_dir, options, ledger)
     return Reading(items=items, files=annotations, allow_none=bool(options.negatives))
-
-
-convert = Converter(
-    "clevr",
-    read,
-    tasks=("counting", "pointing"),
-    example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both",
-)

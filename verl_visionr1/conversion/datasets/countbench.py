@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
 from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
@@ -88,17 +88,10 @@ def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
     )
 
 
-def read(
+@converter("counting", example="CountBenchQA/data/test-*.parquet countbench.parquet --embed")
+def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."], options: Options, ledger: Ledger
 ) -> Reading:
     """The rows of the data set's files; raises as `read_items`."""
     files = [*annotations, *([options.questions] if options.questions else [])]
     return Reading(items=read_items(annotations, options.questions, ledger), files=files)
-
-
-convert = Converter(
-    "countbench",
-    read,
-    tasks=("counting",),
-    example="CountBenchQA/data/test-*.parquet countbench.parquet --embed",
-)

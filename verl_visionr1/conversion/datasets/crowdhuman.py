@@ -18,11 +18,11 @@ import typer
 
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.values import record_of, text_of
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns
@@ -111,7 +111,8 @@ def _ignored(entry: dict[str, Any], attributes: str) -> bool:
     return isinstance(found, dict) and bool(found.get("ignore"))
 
 
-def read(
+@converter(*BOX_TASKS, example="annotation_val.odgt Images heads.parquet --box hbox --task detection")
+def convert(
     annotations: Annotated[Path, "annotation_train.odgt or annotation_val.odgt."],
     images_dir: Annotated[Path, "Folder of the images."],
     options: Options,
@@ -119,11 +120,3 @@ def read(
 ) -> Reading:
     """The rows of an annotation file; raises as `read_crowdhuman`."""
     return plan_reading(read_crowdhuman(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "crowdhuman",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="annotation_val.odgt Images heads.parquet --box hbox --task detection",
-)

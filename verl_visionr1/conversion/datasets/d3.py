@@ -27,11 +27,11 @@ import typer
 
 from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_pickle
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
@@ -212,7 +212,8 @@ def _ids(value: Any) -> list[str]:
     return [str(key_of(it)) for it in values]
 
 
-def read(
+@converter(*BOX_TASKS, example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding")
+def convert(
     annotations: Annotated[Path, "Folder d3_pkl, or d3_full_annotations.json, ..."],
     images_dir: Annotated[Path, "Folder d3_images."],
     options: Options,
@@ -223,11 +224,3 @@ def read(
     files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
     files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []
     return plan_reading(data, options, ledger, files)
-
-
-convert = Converter(
-    "d3",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding",
-)

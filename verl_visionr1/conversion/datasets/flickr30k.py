@@ -25,7 +25,7 @@ from xml.etree.ElementTree import Element
 import typer
 
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import find_image, inside, require_images
 from verl_visionr1.conversion.items import Item
@@ -212,7 +212,8 @@ def _boxes_asked_for(boxes: list[list[float]], wanted: str) -> list[list[float]]
     return [[min(x1), min(y1), max(x2), max(y2)]]
 
 
-def read(
+@converter("grounding", example="flickr30k_entities flickr30k-images flickr_val.parquet --split val")
+def convert(
     entities: Annotated[Path, "Folder of Annotations, Sentences and the lists that --split names (train, val, test)."],
     images_dir: Annotated[Path, "Folder of <id>.jpg."],
     options: Options,
@@ -224,11 +225,3 @@ def read(
     files = [entities / f"{options.split}.txt", *(path for it in ids for path in _files_of(entities, it))]
     items = _items(entities, ids, images_dir, options, ledger)
     return Reading(items=items, files=[path for path in files if path.exists()], name="Flickr30k Entities")
-
-
-convert = Converter(
-    "flickr30k",
-    read,
-    tasks=("grounding",),
-    example="flickr30k_entities flickr30k-images flickr_val.parquet --split val",
-)

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.image_files import find_image, require_images
@@ -177,7 +177,12 @@ def _fitting_boxes(boxes: list[list[float]], points: list[Point], ledger: Ledger
     return []
 
 
-def read(
+@converter(
+    "counting",
+    "pointing",
+    example="annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt images_384_VarV2 a.parquet",
+)
+def convert(
     annotations: Annotated[Path, "annotation_FSC147_384.json."],
     splits: Annotated[Path, "Train_Test_Val_FSC_147.json."],
     classes: Annotated[Path, "ImageClasses_FSC147.txt."],
@@ -193,11 +198,3 @@ def read(
         files=[annotations, splits, classes, *filter(None, [options.boxes])],
         total=len(source.splits.get(options.split, ())) * len(options.tasks),
     )
-
-
-convert = Converter(
-    "fsc147",
-    read,
-    tasks=("counting", "pointing"),
-    example="annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt images_384_VarV2 a.parquet",
-)

@@ -23,10 +23,10 @@ from typing import Annotated, Literal
 import typer
 
 from verl_visionr1.conversion.coco_json import CocoCategory, CocoParts, read_parts, with_checked
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.vocabulary import Annotations, key_of
 from verl_visionr1.files import RowsError
 
@@ -100,7 +100,8 @@ def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[str]) 
     return frozenset(range(len(parts.data.names))) - kept
 
 
-def read(
+@converter(*BOX_TASKS, example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2")
+def convert(
     annotations: Annotated[Path, "lvis_v1_train.json, ..."],
     images_dir: Annotated[Path, "Folder of train2017/ and val2017/."],
     options: Options,
@@ -108,11 +109,3 @@ def read(
 ) -> Reading:
     """The rows of an annotation file; raises as `read_lvis`."""
     return plan_reading(read_lvis(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "lvis",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2",
-)

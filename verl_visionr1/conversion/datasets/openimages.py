@@ -32,11 +32,11 @@ import msgspec
 import typer
 
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_csv, read_json
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.files import RowError, RowsError
@@ -269,7 +269,10 @@ def _with_checked(
     )
 
 
-def read(
+@converter(
+    *BOX_TASKS, example="train-annotations-bbox.csv class-descriptions-boxable.csv train openimages.parquet --partial"
+)
+def convert(
     boxes: Annotated[Path, "*-annotations-bbox.csv."],
     classes: Annotated[Path, "class-descriptions-boxable.csv."],
     images_dir: Annotated[Path, "Folder that holds <ImageID>.jpg, at any depth."],
@@ -280,11 +283,3 @@ def read(
     data = read_openimages(boxes, classes, images_dir, options, ledger)
     files = [path for path in (boxes, classes, options.labels, options.hierarchy) if path is not None]
     return plan_reading(data, options, ledger, files)
-
-
-convert = Converter(
-    "openimages",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="train-annotations-bbox.csv class-descriptions-boxable.csv train openimages.parquet --partial",
-)

@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.conversion.coco_json import CocoImage, CocoParts, read_parts
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations
 from verl_visionr1.files import RowError, RowsError
 
@@ -87,7 +87,8 @@ def _indexes(where: str, texts: Any, index: Mapping[str, int]) -> frozenset[int]
     return frozenset(index[text.strip()] for text in texts)
 
 
-def read(
+@converter(*BOX_TASKS, example="annotations/color.json images/color color.parquet --task grounding")
+def convert(
     annotations: Annotated[Path, "annotations/<subset>.json."],
     images_dir: Annotated[Path, "images/<subset>."],
     options: Options,
@@ -95,11 +96,3 @@ def read(
 ) -> Reading:
     """The rows of an annotation file; raises as `read_ovdeval`."""
     return plan_reading(read_ovdeval(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "ovdeval",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="annotations/color.json images/color color.parquet --task grounding",
-)

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import require_images
@@ -247,7 +247,8 @@ def _points(entry: Entry, image: Path, whole_wh: tuple[int, int] | None, ledger:
         return []
 
 
-def read(
+@converter("counting", "pointing", example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing")
+def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."],
     images_dir: Annotated[Path, "Folder of the images that were fetched."],
     options: Options,
@@ -265,11 +266,3 @@ def read(
         facts={"point_units": ", ".join(units.values())},
         allow_none=own_negatives or bool(options.negatives),
     )
-
-
-convert = Converter(
-    "pixmo",
-    read,
-    tasks=("counting", "pointing"),
-    example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing",
-)

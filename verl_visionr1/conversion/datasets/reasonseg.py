@@ -24,7 +24,7 @@ import msgspec
 import typer
 
 from verl_visionr1.boxes import Box
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.image_files import upright_size
 from verl_visionr1.conversion.items import Item
@@ -161,7 +161,8 @@ def _masks(parts: Sequence[Sequence[_Shape]], where: str) -> list[Mask]:
         raise RowError("mask malformed", f"{where}: {error}; correct or remove the shape") from None
 
 
-def read(
+@converter("grounding", "pointing", example="ReasonSeg/val reasonseg_val.parquet --split val")
+def convert(
     folder: Annotated[Path, "Folder of x.jpg and x.json (that of a split), or that of all splits."],
     options: Options,
     ledger: Ledger,
@@ -174,11 +175,3 @@ def read(
         raise RowsError(f"{folder}: no json file in it; needs ReasonSeg/train, or ReasonSeg and --split")
     items = _items(files, options, ledger)
     return Reading(items=items, files=files, name=folder.name, allow_none=bool(options.negatives))
-
-
-convert = Converter(
-    "reasonseg",
-    read,
-    tasks=("grounding", "pointing"),
-    example="ReasonSeg/val reasonseg_val.parquet --split val",
-)

@@ -36,7 +36,7 @@ from typing import Annotated
 import typer
 
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
@@ -131,7 +131,15 @@ def _has_none(records: RecordSource, options: Options) -> bool:
     return any(item.is_negative for item in _questions(records, options, Ledger(fail=False), images=False))
 
 
-def read(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
+@converter(
+    "detection",
+    "grounding",
+    "counting",
+    "pointing",
+    "text",
+    example="train.csv train.parquet --images-dir images --preset tf-csv",
+)
+def convert(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
     """The rows of a file, an imagefolder, or a folder of files."""
     records = RecordSource.found(source, options.layout, options.images_dir, options.split)
     found = survey(records)
@@ -142,11 +150,3 @@ def read(source: Annotated[Path, "File of records, or a folder."], options: Opti
         items, total = _questions(records, options, ledger), None
         allow_none = options.negatives != 0 and _has_none(records, options)
     return Reading(items=items, files=records.files, allow_none=allow_none, total=total)
-
-
-convert = Converter(
-    "records",
-    read,
-    tasks=("detection", "grounding", "counting", "pointing", "text"),
-    example="train.csv train.parquet --images-dir images --preset tf-csv",
-)

@@ -33,7 +33,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import embedded_image, find_image
 from verl_visionr1.conversion.items import Item
@@ -256,7 +256,8 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
         )
 
 
-def read(
+@converter("grounding", "pointing", example='"refs(unc).p" instances.json train2014 testA.parquet --split testA')
+def convert(
     sources: Annotated[
         list[Path], "refs(...).p or grefs(unc).json, instances.json, images folder; or .parquet files; in any order."
     ],
@@ -271,11 +272,3 @@ def read(
         files=[path for path in sources if path.is_file()],
         allow_none=refs.some_empty if options.negatives is None else options.negatives > 0,
     )
-
-
-convert = Converter(
-    "refcoco",
-    read,
-    tasks=("grounding", "pointing"),
-    example='"refs(unc).p" instances.json train2014 testA.parquet --split testA',
-)

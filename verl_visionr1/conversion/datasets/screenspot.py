@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, checked_format
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
 from verl_visionr1.conversion.items import Item
@@ -210,17 +210,10 @@ def _size_of(where: str, image: Path | EmbeddedImage) -> tuple[int, int]:
         raise RowError(error.kind, f"{where}: {error}") from None
 
 
-def read(annotations: Annotated[list[Path], "json or parquet files."], options: Options, ledger: Ledger) -> Reading:
+@converter("pointing", "grounding", example="screenspot_desktop.json clicks.parquet --images-dir screenspot_imgs")
+def convert(annotations: Annotated[list[Path], "json or parquet files."], options: Options, ledger: Ledger) -> Reading:
     """The rows of annotation files."""
     if options.images_dir is not None:
         require_images(options.images_dir, "--images-dir")
     items = (item for path in annotations for item in _items(path, options.images_dir, options, ledger))
     return Reading(items=items, files=annotations)
-
-
-convert = Converter(
-    "screenspot",
-    read,
-    tasks=("pointing", "grounding"),
-    example="screenspot_desktop.json clicks.parquet --images-dir screenspot_imgs",
-)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.items import Item
@@ -112,7 +112,8 @@ def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Itera
                 )
 
 
-def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:
+@converter("counting", "pointing", example="part_A part_B shanghai_test.parquet --split test --max-instances 500")
+def convert(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:
     """The rows of the parts' folders."""
     crowds = [crowd for part in parts for crowd in crowds_of(part, options.split, ledger)]
     return Reading(
@@ -121,11 +122,3 @@ def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Opti
         name=", ".join(part.absolute().name for part in parts),
         total=len(crowds) * len(options.tasks),
     )
-
-
-convert = Converter(
-    "shanghaitech",
-    read,
-    tasks=("counting", "pointing"),
-    example="part_A part_B shanghai_test.parquet --split test --max-instances 500",
-)

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
@@ -113,7 +113,8 @@ def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, 
                 )
 
 
-def read(
+@converter("counting", example="test.json images tally_test.parquet --split test --simple-only")
+def convert(
     annotations: Annotated[Path, "train.json or test.json."],
     images_dir: Annotated[Path, "Folder that holds VG_100K, train2014, ..."],
     options: Options,
@@ -124,11 +125,3 @@ def read(
     questions = read_questions(annotations, options, ledger)
     items = items_of(questions, images_dir, annotations.name, ledger)
     return Reading(items=items, files=[annotations], total=sum(map(len, questions.values())))
-
-
-convert = Converter(
-    "tallyqa",
-    read,
-    tasks=("counting",),
-    example="test.json images tally_test.parquet --split test --simple-only",
-)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image
@@ -212,17 +212,10 @@ def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
     return [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
 
 
-def read(
+@converter("detection", "grounding", example="Vision-R1-Data vision_r1.parquet --negatives 0")
+def convert(
     source: Annotated[Path, "A .parquet or .arrow file, or their folder."], options: Options, ledger: Ledger
 ) -> Reading:
     """The rows of the data set's files."""
     files = files_of(source, (".parquet", ".arrow"), options.split)
     return Reading(items=_items(files, options, ledger), files=files, allow_none=options.negatives != 0)
-
-
-convert = Converter(
-    "vision_r1",
-    read,
-    tasks=("detection", "grounding"),
-    example="Vision-R1-Data vision_r1.parquet --negatives 0",
-)

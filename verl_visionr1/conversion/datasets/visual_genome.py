@@ -30,7 +30,7 @@ import typer
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
@@ -217,7 +217,11 @@ def _shown(phrase: str) -> str:
     return " ".join(phrase.split()).rstrip(" .")
 
 
-def read(
+@converter(
+    "grounding",
+    example="region_descriptions.json images vg.parquet --image-data image_data.json --limit 50000 --on-error skip",
+)
+def convert(
     regions: Annotated[Path, "region_descriptions.json."],
     images_dir: Annotated[Path, "Folder of VG_100K and VG_100K_2."],
     options: Options,
@@ -230,11 +234,3 @@ def read(
     _check_exclusion(options, images, image_data)
     items = _items(regions, images, images_dir, options, ledger)
     return Reading(items=items, files=[regions, *filter(None, [image_data])])
-
-
-convert = Converter(
-    "visual_genome",
-    read,
-    tasks=("grounding",),
-    example="region_descriptions.json images vg.parquet --image-data image_data.json --limit 50000 --on-error skip",
-)

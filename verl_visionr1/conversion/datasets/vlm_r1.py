@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image, require_images
@@ -300,7 +300,15 @@ def _words_of(where: str, question: str, answer: str, method: str, options: Opti
     }
 
 
-def read(
+@converter(
+    "grounding",
+    "detection",
+    "pointing",
+    "counting",
+    "text",
+    example="rec_jsons_processed/refcoco_train.json coco vlm_r1_rec.parquet",
+)
+def convert(
     files: Annotated[str, ".json or .jsonl files, joined by ':'."],
     image_folders: Annotated[str, "Folder of the images; one for each file, joined by ':', or one for all."],
     options: Options,
@@ -315,11 +323,3 @@ def read(
     sources = list(zip(paths, folders, methods, strict=True))
     allow_none = options.negatives != 0 and _has_none(sources, options)
     return Reading(items=_items(sources, options, ledger), files=paths, allow_none=allow_none)
-
-
-convert = Converter(
-    "vlm_r1",
-    read,
-    tasks=("grounding", "detection", "pointing", "counting", "text"),
-    example="rec_jsons_processed/refcoco_train.json coco vlm_r1_rec.parquet",
-)

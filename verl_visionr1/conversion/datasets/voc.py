@@ -31,12 +31,12 @@ from xml.etree.ElementTree import Element
 import typer
 
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in, read_names
 from verl_visionr1.conversion.image_files import find_image, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
@@ -249,7 +249,8 @@ def _in_columns(
     return columns.finish()
 
 
-def read(
+@converter(*BOX_TASKS, example="VOC2012/Annotations VOC2012/JPEGImages voc_val.parquet --split val")
+def convert(
     annotations: Annotated[Path, "Folder of xml files."],
     images_dir: Annotated[Path, "Folder of images; may be the same."],
     options: Options,
@@ -260,11 +261,3 @@ def read(
     data = read_voc(annotations, listing, images_dir, options, ledger)
     files = [path for path in (options.names, options.image_list) if path is not None]
     return plan_reading(data, options, ledger, [*files, *(annotations / name for name in listing.names)])
-
-
-convert = Converter(
-    "voc",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="VOC2012/Annotations VOC2012/JPEGImages voc_val.parquet --split val",
-)

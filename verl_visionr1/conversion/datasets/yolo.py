@@ -29,13 +29,13 @@ from typing import Annotated, NamedTuple
 import typer
 
 from verl_visionr1.conversion.conventions import NAMED, Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import find_below, find_image, upright_size
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
@@ -205,7 +205,8 @@ def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
     ledger.notes["label file of no image of the split"] += sum(path not in used for path in files)
 
 
-def read(
+@converter(*BOX_TASKS, example="coco128/data.yaml yolo_train.parquet --task grounding")
+def convert(
     source: Annotated[Path, "data.yaml, or a file of names, one a line."], options: Options, ledger: Ledger
 ) -> Reading:
     """The rows of a data set's description; raises as `describe` and `read_yolo`."""
@@ -213,11 +214,3 @@ def read(
     listed = list(_of_split(described, options, ledger))
     data = read_yolo(source.name, described, listed, options, ledger)
     return plan_reading(data, options, ledger, [source, *(it.labels for it in listed if it.labels.is_file())])
-
-
-convert = Converter(
-    "yolo",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="coco128/data.yaml yolo_train.parquet --task grounding",
-)
