@@ -92,6 +92,6 @@ def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
 def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."], options: Options, ledger: Ledger
 ) -> Reading:
-    """The rows of the data set's files; raises as `read_items`."""
+    """The rows of the data set's files."""
     files = [*annotations, *([options.questions] if options.questions else [])]
     return Reading(items=read_items(annotations, options.questions, ledger), files=files)

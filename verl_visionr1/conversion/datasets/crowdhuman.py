@@ -25,7 +25,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.values import record_of, text_of
-from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns
 from verl_visionr1.files import RowError
 
 BODIES_OUTSIDE = 0.5
@@ -51,24 +51,6 @@ class Options(VocabularyFlags):
     def phrase(self) -> str:
         """What is asked for."""
         return self.name or ("head" if self.box == "hbox" else "person")
-
-
-def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """All boxes of one kind, under one category."""
-    require_images(images_dir)
-    most = BODIES_OUTSIDE if options.box == "fbox" else MOST_CLIPPED
-    columns = options.columns(path.name, [options.phrase], ledger, NAMED["xywh-abs"], most)
-    seen: dict[str, int] = {}
-    for where, record in read_records(path):
-        with ledger.skipping():
-            image = _image(where, record, images_dir, columns, seen)
-            if image is None:
-                continue
-            seen[image.image_id] = number = columns.add_image(image)
-            for place, entry in enumerate(record["gtboxes"]):
-                with ledger.skipping():
-                    _add(columns, number, place, entry, options.box)
-    return columns.finish()
 
 
 def _image(where: str, record: Any, images_dir: Path, columns: Columns, seen: dict[str, int]) -> AnnotatedImage | None:
@@ -118,5 +100,18 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_crowdhuman`."""
-    return plan_reading(read_crowdhuman(annotations, images_dir, ledger, options), options, ledger, [annotations])
+    """The rows of an annotation file: all boxes of one kind, under one category."""
+    require_images(images_dir)
+    most = BODIES_OUTSIDE if options.box == "fbox" else MOST_CLIPPED
+    columns = options.columns(annotations.name, [options.phrase], ledger, NAMED["xywh-abs"], most)
+    seen: dict[str, int] = {}
+    for where, record in read_records(annotations):
+        with ledger.skipping():
+            image = _image(where, record, images_dir, columns, seen)
+            if image is None:
+                continue
+            seen[image.image_id] = number = columns.add_image(image)
+            for place, entry in enumerate(record["gtboxes"]):
+                with ledger.skipping():
+                    _add(columns, number, place, entry, options.box)
+    return plan_reading(columns.finish(), options, ledger, [annotations])

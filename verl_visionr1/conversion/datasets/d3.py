@@ -219,7 +219,7 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of the annotations; raises as `read_d3`."""
+    """The rows of the annotations."""
     data = read_d3(annotations, images_dir, ledger, options)
     files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
     files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []

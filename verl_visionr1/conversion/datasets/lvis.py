@@ -27,7 +27,7 @@ from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
-from verl_visionr1.conversion.vocabulary import Annotations, key_of
+from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowsError
 
 FREQUENCIES = ("r", "c", "f")
@@ -84,14 +84,6 @@ def phrases(categories: Sequence[CocoCategory], names: str) -> dict[str, str]:
     return dict(zip(written, shown, strict=True))
 
 
-def read_lvis(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, with what was looked for on each image; categories of other frequencies are never asked for."""
-    as_phrases = partial(phrases, names=options.names)
-    parts = read_parts(path, images_dir, ledger, options, as_phrases)
-    data = with_checked(parts, ledger, federated=True)
-    return replace(data, never_asked=_of_other_frequency(path, parts, options.frequency)) if options.frequency else data
-
-
 def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[str]) -> frozenset[int]:
     kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in frequency}
     if not kept:
@@ -107,5 +99,9 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_lvis`."""
-    return plan_reading(read_lvis(annotations, images_dir, ledger, options), options, ledger, [annotations])
+    """The rows of an annotation file; categories of other frequencies are never asked for."""
+    parts = read_parts(annotations, images_dir, ledger, options, partial(phrases, names=options.names))
+    data = with_checked(parts, ledger, federated=True)
+    if options.frequency:
+        data = replace(data, never_asked=_of_other_frequency(annotations, parts, options.frequency))
+    return plan_reading(data, options, ledger, [annotations])

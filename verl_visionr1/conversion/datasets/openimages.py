@@ -279,7 +279,7 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of the csv files; raises as `read_openimages`."""
+    """The rows of the csv files."""
     data = read_openimages(boxes, classes, images_dir, options, ledger)
     files = [path for path in (boxes, classes, options.labels, options.hierarchy) if path is not None]
     return plan_reading(data, options, ledger, files)

@@ -23,7 +23,7 @@ from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations
+from verl_visionr1.conversion.vocabulary import AnnotatedImage
 from verl_visionr1.files import RowError, RowsError
 
 NOTHING: frozenset[int] = frozenset()
@@ -38,16 +38,6 @@ class Options(VocabularyFlags):
         bool,
         typer.Option("--all-categories", help="Ask every image for all categories of the file, not for its own texts."),
     ] = False
-
-
-def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and what is asked for on each image."""
-    parts = read_parts(path, images_dir, ledger, options)
-    if not parts.entries and parts.data.images and not options.all_categories:
-        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
-        raise RowsError(f"{path}: {reason}; give --all-categories, or use `visionr1 convert coco`")
-    images = _with_texts(parts, ledger, all_categories=options.all_categories)
-    return replace(parts.data, images=images, own_negatives=True)
 
 
 def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:
@@ -94,5 +84,10 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_ovdeval`."""
-    return plan_reading(read_ovdeval(annotations, images_dir, ledger, options), options, ledger, [annotations])
+    """The rows of an annotation file."""
+    parts = read_parts(annotations, images_dir, ledger, options)
+    if not parts.entries and parts.data.images and not options.all_categories:
+        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
+        raise RowsError(f"{annotations}: {reason}; give --all-categories, or use `visionr1 convert coco`")
+    images = _with_texts(parts, ledger, all_categories=options.all_categories)
+    return plan_reading(replace(parts.data, images=images, own_negatives=True), options, ledger, [annotations])

@@ -256,7 +256,7 @@ def convert(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of a folder of xml files; raises as `listed_xml` and `read_voc`."""
+    """The rows of a folder of xml files."""
     listing = listed_xml(annotations, options, ledger)
     data = read_voc(annotations, listing, images_dir, options, ledger)
     files = [path for path in (options.names, options.image_list) if path is not None]

@@ -209,7 +209,7 @@ def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
 def convert(
     source: Annotated[Path, "data.yaml, or a file of names, one a line."], options: Options, ledger: Ledger
 ) -> Reading:
-    """The rows of a data set's description; raises as `describe` and `read_yolo`."""
+    """The rows of a data set's description."""
     described = describe(source, options.split, options.images)
     listed = list(_of_split(described, options, ledger))
     data = read_yolo(source.name, described, listed, options, ledger)
