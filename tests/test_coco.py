@@ -623,6 +623,8 @@ def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
         ({"prompt_template": "Find {phrases"}, "--prompt-template"),
         ({"prompt_template": "<image>{phrases}"}, "leave out <image>"),
         ({"data_source": "{split}"}, "--data-source"),
+        ({"task": "boxes"}, "--task boxes: needs one of detection, "),
+        ({"on_error": "stop"}, "--on-error stop: needs one of fail, skip"),
     ],
 )
 def test_flags_are_checked(options: dict[str, Any], message: str) -> None:

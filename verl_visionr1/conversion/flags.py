@@ -107,8 +107,9 @@ class Flags:
     def _require_choices(self) -> None:
         """Refuse what is none of a field's choices; the command line has looked, Python has not."""
         for name, hint in get_type_hints(type(self)).items():
-            given, choices = getattr(self, name), get_args(hint)
-            if get_origin(hint) is Literal and given not in choices:
+            literals = [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
+            given, choices = getattr(self, name), get_args(literals[0]) if literals else ()
+            if literals and given is not None and given not in choices:
                 raise RowsError(f"--{name.replace('_', '-')} {given}: needs one of {', '.join(choices)}")
 
     @property
