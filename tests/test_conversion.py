@@ -104,10 +104,7 @@ def test_boxes_and_points_turn_with_their_image() -> None:
 
 
 def test_frame_of_a_turned_image_without_a_size_is_unknown() -> None:
-    with pytest.raises(
-        RowError,
-        match=r"a.json: entry 3: the annotations give no size.*orientation 6: .* is unknown",
-    ):
+    with pytest.raises(RowError, match=r"a.json: entry 3: the annotations give no size.*orientation 6: .* is unknown"):
         made({}, orientation=6)
     target, _ = made({"task": "counting", "count": 2}, orientation=6)  # without geometry nothing can be wrong
     assert target.count == 2
