@@ -149,10 +149,10 @@ def test_masks_stay_with_their_boxes() -> None:
             r"point = \[300.*outside \(200, 100\)",
         ),
         ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": ["a", "b"]}, "lists differ in length", "2, 1, 0, 0 entries"),
-        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable truth", r"labels\[0\] = ' '"),
+        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable ground truth", r"labels\[0\] = ' '"),
         ({"annotated_wh": (100, 100)}, "annotated size differs", r"annotations say size_wh \(100, 100\)"),
         ({"phrases": ("<image>",)}, "placeholder in the question", "holds <image>"),
-        ({"task": "counting", "count": -1}, "no usable truth", "count = -1"),
+        ({"task": "counting", "count": -1}, "no usable ground truth", "count = -1"),
     ],
 )
 def test_bad_items_say_where_and_what(changes: dict[str, Any], kind: str, message: str) -> None:

@@ -252,7 +252,7 @@ BAD = {
     "huge numbers": (row([[1, 2, 3, 10**400]]), "box malformed", "needs 4 finite numbers"),
     "huge number as text": (row([["1", "2", "3", "9" * 400]]), "box malformed", "needs 4 finite numbers"),
     "inverted": (row([[40, 2, 3, 9]]), "box without extent", "no extent"),
-    "no boxes at all": (row(None), "no truth", r"neither boxes, points, count nor answer.*write \[\]"),
+    "no boxes at all": (row(None), "no ground truth", r"neither boxes, points, count nor answer.*write \[\]"),
     "no phrase": (row(text=""), "nothing asked", "neither phrase nor question"),
     "phrase is a number": (row(text=7), "phrase is no text", "phrase '7': needs a text"),
     "no image": (row(image=None), "no image", "image is 'None': needs a path or bytes"),

@@ -1,12 +1,12 @@
-"""`Item`: what a converter makes of one entry of a data set; and the road from it to a `Row`.
+"""`Item`: what a converter makes of one entry of a data set; and how it becomes a `Row`.
 
 Legend: the *annotated* frame is the one in which the data set's numbers are given. Rows speak in pixels of the upright
 image (`images.py`); the way between is taken here and nowhere else:
 
     numbers -> pixels (`whole_wh`) -> upright (`images.in_upright_frame`) -> clipped, rounded to 0.01, repeats dropped
 
-Rounding to a hundredth of a pixel, the precision of COCO's own files, makes one truth of what formats write in pixels,
-fractions or percent.
+Rounding to a hundredth of a pixel, the precision of COCO's own files, gives the same numbers for pixels, fractions and
+percent.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Item:
 
     @property
     def has_geometry(self) -> bool:
-        """Whether the truth is a place in the image."""
+        """Whether the ground truth is a place in the image."""
         return bool(len(self.boxes_xyxy) or len(self.ignore_xyxy) or len(self.points_xy) or len(self.masks))
 
 
@@ -106,7 +106,7 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
         allow_none: the prompt says what to answer when nothing is there.
 
     Raises:
-        RowError: a box or point that cannot be used, an unknown frame, or a truth that is none; names `item.where`.
+        RowError: a box or point that cannot be used, an unknown frame, or no usable ground truth; names `item.where`.
     """
     try:
         target = _target(item, image, ledger)
@@ -123,7 +123,7 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
     except RowError as error:
         raise RowError(error.kind, f"{item.where}: {error}") from None
     except TargetError as error:
-        raise RowError("no usable truth", f"{item.where}: {error}; {_ADVICE}") from None
+        raise RowError("no usable ground truth", f"{item.where}: {error}; {_ADVICE}") from None
 
 
 def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
@@ -154,7 +154,7 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
 
 
 class _Object(NamedTuple):
-    """One object of the truth, by whatever it is known."""
+    """One object of the ground truth."""
 
     label: str | None
     box: Box | None

@@ -30,11 +30,11 @@ class Fields:
         image, id, split, width, height: of the image.
         label: categories of a vocabulary, one a box.
         phrase: what the row asks for: one phrase, or (frameworks only) a list of them, with `label` for each box.
-        boxes, points, count, answer, choices: the truth.
+        boxes, points, count, answer, choices: the ground truth.
         solution: a text that holds boxes, points or the answer (`solutions`).
         question: the row's own question.
         wording: the prompt to the letter, for `--keep-prompts`; None: the question.
-        task: where the truth does not tell it; box_format: where the record itself tells it.
+        task: where the ground truth does not tell it; box_format: where the record itself tells it.
         left_out: why the row is none for us; "" where it is one. notes: what was dropped.
     """
 

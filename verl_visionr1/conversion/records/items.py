@@ -24,7 +24,7 @@ def items_of_questions(
     Args:
         split: of records that name theirs.
         keep_prompts: ask in the records' own words, to the letter.
-        with_images: without them the items are good for a look at their truth only.
+        with_images: without them the items are good for a look at their ground truth only.
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
     if source.layout.columns.is_one_box_a_record:
@@ -100,7 +100,7 @@ def _task(entry: Entry, phrases: tuple[str, ...]) -> str:
         return "text"
     reason = "neither boxes, points, count nor answer (they are missing or null)"
     advice = "write [] (a count: 0) where what is asked for is not in the image, or remove the entry"
-    raise RowError("no truth", f"{entry.where}: {reason}; {advice}")
+    raise RowError("no ground truth", f"{entry.where}: {reason}; {advice}")
 
 
 def _labels(entry: Entry, phrases: tuple[str, ...], n_things: int) -> list[str]:
