@@ -238,7 +238,7 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
     assert str(caught.value).startswith(f"annotation_FSC147_384.json: {message}")
     rows, report = source.convert(on_error="skip")
     assert len(rows) == 1
-    assert report.ledger.skipped == {"points malformed": 1}
+    assert report.ledger.skipped == {"point malformed": 1}
 
 
 def test_image_without_annotation_or_class(source: Source) -> None:

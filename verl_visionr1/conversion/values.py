@@ -88,7 +88,7 @@ def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[floa
         else:
             value = [(xs, ys)]
     if not isinstance(value, list | tuple):
-        raise RowError("points malformed", f"{where}: points {str(value)[:80]}: needs a list of points; {ADVICE}")
+        raise RowError("point malformed", f"{where}: points {str(value)[:80]}: needs a list of points; {ADVICE}")
     members = [(it.get("x"), it.get("y")) if isinstance(it, Mapping) else it for it in value]
     if members and not any(isinstance(member, list | tuple) for member in members):
         members = [members]
