@@ -191,15 +191,17 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
     """The stream that `save_to_disk` of Hugging Face's `datasets` writes."""
     import pyarrow as pa
 
+    if not path.exists():
+        raise RowsError(f"{path}: no such file; check the path")
     number = 0
     try:
-        with _reading(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     for record in batch.slice(start, _BATCH_ROWS).to_pylist():
                         yield f"{path.name}: row {number}", record
                         number += 1
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RowsError(f"{path}: not a whole Arrow stream ({reason}); fetch the file again") from None
 
