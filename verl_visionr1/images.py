@@ -200,7 +200,7 @@ def in_upright_frame(
     sizes = f"the annotations say size_wh {annotated_wh}, the file has {image.stored_wh}"
     if image.orientation != 1:
         sizes += f" as stored and {image.size_wh} upright (EXIF orientation {image.orientation})"
-    advice = "use the images that the annotations were made on, or mend width and height"
+    advice = "use the images that the annotations were made on, or correct width and height"
     raise RowError("annotated size differs", f"{image.path}: {sizes}; {advice}")
 
 

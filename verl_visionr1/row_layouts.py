@@ -30,9 +30,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -57,12 +56,8 @@ _IMAGE_FEATURES = {"info": {"features": {"images": {"feature": {"_type": "Image"
 """What `datasets` writes into a parquet file whose column `images` is a list of `Image`."""
 
 
-class ImageStorage(str, Enum):
-    """How an image stands in a parquet file: a path or bytes; both, one of which is null; the same as a feature."""
-
-    plain = "plain"
-    pair = "pair"
-    feature = "feature"
+ImageStorage = Literal["plain", "pair", "feature"]
+"""How an image stands in a parquet file: a path or bytes; both, one of which is null; the same as a feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +71,16 @@ class Layout:
     """
 
     columns: Columns
-    storage: ImageStorage = ImageStorage.feature
+    storage: ImageStorage = "feature"
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
 
     def schema(self, *, embed: bool) -> pa.Schema:
         """Of a parquet file; `embed`: with the bytes of images."""
         image: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
-        if self.storage is ImageStorage.plain:
+        if self.storage == "plain":
             image = pa.struct([("bytes", pa.binary())]) if embed else _TEXT
         types = {**_TYPES, "images": pa.list_(image)}
-        metadata = {"huggingface": json.dumps(_IMAGE_FEATURES)} if self.storage is ImageStorage.feature else None
+        metadata = {"huggingface": json.dumps(_IMAGE_FEATURES)} if self.storage == "feature" else None
         return pa.schema([(name, types.get(name, _TEXT)) for name in self.columns], metadata=metadata)
 
     def record_batch(self, rows: Sequence[Row], first_index: int, schema: pa.Schema) -> pa.RecordBatch:
@@ -101,7 +96,7 @@ class Layout:
         return {name: value(row, index) for name, value in self.columns.items()} | {"images": [row.image.path]}
 
     def _image(self, image: RowImage) -> Any:
-        if self.storage is not ImageStorage.plain:
+        if self.storage != "plain":
             return {"bytes": image.data, "path": image.path if image.data is None else None}
         return image.path if image.data is None else {"bytes": image.data}
 
@@ -132,10 +127,10 @@ VERL = Layout(
         "reward_model": lambda row, index: {"style": "rule", "ground_truth": row.target.to_json()},
         "extra_info": _extra_info,
     },
-    ImageStorage.plain,
+    "plain",
     (".parquet",),
 )
-VERL_FEATURES = replace(VERL, storage=ImageStorage.feature)
+VERL_FEATURES = replace(VERL, storage="feature")
 """verl's, with images that verl 0.5 to 0.9.1 read, and newer ones decode early."""
 PATH_SCHEMA, EMBED_SCHEMA = VERL.schema(embed=False), VERL.schema(embed=True)
 """Images as absolute paths: small files, and the images stay out of Ray's messages; or as the raw bytes of their files:
@@ -158,7 +153,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
                 "solution": lambda row, index: row.target.to_json(),
                 **_SHARED,
             },
-            ImageStorage.pair,
+            "pair",
         ),
         "trl": Layout(
             {

@@ -55,7 +55,7 @@ class Row:
         found = [text for text in PLACEHOLDERS if text in self.question]
         if found:
             reason = f"{self.image.path}: the question {self.question!r} holds {found[0]}, which verl takes for a file"
-            raise RowError("placeholder in the question", f"{reason}; rename the category or mend the template")
+            raise RowError("placeholder in the question", f"{reason}; rename the category or correct the template")
         if tuple(self.target.size_wh) != self.image.size_wh:
             reason = f"{self.image.path}: the target is for size_wh {tuple(self.target.size_wh)}"
             raise RowError("target of another size", f"{reason}, the image has {self.image.size_wh}")

@@ -20,7 +20,6 @@ from PIL import Image
 
 from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.datasets import coco
-from verl_visionr1.conversion.planning import Task
 
 SEED = 0
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -87,7 +86,7 @@ def draw(held_out: HeldOutSet, folder: Path) -> Path:
     images_dir.mkdir(parents=True, exist_ok=True)
     annotations = folder / "scenes" / f"{held_out.name}.json"
     annotations.write_text(json.dumps(_draw_images(held_out, images_dir)))
-    options = coco.Options(split="val", task=Task.detection, negatives=0, data_source=f"claims/{held_out.name}")
+    options = coco.Options(split="val", task="detection", negatives=0, data_source=f"claims/{held_out.name}")
     coco.convert(annotations, images_dir, parquet, options)
     return parquet
 

@@ -138,7 +138,7 @@ def of_crowdhuman(folder: Path, numbers: list[Numbers], **options: Any) -> Repor
         for i, boxes in enumerate(numbers)
     ]
     (folder / "a.odgt").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    asked = crowdhuman.Options(task=yolo_task, box=crowdhuman.BoxKind.vbox, **options)
+    asked = crowdhuman.Options(task=yolo_task, box="vbox", **options)
     return crowdhuman.convert(folder / "a.odgt", save_images(folder / "images"), folder / "o.parquet", asked)
 
 

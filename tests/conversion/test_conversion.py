@@ -104,7 +104,7 @@ def test_boxes_and_points_turn_with_their_image() -> None:
 
 
 def test_frame_of_a_turned_image_without_a_size_is_unknown() -> None:
-    with pytest.raises(RowError, match=r"a.json: entry 3: the annotations give no size.*orientation 6: nobody knows"):
+    with pytest.raises(RowError, match=r"a.json: entry 3: the annotations give no size.*orientation 6: .* is unknown"):
         made({}, orientation=6)
     target, _ = made({"task": "counting", "count": 2}, orientation=6)  # without geometry nothing can be wrong
     assert target.count == 2
@@ -149,10 +149,10 @@ def test_masks_stay_with_their_boxes() -> None:
             r"point = \[300.*outside \(200, 100\)",
         ),
         ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": ["a", "b"]}, "lists differ in length", "2, 1, 0, 0 entries"),
-        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable truth", r"labels\[0\] = ' '"),
+        ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable ground truth", r"labels\[0\] = ' '"),
         ({"annotated_wh": (100, 100)}, "annotated size differs", r"annotations say size_wh \(100, 100\)"),
         ({"phrases": ("<image>",)}, "placeholder in the question", "holds <image>"),
-        ({"task": "counting", "count": -1}, "no usable truth", "count = -1"),
+        ({"task": "counting", "count": -1}, "no usable ground truth", "count = -1"),
     ],
 )
 def test_bad_items_say_where_and_what(changes: dict[str, Any], kind: str, message: str) -> None:
@@ -464,7 +464,7 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
     (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
     assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
     assert (where, type(bad)) == ("a.csv: line 3", RowError)
-    reason = "fields 'z' are more than there are columns; quote what holds a comma, or mend it"
+    reason = "fields 'z' are more than there are columns; quote what holds a comma, or correct it"
     assert str(bad) == f"a.csv: line 3: {reason}"
 
 
@@ -475,7 +475,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").touch()
     for name, message in (
         ("cut.json", "not whole JSON"),
-        ("object.json", "holds no list but dict"),
+        ("object.json", "needs a list, holds dict"),
         ("empty.json", "it is empty"),
         ("none.json", "no such file"),
         ("a.xyz", "unknown kind of file"),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def words_of(options: Any) -> Iterator[str]:
             continue
         flag = f"--{field.name.replace('_', '-')}"
         for each in value if isinstance(value, list) else [value]:
-            yield from [flag] if each is True else [flag, each.value if isinstance(each, Enum) else str(each)]
+            yield from [flag] if each is True else [flag, str(each)]
 
 
 def words_of_sources(arguments: tuple[Any, ...]) -> Iterator[str]:
@@ -85,6 +85,17 @@ def test_help_of_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [word for word in (*(it.name for it in converter.sources), *options) if word not in done.output] == []
 
 
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_missing_sources(name: str, tmp_path: Path) -> None:
+    converter: Converter = import_module(f"verl_visionr1.conversion.datasets.{name}").convert
+    words = [str(tmp_path / f"none{i}") for i in range(len(converter.sources))]
+    preset = ["--preset", "easyr1"] if name == "records" else []
+    done = CliRunner().invoke(app, ["convert", name, *words, str(tmp_path / "out.parquet"), *preset])
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith(f"error: {tmp_path}/none")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_converter() -> None:
     assert CliRunner().invoke(app, ["convert", "none"]).exit_code == 2
 
@@ -111,3 +122,62 @@ def test_without_the_extra_it_names_the_extra() -> None:
     assert done.returncode == 2
     assert "verl-visionr1[data]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- faults of any source
+
+
+def converted(name: str, words: list[str], out: Path, *options: str) -> Any:
+    """The result of the command of a converter on its first scene set."""
+    return CliRunner().invoke(app, ["convert", name, *words, str(out), *words_of(FORMS[name].options), *options])
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_one_source_is_missing(name: str, tmp_path: Path) -> None:
+    words = [*words_of_sources(FORMS[name].write(pictures()[:2], tmp_path / "source"))]
+    for i in range(len(words)):
+        if name == "clevr" and words[i] == ".":
+            continue
+        done = converted(name, [*words[:i], str(tmp_path / "none"), *words[i + 1 :]], tmp_path / "out.parquet")
+        assert done.exit_code == 2, done.output
+        assert done.stderr.startswith("error: ")
+        assert "none" in done.stderr
+        assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in CONVERTERS if name != "vision_r1"])  # whose images have no names
+def test_one_image_is_left_out(name: str, tmp_path: Path) -> None:
+    """By the exclusion list, as `file_name` or `image_id` of its rows."""
+    words, out = [*words_of_sources(FORMS[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    assert converted(name, words, out).exit_code == 0
+    rows = list(read_rows(out))
+    first = rows[0]["extra_info"]
+    key = "file_name" if first["file_name"] else "image_id"
+    (tmp_path / "ids.txt").write_text(f"{first[key]}\n")
+    done = converted(name, words, out, "--exclude-image-ids", str(tmp_path / "ids.txt"))
+    assert done.exit_code == 0, done.output
+    assert "on the exclusion list" in done.stdout
+    kept = [row["extra_info"][key] for row in read_rows(out)]
+    assert kept == [row["extra_info"][key] for row in rows if row["extra_info"][key] != first[key]]
+
+
+FILES = {name: form for name, form in FORMS.items() if not form.embeds and name not in ("pixmo", "yolo", "records")}
+"""Converters whose sources name image files, each of which has to be there."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_image_is_missing(name: str, tmp_path: Path) -> None:
+    words, out = [*words_of_sources(FILES[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    assert converted(name, words, out).exit_code == 0
+    rows = list(read_rows(out))
+    missing = next((tmp_path / "source").rglob(Path(rows[0]["extra_info"]["file_name"]).name))
+    missing.unlink()
+    done = converted(name, words, out)
+    assert done.exit_code == 2
+    assert missing.stem in done.stderr
+    done = converted(name, words, out, "--on-error", "skip")
+    assert done.exit_code == 0, done.output
+    assert "skipped as bad: " in done.stdout
+    kept = [row["extra_info"]["image_id"] for row in read_rows(out)]
+    image_id = rows[0]["extra_info"]["image_id"]
+    assert kept == [it["extra_info"]["image_id"] for it in rows if it["extra_info"]["image_id"] != image_id]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from verl_visionr1.rows import read_rows
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "crowdhuman.py"
 ID = "273271,c9db000d5146c15"
 WH = (100, 80)
 
@@ -147,30 +144,21 @@ def test_most_images_hold_more_than_thirty(data: Dataset) -> None:
     assert len(target.boxes_xyxy) == 31
 
 
-def test_exclusion(data: Dataset) -> None:
-    data.image(person())
-    data.image(person(), name="1,a")
-    (data.folder / "ids.txt").write_text(f"{ID}\n")
-    targets, report = data.convert(task="detection", exclude_image_ids=data.folder / "ids.txt")
-    assert len(targets) == 1
-    assert report.ledger.left_out["image on the exclusion list"] == 1
-
-
 def test_turned_image(data: Dataset) -> None:
     data.image(person())
     tags = Image.Exif()
     tags[0x0112] = 6
     Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=tags)
-    with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6, and the file of boxes gives no sizes"):
+    with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6"):
         data.convert()
 
 
 BAD_LINES = {
     "no json": ('{"ID": "x", "gtb', "malformed entry", r"annotation_val.odgt: line 2: .*is not JSON"),
-    "a list": ("[1, 2]", "malformed entry", r"line 2: '\[1, 2\]': needs ID and a list gtboxes"),
-    "no boxes": ('{"ID": "x"}', "malformed entry", "needs ID and a list gtboxes; mend it"),
-    "no ID": ('{"gtboxes": []}', "image without ID", "line 2: ID None: needs a text; mend it"),
-    "twice": (json.dumps({"ID": ID, "gtboxes": []}), "image ID twice", r"line 2 \(ID '273271.*there twice"),
+    "a list": ("[1, 2]", "malformed entry", r"line 2: \'\[1, 2\]\': needs an object"),
+    "no boxes": ('{"ID": "x"}', "malformed entry", "needs ID and a list gtboxes; correct it"),
+    "no ID": ('{"gtboxes": []}', "no ID", "line 2: .*: needs a text under ID"),
+    "twice": (json.dumps({"ID": ID, "gtboxes": []}), "image ID twice", r"line 2 \(ID '273271.*appears twice"),
     "traversal": (
         '{"ID": "../annotation_val", "gtboxes": []}',
         "file_name outside the images folder",
@@ -202,7 +190,7 @@ def test_bad_lines(data: Dataset, what: str) -> None:
             "box malformed",
             r"annotation id 1 \(image id 273271,c9db000d5146c15\): fbox \[1, 2, 3\]",
         ),
-        (person(fbox="10"), "box malformed", "fbox 10: box = None: needs four finite numbers"),
+        (person(fbox="10"), "box malformed", "fbox 10: needs four finite numbers"),
         ({"tag": "person"}, "box malformed", "annotation id 1 .*fbox None"),
         ("person", "box malformed", "annotation id 1 .*fbox None"),
         (person(fbox=[1, 2, 0, 5]), "box without extent", r"fbox \[1, 2, 0, 5\]: .*no extent"),
@@ -219,22 +207,3 @@ def test_bad_boxes(data: Dataset, entry: Any, kind: str, message: str) -> None:
     assert report.ledger.skipped == {kind: 1}
     with pytest.raises(RowsError, match="counting row for a category with a crowd or a bad box"):
         data.convert(task="counting", on_error="skip")
-
-
-def test_command(data: Dataset) -> None:
-    data.image(person())
-    arguments = [str(data.write()), str(data.folder / "Images"), str(data.folder / "out.parquet"), "--box", "hbox"]
-    line = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd="/")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert check_parquet(data.folder / "out.parquet") == []
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}
-    )
-    assert "fbox|vbox|hbox" in done.stdout
-
-
-def test_missing_folder(data: Dataset) -> None:
-    data.image(person())
-    with pytest.raises(RowsError, match="none: no such folder of images; check IMAGES_DIR"):
-        data.convert(images="none")

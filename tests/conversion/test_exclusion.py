@@ -329,11 +329,11 @@ def test_names_that_read_as_something_else_are_refused(tmp_path: Path, name: str
     [
         ("none.json", None, "none.json: no such file; check the path"),
         ("a.json", [], "a.json: no image is named in it; is it the right file?"),
-        ("a.json", [7], "a.json: entry 0: '7' is no record; mend it"),
+        ("a.json", [7], "a.json: entry 0: '7' is no record; correct it"),
         ("a.json", {"info": {}, "licenses": []}, "a.json: neither images, scenes, annotations, questions, data nor"),
         ("a.json", "[1", "a.json: not whole JSON"),
         ("a.docx", "x", "a.docx: unknown kind of file"),
-        ("a.jsonl", "{\n", "a.jsonl: line 1: '{\\n' is not JSON (Input data was truncated); mend it"),
+        ("a.jsonl", "{\n", "a.jsonl: line 1: '{\\n' is not JSON (Input data was truncated); correct it"),
         ("a.parquet", "x", "a.parquet: not a whole parquet file"),
     ],
 )
@@ -394,7 +394,7 @@ def test_command(tmp_path: Path) -> None:
 
 def test_command_with_a_missing_file(tmp_path: Path) -> None:
     done = command(tmp_path / "list.txt", tmp_path / "none.p")
-    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/none.p: no such file; check the path\n")
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/none.p: no such file; check the path\n")
     done = command("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(flag in done.stdout for flag in ("--split", "--collection"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,29 +212,20 @@ def test_the_folder_of_all_splits(data: Dataset) -> None:
         data.convert(data.root, split="val")
 
 
-def test_excluded_by_id_or_file_name(data: Dataset) -> None:
-    for name in ("1_a", "2_b", "3_c"):
-        data.add(name=name)
-    (data.root / "list.txt").write_text("1_a\n2_b.jpg\n")
-    (row,), report = data.convert(exclude_image_ids=data.root / "list.txt")
-    assert row["extra_info"]["image_id"] == "3_c"
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 2
-
-
 # ------------------------------------------------------------------------------------------------ bad files
 
 
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
-        ([shape(B, "ignore")], "no shape is a target; mend it, or leave it out"),
+        ([shape(B, "ignore")], "no shape is a target; correct it, or leave it out"),
         (
             [shape([[9, 9], [20, 9]], shape_type="circle")],
-            "shape 'target' of type circle with 2 points: needs the corners of a polygon; mend it",
+            "shape 'target' of type circle with 2 points: needs the corners of a polygon; correct it",
         ),
-        ([shape([])], "shape 'target' of type polygon with 0 points: needs the corners of a polygon; mend it"),
-        ([{"label": "target"}], "Object missing required field `points` - at `$.shapes[0]`; mend it"),
-        ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`; mend it"),
+        ([shape([])], "shape 'target' of type polygon with 0 points: needs the corners of a polygon; correct it"),
+        ([{"label": "target"}], "Object missing required field `points` - at `$.shapes[0]`; correct it"),
+        ([shape([[1, 2, 3]])], "Expected `array` of length 2 - at `$.shapes[0].points[0]`; correct it"),
     ],
 )
 def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
@@ -247,14 +235,14 @@ def test_bad_shapes(data: Dataset, shapes: list[Any], reason: str) -> None:
 
 def test_a_point_is_no_box(data: Dataset) -> None:
     data.add(shape([[9, 9]]))
-    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]: no extent; mend or remove the annotation")
+    data.bad("1_abc_o.json: text 0: box = [9.0, 9.0, 9.0, 9.0]: no extent; correct or remove the annotation")
 
 
 def test_a_line_is_no_mask(data: Dataset) -> None:
     data.add(shape([[9, 9], [20, 30]]))
     data.bad(
         "1_abc_o.json: text 0: polygons[0] = (9.0, 9.0, 20.0, 30.0): needs x, y of at least three corners; "
-        "mend or remove the shape",
+        "correct or remove the shape",
         task="pointing",
     )
 
@@ -264,16 +252,10 @@ def test_empty_text(data: Dataset) -> None:
     data.bad("1_abc_o.json: text 0: is empty; remove it")
 
 
-def test_a_missing_image(data: Dataset) -> None:
-    path = data.add().with_suffix(".jpg")
-    path.unlink()
-    data.bad(f"{path}: no such image file; check the images folder")
-
-
 def test_a_garbled_json(data: Dataset) -> None:
     path = data.add()
     path.write_bytes(path.read_bytes()[:-4])
-    data.bad(f"{path}: Input data was truncated; mend it")
+    data.bad(f"{path}: Input data was truncated; correct it")
 
 
 def test_bytes_of_no_encoding(data: Dataset) -> None:
@@ -288,27 +270,3 @@ def test_deep_nesting_does_no_harm(data: Dataset) -> None:
     path.write_text('{"text": ' + "[" * 100_000)
     with pytest.raises(RowError, match=r"1_abc_o\.json: "):
         data.convert()
-
-
-# ------------------------------------------------------------------------------------------------ the command
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parents[2] / "data_preprocess" / "reasonseg.py"
-    line = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_help_has_the_flags_with_their_defaults() -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"--{it.name.replace('_', '-')} " in done.stdout for it in dataclasses.fields(reasonseg.Options))
-    assert "[default: visionr1/reasonseg_{task}]" in done.stdout
-
-
-def test_command(data: Dataset) -> None:
-    data.add(shape(A), shape(B))
-    done = command(data.root, data.out, "--boxes", "polygon")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "objects 2; objects a row: 2-3: 1" in done.stdout
-    assert check_parquet(data.out) == []

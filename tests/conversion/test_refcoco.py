@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +30,6 @@ from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
-
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "refcoco.py"
 
 
 class Dataset:
@@ -309,34 +304,34 @@ WHERE = "refs(unc).p: entry 0 (ref_id 0)"
             lambda data: data.ref(ann_id=ann_id_of(data.pictures[1], data.pictures[1].things[0])),
             f"{WHERE}: ann_id 101700 is on image 1017, the ref on image 1000; do the files match?",
         ),
-        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; mend it"),
+        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; correct it"),
         (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
         (
             annotation(bbox=[1, 2, 3]),
-            f"{WHERE}: bbox [1, 2, 3]: needs four numbers x, y, width, height; mend it",
+            f"{WHERE}: box [1, 2, 3]: needs 4 finite numbers; correct or remove the entry",
         ),
         (
             annotation(bbox=[1, 2, "3", 4]),
-            f"{WHERE}: bbox [1, 2, '3', 4]: needs four numbers x, y, width, height; mend it",
+            f"{WHERE}: box [1, 2, '3', 4]: needs 4 finite numbers; correct or remove the entry",
         ),
         (
             annotation(bbox=[5, 5, 0, 4]),
-            f"{WHERE}: box = [5, 5, 5, 9]: no extent; mend or remove the annotation",
+            f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation",
         ),
         (
             image(width=0),
-            f"{WHERE}: image 1000 has width and height (0, 120): need positive numbers; mend it",
+            f"{WHERE}: image 1000: width and height (0, 120): need positive numbers; correct or remove the entry",
         ),
-        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; mend it"),
+        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; correct it"),
         (
             image(file_name="../../etc/passwd"),
             f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder, but leads out by '..'; "
             "put the image there, or correct the name",
         ),
-        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; mend it"),
+        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; correct it"),
         (
             entry({"image_id": 1}),
-            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; mend it",
+            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; correct it",
         ),
     ],
 )
@@ -348,22 +343,15 @@ def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], message: st
 def test_a_target_and_no_target(data: Dataset) -> None:
     number = ann_id_of(data.pictures[0], data.pictures[0].things[0])
     data.ref(ann_id=[number], no_target=True)
-    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; mend it", "grefs(unc).json")
+    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; correct it", "grefs(unc).json")
 
 
 def test_a_bad_entry_of_json(data: Dataset) -> None:
     data.refs.append({"image_id": []})
     data.bad(
-        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; mend it',
+        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; correct it',
         "grefs(unc).json",
     )
-
-
-def test_missing_image(data: Dataset) -> None:
-    data.ref()
-    path = data.images / coco_name(data.pictures[0])
-    path.unlink()
-    data.bad(f"{WHERE}: {path}: no such image file; check the images folder")
 
 
 def test_images_of_another_size_are_refused(data: Dataset) -> None:
@@ -426,7 +414,7 @@ def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
     assert said(data.folder / "none.p", boxes, images) == f"{data.folder}/none.p: no such file; check the path"
     (data.folder / "dict.p").write_bytes(pickle.dumps({"a": 1}))
     assert said(data.folder / "dict.p", boxes, images) == (
-        f"{data.folder}/dict.p: holds no list of refs but dict; is it the right file?"
+        f"{data.folder}/dict.p: needs a list of refs, holds dict; is it the right file?"
     )
     (data.folder / "cut.p").write_bytes(refs.read_bytes()[:-9])
     assert said(data.folder / "cut.p", boxes, images) == (
@@ -441,7 +429,7 @@ def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
 def test_ids_that_are_there_twice(data: Dataset) -> None:
     data.ref()
     data.instances["annotations"].append(data.instances["annotations"][0])
-    with pytest.raises(RowsError, match="instances: an id of an image or annotation is there twice"):
+    with pytest.raises(RowsError, match="instances: an id of an image or annotation appears twice"):
         data.convert()
 
 
@@ -521,37 +509,6 @@ def test_a_parquet_of_another_kind(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "a.parquet")
     with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: neither lmms-lab's nor jxu124's RefCOCO"):
         refcoco.convert([tmp_path / "a.parquet"], tmp_path / "out.parquet")
-
-
-# ------------------------------------------------------------------------------------------------ the command
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_help_has_the_flags_with_their_defaults() -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"--{it.name.replace('_', '-')} " in done.stdout for it in dataclasses.fields(refcoco.Options))
-    assert "[default: visionr1/refcoco_{task}]" in done.stdout
-
-
-def test_command(data: Dataset) -> None:
-    data.ref(texts=("that", "it"))
-    data.ref(1, ann_id=9)
-    arguments = (*data.write(), data.folder / "out.parquet")
-    done = command(*arguments)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        "error: refs(unc).p: entry 1 (ref_id 1): ann_id 9 is not in the instances; do the files match?",
-        "(--on-error skip leaves such rows out and lists them)",
-    ]
-    done = command(*arguments, "--on-error", "skip")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x unknown ann_id" in done.stdout
-    assert check_parquet(data.folder / "out.parquet") == []
 
 
 def test_provenance_and_the_same_bytes(data: Dataset) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from verl_visionr1.conversion.datasets import tallyqa
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "tallyqa.py"
 BUS = {
     "answer": 4,
     "data_source": "imported_genome",
@@ -137,13 +134,13 @@ def test_train_has_no_issimple(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "many"}, "count 'many': needs a whole number of at least 0; mend it"),
+        ({"answer": "many"}, "count 'many': needs a whole number of at least 0"),
         ({"answer": 2.5}, "count '2.5': needs a whole number"),
         ({"answer": -1}, "count '-1': needs a whole number"),
         ({"answer": True}, "count 'True': needs a whole number"),
         ({"answer": None}, "count 'None': needs a whole number"),
-        ({"question": " "}, "needs a text under question; mend it"),
-        ({"image": None}, "needs a text under image; mend it"),
+        ({"question": " "}, "needs a text under question"),
+        ({"image": None}, "needs a text under image"),
         (
             {"image": "../../etc/passwd"},
             "file_name '../../etc/passwd' must lie inside the images folder, but leads out",
@@ -162,42 +159,12 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
 
 
 def test_entry_that_is_no_object(source: Source) -> None:
-    with pytest.raises(RowError, match=r"test\.json: entry 1: '7' is no object with keys; mend it"):
+    with pytest.raises(RowError, match=r"test\.json: entry 1: '7': needs an object with keys"):
         source.convert(BUS, 7)
-
-
-def test_missing_image(source: Source) -> None:
-    path = source.path(BUS, {**BUS, "image": "VG_100K/5.jpg"})
-    (source.folder / "images" / "VG_100K" / "5.jpg").unlink()
-    out = source.folder / "out.parquet"
-    with pytest.raises(RowError, match=r"entry 1 .*VG_100K/5\.jpg: no such image file; check the images folder"):
-        tallyqa.convert(path, source.folder / "images", out)
-    report = tallyqa.convert(path, source.folder / "images", out, tallyqa.Options(on_error="skip"))
-    assert report.ledger.skipped == {"image file missing": 1}
-
-
-def test_missing_folder(source: Source) -> None:
-    with pytest.raises(RowsError, match="none: no such folder of images; check IMAGES_DIR"):
-        tallyqa.convert(source.path(BUS), source.folder / "none", source.folder / "out.parquet")
 
 
 def test_file_that_is_no_list(source: Source) -> None:
     path = source.path(BUS)
     path.write_text("{}")
-    with pytest.raises(RowsError, match="holds no list but dict; is it the right file"):
+    with pytest.raises(RowsError, match="needs a list, holds dict; is it the right file"):
         tallyqa.convert(path, source.folder / "images", source.folder / "out.parquet")
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_command(source: Source) -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--simple-only" in done.stdout
-    out = source.folder / "out.parquet"
-    done = command(source.path(BUS), source.folder / "images", out, "--split", "test")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(list(read_rows(out))) == 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "vision_r1.py"
 PICTURE = pictures()[0]
 LABEL = PICTURE.labels[0]
 
@@ -144,8 +141,8 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught:
         convert(tmp_path, *made)
     assert str(caught.value) == (
-        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; mend it, or keep it as it is with "
-        "--keep-prompts (then target_id_maps says what is asked for)"
+        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; correct it, or keep it as it is "
+        "with --keep-prompts (then target_id_maps says what is asked for)"
     )
     found, _ = convert(tmp_path, *made, keep_prompts=True)
     assert [(target(it).task, target(it).categories) for it in found] == [
@@ -158,7 +155,7 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
 BAD = {
     "no problem": ({"problem": None}, "no problem", "problem is None: needs a text"),
     "no solution": ({"solution": None}, "malformed entry", "solution 'None': Expected `array`"),
-    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; mend it"),
+    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; correct it"),
     "solution of another shape": ({"solution": '{"a": 1}'}, "malformed entry", "Expected `array`, got `object`"),
     "three numbers": ({"solution": f'[["{LABEL}", [[1, 2, 3]]]]'}, "box malformed", r"solution of .*: box \[1, 2, 3\]"),
     "text in a box": ({"solution": f'[["{LABEL}", [["1", 2, 3, "x"]]]]'}, "box malformed", "needs 4 finite numbers"),
@@ -241,18 +238,3 @@ def test_files_that_cannot_be_read(name: str, data: bytes | None, message: str, 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(RowsError, match=r"no \.parquet or \.arrow file in this folder"):
         vision_r1.convert(tmp_path, tmp_path / "out.parquet")
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_command(tmp_path: Path) -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--keep-prompts" in done.stdout
-    write_parquet(tmp_path / "a.parquet", [row(tmp_path), row(tmp_path, "Where?")])
-    done = command(tmp_path / "a.parquet", tmp_path / "out.parquet", "--on-error", "skip")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x unknown wording" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from verl_visionr1.conversion.datasets import visual_genome
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "visual_genome.py"
 WH = (160, 96)
 URL = "https://cs.stanford.edu/people/rak248"
 KEYS = ("x", "y", "width", "height")
@@ -295,35 +292,9 @@ def test_garbled_files(data: Dataset) -> None:
         visual_genome.convert(regions, data.folder / "none", data.folder / "a.parquet")
 
 
-# ---------------------------------------------------------------------------------------------- the command
-
-
 def test_limit_draws_by_seed(data: Dataset) -> None:
     for i in range(20):
         data.image((f"first {i}", A), (f"second {i}", B))
     drawn = [phrases(data.convert(limit=10, seed=seed)[0]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 10
-
-
-def test_command(data: Dataset) -> None:
-    data.image(("one", A), ("bad", (1, 1, 0, 0)))
-    regions, images = data.write()
-    line = [sys.executable, str(SCRIPT), str(regions), str(data.images_dir), str(data.folder / "out.parquet")]
-    line += ["--image-data", str(images)]
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*line, *arguments], capture_output=True, text=True, env={"COLUMNS": "200"}, cwd="/")
-
-    done = run("--help")
-    assert done.returncode == 0
-    assert all(flag in done.stdout for flag in ("--image-data", "--repeats", "--same-iou", "--exclude-image-ids"))
-    done = run()
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == (
-        "error: region_descriptions.json: entry 0 (image 2407890): region 1001 'bad': box = [1.0, 1.0, 1.0, 1.0]: "
-        "no extent; mend or remove the annotation"
-    )
-    done = run("--on-error", "skip", "--repeats", "merge")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x box without extent" in done.stdout

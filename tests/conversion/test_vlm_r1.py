@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import Target
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_preprocess" / "vlm_r1.py"
 PICTURE = pictures()[0]
 THING = next(it for it in PICTURE.things if len(PICTURE.of(it.label)) == 1)
 BOX = tuple(map(float, THING.box))
@@ -358,20 +355,3 @@ def test_a_line_that_is_no_json(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"image": \n')
     with pytest.raises(RowError, match=r"a\.jsonl: line 2: .* is not JSON"):
         vlm_r1.convert(path, tmp_path / "images", tmp_path / "out.parquet")
-
-
-def test_command(tmp_path: Path) -> None:
-    def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--reward-method" in done.stdout
-    path = write_jsonl(tmp_path / "a.jsonl", [rec(), rec(bbox_list=None, solution=None)])
-    done = command(path, tmp_path / "images", tmp_path / "out.parquet")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: a.jsonl: line 2: neither bbox_list nor solution holds a box (None)")
-    done = command(path, tmp_path / "images", tmp_path / "out.parquet", "--on-error", "skip")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x no box" in done.stdout

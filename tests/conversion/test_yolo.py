@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +107,9 @@ def test_key_points_are_no_polygon(data: Folder) -> None:
     (truth,), _ = data.convert()
     assert truth.boxes_xyxy == (A_XYXY,)
     data.add("images/train/a", "0 0.1 0.1 0.2 0.2 0.3 0.3")
-    assert "7 numbers: needs class cx cy w h and 4 numbers of key points; mend it" in data.bad()
+    assert "7 numbers: needs class cx cy w h and 4 numbers of key points; correct it" in data.bad()
     data.document["kpt_shape"] = 17
-    assert data.bad() == f"{data.root}/data.yaml: kpt_shape: needs two numbers, as in [17, 3]; mend it"
+    assert data.bad() == f"{data.root}/data.yaml: kpt_shape: needs two numbers, as in [17, 3]; correct it"
 
 
 def test_class_numbers_may_be_written_as_floats(data: Folder) -> None:
@@ -130,9 +128,9 @@ BAD_LINES = {
     "confidence": ("1 0.5 0.5 0.1 0.1 0.93", "6 numbers: needs class cx cy w h, or class and three or more points"),
     "odd": ("1 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 numbers: needs class"),
     "class only": ("1", "1 numbers: needs class"),
-    "pixels": ("1 80 48 40 24", "box = [60.0, 36.0, 100.0, 60.0]: needs fractions of the image, 0 to 1; mend it"),
+    "pixels": ("1 80 48 40 24", "box = [60.0, 36.0, 100.0, 60.0]: needs fractions of the image, 0 to 1; correct it"),
     "pixels of a polygon": ("1 8 8 40 8 40 40", "needs fractions of the image"),
-    "no width": ("1 0.5 0.5 0 0.1", "no extent; mend or remove the annotation"),
+    "no width": ("1 0.5 0.5 0 0.1", "no extent; correct or remove the annotation"),
     "negative": ("1 0.5 0.5 -0.1 0.1", "no extent"),
     "nan": ("1 nan 0.5 0.1 0.1", "needs four finite numbers"),
 }
@@ -151,11 +149,11 @@ def test_bad_line(data: Folder, line: str, message: str) -> None:
 
 
 BAD_CLASSES = {
-    "2 0.5 0.5 0.1 0.1": "class 2 has no name (those are 0 to 1); mend it",
+    "2 0.5 0.5 0.1 0.1": "class 2 has no name (those are 0 to 1); correct it",
     "0.5 0.5 0.5 0.1 0.1": "class 0.5 has no name",
     "-1 0.5 0.5 0.1 0.1": "class -1 has no name",
-    "0,0.5,0.5,0.1,0.1": "needs numbers with blanks between; mend it",
-    "red 0.5 0.5 0.1 0.1": "needs numbers with blanks between; mend it",
+    "0,0.5,0.5,0.1,0.1": "needs numbers with blanks between; correct it",
+    "red 0.5 0.5 0.1 0.1": "needs numbers with blanks between; correct it",
 }
 
 
@@ -242,16 +240,6 @@ def test_bad_image(data: Folder) -> None:
     assert report.ledger.skipped == {"image unreadable": 1}
 
 
-def test_exclusion(data: Folder) -> None:
-    """By the file's stem, or by what COCO's name tells."""
-    for name in ("0042", "000000000139", "b"):
-        data.add(f"images/train/{name}", A)
-    (data.root / "ids.txt").write_text("42\ncoco:139\n")
-    _, report = data.convert(exclude_image_ids=data.root / "ids.txt")
-    assert names_of(report) == ["images/train/b.png"]
-    assert report.ledger.left_out["image on the exclusion list"] == 2
-
-
 # ---------------------------------------------------------------------------------------------- data.yaml
 
 
@@ -276,15 +264,15 @@ BAD_YAML = {
     "no names": ("train: images/train\nnc: 2", "names: needs a list of names, or a dictionary from number to name"),
     "names of a file": ("names: obj.names", "names: needs a list of names"),
     "truth value": ("names: [yes, no]", "names: 0 is True: yes, no, on, off are no texts in YAML; put it in quotes"),
-    "nested": ("names: [[a]]", "names: 0 is a list: needs a text; mend it"),
-    "no number": ("names: {a: b}", "names: 'a': needs a class number; mend it"),
-    "count": ("names: [a, b]\nnc: 3", "nc is 3, but names has 2; mend one of them"),
+    "nested": ("names: [[a]]", "names: 0 is a list: needs a text; correct it"),
+    "no number": ("names: {a: b}", "names: 'a': needs a class number; correct it"),
+    "count": ("names: [a, b]\nnc: 3", "nc is 3, but names has 2; correct one of them"),
     "no mapping": ("- a\n- b", "holds no keys such as names and train; is it the right file?"),
     "broken": ("names: [a\ntrain: b: c", "no YAML: while parsing"),
     "code": ("names: !!python/object/apply:os.system ['touch hacked']", "no YAML: could not determine a constructor"),
-    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: 0 is a list: needs a text; mend it"),
+    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: 0 is a list: needs a text; correct it"),
     "no split": ("names: [a, b]\nval: images/val\ntest:", "no split 'train'; --split one of val, or give --images"),
-    "no path": ("names: [a, b]\ntrain: [1]", "train: needs a path, or a list of paths; mend it"),
+    "no path": ("names: [a, b]\ntrain: [1]", "train: needs a path, or a list of paths; correct it"),
 }
 
 
@@ -317,13 +305,13 @@ def test_roboflow_writes_one_folder_too_high(data: Folder) -> None:
     assert names_of(data.convert()[1]) == ["train/images/a.png"]
     (data.root.parent / "train/images").mkdir(parents=True)
     both = f"{data.root}/../train/images and {data.root}/train/images"
-    message = f"{data.root}/data.yaml: train: both {both} are there; mend the entry, or give --images"
+    message = f"{data.root}/data.yaml: train: both {both} are there; correct the entry, or give --images"
     assert data.bad() == message
 
 
 def test_missing_folder(data: Folder) -> None:
     data.document["train"] = "images\\none"
-    message = f"{data.root}/data.yaml: train: no {data.root}/images/none; mend `path` or the entry, or give --images"
+    message = f"{data.root}/data.yaml: train: no {data.root}/images/none; correct `path` or the entry, or give --images"
     assert data.bad() == message
     (data.root / "images/none").mkdir(parents=True)
     assert data.bad() == f"{data.root}/images/none: no image there; check the paths"
@@ -467,28 +455,8 @@ def test_names_file(data: Folder) -> None:
     assert names_of(report) == ["train/a.png"]
     assert data.bad(names) == f"{names}: no data.yaml, which says where the images are: give --images"
     names.write_text("red box\n\ngreen box")
-    message = f"{names}: line 2 is blank: needs one name a line; mend it"
+    message = f"{names}: line 2 is blank: needs one name a line; correct it"
     assert data.bad(names, images=data.root / "images") == message
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parents[2] / "data_preprocess" / "yolo.py"
-    line = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
-
-
-def test_command(data: Folder) -> None:
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(flag in done.stdout for flag in ("--images", "--labels", "visionr1/yolo_{task}"))
-    data.add("images/train/a", A, "0 0.5 0.5 0.1 0.1 0.9")
-    (data.root / "data.yaml").write_text(yaml.safe_dump(data.document))
-    done = command(data.root / "data.yaml", data.root / "out.parquet", "--on-error", "skip", "--task", "detection")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped as bad: 1 x malformed line" in done.stdout
 
 
 def test_a_bad_line_is_a_row_error(data: Folder) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from scene_sets.base import NAMES, Picture, SceneFormat, counting, detection, grounding
 from verl_visionr1.conversion.datasets import coco
-from verl_visionr1.conversion.planning import Task
 
 IDS = {name: 3 * i + 2 for i, name in enumerate(NAMES)}
 """Sparse category ids."""
@@ -65,9 +64,9 @@ def write_roboflow(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]
 
 
 FORMATS = (
-    SceneFormat("coco detection", write_coco, coco.convert, coco.Options(task=Task.detection), detection),
-    SceneFormat("coco grounding", write_coco, coco.convert, coco.Options(task=Task.grounding), grounding),
-    SceneFormat("coco counting", write_coco, coco.convert, coco.Options(task=Task.counting), counting),
-    SceneFormat("objects365", write_objects365, coco.convert, coco.Options(task=Task.detection), detection),
-    SceneFormat("roboflow", write_roboflow, coco.convert, coco.Options(task=Task.detection), detection),
+    SceneFormat("coco detection", write_coco, coco.convert, coco.Options(task="detection"), detection),
+    SceneFormat("coco grounding", write_coco, coco.convert, coco.Options(task="grounding"), grounding),
+    SceneFormat("coco counting", write_coco, coco.convert, coco.Options(task="counting"), counting),
+    SceneFormat("objects365", write_objects365, coco.convert, coco.Options(task="detection"), detection),
+    SceneFormat("roboflow", write_roboflow, coco.convert, coco.Options(task="detection"), detection),
 )

@@ -16,7 +16,6 @@ from scipy.io import savemat
 
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, counting, pointing
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
-from verl_visionr1.conversion.counts import CountTask
 from verl_visionr1.conversion.datasets import clevr, countbench, fsc147, pixmo, shanghaitech, tallyqa
 from verl_visionr1.targets import Target
 
@@ -361,8 +360,8 @@ def write_shanghaitech(pictures: Sequence[Picture], folder: Path) -> tuple[Any, 
     return ([folder / part for part, _ in parts],)
 
 
-BOTH = CountTask.both
-POINTING = CountTask.pointing
+BOTH = "both"
+POINTING = "pointing"
 
 FORMATS = (
     SceneFormat(
@@ -383,7 +382,7 @@ FORMATS = (
         "pixmo-points in percent",
         write_pixmo_points,
         pixmo.convert,
-        pixmo.Options(task=POINTING, point_unit=pixmo.PointUnit.percent),
+        pixmo.Options(task=POINTING, point_unit="percent"),
         pointing_with_negatives,
     ),
     SceneFormat(

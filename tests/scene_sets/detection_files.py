@@ -13,7 +13,6 @@ import yaml
 
 from scene_sets.base import NAMES, Picture, SceneFormat, counting, detection, grounding
 from verl_visionr1.conversion.datasets import openimages, voc, yolo
-from verl_visionr1.conversion.planning import Task
 from verl_visionr1.conversion.writing import Report
 
 # ---------------------------------------------------------------------------------------------- Pascal VOC
@@ -185,18 +184,18 @@ def convert_openimages(boxes: Path, classes: Path, images: Path, out: Path, opti
 
 TRAINVAL: dict[str, Any] = {"split": "trainval"}
 FORMATS = (
-    SceneFormat("voc detection", write_voc, convert_voc, voc.Options(task=Task.detection, **TRAINVAL), detection),
-    SceneFormat("voc grounding", write_voc, voc.convert, voc.Options(task=Task.grounding, **TRAINVAL), grounding),
-    SceneFormat("voc counting", write_voc, voc.convert, voc.Options(task=Task.counting, **TRAINVAL), counting),
-    SceneFormat("labelimg", write_labelimg, convert_voc, voc.Options(task=Task.detection, zero_based=True), detection),
-    SceneFormat("ultralytics", write_ultralytics, yolo.convert, yolo.Options(task=Task.detection), detection),
-    SceneFormat("ultralytics counting", write_ultralytics, yolo.convert, yolo.Options(task=Task.counting), counting),
+    SceneFormat("voc detection", write_voc, convert_voc, voc.Options(task="detection", **TRAINVAL), detection),
+    SceneFormat("voc grounding", write_voc, voc.convert, voc.Options(task="grounding", **TRAINVAL), grounding),
+    SceneFormat("voc counting", write_voc, voc.convert, voc.Options(task="counting", **TRAINVAL), counting),
+    SceneFormat("labelimg", write_labelimg, convert_voc, voc.Options(task="detection", zero_based=True), detection),
+    SceneFormat("ultralytics", write_ultralytics, yolo.convert, yolo.Options(task="detection"), detection),
+    SceneFormat("ultralytics counting", write_ultralytics, yolo.convert, yolo.Options(task="counting"), counting),
     SceneFormat(
-        "yolo of roboflow", write_yolo_roboflow, yolo.convert, yolo.Options(task=Task.grounding, split="val"), grounding
+        "yolo of roboflow", write_yolo_roboflow, yolo.convert, yolo.Options(task="grounding", split="val"), grounding
     ),
-    SceneFormat("darknet", write_darknet, convert_darknet, yolo.Options(task=Task.detection), detection),
-    SceneFormat("openimages", write_openimages, convert_openimages, openimages.Options(task=Task.detection), detection),
+    SceneFormat("darknet", write_darknet, convert_darknet, yolo.Options(task="detection"), detection),
+    SceneFormat("openimages", write_openimages, convert_openimages, openimages.Options(task="detection"), detection),
     SceneFormat(
-        "openimages grounding", write_openimages, openimages.convert, openimages.Options(task=Task.grounding), grounding
+        "openimages grounding", write_openimages, openimages.convert, openimages.Options(task="grounding"), grounding
     ),
 )

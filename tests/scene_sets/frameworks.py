@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, Thing, counting, detection, grounding, pointing
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.conversion.datasets import records, vision_r1, vlm_r1
-from verl_visionr1.conversion.planning import Task
 from verl_visionr1.targets import Target
 
 Row = dict[str, Any]
@@ -469,7 +468,7 @@ PHRASE_COLUMNS = ["image=meta.file", "width=meta.size.w", "height=meta.size.h", 
 CLASS_LABELS = records.Options(
     column=["image=image", "id=image_id", "label=objects.category", "boxes=objects.bbox"],
     box_format="xywh-abs",
-    task=Task.detection,
+    task="detection",
 )
 
 
@@ -507,11 +506,8 @@ FORMATS = (
         partial(grounding, single=True),
     ),
     SceneFormat("vlm_r1 conversations", write_conversations, vlm_r1.convert, vlm_r1.Options(), vlm_r1_truth),
-    *(
-        own(f"tf-csv {task}", write_tf_csv, TASKS[task], preset="tf-csv", task=Task(task), class_names=ALL)
-        for task in TASKS
-    ),
-    own("retinanet-csv", write_retinanet, detection, preset="retinanet-csv", task=Task.detection, class_names=ALL),
+    *(own(f"tf-csv {task}", write_tf_csv, TASKS[task], preset="tf-csv", task=task, class_names=ALL) for task in TASKS),
+    own("retinanet-csv", write_retinanet, detection, preset="retinanet-csv", task="detection", class_names=ALL),
     *(
         own(
             f"imagefolder {name}",
@@ -519,7 +515,7 @@ FORMATS = (
             detection,
             preset="imagefolder",
             box_format=name,
-            task=Task.detection,
+            task="detection",
             class_names=ALL,
         )
         for name, box in {

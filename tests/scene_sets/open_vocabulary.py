@@ -16,7 +16,6 @@ import numpy as np
 from scene_sets.base import NAMES, Canon, Picture, SceneFormat, _canon, counting, detection, grounding, pictures
 from scene_sets.coco_like import IDS, document
 from verl_visionr1.conversion.datasets import crowdhuman, d3, lvis, ovdeval
-from verl_visionr1.conversion.planning import Task
 
 Asked = Callable[[Picture], Sequence[str]]
 """What a data set asks for on an image."""
@@ -198,56 +197,56 @@ def people(pictures: Sequence[Picture], reference: Callable[..., list[Canon]]) -
 
 
 FORMATS = (
-    SceneFormat("lvis detection", write_lvis, lvis.convert, lvis.Options(task=Task.detection), detection),
-    SceneFormat("lvis grounding", write_lvis, lvis.convert, lvis.Options(task=Task.grounding), grounding),
+    SceneFormat("lvis detection", write_lvis, lvis.convert, lvis.Options(task="detection"), detection),
+    SceneFormat("lvis grounding", write_lvis, lvis.convert, lvis.Options(task="grounding"), grounding),
     SceneFormat(
         "ovdeval detection",
         write_ovdeval,
         ovdeval.convert,
-        ovdeval.Options(task=Task.detection),
+        ovdeval.Options(task="detection"),
         partial(asked_detection, asked=with_two_absent),
     ),
     SceneFormat(
         "ovdeval grounding",
         write_ovdeval,
         ovdeval.convert,
-        ovdeval.Options(task=Task.grounding),
+        ovdeval.Options(task="grounding"),
         partial(asked_grounding, asked=with_two_absent),
     ),
     SceneFormat(
         "d3 detection",
         write_d3,
         d3.convert,
-        d3.Options(task=Task.detection),
+        d3.Options(task="detection"),
         partial(asked_detection, asked=of_group),
     ),
     SceneFormat(
         "d3 grounding",
         write_d3,
         d3.convert,
-        d3.Options(task=Task.grounding),
+        d3.Options(task="grounding"),
         partial(asked_grounding, asked=of_group),
     ),
-    SceneFormat("d3 inter-group", write_d3, d3.convert, d3.Options(task=Task.grounding, ask=d3.Ask.inter), grounding),
+    SceneFormat("d3 inter-group", write_d3, d3.convert, d3.Options(task="grounding", ask="inter"), grounding),
     SceneFormat(
         "d3 json",
         write_d3_json,
         convert_d3_json,
-        d3.Options(task=Task.grounding),
+        d3.Options(task="grounding"),
         partial(asked_grounding, asked=of_group),
     ),
     *(
         SceneFormat(
-            f"crowdhuman {kind.value}",
-            partial(write_crowdhuman, kind=kind.value),
+            f"crowdhuman {kind}",
+            partial(write_crowdhuman, kind=kind),
             crowdhuman.convert,
             crowdhuman.Options(task=task, box=kind, name=PERSON),
             partial(people, reference=reference),
         )
         for kind, task, reference in (
-            (crowdhuman.BoxKind.fbox, Task.grounding, grounding),
-            (crowdhuman.BoxKind.vbox, Task.grounding, grounding),
-            (crowdhuman.BoxKind.hbox, Task.counting, counting),
+            ("fbox", "grounding", grounding),
+            ("vbox", "grounding", grounding),
+            ("hbox", "counting", counting),
         )
     ),
 )

@@ -276,7 +276,7 @@ def _single(pictures: Sequence[Picture]) -> list[Canon]:
     return grounding(pictures, single=True)
 
 
-_REASON, _EACH = reasonseg.Options, reasonseg.Boxes.polygon
+_REASON, _EACH = reasonseg.Options, "polygon"
 FORMATS = (
     SceneFormat("refcoco", write_refs, refcoco.convert, refcoco.Options(), expressions),
     SceneFormat("refcoco jxu124", write_jxu124, refcoco.convert, refcoco.Options(), expressions),

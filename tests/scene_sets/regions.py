@@ -208,7 +208,7 @@ def convert_screenspot(files: list[Path], images_dir: Path, out: Path, options: 
     return screenspot.convert(files, out, replace(options, images_dir=images_dir))
 
 
-CLICK, BOX = screenspot.Options(), screenspot.Options(task=screenspot.Task.grounding)
+CLICK, BOX = screenspot.Options(), screenspot.Options(task="grounding")
 FORMATS = (
     SceneFormat(
         "visual genome",
@@ -221,14 +221,14 @@ FORMATS = (
         "visual genome merged",
         write_visual_genome,
         convert_visual_genome,
-        visual_genome.Options(repeats=visual_genome.Repeats.merge),
+        visual_genome.Options(repeats="merge"),
         grounding,
     ),
     SceneFormat(
         "visual genome without image_data",
         write_visual_genome,
         visual_genome.convert,
-        visual_genome.Options(repeats=visual_genome.Repeats.merge),
+        visual_genome.Options(repeats="merge"),
         grounding,
     ),
     SceneFormat("flickr30k", write_flickr30k, flickr30k.convert, flickr30k.Options(), grounding),
@@ -236,7 +236,7 @@ FORMATS = (
         "flickr30k single",
         write_flickr30k,
         flickr30k.convert,
-        flickr30k.Options(boxes=flickr30k.Boxes.single),
+        flickr30k.Options(boxes="single"),
         lambda pictures: grounding(pictures, single=True),
     ),
     SceneFormat("screenspot", write_screenspot, convert_screenspot, CLICK, clicks),

@@ -22,7 +22,6 @@ from verl_visionr1.cli import app
 from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.conventions import Convention, best_convention, better_convention
 from verl_visionr1.conversion.datasets import coco
-from verl_visionr1.conversion.planning import Task
 from verl_visionr1.files import RowsError
 from verl_visionr1.processed import processed_size
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
@@ -40,7 +39,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clean")
     for split in ("train", "val"):
         annotations = scenes.write_split(folder / "scenes", split, count=N_IMAGES, seed=3, size_wh=SIZE, objects_max=4)
-        options = coco.Options(task=Task.both, negatives=0.1, split=split)
+        options = coco.Options(task="both", negatives=0.1, split=split)
         coco.convert(annotations, folder / "scenes" / split, folder / f"{split}.parquet", options)
     return folder
 
@@ -237,7 +236,7 @@ def leaking(folder: Path) -> None:
 def always_one(folder: Path) -> None:
     annotations = Path(str(next(read_rows(folder / "train.parquet"))["images"][0])).parents[1]
     instances = annotations / "annotations" / "instances_train.json"
-    coco.convert(instances, annotations / "train", folder / "train.parquet", coco.Options(task=Task.counting))
+    coco.convert(instances, annotations / "train", folder / "train.parquet", coco.Options(task="counting"))
 
 
 def of_another_project(folder: Path) -> None:
@@ -477,7 +476,7 @@ def test_what_verl_cannot_load_is_named(copy: Path) -> None:
     """Two files that load alone and not together: verl's own words."""
     embedded = copy / "embedded.parquet"
     scene = Path(str(next(read_rows(copy / "train.parquet"))["images"][0])).parents[1]
-    options = coco.Options(task=Task.detection, embed=True, seed=9)
+    options = coco.Options(task="detection", embed=True, seed=9)
     coco.convert(scene / "annotations" / "instances_val.json", scene / "val", embedded, options)
     done = CliRunner().invoke(app, ["doctor", str(copy / "train.parquet"), str(embedded), "--no-images"])
     assert done.exit_code == 2

@@ -1,7 +1,8 @@
 """From a data set to rows: `visionr1 convert`.
 
-A converter reads one family of data sets and makes `Item`s: one question about one image, with the truth in the frame
-of the annotations. All else is here, once:
+A converter reads one family of data sets and makes `Item`s: one question about one image, with the ground truth in the
+frame of the annotations. It raises `RowsError` for a source or option that cannot be used, and `RowError` for one
+entry, which `--on-error skip` leaves out. All else is here, once:
 
     source file --read (`sources`)--> Items --`selection`--> Items --`rows_of` (`items`)--> Rows --`writing`--> parquet
 
@@ -16,7 +17,8 @@ of the annotations. All else is here, once:
 * `coco_json`   the json layout that many data sets share;
 * `yolo_yaml`   data.yaml of YOLO;
 * `referring`   the layout of RefCOCO and its relatives;
-* `counts`      what data sets of counting and pointing share: their tasks, and how numbers and points are read;
+* `values`      numbers, points, sizes, counts and texts of an entry, checked;
+* `counts`      what data sets of counting and pointing share;
 * `records`     anybody's json, csv and parquet as items (a package);
 * `conventions` in which coordinates numbers are written, guessed with the evidence;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;

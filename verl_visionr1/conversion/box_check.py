@@ -29,7 +29,7 @@ class BoxCheck:
     Attributes:
         name: of the source, for messages.
         convention: how its boxes are taken.
-        is_given: whether the user said so: then only boxes that do not fit, or fractions, speak against it.
+        is_given: whether it is the user's own: then only boxes that do not fit, or fractions, refute it.
         most: share of boxes that may not fit; one box always may.
     """
 
@@ -69,31 +69,31 @@ class BoxCheck:
         if not len(table):
             return
         boxes, sizes = table[:, :4], table[:, 4:]
-        said = fit(self.convention, boxes, sizes)
-        is_much = round(said.misfits * len(boxes)) > max(1, self.most * len(boxes))
+        declared = fit(self.convention, boxes, sizes)
+        is_much = round(declared.misfits * len(boxes)) > max(1, self.most * len(boxes))
         guess = None
-        if is_much or said.misfits < _LITTLE:
+        if is_much or declared.misfits < _LITTLE:
             guess = better_convention(self.convention, boxes.tolist(), [(int(w), int(h)) for w, h in sizes])
         if guess is not None:
             is_tiny = guess.better.convention.unit == "1" != self.convention.unit  # no box is smaller than a pixel
-            if is_much or is_tiny or not (said.misfits or self.is_given):
+            if is_much or is_tiny or not (declared.misfits or self.is_given):
                 raise RowsError(f"{self.name}: {self._taken} {guess.evidence}; {self._advice(guess, is_much)}")
             ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
         elif is_much and len(boxes) >= FEWEST:
-            assert said.example is not None
-            shown = f"{where[said.example]}: {' '.join(f'{value:g}' for value in table[said.example])}"
-            share = f"{100 * said.misfits:.0f} % of {len(boxes)} boxes"
+            assert declared.example is not None
+            shown = f"{where[declared.example]}: {' '.join(f'{value:g}' for value in table[declared.example])}"
+            share = f"{100 * declared.misfits:.0f} % of {len(boxes)} boxes"
             reason = f"{share} lie outside, or are turned over (the first, with width and height: {shown})"
             advice = "no other way to write boxes fits: check width and height of the images (turned by EXIF?)"
-            raise RowsError(f"{self.name}: {self._taken} {reason}; {advice}, or clip them all the same: {_ALLOW}")
+            raise RowsError(f"{self.name}: {self._taken} {reason}; {advice}, or clip them anyway: {_ALLOW}")
 
     @property
     def _taken(self) -> str:
-        said = "--box-format" if self.is_given else "boxes are taken for"
-        return f"{said} {self.convention.name or self.convention}, but"
+        source = "--box-format" if self.is_given else "boxes are taken for"
+        return f"{source} {self.convention.name or self.convention}, but"
 
     def _advice(self, guess: Guess, is_much: bool) -> str:
         name = guess.better.convention.name
         reads = f"give --box-format {name}" if name else "no --box-format reads it: write pixels of the original image"
-        allows = f"clip them all the same: {_ALLOW}" if is_much else f"say so: --box-format {self.convention.name}"
+        allows = f"to clip them anyway: {_ALLOW}" if is_much else f"confirm it: --box-format {self.convention.name}"
         return f"{reads}; if it is right, {allows}"

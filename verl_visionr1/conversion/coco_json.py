@@ -14,20 +14,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from verl_visionr1.conversion.identity import Exclusion
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.sources import mapped_file
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.conversion.sources import read_json
+from verl_visionr1.conversion.values import size_of
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 
 T = TypeVar("T")
 MARKS = ("iscrowd", "ignore", "difficult")
 """Keys that mark an annotation as no object like the others."""
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
 
 
 class CocoCategory(msgspec.Struct):
@@ -138,12 +136,11 @@ def read_parts(
     """As `read_coco`, before anything is made of what images say besides their name and size."""
     require_images(images_dir)
     flags = flags or VocabularyFlags(data_source="")
-    document = read_document(path)
+    document: CocoDocument = read_json(path, CocoDocument)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
     category_of, names = _categories(path, document, aliases, ledger)
-    boxes = flags.box_check(path.name, flags.convention("xywh-abs"))
-    columns = Columns(path.name, names, ledger, boxes, keeps_marked=flags.keeps_marked)
-    image_of, entries = _images(document.images, columns, images_dir, flags.excluded)
+    columns = flags.columns(path.name, names, ledger, NAMED["xywh-abs"])
+    image_of, entries = _images(document.images, columns, images_dir)
     _add_annotations(document.annotations, columns, image_of, category_of)
     categories = document.categories
     del document  # before sorting makes copies
@@ -151,22 +148,6 @@ def read_parts(
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
     ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
     return CocoParts(data, entries, categories, category_of)
-
-
-def read_document(path: Path) -> CocoDocument:
-    """The parts of a COCO-format file.
-
-    Raises:
-        RowsError: missing or garbled file, or not COCO detection.
-    """
-    text = mapped_file(path)
-    start = 3 if text[:3] == b"\xef\xbb\xbf" else 0  # a byte order mark
-    try:
-        return msgspec.json.decode(text[start:], type=CocoDocument)
-    except msgspec.ValidationError as error:
-        raise RowsError(f"{path}: not COCO detection json ({error}); needs images, annotations, categories") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
 
 
 def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
@@ -179,7 +160,7 @@ def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) ->
         return decode(raw)
     except msgspec.DecodeError as error:
         shown = bytes(raw)[:100].decode("utf-8", "replace")
-        raise RowError("malformed entry", f"{where} = {shown}: {error}; mend it") from None
+        raise RowError("malformed entry", f"{where} = {shown}: {error}; correct it") from None
 
 
 def _categories(
@@ -194,9 +175,9 @@ def _categories(
     for number, category in enumerate(document.categories):
         key = key_of(category.id)
         if key is None:
-            raise RowsError(f"{path}: categories[{number}]: id {category.id!r}: needs an id; mend it")
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r}: needs an id; correct it")
         if key in category_of:
-            raise RowsError(f"{path}: categories[{number}]: id {category.id!r} is there twice; mend it")
+            raise RowsError(f"{path}: categories[{number}]: id {category.id!r} appears twice; correct it")
         category_of[key] = places[number]
     return category_of, names
 
@@ -212,9 +193,7 @@ def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -
     return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
 
 
-def _images(
-    raws: list[msgspec.Raw], columns: Columns, images_dir: Path, exclude: Exclusion
-) -> tuple[dict[str, int], ImageEntries]:
+def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tuple[dict[str, int], ImageEntries]:
     """Key of each image -> its number, or `LEFT_OUT`; and those entries that say more than a name and a size."""
     decode = msgspec.json.Decoder(CocoImage).decode
     image_of: dict[str, int] = {}
@@ -233,9 +212,8 @@ def _images(
             if key is not None:
                 _leave_out(columns, image_of, key)
             continue
-        if exclude.holds(image.image_id, image.file_name):
+        if columns.excludes(image.image_id, image.file_name):
             image_of[image.image_id] = LEFT_OUT
-            columns.ledger.left_out["image on the exclusion list"] += 1
             continue
         image_of[image.image_id] = columns.add_image(image)
         if entry.says_more:
@@ -250,18 +228,15 @@ def _require_owner(
 
     Args:
         owners: file name -> key of the first image that has it.
-
-    Raises:
-        RowError: it has; the first one is left out, too.
     """
     first = owners.setdefault(image.file_name, image.image_id)
     if first == image.image_id:
         return
     if image_of[first] != LEFT_OUT:
         columns.leave_out(image_of[first])
-        columns.ledger.left_out["image whose file another id has, too"] += 1
+        columns.ledger.left_out["image whose file another id has as well"] += 1
         image_of[first] = LEFT_OUT
-    reason = f"(id {image.image_id}): file_name {image.file_name!r} is that of id {first}, too"
+    reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
     raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
 
 
@@ -270,7 +245,7 @@ def _leave_out(columns: Columns, image_of: dict[str, int], key: str) -> None:
     before = image_of.get(key, LEFT_OUT)
     if before != LEFT_OUT:
         columns.leave_out(before)
-        columns.ledger.left_out["image whose id is there twice"] += 1
+        columns.ledger.left_out["image whose id appears twice"] += 1
     image_of[key] = LEFT_OUT
 
 
@@ -281,27 +256,23 @@ def _image(
     name = entry.file_name or of_url  # LVIS v1 has the URL only
     where = f"{where} (id {entry.id!r}, file_name {name!r})"
     if key is None or not name or not isinstance(name, str):
-        raise RowError("image without id or file_name", f"{where}: needs both; mend it")
+        raise RowError("image without id or file_name", f"{where}: needs both; correct it")
     if key in image_of:
-        raise RowError("image id twice", f"{where}: this id is there twice; mend it")
+        raise RowError("image id twice", f"{where}: this id appears twice; correct it")
     for field in ("neg_category_ids", "not_exhaustive_category_ids"):
         listed = getattr(entry, field)
         if listed is not None and not isinstance(listed, list):
-            raise RowError("malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; mend it")
+            raise RowError(
+                "malformed entry", f"{where}: {field} = {str(listed)[:80]!r}: needs a list of ids; correct it"
+            )
     path = find_below(images_dir, name)
     if path is None and of_url:  # LVIS v0.5 gives COCO 2014's names to COCO 2017's images
         path = find_below(images_dir, of_url)
     path = path or find_image(images_dir, name, where)
     if entry.width is None or entry.height is None:
-        size_wh, orientation = read_size(path)
-        if orientation != 1:
-            reason = f"no width and height, and the file has EXIF orientation {orientation}"
-            raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add both")
+        size_wh = size_of_unturned(path, where)
     else:
-        size_wh = (entry.width, entry.height)
-        if not all(isinstance(side, int | float) and side >= 1 for side in size_wh):
-            raise RowError("image without size", f"{where}: width and height {size_wh}: need positive numbers; mend it")
-        size_wh = (int(entry.width), int(entry.height))
+        size_wh = size_of(entry.width, entry.height, where) or (0, 0)
     return AnnotatedImage(key, name, path, size_wh)
 
 
@@ -317,22 +288,13 @@ def _add_annotations(
             if image is None or category is None:
                 field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
                 where = f"{columns.name}: annotations[{number}] (id {entry.id!r})"
-                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; mend it")
+                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; correct it")
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
-            columns.add(
-                image, category, four_numbers(entry.bbox), entry.id, mark=entry.mark, written=f"bbox {entry.bbox}"
-            )
+            columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
         except RowError as error:
             columns.ledger.skip(error)
-
-
-def four_numbers(value: Any) -> list[float] | None:
-    """A box as it is written; None where it is none."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    return value if all(type(number) in (int, float) for number in value) else None
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:

@@ -22,13 +22,8 @@ from verl_visionr1.conversion.writing import Report, quantiles
 from verl_visionr1.files import RowError, RowsError
 
 
-def run(converter: Converter) -> None:
-    """Run a converter from the command line; exit code 1 and one line of stderr at an error."""
-    typer.run(command_of(converter))
-
-
 def command_of(converter: Converter) -> Callable[..., None]:
-    """What `run` runs: a function whose parameters typer reads."""
+    """The command of a converter, as typer reads it. An error is a line of stderr, and exit code 2."""
 
     def command(**values: Any) -> None:
         started = time.perf_counter()
@@ -40,7 +35,7 @@ def command_of(converter: Converter) -> Callable[..., None]:
         except RowsError as error:
             hint = "\n(--on-error skip leaves such rows out and lists them)" if isinstance(error, RowError) else ""
             print(f"error: {error}{hint}", file=sys.stderr)  # noqa: T201 - the command's own message
-            raise typer.Exit(1) from None
+            raise typer.Exit(2) from None
         print_report(report, time.perf_counter() - started, console)
 
     summary = f"Convert {CONVERTERS[converter.name]}." if converter.name in CONVERTERS else converter.name

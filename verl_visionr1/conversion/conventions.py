@@ -215,33 +215,33 @@ as x y width height in pixels all fit
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
     if not len(numbers):
         return None
-    said = fit(declared, numbers, sizes)
-    if (guess := _fractions(said, numbers, sizes)) is not None:
+    own = fit(declared, numbers, sizes)
+    if (guess := _fractions(own, numbers, sizes)) is not None:
         return guess
     others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
-    fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < said.misfits]
+    fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < own.misfits]
     if len(numbers) < FEWEST:
-        return _of_few(said, fitting, numbers, sizes)
-    if said.misfits >= _WRONG or (said.misfits and any(_is_resized(it) for it in fitting)):
+        return _of_few(own, fitting, numbers, sizes)
+    if own.misfits >= _WRONG or (own.misfits and any(_is_resized(it) for it in fitting)):
         near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]]
         # in a larger unit boxes that only spill over the edge fit too, far from its edges
-        near = near or [it for it in fitting if it.reach >= _NEAR or said.misfits >= _MANY]
+        near = near or [it for it in fitting if it.reach >= _NEAR or own.misfits >= _MANY]
         if near:
             best = min(near, key=lambda it: (it.misfits, others.index(it)))
-            return Guess(said, best, _misfit_evidence(said, best, numbers, sizes) + _also(best, near))
-    return _short_reach(said, others, len(numbers))
+            return Guess(own, best, _misfit_evidence(own, best, numbers, sizes) + _also(best, near))
+    return _short_reach(own, others, len(numbers))
 
 
-def _fractions(said: Fit, numbers: Array, sizes: Array) -> Guess | None:
+def _fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
     """Boxes that all lie in the first pixel are fractions, however few they are."""
     is_in_first = numbers.min() >= -1 and numbers.max() <= 1 + _TOLERANCE and sizes.min() >= _WIDER
-    if said.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
+    if declared.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
         return None
     fits = [fit(Convention(order, "1"), numbers, sizes) for order in ORDERS]
-    best = min(fits, key=lambda it: (it.misfits, it.convention.order != said.convention.order, fits.index(it)))
+    best = min(fits, key=lambda it: (it.misfits, it.convention.order != declared.convention.order, fits.index(it)))
     shown = " ".join(f"{value:g}" for value in numbers[0])
     evidence = f"all numbers of {len(numbers)} boxes lie between 0 and 1 (the first: {shown})"
-    return Guess(said, best, f"{evidence}: {best.convention}{_also(best, fits)}?")
+    return Guess(declared, best, f"{evidence}: {best.convention}{_also(best, fits)}?")
 
 
 def _also(best: Fit, fits: Sequence[Fit]) -> str:
@@ -251,12 +251,12 @@ def _also(best: Fit, fits: Sequence[Fit]) -> str:
     return f", or {other}" if is_equal else ""
 
 
-def _of_few(said: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
+def _of_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
     """Of few boxes only two that do not fit, and another convention under which all do, tell something."""
     plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
-    if not plain or said.misfits * len(numbers) < 1.5:
+    if not plain or declared.misfits * len(numbers) < 1.5:
         return None
-    return Guess(said, plain[0], _misfit_evidence(said, plain[0], numbers, sizes))
+    return Guess(declared, plain[0], _misfit_evidence(declared, plain[0], numbers, sizes))
 
 
 def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> str:
@@ -304,24 +304,24 @@ def _is_resized(it: Fit) -> bool:
     return it.convention.unit == "processed" and not it.misfits
 
 
-def _misfit_evidence(said: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
-    assert said.example is not None
-    shown = " ".join(f"{value:g}" for value in numbers[said.example])
-    width, height = (int(side) for side in sizes[said.example])
-    share = f"{100 * said.misfits:.0f} %" if said.misfits >= 0.01 else f"{100 * said.misfits:.1f} %"
+def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
+    assert declared.example is not None
+    shown = " ".join(f"{value:g}" for value in numbers[declared.example])
+    width, height = (int(side) for side in sizes[declared.example])
+    share = f"{100 * declared.misfits:.0f} %" if declared.misfits >= 0.01 else f"{100 * declared.misfits:.1f} %"
     fits = "all fit" if not best.misfits else f"{100 - 100 * best.misfits:.1f} % fit"
-    wrong = f"{share} of {len(numbers)} boxes are none, or lie outside, as {said.convention}"
+    wrong = f"{share} of {len(numbers)} boxes are none, or lie outside, as {declared.convention}"
     return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
 
 
-def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
+def _short_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
     """All boxes fit, but none comes near the far edges: in another unit some do.
 
     In another order, too, where all numbers are corners: widths are not all above the x beside them.
     """
-    if said.misfits or n_boxes < 2 * FEWEST or said.reach > _NEAR:
+    if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
         return None
-    orders = (said.convention.order, *(["xyxy"] if said.convention.order in ("xywh", "cxcywh") else []))
+    orders = (declared.convention.order, *(["xyxy"] if declared.convention.order in ("xywh", "cxcywh") else []))
     near = [
         it
         for it in others
@@ -332,7 +332,6 @@ def _short_reach(said: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None
     ]
     if not near:
         return None
-    reaches = (
-        f"none of {n_boxes} boxes comes nearer to the far edges than {100 * said.reach:.0f} % as {said.convention}"
-    )
-    return Guess(said, near[0], f"{reaches}; as {near[0].convention} they reach {100 * near[0].reach:.0f} %")
+    share = f"{100 * declared.reach:.0f} % as {declared.convention}"
+    reaches = f"none of {n_boxes} boxes comes nearer to the far edges than {share}"
+    return Guess(declared, near[0], f"{reaches}; as {near[0].convention} they reach {100 * near[0].reach:.0f} %")

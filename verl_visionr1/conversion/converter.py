@@ -1,11 +1,9 @@
 """One declaration a converter: of it the command line, the reading and the writing are made.
 
-def read(annotations: Annotated[Path, "COCO json."], options: Options, ledger: Ledger) -> Reading: ...
-
-convert = Converter("coco", read, tasks=("detection", "grounding"), example="instances.json out.parquet")
+@converter("detection", "grounding", example="instances.json out.parquet")
+def convert(annotations: Annotated[Path, "COCO json."], options: Options, ledger: Ledger) -> Reading: ...
 
 convert(Path("instances.json"), Path("out.parquet"), Options(limit=100))     # from Python
-run(convert)                                                                # `command.run`: from a command line
 """
 
 from __future__ import annotations
@@ -102,3 +100,12 @@ class Converter:
         out, options = (Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("out", "options"))
         show_progress = Parameter("show_progress", Parameter.KEYWORD_ONLY, default=False)
         return Signature([*self.sources, out, options.replace(default=None), show_progress])
+
+
+def converter(*tasks: str, example: str) -> Callable[[Callable[..., Reading]], Converter]:
+    """Make a `Converter` of a function that reads; its module names it.
+
+    Args:
+        tasks, example: as in `Converter`.
+    """
+    return lambda read: Converter(read.__module__.rpartition(".")[2], read, tasks, example)

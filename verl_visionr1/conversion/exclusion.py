@@ -131,7 +131,7 @@ def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str
         if isinstance(record, RowsError):  # a line of jsonl that is none
             raise record
         if not isinstance(record, Mapping):
-            raise RowsError(f"{where}: {str(record)[:80]!r} is no record; mend it")
+            raise RowsError(f"{where}: {str(record)[:80]!r} is no record; correct it")
         if isinstance(extra := record.get("extra_info"), Mapping):  # our own rows
             record = {**record, **extra}
         if isinstance(split := record.get("split"), str) and split:
@@ -190,7 +190,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _numbered(path: Path, entries: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(entries, list):
-        raise RowsError(f"{path}: holds no list but {type(entries).__name__}; is it the right file?")
+        raise RowsError(f"{path}: needs a list, holds {type(entries).__name__}; is it the right file?")
     for number, entry in enumerate(entries):
         yield f"{path.name}: entry {number}", entry
 
@@ -265,7 +265,7 @@ def main(
         lines = build(out, files, split or (), collection)
     except RowsError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2)
     for line in lines:
         typer.echo(line)
     typer.echo(f"list: {out}")

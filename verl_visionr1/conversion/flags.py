@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -19,23 +18,6 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES, Layout
 from verl_visionr1.rows import PLACEHOLDERS
-
-
-class Framework(str, Enum):
-    """Whose trainer reads the rows."""
-
-    verl = "verl"
-    easyr1 = "easyr1"
-    ms_swift = "ms-swift"
-    trl = "trl"
-
-
-class OnError(str, Enum):
-    """What to do with a bad row."""
-
-    fail = "fail"
-    skip = "skip"
-
 
 DataSource = Annotated[
     str, typer.Option(help="verl's name of the data set, by which it groups validation; {task} may stand in it.")
@@ -52,11 +34,7 @@ ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.inst
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """The flags of every converter; `--help` explains each. A converter gives `data_source` a default of its own.
-
-    Raises:
-        RowsError: a value out of range, naming the flag.
-    """
+    """The flags of every converter; `--help` explains each. A converter gives `data_source` a default of its own."""
 
     data_source: DataSource
     split: Split = "train"
@@ -80,14 +58,14 @@ class Flags:
     embed: Annotated[
         bool, typer.Option("--embed", help="Store the image files in the parquet instead of their paths.")
     ] = False
-    on_error: Annotated[OnError, typer.Option(help="At a bad row: stop, or leave it out, count it and list it.")] = (
-        OnError.fail
-    )
+    on_error: Annotated[
+        Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out, count it and list it.")
+    ] = "fail"
     workers: Annotated[int, typer.Option(help="Threads that read images; more pay on network disks.")] = 1
     to: Annotated[
-        Framework,
+        Literal["verl", "easyr1", "ms-swift", "trl"],
         typer.Option(help="Framework that reads the rows (ground truth unchanged); not for verl, OUT may be .jsonl."),
-    ] = Framework.verl
+    ] = "verl"
     hf_images: Annotated[
         bool,
         typer.Option(
@@ -110,6 +88,7 @@ class Flags:
     ] = False
 
     def __post_init__(self) -> None:
+        self._require_choices()
         require_positive("--limit", self.limit)
         require_positive("--workers", self.workers)
         if self.max_instances < 0:
@@ -118,12 +97,20 @@ class Flags:
             raise RowsError(f"--negatives {self.negatives}: needs a fraction of all rows, from 0 to below 1")
         if self.answer_format is not None and self.answer_format not in ASKABLE:
             raise RowsError(f"--answer-format {self.answer_format}: needs one of {', '.join(ASKABLE)}")
-        if self.hf_images and Framework(self.to) is not Framework.verl:
-            raise RowsError(f"--hf-images with --to {Framework(self.to).value}: is for verl alone; leave it out")
+        if self.hf_images and self.to != "verl":
+            raise RowsError(f"--hf-images with --to {self.to}: is for verl alone; leave it out")
         check_template("--prompt-template", self.prompt_template or "{phrases}", "phrases", needed=True)
         if any(text in (self.prompt_template or "") for text in PLACEHOLDERS):
             raise RowsError(f"--prompt-template {self.prompt_template!r}: leave out <image>; it is put first anyway")
         check_template("--data-source", self.data_source, "task", needed=False)
+
+    def _require_choices(self) -> None:
+        """Refuse what is none of a field's choices; the command line has looked, Python has not."""
+        for name, hint in get_type_hints(type(self)).items():
+            literals = [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
+            given, choices = getattr(self, name), get_args(literals[0]) if literals else ()
+            if literals and given is not None and given not in choices:
+                raise RowsError(f"--{name.replace('_', '-')} {given}: needs one of {', '.join(choices)}")
 
     @property
     def share_of_negatives(self) -> float | None:
@@ -133,7 +120,7 @@ class Flags:
     @property
     def row_layout(self) -> Layout:
         """How rows are written."""
-        return VERL_FEATURES if self.hf_images else LAYOUTS[Framework(self.to).value]
+        return VERL_FEATURES if self.hf_images else LAYOUTS[self.to]
 
     @cached_property
     def excluded(self) -> Exclusion:
@@ -155,11 +142,7 @@ class Flags:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxFlags(Flags):
-    """The flags of converters of boxes; `--help` explains each.
-
-    Raises:
-        RowsError: a value out of range, naming the flag.
-    """
+    """The flags of converters of boxes; `--help` explains each."""
 
     box_format: Annotated[
         str | None,

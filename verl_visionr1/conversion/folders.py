@@ -49,7 +49,7 @@ def read_names(path: Path) -> list[str]:
         raise RowsError(f"{path}: cannot be read: {error}") from None
     names = [line.strip() for line in text.split("\n")]
     if "" in names:
-        raise RowsError(f"{path}: line {names.index('') + 1} is blank: needs one name a line; mend it")
+        raise RowsError(f"{path}: line {names.index('') + 1} is blank: needs one name a line; correct it")
     kind = next((kind for kind, line in _NO_NAMES.items() if all(map(line.fullmatch, names))), None)
     if kind is not None:
         raise RowsError(f"{path}: {names[0]!r}: this is {kind}, not a list of names; give the file of names")
@@ -58,11 +58,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def _require_bare(path: Path, names: Sequence[str]) -> None:
-    """Refuse names with something beside them that a prompt would say.
-
-    Raises:
-        RowsError: a comment, or all names are numbered.
-    """
+    """Refuse names with something beside them that a prompt would say."""
     comment = next((i for i, name in enumerate(names) if re.match(r"#\s|//", name)), None)
     if comment is not None:
         reason = "a comment among the names shifts the numbers of those behind it; take it out"
@@ -70,7 +66,9 @@ def _require_bare(path: Path, names: Sequence[str]) -> None:
     numbers = [re.match(r"(\d+)(?:\s*[:,.)=]\s*|\s+)(?=\S)", name) for name in names]
     numbered = [int(it[1]) for it in numbers if it is not None]
     if len(names) > 1 and numbered in ([*range(len(names))], [*range(1, len(names) + 1)]):
-        reason = "every name has its number in front, which would be asked for, too; leave names alone, one a line"
+        reason = (
+            "every name has its number in front, which would be part of the question; leave names alone, one a line"
+        )
         raise RowsError(f"{path}: line 1: {names[0]!r}: {reason}")
 
 

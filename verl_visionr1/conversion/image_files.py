@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_visionr1.conversion.identity import normal_spelling, path_tails
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage
+from verl_visionr1.images import EmbeddedImage, read_size
 
 
 def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
@@ -102,13 +102,36 @@ def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Pa
     if isinstance(value, bytes):
         return EmbeddedImage(where, value)
     if not isinstance(value, str) or not value:
-        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; mend it")
+        raise RowError("no image", f"{where}: image is {str(value)[:60]!r}: needs a path or bytes; correct it")
     value = value.removeprefix("file://")
     if images_dir is not None:
         return find_image(images_dir, value, where)
     if not os.path.isabs(value):
         raise RowError("image path without a folder", f"{where}: image {value!r}: give the folder of the images")
     return Path(value)
+
+
+def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]:
+    """Width and height of an image whose annotations give no size.
+
+    Raises:
+        RowError: it is stored turned, so that the frame of its boxes is unknown; or it cannot be read.
+    """
+    size_wh, orientation = read_size(image)
+    if orientation != 1:
+        reason = f"no width and height are given, and the image file has EXIF orientation {orientation}"
+        raise RowError("frame unknown", f"{where}: {reason}: add both, or store the image upright")
+    return size_wh
+
+
+def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
+    """Width and height of an image as a viewer shows it.
+
+    Raises:
+        RowError: it cannot be read.
+    """
+    (width, height), orientation = read_size(image)
+    return (width, height) if orientation < 5 else (height, width)
 
 
 # ------------------------------------------------------------------------------------------------ other spellings

@@ -1,12 +1,12 @@
-"""`Item`: what a converter makes of one entry of a data set; and the road from it to a `Row`.
+"""`Item`: what a converter makes of one entry of a data set; and how it becomes a `Row`.
 
 Legend: the *annotated* frame is the one in which the data set's numbers are given. Rows speak in pixels of the upright
 image (`images.py`); the way between is taken here and nowhere else:
 
     numbers -> pixels (`whole_wh`) -> upright (`images.in_upright_frame`) -> clipped, rounded to 0.01, repeats dropped
 
-Rounding to a hundredth of a pixel, the precision of COCO's own files, makes one truth of what formats write in pixels,
-fractions or percent.
+Rounding to a hundredth of a pixel, the precision of COCO's own files, gives the same numbers for pixels, fractions and
+percent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from verl_visionr1.targets import Target, TargetError
 
 DECIMALS = 2
 """Of all coordinates, in pixels."""
-_ADVICE = "mend or remove the annotation"
+_ADVICE = "correct or remove the annotation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,12 @@ class Item:
         question: ... or is this question of the data set's own, after which the prompt says how to answer.
         prompt: ... or is this text to the letter.
         annotated_wh: width and height in pixels of the frame of all geometry; None: that of the image file.
-        whole_wh: what stands for the whole width and height where numbers are not pixels: (1, 1) for fractions,
-            (100, 100) for percent, (840, 840) for an image that was warped to it.
-        written: how the source writes its boxes, to be held against the numbers; None: that was done.
+        whole_wh: what stands for the whole width and height where numbers are neither pixels nor as `written` says:
+            (1, 1) for fractions, (100, 100) for percent.
+        written: how the source writes its boxes, to be compared with the numbers; None: that was done.
         boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`; boxes may reach over
-            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order.
+            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order. Without
+            labels all are of the one phrase; only counting takes the count.
         image_id, file_name: as the data set calls the image; `identities`: what else it is known by (`identity.py`).
         data_source, split: of this item; else those of the flags.
         source_ann: what leads back to the entry; JSON-able.
@@ -94,7 +95,7 @@ class Item:
 
     @property
     def has_geometry(self) -> bool:
-        """Whether the truth is a place in the image."""
+        """Whether the ground truth is a place in the image."""
         return bool(len(self.boxes_xyxy) or len(self.ignore_xyxy) or len(self.points_xy) or len(self.masks))
 
 
@@ -105,7 +106,7 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
         allow_none: the prompt says what to answer when nothing is there.
 
     Raises:
-        RowError: a box or point that cannot be used, an unknown frame, or a truth that is none; names `item.where`.
+        RowError: a box or point that cannot be used, an unknown frame, or no usable ground truth; names `item.where`.
     """
     try:
         target = _target(item, image, ledger)
@@ -122,7 +123,7 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
     except RowError as error:
         raise RowError(error.kind, f"{item.where}: {error}") from None
     except TargetError as error:
-        raise RowError("no usable truth", f"{item.where}: {error}; {_ADVICE}") from None
+        raise RowError("no usable ground truth", f"{item.where}: {error}; {_ADVICE}") from None
 
 
 def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
@@ -153,7 +154,7 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
 
 
 class _Object(NamedTuple):
-    """One object of the truth, by whatever it is known."""
+    """One object of the ground truth."""
 
     label: str | None
     box: Box | None
@@ -175,7 +176,7 @@ def _target(item: Item, image: RowImage, ledger: Ledger) -> Target:
         ignore_xyxy=sorted(ignored),
         points_xy=[it.point for it in objects if it.point is not None],
         masks=[it.mask for it in objects if it.mask is not None],
-        count=len(objects) if item.task == "counting" and item.count is None else item.count,
+        count=(len(objects) if item.count is None else item.count) if item.task == "counting" else None,
         answer=item.answer,
         choices=item.choices,
     )
@@ -191,6 +192,8 @@ def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
         raise RowError("turned masks", f"{reason}; store the image upright")
     columns: list[Sequence[Any]] = [item.labels, boxes, points, item.masks]
     n_objects = max(map(len, columns))
+    if not item.labels and len(item.phrases) == 1:
+        columns[0] = item.phrases * n_objects
     if any(len(column) not in (0, n_objects) for column in columns):
         lengths = ", ".join(str(len(column)) for column in columns)
         raise RowError("lists differ in length", f"labels, boxes, points, masks: {lengths} entries; {_ADVICE}")
@@ -209,10 +212,11 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
         name = item.image.name if isinstance(item.image, EmbeddedImage) else item.image
         reason = f"the annotations give no size, and {name} has EXIF orientation {image.orientation}"
         advice = "give width and height of the image as it was annotated, or store it upright"
-        raise RowError("frame unknown", f"{reason}: nobody knows which way up they were drawn; {advice}")
+        raise RowError("frame unknown", f"{reason}: the orientation in which they were drawn is unknown; {advice}")
     annotated_wh = item.annotated_wh or image.size_wh
-    if item.whole_wh is not None:
-        sx, sy = annotated_wh[0] / item.whole_wh[0], annotated_wh[1] / item.whole_wh[1]
+    whole_wh = item.whole_wh or (item.written and item.written.fixed_wh)
+    if whole_wh is not None:
+        sx, sy = annotated_wh[0] / whole_wh[0], annotated_wh[1] / whole_wh[1]
         boxes_xyxy = [(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in boxes_xyxy]
     return in_upright_frame(boxes_xyxy, image, annotated_wh)
 
@@ -228,7 +232,7 @@ def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledge
     >>> clean_box([40, 20, 40, 60], (100, 50))
     Traceback (most recent call last):
     ...
-    verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; mend or remove the annotation
+    verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; correct or remove the annotation
     """
     if len(box_xyxy) != 4 or not all(map(math.isfinite, box_xyxy)):
         raise _bad_box("malformed", box_xyxy, "needs four finite numbers")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from verl_visionr1.files import RowError
@@ -36,6 +38,14 @@ class Ledger:
             raise error
         self.skipped[error.kind] += 1
         self.errors.append(error)
+
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """Skip what cannot be used, told by a `RowError` of the block; without the policy to skip it is raised."""
+        try:
+            yield
+        except RowError as error:
+            self.skip(error)
 
     @property
     def listed(self) -> list[str]:

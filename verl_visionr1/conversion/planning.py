@@ -11,62 +11,34 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from verl_visionr1.conversion.box_check import MOST_CLIPPED
+from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading
 from verl_visionr1.conversion.flags import BoxFlags, checked_format, require_positive
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, visible_form
+from verl_visionr1.conversion.vocabulary import BOX, CROWD, DUPLICATE, Annotations, Columns, visible_form
 from verl_visionr1.files import RowsError
 
-
-class Task(str, Enum):
-    """Which rows to make."""
-
-    detection = "detection"
-    grounding = "grounding"
-    counting = "counting"
-    both = "both"
-    all = "all"
-
-
-class Marked(str, Enum):
-    """What becomes of what a source marks as a crowd, group, difficult or to be ignored."""
-
-    regions = "regions"
-    objects = "objects"
-
-
-def tasks_of(task: Task | str) -> tuple[str, ...]:
-    """The tasks that rows are made of.
-
-    >>> tasks_of("both")
-    ('detection', 'grounding')
-    """
-    name = Task(task).value
-    return {"both": ("detection", "grounding"), "all": ("detection", "grounding", "counting")}.get(name, (name,))
+BOX_TASKS = ("detection", "grounding", "counting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyFlags(BoxFlags):
-    """The flags of converters whose boxes carry categories; `--help` explains each.
-
-    Raises:
-        RowsError: a value out of range, naming the flag.
-    """
+    """The flags of converters whose boxes carry categories; `--help` explains each."""
 
     task: Annotated[
-        Task,
+        Literal["detection", "grounding", "counting", "both", "all"],
         typer.Option(
             help="detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
             "there are of one phrase; both: detection and grounding."
         ),
-    ] = Task.both
+    ] = "both"
     count_format: Annotated[
         str | None,
         typer.Option(help="As --answer-format, for counting: count (a number), or boxes or points."),
@@ -78,12 +50,12 @@ class VocabularyFlags(BoxFlags):
         list[str], typer.Option(help="Ask only for this category; give the flag once for each.", show_default=False)
     ] = field(default_factory=list)
     marked: Annotated[
-        Marked,
+        Literal["regions", "objects"],
         typer.Option(
             help="What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
             "right or wrong; or objects like any other."
         ),
-    ] = Marked.regions
+    ] = "regions"
     max_categories: Annotated[
         int,
         typer.Option(help="Detection: lists of so many categories, those in the image filled up with absent ones."),
@@ -96,7 +68,7 @@ class VocabularyFlags(BoxFlags):
         if self.negatives and self.min_instances == 0:
             raise RowsError("--negatives with --min-instances 0: the latter takes every empty image; give one of them")
         require_positive("--max-categories", self.max_categories)
-        if self.prompt_template is not None and Task(self.task) is Task.all:
+        if self.prompt_template is not None and self.task == "all":
             raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
         for task in self.planned_tasks:
             self.format_of(task)
@@ -104,12 +76,24 @@ class VocabularyFlags(BoxFlags):
     @property
     def keeps_marked(self) -> bool:
         """Whether what is marked is an object."""
-        return Marked(self.marked) is Marked.objects
+        return self.marked == "objects"
+
+    def columns(
+        self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
+    ) -> Columns:
+        """Empty columns of a source.
+
+        Args:
+            own: how the data set writes boxes.
+            most: as in `box_check`.
+        """
+        boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
+        return Columns(name, names, ledger, boxes, keeps_marked=self.keeps_marked, excluded=self.excluded)
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:
         """The tasks that rows are planned for."""
-        return tasks_of(self.task)
+        return {"both": BOX_TASKS[:2], "all": BOX_TASKS}.get(self.task, (self.task,))
 
     @property
     def share_of_negatives(self) -> float | None:
@@ -149,7 +133,7 @@ def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]
     rng = random.Random(flags.seed)
     asked = _asked_categories(data, flags)
     asks: list[Ask] = []
-    for task in tasks_of(flags.task):
+    for task in flags.planned_tasks:
         if task == "detection":
             asks += _plan_detection(data, asked, flags, ledger, rng)
         else:

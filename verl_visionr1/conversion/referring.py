@@ -18,6 +18,7 @@ import msgspec
 
 from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.sources import read_json, read_pickle
+from verl_visionr1.conversion.values import size_of
 from verl_visionr1.conversion.vocabulary import Key, key_of
 from verl_visionr1.files import RowError, RowsError
 
@@ -93,7 +94,7 @@ class InstancesImage(msgspec.Struct, gc=False):
         """
         if not isinstance(self.file_name, str) or not self.file_name:
             reason = f"image {self.id} has file_name {self.file_name!r}"
-            raise RowError("image without file_name", f"{where}: {reason}; mend it")
+            raise RowError("image without file_name", f"{where}: {reason}; correct it")
         return self.file_name
 
     def size_wh(self, where: str) -> tuple[int, int] | None:
@@ -102,13 +103,7 @@ class InstancesImage(msgspec.Struct, gc=False):
         Raises:
             RowError: they are no size; starts with `where`.
         """
-        sides = (self.width, self.height)
-        if sides == (None, None):
-            return None
-        if not all(isinstance(side, int | float) and side >= 1 for side in sides):
-            reason = f"image {self.id} has width and height {sides}: need positive numbers"
-            raise RowError("image without size", f"{where}: {reason}; mend it")
-        return int(sides[0]), int(sides[1])
+        return size_of(self.width, self.height, f"{where}: image {self.id}")
 
 
 class Instances(msgspec.Struct):
@@ -122,7 +117,7 @@ class Index:
     """Images and annotations by their ids.
 
     Raises:
-        RowsError: an id that is there twice.
+        RowsError: an id that appears twice.
     """
 
     def __init__(self, instances: Instances) -> None:
@@ -130,7 +125,7 @@ class Index:
         self._annotations = {key_of(entry.id): entry for entry in instances.annotations}
         n_ids = len(self._images) + len(self._annotations)
         if n_ids < len(instances.images) + len(instances.annotations):
-            raise RowsError("instances: an id of an image or annotation is there twice; fetch the file again")
+            raise RowsError("instances: an id of an image or annotation appears twice; fetch the file again")
 
     def image_of(self, ref: Ref, where: str) -> InstancesImage:
         """The image of a ref.
@@ -183,7 +178,7 @@ class RefsFile:
             except RowError as error:
                 yield where, error
             except msgspec.ValidationError as error:
-                yield where, RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; mend it")
+                yield where, RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; correct it")
 
 
 def read_referring(path: Path) -> RefsFile | Instances:
@@ -197,21 +192,8 @@ def read_referring(path: Path) -> RefsFile | Instances:
         return content if isinstance(content, Instances) else RefsFile(path.name, content)
     content = read_pickle(path)
     if not isinstance(content, list):
-        raise RowsError(f"{path}: holds no list of refs but {type(content).__name__}; is it the right file?")
+        raise RowsError(f"{path}: needs a list of refs, holds {type(content).__name__}; is it the right file?")
     return RefsFile(path.name, content)
-
-
-def four_numbers(bbox: Any, where: str) -> list[float]:
-    """A box as it is written: x, y, width, height in refer's files.
-
-    Raises:
-        RowError: not four numbers.
-    """
-    is_box = isinstance(bbox, list) and len(bbox) == 4
-    if not is_box or not all(isinstance(value, int | float) for value in bbox):
-        reason = f"bbox {str(bbox)[:80]}: needs four numbers x, y, width, height"
-        raise RowError("box malformed", f"{where}: {reason}; mend it")
-    return bbox
 
 
 def in_split(found: str, wanted: str) -> bool:

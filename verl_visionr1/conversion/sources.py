@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
@@ -32,35 +33,27 @@ _NO_RECORDS = re.compile(r"(?:dataset_info|dataset_dict|state)\.json|cache-.*\.a
 # ---------------------------------------------------------------------------------------------- whole files
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in what the system says about reading it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RowsError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise RowsError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file.
 
     Raises:
         RowsError: it cannot be read.
     """
-    try:
+    with _reading(path):
         return path.read_bytes()
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def mapped_file(path: Path) -> memoryview:
-    """A whole file as a map: its text is the page cache's memory, not ours.
-
-    Raises:
-        RowsError: it cannot be read, or is empty.
-    """
-    try:
-        with open(path, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
-    except ValueError:
-        raise RowsError(f"{path}: not whole JSON (it is empty); fetch the file again") from None
-    except OSError as error:
-        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def sha256_of(paths: Sequence[Path]) -> str:
@@ -73,12 +66,9 @@ def sha256_of(paths: Sequence[Path]) -> str:
     for path in paths:
         if len(paths) > 1:
             digest.update(os.fsencode(path.name) + b"\0")
-        try:
-            with open(path, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        except OSError as error:
-            raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        with _reading(path), open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -91,7 +81,11 @@ def read_json(path: Path, type: type[T] | Any = Any) -> Any:
     Raises:
         RowsError: missing or garbled file, or another shape.
     """
-    text = mapped_file(path)
+    with _reading(path), open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise RowsError(f"{path}: not whole JSON (it is empty); fetch the file again")
+        # mapped: its text is the page cache's memory, not ours
+        text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     start = 3 if text[:3] == b"\xef\xbb\xbf" else 0
     try:
         return msgspec.json.decode(text[start:], type=type)
@@ -117,11 +111,11 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, msgspec.json.decode(line)
             except (msgspec.DecodeError, RecursionError) as error:
-                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); mend it")
+                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); correct it")
     elif name.endswith(".json"):
         records = read_json(path)
         if not isinstance(records, list):
-            raise RowsError(f"{path}: holds no list but {type(records).__name__}; is it the right file?")
+            raise RowsError(f"{path}: needs a list, holds {type(records).__name__}; is it the right file?")
         for number, record in enumerate(records):
             yield f"{path.name}: entry {number}", record
     elif name.endswith((".csv", ".tsv")):
@@ -148,13 +142,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         RowsError: it cannot be read.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RowsError(f"{path}: cannot be read: {error}") from None
+    with _reading(path), open(path, encoding="utf-8-sig") as file:
+        yield from ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str] | RowError]]:
@@ -169,7 +158,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
         RowsError: it cannot be read, or is no table.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
             delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -179,11 +168,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
             for record in reader:
                 line, surplus = reader.line_num, record.pop(None, None)  # pyright: ignore[reportArgumentType]
                 yield line, _surplus(path, line, surplus) or {str(key): it or "" for key, it in record.items()}
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise RowsError(f"{path}: cannot be read as a table: {error}; save it as UTF-8") from None
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:
         raise RowsError(f"{path}: cannot be read as a table: {error}") from None
 
 
@@ -192,7 +177,7 @@ def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
     if not any(map(str.strip, fields or ())):
         return None
     reason = f"fields {', '.join(fields)[:80]!r} are more than there are columns"
-    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or mend it")
+    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or correct it")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -206,6 +191,8 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
     """The stream that `save_to_disk` of Hugging Face's `datasets` writes."""
     import pyarrow as pa
 
+    if not path.exists():
+        raise RowsError(f"{path}: no such file; check the path")
     number = 0
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
@@ -214,8 +201,6 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
                     for record in batch.slice(start, _BATCH_ROWS).to_pylist():
                         yield f"{path.name}: row {number}", record
                         number += 1
-    except FileNotFoundError:
-        raise RowsError(f"{path}: no such file; check the path") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RowsError(f"{path}: not a whole Arrow stream ({reason}); fetch the file again") from None
@@ -261,7 +246,7 @@ def read_xml(path: Path) -> Element:
     except DefusedXmlException as error:
         raise RowError("hostile XML", f"{path}: {type(error).__name__}: entities and DTDs are refused") from None
     except (ParseError, ValueError, UnicodeError) as error:
-        raise RowError("malformed XML", f"{path}: {error}; mend it") from None
+        raise RowError("malformed XML", f"{path}: {error}; correct it") from None
 
 
 # ---------------------------------------------------------------------------------------------- pickles

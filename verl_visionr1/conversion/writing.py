@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from rich.progress import track
 
-from verl_visionr1.conversion.flags import Flags, OnError
+from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
 from verl_visionr1.conversion.items import Item, row_of
@@ -88,7 +88,7 @@ class Report:
 
 def new_ledger(flags: Flags) -> Ledger:
     """A ledger with the policy of the flags."""
-    return Ledger(fail=OnError(flags.on_error) is OnError.fail)
+    return Ledger(fail=flags.on_error == "fail")
 
 
 def write_items(
@@ -135,7 +135,7 @@ def write_items(
         out, embed=flags.embed, layout=flags.row_layout, provenance=provenance, shard_rows=flags.shard_rows
     )
     with writer:
-        for row in _chain(first, rows):
+        for row in chain([first], rows):
             writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects
             tasks[row.target.task] += 1
@@ -258,11 +258,6 @@ def _in_threads(
             yield done, future.result
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
 
 
 def _list_skipped(out: Path, ledger: Ledger) -> Path | None:

@@ -88,7 +88,9 @@ def _listed_file(source: Path, index: dict[str, str], key: str) -> Path:
     """A file that an index names; its folders are those of another machine."""
     found = find_below(source.absolute().parent, index[key])
     if found is None:
-        raise RowsError(f"{source}: {key} = {index[key]}: no such file in this folder; put it beside, or mend the path")
+        raise RowsError(
+            f"{source}: {key} = {index[key]}: no such file in this folder; put it beside, or correct the path"
+        )
     return found
 
 
@@ -103,14 +105,14 @@ def _split_key(source: Path, document: Mapping[Any, Any], split: str) -> str:
 
 def _check_count(source: Path, key: str, count: Any, names: Mapping[int, str]) -> None:
     if str(count).isdecimal() and int(count) not in (len(names), max(names) + 1):
-        raise RowsError(f"{source}: {key} is {count}, but names has {len(names)}; mend one of them")
+        raise RowsError(f"{source}: {key} is {count}, but names has {len(names)}; correct one of them")
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         document = yaml.safe_load(read_bytes(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RowsError(f"{path}: no YAML: {' '.join(str(error).split())[:200]}; mend it") from None
+        raise RowsError(f"{path}: no YAML: {' '.join(str(error).split())[:200]}; correct it") from None
     if not isinstance(document, dict):
         raise RowsError(f"{path}: holds no keys such as names and train; is it the right file?")
     return document
@@ -128,11 +130,11 @@ def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
                 f"{source}: names: {key} is {name}: yes, no, on, off are no texts in YAML; put it in quotes"
             )
         if not isinstance(name, str | int | float):
-            raise RowsError(f"{source}: names: {key} is a {type(name).__name__}: needs a text; mend it")
+            raise RowsError(f"{source}: names: {key} is a {type(name).__name__}: needs a text; correct it")
         try:
             names[int(key)] = str(name)
         except (TypeError, ValueError):
-            raise RowsError(f"{source}: names: {str(key)[:20]!r}: needs a class number; mend it") from None
+            raise RowsError(f"{source}: names: {str(key)[:20]!r}: needs a class number; correct it") from None
     _check_count(source, "nc", document.get("nc"), names)
     return names
 
@@ -143,7 +145,7 @@ def _key_points(source: Path, document: dict[Any, Any]) -> int | None:
         return None
     if isinstance(shape, list) and len(shape) == 2 and all(type(it) is int and it > 0 for it in shape):
         return shape[0] * shape[1]
-    raise RowsError(f"{source}: kpt_shape: needs two numbers, as in [17, 3]; mend it")
+    raise RowsError(f"{source}: kpt_shape: needs two numbers, as in [17, 3]; correct it")
 
 
 def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path]) -> list[Path]:
@@ -151,7 +153,7 @@ def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path
     key = _split_key(source, document, split)
     entries = document[key] if isinstance(document[key], list) else [document[key]]
     if not all(isinstance(entry, str) for entry in entries):
-        raise RowsError(f"{source}: {key}: needs a path, or a list of paths; mend it")
+        raise RowsError(f"{source}: {key}: needs a path, or a list of paths; correct it")
     return [_found(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
 
 
@@ -163,5 +165,5 @@ def _found(where: str, entry: str, roots: list[Path]) -> Path:
         if len(found) == 1:
             return Path(os.path.abspath(found[0]))
         if found:
-            raise RowsError(f"{where}: both {found[0]} and {found[1]} are there; mend the entry, or give --images")
-    raise RowsError(f"{where}: no {roots[0] / entry}; mend `path` or the entry, or give --images")
+            raise RowsError(f"{where}: both {found[0]} and {found[1]} are there; correct the entry, or give --images")
+    raise RowsError(f"{where}: no {roots[0] / entry}; correct `path` or the entry, or give --images")

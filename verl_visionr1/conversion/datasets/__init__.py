@@ -1,1 +1,1 @@
-"""A module a family of data sets: its reader, and `convert`, its declaration (`conversion.converter`)."""
+"""A module a family of data sets; its `convert` is the converter."""

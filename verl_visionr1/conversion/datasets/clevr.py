@@ -28,13 +28,14 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import CountFlags, points_of, record_of, text_of, whole_number
+from verl_visionr1.conversion.converter import Reading, converter
+from verl_visionr1.conversion.counts import CountFlags
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_records
+from verl_visionr1.conversion.values import count_of, points_of, record_of, text_of
 from verl_visionr1.files import RowError, RowsError
 
 ATTRIBUTES = ("size", "color", "material", "shape")
@@ -44,11 +45,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CountFlags):
-    """The command's flags; `--help` explains each.
-
-    Raises:
-        RowsError: a value out of range, naming the flag.
-    """
+    """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/clevr_{task}"
     attributes: Annotated[
@@ -81,21 +78,15 @@ class Scene:
 
 
 def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
-    """The scenes of a file.
-
-    Raises:
-        RowsError: not CLEVR's scenes. RowError: a bad scene, with `--on-error fail`.
-    """
+    """The scenes of a file."""
     document = read_json(path)
     entries = document.get("scenes") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise RowsError(f"{path}: has no list of scenes; is it a *_scenes.json of CLEVR?")
     scenes = []
     for number, entry in enumerate(entries):
-        try:
+        with ledger.skipping():
             scenes.append(_scene(f"{path.name}: scenes[{number}]", entry, options))
-        except RowError as error:
-            ledger.skip(error)
     return scenes
 
 
@@ -105,7 +96,7 @@ def _scene(where: str, entry: Any, options: Options) -> Scene:
     where = f"{where} ({file_name})"
     objects = entry.get("objects")
     if not isinstance(objects, list):
-        raise RowError("no objects", f"{where}: objects {str(objects)[:60]}: needs a list; mend it")
+        raise RowError("no objects", f"{where}: objects {str(objects)[:60]}: needs a list; correct it")
     kinds = tuple(_places(where, objects, text.split()) for text in options.attributes)
     return Scene(where, str(entry.get("image_index", "")), file_name, kinds)
 
@@ -125,11 +116,7 @@ def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places
 def items_of_scenes(
     scenes: list[Scene], images_dir: Path, name: str, options: Options, ledger: Ledger
 ) -> Iterator[Item]:
-    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not.
-
-    Raises:
-        RowError: an image outside the folder, with `--on-error fail`.
-    """
+    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not."""
     kinds = range(len(options.attributes))
     vocabularies = [sorted({phrase for scene in scenes for phrase in scene.kinds[i]}) for i in kinds]
     rng = random.Random(options.seed)
@@ -140,41 +127,31 @@ def items_of_scenes(
             absent = [phrase for phrase in vocabulary if phrase not in places] if options.negatives else []
             if absent:
                 asked[rng.choice(absent)] = []
-        try:
+        with ledger.skipping():
             path = find_image(images_dir, scene.file_name, scene.where)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for phrase, points in asked.items():
-            for task in options.tasks:
-                yield Item(
-                    where=scene.where,
-                    image=path,
-                    task=task,
-                    phrases=(phrase,),
-                    points_xy=points,
-                    labels=[phrase] * len(points),
-                    count=len(points) if task == "counting" else None,
-                    image_id=scene.image_id,
-                    file_name=scene.file_name,
-                    source_ann={"file": name},
-                )
+            for phrase, points in asked.items():
+                for task in options.tasks:
+                    yield Item(
+                        where=scene.where,
+                        image=path,
+                        task=task,
+                        phrases=(phrase,),
+                        points_xy=points,
+                        count=len(points),
+                        image_id=scene.image_id,
+                        file_name=scene.file_name,
+                        source_ann={"file": name},
+                    )
 
 
 # ---------------------------------------------------------------------------------------------- questions
 
 
 def items_of_records(path: Path, images_dir: Path, ledger: Ledger) -> Iterator[Item]:
-    """A row for each question of R1-V's files.
-
-    Raises:
-        RowsError: the file cannot be read. RowError: a bad row, with `--on-error fail`.
-    """
+    """A row for each question of R1-V's files."""
     for number, (where, record) in enumerate(read_records(path)):
-        try:
+        with ledger.skipping():
             yield _item(where, record, number, images_dir, path.name)
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> Item:
@@ -189,7 +166,7 @@ def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> 
         image=embedded_image(image, where, images_dir),
         task="counting",
         question=question,
-        count=whole_number(answer, where),
+        count=count_of(answer, where),
         image_id=str(number),
         file_name=image if isinstance(image, str) else "",
         source_ann={"file": name, "row": number},
@@ -206,25 +183,14 @@ def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledg
             yield from items_of_records(path, images_dir, ledger)
 
 
-def read(
+@converter("counting", "pointing", example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both")
+def convert(
     annotations: Annotated[list[Path], "Files of one of the three kinds."],
     images_dir: Annotated[Path, "Folder of the images; any (.) where a parquet holds them."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of scenes or questions.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of scenes or questions."""
     require_images(images_dir)
     items = _items(annotations, images_dir, options, ledger)
     return Reading(items=items, files=annotations, allow_none=bool(options.negatives))
-
-
-convert = Converter(
-    "clevr",
-    read,
-    tasks=("counting", "pointing"),
-    example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both",
-)

@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from verl_visionr1.conversion.coco_json import read_coco
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.files import RowsError
 
 
@@ -41,24 +41,13 @@ class Options(VocabularyFlags):
         return {name.strip(): other.strip() for name, _, other in pairs}
 
 
-def read(
+@converter(*BOX_TASKS, example="instances_val2017.json val2017 coco_val.parquet --split val --limit 500")
+def convert(
     annotations: Annotated[Path, "COCO-format detection json."],
     images_dir: Annotated[Path, "Folder that file_name is relative to."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file.
-
-    Raises:
-        RowsError: as `read_coco`; bad flags. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of an annotation file."""
     data = read_coco(annotations, images_dir, ledger, options, options.aliases)
     return plan_reading(data, options, ledger, [annotations])
-
-
-convert = Converter(
-    "coco",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="instances_val2017.json val2017 coco_val.parquet --split val --limit 500",
-)

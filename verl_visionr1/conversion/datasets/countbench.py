@@ -18,14 +18,14 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import record_of, text_of, whole_number
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
 from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_records
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.conversion.values import count_of, record_of, text_of
+from verl_visionr1.files import RowsError
 from verl_visionr1.rows import open_parquet
 
 
@@ -41,24 +41,18 @@ class Options(Flags):
 
 
 def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:
-    """An item for each row with an image.
-
-    Raises:
-        RowsError: the questions are not as many as the rows. RowError: a bad row, with `--on-error fail`.
-    """
+    """An item for each row with an image."""
     paired = _paired(annotations, questions) if questions else None
     number = -1
     for path in annotations:
         for where, record in read_records(path):
             number += 1
-            try:
+            with ledger.skipping():
                 record = record_of(record, where)
                 if _has_image(record):
                     yield _item(where, record if paired is None else {**record, **paired[number]}, number)
                 else:
                     ledger.left_out["row without an image"] += 1
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _has_image(record: Mapping[str, Any]) -> bool:
@@ -87,24 +81,17 @@ def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
         image=embedded_image(record["image"], where),
         task="counting",
         question=text_of(record, ["question"], where),
-        count=whole_number(record.get("number"), where),
+        count=count_of(record.get("number"), where),
         image_id=str(number),
         identities=(url,) if isinstance(url := record.get("image_url"), str) else (),
         source_ann={"row": number, "text": record.get("text")},
     )
 
 
-def read(
+@converter("counting", example="CountBenchQA/data/test-*.parquet countbench.parquet --embed")
+def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."], options: Options, ledger: Ledger
 ) -> Reading:
-    """The rows of the data set's files; raises as `read_items`."""
+    """The rows of the data set's files."""
     files = [*annotations, *([options.questions] if options.questions else [])]
     return Reading(items=read_items(annotations, options.questions, ledger), files=files)
-
-
-convert = Converter(
-    "countbench",
-    read,
-    tasks=("counting",),
-    example="CountBenchQA/data/test-*.parquet countbench.parquet --embed",
-)

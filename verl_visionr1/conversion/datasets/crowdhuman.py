@@ -11,36 +11,25 @@ reflections, statues), and people or heads with `ignore`, are regions to ignore:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
-from verl_visionr1.conversion.coco_json import four_numbers
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images
+from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns
+from verl_visionr1.conversion.values import record_of, text_of
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns
 from verl_visionr1.files import RowError
-from verl_visionr1.images import read_size
 
 BODIES_OUTSIDE = 0.5
 """Share of whole bodies that may reach beyond the edge, where nobody sees them; of other boxes `MOST_CLIPPED` may."""
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
-
-
-class BoxKind(str, Enum):
-    """Which of the three boxes of a person."""
-
-    fbox = "fbox"
-    vbox = "vbox"
-    hbox = "hbox"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +38,11 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/crowdhuman_{task}"
     box: Annotated[
-        BoxKind,
+        Literal["fbox", "vbox", "hbox"],
         typer.Option(
             help="fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head."
         ),
-    ] = BoxKind.fbox
+    ] = "fbox"
     name: Annotated[
         str | None, typer.Option(help="What to ask for. Default: person, or head with --box hbox.", show_default=False)
     ] = None
@@ -61,88 +50,41 @@ class Options(VocabularyFlags):
     @property
     def phrase(self) -> str:
         """What is asked for."""
-        return self.name or ("head" if BoxKind(self.box) is BoxKind.hbox else "person")
+        return self.name or ("head" if self.box == "hbox" else "person")
 
 
-def read_crowdhuman(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """All boxes of one kind, under one category.
-
-    Raises:
-        RowsError: no such file or folder. RowError: a bad entry, with `on_error="fail"`.
-    """
-    require_images(images_dir)
-    most = BODIES_OUTSIDE if BoxKind(options.box) is BoxKind.fbox else MOST_CLIPPED
-    boxes = options.box_check(path.name, options.convention("xywh-abs"), most)
-    columns = Columns(path.name, [options.phrase], ledger, boxes, keeps_marked=options.keeps_marked)
-    seen: dict[str, int] = {}
-    for where, record in read_records(path):
-        try:
-            image = _image(where, record, images_dir, options, columns, seen)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        if image is None:
-            ledger.left_out["image on the exclusion list"] += 1
-            continue
-        seen[image.image_id] = number = columns.add_image(image)
-        for place, entry in enumerate(record["gtboxes"]):
-            try:
-                _add(columns, number, place, entry, BoxKind(options.box))
-            except RowError as error:
-                ledger.skip(error)
-    return columns.finish()
-
-
-def _image(
-    where: str, record: Any, images_dir: Path, options: Options, columns: Columns, seen: dict[str, int]
-) -> AnnotatedImage | None:
+def _image(where: str, record: Any, images_dir: Path, columns: Columns, seen: dict[str, int]) -> AnnotatedImage | None:
     """The image of a line; None: it is on the exclusion list.
 
     Args:
         seen: numbers of the images so far; an ID that comes again is left out altogether, for it has two sets of boxes.
-
-    Raises:
-        RowError: no entry of CrowdHuman, an ID that was there before, or an unfit image.
     """
-    if isinstance(record, RowError):
-        raise record
-    if not isinstance(record, dict) or not isinstance(record.get("gtboxes"), list):
-        raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; mend it")
-    image_id = record.get("ID")
-    if not isinstance(image_id, str) or not image_id:
-        raise RowError("image without ID", f"{where}: ID {image_id!r}: needs a text; mend it")
+    record = record_of(record, where)
+    if not isinstance(record.get("gtboxes"), list):
+        raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; correct it")
+    image_id = text_of(record, ["ID"], where)
     where = f"{where} (ID {image_id!r})"
     if image_id in seen:
         if seen[image_id] != LEFT_OUT:
             columns.leave_out(seen[image_id])
-        raise RowError("image ID twice", f"{where}: this ID is there twice; mend it")
+        raise RowError("image ID twice", f"{where}: this ID appears twice; correct it")
     seen[image_id] = LEFT_OUT
     name = f"{image_id}.jpg"
-    if options.excluded.holds(image_id, name):
+    if columns.excludes(image_id, name):
         return None
     path = find_below(images_dir / "Images", name) or find_image(images_dir, name, where)  # `Images`: of the zips
-    size_wh, orientation = read_size(path)
-    if orientation != 1:
-        reason = f"{path} has EXIF orientation {orientation}, and the file of boxes gives no sizes"
-        raise RowError(
-            "frame unknown", f"{where}: {reason}: nobody knows which way up they were drawn; store it upright"
-        )
-    return AnnotatedImage(image_id, name, path, size_wh)
+    return AnnotatedImage(image_id, name, path, size_of_unturned(path, where))
 
 
-def _add(columns: Columns, image: int, place: int, entry: Any, kind: BoxKind) -> None:
-    """Take one box, or region to ignore.
-
-    Raises:
-        RowError: it cannot be used; something is there, so that the image is not counted.
-    """
+def _add(columns: Columns, image: int, place: int, entry: Any, kind: str) -> None:
+    """Take one box, or region to ignore."""
     entry = entry if isinstance(entry, dict) else {}
     is_person = entry.get("tag") == "person"
-    ignored = _ignored(entry, "extra") or (kind is BoxKind.hbox and _ignored(entry, "head_attr"))
+    ignored = _ignored(entry, "extra") or (kind == "hbox" and _ignored(entry, "head_attr"))
     mark = ("ignore" if ignored else "") if is_person else str(entry.get("tag", "no person"))
-    key = kind.value if is_person or "fbox" not in entry else BoxKind.fbox.value  # a crowd has no one head
+    key = kind if is_person or "fbox" not in entry else "fbox"  # a crowd has no one head
     box = entry.get(key)
-    columns.add(image, 0, four_numbers(box), place, mark=mark, written=f"{key} {str(box)[:80]}")
+    columns.add(image, 0, box, place, mark=mark, written=f"{key} {str(box)[:80]}")
 
 
 def _ignored(entry: dict[str, Any], attributes: str) -> bool:
@@ -151,19 +93,25 @@ def _ignored(entry: dict[str, Any], attributes: str) -> bool:
     return isinstance(found, dict) and bool(found.get("ignore"))
 
 
-def read(
+@converter(*BOX_TASKS, example="annotation_val.odgt Images heads.parquet --box hbox --task detection")
+def convert(
     annotations: Annotated[Path, "annotation_train.odgt or annotation_val.odgt."],
     images_dir: Annotated[Path, "Folder of the images."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_crowdhuman`."""
-    return plan_reading(read_crowdhuman(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "crowdhuman",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="annotation_val.odgt Images heads.parquet --box hbox --task detection",
-)
+    """The rows of an annotation file: all boxes of one kind, under one category."""
+    require_images(images_dir)
+    most = BODIES_OUTSIDE if options.box == "fbox" else MOST_CLIPPED
+    columns = options.columns(annotations.name, [options.phrase], ledger, NAMED["xywh-abs"], most)
+    seen: dict[str, int] = {}
+    for where, record in read_records(annotations):
+        with ledger.skipping():
+            image = _image(where, record, images_dir, columns, seen)
+            if image is None:
+                continue
+            seen[image.image_id] = number = columns.add_image(image)
+            for place, entry in enumerate(record["gtboxes"]):
+                with ledger.skipping():
+                    _add(columns, number, place, entry, options.box)
+    return plan_reading(columns.finish(), options, ledger, [annotations])

@@ -19,42 +19,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import typer
 
-from verl_visionr1.conversion.coco_json import four_numbers, read_parts
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.coco_json import read_parts
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_pickle
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, Key, key_of, named_once
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
 PICKLES = ("sentences", "annotations", "images", "groups")
-LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
-
-
-class Ask(str, Enum):
-    """Which sentences an image is asked for."""
-
-    intra = "intra"
-    inter = "inter"
-
-
-class Descriptions(str, Enum):
-    """Of what is there, of what is lacking ("a hat that is not blue"), or both."""
-
-    full = "full"
-    pres = "pres"
-    abs = "abs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +46,13 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/d3_{task}"
     ask: Annotated[
-        Ask, typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set.")
-    ] = Ask.intra
+        Literal["intra", "inter"],
+        typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set."),
+    ] = "intra"
     descriptions: Annotated[
-        Descriptions,
+        Literal["full", "pres", "abs"],
         typer.Option(help="full: all sentences; pres: those of what is there; abs: those of what is lacking."),
-    ] = Descriptions.full
+    ] = "full"
     groups: Annotated[
         Path | None, typer.Option(help="For a json: folder of images.pkl and groups.pkl.", show_default=False)
     ] = None
@@ -96,25 +80,20 @@ class _Group(msgspec.Struct):
 
 
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and which sentences each image is asked for.
-
-    Raises:
-        RowsError: as `read_coco` and `read_pickle`. RowError: a bad entry, with `on_error="fail"`.
-    """
+    """The boxes, and which sentences each image is asked for."""
     require_images(images_dir)
-    descriptions = Descriptions(options.descriptions)
     if path.is_dir():
         if options.groups is not None:
             raise RowsError(f"--groups {options.groups}: for a json; {path} has groups of its own")
         data, index_of = _read_pickles(path, images_dir, ledger, options)
         groups = path
     else:
-        if descriptions is not Descriptions.full:
-            other = f"d3_{descriptions.value}_annotations.json"
-            raise RowsError(f"--descriptions {descriptions.value}: for pickles; take {other} instead of {path}")
+        if options.descriptions != "full":
+            other = f"d3_{options.descriptions}_annotations.json"
+            raise RowsError(f"--descriptions {options.descriptions}: for pickles; take {other} instead of {path}")
         parts = read_parts(path, images_dir, ledger, options)
         data, index_of, groups = parts.data, parts.category_of, options.groups
-    if Ask(options.ask) is Ask.inter:
+    if options.ask == "inter":
         return data
     if groups is None:
         reason = "a json does not say which sentences an image's group has"
@@ -130,7 +109,7 @@ def _entries(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.pkl"
     found = read_pickle(path)
     if not isinstance(found, dict):
-        raise RowsError(f"{path}: holds no dictionary but {type(found).__name__}; is it D3's?")
+        raise RowsError(f"{path}: needs a dictionary, holds {type(found).__name__}; is it D3's?")
     return {str(key_of(key)): entry for key, entry in found.items()}
 
 
@@ -141,7 +120,7 @@ def _decoded(name: str, entries: Mapping[str, Any], type_: type[T], ledger: Ledg
         try:
             yield where, key, msgspec.convert(entry, type_)
         except msgspec.ValidationError as error:
-            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; mend it"))
+            ledger.skip(RowError("malformed entry", f"{where} = {str(entry)[:80]}: {error}; correct it"))
 
 
 def _read_pickles(
@@ -152,33 +131,28 @@ def _read_pickles(
     sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
-    boxes = options.box_check(folder.name, options.convention("xywh-abs"))
-    columns = Columns(folder.name, names, ledger, boxes)
-    image_of = _add_images(columns, _entries(folder, "images"), images_dir, options)
+    columns = options.columns(folder.name, names, ledger, NAMED["xywh-abs"])
+    image_of = _add_images(columns, _entries(folder, "images"), images_dir)
     for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
         _add_annotation(columns, where, key, entry, image_of, index_of)
-    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, Descriptions(options.descriptions))}
+    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
-def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path, options: Options) -> dict[str, int]:
+def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> dict[str, int]:
     """Key of each image -> its number, or `LEFT_OUT`."""
     image_of = dict.fromkeys(entries, LEFT_OUT)
     for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
-        if options.excluded.holds(key, entry.file_name):
-            columns.ledger.left_out["image on the exclusion list"] += 1
+        if columns.excludes(key, entry.file_name):
             continue
-        try:
+        with columns.ledger.skipping():
             path = find_image(images_dir, entry.file_name, where)
-        except RowError as error:
-            columns.ledger.skip(error)
-            continue
-        image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
+            image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
     return image_of
 
 
-def _is_asked(sentence: _Sentence, descriptions: Descriptions) -> bool:
-    return descriptions is Descriptions.full or bool(sentence.is_negative) == (descriptions is Descriptions.abs)
+def _is_asked(sentence: _Sentence, descriptions: str) -> bool:
+    return descriptions == "full" or bool(sentence.is_negative) == (descriptions == "abs")
 
 
 def _add_annotation(
@@ -197,17 +171,15 @@ def _add_annotation(
     box = entry.bbox if isinstance(entry.bbox, list) else []
     box = box[0] if len(box) == 1 and isinstance(box[0], list) else box
     for sentence in dict.fromkeys(entry.sent_id):
-        try:
+        with columns.ledger.skipping():
             if image is None:
                 reason = f"image_id {entry.image_id!r} is not in images.pkl"
-                raise RowError("unknown image_id", f"{where}: {reason}; mend it")
+                raise RowError("unknown image_id", f"{where}: {reason}; correct it")
             index = index_of.get(str(key_of(sentence)))
             if index is None:
                 reason = f"sent_id {sentence!r} is not in sentences.pkl"
-                raise RowError("unknown sent_id", f"{where}: {reason}; mend it")
-            columns.add(image, index, four_numbers(box), key, written=f"bbox {str(entry.bbox)[:80]}")
-        except RowError as error:
-            columns.ledger.skip(error)
+                raise RowError("unknown sent_id", f"{where}: {reason}; correct it")
+            columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
 
 
 # ---------------------------------------------------------------------------------------------- groups
@@ -229,7 +201,7 @@ def _with_groups(
         groups = _ids(group_id)
         if not all(group in inner for group in groups):
             reason = f"group_id {group_id!r} in images.pkl is not in groups.pkl"
-            ledger.skip(RowError("unknown group_id", f"{data.name}: image id {image.image_id}: {reason}; mend it"))
+            ledger.skip(RowError("unknown group_id", f"{data.name}: image id {image.image_id}: {reason}; correct it"))
             groups = []
         yield replace(image, checked=frozenset(index for group in groups for index in inner[group]))
 
@@ -240,22 +212,15 @@ def _ids(value: Any) -> list[str]:
     return [str(key_of(it)) for it in values]
 
 
-def read(
+@converter(*BOX_TASKS, example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding")
+def convert(
     annotations: Annotated[Path, "Folder d3_pkl, or d3_full_annotations.json, ..."],
     images_dir: Annotated[Path, "Folder d3_images."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of the annotations; raises as `read_d3`."""
+    """The rows of the annotations."""
     data = read_d3(annotations, images_dir, ledger, options)
     files = [annotations / f"{name}.pkl" for name in PICKLES] if annotations.is_dir() else [annotations]
     files += [options.groups / f"{name}.pkl" for name in ("images", "groups")] if options.groups else []
     return plan_reading(data, options, ledger, files)
-
-
-convert = Converter(
-    "d3",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="d3_pkl d3_images d3_abs.parquet --descriptions abs --task grounding",
-)

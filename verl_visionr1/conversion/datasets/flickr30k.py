@@ -18,15 +18,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from xml.etree.ElementTree import Element
 
 import typer
 
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import find_image, inside, require_images
 from verl_visionr1.conversion.items import Item
@@ -40,23 +39,15 @@ _NOT_VISUAL = "0"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class Boxes(str, Enum):
-    """What becomes of a phrase of many boxes."""
-
-    many = "many"
-    union = "union"
-    single = "single"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/flickr30k"
     boxes: Annotated[
-        Boxes,
+        Literal["many", "union", "single"],
         typer.Option(help="A phrase of many boxes: many asks for all, union for the box around them, single drops it."),
-    ] = Boxes.many
+    ] = "many"
 
 
 @dataclass(slots=True)
@@ -104,7 +95,7 @@ def _read_unrelated(entities: Path) -> frozenset[tuple[str, int]]:
             case [image_id, number] if number.isdigit():
                 listed.add((image_id, int(number)))
             case _:
-                raise RowsError(f"{path}: {line.strip()!r}: needs an image id and the number of a caption; mend it")
+                raise RowsError(f"{path}: {line.strip()!r}: needs an image id and the number of a caption; correct it")
     return frozenset(listed)
 
 
@@ -114,7 +105,7 @@ def _read_captions(path: Path) -> list[_Phrase]:
         found = [_Phrase(" ".join(text.split()), chain, number) for chain, text in _PHRASE.findall(line)]
         if len(found) != line.count("[") or len(found) != line.count("]"):
             reason = f"caption {number}: {line.strip()[:100]!r}: a phrase is not of the form [/EN#1/people A man]"
-            raise RowError("malformed caption", f"{path.name}: {reason}; mend it")
+            raise RowError("malformed caption", f"{path.name}: {reason}; correct it")
         phrases += found
     return phrases
 
@@ -126,7 +117,7 @@ def _read_boxes(path: Path, written: Convention) -> _Chains:
         names = [name.text.strip() for name in thing.findall("name") if name.text]
         box = thing.find("bndbox")
         if not names:
-            raise RowError("object without name", f"{path.name}: an object has no <name>; mend it")
+            raise RowError("object without name", f"{path.name}: an object has no <name>; correct it")
         if box is not None:
             numbers = [_whole(box, corner, path) for corner in _CORNERS]
             shift = 0 if written.fixed_wh else 1
@@ -145,7 +136,7 @@ def _whole(parent: Element, tag: str, path: Path) -> int:
     try:
         return int(text or "")
     except ValueError:
-        raise RowError("malformed XML", f"{path.name}: <{tag}> is {text!r}: needs a whole number; mend it") from None
+        raise RowError("malformed XML", f"{path.name}: <{tag}> is {text!r}: needs a whole number; correct it") from None
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -155,39 +146,34 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
     unrelated, written = _read_unrelated(entities), options.convention("xyxy-abs")
     for image_id in ids:
         captions, boxes = _files_of(entities, image_id)
-        try:
+        with ledger.skipping():
             try:
                 phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
             except RowError:
                 raise
             except RowsError as error:  # of one file among thousands
                 raise RowError("annotation file unreadable", str(error)) from None
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
-            (image_id, it.caption) in unrelated for it in phrases
-        )
-        phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
-        for same in _one_wording(phrases, chains, ledger):
-            found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
-            if found is None:
-                ledger.left_out["phrase of many boxes"] += 1
-                continue
-            yield Item(
-                where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
-                image=find_image(images_dir, f"{image_id}.jpg", captions.name),
-                task="grounding",
-                phrases=(same[0].text,),
-                annotated_wh=chains.size_wh,
-                whole_wh=written.fixed_wh,
-                written=written,
-                boxes_xyxy=found,
-                labels=[same[0].text] * len(found),
-                image_id=image_id,
-                file_name=f"{image_id}.jpg",
-                source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+            ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
+                (image_id, it.caption) in unrelated for it in phrases
             )
+            phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
+            for same in _one_wording(phrases, chains, ledger):
+                found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
+                if found is None:
+                    ledger.left_out["phrase of many boxes"] += 1
+                    continue
+                yield Item(
+                    where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",
+                    image=find_image(images_dir, f"{image_id}.jpg", captions.name),
+                    task="grounding",
+                    phrases=(same[0].text,),
+                    annotated_wh=chains.size_wh,
+                    written=written,
+                    boxes_xyxy=found,
+                    image_id=image_id,
+                    file_name=f"{image_id}.jpg",
+                    source_ann={"chain": same[0].chain, "captions": sorted({it.caption for it in same})},
+                )
 
 
 def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
@@ -215,38 +201,27 @@ def _why_not(chain: str, chains: _Chains) -> str:
     return "without a box (nobndbox)" if chain in chains.without_box else "of a chain that the xml does not have"
 
 
-def _boxes_asked_for(boxes: list[list[float]], wanted: Boxes) -> list[list[float]] | None:
+def _boxes_asked_for(boxes: list[list[float]], wanted: str) -> list[list[float]] | None:
     """The boxes of a row; None where the phrase makes none."""
     once = [list(box) for box in dict.fromkeys(map(tuple, boxes))]
-    if len(once) == 1 or wanted == Boxes.many:
+    if len(once) == 1 or wanted == "many":
         return once
-    if wanted == Boxes.single:
+    if wanted == "single":
         return None
     x1, y1, x2, y2 = zip(*once, strict=True)
     return [[min(x1), min(y1), max(x2), max(y2)]]
 
 
-def read(
+@converter("grounding", example="flickr30k_entities flickr30k-images flickr_val.parquet --split val")
+def convert(
     entities: Annotated[Path, "Folder of Annotations, Sentences and the lists that --split names (train, val, test)."],
     images_dir: Annotated[Path, "Folder of <id>.jpg."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of the captions of a split.
-
-    Raises:
-        RowsError: bad folder, list or flag. RowError: a bad caption or xml, with `on_error="fail"`.
-    """
+    """The rows of the captions of a split."""
     require_images(images_dir)
     ids = _image_ids(entities, options.split)
     files = [entities / f"{options.split}.txt", *(path for it in ids for path in _files_of(entities, it))]
     items = _items(entities, ids, images_dir, options, ledger)
     return Reading(items=items, files=[path for path in files if path.exists()], name="Flickr30k Entities")
-
-
-convert = Converter(
-    "flickr30k",
-    read,
-    tasks=("grounding",),
-    example="flickr30k_entities flickr30k-images flickr_val.parquet --split val",
-)

@@ -10,14 +10,13 @@ shells"; underscores become blanks), disjoint between the splits train, val and 
 where they are as many and lie around them.
 
 Counts run from 7 to 3731, hence `--max-instances` 50. Some images are there under several names, also across splits
-(arXiv 2205.10203): files that are equal to the byte are noted, and name each other in `source_ann`.
+(arXiv 2205.10203): `visionr1 doctor train.parquet --val val.parquet` finds them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,13 +24,14 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.converter import Reading, converter
+from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.sources import read_json, read_lines, sha256_of
+from verl_visionr1.conversion.sources import read_json, read_lines
+from verl_visionr1.conversion.values import points_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -73,11 +73,7 @@ class Source:
 
 
 def read_source(annotations: Path, splits: Path, classes: Path, boxes: Path | None) -> Source:
-    """All files.
-
-    Raises:
-        RowsError: one is missing, garbled or of another layout.
-    """
+    """All files."""
     return Source(
         annotations.name,
         entries=read_json(annotations, dict[str, Any]),
@@ -94,7 +90,7 @@ def _classes(path: Path) -> dict[str, str]:
         file_name, *rest = line.split("\t" if "\t" in line else None, 1)
         name = " ".join("".join(rest).replace("_", " ").split())
         if not name or names.setdefault(file_name.strip(), name) != name:
-            raise RowsError(f"{path}: line {line.strip()[:80]!r}: needs a file name and its one class; mend it")
+            raise RowsError(f"{path}: line {line.strip()[:80]!r}: needs a file name and its one class; correct it")
     return names
 
 
@@ -113,53 +109,26 @@ def _all_boxes(path: Path) -> dict[str, list[list[float]]]:
     return dict(boxes)
 
 
-def repeats_of(names: Iterable[str], images_dir: Path) -> dict[str, list[str]]:
-    """File name -> the other names of files that are equal to the byte. Missing and unsafe names have none."""
-    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for name in names:
-        with suppress(RowError, OSError):
-            path = find_image(images_dir, name, name)
-            by_size[path.stat().st_size].append((name, path))
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for same_size in by_size.values():
-        for name, path in same_size if len(same_size) > 1 else ():
-            by_content[sha256_of([path])].append(name)
-    return {name: [other for other in same if other != name] for same in by_content.values() for name in same}
-
-
 # ---------------------------------------------------------------------------------------------- items
 
 
 def items_of(source: Source, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """A row for each image of the split and task.
-
-    Raises:
-        RowsError: no such split. RowError: a bad entry, with `--on-error fail`.
-    """
+    """A row for each image of the split and task."""
     names = source.splits.get(options.split)
     if names is None:
         raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(source.splits)}")
-    repeats = repeats_of(dict.fromkeys(name for split in source.splits.values() for name in split), images_dir)
-    in_split = set(names)
     for name in names:
-        same = repeats.get(name, [])
-        ledger.notes["image that is in this split under another name"] += bool(in_split.intersection(same))
-        ledger.notes["image that is in another split under another name"] += not in_split.issuperset(same)
-        try:
-            yield from _items(name, source, images_dir, options, ledger, same)
-        except RowError as error:
-            ledger.skip(error)
+        with ledger.skipping():
+            yield from _items(name, source, images_dir, options, ledger)
 
 
-def _items(
-    name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger, same: list[str]
-) -> list[Item]:
+def _items(name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger) -> list[Item]:
     where = f"{source.name}: {name!r}"
     path = find_image(images_dir, name, where)
     entry, plural = source.entries.get(name), source.classes.get(name)
     if not isinstance(entry, dict) or plural is None:
         missing = "annotation" if plural is not None else "class"
-        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; mend it")
+        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; correct it")
     points = points_of(entry.get("points"), where)
     size_wh, _ = read_size(path)
     _check_frame(where, entry, size_wh)
@@ -176,22 +145,17 @@ def _items(
                 question=options.how_many(plural, task),
                 boxes_xyxy=boxes if task == "counting" else [],
                 points_xy=places,
-                labels=[plural] * (len(places) or len(boxes)),
-                count=len(points) if task == "counting" else None,
+                count=len(points),
                 image_id=name.partition(".")[0],
                 file_name=name,
-                source_ann={"file": source.name, **({"same_image": same} if same else {})},
+                source_ann={"file": source.name},
             )
         )
     return items
 
 
 def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int]) -> None:
-    """Refuse an image of another size than that in whose pixels the points are.
-
-    Raises:
-        RowError: neither 384 high nor, by the entry's H, W, ratio_h and ratio_w, of the size it was brought to.
-    """
+    """Refuse an image of another size than that in whose pixels the points are."""
     if size_wh[1] == HEIGHT:
         return
     pairs = [(entry.get("W"), entry.get("ratio_w")), (entry.get("H"), entry.get("ratio_h"))]
@@ -213,7 +177,12 @@ def _fitting_boxes(boxes: list[list[float]], points: list[Point], ledger: Ledger
     return []
 
 
-def read(
+@converter(
+    "counting",
+    "pointing",
+    example="annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt images_384_VarV2 a.parquet",
+)
+def convert(
     annotations: Annotated[Path, "annotation_FSC147_384.json."],
     splits: Annotated[Path, "Train_Test_Val_FSC_147.json."],
     classes: Annotated[Path, "ImageClasses_FSC147.txt."],
@@ -221,11 +190,7 @@ def read(
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of a split.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of a split."""
     require_images(images_dir)
     source = read_source(annotations, splits, classes, options.boxes)
     return Reading(
@@ -233,11 +198,3 @@ def read(
         files=[annotations, splits, classes, *filter(None, [options.boxes])],
         total=len(source.splits.get(options.split, ())) * len(options.tasks),
     )
-
-
-convert = Converter(
-    "fsc147",
-    read,
-    tasks=("counting", "pointing"),
-    example="annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt images_384_VarV2 a.parquet",
-)

@@ -16,38 +16,23 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from verl_visionr1.conversion.coco_json import CocoCategory, CocoParts, read_parts, with_checked
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
-from verl_visionr1.conversion.vocabulary import Annotations, key_of
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
+from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowsError
 
+FREQUENCIES = ("r", "c", "f")
+"""In how many training images a category is: rare (to 10), common (to 100), frequent."""
 _EXPLANATION = re.compile(r"\s*\([^()]*\)")
-
-
-class Names(str, Enum):
-    """How categories are asked for."""
-
-    natural = "natural"
-    short = "short"
-    file = "file"
-
-
-class Frequency(str, Enum):
-    """In how many training images a category is: rare (to 10), common (to 100), frequent."""
-
-    r = "r"
-    c = "c"
-    f = "f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,37 +41,42 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/lvis_{task}"
     names: Annotated[
-        Names,
+        Literal["natural", "short", "file"],
         typer.Option(
             help="What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
             "then called the same; file: 'bow_(decorative_ribbons)'."
         ),
-    ] = Names.natural
+    ] = "natural"
     frequency: Annotated[
-        list[Frequency],
-        typer.Option(help="Ask only for rare, common or frequent categories; twice for two.", show_default=False),
+        list[str],
+        typer.Option(
+            help="Ask only for rare (r), common (c) or frequent (f) categories; twice for two.", show_default=False
+        ),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for frequency in self.frequency:
+            if frequency not in FREQUENCIES:
+                raise RowsError(f"--frequency {frequency}: needs one of {', '.join(FREQUENCIES)}")
         if self.frequency and self.categories:
             raise RowsError("--frequency with --categories: both say what to ask for; give one of them")
 
 
-def phrases(categories: Sequence[CocoCategory], names: Names) -> dict[str, str]:
+def phrases(categories: Sequence[CocoCategory], names: str) -> dict[str, str]:
     """Category name -> what to ask for.
 
     >>> bows = [CocoCategory(name=name) for name in ("bow_(weapon)", "bow_(decorative_ribbons)", "cap_(headwear)")]
-    >>> list(phrases(bows, Names.natural).values())
+    >>> list(phrases(bows, "natural").values())
     ['bow (weapon)', 'bow (decorative ribbons)', 'cap (headwear)']
-    >>> list(phrases(bows, Names.short).values())
+    >>> list(phrases(bows, "short").values())
     ['bow (weapon)', 'bow (decorative ribbons)', 'cap']
     """
     written = [category.name.strip() for category in categories]
-    if names is Names.file:
+    if names == "file":
         return dict(zip(written, written, strict=True))
     natural = [" ".join(name.replace("_", " ").split()) for name in written]
-    if names is Names.natural:
+    if names == "natural":
         return dict(zip(written, natural, strict=True))
     short = [_EXPLANATION.sub("", name) or name for name in natural]
     times = Counter(name.lower() for name in short)
@@ -94,40 +84,24 @@ def phrases(categories: Sequence[CocoCategory], names: Names) -> dict[str, str]:
     return dict(zip(written, shown, strict=True))
 
 
-def read_lvis(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, with what was looked for on each image; categories of other frequencies are never asked for.
-
-    Raises:
-        RowsError: as `read_coco`; the file gives no such frequency. RowError: a bad entry, with `on_error="fail"`.
-    """
-    as_phrases = partial(phrases, names=Names(options.names))
-    parts = read_parts(path, images_dir, ledger, options, as_phrases)
-    data = with_checked(parts, ledger, federated=True)
-    return replace(data, never_asked=_of_other_frequency(path, parts, options.frequency)) if options.frequency else data
-
-
-def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[Frequency]) -> frozenset[int]:
-    wanted = {Frequency(one).value for one in frequency}
-    kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in wanted}
+def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[str]) -> frozenset[int]:
+    kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in frequency}
     if not kept:
-        reason = f"no category of frequency {' or '.join(sorted(wanted))}"
+        reason = f"no category of frequency {' or '.join(sorted(set(frequency)))}"
         raise RowsError(f"{path}: {reason}; leave --frequency out, or take LVIS's own file")
     return frozenset(range(len(parts.data.names))) - kept
 
 
-def read(
+@converter(*BOX_TASKS, example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2")
+def convert(
     annotations: Annotated[Path, "lvis_v1_train.json, ..."],
     images_dir: Annotated[Path, "Folder of train2017/ and val2017/."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_lvis`."""
-    return plan_reading(read_lvis(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "lvis",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2",
-)
+    """The rows of an annotation file; categories of other frequencies are never asked for."""
+    parts = read_parts(annotations, images_dir, ledger, options, partial(phrases, names=options.names))
+    data = with_checked(parts, ledger, federated=True)
+    if options.frequency:
+        data = replace(data, never_asked=_of_other_frequency(annotations, parts, options.frequency))
+    return plan_reading(data, options, ledger, [annotations])

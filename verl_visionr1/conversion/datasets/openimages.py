@@ -31,12 +31,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
-from verl_visionr1.conversion.identity import Exclusion
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_csv, read_json
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.files import RowError, RowsError
@@ -65,20 +65,13 @@ class Options(VocabularyFlags):
 
 
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
-    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size.
-
-    Raises:
-        RowsError: a missing or garbled file or folder. RowError: a bad box or image, where the policy is to fail.
-    """
+    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size."""
     names, place_of = _classes(classes, ledger)
-    check = options.box_check(boxes.name, options.convention("xyxy-norm1"))
-    columns = Columns(boxes.name, names, ledger, check, keeps_marked=options.keeps_marked)
-    images = _Images(columns, images_dir, options.excluded, options.partial)
+    columns = options.columns(boxes.name, names, ledger, NAMED["xyxy-norm1"])
+    images = _Images(columns, images_dir, options.partial)
     for line, record in _table(boxes, ("ImageID", "LabelName", *SIDES, "IsGroupOf"), ledger):
-        try:
+        with ledger.skipping():
             _add_box(line, record, columns, images, place_of)
-        except RowError as error:
-            ledger.skip(error)
     there, absent = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
     if options.labels is not None:
         for number, place, is_there in _labels(options.labels, images, place_of, ledger):
@@ -128,8 +121,8 @@ class _Images:
         orientation: EXIF orientation of those that are not stored upright.
     """
 
-    def __init__(self, columns: Columns, images_dir: Path, exclude: Exclusion, partial: bool) -> None:
-        self.columns, self.images_dir, self.exclude, self.partial = columns, images_dir, exclude, partial
+    def __init__(self, columns: Columns, images_dir: Path, partial: bool) -> None:
+        self.columns, self.images_dir, self.partial = columns, images_dir, partial
         self.orientation: dict[int, int] = {}
         self._number_of: dict[str, int | None] = {}
         self._file_of: dict[str, str | None] = {}
@@ -142,19 +135,14 @@ class _Images:
         return image_id in self._file_of
 
     def number_of(self, image_id: str, where: str) -> int | None:
-        """The number of an image; None where it is left out.
-
-        Raises:
-            RowError: the file is missing or unfit, at the first time; then None.
-        """
+        """The number of an image; None where it is left out."""
         if image_id in self._number_of:
             return self._number_of[image_id]
         self._number_of[image_id] = None
-        left_out = self.columns.ledger.left_out
-        if self.exclude.holds(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
-            left_out["image on the exclusion list"] += 1
-        elif self.partial and not self.has_file(image_id):
-            left_out["image that is not in the folder (--partial)"] += 1
+        if self.columns.excludes(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
+            return None
+        if self.partial and not self.has_file(image_id):
+            self.columns.ledger.left_out["image that is not in the folder (--partial)"] += 1
         else:
             self._number_of[image_id] = self._add(image_id, where)
         return self._number_of[image_id]
@@ -217,16 +205,12 @@ def _add_box(
 def _labels(
     path: Path, images: _Images, place_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[tuple[int, int, bool]]:
-    """(number of the image, place of the class, whether it is there) of each image-level label that was verified.
-
-    Raises:
-        RowsError: a label that nobody verified: the file is that of machine-made ones.
-    """
+    """(number of the image, place of the class, whether it is there) of each image-level label that was verified."""
     for line, record in _table(path, ("ImageID", "LabelName", "Confidence"), ledger):
         where = f"{path.name}: line {line}"
         confidence = record["Confidence"].strip()
         if confidence not in ("0", "1", "0.0", "1.0"):
-            reason = f"Confidence {confidence!r}: a label that nobody verified"
+            reason = f"Confidence {confidence!r}: not a verified label"
             raise RowsError(f"{where}: {reason}; give the file of human-verified labels, with 0 and 1")
         place = place_of.get(record["LabelName"])
         if place is None:
@@ -235,13 +219,10 @@ def _labels(
         if not images.has_file(record["ImageID"]):  # the file covers images without boxes, too
             ledger.left_out["image-level label of an image that is not in the folder"] += 1
             continue
-        try:
+        with ledger.skipping():
             image = images.number_of(record["ImageID"], where)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        if image is not None:
-            yield image, place, float(confidence) == 1
+            if image is not None:
+                yield image, place, float(confidence) == 1
 
 
 class _Node(msgspec.Struct, rename="pascal"):
@@ -288,22 +269,17 @@ def _with_checked(
     )
 
 
-def read(
+@converter(
+    *BOX_TASKS, example="train-annotations-bbox.csv class-descriptions-boxable.csv train openimages.parquet --partial"
+)
+def convert(
     boxes: Annotated[Path, "*-annotations-bbox.csv."],
     classes: Annotated[Path, "class-descriptions-boxable.csv."],
     images_dir: Annotated[Path, "Folder that holds <ImageID>.jpg, at any depth."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of the csv files; raises as `read_openimages`."""
+    """The rows of the csv files."""
     data = read_openimages(boxes, classes, images_dir, options, ledger)
     files = [path for path in (boxes, classes, options.labels, options.hierarchy) if path is not None]
     return plan_reading(data, options, ledger, files)
-
-
-convert = Converter(
-    "openimages",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="train-annotations-bbox.csv class-descriptions-boxable.csv train openimages.parquet --partial",
-)

@@ -19,11 +19,11 @@ from typing import Annotated, Any
 import typer
 
 from verl_visionr1.conversion.coco_json import CocoImage, CocoParts, read_parts
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
+from verl_visionr1.conversion.vocabulary import AnnotatedImage
 from verl_visionr1.files import RowError, RowsError
 
 NOTHING: frozenset[int] = frozenset()
@@ -38,20 +38,6 @@ class Options(VocabularyFlags):
         bool,
         typer.Option("--all-categories", help="Ask every image for all categories of the file, not for its own texts."),
     ] = False
-
-
-def read_ovdeval(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and what is asked for on each image.
-
-    Raises:
-        RowsError: as `read_coco`; no image says what to ask for. RowError: a bad entry, with `on_error="fail"`.
-    """
-    parts = read_parts(path, images_dir, ledger, options)
-    if not parts.entries and parts.data.images and not options.all_categories:
-        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
-        raise RowsError(f"{path}: {reason}; give --all-categories, or use `visionr1 convert coco`")
-    images = _with_texts(parts, ledger, all_categories=options.all_categories)
-    return replace(parts.data, images=images, own_negatives=True)
 
 
 def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:
@@ -82,32 +68,26 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
 
 
 def _indexes(where: str, texts: Any, index: Mapping[str, int]) -> frozenset[int]:
-    """The categories that a list of texts names.
-
-    Raises:
-        RowError: no list of texts, or a text that is no category.
-    """
+    """The categories that a list of texts names."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; mend it")
+        raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; correct it")
     unknown = [text for text in texts if text.strip() not in index]
     if unknown:
-        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; mend it")
+        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; correct it")
     return frozenset(index[text.strip()] for text in texts)
 
 
-def read(
+@converter(*BOX_TASKS, example="annotations/color.json images/color color.parquet --task grounding")
+def convert(
     annotations: Annotated[Path, "annotations/<subset>.json."],
     images_dir: Annotated[Path, "images/<subset>."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file; raises as `read_ovdeval`."""
-    return plan_reading(read_ovdeval(annotations, images_dir, ledger, options), options, ledger, [annotations])
-
-
-convert = Converter(
-    "ovdeval",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="annotations/color.json images/color color.parquet --task grounding",
-)
+    """The rows of an annotation file."""
+    parts = read_parts(annotations, images_dir, ledger, options)
+    if not parts.entries and parts.data.images and not options.all_categories:
+        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
+        raise RowsError(f"{annotations}: {reason}; give --all-categories, or use `visionr1 convert coco`")
+    images = _with_texts(parts, ledger, all_categories=options.all_categories)
+    return plan_reading(replace(parts.data, images=images, own_negatives=True), options, ledger, [annotations])

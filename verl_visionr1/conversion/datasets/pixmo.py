@@ -21,27 +21,20 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import (
-    CountFlags,
-    points_inside,
-    points_of,
-    record_of,
-    text_of,
-    whole_number,
-)
+from verl_visionr1.conversion.converter import Reading, converter
+from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_records, sha256_of
+from verl_visionr1.conversion.values import count_of, points_of, record_of, text_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -51,22 +44,15 @@ _WIDE = 300  # a side on which pixels seldom stay below 100
 _ENOUGH = 50  # numbers on such sides, to conclude from
 
 
-class PointUnit(str, Enum):
-    """What the numbers of points are."""
-
-    auto = "auto"
-    pixel = "pixel"
-    percent = "percent"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(CountFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/pixmo_{task}"
     point_unit: Annotated[
-        PointUnit, typer.Option(help="What points are given in; auto: as the numbers of each file show.")
-    ] = PointUnit.auto
+        Literal["auto", "pixel", "percent"],
+        typer.Option(help="What points are given in; auto: as the numbers of each file show."),
+    ] = "auto"
     verify_images: Annotated[
         bool, typer.Option("--verify-images/--trust-images", help="Compare each image with its image_sha256.")
     ] = True
@@ -88,21 +74,17 @@ class Entry:
 
 
 def entry_of(where: str, record: Any) -> Entry:
-    """A row, checked.
-
-    Raises:
-        RowError: a part is missing or malformed, or count and points differ.
-    """
+    """A row, checked."""
     record = record_of(record, where)
     url, label = text_of(record, ["image_url"], where), text_of(record, ["label"], where)
     where = f"{where} ({label!r})"
     points = None if record.get("points") is None else points_of(record["points"], where)
     count = record.get("count")
-    count = len(points) if count is None and points is not None else whole_number(count, where)
+    count = len(points) if count is None and points is not None else count_of(count, where)
     if points == [] and count:
         points = None  # how a table writes that there are none
     if points is not None and len(points) != count:
-        raise RowError("count and points differ", f"{where}: count is {count}, points are {len(points)}; mend it")
+        raise RowError("count and points differ", f"{where}: count is {count}, points are {len(points)}; correct it")
     sha256 = record.get("image_sha256")
     return Entry(where, url, sha256.lower() if isinstance(sha256, str) and sha256 else None, label, count, points)
 
@@ -121,11 +103,7 @@ def entries_of(path: Path, ledger: Ledger | None = None) -> Iterator[Entry]:
 
 
 class ImageFolder:
-    """Fetched images, known by the SHA-256 that names them.
-
-    Raises:
-        RowsError: no such folder.
-    """
+    """Fetched images, known by the SHA-256 that names them."""
 
     def __init__(self, folder: Path, *, verify: bool) -> None:
         require_images(folder)
@@ -162,7 +140,7 @@ class Evidence:
 
     >>> evidence = Evidence()
     >>> evidence.add([(320, 470)], (640, 480))
-    >>> evidence.unit("train.parquet").value
+    >>> evidence.unit("train.parquet")
     'pixel'
     """
 
@@ -186,18 +164,14 @@ class Evidence:
                 self.largest = max(self.largest, value)
                 self.farthest = max(self.farthest, value / side)
 
-    def unit(self, name: str) -> PointUnit:
-        """What the points of a file are given in.
-
-        Raises:
-            RowsError: the numbers fit both, or neither.
-        """
+    def unit(self, name: str) -> str:
+        """What the points of a file are given in."""
         as_percent = self.over_100 <= _STRAY * self.numbers
         as_pixels = self.outside <= _STRAY * self.numbers
         if not self.numbers or as_percent != as_pixels:
-            return PointUnit.percent if as_percent and self.numbers else PointUnit.pixel
+            return "percent" if as_percent and self.numbers else "pixel"
         if as_percent and self.wide >= _ENOUGH:  # where pixels would go farther
-            return PointUnit.percent if self.wide_over_100 <= _STRAY * self.wide else PointUnit.pixel
+            return "percent" if self.wide_over_100 <= _STRAY * self.wide else "pixel"
         fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
         shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
         raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")
@@ -230,7 +204,7 @@ def survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> Survey:
     return found
 
 
-def items_of(path: Path, images: ImageFolder, unit: PointUnit, options: Options, ledger: Ledger) -> Iterator[Item]:
+def items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
     """The rows of a file whose image is there."""
     for entry in entries_of(path, ledger):
         image = images.find(entry)
@@ -242,8 +216,8 @@ def items_of(path: Path, images: ImageFolder, unit: PointUnit, options: Options,
             yield from _items(entry, image, unit, options, ledger)
 
 
-def _items(entry: Entry, image: Path, unit: PointUnit, options: Options, ledger: Ledger) -> Iterator[Item]:
-    whole_wh = (100, 100) if unit is PointUnit.percent else None
+def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
+    whole_wh = (100, 100) if unit == "percent" else None
     for task in options.tasks:
         if task == "pointing" and entry.points is None and entry.count:
             ledger.left_out["pointing row without points"] += 1
@@ -257,12 +231,11 @@ def _items(entry: Entry, image: Path, unit: PointUnit, options: Options, ledger:
             question=options.how_many(entry.label, task),
             whole_wh=whole_wh,
             points_xy=points,
-            labels=[entry.label] * len(points),
-            count=entry.count if task == "counting" else None,
+            count=entry.count,
             image_id=entry.sha256 or hashlib.sha256(entry.url.encode()).hexdigest(),
             file_name=entry.url,
             identities=(entry.url,),
-            source_ann={"file": entry.where.partition(":")[0], "point_unit": unit.value},
+            source_ann={"file": entry.where.partition(":")[0], "point_unit": unit},
         )
 
 
@@ -274,36 +247,22 @@ def _points(entry: Entry, image: Path, whole_wh: tuple[int, int] | None, ledger:
         return []
 
 
-def read(
+@converter("counting", "pointing", example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing")
+def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."],
     images_dir: Annotated[Path, "Folder of the images that were fetched."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows whose image is there.
-
-    Raises:
-        RowsError: bad input file or flag; a unit that cannot be told. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows whose image is there."""
     images = ImageFolder(images_dir, verify=options.verify_images)
-    guess = PointUnit(options.point_unit) is PointUnit.auto
+    guess = options.point_unit == "auto"
     surveys = {path: survey(path, images, with_sizes=guess) for path in annotations}
-    units = {
-        path: found.evidence.unit(path.name) if guess else PointUnit(options.point_unit)
-        for path, found in surveys.items()
-    }
+    units = {path: found.evidence.unit(path.name) if guess else options.point_unit for path, found in surveys.items()}
     own_negatives = options.negatives is None and any(found.has_negatives for found in surveys.values())
     return Reading(
         items=(item for path, unit in units.items() for item in items_of(path, images, unit, options, ledger)),
         files=annotations,
-        facts={"point_units": ", ".join(unit.value for unit in units.values())},
+        facts={"point_units": ", ".join(units.values())},
         allow_none=own_negatives or bool(options.negatives),
     )
-
-
-convert = Converter(
-    "pixmo",
-    read,
-    tasks=("counting", "pointing"),
-    example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing",
-)

@@ -17,38 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
 
 from verl_visionr1.boxes import Box
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
+from verl_visionr1.conversion.image_files import upright_size
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 from verl_visionr1.masks import Mask
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-
-
-class Task(str, Enum):
-    """Which rows to make."""
-
-    grounding = "grounding"
-    pointing = "pointing"
-
-
-class Boxes(str, Enum):
-    """What a box is around."""
-
-    union = "union"
-    polygon = "polygon"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +42,17 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/reasonseg_{task}"
     task: Annotated[
-        Task, typer.Option(help="grounding: the box of the target; pointing: a point in it (masks are kept).")
-    ] = Task.grounding
+        Literal["grounding", "pointing"],
+        typer.Option(help="grounding: the box of the target; pointing: a point in it (masks are kept)."),
+    ] = "grounding"
     boxes: Annotated[
-        Boxes, typer.Option(help="union: one box around all polygons of the target; polygon: a box around each.")
-    ] = Boxes.union
+        Literal["union", "polygon"],
+        typer.Option(help="union: one box around all polygons of the target; polygon: a box around each."),
+    ] = "union"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.format_of(Task(self.task).value)
+        self.format_of(self.task)
 
 
 class _Shape(msgspec.Struct):
@@ -95,23 +82,17 @@ class _Entry(msgspec.Struct):
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in files:
-        try:
+        with ledger.skipping():
             yield from _items_of(path, options, ledger)
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """One item for each text of a file.
-
-    Raises:
-        RowError: the file or its image cannot be used.
-    """
+    """One item for each text of a file."""
     entry = _read(path, ledger)
     targets, ignored = _shapes_of(path, entry, ledger)
-    parts = [[shape] for shape in targets] if Boxes(options.boxes) is Boxes.polygon else [targets]
+    parts = [[shape] for shape in targets] if options.boxes == "polygon" else [targets]
     image = _image_of(path)
-    size_wh, orientation = read_size(image)
+    size_wh = upright_size(image)
     for number, text in enumerate(entry.texts):
         where = f"{path.name}: text {number}"
         if not text.strip():
@@ -121,14 +102,14 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
         yield Item(
             where=where,
             image=image,
-            task=Task(options.task).value,
+            task=options.task,
             phrases=() if entry.is_sentence else (text,),
             question=text if entry.is_sentence else None,
-            annotated_wh=size_wh if orientation < 5 else (size_wh[1], size_wh[0]),
+            annotated_wh=size_wh,
             boxes_xyxy=[_around([shape.box for shape in part]) for part in parts],
             labels=[text] * len(parts),
             ignore_xyxy=[shape.box for shape in ignored],
-            masks=_masks(parts, where) if Task(options.task) is Task.pointing else (),
+            masks=_masks(parts, where) if options.task == "pointing" else (),
             image_id=path.stem,
             file_name=image.name,
             source_ann={"file": path.name, "text": number, "is_sentence": entry.is_sentence},
@@ -146,7 +127,7 @@ def _read(path: Path, ledger: Ledger) -> _Entry:
             ledger.notes["json read as cp1252: it is no UTF-8"] += 1
         return msgspec.json.decode(text, type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RowError("malformed entry", f"{path}: {error}; mend it") from None
+        raise RowError("malformed entry", f"{path}: {error}; correct it") from None
 
 
 def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape], list[_Shape]]:
@@ -156,10 +137,10 @@ def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape],
     for shape in shapes:
         if shape.shape_type == "circle" or not shape.points:
             reason = f"shape {shape.label!r} of type {shape.shape_type} with {len(shape.points)} points"
-            raise RowError("shape without outline", f"{path}: {reason}: needs the corners of a polygon; mend it")
+            raise RowError("shape without outline", f"{path}: {reason}: needs the corners of a polygon; correct it")
     targets = [shape for shape in shapes if "ignore" not in shape.label.lower()]
     if not targets:
-        raise RowError("no target", f"{path}: no shape is a target; mend it, or leave it out")
+        raise RowError("no target", f"{path}: no shape is a target; correct it, or leave it out")
     return targets, [shape for shape in shapes if "ignore" in shape.label.lower()]
 
 
@@ -177,19 +158,16 @@ def _masks(parts: Sequence[Sequence[_Shape]], where: str) -> list[Mask]:
     try:
         return [Mask(polygons=tuple(shape.outline for shape in part)) for part in parts]
     except ValueError as error:
-        raise RowError("mask malformed", f"{where}: {error}; mend or remove the shape") from None
+        raise RowError("mask malformed", f"{where}: {error}; correct or remove the shape") from None
 
 
-def read(
+@converter("grounding", "pointing", example="ReasonSeg/val reasonseg_val.parquet --split val")
+def convert(
     folder: Annotated[Path, "Folder of x.jpg and x.json (that of a split), or that of all splits."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of a folder of images and json files.
-
-    Raises:
-        RowsError: bad folder or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of a folder of images and json files."""
     if (folder / options.split).is_dir():
         folder = folder / options.split
     files = sorted(folder.glob("*.json"))
@@ -197,11 +175,3 @@ def read(
         raise RowsError(f"{folder}: no json file in it; needs ReasonSeg/train, or ReasonSeg and --split")
     items = _items(files, options, ledger)
     return Reading(items=items, files=files, name=folder.name, allow_none=bool(options.negatives))
-
-
-convert = Converter(
-    "reasonseg",
-    read,
-    tasks=("grounding", "pointing"),
-    example="ReasonSeg/val reasonseg_val.parquet --split val",
-)

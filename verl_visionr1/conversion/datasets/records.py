@@ -35,12 +35,13 @@ from typing import Annotated
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap
+from verl_visionr1.conversion.records.fields import ColumnMap
 from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
 from verl_visionr1.conversion.records.items import items_of_questions
 from verl_visionr1.conversion.records.solutions import KeepPrompts
@@ -104,17 +105,13 @@ class Options(VocabularyFlags):
 
     @cached_property
     def layout(self) -> Layout:
-        """Columns, format and preset together.
-
-        Raises:
-            RowsError: a flag that cannot be.
-        """
+        """Columns, format and preset together."""
         preset = PRESETS[self.preset] if self.preset is not None else Preset()
         given = ColumnMap.parsed(self.column)
         return Layout(
             preset=preset,
             columns=ColumnMap({**preset.columns.names, **given.names}),
-            box_format=preset.box_format if self.box_format is None else BoxFormat.named(self.box_format),
+            box_format=preset.box_format if self.box_format is None else NAMED.get(self.box_format),
             header=tuple(name.strip() for name in self.header.split(",")) if self.header else preset.header,
             class_names=tuple(name.strip() for name in (self.class_names or "").split(",") if name.strip()),
         )
@@ -134,13 +131,16 @@ def _has_none(records: RecordSource, options: Options) -> bool:
     return any(item.is_negative for item in _questions(records, options, Ledger(fail=False), images=False))
 
 
-def read(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
-    """The rows of a file, an imagefolder, or a folder of files.
-
-    Raises:
-        RowsError: bad input file or flag; a box format that the numbers refuse. RowError: a bad row, with
-            `on_error="fail"`.
-    """
+@converter(
+    "detection",
+    "grounding",
+    "counting",
+    "pointing",
+    "text",
+    example="train.csv train.parquet --images-dir images --preset tf-csv",
+)
+def convert(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
+    """The rows of a file, an imagefolder, or a folder of files."""
     records = RecordSource.found(source, options.layout, options.images_dir, options.split)
     found = survey(records)
     if options.layout.is_vocabulary:
@@ -150,11 +150,3 @@ def read(source: Annotated[Path, "File of records, or a folder."], options: Opti
         items, total = _questions(records, options, ledger), None
         allow_none = options.negatives != 0 and _has_none(records, options)
     return Reading(items=items, files=records.files, allow_none=allow_none, total=total)
-
-
-convert = Converter(
-    "records",
-    read,
-    tasks=("detection", "grounding", "counting", "pointing", "text"),
-    example="train.csv train.parquet --images-dir images --preset tf-csv",
-)

@@ -25,16 +25,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import embedded_image, find_image
 from verl_visionr1.conversion.items import Item
@@ -47,24 +46,17 @@ from verl_visionr1.conversion.referring import (
     Ref,
     RefsFile,
     Sentence,
-    four_numbers,
     image_name,
     in_split,
     read_referring,
 )
 from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.values import numbers_of
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
 _SPLIT_IN_NAME = re.compile(r"(train|val|validation|test[ABC]?)-\d+-of-\d+\.parquet")
-
-
-class Task(str, Enum):
-    """Which rows to make."""
-
-    grounding = "grounding"
-    pointing = "pointing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +65,13 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/refcoco_{task}"
     task: Annotated[
-        Task, typer.Option(help="grounding: the box of what an expression means; pointing: a point in that box.")
-    ] = Task.grounding
+        Literal["grounding", "pointing"],
+        typer.Option(help="grounding: the box of what an expression means; pointing: a point in that box."),
+    ] = "grounding"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.format_of(Task(self.task).value)
+        self.format_of(self.task)
 
 
 # ------------------------------------------------------------------------------------------------ what was given
@@ -222,30 +215,24 @@ def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path |
 
 def _items(reads: Iterable[Read], options: Options, ledger: Ledger) -> Iterator[Item]:
     for read in reads:
-        try:
+        with ledger.skipping():
             found = read()
             if in_split(found.ref.split, options.split):
                 yield from _items_of(found, options, ledger)
             else:
                 ledger.left_out[f"ref of split {found.ref.split}"] += 1
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """One item for each expression of a ref.
-
-    Raises:
-        RowError: the ref cannot be used, with all its expressions.
-    """
+    """One item for each expression of a ref."""
     where, ref = found.where, found.ref
     written = options.convention("xywh-abs")
-    boxes = [written.as_corners(four_numbers(thing.bbox, where)) for thing in found.things]
+    boxes = [written.as_corners(numbers_of(thing.bbox, 4, where)) for thing in found.things]
     size_wh = found.image.size_wh(where)
     if not boxes and not ref.is_empty:
-        raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; mend it")
+        raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; correct it")
     if boxes and ref.no_target:
-        raise RowError("ref without and with target", f"{where}: no_target, but ann_id {ref.ann_id}; mend it")
+        raise RowError("ref without and with target", f"{where}: no_target, but ann_id {ref.ann_id}; correct it")
     if isinstance(ref.ann_id, list):
         ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)
     if any(thing.iscrowd for thing in found.things):
@@ -258,31 +245,26 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
         yield Item(
             where=where,
             image=found.path,
-            task=Task(options.task).value,
+            task=options.task,
             phrases=(sentence.text,),
             annotated_wh=size_wh,
-            whole_wh=written.fixed_wh,
             written=written,
             boxes_xyxy=boxes,
-            labels=[sentence.text] * len(boxes),
             image_id=str(key_of(ref.image_id)),
             file_name=str(found.image.file_name or ""),
             source_ann=facts,
         )
 
 
-def read(
+@converter("grounding", "pointing", example='"refs(unc).p" instances.json train2014 testA.parquet --split testA')
+def convert(
     sources: Annotated[
         list[Path], "refs(...).p or grefs(unc).json, instances.json, images folder; or .parquet files; in any order."
     ],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of refs, or of parquet files.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of refs, or of parquet files."""
     given = _sort_out(sources)
     refs = _Refs(given.refs, options, ledger)
     return Reading(
@@ -290,11 +272,3 @@ def read(
         files=[path for path in sources if path.is_file()],
         allow_none=refs.some_empty if options.negatives is None else options.negatives > 0,
     )
-
-
-convert = Converter(
-    "refcoco",
-    read,
-    tasks=("grounding", "pointing"),
-    example='"refs(unc).p" instances.json train2014 testA.parquet --split testA',
-)

@@ -25,19 +25,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, checked_format
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json, read_records
+from verl_visionr1.conversion.values import is_numbers, numbers_of, record_of, size_of, text_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
@@ -48,29 +48,16 @@ _PIXELS_OVER, _FRACTIONS_OVER = 0.05, 1.0  # crawled pages have elements off-scr
 """How far over the edge, in sides of the image, a box may reach to be clipped, not doubted."""
 
 
-class Task(str, Enum):
-    """Which rows to make."""
-
-    pointing = "pointing"
-    grounding = "grounding"
-
-
-class BoxFormat(str, Enum):
-    """How boxes are written."""
-
-    xywh = "xywh"
-    xyxy = "xyxy"
-    fractions = "fractions"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/screenspot_{task}"
-    task: Annotated[Task, typer.Option(help="pointing: where to click; grounding: the element's box.")] = Task.pointing
+    task: Annotated[
+        Literal["pointing", "grounding"], typer.Option(help="pointing: where to click; grounding: the element's box.")
+    ] = "pointing"
     box_format: Annotated[
-        BoxFormat | None,
+        Literal["xywh", "xyxy", "fractions"] | None,
         typer.Option(
             help="How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys."
         ),
@@ -94,14 +81,12 @@ def _items(path: Path, images_dir: Path | None, options: Options, ledger: Ledger
     for where, record in _records(path):
         for part, element in _elements(where, record):
             n_entries += 1
-            try:
+            with ledger.skipping():
                 yield _item(part, element, images_dir, options)
-            except RowError as error:
-                ledger.skip(error)
     misfits = ledger.skipped[MISFIT] - misfits_before
     if misfits > max(1, MOST_MISFITS * n_entries):
         first = next(line for line in ledger.listed if line.startswith(path.name) and "--box-format" in line)
-        raise RowsError(f"{misfits} of {n_entries} boxes: the file is written otherwise. The first: {first}")
+        raise RowsError(f"{misfits} of {n_entries} boxes: the file has another box format. The first: {first}")
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -125,52 +110,41 @@ def _elements(where: str, record: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _item(where: str, record: Any, images_dir: Path | None, options: Options) -> Item:
-    """The item of an entry.
-
-    Raises:
-        RowError: it is malformed. RowsError: it is of GUI-R1.
-    """
-    if isinstance(record, RowError):
-        raise record
-    if not isinstance(record, dict):
-        raise RowError("malformed entry", f"{where}: {str(record)[:80]!r} is no object; mend it")
+    """The item of an entry."""
+    record = record_of(record, where)
     if "gt_bbox" in record:
         reason = "gt_bbox: rows of GUI-R1; convert them with `visionr1 convert records --preset gui-r1`"
         raise RowsError(f"{where}: {reason}")
-    instruction = record.get("instruction")
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise RowError("no instruction", f"{where}: instruction is {str(instruction)[:80]!r}: needs a text; mend it")
-    instruction = instruction.strip()
+    instruction = text_of(record, ["instruction"], where)
     written = options.box_format or _format_by_keys(where, record)
     image = _image(where, record, images_dir)
-    numbers = _numbers(where, record)
-    annotated_wh = _image_size(where, record.get("img_size"))
+    numbers = numbers_of(record.get("bbox"), 4, where)
+    annotated_wh = _image_size(record.get("img_size"), where)
     place = _place(where, numbers, written, image, annotated_wh)
     file_name = record.get("img_filename") or record.get("file_name") or ""
     return Item(
         where=where,
         image=image,
-        task=Task(options.task).value,
+        task=options.task,
         phrases=(instruction,),
         # a template of the user's own is filled with the bare instruction
         question=None if options.prompt_template else _question(instruction, options.task),
         annotated_wh=annotated_wh,
-        whole_wh=(1, 1) if written == BoxFormat.fractions else None,
+        whole_wh=(1, 1) if written == "fractions" else None,
         boxes_xyxy=[place],
-        labels=[instruction],
         image_id=str(record.get("id") or file_name),
         file_name=str(file_name),
         source_ann={key: record[key] for key in ("data_type", "data_source", "ui_type", "platform") if key in record},
     )
 
 
-def _format_by_keys(where: str, record: Mapping[str, Any]) -> BoxFormat:
+def _format_by_keys(where: str, record: Mapping[str, Any]) -> str:
     if "img_size" in record:
-        return BoxFormat.xyxy
+        return "xyxy"
     if "elements" in record or not isinstance(record.get("image", ""), str):
-        return BoxFormat.fractions
+        return "fractions"
     if "img_filename" in record:
-        return BoxFormat.xywh if "data_type" in record and "data_source" in record else BoxFormat.fractions
+        return "xywh" if "data_type" in record and "data_source" in record else "fractions"
     reason = f"keys {', '.join(sorted(record))[:120]}: of none of the layouts that are known"
     raise RowError("unknown layout", f"{where}: {reason}; say by --box-format how boxes are written")
 
@@ -184,47 +158,32 @@ def _image(where: str, record: Mapping[str, Any], images_dir: Path | None) -> Pa
     return find_image(images_dir, name, where)
 
 
-def _question(instruction: str, task: Task) -> str:
-    return f'{"Click on" if task == Task.pointing else "Locate"} the element: "{instruction}".'
+def _question(instruction: str, task: str) -> str:
+    return f'{"Click on" if task == "pointing" else "Locate"} the element: "{instruction}".'
 
 
 # ---------------------------------------------------------------------------------------------- places
 
 
-def _numbers(where: str, record: Mapping[str, Any]) -> list[float]:
-    """Four numbers, as they are written."""
-    value = record.get("bbox")
-    numeric = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not isinstance(value, list) or not numeric or len(value) != 4:
-        raise RowError("box malformed", f"{where}: bbox {str(value)[:80]}: needs four numbers; mend it")
-    return value
-
-
-def _image_size(where: str, value: Any) -> tuple[int, int] | None:
+def _image_size(value: Any, where: str) -> tuple[int, int] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) and side > 0 for side in value):
-        raise RowError("image without size", f"{where}: img_size {value!r}: needs width and height in pixels; mend it")
-    return value[0], value[1]
+    width, height = value if is_numbers(value, 2) else (value, None)
+    return size_of(width, height, f"{where}: img_size")
 
 
 def _place(
     where: str,
     numbers: list[float],
-    written: BoxFormat,
+    written: str,
     image: Path | EmbeddedImage,
     annotated_wh: tuple[int, int] | None,
 ) -> list[float]:
-    """x1, y1, x2, y2 in the unit of the file.
-
-    Raises:
-        RowError: numbers that cannot be what they are taken for: a box turned over or far outside its image, or
-            fractions where pixels are expected.
-    """
-    in_pixels = written != BoxFormat.fractions
+    """x1, y1, x2, y2 in the unit of the file."""
+    in_pixels = written != "fractions"
     width, height = (annotated_wh or _size_of(where, image)) if in_pixels else (1, 1)
     place = numbers
-    if written == BoxFormat.xywh:
+    if written == "xywh":
         x, y, box_width, box_height = numbers
         place = [x, y, x + box_width, y + box_height]
     xs, ys = place[0::2], place[1::2]
@@ -238,9 +197,9 @@ def _place(
     elif in_pixels and max(numbers) <= 1:
         reason = "all numbers are within 0-1"
     if reason is not None:
-        others = ", ".join(other.value for other in BoxFormat if other != written)
-        advice = f"mend it; if the whole file is written otherwise, give --box-format ({others})"
-        raise RowError(MISFIT, f"{where}: box {numbers} cannot be {BoxFormat(written).value}: {reason}; {advice}")
+        others = ", ".join(other for other in ("xywh", "xyxy", "fractions") if other != written)
+        advice = f"correct it; if the whole file has another box format, give --box-format ({others})"
+        raise RowError(MISFIT, f"{where}: box {numbers} cannot be {written}: {reason}; {advice}")
     return place
 
 
@@ -251,22 +210,10 @@ def _size_of(where: str, image: Path | EmbeddedImage) -> tuple[int, int]:
         raise RowError(error.kind, f"{where}: {error}") from None
 
 
-def read(annotations: Annotated[list[Path], "json or parquet files."], options: Options, ledger: Ledger) -> Reading:
-    """The rows of annotation files.
-
-    Raises:
-        RowsError: bad input file or flag; a file whose boxes are written otherwise. RowError: a bad entry, with
-            `on_error="fail"`.
-    """
+@converter("pointing", "grounding", example="screenspot_desktop.json clicks.parquet --images-dir screenspot_imgs")
+def convert(annotations: Annotated[list[Path], "json or parquet files."], options: Options, ledger: Ledger) -> Reading:
+    """The rows of annotation files."""
     if options.images_dir is not None:
         require_images(options.images_dir, "--images-dir")
     items = (item for path in annotations for item in _items(path, options.images_dir, options, ledger))
     return Reading(items=items, files=annotations)
-
-
-convert = Converter(
-    "screenspot",
-    read,
-    tasks=("pointing", "grounding"),
-    example="screenspot_desktop.json clicks.parquet --images-dir screenspot_imgs",
-)

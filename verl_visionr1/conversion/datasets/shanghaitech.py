@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import numpy as np
 
 from verl_visionr1.boxes import Point
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import CountFlags, points_inside, points_of
+from verl_visionr1.conversion.converter import Reading, converter
+from verl_visionr1.conversion.counts import CountFlags, points_inside
 from verl_visionr1.conversion.flags import DataSource, MaxInstances
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_mat
+from verl_visionr1.conversion.values import points_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
@@ -55,11 +56,7 @@ class Crowd:
 
 
 def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
-    """All annotated images of a part's split, in the order of their numbers.
-
-    Raises:
-        RowsError: a folder is missing.
-    """
+    """All annotated images of a part's split, in the order of their numbers."""
     data = part / f"{split}_data"
     truth = next((data / name for name in ("ground-truth", "ground_truth") if (data / name).is_dir()), None)
     if truth is None or not (data / "images").is_dir():
@@ -80,11 +77,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def heads_of(annotation: Path, where: str) -> list[Point]:
-    """The heads that an annotation file marks, 0-based.
-
-    Raises:
-        RowError: it cannot be read, or holds something else.
-    """
+    """The heads that an annotation file marks, 0-based."""
     try:
         info = read_mat(annotation)["image_info"][0, 0][0, 0]
         location, number = info["location"], int(np.asarray(info["number"]).item())
@@ -93,7 +86,7 @@ def heads_of(annotation: Path, where: str) -> list[Point]:
         shown = f"needs image_info{{1}}.location and .number ({type(error).__name__}: {error})"
         raise RowError("mat file of another layout", f"{where}: {shown}; is it the right file?") from None
     if len(pairs) != number:
-        raise RowError("count and points differ", f"{where}: number is {number}, points are {len(pairs)}; mend it")
+        raise RowError("count and points differ", f"{where}: number is {number}, points are {len(pairs)}; correct it")
     return [(x - 1, y - 1) for x, y in points_of(pairs, where)]
 
 
@@ -101,34 +94,27 @@ def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Itera
     """A row for each image and task."""
     for crowd in crowds:
         where = f"{crowd.image_id}: {crowd.annotation.name}"
-        try:
+        with ledger.skipping():
             heads = heads_of(crowd.annotation, where)
             size_wh, _ = read_size(crowd.image)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for task in options.tasks:
-            points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
-            yield Item(
-                where=where,
-                image=crowd.image,
-                task=task,
-                phrases=(PHRASES[task],),
-                points_xy=points,
-                labels=[PHRASES[task]] * len(points),
-                count=len(heads) if task == "counting" else None,
-                image_id=crowd.image_id,
-                file_name=crowd.file_name,
-                source_ann={"file": crowd.annotation.name},
-            )
+            for task in options.tasks:
+                points = points_inside(heads, size_wh, ledger) if task == "counting" else heads
+                yield Item(
+                    where=where,
+                    image=crowd.image,
+                    task=task,
+                    phrases=(PHRASES[task],),
+                    points_xy=points,
+                    count=len(heads),
+                    image_id=crowd.image_id,
+                    file_name=crowd.file_name,
+                    source_ann={"file": crowd.annotation.name},
+                )
 
 
-def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:
-    """The rows of the parts' folders.
-
-    Raises:
-        RowsError: a missing folder or bad flag. RowError: a bad row, with `on_error="fail"`.
-    """
+@converter("counting", "pointing", example="part_A part_B shanghai_test.parquet --split test --max-instances 500")
+def convert(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Options, ledger: Ledger) -> Reading:
+    """The rows of the parts' folders."""
     crowds = [crowd for part in parts for crowd in crowds_of(part, options.split, ledger)]
     return Reading(
         items=items_of(crowds, options, ledger),
@@ -136,11 +122,3 @@ def read(parts: Annotated[list[Path], "part_A, part_B, or both."], options: Opti
         name=", ".join(part.absolute().name for part in parts),
         total=len(crowds) * len(options.tasks),
     )
-
-
-convert = Converter(
-    "shanghaitech",
-    read,
-    tasks=("counting", "pointing"),
-    example="part_A part_B shanghai_test.parquet --split test --max-instances 500",
-)

@@ -9,7 +9,7 @@
 
 and `images` holds `VG_100K/`, `VG_100K_2/`, `train2014/` and `val2014/`, of Visual Genome and COCO 2014: lists of
 excluded images (`vg:2410408`, `coco:139`) apply. Only test.json says `issimple`. Several people answered similar
-questions: one that is there twice for an image becomes one row, and none where the answers differ.
+questions: one that appears twice for an image becomes one row, and none where the answers differ.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
-from verl_visionr1.conversion.counts import record_of, text_of, whole_number
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_records
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.conversion.values import count_of, record_of, text_of
+from verl_visionr1.files import RowsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +60,17 @@ class Question:
 
 
 def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, list[Question]]:
-    """Image name -> its questions, in the order of the file; each alike question once.
-
-    Raises:
-        RowsError: not a list, or no entry says whether it is simple. RowError: a bad entry, with `--on-error fail`.
-    """
+    """Image name -> its questions, in the order of the file; each alike question once."""
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     says_simple = False
     for where, record in read_records(path):
-        try:
+        with ledger.skipping():
             question = _question(where, record)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        says_simple |= "issimple" in question.record
-        if options.simple_only and question.record.get("issimple") is not True:
-            ledger.left_out["question that is not simple"] += 1
-            continue
-        alike[question.image][question.normal_text].append(question)
+            says_simple |= "issimple" in question.record
+            if options.simple_only and question.record.get("issimple") is not True:
+                ledger.left_out["question that is not simple"] += 1
+                continue
+            alike[question.image][question.normal_text].append(question)
     if options.simple_only and not says_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
     return {image: _once(questions, ledger) for image, questions in alike.items()}
@@ -86,7 +79,7 @@ def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, li
 def _question(where: str, record: Any) -> Question:
     record = record_of(record, where)
     where = f"{where} (question_id {record.get('question_id')!r})"
-    text, answer = text_of(record, ["question"], where), whole_number(record.get("answer"), where)
+    text, answer = text_of(record, ["question"], where), count_of(record.get("answer"), where)
     return Question(where, text, answer, text_of(record, ["image"], where), record)
 
 
@@ -102,51 +95,33 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
 
 
 def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
-    """The items of all questions.
-
-    Raises:
-        RowError: an image outside the folder, with `--on-error fail`.
-    """
+    """The items of all questions."""
     for image, of_image in questions.items():
-        try:
+        with ledger.skipping():
             path = find_image(images_dir, image, of_image[0].where if of_image else name)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        for question in of_image:
-            kept = ("question_id", "data_source", "issimple")
-            yield Item(
-                where=question.where,
-                image=path,
-                task="counting",
-                question=question.text,
-                count=question.answer,
-                image_id=str(question.record.get("image_id", "")),
-                file_name=image,
-                source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
-            )
+            for question in of_image:
+                kept = ("question_id", "data_source", "issimple")
+                yield Item(
+                    where=question.where,
+                    image=path,
+                    task="counting",
+                    question=question.text,
+                    count=question.answer,
+                    image_id=str(question.record.get("image_id", "")),
+                    file_name=image,
+                    source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
+                )
 
 
-def read(
+@converter("counting", example="test.json images tally_test.parquet --split test --simple-only")
+def convert(
     annotations: Annotated[Path, "train.json or test.json."],
     images_dir: Annotated[Path, "Folder that holds VG_100K, train2014, ..."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of an annotation file.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of an annotation file."""
     require_images(images_dir)
     questions = read_questions(annotations, options, ledger)
     items = items_of(questions, images_dir, annotations.name, ledger)
     return Reading(items=items, files=[annotations], total=sum(map(len, questions.values())))
-
-
-convert = Converter(
-    "tallyqa",
-    read,
-    tasks=("counting",),
-    example="test.json images tally_test.parquet --split test --simple-only",
-)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image
@@ -33,6 +33,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
 from verl_visionr1.conversion.records.values import boxes_of
 from verl_visionr1.conversion.sources import files_of, read_records
+from verl_visionr1.conversion.values import size_of
 from verl_visionr1.files import RowError
 from verl_visionr1.targets import normalize_label
 
@@ -73,16 +74,14 @@ class Options(BoxFlags):
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in files:
         for where, record in read_records(path):
-            try:
+            with ledger.skipping():
                 yield _item(where, record, options, ledger)
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> Item:
     problem = record.get("problem")
     if not isinstance(problem, str) or not problem.strip():
-        raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; mend or remove the row")
+        raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; correct or remove the row")
     problem = without_images(problem)
     solution = _solution(where, record.get("solution"))
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
@@ -100,8 +99,7 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
         task=asked.task,
         phrases=asked.phrases,
         prompt=problem if options.keep_prompts else None,
-        annotated_wh=_size(where, record),
-        whole_wh=written.fixed_wh,
+        annotated_wh=size_of(record.get("width"), record.get("height"), where),
         written=written,
         boxes_xyxy=boxes,
         labels=labels,
@@ -138,7 +136,7 @@ def _asked(
             return _Asked("grounding", (phrase,))
     if options.keep_prompts and ids:
         return _Asked("detection" if len(ids) > 1 else "grounding", tuple(sorted(ids, key=lambda name: ids[name])))
-    advice = "mend it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
+    advice = "correct it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
     raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} is in none of the known wordings; {advice}")
 
 
@@ -177,7 +175,7 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
     missing = next(name for name in named if normalize_label(name) not in known)
     if normalize_label(missing) not in normalize_label(listed):
         reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
-        raise RowError("category not asked for", f"{where}: {reason}; mend it")
+        raise RowError("category not asked for", f"{where}: {reason}; correct it")
     ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
     once: dict[str, str] = {}
     for name in named:
@@ -193,55 +191,31 @@ def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:
     if asked.task == "grounding":
         ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
         return asked.phrases[0]
-    raise RowError("category not asked for", f"{where}: solution has label {label!r}, which is not asked for; mend it")
+    raise RowError(
+        "category not asked for", f"{where}: solution has label {label!r}, which is not asked for; correct it"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ columns
 
 
 def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
-    """A column that holds JSON text, or what it stands for.
-
-    Raises:
-        RowError: it holds something else.
-    """
+    """A column that holds JSON text, or what it stands for."""
     try:
         return msgspec.json.decode(value, type=type) if isinstance(value, str) else msgspec.convert(value, type)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise RowError("malformed entry", f"{where}: {column} {str(value)[:80]!r}: {error}; mend it") from None
+        raise RowError("malformed entry", f"{where}: {column} {str(value)[:80]!r}: {error}; correct it") from None
 
 
 def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
     pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, Any]])
-    return [(label, boxes_of(f"{where}: solution of {label!r}", boxes) or []) for label, boxes in pairs]
+    return [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
 
 
-def _size(where: str, record: Mapping[str, Any]) -> tuple[int, int]:
-    width, height = (record.get(side) for side in ("width", "height"))
-    try:
-        size_wh = (int(width), int(height))  # pyright: ignore[reportArgumentType] - anything else is refused
-    except (TypeError, ValueError, OverflowError):
-        size_wh = (0, 0)
-    if min(size_wh) < 1:
-        raise RowError("image without size", f"{where}: width and height {(width, height)}: need positive numbers")
-    return size_wh
-
-
-def read(
+@converter("detection", "grounding", example="Vision-R1-Data vision_r1.parquet --negatives 0")
+def convert(
     source: Annotated[Path, "A .parquet or .arrow file, or their folder."], options: Options, ledger: Ledger
 ) -> Reading:
-    """The rows of the data set's files.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of the data set's files."""
     files = files_of(source, (".parquet", ".arrow"), options.split)
     return Reading(items=_items(files, options, ledger), files=files, allow_none=options.negatives != 0)
-
-
-convert = Converter(
-    "vision_r1",
-    read,
-    tasks=("detection", "grounding"),
-    example="Vision-R1-Data vision_r1.parquet --negatives 0",
-)

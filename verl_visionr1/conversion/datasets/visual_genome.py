@@ -21,9 +21,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -31,7 +30,7 @@ import typer
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.conversion.coco_json import decoded
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
 from verl_visionr1.conversion.items import Item
@@ -44,22 +43,15 @@ FOLDERS = ("VG_100K", "VG_100K_2")
 _REGIONS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Repeats(str, Enum):
-    """What becomes of a phrase that several regions of an image have."""
-
-    drop = "drop"
-    merge = "merge"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(BoxFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/visual_genome"
     repeats: Annotated[
-        Repeats,
+        Literal["drop", "merge"],
         typer.Option(help="A phrase of several regions of an image: drop it, or merge them into a row of many boxes."),
-    ] = Repeats.drop
+    ] = "drop"
     same_iou: Annotated[
         float,
         typer.Option(help="Regions of one phrase that overlap from here on are one object: the first is taken."),
@@ -139,18 +131,15 @@ def _items(
     decode = msgspec.json.Decoder(_ImageRegions).decode
     for number, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path.name}: entry {number}"
-        try:
+        with ledger.skipping():
             entry = decoded(decode, raw, where)
             image_id = entry.id if entry.image_id is None else entry.image_id
             if image_id is None:
-                raise RowError("image without id", f"{where}: needs an image_id or id; mend it")
+                raise RowError("image without id", f"{where}: needs an image_id or id; correct it")
             where = f"{where} (image {image_id})"
             image = _image(image_id, images, images_dir, where)
             found = _regions(entry.regions, where, ledger)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        yield from _items_of_image(found, where, image, options, ledger)
+            yield from _items_of_image(found, where, image, options, ledger)
 
 
 def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
@@ -165,7 +154,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
         raise RowError("unknown image_id", f"{where}: is not in image_data.json; take the file of the same version")
     file_name = "/".join(entry.url.split("/")[-2:])  # https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg
     if not file_name or entry.width is None or entry.height is None:
-        raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; mend it")
+        raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; correct it")
     return {
         "image": find_image(images_dir, file_name, where),
         "image_id": str(image_id),
@@ -179,10 +168,8 @@ def _regions(raw: msgspec.Raw, where: str, ledger: Ledger) -> list[_Region]:
     decode = msgspec.json.Decoder(_Region).decode
     regions: list[_Region] = []
     for number, region in enumerate(decoded(_REGIONS.decode, raw, f"{where}: regions")):
-        try:
+        with ledger.skipping():
             regions.append(decoded(decode, region, f"{where}: regions[{number}]"))
-        except RowError as error:
-            ledger.skip(error)
     return regions
 
 
@@ -197,7 +184,7 @@ def _items_of_image(
     for group in by_phrase.values():
         objects = _objects([it.corners(written) for it in group], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
-        if len(objects) > 1 and options.repeats == Repeats.drop:
+        if len(objects) > 1 and options.repeats == "drop":
             ledger.left_out["phrase that several regions of its image have"] += 1
             continue
         phrase = _shown(group[0].phrase)
@@ -205,10 +192,8 @@ def _items_of_image(
             where=f"{where}: region {group[0].region_id} {phrase!r}",
             task="grounding",
             phrases=(phrase,),
-            whole_wh=written.fixed_wh,
             written=written,
             boxes_xyxy=objects,
-            labels=[phrase] * len(objects),
             source_ann={"region_ids": [region.region_id for region in group]},
             **image,
         )
@@ -232,29 +217,20 @@ def _shown(phrase: str) -> str:
     return " ".join(phrase.split()).rstrip(" .")
 
 
-def read(
+@converter(
+    "grounding",
+    example="region_descriptions.json images vg.parquet --image-data image_data.json --limit 50000 --on-error skip",
+)
+def convert(
     regions: Annotated[Path, "region_descriptions.json."],
     images_dir: Annotated[Path, "Folder of VG_100K and VG_100K_2."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of region descriptions, which are decoded image by image, as rows are written.
-
-    Raises:
-        RowsError: bad input file or flag; an exclusion list of COCO images without what knows them. RowError: a bad
-            region, with `on_error="fail"`.
-    """
+    """The rows of region descriptions, which are decoded image by image, as rows are written."""
     require_images(images_dir)
     image_data = options.image_data
     images = None if image_data is None else _read_image_data(image_data)
     _check_exclusion(options, images, image_data)
     items = _items(regions, images, images_dir, options, ledger)
     return Reading(items=items, files=[regions, *filter(None, [image_data])])
-
-
-convert = Converter(
-    "visual_genome",
-    read,
-    tasks=("grounding",),
-    example="region_descriptions.json images vg.parquet --image-data image_data.json --limit 50000 --on-error skip",
-)

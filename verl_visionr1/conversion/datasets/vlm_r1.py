@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image, require_images
@@ -44,6 +44,7 @@ from verl_visionr1.conversion.records.solutions import (
     without_images,
 )
 from verl_visionr1.conversion.sources import read_records
+from verl_visionr1.conversion.values import ADVICE, record_of, size_of
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normalize_label
@@ -56,7 +57,6 @@ OVD_END = "Output each detected target's"
 """... and what behind it."""
 BOX_METHODS = ("map", "weighted_sum", "od_ap", "od_ap50", "odLength")
 """Reward methods whose answers are boxes, or "None"."""
-_ADVICE = "mend or remove the entry"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +92,8 @@ def _has_none(sources: Sequence[tuple[Path, Path, str]], options: Options) -> bo
 def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: Ledger) -> Iterator[Item]:
     for path, folder, method in sources:
         for where, record in read_records(path):
-            try:
-                if isinstance(record, RowError):
-                    raise record
-                if not isinstance(record, dict):
-                    raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs an object; {_ADVICE}")
+            with ledger.skipping():
+                record = record_of(record, where)
                 image = _image_name(where, record)
                 if image is None:
                     ledger.left_out["row without an image"] += 1
@@ -104,8 +101,6 @@ def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: 
                     yield _of_conversation(where, record, image, folder, method, options)
                 else:
                     yield _of_expression(where, record, image, folder, options, ledger)
-            except RowError as error:
-                ledger.skip(error)
 
 
 def _image_name(where: str, record: Mapping[str, Any]) -> str | None:
@@ -115,7 +110,7 @@ def _image_name(where: str, record: Mapping[str, Any]) -> str | None:
     if len(names) > 1:
         raise RowError("several images", f"{where}: {len(names)} images: a row has one; leave such rows out")
     if names and not isinstance(names[0], str):
-        raise RowError("no image", f"{where}: image {str(names[0])[:60]!r}: needs a file name; {_ADVICE}")
+        raise RowError("no image", f"{where}: image {str(names[0])[:60]!r}: needs a file name; {ADVICE}")
     return names[0] if names else None
 
 
@@ -130,7 +125,7 @@ def _of_expression(
     phrase = expression_in(caption) or caption if isinstance(caption, str) else expression_in(problem)
     if not phrase or not phrase.strip():
         reason = f"no normal_caption, and problem {problem[:80]!r} is not of the known wording"
-        raise RowError("unknown wording", f"{where}: {reason}; {_ADVICE}")
+        raise RowError("unknown wording", f"{where}: {reason}; {ADVICE}")
     boxes, written = _boxes(where, record, options, ledger), options.convention("xyxy-abs")
     phrase = phrase.strip().removesuffix(".")
     return Item(
@@ -139,11 +134,9 @@ def _of_expression(
         task="grounding",
         phrases=(phrase,),
         prompt=problem if options.keep_prompts and problem else None,
-        annotated_wh=_size(where, record),
+        annotated_wh=size_of(record.get("width"), record.get("height"), where),
         boxes_xyxy=[written.as_corners(box) for box in boxes],
-        whole_wh=written.fixed_wh,
         written=written,
-        labels=[phrase] * len(boxes),
         image_id=Path(path_name(image)).stem,
         file_name=image,
         source_ann={"entry": where, "set": str(record.get("dataset_name", "")), "id": str(record.get("original_id"))},
@@ -175,7 +168,7 @@ def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledg
         return solution
     if short is None:
         given = record.get("bbox_list") or record.get("solution")
-        raise RowError("no box", f"{where}: neither bbox_list nor solution holds a box ({str(given)[:60]}); {_ADVICE}")
+        raise RowError("no box", f"{where}: neither bbox_list nor solution holds a box ({str(given)[:60]}); {ADVICE}")
     if options.plus_one:
         return list(map(_with_pixel, short))
     ledger.notes["bbox_list without solution: taken as it is; VLM-R1's own is a pixel short (--plus-one adds it)"] += 1
@@ -190,12 +183,8 @@ def _boxes_in(where: str, value: Any) -> list[list[float]] | None:
 def _boxes_behind(
     where: str, record: Mapping[str, Any], solution: list[list[float]], short: list[list[float]]
 ) -> list[list[float]]:
-    """The boxes in pixels that a solution in 0-1000, floored, was made of: `bbox_list` with its pixel, or without.
-
-    Raises:
-        RowError: neither of them gives the solution.
-    """
-    size_wh = _size(where, record)
+    """The boxes in pixels that a solution in 0-1000, floored, was made of: `bbox_list` with its pixel, or without."""
+    size_wh = size_of(record.get("width"), record.get("height"), where)
     for boxes in (list(map(_with_pixel, short)), short):
         if (
             size_wh is not None
@@ -218,15 +207,6 @@ def _with_pixel(box: Sequence[float]) -> list[float]:
     return [box[0], box[1], box[2] + 1, box[3] + 1]
 
 
-def _size(where: str, record: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = (record.get(side) for side in ("width", "height"))
-    if width is None and height is None:
-        return None
-    if not all(isinstance(side, int | float) and 1 <= side < 1e6 for side in (width, height)):
-        raise RowError("image without size", f"{where}: width and height {(width, height)}: need positive numbers")
-    return int(width or 0), int(height or 0)
-
-
 # ------------------------------------------------------------------------------------------------ conversations
 
 
@@ -236,14 +216,14 @@ def _of_conversation(
     question, answer = _turns(where, record["conversations"])
     method = str(record.get("accu_reward_method") or method)
     if not re.fullmatch(r"\w{1,40}", method):
-        raise RowError("unknown reward method", f"{where}: accu_reward_method {method!r}: needs a name; {_ADVICE}")
+        raise RowError("unknown reward method", f"{where}: accu_reward_method {method!r}: needs a name; {ADVICE}")
     solution = read_solution(answer, where)
     about_boxes = method in BOX_METHODS or OVD in question or expression_in(question) is not None
     if solution.boxes is not None and (about_boxes or not solution.says_none):
         made = _boxes_of(question, solution, options)
     elif about_boxes:
         reason = f"boxes are asked for, and the answer is {solution.text[:80]!r}"
-        raise RowError("answer unreadable", f"{where}: {reason}: needs boxes or None; {_ADVICE}")
+        raise RowError("answer unreadable", f"{where}: {reason}: needs boxes or None; {ADVICE}")
     elif solution.points is not None:
         made = {"task": "pointing", "question": without_format(question), "points_xy": solution.points}
     else:
@@ -272,7 +252,7 @@ def _turns(where: str, turns: Any) -> tuple[str, Any]:
     except (TypeError, ValueError, KeyError):
         shown = str(turns)[:100]
         reason = f"conversations {shown!r}: needs one turn of human, a text, and one of gpt"
-        raise RowError("malformed conversation", f"{where}: {reason}; {_ADVICE}") from None
+        raise RowError("malformed conversation", f"{where}: {reason}; {ADVICE}") from None
 
 
 def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, Any]:
@@ -280,13 +260,12 @@ def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, 
     boxes, written = solution.boxes or [], options.convention("xyxy-abs")
     if options.plus_one and not solution.labels:
         boxes = list(map(_with_pixel, boxes))
-    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes]}
-    made |= {"whole_wh": written.fixed_wh, "written": written}
+    made: dict[str, Any] = {"boxes_xyxy": [written.as_corners(box) for box in boxes], "written": written}
     phrase = expression_in(question)
     listed = _listed(question)
     spelled = {normalize_label(name): name for name in reversed(listed)}
     if phrase is not None and len({*map(normalize_label, solution.labels)}) <= 1:
-        return {**made, "task": "grounding", "phrases": (phrase,), "labels": [phrase] * len(boxes)}
+        return {**made, "task": "grounding", "phrases": (phrase,)}
     if listed and len(solution.labels) == len(boxes) and all(normalize_label(it) in spelled for it in solution.labels):
         labels = [spelled[normalize_label(label)] for label in solution.labels]
         return {**made, "task": "detection", "phrases": listed, "labels": labels}
@@ -310,7 +289,7 @@ def _words_of(where: str, question: str, answer: str, method: str, options: Opti
     if choices and named_option(answer, choices) is None:
         if method == "mcq":
             reason = f"the answer {answer[:80]!r} is none of the options {', '.join(choices)[:120]}"
-            raise RowError("answer is no option", f"{where}: {reason}; {_ADVICE}")
+            raise RowError("answer is no option", f"{where}: {reason}; {ADVICE}")
         choices = ()
     return {
         "task": "text",
@@ -321,17 +300,21 @@ def _words_of(where: str, question: str, answer: str, method: str, options: Opti
     }
 
 
-def read(
+@converter(
+    "grounding",
+    "detection",
+    "pointing",
+    "counting",
+    "text",
+    example="rec_jsons_processed/refcoco_train.json coco vlm_r1_rec.parquet",
+)
+def convert(
     files: Annotated[str, ".json or .jsonl files, joined by ':'."],
     image_folders: Annotated[str, "Folder of the images; one for each file, joined by ':', or one for all."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of json or jsonl files.
-
-    Raises:
-        RowsError: bad input file or flag. RowError: a bad row, with `on_error="fail"`.
-    """
+    """The rows of json or jsonl files."""
     paths = [Path(name) for name in str(files).split(":")]
     folders = [Path(name) for name in _one_each("IMAGE_FOLDERS", str(image_folders), len(paths))]
     for folder in folders:
@@ -340,11 +323,3 @@ def read(
     sources = list(zip(paths, folders, methods, strict=True))
     allow_none = options.negatives != 0 and _has_none(sources, options)
     return Reading(items=_items(sources, options, ledger), files=paths, allow_none=allow_none)
-
-
-convert = Converter(
-    "vlm_r1",
-    read,
-    tasks=("grounding", "detection", "pointing", "counting", "text"),
-    example="rec_jsons_processed/refcoco_train.json coco vlm_r1_rec.parquet",
-)

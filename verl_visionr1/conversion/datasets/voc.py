@@ -30,16 +30,16 @@ from xml.etree.ElementTree import Element
 
 import typer
 
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in, read_names
-from verl_visionr1.conversion.image_files import find_image
+from verl_visionr1.conversion.image_files import find_image, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once, visible_form
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -94,12 +94,7 @@ class Listing(NamedTuple):
 
 
 def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
-    """The xml files of the split, in the order of its list.
-
-    Raises:
-        RowsError: no such folder, no xml in it, no such list, or a list of one category (ids with 1, 0 or -1).
-        RowError: an id without an xml file in the folder, where the ledger's policy is to fail.
-    """
+    """The xml files of the split, in the order of its list."""
     found = files_in(annotations, (".xml",))
     if not found:
         raise RowsError(f"{annotations}: no xml file in it; check ANNOTATIONS")
@@ -116,7 +111,7 @@ def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
             ledger.notes["image listed again"] += name in names
             names[name] = None
         else:
-            message = f"{path.name}: {line!r}: no {name} in {annotations}; mend the list, or fetch the file"
+            message = f"{path.name}: {line!r}: no {name} in {annotations}; correct the list, or fetch the file"
             ledger.skip(RowError("xml file missing", message))
     return Listing(list(names), is_whole=False)
 
@@ -133,11 +128,7 @@ def _list_of_split(annotations: Path, split: str) -> Path | None:
 
 
 def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: Ledger) -> Path:
-    """The image of an xml file: the one of its name, else the one that it names.
-
-    Raises:
-        RowError: none, or two of that name, or one that another xml has taken.
-    """
+    """The image of an xml file: the one of its name, else the one that it names."""
     own = folders.by_stem.get(stem, [])
     named = PureWindowsPath(filename).name  # takes both / and \\ for separators
     if len(own) > 1:
@@ -155,7 +146,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR")
     if path in folders.taken_by:
         folders.contested.add(path)
-        reason = f"its image {path.name} is that of {folders.taken_by[path]}, too"
+        reason = f"its image {path.name} is also that of {folders.taken_by[path]}"
         raise RowError("two xml files of one image", f"{where}: {reason}; remove one of them")
     folders.taken_by[path] = where
     return path
@@ -165,18 +156,13 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
 
 
 def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
-    """Read and check the listed xml files.
-
-    Raises:
-        RowsError: no such folder of images, or no category. RowError: a bad file or object, where the ledger's policy
-            is to fail.
-    """
+    """Read and check the listed xml files."""
     folders = _Folders(images_dir)
     for name in files_in(images_dir):
         folders.by_stem[os.path.splitext(name)[0]].append(name)
     read: list[tuple[AnnotatedImage, list[_Object]]] = []
     for name in listing.names:
-        try:
+        with ledger.skipping():
             root = read_xml(annotations / name)
             if root.tag != "annotation":
                 raise RowError("not VOC xml", f"{name}: its root is <{root.tag}>, needs <annotation>; is it VOC's?")
@@ -187,10 +173,7 @@ def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Opt
                 ledger.left_out["image on the exclusion list"] += 1
                 continue
             read.append((AnnotatedImage(stem, file_name, path, _size_of(root, path, name, ledger)), []))
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        _read_objects(root, name, read[-1][1], ledger)
+            _read_objects(root, name, read[-1][1], ledger)
     contested = [entry for entry, _ in read if entry.path in folders.contested]
     ledger.left_out["image of two xml files"] += len(contested)
     read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
@@ -207,10 +190,7 @@ def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int
     width, height = (_number(_text(root, f"size/{side}")) for side in ("width", "height"))
     if width and height and width >= 1 and height >= 1:
         return int(width), int(height)
-    size_wh, orientation = read_size(path)
-    if orientation != 1:
-        reason = f"no <size>, and {path.name} has EXIF orientation {orientation}"
-        raise RowError("frame unknown", f"{where}: {reason}: the frame of its boxes is unknown; add the size")
+    size_wh = size_of_unturned(path, where)
     ledger.notes["xml without the image's size: size taken from the image"] += 1
     return size_wh
 
@@ -221,7 +201,7 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
         written = ", ".join(f"{corner} {text or 'missing'}" for corner, text in zip(CORNERS, texts, strict=True))
         name = _text(element, "name")
         if not name:
-            message = f"{where}: object {number} ({written}): has no <name>; mend it"
+            message = f"{where}: object {number} ({written}): has no <name>; correct it"
             ledger.skip(RowError("object without a name", message))
             continue
         numbers = [_number(text) for text in texts]
@@ -251,8 +231,7 @@ def _in_columns(
     met = sorted({it.name for _, objects in read for it in objects})
     names, _ = named_once(read_names(options.names) if options.names else met, ledger)
     place_of = {visible_form(known): place for place, known in enumerate(names)}
-    boxes = options.box_check(name, options.convention("xyxy-abs"))
-    columns = Columns(name, names, ledger, boxes, keeps_marked=options.keeps_marked)
+    columns = options.columns(name, names, ledger, NAMED["xyxy-abs"])
     shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
     for entry, objects in read:
         image = columns.add_image(entry)
@@ -266,26 +245,19 @@ def _in_columns(
                 columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)
             else:
                 reason = f"{where}: name {it.name!r} is not in {options.names}"
-                ledger.skip(RowError("unknown name", f"{reason}; add it there, or mend the xml"))
+                ledger.skip(RowError("unknown name", f"{reason}; add it there, or correct the xml"))
     return columns.finish()
 
 
-def read(
+@converter(*BOX_TASKS, example="VOC2012/Annotations VOC2012/JPEGImages voc_val.parquet --split val")
+def convert(
     annotations: Annotated[Path, "Folder of xml files."],
     images_dir: Annotated[Path, "Folder of images; may be the same."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows of a folder of xml files; raises as `listed_xml` and `read_voc`."""
+    """The rows of a folder of xml files."""
     listing = listed_xml(annotations, options, ledger)
     data = read_voc(annotations, listing, images_dir, options, ledger)
     files = [path for path in (options.names, options.image_list) if path is not None]
     return plan_reading(data, options, ledger, [*files, *(annotations / name for name in listing.names)])
-
-
-convert = Converter(
-    "voc",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="VOC2012/Annotations VOC2012/JPEGImages voc_val.parquet --split val",
-)

@@ -28,19 +28,18 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.converter import Converter, Reading
+from verl_visionr1.conversion.conventions import NAMED, Convention
+from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.image_files import find_below, find_image
+from verl_visionr1.conversion.image_files import find_below, find_image, upright_size
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.planning import VocabularyFlags, plan_reading
+from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import read_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +92,9 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
 def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
     """(path, name) of each line of a list: below the list's folder or the data set's, or where its end is found."""
     for name in map(str.strip, read_lines(path)):
-        try:
+        with ledger.skipping():
             found = find_below(path.parent, name) or find_below(root, name)
             yield found or find_image(path.parent, name, f"{path.name}: {name!r}"), path_name(name)
-        except RowError as error:
-            ledger.skip(error)
 
 
 def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
@@ -119,10 +116,6 @@ def read_yolo(
 
     Args:
         name: of the source, for messages.
-
-    Raises:
-        RowsError: no image, none that has a label file, or no category. RowError: a bad line or image, where the
-            ledger's policy is to fail.
     """
     if not listed:
         raise RowsError(f"{', '.join(map(str, described.images))}: no image there; check the paths")
@@ -131,27 +124,20 @@ def read_yolo(
         raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
     names, places = named_once(list(described.names.values()), ledger)
     place_of = dict(zip(described.names, places, strict=True))
-    columns = Columns(name, names, ledger, options.box_check(name, options.convention("cxcywh-norm1")))
+    columns = options.columns(name, names, ledger, NAMED["cxcywh-norm1"])
     for it in listed:
         image_id = it.path.stem
-        if options.excluded.holds(image_id, it.file_name):
-            ledger.left_out["image on the exclusion list"] += 1
+        if columns.excludes(image_id, it.file_name):
             continue
-        try:
+        with ledger.skipping():
             lines = _lines(it.labels)
-            (width, height), orientation = read_size(it.path)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        upright_wh = (width, height) if orientation < 5 else (height, width)
-        image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
-        ledger.notes["image without a label file: nothing in it"] += lines is None
-        for number, line in lines or ():
-            try:
-                where = f"{it.labels.parent.name}/{it.labels.name} line {number}"
-                _add_line(columns, image, place_of, where, line, described.key_points)
-            except RowError as error:
-                ledger.skip(error)
+            upright_wh = upright_size(it.path)
+            image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
+            ledger.notes["image without a label file: nothing in it"] += lines is None
+            for number, line in lines or ():
+                with ledger.skipping():
+                    where = f"{it.labels.parent.name}/{it.labels.name} line {number}"
+                    _add_line(columns, image, place_of, where, line, described.key_points)
     _note_unused(listed, ledger)
     return columns.finish()
 
@@ -174,10 +160,12 @@ def _add_line(
     first, *others = line.split()
     kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
     if kind is None:
-        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; mend it")
+        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; correct it")
     if kind not in place_of:
         numbers = f"{min(place_of)} to {max(place_of)}"
-        raise RowError("unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); mend it")
+        raise RowError(
+            "unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); correct it"
+        )
     place = place_of[int(kind)]
     needed = "needs numbers with blanks between"
     box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
@@ -186,7 +174,7 @@ def _add_line(
         if key_points is not None:
             needed = f"{len(values) + 1} numbers: needs class cx cy w h and {key_points} numbers of key points"
     if box is None:
-        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; mend it"), written=shown)
+        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; correct it"), written=shown)
     else:
         columns.add(image, place, box, where, written=shown)
 
@@ -217,19 +205,12 @@ def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
     ledger.notes["label file of no image of the split"] += sum(path not in used for path in files)
 
 
-def read(
+@converter(*BOX_TASKS, example="coco128/data.yaml yolo_train.parquet --task grounding")
+def convert(
     source: Annotated[Path, "data.yaml, or a file of names, one a line."], options: Options, ledger: Ledger
 ) -> Reading:
-    """The rows of a data set's description; raises as `describe` and `read_yolo`."""
+    """The rows of a data set's description."""
     described = describe(source, options.split, options.images)
     listed = list(_of_split(described, options, ledger))
     data = read_yolo(source.name, described, listed, options, ledger)
     return plan_reading(data, options, ledger, [source, *(it.labels for it in listed if it.labels.is_file())])
-
-
-convert = Converter(
-    "yolo",
-    read,
-    tasks=("detection", "grounding", "counting"),
-    example="coco128/data.yaml yolo_train.parquet --task grounding",
-)

@@ -1,4 +1,4 @@
-"""Fields of records that anybody laid out: which column means what, and in what format the boxes are.
+"""Fields of records that anybody laid out: which column means what.
 
 record --`Columns.fields` or a preset (`frameworks`)--> Fields (raw values) --`entry_of`--> Entry (checked)
 """
@@ -10,65 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from verl_visionr1.conversion.conventions import Convention
+from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.records.notations import refuse_pairs
 from verl_visionr1.conversion.records.solutions import read_solution
-from verl_visionr1.conversion.records.values import (
-    Box,
-    boxes_of,
-    count_of,
-    labels_of,
-    points_of,
-    size_of,
-    text_of,
-    texts_of,
-)
+from verl_visionr1.conversion.records.values import Box, boxes_of, labels_of, points_of, text_of, texts_of
+from verl_visionr1.conversion.values import count_of, size_of
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowError, RowsError
-
-# ---------------------------------------------------------------------------------------------- formats of boxes
-
-
-@dataclass(frozen=True, slots=True)
-class BoxFormat:
-    """What four numbers are: `order` xyxy, xywh or cxcywh; `whole_wh`: what stands for the whole image, None: pixels.
-
-    >>> BoxFormat.named("cxcywh-norm1").corners([0.5, 0.5, 0.2, 0.4])
-    [0.4, 0.3, 0.6, 0.7]
-    """
-
-    order: str
-    whole_wh: tuple[float, float] | None = None
-
-    @staticmethod
-    def named(name: str) -> BoxFormat:
-        """The format of a name.
-
-        Raises:
-            RowsError: no such format.
-        """
-        if name not in FORMATS:
-            raise RowsError(f"--box-format {name}: needs one of {', '.join(FORMATS)}")
-        return FORMATS[name]
-
-    @property
-    def convention(self) -> Convention:
-        """The same, as `conventions` calls it."""
-        return Convention(self.order, "pixels" if self.whole_wh is None else f"{self.whole_wh[0]:g}")
-
-    def corners(self, box: Sequence[float]) -> Box:
-        """x1, y1, x2, y2 in the same unit."""
-        return self.convention.as_corners(box)
-
-
-FORMATS: dict[str, BoxFormat] = {
-    f"{order}-{unit}": BoxFormat(order, whole_wh)
-    for order in ("xyxy", "xywh", "cxcywh")
-    for unit, whole_wh in (("abs", None), ("norm1", (1, 1)), ("norm100", (100, 100)), ("norm1000", (1000, 1000)))
-}
-"""Every format by its name on the command line."""
-
 
 # ---------------------------------------------------------------------------------------------- columns
 
@@ -81,11 +30,11 @@ class Fields:
         image, id, split, width, height: of the image.
         label: categories of a vocabulary, one a box.
         phrase: what the row asks for: one phrase, or (frameworks only) a list of them, with `label` for each box.
-        boxes, points, count, answer, choices: the truth.
+        boxes, points, count, answer, choices: the ground truth.
         solution: a text that holds boxes, points or the answer (`solutions`).
         question: the row's own question.
         wording: the prompt to the letter, for `--keep-prompts`; None: the question.
-        task: where the truth does not tell it; box_format: where the record itself tells it.
+        task: where the ground truth does not tell it; box_format: where the record itself tells it.
         left_out: why the row is none for us; "" where it is one. notes: what was dropped.
     """
 
@@ -105,7 +54,7 @@ class Fields:
     solution: Any = None
     wording: str | None = None
     task: str | None = None
-    box_format: BoxFormat | None = None
+    box_format: Convention | None = None
     left_out: str = ""
     notes: tuple[str, ...] = ()
 
@@ -195,7 +144,7 @@ class Entry:
 
     Attributes:
         file_name: of the image, "" where the record holds bytes.
-        boxes: four numbers each in `box_format`'s order and unit; None: it does not speak of boxes, []: there is none.
+        boxes: four numbers each as `box_format` says; None: it does not speak of boxes, []: there is none.
         labels: one a box; or none.
         others: as in `Fields`.
     """
@@ -206,7 +155,7 @@ class Entry:
     image_id: str
     split: str
     size_wh: tuple[int, int] | None
-    box_format: BoxFormat | None
+    box_format: Convention | None
     boxes: list[Box] | None
     labels: list[str]
     phrases: tuple[str, ...]
@@ -226,10 +175,10 @@ class Entry:
     @property
     def corners(self) -> list[Box]:
         """The boxes as x1, y1, x2, y2, in the format's unit."""
-        return [self.box_format.corners(box) for box in self.boxes or () if self.box_format is not None]
+        return [self.box_format.as_corners(box) for box in self.boxes or () if self.box_format is not None]
 
 
-def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names: Sequence[str] = ()) -> Entry:
+def entry_of(where: str, made: Fields, box_format: Convention | None, class_names: Sequence[str] = ()) -> Entry:
     """The entry of a record's fields.
 
     Args:
@@ -239,8 +188,8 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
     Raises:
         RowError: a value that cannot be what its column is said to be. RowsError: boxes, and no format.
     """
-    boxes, points, answer = boxes_of(where, made.boxes), points_of(where, made.points), made.answer
-    labels = labels_of(where, made.label, class_names)
+    boxes, points, answer = boxes_of(made.boxes, where), points_of(made.points, where), made.answer
+    labels = labels_of(made.label, where, class_names)
     if made.solution is not None:
         solution = read_solution(made.solution, where)
         boxes, points, labels = solution.boxes, solution.points, solution.labels
@@ -249,7 +198,7 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
             refuse_pairs(answer, where)
     box_format = made.box_format or box_format
     if (boxes or points) and box_format is None:
-        raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(FORMATS)}")
+        raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(NAMED)}")
     image = _only(where, made.image)
     name = image.get("path") if isinstance(image, Mapping) else image
     name = name if isinstance(name, str) else ""
@@ -259,17 +208,17 @@ def entry_of(where: str, made: Fields, box_format: BoxFormat | None, class_names
         file_name=name,
         image_id=key_of(made.id) or path_name(name).rpartition("/")[2].partition(".")[0],
         split=str(made.split or ""),
-        size_wh=size_of(where, made.width, made.height),
+        size_wh=size_of(made.width, made.height, where),
         box_format=box_format,
         boxes=boxes,
         labels=labels,
-        phrases=texts_of(where, "phrase", made.phrase),
+        phrases=texts_of(made.phrase, "phrase", where),
         points=points,
-        count=count_of(where, made.count),
-        question=text_of(where, "question", made.question),
+        count=None if made.count in (None, "") else count_of(made.count, where),
+        question=text_of(made.question, "question", where),
         wording=made.wording,
         answer=None if answer in (None, "") else str(answer),
-        choices=texts_of(where, "choices", made.choices),
+        choices=texts_of(made.choices, "choices", where),
         task=made.task,
     )
 

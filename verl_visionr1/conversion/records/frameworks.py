@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from verl_visionr1.conversion.records.fields import FORMATS, BoxFormat, ColumnMap, Fields
+import msgspec
+
+from verl_visionr1.conversion.conventions import NAMED, Convention
+from verl_visionr1.conversion.records.fields import ColumnMap, Fields
 from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
-from verl_visionr1.conversion.records.values import ADVICE
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.files import RowError
 
 Record = Mapping[str, Any]
@@ -36,18 +39,14 @@ class Preset:
     """
 
     read: Callable[[Record, str], Fields] = lambda record, where: Fields()
-    box_format: BoxFormat | None = None
+    box_format: Convention | None = None
     columns: ColumnMap = field(default_factory=lambda: ColumnMap({}))
     header: tuple[str, ...] = ()
     image_columns: tuple[str, ...] = ("image", "images")
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
-    """A row's prompt.
-
-    Raises:
-        RowError: there is none.
-    """
+    """A row's prompt."""
     text = record.get(key)
     if not isinstance(text, str) or not without_images(text):
         raise RowError(f"no {key}", f"{where}: {key} is {str(text)[:60]!r}: needs a text; {ADVICE}")
@@ -152,25 +151,21 @@ class _Turns(NamedTuple):
 
 
 def _turns(record: Record, where: str) -> _Turns:
-    """Of `messages` or `conversations`; the answer may stand in `solution` instead.
-
-    Raises:
-        RowError: there are no turns.
-    """
+    """Of `messages` or `conversations`; the answer may stand in `solution` instead."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
         raise RowError("malformed conversation", f"{where}: {shown}: needs a list of turns; {ADVICE}")
-    said: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
+    spoken: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
     names = {"human": "user", "gpt": "assistant"}
     for turn in turns:
         role = str(turn.get("role", turn.get("from")))
         text = turn.get("content", turn.get("value"))
-        said.setdefault(names.get(role, role), []).append("" if text is None else str(text))
-    answers = said["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
-    if len(said["user"]) != 1 or len(answers) != 1:
+        spoken.setdefault(names.get(role, role), []).append("" if text is None else str(text))
+    answers = spoken["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
+    if len(spoken["user"]) != 1 or len(answers) != 1:
         return _Turns("", "", "conversation of several turns, or without an answer")
-    return _Turns(said["user"][0], answers[0], notes=("system prompt dropped",) * bool(said["system"]))
+    return _Turns(spoken["user"][0], answers[0], notes=("system prompt dropped",) * bool(spoken["system"]))
 
 
 def _llamafactory(record: Record, where: str) -> Fields:
@@ -183,6 +178,12 @@ def _llamafactory(record: Record, where: str) -> Fields:
     return made
 
 
+class _Objects(msgspec.Struct):
+    ref: list[str] | None = None
+    bbox: list[Any] | None = None
+    bbox_type: Literal["real", "norm1"] | None = None
+
+
 def _ms_swift(record: Record, where: str) -> Fields:
     """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
     turns = _turns(record, where)
@@ -190,19 +191,21 @@ def _ms_swift(record: Record, where: str) -> Fields:
         return Fields(left_out=turns.left_out)
     if _BBOX in turns.question:
         return Fields(left_out="row that asks about a given box")
-    objects = record.get("objects") or {}
-    refs, boxes = objects.get("ref") or [], objects.get("bbox") or []
+    try:
+        objects = msgspec.convert(record.get("objects") or {}, _Objects)
+    except msgspec.ValidationError as error:
+        reason = f"objects {str(record['objects'])[:80]}: {error}"
+        needed = "needs lists ref and bbox, bbox_type real or norm1"
+        raise RowError("malformed objects", f"{where}: {reason}; {needed}") from None
+    refs, boxes = objects.ref or [], objects.bbox or []
     wording = without_images(turns.question)
     for ref in refs[: wording.count(_REF)]:
-        wording = wording.replace(_REF, str(ref), 1)
+        wording = wording.replace(_REF, ref, 1)
     made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
     if not refs and not boxes:
         made.solution = turns.answer
         return made
-    kind = objects.get("bbox_type") or "real"
-    if kind not in _KINDS:
-        raise RowError("unknown bbox_type", f"{where}: bbox_type {kind!r}: needs real or norm1; {ADVICE}")
-    made.box_format = FORMATS[_KINDS[kind]]
+    made.box_format = NAMED["xyxy-norm1" if objects.bbox_type == "norm1" else "xyxy-abs"]
     lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
     if lengths not in ({2}, {4}):
         shown = f"objects.bbox {str(boxes)[:80]}"
@@ -219,11 +222,7 @@ def _ms_swift(record: Record, where: str) -> Fields:
 
 
 def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
-    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers.
-
-    Raises:
-        RowError: another number of placeholders than boxes, or an object without a label beside others that have one.
-    """
+    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers."""
     if not answer.count(_BBOX) or '"label"' not in answer.replace("'", '"'):
         return []
     filled = answer
@@ -236,15 +235,8 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
     return labels
 
 
-_KINDS = {"real": "xyxy-abs", "norm1": "xyxy-norm1"}
-
-
 def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:
-    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none.
-
-    Raises:
-        RowError: fewer phrases than placeholders.
-    """
+    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none."""
     wanted = f"{turns.question}{turns.answer}".count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
@@ -253,11 +245,7 @@ def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]
 
 
 def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
-    """The phrase of each box: of one phrase all, of as many phrases as boxes one each, else as the answer pairs them.
-
-    Raises:
-        RowError: neither.
-    """
+    """The phrase of each box: all of one phrase, one each of as many phrases, else as the answer pairs them."""
     groups = _groups(str(turns.answer))
     asked = turns.question.count(_REF)
     if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
@@ -298,20 +286,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "easyr1": Preset(_easyr1),
         "ms-swift": Preset(_ms_swift),
-        "visual-rft": Preset(_visual_rft, FORMATS["xyxy-norm1000"]),
+        "visual-rft": Preset(_visual_rft, NAMED["xyxy-norm1000"]),
         "r1-v": Preset(_r1_v),
-        "seg-zero": Preset(_seg_zero, BoxFormat("xyxy", WARPED_WH)),
-        "gui-r1": Preset(_gui_r1, FORMATS["xyxy-norm1"]),
+        "seg-zero": Preset(_seg_zero, Convention("xyxy", "840")),
+        "gui-r1": Preset(_gui_r1, NAMED["xyxy-norm1"]),
         "llamafactory": Preset(_llamafactory),
-        "rex-thinker": Preset(_rex_thinker, FORMATS["xyxy-abs"]),
+        "rex-thinker": Preset(_rex_thinker, NAMED["xyxy-abs"]),
         "tf-csv": Preset(
-            box_format=FORMATS["xyxy-abs"],
+            box_format=NAMED["xyxy-abs"],
             columns=ColumnMap.parsed(
                 ["image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"]
             ),
         ),
         "retinanet-csv": Preset(
-            box_format=FORMATS["xyxy-abs"],
+            box_format=NAMED["xyxy-abs"],
             columns=ColumnMap.parsed(["image=path", "label=class", "boxes=x1,y1,x2,y2"]),
             header=("path", "x1", "y1", "x2", "y2", "class"),
         ),

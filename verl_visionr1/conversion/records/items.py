@@ -10,7 +10,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.records.fields import Entry
 from verl_visionr1.conversion.records.source import RecordSource
-from verl_visionr1.conversion.records.values import ADVICE
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import named_once, visible_form
 from verl_visionr1.criteria.text import named_option
 from verl_visionr1.files import RowError
@@ -24,7 +24,7 @@ def items_of_questions(
     Args:
         split: of records that name theirs.
         keep_prompts: ask in the records' own words, to the letter.
-        with_images: without them the items are good for a look at their truth only.
+        with_images: without them the items are good for a look at their ground truth only.
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
     if source.layout.columns.is_one_box_a_record:
@@ -73,12 +73,11 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
         question=entry.question,
         prompt=prompt if keep_prompts else None,
         annotated_wh=entry.size_wh,
-        whole_wh=entry.box_format.whole_wh if entry.box_format is not None else None,
-        written=entry.box_format.convention if entry.box_format is not None else None,
+        written=entry.box_format,
         boxes_xyxy=entry.corners if task != "text" else (),
         labels=_labels(entry, phrases, len(things or ())),
         points_xy=(entry.points or ()) if task != "text" else (),
-        count=entry.count if task == "counting" else None,
+        count=entry.count,
         answer=entry.answer if task == "text" else None,
         choices=_choices(entry) if task == "text" else (),
         image_id=entry.image_id,
@@ -101,7 +100,7 @@ def _task(entry: Entry, phrases: tuple[str, ...]) -> str:
         return "text"
     reason = "neither boxes, points, count nor answer (they are missing or null)"
     advice = "write [] (a count: 0) where what is asked for is not in the image, or remove the entry"
-    raise RowError("no truth", f"{entry.where}: {reason}; {advice}")
+    raise RowError("no ground truth", f"{entry.where}: {reason}; {advice}")
 
 
 def _labels(entry: Entry, phrases: tuple[str, ...], n_things: int) -> list[str]:

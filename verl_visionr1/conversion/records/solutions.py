@@ -8,7 +8,6 @@ They come as JSON in a fence or not, as Python literals (Visual-RFT), in `<answe
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -17,6 +16,7 @@ import msgspec
 import typer
 
 from verl_visionr1.conversion.records.notations import read_notation, refuse_places
+from verl_visionr1.conversion.values import numbers_of
 from verl_visionr1.files import RowError
 
 KeepPrompts = Annotated[
@@ -78,11 +78,13 @@ def read_solution(value: Any, where: str) -> Solution:
         return _structured(value, str(value), where)
     written = "" if value is None else str(value)
     if len(written) > MAX_CHARS:
-        raise RowError("answer too long", f"{where}: an answer of {len(written)} characters; mend or remove the entry")
+        raise RowError(
+            "answer too long", f"{where}: an answer of {len(written)} characters; correct or remove the entry"
+        )
     text = without_tags(written)
     if not text:
         needed = "needs a right answer, [] where what is asked for is not in the image"
-        raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; mend or remove the entry")
+        raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; correct or remove the entry")
     if text.lower().rstrip(".") in NOTHING:
         return Solution([], [], None, text)
     data = _decoded(text) if text[0] in "[{" else None
@@ -179,7 +181,7 @@ def _structured(data: Any, text: str, where: str) -> Solution:
     if objects and all(isinstance(it, Mapping) for it in objects) and any(map(_has_place, objects)):
         return _of_objects(objects, where, text)
     if objects and all(_is_numbers(it) and len(it) == 4 for it in objects):
-        return Solution([_numbers(it, 4, where) for it in objects], [], None, text)
+        return Solution([numbers_of(it, 4, where, texts=True) for it in objects], [], None, text)
     refuse_places(text, where)
     return Solution([] if _is_list(data) and not data else None, [], None, text)
 
@@ -195,12 +197,18 @@ def _of_objects(objects: Sequence[Mapping[str, Any]], where: str, text: str) -> 
     kept = [label for label in labels if isinstance(label, str) and label.strip()]
     if kept and len(kept) != len(objects):
         number = next(i for i, label in enumerate(labels) if label not in kept)
-        raise RowError("label missing", f"{where}: object {number} of the answer has label {labels[number]!r}; mend it")
+        raise RowError(
+            "label missing", f"{where}: object {number} of the answer has label {labels[number]!r}; correct it"
+        )
     return Solution(boxes=_all_numbers(boxes, 4, where), labels=kept, points=_all_numbers(points, 2, where), text=text)
 
 
 def _all_numbers(values: Sequence[Any], size: int, where: str) -> list[list[float]] | None:
-    return None if all(value is None for value in values) else [_numbers(value, size, where) for value in values]
+    return (
+        None
+        if all(value is None for value in values)
+        else [numbers_of(value, size, where, {2: "point", 4: "box"}[size], texts=True) for value in values]
+    )
 
 
 def _first(record: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -213,19 +221,3 @@ def _is_list(value: Any) -> bool:
 
 def _is_numbers(value: Any) -> bool:
     return _is_list(value) and bool(value) and all(isinstance(v, int | float) for v in value)
-
-
-def _numbers(value: Any, size: int, where: str) -> list[float]:
-    """Some finite numbers.
-
-    Raises:
-        RowError: other things, or another number of them.
-    """
-    try:
-        numbers = [] if isinstance(value, str) else [float(v) for v in value if not isinstance(v, bool)]
-    except (TypeError, ValueError, OverflowError):
-        numbers = []
-    if len(numbers) != size or not all(map(math.isfinite, numbers)):
-        what = {2: "point", 4: "box"}[size]
-        raise RowError(f"{what} malformed", f"{where}: {what} {str(value)[:80]}: needs {size} finite numbers; mend it")
-    return numbers

@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
+from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.image_files import embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import BoxFormat, ColumnMap, Entry, Fields, entry_of
+from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
+from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage, read_size
+from verl_visionr1.images import EmbeddedImage
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _TABLES = (".parquet", ".arrow")
@@ -30,7 +32,7 @@ class Layout:
 
     preset: Preset
     columns: ColumnMap
-    box_format: BoxFormat | None
+    box_format: Convention | None
     header: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
@@ -140,10 +142,7 @@ class RecordSource:
         Raises:
             RowError: it is no record.
         """
-        if isinstance(record, RowError):
-            raise record
-        if not isinstance(record, dict):
-            raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs an object; mend or remove it")
+        record = record_of(record, where)
         return self.layout.columns.over(record, self.layout.preset.read(record, where))
 
     def image(self, entry: Entry) -> Path | EmbeddedImage:
@@ -208,20 +207,6 @@ def survey(source: RecordSource) -> Survey:
 
 def _entry(source: RecordSource, where: str, record: dict[str, Any]) -> Entry:
     return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names)
-
-
-def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
-    """The size of an image file that is stored upright.
-
-    Raises:
-        RowError: it is not, or cannot be read.
-    """
-    size_wh, orientation = read_size(image)
-    if orientation != 1:
-        name = image.name if isinstance(image, EmbeddedImage) else str(image)
-        reason = f"no width and height are given, and the file has EXIF orientation {orientation}"
-        raise RowError("frame unknown", f"{name}: {reason}: the frame of its boxes is unknown; add both")
-    return size_wh
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:

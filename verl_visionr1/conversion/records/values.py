@@ -1,22 +1,21 @@
-"""Values of records that anybody wrote: boxes, points, labels, sizes and counts, whatever they are wrapped in."""
+"""Values of records that anybody wrote: boxes, points, labels and texts, whatever they are wrapped in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from verl_visionr1.conversion import values
 from verl_visionr1.conversion.records.solutions import decoded_text
+from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import visible_form
 from verl_visionr1.files import RowError
 
-ADVICE = "mend or remove the entry"
-"""What to do about a bad one."""
 Box = list[float]
 
 
-def boxes_of(where: str, value: Any) -> list[Box] | None:
+def boxes_of(value: Any, where: str) -> list[Box] | None:
     """Boxes as a list, one box, or a text of them; None for none given.
 
     Raises:
@@ -28,11 +27,11 @@ def boxes_of(where: str, value: Any) -> list[Box] | None:
     members = value if isinstance(value, list | tuple) else [value]
     if members and not any(isinstance(member, list | tuple) for member in members):
         members = [members]
-    return [_numbers(where, "box", member, 4) for member in members]
+    return [values.numbers_of(member, 4, where, texts=True) for member in members]
 
 
-def points_of(where: str, value: Any) -> list[Box] | None:
-    """Points as a list of pairs or of {x, y}, one of these, or {x: [...], y: [...]}; None for none given.
+def points_of(value: Any, where: str) -> list[Box] | None:
+    """Points as a list or a text of them; None for none given.
 
     Raises:
         RowError: anything else.
@@ -40,20 +39,10 @@ def points_of(where: str, value: Any) -> list[Box] | None:
     value = decoded_text(value)
     if value is None or value == "":
         return None if value is None else []
-    if isinstance(value, Mapping):
-        xs, ys = (value.get(axis) for axis in "xy")
-        if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
-            value = list(zip(xs, ys, strict=True))
-        else:
-            value = [(xs, ys)]
-    given = value if isinstance(value, list | tuple) else [value]
-    members = [(it.get("x"), it.get("y")) if isinstance(it, Mapping) else it for it in given]
-    if members and not any(isinstance(member, list | tuple) for member in members):
-        members = [members]
-    return [_numbers(where, "point", member, 2) for member in members]
+    return [list(point) for point in values.points_of(value, where, texts=True)]
 
 
-def labels_of(where: str, value: Any, class_names: Sequence[str] = ()) -> list[str]:
+def labels_of(value: Any, where: str, class_names: Sequence[str] = ()) -> list[str]:
     """One label, or a list of them; numbers stand for `class_names`, of which each must be one where they are given.
 
     Raises:
@@ -81,61 +70,13 @@ def _visible_forms(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(map(visible_form, names))
 
 
-def _numbers(where: str, what: str, value: Any, count: int) -> Box:
-    try:
-        if isinstance(value, str) or any(isinstance(v, bool) for v in value):
-            raise TypeError
-        numbers = [float(v) for v in value]
-    except (TypeError, ValueError, OverflowError):
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        shown = str(list(value) if isinstance(value, tuple) else value)[:80]
-        raise RowError(f"{what} malformed", f"{where}: {what} {shown}: needs {count} finite numbers; {ADVICE}")
-    return numbers
-
-
-def size_of(where: str, width: Any, height: Any) -> tuple[int, int] | None:
-    """Width and height; None where neither is given.
-
-    Raises:
-        RowError: no positive numbers.
-    """
-    if width in (None, "") and height in (None, ""):
-        return None
-    try:
-        size_wh = (int(float(width)), int(float(height)))  # pyright: ignore[reportArgumentType] - refused below
-    except (TypeError, ValueError, OverflowError):
-        size_wh = (0, 0)
-    if min(size_wh) < 1:
-        shown = f"width and height {(width, height)}"
-        raise RowError("image without size", f"{where}: {shown}: need positive numbers; {ADVICE}")
-    return size_wh
-
-
-def count_of(where: str, value: Any) -> int | None:
-    """A whole number, also as text.
-
-    Raises:
-        RowError: anything else.
-    """
-    if value in (None, ""):
-        return None
-    try:
-        count = float(value)
-    except (TypeError, ValueError, OverflowError):
-        count = math.nan
-    if isinstance(value, bool) or not (0 <= count < 1e9 and count.is_integer()):
-        raise RowError("no count", f"{where}: count {value!r}: needs a whole number; {ADVICE}")
-    return int(count)
-
-
-def text_of(where: str, what: str, value: Any) -> str | None:
+def text_of(value: Any, what: str, where: str) -> str | None:
     """A text; None for none."""
-    texts = texts_of(where, what, value)
+    texts = texts_of(value, what, where)
     return " ".join(texts) or None
 
 
-def texts_of(where: str, what: str, value: Any) -> tuple[str, ...]:
+def texts_of(value: Any, what: str, where: str) -> tuple[str, ...]:
     """A text, or a list of them; () for none.
 
     Raises:

@@ -8,17 +8,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.conversion.image_files import size_of_unturned
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.records.fields import FORMATS, Entry, Fields, image_key
-from verl_visionr1.conversion.records.source import RecordSource, Survey, upright_size
-from verl_visionr1.conversion.records.values import ADVICE, labels_of
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns, named_once, visible_form
+from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
+from verl_visionr1.conversion.records.source import RecordSource, Survey
+from verl_visionr1.conversion.records.values import labels_of
+from verl_visionr1.conversion.values import ADVICE
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
-
-_LEFT_OUT = -1
 
 
 def items_of_vocabulary(
@@ -36,10 +37,9 @@ def items_of_vocabulary(
         raise found.error
     if not found.labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
-    box_format = source.layout.box_format or FORMATS["xyxy-abs"]  # without one there are no boxes
-    boxes = flags.box_check(name, box_format.convention)
+    box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without one there are no boxes
     names, _ = named_once(found.labels, ledger)
-    reader = _Reader(source, Columns(name, names, ledger, boxes, keeps_marked=flags.keeps_marked))
+    reader = _Reader(source, flags.columns(name, names, ledger, box_format))
     reader.read(flags.split)
     data = reader.columns.finish()
     asks = plan(data, flags, ledger)
@@ -61,22 +61,20 @@ class _Reader:
     def read(self, split: str) -> None:
         """Take all records of a split."""
         for number, entry in self.source.entries(self.ledger, split, on_bad=self._on_bad):
-            try:
+            with self.ledger.skipping():
                 self._add(number, entry)
-            except RowError as error:
-                self.ledger.skip(error)
         for where, key, labels in self._bad:
-            self._refuse(where, self._image_of.get(key, _LEFT_OUT), labels)
+            self._refuse(where, self._image_of.get(key, LEFT_OUT), labels)
 
     def _on_bad(self, where: str, made: Fields) -> None:
         labels: list[str] = []
         with suppress(RowError):
-            labels = labels_of(where, made.label, self.source.layout.class_names)
+            labels = labels_of(made.label, where, self.source.layout.class_names)
         self._bad.append((where, image_key(made.image, where), labels))
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
-        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != _LEFT_OUT else ():
+        for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != LEFT_OUT else ():
             self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
 
     def _add(self, number: int, entry: Entry) -> None:
@@ -87,11 +85,11 @@ class _Reader:
             counted = f"{len(entry.labels)} labels for {n_boxes} boxes"
             raise RowError("lists differ in length", f"{entry.where}: {counted}; {ADVICE}")
         if key not in self._image_of:
-            self._image_of[key] = _LEFT_OUT  # should it fail
+            self._image_of[key] = LEFT_OUT  # should it fail
             self._image_of[key] = self._add_image(entry)
             self.numbers.append(number)
         image = self._image_of[key]
-        if image == _LEFT_OUT:
+        if image == LEFT_OUT:
             self.ledger.left_out["record of an image left out"] += 1
         else:
             self._add_boxes(entry, image)
@@ -100,7 +98,7 @@ class _Reader:
         image = self.source.image(entry)
         self.has_bytes |= isinstance(image, EmbeddedImage)
         path = image if isinstance(image, Path) else Path(entry.where)
-        size_wh = entry.size_wh or upright_size(image)
+        size_wh = entry.size_wh or size_of_unturned(image, entry.where)
         return self.columns.add_image(AnnotatedImage(entry.image_id or entry.where, entry.file_name, path, size_wh))
 
     def _add_boxes(self, entry: Entry, image: int) -> None:

@@ -1,0 +1,132 @@
+"""Values of source entries, checked; each error names the place, the value and what is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from verl_visionr1.files import RowError
+
+ADVICE = "correct or remove the entry"
+"""What to do about a bad one."""
+
+
+def record_of(record: Any, where: str) -> Mapping[str, Any]:
+    """An entry, which must be an object; `sources.read_records` hands over some as errors.
+
+    Raises:
+        RowError: it is none, or that error.
+    """
+    if isinstance(record, RowError):
+        raise record
+    if not isinstance(record, Mapping):
+        raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs an object with keys; {ADVICE}")
+    return record
+
+
+def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
+    """The text under the first of some keys that a record has, without surplus blanks.
+
+    Raises:
+        RowError: there is none, or it is blank.
+    """
+    for key in keys:
+        value = record.get(key)
+        if isinstance(value, str) and value.strip():
+            return " ".join(value.split())
+    shown = str({key: record[key] for key in keys if key in record} or dict(record))[:80]
+    raise RowError(f"no {keys[0]}", f"{where}: {shown}: needs a text under {' or '.join(keys)}; {ADVICE}")
+
+
+def is_numbers(value: Any, n: int) -> bool:
+    """Whether a value is a list of n numbers, as JSON has them."""
+    return isinstance(value, list | tuple) and len(value) == n and all(type(it) in (int, float) for it in value)
+
+
+def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:
+    """N finite numbers.
+
+    Args:
+        what: they are, for the message.
+        texts: texts of numbers are taken, too, as tables hold them; all come as floats.
+
+    Raises:
+        RowError: anything else.
+
+    >>> numbers_of(["1", 2], 2, "row 1", "point", texts=True)
+    [1.0, 2.0]
+    """
+    numbers: list[float] = []
+    is_list = texts and isinstance(value, list | tuple) and not any(type(it) is bool for it in value)
+    with suppress(TypeError, ValueError, OverflowError):
+        if (is_list or is_numbers(value, n)) and all(math.isfinite(float(it)) for it in value):
+            numbers = [float(it) for it in value] if texts else list(value)
+    if len(numbers) != n:
+        shown = str(list(value) if isinstance(value, tuple) else value)[:80]
+        raise RowError(f"{what} malformed", f"{where}: {what} {shown}: needs {n} finite numbers; {ADVICE}")
+    return numbers
+
+
+def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[float, float]]:
+    """Points, in whichever way they are written: `[[x, y]]`, `[{"x": x, "y": y}]`, `{"x": [x], "y": [y]}`, or one.
+
+    Args:
+        texts: as in `numbers_of`.
+
+    Raises:
+        RowError: none of these, or a number that is not finite.
+
+    >>> points_of({"x": [1, 2], "y": [3, 4]}, "row 1") == points_of([[1, 3], [2, 4]], "row 1")
+    True
+    """
+    if isinstance(value, Mapping):
+        xs, ys = (value.get(axis) for axis in "xy")
+        if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
+            value = list(zip(xs, ys, strict=True))
+        else:
+            value = [(xs, ys)]
+    if not isinstance(value, list | tuple):
+        raise RowError("point malformed", f"{where}: points {str(value)[:80]}: needs a list of points; {ADVICE}")
+    members = [(it.get("x"), it.get("y")) if isinstance(it, Mapping) else it for it in value]
+    if members and not any(isinstance(member, list | tuple) for member in members):
+        members = [members]
+    pairs = [numbers_of(member, 2, where, "point", texts=texts) for member in members]
+    return [(x, y) for x, y in pairs]
+
+
+def size_of(width: Any, height: Any, where: str) -> tuple[int, int] | None:
+    """Width and height in pixels; None where neither is given.
+
+    Raises:
+        RowError: no positive numbers.
+    """
+    if width in (None, "") and height in (None, ""):
+        return None
+    try:
+        size_wh = (int(float(width)), int(float(height)))  # pyright: ignore[reportArgumentType] - refused below
+    except (TypeError, ValueError, OverflowError):
+        size_wh = (0, 0)
+    if min(size_wh) < 1:
+        reason = f"width and height {(width, height)}: need positive numbers"
+        raise RowError("image without size", f"{where}: {reason}; {ADVICE}")
+    return size_wh
+
+
+def count_of(value: Any, where: str) -> int:
+    """A whole number, also as text.
+
+    Raises:
+        RowError: anything else.
+
+    >>> count_of("3", "row 1"), count_of(3.0, "row 1")
+    (3, 3)
+    """
+    try:
+        count = float(value)
+    except (TypeError, ValueError, OverflowError):
+        count = math.nan
+    if isinstance(value, bool) or not (0 <= count < 1e9 and count.is_integer()):
+        raise RowError("no count", f"{where}: count {str(value)[:60]!r}: needs a whole number of at least 0; {ADVICE}")
+    return int(count)
