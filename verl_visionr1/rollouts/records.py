@@ -75,6 +75,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     row: Mapping[str, Any] | None = None
 
     @property
+    def is_clipped(self) -> bool | None:
+        """Whether the completion filled the response budget; None where the dump does not say."""
+        told = self.numbers.get("clipped", self.numbers.get("cut_off"))  # the name that it had before
+        return None if told is None else told > 0.0
+
+    @property
     def where(self) -> str:
         """File and line, as editors take it."""
         return f"{self.file}:{self.number}"
@@ -294,7 +300,7 @@ def image_name(images: Any) -> str | None:
 
 def _name_of(image: Any) -> str | None:
     if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
+        image = image.get("bytes") or image.get("path") or image.get("image")
     if isinstance(image, bytes):
         return f"sha256:{hashlib.sha256(image).hexdigest()}"
     return image if isinstance(image, str) else None

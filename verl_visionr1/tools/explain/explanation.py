@@ -17,8 +17,8 @@ from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.defects import FoundClaims, describe_defect, named_defects
 from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
-from verl_visionr1.tools.explain.diagnosis.writing import defect_words, named_defects
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,7 @@ def explain(
     *,
     progress: float | None = None,
     rule: Rule | None = None,
+    is_clipped: bool | None = None,
 ) -> Explanation:
     """Explain one completion. No text makes it raise.
 
@@ -153,6 +154,7 @@ def explain(
         preset, response: how it is judged.
         progress: fraction of training, in [0, 1]; None: the progressive rule is off.
         rule: what counts, where that is known otherwise than by `progress`.
+        is_clipped: whether it filled the response budget; None: by `response`, where that says it.
 
     Raises:
         FrameError: the frame needs `processed_wh` and it is None.
@@ -167,7 +169,7 @@ def explain(
     """
     schedule = follow_model(preset.schedule, response.frame.name)
     rule = rule or Rule(schedule(progress), schedule.stage(progress))
-    exam = Exam.of(completion, target, preset, rule.thresholds, response)
+    exam = Exam.of(completion, target, preset, rule.thresholds, response, is_clipped)
     score = apply_criteria(exam.case, preset)
     findings = findings_of(exam)
     predictions, objects = verdicts_of(exam)
@@ -199,14 +201,14 @@ def explain(
 def _read_text(exam: Exam) -> ReadText:
     start = answer_start(exam.completion)
     pieces = _pieces(exam, start) if exam.target.task in (*BOX_TASKS, "pointing", "counting") else ()
-    cut_off = Defect.TRUNCATED in exam.answer.defects
+    cut_off, found = Defect.TRUNCATED in exam.answer.defects, FoundClaims.of(exam)
     return ReadText(
         answer_start=start,
         pieces=pieces,
         n_read=len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy),
         n_dropped=exam.answer.n_dropped,
         stopped_at=(pieces[-1].end if pieces else start) if cut_off else None,
-        defects=tuple((defect.value, *defect_words(defect)) for defect in named_defects(exam)),
+        defects=tuple((defect.value, *describe_defect(defect, exam, found)[1:]) for defect in named_defects(exam)),
     )
 
 

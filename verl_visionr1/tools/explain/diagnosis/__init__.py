@@ -11,14 +11,13 @@ from dataclasses import replace
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards.base import Preset
-from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext
+from verl_visionr1.rewards.completion import ResponseContext
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
-from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
+from verl_visionr1.tools.explain.diagnosis.contents import content_findings
 from verl_visionr1.tools.explain.diagnosis.coordinates import misread
 from verl_visionr1.tools.explain.diagnosis.formats import other_format
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
-from verl_visionr1.tools.explain.diagnosis.points import point_findings
 from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
@@ -106,12 +105,8 @@ def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 def _contents(exam: Exam) -> list[Finding]:
     """What the answer says, against the target."""
-    task = exam.target.task
-    if task in BOX_TASKS:
-        return box_findings(exam)
-    if task == "pointing":
-        return point_findings(exam)
-    return count_findings(exam) if task == "counting" else text_findings(exam)
+    looks = {"counting": count_findings, "text": text_findings}
+    return looks.get(exam.target.task, content_findings)(exam)
 
 
 def _criteria(exam: Exam) -> list[Finding]:

@@ -18,7 +18,7 @@ from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target, TargetError
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.repairs import repaired
 from verl_visionr1.tools.explain.diagnosis.wrapping import best_wrapped, reads_text
@@ -115,14 +115,14 @@ def _wrong_truth(exam: Exam, current: Reading) -> list[Finding]:
             boxes = [NAMED[name].corners(box, target.size_wh) for box in target.boxes_xyxy]
             fit, n = _fit(current.answer, msgspec.structs.replace(target, boxes_xyxy=boxes), current.n)
             if replace(current, fit=fit, n=n).explains(current):
-                reached = f"the boxes reach IoU {fit:.2f} instead of {current.fit:.2f}"
+                reached = f"the boxes reach IoU {iou_text(fit)} instead of {iou_text(current.fit)}"
                 what = f"wrong truth: if the ground truth is written as {NAMED[name]}, {reached}"
                 fix = f"visionr1 doctor on the data; visionr1 doctor DATA.parquet --fix OUT.parquet --boxes-are {name}"
                 return [Finding("wrong truth", what, fix, exam.to_full)]
     return []
 
 
-def guessed_frame(exam: Exam) -> Reading | None:
+def guess_frame(exam: Exam) -> Reading | None:
     """Where no point lies on an object: another reading by which all do, though that may be chance; else None."""
     if exam.target.size_wh == NO_IMAGE or not exam.target.n_objects or not exam.answer.points_xy:
         return None
@@ -166,7 +166,7 @@ def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, lis
 def _compared(best: Reading, current: Reading) -> str:
     if best.answer.points_xy:
         return f"{best.fit:.0%} of the points lie on an object instead of {current.fit:.0%}"
-    return f"the boxes reach IoU {best.fit:.2f} instead of {current.fit:.2f}"
+    return f"the boxes reach IoU {iou_text(best.fit)} instead of {iou_text(current.fit)}"
 
 
 def _spoken(reading: Reading) -> str:
