@@ -1,4 +1,4 @@
-"""Do two rewards rank completions alike? Overall, and within prompt groups, whose ranking is what training learns from."""
+"""Do two rewards rank completions alike? Overall, and within prompt groups, whose ranking training learns from."""
 
 from __future__ import annotations
 

@@ -41,6 +41,6 @@ def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
                 "saved": rollout.saved,
                 "other": None if other is None else other.value,
             }
-            file.write(json.dumps({**no_metrics, **score.metrics, **row}).encode() + b"\n")
+            file.write(json.dumps({**row, **no_metrics, **score.metrics, **row}).encode() + b"\n")
 
         yield write
