@@ -386,7 +386,7 @@ USAGE = {
     "a signature nobody knows": ([f"{BAD}:wants_a_moon"], "not a signature that is known; give it as compute_score"),
     "a column nobody has": ([f"{BAD}:wants_a_column"], "needs moon; the audit can give data_source"),
     "no such task": (["visionr1", "--task", "cooking"], "task = 'cooking'"),
-    "a task it cannot judge": (["visionr1", "--task", "text"], "task = 'text': visionr1 judges detection, grounding"),
+    "a task it cannot judge": (["visionr1", "--task", "text"], "task = 'text': visionr1 is for detection, grounding"),
     "no such scene": (["visionr1", "--scene", "moon"], "scene = 'moon'"),
     "no such format": (["visionr1", "--format", "xml"], "answer_format = 'xml'"),
     "no such ground truth": (["visionr1", "--ground-truth", "xml"], "ground_truth = 'xml'"),
