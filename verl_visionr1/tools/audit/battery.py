@@ -1,4 +1,4 @@
-"""The battery: answers of known worth about known scenes; what they must earn is said in `relations`."""
+"""The battery: answers of known worth about known scenes; `relations` has what they must earn."""
 
 from __future__ import annotations
 

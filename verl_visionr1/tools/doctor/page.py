@@ -15,6 +15,7 @@ from verl_visionr1.tools.doctor.examination import Examination
 from verl_visionr1.tools.doctor.pictures import seen
 from verl_visionr1.tools.doctor.problems import Problem
 from verl_visionr1.tools.doctor.samples import Sample
+from verl_visionr1.tools.doctor.view import shares
 from verl_visionr1.tools.drawing import Pen, read_picture
 
 SIDE = 360
@@ -49,11 +50,7 @@ def write_page(examination: Examination, out: Path) -> None:
     """
     files = []
     for census in examination.censuses:
-        tallies = {"tasks": census.tasks, "splits": census.splits, "labels": census.labels, "counts": census.counts}
-        parts = [census.counted]
-        for name, tally in tallies.items():
-            shown = ", ".join(f"{value or '(none)'} {count}" for value, count in tally.most_common(12))
-            parts += [f"{name}: {shown}"] if tally else []
+        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items())]
         shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
         cards = [_card(sample, problems) for sample, problems in shown]
         files.append(_File(census.file, "; ".join(parts), cards))

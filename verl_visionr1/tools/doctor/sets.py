@@ -21,7 +21,7 @@ OURS = Convention("xyxy", "pixels")
 """How our rows write boxes."""
 OVERLAP = "train/validation overlap"
 FEW = 50
-"""Rows below which nothing is said of balance."""
+"""Rows below which balance is not checked."""
 
 
 @dataclass(slots=True)
@@ -107,6 +107,13 @@ class Census:
             self.empty[target.task] += 1
 
     @property
+    def tallies(self) -> dict[str, Counter[str] | Counter[int]]:
+        """Name of a tally, as it is shown -> values and how often; without empty ones."""
+        named = {"tasks": self.tasks, "data sources": self.sources, "splits": self.splits, "empty": self.empty}
+        named |= {"labels": self.labels, "counts": self.counts, "answers": self.answers}
+        return {name: tally for name, tally in named.items() if tally}
+
+    @property
     def counted(self) -> str:
         """How many there are of what it counts: rows, lines or images."""
         return f"{self.n_rows} {self.unit}{'' if self.n_rows == 1 else 's'}"
@@ -157,7 +164,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
                 found = guess.better.convention
                 advice = f"the coordinates look like {found}; convert again with the right --box-format"
                 if found.name:
-                    advice += f", or mend them: --fix OUT.parquet --boxes-are {found.name}"
+                    advice += f", or repair them: --fix OUT.parquet --boxes-are {found.name}"
                 severity = Severity.ERROR if guess.declared.misfits else Severity.WARNING
                 reason = f"{place}: {guess.evidence}: {advice}"
                 yield Problem(census.file, None, reason, "coordinates", severity)

@@ -116,11 +116,11 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
     text = exam.completion[start:end]
     if _decoded(text) is not None:
         return exam, []
-    for what, fix, mend in _REPAIRS:
-        mended = mend(text)
-        if mended is None or mended == text or _decoded(mended) is None:
+    for what, fix, repair in _REPAIRS:
+        repaired = repair(text)
+        if repaired is None or repaired == text or _decoded(repaired) is None:
             continue
-        reread = exam.with_text(f"{exam.completion[:start]}{mended}{exam.completion[end:]}")
+        reread = exam.with_text(f"{exam.completion[:start]}{repaired}{exam.completion[end:]}")
         gain = reread.value - exam.value
         if gain > 1e-6 or len(reread.answer.defects) < len(exam.answer.defects):
             return reread, [Finding("malformed", f"malformed: {what}: {quoted(text)}", fix, max(0.0, gain))]

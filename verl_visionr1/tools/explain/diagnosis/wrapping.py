@@ -86,8 +86,8 @@ def body_of(exam: Exam) -> str | None:
     if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
         if Defect.TRUNCATED in exam.answer.defects:
             return None
-        said = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
-        return said if said and said in exam.completion else None
+        answered = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
+        return answered if answered and answered in exam.completion else None
     claims = claims_in(text)
     if not claims:
         return "[]" if "[]" in text else None
