@@ -15,7 +15,7 @@ from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.masks import Mask
 from verl_visionr1.rewards import Criterion, Preset, ResponseContext
 from verl_visionr1.targets import TASKS
-from verl_visionr1.tools.explain.diagnosis import Exam, cause_of, diagnose, findings_of
+from verl_visionr1.tools.explain.diagnosis import Exam, cause_of, findings_of
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.defects import WORDS
 from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
@@ -502,9 +502,7 @@ def test_a_point_in_the_bounds_of_a_mask_but_not_on_it_lies_outside() -> None:
 
 def test_the_frame_is_not_blamed_where_the_boxes_are_merely_wrong() -> None:
     wrong = said(((10, 900, 60, 1100), "cat"), ((1700, 20, 1990, 80), "dog"))
-    found = diagnose(
-        wrong, TARGET, PRESETS["visionr1"], PRESETS["visionr1"].schedule(None), ResponseContext(FRAMES["original"])
-    )
+    found = findings_of(exam_of(wrong))
     assert {finding.cause for finding in found} == {"junk", "missed"}
 
 

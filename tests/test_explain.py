@@ -56,24 +56,11 @@ def run(*arguments: object, stdin: str | bytes | None = None) -> Any:
     return CliRunner().invoke(app, ["explain", *map(str, arguments)], input=stdin)
 
 
-TEN_FAILURES = {
-    "wrong frame": (said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "dog")), "qwen3-vl"),
-    "truncated": (PERFECT[:-9], "truncated"),
-    "prose": (f"I found these: {PERFECT}", "prose around the list"),
-    "wrong label": (said((CAT, "kitty"), (DOG, "dog")), "wrong label: 'kitty' is not among cat, dog"),
-    "duplicate": (said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")), "duplicate: box 2 repeats box 1"),
-    "inverted": (said(((1000, 100, 200, 400), "cat"), (DOG, "dog")), "inverted box"),
-    "no fence": (PERFECT, "no fence"),
-    "points": ('[{"point_2d": [600, 200], "label": "cat"}]', "points instead of boxes"),
-    "numbers 0-1": (said(((0.1, 0.083, 0.5, 0.333), "cat"), ((0.6, 0.417, 0.9, 0.917), "dog")), "numbers 0-1"),
-    "wrong language": (said((CAT, "кошка"), (DOG, "собака")), "wrong language"),
-}
-
-
-@pytest.mark.parametrize("failure", TEN_FAILURES)
-def test_the_first_line_names_the_cause(failure: str) -> None:
-    text, words = TEN_FAILURES[failure]
-    preset = "vlmr1-ovd-released" if failure == "no fence" else "visionr1"
+@pytest.mark.parametrize(
+    ("text", "preset", "words"),
+    [(PERFECT[:-9], "visionr1", "truncated"), (PERFECT, "vlmr1-ovd-released", "no fence")],
+)
+def test_the_first_line_names_the_cause(text: str, preset: str, words: str) -> None:
     result = run("--text", text, "--target", TARGET.to_json(), "--preset", preset, "--progress", 0.0)
     assert result.exit_code == 0, result.output
     assert words in result.output.splitlines()[0]

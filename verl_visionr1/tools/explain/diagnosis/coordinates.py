@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
-from verl_visionr1.boxes import Box, Boxes, area
+from verl_visionr1.boxes import Box, area
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
 from verl_visionr1.matching import match_class_agnostic
@@ -181,21 +181,21 @@ def _is_unit(exam: Exam) -> bool:
     target, response = exam.target, exam.response
     if min(response.frame.size_wh(target.size_wh, response.processed_wh)) < 8.0:
         return False
-    numbers = [number for box in _spoken_boxes(exam) for number in box]
-    numbers += [number for point in _in_frame(exam).points_xy for number in point]
+    written = _as_written(exam)
+    numbers = [number for place in (*written.boxes_xyxy, *written.points_xy) for number in place]
     return bool(numbers) and all(0.0 <= number <= 1.0 for number in numbers) and any(0 < n < 1 for n in numbers)
 
 
 def _readings(exam: Exam) -> Iterator[Reading]:
     """Every reading, the present one first."""
-    boxes = _spoken_boxes(exam)[:MAX_COMPARED]
-    spoken = _in_frame(exam)
-    if not boxes and not spoken.points_xy:
+    written = _as_written(exam)
+    boxes, points_xy = written.boxes_xyxy[:MAX_COMPARED], written.points_xy[:MAX_COMPARED]
+    if not boxes and not points_xy:
         return
-    size_wh, labels = exam.target.size_wh, _spoken_labels(exam)[:MAX_COMPARED]
+    size_wh, labels = exam.target.size_wh, written.labels[:MAX_COMPARED]
     for frame_wh, (frames, processed_wh) in _frames(exam).items():
-        if exam.target.task == "pointing" and spoken.points_xy:
-            points = points_to_original(spoken.points_xy[:MAX_COMPARED], frame_wh, size_wh)
+        if exam.target.task == "pointing" and points_xy:
+            points = points_to_original(points_xy, frame_wh, size_wh)
             answer = Answer((), labels, points_xy=points)
             is_telling = len(points) > 1 or _share(exam.target) < SMALL_SHARE
             yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, exam.target, len(points)), is_telling)
@@ -267,28 +267,12 @@ def _processed_sizes(
     return sizes
 
 
-def _in_frame(exam: Exam) -> Answer:
-    """What the parser reads, in the units that the model spoke."""
-    return FORMATS[exam.preset.answer_format].parse(exam.completion)
-
-
-def _spoken_boxes(exam: Exam) -> Boxes:
-    """The boxes in the units that the model spoke: those that the parser drops as inverted too."""
-    return tuple(box for box, _ in _boxes_and_labels(exam))
-
-
-def _spoken_labels(exam: Exam) -> tuple[str, ...]:
-    spoken = _in_frame(exam)
-    return spoken.labels if spoken.points_xy else tuple(label for _, label in _boxes_and_labels(exam))
-
-
-def _boxes_and_labels(exam: Exam) -> list[tuple[Box, str]]:
-    read = _in_frame(exam)
-    claimed = [
-        (claim.box, claim.label)
-        for claim in claims_in(exam.completion, answer_start(exam.completion))
-        if claim.box is not None
-    ]
-    if len(claimed) > len(read.boxes_xyxy):
-        return claimed
-    return list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
+def _as_written(exam: Exam) -> Answer:
+    """What the parser reads, in the units of the model, with the boxes that it drops as inverted."""
+    read = FORMATS[exam.preset.answer_format].parse(exam.completion)
+    claims = claims_in(exam.completion, answer_start(exam.completion))
+    claimed = [(claim.box, claim.label) for claim in claims if claim.box is not None]
+    if len(claimed) <= len(read.boxes_xyxy):
+        claimed = list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
+    labels = read.labels if read.points_xy else tuple(label for _, label in claimed)
+    return msgspec.structs.replace(read, boxes_xyxy=tuple(box for box, _ in claimed), labels=labels)

@@ -148,13 +148,12 @@ def _as_python(text: str) -> str | None:
 _ASK_JSON = "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
 _REPAIRS: tuple[tuple[str, str, Callable[[str], str | None]], ...] = (
     ("a comma before a closing bracket, which JSON does not know", "", lambda text: _TRAILING_COMMA.sub(r"\1", text)),
-    ("single quotes, as Python prints a list; JSON has double ones", _ASK_JSON, lambda text: text.replace("'", '"')),
-    ("written as Python prints a list (quotes, None, True, tuples); JSON has double quotes", _ASK_JSON, _as_python),
     (
-        "single quotes, and an apostrophe between them; JSON has double ones",
+        "single quotes, as Python prints a list; JSON has double ones",
         _ASK_JSON,
         lambda text: _OUTER_QUOTE.sub(r'\1"', text),
     ),
+    ("written as Python prints a list (quotes, None, True, tuples); JSON has double quotes", _ASK_JSON, _as_python),
     ("typographic quotes; JSON has straight ones", _ASK_JSON, lambda text: text.translate(_TYPOGRAPHIC)),
     ("keys without quotes; JSON wants them", _ASK_JSON, lambda text: _BARE_KEY.sub(r'\1"\2"\3', text)),
 )
