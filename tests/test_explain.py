@@ -75,14 +75,14 @@ def test_the_page_holds_every_step() -> None:
     text = said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "cow"), ((10, 10, 20, 10), "cat"))
     shown = page(explained(f"Look: {text}", frame="qwen3-vl", progress=0.6))
     for line in (
-        "number 3 dropped: no height: y1 = y2 = 10",
+        "object 3 not read: no height: y1 = y2 = 10",
         "defect bad_box",
         "frame qwen3-vl (0-1000, whatever the image): the image is 1000 x 1000",
         "original image 2000 x 1200 px: x times 2, y times 1.2",
         "first box: 100, 83, 500, 333 -> 200, 99.6, 1000, 399.6 px",
         "1  cat",
         "wrong label",
-        "dropped: 1, counted as wrong",
+        "not read: 1, counted as wrong",
         "thresholds (progress 0.6, stage 1): a match from IoU 0.75",
         "f1_50",
     ):
@@ -126,7 +126,7 @@ def test_a_page_stays_short_however_much_was_predicted() -> None:
     assert "302  dog" in shown
     assert len(shown.splitlines()) < 85
     shown = page(explained(said(*(((9, 9, 9, 9), "cat"),) * 300)))
-    assert "... and 290 more dropped" in shown
+    assert "... and 290 more not read" in shown
     many = [(x, 0, x + 5, 5) for x in range(0, 1000, 10)]
     shown = page(explained("[]", Target(task="detection", size_wh=(2000, 9), boxes_xyxy=many, labels=["cat"] * 100)))
     assert "... and 70 more missed objects" in shown

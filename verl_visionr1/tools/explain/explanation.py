@@ -10,7 +10,7 @@ from typing import Any
 
 from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.frames import Extent
-from verl_visionr1.rewards.base import Preset
+from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria
 from verl_visionr1.rewards.context import Rule
 from verl_visionr1.schedule import follow_model
@@ -92,9 +92,9 @@ class Explanation:
     """Why one completion earns what it earns.
 
     Attributes:
-        cause: THE cause, with what to do.
+        cause: the costliest finding, with what to do.
         findings: everything that was found, the costliest first.
-        exam: the completion and how it was judged.
+        exam: the completion and how it was scored.
         progress, stage: when in training; None and -1 with the progressive rule off.
         text, conversion: how it was read (no conversion without an image).
         predictions, objects: what each was counted as.
@@ -184,18 +184,13 @@ def explain(
         conversion=_conversion(exam),
         predictions=tuple(predictions),
         objects=tuple(objects),
-        parts=tuple(
-            Part(
-                c.name,
-                c.weight,
-                score.metrics[c.name],
-                c.weight * score.metrics[c.name] / preset.divisor,
-                about(c.fn),
-            )
-            for c in preset.criteria
-        ),
+        parts=tuple(_part(criterion, score.metrics[criterion.name], preset) for criterion in preset.criteria),
         metrics=score.metrics,
     )
+
+
+def _part(criterion: Criterion, value: float, preset: Preset) -> Part:
+    return Part(criterion.name, criterion.weight, value, criterion.weight * value / preset.divisor, about(criterion.fn))
 
 
 def _read_text(exam: Exam) -> ReadText:
@@ -225,7 +220,7 @@ def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
         unclaimed[claim.numbers] -= 1
         whole[cut] -= 1
         fault = "" if asks_points and len(claim.numbers) == 2 else claim.fault
-        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it here"
+        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it"
         pieces.append(Piece(claim.start, claim.end, is_read, why_not))
     return tuple(pieces)
 

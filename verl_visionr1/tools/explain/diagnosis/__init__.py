@@ -111,7 +111,7 @@ def about(fn: object) -> str:
 
 
 def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
-    """THE cause: the costliest finding; for a full reward, that nothing is wrong.
+    """The cause: the costliest finding; for a full reward, that nothing is wrong.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES
