@@ -116,8 +116,8 @@ def _given_rollout(
         raise RowsError("no answer: needs RUN_DIR --row N, DUMP --row N, -, --text or --text-file")
     if target is None:
         raise RowsError("--target: needs the ground truth, as JSON or as a file of it")
-    answer = sys.stdin.buffer.read().decode(errors="replace") if answer is None else answer
-    return rollout_of(answer, target_of(target))
+    text = sys.stdin.buffer.read().decode(errors="replace") if answer is None else answer
+    return rollout_of(text, target_of(target))
 
 
 def _explain(rollout: Rollout, judging: Judging, preset: str | None) -> Explanation:

@@ -37,7 +37,8 @@ class Pen:
 
     def __init__(self, picture: Image.Image, original_wh: tuple[int, int]) -> None:
         self.picture = picture
-        self.font = ImageFont.load_default(size=max(12, max(picture.size) // 60))
+        self.font_size = max(12, max(picture.size) // 60)
+        self.font = ImageFont.load_default(size=self.font_size)
         self._draw = ImageDraw.Draw(picture)
         self._scale_xy = picture.width / original_wh[0], picture.height / original_wh[1]
 
@@ -48,15 +49,15 @@ class Pen:
         """
         if not place:
             return
-        place = [self._on_picture(number, axis % 2) for axis, number in enumerate(place)]
-        if len(place) == 2:
-            self._point(*place, colour, dashed)
+        x1, y1, *corner = (self._on_picture(number, axis % 2) for axis, number in enumerate(place))
+        x2, y2 = corner or (x1, y1)
+        if not corner:
+            self._point(x1, y1, colour, dashed)
         elif dashed:
-            self._dashed(*place, colour)
+            self._dashed(x1, y1, x2, y2, colour)
         else:
-            x1, y1, x2, y2 = place
             self._draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=3)
-        self._label((place[0], place[-1] + 2 if dashed else place[1] - self.font.size - 4), label, colour)
+        self._label((x1, y2 + 2 if dashed else y1 - self.font_size - 4), label, colour)
 
     def _on_picture(self, number: float, axis: int) -> float:
         moved = number * self._scale_xy[axis]

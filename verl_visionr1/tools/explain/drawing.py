@@ -76,7 +76,7 @@ def _add_legend(pen: Pen, explanation: Explanation) -> Image.Image:
     if any(fate.counted_as == MISSED for fate in explanation.objects):
         entries.append(("missed (dashed)", MISSED_TARGET))
     entries.append((f"reward {explanation.value:.3f}", TARGET))
-    picture, line = pen.picture, int(pen.font.size) + 6
+    picture, line = pen.picture, pen.font_size + 6
     columns = max(1, picture.width // (line * 9))
     whole = Image.new("RGB", (picture.width, picture.height + math.ceil(len(entries) / columns) * line + 6), (40,) * 3)
     whole.paste(picture, (0, 0))

@@ -38,7 +38,8 @@ def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agree
     >>> agreement_of([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 3], [0, 0, 1, 1]).spearman_within
     0.0
     """
-    pairs = np.round(np.stack([np.asarray(some, dtype=float), np.asarray(others, dtype=float)]), DECIMALS)
+    both = np.stack([np.asarray(some, dtype=np.float64), np.asarray(others, dtype=np.float64)])
+    pairs = np.asarray(np.round(both, DECIMALS), dtype=np.float64)
     order = np.argsort(groups, kind="stable")
     starts = np.unique(np.asarray(groups)[order], return_index=True)[1]
     within = [rho for group in np.split(pairs[:, order], starts[1:], axis=1) if (rho := _spearman(group)) is not None]

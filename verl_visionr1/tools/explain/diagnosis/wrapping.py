@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from verl_visionr1.answers import Answer, Defect
+from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -123,11 +123,10 @@ def written(exam: Exam, answer: Answer) -> str | None:
     if exam.target.task in BOX_TASKS:
         # Presets that look at nothing but the text know no frame.
         sx, sy = exam.scale_xy if exam.preset.looks_at & {"answer", "matching", "grid_wh"} else (1.0, 1.0)
-        items = [
-            {"bbox_2d": [_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)], "label": label}
-            for (x1, y1, x2, y2), label in zip(answer.boxes_xyxy, answer.labels, strict=True)
+        boxes = [
+            (_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)) for x1, y1, x2, y2 in answer.boxes_xyxy
         ]
-        return json.dumps(items, ensure_ascii=False)
+        return write_json(boxes, answer.labels)
     if exam.target.task == "counting" and answer.count is not None:
         return f"{answer.count:g}"
     return answer.text if exam.target.task == "text" else None
