@@ -21,24 +21,34 @@ Key = str | tuple[int, int, int]
 """A path; or the number of a file of the training data, of the row in it, and of the image embedded there."""
 
 
-class ImageData:
-    """One file of the training data.
+class ImageFinder:
+    """Finds the images of rollouts by their rows, else in the training data.
 
     Args:
-        number: place of the file among those that are searched.
-        file: the parquet.
+        data: the parquet files that the rollouts were made of.
         on_error: see `read_training_rows`.
 
     Raises:
-        RowsError: the file cannot be read.
+        RowsError: a file that cannot be read.
     """
 
-    def __init__(self, number: int, file: Path, on_error: OnError = "skip") -> None:
-        self.number = number
-        self.file = file
-        self.rows = read_training_rows([file], on_error=on_error, counts=Counts())
-        self._finder = Finder(self.rows) if len(self.rows) else None
-        self._first_rows = np.unique(self.rows.prompts, return_index=True)[1]
+    def __init__(self, data: Sequence[Path], on_error: OnError = "skip") -> None:
+        self._files = [_DataFile(number, file, on_error) for number, file in enumerate(data)]
+
+    def find(self, rollout: Rollout) -> set[Key]:
+        """The image that a rollout is about; several where several rows of the data may be its own."""
+        own = own_path(rollout)
+        return {own} if own is not None else set[Key]().union(*(file.keys_of(rollout) for file in self._files))
+
+
+class _DataFile:
+    """One file of the training data."""
+
+    def __init__(self, number: int, file: Path, on_error: OnError) -> None:
+        self._number = number
+        self._rows = read_training_rows([file], on_error=on_error, counts=Counts())
+        self._finder = Finder(self._rows) if len(self._rows) else None
+        self._first_rows = np.unique(self._rows.prompts, return_index=True)[1]
 
     def keys_of(self, rollout: Rollout) -> set[Key]:
         """The images of the rows that a rollout may be of: of several in a row, the one its ground truth is about."""
@@ -47,12 +57,8 @@ class ImageData:
         return {self._key(int(self._first_rows[prompt]), index) for prompt in prompts or ()}
 
     def _key(self, row: int, index: int) -> Key:
-        name = self.rows.image_names[self.rows.images[row]]
-        return (self.number, row, index) if name is None or name.startswith(DIGEST) else _named(name, index)
-
-    def embedded(self, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
-        """(row, index, bytes) of some images, see `embedded_images`."""
-        return embedded_images(self.file, places)
+        name = self._rows.image_names[self._rows.images[row]]
+        return (self._number, row, index) if name is None or name.startswith(DIGEST) else _named(name, index)
 
 
 def embedded_images(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
@@ -94,25 +100,21 @@ def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | N
     Raises:
         RowsError: a file of the data that cannot be read.
     """
-    own = own_path(rollout)
-    if own is not None:
-        return Path(own), ""
     index = rollout.target.image or 0
     if rollout.file.endswith(".parquet"):
         for *_, image in embedded_images(Path(rollout.file), [(rollout.number, index)]):
             return image, ""
-    if not data:
+    keys = ImageFinder(data).find(rollout)
+    if not keys and not data:
         named = f"its image {rollout.image!r} is not there" if rollout.image else "the row names no image"
         return None, f"{named}; --data DATA.parquet finds it, --image FILE names it"
-    files = [ImageData(number, file) for number, file in enumerate(data)]
-    keys = set[Key]().union(*(file.keys_of(rollout) for file in files))
     if len(keys) != 1:
         found = f"{len(keys)} rows" if keys else "no row"
         return None, f"{found} of {', '.join(map(str, data))} may be its own; --image FILE names it"
     key = keys.pop()
     if isinstance(key, str):
         return Path(key), ""
-    return next(image for *_, image in files[key[0]].embedded([key[1:]])), ""
+    return next(image for *_, image in embedded_images(data[key[0]], [key[1:]])), ""
 
 
 def own_path(rollout: Rollout) -> str | None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, features
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.images import FORMATS
-from verl_visionr1.rollouts.images import ImageData, Key, own_path
+from verl_visionr1.rollouts.images import ImageFinder, Key, embedded_images
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.gallery.settings import Settings
@@ -37,27 +37,21 @@ class Pictures:
         self.n_left_out = self.n_unknown = 0
         self.unreadable: list[str] = []
         self._numbers: dict[Key, int] = {}
-        self._data = [ImageData(number, file, settings.on_error) for number, file in enumerate(settings.data)]
+        self._finder = ImageFinder(settings.data, settings.on_error)
 
     def number_of(self, rollout: Rollout) -> int:
         """Number of the picture of a rollout's prompt, or `NONE`."""
         if tuple(rollout.target.size_wh) == NO_IMAGE:
             return NONE
-        key: Key | None = own_path(rollout)
-        if key is None:
-            key = self._found(rollout)
-        if key is None:
+        keys = self._finder.find(rollout)
+        if len(keys) != 1:
             self.n_unknown += 1
             return NONE
+        key = keys.pop()
         if key not in self._numbers and len(self._numbers) >= self.settings.max_images:
             self.n_left_out += 1
             return NONE
         return self._numbers.setdefault(key, len(self._numbers))
-
-    def _found(self, rollout: Rollout) -> Key | None:
-        """The image of the rows that a rollout may be of, where they all have one and the same."""
-        keys = set[Key]().union(*(data.keys_of(rollout) for data in self._data))
-        return keys.pop() if len(keys) == 1 else None
 
     def encoded(self) -> list[str]:
         """The pictures as data URLs, in the order of their numbers; "" for one that cannot be read."""
@@ -66,13 +60,13 @@ class Pictures:
             if isinstance(key, str):
                 found[number] = self._encode(Path(key), key)
         known: dict[bytes, str] = {}  # rows of one image hold it each
-        for data in self._data:
-            places = [key[1:] for key in self._numbers if isinstance(key, tuple) and key[0] == data.number]
-            for row, index, image in data.embedded(places) if places else ():
+        for number, file in enumerate(self.settings.data):
+            places = [key[1:] for key in self._numbers if isinstance(key, tuple) and key[0] == number]
+            for row, index, image in embedded_images(file, places) if places else ():
                 digest = hashlib.blake2b(image, digest_size=16).digest()
                 if digest not in known:
-                    known[digest] = self._encode(io.BytesIO(image), f"{data.file}: row {row}")
-                found[self._numbers[data.number, row, index]] = known[digest]
+                    known[digest] = self._encode(io.BytesIO(image), f"{file}: row {row}")
+                found[self._numbers[number, row, index]] = known[digest]
         return found
 
     def _encode(self, source: Path | io.BytesIO, name: str) -> str:
