@@ -114,7 +114,7 @@ def load(subject: Subject) -> Loaded:
 
 
 def usual_format(task: str) -> str:
-    """The format that a callable's completions are written in where nothing is said."""
+    """The format that a callable's completions are written in by default."""
     return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
 
 

@@ -12,7 +12,7 @@ import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.doctor.examination import Examination
-from verl_visionr1.tools.doctor.pictures import seen
+from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem
 from verl_visionr1.tools.doctor.samples import Sample
 from verl_visionr1.tools.doctor.view import shares
@@ -74,7 +74,7 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
 def _picture(sample: Sample) -> str:
     """The image with its boxes, points and labels, as JPEG in base64; "" where it cannot be shown."""
     source = sample.image
-    found = None if source is None else seen(source)
+    found = None if source is None else inspect_image(source)
     if source is None or found is None or found.size_wh is None:
         return ""
     original_wh = found.size_wh if found.orientation < 5 else (found.size_wh[1], found.size_wh[0])  # upright

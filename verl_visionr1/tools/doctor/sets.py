@@ -11,7 +11,7 @@ from typing import Any
 from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
 from verl_visionr1.conversion.identity import identity_of_name
 from verl_visionr1.targets import is_validation_split
-from verl_visionr1.tools.doctor.pictures import seen
+from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, Box, Sample
 
@@ -85,7 +85,7 @@ class Census:
     def _add_boxes(self, sample: Sample) -> None:
         size_wh = sample.size_wh
         if size_wh is None and sample.image is not None:
-            size_wh = seen(sample.image).size_wh
+            size_wh = inspect_image(sample.image).size_wh
         for place, boxes in sample.boxes.items() if size_wh is not None else ():
             known, sizes = self.boxes.setdefault(place, ([], []))
             boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
@@ -146,7 +146,7 @@ def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
     """What an image is known by: its content first, then what its name tells."""
-    digest = seen(image).digest
+    digest = inspect_image(image).digest
     names = [str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""]
     identities = [identity for name in names if (identity := identity_of_name(name))]
     return [*([digest] if digest else []), *dict.fromkeys(identities)]

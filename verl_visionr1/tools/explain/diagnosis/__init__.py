@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
 from verl_visionr1.tools.explain.diagnosis.contents import content_findings
-from verl_visionr1.tools.explain.diagnosis.coordinates import misread
+from verl_visionr1.tools.explain.diagnosis.coordinates import find_misreading
 from verl_visionr1.tools.explain.diagnosis.formats import other_format
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
 from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
-from verl_visionr1.tools.explain.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
 from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
 from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writing_findings
@@ -80,7 +80,7 @@ def findings_of(exam: Exam) -> list[Finding]:
 
 def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
     """What the frame, the order of numbers or the answer format costs, and the examination without that."""
-    first, second = (misread, other_format) if exam.answer.is_parsed else (other_format, misread)
+    first, second = (find_misreading, other_format) if exam.answer.is_parsed else (other_format, find_misreading)
     reread, found = first(exam)
     return (reread, found) if found else second(exam)
 
@@ -93,7 +93,7 @@ def _contents(exam: Exam) -> list[Finding]:
 
 def _criteria(exam: Exam) -> list[Finding]:
     """The criteria that would give less than full even to what a perfect answer says: its form, its length."""
-    perfect = repaired(exam, perfect_answer(exam.target))
+    perfect = repair_answer(exam, perfect_answer(exam.target))
     found: list[Finding] = []
     for criterion in perfect.preset.criteria:
         given = criterion.call(perfect.case)

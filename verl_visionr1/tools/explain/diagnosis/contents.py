@@ -27,7 +27,7 @@ from verl_visionr1.tools.explain.diagnosis.base import (
 from verl_visionr1.tools.explain.diagnosis.coordinates import guess_frame
 from verl_visionr1.tools.explain.diagnosis.repairs import (
     gain_of,
-    repaired,
+    repair_answer,
     with_labels,
     with_more,
     with_places,
@@ -110,7 +110,7 @@ def _too_many(exam: Exam, surplus: Sequence[Verdict]) -> Iterator[Finding]:
     what = f"too many {nouns[1]}: {exam.answer.n_predicted} for {n_objects} ({parts}); each costs precision"
     right = replace(perfect_answer(exam.target), n_dropped=exam.answer.n_dropped, defects=exam.answer.defects)
     crowded = with_more(right, [(verdict.place, verdict.label) for verdict in surplus])
-    beside_right = repaired(exam, right).value - repaired(exam, crowded).value
+    beside_right = repair_answer(exam, right).value - repair_answer(exam, crowded).value
     gain = max(beside_right, gain_of(exam, without(exam.answer, [verdict.index for verdict in surplus])))
     yield Finding(f"too many {nouns[1]}", what, f"ask for each object once; else {LEARN}", gain)
 

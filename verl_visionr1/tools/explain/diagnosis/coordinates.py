@@ -20,8 +20,8 @@ from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target, TargetError
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.repairs import repaired
-from verl_visionr1.tools.explain.diagnosis.wrapping import best_wrapped, reads_text
+from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
+from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrap_best
 
 MAX_COMPARED = 200
 """So many boxes are read under every frame; more tell nothing new."""
@@ -81,7 +81,7 @@ class Reading:
         return self.fit >= needed and rise >= CLEAR_RISE and rise >= 0.5 * (1.0 - other.fit)
 
 
-def misread(exam: Exam) -> tuple[Exam, list[Finding]]:
+def find_misreading(exam: Exam) -> tuple[Exam, list[Finding]]:
     """The examination under the reading that explains the boxes best, and what that says about the frame.
 
     Without such a reading, or without an image or boxes, the examination as it was and no finding.
@@ -138,11 +138,11 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
         exam.response, frame=best.frames[0], processed_wh=best.processed_wh or exam.response.processed_wh
     )
     reread = exam.with_text(exam.completion, response)
-    better, before = best_wrapped(reread), best_wrapped(exam)
+    better, before = wrap_best(reread), wrap_best(exam)
     gain = max(0.0, better.value - before.value)
     seen = f"read as {names[0]} ({_spoken(best)}) {_compared(best, current)}"
     fix = f"set frame={names[0]}" + (f" (or {', '.join(names[1:])}: the same numbers)" if names[1:] else "")
-    rewritten = repaired(exam, best.answer) if reads_text(exam) else exam
+    rewritten = repair_answer(exam, best.answer) if reads_text(exam) else exam
     if rewritten.value > max(exam.value, reread.value) + 1e-6:
         reread, gain = rewritten, max(gain, rewritten.value - exam.value)
         fix = f"preset {exam.preset.name} reads its boxes from the text, in pixels of the original image: ask for these"
@@ -153,7 +153,7 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
 
 
 def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, list[Finding]]:
-    reread = repaired(exam, best.answer)
+    reread = repair_answer(exam, best.answer)
     gain = max(0.0, reread.value - exam.value)
     frame = "" if exam.response.frame in best.frames else f" in frame {best.frames[0].name}"
     cause = "swapped axes" if best.order.startswith("y") else "width and height"

@@ -47,7 +47,7 @@ def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
     if exam.completion[start:end].count(_FENCE) % 2 and _FENCE not in before:
         after = after.replace(_FENCE, "", 1)  # the end of the last one's block
     exams = [exam.with_text(f"{before}{text}{after}") for text in lists]
-    joined = _joined(lists)
+    joined = _join(lists)
     together = exam.with_text(f"{before}{joined}{after}") if joined else exam
     alone = max(exams, key=lambda it: it.value)
     best = together if together.value > alone.value + 1e-6 else alone
@@ -96,9 +96,9 @@ def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
                 yield start, match.end()
 
 
-def _joined(lists: list[str]) -> str:
+def _join(lists: list[str]) -> str:
     """All objects of some lists as one list; "" where one of them cannot be read."""
-    decoded = [_decoded(text) for text in lists]
+    decoded = [_decode(text) for text in lists]
     if not all(isinstance(it, list) for it in decoded):
         return ""
     return json.dumps([*chain.from_iterable(decoded)], ensure_ascii=False)
@@ -114,11 +114,11 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
         return exam, []
     start, end = spans[0]
     text = exam.completion[start:end]
-    if _decoded(text) is not None:
+    if _decode(text) is not None:
         return exam, []
     for what, fix, repair in _REPAIRS:
         repaired = repair(text)
-        if repaired is None or repaired == text or _decoded(repaired) is None:
+        if repaired is None or repaired == text or _decode(repaired) is None:
             continue
         reread = exam.with_text(f"{exam.completion[:start]}{repaired}{exam.completion[end:]}")
         gain = reread.value - exam.value
@@ -127,7 +127,7 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
     return exam, []
 
 
-def _decoded(text: str) -> Any:
+def _decode(text: str) -> Any:
     """JSON; None where it is none."""
     try:
         return msgspec.json.decode(text)

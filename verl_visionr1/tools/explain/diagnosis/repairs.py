@@ -9,26 +9,26 @@ from msgspec.structs import replace
 
 from verl_visionr1.answers import Answer, Defect
 from verl_visionr1.tools.explain.diagnosis.base import Exam
-from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, rewritten
+from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, rewrite
 
 Place: TypeAlias = tuple[float, ...]
 """Four numbers of a box, or two of a point."""
 
 
-def repaired(exam: Exam, answer: Answer) -> Exam:
+def repair_answer(exam: Exam, answer: Answer) -> Exam:
     """The examination of another answer, in original pixels.
 
     Criteria that read the text themselves see it rewritten, where it is one that can be.
     """
     tries = [exam.with_answer(answer)]
     if reads_text(exam):
-        tries += [exam.with_text(text) for text in rewritten(exam, answer)]
+        tries += [exam.with_text(text) for text in rewrite(exam, answer)]
     return max(tries, key=lambda tried: tried.value)
 
 
 def gain_of(exam: Exam, answer: Answer) -> float:
     """By how much the reward would rise with that answer; never below 0."""
-    return max(0.0, repaired(exam, answer).value - exam.value)
+    return max(0.0, repair_answer(exam, answer).value - exam.value)
 
 
 def without(answer: Answer, ps: Collection[int]) -> Answer:

@@ -25,14 +25,14 @@ WRAPPINGS: Mapping[str, str] = MappingProxyType(
 """What may have to stand around an answer."""
 
 
-def best_wrapped(exam: Exam) -> Exam:
+def wrap_best(exam: Exam) -> Exam:
     """The examination of the same answer in the wrapping that earns most; itself where none earns more."""
-    return _wrapped(exam)[1]
+    return _find_wrapping(exam)[1]
 
 
 def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
     """What around the answer costs reward: prose, a missing fence, missing tags."""
-    name, best, gain = _wrapped(exam)
+    name, best, gain = _find_wrapping(exam)
     if not name:
         return exam, []
     body = body_of(exam) or ""
@@ -55,7 +55,7 @@ def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
 _ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
 
 
-def _wrapped(exam: Exam) -> tuple[str, Exam, float]:
+def _find_wrapping(exam: Exam) -> tuple[str, Exam, float]:
     """The best wrapping ("" for the present one), the examination in it, and what it gains.
 
     Criteria that read the text themselves may give 0 whatever surrounds a wrong answer: to them, a right one is shown.
@@ -63,8 +63,8 @@ def _wrapped(exam: Exam) -> tuple[str, Exam, float]:
     body = body_of(exam)
     if body is None or exam.to_full < 1e-9:
         return "", exam, 0.0
-    right = written(exam, perfect_answer(exam.target)) if reads_text(exam) else None
-    shown = exam if right is None else exam.with_text(_replaced(exam.completion, body, right))
+    right = write_answer(exam, perfect_answer(exam.target)) if reads_text(exam) else None
+    shown = exam if right is None else exam.with_text(_replace_last(exam.completion, body, right))
     best_name, best_value = "", shown.value
     for name, around in WRAPPINGS.items():
         value = exam.with_text(around.replace("{}", body if right is None else right)).value
@@ -101,22 +101,22 @@ def body_of(exam: Exam) -> str | None:
     return text[opening : closing + 1]
 
 
-def rewritten(exam: Exam, answer: Answer) -> list[str]:
+def rewrite(exam: Exam, answer: Answer) -> list[str]:
     """Texts with another answer: in the place of the present one; where there is none, in every wrapping."""
-    new, body = written(exam, answer), body_of(exam)
+    new, body = write_answer(exam, answer), body_of(exam)
     if new is None:
         return []
     if body is None:
         return [around.replace("{}", new) for around in WRAPPINGS.values()]
-    return [_replaced(exam.completion, body, new)]
+    return [_replace_last(exam.completion, body, new)]
 
 
-def _replaced(text: str, old: str, new: str) -> str:
+def _replace_last(text: str, old: str, new: str) -> str:
     before, _, after = text.rpartition(old)
     return before + new + after
 
 
-def written(exam: Exam, answer: Answer) -> str | None:
+def write_answer(exam: Exam, answer: Answer) -> str | None:
     """A faultless answer as text; None for one with defects, and for what cannot be written here."""
     if answer.defects or answer.n_dropped:
         return None

@@ -134,7 +134,7 @@ def _defects(exam: Exam, found: FoundClaims, explained: frozenset[str]) -> Itera
             continue
         if defect is Defect.BAD_BOX and has_inverted:
             continue
-        gain = exam.to_full if is_unread else max(shared, gain_of(exam, _repaired(exam, defect)))
+        gain = exam.to_full if is_unread else max(shared, gain_of(exam, _repair(exam, defect)))
         yield Finding(*describe_defect(defect, exam, found), gain)
 
 
@@ -144,20 +144,20 @@ def _shared_gain(exam: Exam) -> float:
     return gain_of(exam, replace(answer, defects=())) / len(answer.defects) if answer.defects else 0.0
 
 
-def _repaired(exam: Exam, defect: Defect) -> Answer:
+def _repair(exam: Exam, defect: Defect) -> Answer:
     """The answer without a defect; a cut-off one also with what may have been cut off, labels where they lacked."""
     answer = without_defects(exam.answer, {defect} if defect in exam.answer.defects else {Defect.MALFORMED})
     if defect is Defect.BAD_BOX:
         return replace(answer, n_dropped=0)
     if defect is Defect.TRUNCATED:
-        return _completed(exam, answer)
+        return _complete(exam, answer)
     if defect is Defect.NO_LABEL and exam.target.labels:
         bare = [v for v in verdicts_of(exam)[0] if v.target is not None and not v.label.strip()]
         return with_labels(answer, {v.index: exam.target.labels[v.target] for v in bare if v.target is not None})
     return answer
 
 
-def _completed(exam: Exam, answer: Answer) -> Answer:
+def _complete(exam: Exam, answer: Answer) -> Answer:
     """A cut-off answer with the most that it could have said."""
     target, perfect = exam.target, perfect_answer(exam.target)
     if target.task == "counting":
