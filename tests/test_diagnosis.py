@@ -249,12 +249,6 @@ def test_noise_does_not_decide_between_0_1000_and_0_1024() -> None:
     assert "paligemma" not in f"{found.what} {found.fix}"
 
 
-def test_bare_boxes_in_another_frame_name_both() -> None:
-    exam = exam_of(json.dumps([scaled(CAT, 1000, 1000), scaled(DOG, 1000, 1000)]))
-    first = findings_of(exam)[0]
-    assert (first.cause, "frame=qwen3-vl" in first.fix) == ("other format", True)
-
-
 @pytest.mark.parametrize("preset", ["visionr1", "vlmr1-ovd", "v-triune", "big-vision", "visionr1-paper"])
 def test_far_too_many_boxes_are_priced_together(preset: str) -> None:
     assert cause(said(*GRID), preset=preset).startswith("too many boxes: 300 for 2 objects")

@@ -76,9 +76,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_clipped(self) -> bool | None:
-        """Whether the completion filled the response budget; None where the dump does not say."""
-        told = self.numbers.get("clipped", self.numbers.get("cut_off"))  # the name that it had before
-        return None if told is None else told > 0.0
+        """True where the dump says that the completion filled the response budget; else None, not known.
+
+        Rewards that were not told the budget report 0, too.
+        """
+        clipped = self.numbers.get("clipped", self.numbers.get("cut_off", 0.0))  # the name that it had before
+        return True if clipped > 0.0 else None
 
     @property
     def where(self) -> str:
