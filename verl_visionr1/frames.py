@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from verl_visionr1.boxes import Boxes, Points
+from verl_visionr1.settings import needs_one_of
 
 OUTSIDE_TOLERANCE = 0.01
 """A coordinate may overshoot the frame by this fraction of its side before it counts as outside."""
@@ -124,7 +125,7 @@ def frame_named(name: str) -> Frame:
     try:
         return FRAMES[name]
     except KeyError:
-        raise FrameError(f"frame = {name!r}: needs one of {', '.join(FRAMES)}") from None
+        raise FrameError(f"frame = {name!r}: {needs_one_of(name, FRAMES)}") from None
 
 
 def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Boxes:

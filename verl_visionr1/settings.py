@@ -45,7 +45,8 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
         reason, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").replace("[...]", "").lstrip(".")
         dotted = ".".join(filter(None, (where, key)))
-        raise SettingsError(f"{dotted} = {_at(plain, key)!r}: {_advice(struct, key) or reason}") from None
+        value = _at(plain, key)
+        raise SettingsError(f"{dotted} = {value!r}: {_advice(struct, key, value) or reason}") from None
 
 
 def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> None:
@@ -106,19 +107,34 @@ def refuse_unknown(plain: Mapping[Any, Any], known: Iterable[str], where: str) -
     known = list(known)
     for key in plain:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
             raise SettingsError(f"{where}{'.' if where else ''}{key}: unknown key; {hint}")
 
 
-def _advice(struct: Any, dotted: str) -> str | None:
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """The known name that is nearest to what was given, as a question; "" where none is near."""
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def needs_one_of(given: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name.
+
+    >>> needs_one_of("originl", ["original", "unit"]), needs_one_of("x", ["original", "unit"])
+    ('needs one of original, unit; did you mean original?', 'needs one of original, unit')
+    """
+    known = list(known)
+    return "; ".join(filter(None, (f"needs one of {', '.join(known)}", did_you_mean(given, known))))
+
+
+def _advice(struct: Any, dotted: str, value: object) -> str | None:
     """The choices of a key that has some."""
     hint: Any = struct
     for key in dotted.split("."):
         inner = _struct_in(hint)
         hint = get_type_hints(inner).get(key) if inner is not None else None
     choices = _choices(hint)
-    return f"needs one of {', '.join(choices)}" if choices else None
+    return needs_one_of(value, choices) if choices else None
 
 
 def _at(plain: Any, dotted: str) -> Any:

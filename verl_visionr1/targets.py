@@ -18,6 +18,7 @@ import msgspec
 from verl_visionr1.assignment import IndexedBoxes
 from verl_visionr1.boxes import Box, Boxes, Points
 from verl_visionr1.masks import Mask, bounds_xyxy
+from verl_visionr1.settings import needs_one_of
 
 TASKS = ("detection", "grounding", "counting", "pointing", "text")
 """Tasks that have a reward; `Target.task` is one of them."""
@@ -86,7 +87,7 @@ class Target(
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise TargetError(f"task = {self.task!r}: needs one of {', '.join(TASKS)}")
+            raise TargetError(f"task = {self.task!r}: {needs_one_of(self.task, TASKS)}")
         size_wh = _size(self.size_wh, allow_none=self.task == "text")
         for field, value in (
             ("size_wh", size_wh),

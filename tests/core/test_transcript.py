@@ -35,7 +35,7 @@ from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS, ResponseContext
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.tools.explain.diagnosis import diagnose
+from verl_visionr1.tools.explain.diagnosis import Exam, findings_of
 
 CAT = '[{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
 TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
@@ -254,7 +254,7 @@ def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:
 )
 def test_explain_says_what_to_do_about_the_template(text: str, is_opened: bool, cause: str) -> None:
     response = ResponseContext(FRAMES["original"], reasoning_opened=is_opened)
-    first = diagnose(text, SEVEN, PRESETS["counting"], OFF, response)[0]
+    first = findings_of(Exam.of(text, SEVEN, PRESETS["counting"], OFF, response))[0]
     assert first.cause == cause
     assert "enable_thinking" in first.fix
 
@@ -265,10 +265,11 @@ def test_explain_names_reasoning_that_the_reward_was_not_told_of() -> None:
     think = CriterionSettings(fn="think_answer", weight=0.5)
     preset = PresetSettings(criteria={"think": think}).build(PRESETS["visionr1"])
     text = f"I look.</think>\n<answer>{CAT}</answer>"
-    (first,) = diagnose(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"]))
+    (first,) = findings_of(Exam.of(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"])))
     assert first.cause == "reasoning opened in the prompt"
     assert "reasoning=opened" in first.fix
-    assert diagnose(text, TARGET, preset, OFF, ResponseContext(FRAMES["original"], reasoning_opened=True)) == []
+    told = ResponseContext(FRAMES["original"], reasoning_opened=True)
+    assert findings_of(Exam.of(text, TARGET, preset, OFF, told)) == []
 
 
 @pytest.mark.parametrize("task", TASK_PRESETS)

@@ -383,10 +383,10 @@ USAGE = {
     "no such file": (["nowhere.py:f"], "nowhere.py: no such file"),
     "no such module": (["no_such_package:f"], "cannot be imported"),
     "no such function": ([f"{BAD}:moon"], "has no function 'moon'"),
-    "a signature nobody knows": ([f"{BAD}:wants_a_moon"], "not a signature that is known; give it as compute_score"),
+    "a signature nobody knows": ([f"{BAD}:wants_a_moon"], "unknown signature; needs compute_score"),
     "a column nobody has": ([f"{BAD}:wants_a_column"], "needs moon; the audit can give data_source"),
     "no such task": (["visionr1", "--task", "cooking"], "task = 'cooking'"),
-    "a task it cannot judge": (["visionr1", "--task", "text"], "task = 'text': visionr1 judges detection, grounding"),
+    "a task it cannot judge": (["visionr1", "--task", "text"], "task = 'text': visionr1 is for detection, grounding"),
     "no such scene": (["visionr1", "--scene", "moon"], "scene = 'moon'"),
     "no such format": (["visionr1", "--format", "xml"], "answer_format = 'xml'"),
     "no such ground truth": (["visionr1", "--ground-truth", "xml"], "ground_truth = 'xml'"),
@@ -404,5 +404,5 @@ def test_wrong_usage_is_told_in_one_line(arguments: list[str], message: str) -> 
 
 
 def test_an_error_is_an_audit_error() -> None:
-    with pytest.raises(AuditError, match="not a signature"):
+    with pytest.raises(AuditError, match="signature"):
         audit(Subject(f"{BAD}:wants_a_moon"), isolated=False)

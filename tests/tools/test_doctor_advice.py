@@ -19,10 +19,6 @@ from verl_visionr1.tools.doctor.examination import examine
 Record = dict[str, Any]
 
 
-def corners(it: Record) -> Record:
-    return dict(zip(("xmin", "ymin", "xmax", "ymax"), it["xyxy"][0], strict=True))
-
-
 BOXES: dict[str, Callable[[Record], Record]] = {
     "caption and a list of boxes": lambda it: {"image": it["image"], "caption": it["label"], "box": it["xywh"]},
     "with sizes": lambda it: {**it["wh"], "file_name": it["image"], "phrase": it["label"], "a box": it["xyxy"]},
@@ -30,7 +26,6 @@ BOXES: dict[str, Callable[[Record], Record]] = {
         "file_name": it["image"],
         "objects": {"bbox": it["xyxy"], "categories": [it["label"]] * len(it["xyxy"])},
     },
-    "corners of a table": lambda it: {**corners(it), **it["wh"], "img_path": it["image"], "category": it["label"]},
     "question and boxes": lambda it: {"image": it["image"], "question": it["label"], "boxes": it["xyxy"]},
 }
 OTHERS: dict[str, Callable[[Record], Record]] = {

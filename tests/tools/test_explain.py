@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.images import prepare_image
 from verl_visionr1.rewards import ResponseContext
+from verl_visionr1.rewards.composition import preset_to_dict
+from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.row_writer import Row, RowWriter
 from verl_visionr1.tools.explain.drawing import COLOURS, draw
 from verl_visionr1.tools.explain.explanation import Explanation, explain
@@ -53,24 +56,11 @@ def run(*arguments: object, stdin: str | bytes | None = None) -> Any:
     return CliRunner().invoke(app, ["explain", *map(str, arguments)], input=stdin)
 
 
-TEN_FAILURES = {
-    "wrong frame": (said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "dog")), "qwen3-vl"),
-    "truncated": (PERFECT[:-9], "truncated"),
-    "prose": (f"I found these: {PERFECT}", "prose around the list"),
-    "wrong label": (said((CAT, "kitty"), (DOG, "dog")), "wrong label: 'kitty' is not among cat, dog"),
-    "duplicate": (said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")), "duplicate: box 2 repeats box 1"),
-    "inverted": (said(((1000, 100, 200, 400), "cat"), (DOG, "dog")), "inverted box"),
-    "no fence": (PERFECT, "no fence"),
-    "points": ('[{"point_2d": [600, 200], "label": "cat"}]', "points instead of boxes"),
-    "numbers 0-1": (said(((0.1, 0.083, 0.5, 0.333), "cat"), ((0.6, 0.417, 0.9, 0.917), "dog")), "numbers 0-1"),
-    "wrong language": (said((CAT, "кошка"), (DOG, "собака")), "wrong language"),
-}
-
-
-@pytest.mark.parametrize("failure", TEN_FAILURES)
-def test_the_first_line_names_the_cause(failure: str) -> None:
-    text, words = TEN_FAILURES[failure]
-    preset = "vlmr1-ovd-released" if failure == "no fence" else "visionr1"
+@pytest.mark.parametrize(
+    ("text", "preset", "words"),
+    [(PERFECT[:-9], "visionr1", "truncated"), (PERFECT, "vlmr1-ovd-released", "no fence")],
+)
+def test_the_first_line_names_the_cause(text: str, preset: str, words: str) -> None:
     result = run("--text", text, "--target", TARGET.to_json(), "--preset", preset, "--progress", 0.0)
     assert result.exit_code == 0, result.output
     assert words in result.output.splitlines()[0]
@@ -85,14 +75,14 @@ def test_the_page_holds_every_step() -> None:
     text = said(((100, 83, 500, 333), "cat"), ((600, 417, 900, 917), "cow"), ((10, 10, 20, 10), "cat"))
     shown = page(explained(f"Look: {text}", frame="qwen3-vl", progress=0.6))
     for line in (
-        "number 3 dropped: no height: y1 = y2 = 10",
+        "object 3 not read: no height: y1 = y2 = 10",
         "defect bad_box",
         "frame qwen3-vl (0-1000, whatever the image): the image is 1000 x 1000",
         "original image 2000 x 1200 px: x times 2, y times 1.2",
         "first box: 100, 83, 500, 333 -> 200, 99.6, 1000, 399.6 px",
         "1  cat",
         "wrong label",
-        "dropped: 1, counted as wrong",
+        "not read: 1, counted as wrong",
         "thresholds (progress 0.6, stage 1): a match from IoU 0.75",
         "f1_50",
     ):
@@ -136,7 +126,7 @@ def test_a_page_stays_short_however_much_was_predicted() -> None:
     assert "302  dog" in shown
     assert len(shown.splitlines()) < 85
     shown = page(explained(said(*(((9, 9, 9, 9), "cat"),) * 300)))
-    assert "... and 290 more dropped" in shown
+    assert "... and 290 more not read" in shown
     many = [(x, 0, x + 5, 5) for x in range(0, 1000, 10)]
     shown = page(explained("[]", Target(task="detection", size_wh=(2000, 9), boxes_xyxy=many, labels=["cat"] * 100)))
     assert "... and 70 more missed objects" in shown
@@ -218,12 +208,12 @@ def test_a_line_of_a_dump(tmp_path: Path) -> None:
     broken = run(file, "--row", 2)
     assert broken.exit_code == 2
     assert "line 2" in broken.output
-    assert "no row 9 that is judged" in run(file, "--row", 9).output
+    assert "row 9 not found (the last is 4" in run(file, "--row", 9).output
     bad = json.loads(TARGET.to_json()) | {"boxes_xyxy": [[500, 500, 999, 999]]}
     file.write_text("".join(f"{json.dumps({'output': '[]', 'gts': json.dumps(bad)})}\n" for _ in range(20)))
     said = run(file, "--row", 17).output
     assert "line 17: ground truth" in said
-    assert "visionr1 doctor on the data" in said
+    assert "visionr1 doctor" in said
     assert "needs --row N" in run(file).output
 
 
@@ -272,11 +262,85 @@ def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
         ((dump, "--row", 2, "--text", "x"), "line 2: gts is null"),
         ((dump, "--row", 2), "line 2: gts is null"),
         ((data, "--row", 1, "--text", "x", "--target", TARGET.to_json()), "--target"),
-        ((data, "--text", "x"), "FILE or - and --text"),
+        ((data, "--text", "x"), "--row"),
     ):
         failed = run(*arguments)
         assert failed.exit_code == 2
         assert place in failed.output
+
+
+# --- a run, a dump without one, and its images -----------------------------------------------------------------------
+
+LOOSE = said(((200, 100, 700, 400), "cat"), (DOG, "dog"))
+"""Box 1 reaches IoU 0.625: enough at the first stage, not at the last."""
+
+
+def a_run(folder: Path, **changes: Any) -> Path:
+    """A run with two validations, whose budget is 100 tokens."""
+    for step in (0, 24):
+        (folder / "validation").mkdir(exist_ok=True)
+        (folder / "validation" / f"{step}.jsonl").write_text(dump_row(LOOSE, step=step, n_tokens=40) + "\n")
+    start = Start(presets=[preset_to_dict(PRESETS["visionr1"])], frame="original", total_steps=24, max_tokens=100)
+    folders = {"checkpoint_dir": str(folder / "checkpoints"), "validation_dir": str(folder / "validation")}
+    write_run(msgspec.structs.replace(start, **folders, **changes))
+    return folder
+
+
+def test_a_run_without_a_step_is_explained_at_its_last(tmp_path: Path) -> None:
+    done = run(a_run(tmp_path), "--row", 1)
+    assert "24.jsonl: the last step is explained (validation has steps 0, 24)" in done.stderr
+    assert done.stdout.startswith("below the threshold: box 1 reaches IoU 0.625 < 0.75 -> training has a stage")
+    assert run(tmp_path, "--row", 1, "--step", 0).exit_code == 0
+    missing = run(tmp_path, "--row", 1, "--step", 7)
+    assert (missing.exit_code, "validation has steps 0, 24" in missing.output) == (2, True)
+
+
+def test_an_easier_stage_is_advised_only_where_there_is_none() -> None:
+    assert "easier stage" not in str(explained(LOOSE, progress=1.0).cause)
+    assert "easier stage" in str(explained(said(((200, 100, 580, 400), "cat"), (DOG, "dog")), progress=0.0).cause)
+
+
+@pytest.mark.parametrize("text", [PERFECT[:-9], "", "<think>well"])
+@pytest.mark.parametrize(("tokens", "is_longer"), [(40, False), (100, True), (None, True)])
+def test_a_longer_budget_is_advised_only_where_it_was_filled(text: str, tokens: int | None, is_longer: bool) -> None:
+    response = ResponseContext(FRAMES["original"], n_tokens=tokens, max_tokens=100)
+    cause = explain(text, TARGET, PRESETS["visionr1"], response).cause
+    assert ("max_response_length" in cause.fix) == is_longer
+    assert ("if the response filled" in cause.fix) == (tokens is None)
+    told = explain(text, TARGET, PRESETS["visionr1"], ResponseContext(FRAMES["original"]), is_clipped=False).cause
+    assert "max_response_length" not in told.fix
+
+
+def test_an_iou_reads_the_same_on_every_line() -> None:
+    shown = page(explained(said(((200, 100, 999.9, 250.04), "cat"), (DOG, "dog")), progress=0.0))
+    assert set(re.findall(r"(?:IoU | )(0\.5\d+)(?: +match|;)", shown.partition("criteria")[0])) == {"0.500"}
+    assert "0.49996 < 0.5" in page(explained(said(((200, 100, 1000, 249.988), "cat"), (DOG, "dog")), progress=0.0))
+
+
+def test_what_is_assumed_of_a_dump_without_a_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "3.jsonl").write_text(dump_row("[]") + "\n")
+    told = run(tmp_path / "3.jsonl", "--row", 1).stderr
+    assert "assumed frame original (--frame)" in told
+    assert "preset visionr1" in told
+    fixed = ("--frame", "original", "--progress", "off", "--preset", "visionr1")
+    assert run(tmp_path / "3.jsonl", "--row", 1, *fixed).stderr == ""
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_runs_answer_is_drawn_on_the_image_of_its_row(embed: bool, tmp_path: Path) -> None:
+    image, data, out = tmp_path / "image.png", tmp_path / "val.parquet", tmp_path / "out.png"
+    Image.new("RGB", (2000, 1200), (10, 20, 30)).save(image)
+    with RowWriter(data, embed=embed) as writer:
+        prepared = prepare_image(image, embed=embed, copies_dir=tmp_path / "copies")
+        writer.write(Row(data_source="d", question="?", image=prepared, target=TARGET, split="val"))
+    for arguments in (("--step", 0), ("--step", 0, "--text", "[]")):
+        done = run(a_run(tmp_path, val_files=[str(data)]), "--row", 1, "--draw", out, *arguments)
+        if "--text" in arguments:
+            assert "drawn on grey: the row names no image; --data" in done.stderr
+            done = run(tmp_path, "--row", 1, "--draw", out, *arguments, "--data", data)
+        assert "grey" not in done.stderr
+        with Image.open(out) as picture:
+            assert picture.convert("RGB").getpixel((1500, 50)) == (10, 20, 30)
 
 
 @pytest.mark.parametrize("image", [None, 0, 1])
@@ -326,8 +390,8 @@ def test_the_processed_size_is_replayed_where_the_frame_needs_it() -> None:
 
 
 MISTAKES = {
-    "no text": (["--target", TARGET.to_json()], "no completion: needs one of"),
-    "two texts": (["-", "--text", "x", "--target", TARGET.to_json()], "FILE or - and --text: needs one of"),
+    "no text": (["--target", TARGET.to_json()], "no answer: needs"),
+    "two texts": (["-", "--text", "x", "--target", TARGET.to_json()], "- and --text"),
     "no target": (["--text", "x"], "--target: needs the ground truth"),
     "bad target": (["--text", "x", "--target", "{}"], "ground truth '{}'"),
     "list as target": (
@@ -343,7 +407,12 @@ MISTAKES = {
         'answer = None: a text target needs the right answer (a target looks like {"task":"text","answer":"a dog"})',
     ),
     "no file": (["nowhere.jsonl", "--row", "1"], "nowhere.jsonl: no such file"),
-    "unknown frame": (["--text", "x", "--target", TARGET.to_json(), "--frame", "qwen"], "frame = 'qwen': needs one of"),
+    "unknown frame": (["--text", "x", "--target", TARGET.to_json(), "--frame", "qwen3vl"], "did you mean qwen3-vl?"),
+    "unknown preset": (["--text", "x", "--target", TARGET.to_json(), "--preset", "visonr1"], "did you mean visionr1?"),
+    "no preset file": (
+        ["--text", "x", "--target", TARGET.to_json(), "--preset", "mine.yaml"],
+        "preset file mine",
+    ),
     "wrong preset": (
         ["--text", "x", "--target", TARGET.to_json(), "--preset", "counting"],
         "judges counting, the target",
@@ -351,7 +420,7 @@ MISTAKES = {
     "progress": (["--text", "x", "--target", TARGET.to_json(), "--progress", "30"], "--progress 30"),
     "no image": (
         ["--text", "x", "--target", TARGET.to_json(), "--draw", "/tmp/never.png", "--image", "nowhere.png"],
-        "nowhere.png: no image that can be read",
+        "nowhere.png: not an image that can be read",
     ),
 }
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +22,12 @@ from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS
+from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.judged import TableBuilder
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing, preset_and_moment
 from verl_visionr1.rollouts.numbers import numbers_of
 from verl_visionr1.rollouts.records import Counts, Rollout, read_rollouts
+from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.tools.score.agreement import agreement_of
 from verl_visionr1.tools.score.rescore import Report, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows
@@ -229,11 +230,10 @@ def scipy_agreement(a: Sequence[float], b: Sequence[float], groups: Sequence[int
     x, y, g = np.array(a), np.array(b), np.array(groups)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pairs = [(stats.spearmanr(x[g == i], y[g == i]), stats.kendalltau(x[g == i], y[g == i])) for i in np.unique(g)]
-        overall = stats.spearmanr(x, y), stats.kendalltau(x, y)
-    defined = [(rho.statistic, tau.statistic) for rho, tau in pairs if not np.isnan(rho.statistic)]
-    rhos, taus = zip(*defined, strict=True) if defined else ((), ())
-    return (*(one.statistic for one in overall), len(defined), rhos, taus)
+        within = [stats.spearmanr(x[g == i], y[g == i]).statistic for i in np.unique(g)]
+        overall = stats.spearmanr(x, y).statistic
+    defined = [rho for rho in within if not np.isnan(rho)]
+    return overall, len(defined), np.mean(defined)
 
 
 @pytest.mark.parametrize("sizes", [[2] * 9, [8] * 20, [1, 2, 3, 5, 8, 1], [300, 2, 300]], ids=str)
@@ -243,16 +243,14 @@ def test_agreement_is_what_scipy_says(sizes: list[int], levels: int) -> None:
     groups = np.repeat(np.arange(len(sizes)), sizes)
     random.shuffle(groups)
     a, b = random.integers(levels, size=(2, len(groups))) / levels
-    rho, tau, n_groups, rhos, taus = scipy_agreement(a, b, groups)
     found = agreement_of(a, b, groups)
-    assert (found.n, found.n_groups) == (len(groups), n_groups)
-    assert (found.spearman, found.kendall) == pytest.approx((rho, tau))
-    assert (found.spearman_within, found.kendall_within) == pytest.approx((np.mean(rhos), np.mean(taus)))
+    assert found.n == len(groups)
+    assert (found.spearman, found.n_groups, found.spearman_within) == pytest.approx(scipy_agreement(a, b, groups))
 
 
 def test_agreement_of_constant_rewards_is_unknown() -> None:
     found = agreement_of([1.0, 1.0], [0.0, 1.0], [0, 0])
-    assert (found.spearman, found.kendall, found.n_groups, found.kendall_within) == (None, None, 0, None)
+    assert (found.spearman, found.n_groups, found.spearman_within) == (None, 0, None)
     assert agreement_of([0.1 + 0.2, 0.3], [0.0, 1.0], [0, 0]).spearman is None, "rounding is no rank"
 
 
@@ -265,9 +263,8 @@ def test_another_reward_beside_it() -> None:
     late = [1.0, 1 / 3, 1 / 3, 0.0, 1 / 3, 1.0]
     assert other.overall.reward == pytest.approx(np.mean(late))
     assert other.sources["coco"].n == 6
-    rho, tau, n_groups, rhos, _ = scipy_agreement([VALUES[text] for text in texts], late, [0, 1] * 3)
-    assert (other.agreement.spearman, other.agreement.kendall) == pytest.approx((rho, tau))
-    assert (other.agreement.n_groups, other.agreement.spearman_within) == (n_groups, pytest.approx(np.mean(rhos)))
+    found = (other.agreement.spearman, other.agreement.n_groups, other.agreement.spearman_within)
+    assert found == pytest.approx(scipy_agreement([VALUES[text] for text in texts], late, [0, 1] * 3))
     assert other.agreement_by_source["coco"] == other.agreement
     assert [(row.where, row.value, row.other) for row in other.differing] == [
         ("1.jsonl:1", pytest.approx(2.6 / 3), pytest.approx(1 / 3)),
@@ -356,32 +353,21 @@ def test_what_nothing_explains_is_said() -> None:
 # --- rows as a file --------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_written_alike(tmp_path: Path) -> None:
-    rows = [rollout(PERFECT, saved=0.5), rollout(FAIR, number=2, step=None)]
-    tables = []
-    for name in ("rows.jsonl", "rows.parquet"):
-        with scored_rows(tmp_path / name, [PRESETS["visionr1"], PRESETS["visionr1-paper"]]) as on_row:
-            rescore(rows, judging(), other=judging(moment=Moment(stage=1)), on_row=on_row)
-        assert [file.name for file in tmp_path.glob(".*")] == []
-        lines = (tmp_path / name).read_bytes().splitlines() if name.endswith("jsonl") else []
-        tables.append([json.loads(line) for line in lines] or pq.read_table(tmp_path / name).to_pylist())
-    assert tables[0] == tables[1]
-    first, second = tables[0]
+def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    out.write_text("older")
+    with pytest.raises(RowsError, match="no row"), scored_rows(out, [PRESETS["visionr1"]]) as on_row:
+        rescore([], judging(), on_row=on_row)
+    assert out.read_text() == "older"
+    with scored_rows(out, [PRESETS["visionr1"], PRESETS["visionr1-paper"]]) as on_row:
+        rows = [rollout(PERFECT, saved=0.5), rollout(FAIR, number=2, step=None)]
+        rescore(rows, judging(), other=judging(moment=Moment(stage=1)), on_row=on_row)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+    first, second = map(json.loads, out.read_text().splitlines())
     assert (first["file"], first["number"], first["step"], first["saved"]) == ("1.jsonl", 1, 1, 0.5)
     assert (first["value"], first["recall"], first["preset"], first["task"]) == (1.0, 1.0, "visionr1", "detection")
     assert (second["number"], second["step"], second["saved"]) == (2, None, None)
     assert (second["value"], second["other"]) == (pytest.approx(2.6 / 3), pytest.approx(1 / 3))
-
-
-def test_rows_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    for name in ("rows.jsonl", "rows.parquet"):
-        (tmp_path / name).write_text("older")
-        with pytest.raises(RowsError, match="empty"), scored_rows(tmp_path / name, [PRESETS["visionr1"]]) as on_row:
-            rescore([], judging(), on_row=on_row)
-        assert (tmp_path / name).read_text() == "older"
-        assert len(list(tmp_path.iterdir())) <= 2
-    with pytest.raises(RowsError, match=r"needs a name that ends in \.jsonl"), scored_rows(tmp_path / "a.csv", []):
-        pass
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -425,7 +411,7 @@ def test_the_table(tmp_path: Path) -> None:
         "own",
         "each step of 20",
         "frac_reward_zero_std",
-        "Kendall",
+        "Spearman",
         "10.jsonl:1",
         "stage 1",
     ):
@@ -484,9 +470,9 @@ def test_rows_of_verls_own_reward_are_told_and_left_out(tmp_path: Path) -> None:
 
 def test_rows_to_a_file(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
-    out = tmp_path / "out" / "rows.parquet"
+    out = tmp_path / "out" / "rows.jsonl"
     assert run(file, "--out", out).exit_code == 0
-    assert pq.read_table(out).column("value").to_pylist() == [1.0, 0.0]
+    assert [json.loads(line)["value"] for line in out.read_text().splitlines()] == [1.0, 0.0]
 
 
 MISTAKES = {
@@ -503,7 +489,7 @@ MISTAKES = {
     "empty": (["{empty}"], "dumps are empty"),
     "out over in": (["{file}", "--out", "{file}"], "would overwrite the rollouts"),
     "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "or stand among them"),
-    "out of no kind": (["{file}", "--out", "rows.csv"], "needs a name that ends in .jsonl or .parquet"),
+    "out of no kind": (["{file}", "--out", "rows.csv"], "ends in .jsonl"),
     "no data": (["{file}", "--data", "nothing.parquet"], "nothing.parquet: no such file"),
 }
 
@@ -522,3 +508,10 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert file.read_bytes() == before
+
+
+def test_the_heading_names_what_overrides_the_run(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
+    write_run(Start(presets=[preset_to_dict(PRESETS["visionr1"])], frame="original", checkpoint_dir=str(tmp_path)))
+    assert "not as in the run" not in run(file).stdout
+    assert "not as in the run: --frame unit" in " ".join(run(file, "--frame", "unit").stdout.split())

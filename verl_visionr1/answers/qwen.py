@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -26,6 +27,17 @@ _ASK = Wording(
         "Locate everything in the image that {phrases} describes and output the coordinates in JSON format.",
     ),
 )
+
+
+def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
+    """Boxes (four numbers each) or points (two) as Qwen's models write them; without labels these are "".
+
+    >>> write_json([(1, 2)], ["cat"])
+    '[{"point_2d": [1, 2], "label": "cat"}]'
+    """
+    pairs = zip(places, labels or ("",) * len(places), strict=True)
+    items = [{"bbox_2d" if len(xs) == 4 else "point_2d": [*xs], "label": label} for xs, label in pairs]
+    return json.dumps(items, ensure_ascii=False)
 
 
 def instruction(task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from verl_visionr1.cli.rollouts import stop
+from verl_visionr1.cli.rollouts import say, stop
 from verl_visionr1.conversion.conventions import NAMED
+from verl_visionr1.settings import needs_one_of
 
 if TYPE_CHECKING:
     from verl_visionr1.tools.doctor.examination import Examination
 
 
 def doctor(
-    files: Annotated[
-        list[Path], typer.Argument(help="parquet, arrow, jsonl, json, csv; COCO json; or folders of them")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, or folders of them")],
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
     ] = None,
@@ -31,12 +30,12 @@ def doctor(
     family: Annotated[str, typer.Option(help="whose image tokens: qwen2.5-vl, qwen3-vl, glm")] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
     images_dir: Annotated[
-        Path | None, typer.Option(help="folder that images of jsonl, csv ... are relative to; else that of the file")
+        Path | None, typer.Option(help="folder that images of jsonl and json are relative to; else that of the file")
     ] = None,
     delegate: Annotated[
         list[str] | None,
         typer.Option(
-            help="a data source (glob, may repeat) that verl's own reward judges: the run's visionr1.delegate"
+            help="a data source (glob, may repeat) that verl's own reward scores: the run's visionr1.delegate"
         ),
     ] = None,
     verl: Annotated[
@@ -48,8 +47,8 @@ def doctor(
         Path | None,
         typer.Option(
             metavar="OUT.parquet",
-            help="write a mended copy of the one file: repeated rows and boxes, boxes a pixel over the edge or without "
-            "area, indexes, relative paths, types of columns",
+            help="write a repaired copy of the one file: repeated rows and boxes, boxes a pixel over the edge or "
+            "without area, indexes, relative paths",
         ),
     ] = None,
     boxes_are: Annotated[
@@ -94,17 +93,17 @@ def doctor(
 
 
 def _check_boxes_are(boxes_are: str | None, fix: Path | None) -> None:
-    if boxes_are is not None and (fix is None or boxes_are not in NAMED):
-        raise ValueError(f"--boxes-are {boxes_are}: goes with --fix, and needs one of {', '.join(NAMED)}")
+    if boxes_are is not None and fix is None:
+        raise ValueError(f"--boxes-are {boxes_are}: needs --fix OUT.parquet")
+    if boxes_are is not None and boxes_are not in NAMED:
+        raise ValueError(f"--boxes-are {boxes_are}: {needs_one_of(boxes_are, NAMED)}")
 
 
 def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
     from verl_visionr1.tools.doctor.fixing import fix_file
 
     changes = fix_file(files, out, NAMED[boxes_are] if boxes_are is not None else None)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    for line in [*(changes.lines or ["nothing was safe to mend"]), f"written: {out}; what follows is of {files[0]}"]:
-        errors.print(line, markup=False)
+    say([*(changes.lines or ["nothing could be repaired safely"]), f"written: {out}; what follows is of {files[0]}"])
 
 
 def _load_with_verl(examination: Examination) -> None:
@@ -128,25 +127,17 @@ def _load_with_verl(examination: Examination) -> None:
 
 
 def _as_dict(examination: Examination) -> dict[str, object]:
-    return {
-        "severity": examination.severity.name.lower(),
-        "found": [
-            {
-                "file": group.file,
-                "kind": group.kind,
-                "severity": group.severity.name.lower(),
-                "count": group.count,
-                "examples": [{"row": problem.row, "reason": problem.reason} for problem in group.examples],
-            }
-            for group in examination.found
-        ],
-        "files": [
-            {
-                "file": census.file,
-                "rows": census.n_rows,
-                "unit": census.unit,
-                **{name: dict(getattr(census, name)) for name in ("tasks", "splits", "empty", "labels", "counts")},
-            }
-            for census in examination.censuses
-        ],
-    }
+    found = [
+        {
+            **{name: getattr(group, name) for name in ("file", "kind", "count")},
+            "severity": group.severity.name.lower(),
+            "examples": [{"row": problem.row, "reason": problem.reason} for problem in group.examples],
+        }
+        for group in examination.found
+    ]
+    files = [
+        {"file": census.file, "rows": census.n_rows, "unit": census.unit}
+        | {name: dict(getattr(census, name)) for name in ("tasks", "splits", "empty", "labels", "counts")}
+        for census in examination.censuses
+    ]
+    return {"severity": examination.severity.name.lower(), "found": found, "files": files}

@@ -1,4 +1,4 @@
-"""How the commands judge saved rollouts: as the run judged them, with the options in the place of what they name."""
+"""How the commands score saved rollouts: as the run did, unless options override it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verl_visionr1.rollouts.run import Run, run_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was given on the command line; None: as the run says, else found out, else the default."""
+    """Options of the command line; None: as the run has it, else inferred from the dump, else the default."""
 
     preset: str | None = None
     route: list[str] | None = None
@@ -60,19 +60,21 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How to judge, and where that is from.
+    """How to score, and where that comes from.
 
     Attributes:
         judging: how.
         notes: where it is from, one line each.
         run: what the run wrote down; None where it did not.
         file: where.
+        overrides: options that are in place of the run's own settings.
     """
 
     judging: Judging
     notes: tuple[str, ...] = ()
     run: Run | None = None
     file: Path | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def data(self) -> list[Path]:
@@ -98,23 +100,31 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         columns: names of the dumps' columns, where their rows have to tell.
 
     Raises:
-        ValueError: an option that cannot be, or a run that cannot be judged here.
+        ValueError: an invalid option, or a run that cannot be scored here (a missing package, a newer version).
     """
     found = run_of(paths)
     if found is not None:
         file, run = found
-        judging = run.judging()
-        changed = overridden(judging, options)
-        notes = [f"{file}: {run.last.describe()}"]
-        notes += [f"{option}: overrides the run's own" for option in options.named]
-        return Told(changed, tuple(notes), run, file)
-    judging = overridden(Judging(given.preset_of("visionr1"), frame_named("original")), options)
+        told = run.last.describe()
+        notes = [f"{file}: {told}", *(f"{option}: overrides the run's own" for option in options.named)]
+        return Told(override(run.judging(), options), tuple(notes), run, file, tuple(options.named))
+    judging = override(Judging(given.preset_of("visionr1"), frame_named("original")), options)
     fixed = _fixed(options)
-    if len(fixed) == len(INFERRED):  # nothing is left to find out
+    if len(fixed) == len(INFERRED):  # every choice was made by an option
         return Told(judging)
     inferred = infer(_sample(paths, columns), judging, fixed)
-    notes = [f"assumed, without {RUN_FILE}: {note}" for note in inferred.notes]
-    return Told(inferred.judging, tuple(notes))
+    found_out = "".join(f"; {note}" for note in inferred.notes)
+    return Told(inferred.judging, (f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}",))
+
+
+def _describe(judging: Judging, fixed: frozenset[str]) -> str:
+    """What is assumed of a dump that no run describes, with the options that set it."""
+    assumed = {
+        "frame": f"frame {judging.frame.name} (--frame)",
+        "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
+        "preset": f"preset {judging.preset.name} (--preset)",
+    }
+    return ", ".join(words for name, words in assumed.items() if name not in fixed)
 
 
 def _sample(paths: list[Path], columns: Columns | None) -> list:
@@ -127,8 +137,8 @@ def _fixed(options: Options) -> frozenset[str]:
     return frozenset(name for name, value in fixed.items() if value is not None)
 
 
-def overridden(judging: Judging, options: Options) -> Judging:
-    """A judging with the options in the place of what they name, in each of its starts."""
+def override(judging: Judging, options: Options) -> Judging:
+    """A judging with what the options set, in each of its starts."""
     routes = given.routes_of(options.route)
     if options.preset is not None or routes:
         own = judging.routes
@@ -138,5 +148,5 @@ def overridden(judging: Judging, options: Options) -> Judging:
     changes = {"moment": options.moment, "processing": options.processing, "max_tokens": options.max_tokens}
     changes |= {"reasoning": options.reasoning, "frame": options.frame and frame_named(options.frame)}
     changed = {name: value for name, value in changes.items() if value is not None}
-    earlier = tuple((last, overridden(other, options)) for last, other in judging.earlier)
+    earlier = tuple((last, override(other, options)) for last, other in judging.earlier)
     return replace(judging, **changed, earlier=earlier)

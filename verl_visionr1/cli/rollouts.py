@@ -19,6 +19,7 @@ from verl_visionr1.rollouts.dumps import Advance
 from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.rollouts.records import Columns, Counts, OnError, Rollout, data_sources_of, read_rollouts
+from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS
 
 PresetName = Annotated[str | None, typer.Option("--preset", help="a preset's name, or a YAML file; default: the run's")]
@@ -32,11 +33,11 @@ Processed = Annotated[
 ]
 MinPixels = Annotated[
     int | None,
-    typer.Option("--min-pixels", help="min_pixels used in training (data.mm_processor_kwargs); requires --max-pixels"),
+    typer.Option("--min-pixels", help="of data.mm_processor_kwargs; needs --max-pixels"),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", help="max_pixels used in training (data.mm_processor_kwargs); requires --min-pixels"),
+    typer.Option("--max-pixels", help="of data.mm_processor_kwargs; needs --min-pixels"),
 ]
 ReasoningState = Annotated[
     Reasoning | None,
@@ -53,13 +54,11 @@ Column = Annotated[
 
 ProgressName = Annotated[
     str | None,
-    typer.Option(
-        "--progress", help="fraction of training that sets the thresholds, or off; default: as the run judged"
-    ),
+    typer.Option("--progress", help="fraction of training that sets the thresholds, or off; default: as in the run"),
 ]
 StageNumber = Annotated[int | None, typer.Option("--stage", help="stage of the schedule, from 0, for all rows")]
 TotalSteps = Annotated[
-    int | None, typer.Option("--total-steps", help="steps of the training: each row is judged as at its own step")
+    int | None, typer.Option("--total-steps", help="steps of the training: each row is scored as at its own step")
 ]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="response budget, for criteria of length")]
 
@@ -96,7 +95,7 @@ def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Colu
     for item in given or ():
         what, is_given, name = item.partition("=")
         if what not in Columns.__struct_fields__ or not is_given or not name:
-            raise ValueError(f"--column {item}: needs WHAT=NAME, WHAT one of {_WHAT}")
+            raise ValueError(f"--column {item}: needs WHAT=NAME; WHAT {needs_one_of(what, Columns.__struct_fields__)}")
         names[what] = (name,)
     return msgspec.structs.replace(defaults or Columns(), **names)
 
@@ -122,10 +121,10 @@ def routes_of(given: list[str] | None) -> dict[str, Preset]:
     for item in given or ():
         task, _, name = item.partition("=")
         if task not in TASKS or not name:
-            raise ValueError(f"--route {item}: needs TASK=PRESET, TASK one of {', '.join(TASKS)}")
+            raise ValueError(f"--route {item}: needs TASK=PRESET; TASK {needs_one_of(task, TASKS)}")
         routes[task] = preset_of(name)
         if task not in routes[task].tasks:
-            raise ValueError(f"--route {item}: {name} judges {', '.join(routes[task].tasks)}")
+            raise ValueError(f"--route {item}: {name} is for {', '.join(routes[task].tasks)}")
     return routes
 
 

@@ -51,10 +51,10 @@ def score(
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
-    out: Annotated[Path | None, typer.Option(help="write each row's scores to this .jsonl or .parquet")] = None,
+    out: Annotated[Path | None, typer.Option(help="write each row's scores to this .jsonl")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Judge saved rollouts again, as the run judged them or with any reward: means, groups, what the run gave."""
+    """Score saved rollouts again, as the run did or with any reward: means, groups, and what the run gave."""
     options = Options(
         preset=preset, route=route, progress=progress, stage=stage, total_steps=total_steps, frame=frame,
         processed=processed, min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning, max_tokens=max_tokens,
@@ -93,7 +93,7 @@ def score(
     for name, report in reports.items():
         if len(reports) > 1:
             console.rule(name, align="left")
-        for part in view_of(report):
+        for part in view_of(report, told.overrides):
             console.print(part)
 
 

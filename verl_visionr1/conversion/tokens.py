@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent, Frame
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
@@ -91,10 +92,7 @@ def write_answer(target: Target, frame: Frame | None = None) -> str:
         width, height = frame.size_wh(target.size_wh)
     sides = [width / target.size_wh[0], height / target.size_wh[1]] * 2
     boxes = [[round(v * side) for v, side in zip(box, sides, strict=True)] for box in target.boxes_xyxy]
-    labels = target.labels or ("",) * len(boxes)
-    return json.dumps(
-        [{"bbox_2d": box, "label": label} for box, label in zip(boxes, labels, strict=True)], ensure_ascii=False
-    )
+    return write_json(boxes, target.labels)
 
 
 def _words_of(target: Target) -> str:

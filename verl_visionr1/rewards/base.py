@@ -20,7 +20,7 @@ from verl_visionr1.criteria import OFF, Thresholds
 from verl_visionr1.matching import MATCHERS, Matching
 from verl_visionr1.rewards import renamed
 from verl_visionr1.schedule import VISIONR1, Schedule
-from verl_visionr1.settings import SettingsError
+from verl_visionr1.settings import SettingsError, needs_one_of
 from verl_visionr1.targets import TASKS, Target
 
 COMMON_METRICS = (
@@ -345,4 +345,4 @@ class Preset:
 def require_one_of(key: str, value: object, known: Mapping[str, object]) -> None:
     """Raise RewardError unless `value` is a key of `known`."""
     if not isinstance(value, str) or value not in known:
-        raise RewardError(f"{key} = {value!r}: needs one of {', '.join(known)}")
+        raise RewardError(f"{key} = {value!r}: {needs_one_of(value, known)}")

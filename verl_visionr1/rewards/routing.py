@@ -11,6 +11,7 @@ import msgspec
 
 from verl_visionr1.rewards.base import COMMON_METRICS, Preset, RewardError
 from verl_visionr1.rewards.presets import PRESETS, TASK_PRESETS, find_preset
+from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS, Target
 
 DELEGATED = -2.0
@@ -74,7 +75,7 @@ class Routes:
     def __post_init__(self) -> None:
         for task in self.by_task:
             if task not in TASKS:
-                raise RewardError(f"routes.task.{task}: needs one of {', '.join(TASKS)}")
+                raise RewardError(f"routes.task.{task}: {needs_one_of(task, TASKS)}")
         if bool(self.column) != bool(self.by_column):
             raise RewardError("routes.column and routes.values go together: a column, and a preset for each value")
         named = (self.default, *self.by_task.values(), *self.by_source.values(), *self.by_column.values())

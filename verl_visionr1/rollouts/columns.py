@@ -108,6 +108,7 @@ class Question(NamedTuple):
 
     target: Target
     prompt: str | None
+    image: Any = None
 
 
 def question_at(file: Path, number: int, columns: Columns) -> Question:
@@ -128,7 +129,7 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
             continue
         try:
             row = require_object(row)
-            return Question(reader.truth(row)[1], reader.prompt(row))
+            return Question(reader.truth(row)[1], reader.prompt(row), reader.get(row, "image"))
         except RowError as error:
             raise RowError(error.kind, f"{file}: {label} {number}: {error}") from None
     has = "it is empty" if last is None else f"the last is {last}"

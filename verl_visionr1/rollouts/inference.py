@@ -103,7 +103,7 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
         judging = _with_frame(sample, judging, notes)
     if "moment" not in fixed and any("stage" in rollout.numbers for rollout in sample):
         judging = replace(judging, moment=Moment(run=Training(None)))
-        notes.append("each row is scored at the stage it names")
+        notes.append("each row names its stage")
     saved = [rollout for rollout in sample if rollout.saved is not None]
     if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
         return Inferred(judging, tuple(notes))
@@ -126,12 +126,12 @@ def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Ju
     if best < ENOUGH or best <= own:
         return judging
     names = sorted((name for name, share in shares.items() if share == best), key=lambda name: name != NEWEST)
-    notes.append(f"--frame {names[0]} reproduces the mean IoU of {best:.0%} of the rows" + _others(names))
+    notes.append(f"--frame {names[0]} gives the mean IoU of {best:.0%} of the rows" + _others(names))
     return replace(judging, frame=FRAMES[names[0]])
 
 
 def _others(names: list[str]) -> str:
-    return f" (as that of {', '.join(names[1:])})" if len(names) > 1 else ""
+    return f" (so do {', '.join(names[1:])})" if len(names) > 1 else ""
 
 
 def _measured(rollouts: list[Rollout], judging: Judging) -> float:

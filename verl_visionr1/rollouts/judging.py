@@ -130,7 +130,7 @@ class Moment:
 
     def __str__(self) -> str:
         if self.run is not None:
-            return "as the run judged"
+            return "stages of the run"
         if self.stage is not None:
             return f"stage {self.stage}"
         if self.total_steps is not None:

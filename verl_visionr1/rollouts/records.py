@@ -75,6 +75,15 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     row: Mapping[str, Any] | None = None
 
     @property
+    def is_clipped(self) -> bool | None:
+        """True where the dump says that the completion filled the response budget; else None, not known.
+
+        Rewards that were not told the budget report 0, too.
+        """
+        clipped = self.numbers.get("clipped", self.numbers.get("cut_off", 0.0))  # the name that it had before
+        return True if clipped > 0.0 else None
+
+    @property
     def where(self) -> str:
         """File and line, as editors take it."""
         return f"{self.file}:{self.number}"
@@ -311,7 +320,7 @@ def image_name(images: Any) -> str | None:
 
 def _name_of(image: Any) -> str | None:
     if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
+        image = image.get("bytes") or image.get("path") or image.get("image")
     if isinstance(image, bytes):
         return f"sha256:{hashlib.sha256(image).hexdigest()}"
     return image if isinstance(image, str) else None

@@ -1,21 +1,22 @@
-"""Is a reward honest? An adversarial battery for any of them: a preset, a YAML file, a callable of somebody else's.
+"""Can a reward be gamed? An adversarial battery for presets, YAML files and other people's callables.
 
-The battery writes answers of known worth about made scenes, asks the reward for its opinion, and compares.
+The battery writes answers of known worth about made scenes, calls the reward, and compares.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from verl_visionr1.rewards import PRESETS
+from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit.battery import Probe, battery, perfect_probes
-from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Facts, Subject, load, usual_format
+from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, AuditError, Subject, load, usual_format
 from verl_visionr1.tools.audit.checks import CHECKS, Finding, Limits, Run, findings
-from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Patient, Runner
+from verl_visionr1.tools.audit.isolation import Here, Isolated, Outcome, Runner
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Form, Language
 
 __all__ = [
@@ -61,6 +62,26 @@ class TaskReport:
     highest: float
     slowest: tuple[str, float]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        checks = [
+            {
+                "id": it.check,
+                "severity": "warn" if CHECKS[it.check].is_advice else "fail",
+                "verdict": it.verdict,
+                "n_broken": it.n_broken,
+                "seen": list(it.seen),
+            }
+            for it in self.findings
+        ]
+        return {
+            **{name: getattr(self, name) for name in ("task", "kind", "answer_format", "form", "n_probes")},
+            "scenes": list(self.scenes),
+            "range": [self.lowest, self.highest],
+            "slowest": {"probe": self.slowest[0], "ms": round(self.slowest[1], 3)},
+            "checks": checks,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -77,30 +98,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {
-            "subject": self.subject,
-            "failed": list(self.failed),
-            "tasks": [
-                {
-                    **{name: getattr(task, name) for name in ("task", "kind", "answer_format", "form", "n_probes")},
-                    "scenes": list(task.scenes),
-                    "range": [task.lowest, task.highest],
-                    "slowest": {"probe": task.slowest[0], "ms": round(task.slowest[1], 3)},
-                    "checks": [
-                        {
-                            **{"id": finding.check, "severity": _severity(finding), "verdict": finding.verdict},
-                            **{"n_broken": finding.n_broken, "seen": list(finding.seen)},
-                        }
-                        for finding in task.findings
-                    ],
-                }
-                for task in self.tasks
-            ],
-        }
-
-
-def _severity(finding: Finding) -> str:
-    return "warn" if CHECKS[finding.check].is_advice else "fail"
+        tasks = [task.as_dict() for task in self.tasks]
+        return {"subject": self.subject, "failed": list(self.failed), "tasks": tasks}
 
 
 def audit(
@@ -119,8 +118,8 @@ def audit(
         subject: what is audited.
         tasks: of `targets.TASKS`; none: those of a preset, detection for a callable.
         scenes: names of the scenes to keep; none: all.
-        limits: time and range; the range of a preset that is a mean is [0, 1] where nothing is said.
-        deadline_s: a call that takes longer hangs (only told where it runs in a process of its own).
+        limits: time and range; the range of a preset that is a mean is [0, 1] by default.
+        deadline_s: a call that takes longer counts as hanging (where it runs in a process of its own).
         isolated: call it in a process of its own; None: everything but this package's presets.
         is_quick: leave out the long probes (10,000 boxes, a megabyte of text, towers of powers).
 
@@ -129,17 +128,19 @@ def audit(
     """
     for task in tasks:
         if task not in TASKS:
-            raise AuditError(f"task = {task!r}: needs one of {', '.join(TASKS)}")
+            raise AuditError(f"task = {task!r}: {needs_one_of(task, TASKS)}")
     if isolated is None:
         isolated = subject.place not in PRESETS
-    with _runner(subject, deadline_s, isolated) as runner:
-        facts = runner.facts
+    runner = Isolated(subject, deadline_s) if isolated else Here(load(subject))
+    with contextlib.closing(runner):
+        facts, limits = runner.facts, limits or Limits()
         for task in tasks:
             if facts.tasks and task not in facts.tasks:
-                raise AuditError(f"task = {task!r}: {subject.place} judges {', '.join(facts.tasks)}")
-        limits = _limits(limits or Limits(), facts)
+                raise AuditError(f"task = {task!r}: {subject.place} is for {', '.join(facts.tasks)}")
+        if facts.is_mean and limits.bounds is None:
+            limits = replace(limits, bounds=(0.0, 1.0), full=1.0)
         tasks = tasks or facts.tasks or ("detection",)
-        reports = [_audit_task(Patient(runner), subject, task, scenes, limits, is_quick) for task in tasks]
+        reports = [_audit_task(runner, subject, task, scenes, limits, is_quick) for task in tasks]
     return Report(subject.place, tuple(reports))
 
 
@@ -148,37 +149,15 @@ def _audit_task(
 ) -> TaskReport:
     answer_format = subject.answer_format or runner.facts.answer_format or usual_format(task)
     language = Language(WRITERS[answer_format], FORMS[0])
-    kept = _kept_scenes(perfect_probes(task, language), scenes)
+    known = dict.fromkeys(probe.scene for probe in perfect_probes(task, language))
+    for scene in scenes:
+        if scene not in known:
+            raise AuditError(f"scene = {scene!r}: {needs_one_of(scene, known)}")
+    kept = set(scenes or known)
     form = _best_form(runner, task, language, kept)
     probes = battery(task, replace(language, form=form), is_quick=is_quick)
     runs = _run_all(runner, [probe for probe in probes if probe.scene in kept], limits)
     return _task_report(task, runner.facts.kind, answer_format, form, runs, limits)
-
-
-def _kept_scenes(probes: list[Probe], scenes: Sequence[str]) -> set[str]:
-    known = dict.fromkeys(probe.scene for probe in probes)
-    for scene in scenes:
-        if scene not in known:
-            raise AuditError(f"scene = {scene!r}: needs one of {', '.join(known)}")
-    return set(scenes or known)
-
-
-def _limits(limits: Limits, facts: Facts) -> Limits:
-    if not facts.is_mean or limits.bounds is not None:
-        return limits
-    return replace(limits, bounds=(0.0, 1.0), full=1.0)
-
-
-@contextlib.contextmanager
-def _runner(subject: Subject, deadline_s: float, isolated: bool) -> Iterator[Runner]:
-    if not isolated:
-        yield Here(load(subject))
-        return
-    runner = Isolated(subject, deadline_s)
-    try:
-        yield runner
-    finally:
-        runner.close()
 
 
 def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) -> Form:

@@ -1,4 +1,4 @@
-"""The battery: answers of known worth about known scenes; what they must earn is said in `relations`."""
+"""The battery: answers of known worth about known scenes; `relations` has what they must earn."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Probe:
 def perfect_probes(task: str, language: Language) -> list[Probe]:
     """A perfect answer about every scene that the format can speak of."""
     return [
-        Probe(scene.name, "perfect", language.said(scene.items), scene.target)
+        Probe(scene.name, "perfect", language.answer(scene.items), scene.target)
         for scene in list_scenes(task, language.writer.kind)
         if _can_say(task, scene, language.writer)
     ]
@@ -85,7 +85,7 @@ def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Pr
 
 def _list_probes(task: str, scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     wrong = _wrong_items(task, scene, language.writer.kind)
-    yield "perfect", language.said(scene.items)
+    yield "perfect", language.answer(scene.items)
     if task == "text":
         yield from word_probes(scene, language)
     elif task == "counting":

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
+from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.frames import frame_named
 from verl_visionr1.functions import load_function
 from verl_visionr1.rewards import Criterion, Preset, ResponseContext, evaluate_completion, find_preset
 from verl_visionr1.rewards.base import CriterionInput, require_one_of
 from verl_visionr1.schedule import follow_model
+from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS, Target
 from verl_visionr1.tools.audit.writers import WRITERS
 
@@ -112,17 +114,15 @@ def load(subject: Subject) -> Loaded:
 
 
 def usual_format(task: str) -> str:
-    """The format that a callable's completions are written in where nothing is said."""
+    """The format that a callable's completions are written in by default."""
     return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
 
 
 def _load_preset(preset: Preset, subject: Subject) -> Loaded:
     answer_format = subject.answer_format or preset.answer_format
     if answer_format not in WRITERS:
-        raise AuditError(
-            f"answer_format = {answer_format!r}: the audit cannot write it; name another with --format, of "
-            f"{', '.join(WRITERS)}"
-        )
+        reason = f"the audit cannot write it; --format {needs_one_of(answer_format, WRITERS)}"
+        raise AuditError(f"answer_format = {answer_format!r}: {reason}")
     preset = replace(preset, answer_format=answer_format)
     facts = Facts("preset", preset.tasks, answer_format, is_mean=not preset.is_sum)
     return Loaded(_evaluate_by(preset, subject, answer_format), facts)
@@ -149,9 +149,7 @@ def _load_function(function: Callable[..., Any], subject: Subject) -> Loaded:
         ground_truth = GROUND_TRUTHS[subject.ground_truth]
         kind = Facts("text, ground truth")
         return Loaded(lambda text, target: to_number(function(text, ground_truth(target))), kind)
-    raise AuditError(
-        f"{subject.place}({', '.join(parameters)}): not a signature that is known; give it as {SIGNATURES}"
-    )
+    raise AuditError(f"{subject.place}({', '.join(parameters)}): unknown signature; needs {SIGNATURES}")
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -173,19 +171,14 @@ def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
 
 def _call_by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
     """A reward out of a function that takes columns by name, of one row or of a batch."""
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     is_batch = bool(set(BATCHES) & names)
     ground_truth = GROUND_TRUTHS[subject.ground_truth]
-    offered = set(_columns("", "", _ANY_TARGET, subject, is_batch))
-    unknown = [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind in _NAMED and p.name not in offered
-    ]
+    offered = sorted(_columns("", "", _ANY_TARGET, subject, is_batch))
+    unknown = [p.name for p in parameters if p.default is p.empty and p.kind in _NAMED and p.name not in offered]
     if unknown:
-        raise AuditError(
-            f"{subject.place}: needs {', '.join(unknown)}; the audit can give {', '.join(sorted(offered))}"
-        )
+        raise AuditError(f"{subject.place}: needs {', '.join(unknown)}; the audit can give {', '.join(offered)}")
 
     def reward(text: str, target: Target) -> float:
         columns = _columns(text, ground_truth(target), target, subject, is_batch)
@@ -250,9 +243,7 @@ def _plain(target: Target) -> str:
         return str(target.count)
     if target.task == "text":
         return str(target.answer)
-    key, places = ("point_2d", target.points_xy) if target.task == "pointing" else ("bbox_2d", target.boxes_xyxy)
-    items = zip(places, target.labels, strict=True)
-    return json.dumps([{key: list(place), "label": label} for place, label in items])
+    return write_json(target.points_xy if target.task == "pointing" else target.boxes_xyxy, target.labels)
 
 
 def _vlmr1(target: Target) -> str:

@@ -84,7 +84,7 @@ class Run:
     """One probe and what came of it.
 
     Attributes:
-        probe: what was said.
+        probe: the completion.
         outcome: of the first call; its time is the least of a few calls where the first took long.
         again: of a second call, in another order; None where there was none.
     """

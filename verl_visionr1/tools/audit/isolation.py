@@ -1,7 +1,7 @@
 """Calling a reward and surviving it: what it returned or raised, how long it took, whether it came back at all.
 
 Other people's code runs in a process of its own: a hang that no thread could end (a pattern that backtracks, a huge
-power) is ended with the process, and what the code prints stays there.
+power) ends with the process, and what the code prints stays there.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as LateError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import TypeAlias
 
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.audit.callables import AuditError, Facts, Loaded, Reward, Subject, load
@@ -23,7 +26,7 @@ from verl_visionr1.tools.audit.probes import EVALUATED
 MAX_LOST = 6
 """After so many calls that hung or ended the process, no more are made."""
 START_SECONDS = 120.0
-"""What a subject may take to be imported."""
+"""Time in which a subject must be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Outcome:
 
     Attributes:
         value: the reward; None if there is none.
-        error: why not: the exception in one line, or what became of the process.
+        error: why not: the exception in one line, or what happened to the process.
         ms: wall milliseconds.
         evaluated: whether the completion was run as Python.
         is_lost: it never came back.
@@ -47,21 +50,8 @@ class Outcome:
     is_made: bool = True
 
 
-class Runner(Protocol):
-    """Something that calls a subject."""
-
-    @property
-    def facts(self) -> Facts:
-        """What is known of the subject."""
-        ...
-
-    def __call__(self, completion: str, target: Target) -> Outcome:
-        """Call it once."""
-        ...
-
-
 def call(reward: Reward, completion: str, target: Target, clock: Callable[[], float] = time.perf_counter) -> Outcome:
-    """Call a reward here and now; `clock` says in seconds what time it takes."""
+    """Call a reward in this process; `clock` gives the time in seconds."""
     os.environ.pop(EVALUATED, None)
     start = clock()
     value, error = None, ""
@@ -88,22 +78,8 @@ class Here:
         """Call it once."""
         return call(self._reward, completion, target, self._clock)
 
-
-class Patient:
-    """Calls a subject until too many calls are lost."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._n_lost = 0
-        self.facts = runner.facts
-
-    def __call__(self, completion: str, target: Target) -> Outcome:
-        """Call it once, if it is worth it."""
-        if self._n_lost >= MAX_LOST:
-            return Outcome(None, "not called", is_made=False)
-        outcome = self._runner(completion, target)
-        self._n_lost += outcome.is_lost
-        return outcome
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 class Isolated:
@@ -115,53 +91,52 @@ class Isolated:
 
     def __init__(self, subject: Subject, deadline_s: float) -> None:
         self._subject, self._deadline_s = subject, deadline_s
-        self._process: Any = None
-        self._connection: Connection | None = None
+        self._n_lost = 0
         self.facts = self._start()
 
     def __call__(self, completion: str, target: Target) -> Outcome:
         """Call it once; it is lost after the deadline."""
-        if self._connection is None:
+        if self._n_lost >= MAX_LOST:
+            return Outcome(None, "not called", is_made=False)
+        if self._pool is None:
             self._start()
-        assert self._connection is not None
+        assert self._pool is not None
         try:
-            self._connection.send((completion, target.to_json()))
-            if self._connection.poll(self._deadline_s):
-                return self._connection.recv()
+            return self._pool.submit(_call_loaded, completion, target.to_json()).result(self._deadline_s)
+        except LateError:
             error = f"no result after {self._deadline_s:g} s"
-        except (EOFError, OSError):
+        except BrokenProcessPool:
             error = "its process ended"
+        self._n_lost += 1
         self.close()
         return Outcome(None, error, is_lost=True)
 
     def _start(self) -> Facts:
-        context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, self._subject), daemon=True)
+        self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         with _without_main():
-            self._process.start()
-        there.close()
-        first = _first_word(self._connection)
-        if not isinstance(first, Facts):
+            self._pid = self._pool.submit(os.getpid).result(START_SECONDS)
+        try:
+            facts = self._pool.submit(_load, self._subject).result(START_SECONDS)
+        except LateError:
+            facts = f"not loaded after {START_SECONDS:g} s"
+        except BrokenProcessPool:
+            facts = "its process ended while it was loaded"
+        if isinstance(facts, str):
             self.close()
-            raise AuditError(first)
-        return first
+            raise AuditError(facts)
+        return facts
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._connection is not None:
-            self._connection.close()
-        self._process = self._connection = None
+        if self._pool is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._pool.shutdown()
+        self._pool = None
 
 
-def _first_word(connection: Connection) -> Facts | str:
-    try:
-        return connection.recv() if connection.poll(START_SECONDS) else f"not loaded after {START_SECONDS:g} s"
-    except (EOFError, OSError):
-        return "its process ended while it was loaded"
+Runner: TypeAlias = Here | Isolated
+"""Something that calls a subject."""
 
 
 @contextlib.contextmanager
@@ -175,17 +150,22 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(connection: Connection, subject: Subject) -> None:
-    """The other process: load the subject, then judge what comes."""
+# --- in the other process --------------------------------------------------------------------------------------------
+
+_loaded: list[Loaded] = []
+
+
+def _load(subject: Subject) -> Facts | str:
+    """Load the subject, in silence; why not, where it cannot be loaded."""
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
     try:
-        loaded = load(subject)
-    except Exception as error:  # noqa: BLE001 told to the caller, whatever it is
-        connection.send(str(error) or type(error).__name__)
-        return
-    connection.send(loaded.facts)
-    while True:
-        completion, target = connection.recv()
-        connection.send(call(loaded.reward, completion, Target.from_json(target)))
+        _loaded[:] = [load(subject)]
+    except Exception as error:  # noqa: BLE001 reported to the caller, whatever it is
+        return str(error) or type(error).__name__
+    return _loaded[0].facts
+
+
+def _call_loaded(completion: str, target: str) -> Outcome:
+    return call(_loaded[0].reward, completion, Target.from_json(target))

@@ -74,7 +74,7 @@ def label_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     """Right labels in another spelling of the same words."""
     if scene.target.is_multiclass and language.writer.has_labels and scene.items:
         for name, spell in (("capitals", str.upper), ("full-width letters", full_width)):
-            yield f"labels in {name}", language.said(tuple([(xs, spell(label)) for xs, label in scene.items]))
+            yield f"labels in {name}", language.answer(tuple([(xs, spell(label)) for xs, label in scene.items]))
 
 
 def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
@@ -83,8 +83,8 @@ def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Lang
     perfect = form.wrap(text)
     yield "blanks around the answer", form.wrap(f" {text} ")
     yield "text after the answer", perfect + "\n\nI hope this helps! Ask me anything."
-    yield "another answer after", f"{perfect}\n{language.said(wrong)}"
-    yield "another answer before", f"{language.said(wrong)}\n{perfect}"
+    yield "another answer after", f"{perfect}\n{language.answer(wrong)}"
+    yield "another answer before", f"{language.answer(wrong)}\n{perfect}"
     yield "byte order mark", "\ufeff" + perfect
     yield "right to left", form.wrap("\u202e" + text + "\u202c")
     yield "zero-width blanks", form.wrap(text.replace("a", "a\u200b").replace("1", "1\u200b"))
@@ -129,29 +129,29 @@ def long_probes(right: tuple[Item, ...], language: Language) -> Iterator[tuple[s
 
 def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     """Answers of boxes or points: too many, too few, in another order, with other labels, in other places."""
-    said, items = language.said, scene.items
+    answer, items = language.answer, scene.items
     is_point = language.writer.kind == "points"
     label = scene.phrases[0] if scene.phrases else "cat"
     junk: tuple[Item, ...] = tuple([(centre(box) if is_point else box, label) for box in JUNK])
     if not items:
         yield "says None", language.form.wrap("None")
-        yield "a false alarm", said(junk[:1])
-        yield "three false alarms", said(junk[:3])
-        yield "an unreadable false alarm", said(((("NaN",) * (2 if is_point else 4), label),))
+        yield "a false alarm", answer(junk[:1])
+        yield "three false alarms", answer(junk[:3])
+        yield "an unreadable false alarm", answer(((("NaN",) * (2 if is_point else 4), label),))
         return
-    yield "junk only", said(junk[: len(items)])
-    yield "20 junk after", said((*items, *junk))
-    yield "20 junk before", said((*junk, *items))
-    yield "each 10 times", said(tuple([item for item in items for _ in range(10)]))
-    yield "right labels missing", said(tuple([(xs, "") for xs, _ in items]))
+    yield "junk only", answer(junk[: len(items)])
+    yield "20 junk after", answer((*items, *junk))
+    yield "20 junk before", answer((*junk, *items))
+    yield "each 10 times", answer(tuple([item for item in items for _ in range(10)]))
+    yield "right labels missing", answer(tuple([(xs, "") for xs, _ in items]))
     yield from _order_probes(items, junk, language)
     if scene.target.is_multiclass and language.writer.has_labels:
         names = list(scene.phrases)
         following = dict(zip(names, names[1:] + names[:1], strict=True))
-        yield "all labels wrong", said(tuple([(xs, following[name]) for xs, name in items]))
-        yield "unknown labels", said(tuple([(xs, "zebra") for xs, _ in items]))
-        yield "labels that hold the right one", said(tuple([(xs, f"not a {name}") for xs, name in items]))
-        yield "every label", said(tuple([(xs, name) for xs, _ in items for name in names]))
+        yield "all labels wrong", answer(tuple([(xs, following[name]) for xs, name in items]))
+        yield "unknown labels", answer(tuple([(xs, "zebra") for xs, _ in items]))
+        yield "labels that hold the right one", answer(tuple([(xs, f"not a {name}") for xs, name in items]))
+        yield "every label", answer(tuple([(xs, name) for xs, _ in items for name in names]))
     if scene.name in SIZES:
         yield from _size_probes(items[0], language)
     elif scene.name != "many":
@@ -163,16 +163,16 @@ def list_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
 def _order_probes(items: tuple[Item, ...], junk: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
     if len(items) < 2:
         return
-    said = language.said
-    yield "in reverse", said(items[::-1])
-    yield "rotated", said((*items[1:], items[0]))
+    answer = language.answer
+    yield "in reverse", answer(items[::-1])
+    yield "rotated", answer((*items[1:], items[0]))
     mixed = (*[(_move(xs, 20.0), label) for xs, label in items[:-1]], *junk[:3])
-    yield "a mixture", said(mixed)
-    yield "the mixture in reverse", said(mixed[::-1])
+    yield "a mixture", answer(mixed)
+    yield "the mixture in reverse", answer(mixed[::-1])
     if len(items) > 10:
-        yield "a third missing", said(tuple([item for i, item in enumerate(items) if i % 3]))
+        yield "a third missing", answer(tuple([item for i, item in enumerate(items) if i % 3]))
     else:
-        yield "some missing", said(items[: (len(items) + 1) // 2])
+        yield "some missing", answer(items[: (len(items) + 1) // 2])
 
 
 def _move(xs: tuple, by: float) -> tuple:
@@ -181,40 +181,40 @@ def _move(xs: tuple, by: float) -> tuple:
 
 def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
     """Answers in the wrong place, by little or by much."""
-    said = language.said
+    answer = language.answer
     labels = dict.fromkeys(label for _, label in items)
-    yield "one pixel off", said(tuple([(_move(xs, 1.0), label) for xs, label in items]))
+    yield "one pixel off", answer(tuple([(_move(xs, 1.0), label) for xs, label in items]))
     if language.writer.kind == "points":
-        yield "at the edge", said(tuple([(_move(xs, 120.0), label) for xs, label in items]))
-        yield "just outside", said(tuple([(_move(xs, 150.0), label) for xs, label in items]))
+        yield "at the edge", answer(tuple([(_move(xs, 120.0), label) for xs, label in items]))
+        yield "just outside", answer(tuple([(_move(xs, 150.0), label) for xs, label in items]))
         places = [(25.0 + 50 * i, 25.0 + 50 * j) for i in range(20) for j in range(20)]
-        yield "points everywhere", said(tuple([(place, label) for label in labels for place in places]))
+        yield "points everywhere", answer(tuple([(place, label) for label in labels for place in places]))
         yield "boxes instead", language.form.wrap('[{"bbox_2d": [125, 125, 375, 375], "label": "cat"}]')
         return
-    yield "IoU .8", said(tuple([(_move(xs, _shift(xs, 0.8)), label) for xs, label in items]))
-    yield "IoU .6", said(tuple([(_move(xs, _shift(xs, 0.6)), label) for xs, label in items]))
-    yield "the whole image", said(tuple([((0, 0, SIDE, SIDE), label) for label in labels]))
-    yield "inverted", said(tuple([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items]))
-    yield "inverted in x", said(tuple([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items]))
-    yield "no area", said(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
+    yield "IoU .8", answer(tuple([(_move(xs, _shift(xs, 0.8)), label) for xs, label in items]))
+    yield "IoU .6", answer(tuple([(_move(xs, _shift(xs, 0.6)), label) for xs, label in items]))
+    yield "the whole image", answer(tuple([((0, 0, SIDE, SIDE), label) for label in labels]))
+    yield "inverted", answer(tuple([((xs[2], xs[3], xs[0], xs[1]), label) for xs, label in items]))
+    yield "inverted in x", answer(tuple([((xs[2], xs[1], xs[0], xs[3]), label) for xs, label in items]))
+    yield "no area", answer(tuple([((xs[0], xs[1], xs[0], xs[1]), label) for xs, label in items]))
     places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
-    yield "boxes everywhere", said(tuple([(place, label) for label in labels for place in places]))
+    yield "boxes everywhere", answer(tuple([(place, label) for label in labels for place in places]))
 
 
 def _size_probes(item: Item, language: Language) -> Iterator[tuple[str, str]]:
     """Boxes that hold the object, or lie in it, and are far from its size; moved by what its grid can write."""
-    said, (xs, label) = language.said, item
+    answer, (xs, label) = language.answer, item
     x1, y1, x2, y2 = (float(x) for x in xs)
     if x2 - x1 < SIDE:
-        yield "the whole image", said((((0, 0, SIDE, SIDE), label),))
-        yield "the whole row", said((((0, y1, SIDE, y2), label),))
-        yield "a wide margin", said((((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label),))
+        yield "the whole image", answer((((0, 0, SIDE, SIDE), label),))
+        yield "the whole row", answer((((0, y1, SIDE, y2), label),))
+        yield "a wide margin", answer((((x1 - 50, y1 - 50, x2 + 50, y2 + 50), label),))
     else:
-        yield "a corner", said((((0, 0, SIDE / 4, SIDE / 4), label),))
-    yield "inverted", said((((x2, y2, x1, y1), label),))
-    yield "no area", said((((x1, y1, x1, y1), label),))
+        yield "a corner", answer((((0, 0, SIDE / 4, SIDE / 4), label),))
+    yield "inverted", answer((((x2, y2, x1, y1), label),))
+    yield "no area", answer((((x1, y1, x1, y1), label),))
     places = [(50.0 * i, 50.0 * j, 50.0 * i + 50, 50.0 * j + 50) for i in range(20) for j in range(20)]
-    yield "boxes everywhere", said(tuple([(place, label) for place in places]))
+    yield "boxes everywhere", answer(tuple([(place, label) for place in places]))
 
 
 def _shift(xs: tuple, iou: float) -> float:
@@ -223,15 +223,15 @@ def _shift(xs: tuple, iou: float) -> float:
 
 
 def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    said, (xs, label) = language.said, items[0]
+    answer, (xs, label) = language.answer, items[0]
     for number in ("NaN", "Infinity", "-Infinity", "1e309", "1e39", "-50", "5e-324", "9" * 400, "true", "[1]", '"125"'):
         shown = number if len(number) < 20 else "400 digits"
-        yield f"{shown} as a coordinate", said((((number, *xs[1:]), label), *items[1:]))
-    yield "all coordinates NaN", said(((("NaN",) * len(xs), label),))
+        yield f"{shown} as a coordinate", answer((((number, *xs[1:]), label), *items[1:]))
+    yield "all coordinates NaN", answer(((("NaN",) * len(xs), label),))
     corners = [(float(i % 990), float(i // 990)) for i in range(10_000)]
     places: tuple[Item, ...] = tuple([((x, y, x + 5, y + 5)[: len(xs)], label) for x, y in corners])
-    yield "10000 places", said(places)
-    yield "right, then 10000 places", said((*items, *places))
+    yield "10000 places", answer(places)
+    yield "right, then 10000 places", answer((*items, *places))
 
 
 # --- counts and words ------------------------------------------------------------------------------------------------
@@ -241,11 +241,11 @@ def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
     """Other counts, several at once, and numbers that are none."""
     n = len(scene.items)
     far = n > 20  # one more or less is close enough for a reward that is relative
-    yield "a little too many" if far else "one too many", language.said(make_places(language.writer.kind, n + 1))
-    yield "far too many", language.said(make_places(language.writer.kind, 2 * n + 3))
+    yield "a little too many" if far else "one too many", language.answer(make_places(language.writer.kind, n + 1))
+    yield "far too many", language.answer(make_places(language.writer.kind, 2 * n + 3))
     if n > 1:
-        yield "a little too few" if far else "one too few", language.said(make_places(language.writer.kind, n - 1))
-        yield "none", language.said(())
+        yield "a little too few" if far else "one too few", language.answer(make_places(language.writer.kind, n - 1))
+        yield "none", language.answer(())
     if language.writer.kind != "count":
         return
     wrap = language.form.wrap

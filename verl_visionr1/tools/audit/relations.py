@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 from verl_visionr1.tools.audit.probes import empty_probes
 from verl_visionr1.tools.audit.scenes import list_scenes
@@ -24,117 +27,97 @@ class Relation:
     worse: str
 
 
+def _read(table: str) -> Iterator[Relation]:
+    """The relations of some lines `check: a >= b > c | d`: a chain, whose members may be several.
+
+    >>> [(it.better, it.sign, it.worse) for it in _read("order: a >= b > c | d")]
+    [('a', '>=', 'b'), ('b', '>', 'c'), ('b', '>', 'd')]
+    """
+    for line in filter(None, map(str.strip, table.splitlines())):
+        check, _, chain = line.partition(": ")
+        members = re.split(r" (>=|>|==) ", chain)
+        for (better, worse), sign in zip(pairwise(members[::2]), members[1::2], strict=True):
+            yield from (Relation(check, a, sign, b) for a in better.split(" | ") for b in worse.split(" | "))
+
+
 _EMPTY = [name for name, _ in empty_probes("text")]
-_COMMON = [
-    *[Relation("nothing-is-free", "perfect", ">", name) for name in _EMPTY],
-    *[
-        Relation("outside-answer", f"wrong {where}", ">=", f"right {where}")
-        for where in (
-            *("only in reasoning", "in reasoning without end"),
-            *("in reasoning, then silence", "in reasoning, then wrong"),
-        )
-    ],
-    *[
-        Relation("other-turns", f"wrong {where}", ">=", f"right {where}")
-        for where in ("told to a tool", "in a tool's answer", "in an earlier turn, then silence")
-    ],
-    Relation(
-        *("outside-answer", "wrong in a second reasoning without end"),
-        *(">=", "right in a second reasoning without end"),
-    ),
-    Relation("blanks", "perfect", "==", "blanks around the answer"),
-    Relation("hedging-costs", "perfect", ">", "another answer after"),
-]
-_ORDER = [
-    Relation("order", "perfect", ">=", "one pixel off"),
-    Relation("order", "one pixel off", ">=", "some missing"),
-    Relation("order", "one pixel off", ">", "junk only"),
-    Relation("order", "perfect", ">", "some missing"),
-    Relation("order", "some missing", ">", "junk only"),
-    Relation("order", "perfect", ">", "a third missing"),
-    Relation("order", "a third missing", ">=", "junk only"),
-    *[Relation("order", "junk only", ">=", name) for name in _EMPTY],
-    *[Relation("permutation", "perfect", "==", name) for name in ("in reverse", "rotated", "targets in reverse")],
-    Relation("permutation", "20 junk after", "==", "20 junk before"),
-    Relation("permutation", "a mixture", "==", "the mixture in reverse"),
-    Relation("duplicates-cost", "perfect", ">", "each 10 times"),
-    *[
-        Relation("junk-costs", "perfect", ">", name)
-        for name in ("20 junk after", "20 junk before", "junk only", "10000 places", "right, then 10000 places")
-    ],
-    *[
-        Relation("labels-cost", "perfect", ">", name)
-        for name in ("all labels wrong", "unknown labels", "labels that hold the right one", "every label")
-    ],
-    *[Relation("label-spelling", "perfect", "==", f"labels in {form}") for form in ("capitals", "full-width letters")],
-    *[
-        Relation("negatives", "perfect", ">", name)
-        for name in ("a false alarm", "three false alarms", "an unreadable false alarm")
-    ],
-    Relation("none-accepted", "perfect", "==", "says None"),
-]
-_LAST = Relation("last-wins", "perfect", ">", "another answer before")
-BOXES = (
-    *_COMMON,
-    replace(_LAST, check="hedging-costs"),
-    *_ORDER,
-    Relation("order", "one pixel off", ">=", "IoU .8"),
-    Relation("order", "IoU .8", ">=", "IoU .6"),
-    Relation("order", "IoU .6", ">=", "junk only"),
-    Relation("saturates", "perfect", ">", "IoU .6"),
-    *[Relation("bad-boxes", "perfect", ">", name) for name in ("inverted", "inverted in x", "no area")],
-    *[Relation("bad-boxes", "junk only", ">=", name) for name in ("inverted", "inverted in x", "no area")],
-    *[
-        Relation("scattergun", better, sign, worse)
-        for better, sign, worse in (
-            *(("perfect", ">", "the whole image"), ("perfect", ">", "boxes everywhere")),
-            *(("perfect", ">", "the whole row"), ("perfect", ">", "a wide margin"), ("perfect", ">", "a corner")),
-        )
-    ],
-    Relation("scattergun", "some missing", ">", "the whole image"),
-    Relation("scattergun", "some missing", ">", "boxes everywhere"),
+_COMMON = (
+    *(Relation("nothing-is-free", "perfect", ">", name) for name in _EMPTY),
+    *_read("""
+    outside-answer: wrong only in reasoning >= right only in reasoning
+    outside-answer: wrong in reasoning without end >= right in reasoning without end
+    outside-answer: wrong in reasoning, then silence >= right in reasoning, then silence
+    outside-answer: wrong in reasoning, then wrong >= right in reasoning, then wrong
+    outside-answer: wrong in a second reasoning without end >= right in a second reasoning without end
+    other-turns: wrong told to a tool >= right told to a tool
+    other-turns: wrong in a tool's answer >= right in a tool's answer
+    other-turns: wrong in an earlier turn, then silence >= right in an earlier turn, then silence
+    blanks: perfect == blanks around the answer
+    hedging-costs: perfect > another answer after
+    """),
 )
-POINTS = (
-    *_COMMON,
-    replace(_LAST, check="hedging-costs"),
-    *_ORDER,
-    Relation("order", "one pixel off", ">=", "at the edge"),
-    Relation("order", "at the edge", ">=", "just outside"),
-    Relation("order", "just outside", ">=", "junk only"),
-    Relation("order", "perfect", ">", "just outside"),
-    Relation("scattergun", "perfect", ">", "points everywhere"),
-    Relation("scattergun", "some missing", ">", "points everywhere"),
-    Relation("nothing-is-free", "perfect", ">", "boxes instead"),
+_PLACES = (
+    *(Relation("order", "junk only", ">=", name) for name in _EMPTY),
+    *_read("""
+    hedging-costs: perfect > another answer before
+    order: perfect >= one pixel off >= some missing > junk only
+    order: one pixel off > junk only
+    order: perfect > some missing | a third missing
+    order: a third missing >= junk only
+    permutation: perfect == in reverse | rotated | targets in reverse
+    permutation: 20 junk after == 20 junk before
+    permutation: a mixture == the mixture in reverse
+    duplicates-cost: perfect > each 10 times
+    junk-costs: perfect > 20 junk after | 20 junk before | junk only | 10000 places | right, then 10000 places
+    labels-cost: perfect > all labels wrong | unknown labels | labels that hold the right one | every label
+    label-spelling: perfect == labels in capitals | labels in full-width letters
+    negatives: perfect > a false alarm | three false alarms | an unreadable false alarm
+    none-accepted: perfect == says None
+    """),
 )
-COUNTS = (
-    *_COMMON,
-    _LAST,
-    *[Relation("order", "perfect", ">", name) for name in ("one too many", "one too few", "far too many", "none")],
-    *[
-        Relation("order", better, ">=", worse)
-        for better, worse in (
-            *(("one too many", "far too many"), ("a little too many", "far too many")),
-            *(("one too few", "none"), ("a little too few", "none")),
-        )
-    ],
-    *[Relation("order", "far too many", ">=", name) for name in _EMPTY],
-    *[Relation("hedging-costs", "perfect", ">", name) for name in ("every number", "two numbers", "a range")],
+_BOXES = tuple(
+    _read("""
+    order: one pixel off >= IoU .8 >= IoU .6 >= junk only
+    saturates: perfect > IoU .6
+    bad-boxes: perfect > inverted | inverted in x | no area
+    bad-boxes: junk only >= inverted | inverted in x | no area
+    scattergun: perfect > the whole image | boxes everywhere | the whole row | a wide margin | a corner
+    scattergun: some missing > the whole image | boxes everywhere
+    """)
 )
-WORDS = (
-    *_COMMON,
-    _LAST,
-    Relation("order", "perfect", ">", "junk only"),
-    Relation("order", "perfect", ">", "no word"),
-    Relation("order", "perfect", ">", "a dot"),
-    *[Relation("order", "junk only", ">=", name) for name in ("no word", "empty", "blanks only")],
-    *[
+_POINTS = tuple(
+    _read("""
+    order: one pixel off >= at the edge >= just outside >= junk only
+    order: perfect > just outside
+    scattergun: perfect | some missing > points everywhere
+    nothing-is-free: perfect > boxes instead
+    """)
+)
+_COUNTS = (
+    *(Relation("order", "far too many", ">=", name) for name in _EMPTY),
+    *_read("""
+    last-wins: perfect > another answer before
+    order: perfect > one too many | one too few | far too many | none
+    order: one too many | a little too many >= far too many
+    order: one too few | a little too few >= none
+    hedging-costs: perfect > every number | two numbers | a range
+    """),
+)
+_WORDS = (
+    *_read("""
+    last-wins: perfect > another answer before
+    order: perfect > junk only | no word | a dot
+    order: junk only >= no word | empty | blanks only
+    """),
+    *(
         Relation("hedging-costs", "perfect", ">", f"hedge: {hedge}")
         for scene in list_scenes("text", "words")
         for hedge in scene.hedges
-    ],
+    ),
 )
 
 
 def list_relations(task: str) -> tuple[Relation, ...]:
     """What must hold between the probes of a task."""
-    return {"pointing": POINTS, "counting": COUNTS, "text": WORDS}.get(task, BOXES)
+    own = {"pointing": _PLACES + _POINTS, "counting": _COUNTS, "text": _WORDS}
+    return _COMMON + own.get(task, _PLACES + _BOXES)

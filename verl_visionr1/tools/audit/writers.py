@@ -181,7 +181,7 @@ class Language:
     writer: Writer
     form: Form
 
-    def said(self, items: tuple[Item, ...]) -> str:
+    def answer(self, items: tuple[Item, ...]) -> str:
         """The completion that answers with these items."""
         return self.form.wrap(self.writer.write(items))
 

@@ -8,7 +8,7 @@ A file becomes `Sample`s (`samples`), which go through checks of one family each
 * `pictures`     the image files;
 * `sets`         the file as a whole, and against others: repeats, train/validation overlap, balance.
 
-`examination` runs them, `view` and `page` show what was found, `fixing` mends what is safe to mend.
+`examination` runs them, `view` and `page` show what was found, `fixing` repairs what can be repaired safely.
 """
 
 from verl_visionr1.tools.doctor.parquet import check_parquet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -10,10 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from verl_visionr1.conversion.coco_json import read_coco
-from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_json
-from verl_visionr1.conversion.vocabulary import Annotations
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import CONVERT_AGAIN
@@ -35,7 +31,7 @@ from verl_visionr1.tools.doctor.truth import Budget, delegated_note, problem_of,
 N_EXAMPLES = 5
 N_SHOWN = 24
 """Rows of a file that are kept to be drawn."""
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".ndjson", ".odgt", ".arrow")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".odgt", ".arrow")
 
 
 @dataclass(slots=True)
@@ -50,7 +46,7 @@ class Group:
 
 
 def _rank(group: Group) -> tuple[object, ...]:
-    """The worst first, and of those what is said of a whole file: it often explains what is said of rows."""
+    """The worst first, and of those the problems of whole files: they often explain those of rows."""
     return -group.severity, group.file, group.examples[0].row is not None, -group.count, group.kind
 
 
@@ -111,12 +107,12 @@ def examine(
     """Look at some files, one row in memory at a time.
 
     Args:
-        files: .parquet, .arrow, .jsonl, .json, .csv, .tsv, or folders of them.
+        files: .parquet, .arrow, .jsonl, .json, or folders of them.
         validation: those among or beside `files` that are for validation; without them the rows' own split tells.
         budget: tokens that a run allows for.
         images: open the image files (their headers).
         images_dir: folder that the images of foreign files are relative to.
-        delegate: data sources (globs) that verl's own reward judges: their ground truth is not looked at.
+        delegate: data sources (globs) that verl's own reward scores: their ground truth is not checked.
 
     Raises:
         RowsError: nothing to look at.
@@ -124,7 +120,7 @@ def examine(
     scope, examination = _Scope(budget or Budget(), images, images_dir, delegate), Examination()
     held_out = {path.resolve() for path in data_files(validation)}
     if files and held_out.issuperset(path.resolve() for path in data_files(files)):
-        reason = "is both the training and the validation data: all of it overlaps; give --val another file"
+        reason = "is both the training and the validation data; give --val another file"
         examination.add(Problem(", ".join(map(str, files)), None, reason, OVERLAP, Severity.WARNING))
     named = {*files, *validation}
     for path in dict.fromkeys([*data_files(files), *data_files(validation)]):
@@ -162,7 +158,7 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
         elif not path.name.endswith(SUFFIXES):
             converter = converter_of_file(path)
             advice = f"convert it with `visionr1 convert {converter}`" if converter else "is it the right file?"
-            raise RowsError(f"{path}: cannot be looked at; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}")
+            raise RowsError(f"{path}: cannot be checked; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}")
         else:
             found.append(path)
     return found
@@ -170,16 +166,13 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
 
 def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_named: bool) -> None:
     if path.suffix == ".json" and _is_object(path):
-        document = read_json(path, dict[str, msgspec.Raw])
-        converter = converter_of_json(document)
-        if converter:
-            reason = f"not in verl's layout; `visionr1 convert {converter}` converts it"
-            examination.add(Problem(str(path), None, reason, "layout", Severity.NOTE))
-        elif is_named or not {"images", "annotations"}.isdisjoint(document):
-            _examine_coco(path, examination, scope)
-        else:
-            reason = "a JSON object without images or annotations: not looked at"
-            examination.add(Problem(str(path), None, reason, "no data", Severity.NOTE))
+        converter = converter_of_json(read_json(path, dict[str, msgspec.Raw]))
+        kind, severity = "layout", Severity.NOTE
+        reason = f"not in verl's layout; `visionr1 convert {converter}` converts it, and reports what it leaves out"
+        if not converter:
+            kind, severity = "no data", Severity.ERROR if is_named else Severity.NOTE
+            reason = "a JSON object without images or annotations: not checked"
+        examination.add(Problem(str(path), None, reason, kind, severity))
         return
     census = Census(str(path), is_ours=is_ours(path))
     if census.is_ours and not framework_in(path) and not _is_sound(path, examination, scope):
@@ -209,9 +202,9 @@ def _examine_rows(path: Path, census: Census, examination: Examination, scope: _
         if isinstance(sample, RowError):
             examination.add(Problem(str(path), None, str(sample), sample.kind))
             continue
-        judged = is_delegated(scope.delegate, sample.data_source)
-        problems = [delegated_note(sample)] if judged else [*truth_problems(sample, scope.budget)]
-        if framework and sample.truth_error and not judged:  # of verl's rows their columns' check tells
+        is_of_verl = is_delegated(scope.delegate, sample.data_source)
+        problems = [delegated_note(sample)] if is_of_verl else [*truth_problems(sample, scope.budget)]
+        if framework and sample.truth_error and not is_of_verl:  # of verl's rows their columns' check tells
             problems.append(problem_of(sample, "unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}"))
         problems += census.add(sample)
         problems += picture_problems(sample) if scope.images else []
@@ -238,38 +231,3 @@ def _is_object(path: Path) -> bool:
             return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
     except OSError:
         return False  # reading its records tells why
-
-
-def _examine_coco(path: Path, examination: Examination, scope: _Scope) -> None:
-    """A COCO-format json: what its conversion would skip or change."""
-    data, images_dir, ledger = _read_beside_its_images(path, scope)
-    census = Census(str(path), unit="image", is_ours=False)
-    for number, image in enumerate(data.images if scope.images else ()):
-        if os.path.exists(image.path):
-            facts = {"file_name": image.file_name}
-            list(census.add(Sample(str(path), number, "image", images=[str(image.path)], info=facts)))
-    census.n_rows = len(data.images)
-    examination.censuses.append(census)
-    for error in ledger.errors:
-        examination.add(Problem(str(path), None, str(error), error.kind))
-    for kind, count in ledger.notes.items():
-        if count:
-            examination.add(Problem(str(path), None, f"{count} x {kind}", "changed by conversion", Severity.NOTE))
-    missing = [image for image in data.images if not os.path.exists(image.path)]
-    if missing:
-        reason = f"{len(missing)} of {len(data.images)} image files are not below {images_dir}"
-        reason += f", the first {missing[0].file_name}"
-        examination.add(Problem(str(path), None, f"{reason}; give --images-dir", "no such image"))
-
-
-def _read_beside_its_images(path: Path, scope: _Scope) -> tuple[Annotations, Path, Ledger]:
-    """What a COCO-format json holds; the folder is the first, of those where images usually lie, that holds some."""
-    usual = (path.parent / "images", path.parent.parent / path.stem.split("_")[-1])  # the second: COCO's own
-    folders = [folder for folder in (scope.images_dir, *usual) if folder is not None and folder.is_dir()]
-    for folder in folders:
-        ledger = Ledger(fail=False)
-        data = read_coco(path, folder, ledger)
-        if any(os.path.exists(image.path) for image in data.images):
-            return data, folder, ledger
-    ledger = Ledger(fail=False)
-    return read_coco(path, path.parent, ledger), path.parent, ledger

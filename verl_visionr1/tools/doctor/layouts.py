@@ -9,7 +9,7 @@ from shlex import quote
 import msgspec
 
 from verl_visionr1.conversion.conventions import FEWEST, likeliest_convention
-from verl_visionr1.tools.doctor.samples import CORNERS, IMAGE_KEYS
+from verl_visionr1.tools.doctor.samples import IMAGE_KEYS
 from verl_visionr1.tools.doctor.sets import Census
 
 _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
@@ -17,7 +17,7 @@ _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
     "vision_r1": (frozenset(("problem", "solution", "target_id_maps")),),
     "refcoco": (frozenset(("ref_id", "ann_id", "sentences")), frozenset(("question_id", "answer", "segmentation"))),
     "crowdhuman": (frozenset(("ID", "gtboxes")),),
-    "openimages": (frozenset(("ImageID", "LabelName")), frozenset(("LabelName", "Subcategory"))),
+    "openimages": (frozenset(("LabelName", "Subcategory")),),
     "visual_genome": (frozenset(("id", "regions")), frozenset(("image_id", "coco_id", "flickr_id"))),
     "tallyqa": (frozenset(("image", "question", "answer", "question_id", "data_source")),),
     "clevr": (frozenset(("image_path", "question", "ground_truth")), frozenset(("scenes",)), frozenset(("questions",))),
@@ -35,12 +35,13 @@ _OF_SUFFIX: Mapping[str, str] = {
     ".yml": "yolo",
     ".data": "yolo",
     ".names": "yolo",
+    ".csv": "records",
+    ".tsv": "records",
     ".mat": "shanghaitech",
 }
 """Suffix of files that are read by a converter alone -> which."""
 _RESULTS = frozenset(("image_id", "category_id", "bbox", "score"))
 _PRESETS: Mapping[str, frozenset[str]] = {
-    "tf-csv": frozenset(("filename", "width", "height", "class", *CORNERS)),
     "gui-r1": frozenset(("instruction", "gt_bbox")),
     "rex-thinker": frozenset(("image_name", "referring", "ans")),
     "seg-zero": frozenset(("problem", "solution", "img_width")),
@@ -56,16 +57,13 @@ _ASKED = {
 }
 """What a row asks for -> keys that say it."""
 _TRUTHS = {"count": ("count", "number"), "solution": ("solution",), "answer": ("answer",)}
-_CORNERS = ",".join(CORNERS)
 
 
 def describe_command(census: Census, images_dir: Path | None) -> str:
     """The command that converts a foreign file, as far as keys and numbers tell: what they do not is in capitals.
 
-    >>> columns = frozenset(("filename", "cell_type", *CORNERS))
-    >>> describe_command(Census("cells.csv", columns=columns), None)
-    '`visionr1 convert records cells.csv cells.parquet --column image=filename --column boxes=xmin,ymin,xmax,ymax \
---box-format xyxy-abs --column label=cell_type`'
+    >>> describe_command(Census("a.jsonl", columns=frozenset(("image", "question", "answer"))), None)[:53]
+    '`visionr1 convert records a.jsonl a.parquet --column i'
     """
     if census.columns >= _RESULTS:
         return "nothing: these are a detector's results, with scores and without ground truth; no command"
@@ -124,23 +122,22 @@ def _first(known: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> 
 
 def _boxes(census: Census) -> tuple[str, str]:
     """Where most boxes stand, and their format; "" where there are none."""
-    found = {place.replace(", ", ","): boxes for place, boxes in census.boxes.items()}
-    found = {place: boxes for place, boxes in found.items() if place in (*census.columns, _CORNERS)}
+    found = {place: boxes for place, boxes in census.boxes.items() if place in census.columns}
     if not found:
-        return (_CORNERS, "xyxy-abs") if census.columns.issuperset(CORNERS) else ("", "")
+        return "", ""
     place, (boxes, sizes) = max(found.items(), key=lambda it: len(it[1][0]))
-    told = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
-    return quote(place), told or ("xyxy-abs" if place == _CORNERS else "FORMAT")
+    named = likeliest_convention(boxes, sizes).name if len(boxes) >= FEWEST else ""
+    return quote(place), named or "FORMAT"
 
 
 def converter_of_json(document: Mapping[str, msgspec.Raw]) -> str:
-    """The converter of a JSON object that is no COCO json; "" where that is not known.
+    """The converter of a JSON object; "" where that is not known.
 
     >>> converter_of_json({"info": msgspec.Raw(b"{}"), "scenes": msgspec.Raw(b"[]")})
     'clevr'
     """
     if {"images", "annotations"} & {*document}:
-        return ""
+        return "coco"
     if converter := converter_of(document):
         return converter
     first = next(iter(document.values()), msgspec.Raw(b"null"))

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-from PIL import Image, ImageDraw, ImageOps
 
-from verl_visionr1.files import write_whole
-from verl_visionr1.images import FORMATS
+from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.doctor.examination import Examination
-from verl_visionr1.tools.doctor.pictures import seen
+from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem
 from verl_visionr1.tools.doctor.samples import Sample
+from verl_visionr1.tools.doctor.view import shares
+from verl_visionr1.tools.drawing import Pen, read_picture
 
 SIDE = 360
 """The longer side of a drawn sample, in pixels."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MAX_DRAWN = 100
+"""So many boxes of a sample are drawn."""
+COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -48,11 +50,7 @@ def write_page(examination: Examination, out: Path) -> None:
     """
     files = []
     for census in examination.censuses:
-        tallies = {"tasks": census.tasks, "splits": census.splits, "labels": census.labels, "counts": census.counts}
-        parts = [census.counted]
-        for name, tally in tallies.items():
-            shown = ", ".join(f"{value or '(none)'} {count}" for value, count in tally.most_common(12))
-            parts += [f"{name}: {shown}"] if tally else []
+        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items())]
         shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
         cards = [_card(sample, problems) for sample, problems in shown]
         files.append(_File(census.file, "; ".join(parts), cards))
@@ -76,27 +74,23 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
 def _picture(sample: Sample) -> str:
     """The image with its boxes, points and labels, as JPEG in base64; "" where it cannot be shown."""
     source = sample.image
-    if source is None or seen(source).error is not None:
+    found = None if source is None else inspect_image(source)
+    if source is None or found is None or found.size_wh is None:
         return ""
+    original_wh = found.size_wh if found.orientation < 5 else (found.size_wh[1], found.size_wh[0])  # upright
+    factor = SIDE / max(original_wh)
+    size = (max(1, round(original_wh[0] * factor)), max(1, round(original_wh[1] * factor)))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            picture = ImageOps.contain(image.convert("RGB"), (SIDE, SIDE))
-            scale_x, scale_y = picture.width / image.width, picture.height / image.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pen = Pen(read_picture(Path(source) if isinstance(source, str) else source, size), original_wh)
+    except RowsError:
         return ""
-    pen = ImageDraw.Draw(picture)
     labels = sample.target.labels if sample.target is not None else ()
     names = list(dict.fromkeys(labels))
-    for boxes in sample.boxes.values():
-        for i, (x1, y1, x2, y2) in enumerate(boxes[:100]):
-            colour = COLOURS[(names.index(labels[i]) if i < len(labels) else 0) % len(COLOURS)]
-            place = [x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y]
-            if place[0] <= place[2] and place[1] <= place[3] and max(map(abs, place)) < 1e5:
-                pen.rectangle(place, outline=colour, width=2)
-                if i < len(labels):
-                    pen.text((place[0] + 3, place[1] + 2), labels[i][:40].encode("ascii", "replace"), fill=colour)
-    for x, y in sample.target.points_xy if sample.target is not None else ():
-        pen.ellipse([x * scale_x - 4, y * scale_y - 4, x * scale_x + 4, y * scale_y + 4], outline=COLOURS[1], width=2)
+    points = sample.target.points_xy if sample.target is not None else ()
+    for places in (*sample.boxes.values(), points):
+        for i, place in enumerate(places[:MAX_DRAWN]):
+            label = labels[i] if i < len(labels) else ""
+            pen.mark(place, label, COLOURS[(names.index(label) if label in names else 0) % len(COLOURS)])
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
+    pen.picture.save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -224,7 +224,7 @@ def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str])
         if not is_delegated(delegate, str(row["data_source"])):
             target_of(row)
     except TargetError as error:
-        advice = f"or, if verl's own reward judges {row['data_source']!r} (visionr1.delegate), give --delegate"
+        advice = f"or, if verl's own reward scores {row['data_source']!r} (visionr1.delegate), give --delegate"
         yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}, {advice}"
     turns = row["prompt"]
     if not turns or any(turn is None or turn["content"] is None for turn in turns):
@@ -237,7 +237,7 @@ def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str])
         yield "placeholders", f"{counted}: {content[:80]!r}; {CONVERT_AGAIN}"
     for i, file in enumerate(paths):
         if file is None:
-            yield "no image", f"images[{i}] holds nothing that verl opens: needs a path, or bytes; {CONVERT_AGAIN}"
+            yield "no image", f"images[{i}] is empty: needs a path, or bytes; {CONVERT_AGAIN}"
         elif images and isinstance(file, str) and not (os.path.isabs(file) and os.path.exists(file)):
             reason = "no such image file" if os.path.isabs(file) else "needs an absolute path"
             yield "no such image", f"images: {file[:300]!r}: {reason}; convert it again where the images are"

@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     digest: str
 
 
-def seen(image: str | bytes) -> Seen:
+def inspect_image(image: str | bytes) -> Seen:
     """Size, orientation and digest of an image, by path or bytes; headers are read, not pixels."""
     if isinstance(image, str):
         return _seen_file(image)
@@ -74,7 +74,7 @@ def picture_problems(sample: Sample) -> Iterator[Problem]:
                 reason = f"image {image[:300]!r}: no such file; check the folder of the images"
                 yield problem_of(sample, "no such image", reason)
             continue
-        found = seen(image)
+        found = inspect_image(image)
         if found.error is not None:
             kind = KINDS.get(found.error.kind, found.error.kind)
             yield problem_of(sample, kind, str(found.error))

@@ -1,4 +1,4 @@
-"""One row of whatever file, as the checks look at it: ours as it is, anybody's as far as it is understood.
+"""One row of a file, as the checks look at it: converted rows as they are, foreign ones as far as they can be read.
 
 Of a foreign record the boxes are found by their shape, four numbers in a row, wherever they stand; what they mean is
 for `conventions` to guess.
@@ -26,8 +26,6 @@ Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
 """Columns that verl's layout has."""
 IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-"""Columns of a table that hold a box."""
 _PROMPT_KEYS = ("problem", "question", "prompt", "query", "instruction")
 _SIZE_KEYS = (("width", "height"), ("img_width", "img_height"), ("image_width", "image_height"))
 _NUMBER = r"-?\d{1,7}(?:\.\d{1,12})?"
@@ -185,7 +183,8 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             continue
         if not isinstance(record, Mapping):
             yield RowError(
-                "malformed entry", f"{path.name}: {unit} {number}: {str(record)[:60]!r} is no object; mend it"
+                "malformed entry",
+                f"{path.name}: {unit} {number}: {str(record)[:60]!r} is not an object; correct or drop it",
             )
             continue
         images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
@@ -197,7 +196,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             prompt=_prompt_of(record),
             images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
             size_wh=_size_of(record),
-            boxes=_boxes_in(record, "") | _box_in_columns(record),
+            boxes=_boxes_in(record, ""),
             info=record,
         )
 
@@ -237,8 +236,6 @@ def _size_of(record: Any) -> tuple[int, int] | None:
 
 
 def _is_side(value: Any) -> bool:
-    if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # a table has texts
-        value = int(value)
     return isinstance(value, int) and 0 < value < MAX_SIDE
 
 
@@ -266,15 +263,6 @@ def _float(value: float) -> float:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return math.inf
-
-
-def _box_in_columns(record: Mapping[str, Any]) -> dict[str, list[Box]]:
-    """A box whose numbers stand in columns of their own, as in TensorFlow's tables."""
-    try:
-        x1, y1, x2, y2 = (float(record[key]) for key in CORNERS)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return {}
-    return {", ".join(CORNERS): [(x1, y1, x2, y2)]}
 
 
 def _merge(found: dict[str, list[Box]], more: Mapping[str, list[Box]]) -> None:

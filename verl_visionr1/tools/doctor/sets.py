@@ -11,7 +11,7 @@ from typing import Any
 from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
 from verl_visionr1.conversion.identity import identity_of_name
 from verl_visionr1.targets import is_validation_split
-from verl_visionr1.tools.doctor.pictures import seen
+from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, Box, Sample
 
@@ -21,7 +21,7 @@ OURS = Convention("xyxy", "pixels")
 """How our rows write boxes."""
 OVERLAP = "train/validation overlap"
 FEW = 50
-"""Rows below which nothing is said of balance."""
+"""Rows below which balance is not checked."""
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Census:
     def _add_boxes(self, sample: Sample) -> None:
         size_wh = sample.size_wh
         if size_wh is None and sample.image is not None:
-            size_wh = seen(sample.image).size_wh
+            size_wh = inspect_image(sample.image).size_wh
         for place, boxes in sample.boxes.items() if size_wh is not None else ():
             known, sizes = self.boxes.setdefault(place, ([], []))
             boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
@@ -105,6 +105,13 @@ class Census:
             self.answers[target.answer] += 1
         if target.task != "text" and not target.n_objects and not target.count:
             self.empty[target.task] += 1
+
+    @property
+    def tallies(self) -> dict[str, Counter[str] | Counter[int]]:
+        """Name of a tally, as it is shown -> values and how often; without empty ones."""
+        named = {"tasks": self.tasks, "data sources": self.sources, "splits": self.splits, "empty": self.empty}
+        named |= {"labels": self.labels, "counts": self.counts, "answers": self.answers}
+        return {name: tally for name, tally in named.items() if tally}
 
     @property
     def counted(self) -> str:
@@ -139,7 +146,7 @@ def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
     """What an image is known by: its content first, then what its name tells."""
-    digest = seen(image).digest
+    digest = inspect_image(image).digest
     names = [str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""]
     identities = [identity for name in names if (identity := identity_of_name(name))]
     return [*([digest] if digest else []), *dict.fromkeys(identities)]
@@ -157,7 +164,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
                 found = guess.better.convention
                 advice = f"the coordinates look like {found}; convert again with the right --box-format"
                 if found.name:
-                    advice += f", or mend them: --fix OUT.parquet --boxes-are {found.name}"
+                    advice += f", or repair them: --fix OUT.parquet --boxes-are {found.name}"
                 severity = Severity.ERROR if guess.declared.misfits else Severity.WARNING
                 reason = f"{place}: {guess.evidence}: {advice}"
                 yield Problem(census.file, None, reason, "coordinates", severity)

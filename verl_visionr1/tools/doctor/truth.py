@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from verl_visionr1.conversion.tokens import FAMILIES, boxes_answer_tokens, image_tokens, prompt_tokens, text_tokens
+from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import Target, normalize_label
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, Sample
@@ -34,7 +35,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family {self.family!r}: needs one of {', '.join(FAMILIES)}")
+            raise ValueError(f"family {self.family!r}: {needs_one_of(self.family, FAMILIES)}")
 
 
 def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Severity.ERROR) -> Problem:
@@ -45,9 +46,9 @@ def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Seve
 def delegated_note(sample: Sample) -> Problem:
     """That the ground truth of a row is not looked at."""
     reason = (
-        f"verl's own reward judges data source {sample.data_source!r} (--delegate): its ground truth is not checked"
+        f"verl's own reward scores data source {sample.data_source!r} (--delegate): its ground truth is not checked"
     )
-    return problem_of(sample, "judged by verl", reason, Severity.NOTE)
+    return problem_of(sample, "scored by verl", reason, Severity.NOTE)
 
 
 def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
@@ -56,7 +57,7 @@ def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
     yield from _box_problems(sample) if is_ours else _foreign_box_problems(sample)
     if sample.target is not None:
         if max(sample.target.size_wh) >= MAX_SIDE:
-            yield problem_of(sample, "another size", "size_wh is that of no image; mend it, or convert it again")
+            yield problem_of(sample, "another size", "size_wh is no size of an image; correct it, or convert it again")
         yield from _empty_problems(sample, sample.target)
         yield from _label_problems(sample, sample.target)
         yield from _budget_problems(sample, sample.target, budget)
@@ -70,17 +71,19 @@ def _box_problems(sample: Sample) -> Iterator[Problem]:
         for i, box in enumerate(boxes):
             where = f"{key}[{i}] = {[*box]}"
             if not all(map(math.isfinite, box)):
-                yield problem_of(sample, "box malformed", f"{where}: needs four finite numbers; mend or drop it")
+                yield problem_of(sample, "box malformed", f"{where}: needs four finite numbers; correct or drop it")
             elif box[0] > box[2] or box[1] > box[3]:
                 yield problem_of(sample, "inverted box", f"{where}: x1 > x2 or y1 > y2; is it x, y, width, height?")
             elif box[0] == box[2] or box[1] == box[3]:
                 yield problem_of(sample, "zero-area box", f"{where}: has no area; drop it")
             elif sample.size_wh is not None and _is_outside(box, sample.size_wh):
-                reason = f"{where}: reaches outside the image of {sample.size_wh}; clip it, or mend the coordinates"
+                reason = (
+                    f"{where}: reaches outside the image of {sample.size_wh}; clip the box or correct the coordinates"
+                )
                 yield problem_of(sample, "box outside its image", reason)
             key_of_box = (box, labels[i] if i < len(labels) else "")
             if key_of_box in seen:
-                reason = f"{where}: is there twice; whoever finds it once is told that one is missing; drop one"
+                reason = f"{where}: is listed twice, so that one of both always counts as missed; drop one"
                 yield problem_of(sample, "duplicate box", reason, Severity.WARNING)
             seen.add(key_of_box)
 
@@ -90,7 +93,7 @@ def _foreign_box_problems(sample: Sample) -> Iterator[Problem]:
     for key, boxes in sample.boxes.items():
         for box in boxes:
             if not all(abs(value) < MAX_SIDE for value in box):
-                reason = f"{key} = {[*box]}: four numbers that are no coordinates; mend or drop it"
+                reason = f"{key} = {[*box]}: four numbers that are not coordinates; correct or drop it"
                 yield problem_of(sample, "box malformed", reason, Severity.WARNING)
 
 
@@ -103,7 +106,8 @@ def _empty_problems(sample: Sample, target: Target) -> Iterator[Problem]:
         return
     prompt = (sample.prompt or "").lower()
     if not any(words in prompt for words in ASKS_FOR_NONE):
-        reason = f"the truth is empty, and the prompt does not say what to answer then: {(sample.prompt or '')[-80:]!r}"
+        asked = f"the prompt does not say what to answer then: {(sample.prompt or '')[-80:]!r}"
+        reason = f"the ground truth is empty, and {asked}"
         advice = "convert again with --negatives (the prompts then say it), or drop the row"
         yield problem_of(sample, "empty truth", f"{reason}; {advice}", Severity.WARNING)
 
@@ -115,7 +119,7 @@ def _label_problems(sample: Sample, target: Target) -> Iterator[Problem]:
         return
     for label in dict.fromkeys(target.labels):
         if normalize_label(label) not in prompt:
-            reason = f"label {label!r} does not stand in the prompt {(sample.prompt or '')[:80]!r}"
+            reason = f"label {label!r} is not in the prompt {(sample.prompt or '')[:80]!r}"
             advice = "name it in the prompt, or rename the label"
             yield problem_of(sample, "label not in the prompt", f"{reason}; {advice}", Severity.WARNING)
 

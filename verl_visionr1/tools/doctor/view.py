@@ -40,24 +40,17 @@ def view_of(examination: Examination, *, with_statistics: bool = False) -> Itera
 def statistics_of(census: Census) -> Table:
     """What a file holds."""
     table = Table(title=Text(f"{census.file}: {census.counted}"), title_justify="left", box=None, show_header=False)
-    for name, tally in (
-        ("tasks", census.tasks),
-        ("data sources", census.sources),
-        ("splits", census.splits),
-        ("empty truths", census.empty),
-        ("labels", census.labels),
-        ("counts", census.counts),
-        ("answers", census.answers),
-    ):
-        if tally:
-            table.add_row(name, Text(_shares(tally)))
+    for name, tally in census.tallies.items():
+        table.add_row(name, Text(shares(tally)))
     return table
 
 
-def _shares(tally: Counter[str] | Counter[int]) -> str:
+def shares(tally: Counter[str] | Counter[int]) -> str:
+    """The most frequent values of a tally, with their counts.
+
+    >>> shares(Counter({"cat": 3, "": 1}))
+    'cat: 3 (75 %), (none): 1 (25 %)'
+    """
     total = tally.total()
-    parts = [
-        f"{value if value != '' else '(none)'}: {count} ({100 * count // total} %)"
-        for value, count in tally.most_common(12)
-    ]
+    parts = [f"{value if value != '' else '(none)'}: {n} ({100 * n // total} %)" for value, n in tally.most_common(12)]
     return ", ".join(parts) + (f", and {len(tally) - 12} more" if len(tally) > 12 else "")

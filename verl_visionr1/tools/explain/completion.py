@@ -1,52 +1,28 @@
-"""One completion and its ground truth, from a text or from a row of a file."""
+"""One completion and its ground truth as a `Rollout`, from a text or from a row of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import msgspec
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.columns import Columns, question_at
-from verl_visionr1.rollouts.dumps import rollout_files, rows_of
-from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Counts, Rollout, read_rollouts
+from verl_visionr1.rollouts.dumps import rollout_files
+from verl_visionr1.rollouts.places import Dump, dumps_of
+from verl_visionr1.rollouts.records import Counts, Rollout, image_name, read_rollouts
 from verl_visionr1.settings import SettingsError, refuse_unknown
 from verl_visionr1.targets import Target, TargetError
 
-IMAGE_COLUMNS = ("images", "image")
-"""Where a row may name its image."""
 _BOXES = '"size_wh":[640,480],"boxes_xyxy":[[100,100,200,200]],"labels":["cat"]'
 EXAMPLES: Mapping[str, str] = MappingProxyType(
     {task: f'{{"task":"{task}",{_BOXES}}}' for task in ("detection", "grounding", "pointing")}
     | {"counting": '{"task":"counting","size_wh":[640,480],"count":3}', "text": '{"task":"text","answer":"a dog"}'}
 )
 """Task -> a minimal target."""
-
-
-class Completion(NamedTuple):
-    """What the model wrote, what is really there, and what the row says besides."""
-
-    text: str
-    target: Target
-    processed_wh: tuple[int, int] | None = None
-    n_tokens: int | None = None
-    image: Path | None = None
-    prompt: str | None = None
-    rollout: Rollout | None = None
-
-
-def completion_of(text: str | None, text_file: Path | None, target: str) -> Completion:
-    """A completion that was given as a text, or in a file.
-
-    Raises:
-        RowsError: a file that cannot be read.
-        TargetError: a target that is none.
-    """
-    return Completion(text_of(text, text_file), target_of(target))
 
 
 def text_of(text: str | None, text_file: Path | None) -> str:
@@ -59,7 +35,7 @@ def text_of(text: str | None, text_file: Path | None) -> str:
 
 
 def target_of(spec: str) -> Target:
-    """A target: its JSON, or a file that holds it. What starts with a bracket is taken for JSON.
+    """A target: its JSON, or a file that holds it. What starts with a bracket is read as JSON.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -72,49 +48,65 @@ def target_of(spec: str) -> Target:
     try:
         return Target.from_json(text)
     except TargetError as error:
-        raise TargetError(f"--target: {_unknown_field(text) or error} ({_example(text)})") from None
+        plain = _decode(text)
+        fields = plain if isinstance(plain, Mapping) else {}
+        example = EXAMPLES.get(str(fields.get("task")), EXAMPLES["detection"])
+        reason = _unknown_field(fields) or error
+        raise TargetError(f"--target: {reason} (a target looks like {example})") from None
 
 
-def _unknown_field(text: str) -> str:
-    """What is said of the first field that no target has; "" where there is none."""
-    plain = _plain(text)
+def _unknown_field(fields: Mapping[str, Any]) -> str:
+    """The message about the first field that no target has; "" where there is none."""
     try:
-        refuse_unknown(plain if isinstance(plain, Mapping) else {}, Target.__struct_fields__, "")
+        refuse_unknown(fields, Target.__struct_fields__, "")
     except SettingsError as error:
         return str(error)
     return ""
 
 
-def _example(text: str) -> str:
-    """The least that a target of that task needs."""
-    plain = _plain(text)
-    task = str(cast(Mapping[str, Any], plain).get("task")) if isinstance(plain, Mapping) else ""
-    return f"a target looks like {EXAMPLES.get(task, EXAMPLES['detection'])}"
-
-
-def _plain(text: str) -> Any:
+def _decode(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
-def dump_of_step(path: Path, step: int) -> Path:
-    """The dump of a step in a run directory or a folder of dumps: that of training, where there is one.
+def choose_dump(path: Path, step: int | None) -> tuple[Path, str]:
+    """The file of one step: the path itself, or in a folder the step's file, that of training where there are two.
+
+    Args:
+        path: a dump, a folder of dumps, or a run directory.
+        step: None: the last one.
+
+    Returns:
+        The file, and a note on what was chosen; "" where there was nothing to choose.
 
     Raises:
-        RowsError: no dump of that step.
+        RowsError: no dump there, or none of that step.
     """
+    if step is None and not path.is_dir():
+        return path, ""
     dumps = sorted(dumps_of([path]), key=lambda dump: dump.is_validation)
-    files = [file for dump in dumps for file in dump.files]
-    found = next((file for file in files if file.name.partition(".")[0] == str(step)), None)
-    if found is None:
-        steps = sorted({int(stem) for file in files if (stem := file.name.partition(".")[0]).isdecimal()})
-        raise RowsError(f"{path}: no dump of step {step}; there are those of {', '.join(map(str, steps)) or 'no step'}")
-    return found
+    files = {_step_of(file): file for dump in reversed(dumps) for file in dump.files}  # the first dump wins
+    steps = "; ".join(f"{dump.name} has {_list_steps(dump)}" for dump in dumps)
+    if step is not None:
+        if step not in files:
+            raise RowsError(f"{path}: no dump of step {step}; {steps}")
+        return files[step], "" if len(dumps) == 1 else f"step {step} of {files[step].parent.name} ({steps})"
+    last = dumps[0].files[-1]
+    return last, f"{last}: the last step is explained ({steps}); --step N chooses another" if len(files) > 1 else ""
 
 
-def completion_at(
+def _step_of(file: Path) -> int | None:
+    stem = file.name.partition(".")[0]
+    return int(stem) if stem.isdecimal() else None
+
+
+def _list_steps(dump: Dump) -> str:
+    return "steps " + ", ".join(str(step) for file in dump.files if (step := _step_of(file)) is not None)
+
+
+def rollout_at(
     path: Path,
     row: int,
     columns: Columns,
@@ -122,8 +114,8 @@ def completion_at(
     *,
     validation_names: Sequence[str] = (),
     keeps_rows: bool = False,
-) -> Completion:
-    """The completion in one row of a dump of rollouts, or of any table of completions.
+) -> Rollout:
+    """The rollout in one row of a dump, or of any table of completions.
 
     Args:
         path: `.jsonl`, `.jsonl.gz` or `.parquet`.
@@ -136,65 +128,47 @@ def completion_at(
         RowsError: a file that cannot be read, or no such row.
         RowError: a row that cannot be read.
     """
-    (file, *others) = rollout_files([path])
-    if others:
-        raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
-    counts = Counts(wanted=row)
+    (file,) = rollout_files([path])
+    counts, last = Counts(wanted=row), 0
     kept = {"validation_names": validation_names, "keeps_rows": keeps_rows}
     for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts, **kept):
         if rollout.number == row:
-            truth = rollout.target if target is None else target_of(target)
-            image = _image(file, row, truth.image or 0)
-            sizes = rollout.processed_wh, rollout.n_tokens
-            rollout = msgspec.structs.replace(rollout, target=truth)
-            return Completion(rollout.completion, truth, *sizes, image, rollout.prompt, rollout)
-        if rollout.number > row:
+            return rollout if target is None else msgspec.structs.replace(rollout, target=target_of(target))
+        last = rollout.number
+        if last > row:
             break
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
     if unreadable is not None:
-        raise RowsError(f"{unreadable}; visionr1 doctor on the data that was trained on says what is wrong with it")
-    hint = "an earlier output of a trajectory is not judged" if counts.n_earlier else "lines count from 1, rows from 0"
+        raise RowsError(f"{unreadable}; run visionr1 doctor on the training data")
+    hint = f"the last is {last}; lines count from 1, rows of .parquet from 0"
+    hint = "an earlier output of a trajectory is not scored" if counts.n_earlier else hint
     hint = counts.describe_delegated() if counts.n_delegated else hint
-    raise RowsError(f"{file}: no row {row} that is judged ({hint})")
+    raise RowsError(f"{file}: row {row} not found ({hint})")
 
 
-def completion_for(text: str, path: Path, row: int, columns: Columns) -> Completion:
-    """An answer to the question of one row: of the data that was trained on, or of a dump, whose own answer is left.
+def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
+    """An answer to the question of one row: of the training data, or of a dump, whose own answer is not read.
 
     Args:
         text: the completion.
-        path, row, columns: as of `completion_at`.
+        path, row, columns: as of `rollout_at`.
 
     Raises:
         RowsError: a file that cannot be read, or no such row. RowError: a row without ground truth.
     """
-    (file, *others) = rollout_files([path])
-    if others:
-        raise RowsError(f"{path}: holds {len(others) + 1} files; name one of them, for example {file}")
+    (file,) = rollout_files([path])
     question = question_at(file, row, columns)
-    image = _image(file, row, question.target.image or 0)
-    return Completion(text, question.target, image=image, prompt=question.prompt)
+    rollout = rollout_of(text, question.target)
+    images = image_name(question.image)
+    return msgspec.structs.replace(rollout, file=str(file), number=row, prompt=question.prompt, image=images)
 
 
-def _image(file: Path, row: int, index: int) -> Path | None:
-    """The image of a row that its ground truth speaks of, where the row names it and the file is there."""
-    for number, fields in rows_of(file, IMAGE_COLUMNS):
-        if number == row:
-            return _path_in(fields, index) if isinstance(fields, Mapping) else None
-    return None
-
-
-def _path_in(fields: Mapping[str, Any], index: int) -> Path | None:
-    for column in IMAGE_COLUMNS:
-        value = fields.get(column)
-        if isinstance(value, list):
-            value = value[index] if index < len(value) else None
-        if isinstance(value, Mapping):
-            value = value.get("image") or value.get("path")
-        if isinstance(value, str) and value:
-            path = Path(value.removeprefix("file://"))
-            return path if path.is_file() else None
-    return None
+def rollout_of(text: str, target: Target) -> Rollout:
+    """A text that no run wrote, as a rollout."""
+    return Rollout(
+        file="", number=0, completion=text, target=target, group=None, session=None, source=target.task, step=None,
+        saved=None, processed_wh=None, n_tokens=None,
+    )  # fmt: skip
 
 
 def _file_text(path: Path) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 
 from verl_visionr1.answers import FORMATS, Defect
 from verl_visionr1.frames import Extent
-from verl_visionr1.rewards.base import Preset
+from verl_visionr1.rewards.base import Criterion, Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria
 from verl_visionr1.rewards.context import Rule
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import NO_IMAGE, Target
 from verl_visionr1.tools.explain.diagnosis import Exam, Finding, about, cause_of, findings_of
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
+from verl_visionr1.tools.explain.diagnosis.defects import FoundClaims, describe_defect, named_defects
 from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
-from verl_visionr1.tools.explain.diagnosis.writing import defect_words, named_defects
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ class Explanation:
     """Why one completion earns what it earns.
 
     Attributes:
-        cause: THE cause, with what to do.
+        cause: the costliest finding, with what to do.
         findings: everything that was found, the costliest first.
-        exam: the completion and how it was judged.
+        exam: the completion and how it was scored.
         progress, stage: when in training; None and -1 with the progressive rule off.
         text, conversion: how it was read (no conversion without an image).
         predictions, objects: what each was counted as.
@@ -144,6 +144,7 @@ def explain(
     *,
     progress: float | None = None,
     rule: Rule | None = None,
+    is_clipped: bool | None = None,
 ) -> Explanation:
     """Explain one completion. No text makes it raise.
 
@@ -153,6 +154,7 @@ def explain(
         preset, response: how it is judged.
         progress: fraction of training, in [0, 1]; None: the progressive rule is off.
         rule: what counts, where that is known otherwise than by `progress`.
+        is_clipped: whether it filled the response budget; None: by `response`, where that says it.
 
     Raises:
         FrameError: the frame needs `processed_wh` and it is None.
@@ -167,7 +169,7 @@ def explain(
     """
     schedule = follow_model(preset.schedule, response.frame.name)
     rule = rule or Rule(schedule(progress), schedule.stage(progress))
-    exam = Exam.of(completion, target, preset, rule.thresholds, response)
+    exam = Exam.of(completion, target, preset, rule.thresholds, response, is_clipped)
     score = apply_criteria(exam.case, preset)
     findings = findings_of(exam)
     predictions, objects = verdicts_of(exam)
@@ -182,31 +184,26 @@ def explain(
         conversion=_conversion(exam),
         predictions=tuple(predictions),
         objects=tuple(objects),
-        parts=tuple(
-            Part(
-                c.name,
-                c.weight,
-                score.metrics[c.name],
-                c.weight * score.metrics[c.name] / preset.divisor,
-                about(c.fn),
-            )
-            for c in preset.criteria
-        ),
+        parts=tuple(_part(criterion, score.metrics[criterion.name], preset) for criterion in preset.criteria),
         metrics=score.metrics,
     )
+
+
+def _part(criterion: Criterion, value: float, preset: Preset) -> Part:
+    return Part(criterion.name, criterion.weight, value, criterion.weight * value / preset.divisor, about(criterion.fn))
 
 
 def _read_text(exam: Exam) -> ReadText:
     start = answer_start(exam.completion)
     pieces = _pieces(exam, start) if exam.target.task in (*BOX_TASKS, "pointing", "counting") else ()
-    cut_off = Defect.TRUNCATED in exam.answer.defects
+    cut_off, found = Defect.TRUNCATED in exam.answer.defects, FoundClaims.of(exam)
     return ReadText(
         answer_start=start,
         pieces=pieces,
         n_read=len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy),
         n_dropped=exam.answer.n_dropped,
         stopped_at=(pieces[-1].end if pieces else start) if cut_off else None,
-        defects=tuple((defect.value, *defect_words(defect)) for defect in named_defects(exam)),
+        defects=tuple((defect.value, *describe_defect(defect, exam, found)[1:]) for defect in named_defects(exam)),
     )
 
 
@@ -223,7 +220,7 @@ def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
         unclaimed[claim.numbers] -= 1
         whole[cut] -= 1
         fault = "" if asks_points and len(claim.numbers) == 2 else claim.fault
-        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it here"
+        why_not = "" if is_read else fault or f"answer format {exam.preset.answer_format} does not read it"
         pieces.append(Piece(claim.start, claim.end, is_read, why_not))
     return tuple(pieces)
 

@@ -1,4 +1,4 @@
-"""An `Explanation` as text for a terminal. What a model wrote is shown as it is, never obeyed."""
+"""An `Explanation` as text for a terminal; nothing that a model wrote can steer it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.tools.explain.diagnosis.base import plural
+from verl_visionr1.tools.explain.diagnosis.base import iou_text, plural
 from verl_visionr1.tools.explain.diagnosis.verdicts import (
     BELOW,
     DUPLICATE,
@@ -37,7 +37,7 @@ STYLES = {
 
 
 def page_of(explanation: Explanation) -> Iterator[RenderableType]:
-    """The parts of the page, top to bottom; the first is one line: THE cause."""
+    """The parts of the page, top to bottom; the first is one line: the cause."""
     yield Text(visible(str(explanation.cause), one_line=True), style="bold", no_wrap=True, overflow="ignore")
     yield from _others(explanation)
     yield from _text(explanation)
@@ -80,21 +80,21 @@ def _others(explanation: Explanation) -> Iterator[RenderableType]:
 
 def _text(explanation: Explanation) -> Iterator[RenderableType]:
     text, exam = explanation.text, explanation.exam
-    read = f"{text.n_read} read, {text.n_dropped} dropped" if text.pieces or text.n_read else ""
+    read = f"{text.n_read} read, {text.n_dropped} not read" if text.pieces or text.n_read else ""
     if exam.target.task == "counting":
         read = f"count {exam.answer.stated_count:g}" if exam.answer.is_parsed else "no count"
-    said = visible(exam.answer.text, one_line=True)[:200] if exam.target.task == "text" else ""
+    words = visible(exam.answer.text, one_line=True)[:200] if exam.target.task == "text" else ""
     yield _heading(
-        f"text ({plural(len(exam.completion), 'character')}; {exam.preset.answer_format}: {read or repr(said)})"
+        f"text ({plural(len(exam.completion), 'character')}; {exam.preset.answer_format}: {read or repr(words)})"
     )
     yield _marked(explanation)
     if text.stopped_at is not None:
-        yield Text(f"  reading stopped at character {text.stopped_at} of {len(exam.completion)}: cut off")
+        yield Text(f"  reading stopped at character {text.stopped_at} of {len(exam.completion)}: the answer is cut off")
     dropped = [(number, piece) for number, piece in enumerate(text.pieces, 1) if not piece.is_read]
     for number, piece in dropped[:SHOWN_DROPPED]:
-        yield Text(f"  number {number} dropped: {visible(piece.why_not, one_line=True)}", style="red")
+        yield Text(f"  object {number} not read: {visible(piece.why_not, one_line=True)}", style="red")
     if len(dropped) > SHOWN_DROPPED:
-        yield Text(f"  ... and {len(dropped) - SHOWN_DROPPED} more dropped", style="red")
+        yield Text(f"  ... and {len(dropped) - SHOWN_DROPPED} more not read", style="red")
     for name, words, fix in text.defects:
         yield Text(f"  defect {name}: {words.partition(': ')[2] or words}{f' -> {fix}' if fix else ''}")
 
@@ -141,23 +141,19 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
     is_points = any(len(verdict.place) == 2 for verdict in predictions)
     table = _table("#", "label", "place", "object", "its label", "off by px" if is_points else "IoU", "counted as")
     for verdict in _of_interest(predictions):
-        label = (
-            explanation.exam.target.labels[verdict.target]
-            if verdict.target is not None and _labels(explanation)
-            else ""
-        )
+        labels = explanation.exam.target.labels
+        label = labels[verdict.target] if verdict.target is not None and labels else ""
         counted = verdict.counted_as + (f" of {verdict.repeats + 1}" if verdict.repeats is not None else "")
         number = "" if verdict.target is None else str(verdict.target + 1)
-        overlap = (
-            "" if verdict.overlap is None else _coordinate(verdict.overlap) if is_points else f"{verdict.overlap:.3f}"
-        )
+        shown = _coordinate if is_points else iou_text
+        overlap = "" if verdict.overlap is None else shown(verdict.overlap)
         _row(
             table,
             [str(verdict.index + 1), verdict.label, _place(verdict.place), number, label, overlap, counted],
             STYLES.get(verdict.counted_as, ""),
         )
-    for _ in range(min(explanation.text.n_dropped, 1)):
-        _row(table, ["-", "", "", "", "", "", f"dropped: {explanation.text.n_dropped}, counted as wrong"], "red")
+    if explanation.text.n_dropped:
+        _row(table, ["-", "", "", "", "", "", f"not read: {explanation.text.n_dropped}, counted as wrong"], "red")
     missed = [fate for fate in objects if fate.counted_as == MISSED]
     for fate in missed[:SHOWN_ROWS]:
         _row(table, ["", "", _place(fate.place), str(fate.index + 1), fate.label, "", MISSED], STYLES[MISSED])
@@ -172,10 +168,6 @@ def _of_interest(predictions: Sequence[Verdict]) -> list[Verdict]:
     later = {DUPLICATE: 1, IGNORED: 2, JUNK: 3}
     chosen = sorted(predictions, key=lambda verdict: later.get(verdict.counted_as, 0))[:SHOWN_ROWS]
     return sorted(chosen, key=lambda verdict: verdict.index)
-
-
-def _labels(explanation: Explanation) -> bool:
-    return bool(explanation.exam.target.labels)
 
 
 def _criteria(explanation: Explanation) -> Iterator[RenderableType]:

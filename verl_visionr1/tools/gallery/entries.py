@@ -84,7 +84,8 @@ class Entries:
         preset = judging.preset_for(rollout)
         try:
             thresholds = judging.thresholds(rollout, preset)
-            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, judging.response(rollout))
+            response = judging.response(rollout)
+            exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, response, rollout.is_clipped)
             score = apply_criteria(exam.case, preset)
         except ValueError:  # the census has counted it
             return

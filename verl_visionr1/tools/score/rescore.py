@@ -1,4 +1,4 @@
-"""Saved rollouts judged again: means, spread within prompt groups, and how another reward would have ranked them."""
+"""Saved rollouts scored again: means, spread within prompt groups, and how another reward would have ranked them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OnRow = Callable[[Rollout, Preset, Score, Score | None], None]
-"""Told of every judged rollout: its preset, its score, and the other reward's."""
+"""Called with every scored rollout: its preset, its score, and the other reward's."""
 
 
 def rescore(
@@ -215,7 +215,7 @@ class _Versus:
         if not self.values:
             one, two = self.judging.preset, self.other.preset
             raise RowsError(
-                f"--vs {two.name}: no row that both judge; {one.name} judges {', '.join(one.tasks)}, "
+                f"--vs {two.name}: no row that both score; {one.name} is for {', '.join(one.tasks)}, "
                 f"{two.name} {', '.join(two.tasks)}"
             )
         table, values = self.builder.table(), np.array(self.values)

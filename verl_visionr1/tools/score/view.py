@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -19,9 +19,11 @@ MAX_SOURCES = 6
 ALL = "all"
 
 
-def view_of(report: Report) -> Iterator[RenderableType]:
-    """What to print about a report, in order."""
+def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[RenderableType]:
+    """What to print about a report, in order; `overrides` are options in place of the run's own settings."""
     title = f"{report.preset}, {report.moment}, frame {report.frame}"
+    if overrides:
+        title += f"; not as in the run: {', '.join(overrides)}"
     yield _numbers_table(title, report.overall, report.sources, report.saved, report.saved_by_source)
     if len(report.sources) > MAX_SOURCES:
         yield Text(f"... and {len(report.sources) - MAX_SOURCES} more data sources: --json shows all")
@@ -39,7 +41,7 @@ def view_of(report: Report) -> Iterator[RenderableType]:
 
 def _reading_notes(report: Report) -> Iterator[str]:
     for task, preset in report.routed.items():
-        yield f"rows of task {task}: judged by {preset}, the preset of that task"
+        yield f"rows of task {task}: scored by {preset}, the preset of that task"
     if report.n_earlier:
         yield f"{report.n_earlier} earlier outputs of trajectories of several turns: left out"
     if report.n_skipped:
@@ -95,15 +97,14 @@ def _numbers_table(
 def _agreement_table(overall: Agreement, sources: Mapping[str, Agreement]) -> Table:
     columns = {ALL: overall} | (dict(list(sources.items())[:MAX_SOURCES]) if len(sources) > 1 else {})
     table = _table("rank agreement", list(columns))
-    for label, name in (("Spearman", "spearman"), ("Kendall tau-b", "kendall")):
-        table.add_row(label, *(_shown(getattr(one, name)) for one in columns.values()))
-        table.add_row("  within groups", *(_shown(getattr(one, f"{name}_within")) for one in columns.values()))
+    table.add_row("Spearman", *(_shown(one.spearman) for one in columns.values()))
+    table.add_row("  within groups", *(_shown(one.spearman_within) for one in columns.values()))
     table.add_row("groups that both spread", *(f"{one.n_groups}" for one in columns.values()))
     return table
 
 
 def _differing_lines(rows: list[Differing]) -> Iterator[RenderableType]:
-    yield Text("rows that differ most: reward, the other, where, what was said", style="italic")
+    yield Text("rows that differ most: reward, the other, where, start of the text", style="italic")
     for row in rows:
         yield Text(printable(f"{row.value:.3f}  {row.other:.3f}  {row.where}"))
         yield Padding(Text(printable(row.text), overflow="ellipsis", no_wrap=True, style="dim"), (0, 0, 0, 4))

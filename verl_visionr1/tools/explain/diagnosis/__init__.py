@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from verl_visionr1.criteria import Thresholds
-from verl_visionr1.rewards.base import Preset
-from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
-from verl_visionr1.tools.explain.diagnosis.boxes import box_findings
-from verl_visionr1.tools.explain.diagnosis.coordinates import misread
+from verl_visionr1.tools.explain.diagnosis.contents import content_findings
+from verl_visionr1.tools.explain.diagnosis.coordinates import find_misreading
 from verl_visionr1.tools.explain.diagnosis.formats import other_format
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
-from verl_visionr1.tools.explain.diagnosis.points import point_findings
 from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
-from verl_visionr1.tools.explain.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
 from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
 from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writing_findings
 
-__all__ = ["Exam", "Finding", "cause_of", "diagnose", "findings_of"]
+__all__ = ["Exam", "Finding", "cause_of", "findings_of"]
 
 LEADING_WEIGHT = 1.5
 """A wrong frame, order or format, and far too many boxes, stand before what costs up to so many times as much: the
@@ -33,35 +28,21 @@ former can be set right at once, the latter hide the rest, and the cost of what 
 could be."""
 
 
-def diagnose(
-    completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
-) -> list[Finding]:
-    """What is wrong with a completion, or with the way it is read; the costliest first. No text makes it raise.
-
-    Args:
-        completion: what the model wrote.
-        target: what is really there.
-        preset, thresholds, response: how it is judged.
+def findings_of(exam: Exam) -> list[Finding]:
+    """What is wrong with a completion, or with the way it is read. No text makes it raise.
 
     Returns:
-        Findings; those that cost nothing under this preset stand last. Empty for a faultless answer.
-
-    Raises:
-        FrameError: the frame needs `processed_wh` and it is None.
+        Findings, the costliest first; empty for a faultless answer.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES
-    >>> from verl_visionr1.rewards import PRESETS
+    >>> from verl_visionr1.rewards import PRESETS, ResponseContext
+    >>> from verl_visionr1.targets import Target
     >>> target = Target(task="detection", size_wh=(2000, 1000), boxes_xyxy=[[200, 100, 1000, 400]], labels=["cat"])
     >>> text = '[{"bbox_2d": [200, 100, 1000, 400], "label": "cat"}, {"bbox_2d": [200, 100, 990, 400], "label": "cat"}]'
-    >>> diagnose(text, target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"]))[0].cause
+    >>> findings_of(Exam.of(text, target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])))[0].cause
     'duplicate'
     """
-    return findings_of(Exam.of(completion, target, preset, thresholds, response))
-
-
-def findings_of(exam: Exam) -> list[Finding]:
-    """As `diagnose`, for a completion that was read already."""
     miscounted = list_or_number(exam)
     if miscounted is not None:
         return [miscounted]
@@ -99,24 +80,20 @@ def findings_of(exam: Exam) -> list[Finding]:
 
 def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
     """What the frame, the order of numbers or the answer format costs, and the examination without that."""
-    first, second = (misread, other_format) if exam.answer.is_parsed else (other_format, misread)
+    first, second = (find_misreading, other_format) if exam.answer.is_parsed else (other_format, find_misreading)
     reread, found = first(exam)
     return (reread, found) if found else second(exam)
 
 
 def _contents(exam: Exam) -> list[Finding]:
     """What the answer says, against the target."""
-    task = exam.target.task
-    if task in BOX_TASKS:
-        return box_findings(exam)
-    if task == "pointing":
-        return point_findings(exam)
-    return count_findings(exam) if task == "counting" else text_findings(exam)
+    looks = {"counting": count_findings, "text": text_findings}
+    return looks.get(exam.target.task, content_findings)(exam)
 
 
 def _criteria(exam: Exam) -> list[Finding]:
     """The criteria that would give less than full even to what a perfect answer says: its form, its length."""
-    perfect = repaired(exam, perfect_answer(exam.target))
+    perfect = repair_answer(exam, perfect_answer(exam.target))
     found: list[Finding] = []
     for criterion in perfect.preset.criteria:
         given = criterion.call(perfect.case)
@@ -134,11 +111,12 @@ def about(fn: object) -> str:
 
 
 def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
-    """THE cause: the costliest finding; for a full reward, that nothing is wrong.
+    """The cause: the costliest finding; for a full reward, that nothing is wrong.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES
-    >>> from verl_visionr1.rewards import PRESETS
+    >>> from verl_visionr1.rewards import PRESETS, ResponseContext
+    >>> from verl_visionr1.targets import Target
     >>> target = Target(task="detection", size_wh=(640, 480), categories=["cat"])
     >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])), []))
     nothing wrong: reward 1.000

@@ -17,6 +17,8 @@ from verl_visionr1.rewards.base import CriterionInput, Preset
 from verl_visionr1.rewards.completion import BOX_TASKS, ResponseContext, apply_criteria, read_completion
 from verl_visionr1.targets import NO_IMAGE, Target
 
+LEARN = "model error; no setting fixes this"
+LONGER = "raise data.max_response_length, or ask for less text"
 NO_COST = 0.005
 """A finding that costs less than this share of the full reward is a remark."""
 
@@ -50,25 +52,36 @@ class Exam:
     """One completion under examination.
 
     Attributes:
-        preset, thresholds, response: how it is judged.
+        preset, thresholds, response: how it is scored.
         case: what the criteria see of it.
+        is_clipped: whether it filled the response budget; None: not known.
     """
 
     preset: Preset
     thresholds: Thresholds
     response: ResponseContext
     case: CriterionInput
+    is_clipped: bool | None = None
 
     @classmethod
     def of(
-        cls, completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
+        cls,
+        completion: str,
+        target: Target,
+        preset: Preset,
+        thresholds: Thresholds,
+        response: ResponseContext,
+        is_clipped: bool | None = None,
     ) -> Exam:
-        """Read and match a completion.
+        """Read and match a completion; without `is_clipped` its tokens and the budget tell, where both are known.
 
         Raises:
             FrameError: the frame needs `processed_wh` and it is None.
         """
-        return cls(preset, thresholds, response, read_completion(completion, target, preset, thresholds, response))
+        if is_clipped is None and response.n_tokens is not None and response.max_tokens is not None:
+            is_clipped = response.n_tokens >= response.max_tokens
+        case = read_completion(completion, target, preset, thresholds, response)
+        return cls(preset, thresholds, response, case, is_clipped)
 
     @property
     def completion(self) -> str:
@@ -84,6 +97,11 @@ class Exam:
     def answer(self) -> Answer:
         """What the completion says, in original pixels."""
         return self.case.answer
+
+    @property
+    def expected(self) -> str:
+        """The right count or words, as a text; "" for boxes and points."""
+        return str(self.target.count) if self.target.task == "counting" else self.target.answer or ""
 
     @property
     def value(self) -> float:
@@ -106,7 +124,8 @@ class Exam:
 
     def with_text(self, completion: str, response: ResponseContext | None = None) -> Exam:
         """The same with another text, or another way to speak."""
-        return Exam.of(completion, self.target, self.preset, self.thresholds, response or self.response)
+        response = response or self.response
+        return Exam.of(completion, self.target, self.preset, self.thresholds, response, self.is_clipped)
 
     def with_answer(self, answer: Answer) -> Exam:
         """The same with another answer, in original pixels; the text stays."""
@@ -118,7 +137,18 @@ class Exam:
         case = replace(self.case, answer=answer, matching=matching, class_aware=class_aware, accuracy=accuracy)
         if preset.measure is not None:
             case = replace(case, accuracy=preset.measure.call(case))
-        return Exam(preset, self.thresholds, self.response, case)
+        return Exam(preset, self.thresholds, self.response, case, self.is_clipped)
+
+    @property
+    def cut_off_fix(self) -> str:
+        """What to do about an answer that is not finished: a longer budget helps only where it was used up."""
+        if self.is_clipped is None:
+            return f"{LONGER}, if the response filled its budget; else {LEARN}"
+        if self.is_clipped:
+            return LONGER
+        tokens, budget = self.response.n_tokens, self.response.max_tokens
+        spent = f" after {tokens} tokens" if tokens is not None else ""
+        return f"the model ended it{spent}, before the budget{f' of {budget}' if budget else ''}: {LEARN}"
 
     @property
     def to_full(self) -> float:
@@ -191,6 +221,18 @@ def plural(n: int, word: str, words: str | None = None) -> str:
     ('1 box', '2 points')
     """
     return f"{n} {word if n == 1 else words or word + 's'}"
+
+
+def iou_text(value: float, below: float | None = None) -> str:
+    """An IoU as all of `explain` shows it: three decimals, and more where it would else look like the limit above it.
+
+    >>> iou_text(0.82149), iou_text(0.49996, below=0.5)
+    ('0.821', '0.49996')
+    """
+    digits = 3
+    while below is not None and value < below <= float(f"{value:.{digits}f}") and digits < 15:
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def quoted(text: str, limit: int = 40) -> str:

@@ -11,17 +11,17 @@ from typing import TypeAlias
 import msgspec
 
 from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
-from verl_visionr1.boxes import Box, Boxes, area
+from verl_visionr1.boxes import Box, area
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
 from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import NO_IMAGE, Target, TargetError
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.repairs import repaired
-from verl_visionr1.tools.explain.diagnosis.wrapping import best_wrapped, reads_text
+from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
+from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrap_best
 
 MAX_COMPARED = 200
 """So many boxes are read under every frame; more tell nothing new."""
@@ -81,7 +81,7 @@ class Reading:
         return self.fit >= needed and rise >= CLEAR_RISE and rise >= 0.5 * (1.0 - other.fit)
 
 
-def misread(exam: Exam) -> tuple[Exam, list[Finding]]:
+def find_misreading(exam: Exam) -> tuple[Exam, list[Finding]]:
     """The examination under the reading that explains the boxes best, and what that says about the frame.
 
     Without such a reading, or without an image or boxes, the examination as it was and no finding.
@@ -115,14 +115,14 @@ def _wrong_truth(exam: Exam, current: Reading) -> list[Finding]:
             boxes = [NAMED[name].corners(box, target.size_wh) for box in target.boxes_xyxy]
             fit, n = _fit(current.answer, msgspec.structs.replace(target, boxes_xyxy=boxes), current.n)
             if replace(current, fit=fit, n=n).explains(current):
-                reached = f"the boxes reach IoU {fit:.2f} instead of {current.fit:.2f}"
+                reached = f"the boxes reach IoU {iou_text(fit)} instead of {iou_text(current.fit)}"
                 what = f"wrong truth: if the ground truth is written as {NAMED[name]}, {reached}"
                 fix = f"visionr1 doctor on the data; visionr1 doctor DATA.parquet --fix OUT.parquet --boxes-are {name}"
                 return [Finding("wrong truth", what, fix, exam.to_full)]
     return []
 
 
-def guessed_frame(exam: Exam) -> Reading | None:
+def guess_frame(exam: Exam) -> Reading | None:
     """Where no point lies on an object: another reading by which all do, though that may be chance; else None."""
     if exam.target.size_wh == NO_IMAGE or not exam.target.n_objects or not exam.answer.points_xy:
         return None
@@ -138,11 +138,11 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
         exam.response, frame=best.frames[0], processed_wh=best.processed_wh or exam.response.processed_wh
     )
     reread = exam.with_text(exam.completion, response)
-    better, before = best_wrapped(reread), best_wrapped(exam)
+    better, before = wrap_best(reread), wrap_best(exam)
     gain = max(0.0, better.value - before.value)
     seen = f"read as {names[0]} ({_spoken(best)}) {_compared(best, current)}"
     fix = f"set frame={names[0]}" + (f" (or {', '.join(names[1:])}: the same numbers)" if names[1:] else "")
-    rewritten = repaired(exam, best.answer) if reads_text(exam) else exam
+    rewritten = repair_answer(exam, best.answer) if reads_text(exam) else exam
     if rewritten.value > max(exam.value, reread.value) + 1e-6:
         reread, gain = rewritten, max(gain, rewritten.value - exam.value)
         fix = f"preset {exam.preset.name} reads its boxes from the text, in pixels of the original image: ask for these"
@@ -153,7 +153,7 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
 
 
 def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, list[Finding]]:
-    reread = repaired(exam, best.answer)
+    reread = repair_answer(exam, best.answer)
     gain = max(0.0, reread.value - exam.value)
     frame = "" if exam.response.frame in best.frames else f" in frame {best.frames[0].name}"
     cause = "swapped axes" if best.order.startswith("y") else "width and height"
@@ -166,7 +166,7 @@ def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, lis
 def _compared(best: Reading, current: Reading) -> str:
     if best.answer.points_xy:
         return f"{best.fit:.0%} of the points lie on an object instead of {current.fit:.0%}"
-    return f"the boxes reach IoU {best.fit:.2f} instead of {current.fit:.2f}"
+    return f"the boxes reach IoU {iou_text(best.fit)} instead of {iou_text(current.fit)}"
 
 
 def _spoken(reading: Reading) -> str:
@@ -181,21 +181,21 @@ def _is_unit(exam: Exam) -> bool:
     target, response = exam.target, exam.response
     if min(response.frame.size_wh(target.size_wh, response.processed_wh)) < 8.0:
         return False
-    numbers = [number for box in _spoken_boxes(exam) for number in box]
-    numbers += [number for point in _in_frame(exam).points_xy for number in point]
+    written = _as_written(exam)
+    numbers = [number for place in (*written.boxes_xyxy, *written.points_xy) for number in place]
     return bool(numbers) and all(0.0 <= number <= 1.0 for number in numbers) and any(0 < n < 1 for n in numbers)
 
 
 def _readings(exam: Exam) -> Iterator[Reading]:
     """Every reading, the present one first."""
-    boxes = _spoken_boxes(exam)[:MAX_COMPARED]
-    spoken = _in_frame(exam)
-    if not boxes and not spoken.points_xy:
+    written = _as_written(exam)
+    boxes, points_xy = written.boxes_xyxy[:MAX_COMPARED], written.points_xy[:MAX_COMPARED]
+    if not boxes and not points_xy:
         return
-    size_wh, labels = exam.target.size_wh, _spoken_labels(exam)[:MAX_COMPARED]
+    size_wh, labels = exam.target.size_wh, written.labels[:MAX_COMPARED]
     for frame_wh, (frames, processed_wh) in _frames(exam).items():
-        if exam.target.task == "pointing" and spoken.points_xy:
-            points = points_to_original(spoken.points_xy[:MAX_COMPARED], frame_wh, size_wh)
+        if exam.target.task == "pointing" and points_xy:
+            points = points_to_original(points_xy, frame_wh, size_wh)
             answer = Answer((), labels, points_xy=points)
             is_telling = len(points) > 1 or _share(exam.target) < SMALL_SHARE
             yield Reading(frames, processed_wh, AS_ASKED, answer, *_fit(answer, exam.target, len(points)), is_telling)
@@ -267,28 +267,12 @@ def _processed_sizes(
     return sizes
 
 
-def _in_frame(exam: Exam) -> Answer:
-    """What the parser reads, in the units that the model spoke."""
-    return FORMATS[exam.preset.answer_format].parse(exam.completion)
-
-
-def _spoken_boxes(exam: Exam) -> Boxes:
-    """The boxes in the units that the model spoke: those that the parser drops as inverted too."""
-    return tuple(box for box, _ in _boxes_and_labels(exam))
-
-
-def _spoken_labels(exam: Exam) -> tuple[str, ...]:
-    spoken = _in_frame(exam)
-    return spoken.labels if spoken.points_xy else tuple(label for _, label in _boxes_and_labels(exam))
-
-
-def _boxes_and_labels(exam: Exam) -> list[tuple[Box, str]]:
-    read = _in_frame(exam)
-    claimed = [
-        (claim.box, claim.label)
-        for claim in claims_in(exam.completion, answer_start(exam.completion))
-        if claim.box is not None
-    ]
-    if len(claimed) > len(read.boxes_xyxy):
-        return claimed
-    return list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
+def _as_written(exam: Exam) -> Answer:
+    """What the parser reads, in the units of the model, with the boxes that it drops as inverted."""
+    read = FORMATS[exam.preset.answer_format].parse(exam.completion)
+    claims = claims_in(exam.completion, answer_start(exam.completion))
+    claimed = [(claim.box, claim.label) for claim in claims if claim.box is not None]
+    if len(claimed) <= len(read.boxes_xyxy):
+        claimed = list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
+    labels = read.labels if read.points_xy else tuple(label for _, label in claimed)
+    return msgspec.structs.replace(read, boxes_xyxy=tuple(box for box, _ in claimed), labels=labels)

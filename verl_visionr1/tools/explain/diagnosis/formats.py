@@ -10,7 +10,7 @@ from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.rewards.completion import BOX_TASKS, in_original_pixels
 from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
-from verl_visionr1.tools.explain.diagnosis.repairs import repaired
+from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
 
 _PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
@@ -67,5 +67,5 @@ def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
 
 def _as_format(exam: Exam, answer: Answer, frame: Frame) -> Exam:
     frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
-    reread = repaired(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
+    reread = repair_answer(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
     return replace(reread, response=replace(exam.response, frame=frame))

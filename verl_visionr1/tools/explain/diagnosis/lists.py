@@ -47,7 +47,7 @@ def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
     if exam.completion[start:end].count(_FENCE) % 2 and _FENCE not in before:
         after = after.replace(_FENCE, "", 1)  # the end of the last one's block
     exams = [exam.with_text(f"{before}{text}{after}") for text in lists]
-    joined = _joined(lists)
+    joined = _join(lists)
     together = exam.with_text(f"{before}{joined}{after}") if joined else exam
     alone = max(exams, key=lambda it: it.value)
     best = together if together.value > alone.value + 1e-6 else alone
@@ -96,9 +96,9 @@ def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
                 yield start, match.end()
 
 
-def _joined(lists: list[str]) -> str:
+def _join(lists: list[str]) -> str:
     """All objects of some lists as one list; "" where one of them cannot be read."""
-    decoded = [_decoded(text) for text in lists]
+    decoded = [_decode(text) for text in lists]
     if not all(isinstance(it, list) for it in decoded):
         return ""
     return json.dumps([*chain.from_iterable(decoded)], ensure_ascii=False)
@@ -114,20 +114,20 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
         return exam, []
     start, end = spans[0]
     text = exam.completion[start:end]
-    if _decoded(text) is not None:
+    if _decode(text) is not None:
         return exam, []
-    for what, fix, mend in _REPAIRS:
-        mended = mend(text)
-        if mended is None or mended == text or _decoded(mended) is None:
+    for what, fix, repair in _REPAIRS:
+        repaired = repair(text)
+        if repaired is None or repaired == text or _decode(repaired) is None:
             continue
-        reread = exam.with_text(f"{exam.completion[:start]}{mended}{exam.completion[end:]}")
+        reread = exam.with_text(f"{exam.completion[:start]}{repaired}{exam.completion[end:]}")
         gain = reread.value - exam.value
         if gain > 1e-6 or len(reread.answer.defects) < len(exam.answer.defects):
             return reread, [Finding("malformed", f"malformed: {what}: {quoted(text)}", fix, max(0.0, gain))]
     return exam, []
 
 
-def _decoded(text: str) -> Any:
+def _decode(text: str) -> Any:
     """JSON; None where it is none."""
     try:
         return msgspec.json.decode(text)
@@ -148,13 +148,12 @@ def _as_python(text: str) -> str | None:
 _ASK_JSON = "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
 _REPAIRS: tuple[tuple[str, str, Callable[[str], str | None]], ...] = (
     ("a comma before a closing bracket, which JSON does not know", "", lambda text: _TRAILING_COMMA.sub(r"\1", text)),
-    ("single quotes, as Python prints a list; JSON has double ones", _ASK_JSON, lambda text: text.replace("'", '"')),
-    ("written as Python prints a list (quotes, None, True, tuples); JSON has double quotes", _ASK_JSON, _as_python),
     (
-        "single quotes, and an apostrophe between them; JSON has double ones",
+        "single quotes, as Python prints a list; JSON has double ones",
         _ASK_JSON,
         lambda text: _OUTER_QUOTE.sub(r'\1"', text),
     ),
+    ("written as Python prints a list (quotes, None, True, tuples); JSON has double quotes", _ASK_JSON, _as_python),
     ("typographic quotes; JSON has straight ones", _ASK_JSON, lambda text: text.translate(_TYPOGRAPHIC)),
     ("keys without quotes; JSON wants them", _ASK_JSON, lambda text: _BARE_KEY.sub(r'\1"\2"\3', text)),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from verl_visionr1.answers import Answer, Defect
+from verl_visionr1.answers.qwen import write_json
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
@@ -25,14 +25,14 @@ WRAPPINGS: Mapping[str, str] = MappingProxyType(
 """What may have to stand around an answer."""
 
 
-def best_wrapped(exam: Exam) -> Exam:
+def wrap_best(exam: Exam) -> Exam:
     """The examination of the same answer in the wrapping that earns most; itself where none earns more."""
-    return _wrapped(exam)[1]
+    return _find_wrapping(exam)[1]
 
 
 def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
     """What around the answer costs reward: prose, a missing fence, missing tags."""
-    name, best, gain = _wrapped(exam)
+    name, best, gain = _find_wrapping(exam)
     if not name:
         return exam, []
     body = body_of(exam) or ""
@@ -55,7 +55,7 @@ def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
 _ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
 
 
-def _wrapped(exam: Exam) -> tuple[str, Exam, float]:
+def _find_wrapping(exam: Exam) -> tuple[str, Exam, float]:
     """The best wrapping ("" for the present one), the examination in it, and what it gains.
 
     Criteria that read the text themselves may give 0 whatever surrounds a wrong answer: to them, a right one is shown.
@@ -63,8 +63,8 @@ def _wrapped(exam: Exam) -> tuple[str, Exam, float]:
     body = body_of(exam)
     if body is None or exam.to_full < 1e-9:
         return "", exam, 0.0
-    right = written(exam, perfect_answer(exam.target)) if reads_text(exam) else None
-    shown = exam if right is None else exam.with_text(_replaced(exam.completion, body, right))
+    right = write_answer(exam, perfect_answer(exam.target)) if reads_text(exam) else None
+    shown = exam if right is None else exam.with_text(_replace_last(exam.completion, body, right))
     best_name, best_value = "", shown.value
     for name, around in WRAPPINGS.items():
         value = exam.with_text(around.replace("{}", body if right is None else right)).value
@@ -86,8 +86,8 @@ def body_of(exam: Exam) -> str | None:
     if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
         if Defect.TRUNCATED in exam.answer.defects:
             return None
-        said = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
-        return said if said and said in exam.completion else None
+        answered = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
+        return answered if answered and answered in exam.completion else None
     claims = claims_in(text)
     if not claims:
         return "[]" if "[]" in text else None
@@ -101,33 +101,32 @@ def body_of(exam: Exam) -> str | None:
     return text[opening : closing + 1]
 
 
-def rewritten(exam: Exam, answer: Answer) -> list[str]:
+def rewrite(exam: Exam, answer: Answer) -> list[str]:
     """Texts with another answer: in the place of the present one; where there is none, in every wrapping."""
-    new, body = written(exam, answer), body_of(exam)
+    new, body = write_answer(exam, answer), body_of(exam)
     if new is None:
         return []
     if body is None:
         return [around.replace("{}", new) for around in WRAPPINGS.values()]
-    return [_replaced(exam.completion, body, new)]
+    return [_replace_last(exam.completion, body, new)]
 
 
-def _replaced(text: str, old: str, new: str) -> str:
+def _replace_last(text: str, old: str, new: str) -> str:
     before, _, after = text.rpartition(old)
     return before + new + after
 
 
-def written(exam: Exam, answer: Answer) -> str | None:
+def write_answer(exam: Exam, answer: Answer) -> str | None:
     """A faultless answer as text; None for one with defects, and for what cannot be written here."""
     if answer.defects or answer.n_dropped:
         return None
     if exam.target.task in BOX_TASKS:
         # Presets that look at nothing but the text know no frame.
         sx, sy = exam.scale_xy if exam.preset.looks_at & {"answer", "matching", "grid_wh"} else (1.0, 1.0)
-        items = [
-            {"bbox_2d": [_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)], "label": label}
-            for (x1, y1, x2, y2), label in zip(answer.boxes_xyxy, answer.labels, strict=True)
+        boxes = [
+            (_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)) for x1, y1, x2, y2 in answer.boxes_xyxy
         ]
-        return json.dumps(items, ensure_ascii=False)
+        return write_json(boxes, answer.labels)
     if exam.target.task == "counting" and answer.count is not None:
         return f"{answer.count:g}"
     return answer.text if exam.target.task == "text" else None

@@ -1,0 +1,89 @@
+"""Boxes and points drawn on an image: what `explain --draw` and `doctor --html` share."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from verl_visionr1.files import RowsError
+from verl_visionr1.images import FORMATS
+
+Colour = tuple[int, int, int]
+MAX_LABEL = 30
+"""Characters of a label that are drawn."""
+_DASH, _GAP = 7, 5
+
+
+def read_picture(source: Path | bytes, size_wh: tuple[int, int]) -> Image.Image:
+    """An image, upright and in that size.
+
+    Raises:
+        RowsError: it cannot be read.
+    """
+    name = str(source) if isinstance(source, Path) else "the embedded image"
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            return ImageOps.exif_transpose(image).convert("RGB").resize(size_wh)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RowsError(f"{name}: not an image that can be read ({error})") from None
+
+
+class Pen:
+    """Draws places of an image, in its original pixels, on a picture of another size."""
+
+    def __init__(self, picture: Image.Image, original_wh: tuple[int, int]) -> None:
+        self.picture = picture
+        self.font_size = max(12, max(picture.size) // 60)
+        self.font = ImageFont.load_default(size=self.font_size)
+        self._draw = ImageDraw.Draw(picture)
+        self._scale_xy = picture.width / original_wh[0], picture.height / original_wh[1]
+
+    def mark(self, place: Sequence[float], label: str, colour: Colour, *, dashed: bool = False) -> None:
+        """A box (4 numbers) or a point (2), with its label above; dashed ones have it below.
+
+        What lies far outside is drawn just beyond the edge.
+        """
+        if not place:
+            return
+        x1, y1, *corner = (self._on_picture(number, axis % 2) for axis, number in enumerate(place))
+        x2, y2 = corner or (x1, y1)
+        if not corner:
+            self._point(x1, y1, colour, dashed)
+        elif dashed:
+            self._dashed(x1, y1, x2, y2, colour)
+        else:
+            self._draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=3)
+        self._label((x1, y2 + 2 if dashed else y1 - self.font_size - 4), label, colour)
+
+    def _on_picture(self, number: float, axis: int) -> float:
+        moved = number * self._scale_xy[axis]
+        return min(max(moved, -4.0), self.picture.size[axis] + 4.0) if math.isfinite(moved) else -4.0
+
+    def _point(self, x: float, y: float, colour: Colour, dashed: bool) -> None:
+        if dashed:
+            self._draw.line((x - 8, y, x + 8, y), fill=colour, width=2)
+            self._draw.line((x, y - 8, x, y + 8), fill=colour, width=2)
+        else:
+            self._draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline=(0, 0, 0))
+
+    def _dashed(self, x1: float, y1: float, x2: float, y2: float, colour: Colour) -> None:
+        for x in range(int(x1), int(x2), _DASH + _GAP):
+            for y in (y1, y2):
+                self._draw.line((x, y, min(x + _DASH, x2), y), fill=colour, width=2)
+        for y in range(int(y1), int(y2), _DASH + _GAP):
+            for x in (x1, x2):
+                self._draw.line((x, y, x, min(y + _DASH, y2)), fill=colour, width=2)
+
+    def _label(self, corner: tuple[float, float], label: str, colour: Colour) -> None:
+        """Short, on one line, in characters that Pillow's own font has."""
+        label = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "~"
+        text = "".join(char if char.isprintable() else "?" for char in label)
+        text = text.encode("latin-1", "replace").decode("latin-1")
+        if text.strip():
+            corner = (max(corner[0], 0.0), max(corner[1], 0.0))
+            self._draw.rectangle(self._draw.textbbox(corner, text, font=self.font), fill=(0, 0, 0))
+            self._draw.text(corner, text, fill=colour, font=self.font)
