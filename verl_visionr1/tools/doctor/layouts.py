@@ -62,8 +62,9 @@ _TRUTHS = {"count": ("count", "number"), "solution": ("solution",), "answer": ("
 def describe_command(census: Census, images_dir: Path | None) -> str:
     """The command that converts a foreign file, as far as keys and numbers tell: what they do not is in capitals.
 
-    >>> describe_command(Census("a.jsonl", columns=frozenset(("image", "question", "answer"))), None)[:53]
-    '`visionr1 convert records a.jsonl a.parquet --column i'
+    >>> census = Census("a.jsonl", columns=frozenset(("image", "question", "answer")))
+    >>> describe_command(census, None).split(" --column ")
+    ['`visionr1 convert records a.jsonl a.parquet', 'image=image', 'question=question', 'answer=answer`']
     """
     if census.columns >= _RESULTS:
         return "nothing: these are a detector's results, with scores and without ground truth; no command"
