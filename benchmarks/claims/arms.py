@@ -123,8 +123,6 @@ CLAIMS = {
 
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
-_FIRST_SETTINGS = {"TOTAL_STEPS": "24", "TEST_FREQ": "12", "SWITCH_AT": "0.5", "TEMPERATURE": "0.5"}
-"""What the first command did when the study began."""
 _OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
 
 ARMS = (
@@ -145,8 +143,8 @@ ARMS = (
     ),
     Arm(name="third", shows="staged at 1/3", claims=("schedule",), variables={"SWITCH_AT": "0.3333"}),
     Arm(
-        name="half", shows="staged at 1/2, 24 steps at temperature .5", claims=("schedule",), seeds=5,
-        variables=_FIRST_SETTINGS,
+        name="early", shows="staged at .4, 22 steps at temperature .52", claims=("schedule",), seeds=4,
+        variables={"TOTAL_STEPS": "22", "TEST_FREQ": "11", "SWITCH_AT": "0.4", "TEMPERATURE": "0.52"},
     ),
     Arm(
         name="linear", shows="linear from easy to strict", claims=("schedule",),
@@ -178,8 +176,8 @@ ARMS = (
     ),
     # Rewards that can be gamed
     Arm(
-        name="recall-alone", shows="recall alone, 24 steps at temperature .5", claims=("hacking",),
-        variables={**_FIRST_SETTINGS, **_LONG, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
+        name="recall-alone", shows="recall alone", claims=("hacking",),
+        variables={**_LONG, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
     ),
     Arm(
         name="ap-released", shows="od_ap, as VLM-R1 released it", claims=("hacking",),

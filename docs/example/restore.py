@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FILES = {
     "0.jsonl.gz": "validation/0.jsonl",
-    "11.jsonl.gz": "validation/11.jsonl",
-    "22.jsonl.gz": "validation/22.jsonl",
+    "12.jsonl.gz": "validation/12.jsonl",
+    "24.jsonl.gz": "validation/24.jsonl",
     "metrics.jsonl.gz": "metrics/run.jsonl",
 }
 """What is kept here -> where the run had it."""

@@ -248,7 +248,7 @@ def test_recipe_survives_kill_9_and_ends_with_a_report(tmp_path: Path) -> None:
     log = (run_dir / "train.log").read_text()
     assert "global_step_4" in log
     stages = [after[step].training("stage") for step in range(1, RECIPE_STEPS + 1)]
-    assert stages == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], "the switch comes at 0.4 of the steps, and survives the kill"
+    assert stages == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], "the switch comes at half of the steps, and survives the kill"
     assert before[4].training("threshold/match_iou") == after[5].training("threshold/match_iou") == 0.75
     assert (run_dir / "report.png").stat().st_size > 10_000
     output = (run_dir.parent / "run.out").read_text()
