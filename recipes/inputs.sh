@@ -106,12 +106,14 @@ launch_draw_scenes() {
   local folder=$RUN_DIR/data split drawn counted=()
   [[ ! -f $MODEL_PATH/tokenizer.json ]] || counted=(--model "$MODEL_PATH") # answers in tokens of this model
   [[ -n ${LAUNCH_SCENES:-} ]] || return 0
-  drawn="$TRAIN_SCENES $VAL_SCENES $SCENES_TASK ${SCENES_FLAGS[*]}"
+  local objects=(--objects-min "${OBJECTS_MIN:-1}" --objects-max "${OBJECTS_MAX:-3}")
+  drawn="$TRAIN_SCENES $VAL_SCENES ${objects[*]} $SCENES_TASK ${SCENES_FLAGS[*]}"
   [[ ! -f $folder/.drawn || $(<"$folder/.drawn") != "$drawn" ]] || return 0
   launch_say "drawing $TRAIN_SCENES training and $VAL_SCENES validation scenes"
   rm -rf "$folder"
   mkdir -p "$folder"
-  python "$ROOT/data_preprocess/scenes.py" "$folder/scenes" --train "$TRAIN_SCENES" --val "$VAL_SCENES"
+  python "$ROOT/data_preprocess/scenes.py" "$folder/scenes" --train "$TRAIN_SCENES" --val "$VAL_SCENES" \
+    "${objects[@]}"
   for split in train val; do
     python "$ROOT/data_preprocess/coco.py" "$folder/scenes/annotations/instances_$split.json" "$folder/scenes/$split" \
       "$folder/$split.parquet" --split "$split" --task "$SCENES_TASK" --data-source 'visionr1/scenes_{task}' \

@@ -31,6 +31,7 @@ REWARD=(reward.reward_kwargs.visionr1.frame=qwen3-vl)
 ACTOR=(actor_rollout_ref.actor.optim.lr_scheduler_type=cosine actor_rollout_ref.actor.optim.min_lr_ratio=0.1)
 
 KNOBS='  TRAIN_SCENES, VAL_SCENES     scenes to draw
+  OBJECTS_MIN, OBJECTS_MAX     objects in a scene; default 1 and 3
   TASK             detection (all objects of a category list) | grounding (one phrase) | both | counting (how many of
                    one phrase, answered by a list) | all (a mixed run, each task with its own reward)'
 

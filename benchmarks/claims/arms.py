@@ -147,6 +147,10 @@ ARMS = (
         variables={"TOTAL_STEPS": "22", "TEST_FREQ": "11", "SWITCH_AT": "0.4", "TEMPERATURE": "0.52"},
     ),
     Arm(
+        name="several", shows="scenes of 2 or 3 objects, 16 steps, staged at 1/2", claims=("schedule",), seeds=1,
+        variables={"TOTAL_STEPS": "16", "TEST_FREQ": "8", "SAVE_FREQ": "4", "OBJECTS_MIN": "2"},
+    ),
+    Arm(
         name="linear", shows="linear from easy to strict", claims=("schedule",),
         variables={"SCHEDULE": "linear", "STAGES": BOTH},
     ),

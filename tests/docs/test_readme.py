@@ -61,6 +61,6 @@ def test_example_of_each_converter_is_understood(
     monkeypatch.chdir(tmp_path)
     words = shlex.split(example.replace("OUT", "out.parquet").replace("...", "file.csv").replace("*", "0"))
     done = CliRunner().invoke(app, ["convert", *words])
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 2, done.output
     assert re.match(r"error: \S+: .*\w+", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -108,9 +108,7 @@ def test_a_checkpoint_that_would_run_something_is_not_loaded(tmp_path: Path) -> 
             return os.mkdir, (str(mark),)
 
     torch.save({"rng": Runs()}, shard_file(step / "actor", "extra_state", 2, 0))
-    with pytest.raises(
-        CheckpointError, match=r"extra_state_world_size_2_rank_0\.pt: holds something else than .*mkdir"
-    ):
+    with pytest.raises(CheckpointError, match=r"(?s)extra_state_world_size_2_rank_0\.pt: .*mkdir"):
         reshard(step, 1)
     assert not mark.exists()
 

@@ -178,7 +178,7 @@ BAD = {
     ),
     "CPU without its platform": (
         ["trainer.device=cpu"],
-        "trainer.device=cpu: verl looks at the variable VERL_PLATFORM",
+        "trainer.device=cpu: verl reads the variable VERL_PLATFORM",
     ),
 }
 

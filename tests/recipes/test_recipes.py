@@ -142,7 +142,7 @@ def test_data_commands_are_understood(recipe: Path, tmp_path: Path, monkeypatch:
         assert python == "python"
         assert Path(script).parent == ROOT / "data_preprocess"
         done = CliRunner().invoke(app, ["convert", Path(script).stem, *words])
-        assert done.exit_code == 1, done.output
+        assert done.exit_code == 2, done.output
         assert re.match(rf"error: {tmp_path}/data/\S+: .*\w+", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
 

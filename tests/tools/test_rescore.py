@@ -283,7 +283,7 @@ def test_rows_differ_by_shares_of_the_largest_value() -> None:
 
 def test_a_comparison_needs_a_task_that_both_judge() -> None:
     other = replace(judging(), preset=replace(PRESETS["visionr1"], tasks=("grounding",)))
-    with pytest.raises(RowsError, match="no row that both judge"):
+    with pytest.raises(RowsError, match="no row that both"):
         rescore([rollout(PERFECT)], judging(), other=other)
     report = rescore([rollout(PERFECT), rollout(FAIR, target=ONE)], judging(), other=other)
     assert report.comparison is not None
@@ -356,7 +356,7 @@ def test_what_nothing_explains_is_said() -> None:
 def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     out.write_text("older")
-    with pytest.raises(RowsError, match="no row"), scored_rows(out, [PRESETS["visionr1"]]) as on_row:
+    with pytest.raises(RowsError, match="empty"), scored_rows(out, [PRESETS["visionr1"]]) as on_row:
         rescore([], judging(), on_row=on_row)
     assert out.read_text() == "older"
     with scored_rows(out, [PRESETS["visionr1"], PRESETS["visionr1-paper"]]) as on_row:
