@@ -284,7 +284,9 @@ def _box(where: str, value: Any, size_wh: tuple[int, int]) -> Box:
     if not (x1 < x2 and y1 < y2):
         raise TargetError(f"{where} = {box}: needs x1 < x2 and y1 < y2")
     if x1 < -1 or y1 < -1 or x2 > size_wh[0] + 1 or y2 > size_wh[1] + 1:
-        raise TargetError(f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or mend size_wh")
+        raise TargetError(
+            f"{where} = {box}: reaches outside the image of size_wh {size_wh}; clip it, or correct size_wh"
+        )
     return box
 
 

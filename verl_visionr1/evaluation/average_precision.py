@@ -62,9 +62,13 @@ class AveragePrecision:
         """Whether the order of the images plays a part."""
         return any(one.orders for areas in self.ranks for one in areas.values())
 
-    @cached_property
+    @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
         """Metric -> its value (the mean over the orders of ties); the number is that of COCO images."""
+        return self._values
+
+    @cached_property
+    def _values(self) -> Mapping[str, tuple[float | None, int]]:
         each = self.resampled(np.ones((self.n_orders if self.has_ties else 1, self.n_units)))
         return {name: (_mean(some), self.detections.n_images) for name, some in each.items()}
 
