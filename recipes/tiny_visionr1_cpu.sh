@@ -11,9 +11,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 # --------------------------------------------------------------------------------------- adjustable, by environment too
 TRAIN_SCENES=${TRAIN_SCENES:-2000}
 VAL_SCENES=${VAL_SCENES:-200}
+OBJECTS_MIN=${OBJECTS_MIN:-2} # with 1: up to a third of the groups has equal rewards, as one object is easy
+OBJECTS_MAX=${OBJECTS_MAX:-3}
 TASK=${TASK:-detection} # detection | grounding | both | counting | all
-TOTAL_STEPS=${TOTAL_STEPS:-24}
-TEST_FREQ=${TEST_FREQ:-12}
+TOTAL_STEPS=${TOTAL_STEPS:-22}
+TEST_FREQ=${TEST_FREQ:-11}
 SAVE_FREQ=${SAVE_FREQ:-6}
 TRAIN_BATCH=${TRAIN_BATCH:-32}
 ROLLOUT_N=${ROLLOUT_N:-8}
@@ -31,7 +33,7 @@ REWARD=(reward.reward_kwargs.visionr1.frame=qwen3-vl)
 ACTOR=(actor_rollout_ref.actor.optim.lr_scheduler_type=cosine actor_rollout_ref.actor.optim.min_lr_ratio=0.1)
 
 KNOBS='  TRAIN_SCENES, VAL_SCENES     scenes to draw
-  OBJECTS_MIN, OBJECTS_MAX     objects in a scene; default 1 and 3
+  OBJECTS_MIN, OBJECTS_MAX     objects in a scene
   TASK             detection (all objects of a category list) | grounding (one phrase) | both | counting (how many of
                    one phrase, answered by a list) | all (a mixed run, each task with its own reward)'
 

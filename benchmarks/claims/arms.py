@@ -123,6 +123,7 @@ CLAIMS = {
 
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
+_ONE_TO_THREE = {"OBJECTS_MIN": "1", "TOTAL_STEPS": "24", "TEST_FREQ": "12"}
 _OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
 
 ARMS = (
@@ -143,14 +144,6 @@ ARMS = (
     ),
     Arm(name="third", shows="staged at 1/3", claims=("schedule",), variables={"SWITCH_AT": "0.3333"}),
     Arm(
-        name="early", shows="staged at .4, 22 steps at temperature .52", claims=("schedule",), seeds=4,
-        variables={"TOTAL_STEPS": "22", "TEST_FREQ": "11", "SWITCH_AT": "0.4", "TEMPERATURE": "0.52"},
-    ),
-    Arm(
-        name="several", shows="scenes of 2 or 3 objects, 16 steps, staged at 1/2", claims=("schedule",), seeds=1,
-        variables={"TOTAL_STEPS": "16", "TEST_FREQ": "8", "SAVE_FREQ": "4", "OBJECTS_MIN": "2"},
-    ),
-    Arm(
         name="linear", shows="linear from easy to strict", claims=("schedule",),
         variables={"SCHEDULE": "linear", "STAGES": BOTH},
     ),
@@ -160,6 +153,19 @@ ARMS = (
         claims=("schedule",),
         variables={"SCHEDULE": "gated", "STAGES": BOTH},
         overrides=("++reward.reward_kwargs.visionr1.schedule.gate={metric:iou_mean,bar:0.55,window:4,patience:1}",),
+    ),
+    # Scenes of 1 to 3 objects: the recipe's settings before it drew 2 or 3
+    Arm(
+        name="single", shows="scenes of 1 to 3 objects, 24 steps, staged at 1/2", claims=("rl-vs-start",), seeds=5,
+        variables=_ONE_TO_THREE,
+    ),
+    Arm(
+        name="early", shows="1 to 3 objects, staged at .4, 22 steps at temperature .52", claims=("schedule",), seeds=4,
+        variables={"OBJECTS_MIN": "1", "SWITCH_AT": "0.4", "TEMPERATURE": "0.52"},
+    ),
+    Arm(
+        name="several", shows="16 steps, staged at 1/2", claims=("schedule",), seeds=1,
+        variables={"TOTAL_STEPS": "16", "TEST_FREQ": "8", "SAVE_FREQ": "4"},
     ),
     # The criteria
     Arm(
@@ -182,6 +188,10 @@ ARMS = (
     Arm(
         name="recall-alone", shows="recall alone", claims=("hacking",),
         variables={**_LONG, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
+    ),
+    Arm(
+        name="recall-alone-single", shows="recall alone, scenes of 1 to 3 objects", claims=("hacking",), seeds=1,
+        variables={**_LONG, **_ONE_TO_THREE, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
     ),
     Arm(
         name="ap-released", shows="od_ap, as VLM-R1 released it", claims=("hacking",),

@@ -77,6 +77,11 @@ def numbers_of(arm: str, metric: str, sets: tuple[str, ...]) -> list[list[Array]
     return found
 
 
+def answered(arm: str, sets: tuple[str, ...]) -> bool:
+    """Whether the runs of an arm were evaluated on these sets: runs of before `in_domain` was drawn were not on it."""
+    return all(name in record_of(arm, seed)["held_out"] for seed in seeds_of(arm) for name in sets)
+
+
 def mean_of(arm: str, metric: str, sets: tuple[str, ...]) -> float:
     """The mean over seeds and sets, each set with the same weight."""
     held_out = [record_of(arm, seed)["held_out"] for seed in seeds_of(arm)]
@@ -158,16 +163,18 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
     for arm in arms:
         if not seeds_of(arm.name):
             continue
-        cells = [f"{mean_of(arm.name, key, sets):.3f}" for sets in (IN_DOMAIN, OUT_OF_DOMAIN) for _, key in COLUMNS]
-        against = (
-            ""
-            if arm.name == baseline or not seeds_of(baseline)
-            else str(difference(arm.name, baseline, "f1_50", IN_DOMAIN))
-        )
+        cells = [cell(arm.name, key, sets) for sets in (IN_DOMAIN, OUT_OF_DOMAIN) for _, key in COLUMNS]
+        compared = arm.name != baseline and seeds_of(baseline) and answered(arm.name, IN_DOMAIN)
+        against = str(difference(arm.name, baseline, "f1_50", IN_DOMAIN)) if compared else ""
         lines.append(
             f"| `{arm.name}`: {arm.shows} | {len(seeds_of(arm.name))} | " + " | ".join(cells) + f" | {against} |"
         )
     return "\n".join(lines)
+
+
+def cell(arm: str, metric: str, sets: tuple[str, ...]) -> str:
+    """A mean of a table; empty where the arm was not evaluated on the sets."""
+    return f"{mean_of(arm, metric, sets):.3f}" if answered(arm, sets) else ""
 
 
 def sets_table(arms: Sequence[Arm]) -> str:
@@ -175,7 +182,7 @@ def sets_table(arms: Sequence[Arm]) -> str:
     lines = ["| set | differs from training by | " + " | ".join(f"`{arm.name}`" for arm in arms) + " |"]
     lines.append("|---" * (len(arms) + 2) + "|")
     for each in SETS:
-        cells = [f"{mean_of(arm.name, 'f1_50', (each.name,)):.3f}" for arm in arms]
+        cells = [cell(arm.name, "f1_50", (each.name,)) for arm in arms]
         lines.append(f"| {each.name} ({each.n_scenes}) | {each.differs or 'nothing'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
