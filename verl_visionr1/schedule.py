@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -220,8 +221,11 @@ def follow_model(schedule: Schedule, family: str) -> Schedule:
     >>> follow_model(staged(at=0.5), "qwen2.5-vl").stage(0.9)
     1
     """
-    if not schedule.follows_model:
-        return schedule
+    return _switched(schedule, family) if schedule.follows_model else schedule
+
+
+@cache
+def _switched(schedule: Schedule, family: str) -> Schedule:
     (begin, first), (_, second) = schedule.points
     return replace(schedule, points=((begin, first), (switch_of(family).at, second)))
 

@@ -295,6 +295,15 @@ def test_a_run_without_a_step_is_explained_at_its_last(tmp_path: Path) -> None:
     assert (missing.exit_code, "validation has steps 0, 24" in missing.output) == (2, True)
 
 
+def test_an_answer_of_ones_own_to_a_row_of_a_run_is_judged_as_the_run_judges(tmp_path: Path) -> None:
+    in_frame = said(((100, 83, 350, 333), "cat"), ((600, 417, 900, 917), "dog"))
+    of_run = a_run(tmp_path, frame="qwen3-vl")
+    for text in (LOOSE, in_frame):
+        found = json.loads(run(of_run, "--row", 1, "--text", text, "--json").stdout)
+        wanted = score(text, TARGET, preset="visionr1", frame="qwen3-vl", progress=1.0)
+        assert (found["value"], found["saved"]) == (pytest.approx(wanted.value), None)
+
+
 def test_an_easier_stage_is_advised_only_where_there_is_none() -> None:
     assert "easier stage" not in str(explained(LOOSE, progress=1.0).cause)
     assert "easier stage" in str(explained(said(((200, 100, 580, 400), "cat"), (DOG, "dog")), progress=0.0).cause)
@@ -335,9 +344,6 @@ def test_a_runs_answer_is_drawn_on_the_image_of_its_row(embed: bool, tmp_path: P
         writer.write(Row(data_source="d", question="?", image=prepared, target=TARGET, split="val"))
     for arguments in (("--step", 0), ("--step", 0, "--text", "[]")):
         done = run(a_run(tmp_path, val_files=[str(data)]), "--row", 1, "--draw", out, *arguments)
-        if "--text" in arguments:
-            assert "drawn on grey: the row names no image; --data" in done.stderr
-            done = run(tmp_path, "--row", 1, "--draw", out, *arguments, "--data", data)
         assert "grey" not in done.stderr
         with Image.open(out) as picture:
             assert picture.convert("RGB").getpixel((1500, 50)) == (10, 20, 30)

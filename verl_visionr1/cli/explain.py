@@ -19,7 +19,16 @@ from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rollouts.columns import Columns
 from verl_visionr1.rollouts.judging import EQUAL, Judging
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.tools.explain.completion import choose_dump, rollout_at, rollout_for, rollout_of, target_of, text_of
+from verl_visionr1.rollouts.run import run_of
+from verl_visionr1.tools.explain.completion import (
+    answered_with,
+    choose_dump,
+    rollout_at,
+    rollout_for,
+    rollout_of,
+    target_of,
+    text_of,
+)
 from verl_visionr1.tools.explain.explanation import Explanation
 from verl_visionr1.tools.explain.explanation import explain as explain_completion
 from verl_visionr1.tools.explain.page import page_of
@@ -66,9 +75,10 @@ def explain(
         columns = given.columns_of(column)
         answer = None if text is None and text_file is None else text_of(text, text_file)
         path, chosen = _choose_file(source, step, row)
-        if answer is None and path is not None:
+        if path is not None and (answer is None or run_of([path]) is not None):
             told = judging_for([path], options, columns)
             rollout = _saved_rollout(path, row, columns, target, told)
+            rollout = rollout if answer is None else answered_with(answer, rollout)
         else:
             told = Told(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
             rollout = _given_rollout(source, path, row, answer, target, columns)

@@ -318,8 +318,9 @@ class Preset:
         Raises:
             RewardError: naming both.
         """
-        able = {*self.tasks, *(BOX_TASKS if {*self.tasks} & {*BOX_TASKS} else ())}
-        if target.task not in able:
+        if target.task in self.tasks:
+            return
+        if target.task not in BOX_TASKS or not {*self.tasks} & {*BOX_TASKS}:
             raise RewardError(
                 f"preset {self.name}: judges {', '.join(self.tasks)}, the target is of task {target.task}; leave "
                 "preset out for the task's own, or name one for that task"

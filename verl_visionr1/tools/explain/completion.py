@@ -23,6 +23,8 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
     | {"counting": '{"task":"counting","size_wh":[640,480],"count":3}', "text": '{"task":"text","answer":"a dog"}'}
 )
 """Task -> a minimal target."""
+JUDGED_BY = ("stage", "match_iou", "progress", "route")
+"""Numbers of a rollout that say how it was judged, not what was found."""
 
 
 def text_of(text: str | None, text_file: Path | None) -> str:
@@ -161,6 +163,12 @@ def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
     rollout = rollout_of(text, question.target)
     images = image_name(question.image)
     return msgspec.structs.replace(rollout, file=str(file), number=row, prompt=question.prompt, image=images)
+
+
+def answered_with(text: str, rollout: Rollout) -> Rollout:
+    """A rollout of a run with another answer; what the run measured of its own is left out."""
+    kept = {key: value for key, value in rollout.numbers.items() if key in JUDGED_BY}
+    return msgspec.structs.replace(rollout, completion=text, saved=None, n_tokens=None, numbers=kept)
 
 
 def rollout_of(text: str, target: Target) -> Rollout:
