@@ -361,10 +361,11 @@ def test_a_batch_of_easyr1_at_five_image_sizes(reward_type: str) -> None:
     scores = easyr1_batches(easyr1.compute_score, {"frame": "qwen2.5-vl", **BUDGET}, rows, reward_type)
     assert [one["overall"] for one in scores] == [1.0] * 5
     assert all({"overall", "format", "accuracy", "n_tokens"} <= one.keys() for one in scores)
-    assert easyr1.compute_score(rows[0]["response"], rows[0]["ground_truth"], frame="qwen2.5-vl", **BUDGET) == {
-        **scores[0],
-        "n_tokens": 0.0,
-    }
+    assert all(one["n_tokens"] == 30 and "clipped" not in one for one in scores)  # no budget was told
+    full = easyr1.compute_score(rows[:1], frame="qwen2.5-vl", max_tokens=30, **BUDGET)
+    assert full == [{**scores[0], "clipped": 1.0}]
+    untold = easyr1.compute_score(rows[0]["response"], rows[0]["ground_truth"], frame="qwen2.5-vl", **BUDGET)
+    assert untold == {key: value for key, value in scores[0].items() if key != "n_tokens"}
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (640, 480), (591, 443), (3000, 2000), (10, 9000)])

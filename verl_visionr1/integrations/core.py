@@ -140,7 +140,7 @@ class Scorer:
             n_tokens: length of the response in tokens.
 
         Returns:
-            "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row.
+            "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row of a run.
 
         Raises:
             TargetError: a ground truth that is none.
@@ -223,7 +223,7 @@ def row_report(
 
     `acc` is what the task is measured by, whatever the stage, so that validation compares across runs. A criterion
     that the row's preset does not have is 0. `clipped`: whether the answer fills the response budget, as verl's own
-    clip ratio has it.
+    clip ratio has it. `n_tokens` and `clipped` are left out where the framework does not tell the length or the budget.
 
     Args:
         score, degeneration: those of the response.
@@ -239,8 +239,10 @@ def row_report(
     report["progress"] = UNKNOWN_PROGRESS if context.progress is None else context.progress
     report["stage"] = float(rule.stage)
     report["match_iou"] = rule.thresholds.match_iou
-    report["n_tokens"] = n_tokens = float(response.n_tokens or 0)
-    report["clipped"] = 1.0 if response.max_tokens and n_tokens >= response.max_tokens else 0.0
+    if response.n_tokens is not None:
+        report["n_tokens"] = float(response.n_tokens)
+        if response.max_tokens is not None:
+            report["clipped"] = 1.0 if response.n_tokens >= response.max_tokens else 0.0
     report |= degeneration
     report["route"] = route
     report["unscored"] = 0.0 if is_scored else 1.0
