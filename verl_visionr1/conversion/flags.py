@@ -18,6 +18,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES, Layout
 from verl_visionr1.rows import PLACEHOLDERS
+from verl_visionr1.settings import needs_one_of
 
 DataSource = Annotated[
     str, typer.Option(help="verl's name of the data set, by which it groups validation; {task} may stand in it.")
@@ -96,7 +97,7 @@ class Flags:
         if self.negatives is not None and not 0 <= self.negatives < 1:
             raise RowsError(f"--negatives {self.negatives}: needs a fraction of all rows, from 0 to below 1")
         if self.answer_format is not None and self.answer_format not in ASKABLE:
-            raise RowsError(f"--answer-format {self.answer_format}: needs one of {', '.join(ASKABLE)}")
+            raise RowsError(f"--answer-format {self.answer_format}: {needs_one_of(self.answer_format, ASKABLE)}")
         if self.hf_images and self.to != "verl":
             raise RowsError(f"--hf-images with --to {self.to}: is for verl alone; leave it out")
         check_template("--prompt-template", self.prompt_template or "{phrases}", "phrases", needed=True)
@@ -110,7 +111,7 @@ class Flags:
             literals = [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
             given, choices = getattr(self, name), get_args(literals[0]) if literals else ()
             if literals and given is not None and given not in choices:
-                raise RowsError(f"--{name.replace('_', '-')} {given}: needs one of {', '.join(choices)}")
+                raise RowsError(f"--{name.replace('_', '-')} {given}: {needs_one_of(given, choices)}")
 
     @property
     def share_of_negatives(self) -> float | None:
@@ -159,7 +160,7 @@ class BoxFlags(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.box_format is not None and self.box_format not in NAMED:
-            raise RowsError(f"--box-format {self.box_format}: needs one of {', '.join(NAMED)}")
+            raise RowsError(f"--box-format {self.box_format}: {needs_one_of(self.box_format, NAMED)}")
         if self.max_clipped is not None and not 0 <= self.max_clipped <= 1:
             raise RowsError(f"--max-clipped {self.max_clipped}: needs a share of all boxes, 0 to 1")
 
@@ -188,7 +189,7 @@ def checked_format(flag: str, name: str | None, task: str) -> str:
     name = name or PRESETS[TASK_PRESETS[task]].answer_format
     able = [known for known in ASKABLE if task in FORMATS[known].tasks]
     if name not in able:
-        raise RowsError(f"{flag} {name}: cannot answer {task}; needs one of {', '.join(able)}")
+        raise RowsError(f"{flag} {name}: cannot answer {task}; {needs_one_of(name, able)}")
     return name
 
 

@@ -21,6 +21,8 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
+from verl_visionr1.settings import needs_one_of
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
@@ -212,9 +214,9 @@ def write_split(
         ValueError: an unknown split or image format, a negative count, or what `draw_scene` refuses.
     """
     if split not in STREAMS:
-        raise ValueError(f"split = {split!r}: needs one of {', '.join(STREAMS)}")
+        raise ValueError(f"split = {split!r}: {needs_one_of(split, STREAMS)}")
     if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image_format = {image_format!r}: needs one of {', '.join(IMAGE_FORMATS)}")
+        raise ValueError(f"image_format = {image_format!r}: {needs_one_of(image_format, IMAGE_FORMATS)}")
     if count < 0:
         raise ValueError(f"count = {count} for split {split!r}: needs 0 or more")
     images: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import PRESETS, Preset, RewardError, find_preset
 from verl_visionr1.rollouts.judging import Judging, Processing
-from verl_visionr1.settings import SettingsError
+from verl_visionr1.settings import SettingsError, needs_one_of
 from verl_visionr1.targets import TASKS
 
 Confidence = Literal["constant", "order", "logprob"]
@@ -120,4 +120,4 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise EvaluationError(f"{name} = {value!r}: needs one of {', '.join(map(str, filter(None, allowed)))}")
+        raise EvaluationError(f"{name} = {value!r}: {needs_one_of(value, map(str, filter(None, allowed)))}")

@@ -29,6 +29,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.vocabulary import key_of
 from verl_visionr1.files import RowsError
+from verl_visionr1.settings import needs_one_of
 
 FREQUENCIES = ("r", "c", "f")
 """In how many training images a category is: rare (to 10), common (to 100), frequent."""
@@ -58,7 +59,7 @@ class Options(VocabularyFlags):
         super().__post_init__()
         for frequency in self.frequency:
             if frequency not in FREQUENCIES:
-                raise RowsError(f"--frequency {frequency}: needs one of {', '.join(FREQUENCIES)}")
+                raise RowsError(f"--frequency {frequency}: {needs_one_of(frequency, FREQUENCIES)}")
         if self.frequency and self.categories:
             raise RowsError("--frequency with --categories: both say what to ask for; give one of them")
 

@@ -48,6 +48,7 @@ from verl_visionr1.conversion.records.solutions import KeepPrompts
 from verl_visionr1.conversion.records.source import Layout, RecordSource, survey
 from verl_visionr1.conversion.records.vocabulary import items_of_vocabulary
 from verl_visionr1.files import RowsError
+from verl_visionr1.settings import needs_one_of
 
 _VOCABULARY_ONLY = ("task", "categories", "min_instances", "max_categories", "class_names")
 
@@ -75,7 +76,7 @@ class Options(VocabularyFlags):
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
-            raise RowsError(f"--preset {self.preset}: needs one of {', '.join(PRESETS)}")
+            raise RowsError(f"--preset {self.preset}: {needs_one_of(self.preset, PRESETS)}")
         super().__post_init__()
         names = self.layout.columns.names
         if self.preset is None and "image" not in names:
