@@ -86,10 +86,16 @@ CLAIMS = {
         contrasts=(
             Contrast(arm="rl", baseline="start"),
             Contrast(arm="rl", baseline="start", sets="out"),
+        ),
+        baseline="start",
+    ),
+    "rl-vs-able": Claim(
+        sentence="RL improves a model without planted habits, in and out of domain",
+        contrasts=(
             Contrast(arm="rl-able", baseline="able"),
             Contrast(arm="rl-able", baseline="able", sets="out"),
         ),
-        baseline="start",
+        baseline="able",
     ),
     "rl-vs-sft": Claim(
         sentence="RL generalises better than supervised fine-tuning on the same questions",
@@ -121,16 +127,17 @@ CLAIMS = {
 }
 """The claims that the study tests."""
 
+_FROM_HABITS = tuple(name for name, claim in CLAIMS.items() if claim.baseline != "able")
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
 _ONE_TO_THREE = {"OBJECTS_MIN": "1", "TOTAL_STEPS": "24", "TEST_FREQ": "12"}
 _OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
 
 ARMS = (
-    Arm(name="start", shows="the start", claims=tuple(CLAIMS), method="none", seeds=1),
-    Arm(name="able", shows="the able model", claims=("rl-vs-start",), method="none", start="able", seeds=1),
-    Arm(name="rl", shows="RL: the first command as it is", claims=tuple(CLAIMS), seeds=5),
-    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-start", "rl-vs-sft"), start="able", seeds=5),
+    Arm(name="start", shows="the start", claims=_FROM_HABITS, method="none", seeds=1),
+    Arm(name="able", shows="the able model", claims=("rl-vs-able",), method="none", start="able", seeds=1),
+    Arm(name="rl", shows="RL: the first command as it is", claims=_FROM_HABITS, seeds=5),
+    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-able", "rl-vs-sft"), start="able", seeds=5),
     Arm(name="sft", shows="SFT on the same questions", claims=("rl-vs-sft",), method="sft", seeds=5),
     Arm(name="sft-able", shows="SFT from the able model", claims=("rl-vs-sft",), method="sft", start="able", seeds=3),
     # The progressive rule
@@ -156,7 +163,7 @@ ARMS = (
     ),
     # Scenes of 1 to 3 objects: the recipe's settings before it drew 2 or 3
     Arm(
-        name="single", shows="scenes of 1 to 3 objects, 24 steps, staged at 1/2", claims=("rl-vs-start",), seeds=5,
+        name="single", shows="scenes of 1 to 3 objects, 24 steps, staged at 1/2", claims=("schedule",), seeds=5,
         variables=_ONE_TO_THREE,
     ),
     Arm(

@@ -20,7 +20,7 @@ import typer
 from alarm_replay import replay
 from arms import ARMS, CLAIMS, ROOT, Arm, Claim, Contrast
 from sets import SETS
-from study import AP_METRICS, RESULTS
+from study import AP_METRICS, PUBLISHED, RESULTS
 
 IN_DOMAIN = ("in_domain",)
 OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.name != "in_domain")
@@ -146,7 +146,7 @@ def verdict(claim: Claim) -> str:
 
 def has_own_runs(claim: str) -> bool:
     """Whether more than the start and the first command has been run for a claim."""
-    own = [arm.name for arm in ARMS if claim in arm.claims and arm.name not in ("start", "rl")]
+    own = [arm.name for arm in ARMS if claim in arm.claims and arm.name not in ("start", "rl", "able")]
     return claim == "rl-vs-start" or any(map(seeds_of, own))
 
 
@@ -197,7 +197,8 @@ def page(figures: Sequence[str]) -> str:
         parts += [table(arms, claim.baseline), ""] if has_own_runs(key) else []
         if key in figures:
             parts += [f"![{claim.sentence}]({key}.png)", ""]
-    measured = [arm for arm in ARMS if {"rl-vs-start", "rl-vs-sft"} & {*arm.claims} and seeds_of(arm.name)]
+    shown = {"rl-vs-start", "rl-vs-able", "rl-vs-sft"}
+    measured = [arm for arm in ARMS if shown & {*arm.claims} and seeds_of(arm.name)]
     n_runs = sum(len(seeds_of(arm.name)) for arm in ARMS if arm.method != "none")
     minutes = [m for arm in ARMS for seed in seeds_of(arm.name) if (m := record_of(arm.name, seed)["minutes"])]
     values = {
@@ -317,8 +318,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     figures = [key for key in CLAIMS if draw_curves(key, folder)]
     (folder / "README.md").write_text(page(figures))
-    readme = ROOT / "README.md"
-    readme.write_text(put_summary(readme.read_text()))
+    if RESULTS == PUBLISHED:
+        readme = ROOT / "README.md"
+        readme.write_text(put_summary(readme.read_text()))
     typer.echo(f"{folder / 'README.md'}: {len(figures)} figures")
 
 

@@ -3,6 +3,7 @@
     bash benchmarks/claims/run.sh                                  # all that is not in results/ yet
     bash benchmarks/claims/run.sh --only rl-vs-start --seeds 1     # the arms of a claim, or single arms; seed 1
     bash benchmarks/claims/run.sh --list                           # what is there, what is left
+    CLAIMS_RESULTS=outputs/mine bash benchmarks/claims/run.sh --only rl-vs-start --seeds 1      # again, not published
 
 A run that is in results/ is not run again, an interrupted one goes on where it was. Each leaves two files there:
 <arm>_<seed>.json (settings, versions, the curve of training, held-out means) and <arm>_<seed>.npz (the numbers of each
@@ -31,7 +32,8 @@ from verl_visionr1.evaluation.records import Evaluation, load
 from verl_visionr1.tools.runs.steps import read_steps
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+PUBLISHED = HERE / "results"
+RESULTS = Path(os.environ.get("CLAIMS_RESULTS") or PUBLISHED)
 RECIPE = ROOT / "recipes" / "tiny_visionr1_cpu.sh"
 MAX_TOKENS = 160
 """Of a held-out answer: enough for seven labelled boxes."""
@@ -102,7 +104,7 @@ def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: 
         "held_out": means,
         "curve": read_curve(run_dir) if arm.method == "rl" else [],
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(RESULTS / f"{arm.name}_{seed}.npz", **arrays)
     new = RESULTS / f"{arm.name}_{seed}.json.new"
     new.write_text(json.dumps(record, indent=1) + "\n")
