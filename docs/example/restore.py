@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FILES = {
     "0.jsonl.gz": "validation/0.jsonl",
-    "12.jsonl.gz": "validation/12.jsonl",
-    "24.jsonl.gz": "validation/24.jsonl",
+    "11.jsonl.gz": "validation/11.jsonl",
+    "22.jsonl.gz": "validation/22.jsonl",
     "metrics.jsonl.gz": "metrics/run.jsonl",
 }
 """What is kept here -> where the run had it."""
@@ -46,7 +46,7 @@ def unpack(run_dir: Path) -> None:
 def draw_scenes(folder: Path, n_val: int) -> Path:
     """Draw held-out scenes and convert them as the recipe does; returns the parquet."""
     scenes, data = folder / "scenes", folder / "val.parquet"
-    _run("scenes", scenes, "--train", 1, "--val", n_val)
+    _run("scenes", scenes, "--train", 1, "--val", n_val, "--objects-min", 2)
     flags = ("--split", "val", "--negatives", 0, "--data-source", "visionr1/scenes_{task}")
     convert(scenes / "annotations" / "instances_val.json", scenes / "val", data, *flags)
     return data

@@ -280,9 +280,9 @@ def report(theme: str) -> None:
             errors = [[m - low for _, m, low, _ in points], [high - m for _, m, _, high in points]]
             xs = [step for step, *_ in points]
             axes.errorbar(xs, means, yerr=errors, marker="o", capsize=4, color=BLUE, label="held-out, 95 % interval")
-            axes.axvline(12.5, color=colours["faint"], linestyle=":", linewidth=1)
+            axes.axvline(11.5, color=colours["faint"], linestyle=":", linewidth=1)
             axes.set_title(title, loc="left", fontsize=10)
-            axes.set_ylim(0.4 if key != "boxes_per_target" else 0.5, 1.1)
+            axes.set_ylim(0.25, 1.1)
             axes.grid(alpha=0.5)
             axes.set_xlabel("step")
         handles, labels = grid[0].get_legend_handles_labels()

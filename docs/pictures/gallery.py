@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, opened_browser() as page:
         run = Path(folder) / "tiny_visionr1_cpu"
         data, out = restore.restore(run), Path(folder) / "gallery.html"
-        words = [run, "--data", data, "--frame", "qwen3-vl", "--total-steps", "24", "--out", out]
+        words = [run, "--data", data, "--frame", "qwen3-vl", "--total-steps", "22", "--out", out]
         subprocess.run(["visionr1", "gallery", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         for theme in ("light", "dark"):
             page.look(*SIZE_WH, theme)

@@ -34,14 +34,14 @@ print("reward", round(score(answer, target, frame="original").value, 3))
 # Load a finished run
 # -------------------
 # ``docs/example`` holds the held-out answers of a run of ``recipes/tiny_visionr1_cpu.sh``, before training (step 0) and
-# after it (step 24). verl writes such files for every run with ``trainer.validation_data_dir=DIR``.
+# after it (step 22). verl writes such files for every run with ``trainer.validation_data_dir=DIR``.
 
 import gzip
 import json
 from pathlib import Path
 
 here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-example = next(folder / "example" for folder in (here, *here.parents) if (folder / "example" / "24.jsonl.gz").exists())
+example = next(folder / "example" for folder in (here, *here.parents) if (folder / "example" / "22.jsonl.gz").exists())
 
 
 def load(step: int) -> list[dict]:
@@ -49,7 +49,7 @@ def load(step: int) -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
-before, after = load(0), load(24)
+before, after = load(0), load(22)
 print(len(before), "prompts;", after[0]["output"])
 
 # %%
@@ -98,7 +98,7 @@ from verl_visionr1.tools.explain.drawing import draw
 crowded = max(before, key=lambda row: (row["n_target"], row["n_predicted"]))
 figure, axes = plt.subplots(1, 2, figsize=(8, 4.6))
 same_prompt = next(row for row in after if row["gts"] == crowded["gts"])
-for panel, row, title in ((axes[0], crowded, "before"), (axes[1], same_prompt, "after 24 steps")):
+for panel, row, title in ((axes[0], crowded, "before"), (axes[1], same_prompt, "after 22 steps")):
     picture = Path("explained.png")
     explained = explain(
         row["output"],
