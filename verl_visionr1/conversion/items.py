@@ -93,11 +93,6 @@ class Item:
         """Whether it asks for what is not there."""
         return self.task != "text" and self.n_objects == 0
 
-    @property
-    def has_geometry(self) -> bool:
-        """Whether the ground truth is a place in the image."""
-        return bool(len(self.boxes_xyxy) or len(self.ignore_xyxy) or len(self.points_xy) or len(self.masks))
-
 
 def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_none: bool = False) -> Row:
     """The row of an item, its geometry in the frame of the prepared image.
