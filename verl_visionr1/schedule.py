@@ -7,7 +7,6 @@ run and a re-scored rollout file all get the same answer.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -75,7 +74,10 @@ class Schedule:
             return -1
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress = {progress!r}: needs a fraction of training in [0, 1], or None for off")
-        return min(bisect_right(self.points, progress, key=lambda point: point[0]) - 1, self.final_stage)
+        stage = self.final_stage
+        while self.points[stage][0] > progress:
+            stage -= 1
+        return stage
 
     @property
     def final_stage(self) -> int:
