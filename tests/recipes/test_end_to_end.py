@@ -272,6 +272,7 @@ def draw_rows(folder: Path, *, train: tuple[str, ...], val: tuple[str, ...]) -> 
     return {f"{split.upper()}_FILES": f"[{','.join(map(str, paths))}]" for split, paths in files.items()}
 
 
+@pytest.mark.nightly
 def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: Path) -> None:
     """Detection, grounding and counting rows in a run of the Qwen3-VL recipe; dumped rows are scored again.
 
