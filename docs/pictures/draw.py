@@ -282,7 +282,7 @@ def report(theme: str) -> None:
             axes.errorbar(xs, means, yerr=errors, marker="o", capsize=4, color=BLUE, label="held-out, 95 % interval")
             axes.axvline(11.5, color=colours["faint"], linestyle=":", linewidth=1)
             axes.set_title(title, loc="left", fontsize=10)
-            axes.set_ylim(0.25, 1.1)
+            axes.set_ylim(0.25, 1.2)
             axes.grid(alpha=0.5)
             axes.set_xlabel("step")
         handles, labels = grid[0].get_legend_handles_labels()
