@@ -98,8 +98,17 @@ def match_class_aware(answer: Answer, target: Target) -> Matching:
 
 
 def match_class_agnostic(answer: Answer, target: Target) -> Matching:
-    """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3."""
+    """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3.
+
+    But of equal boxes with different labels the first in alphabetical order is matched first, so that criteria that
+    look at labels do not hang on the order of the answer.
+    """
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
+    if target.is_multiclass and len(set(boxes_xyxy)) < len(boxes_xyxy):
+        by_label = sorted(range(len(boxes_xyxy)), key=lambda p: normalize_label(answer.labels[p]))
+        if by_label != list(range(len(boxes_xyxy))):
+            found = match_class_agnostic(_reordered(answer, by_label), target)
+            return msgspec.structs.replace(found, pairs=tuple([(by_label[p], t) for p, t in found.pairs]))
     n_pairs = len(boxes_xyxy) * len(indexed.rows)
     if n_pairs <= SMALL_PAIRS:
         edges = find_edges(boxes_xyxy, [indexed.rows] * len(boxes_xyxy))
@@ -108,6 +117,11 @@ def match_class_agnostic(answer: Answer, target: Target) -> Matching:
     if n_pairs > MAX_PAIRS:
         ps = thin(ps, boxes_xyxy, len(indexed.rows))
     return _matching(best_edges_of_groups(boxes_xyxy, [ps], indexed.block), answer, target)
+
+
+def _reordered(answer: Answer, order: Sequence[int]) -> Answer:
+    boxes_xyxy, labels = tuple([answer.boxes_xyxy[p] for p in order]), tuple([answer.labels[p] for p in order])
+    return msgspec.structs.replace(answer, boxes_xyxy=boxes_xyxy, labels=labels)
 
 
 def match_giou(answer: Answer, target: Target) -> Matching:

@@ -78,7 +78,7 @@ DEFECTIVE = {
     "a string": ('"[]"', "", 0, "no_list"),
     "prose": ("There is a cat.", "", 0, "no_list"),
     "prose with a bracket": ("a cat [left]", "", 0, "no_list"),
-    "none, but not as instructed": ("none", "", 0, "no_list"),
+    "none, but not as instructed": ("none of them", "", 0, "no_list"),
     "one object without a list": (OBJECT, "cat", 0, "no_list"),
     "a list of numbers": ("[1, 2, 3, 4]", "", 0, "malformed"),
     "a list of lists": ("[[1, 2, 3, 4]]", "", 0, "malformed"),

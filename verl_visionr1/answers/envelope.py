@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from verl_visionr1.answers.base import MAX_CHARS, Answer, Defect
@@ -10,6 +12,7 @@ from verl_visionr1.answers.transcript import last_turn, reasoning_end
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What msgspec raises on text that is not what it was told to expect."""
 _NONE: tuple[Defect, ...] = ()
+_LANGUAGE = re.compile(r"(?:json|xml|html|text)(?![^\W_])", re.IGNORECASE)
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -51,8 +54,9 @@ def inside_fence(text: str) -> tuple[str, bool]:
     if start < 0:
         return text, True
     inner = text[start + 3 :]
-    if inner[:4].lower() == "json":
-        inner = inner[4:]
+    language = _LANGUAGE.match(inner)
+    if language is not None:
+        inner = inner[language.end() :]
     end = inner.find("```")
     if end < 0:
         return inner.strip(), start == 0
@@ -66,9 +70,14 @@ def cut(body: str, defects: tuple[Defect, ...]) -> tuple[str, tuple[Defect, ...]
     return body, defects
 
 
+def says_none(body: str) -> bool:
+    """Whether a text is "None", which some prompts ask for where nothing is there; "none" and "None." are the same."""
+    return len(body) <= 5 and body.removesuffix(".").lower() == "none"
+
+
 def said_nothing(body: str, defects: tuple[Defect, ...]) -> Answer | None:
     """The answer of a text that says that nothing is there, or says nothing at all; None for any other."""
-    if body in ("None", "[]"):
+    if body == "[]" or says_none(body):
         return Answer((), (), 0, defects)
     return None if body else Answer((), (), 0, defects or (Defect.EMPTY,))
 

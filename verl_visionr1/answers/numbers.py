@@ -50,10 +50,9 @@ def stated_numbers(text: str) -> list[Number]:
         return [Number(float(text), False, 0, len(text))]
     found = _numbers(to_plain(text))
     if len(_different(found)) > 1:
-        for marker in reversed(list(_CONCLUSION.finditer(text))):
-            after = [number for number in found if number.start >= marker.end()]
-            if after:
-                return _different(after)
+        ends = [marker.end() for marker in _CONCLUSION.finditer(text) if marker.end() <= found[-1].start]
+        if ends:
+            return _different([number for number in found if number.start >= ends[-1]])
     return _different(found)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
 
 from verl_visionr1.answers.base import Answer, Defect
 from verl_visionr1.answers.draft import Draft
-from verl_visionr1.answers.envelope import UNREADABLE
+from verl_visionr1.answers.envelope import UNREADABLE, says_none
 from verl_visionr1.boxes import Box, Point
 
 MAX_ITEM_CHARS = 2000
@@ -20,7 +20,12 @@ LONG_CHARS = 20_000
 OTHERS = {"bbox_2d": ("point_2d",), "point_2d": ("bbox_2d",), "box_2d": ("bbox_2d", "point_2d")}
 """Key that a format asks for -> keys that claim something of another kind."""
 
-_OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
+# Cannot backtrack: a scan ends at the second brace that is never closed.
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_NESTED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+_CONTROL = re.compile(r"[\x00-\x1f]+")
+_NUMBERS = re.compile(r"[\"']?\s{0,3}:\s{0,3}(\[[^\[\]{}]{0,200}\])")
+_QUOTES = ("'", '"')
 _SLOW_NUMBER = re.compile(r"\d[eE][+-]?\d{3}")  # msgspec needs 8 us for each near the ends of float64
 
 
@@ -67,13 +72,12 @@ def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> 
     An object of another kind alone is a claim of the wrong kind. One that lacks all kinds claims nothing. Linear: the
     objects it tries do not overlap.
     """
-    if body == "None":
+    if says_none(body):
         return Answer((), (), 0, envelope_defects)
     draft = Draft(envelope_defects)
     position = 0
-    for match in _OBJECT.finditer(body):
-        position = match.end()
-        chunk = match.group()
+    for end, chunk in _chunks(body, kind):
+        position = end
         if _holds(chunk, kind):
             _read_object(draft, chunk, kind)
         elif any(other in chunk for other in OTHERS[kind]):
@@ -82,6 +86,17 @@ def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> 
     for defect in _list_defects(body, position, bool(draft.labels or draft.n_dropped), explained):
         draft.name(defect)
     return draft.answer()
+
+
+def _chunks(body: str, kind: str) -> Iterator[tuple[int, str]]:
+    """The innermost objects and where they end; braces inside one that names a `kind` are part of its label."""
+    for match in _NESTED.finditer(body):
+        chunk = match.group()
+        inner = list(_OBJECT.finditer(chunk)) if "{" in chunk[1:] else []
+        if not inner or not any(key in each.group() for each in inner for key in OTHERS):
+            yield match.end(), chunk
+        else:
+            yield from ((match.start() + each.end(), each.group()) for each in inner)
 
 
 def _holds(chunk: str, kind: str) -> bool:
@@ -117,13 +132,37 @@ def _read_object(draft: Draft, chunk: str, kind: str) -> None:
 
 
 def _loose_item(chunk: str) -> _LooseItem | None:
-    """One `{...}`; None if it is no JSON. Single quotes are read as double ones."""
-    for attempt in (chunk, chunk.replace("'", '"')):
+    """One `{...}`, with single quotes or double ones, and raw line breaks in its label; None if it is no such thing."""
+    plain = _CONTROL.sub(" ", chunk)
+    decode = _decode_item
+    for attempt, read in ((plain, decode), (plain.replace("'", '"'), decode), (plain, _item_by_keys)):
         try:
-            return _decode_item(attempt)
+            return read(attempt)
         except UNREADABLE:
             continue
     return None
+
+
+def _item_by_keys(chunk: str) -> _LooseItem | None:
+    """An object whose label breaks the JSON around it: the numbers after its key, and what its label may be."""
+    for key in ("bbox_2d", "box_2d", "point_2d"):
+        at = chunk.find(key)
+        numbers = _NUMBERS.match(chunk, at + len(key)) if at >= 0 else None
+        if numbers is not None:
+            label = _label_by_key(chunk, at)
+            return _LooseItem(**{key: msgspec.Raw(numbers[1]), "label": msgspec.Raw(msgspec.json.encode(label))})
+    return None
+
+
+def _label_by_key(chunk: str, box_at: int) -> str:
+    """What stands after "label": up to the box's key, or to the end."""
+    at = chunk.find("label")
+    colon = chunk.find(":", at)
+    if at < 0 or colon < 0:
+        return ""
+    end = chunk.rfind(",", colon, box_at) if box_at > colon else len(chunk) - 1
+    label = chunk[colon + 1 : end].strip()
+    return label[label[:1] in _QUOTES : len(label) - (label[-1:] in _QUOTES)]
 
 
 def _loose_box(raw: msgspec.Raw) -> Box | None:

@@ -16,9 +16,12 @@ THINK, _END_THINK = "<think>", "</think>"
 REASONING_TAGS = (
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
+    ("<|channel>", "<channel|>"),  # Gemma 4
 )
 """What opens and closes reasoning. A chat template may open it in the prompt: then only the closing tag is said."""
 _END_REASONING = tuple(closing for _, closing in REASONING_TAGS)
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Of a message whose reasoning was taken out of its content."""
 TOOL_CALLS = (
     *((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_calls", "function_call")),
     ("<|tool_call>", "<tool_call|>"),  # Gemma 4
@@ -46,7 +49,7 @@ _HEADER = re.compile(
 )
 # Gates: one scan of the text, where nearly all texts have none. A pattern that begins with one character scans fast.
 _MARK = re.compile(r"<(?:\||/?(?:tool|function_|observation>|information>|interpreter>)|start_of_turn>)")
-_OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>")
+_OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>|<\|channel>|<channel\|>")
 _MODEL = ("assistant", "model")
 _MODEL_LINES = tuple(f"\n{role}\n" for role in _MODEL)
 _OTHERS = ("user", "tool", "observation")
@@ -213,10 +216,14 @@ def turn_text(turn: Any) -> str:
 def answer_text(completion: Any) -> str:
     """The model's last turn, of a completion that is a text or a list of messages; "" where another spoke last.
 
+    Reasoning that a server has moved to a field of its own is over where the content begins.
+
     >>> answer_text([{"role": "assistant", "content": "Let me zoom in."}, {"role": "assistant", "content": "[]"}])
     '[]'
     """
     if isinstance(completion, str):
         return completion
     last: Any = completion[-1] if completion else {}
-    return turn_text(last) if last.get("role") == "assistant" else ""
+    if last.get("role") != "assistant":
+        return ""
+    return (_END_THINK if any(map(last.get, REASONING_FIELDS)) else "") + turn_text(last)

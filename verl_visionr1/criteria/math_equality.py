@@ -36,7 +36,7 @@ def is_equal(said: str, gold: str, seconds: float) -> bool:
     r"""Whether `said` states the same as `gold`; both may be LaTeX, with $ or without, or plain.
 
     Equal texts and plain numbers are compared at once; words that hold no mathematics equal only themselves.
-    Thread-safe. False where no verdict came within `seconds` (start-up of the child is not counted).
+    Thread-safe. False where no verdict came within `seconds`, twice (start-up of the child is not counted).
 
     Raises:
         WorkerError: the child process cannot be started.
@@ -60,7 +60,12 @@ def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) 
     """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
     if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
         return False
-    return _CHILD.ask({"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}, seconds)
+    question = {"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}
+    for _ in range(2):  # what is returned here is remembered: one missed deadline may be a busy machine's
+        verdict = _CHILD.ask(question, seconds)
+        if verdict is not None:
+            return verdict
+    return False
 
 
 @lru_cache(maxsize=1)
@@ -110,8 +115,8 @@ class _Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, object], seconds: float) -> bool:
-        """The child's verdict; False where it gave none in time or died of the question."""
+    def ask(self, request: dict[str, object], seconds: float) -> bool | None:
+        """The child's verdict; None where it gave none in time or died of the question."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):  # a child that died while it was idle deserves a second one
@@ -122,10 +127,11 @@ class _Child:
                     self._kill()
                     continue
                 answer = _read_line(process, seconds)
-                if not answer:
-                    self._kill()
-                return answer == b"1\n"
-        return False
+                if answer:
+                    return answer == b"1\n"
+                self._kill()
+                return None
+        return None
 
     def stop(self) -> None:
         """End the child; the next question starts another."""

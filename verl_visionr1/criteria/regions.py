@@ -9,7 +9,6 @@ from functools import partial
 from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
-
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assign
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
@@ -133,9 +132,11 @@ def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
     if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
         return min(n_p, n_t)
-    hit_pt = np.zeros((len(predicted.points_xy), len(regions)))
-    hit_pt[tuple(zip(*hits, strict=True))] = 1.0
-    return round(best_total(hit_pt))
+    from scipy.sparse import coo_array  # takes long to load, and few answers need it
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    hit_pt = coo_array((np.ones(len(hits)), tuple(zip(*hits, strict=True))), (len(predicted.points_xy), len(regions)))
+    return int((maximum_bipartite_matching(hit_pt.tocsr(), perm_type="column") >= 0).sum())
 
 
 def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:

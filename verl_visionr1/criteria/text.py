@@ -33,7 +33,9 @@ def exact(answer: Answer, target: Target) -> float:
     return 1.0 if wanted and normal_text(said) == wanted else 0.0
 
 
-_AROUND = " \t\r\n\"'`*_$.!?,;:\u201c\u201d\u2018\u2019\u3002"
+_BEFORE = " \t\r\n\"'`*_\u201c\u201d\u2018\u2019"
+_AFTER = _BEFORE + ".!?,;:\u3002"
+_FACTORIAL_END = re.compile(r"[\d)\]}]!")
 
 
 def normal_text(text: str) -> str:
@@ -41,8 +43,15 @@ def normal_text(text: str) -> str:
 
     >>> normal_text(' **A  Red\\nbus.** ')
     'a red bus'
+    >>> normal_text("$.25"), normal_text("$x$."), normal_text("3!")
+    ('$.25', 'x', '3!')
     """
-    return normalize_text(text).strip(_AROUND)
+    text = normalize_text(text).lstrip(_BEFORE)
+    end = text.rstrip(_AFTER)
+    if _FACTORIAL_END.match(text, len(end) - 1):
+        end += "!"
+    is_math = len(end) > 2 and end[0] == end[-1] == "$" and "$" not in end[1:-1]
+    return end[1:-1].strip() if is_math else end
 
 
 def choice(answer: Answer, target: Target) -> float:
@@ -76,7 +85,7 @@ def named_option(text: str, choices: Sequence[str]) -> int | None:
     texts = [normal_text(option) for option in choices]
     n_letters = len(choices) or 26
     normal = normal_text(text)
-    if normal in texts and not (len(normal) == 1 and 0 <= ord(normal) - ord("a") < n_letters):
+    if texts.count(normal) == 1 and not (len(normal) == 1 and 0 <= ord(normal) - ord("a") < n_letters):
         return texts.index(normal)
     leading = _LEADING.match(text)
     if leading is not None and (letter := _index(leading.group(1) or leading.group(2))) < n_letters:
@@ -147,7 +156,11 @@ def _says_yes(text: str) -> bool | None:
 
 
 _ROUNDING = 1e-9
-_FRACTION = re.compile(r"[\s$]*([-+]?\d{1,15})\s*/\s*(\d{1,15})[\s$.]*")
+_POWER = re.compile(r"\s?(?:\^|\*\*\s?\d)")
+_FACTORIAL = re.compile(r"\d\s?!")
+_FRACTION = re.compile(
+    r"[\s$]*(?:([-+]?\d{1,15})\s*/\s*(\d{1,15})|([-+]?)\\[dt]?frac\s*\{(\d{1,15})\}\s*\{(\d{1,15})\})[\s$.]*"
+)
 
 
 def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
@@ -163,7 +176,7 @@ def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
     if not 0.0 <= tolerance < 1.0:
         raise ValueError(f"number: tolerance = {tolerance!r}: needs a number in [0, 1)")
     said, wanted = _number(answer.text), _number(target.answer or "")
-    if said is None or wanted is None:
+    if said is None or wanted is None or _FACTORIAL.search(target.answer or ""):
         return 0.0
     scales = (1.0,) if said.is_percent == wanted.is_percent else (1.0, 0.01 if said.is_percent else 100.0)
     allowed = (tolerance + _ROUNDING) * abs(wanted.value)
@@ -174,10 +187,15 @@ def _number(text: str) -> Number | None:
     """The number that a text states, None where it states none or several, or one that is not finite."""
     text = to_plain(text)
     fraction = _FRACTION.fullmatch(text)
-    if fraction is not None and float(fraction.group(2)):
-        return Number(float(fraction.group(1)) / float(fraction.group(2)), False, 0, len(text))
+    if fraction is not None:
+        above, below, sign, tex_above, tex_below = fraction.groups()
+        top, bottom = float(above or sign + tex_above), float(below or tex_below)
+        if bottom:
+            return Number(top / bottom, False, 0, len(text))
     found = stated_numbers(text)
-    return found[0] if len(found) == 1 and abs(found[0].value) < float("inf") else None
+    if len(found) != 1 or not abs(found[0].value) < float("inf"):
+        return None
+    return None if _POWER.match(text, found[0].end) else found[0]
 
 
 @needs("rapidfuzz", "verl-visionr1[text]")

@@ -192,6 +192,11 @@ class Scorer:
 
     def _missing(self, preset: Preset, total: int | None) -> str:
         what = "total_steps = None" if total is None else "the training step is not known"
+        if all(preset is not own for own in self.routes.presets):  # a task's default: `schedule` does not speak of it
+            return (
+                f"{what}: preset {preset.name}, which judges {preset.tasks[0]} by default, tightens its thresholds "
+                f"in training; name a file of a preset with schedule: {{kind: off}} in routes.task.{preset.tasks[0]}"
+            )
         return (
             f"{what}: preset {preset.name} tightens its thresholds during training; {self.step_advice}, or set "
             "schedule = {kind: off} for fixed thresholds"

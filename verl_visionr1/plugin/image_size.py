@@ -61,7 +61,7 @@ def _side(patch_size: Any) -> int:
 
 
 def read_processed_size(
-    batch: Mapping[str, Any], image_tokens: ImageTokens, image: int | None = None
+    batch: Mapping[str, Any], image_tokens: ImageTokens, image: int | None = None, prompt_end: int | None = None
 ) -> tuple[int, int] | None:
     """Width and height, in pixels, of an image of the batch's last row as the model saw it.
 
@@ -69,6 +69,7 @@ def read_processed_size(
         batch: `input_ids` (n, length) and `position_ids` (n, 4, length): text, time, row, column of each token.
         image_tokens: the model's layout.
         image: which image of the row, from 0 (`Target.image`); None: the only one.
+        prompt_end: tokens of the prompt, which alone shows images: a model may write an image token itself.
 
     Returns:
         (width, height), or None where the row has no image token or no M-RoPE positions.
@@ -80,7 +81,7 @@ def read_processed_size(
     if position_ids.dim() != 2:
         return None
     # Views of the same memory: numpy's operations on a few hundred numbers cost a third of torch's.
-    places = np.flatnonzero(input_ids.numpy() == image_tokens.token_id)
+    places = np.flatnonzero(input_ids.numpy()[:prompt_end] == image_tokens.token_id)
     if not len(places):
         return None
     ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # of each image's tokens

@@ -45,7 +45,7 @@ from verl_visionr1.plugin.run_facts import (
 )
 from verl_visionr1.plugin.run_record import write_record
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
-from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, turns_of
+from verl_visionr1.plugin.turns import EXTRA_KEY, MASK_KEY, N_TURNS_KEY, TAIL, plain_decoder, turns_of
 from verl_visionr1.rewards import Preset, ResponseContext, Score
 from verl_visionr1.rewards.completion import apply_criteria, degeneration_metrics, read_completion
 from verl_visionr1.rewards.context import WIRE_KEY, Context, Rule, context_at
@@ -77,7 +77,7 @@ class VisionR1RewardManager(RewardManagerBase):
         if problem:
             raise ConfigError(problem)
         super().__init__(config, tokenizer, compute_score)
-        self.decode = tokenizer.decode
+        self.decode = plain_decoder(tokenizer)
         self.settings = settings_of(config)
         self.routes = self.settings.routing
         self.metrics = self.routes.metrics
@@ -117,9 +117,9 @@ class VisionR1RewardManager(RewardManagerBase):
             response = replace(response, reasoning_opened=is_opened)
             target = read_target(row["reward_model"]["ground_truth"])
             if self.image_tokens:
-                response = replace(
-                    response, processed_wh=read_processed_size(data.batch, self.image_tokens, target.image)
-                )
+                end = prompt_end_of(data, row)
+                size_wh = read_processed_size(data.batch, self.image_tokens, target.image, end)
+                response = replace(response, processed_wh=size_wh)
             preset = self.routes.preset_for(target, source, row)
             rule = self.rule_of(context, preset, source)
             if preset.may_block:  # what may take long must not hold up the worker's other rows
@@ -205,16 +205,21 @@ class VisionR1RewardManager(RewardManagerBase):
         """
         mask = data.batch.get(MASK_KEY, None)
         start, end = self.turns.last_turn(response_ids, row, None if mask is None else mask[-1].tolist())
-        prompt_end = int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
+        prompt_end = prompt_end_of(data, row)
         before = data.batch["input_ids"][-1][max(prompt_end - TAIL, 0) : prompt_end].tolist()
         is_opened = self.turns.is_reasoning_opened(before + response_ids[:start])
-        return self.decode(response_ids[start:end], skip_special_tokens=True), is_opened
+        return self.decode(response_ids[start:end]), is_opened
 
 
 _BY_DATA = ("reward_model", "extra_info", "index", "data_source")
 _BY_VERL = ("global_steps", "prompt_len", "response_len")
 _ROW_KEYS = frozenset({*_BY_DATA, *_BY_VERL, N_TURNS_KEY, EXTRA_KEY, WIRE_KEY})
 _UNSCORED = Score(0.0, {})
+
+
+def prompt_end_of(data: DataProto, row: Mapping[str, Any]) -> int:
+    """How many tokens the last row's prompt has, padding included."""
+    return int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
 
 
 def _judged(

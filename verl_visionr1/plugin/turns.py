@@ -7,6 +7,7 @@ prompt. A loop of another kind has to say what it does (`turns`), or to hand its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.answers.transcript import REASONING_TAGS, Reasoning, opens_reasoning
+from verl_visionr1.answers.transcript import REASONING_TAGS, TOOL_CALLS, Reasoning, opens_reasoning
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, TurnRule
 
 SINGLE_TURN, TOOL_AGENT = "single_turn_agent", "tool_agent"
@@ -27,6 +28,7 @@ _AGENT = "actor_rollout_ref.rollout.agent"
 _ONE_QUESTION = 2  # `AgentLoopOutput.num_turns` of a prompt and one answer
 TAIL = 16
 """Tokens before a turn that are looked at: a role, and `<think>`."""
+_MARKS = {tag for pair in (*REASONING_TAGS, *TOOL_CALLS) for tag in pair}
 _OPENINGS = tuple(opening for opening, _ in REASONING_TAGS)
 
 
@@ -134,6 +136,20 @@ def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
         return tokenizer.decode(ids, skip_special_tokens=False)
 
     return Turns(settings.turns, boundary, decode, settings.reasoning)
+
+
+def plain_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Tokens -> text without special tokens, but for those that mark reasoning and calls of tools.
+
+    In some vocabularies (Gemma 4, Kimi) these are special: without them reasoning would be read as the answer.
+    """
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {str(token) for token in added.values() if token.special}
+    special |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+    if not special & _MARKS:
+        return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+    dropped = re.compile("|".join(map(re.escape, sorted(special - _MARKS, key=len, reverse=True))) or "(?!)")
+    return lambda ids: dropped.sub("", tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def agent_loop_of(config: DictConfig) -> str:
