@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
+
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assign
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
