@@ -37,7 +37,10 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
         "verl_visionr1/criteria/regions.py": "pointing",
         "verl_visionr1/rewards/*.py": "rewards composition routing box_presets",
     },
-    "plugin": {"verl_visionr1/plugin/*.py": "plugin reward_path preflight extensions run_alarms"},
+    "plugin": {
+        "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "
+        "extensions run_alarms"
+    },
     "launcher": {"recipes/[lsi]*.sh": "launch"},  # launch, settings, inputs
 }
 
