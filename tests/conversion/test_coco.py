@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
+from scene_sets.base import exif, target
 from typer.testing import CliRunner
 
 from verl_visionr1.answers import instruction
@@ -22,7 +23,6 @@ from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.rows import RowError, RowsError, read_rows
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 COLOURS = {"red box": (255, 0, 0), "green box": (0, 255, 0), "blue box": (0, 0, 255)}
@@ -95,10 +95,6 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "set")
 
 
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
 def measured(row: dict[str, Any], colour: tuple[int, ...]) -> tuple[float, ...]:
     """Bounds of one colour in the image of a row, opened without a look at EXIF, as verl does."""
     (image,) = row["images"]
@@ -161,8 +157,6 @@ def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> N
 
     No json can say that it means the stored frame where both frames have one size (2, 3, 4): upright is taken, noted.
     """
-    tags = Image.Exif()
-    tags[0x0112] = orientation
     entry = data.image((RED, A), name="a.png")
     path = data.images_dir / "a.png"
     plain = Image.open(path).copy()
@@ -170,7 +164,7 @@ def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> N
         back = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
         if back != 1:
             plain = plain.transpose(TRANSPOSE[back])
-    plain.save(path, exif=tags)
+    plain.save(path, exif=exif(orientation))
     data.annotate(entry["id"], RED, A, iscrowd=1)
     found, report = data.convert(task="detection", embed=embed)
     truth = target(found[0])
@@ -220,10 +214,8 @@ def test_missing_size_is_measured(data: Dataset) -> None:
 
 
 def test_missing_size_of_a_turned_image(data: Dataset) -> None:
-    tags = Image.Exif()
-    tags[0x0112] = 6
     data.image((RED, A), name="a.png", width=None)
-    Image.open(data.images_dir / "a.png").save(data.images_dir / "a.png", exif=tags)
+    Image.open(data.images_dir / "a.png").save(data.images_dir / "a.png", exif=exif(6))
     data.bad("no width and height .*EXIF orientation 6.*add both")
 
 

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scene_sets.base import exif
 
 from verl_visionr1.conversion import scenes
 from verl_visionr1.conversion.flags import DataSource, Flags
@@ -56,9 +57,7 @@ class Options(Flags):
 
 
 def picture(path: Path, size: tuple[int, int] = WH, orientation: int = 1) -> Path:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    Image.new("RGB", size, (90, 20, 30)).save(path, exif=tags)
+    Image.new("RGB", size, (90, 20, 30)).save(path, exif=exif(orientation))
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scene_sets.base import exif
 
 from verl_visionr1.conversion.datasets import crowdhuman
 from verl_visionr1.files import RowError, RowsError
@@ -146,9 +147,7 @@ def test_most_images_hold_more_than_thirty(data: Dataset) -> None:
 
 def test_turned_image(data: Dataset) -> None:
     data.image(person())
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=tags)
+    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=exif(6))
     with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6"):
         data.convert()
 

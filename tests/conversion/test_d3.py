@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scene_sets.base import target
 
 from verl_visionr1.conversion.datasets import d3
 from verl_visionr1.conversion.sources import read_pickle
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 DOG, LOOSE, HAT, BARE = "a dog", "a dog not on a leash", "a hat", "a person without a hat"
@@ -88,10 +88,6 @@ class Dataset:
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def asked(rows: list[dict[str, Any]]) -> list[tuple[tuple[str, ...], int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import pictures, rows_in
+from scene_sets.base import pictures, rows_in, target
 from scene_sets.frameworks import VISUAL_RFT, write_jsonl, write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
@@ -16,7 +16,6 @@ from verl_visionr1.conversion.datasets import records
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards import PRESETS
-from verl_visionr1.targets import Target
 
 PICTURE = pictures()[0]
 NAME = PICTURE.file_name
@@ -36,10 +35,6 @@ def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, An
 def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]:
     report = records.convert(path, path.parent / "out.parquet", records.Options(**options))
     return rows_in(report), report
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def prompt(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
-from scene_sets.base import NAMES, pictures, rows_in
+from scene_sets.base import NAMES, exif, pictures, rows_in, target
 from scene_sets.frameworks import write_csv, write_jsonl, write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
@@ -19,7 +19,6 @@ from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.datasets import records
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 
 PICTURE = pictures()[0]
 WIDTH, HEIGHT = PICTURE.size
@@ -43,10 +42,6 @@ def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, An
 def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]:
     report = records.convert(path, path.parent / "out.parquet", records.Options(**options))
     return rows_in(report), report
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def prompt(row: dict[str, Any]) -> str:
@@ -133,9 +128,7 @@ def test_the_format_must_be_said(tmp_path: Path) -> None:
 
 
 def test_turned_images_need_a_size(tmp_path: Path) -> None:
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    PICTURE.image().save(tmp_path / NAME, exif=tags)
+    PICTURE.image().save(tmp_path / NAME, exif=exif(6))
     with pytest.raises(RowError, match=r"the annotations give no size, and .* has EXIF orientation 6"):
         convert(tmp_path, row(), column=COLUMNS, box_format="xyxy-abs")
     columns = (*COLUMNS, "width=w", "height=h")

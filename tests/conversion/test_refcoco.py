@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from scene_sets.base import opened, pictures, rows_in
+from scene_sets.base import opened, pictures, rows_in, target
 from scene_sets.referring import (
     ann_id_of,
     coco_name,
@@ -28,7 +28,6 @@ from scene_sets.referring import (
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 
@@ -78,10 +77,6 @@ def asks(text: str, *, allow_none: bool = False) -> str:
     instruct = FORMATS["qwen-json"].instruct
     assert instruct is not None
     return "<image>" + instruct("grounding", [text], allow_none=allow_none)
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 # ------------------------------------------------------------------------------------------------ good rows

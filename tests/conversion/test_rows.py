@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, JpegImagePlugin
+from scene_sets.base import exif
 
 from verl_visionr1 import row_writer
 from verl_visionr1.files import disk_error
@@ -48,12 +49,6 @@ def measured(file: Any) -> tuple[int, int, int, int]:
     pixels = np.asarray(Image.open(file).convert("RGB"), dtype=int)
     ys, xs = np.nonzero((pixels[..., 0] > 128) & (pixels[..., 2] < 128))
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
 
 
 def a_row(path: str = "/images/a.png", *, boxes: Any = (BOX,), data: bytes | None = None, **changes: Any) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
-from scene_sets.base import rows_in
+from scene_sets.base import exif, rows_in
 from scene_sets.detection_files import voc_object, voc_xml
 
 from verl_visionr1.answers import instruction
@@ -257,9 +257,7 @@ def test_missing_size_is_measured(kit: Devkit, size: Any) -> None:
 
 def test_exif(kit: Devkit) -> None:
     """The size tells in which frame the boxes were drawn; without it nothing does."""
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    kit.image("a.png", exif=tags)
+    kit.image("a.png", exif=exif(6))
     kit.xml("a", voc_object("red box", A_VOC))
     (truth,), _ = kit.convert()
     assert (truth.size_wh, truth.boxes_xyxy) == (WH[::-1], ((56, 8, 80, 48),))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from scene_sets.base import rows_in
+from scene_sets.base import exif, rows_in
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import yolo
@@ -84,9 +84,7 @@ def test_row(data: Folder) -> None:
 
 @pytest.mark.parametrize("orientation", [2, 3, 5, 6, 8])
 def test_fractions_are_of_the_upright_image(data: Folder, orientation: int) -> None:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    data.add("images/train/a", "0 0.5 0.25 0.5 0.5", exif=tags)
+    data.add("images/train/a", "0 0.5 0.25 0.5 0.5", exif=exif(orientation))
     (truth,), _ = data.convert()
     width, height = truth.size_wh
     assert truth.size_wh == (WH if orientation < 5 else WH[::-1])
