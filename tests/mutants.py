@@ -35,7 +35,7 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
         "verl_visionr1/criteria/[!mr]*.py": "criteria *",
         "verl_visionr1/criteria/math*.py": "text",
         "verl_visionr1/criteria/regions.py": "pointing",
-        "verl_visionr1/rewards/*.py": "rewards composition routing box_presets",
+        "verl_visionr1/rewards/*.py": "rewards reward_properties released_reward composition routing box_presets",
     },
     "plugin": {
         "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "
