@@ -31,13 +31,7 @@ from verl_visionr1.conversion.image_files import embedded_image, find_image, ins
 from verl_visionr1.conversion.items import Item, clean_box, question_of, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
-from verl_visionr1.conversion.sources import (
-    read_json,
-    read_pickle,
-    read_records,
-    read_xml,
-    sha256_of,
-)
+from verl_visionr1.conversion.sources import read_json, read_pickle, read_records, read_xml, sha256_of
 from verl_visionr1.conversion.tokens import boxes_answer_tokens, load_answer_counter, text_tokens, write_answer
 from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowError, RowsError
@@ -296,10 +290,7 @@ def test_large_answers_are_left_out() -> None:
     many = [item(boxes_xyxy=[(i, 1, i + 5, 9) for i in range(5)], labels=["cat"] * 5), item(task="counting", count=7)]
     ledger = Ledger()
     assert list(selected(many, Options(max_instances=4), ledger)) == []
-    assert ledger.left_out == {
-        "grounding row with more than 4 objects": 1,
-        "counting row with more than 4 objects": 1,
-    }
+    assert ledger.left_out == {"grounding row with more than 4 objects": 1, "counting row with more than 4 objects": 1}
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,7 @@ def data(tmp_path: Path) -> Dataset:
 
 @pytest.mark.parametrize(
     ("kind", "label", "box"),
-    [
-        ("fbox", "person", (10, 20, 30, 50)),
-        ("vbox", "person", (10, 20, 30, 35)),
-        ("hbox", "head", (15, 20, 23, 28)),
-    ],
+    [("fbox", "person", (10, 20, 30, 50)), ("vbox", "person", (10, 20, 30, 35)), ("hbox", "head", (15, 20, 23, 28))],
 )
 def test_which_box(data: Dataset, kind: str, label: str, box: tuple[int, ...]) -> None:
     data.image(person())
@@ -101,11 +97,7 @@ def test_mask_is_a_region_to_ignore(data: Dataset) -> None:
 
 
 def test_ignored_person_and_head(data: Dataset) -> None:
-    data.image(
-        person(),
-        person(40, extra={"ignore": 1}),
-        person(70, head_attr={"ignore": 1}),
-    )
+    data.image(person(), person(40, extra={"ignore": 1}), person(70, head_attr={"ignore": 1}))
     (target,), _ = data.convert(task="detection")
     assert (len(target.boxes_xyxy), target.ignore_xyxy) == (2, ((40, 20, 60, 50),))
     (target,), _ = data.convert(task="detection", box="hbox")

@@ -102,14 +102,7 @@ def test_sentences_of_the_group_and_empty_targets(data: Dataset) -> None:
     data.image(1, ([1], BOX))
     data.image(2)
     rows, report = data.convert()
-    assert asked(rows) == [
-        ((DOG, LOOSE), 1),
-        ((DOG,), 1),
-        ((LOOSE,), 0),
-        ((HAT, BARE), 0),
-        ((HAT,), 0),
-        ((BARE,), 0),
-    ]
+    assert asked(rows) == [((DOG, LOOSE), 1), ((DOG,), 1), ((LOOSE,), 0), ((HAT, BARE), 0), ((HAT,), 0), ((BARE,), 0)]
     assert report.negatives == {"detection": 1, "grounding": 3}
     assert all("If there is none" in row["prompt"][0]["content"] for row in rows)
     assert rows[0]["data_source"] == "visionr1/d3_detection"

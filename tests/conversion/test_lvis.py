@@ -195,11 +195,7 @@ def test_names(data: Dataset, names: str, expected: list[str]) -> None:
 def test_short_names_of_one_kind_keep_their_explanation() -> None:
     """`cap` would otherwise stand for two things, of which one may be absent where the other is."""
     categories = [CocoCategory(name=name) for name in ("Cap_(headwear)", "cap", "(odd)")]
-    assert lvis.phrases(categories, "short") == {
-        "Cap_(headwear)": "Cap (headwear)",
-        "cap": "cap",
-        "(odd)": "(odd)",
-    }
+    assert lvis.phrases(categories, "short") == {"Cap_(headwear)": "Cap (headwear)", "cap": "cap", "(odd)": "(odd)"}
 
 
 @pytest.mark.parametrize(

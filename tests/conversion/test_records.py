@@ -76,16 +76,7 @@ def test_every_format_means_the_same_box(name: str, tmp_path: Path) -> None:
     assert prompt(found) == instruction("grounding", ["the cat"])
 
 
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        list(BOX),
-        [list(BOX)],
-        json.dumps(BOX),
-        json.dumps([BOX]),
-        [[str(v) for v in BOX]],
-    ],
-)
+@pytest.mark.parametrize("boxes", [list(BOX), [list(BOX)], json.dumps(BOX), json.dumps([BOX]), [[str(v) for v in BOX]]])
 def test_boxes_may_be_wrapped(boxes: Any, tmp_path: Path) -> None:
     (found,), _ = convert(tmp_path, row(boxes), column=COLUMNS, box_format="xyxy-abs")
     assert target(found).boxes_xyxy == (BOX,)
@@ -173,10 +164,7 @@ def test_points(points: Any, expected: tuple[Any, ...], tmp_path: Path) -> None:
 
 
 def test_counting_and_text(tmp_path: Path) -> None:
-    rows = (
-        {"image": NAME, "q": "How many cats?", "n": "3"},
-        {"image": NAME, "q": "How many dogs?", "n": 0},
-    )
+    rows = ({"image": NAME, "q": "How many cats?", "n": "3"}, {"image": NAME, "q": "How many dogs?", "n": 0})
     found, report = convert(tmp_path, *rows, column=("image=image", "question=q", "count=n"))
     assert [target(it).count for it in found] == [3, 0]
     assert prompt(found[0]) == f"How many cats? {ANSWER_FORMATS['count'].then}"

@@ -301,18 +301,12 @@ WHERE = "refs(unc).p: entry 0 (ref_id 0)"
         ),
         (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; correct it"),
         (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
-        (
-            annotation(bbox=[1, 2, 3]),
-            f"{WHERE}: box [1, 2, 3]: needs 4 finite numbers; correct or remove the entry",
-        ),
+        (annotation(bbox=[1, 2, 3]), f"{WHERE}: box [1, 2, 3]: needs 4 finite numbers; correct or remove the entry"),
         (
             annotation(bbox=[1, 2, "3", 4]),
             f"{WHERE}: box [1, 2, '3', 4]: needs 4 finite numbers; correct or remove the entry",
         ),
-        (
-            annotation(bbox=[5, 5, 0, 4]),
-            f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation",
-        ),
+        (annotation(bbox=[5, 5, 0, 4]), f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation"),
         (
             image(width=0),
             f"{WHERE}: image 1000: width and height (0, 120): need positive numbers; correct or remove the entry",

@@ -17,14 +17,7 @@ from pycocotools import mask as coco
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Box, Point
-from verl_visionr1.criteria.pointing import (
-    CRITERIA,
-    RADIUS,
-    click,
-    point_distance,
-    point_in_box,
-    point_in_mask,
-)
+from verl_visionr1.criteria.pointing import CRITERIA, RADIUS, click, point_distance, point_in_box, point_in_mask
 from verl_visionr1.masks import Mask
 
 Criterion = Callable[..., float]

@@ -14,11 +14,7 @@ import pyarrow.parquet as pq
 from verl_visionr1 import Target
 from verl_visionr1.evaluation.generation.answering import Progress, answer_rows
 from verl_visionr1.evaluation.generation.prompts import Asked, Question
-from verl_visionr1.evaluation.generation.records import (
-    Made,
-    PredictionFile,
-    Sampling,
-)
+from verl_visionr1.evaluation.generation.records import Made, PredictionFile, Sampling
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.files import RowError
 from verl_visionr1.rollouts.records import OnError

@@ -182,11 +182,7 @@ BAD = {
         "schedule.kind = 'gated'",
     ),
     "no steps": ({"frame": "qwen3-vl", "total_steps": 0}, SettingsError, "total_steps = 0"),
-    "a taken name": (
-        {"frame": "qwen3-vl", "criteria": {"stage": {"fn": "recall"}}},
-        RewardError,
-        "criteria.stage",
-    ),
+    "a taken name": ({"frame": "qwen3-vl", "criteria": {"stage": {"fn": "recall"}}}, RewardError, "criteria.stage"),
     "no such folder": ({"model": "/no/such"}, SettingsError, "model = '/no/such'"),
     "wrong type": ({"frame": "qwen3-vl", "max_tokens": "many"}, SettingsError, "max_tokens = 'many'"),
     "half a budget": ({"frame": "qwen2.5-vl", "max_pixels": 9}, SizeError, "min_pixels = None"),

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from verl_rows import (
-    ANSWER,
-    MODEL,
-    TARGET,
-    judged,
-    manager,
-    trajectory,
-)
+from verl_rows import ANSWER, MODEL, TARGET, judged, manager, trajectory
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.plugin.config import ConfigError, Settings, checked

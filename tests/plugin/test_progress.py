@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from verl_rows import (
-    ANSWER,
-    GATED,
-    CharTokenizer,
-    config_of,
-    judged,
-    manager,
-    model_folder,
-    progress,
-    trajectory,
-)
+from verl_rows import ANSWER, GATED, CharTokenizer, config_of, judged, manager, model_folder, progress, trajectory
 
 from verl_visionr1 import Target, score
 from verl_visionr1.plugin.config import ConfigError, checked, settings_of
@@ -249,8 +239,7 @@ def test_a_gate_and_a_filter_of_groups_exclude_each_other() -> None:
     from verl_visionr1.plugin.run_facts import require_callback_for_gate
 
     config = OmegaConf.merge(
-        manager_of_gated(**GATED).config,
-        {"algorithm": {"filter_groups": {"enable": True, "metric": "accuracy"}}},
+        manager_of_gated(**GATED).config, {"algorithm": {"filter_groups": {"enable": True, "metric": "accuracy"}}}
     )
     with pytest.raises(ConfigError, match=r"kind=gated: algorithm\.filter_groups\.enable=true takes away"):
         require_callback_for_gate(config, settings_of(config))

@@ -430,12 +430,7 @@ def clicked(label: str, things: list[Thing]) -> Row | None:
 def boxed(label: str, things: list[Thing]) -> Row:
     """The label in the answer is the phrase."""
     labels = [label] * len(things)
-    return {
-        "task": "grounding",
-        "boxes_xyxy": [it.box for it in things],
-        "labels": labels,
-        "categories": [label],
-    }
+    return {"task": "grounding", "boxes_xyxy": [it.box for it in things], "labels": labels, "categories": [label]}
 
 
 WHAT = "Of which colour is the thing that is furthest to the left?"
@@ -525,20 +520,8 @@ FORMATS = (
         }.items()
     ),
     SceneFormat("records class labels", write_class_labels, records.convert, CLASS_LABELS, detection, True),
-    own(
-        "phrases",
-        write_phrases,
-        grounding,
-        column=[*PHRASE_COLUMNS, "boxes=boxes"],
-        box_format="xyxy-norm1000",
-    ),
-    own(
-        "points",
-        write_phrases,
-        pointing,
-        column=[*PHRASE_COLUMNS, "points=centres"],
-        box_format="xyxy-abs",
-    ),
+    own("phrases", write_phrases, grounding, column=[*PHRASE_COLUMNS, "boxes=boxes"], box_format="xyxy-norm1000"),
+    own("points", write_phrases, pointing, column=[*PHRASE_COLUMNS, "points=centres"], box_format="xyxy-abs"),
     own("counts", write_phrases, partial(counting, boxes=False), column=[*PHRASE_COLUMNS, "count=n"]),
     own(
         "table of phrases",
@@ -569,10 +552,5 @@ FORMATS = (
         preset="llamafactory",
         box_format="xyxy-abs",
     ),
-    own(
-        "gui-r1",
-        write_gui_r1,
-        lambda pictures: with_question(pictures, CLICK, "point", clicked),
-        preset="gui-r1",
-    ),
+    own("gui-r1", write_gui_r1, lambda pictures: with_question(pictures, CLICK, "point", clicked), preset="gui-r1"),
 )

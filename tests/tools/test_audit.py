@@ -196,11 +196,7 @@ def test_every_check_was_seen_to_fail() -> None:
 
 @pytest.mark.parametrize(
     ("function", "kind", "is_chat"),
-    [
-        ("honest", "completion, target", False),
-        ("honest_and_async", "verl", False),
-        ("honest_chat", "trl", True),
-    ],
+    [("honest", "completion, target", False), ("honest_and_async", "verl", False), ("honest_chat", "trl", True)],
 )
 def test_an_honest_callable_is_green(function: str, kind: str, is_chat: bool) -> None:
     report = audit(Subject(f"{BAD}:{function}", is_chat=is_chat), limits=PATIENT, isolated=False, is_quick=True)

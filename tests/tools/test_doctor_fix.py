@@ -89,8 +89,7 @@ def test_what_is_not_safe_is_left(copy: Path, spoil: Callable[[Path], None]) -> 
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name"),
-    [(thousandths, "xyxy-norm1000"), (fractions, "xyxy-norm1"), (corner_and_size, "xywh-abs")],
+    ("spoil", "name"), [(thousandths, "xyxy-norm1000"), (fractions, "xyxy-norm1"), (corner_and_size, "xywh-abs")]
 )
 def test_coordinates_are_mended_as_told(copy: Path, spoil: Callable[[Path], None], name: str) -> None:
     """Doctor says what to tell it; boxes come back to within the rounding of what was written."""

@@ -62,11 +62,7 @@ TYPED = [{"role": "user", "content": [{"type": "text", "text": "cat"}]}]
         ({"prompt": TYPED}, None, ["column of another type"]),
         ({"prompt": [None]}, PATH_SCHEMA, ["malformed prompt"]),
         ({"extra_info": "{}"}, None, ["column of another type"]),
-        (
-            {"truth": CAT.to_json().replace("50.0", LONG)},
-            PATH_SCHEMA,
-            ["box malformed", "unreadable truth"],
-        ),
+        ({"truth": CAT.to_json().replace("50.0", LONG)}, PATH_SCHEMA, ["box malformed", "unreadable truth"]),
         ({"truth": CAT.to_json().replace("[100,", f"[{LONG},")}, PATH_SCHEMA, ["another size"]),
     ],
 )

@@ -57,8 +57,7 @@ def run(*arguments: object, stdin: str | bytes | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("text", "preset", "words"),
-    [(PERFECT[:-9], "visionr1", "truncated"), (PERFECT, "vlmr1-ovd-released", "no fence")],
+    ("text", "preset", "words"), [(PERFECT[:-9], "visionr1", "truncated"), (PERFECT, "vlmr1-ovd-released", "no fence")]
 )
 def test_the_first_line_names_the_cause(text: str, preset: str, words: str) -> None:
     result = run("--text", text, "--target", TARGET.to_json(), "--preset", preset, "--progress", 0.0)
@@ -415,10 +414,7 @@ MISTAKES = {
     "no file": (["nowhere.jsonl", "--row", "1"], "nowhere.jsonl: no such file"),
     "unknown frame": (["--text", "x", "--target", TARGET.to_json(), "--frame", "qwen3vl"], "did you mean qwen3-vl?"),
     "unknown preset": (["--text", "x", "--target", TARGET.to_json(), "--preset", "visonr1"], "did you mean visionr1?"),
-    "no preset file": (
-        ["--text", "x", "--target", TARGET.to_json(), "--preset", "mine.yaml"],
-        "preset file mine",
-    ),
+    "no preset file": (["--text", "x", "--target", TARGET.to_json(), "--preset", "mine.yaml"], "preset file mine"),
     "wrong preset": (
         ["--text", "x", "--target", TARGET.to_json(), "--preset", "counting"],
         "judges counting, the target",
