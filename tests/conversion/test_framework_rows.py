@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from scene_sets.base import pictures, rows_in, target
-from scene_sets.frameworks import VISUAL_RFT, write_jsonl, write_parquet
+from scene_sets.frameworks import VISUAL_RFT
+from scene_sets.row_files import write_jsonl, write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction

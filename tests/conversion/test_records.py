@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from scene_sets.base import NAMES, exif, pictures, rows_in, target
-from scene_sets.frameworks import write_csv, write_jsonl, write_parquet
+from scene_sets.row_files import write_jsonl, write_parquet
+from scene_sets.tables import write_csv
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from scene_sets.base import NAMES, pictures, rows_in, target
-from scene_sets.frameworks import OD, QWEN_ONE, REC, VG, vision_r1_row, write_parquet, write_vision_r1
+from scene_sets.papers import OD, QWEN_ONE, REC, VG, vision_r1_row, write_vision_r1
+from scene_sets.row_files import write_parquet
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import vision_r1

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from scene_sets.base import NAMES, pictures, rows_in, target
-from scene_sets.frameworks import VLM_OVD, bbox_2d, conversation, rec_row, write_jsonl
+from scene_sets.papers import VLM_OVD, bbox_2d, conversation, rec_row
+from scene_sets.row_files import write_jsonl
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import vlm_r1
