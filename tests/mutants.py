@@ -32,9 +32,9 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
     "core": {
         "verl_visionr1/[bmsg]*.py": "*",  # boxes, masks, matching, schedule, settings, gate
         "verl_visionr1/assignment.py": "assignment matching",
-        "verl_visionr1/criteria/[!mr]*.py": "criteria *",
-        "verl_visionr1/criteria/math*.py": "text",
-        "verl_visionr1/criteria/regions.py": "pointing",
+        "verl_visionr1/criteria/[!mr]*.py": "criteria * *_properties",
+        "verl_visionr1/criteria/math*.py": "mathematics",
+        "verl_visionr1/criteria/regions.py": "pointing pointing_properties",
         "verl_visionr1/rewards/*.py": "rewards reward_properties released_reward composition routing box_presets",
     },
     "plugin": {
