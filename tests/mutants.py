@@ -41,7 +41,7 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
         "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "
         "extensions run_alarms"
     },
-    "launcher": {"recipes/[lsi]*.sh": "launch"},  # launch, settings, inputs
+    "launcher": {"recipes/[lsi]*.sh": "launch launch_command"},  # launch, settings, inputs
 }
 
 

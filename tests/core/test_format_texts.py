@@ -10,6 +10,7 @@ from cpu_time import grows_too_fast
 from format_writers import FOR_BOXES, GLM, GLM_END, READING, WRITERS, B, E, O, P, few, items_of_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_texts import garbage, json_values
 
 from verl_visionr1.answers import MAX_BOXES, MAX_CHARS, PARSERS, Defect
 from verl_visionr1.frames import FRAMES, to_original
@@ -158,13 +159,11 @@ def mutated(seed: tuple) -> str:
     return text
 
 
-any_text = (
-    st.text(st.characters()) | st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | mutations.map(mutated)
-)
+any_text = garbage | json_values | st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | mutations.map(mutated)
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(text=any_text)
 def test_no_text_makes_a_parser_raise(name: str, text: str) -> None:
     answer = PARSERS[name](text)

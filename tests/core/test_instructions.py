@@ -136,6 +136,8 @@ def test_wordings_are_those_of_the_papers_and_model_cards(question: tuple, expec
 
 def test_the_default_instruction_is_that_of_qwen_json() -> None:
     assert FORMATS["qwen-json"].instruct is instruction
+    with pytest.raises(ValueError, match=r"\['two', 'phrases'\]: task 'grounding' needs a list of one phrase"):
+        instruction("grounding", ["two", "phrases"])
 
 
 def test_a_format_knows_the_tasks_it_can_be_asked_for() -> None:

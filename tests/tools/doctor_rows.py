@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from scene_sets.base import exif
 from typer.testing import CliRunner, Result
 
 from verl_visionr1.cli import app
@@ -136,9 +137,7 @@ def other_image(folder: Path, name: str, write: Callable[[Image.Image, Path], No
 
 
 def rotated(folder: Path) -> None:
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    other_image(folder, ".jpg", lambda image, path: image.save(path, exif=tags))
+    other_image(folder, ".jpg", lambda image, path: image.save(path, exif=exif(6)))
 
 
 def cut_off(folder: Path) -> None:
