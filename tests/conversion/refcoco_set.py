@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 from scene_sets.base import pictures, rows_in
-from scene_sets.referring import (
-    ann_id_of,
-    instances,
-    python2_pickle,
-    ref,
-    save_train2014,
-)
+from scene_sets.referring import ann_id_of, instances, python2_pickle, ref, save_train2014
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import refcoco

@@ -13,12 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from refcoco_set import Dataset, asks
 from scene_sets.base import opened, pictures, rows_in, target
-from scene_sets.referring import (
-    ann_id_of,
-    coco_name,
-    write_jxu124,
-    write_lmms_lab,
-)
+from scene_sets.referring import ann_id_of, coco_name, write_jxu124, write_lmms_lab
 
 from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError

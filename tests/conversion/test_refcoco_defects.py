@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from refcoco_set import Dataset
-from scene_sets.referring import (
-    ann_id_of,
-    coco_name,
-)
+from scene_sets.referring import ann_id_of, coco_name
 
 from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError

@@ -251,20 +251,11 @@ def told(task: str, answer_format: str) -> Language:
     return Language(WRITERS[answer_format], form)
 
 
-WRITTEN = [
-    (task, name)
-    for name, w in WRITERS.items()
-    for task in TASKS
-    if name in FORMATS
-    and w.kind
-    in {
-        "detection": ("boxes",),
-        "grounding": ("boxes",),
-        "counting": ("boxes", "points", "count"),
-        "pointing": ("points",),
-        "text": ("words",),
-    }[task]
-]
+KINDS = {
+    **dict.fromkeys(("detection", "grounding"), ("boxes",)),
+    **{"counting": ("boxes", "points", "count"), "pointing": ("points",), "text": ("words",)},
+}
+WRITTEN = [(task, name) for name in WRITERS for task in TASKS if name in FORMATS and WRITERS[name].kind in KINDS[task]]
 
 
 @pytest.mark.parametrize(("task", "answer_format"), WRITTEN)
