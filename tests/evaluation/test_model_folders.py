@@ -9,23 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_folders import checkpoint, hugging_face
 from scripted import TINY
 
 from verl_visionr1.evaluation.generation import checkpoints
 from verl_visionr1.evaluation.generation.checkpoints import ModelError, actor_of, find_model, merged
-
-
-def checkpoint(run_dir: Path, step: int = 2, size: int = 1, written: int | None = None) -> Path:
-    """A checkpoint as verl leaves it (the shards hold nothing)."""
-    actor = run_dir / "checkpoints" / f"global_step_{step}" / "actor"
-    (actor / "huggingface").mkdir(parents=True)
-    for rank in range(size):
-        (actor / f"model_world_size_{size}_rank_{rank}.pt").write_bytes(b"weights")
-    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": size}))
-    (actor / "huggingface" / "config.json").write_text('{"model_type": "qwen3_vl"}')
-    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
-    tracker.write_text(str(step if written is None else written))
-    return actor
 
 
 @pytest.mark.parametrize(
@@ -72,13 +60,6 @@ def test_checkpoints_that_are_not_whole(tmp_path: Path, harm: Callable[[Path], o
     with pytest.raises(ModelError, match=said) as caught:
         find_model(str(tmp_path / "checkpoints" / "global_step_2"), tmp_path / "out")
     assert "\n" not in str(caught.value)
-
-
-def hugging_face(folder: Path, weights: bytes = b"weights") -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    (folder / "model.safetensors").write_bytes(weights)
-    return folder
 
 
 def test_a_hugging_face_folder(tmp_path: Path) -> None:
