@@ -28,9 +28,5 @@ def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]
     return rows_in(report), report
 
 
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
-
-
 def row(boxes: Any = (BOX,), **changes: Any) -> dict[str, Any]:
     return {"image": NAME, "text": "the cat", "boxes": boxes, **changes}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import BOX, NAME, PICTURE, convert, converted, prompt
-from scene_sets.base import target
+from recorded import BOX, NAME, PICTURE, convert, converted
+from scene_sets.base import prompt, target
 from scene_sets.frameworks import VISUAL_RFT
 from scene_sets.row_files import write_parquet
 

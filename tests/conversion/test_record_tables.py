@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
-from recorded import BOX, HEIGHT, NAME, PICTURE, WIDTH, convert, converted, prompt
-from scene_sets.base import NAMES, target
+from recorded import BOX, HEIGHT, NAME, PICTURE, WIDTH, convert, converted
+from scene_sets.base import NAMES, prompt, target
 from scene_sets.row_files import write_jsonl, write_parquet
 from scene_sets.tables import write_csv
 

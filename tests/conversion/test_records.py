@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from recorded import BOX, COLUMNS, HEIGHT, NAME, PICTURE, WIDTH, convert, converted, prompt, row
-from scene_sets.base import exif, target
+from recorded import BOX, COLUMNS, HEIGHT, NAME, PICTURE, WIDTH, convert, converted, row
+from scene_sets.base import exif, prompt, target
 from scene_sets.row_files import write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS

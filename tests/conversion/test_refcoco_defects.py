@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import Hostile
 from PIL import Image
 from refcoco_set import Dataset
 from scene_sets.referring import ann_id_of, coco_name
@@ -111,16 +112,6 @@ def test_images_of_another_size_are_refused(data: Dataset) -> None:
     Image.new("RGB", (50, 50)).save(path, format="PNG")
     with pytest.raises(RowError, match=r"the annotations say size_wh \(160, 120\), the file has \(50, 50\)"):
         data.convert()
-
-
-class Hostile:
-    """A pickle of this runs a command when a plain unpickler opens it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch '{self.path}'",)
 
 
 @pytest.mark.parametrize("place", ["alone", "within"])

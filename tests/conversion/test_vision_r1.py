@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import NAMES, pictures, rows_in, target
+from scene_sets.base import NAMES, pictures, prompt, rows_in, target
 from scene_sets.papers import OD, QWEN_ONE, REC, VG, vision_r1_row, write_vision_r1
 from scene_sets.row_files import write_parquet
 
@@ -29,10 +29,6 @@ def convert(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[d
     path = write_parquet(folder / "a.parquet", rows)
     report = vision_r1.convert(path, folder / "out.parquet", vision_r1.Options(**options))
     return rows_in(report), report
-
-
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
 
 
 LISTS = (

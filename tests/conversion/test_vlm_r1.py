@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import NAMES, pictures, rows_in, target
+from scene_sets.base import NAMES, pictures, prompt, rows_in, target
 from scene_sets.papers import VLM_OVD, bbox_2d, conversation, rec_row
 from scene_sets.row_files import write_jsonl
 
@@ -33,10 +33,6 @@ def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, An
     path = write_jsonl(folder / "a.jsonl", rows)
     report = vlm_r1.convert(path, folder / "images", folder / "out.parquet", vlm_r1.Options(**options))
     return rows_in(report), report
-
-
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
 
 
 def rec(**changes: Any) -> dict[str, Any]:

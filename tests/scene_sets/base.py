@@ -189,6 +189,11 @@ def target(row: dict[str, Any]) -> Target:
     return Target.from_json(row["reward_model"]["ground_truth"])
 
 
+def prompt(row: dict[str, Any]) -> str:
+    """What a row asks, without its image."""
+    return row["prompt"][0]["content"].removeprefix("<image>")
+
+
 def exif(orientation: int) -> Image.Exif:
     tags = Image.Exif()
     tags[0x0112] = orientation
