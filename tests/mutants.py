@@ -32,13 +32,16 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
     "core": {
         "verl_visionr1/[bmsg]*.py": "*",  # boxes, masks, matching, schedule, settings, gate
         "verl_visionr1/assignment.py": "assignment matching",
-        "verl_visionr1/criteria/[!mr]*.py": "criteria *",
-        "verl_visionr1/criteria/math*.py": "text",
-        "verl_visionr1/criteria/regions.py": "pointing",
-        "verl_visionr1/rewards/*.py": "rewards composition routing box_presets",
+        "verl_visionr1/criteria/[!mr]*.py": "criteria * *_properties",
+        "verl_visionr1/criteria/math*.py": "mathematics",
+        "verl_visionr1/criteria/regions.py": "pointing pointing_properties",
+        "verl_visionr1/rewards/*.py": "rewards reward_properties released_reward composition routing box_presets",
     },
-    "plugin": {"verl_visionr1/plugin/*.py": "plugin reward_path preflight extensions run_alarms"},
-    "launcher": {"recipes/[lsi]*.sh": "launch"},  # launch, settings, inputs
+    "plugin": {
+        "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "
+        "extensions run_alarms"
+    },
+    "launcher": {"recipes/[lsi]*.sh": "launch launch_command"},  # launch, settings, inputs
 }
 
 

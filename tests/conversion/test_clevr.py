@@ -141,11 +141,7 @@ def test_rgba_is_flattened(source: Source) -> None:
     Image.fromarray(pixels).save(source.images / entry["image_filename"])
     rows, report = source.convert(attributes=["shape"])
     with Image.open(rows[0]["images"][0]) as image:
-        assert (image.mode, image.getpixel((5, 5)), image.getpixel((5, 200))) == (
-            "RGB",
-            (255, 255, 255),
-            (90, 90, 90),
-        )
+        assert (image.mode, image.getpixel((5, 5)), image.getpixel((5, 200))) == ("RGB", (255, 255, 255), (90, 90, 90))
     assert report.ledger.notes["image: RGBA with alpha flattened on white"] == 1
 
 

@@ -1,72 +1,24 @@
-"""What converters share: from `Item` to `Row`, the choice of rows, threads, a kill in the middle, token estimates."""
+"""What converters share: from `Item` to `Row`, and the choice of rows."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from some_items import WH, Options, item
 
-from verl_visionr1.conversion import scenes
-from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.identity import Exclusion, identity_of_name, read_exclusion
-from verl_visionr1.conversion.image_files import embedded_image, find_image, inside
 from verl_visionr1.conversion.items import Item, clean_box, question_of, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
-from verl_visionr1.conversion.sources import (
-    read_json,
-    read_pickle,
-    read_records,
-    read_xml,
-    sha256_of,
-)
-from verl_visionr1.conversion.tokens import boxes_answer_tokens, load_answer_counter, text_tokens, write_answer
-from verl_visionr1.conversion.writing import Report, write_items
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES
-from verl_visionr1.images import EmbeddedImage, RowImage, prepare_image
+from verl_visionr1.images import EmbeddedImage, RowImage
 from verl_visionr1.masks import Mask
-from verl_visionr1.rows import read_rows
-from verl_visionr1.targets import Target
-
-ROOT = Path(__file__).resolve().parents[2]
-WH = (200, 100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Flags):
-    data_source: DataSource = "test/{task}"
-
-
-def picture(path: Path, size: tuple[int, int] = WH, orientation: int = 1) -> Path:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    Image.new("RGB", size, (90, 20, 30)).save(path, exif=tags)
-    return path
-
-
-def item(image: Path | EmbeddedImage = Path("/a.png"), **changes: Any) -> Item:
-    facts: dict[str, Any] = {"where": "a.json: entry 3", "image": image, "task": "grounding", "phrases": ("cat",)}
-    if "boxes_xyxy" not in changes and "points_xy" not in changes and changes.get("task") != "counting":
-        facts |= {"boxes_xyxy": [(10, 20, 30, 40)], "labels": ["cat"]}
-    return Item(**{**facts, **changes})
 
 
 def made(changes: dict[str, Any], size: tuple[int, int] = WH, orientation: int = 1) -> Any:
@@ -75,9 +27,6 @@ def made(changes: dict[str, Any], size: tuple[int, int] = WH, orientation: int =
     ledger = Ledger()
     row = row_of(item(**changes), RowImage("/a.png", None, size, stored, orientation), Options(), ledger)
     return row.target, ledger
-
-
-# ---------------------------------------------------------------------------------------------- Item -> Row
 
 
 @pytest.mark.parametrize(
@@ -188,45 +137,6 @@ def test_a_clean_box_is_inside_and_stays_so(numbers: list[float]) -> None:
     assert all(abs(a - b) <= 0.005 or b in (0, *WH) for a, b in zip(numbers, box, strict=True))
 
 
-# ---------------------------------------------------------------------------------------------- embedded images
-
-
-@pytest.mark.parametrize("embed", [False, True])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_images_inside_a_source_keep_their_bytes(embed: bool, suffix: str, tmp_path: Path) -> None:
-    data = picture(tmp_path / f"a{suffix}").read_bytes()
-    image = prepare_image(EmbeddedImage("row 1", data), embed=embed, copies_dir=tmp_path / "out")
-    assert image.size_wh == WH
-    stored = image.data if embed else Path(image.path).read_bytes()
-    assert stored == data
-    assert embed or Path(image.path).suffix == suffix
-
-
-def test_turned_image_inside_a_source(tmp_path: Path) -> None:
-    data = picture(tmp_path / "a.jpg", orientation=6).read_bytes()
-    image = prepare_image(EmbeddedImage("row 1", data), embed=False, copies_dir=tmp_path / "out")
-    assert (image.size_wh, Image.open(image.path).size) == (WH[::-1], WH[::-1])
-    with pytest.raises(RowError, match="row 1: not an image of a known format"):
-        prepare_image(EmbeddedImage("row 1", b"GIF?"), embed=False, copies_dir=tmp_path / "out")
-
-
-def test_images_of_records(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    path = picture(tmp_path / "b" / "a.png")
-    assert embedded_image({"bytes": b"x", "path": "a.png"}, "row 1") == EmbeddedImage("row 1", b"x")
-    assert embedded_image({"bytes": None, "path": str(path)}, "row 1") == path
-    assert embedded_image("data/b/a.png", "row 1", tmp_path) == path
-    assert embedded_image(f"file://{path}", "row 1", tmp_path) == path
-    for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
-        with pytest.raises(RowError, match=message):
-            embedded_image(value, "row 1")
-    with pytest.raises(RowError, match="must lie inside the images folder"):
-        embedded_image("../secret.png", "row 1", tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------- choice of rows
-
-
 def items_of(n: int) -> list[Item]:
     """Every fourth asks for what is not there."""
     boxes = [(10, 20, 30, 40)]
@@ -297,10 +207,7 @@ def test_large_answers_are_left_out() -> None:
     many = [item(boxes_xyxy=[(i, 1, i + 5, 9) for i in range(5)], labels=["cat"] * 5), item(task="counting", count=7)]
     ledger = Ledger()
     assert list(selected(many, Options(max_instances=4), ledger)) == []
-    assert ledger.left_out == {
-        "grounding row with more than 4 objects": 1,
-        "counting row with more than 4 objects": 1,
-    }
+    assert ledger.left_out == {"grounding row with more than 4 objects": 1, "counting row with more than 4 objects": 1}
 
 
 @pytest.mark.parametrize(
@@ -332,281 +239,3 @@ def test_exclusion_by_identity_reaches_every_collection(tmp_path: Path) -> None:
     options = Options(exclude_image_ids=listed)
     chosen = selected([item(file_name="val2017/000000000139.jpg"), item(file_name="b.jpg")], options, Ledger())
     assert [it.file_name for it in chosen] == ["b.jpg"]
-
-
-# ---------------------------------------------------------------------------------------------- writing
-
-
-def converted(folder: Path, out: Path, **options: Any) -> Report:
-    """Thirty images, two rows each; some of them broken."""
-    folder.mkdir(exist_ok=True)
-    rows = []
-    for i in range(30):
-        path = folder / f"{i}.png"
-        if not path.exists():
-            picture(path, (40 + i, 50))
-        if i % 10 == 7:
-            path.write_bytes(b"broken")
-        rows += [item(path, where=f"entry {i}", task=task, count=2) for task in ("grounding", "counting")]
-    flags = Options(on_error="skip", **options)
-    ledger = Ledger(fail=False)
-    return write_items(rows, out, flags, ledger, made_by="a test", source={})
-
-
-@pytest.mark.parametrize("embed", [False, True])
-def test_threads_change_no_byte(embed: bool, tmp_path: Path) -> None:
-    digests = set()
-    for workers in (1, 2, 7):
-        report = converted(tmp_path / "images", tmp_path / f"{workers}.parquet", embed=embed, workers=workers)
-        digests.add(hashlib.sha256(report.written.files[0].read_bytes()).digest())
-        assert report.ledger.skipped == {"image unreadable": 3}
-        assert report.ledger.notes["row of a skipped image"] == 6
-    assert len(digests) == 1
-    assert len(report.tokens.answers) == report.written.rows == 54
-
-
-WORDS = {"[UNK]": 0, "bbox": 1, "2d": 2, "label": 3, "red": 4, "circle": 5}
-
-
-def make_model(folder: Path, model_type: str = "qwen3_vl") -> Path:
-    """A model's folder with a tokenizer for which each piece of letters, digits or signs is a token."""
-    folder.mkdir()
-    model = {"type": "WordLevel", "vocab": WORDS, "unk_token": "[UNK]"}
-    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    return folder
-
-
-def test_right_answers_are_counted_by_the_tokenizer_of_a_model_and_change_no_byte(tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers")
-    model = make_model(tmp_path / "tiny")
-    plain = converted(tmp_path / "images", tmp_path / "a.parquet")
-    counted = converted(tmp_path / "images", tmp_path / "b.parquet", model=model)
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    assert (plain.tokens.model, counted.tokens.model) == ("", "tiny")
-    assert set(counted.tokens.answers) != set(plain.tokens.answers)
-    assert min(counted.tokens.answers) == 2, "the count, and the end"
-    with pytest.raises(RowsError, match=r"--model .*images: no tokenizer.json"):
-        load_answer_counter(tmp_path / "images")
-
-
-@pytest.mark.parametrize(
-    ("model_type", "text"),
-    [("qwen3_vl", "[0, 250, 500, 1000]"), ("qwen2_5_vl", "[0, 32, 64, 128]"), ("new", "[0, 32, 64, 128]")],
-)
-def test_right_answers_are_written_in_the_coordinates_of_the_model(model_type: str, text: str) -> None:
-    target = Target(task="grounding", size_wh=(128, 128), boxes_xyxy=[(0, 32, 64, 128)], labels=["red circle"])
-    frame = FRAMES[MODEL_TYPE_FRAMES[model_type]] if model_type in MODEL_TYPE_FRAMES else None
-    assert write_answer(target, frame) == f'[{{"bbox_2d": {text}, "label": "red circle"}}]'
-
-
-def test_failure_in_a_thread_stops_the_conversion_and_names_the_entry(tmp_path: Path) -> None:
-    converted(tmp_path / "images", tmp_path / "b.parquet")
-    rows = [item(tmp_path / "images" / f"{i}.png", where=f"entry {i}") for i in range(30)]
-    with pytest.raises(RowError, match=r"entry 7: .*7.png: not an image"):
-        write_items(rows, tmp_path / "a.parquet", Options(workers=3), Ledger(), made_by="a test", source={})
-    assert not (tmp_path / "a.parquet").exists()
-
-
-def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"a.parquet: no row is left: 1 x grounding row with more than 0 objects"):
-        write_items([item()], tmp_path / "a.parquet", Options(max_instances=0), Ledger(), made_by="t", source={})
-
-
-def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_a_rerun_completes(tmp_path: Path) -> None:
-    """The real command, killed while it writes; then run again, to the bytes of a run that was never killed."""
-    annotations = scenes.write_split(tmp_path / "set", "train", count=400, seed=2, size_wh=(320, 240))
-    script = ROOT / "data_preprocess" / "coco.py"
-    out = tmp_path / "out.parquet"
-    command = [sys.executable, str(script), str(annotations), str(tmp_path / "set" / "train")]
-    flags = ["--embed", "--task", "detection", "--verify-decode"]
-    partial = out.with_name(".out-00000.parquet.partial")
-    process = subprocess.Popen([*command, str(out), *flags], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600  # a busy machine takes minutes
-    while not (partial.exists() and partial.stat().st_size > 1_000_000):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [partial.name, "set"]
-    whole = tmp_path / "whole.parquet"
-    for name in (out, whole):
-        subprocess.run([*command, str(name), *flags], check=True, stdout=subprocess.DEVNULL)
-    assert out.read_bytes() == whole.read_bytes()
-    assert not partial.exists()
-    assert len(list(read_rows(out))) == 400
-
-
-# ---------------------------------------------------------------------------------------------- sources
-
-
-def test_records_of_every_kind(tmp_path: Path) -> None:
-    records = [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
-    (tmp_path / "a.json").write_text(json.dumps(records))
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n\n")
-    (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y\n")
-    (tmp_path / "a.tsv").write_bytes("\ufeffa\tb\n1\tx\n2\ty\n".encode())
-    for name in ("a.json", "a.jsonl", "a.csv", "a.tsv"):
-        assert [record for _, record in read_records(tmp_path / name)] == records
-    assert [where for where, _ in read_records(tmp_path / "a.csv")] == ["a.csv: line 2", "a.csv: line 3"]
-
-
-def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n \n{"a": 2}\n{"a"\n')
-    assert [where for where, _ in read_records(tmp_path / "a.jsonl")] == [f"a.jsonl: line {i}" for i in (1, 4, 5)]
-    assert "a.jsonl: line 5: " in str(list(read_records(tmp_path / "a.jsonl"))[-1][1])
-
-
-def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y,z\n3,w,\n")
-    (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
-    assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
-    assert (where, type(bad)) == ("a.csv: line 3", RowError)
-    reason = "fields 'z' are more than there are columns; quote what holds a comma, or correct it"
-    assert str(bad) == f"a.csv: line 3: {reason}"
-
-
-def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "cut.json").write_text('[{"a": 1')
-    (tmp_path / "object.json").write_text("{}")
-    (tmp_path / "empty.json").touch()
-    (tmp_path / "a.xyz").touch()
-    for name, message in (
-        ("cut.json", "not whole JSON"),
-        ("object.json", "needs a list, holds dict"),
-        ("empty.json", "it is empty"),
-        ("none.json", "no such file"),
-        ("a.xyz", "unknown kind of file"),
-    ):
-        with pytest.raises(RowsError, match=message):
-            list(read_records(tmp_path / name))
-    with pytest.raises(RowsError, match="not of the expected layout"):
-        read_json(tmp_path / "object.json", list[int])
-    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
-    (_, good), (where, bad) = read_records(tmp_path / "bad.jsonl")
-    assert good == {"a": 1}
-    assert isinstance(bad, RowError)
-    assert where == "bad.jsonl: line 2"
-
-
-class _Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    (tmp_path / "a.p").write_bytes(pickle.dumps([_Hostile(tmp_path / "made")]))
-    with pytest.raises(RowsError, match=r"a\.p: refused: it wants to load (posix|os)\.mkdir: a pickle of annotations"):
-        read_pickle(tmp_path / "a.p")
-    assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '<!DOCTYPE a [<!ENTITY x "xxxxxxxxxx"><!ENTITY y "&x;&x;&x;&x;&x;&x;">]><a>&y;</a>',
-        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
-    ],
-    ids=["bomb", "external"],
-)
-def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(RowError, match=r"a.xml: .*entities and DTDs are refused"):
-        read_xml(tmp_path / "a.xml")
-
-
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
-def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(RowError, match=r"entry 1: file_name .* must lie inside the images folder"):
-        inside(name, "entry 1")
-
-
-def test_images_are_found_by_the_end_of_their_name(tmp_path: Path) -> None:
-    (tmp_path / "patch8").mkdir()
-    path = picture(tmp_path / "patch8" / "a.png")
-    assert find_image(tmp_path, "images/v1/patch8/a.png", "") == path
-    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png", "") == path
-    assert find_image(tmp_path, "b.png", "") == tmp_path / "b.png"
-
-
-def _named(path: Path, *names: str, **options: Any) -> Report:
-    items = [
-        Item(where=f"entry {i}", image=path, task="counting", phrases=("cat",), count=1 + i, file_name=name)
-        for i, name in enumerate(names)
-    ]
-    flags = Options(**options)
-    ledger = Ledger(fail=flags.on_error == "fail")
-    return write_items(items, path.parent / "out.parquet", flags, ledger, made_by="test", source={})
-
-
-def test_one_file_is_not_two_images(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
-    with pytest.raises(RowError) as caught:
-        _named(path, "v1/a.png", "v2/a.png")
-    reason = f"its image 'v2/a.png' was found only by the end of this name, as {path}, which is 'v1/a.png' of entry 0"
-    assert str(caught.value) == f"entry 1: {reason}, too; fetch it"
-    report = _named(path, "v1/a.png", "v2/a.png", "v1/a.png", on_error="skip")
-    assert report.written.rows == 2
-    assert report.ledger.listed == [str(caught.value)]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("v1/a.png", "images/v1/a.png", "a.png"),
-        ("/data/v1/a.png", "v1\\a.png", "file:///data/v1/a.png"),
-        ("https://x.org/a/1.jpg", "https://x.org/b/1.jpg"),
-    ],
-)
-def test_one_image_may_go_by_several_names(tmp_path: Path, names: tuple[str, ...]) -> None:
-    assert _named(picture(tmp_path / "a.png"), *names).written.rows == len(names)
-
-
-def test_coco_names_of_one_image(tmp_path: Path) -> None:
-    path = picture(tmp_path / "COCO_train2014_000000000139.png")
-    assert _named(path, f"coco/{path.name}", f"train2014/{path.name}").written.rows == 2
-
-
-def test_names_that_are_no_utf8(tmp_path: Path) -> None:
-    odd = picture(tmp_path / os.fsdecode(b"\xff.png"))
-    with pytest.raises(
-        RowError, match=r"entry 0: file name .*udcff.png.* is not UTF-8, as rows must be; rename the fil"
-    ):
-        _named(odd, odd.name)
-    good = Item(where="b", image=picture(tmp_path / "b.png"), task="counting", phrases=("cat",), count=1)
-    bad = dataclasses.replace(good, where=odd.name, image=odd)
-    flags, out = Options(on_error="skip"), tmp_path / "out.parquet"
-    report = write_items([bad, good], out, flags, Ledger(fail=False), made_by="test", source={})
-    assert report.written.rows == 1
-    assert "not UTF-8" in (tmp_path / "out.skipped.txt").read_text()
-    assert sha256_of([odd, good.image]) if isinstance(good.image, Path) else False
-
-
-# ---------------------------------------------------------------------------------------------- tokens
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("Locate every the lady with the blue shirt in the image and output the coordinates in JSON format.", 20),
-        ("Count every sea shells in the image and answer with the number alone.", 14),
-        ("How many headlights does the black bus have? Answer with the number alone.", 15),
-    ],
-)
-def test_text_tokens_are_near_those_of_qwens_tokenizer(text: str, tokens: int) -> None:
-    """Right sides: counted once with Qwen's own vocabulary."""
-    assert text_tokens(text) == pytest.approx(tokens, rel=0.1, abs=1)
-
-
-@pytest.mark.parametrize(("n", "tokens"), [(1, 35), (3, 100), (10, 322), (30, 957)])
-def test_answer_tokens_are_near_those_of_qwens_tokenizer(n: int, tokens: int) -> None:
-    """Right sides: `json.dumps` of n boxes with three-digit corners, counted once with Qwen's own vocabulary."""
-    rng = np.random.default_rng(0)
-    boxes = rng.integers(100, 1000, (n, 4)).tolist()
-    labels = [["person", "traffic light", "hot dog"][i % 3] for i in range(n)]
-    assert boxes_answer_tokens(boxes, labels) == pytest.approx(tokens, rel=0.12)

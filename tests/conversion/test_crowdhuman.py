@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scene_sets.base import exif
 
 from verl_visionr1.conversion.datasets import crowdhuman
 from verl_visionr1.files import RowError, RowsError
@@ -64,11 +65,7 @@ def data(tmp_path: Path) -> Dataset:
 
 @pytest.mark.parametrize(
     ("kind", "label", "box"),
-    [
-        ("fbox", "person", (10, 20, 30, 50)),
-        ("vbox", "person", (10, 20, 30, 35)),
-        ("hbox", "head", (15, 20, 23, 28)),
-    ],
+    [("fbox", "person", (10, 20, 30, 50)), ("vbox", "person", (10, 20, 30, 35)), ("hbox", "head", (15, 20, 23, 28))],
 )
 def test_which_box(data: Dataset, kind: str, label: str, box: tuple[int, ...]) -> None:
     data.image(person())
@@ -100,11 +97,7 @@ def test_mask_is_a_region_to_ignore(data: Dataset) -> None:
 
 
 def test_ignored_person_and_head(data: Dataset) -> None:
-    data.image(
-        person(),
-        person(40, extra={"ignore": 1}),
-        person(70, head_attr={"ignore": 1}),
-    )
+    data.image(person(), person(40, extra={"ignore": 1}), person(70, head_attr={"ignore": 1}))
     (target,), _ = data.convert(task="detection")
     assert (len(target.boxes_xyxy), target.ignore_xyxy) == (2, ((40, 20, 60, 50),))
     (target,), _ = data.convert(task="detection", box="hbox")
@@ -146,9 +139,7 @@ def test_most_images_hold_more_than_thirty(data: Dataset) -> None:
 
 def test_turned_image(data: Dataset) -> None:
     data.image(person())
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=tags)
+    Image.new("RGB", WH).save(data.folder / "Images" / f"{ID}.jpg", exif=exif(6))
     with pytest.raises(RowError, match=r"line 1 .*EXIF orientation 6"):
         data.convert()
 

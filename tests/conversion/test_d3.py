@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scene_sets.base import target
 
 from verl_visionr1.conversion.datasets import d3
 from verl_visionr1.conversion.sources import read_pickle
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 DOG, LOOSE, HAT, BARE = "a dog", "a dog not on a leash", "a hat", "a person without a hat"
@@ -90,10 +90,6 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
 
 
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
 def asked(rows: list[dict[str, Any]]) -> list[tuple[tuple[str, ...], int]]:
     """What each row asks for, and how many objects it finds."""
     return [(tuple(target(row).categories), len(target(row).boxes_xyxy)) for row in rows]
@@ -106,14 +102,7 @@ def test_sentences_of_the_group_and_empty_targets(data: Dataset) -> None:
     data.image(1, ([1], BOX))
     data.image(2)
     rows, report = data.convert()
-    assert asked(rows) == [
-        ((DOG, LOOSE), 1),
-        ((DOG,), 1),
-        ((LOOSE,), 0),
-        ((HAT, BARE), 0),
-        ((HAT,), 0),
-        ((BARE,), 0),
-    ]
+    assert asked(rows) == [((DOG, LOOSE), 1), ((DOG,), 1), ((LOOSE,), 0), ((HAT, BARE), 0), ((HAT,), 0), ((BARE,), 0)]
     assert report.negatives == {"detection": 1, "grounding": 3}
     assert all("If there is none" in row["prompt"][0]["content"] for row in rows)
     assert rows[0]["data_source"] == "visionr1/d3_detection"

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile import Hostile
 from PIL import Image
 from scene_sets.base import pictures, rows_in
 from scene_sets.referring import ann_id_of, coco_name, instances, python2_pickle, ref, save_train2014, write_lmms_lab
@@ -300,14 +301,6 @@ def test_a_source_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(RowsError, match=r"refs\(unc\)\.p: the list comes first; needs a name that ends in \.txt"):
         exclusion.build(refs, [tmp_path / "list.txt"])
     assert refs.read_bytes() == before
-
-
-class Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch '{self.path}'",)
 
 
 def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scene_sets.base import canon_of, pictures, rows_in
+from scene_sets.base import canon_of, pictures, rows_in, target
 from scene_sets.regions import unions, write_flickr30k
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import flickr30k
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 
 WH = (160, 96)
 ID = "36979"
@@ -60,10 +59,6 @@ class Dataset:
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 # ---------------------------------------------------------------------------------------------- rows

@@ -7,43 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import pictures, rows_in
-from scene_sets.frameworks import VISUAL_RFT, write_jsonl, write_parquet
+from recorded import BOX, NAME, PICTURE, convert, converted
+from scene_sets.base import prompt, target
+from scene_sets.frameworks import VISUAL_RFT
+from scene_sets.row_files import write_parquet
 
 from verl_visionr1.answers import FORMATS as ANSWER_FORMATS
 from verl_visionr1.answers import instruction
-from verl_visionr1.conversion.datasets import records
-from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards import PRESETS
-from verl_visionr1.targets import Target
-
-PICTURE = pictures()[0]
-NAME = PICTURE.file_name
-BOX = (8.0, 16.0, 40.0, 60.0)
 
 
 @pytest.fixture(autouse=True)
 def images(tmp_path: Path) -> None:
     PICTURE.save(tmp_path)
-
-
-def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, Any]], Report]:
-    path = write_jsonl(folder / "a.jsonl", rows)
-    return converted(path, **options)
-
-
-def converted(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Report]:
-    report = records.convert(path, path.parent / "out.parquet", records.Options(**options))
-    return rows_in(report), report
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
 
 
 # ------------------------------------------------------------------------------------------------ ms-swift

@@ -186,8 +186,7 @@ Convert = Callable[[str, Path, Path], Report]
 
 @pytest.mark.parametrize("convert", [_coco, _records, _tallyqa, _clevr, _vlm_r1, _yolo])
 @pytest.mark.parametrize(
-    "name",
-    [r"..\..\label-studio\media\train\a b.png", "/label-studio/data/train/a%20b.png", "{root}/train/A b.PNG"],
+    "name", [r"..\..\label-studio\media\train\a b.png", "/label-studio/data/train/a%20b.png", "{root}/train/A b.PNG"]
 )
 def test_converters_find_images(convert: Convert, name: str, tmp_path: Path) -> None:
     path = picture(tmp_path / "train" / "a b.png")

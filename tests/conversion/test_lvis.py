@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scene_sets.base import target
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.coco_json import CocoCategory
 from verl_visionr1.conversion.datasets import lvis
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 NAMES = {2: "bow_(decorative_ribbons)", 5: "bow_(weapon)", 7: "trash_can", 11: "cap_(headwear)"}
@@ -67,10 +67,6 @@ class Dataset:
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def asked(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -199,11 +195,7 @@ def test_names(data: Dataset, names: str, expected: list[str]) -> None:
 def test_short_names_of_one_kind_keep_their_explanation() -> None:
     """`cap` would otherwise stand for two things, of which one may be absent where the other is."""
     categories = [CocoCategory(name=name) for name in ("Cap_(headwear)", "cap", "(odd)")]
-    assert lvis.phrases(categories, "short") == {
-        "Cap_(headwear)": "Cap (headwear)",
-        "cap": "cap",
-        "(odd)": "(odd)",
-    }
+    assert lvis.phrases(categories, "short") == {"Cap_(headwear)": "Cap (headwear)", "cap": "cap", "(odd)": "(odd)"}
 
 
 @pytest.mark.parametrize(

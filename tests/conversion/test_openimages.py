@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scene_sets.base import rows_in
+from scene_sets.base import exif, rows_in
 from scene_sets.detection_files import BOX_COLUMNS, write_table
 
 from verl_visionr1.answers import instruction
@@ -134,9 +134,7 @@ def test_groups_are_regions_to_ignore(data: Tables) -> None:
 @pytest.mark.parametrize(("orientation", "expected"), [(1, A_XYXY), (3, (112, 48, 152, 72)), (6, (48, 8, 72, 48))])
 def test_fractions_are_of_the_stored_pixels(data: Tables, orientation: int, expected: tuple[float, ...]) -> None:
     """Also where both frames have one size, so that the size cannot tell."""
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    data.image("a1", exif=tags)
+    data.image("a1", exif=exif(orientation))
     data.box("a1", "Dog")
     assert data.convert()[0][0].boxes_xyxy == (expected,)
 

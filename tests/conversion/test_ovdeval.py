@@ -76,14 +76,7 @@ def test_all_negatives_of_the_set_are_rows_by_default(data: Dataset) -> None:
     data.image(OFF, text=[OFF], neg_text=[ON, DOG])
     data.image(text=[], neg_text=[CAT])
     rows, report = data.convert()
-    assert asked(rows) == [
-        ((OFF, ON, DOG), 1),
-        ((OFF,), 1),
-        ((ON,), 0),
-        ((DOG,), 0),
-        ((CAT,), 0),
-        ((CAT,), 0),
-    ]
+    assert asked(rows) == [((OFF, ON, DOG), 1), ((OFF,), 1), ((ON,), 0), ((DOG,), 0), ((CAT,), 0), ((CAT,), 0)]
     assert [row["ability"] for row in rows] == ["detection", *["grounding"] * 3, "detection", "grounding"]
     assert report.negatives == {"detection": 1, "grounding": 3}
     assert all("If there is none" in row["prompt"][0]["content"] for row in rows)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from scene_sets.base import opened, rows_in
+from scene_sets.base import opened, rows_in, target
 
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import reasonseg
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.masks import Mask
-from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor import check_parquet
 
 WH = (160, 96)
@@ -79,10 +78,6 @@ def data(tmp_path: Path) -> Dataset:
 
 def shape(points: Sequence[Sequence[float]], label: str = "target", **more: Any) -> dict[str, Any]:
     return {"label": label, "labels": [label], "shape_type": "polygon", "points": points, **more}
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def boxes(row: dict[str, Any]) -> list[tuple[float, ...]]:

@@ -1,9 +1,8 @@
-"""visionr1 convert refcoco: the traps of RefCOCO's distributions and of gRefCOCO, hostile pickles, the command."""
+"""visionr1 convert refcoco: the traps of RefCOCO's distributions, of gRefCOCO and of its parquet files."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,79 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from scene_sets.base import opened, pictures, rows_in
-from scene_sets.referring import (
-    ann_id_of,
-    coco_name,
-    instances,
-    python2_pickle,
-    ref,
-    save_train2014,
-    write_jxu124,
-    write_lmms_lab,
-)
+from refcoco_set import Dataset, asks
+from scene_sets.base import opened, pictures, rows_in, target
+from scene_sets.referring import ann_id_of, coco_name, write_jxu124, write_lmms_lab
 
-from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.datasets import refcoco
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
-from verl_visionr1.tools.doctor import check_parquet
-
-
-class Dataset:
-    """RefCOCO in a folder; `refs` and `instances` are what its files will hold."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.pictures = folder, pictures()[:3]
-        self.images = save_train2014(self.pictures, folder)
-        self.instances = instances(self.pictures)
-        self.refs: list[Any] = []
-
-    def ref(self, picture: int = 0, thing: int = 0, texts: tuple[str, ...] = ("that",), **changes: Any) -> Any:
-        shown = self.pictures[picture]
-        entry = ref(len(self.refs), shown, ann_id_of(shown, shown.things[thing]), texts)
-        self.refs.append({**entry, **changes})
-        return self.refs[-1]
-
-    def write(self, name: str = "refs(unc).p") -> list[Path]:
-        path = self.folder / name
-        path.write_bytes(json.dumps(self.refs).encode() if name.endswith(".json") else python2_pickle(self.refs))
-        (self.folder / "instances.json").write_text(json.dumps(self.instances))
-        return [path, self.folder / "instances.json", self.images]
-
-    def convert(self, name: str = "refs(unc).p", **options: Any) -> tuple[list[dict[str, Any]], Any]:
-        report = refcoco.convert(self.write(name), self.folder / "out.parquet", refcoco.Options(**options))
-        assert check_parquet(self.folder / "out.parquet") == []
-        return rows_in(report), report
-
-    def bad(self, message: str, name: str = "refs(unc).p", **options: Any) -> None:
-        """It fails with this message; with --on-error skip, the good ref beside it is left."""
-        self.ref(1, texts=("the good one",))
-        with pytest.raises(RowError) as caught:
-            self.convert(name, **options)
-        assert str(caught.value) == message
-        found, report = self.convert(name, on_error="skip", **options)
-        assert [row["prompt"][0]["content"] for row in found] == [asks("the good one")]
-        assert report.ledger.listed == [message]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
-
-
-def asks(text: str, *, allow_none: bool = False) -> str:
-    instruct = FORMATS["qwen-json"].instruct
-    assert instruct is not None
-    return "<image>" + instruct("grounding", [text], allow_none=allow_none)
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
-# ------------------------------------------------------------------------------------------------ good rows
 
 
 def test_one_row_for_each_sentence(data: Dataset) -> None:
@@ -210,9 +147,6 @@ def test_excluded_images_are_left_out_by_whatever_name(data: Dataset) -> None:
     assert report.ledger.left_out["row of an image on the exclusion list"] == 2
 
 
-# ------------------------------------------------------------------------------------------------ gRefCOCO
-
-
 def test_no_target_is_a_row_without_objects(data: Dataset) -> None:
     data.ref(texts=("that",), ann_id=[ann_id_of(data.pictures[0], data.pictures[0].things[0])])
     data.ref(texts=("a purple whale",), ann_id=[-1], category_id=[-1])
@@ -260,180 +194,6 @@ def test_a_repeated_annotation_counts_once(data: Dataset) -> None:
     (row,), report = data.convert("grefs(unc).json", max_instances=2)
     assert target(row).boxes_xyxy == tuple(sorted(thing.box for thing in data.pictures[0].things[:2]))
     assert report.ledger.notes["annotation that a ref names twice"] == 1
-
-
-# ------------------------------------------------------------------------------------------------ bad entries
-
-
-def changed(field: str, value: Any) -> Callable[[Dataset], Any]:
-    def change(data: Dataset) -> None:
-        data.ref()[field] = value
-
-    return change
-
-
-def annotation(**changes: Any) -> Callable[[Dataset], Any]:
-    def change(data: Dataset) -> None:
-        data.instances["annotations"][0].update(changes)
-        data.ref()
-
-    return change
-
-
-def image(**changes: Any) -> Callable[[Dataset], Any]:
-    def change(data: Dataset) -> None:
-        data.instances["images"][0].update(changes)
-        data.ref()
-
-    return change
-
-
-def entry(value: Any) -> Callable[[Dataset], Any]:
-    return lambda data: data.refs.append(value)
-
-
-WHERE = "refs(unc).p: entry 0 (ref_id 0)"
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (changed("ann_id", 7), f"{WHERE}: ann_id 7 is not in the instances; do the files match?"),
-        (changed("image_id", 7), f"{WHERE}: image_id 7 is not in the instances; do the files match?"),
-        (
-            lambda data: data.ref(ann_id=ann_id_of(data.pictures[1], data.pictures[1].things[0])),
-            f"{WHERE}: ann_id 101700 is on image 1017, the ref on image 1000; do the files match?",
-        ),
-        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; correct it"),
-        (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
-        (
-            annotation(bbox=[1, 2, 3]),
-            f"{WHERE}: box [1, 2, 3]: needs 4 finite numbers; correct or remove the entry",
-        ),
-        (
-            annotation(bbox=[1, 2, "3", 4]),
-            f"{WHERE}: box [1, 2, '3', 4]: needs 4 finite numbers; correct or remove the entry",
-        ),
-        (
-            annotation(bbox=[5, 5, 0, 4]),
-            f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation",
-        ),
-        (
-            image(width=0),
-            f"{WHERE}: image 1000: width and height (0, 120): need positive numbers; correct or remove the entry",
-        ),
-        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; correct it"),
-        (
-            image(file_name="../../etc/passwd"),
-            f"{WHERE}: file_name '../../etc/passwd' must lie inside the images folder, but leads out by '..'; "
-            "put the image there, or correct the name",
-        ),
-        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; correct it"),
-        (
-            entry({"image_id": 1}),
-            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; correct it",
-        ),
-    ],
-)
-def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], message: str) -> None:
-    spoil(data)
-    data.bad(message)
-
-
-def test_a_target_and_no_target(data: Dataset) -> None:
-    number = ann_id_of(data.pictures[0], data.pictures[0].things[0])
-    data.ref(ann_id=[number], no_target=True)
-    data.bad(f"grefs(unc).json: entry 0 (ref_id 0): no_target, but ann_id [{number}]; correct it", "grefs(unc).json")
-
-
-def test_a_bad_entry_of_json(data: Dataset) -> None:
-    data.refs.append({"image_id": []})
-    data.bad(
-        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; correct it',
-        "grefs(unc).json",
-    )
-
-
-def test_images_of_another_size_are_refused(data: Dataset) -> None:
-    data.ref()
-    path = data.images / coco_name(data.pictures[0])
-    Image.new("RGB", (50, 50)).save(path, format="PNG")
-    with pytest.raises(RowError, match=r"the annotations say size_wh \(160, 120\), the file has \(50, 50\)"):
-        data.convert()
-
-
-# ------------------------------------------------------------------------------------------------ bad files
-
-
-class Hostile:
-    """A pickle of this runs a command when a plain unpickler opens it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch '{self.path}'",)
-
-
-@pytest.mark.parametrize("place", ["alone", "within"])
-def test_a_hostile_pickle_is_refused_and_not_run(data: Dataset, place: str) -> None:
-    trace = data.folder / "was_run"
-    data.ref()
-    sources = data.write()
-    hostile: Any = Hostile(trace)
-    sources[0].write_bytes(pickle.dumps(hostile if place == "alone" else [*data.refs, {"sentences": [hostile]}]))
-    pickle.loads(sources[0].read_bytes())
-    assert trace.exists(), "the pickle of this test is harmless"
-    trace.unlink()
-    with pytest.raises(RowsError) as caught:
-        refcoco.convert(sources, data.folder / "out.parquet")
-    assert str(caught.value) == (
-        f"{sources[0]}: refused: it wants to load {os.name}.system: "
-        "a pickle of annotations holds plain values only; do not open it otherwise"
-    )
-    assert not trace.exists()
-
-
-def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
-    data.ref()
-    refs, boxes, images = data.write()
-    out = data.folder / "out.parquet"
-
-    def said(*sources: Path) -> str:
-        with pytest.raises(RowsError) as caught:
-            refcoco.convert(sources, out)
-        return str(caught.value)
-
-    assert said(refs, images) == "refs(unc).p: holds no boxes; give the instances.json that lies beside it too"
-    assert said(refs, boxes) == "refs(unc).p: holds no images; give the folder of COCO's train2014 too"
-    assert said(boxes, images) == "no file of refs is given: needs refs(...).p, grefs(unc).json or .parquet files"
-    assert said(refs, boxes, boxes, images) == f"{boxes}: a second file of instances; convert each data set apart"
-    assert said(refs, boxes, images, data.folder) == (
-        f"{images} and {data.folder}: two folders of images; give the one that holds them"
-    )
-    assert said(data.folder / "none.p", boxes, images) == f"{data.folder}/none.p: no such file; check the path"
-    (data.folder / "dict.p").write_bytes(pickle.dumps({"a": 1}))
-    assert said(data.folder / "dict.p", boxes, images) == (
-        f"{data.folder}/dict.p: needs a list of refs, holds dict; is it the right file?"
-    )
-    (data.folder / "cut.p").write_bytes(refs.read_bytes()[:-9])
-    assert said(data.folder / "cut.p", boxes, images) == (
-        f"{data.folder}/cut.p: not a whole pickle (pickle data was truncated); fetch it again"
-    )
-    (data.folder / "captions.json").write_text('{"captions": []}')
-    assert said(refs, data.folder / "captions.json", images).startswith(
-        f"{data.folder}/captions.json: not of the expected layout"
-    )
-
-
-def test_ids_that_are_there_twice(data: Dataset) -> None:
-    data.ref()
-    data.instances["annotations"].append(data.instances["annotations"][0])
-    with pytest.raises(RowsError, match="instances: an id of an image or annotation appears twice"):
-        data.convert()
-
-
-# ------------------------------------------------------------------------------------------------ parquet files
 
 
 def table(sources: tuple[Any, ...], change: Callable[[dict[str, Any]], Any], keep: int = 3) -> list[Path]:

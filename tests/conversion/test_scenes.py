@@ -180,8 +180,7 @@ def test_pycocotools_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"split": "test"}, "'test'"), ({"image_format": "bmp"}, "'bmp'"), ({"count": -1}, "-1")],
+    ("options", "message"), [({"split": "test"}, "'test'"), ({"image_format": "bmp"}, "'bmp'"), ({"count": -1}, "-1")]
 )
 def test_impossible_datasets_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     split = options.pop("split", "train")

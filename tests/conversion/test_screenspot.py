@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from scene_sets.base import rows_in
+from scene_sets.base import rows_in, target
 
 from verl_visionr1 import score
 from verl_visionr1.answers import FORMATS
@@ -69,10 +69,6 @@ def entry(bbox: Any = XYWH, instruction: Any = "view the details", **changes: An
 
 def seeclick(bbox: Any) -> dict[str, Any]:
     return {"img_filename": "a.png", "bbox": bbox, "instruction": "settings"}
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 # ---------------------------------------------------------------------------------------------- rows

@@ -65,10 +65,7 @@ def test_points_are_counted_from_one(source: Source) -> None:
     assert (truth.task, truth.count, truth.labels) == ("counting", 2, ("person", "person"))
     assert row["prompt"][0]["content"] == "<image>Count every person in the image and answer with the number alone."
     info = row["extra_info"]
-    assert (info["image_id"], info["file_name"]) == (
-        "part_B/train_data/IMG_1",
-        "part_B/train_data/images/IMG_1.jpg",
-    )
+    assert (info["image_id"], info["file_name"]) == ("part_B/train_data/IMG_1", "part_B/train_data/images/IMG_1.jpg")
 
 
 def test_pointing_asks_for_heads(source: Source) -> None:

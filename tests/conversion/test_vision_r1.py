@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import NAMES, pictures, rows_in
-from scene_sets.frameworks import OD, QWEN_ONE, REC, VG, vision_r1_row, write_parquet, write_vision_r1
+from scene_sets.base import NAMES, pictures, prompt, rows_in, target
+from scene_sets.papers import OD, QWEN_ONE, REC, VG, vision_r1_row, write_vision_r1
+from scene_sets.row_files import write_parquet
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import vision_r1
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 
 PICTURE = pictures()[0]
 LABEL = PICTURE.labels[0]
@@ -29,14 +29,6 @@ def convert(folder: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[d
     path = write_parquet(folder / "a.parquet", rows)
     report = vision_r1.convert(path, folder / "out.parquet", vision_r1.Options(**options))
     return rows_in(report), report
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
 
 
 LISTS = (

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scene_sets.base import rows_in
+from scene_sets.base import rows_in, target
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import visual_genome
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 
 WH = (160, 96)
 URL = "https://cs.stanford.edu/people/rak248"
@@ -70,10 +69,6 @@ class Dataset:
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "set")
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
 
 
 def phrases(rows: list[dict[str, Any]]) -> list[str]:

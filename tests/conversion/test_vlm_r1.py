@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_sets.base import NAMES, pictures, rows_in
-from scene_sets.frameworks import VLM_OVD, bbox_2d, conversation, rec_row, write_jsonl
+from scene_sets.base import NAMES, pictures, prompt, rows_in, target
+from scene_sets.papers import VLM_OVD, bbox_2d, conversation, rec_row
+from scene_sets.row_files import write_jsonl
 
 from verl_visionr1.answers import instruction
 from verl_visionr1.conversion.datasets import vlm_r1
 from verl_visionr1.conversion.writing import Report
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.targets import Target
 
 PICTURE = pictures()[0]
 THING = next(it for it in PICTURE.things if len(PICTURE.of(it.label)) == 1)
@@ -33,14 +33,6 @@ def convert(folder: Path, *rows: Any, **options: Any) -> tuple[list[dict[str, An
     path = write_jsonl(folder / "a.jsonl", rows)
     report = vlm_r1.convert(path, folder / "images", folder / "out.parquet", vlm_r1.Options(**options))
     return rows_in(report), report
-
-
-def target(row: dict[str, Any]) -> Target:
-    return Target.from_json(row["reward_model"]["ground_truth"])
-
-
-def prompt(row: dict[str, Any]) -> str:
-    return row["prompt"][0]["content"].removeprefix("<image>")
 
 
 def rec(**changes: Any) -> dict[str, Any]:

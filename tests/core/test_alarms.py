@@ -14,16 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_visionr1.alarm_rules import ALARMS, AlarmRules
-from verl_visionr1.alarms import (
-    TO_SIGMA,
-    TRACKED,
-    AlarmState,
-    Batch,
-    Track,
-    advance,
-    changes,
-    reading,
-)
+from verl_visionr1.alarms import TO_SIGMA, TRACKED, AlarmState, Batch, Track, advance, changes, reading
 
 RULES = AlarmRules()
 N_STEPS = 160
@@ -322,11 +313,7 @@ def test_a_lasting_alarm_ends_when_it_is_switched_off() -> None:
 
 def test_fewer_boxes_explain_shorter_answers_and_more_longer_ones() -> None:
     def cleaned(factor: float) -> History:
-        return changed(
-            0,
-            40,
-            lambda b, s: {"boxes": b.boxes * factor**s, "n_tokens": b.n_tokens * factor**s},
-        )
+        return changed(0, 40, lambda b, s: {"boxes": b.boxes * factor**s, "n_tokens": b.n_tokens * factor**s})
 
     assert fired(cleaned(0.3)) == {}
     assert "length_growth" not in fired(cleaned(4.0))

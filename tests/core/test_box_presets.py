@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 from cpu_time import grows_too_fast
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reward_cases import CAT, DOG, NEGATIVE, TARGET, Labelled, said
 
 from verl_visionr1 import PRESETS, Target, score
-from verl_visionr1.boxes import Box
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import detection, grounding
 
@@ -21,25 +20,13 @@ SOUND = [preset.name for preset in (*detection.PRESETS, *grounding.PRESETS)]
 BY_LABEL = [name for name in SOUND if PRESETS[name].matching != "class_agnostic"]
 PROGRESS = [None, 0.0, 0.2, 0.5, 1.0]
 progresses = st.none() | st.floats(0, 1)
-
-Labelled = tuple[Box, str]
-CAT: Labelled = ((100, 100, 200, 200), "cat")
-DOG: Labelled = ((300, 100, 400, 300), "dog")
 JUNK: Labelled = ((450, 300, 600, 400), "cat")
 SIZE = (640, 480)
-
-
-def said(*items: Labelled) -> str:
-    return json.dumps([{"bbox_2d": list(box), "label": label} for box, label in items])
 
 
 def target_of(*items: Labelled, **more: Any) -> Target:
     boxes, labels = [box for box, _ in items], [label for _, label in items]
     return Target(task="detection", size_wh=SIZE, boxes_xyxy=boxes, labels=labels, **more)
-
-
-TARGET = target_of(CAT, DOG)
-NEGATIVE = target_of(categories=["cat", "dog"])
 
 
 def earned(preset: str, text: str, target: Target = TARGET, **how: Any) -> float:

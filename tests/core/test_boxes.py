@@ -5,16 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_visionr1.boxes import (
-    Box,
-    area,
-    array_intersection,
-    as_array,
-    intersection,
-    iou,
-    pairwise_giou,
-    pairwise_iou,
-)
+from verl_visionr1.boxes import Box, area, array_intersection, as_array, intersection, iou, pairwise_giou, pairwise_iou
 
 UNIT: Box = (0.0, 0.0, 10.0, 10.0)
 

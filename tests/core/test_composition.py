@@ -93,11 +93,7 @@ SCHEDULES = {
         [(0.0, Thresholds.of(0.1, 0.2, 0.3)), (0.5, Thresholds.of(0.4, 0.5, 0.6))],
         "step",
     ),
-    "a stage by name": (
-        {"kind": "constant", "stages": [dataclasses.asdict(ADVANCED)]},
-        [(0.0, ADVANCED)],
-        "step",
-    ),
+    "a stage by name": ({"kind": "constant", "stages": [dataclasses.asdict(ADVANCED)]}, [(0.0, ADVANCED)], "step"),
     "linear": (
         {"kind": "linear", "begin": 0.2, "end": 0.8},
         [(0.0, BEGINNER), (0.2, BEGINNER), (0.8, ADVANCED)],
@@ -121,15 +117,9 @@ MISTAKES = {
         {"criteria": {"recall": {"wieght": 1}}},
         "criteria.recall.wieght: unknown key; did you mean weight?",
     ),
-    "new criterion without fn": (
-        {"criteria": {"mine": {"weight": 1}}},
-        "criteria.mine: no such criterion in the base",
-    ),
+    "new criterion without fn": ({"criteria": {"mine": {"weight": 1}}}, "criteria.mine: no such criterion in the base"),
     "unknown fn": ({"criteria": {"mine": {"fn": "recal"}}}, "criteria.mine.fn = 'recal'"),
-    "unknown option": (
-        {"criteria": {"recall": {"options": {"beta": 2}}}},
-        "criteria.recall.options = 'beta'",
-    ),
+    "unknown option": ({"criteria": {"recall": {"options": {"beta": 2}}}}, "criteria.recall.options = 'beta'"),
     "an option that cannot be": (
         {"criteria": {"near": {"fn": "count_fuzzy", "options": {"cutoff": 0}}}},
         "criteria.near.options: count_fuzzy: cutoff = 0",

@@ -127,12 +127,7 @@ positive_ious = st.lists(st.floats(0.001, 1.0), max_size=5)
 @given(positive_ious, st.integers(0, 5), st.integers(0, 5), thresholds_of)
 def test_criteria_lie_in_0_1(ious: list[float], more_p: int, more_t: int, thresholds: Thresholds) -> None:
     matching = matched(ious, len(ious) + more_p, len(ious) + more_t)
-    for value in (
-        recall(matching, thresholds),
-        precision(matching, thresholds),
-        iou_mean(matching),
-        f1_50(matching),
-    ):
+    for value in (recall(matching, thresholds), precision(matching, thresholds), iou_mean(matching), f1_50(matching)):
         assert 0.0 <= value <= 1.0
 
 

@@ -94,11 +94,7 @@ FOLLOWED = {
     "a stage lasts its least": (changed(GATE, min_steps=8), [0.9] * 17, [0] * 7 + [1] * 8 + [2] * 2),
     "a bar for each move": (changed(GATE, bar=(0.3, 0.8), patience=1), [0.5] * 20, [0] * 3 + [1] * 17),
     "falls by default never": (GATE, [0.9] * 5 + [0.0] * 20, [0] * 4 + [1] * 21),
-    "falls if it may": (
-        changed(GATE, may_fall_back=True),
-        [0.9] * 5 + [0.0] * 10,
-        [0] * 4 + [1] * 5 + [0] * 6,
-    ),
+    "falls if it may": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.0] * 10, [0] * 4 + [1] * 5 + [0] * 6),
     "not within the hysteresis": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.56] * 10, [0] * 4 + [1] * 11),
     "not at its edge": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.55] * 10, [0] * 4 + [1] * 11),
     "below it": (changed(GATE, may_fall_back=True), [0.9] * 5 + [0.54] * 5, [0] * 4 + [1] * 5 + [0]),

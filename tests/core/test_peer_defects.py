@@ -5,13 +5,12 @@ Each test names the project. The audit's battery holds the same probes for any r
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from cpu_time import grows_too_fast
+from reward_cases import CAT, DOG, NEGATIVE, TARGET, Labelled, said
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.criteria import CRITERIA
@@ -24,18 +23,8 @@ GRADED = [name for name in BOXES if name != "rec-hit"]
 """All but the one whose definition is a hit or a miss."""
 COUNTING = [name for name, preset in DEFAULT.items() if preset.answer_format == "count"]
 TEXT = [name for name, preset in DEFAULT.items() if "text" in preset.tasks]
-
-Labelled = tuple[tuple[float, float, float, float], str]
-CAT: Labelled = ((100, 100, 200, 200), "cat")
-DOG: Labelled = ((300, 100, 400, 300), "dog")
 JUNK: list[Labelled] = [((10.0 + 30 * i, 400, 30.0 + 30 * i, 420), "cat") for i in range(20)]
-TARGET = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[CAT[0], DOG[0]], labels=["cat", "dog"])
 ONE = Target(task="grounding", size_wh=(640, 480), boxes_xyxy=[CAT[0]], labels=["the cat"])
-NEGATIVE = Target(task="detection", size_wh=(640, 480), categories=["cat", "dog"])
-
-
-def said(*items: Labelled, **more: Any) -> str:
-    return json.dumps([{"bbox_2d": list(box), "label": label, **more} for box, label in items])
 
 
 def value(text: str, target: Target, preset: str) -> float:

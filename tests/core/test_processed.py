@@ -52,11 +52,7 @@ REFUSED = {
     ),
     "one bound alone": (((9, 9), "qwen3-vl"), {"max_pixels": 9999}, r"max_pixels = 9999"),
     "bounds crossed": (((9, 9), "glm"), {"min_pixels": 9, "max_pixels": 8}, r"max_pixels = 8"),
-    "image bounds crossed": (
-        ((9, 9), "glm"),
-        {"image_options": {"max_pixels": 8}},
-        r"image_options: max_pixels = 8",
-    ),
+    "image bounds crossed": (((9, 9), "glm"), {"image_options": {"max_pixels": 8}}, r"image_options: max_pixels = 8"),
     "unknown family": (((9, 9), "llava"), {}, r"processor = 'llava'"),
     "no width": (((0, 9), "glm"), {}, r"size_wh = 0"),
     "half a pixel": (((9.5, 9), "glm"), {}, r"size_wh = 9.5"),

@@ -247,10 +247,7 @@ def test_a_template_of_reasoning_knows_that_the_prompt_opened_it() -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_opened", "cause"),
-    [
-        ("so 7. Wait", True, "only in the reasoning"),
-        ("Well, let me", True, "unclosed reasoning"),
-    ],
+    [("so 7. Wait", True, "only in the reasoning"), ("Well, let me", True, "unclosed reasoning")],
 )
 def test_explain_says_what_to_do_about_the_template(text: str, is_opened: bool, cause: str) -> None:
     response = ResponseContext(FRAMES["original"], reasoning_opened=is_opened)

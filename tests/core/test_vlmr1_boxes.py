@@ -143,10 +143,7 @@ PATTERNS = {
         lambda text: re.search(rf"<think>.*?</think>\s*<answer>.*?{FOUR}.*?</answer>", text, re.DOTALL),
     ),
     "glm": (format_rec_glm, lambda text: re.search(r"<think>(.*?)<answer>(.*?)</answer>", text, re.DOTALL)),
-    "answer": (
-        answer_format,
-        lambda text: re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL),
-    ),
+    "answer": (answer_format, lambda text: re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL)),
 }
 PARTS = [
     "<think>",
@@ -206,9 +203,7 @@ ODD_ITEMS = [
 answers = st.lists(st.sampled_from(ODD_ITEMS), max_size=4).map(lambda items: f"[{', '.join(items)}]")
 blocks = st.sampled_from(ODD_ITEMS) | answers
 completions = st.one_of(
-    st.text(st.characters()),
-    texts,
-    blocks.map(lambda block: f"<think>x</think><answer>```json\n{block}\n```</answer>"),
+    st.text(st.characters()), texts, blocks.map(lambda block: f"<think>x</think><answer>```json\n{block}\n```</answer>")
 )
 
 

@@ -15,7 +15,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_generation import TRUTH, checkpoint, hugging_face, made, prediction, row_of
+from model_folders import checkpoint, hugging_face
+from scripted import TRUTH, made, prediction, row_of
 from typer.testing import CliRunner
 
 from verl_visionr1.cli import app

@@ -164,10 +164,7 @@ BAD = {
         ["trainer.checkpoint_callback_class=verl_visionr1.plugin.progress.Nope"],
         "trainer.checkpoint_callback_class=verl_visionr1.plugin.progress.Nope: ",
     ),
-    "another reward manager": (
-        ["reward.reward_manager.name=naive"],
-        "reward.reward_manager.name=naive: not visionr1",
-    ),
+    "another reward manager": (["reward.reward_manager.name=naive"], "reward.reward_manager.name=naive: not visionr1"),
     "unknown reward manager": (
         ["reward.reward_manager.name=visionr0"],
         "reward.reward_manager: Unknown reward manager",
@@ -176,10 +173,7 @@ BAD = {
         ["actor_rollout_ref.model.path=/no/model"],
         "actor_rollout_ref.model.path=/no/model: no such directory",
     ),
-    "CPU without its platform": (
-        ["trainer.device=cpu"],
-        "trainer.device=cpu: verl reads the variable VERL_PLATFORM",
-    ),
+    "CPU without its platform": (["trainer.device=cpu"], "trainer.device=cpu: verl reads the variable VERL_PLATFORM"),
 }
 
 

@@ -155,7 +155,7 @@ def test_the_tool_judges_validation_as_the_run_wrote_down(tmp_path: Path) -> Non
     from verl_visionr1.runtime.gallery_page import arguments_of
 
     assert arguments_of(tmp_path, config_of(tmp_path)) == [
-        *(str(tmp_path), "--out", str(tmp_path / "gallery.html"), "--title", "a run: validation"),
+        *(str(tmp_path), "--out", str(tmp_path / "gallery.html"), "--title", "a run: validation")
     ]
 
 

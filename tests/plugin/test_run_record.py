@@ -5,7 +5,6 @@ The dumps are made by the real reward manager: what it gave is what the tools ha
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from typer.testing import CliRunner
+from verl_rows import CharTokenizer, judged, trajectory
 
 from verl_visionr1 import Target
 from verl_visionr1.cli import app
@@ -31,15 +31,6 @@ TARGETS = {
     "ref": Target(task="grounding", size_wh=(640, 480), boxes_xyxy=BOXES[:1], labels=["odd cat"]),
     "count": Target(task="counting", size_wh=(640, 480), count=3),
 }
-
-
-class CharTokenizer:
-    """Characters as ids: enough of a tokenizer for text that goes in and comes out."""
-
-    name_or_path = None
-
-    def decode(self, ids: Any, skip_special_tokens: bool) -> str:
-        return "".join(map(chr, ids))
 
 
 def answer(target: Target, shrink: float) -> str:
@@ -76,24 +67,6 @@ def manager_of(config: DictConfig) -> Any:
     return VisionR1RewardManager(config, CharTokenizer(), None)
 
 
-def judged(manager: Any, text: str, target: Target, **columns: Any) -> dict[str, Any]:
-    import torch
-    from tensordict import TensorDict
-    from verl import DataProto
-
-    responses = torch.tensor([[ord(character) for character in text]])
-    input_ids = torch.cat([torch.tensor([[1, 2]]), responses], dim=1)
-    batch = {"responses": responses, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    row = {
-        "reward_model": {"style": "rule", "ground_truth": target.to_json()},
-        "index": 0,
-        "data_source": "x",
-        **columns,
-    }
-    plain = {key: np.array([value]) for key, value in row.items()}
-    return asyncio.run(manager.run_single(DataProto(batch=TensorDict(batch, batch_size=1), non_tensor_batch=plain)))
-
-
 def dump(manager: Any, file: Path, step: int, *, is_validation: bool) -> None:
     """A dump as verl's V1 trainer writes it: rewards as float32; of validation also what the manager reports."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +77,7 @@ def dump(manager: Any, file: Path, step: int, *, is_validation: bool) -> None:
             extra_info = {"split": "val" if is_validation else "train"}
             source = {"det": "detection/x", "ref": "gui/y", "count": "counts"}[name]
             columns = {"global_steps": step, "extra_info": extra_info, "data_source": source}
-            given = judged(manager, text, target, **columns)
+            given = judged(manager, trajectory(text, target, **columns))
             row = {"input": f"user\n{name}?\nassistant\n", "output": text, "gts": target.to_json()}
             row |= {"score": float(np.float32(given["reward_score"])), "step": step}
             row |= {**given["reward_extra_info"], "reward": row["score"]} if is_validation else {}

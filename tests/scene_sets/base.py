@@ -184,6 +184,22 @@ def rows_in(report: Report) -> list[dict[str, Any]]:
     return [row for file in report.written.files for row in read_rows(file)]
 
 
+def target(row: dict[str, Any]) -> Target:
+    """The ground truth of a row."""
+    return Target.from_json(row["reward_model"]["ground_truth"])
+
+
+def prompt(row: dict[str, Any]) -> str:
+    """What a row asks, without its image."""
+    return row["prompt"][0]["content"].removeprefix("<image>")
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
 def canon_of(row: dict[str, Any]) -> Canon:
     """The part of a row that every converter must agree on. The image is known by its pixels."""
     (turn,) = row["prompt"]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,8 @@ def crowds(pictures: Sequence[Picture]) -> list[Canon]:
     rows = []
     for picture in pictures:
         points = sorted(thing.centre for thing in picture.things)
-        target = Target(
-            task="counting",
-            size_wh=picture.size,
-            points_xy=points,
-            labels=["person"] * len(points),
-            categories=["person"],
-            count=len(points),
-        )
+        things = {"points_xy": points, "labels": ["person"] * len(points), "count": len(points)}
+        target = Target(task="counting", size_wh=picture.size, categories=["person"], **things)
         question = "<image>Count every person in the image and answer with the number alone."
         rows.append((str(picture.number), "counting", question, target.to_json()))
     return rows
@@ -90,16 +85,14 @@ def crowds(pictures: Sequence[Picture]) -> list[Canon]:
 # ---------------------------------------------------------------------------------------------- PixMo
 
 
-def png(picture: Picture) -> bytes:
+def encoded(picture: Picture, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.image().save(buffer, "PNG")
+    picture.image().save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def jpeg(picture: Picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.image().save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+png = partial(encoded, kind="PNG")
+jpeg = partial(encoded, kind="JPEG", quality=95)
 
 
 def fetched(picture: Picture, folder: Path, *, by_url: bool) -> dict[str, Any]:
@@ -126,22 +119,11 @@ def write_pixmo_count(
     dead = {"image_url": "https://example.org/gone.png", "image_sha256": "0" * 64, "count": 2, "label": "ghosts"}
     records.append({**dead, "points": {"x": [1.0, 2.0], "y": [1.0, 2.0]} if with_points else None})
     points_type = pa.struct([("x", pa.list_(pa.float64())), ("y", pa.list_(pa.float64()))])
-    schema = pa.schema(
-        [
-            ("image_url", pa.string()),
-            ("image_sha256", pa.string()),
-            ("count", pa.int32()),
-            ("points", points_type),
-            ("label", pa.string()),
-        ]
-    )
+    texts = [(name, pa.string()) for name in ("image_url", "image_sha256")]
+    schema = pa.schema([*texts, ("count", pa.int32()), ("points", points_type), ("label", pa.string())])
     path = folder / "train-00000-of-00001.parquet"
     pq.write_table(pa.Table.from_pylist(records, schema), path)
     return [path], folder / "pixmo_images"
-
-
-def write_pixmo_count_evaluation(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
-    return write_pixmo_count(pictures, folder, with_points=False)
 
 
 def write_pixmo_points(pictures: Sequence[Picture], folder: Path, *, percent: bool = True) -> tuple[Any, ...]:
@@ -162,10 +144,6 @@ def write_pixmo_points(pictures: Sequence[Picture], folder: Path, *, percent: bo
         half = records[: len(records) // 2] if i == 0 else records[len(records) // 2 :]
         pq.write_table(pa.Table.from_pylist(half, schema), path)
     return paths, folder / "cache"
-
-
-def write_pixmo_points_in_pixels(pictures: Sequence[Picture], folder: Path) -> tuple[Any, ...]:
-    return write_pixmo_points(pictures, folder, percent=False)
 
 
 # ---------------------------------------------------------------------------------------------- questions
@@ -360,9 +338,6 @@ def write_shanghaitech(pictures: Sequence[Picture], folder: Path) -> tuple[Any, 
     return ([folder / part for part, _ in parts],)
 
 
-BOTH = "both"
-POINTING = "pointing"
-
 FORMATS = (
     SceneFormat(
         "pixmo-count",
@@ -373,7 +348,7 @@ FORMATS = (
     ),
     SceneFormat(
         "pixmo-count evaluation",
-        write_pixmo_count_evaluation,
+        partial(write_pixmo_count, with_points=False),
         pixmo.convert,
         pixmo.Options(),
         lambda pictures: with_questions(counting(pictures, boxes=False)),
@@ -382,14 +357,14 @@ FORMATS = (
         "pixmo-points in percent",
         write_pixmo_points,
         pixmo.convert,
-        pixmo.Options(task=POINTING, point_unit="percent"),
+        pixmo.Options(task="pointing", point_unit="percent"),
         pointing_with_negatives,
     ),
     SceneFormat(
         "pixmo-points in pixels",
-        write_pixmo_points_in_pixels,
+        partial(write_pixmo_points, percent=False),
         pixmo.convert,
-        pixmo.Options(task=BOTH),
+        pixmo.Options(task="both"),
         lambda pictures: with_questions(counting(pictures, boxes=False, points=True)) + pointing(pictures),
     ),
     SceneFormat("tallyqa", write_tallyqa, tallyqa.convert, tallyqa.Options(), questions_alone),
@@ -397,7 +372,7 @@ FORMATS = (
         "clevr",
         write_clevr,
         clevr.convert,
-        clevr.Options(task=BOTH, attributes=["color shape"]),
+        clevr.Options(task="both", attributes=["color shape"]),
         lambda pictures: counting(pictures, boxes=False, points=True) + pointing(pictures),
     ),
     SceneFormat("clevr-70k", write_r1v, clevr.convert, clevr.Options(), questions_alone, embeds=True),
@@ -406,7 +381,7 @@ FORMATS = (
         "fsc147",
         write_fsc147,
         fsc147.convert,
-        fsc147.Options(task=BOTH),
+        fsc147.Options(task="both"),
         lambda pictures: one_class(with_questions(counting(pictures, boxes=False, points=True)) + pointing(pictures)),
     ),
     SceneFormat(

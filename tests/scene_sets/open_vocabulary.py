@@ -214,18 +214,10 @@ FORMATS = (
         partial(asked_grounding, asked=with_two_absent),
     ),
     SceneFormat(
-        "d3 detection",
-        write_d3,
-        d3.convert,
-        d3.Options(task="detection"),
-        partial(asked_detection, asked=of_group),
+        "d3 detection", write_d3, d3.convert, d3.Options(task="detection"), partial(asked_detection, asked=of_group)
     ),
     SceneFormat(
-        "d3 grounding",
-        write_d3,
-        d3.convert,
-        d3.Options(task="grounding"),
-        partial(asked_grounding, asked=of_group),
+        "d3 grounding", write_d3, d3.convert, d3.Options(task="grounding"), partial(asked_grounding, asked=of_group)
     ),
     SceneFormat("d3 inter-group", write_d3, d3.convert, d3.Options(task="grounding", ask="inter"), grounding),
     SceneFormat(

@@ -196,11 +196,7 @@ def test_every_check_was_seen_to_fail() -> None:
 
 @pytest.mark.parametrize(
     ("function", "kind", "is_chat"),
-    [
-        ("honest", "completion, target", False),
-        ("honest_and_async", "verl", False),
-        ("honest_chat", "trl", True),
-    ],
+    [("honest", "completion, target", False), ("honest_and_async", "verl", False), ("honest_chat", "trl", True)],
 )
 def test_an_honest_callable_is_green(function: str, kind: str, is_chat: bool) -> None:
     report = audit(Subject(f"{BAD}:{function}", is_chat=is_chat), limits=PATIENT, isolated=False, is_quick=True)
@@ -255,20 +251,11 @@ def told(task: str, answer_format: str) -> Language:
     return Language(WRITERS[answer_format], form)
 
 
-WRITTEN = [
-    (task, name)
-    for name, w in WRITERS.items()
-    for task in TASKS
-    if name in FORMATS
-    and w.kind
-    in {
-        "detection": ("boxes",),
-        "grounding": ("boxes",),
-        "counting": ("boxes", "points", "count"),
-        "pointing": ("points",),
-        "text": ("words",),
-    }[task]
-]
+KINDS = {
+    **dict.fromkeys(("detection", "grounding"), ("boxes",)),
+    **{"counting": ("boxes", "points", "count"), "pointing": ("points",), "text": ("words",)},
+}
+WRITTEN = [(task, name) for name in WRITERS for task in TASKS if name in FORMATS and WRITERS[name].kind in KINDS[task]]
 
 
 @pytest.mark.parametrize(("task", "answer_format"), WRITTEN)

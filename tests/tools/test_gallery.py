@@ -6,25 +6,22 @@ import ast
 import base64
 import hashlib
 import importlib.util
-import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gallery_runs import Run, make_prompts, make_run, write_data, write_lines
+from gallery_pages import JUDGING, SAID, STEPS, dump, line_of, made
+from gallery_runs import Run, make_run
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from typer.testing import CliRunner
 
 from verl_visionr1 import FRAMES, PRESETS, Target, score
-from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import ResponseContext
 from verl_visionr1.rollouts.judging import Judging, Moment
@@ -33,15 +30,9 @@ from verl_visionr1.schedule import progress_at
 from verl_visionr1.tools.explain.explanation import explain
 from verl_visionr1.tools.gallery.choice import chosen
 from verl_visionr1.tools.gallery.groups import EPSILON, LEAST_LOSS, numbers_of
-from verl_visionr1.tools.gallery.page import write_gallery
 from verl_visionr1.tools.gallery.payload import script_json
-from verl_visionr1.tools.gallery.settings import Settings, Written
+from verl_visionr1.tools.gallery.settings import Written
 from verl_visionr1.tools.gallery.texts import HEAD, TAIL, Shown, in_utf16
-
-STEPS = 4
-JUDGING = Judging(PRESETS["visionr1"], FRAMES["original"], Moment(total_steps=STEPS))
-CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
-SAID = '[{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +40,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_run(tmp_path_factory.mktemp("run"), n_prompts=12, n_samples=4, n_steps=STEPS, n_validated=3)
 
 
-def made(paths: Sequence[Path], out: Path, **options: Any) -> tuple[Written, dict[str, Any], list[str]]:
-    """What was written, the payload and the pictures of the page."""
-    written = write_gallery(paths, out, Settings(options.pop("judging", JUDGING), **options))
-    html = out.read_text()
-    return written, embedded(html, "payload"), embedded(html, "pictures")
-
-
-def embedded(html: str, name: str) -> Any:
-    (text,) = re.findall(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
-    return json.loads(text, parse_constant=pytest.fail)
-
-
 @pytest.fixture(scope="module")
 def gallery(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, dict[str, Any], list[str]]:
     return made([run.folder], tmp_path_factory.mktemp("page") / "g.html", data=(run.data,))
-
-
-def line_of(payload: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(Path(payload["files"][sample["file"]]).read_text().splitlines()[sample["line"] - 1])
-
-
-def dump(path: Path, *rows: dict[str, Any]) -> Path:
-    plain = {"input": "Locate the cat.", "output": SAID, "gts": CAT.to_json(), "step": 1}
-    write_lines(path, [plain | row for row in rows])
-    return path
-
-
-# ------------------------------------------------------------------------------------------------ payload
 
 
 def test_every_rollout_is_there_as_scoring_judges_it(run: Run, gallery: tuple[Written, dict[str, Any], Any]) -> None:
@@ -197,9 +163,6 @@ def test_rewards_that_a_run_gave_otherwise_are_told(run: Run, tmp_path: Path) ->
     assert any("mean reward" in note for note in payload["notes"])
 
 
-# ------------------------------------------------------------------------------------------------ texts
-
-
 @given(st.recursive(st.text() | st.characters(categories=["Cs"]), st.lists))
 def test_nothing_leaves_the_script_element(value: Any) -> None:
     text = script_json(value)
@@ -228,9 +191,6 @@ def test_a_long_text_keeps_its_ends(n_more: int, data: st.DataObject) -> None:
     assert (shown.text[place[0] : place[1]] == text[start:end]) if is_kept or not n_more else place == (-1, -1)
 
 
-# ------------------------------------------------------------------------------------------------ which
-
-
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 30))
 @pytest.mark.parametrize("sample", ["even", "last"])
 def test_whole_groups_are_shown_up_to_the_limit(sample: Any, sizes: list[tuple[int, int]], limit: int) -> None:
@@ -255,121 +215,14 @@ def test_a_run_stands_for_its_dumps(run: Run, tmp_path: Path) -> None:
     files = dumps_of([run.folder])[0].files
     assert [file.name for file in files] == [f"{step}.jsonl" for step in range(1, STEPS + 1)]
     other = dump(tmp_path / "b" / "rollouts" / "1.jsonl", {}).parent
-    assert [found.name for found in dumps_of([run.folder, other])] == [
-        f"{run.folder.name}/rollouts",
-        "validation",
-        "b/rollouts",
-    ]
+    names = [found.name for found in dumps_of([run.folder, other])]
+    assert names == [f"{run.folder.name}/rollouts", "validation", "b/rollouts"]
     assert len(dumps_of([other, other])) == 1
     with pytest.raises(RowsError, match="no such file"):
         dumps_of([tmp_path / "nothing"])
     (tmp_path / "bare" / "metrics").mkdir(parents=True)
     with pytest.raises(RowsError, match="validation_data_dir"):
         dumps_of([tmp_path / "bare"])
-
-
-# ------------------------------------------------------------------------------------------------ pictures
-
-
-def decoded(url: str) -> Image.Image:
-    kind, _, data = url.partition(";base64,")
-    assert kind in ("data:image/webp", "data:image/jpeg")
-    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-
-
-@pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
-def test_each_prompt_has_its_own_image(embed: bool, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", n_prompts=6, n_samples=2, n_steps=2, embed=embed, n_validated=1)
-    other = tmp_path / "other.parquet"  # of other columns, and none of its rows was trained on
-    write_data(other, make_prompts(tmp_path / "other", 8)[6:], embed=not embed)
-    data = (other, run.data)
-    written, payload, pictures = made([run.folder], tmp_path / "g.html", data=data, side=240, has_causes=False)
-    assert (written.n_images, written.n_without_image) == (6, 0)
-    for prompt in payload["prompts"]:
-        row = next(p for p in range(6) if _truth(run, p) == [place for _, place in prompt["objects"]])
-        shown = decoded(pictures[prompt["picture"]])
-        assert shown.size == (240, 180)
-        with Image.open(run.folder / "images" / f"{row:06d}.jpg") as image:
-            expected = np.asarray(image.convert("RGB").resize(shown.size), dtype=float)
-        assert np.abs(np.asarray(shown, dtype=float) - expected).mean() < 6.0
-
-
-def test_of_two_images_none_is_guessed(run: Run, tmp_path: Path) -> None:
-    twin = tmp_path / "twin.parquet"  # the first prompt's question and truth, with an image of its own
-    write_data(twin, make_prompts(tmp_path / "twin", 1))
-    written, payload, _ = made([run.folder], tmp_path / "g.html", data=(run.data, twin), has_causes=False)
-    assert (written.n_images, written.n_without_image) == (11, 1)
-    assert payload["prompts"][0]["picture"] == -1
-    assert any("no single row of --data" in note for note in written.notes)
-
-
-def _truth(run: Run, row: int) -> list[list[float]]:
-    import pyarrow.parquet as pq
-
-    truth = pq.read_table(run.data, columns=["reward_model"])["reward_model"][row].as_py()["ground_truth"]
-    return [list(box) for box in Target.from_json(truth).boxes_xyxy]
-
-
-def test_what_is_not_known_stands_on_grey(run: Run, tmp_path: Path) -> None:
-    written, payload, pictures = made([run.folder / "rollouts"], tmp_path / "g.html", has_causes=False)
-    assert (pictures, written.n_without_image) == ([], 12)
-    assert {prompt["picture"] for prompt in payload["prompts"]} == {-1}
-    assert any("--data PARQUET" in note for note in written.notes)
-    written, _, pictures = made([run.folder / "rollouts"], tmp_path / "g.html", data=(run.data,), max_images=5)
-    assert (len(pictures), written.n_without_image) == (5, 7)
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
-    path = dump(tmp_path / "d" / "1.jsonl", {"image": str(tmp_path / "broken.jpg")}, {"image": "gone.jpg", "uid": "b"})
-    written, payload, pictures = made([path], tmp_path / "g.html")
-    assert (pictures, written.n_images, written.n_without_image) == ([""], 0, 2)
-    assert any("broken.jpg: no image that can be read" in note for note in written.notes)
-
-
-def test_the_image_that_a_row_names(run: Run, tmp_path: Path) -> None:
-    path = dump(tmp_path / "d" / "predictions.jsonl", {"image": str(run.folder / "images" / "000001.jpg")})
-    written, payload, pictures = made([path], tmp_path / "g.html")
-    assert (written.n_images, payload["prompts"][0]["picture"], payload["dumps"]) == (1, 0, ["predictions"])
-    assert decoded(pictures[0]).size == (320, 240)
-
-
-def two_images(folder: Path, image: int | None) -> tuple[dict[str, Any], list[Path]]:
-    """A row about one of two images, of which the first is red and the second blue."""
-    files = [folder / "0.png", folder / "1.png"]
-    for file, colour in zip(files, ("red", "blue"), strict=True):
-        Image.new("RGB", (320, 240), colour).save(file)
-    box = [[10, 10, 50, 50]]
-    target = Target(task="detection", size_wh=(320, 240), boxes_xyxy=box, labels=["cat"], image=image)
-    row = {
-        "data_source": "pairs",
-        "prompt": [{"role": "user", "content": "<image><image>Where is the cat?"}],
-        "reward_model": {"style": "rule", "ground_truth": target.to_json()},
-        "extra_info": {"index": 0},
-    }
-    return row, files
-
-
-@pytest.mark.parametrize("image", [None, 0, 1])
-@pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
-def test_of_several_images_the_one_of_the_ground_truth_is_shown(tmp_path: Path, image: int | None, embed: bool) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    row, files = two_images(tmp_path, image)
-    images = [{"bytes": file.read_bytes(), "path": None} if embed else str(file) for file in files]
-    pq.write_table(pa.Table.from_pylist([row | {"images": images}]), tmp_path / "data.parquet")
-    truth = row["reward_model"]["ground_truth"]
-    asked = "user\nWhere is the cat?\nassistant\n"
-    path = dump(tmp_path / "d" / "1.jsonl", {"gts": truth, "input": asked})
-    _, payload, pictures = made([path], tmp_path / "g.html", data=(tmp_path / "data.parquet",))
-    red, _, blue = decoded(pictures[payload["prompts"][0]["picture"]]).getpixel((160, 200))
-    assert (red > blue) == (image != 1)
-    if not embed:
-        path = dump(tmp_path / "e" / "1.jsonl", {"gts": truth, "image": [str(file) for file in files]})
-        _, payload, pictures = made([path], tmp_path / "g.html")
-        red, _, blue = decoded(pictures[payload["prompts"][0]["picture"]]).getpixel((160, 200))
-        assert (red > blue) == (image != 1)
-
-
-# ------------------------------------------------------------------------------------------------ curves
 
 
 def test_curves_are_means_of_all_rollouts_whatever_is_shown(run: Run, tmp_path: Path) -> None:
@@ -407,8 +260,6 @@ def test_a_source_that_drifts_is_named(tmp_path: Path) -> None:
     assert drift["reward"] == pytest.approx([0.15, 0.55])
 
 
-# ------------------------------------------------------------------------------------------------ robustness
-
 ODD: dict[str, dict[str, Any]] = {
     "nothing": {"output": ""},
     "huge numbers": {"output": '[{"bbox_2d": [-1e308, 0, 1e308, 9], "label": "cat"}]'},
@@ -434,13 +285,11 @@ ODD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_rows_are_shown(name: str, tmp_path: Path) -> None:
-    written, payload, _ = made([dump(tmp_path / "1.jsonl", ODD[name])], tmp_path / "g.html", judging=_off())
+    written, payload, _ = made(
+        [dump(tmp_path / "1.jsonl", ODD[name])], tmp_path / "g.html", judging=replace(JUDGING, moment=Moment())
+    )
     assert (written.n_rollouts, len(payload["samples"])) == (1, 1)
     assert written.n_bytes < 300_000
-
-
-def _off() -> Judging:
-    return Judging(PRESETS["visionr1"], FRAMES["original"])
 
 
 def test_rows_that_cannot_be_used_are_counted_or_refused(tmp_path: Path) -> None:
@@ -477,47 +326,3 @@ def test_the_policy_lets_only_the_pages_own_script_and_style_in(run: Run, tmp_pa
     assert "unsafe" not in policy
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html), "nothing comes from elsewhere"
     assert html.lower().count("<script") == 3
-
-
-# ------------------------------------------------------------------------------------------------ command
-
-
-def run_command(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["gallery", *map(str, arguments)])
-
-
-def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    result = run_command(run.folder, "--data", run.data, "--out", out, "--title", "A <b>run</b>", "--no-causes")
-    assert result.exit_code == 0, result.output
-    assert f"{out}: {run.n_rollouts} rollouts of {run.n_prompts} prompts" in result.output
-    assert f"12 images, {out.stat().st_size / 1e6:.1f} MB" in result.output
-    assert "<title>A &lt;b&gt;run&lt;/b&gt;" in out.read_text()
-    first = out.read_bytes()
-    run_command(run.folder, "--data", run.data, "--out", out, "--title", "A <b>run</b>", "--no-causes")
-    assert out.read_bytes() == first
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--out", "page.txt"], "--out page.txt: needs a name that ends in .html"),
-        (["--limit", "0"], "--limit 0: needs at least 1"),
-        (["--side", "5000"], "--side 5000: needs at most 2048"),
-        (["--progress", "half"], "--progress half: needs a fraction"),
-        (["--preset", "visionr2"], "visionr2"),
-        (["--column", "image"], "--column image: needs WHAT=NAME"),
-    ],
-)
-def test_what_cannot_be_is_one_line(options: list[str], words: str, run: Run) -> None:
-    result = run_command(run.folder, *options)
-    assert result.exit_code == 2
-    assert words in result.output
-    assert result.output.count("\n") == 1
-
-
-def test_a_dump_without_rows_is_an_error_of_the_command(tmp_path: Path) -> None:
-    (tmp_path / "1.jsonl").write_text('{"step": 1}\n')
-    result = run_command(tmp_path / "1.jsonl", "--out", tmp_path / "g.html")
-    assert result.exit_code == 2
-    assert "1 row could not be read" in result.output

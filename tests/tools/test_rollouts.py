@@ -21,14 +21,7 @@ from hypothesis import strategies as st
 from verl_visionr1 import Target
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rollouts.dumps import rollout_files
-from verl_visionr1.rollouts.records import (
-    SEVERAL_SOURCES,
-    Columns,
-    Counts,
-    Rollout,
-    data_sources_of,
-    read_rollouts,
-)
+from verl_visionr1.rollouts.records import SEVERAL_SOURCES, Columns, Counts, Rollout, data_sources_of, read_rollouts
 
 CAT = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
 DOG = Target(task="grounding", size_wh=(320, 240), boxes_xyxy=[[10, 10, 50, 50]], labels=["dog"])
@@ -196,11 +189,7 @@ BAD_ROWS = {
     "another project's ground truth": (json.dumps(row(gts="42")), "ground truth", "ground truth '42'"),
     "half a character in the ground truth": (json.dumps(row(gts={"task": "\ud800"})), "ground truth", "surrogate"),
     "a number too large": (json.dumps(row(gts={"count": 10**400})), "ground truth", "missing required field"),
-    "inverted box": (
-        json.dumps(row(gts=CAT.to_json().replace("[100.0,", "[300.0,"))),
-        "ground truth",
-        "needs x1 < x2",
-    ),
+    "inverted box": (json.dumps(row(gts=CAT.to_json().replace("[100.0,", "[300.0,"))), "ground truth", "needs x1 < x2"),
 }
 
 

@@ -1,0 +1,227 @@
+"""visionr1 convert coco: what is wrong in a file stops it, or is left out and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_set import BLUE, COLOURS, GREEN, RED, A, B, C, Dataset, measured
+from scene_sets.base import target
+
+from verl_visionr1.conversion.coco_json import read_coco
+from verl_visionr1.conversion.datasets import coco
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.rows import RowError, RowsError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path / "set")
+
+
+BAD_BOXES = {
+    "zero height": [5, 5, 10, 0],
+    "zero width": [5, 5, 0, 10],
+    "negative": [50, 50, -10, 10],
+    "wholly outside": [500, 5, 10, 10],
+    "touching from outside": [160, 0, 10, 10],
+    "three numbers": [1, 2, 3],
+    "no bbox": None,
+    "text in bbox": [1, 2, "3", 4],
+    "segmentation only": [],
+}
+BAD_IMAGES = {
+    "another size": {"width": 320},
+    "zero size": {"height": 0},
+    "width is text": {"width": "wide"},
+    "no file_name": {"file_name": None},
+    "same image id": {"id": 100},
+    "traversal": {"file_name": "../instances.json"},
+    "windows traversal": {"file_name": "..\\instances.json"},
+    "absolute": {"file_name": "/images/a.png"},
+}
+
+
+def spoil(data: Dataset, what: str) -> None:
+    """A set of one good image and one thing wrong."""
+    data.image((RED, A))
+    if what in BAD_BOXES:
+        data.annotate(100, GREEN, BAD_BOXES[what])
+    elif what in BAD_IMAGES:
+        data.image((RED, A), **BAD_IMAGES[what])
+    elif what == "unknown image":
+        data.annotate(999, RED, A)
+    elif what == "unknown category":
+        data.annotate(100, 999, A)
+    elif what == "no image file":
+        (data.images_dir / data.image((RED, A))["file_name"]).unlink()
+    else:
+        assert what == "not an object"
+        data.document["annotations"].append("annotation")
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        ("zero height", "box without extent", r"annotation id 1001 \(image id 100\): bbox \[5, 5, 10, 0\]"),
+        ("zero width", "box without extent", r"\[5, 5, 0, 10\]: box = .*: no extent; correct"),
+        ("negative", "box without extent", r"-10, 10\]: box = .*: no extent; correct"),
+        ("wholly outside", "box outside its image", r"annotation id 1001.*outside the image of \(160, 96\); correct"),
+        ("touching from outside", "box outside its image", r"outside the image of \(160, 96\); correct"),
+        ("three numbers", "box malformed", r"annotation id 1001.*bbox \[1, 2, 3\]: needs four finite"),
+        ("no bbox", "box malformed", "annotation id 1001.*bbox None"),
+        ("segmentation only", "box malformed", r"annotation id 1001.*bbox \[\]"),
+        ("text in bbox", "box malformed", r"annotation id 1001.*bbox \[1, 2, '3', 4\]: needs four"),
+        ("not an object", "malformed entry", r"annotations\[1\] = \"annotation\": Expected `object`"),
+        ("unknown image", "unknown image_id", r"id 1001\): image_id 999 is not in the file"),
+        ("unknown category", "unknown category_id", r"id 1001\): category_id 999 is not in the file"),
+        ("no image file", "image file missing", "image id 117: .*000000000117.png: no such image file"),
+        ("another size", "annotated size differs", r"image id 117: .*\(320, 96\), the file has \(160, 96\); use"),
+        ("zero size", "image without size", r"images\[1\] \(id 117.*\(160, 0\): need positive"),
+        ("no file_name", "image without id or file_name", r"images\[1\] \(id 117, file_name None\): needs both"),
+        ("traversal", "file_name outside the images folder", r"\.\./instances.json.*must lie inside the images folder"),
+        ("windows traversal", "file_name outside the images folder", "must lie inside the images folder"),
+        ("absolute", "file_name outside the images folder", "must lie inside the images folder"),
+        ("width is text", "image without size", r"images\[1\] \(id 117.*\('wide', 96\): need positive numbers"),
+    ],
+)
+def test_bad_entry_stops_or_is_counted(data: Dataset, what: str, kind: str, message: str) -> None:
+    spoil(data, what)
+    assert data.bad(message).kind == kind
+    (row,), report = data.convert(task="detection", on_error="skip")
+    assert target(row).boxes_xyxy == ((8, 16, 48, 40),)
+    assert report.ledger.skipped == {kind: 1}
+    assert report.skipped_list is not None
+    assert report.skipped_list.read_text().splitlines() == report.ledger.listed
+    assert len(report.ledger.listed) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "what", "message", "left_out"),
+    [
+        ("id", "image id twice", r"images\[1\] \(id 100.*twice", 1),
+        ("file_name", "image file twice", r"images\[1\] \(id 117", 2),
+    ],
+)
+def test_what_two_images_share_is_left_out(data: Dataset, key: str, what: str, message: str, left_out: int) -> None:
+    """Each of the two entries has a part of its objects: neither row would be right."""
+    for box in (A, B, C):
+        data.image((RED, box))
+    first, second, _ = data.document["images"]
+    second[key] = first[key]
+    assert data.bad(message).kind == what
+    (row,), report = data.convert(task="detection", on_error="skip")
+    assert target(row).boxes_xyxy[0] == measured(row, COLOURS["red box"])
+    assert report.ledger.skipped[what] == 1
+    assert report.ledger.left_out["annotation of an image left out"] == left_out
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("aerosol_can", "aerosol can"),
+        ("T-shirt", "t shirt"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("\ufb01sh", "fish"),
+        ("dog\u200b", "dog"),
+        ("\u0441\u0430t", "cat"),  # two Cyrillic letters
+        ("\u039fwl", "Owl"),  # a Greek one
+    ],
+)
+def test_names_that_look_alike_are_one_category(data: Dataset, first: str, second: str) -> None:
+    data.document["categories"] += [{"id": 91, "name": first}, {"id": 92, "name": second}]
+    entry = data.image((RED, A))
+    data.annotate(entry["id"], 91, B)
+    data.annotate(entry["id"], 92, C)
+    (row,), report = data.convert(task="detection")
+    assert target(row).categories == (*COLOURS, first)
+    assert target(row).labels == ("red box", first, first)
+    assert sum(report.ledger.notes.values()) == 1
+
+
+def test_category_with_only_a_bad_box_is_not_called_absent(data: Dataset) -> None:
+    """The thing is there, only its box is not: a row that says "none" would be wrong."""
+    for _ in range(20):
+        entry = data.image((RED, A))
+        data.annotate(entry["id"], GREEN, [5, 5, 10, 0])
+        data.annotate(entry["id"], BLUE, C, iscrowd=1)
+    found, report = data.convert(task="grounding", negatives=0.5, on_error="skip")
+    assert {target(row).labels for row in found} == {("red box",)}
+    assert report.ledger.notes["grounding negatives missing: too few absent categories"] == 20
+
+
+@pytest.mark.parametrize("box", [[5, 5, 10, 0], [1, 2, None, 4], "1 2 3 4", [1, 2, "3", 4]])
+def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> None:
+    """Not in a category list either: the truth would say that it is not there."""
+    data.image((RED, A))
+    data.annotate(100, GREEN, box)
+    found, report = data.convert(task="detection", on_error="skip")
+    assert [target(row).categories for row in found] == [("red box", "blue box")]
+    found, _ = data.convert(task="grounding", on_error="skip", negatives=0.5)
+    assert sorted(target(row).categories[0] for row in found) == ["blue box", "red box"]
+    assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
+
+
+def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
+    entry = data.image((RED, A))
+    data.annotate(entry["id"], RED, [0, 0, 0, 0])
+    _, report = data.convert(on_error="skip")
+    assert report.skipped_list.exists()
+    data.document["annotations"].pop()
+    data.convert(on_error="skip")
+    assert not report.skipped_list.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file; check the path"),
+        ("", "not whole JSON (it is empty); fetch the file again"),
+        ('{"images": [], "annotations": [{"id": 1', "not whole JSON (Input data was truncated)"),
+        ("version https://git-lfs.github.com/spec/v1", "not whole JSON (JSON is malformed"),
+        ('[{"image_id": 1, "caption": "a cat"}]', "not of the expected layout: Expected `object`, got `array`"),
+        ('{"info": {}}', "not of the expected layout: Object missing required field `images`"),
+        ('{"images": [], "annotations": [], "categories": []}', "no category; detection needs"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "category 0 is named ''"),
+        ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "categories[0]: id None: needs an id"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "<image>"}]}',
+            "category 0 is named '<image>': needs",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "categories[1]: id 1 appears twice",
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no row is left"),
+    ],
+)
+def test_annotation_files_that_are_not_coco(data: Dataset, text: str | None, message: str) -> None:
+    path = data.folder / "bad.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RowsError) as caught:
+        coco.convert(path, data.images_dir, data.folder / "a.parquet")
+    shown = str(caught.value)
+    assert shown.startswith((f"{path}: {message}", f"{path.name}: {message}", f"{data.folder}/a.parquet: {message}"))
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, RowError)
+
+
+def test_ledger_fails_or_counts() -> None:
+    error = RowError("bad thing", "file.json: bad thing 7; correct it")
+    with pytest.raises(RowError):
+        Ledger(fail=True).skip(error)
+    ledger = Ledger(fail=False)
+    ledger.skip(error)
+    ledger.skip(error)
+    assert ledger.skipped == {"bad thing": 2}
+    assert ledger.listed == [str(error)] * 2
+
+
+def test_ledger_is_shared(data: Dataset) -> None:
+    """A caller with a ledger of its own sees what reading skipped."""
+    data.annotate(999, RED, A)
+    ledger = Ledger(fail=False)
+    read_coco(data.write(), data.images_dir, ledger)
+    assert ledger.skipped == {"unknown image_id": 1}

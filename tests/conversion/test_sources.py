@@ -1,0 +1,134 @@
+"""What converters share: files that are read record by record, and images inside a source or found by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from hostile import Hostile
+from PIL import Image
+from some_items import WH, picture
+
+from verl_visionr1.conversion.image_files import embedded_image, find_image, inside
+from verl_visionr1.conversion.sources import read_json, read_pickle, read_records, read_xml
+from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import EmbeddedImage, prepare_image
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_images_inside_a_source_keep_their_bytes(embed: bool, suffix: str, tmp_path: Path) -> None:
+    data = picture(tmp_path / f"a{suffix}").read_bytes()
+    image = prepare_image(EmbeddedImage("row 1", data), embed=embed, copies_dir=tmp_path / "out")
+    assert image.size_wh == WH
+    stored = image.data if embed else Path(image.path).read_bytes()
+    assert stored == data
+    assert embed or Path(image.path).suffix == suffix
+
+
+def test_turned_image_inside_a_source(tmp_path: Path) -> None:
+    data = picture(tmp_path / "a.jpg", orientation=6).read_bytes()
+    image = prepare_image(EmbeddedImage("row 1", data), embed=False, copies_dir=tmp_path / "out")
+    assert (image.size_wh, Image.open(image.path).size) == (WH[::-1], WH[::-1])
+    with pytest.raises(RowError, match="row 1: not an image of a known format"):
+        prepare_image(EmbeddedImage("row 1", b"GIF?"), embed=False, copies_dir=tmp_path / "out")
+
+
+def test_images_of_records(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    path = picture(tmp_path / "b" / "a.png")
+    assert embedded_image({"bytes": b"x", "path": "a.png"}, "row 1") == EmbeddedImage("row 1", b"x")
+    assert embedded_image({"bytes": None, "path": str(path)}, "row 1") == path
+    assert embedded_image("data/b/a.png", "row 1", tmp_path) == path
+    assert embedded_image(f"file://{path}", "row 1", tmp_path) == path
+    for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
+        with pytest.raises(RowError, match=message):
+            embedded_image(value, "row 1")
+    with pytest.raises(RowError, match="must lie inside the images folder"):
+        embedded_image("../secret.png", "row 1", tmp_path)
+
+
+def test_records_of_every_kind(tmp_path: Path) -> None:
+    records = [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y\n")
+    (tmp_path / "a.tsv").write_bytes("\ufeffa\tb\n1\tx\n2\ty\n".encode())
+    for name in ("a.json", "a.jsonl", "a.csv", "a.tsv"):
+        assert [record for _, record in read_records(tmp_path / name)] == records
+    assert [where for where, _ in read_records(tmp_path / "a.csv")] == ["a.csv: line 2", "a.csv: line 3"]
+
+
+def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n \n{"a": 2}\n{"a"\n')
+    assert [where for where, _ in read_records(tmp_path / "a.jsonl")] == [f"a.jsonl: line {i}" for i in (1, 4, 5)]
+    assert "a.jsonl: line 5: " in str(list(read_records(tmp_path / "a.jsonl"))[-1][1])
+
+
+def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y,z\n3,w,\n")
+    (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
+    assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
+    assert (where, type(bad)) == ("a.csv: line 3", RowError)
+    reason = "fields 'z' are more than there are columns; quote what holds a comma, or correct it"
+    assert str(bad) == f"a.csv: line 3: {reason}"
+
+
+def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text('[{"a": 1')
+    (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "a.xyz").touch()
+    for name, message in (
+        ("cut.json", "not whole JSON"),
+        ("object.json", "needs a list, holds dict"),
+        ("empty.json", "it is empty"),
+        ("none.json", "no such file"),
+        ("a.xyz", "unknown kind of file"),
+    ):
+        with pytest.raises(RowsError, match=message):
+            list(read_records(tmp_path / name))
+    with pytest.raises(RowsError, match="not of the expected layout"):
+        read_json(tmp_path / "object.json", list[int])
+    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
+    (_, good), (where, bad) = read_records(tmp_path / "bad.jsonl")
+    assert good == {"a": 1}
+    assert isinstance(bad, RowError)
+    assert where == "bad.jsonl: line 2"
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.p").write_bytes(pickle.dumps([Hostile(tmp_path / "made")]))
+    with pytest.raises(RowsError, match=r"a\.p: refused: it wants to load (posix|os)\.system: a pickle of annotations"):
+        read_pickle(tmp_path / "a.p")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<!DOCTYPE a [<!ENTITY x "xxxxxxxxxx"><!ENTITY y "&x;&x;&x;&x;&x;&x;">]><a>&y;</a>',
+        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
+    ],
+    ids=["bomb", "external"],
+)
+def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(RowError, match=r"a.xml: .*entities and DTDs are refused"):
+        read_xml(tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
+def test_names_that_lead_outside(name: str) -> None:
+    with pytest.raises(RowError, match=r"entry 1: file_name .* must lie inside the images folder"):
+        inside(name, "entry 1")
+
+
+def test_images_are_found_by_the_end_of_their_name(tmp_path: Path) -> None:
+    (tmp_path / "patch8").mkdir()
+    path = picture(tmp_path / "patch8" / "a.png")
+    assert find_image(tmp_path, "images/v1/patch8/a.png", "") == path
+    assert find_image(tmp_path / "patch8", "images/v1/patch8/a.png", "") == path
+    assert find_image(tmp_path, "b.png", "") == tmp_path / "b.png"

@@ -1,0 +1,54 @@
+"""verl's own configuration of a run, and parquet files of rows."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+
+from verl_visionr1 import Target
+
+SPEC = importlib.util.find_spec("verl")
+CONFIGS = Path(str(SPEC.origin)).parent / "trainer" / "config" if SPEC is not None else Path()
+OURS = Path(__file__).parents[2] / "verl_visionr1" / "config" / "visionr1" / "progressive.yaml"
+RUN = (
+    *("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct"),
+    *("data.train_batch_size=8", "data.max_prompt_length=512", "actor_rollout_ref.actor.ppo_mini_batch_size=8"),
+    *("actor_rollout_ref.rollout.n=4", "algorithm.adv_estimator=grpo", "trainer.total_epochs=2"),
+    *("actor_rollout_ref.actor.use_dynamic_bsz=true", "trainer.default_local_dir=/no/checkpoints"),
+    *("data.train_files=/no/train.parquet", "data.val_files=/no/val.parquet"),
+)
+
+
+def config_of(*overrides: str, engine: str = "") -> DictConfig:
+    """verl's own configuration, as it is generated for each engine, with the flag and some overrides."""
+    return OmegaConf.merge(base_of(engine), OmegaConf.from_dotlist([*overrides]))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=2)
+def base_of(engine: str) -> DictConfig:
+    base = OmegaConf.load(CONFIGS / f"_generated_ppo_{engine}trainer.yaml")
+    return OmegaConf.merge(base, OmegaConf.load(OURS), OmegaConf.from_dotlist([*RUN]))  # type: ignore[return-value]
+
+
+def row(
+    size_wh: tuple[int, int] = (100, 100), n_images: int = 1, question: str = "Where is the cat?"
+) -> dict[str, Any]:
+    target = Target(task="detection", size_wh=size_wh, boxes_xyxy=[[1, 1, 9, 9]], labels=["cat"])
+    return {
+        "data_source": "x",
+        "prompt": [{"role": "user", "content": "<image>" * n_images + question}],
+        "images": ["a.png"] * n_images,
+        "reward_model": {"style": "rule", "ground_truth": target.to_json()},
+    }
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.Table.from_pylist([row()]).schema), file)
+    return str(file)

@@ -1,0 +1,166 @@
+"""Settings of a run that do nothing, keys that were not meant, and a model that is shared among workers."""
+
+from __future__ import annotations
+
+import pytest
+from run_configs import config_of
+
+from verl_visionr1.runtime import agreement, composing, idle_settings, run_checks
+
+pytestmark = pytest.mark.verl
+
+
+BUDGET = "data.mm_processor_kwargs"
+FROZEN = "actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision"
+IDLE = {  # overrides -> what is said, each in one line
+    "pixels where verl does not look": (["data.max_pixels=401408"], ["data.max_pixels=401408: verl does not read it"]),
+    "one of two": ([f"{BUDGET}.max_pixels=401408"], [f"{BUDGET}.max_pixels=401408: needs min_pixels beside it"]),
+    "the other": ([f"{BUDGET}.min_pixels=3136"], [f"{BUDGET}.min_pixels=3136: needs max_pixels beside it"]),
+    "upside down": (
+        [f"{BUDGET}.min_pixels=401408", f"{BUDGET}.max_pixels=3136"],
+        [f"{BUDGET}.min_pixels=401408: above max_pixels=3136"],
+    ),
+    "both": ([f"{BUDGET}.min_pixels=3136", f"{BUDGET}.max_pixels=401408"], []),
+    "words": (
+        [f"{BUDGET}.min_pixels=3136", f"{BUDGET}.max_pixels='401408'"],
+        [f"{BUDGET}.max_pixels='401408': needs a whole number of pixels"],
+    ),
+    "megapixels": (
+        [f"{BUDGET}.min_pixels=0", f"{BUDGET}.max_pixels=0.4"],
+        [f"{BUDGET}.min_pixels=0: needs a whole number", f"{BUDGET}.max_pixels=0.4: needs a whole number"],
+    ),
+    "keys that verl reads": (["data.cache_dir=/tmp/x", "data.need_tools_kwargs=true", "data.filter_prompts=true"], []),
+    "a data set of one's own": (["data.custom_cls.path=mine.py", "data.max_pixels=3"], []),
+    "legacy function": (
+        ["custom_reward_function.path=mine.py"],
+        ["custom_reward_function.path=mine.py: verl 0.9 ignores it; set reward.custom_reward_function.path"],
+    ),
+    "legacy reward model": (
+        ["reward_model.enable=true", "reward_model.model.path=x"],
+        [
+            "reward_model.enable=True: verl 0.9 ignores it; set reward.reward_model.enable",
+            "reward_model.model.path=x: verl 0.9 ignores it; set reward.reward_model.model_path",
+        ],
+    ),
+    "legacy keys of workers": (
+        ["reward_model.num_workers=4", "reward_model.reward_manager=dapo", "reward_model.reward_kwargs.a=1"],
+        [
+            "reward_model.num_workers=4: verl 0.9 ignores it; set reward.num_workers",
+            "reward_model.reward_manager=dapo: verl 0.9 ignores it; set reward.reward_manager.name",
+            "reward_model.reward_kwargs.a=1: verl 0.9 ignores it; set reward.reward_kwargs.a",
+        ],
+    ),
+    "the trainer that takes them over": (["async_training.x=1", "reward_model.reward_manager=dapo"], []),
+    "a tower that nobody freezes": (
+        ["actor_rollout_ref.actor.freeze_vision_tower=true"],
+        ["actor_rollout_ref.actor.freeze_vision_tower=true: verl's engines do not read it"],
+    ),
+    "a tower that is frozen": (["actor_rollout_ref.actor.freeze_vision_tower=true", FROZEN], []),
+    "a tower that Megatron trains": (
+        ["actor_rollout_ref.actor.strategy=megatron", FROZEN],
+        [f"{FROZEN}: freezes FSDP models alone, actor_rollout_ref.actor.strategy is megatron"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "messages"), IDLE.values(), ids=IDLE)
+def test_settings_that_do_nothing(overrides: list[str], messages: list[str]) -> None:
+    found = idle_settings.idle_problems(config_of(*overrides))
+    assert len(found) == len(messages), found
+    for said, message in zip(sorted(found), sorted(messages), strict=True):
+        assert said.startswith(message)
+
+
+def test_the_advice_for_image_budgets_can_be_pasted() -> None:
+    (said,) = idle_settings.idle_problems(config_of("data.max_pixels=401408"))
+    advice = said.partition("; set ")[2].removesuffix(", both").replace("MIN", "3136").replace("MAX", "401408")
+    assert dict(composing.composed([advice]).data.mm_processor_kwargs) == {"min_pixels": 3136, "max_pixels": 401408}
+
+
+def test_other_keys_that_verl_never_reads_are_a_warning() -> None:
+    config = config_of("data.my_root=/data", "data.cache_dir=/tmp/x")
+    assert idle_settings.unread_data_keys(config) == {"my_root": "/data"}
+    assert any(note.startswith("data.my_root=/data: verl does not read") for note in run_checks.warnings_of(config))
+    assert idle_settings.unread_data_keys(config_of()) == {}, "verl's own keys"
+
+
+ACTOR = "actor_rollout_ref.actor"
+MEGATRON = {  # overrides (8 GPUs) -> what is said
+    "4 tensor-parallel parts": ([f"{ACTOR}.megatron.tensor_model_parallel_size=4"], None),
+    "2 x 2 x 2": (
+        [f"{ACTOR}.megatron.{kind}=2" for kind in ("tensor_model_parallel_size", "pipeline_model_parallel_size")]
+        + [f"{ACTOR}.megatron.context_parallel_size=2"],
+        None,
+    ),
+    "3 parts": (
+        [f"{ACTOR}.megatron.tensor_model_parallel_size=3"],
+        f"{ACTOR}: tensor_model_parallel_size=3: 8 GPUs (trainer.n_gpus_per_node x nnodes): need a multiple of it",
+    ),
+    "no parts": (
+        [],
+        f"{ACTOR}.ppo_mini_batch_size=6 x actor_rollout_ref.rollout.n=5 = 30 answers: need a multiple of 8",
+    ),
+    "2 parts": (
+        [f"{ACTOR}.megatron.tensor_model_parallel_size=2"],
+        f"{ACTOR}.ppo_mini_batch_size=6 x actor_rollout_ref.rollout.n=5 = 30 answers: need a multiple of 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), MEGATRON.values(), ids=MEGATRON)
+def test_megatron_shares_a_model_among_workers(overrides: list[str], message: str | None) -> None:
+    """30 answers: the data-parallel groups that they are dealt to are the GPUs over tp x pp x cp."""
+    run = ("trainer.n_gpus_per_node=8", "actor_rollout_ref.rollout.n=5", f"{ACTOR}.ppo_mini_batch_size=6")
+    config = config_of(*run, "data.train_batch_size=12", *overrides, engine="megatron_")
+    assert config.actor_rollout_ref.actor.strategy == "megatron"
+    found = [problem for problem in agreement.agreement_problems(config) if problem.startswith(ACTOR)]
+    assert found == [] if message is None else any(problem.startswith(message) for problem in found), found
+
+
+def test_a_long_sequence_is_shared_among_context_parallel_workers() -> None:
+    long = ("data.max_prompt_length=20000", "trainer.n_gpus_per_node=8")
+    alone = agreement.agreement_problems(config_of(*long, engine="megatron_"))
+    shared = agreement.agreement_problems(
+        config_of(*long, f"{ACTOR}.megatron.context_parallel_size=2", engine="megatron_")
+    )
+    key = f"{ACTOR}.ppo_max_token_len_per_gpu=16384: a sequence may have 20512 tokens"
+    assert [any(problem.startswith(key) for problem in found) for found in (alone, shared)] == [True, False]
+
+
+MEANT = {
+    "actor_rollout_ref.actor.gamma": "algorithm.gamma",
+    "actor_rollout_ref.actor.lr": "actor_rollout_ref.actor.optim.lr",
+    "critic.lr": "critic.optim.lr",
+    "trainer.n_gpu": "trainer.n_gpus_per_node",
+    "reward.reward_manger.name": "reward.reward_manager.name",
+}
+
+
+@pytest.mark.parametrize(("key", "meant"), MEANT.items())
+def test_the_key_that_was_meant(key: str, meant: str) -> None:
+    known = [name for name, _ in composing._leaves(config_of())]
+    assert composing._nearest(key, known) == f"; did you mean {meant}?"
+
+
+@pytest.mark.parametrize("name", ["target", "_targets_", "recursive"])
+def test_never_a_key_of_hydra(name: str) -> None:
+    known = [key for key, _ in composing._leaves(config_of())]
+    assert any(key.endswith("._target_") for key in known)
+    for folder in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm", "critic"):
+        assert "._" not in composing._nearest(f"{folder}.{name}", known)
+
+
+def test_never_another_workers_key() -> None:
+    """Each key of a worker, asked for below another one."""
+    known = [name for name, _ in composing._leaves(config_of())]
+    workers = ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref", "critic")
+    for worker in workers:
+        names = {key.rpartition(".")[2] for key in known if key.startswith(f"{worker}.")}
+        for other in workers:
+            for name in sorted(names)[::7]:
+                meant = composing._nearest(f"{other}.{name}", known).removeprefix("; did you mean ").rstrip("?")
+                assert not any(meant.startswith(f"{wrong}.") for wrong in workers if wrong != other), (
+                    other,
+                    name,
+                    meant,
+                )

@@ -1,0 +1,193 @@
+"""`visionr1 plan`: models counted in their folders, overrides, attention, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from planned import RUN, SEVEN, THREE, config_of
+from typer.testing import CliRunner
+
+from verl_visionr1.cli import app
+from verl_visionr1.tools.plan import memory
+from verl_visionr1.tools.plan.choosing import MARGIN, plan
+from verl_visionr1.tools.plan.memory import Machine, Run, Settings, total
+from verl_visionr1.tools.plan.shape import KNOWN, PlanError, Shape, shape_of_folder, shape_of_size
+from verl_visionr1.tools.plan.view import cost_of_sdpa, override_lines, overrides_of
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen3-VL-8B", "Qwen3-VL-4B", "Qwen3.5-9B"])
+def test_known_models_are_as_large_as_in_transformers(name: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    shape = KNOWN[name]
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config_of(shape)))
+    sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
+    vision = sum(size for key, size in sizes.items() if "visual" in key)
+    assert sum(sizes.values()) == pytest.approx(shape.params, rel=3e-4)
+    assert vision == pytest.approx(shape.vision_params, rel=2e-3)
+
+
+def write_model(folder: Path, config: dict) -> Path:
+    """A model folder with 1000 parameters, 300 of them its tower's."""
+    (folder / "config.json").write_text(json.dumps(config))
+    header = {
+        "__metadata__": {"format": "pt"},
+        "model.visual.merger.weight": {"dtype": "BF16", "shape": [30, 10], "data_offsets": [0, 600]},
+        "model.language_model.embed_tokens.weight": {"dtype": "BF16", "shape": [7, 100], "data_offsets": [600, 2000]},
+    }
+    encoded = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded)
+    return folder
+
+
+@pytest.mark.parametrize("shape", [THREE, KNOWN["Qwen2-VL-2B"]], ids=str)
+def test_a_folder_is_counted_by_its_weights(tmp_path: Path, shape: Shape) -> None:
+    found = shape_of_folder(write_model(tmp_path, config_of(shape)))
+    assert found == replace(shape, name=str(tmp_path), params=1000, vision_params=300)
+
+
+@pytest.mark.parametrize(
+    "given", [{"full_attention_interval": 4}, {"layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 8}]
+)
+def test_a_folder_with_linear_attention(tmp_path: Path, given: dict) -> None:
+    whole = KNOWN["Qwen3.5-9B"]
+    config = config_of(whole)
+    del config["text_config"]["layer_types"]
+    config["text_config"] |= given
+    shape = shape_of_folder(write_model(tmp_path, config))
+    assert (shape.linear, shape.n_attending, shape.has_fused_head) == (whole.linear, 8, True)
+
+
+BROKEN_FOLDERS = {
+    "nothing there": (None, "no config.json there"),
+    "no JSON": ("{", "no language model of a known kind"),
+    "no transformer": ('{"model_type": "resnet"}', "no language model of a known kind"),
+    "experts": (json.dumps(config_of(SEVEN) | {"num_experts": 8}), "a mixture of experts"),
+    "no weights": (json.dumps(config_of(SEVEN)), "no safetensors files"),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), BROKEN_FOLDERS.values(), ids=BROKEN_FOLDERS)
+def test_a_folder_that_cannot_be_counted(tmp_path: Path, config: str | None, message: str) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(PlanError, match=message):
+        shape_of_folder(tmp_path)
+
+
+def test_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of(SEVEN)))
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(PlanError, match="not a safetensors file"):
+        shape_of_folder(tmp_path)
+
+
+def visionr1(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["plan", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+LENGTHS = ("--max-prompt", 1024, "--max-response", 512, "--rollout-n", 8, "--train-batch", 128)
+
+
+def test_overrides_on_standard_output_and_reasons_on_standard_error() -> None:
+    code, out, err = visionr1(
+        "--params", "8.29e9", "--gpus", 8, "--kl", *LENGTHS, "--overrides", "--attention", "flash"
+    )
+    assert code == 0
+    assert out.splitlines() == override_lines(plan(shape_of_size(8.29e9), Machine(8), replace(RUN, has_kl=True)))
+    assert all(line.count("=") >= 1 and " " not in line for line in out.splitlines())
+    assert "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16" in out
+    assert "not measured on a GPU" in err
+
+
+SDPA = {
+    "actor_rollout_ref.model.use_remove_padding=False",
+    "++actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+}
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize("asked", ["flash", "sdpa", None])
+def test_attention_is_as_asked_or_as_installed(
+    asked: str | None, is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "verl_visionr1.cli.plan.find_spec", lambda name: (is_installed and name == "flash_attn") or None
+    )
+    words = ("--attention", asked) if asked else ()
+    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, *LENGTHS, "--overrides", *words)
+    is_flash = asked == "flash" or (asked is None and is_installed)
+    assert code == 0
+    assert SDPA & set(out.splitlines()) == (set() if is_flash else SDPA)
+    assert ("planned with --attention" in err) == (asked is None)
+    assert ("sdpa instead of flash-attn" in err) == (not is_flash)
+
+
+@pytest.mark.parametrize(
+    ("machine", "run"), [(Machine(1), replace(RUN, lora_rank=64)), (Machine(2), RUN), (Machine(8, gpu_gb=40), RUN)]
+)
+def test_without_flash_attn_padding_has_its_place(machine: Machine, run: Run) -> None:
+    packed, padded = (plan(SEVEN, replace(machine, has_flash=has_flash), run) for has_flash in (True, False))
+    assert padded.settings.tokens < packed.settings.tokens
+    assert total(padded.training) <= machine.gpu_gb * MARGIN
+    parts = (
+        memory.training(SEVEN, replace(machine, has_flash=one), run, Settings(tokens=4096)) for one in (True, False)
+    )
+    with_flash, without = (next(part.gb for part in some if part.name == "activations") for some in parts)
+    assert without == pytest.approx(memory.PADDED * with_flash)
+    assert f"budget {padded.settings.tokens} tokens, {packed.settings.tokens} with flash-attn" in cost_of_sdpa(padded)
+
+
+def test_where_the_budget_is_the_same_sdpa_still_computes_padding() -> None:
+    found = plan(SEVEN, Machine(8, has_flash=False), Run(1024, 512, 4, 16, has_kl=True))
+    assert f"the same budget of {found.settings.tokens} tokens" in cost_of_sdpa(found)
+    assert "1.20 x" in cost_of_sdpa(found)  # 1536 / (1024 + 256)
+
+
+def test_a_table_to_read() -> None:
+    code, out, err = visionr1("--params", "8.29e9", "--gpus", 8, *LENGTHS, "--attention", "flash")
+    assert (code, err) == (0, "")
+    for expected in ("Adam", "sharded: 8 bytes x T / N", "rollout.gpu_memory_utilization=", "not measured on a GPU"):
+        assert expected in out
+
+
+MISTAKES = {
+    "neither": (("--gpus", 8), "give either --params NUMBER or --model FOLDER"),
+    "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model FOLDER"),
+    "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0"),
+    "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json there"),
+    "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "do not fit"),
+    "an image longer than a prompt": (
+        ("--gpus", 1, "--params", 8e9, "--image-tokens", 2000),
+        "a prompt has 1024 tokens",
+    ),
+    "a tower larger than the model": (
+        ("--gpus", 1, "--params", 8e9, "--vision-params", 9e9),
+        "needs less than all 8e+09",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name: str) -> None:
+    words, message = MISTAKES[name]
+    code, out, err = visionr1(*words, *LENGTHS, "--overrides")
+    assert (code, out) == (1 if name == "too small a GPU" else 2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_variants_name_what_makes_them_true() -> None:
+    adapter = overrides_of(plan(SEVEN, Machine(1), replace(RUN, lora_rank=64, has_kl=True)))
+    assert adapter["actor_rollout_ref.rollout.load_format"][0] == "safetensors"
+    references = [key for key in adapter if key.startswith("actor_rollout_ref.ref.")]
+    assert not references, "with LoRA no reference model is built"
+    frozen = overrides_of(plan(SEVEN, Machine(8), replace(RUN, is_vision_frozen=True)))
+    assert frozen["actor_rollout_ref.model.external_lib"][0] == "verl_visionr1.runtime.frozen_vision"
