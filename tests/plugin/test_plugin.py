@@ -139,6 +139,9 @@ def test_processed_size_twin_of_transformers(tmp_path: Path) -> None:
             assert read_processed_size({"input_ids": ids, "position_ids": four}, tokens, number) == wh
         with pytest.raises(ImageChoiceError, match="the row has 2 images"):
             read_processed_size({"input_ids": ids, "position_ids": four}, tokens)
+        # One image in the prompt; what stands behind it, the model wrote.
+        found = read_processed_size({"input_ids": ids, "position_ids": four}, tokens, prompt_end=len(image) + 3)
+        assert found == (28 * w, 28 * h)
 
 
 @pytest.mark.verl

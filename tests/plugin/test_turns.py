@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from verl_visionr1 import Target, score
 from verl_visionr1.plugin.config import ConfigError, checked, settings_of
 from verl_visionr1.plugin.preflight import _check_turns
-from verl_visionr1.plugin.turns import Turns, TurnsError, turns_of, turns_problem
+from verl_visionr1.plugin.turns import Turns, TurnsError, plain_decoder, turns_of, turns_problem
 
 TOKENIZER = Path(__file__).parents[2] / "recipes/tiny/qwen3_vl_scenes"
 CAT = '[{"bbox_2d": [100, 100, 200, 200], "label": "cat"}]'
@@ -249,3 +249,25 @@ def test_the_check_before_ray_names_a_loop_that_rows_ask_for(tmp_path: Path) -> 
     assert problem.startswith("column agent_name=my_loop: ")
     given.reward.reward_kwargs.visionr1.turns = "template"
     assert _check_turns(given, settings_of(given)) == []
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(
+    ("special", "kept"),
+    [
+        ([], "<|im_start|>"),  # nothing special marks reasoning: transformers' own decoding
+        (["<|channel>", "<channel|>"], "<|channel>thought\nred<channel|>"),
+        (["<|tool_call>", "<tool_call|>"], "<|tool_call>{}<tool_call|>"),
+    ],
+)
+def test_special_tokens_that_mark_reasoning_and_calls_are_kept(special: list[str], kept: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special, "<|other|>"]})
+    ids = tokenizer.encode(f"<|im_start|>{kept}<|other|>red<|im_end|>", add_special_tokens=False)
+    decoded = plain_decoder(tokenizer)(ids)
+    expected = f"{kept}red" if special else tokenizer.decode(ids, skip_special_tokens=True)
+    assert decoded == expected
+    assert "<|other|>" not in decoded
+    assert "<|im_end|>" not in decoded
