@@ -18,14 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from sets import DATA_PREPROCESS
+from arms import ROOT
 
 from verl_visionr1.conversion.tokens import write_answer
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.targets import Target
 
-STEPS, BATCH, SCENES = 24, 32, 2000
+STEPS, BATCH, SCENES = 22, 32, 2000
 """As in recipes/tiny_visionr1_cpu.sh."""
+DATA_PREPROCESS = ROOT / "data_preprocess"
 
 
 def draw_rows(folder: Path) -> Path:
@@ -33,7 +34,7 @@ def draw_rows(folder: Path) -> Path:
     scenes = folder / "scenes"
     rows = folder / "train.parquet"
     if not rows.is_file():
-        draw = [DATA_PREPROCESS / "scenes.py", scenes, "--train", str(SCENES), "--val", "0"]
+        draw = [DATA_PREPROCESS / "scenes.py", scenes, "--train", str(SCENES), "--val", "0", "--objects-min", "2"]
         annotations = scenes / "annotations" / "instances_train.json"
         convert = [DATA_PREPROCESS / "coco.py", annotations, scenes / "train", rows, "--split", "train"]
         for command in (draw, [*convert, "--task", "detection", "--negatives", "0"]):
