@@ -25,6 +25,17 @@ def test_a_checkpoint_is_known_by_any_of_its_folders(tmp_path: Path, given_as: s
     assert actor_of(actor / "huggingface") == actor, "it holds a config and no weights"
 
 
+@pytest.mark.parametrize("given_as", ["", "checkpoints", "checkpoints/global_step_2"])
+def test_a_checkpoint_of_verls_sft_trainer_has_no_folder_of_the_actor(tmp_path: Path, given_as: str) -> None:
+    actor = checkpoint(tmp_path)
+    step = actor.parent
+    for file in list(actor.iterdir()):
+        file.rename(step / file.name)
+    actor.rmdir()
+    assert actor_of(tmp_path / given_as) == step
+    assert actor_of(step / "huggingface") == step
+
+
 def test_the_last_whole_step_is_taken(tmp_path: Path) -> None:
     first = checkpoint(tmp_path, 2)
     checkpoint(tmp_path, 10)

@@ -114,13 +114,14 @@ def actor_of(path: Path) -> Path | None:
     Raises:
         ModelError: a checkpoint that is not whole, or not of the FSDP trainer.
     """
-    if path.name == "huggingface" and path.parent.name == "actor":
+    if path.name == "huggingface" and (path.parent.name == "actor" or path.parent.name.startswith("global_step_")):
         path = path.parent
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if (path / TRACKER).is_file() or any(path.glob("global_step_*")):
         path = _last_step(path)
-    if path.name.startswith("global_step_"):
+    is_supervised = any(path.glob("model_world_size_*_rank_*.pt"))  # verl's SFT trainer has no folder of the actor
+    if path.name.startswith("global_step_") and not is_supervised:
         path = path / "actor"
         if not path.is_dir():
             raise ModelError(f"{path}: no such folder; the checkpoint was not written to its end")
