@@ -143,8 +143,8 @@ def _intervals(run: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     return found
 
 
-GAMED = ("recall-alone", "ap-released")
-"""Arms of `benchmarks/claims` whose reward is gamed; the first that was run is drawn."""
+GAMED = {"recall-alone": "recall alone", "recall-alone-single": "recall alone", "ap-released": "od_ap"}
+"""Arms of `benchmarks/claims` whose reward is gamed, and its name; the first that was run is drawn."""
 
 
 def gamed(theme: str) -> None:
@@ -160,7 +160,7 @@ def gamed(theme: str) -> None:
     with themed(theme):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
         for axes, key, label, colour in (
-            (left, "value", f"reward: {arm}", ORANGE),
+            (left, "value", f"reward: {GAMED[arm]}", ORANGE),
             (left, "f1_50", "F1 at IoU .5", BLUE),
             (right, "boxes_per_target", "boxes per object", GREEN),
         ):
