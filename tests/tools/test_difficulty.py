@@ -183,7 +183,7 @@ def test_bad_rows_fail_or_are_skipped(tmp_path: Path) -> None:
         lines.write("broken\n")
     with pytest.raises(RowError, match=r"d\.parquet: row 3: reward_model\.ground truth '42'.*convert it again"):
         read_training_rows([file])
-    result = run(dump, "--data", file, "--on-error", "skip", "--json", "--out", tmp_path / "o.parquet")
+    result = run(dump, "--data", file, "--on-error", "skip", "--json", "--out", tmp_path / "out" / "o.parquet")
     report = json.loads(result.stdout)
     assert (report["rollouts"]["skipped"], report["rows"]["rated"], report["rows"]["chosen"]) == (2, 3, 4)
     assert len(result.stderr.splitlines()) == 3, "what is assumed without a run file, and two skipped rows"
@@ -211,7 +211,11 @@ MISTAKES = {
     "bound of nan": (["{dump}", "--data", "{data}", "--min-rate", "nan"], "needs pass rates in [0, 1]"),
     "limit": (["{dump}", "--data", "{data}", "--limit", "0"], "--limit 0"),
     "out over data": (["{dump}", "--data", "{data}", "--out", "{data}"], "would overwrite"),
-    "out among dumps": (["{folder}", "--data", "{data}", "--out", "{folder}/o.parquet"], "among the inputs"),
+    "out among dumps": (["{folder}", "--data", "{data}", "--out", "{folder}/o.parquet"], "{folder}/o.parquet: "),
+    "out among dumps of the run": (
+        ["{above}", "--data", "{data}", "--out", "{folder}/o.parquet"],
+        "{folder}/o.parquet: ",
+    ),
     "out of no kind": (["{dump}", "--data", "{data}", "--out", "o.json"], "verl reads only names that end in .parquet"),
     "preset": (["{dump}", "--data", "{data}", "--preset", "nobody"], "nobody"),
     "frame": (["{dump}", "--data", "{data}", "--frame", "nowhere"], "nowhere"),
@@ -229,6 +233,7 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
         "data": data,
         "dump": dump,
         "folder": dump.parent,
+        "above": tmp_path,
         "empty": tmp_path / "empty.jsonl",
         "bare": tmp_path / "bare.parquet",
         "embed": write_data(tmp_path / "e.parquet", [box_row(9, image=b"a")]),
@@ -237,6 +242,6 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     result = run(*(arg.format_map(names) for arg in args))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("visionr1 difficulty: ")
-    assert message in result.stderr
+    assert message.format_map(names) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -106,6 +106,7 @@ def test_page_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.Monkey
     ("options", "message"),
     [
         (["--html", "/proc/no/page.html"], "/proc/no/page.html"),
+        (["--html", "/proc/no/rows.parquet"], "--html /proc/no/rows.parquet: "),
         (["--family", "nosuch", "--max-prompt", "10"], "family 'nosuch': needs one of"),
     ],
 )

@@ -266,6 +266,7 @@ MISTAKES = {
     "no preset file": ([*OF_X, "--preset", "mine.yaml"], "preset file mine"),
     "wrong preset": ([*OF_X, "--preset", "counting"], "judges counting, the target"),
     "progress": ([*OF_X, "--progress", "30"], "--progress 30"),
+    "no picture": ([*OF_X, "--draw", "22.jsonl"], "--draw 22.jsonl: "),
     "no image": (
         [*OF_X, "--draw", "/tmp/never.png", "--image", "nowhere.png"],
         "nowhere.png: not an image that can be read",
