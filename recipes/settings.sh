@@ -72,9 +72,8 @@ launch_options() {
     shift
     case $word in
       --gpus | --nodes | --loss | --kl | --train | --val) # --gpus 4 as --gpus=4
-        (($#)) || launch_fail "$word needs a value; see --help"
-        word+="=$1"
-        shift
+        word+="=${1:-}"
+        shift $(($# > 0))
         ;;
       --lora) [[ ! ${1:-} =~ ^[0-9]+$ ]] || { word+="=$1" && shift; } ;; # the value may be left out
       --flash) [[ ${1:-} != *.whl ]] || { word+="=$1" && shift; } ;;
@@ -82,8 +81,13 @@ launch_options() {
     esac
     value=${word#*=}
     case $word in
-      --train=*) TRAIN_FILES=$(launch_given_files "$value") ;;
-      --val=*) VAL_FILES=$(launch_given_files "$value") ;;
+      --train=* | --val=* | --gpus=* | --nodes=* | --lora=* | --filter-groups=* | --loss=* | --kl=* | --flash=*)
+        [[ -n $value && $value != --* ]] || launch_fail "${word%%=*} needs a value; see --help"
+        ;;
+    esac
+    case $word in
+      --train=*) TRAIN_FILES=$(launch_given_files "$word") ;;
+      --val=*) VAL_FILES=$(launch_given_files "$word") ;;
       --gpus=*) GPUS=$value ;;
       --nodes=*) NODES=$value ;;
       --lora) LORA=64 ;;
