@@ -83,7 +83,7 @@ launch_environment() {
     ! _visionr1_is_current "$other" || extra=$other
     VISIONR1_ANY_VLLM=1 visionr1_run_environment "$extra"
   fi
-  [[ -z $LAUNCH_FLASH ]] || visionr1_flash "${LAUNCH_FLASH#yes}"
+  [[ -z $LAUNCH_FLASH || $LAUNCH_MODE != train ]] || visionr1_flash "${LAUNCH_FLASH#yes}"
 }
 
 # ------------------------------------------------------------------------------------------------------------- running

@@ -288,12 +288,15 @@ launch_variants() {
 
 launch_has_kl() { awk -v coef="$KL_COEF" 'BEGIN { exit coef + 0 == 0 }'; }
 
+# True where the run would install flash-attn, which a dry run and a printed command do not.
+launch_installs_flash() { [[ -n $LAUNCH_FLASH && $LAUNCH_MODE != train && ${VISIONR1_SKIP_SETUP:-0} != 1 ]]; }
+
 # Chooses the attention of training passes; vLLM has its own. verl's default needs flash-attn, which PyPI has as source only.
 launch_attention() {
   [[ $PLATFORM != cpu ]] || return 0 # the configuration group cpu sets it
   if [[ -z $ATTENTION ]]; then
     ATTENTION=flash
-    visionr1_has_flash || ATTENTION=sdpa
+    visionr1_has_flash || launch_installs_flash || ATTENTION=sdpa
     [[ $ATTENTION == flash ]] || printf '%s\n' "attention: flash-attn is not installed; training uses torch's sdpa and pads (slower: visionr1 plan). To install it: --flash, or --flash=WHEEL" >&2
   elif [[ $ATTENTION == flash && $LAUNCH_MODE == train ]]; then
     visionr1_has_flash || launch_fail "ATTENTION=flash: flash-attn is not installed for $(command -v python); add --flash or --flash=WHEEL"
