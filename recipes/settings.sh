@@ -107,15 +107,26 @@ launch_options() {
   done
 }
 
-# Values that cannot be are one line, before anything is composed.
-launch_check_options() {
+# launch_check_values WHAT_IT_NEEDS PATTERN VARIABLE...: each is empty or of the pattern.
+launch_check_values() {
   local name
-  for name in GPUS NODES; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || launch_fail "$name=${!name}: needs a whole number above 0"
+  for name in "${@:3}"; do
+    [[ -z ${!name:-} || ${!name} =~ ^($2)$ ]] || launch_fail "$name=${!name}: needs $1"
   done
+}
+
+# Wrong values are refused in one line, before anything is composed.
+launch_check_options() {
+  local whole='[1-9][0-9]*' exponent='([eE][-+]?[0-9]+)?'
+  local number="([0-9]+\.?[0-9]*|\.[0-9]+)$exponent" positive="(0*[1-9][0-9]*\.?[0-9]*|0*\.0*[1-9][0-9]*)$exponent"
+  launch_check_values "a whole number above 0" "$whole" GPUS NODES TOTAL_STEPS TRAIN_BATCH MINI_BATCH MICRO_BATCH ROLLOUT_N \
+    MAX_PROMPT MAX_RESPONSE MIN_PIXELS MAX_PIXELS PATCH_PIXELS TRAIN_SCENES VAL_SCENES OBJECTS_MIN OBJECTS_MAX
+  launch_check_values "a whole number above 0, or -1 for never" "$whole|-1" TEST_FREQ SAVE_FREQ
+  launch_check_values "a whole number" "[0-9]+" SEED
+  launch_check_values "a number above 0" "$positive" LR LORA_LR TEMPERATURE PARAMS VISION_PARAMS GPU_MEMORY HOST_MEMORY
   [[ $PLATFORM == cpu || $GPUS =~ ^(1|2|4|8)$ ]] || launch_fail "GPUS=$GPUS: needs 1, 2, 4 or 8 on each node"
   [[ $LORA =~ ^[0-9]+$ ]] || launch_fail "LORA=$LORA: needs a rank, or 0 for none"
-  [[ $KL_COEF =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?$ ]] || launch_fail "KL_COEF=$KL_COEF: needs a number, or off"
+  launch_check_values "a number, or off" "$number" KL_COEF
   [[ $FREEZE_VISION =~ ^[01]$ ]] || launch_fail "FREEZE_VISION=$FREEZE_VISION: needs 0 or 1"
   [[ $ATTENTION =~ ^(|flash|sdpa)$ ]] || launch_fail "ATTENTION=$ATTENTION: needs flash or sdpa"
   [[ -z $LAUNCH_FLASH || $PLATFORM != cpu ]] || launch_fail "--flash: flash-attn is for GPUs, this run is on a CPU"
