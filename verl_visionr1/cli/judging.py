@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
@@ -22,7 +23,7 @@ class Options:
     preset: str | None = None
     route: list[str] | None = None
     progress: str | None = None
-    stage: int | None = None
+    stage: int | Literal["final", "off"] | None = None
     total_steps: int | None = None
     frame: str | None = None
     processed: str | None = None
@@ -40,6 +41,8 @@ class Options:
         """
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
+        if isinstance(self.stage, str):  # of `visionr1 eval`
+            return Moment(1.0 if self.stage == "final" else None)
         progress = None if self.progress in (None, "off") else given.fraction_of(str(self.progress))
         return Moment(progress, self.stage, self.total_steps)
 
