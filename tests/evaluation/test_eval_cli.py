@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 
 from verl_visionr1 import PRESETS
 from verl_visionr1.cli import app
-from verl_visionr1.evaluation.generation.records import Made, PredictionFile, data_fingerprints
+from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
+from verl_visionr1.evaluation.generation.records import Made, PredictionFile, Sampling, data_fingerprints
 from verl_visionr1.evaluation.predictions import Prediction, read_predictions
 from verl_visionr1.rewards.composition import preset_to_dict
+from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.run import Start, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -362,6 +364,59 @@ def test_the_other_tools_read_predictions(tmp_path: Path) -> None:
     code, text, err = visionr1("gallery", path, "--frame", "qwen3-vl", "--out", page)
     assert code == 0, err
     assert page.stat().st_size > 1000
+
+
+MADE = {
+    # what eval.json says, options -> rewards of RIGHT and WRONG, what overrides it
+    "its frame": ({}, (), [0.998, 0.333], []),
+    "another family": ({"model_type": "qwen2_vl"}, (), [0.998, 0.333], []),
+    "absolute pixels": ({"model_type": "qwen2_5_vl"}, (), [0, 0], []),
+    "overridden": ({}, ("--frame", "original"), [0, 0], ["--frame original"]),
+    "not known": ({"model_type": "nix"}, ("--frame", "qwen3-vl"), [0.998, 0.333], ["--frame qwen3-vl"]),
+}
+
+
+@pytest.mark.parametrize(("settings", "words", "rewards", "overridden"), MADE.values(), ids=MADE)
+@pytest.mark.parametrize("named", ["a", "a/predictions.jsonl"])
+def test_predictions_are_read_as_they_were_made(
+    named: str, settings: dict[str, Any], words: tuple[str, ...], rewards: list[float], overridden: list[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    answered(tmp_path / "a", [RIGHT, WRONG], **settings)
+    rows = tmp_path / "rows.jsonl"
+    code, _, err = visionr1("score", tmp_path / named, "--out", rows, *words)
+    assert code == 0, err
+    assert [json.loads(line)["value"] for line in rows.read_text().splitlines()] == pytest.approx(rewards, abs=1e-3)
+    assert f"{tmp_path / 'a' / 'eval.json'}: " in err
+    told = [line.split(":")[0] for line in err.splitlines() if line.endswith(": overrides the evaluation's own")]
+    assert told == overridden
+    path = tmp_path / "a" / "predictions.jsonl"
+    for answer in ((), ("--text", RIGHT)):
+        explained = json.loads(visionr1("explain", path, "--row", 1, "--json", *answer, *words)[1])
+        assert explained["value"] == pytest.approx(rewards[0], abs=1e-3)
+
+
+def test_the_budgets_of_an_evaluation_are_taken(tmp_path: Path) -> None:
+    pixels = {"min_pixels": 3136, "max_pixels": 50176}
+    folder = answered(tmp_path / "a", [RIGHT], sampling=Sampling(max_tokens=77), **pixels)
+    judging = judging_for([folder], Options(max_pixels=100352, min_pixels=3136)).judging
+    assert judging.processing == Processing(None, 3136, 100352)
+    judging = judging_for([folder / "predictions.jsonl"], Options()).judging
+    assert (judging.processing, judging.max_tokens) == (Processing(None, 3136, 50176), 77)
+
+
+def test_evaluations_that_differ_are_not_read_as_one(tmp_path: Path) -> None:
+    same, other = answered(tmp_path / "a", [RIGHT]), answered(tmp_path / "b", [RIGHT], model_type="qwen2_5_vl")
+    assert evaluation_of([same, same / "predictions.jsonl"]) is not None
+    assert evaluation_of([same, other]) is None
+
+
+def test_an_evaluation_is_measured_again_as_it_was(tmp_path: Path) -> None:
+    folder, out = answered(tmp_path / "a", [RIGHT, LOOSE, WRONG]), tmp_path / "out"
+    assert visionr1("eval", folder, "--out", out, "--resamples", 0)[0] == 0
+    assert visionr1("eval", "--out", folder, "--recompute", "--resamples", 0)[0] == 0
+    again, first = ((each / "report.rows.jsonl").read_text().splitlines() for each in (out, folder))
+    assert [json.loads(row)["reward"] for row in again] == [json.loads(row)["reward"] for row in first]
 
 
 # ------------------------------------------------------------------------------------------------ a checkpoint of verl

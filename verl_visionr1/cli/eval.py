@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, judging_for
+from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
 from verl_visionr1.evaluation.predictions import Prediction, read_predictions
 from verl_visionr1.evaluation.records import Evaluation, load, save
@@ -266,6 +267,8 @@ def _of_run(
     file = _validation_dump(path, step)
     if measuring.confidence == "logprob":
         raise _no_logprobs(file)
+    if options.stage is None and evaluation_of([file]) is not None:
+        options = dataclasses.replace(options, stage="final")  # as an evaluation judges
     told = judging_for([file], options)
     judging, counts = told.judging, Counts()
     given.say(told.notes)
