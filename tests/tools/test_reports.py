@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,28 @@ def test_report_writes_the_table_as_json(run_dir: Path) -> None:
         assert str(run_dir / name) in result.output
         assert (run_dir / name).stat().st_size > 1000
     assert "stage 1 (xi0 0.5, xi1 0.5, xi2 0.75)" in result.output
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.png", "metrics/001.jsonl"])
+def test_a_file_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
+    folder = make_validated_run(tmp_path / "run", {0: 0.2, 4: 0.5})
+    shutil.rmtree(folder / "validation")
+    (folder / name / "in the way").mkdir(parents=True)  # a folder: root may write to anything else
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"visionr1 report: {folder / name}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["visionr1_run.json", "run/visionr1_run.json", "run/validation/visionr1_run.json"])
+def test_a_half_written_record_does_not_end_the_report(place: str, tmp_path: Path) -> None:
+    folder = make_validated_run(tmp_path / "run", {0: 0.2, 4: 0.5})
+    (tmp_path / place).write_text('{"version": 1, "sta')
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((folder / "report.json").read_text())["steps"] == [0, 4]
+    console = Console(file=(tmp_path / "out").open("w"))
+    watch(folder, total_steps=4, console=console)
 
 
 @pytest.mark.parametrize("is_recorded", [True, False], ids=["visionr1_run.json", "hydra"])

@@ -164,8 +164,8 @@ def read_sources(run_dir: Path) -> dict[str, str]:
 
 def _start_of(run_dir: Path) -> Start | None:
     """What the run wrote down itself; None where it did not, or it cannot be read."""
-    file = find_run(run_dir)
     try:
+        file = find_run(run_dir)
         return None if file is None else read_run(file).last
     except RowsError:
         return None
