@@ -29,8 +29,11 @@ from difficulty_data import (
 )
 from rich.console import Console
 
+from verl_visionr1 import PRESETS
 from verl_visionr1.files import RowError
+from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.records import Counts
+from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.rollouts.training_rows import NOTHING, read_training_rows
 from verl_visionr1.tools.difficulty.report import Report
 from verl_visionr1.tools.difficulty.selection import Bar, Rules, select
@@ -142,6 +145,25 @@ def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:
     assert bins == {(0.0, 0.0): (8, 8), (0.2, 0.3): (8, 8), (0.5, 0.6): (8, 8), (0.7, 0.8): (8, 0)}
     assert len(report.histogram) == 12
     assert report.notes == []
+
+
+@pytest.mark.parametrize("place", [".", "validation", "validation/8.jsonl"])
+def test_validation_alone_is_not_taken_for_training(place: str, tmp_path: Path) -> None:
+    rows = some_rows(20, embed=False)
+    data, other = write_data(tmp_path / "val.parquet", rows), write_data(tmp_path / "train.parquet", [box_row(99)])
+    folders = {"checkpoint_dir": "checkpoints", "validation_dir": "validation", "rollout_dir": "rollouts"}
+    start = Start(
+        presets=[preset_to_dict(PRESETS["visionr1"])], frame="original", train_files=[str(other)],
+        **{name: str(tmp_path / folder) for name, folder in folders.items()},
+    )  # fmt: skip
+    write_run(start)
+    a_dump(tmp_path / "validation" / "8.jsonl", rows)
+    found = run(tmp_path / place)
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "trainer.rollout_data_dir" in found.stderr
+    assert run(tmp_path / place, "--data", data).exit_code == 0
+    write_dump(tmp_path / "rollouts" / "8.jsonl", rollouts_of(box_row(99), 2, 4))
+    assert run(tmp_path).exit_code == 0
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def difficulty(
             max_pixels=max_pixels, reasoning=reasoning,
         )  # fmt: skip
         told = judging_for(files, options, given.columns_of(column, COLUMNS))
+        places = _training_dumps(files, told, has_data=bool(data))
         data = data or _trained(files, told)
-        places = _training_dumps(files)
         if out is not None:
             _check_out(out, files, data)
         with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
@@ -114,10 +114,19 @@ def _trained(files: list[Path], told: Told) -> list[Path]:
     return present
 
 
-def _training_dumps(files: list[Path]) -> list[Path]:
-    """The dumps of training where a run directory holds validation as well, whose rows are other data."""
+def _training_dumps(files: list[Path], told: Told, *, has_data: bool) -> list[Path]:
+    """The dumps of training where a run directory holds validation as well, whose rows are other data.
+
+    Raises:
+        RowsError: only dumps of validation, and no data that says that they are meant.
+    """
     dumps = dumps_of(files)
     training = [file for dump in dumps if not dump.is_validation for file in dump.files]
+    if not has_data and all(file.parent.name in told.validation_names for file in training):
+        raise RowsError(
+            f"{files[0]}: only answers of validation are there; set trainer.rollout_data_dir (ROLLOUT_DIR of a recipe) "
+            "to keep those of training, or give the data that was validated on: --data"
+        )
     return training or [file for dump in dumps for file in dump.files]
 
 
