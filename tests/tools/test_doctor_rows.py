@@ -117,6 +117,12 @@ def test_options_that_cannot_be_are_one_line(tmp_path: Path, options: list[str],
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [("--max-response", "0"), ("--max-prompt", "-1")])
+def test_budgets_without_tokens_are_refused(tmp_path: Path, options: tuple[str, str]) -> None:
+    done = doctor(write_rows(tmp_path / "a.parquet", [a_row(tmp_path)], PATH_SCHEMA), *options)
+    assert (done.exit_code, options[0] in done.stderr) == (2, True)
+
+
 def test_markup_in_labels_and_names_is_text(tmp_path: Path) -> None:
     target = Target(task="grounding", size_wh=(100, 80), boxes_xyxy=[[1, 1, 9, 9]], labels=["[/b]cat"])
     turns = [{"role": "user", "content": "<image>[/b]cat"}]

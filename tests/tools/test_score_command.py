@@ -168,6 +168,13 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("tokens", ["-5", "0"])
+def test_a_budget_without_tokens_is_refused(tokens: str, tmp_path: Path) -> None:
+    result = run(write_dump(tmp_path / "3.jsonl", [PERFECT]), "--max-tokens", tokens)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--max-tokens" in result.stderr
+
+
 @pytest.mark.parametrize("out", ["scores.jsonl", "run/../scores.jsonl", "scores/all.jsonl"])
 def test_out_of_a_run_may_lie_beside_its_dumps(out: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
