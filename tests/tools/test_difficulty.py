@@ -151,10 +151,11 @@ def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:
 def test_validation_alone_is_not_taken_for_training(place: str, tmp_path: Path) -> None:
     rows = some_rows(20, embed=False)
     data, other = write_data(tmp_path / "val.parquet", rows), write_data(tmp_path / "train.parquet", [box_row(99)])
-    folders = {"checkpoint_dir": "checkpoints", "validation_dir": "validation", "rollout_dir": "rollouts"}
+    named = ("checkpoint_dir", "checkpoints"), ("validation_dir", "validation"), ("rollout_dir", "rollouts")
+    folders: dict[str, Any] = {name: str(tmp_path / folder) for name, folder in named}
     start = Start(
         presets=[preset_to_dict(PRESETS["visionr1"])], frame="original", train_files=[str(other)],
-        **{name: str(tmp_path / folder) for name, folder in folders.items()},
+        **folders,
     )  # fmt: skip
     write_run(start)
     a_dump(tmp_path / "validation" / "8.jsonl", rows)
