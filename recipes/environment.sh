@@ -265,6 +265,10 @@ visionr1_flash() {
   [[ -z $wheel || (-f $wheel && $wheel == *.whl) ]] || { _visionr1_say "--flash=$wheel: no wheel file there"; return 1; }
   [[ -z $wheel ]] || wheel=$(realpath "$wheel")
   ! visionr1_has_flash || return 0
+  if [[ ${VISIONR1_SKIP_SETUP:-0} == 1 ]]; then
+    _visionr1_say "--flash: VISIONR1_SKIP_SETUP=1, flash-attn is not installed"
+    return 0
+  fi
   if [[ -z $wheel ]] && ! _visionr1_nvcc >/dev/null; then
     _visionr1_say "flash-attn has to be compiled and nvcc is not on PATH nor in CUDA_HOME/bin; install CUDA's compiler, or give a wheel: --flash=FILE.whl"
     return 1

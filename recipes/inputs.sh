@@ -30,10 +30,12 @@ launch_list() {
   if (($# == 1)); then printf '%s\n' "$1"; else printf '[%s]\n' "$*"; fi
 }
 
-# The value of --train or --val for verl: a.parquet,b.parquet -> [/abs/a.parquet,/abs/b.parquet]; addresses stay.
+# The files of --train=... or --val=... for verl: a.parquet,b.parquet -> [/abs/a.parquet,/abs/b.parquet]; addresses stay.
 launch_given_files() {
-  local files file
-  IFS=, read -r -a files <<<"${1//[\[\]]/}"
+  local files file list=${1#*=}
+  list=${list//[\[\]]/}
+  [[ -n $list && ,$list, != *,,* ]] || launch_fail "$1: needs FILE[,FILE]; a name is empty"
+  IFS=, read -r -a files <<<"$list"
   for file in "${!files[@]}"; do [[ ${files[file]} == *://* ]] || files[file]=$(realpath -ms "${files[file]}"); done
   launch_list "${files[@]}"
 }

@@ -83,7 +83,7 @@ launch_environment() {
     ! _visionr1_is_current "$other" || extra=$other
     VISIONR1_ANY_VLLM=1 visionr1_run_environment "$extra"
   fi
-  [[ -z $LAUNCH_FLASH ]] || visionr1_flash "${LAUNCH_FLASH#yes}"
+  [[ -z $LAUNCH_FLASH || $LAUNCH_MODE != train ]] || visionr1_flash "${LAUNCH_FLASH#yes}"
 }
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -94,8 +94,7 @@ launch_run() {
   exec 8>>"$RUN_DIR/.lock"
   flock -n 8 || launch_fail "this run is in progress; RUN_DIR=<another folder> starts a second one"
   launch_clear_stale
-  [[ -z $LAUNCH_FRESH ]] || rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,validation,rollouts,train.log,report.png,report.json,.finished}
-  if [[ -f $RUN_DIR/.finished ]] && (($(<"$RUN_DIR/.finished") >= TOTAL_STEPS)); then
+  if [[ -z $LAUNCH_FRESH && -f $RUN_DIR/.finished ]] && (($(<"$RUN_DIR/.finished") >= TOTAL_STEPS)); then
     launch_say "This run has finished ($(<"$RUN_DIR/.finished") steps). --fresh starts over; a larger TOTAL_STEPS goes on."
     launch_report
     return
@@ -106,7 +105,12 @@ launch_run() {
   launch_checks
   launch_lock
   launch_config
+  [[ -z $LAUNCH_FRESH ]] || launch_delete_results # after every check: a typo costs no run
   launch_train
+}
+
+launch_delete_results() {
+  rm -rf "$RUN_DIR"/{checkpoints,metrics,hydra,validation,rollouts,train.log,report.png,report.json,.finished}
 }
 
 launch_check_model() {
@@ -122,7 +126,7 @@ launch_checks() {
   fi
   launch_check_data
   launch_room /dev/shm 0.3 "weights go to vLLM through shared memory; in a container: --shm-size=2g"
-  launch_room "$RUN_DIR" "${VISIONR1_MIN_FREE_GB:-$(launch_checkpoints_gb)}" "checkpoints are written there; set RUN_DIR to another disk"
+  launch_room "$RUN_DIR" "${VISIONR1_MIN_FREE_GB:-$(launch_checkpoints_gb)}" "checkpoints are written there; set RUN_DIR to another disk" "$(launch_freed_gb)"
   if [[ $PLATFORM == cpu ]]; then
     local free_gb needed_gb=$((6 + 5 * GPUS)) # measured: 12 GB in use at the peak with one worker, 15 with two
     free_gb=$(awk '/^MemAvailable/ { print int($2 / 1e6) }' /proc/meminfo)
@@ -139,9 +143,16 @@ launch_checkpoints_gb() {
   awk -v params="${PARAMS:-0}" -v bytes="$bytes" 'BEGIN { print int(2 + 3 * bytes * params / 1e9) }'
 }
 
+# What --fresh deletes makes room for the new run.
+launch_freed_gb() {
+  [[ -n ${LAUNCH_FRESH:-} && -d $RUN_DIR/checkpoints ]] || { echo 0 && return; }
+  du -sk "$RUN_DIR/checkpoints" | awk '{ print $1 / 1e6 }'
+}
+
+# launch_room FOLDER GB WHY [GB that will be freed]
 launch_room() {
   local free_gb
-  free_gb=$(df -Pk "$1" | awk 'NR == 2 { printf "%.1f", $4 / 1e6 }')
+  free_gb=$(df -Pk "$1" | awk -v freed="${4:-0}" 'NR == 2 { printf "%.1f", $4 / 1e6 + freed }')
   awk -v free="$free_gb" -v needed="$2" 'BEGIN { exit free + 0 >= needed + 0 }' &&
     launch_fail "$free_gb GB free in $1, a run needs $2: $3"
   return 0

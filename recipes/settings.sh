@@ -72,9 +72,8 @@ launch_options() {
     shift
     case $word in
       --gpus | --nodes | --loss | --kl | --train | --val) # --gpus 4 as --gpus=4
-        (($#)) || launch_fail "$word needs a value; see --help"
-        word+="=$1"
-        shift
+        word+="=${1:-}"
+        shift $(($# > 0))
         ;;
       --lora) [[ ! ${1:-} =~ ^[0-9]+$ ]] || { word+="=$1" && shift; } ;; # the value may be left out
       --flash) [[ ${1:-} != *.whl ]] || { word+="=$1" && shift; } ;;
@@ -82,8 +81,13 @@ launch_options() {
     esac
     value=${word#*=}
     case $word in
-      --train=*) TRAIN_FILES=$(launch_given_files "$value") ;;
-      --val=*) VAL_FILES=$(launch_given_files "$value") ;;
+      --train=* | --val=* | --gpus=* | --nodes=* | --lora=* | --filter-groups=* | --loss=* | --kl=* | --flash=*)
+        [[ -n $value && $value != --* ]] || launch_fail "${word%%=*} needs a value; see --help"
+        ;;
+    esac
+    case $word in
+      --train=*) TRAIN_FILES=$(launch_given_files "$word") ;;
+      --val=*) VAL_FILES=$(launch_given_files "$word") ;;
       --gpus=*) GPUS=$value ;;
       --nodes=*) NODES=$value ;;
       --lora) LORA=64 ;;
@@ -103,15 +107,26 @@ launch_options() {
   done
 }
 
-# Values that cannot be are one line, before anything is composed.
-launch_check_options() {
+# launch_check_values WHAT_IT_NEEDS PATTERN VARIABLE...: each is empty or of the pattern.
+launch_check_values() {
   local name
-  for name in GPUS NODES; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || launch_fail "$name=${!name}: needs a whole number above 0"
+  for name in "${@:3}"; do
+    [[ -z ${!name:-} || ${!name} =~ ^($2)$ ]] || launch_fail "$name=${!name}: needs $1"
   done
+}
+
+# Wrong values are refused in one line, before anything is composed.
+launch_check_options() {
+  local whole='[1-9][0-9]*' exponent='([eE][-+]?[0-9]+)?'
+  local number="([0-9]+\.?[0-9]*|\.[0-9]+)$exponent" positive="(0*[1-9][0-9]*\.?[0-9]*|0*\.0*[1-9][0-9]*)$exponent"
+  launch_check_values "a whole number above 0" "$whole" GPUS NODES TOTAL_STEPS TRAIN_BATCH MINI_BATCH MICRO_BATCH ROLLOUT_N \
+    MAX_PROMPT MAX_RESPONSE MIN_PIXELS MAX_PIXELS PATCH_PIXELS TRAIN_SCENES VAL_SCENES OBJECTS_MIN OBJECTS_MAX
+  launch_check_values "a whole number above 0, or -1 for never" "$whole|-1" TEST_FREQ SAVE_FREQ
+  launch_check_values "a whole number" "[0-9]+" SEED
+  launch_check_values "a number above 0" "$positive" LR LORA_LR TEMPERATURE PARAMS VISION_PARAMS GPU_MEMORY HOST_MEMORY
   [[ $PLATFORM == cpu || $GPUS =~ ^(1|2|4|8)$ ]] || launch_fail "GPUS=$GPUS: needs 1, 2, 4 or 8 on each node"
   [[ $LORA =~ ^[0-9]+$ ]] || launch_fail "LORA=$LORA: needs a rank, or 0 for none"
-  [[ $KL_COEF =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?$ ]] || launch_fail "KL_COEF=$KL_COEF: needs a number, or off"
+  launch_check_values "a number, or off" "$number" KL_COEF
   [[ $FREEZE_VISION =~ ^[01]$ ]] || launch_fail "FREEZE_VISION=$FREEZE_VISION: needs 0 or 1"
   [[ $ATTENTION =~ ^(|flash|sdpa)$ ]] || launch_fail "ATTENTION=$ATTENTION: needs flash or sdpa"
   [[ -z $LAUNCH_FLASH || $PLATFORM != cpu ]] || launch_fail "--flash: flash-attn is for GPUs, this run is on a CPU"
@@ -284,12 +299,15 @@ launch_variants() {
 
 launch_has_kl() { awk -v coef="$KL_COEF" 'BEGIN { exit coef + 0 == 0 }'; }
 
+# True where the run would install flash-attn, which a dry run and a printed command do not.
+launch_installs_flash() { [[ -n $LAUNCH_FLASH && $LAUNCH_MODE != train && ${VISIONR1_SKIP_SETUP:-0} != 1 ]]; }
+
 # Chooses the attention of training passes; vLLM has its own. verl's default needs flash-attn, which PyPI has as source only.
 launch_attention() {
   [[ $PLATFORM != cpu ]] || return 0 # the configuration group cpu sets it
   if [[ -z $ATTENTION ]]; then
     ATTENTION=flash
-    visionr1_has_flash || ATTENTION=sdpa
+    visionr1_has_flash || launch_installs_flash || ATTENTION=sdpa
     [[ $ATTENTION == flash ]] || printf '%s\n' "attention: flash-attn is not installed; training uses torch's sdpa and pads (slower: visionr1 plan). To install it: --flash, or --flash=WHEEL" >&2
   elif [[ $ATTENTION == flash && $LAUNCH_MODE == train ]]; then
     visionr1_has_flash || launch_fail "ATTENTION=flash: flash-attn is not installed for $(command -v python); add --flash or --flash=WHEEL"

@@ -64,6 +64,8 @@ BAD = {
     # What hydra says, in one line, with the key that was meant.
     "mistyped key": (["actor_rollout_ref.rollout.temprature=1"], "did you mean actor_rollout_ref.rollout.temperature?"),
     "mistyped folder": (["trainer.n_gpu_per_node=8"], "did you mean trainer.n_gpus_per_node?"),
+    "mistyped key with words": (["trainer.n_gpu='a b'"], "trainer.n_gpu'; did you mean trainer.n_gpus_per_node?"),
+    "key of nobody": (["trainer.zzqq.xx=1"], "To append to your config use +trainer.zzqq.xx=1"),
     "half a key": (["trainer.n_gpu=8"], "did you mean trainer.n_gpus_per_node?"),
     "key in another folder": (["actor_rollout_ref.actor.gamma=1"], "did you mean algorithm.gamma?"),
     "unknown config group": (["+visionr1@_global_=nope"], "Available options in 'visionr1'"),
@@ -182,6 +184,7 @@ def test_each_mistake_is_one_line(overrides: list[str], message: str) -> None:
     found = run(*overrides)
     assert any(message in problem for problem in found.problems), found.problems
     assert all("\n" not in problem for problem in found.problems)
+    assert not [problem for problem in found.problems if "did you mean" in problem and "To append" in problem]
     assert not found.is_fine
 
 

@@ -79,6 +79,7 @@ def test_one_run_at_a_time_in_a_folder(launcher: Launcher) -> None:
 STOPS = {
     "no room for checkpoints": ((), {"VISIONR1_MIN_FREE_GB": "9999999"}, "9999999"),
     "no data": ((), {"DATA_DIR": "/nowhere"}, "/nowhere/train.parquet"),
+    "a typo in --train": (("--train", "/nowhere/rows.parquet"), {}, "/nowhere/rows.parquet"),
     "no validation data": ((), {"VAL_FILES": "/nowhere/val.parquet"}, "/nowhere/val.parquet"),
     "no config of the model": ((), {"MODEL_PATH": "/nowhere/model"}, "MODEL_PATH=/nowhere/model"),
     "nodes without a cluster": (("--nodes", "2"), {}, "RAY_ADDRESS"),
@@ -87,6 +88,27 @@ STOPS = {
     "flash-attn on a CPU": (("--flash",), {"PROFILE": "cpu"}, "--flash"),
     "no wheel": (("--flash=/nowhere.whl",), {}, "/nowhere.whl"),
 }
+
+
+@pytest.mark.parametrize(("words", "environment"), [stop[:2] for stop in STOPS.values()], ids=STOPS)
+def test_fresh_deletes_nothing_where_a_check_stops_the_run(
+    launcher: Launcher, words: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    names = {".finished": "5", "checkpoints/global_step_5/x": "", "validation/5.jsonl": "", "train.log": ""}
+    for name, text in names.items():
+        (launcher.run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (launcher.run_dir / name).write_text(text)
+    done = launcher("--fresh", *words, **environment)
+    assert (done.returncode, launcher.trained) == (1, 0)
+    assert [name for name in names if not (launcher.run_dir / name).exists()] == []
+
+
+@pytest.mark.parametrize(("words", "is_freed"), [(("--fresh",), True), ((), False)])
+def test_what_fresh_deletes_counts_as_free(launcher: Launcher, words: tuple[str, ...], is_freed: bool) -> None:
+    (launcher.run_dir / "checkpoints").mkdir(parents=True)
+    (launcher.run_dir / "checkpoints" / "x").write_bytes(b"x" * 5_000_000)
+    options = f"launch_options {' '.join(words)}; launch_freed_gb"
+    assert (float(launcher.shell(options).stdout) > 0.004) == is_freed
 
 
 @pytest.mark.parametrize(("words", "environment", "named"), STOPS.values(), ids=STOPS)

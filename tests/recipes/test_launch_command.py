@@ -56,6 +56,33 @@ def test_attention_is_what_is_installed(
     assert not SDPA & set(launcher.overrides), "the plan says it"
 
 
+@pytest.mark.parametrize("words", [("--print-command",), ("--dry-run",), ()])
+def test_flash_is_installed_for_training_only_and_never_without_setup(
+    launcher: Launcher, words: tuple[str, ...]
+) -> None:
+    done = launcher("--flash", *words)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("environment: ")]
+    assert len(said) == (not words)
+    assert all("VISIONR1_SKIP_SETUP=1" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "attention"),
+    [
+        ("VISIONR1_SKIP_SETUP=0 LAUNCH_FLASH=yes LAUNCH_MODE=print-command", "flash"),
+        ("VISIONR1_SKIP_SETUP=1 LAUNCH_FLASH=yes LAUNCH_MODE=print-command", "sdpa"),
+        ("VISIONR1_SKIP_SETUP=0 LAUNCH_FLASH= LAUNCH_MODE=print-command", "sdpa"),
+        ("VISIONR1_SKIP_SETUP=0 LAUNCH_FLASH=yes LAUNCH_MODE=train", "sdpa"),
+    ],
+)
+def test_a_printed_command_has_the_attention_that_the_run_would_install(
+    launcher: Launcher, settings: str, attention: str
+) -> None:
+    command = f"PLATFORM=cuda ATTENTION= {settings}; launch_attention; echo $ATTENTION"
+    assert launcher.shell(command).stdout.strip() == attention
+
+
 def test_the_plan_is_asked_about_this_run(launcher: Launcher) -> None:
     settings = {"PARAMS": "8e9", "VISION_PARAMS": "1e9", "HOST_MEMORY": "300", "GPU_MEMORY": "40", "TRAIN_BATCH": "64"}
     pixels = {"MIN_PIXELS": "784", "MAX_PIXELS": "7840", "MAX_PROMPT": "500", "MAX_RESPONSE": "200", "ROLLOUT_N": "4"}

@@ -79,6 +79,17 @@ def test_help_explains_the_knobs(recipe: Path) -> None:
         (["--frsh"], "unknown option --frsh; see --help"),
         (["--fresh=1"], "unknown option --fresh=1; see --help"),
         (["--gpus"], "--gpus needs a value; see --help"),
+        (["--gpus="], "--gpus needs a value; see --help"),
+        (["--gpus", "--dry-run"], "--gpus needs a value; see --help"),
+        (["--val", "--dry-run"], "--val needs a value; see --help"),
+        (["--train", "", "--dry-run"], "--train needs a value; see --help"),
+        (["--train="], "--train needs a value; see --help"),
+        (["--val=--dry-run"], "--val needs a value; see --help"),
+        (["--val=[]"], "--val=[]: needs FILE[,FILE]; a name is empty"),
+        (["--train=a.parquet,"], "--train=a.parquet,: needs FILE[,FILE]; a name is empty"),
+        (["--lora="], "--lora needs a value; see --help"),
+        (["--filter-groups="], "--filter-groups needs a value; see --help"),
+        (["--flash="], "--flash needs a value; see --help"),
         (["--gpus", "3"], "GPUS=3: needs 1, 2, 4 or 8 on each node"),
         (["--nodes=0"], "NODES=0: needs a whole number above 0"),
         (["--lora=x"], "LORA=x: needs a rank, or 0 for none"),
@@ -90,6 +101,44 @@ def test_a_mistyped_option_is_one_line(words: list[str], message: str, tmp_path:
     done = bash(REC, *words, RUN_DIR=str(tmp_path / "run"))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {message}\n")
     assert not (tmp_path / "run").exists()
+
+
+WHOLE, POSITIVE = "a whole number above 0", "a number above 0"
+NUMBERS = {
+    WHOLE: {
+        "TOTAL_STEPS": ("abc", "0", "-1", "1.5"), "TRAIN_BATCH": ("x",), "MINI_BATCH": ("0",), "MICRO_BATCH": ("0",),
+        "ROLLOUT_N": ("0",), "MAX_PROMPT": ("abc",), "MAX_RESPONSE": ("1e3",), "MAX_PIXELS": ("4e5",),
+        "MIN_PIXELS": ("0",), "PATCH_PIXELS": ("0",), "TRAIN_SCENES": ("many",), "VAL_SCENES": ("0",),
+        "OBJECTS_MIN": ("0",), "OBJECTS_MAX": ("x",),
+    },
+    f"{WHOLE}, or -1 for never": {"SAVE_FREQ": ("x", "0", "-2"), "TEST_FREQ": ("x", "0")},
+    "a whole number": {"SEED": ("x", "-1")},
+    POSITIVE: {
+        "LR": ("fast", "0", "1e", "1.2.3"), "LORA_LR": ("-1e-5",), "TEMPERATURE": ("-1", "0.0"), "PARAMS": ("7B", "0"),
+        "VISION_PARAMS": ("x",), "GPU_MEMORY": ("80GB", "0"), "HOST_MEMORY": ("x",),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needs"),
+    [(name, value, needs) for needs, each in NUMBERS.items() for name, values in each.items() for value in values],
+)
+def test_a_wrong_number_is_one_line(name: str, value: str, needs: str) -> None:
+    done = bash(REC, "--print-command", **{name: value})
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {name}={value}: needs {needs}\n")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"SAVE_FREQ": "-1", "TEST_FREQ": "-1", "SEED": "0", "LR": "1.5e-4", "TEMPERATURE": ".5", "PARAMS": ""},
+        {"LR": "0.00001", "LORA_LR": "1E-5", "TEMPERATURE": "1.", "MIN_PIXELS": "", "MAX_PIXELS": "", "PARAMS": "3e+9"},
+    ],
+)
+def test_right_numbers_are_taken(settings: dict[str, str]) -> None:
+    done = bash(REC, "--print-command", **settings)
+    assert (done.returncode, "error" in done.stderr) == (0, False)
 
 
 def test_one_budget_of_pixels_alone_is_refused() -> None:

@@ -379,6 +379,12 @@ USAGE = {
     "no such ground truth": (["visionr1", "--ground-truth", "xml"], "ground_truth = 'xml'"),
     "progress in percent": (["visionr1", "--progress", "30"], "progress = 30"),
     "a range of one": (["visionr1", "--range", "1"], "range = '1'"),
+    "a range upside down": (["visionr1", "--range", "1,0"], "range = '1,0'"),
+    "a range of nothing": (["visionr1", "--range", "1,1"], "range = '1,1'"),
+    "a range of nan": (["visionr1", "--range", "nan,1"], "range = 'nan,1'"),
+    "no deadline": (["visionr1", "--deadline", "-1"], "--deadline -1"),
+    "no time": (["visionr1", "--limit-ms", "0"], "--limit-ms 0"),
+    "no time for long texts": (["visionr1", "--long-limit-ms", "nan"], "--long-limit-ms nan"),
 }
 
 

@@ -29,8 +29,11 @@ from difficulty_data import (
 )
 from rich.console import Console
 
+from verl_visionr1 import PRESETS
 from verl_visionr1.files import RowError
+from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.records import Counts
+from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.rollouts.training_rows import NOTHING, read_training_rows
 from verl_visionr1.tools.difficulty.report import Report
 from verl_visionr1.tools.difficulty.selection import Bar, Rules, select
@@ -144,6 +147,26 @@ def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:
     assert report.notes == []
 
 
+@pytest.mark.parametrize("place", [".", "validation", "validation/8.jsonl"])
+def test_validation_alone_is_not_taken_for_training(place: str, tmp_path: Path) -> None:
+    rows = some_rows(20, embed=False)
+    data, other = write_data(tmp_path / "val.parquet", rows), write_data(tmp_path / "train.parquet", [box_row(99)])
+    named = ("checkpoint_dir", "checkpoints"), ("validation_dir", "validation"), ("rollout_dir", "rollouts")
+    folders: dict[str, Any] = {name: str(tmp_path / folder) for name, folder in named}
+    start = Start(
+        presets=[preset_to_dict(PRESETS["visionr1"])], frame="original", train_files=[str(other)],
+        **folders,
+    )  # fmt: skip
+    write_run(start)
+    a_dump(tmp_path / "validation" / "8.jsonl", rows)
+    found = run(tmp_path / place)
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "trainer.rollout_data_dir" in found.stderr
+    assert run(tmp_path / place, "--data", data).exit_code == 0
+    write_dump(tmp_path / "rollouts" / "8.jsonl", rollouts_of(box_row(99), 2, 4))
+    assert run(tmp_path).exit_code == 0
+
+
 def test_the_table(tmp_path: Path) -> None:
     file, dump = mixed(tmp_path)
     result = run(dump, "--data", file)
@@ -183,7 +206,7 @@ def test_bad_rows_fail_or_are_skipped(tmp_path: Path) -> None:
         lines.write("broken\n")
     with pytest.raises(RowError, match=r"d\.parquet: row 3: reward_model\.ground truth '42'.*convert it again"):
         read_training_rows([file])
-    result = run(dump, "--data", file, "--on-error", "skip", "--json", "--out", tmp_path / "o.parquet")
+    result = run(dump, "--data", file, "--on-error", "skip", "--json", "--out", tmp_path / "out" / "o.parquet")
     report = json.loads(result.stdout)
     assert (report["rollouts"]["skipped"], report["rows"]["rated"], report["rows"]["chosen"]) == (2, 3, 4)
     assert len(result.stderr.splitlines()) == 3, "what is assumed without a run file, and two skipped rows"
@@ -211,7 +234,11 @@ MISTAKES = {
     "bound of nan": (["{dump}", "--data", "{data}", "--min-rate", "nan"], "needs pass rates in [0, 1]"),
     "limit": (["{dump}", "--data", "{data}", "--limit", "0"], "--limit 0"),
     "out over data": (["{dump}", "--data", "{data}", "--out", "{data}"], "would overwrite"),
-    "out among dumps": (["{folder}", "--data", "{data}", "--out", "{folder}/o.parquet"], "among the inputs"),
+    "out among dumps": (["{folder}", "--data", "{data}", "--out", "{folder}/o.parquet"], "{folder}/o.parquet: "),
+    "out among dumps of the run": (
+        ["{above}", "--data", "{data}", "--out", "{folder}/o.parquet"],
+        "{folder}/o.parquet: ",
+    ),
     "out of no kind": (["{dump}", "--data", "{data}", "--out", "o.json"], "verl reads only names that end in .parquet"),
     "preset": (["{dump}", "--data", "{data}", "--preset", "nobody"], "nobody"),
     "frame": (["{dump}", "--data", "{data}", "--frame", "nowhere"], "nowhere"),
@@ -229,6 +256,7 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
         "data": data,
         "dump": dump,
         "folder": dump.parent,
+        "above": tmp_path,
         "empty": tmp_path / "empty.jsonl",
         "bare": tmp_path / "bare.parquet",
         "embed": write_data(tmp_path / "e.parquet", [box_row(9, image=b"a")]),
@@ -237,6 +265,6 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     result = run(*(arg.format_map(names) for arg in args))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("visionr1 difficulty: ")
-    assert message in result.stderr
+    assert message.format_map(names) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -149,12 +149,12 @@ from pathlib import Path
 from verl_visionr1 import rewriting
 from verl_visionr1.cli import difficulty
 rewriting.GROUP_BYTES = 1 << 20
-dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "o.parquet")]!r})
+dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "out" / "o.parquet")]!r})
 difficulty.difficulty([dump], [data], out, as_json=True)
 print(pa.default_memory_pool().max_memory())
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert pq.read_metadata(tmp_path / "o.parquet").num_rows == 96
+    assert pq.read_metadata(tmp_path / "out" / "o.parquet").num_rows == 96
     assert int(found.stdout.splitlines()[-1]) < 16 << 20
 
 

@@ -106,6 +106,7 @@ def test_page_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.Monkey
     ("options", "message"),
     [
         (["--html", "/proc/no/page.html"], "/proc/no/page.html"),
+        (["--html", "/proc/no/rows.parquet"], "--html /proc/no/rows.parquet: "),
         (["--family", "nosuch", "--max-prompt", "10"], "family 'nosuch': needs one of"),
     ],
 )
@@ -114,6 +115,12 @@ def test_options_that_cannot_be_are_one_line(tmp_path: Path, options: list[str],
     assert done.exit_code == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [("--max-response", "0"), ("--max-prompt", "-1")])
+def test_budgets_without_tokens_are_refused(tmp_path: Path, options: tuple[str, str]) -> None:
+    done = doctor(write_rows(tmp_path / "a.parquet", [a_row(tmp_path)], PATH_SCHEMA), *options)
+    assert (done.exit_code, options[0] in done.stderr) == (2, True)
 
 
 def test_markup_in_labels_and_names_is_text(tmp_path: Path) -> None:

@@ -197,8 +197,16 @@ def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
     dump = tmp_path / "1.jsonl"
     dump.write_text(dump_row("[]") + "\n" + json.dumps({"output": "[]", "gts": None}) + "\n")
     assert run(dump, "--row", 1, "--text", PERFECT).output.startswith("nothing wrong")
+    sparse = tmp_path / "sparse.jsonl"
+    sparse.write_text(dump_row("[]") + "\n\n" + dump_row("[]") + "\n")
     for arguments, place in (
         ((data, "--row", 7, "--text", "x"), "row 7 not found (the last is 1)"),
+        ((data, "--row", -1, "--text", "x"), "row -1 not found (the first is 0;"),
+        ((dump, "--row", 0, "--text", "x"), "row 0 not found (the first is 1;"),
+        ((dump, "--row", 0), "row 0 not found (the first is 1;"),
+        ((dump, "--row", -1), "row -1 not found (the first is 1;"),
+        ((dump, "--row", 3), "row 3 not found (the last is 1;"),
+        ((sparse, "--row", 2), "row 2 not found (there is no answer in it;"),
         ((dump, "--row", 2, "--text", "x"), "line 2: gts is null"),
         ((dump, "--row", 2), "line 2: gts is null"),
         ((data, "--row", 1, "--text", "x", "--target", TARGET.to_json()), "--target"),
@@ -266,6 +274,7 @@ MISTAKES = {
     "no preset file": ([*OF_X, "--preset", "mine.yaml"], "preset file mine"),
     "wrong preset": ([*OF_X, "--preset", "counting"], "judges counting, the target"),
     "progress": ([*OF_X, "--progress", "30"], "--progress 30"),
+    "no picture": ([*OF_X, "--draw", "22.jsonl"], "--draw 22.jsonl: "),
     "no image": (
         [*OF_X, "--draw", "/tmp/never.png", "--image", "nowhere.png"],
         "nowhere.png: not an image that can be read",

@@ -62,6 +62,16 @@ def test_an_easier_stage_is_advised_only_where_there_is_none() -> None:
     assert "easier stage" in str(explained(said(((200, 100, 580, 400), "cat"), (DOG, "dog")), progress=0.0).cause)
 
 
+def test_a_picture_replaces_neither_a_dump_nor_the_image(tmp_path: Path) -> None:
+    dump, image = tmp_path / "1.jsonl", tmp_path / "image.png"
+    dump.write_text(dump_row(LOOSE) + "\n")
+    Image.new("RGB", (2000, 1200)).save(image)
+    before = dump.read_bytes(), image.read_bytes()
+    for out in (dump, image):
+        assert run(dump, "--row", 1, "--image", image, "--draw", out).exit_code == 2
+    assert (dump.read_bytes(), image.read_bytes()) == before
+
+
 @pytest.mark.parametrize("text", [PERFECT[:-9], "", "<think>well"])
 @pytest.mark.parametrize(("tokens", "is_longer"), [(40, False), (100, True), (None, True)])
 def test_a_longer_budget_is_advised_only_where_it_was_filled(text: str, tokens: int | None, is_longer: bool) -> None:

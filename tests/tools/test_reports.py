@@ -6,16 +6,22 @@ import fcntl
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 from validated_runs import SOURCE, make_dump, make_targets, make_validated_run
 
+from verl_visionr1 import PRESETS
 from verl_visionr1.cli import app
+from verl_visionr1.rewards.composition import preset_to_dict
+from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.page import LOCK, PAGE, describe_page, wait_for_page
+from verl_visionr1.rollouts.run import Run, Start
 from verl_visionr1.tools.runs.metrics import F1, REWARD, Metric
 from verl_visionr1.tools.runs.report import compare_run, read_validations
 from verl_visionr1.tools.runs.smoothing import axis_range, find_switches, smooth, split_by_stage
@@ -30,6 +36,7 @@ from verl_visionr1.tools.runs.validations import (
     mark_change,
     measure,
     read_validation,
+    validation_folder,
 )
 from verl_visionr1.tools.runs.verdict import judge_outcome, write_verdict
 from verl_visionr1.tools.runs.watch import watch
@@ -182,6 +189,58 @@ def test_report_writes_the_table_as_json(run_dir: Path) -> None:
         assert str(run_dir / name) in result.output
         assert (run_dir / name).stat().st_size > 1000
     assert "stage 1 (xi0 0.5, xi1 0.5, xi2 0.75)" in result.output
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.png", "metrics/001.jsonl"])
+def test_a_file_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
+    folder = make_validated_run(tmp_path / "run", {0: 0.2, 4: 0.5})
+    shutil.rmtree(folder / "validation")
+    (folder / name / "in the way").mkdir(parents=True)  # a folder: root may write to anything else
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"visionr1 report: {folder / name}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["visionr1_run.json", "run/visionr1_run.json", "run/validation/visionr1_run.json"])
+def test_a_half_written_record_does_not_end_the_report(place: str, tmp_path: Path) -> None:
+    folder = make_validated_run(tmp_path / "run", {0: 0.2, 4: 0.5})
+    (tmp_path / place).write_text('{"version": 1, "sta')
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((folder / "report.json").read_text())["steps"] == [0, 4]
+    console = Console(file=(tmp_path / "out").open("w"))
+    watch(folder, total_steps=4, console=console)
+
+
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["visionr1_run.json", "hydra"])
+@pytest.mark.parametrize(
+    ("in_copy", "in_original", "found"),
+    [
+        ("0.jsonl", "0.jsonl", "copy"),
+        ("0.jsonl", None, "copy"),
+        ("notes.txt", "0.jsonl", "original"),
+        (None, "0.jsonl", "original"),
+        (None, None, "copy"),
+    ],
+)
+def test_a_copied_run_is_read_where_it_is(
+    in_copy: str | None, in_original: str | None, found: str, is_recorded: bool, tmp_path: Path
+) -> None:
+    for name, file in (("copy", in_copy), ("original", in_original)):
+        (tmp_path / name).mkdir()
+        if file is not None:
+            (tmp_path / name / "val").mkdir()
+            (tmp_path / name / "val" / file).touch()
+    told = str(tmp_path / "original" / "val")
+    if is_recorded:
+        start = Start(presets=[preset_to_dict(PRESETS["visionr1"])], frame="unit", validation_dir=told)
+        (tmp_path / "copy" / RUN_FILE).write_bytes(msgspec.json.encode(Run(starts=[start])))
+    else:
+        (tmp_path / "copy" / "hydra" / ".hydra").mkdir(parents=True)
+        config = {"trainer": {"validation_data_dir": told}}
+        (tmp_path / "copy" / "hydra" / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    assert validation_folder(tmp_path / "copy") == tmp_path / found / "val"
 
 
 def test_validations_at_several_stages_do_not_compare(run_dir: Path) -> None:

@@ -141,8 +141,12 @@ MISTAKES = {
     "no such column": (["{file}", "--column", "completion=said"], "no column said"),
     "no such kind of column": (["{file}", "--column", "text=said"], "--column text=said: needs WHAT=NAME"),
     "empty": (["{empty}"], "dumps are empty"),
-    "out over in": (["{file}", "--out", "{file}"], "would overwrite the rollouts"),
-    "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "or stand among them"),
+    "out over in": (["{file}", "--out", "{file}"], "--out {file}: "),
+    "out over a dump of the run": (["{above}", "--out", "{file}"], "--out {file}: "),
+    "out over in by another name": (["{folder}", "--out", "{above}/../{above.name}/run/3.jsonl"], "--out {above}/"),
+    "out among in": (["{folder}", "--out", "{folder}/rows.jsonl"], "--out {folder}/rows.jsonl: "),
+    "out among dumps of the run": (["{above}", "--out", "{folder}/rows.jsonl"], "--out {folder}/rows.jsonl: "),
+    "out beside a step": (["{file}", "--out", "{folder}/rows.jsonl"], "--out {folder}/rows.jsonl: "),
     "out of no kind": (["{file}", "--out", "rows.csv"], "ends in .jsonl"),
     "no data": (["{file}", "--data", "nothing.parquet"], "nothing.parquet: no such file"),
 }
@@ -155,13 +159,33 @@ def test_a_mistake_is_one_line(args: list[str], message: str, tmp_path: Path) ->
     file = write_dump(folder / "3.jsonl", [PERFECT])
     before = file.read_bytes()
     (tmp_path / "empty.jsonl").write_text("\n")
-    names = {"file": file, "empty": tmp_path / "empty.jsonl", "folder": folder}
+    names = {"file": file, "empty": tmp_path / "empty.jsonl", "folder": folder, "above": tmp_path}
     result = run(*(arg.format_map(names) for arg in args))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("visionr1 score: ")
-    assert message in result.stderr
+    assert message.format_map(names) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("tokens", ["-5", "0"])
+def test_a_budget_without_tokens_is_refused(tokens: str, tmp_path: Path) -> None:
+    result = run(write_dump(tmp_path / "3.jsonl", [PERFECT]), "--max-tokens", tokens)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--max-tokens" in result.stderr
+
+
+@pytest.mark.parametrize("out", ["scores.jsonl", "run/../scores.jsonl", "scores/all.jsonl"])
+def test_out_of_a_run_may_lie_beside_its_dumps(out: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    write_dump(tmp_path / "run" / "3.jsonl", [PERFECT])
+    for _ in range(2):  # what was written is no dump of the run
+        assert run(tmp_path, "--out", tmp_path / out).exit_code == 0
+        assert len((tmp_path / out).read_text().splitlines()) == 1
+
+
+def test_out_may_lie_beside_a_file_that_is_no_step(tmp_path: Path) -> None:
+    assert run(write_dump(tmp_path / "mine.jsonl", [PERFECT]), "--out", tmp_path / "rows.jsonl").exit_code == 0
 
 
 def test_the_heading_names_what_overrides_the_run(tmp_path: Path) -> None:

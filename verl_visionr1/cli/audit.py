@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -49,6 +50,7 @@ def audit(
 ) -> None:
     """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited as asked."""
     try:
+        _require_positive({"--limit-ms": limit_ms, "--long-limit-ms": long_limit_ms, "--deadline": deadline})
         subject = Subject(place, answer_format, progress, family, ground_truth, data_source, chat)
         limits = Limits(limit_ms, long_limit_ms, _range(value_range))
         report = run_audit(subject, task or (), scenes=scene or (), limits=limits, deadline_s=deadline, is_quick=quick)
@@ -69,7 +71,15 @@ def _range(text: str | None) -> tuple[float, float] | None:
         low, high = map(float, text.split(","))
     except ValueError:
         raise AuditError(f"range = {text!r}: needs two numbers, for example 0,1 or -1,1") from None
+    if not low < high:
+        raise AuditError(f"range = {text!r}: needs the lower number first")
     return low, high
+
+
+def _require_positive(options: Mapping[str, float]) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise AuditError(f"{name} {value:g}: needs a number above 0")
 
 
 def _show(report: Report, console: Console) -> None:

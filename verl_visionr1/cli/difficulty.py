@@ -13,7 +13,7 @@ from rich.console import Console
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import Options, Told, judging_for
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.places import dumps_of
+from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, Rules, Unseen
 
@@ -69,9 +69,10 @@ def difficulty(
             max_pixels=max_pixels, reasoning=reasoning,
         )  # fmt: skip
         told = judging_for(files, options, given.columns_of(column, COLUMNS))
+        places = _training_dumps(files, told, has_data=bool(data))
         data = data or _trained(files, told)
-        places = _training_dumps(files)
-        _refuse_overwriting(out, [*files, *data])
+        if out is not None:
+            _check_out(out, files, data)
         with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
             rows = read_training_rows(data, on_error=on_error, counts=skipped)
             report = filter_by_difficulty(
@@ -113,16 +114,23 @@ def _trained(files: list[Path], told: Told) -> list[Path]:
     return present
 
 
-def _training_dumps(files: list[Path]) -> list[Path]:
-    """The dumps of training where a run directory holds validation as well, whose rows are other data."""
+def _training_dumps(files: list[Path], told: Told, *, has_data: bool) -> list[Path]:
+    """The dumps of training where a run directory holds validation as well, whose rows are other data.
+
+    Raises:
+        RowsError: only dumps of validation, and no data that says that they are meant.
+    """
     dumps = dumps_of(files)
     training = [file for dump in dumps if not dump.is_validation for file in dump.files]
+    if not has_data and all(file.parent.name in told.validation_names for file in training):
+        raise RowsError(
+            f"{files[0]}: only answers of validation are there; set trainer.rollout_data_dir (ROLLOUT_DIR of a recipe) "
+            "to keep those of training, or give the data that was validated on: --data"
+        )
     return training or [file for dump in dumps for file in dump.files]
 
 
-def _refuse_overwriting(out: Path | None, paths: list[Path]) -> None:
-    if out is not None and out.suffix != ".parquet":
+def _check_out(out: Path, files: list[Path], data: list[Path]) -> None:
+    if out.suffix != ".parquet":
         raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
-    for path in paths:
-        if out is not None and out.resolve() in (path.resolve(), path.resolve() / out.name):
-            raise RowsError(f"--out {out}: would overwrite an input, or lie among the inputs; write elsewhere")
+    refuse_overwriting(out, files, data)

@@ -23,9 +23,11 @@ def doctor(
     val: Annotated[
         list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
     ] = None,
-    max_response: Annotated[int, typer.Option(help="tokens that a response may have: data.max_response_length")] = 1024,
+    max_response: Annotated[
+        int, typer.Option(help="tokens that a response may have: data.max_response_length", min=1)
+    ] = 1024,
     max_prompt: Annotated[
-        int | None, typer.Option(help="tokens that a prompt may have, image included: data.max_prompt_length")
+        int | None, typer.Option(help="tokens that a prompt may have, image included: data.max_prompt_length", min=1)
     ] = None,
     family: Annotated[str, typer.Option(help="whose image tokens: qwen2.5-vl, qwen3-vl, glm")] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,

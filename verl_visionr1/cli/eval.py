@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -16,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
+from verl_visionr1.cli.judging import Options, evaluation_of, judging_for
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, read_made
 from verl_visionr1.evaluation.predictions import Prediction, read_predictions
 from verl_visionr1.evaluation.records import Evaluation, load, save
@@ -35,7 +37,7 @@ from verl_visionr1.frames import MODEL_TYPE_FRAMES
 from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.numbers import saved_numbers
 from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Counts, Rollout, no_row
+from verl_visionr1.rollouts.records import Counts, OnError, Rollout, no_row
 
 if TYPE_CHECKING:
     from verl_visionr1.evaluation.generation.answering import Progress
@@ -45,7 +47,15 @@ REPORT, MARKDOWN = "report.json", "report.md"
 _LINE_EVERY_S = 30.0  # where nobody watches
 
 
+_OF_GENERATION = (
+    *("n", "temperature", "seed", "logprobs", "device", "batch", "gpu_memory_utilization", "tensor_parallel"),
+    *("max_model_len", "answer_format"),
+)
+"""Options that mean nothing where a run has answered: it was asked already, and its presets name the format."""
+
+
 def eval(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -63,15 +73,22 @@ def eval(
     temperature: Annotated[
         float, typer.Option(help="0 is greedy, as in training's validation", min=0.0, max=10.0)
     ] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer (data.max_response_length)", min=1)] = 1024,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="most tokens of an answer (data.max_response_length); default: the run's, else 1024", min=1),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
     frame: Annotated[str, typer.Option(help="the coordinates the model speaks in; auto: by its model_type")] = "auto",
-    reasoning: Annotated[Reasoning, typer.Option(help="whether prompts end inside <think>; auto: read each")] = "auto",
-    preset: Annotated[str, typer.Option(help="a preset's name, or a YAML file of one")] = "visionr1",
+    reasoning: given.ReasoningState = None,
+    preset: Annotated[
+        str | None, typer.Option(help="a preset's name, or a YAML file of one; default: the run's, else visionr1")
+    ] = None,
     route: given.Route = None,
-    stage: Annotated[Stage, typer.Option(help="thresholds of the reward; final: as in validation")] = "final",
+    stage: Annotated[
+        Stage | None, typer.Option(help="thresholds of the reward; default: as in the run, else final")
+    ] = None,
     answer_format: Annotated[str | None, typer.Option("--format", help="the format that boxes are written in")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="only these families of metrics (may repeat)")] = None,
     confidence: Annotated[Confidence, typer.Option(help="how sure a box is")] = "constant",
@@ -103,11 +120,11 @@ def eval(
         given.routes_of(route)
         measuring = EvaluationSettings(
             frame="original" if frame == "auto" else frame,
-            preset=preset,
+            preset=preset or "visionr1",
             routes={task: name for task, _, name in (item.partition("=") for item in route or ())},
             answer_format=answer_format,
-            reasoning=reasoning,
-            stage=stage,
+            reasoning=reasoning or "auto",
+            stage=stage or "final",
             metrics=tuple(cast("list[Family]", metrics or [])),
             confidence=confidence,
             stray_labels=stray_labels,
@@ -120,11 +137,21 @@ def eval(
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
         is_auto = frame == "auto"
         if model is not None and not data and not recompute and _is_run(Path(model)):
-            _report(_of_run(Path(model), step, measuring, is_auto=is_auto), other, out)
+            _refuse_given(context, _OF_GENERATION, f"the answers of {model} are there already, in their format")
+            options = Options(
+                preset=preset, route=route, frame=None if is_auto else frame, reasoning=reasoning,
+                min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, stage=stage,
+            )  # fmt: skip
+            _report(_of_run(Path(model), step, options, limit, on_error, measuring), other, out)
             return
+        if model is not None and not data and not recompute and not Path(model).exists():
+            raise RowsError(f"{model}: no such run, dump or model folder; a model of the hub needs data files after it")
+        _refuse_given(context, ("step",), "it is of a run's validation, without data files")
         if out is None:
             raise ValueError("--out: needs a folder for predictions and report")
         if recompute and model is not None:
+            processing = given.processing_of(None, min_pixels, max_pixels)
+            measuring = replace(measuring, processing=processing, max_tokens=max_tokens)
             _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
             return
         if not recompute:
@@ -141,7 +168,7 @@ def eval(
                 model,
                 data or [],
                 out,
-                sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens, seed=seed),
+                sampling=Sampling(n=n, temperature=temperature, max_tokens=max_tokens or 1024, seed=seed),
                 engine=EngineOptions(
                     device=device,
                     gpu_memory_utilization=gpu_memory_utilization,
@@ -212,21 +239,52 @@ def _is_run(path: Path) -> bool:
     return path.exists() and not (path / "config.json").is_file()
 
 
-def _of_run(path: Path, step: int | None, measuring: EvaluationSettings, *, is_auto: bool) -> Evaluation:
-    """The answers of a run's validation, judged as the run judged them."""
-    from verl_visionr1.cli.judging import Options, judging_for
+def _refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        RowsError: one of them is on the command line.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise RowsError(f"{option}: {why}; leave it out")
+
+
+def _of_run(
+    path: Path,
+    step: int | None,
+    options: Options,
+    limit: int | None,
+    on_error: OnError,
+    measuring: EvaluationSettings,
+) -> Evaluation:
+    """The answers of a run's validation, judged as the run judged them, unless options override it."""
     from verl_visionr1.evaluation.evaluating import evaluate
     from verl_visionr1.evaluation.reading import RunRows
 
     file = _validation_dump(path, step)
-    told = judging_for([file], Options(frame=None if is_auto else measuring.frame))
+    if measuring.confidence == "logprob":
+        raise _no_logprobs(file)
+    if options.stage is None and evaluation_of([file]) is not None:
+        options = dataclasses.replace(options, stage="final")  # as an evaluation judges
+    told = judging_for([file], options)
+    judging, counts = told.judging, Counts()
     given.say(told.notes)
-    counts = Counts()
-    with given.opened([file], told.data, None, "fail", counts, validation_names=told.validation_names) as rollouts:
-        run = RunRows.of(told.judging, rollouts)
+    with given.opened([file], told.data, None, on_error, counts, validation_names=told.validation_names) as rollouts:
+        run = RunRows.of(judging, islice(rollouts, limit))
+    given.say(f"left out: {example}" for example in counts.examples)
     if not run.rollouts:
         raise RowsError(f"{file}: {no_row(counts)}")
-    settings = replace(measuring, frame=told.judging.frame.name, preset=told.judging.preset.name)
+    settings = replace(
+        measuring,
+        frame=judging.frame.name,
+        preset=judging.preset.name,
+        reasoning=judging.reasoning,
+        processing=judging.processing,
+        max_tokens=judging.max_tokens,
+    )
     model = str(path) if told.run is None else told.run.last.model
     evaluation = evaluate(run.predictions, settings, model=f"{model}, {file.name}", run=run)
     given.say([_saved_line(evaluation, run.rollouts)])

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, Told, judging_for, override
+from verl_visionr1.cli.judging import Options, Told, is_described, judging_for, override
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS
 from verl_visionr1.rollouts.columns import Columns
 from verl_visionr1.rollouts.judging import EQUAL, Judging
 from verl_visionr1.rollouts.records import Rollout
-from verl_visionr1.rollouts.run import run_of
 from verl_visionr1.tools.explain.completion import (
     answered_with,
     choose_dump,
@@ -75,7 +74,7 @@ def explain(
         columns = given.columns_of(column)
         answer = None if text is None and text_file is None else text_of(text, text_file)
         path, chosen = _choose_file(source, step, row)
-        if path is not None and (answer is None or run_of([path]) is not None):
+        if path is not None and (answer is None or is_described(path)):
             told = judging_for([path], options, columns)
             rollout = _saved_rollout(path, row, columns, target, told)
             rollout = rollout if answer is None else answered_with(answer, rollout)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.frames import frame_named
+from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
+from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
 from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, infer, sample_of
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.rollouts.places import dumps_of
@@ -22,7 +25,7 @@ class Options:
     preset: str | None = None
     route: list[str] | None = None
     progress: str | None = None
-    stage: int | None = None
+    stage: int | Literal["final", "off"] | None = None
     total_steps: int | None = None
     frame: str | None = None
     processed: str | None = None
@@ -40,6 +43,8 @@ class Options:
         """
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
+        if isinstance(self.stage, str):  # of `visionr1 eval`
+            return Moment(1.0 if self.stage == "final" else None)
         progress = None if self.progress in (None, "off") else given.fraction_of(str(self.progress))
         return Moment(progress, self.stage, self.total_steps)
 
@@ -108,13 +113,63 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         told = run.last.describe()
         notes = [f"{file}: {told}", *(f"{option}: overrides the run's own" for option in options.named)]
         return Told(override(run.judging(), options), tuple(notes), run, file, tuple(options.named))
-    judging = override(Judging(given.preset_of("visionr1"), frame_named("original")), options)
-    fixed = _fixed(options)
+    judging, fixed, notes = Judging(given.preset_of("visionr1"), frame_named("original")), _fixed(options), []
+    evaluation = evaluation_of(paths)
+    if evaluation is not None:
+        judging, notes = _as_evaluated(*evaluation, judging, options)
+        fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
+    judging = override(judging, options)
     if len(fixed) == len(INFERRED):  # every choice was made by an option
-        return Told(judging)
+        return Told(judging, tuple(notes))
     inferred = infer(_sample(paths, columns), judging, fixed)
     found_out = "".join(f"; {note}" for note in inferred.notes)
-    return Told(inferred.judging, (f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}",))
+    notes.append(f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}")
+    return Told(inferred.judging, tuple(notes))
+
+
+def is_described(path: Path) -> bool:
+    """Whether a run, or `visionr1 eval`, wrote down beside a dump how its answers were made.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    return run_of([path]) is not None or evaluation_of([path]) is not None
+
+
+def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
+    """What `visionr1 eval` wrote beside the predictions that all paths name; None where that differs, or is not there.
+
+    Raises:
+        RowsError: a file that cannot be read.
+    """
+    folders = [path if path.is_dir() else path.parent for path in paths if path.is_dir() or path.name == PREDICTIONS]
+    files = [folder / SETTINGS for folder in folders if (folder / PREDICTIONS).is_file()]
+    if not files or len(files) < len(paths) or not all(file.is_file() for file in files):
+        return None
+    made = [read_made(file) for file in files]
+    return (files[0], made[0]) if len({_spoken(one) for one in made}) == 1 else None
+
+
+def _spoken(made: Made) -> tuple[object, ...]:
+    """What an evaluation says of how its answers are read."""
+    return made.model_type, made.min_pixels, made.max_pixels, made.sampling.max_tokens
+
+
+def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
+    """A judging in the frame, the pixels and the tokens of an evaluation, and the notes that say so."""
+    frame = MODEL_TYPE_FRAMES.get(made.model_type, "")
+    processing = Processing(None, made.min_pixels, made.max_pixels)
+    judging = replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
+    judging = replace(judging, frame=frame_named(frame)) if frame else judging
+    told = [f"frame {frame}"] if frame else []
+    told += [] if made.max_pixels is None else [f"{made.min_pixels} to {made.max_pixels} pixels"]
+    told.append(f"at most {made.sampling.max_tokens} tokens")
+    own = ("--frame", "--processed", "--min-pixels", "--max-pixels", "--max-tokens")
+    overrides = [option for option in options.named if option.startswith(own)]
+    return judging, [
+        f"{file}: {', '.join(told)}",
+        *(f"{option}: overrides the evaluation's own" for option in overrides),
+    ]
 
 
 def _describe(judging: Judging, fixed: frozenset[str]) -> str:

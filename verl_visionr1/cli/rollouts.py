@@ -60,7 +60,7 @@ StageNumber = Annotated[int | None, typer.Option("--stage", help="stage of the s
 TotalSteps = Annotated[
     int | None, typer.Option("--total-steps", help="steps of the training: each row is scored as at its own step")
 ]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="response budget, for criteria of length")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="response budget, for criteria of length", min=1)]
 
 
 def say(notes: Iterable[str]) -> None:

@@ -72,7 +72,7 @@ def report(run_dir: RunDir) -> None:
 
     try:
         made = report_run(run_dir)
-    except RunError as error:
+    except (RunError, RowsError) as error:
         raise stop("report", error) from None
     console = Console()
     for table in made.tables:

@@ -15,10 +15,9 @@ from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.cli.judging import Options, judging_for
-from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rollouts.judging import Judging, preset_and_moment
-from verl_visionr1.rollouts.places import dumps_of
+from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import OnRow, Report, rescore
 from verl_visionr1.tools.score.scored_rows import scored_rows
@@ -63,7 +62,8 @@ def score(
     try:
         columns = given.columns_of(column)
         told = judging_for(files, options, columns)
-        _refuse_overwriting(out, files)
+        if out is not None:
+            refuse_overwriting(out, files)
         dumps = dumps_of(files)
         with _writer(out, told.judging) as on_row:
             for dump in dumps:
@@ -103,12 +103,6 @@ def _other(vs: str | None, judging: Judging) -> Judging | None:
         return None
     name, moment = preset_and_moment(vs, judging.moment)
     return replace(judging, preset=given.preset_of(name), moment=moment, by_task={}, routes=None, earlier=())
-
-
-def _refuse_overwriting(out: Path | None, files: list[Path]) -> None:
-    for path in files:
-        if out is not None and out.resolve() in (path.resolve(), path.resolve() / out.name):
-            raise RowsError(f"--out {out}: would overwrite the rollouts, or stand among them; write elsewhere")
 
 
 @contextmanager

@@ -121,6 +121,7 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
         RowsError: a file that cannot be read, or no such row.
         RowError: a row without a ground truth that can be read.
     """
+    require_row(file, number)
     reader = RowColumns(columns)
     label = "row" if file.name.endswith(".parquet") else "line"
     last = None
@@ -134,6 +135,19 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
             raise RowError(error.kind, f"{file}: {label} {number}: {error}") from None
     has = "it is empty" if last is None else f"the last is {last}"
     raise RowsError(f"{file}: {label} {number} not found ({has}); lines count from 1, rows from 0")
+
+
+def require_row(file: Path, number: int) -> None:
+    """Refuse a number before the first row: 1 in a file of lines, 0 in a parquet file.
+
+    Raises:
+        RowsError: it is.
+    """
+    first = 0 if file.name.endswith(".parquet") else 1
+    if number < first:
+        raise RowsError(
+            f"{file}: row {number} not found (the first is {first}; lines count from 1, rows of .parquet from 0)"
+        )
 
 
 def require_object(row: Any) -> dict[str, Any]:

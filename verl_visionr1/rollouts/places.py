@@ -55,6 +55,28 @@ def dumps_of(paths: Sequence[Path]) -> list[Dump]:
     ]
 
 
+def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = ()) -> None:
+    """Refuse an output that would overwrite an input, or that later reads would take for a dump.
+
+    Args:
+        out: the file that `--out` names.
+        paths: as of `dumps_of`.
+        data: other files that are read.
+
+    Raises:
+        RowsError: it is one of the files behind the paths or of the data, or lies in a folder of dumps; or as
+            `dumps_of` raises.
+    """
+    files = [file for dump in dumps_of(paths) for file in dump.files]
+    place = out.resolve()
+    if place in {file.resolve() for file in (*files, *data)}:
+        raise RowsError(f"--out {out}: would overwrite an input; write elsewhere")
+    # Files that were named by themselves may have others beside them, unless each is of a step.
+    folders = {file.parent.resolve() for file in files if file not in paths or _is_of_a_step(file)}
+    if place.parent in folders:
+        raise RowsError(f"--out {out}: would lie among the dumps and be read as one; write to another folder")
+
+
 def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
     """Those of the paths that are folders of runs with logged metrics."""
     return [path for path in paths if path.is_dir() and any((path / METRICS_DIR).glob("*.jsonl"))]

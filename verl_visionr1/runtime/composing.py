@@ -23,6 +23,9 @@ FRACTIONS, WORDS = ("trainer.v1.",), ("algorithm.rollout_correction.",)
 STEPS = "trainer.total_training_steps"
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config|append to config).*?'?([\w.@/-]+)'")
 
+_APPENDING = re.compile(r" To append to your config use .*")
+"""What hydra advises of every key that it does not know: beside the key that was meant, it misleads."""
+
 
 class CompositionError(ValueError):
     """Overrides that do not compose; one line that names the key and what to do."""
@@ -156,7 +159,8 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
         known = [name for name, _ in _leaves(_compose(groups))]
     except (HydraException, OmegaConfBaseException):
         return text
-    return text if key.group(1) in known else f"{text}{_nearest(key.group(1), known)}"
+    near = "" if key.group(1) in known else _nearest(key.group(1), known)
+    return f"{_APPENDING.sub('', text).removesuffix('.') if near else text}{near}"
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -46,8 +46,10 @@ def write_page(examination: Examination, out: Path) -> None:
     """Write the page.
 
     Raises:
-        RowsError: it cannot be written.
+        RowsError: it cannot be written, or its name does not end in .html.
     """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RowsError(f"--html {out}: needs a name that ends in .html")
     files = []
     for census in examination.censuses:
         parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items())]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from verl_visionr1.files import RowsError
-from verl_visionr1.rollouts.columns import Columns, question_at
+from verl_visionr1.rollouts.columns import Columns, question_at, require_row
 from verl_visionr1.rollouts.dumps import rollout_files
 from verl_visionr1.rollouts.places import Dump, dumps_of
 from verl_visionr1.rollouts.records import Counts, Rollout, image_name, read_rollouts
@@ -131,6 +131,7 @@ def rollout_at(
         RowError: a row that cannot be read.
     """
     (file,) = rollout_files([path])
+    require_row(file, row)
     counts, last = Counts(wanted=row), 0
     kept = {"validation_names": validation_names, "keeps_rows": keeps_rows}
     for rollout in read_rollouts([file], columns=columns, on_error="skip", counts=counts, **kept):
@@ -142,7 +143,8 @@ def rollout_at(
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
     if unreadable is not None:
         raise RowsError(f"{unreadable}; run visionr1 doctor on the training data")
-    hint = f"the last is {last}; lines count from 1, rows of .parquet from 0"
+    hint = "there is no answer in it" if last > row else f"the last is {last}"
+    hint += "; lines count from 1, rows of .parquet from 0"
     hint = "an earlier output of a trajectory is not scored" if counts.n_earlier else hint
     hint = counts.describe_delegated() if counts.n_delegated else hint
     raise RowsError(f"{file}: row {row} not found ({hint})")

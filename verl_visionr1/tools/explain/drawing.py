@@ -49,8 +49,13 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
         image: the original image, or its bytes; without it, the background is grey.
 
     Raises:
-        RowsError: the image cannot be read, the target has none, or the file cannot be written.
+        RowsError: the image cannot be read, the target has none, or the file cannot be written: it does not end in
+            .png, or is the image itself.
     """
+    if out.suffix.lower() != ".png":
+        raise RowsError(f"--draw {out}: needs a name that ends in .png")
+    if isinstance(image, Path) and out.resolve() == image.resolve():
+        raise RowsError(f"--draw {out}: would overwrite the image; write elsewhere")
     width, height = explanation.exam.target.size_wh
     if width <= 0 or height <= 0:
         raise RowsError("--draw: the target has no image (size_wh)")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from verl_visionr1.files import atomic_write
 from verl_visionr1.tools.runs.metrics import BY_STAGE, ORDERED, Metric
 from verl_visionr1.tools.runs.smoothing import LEAST_POINTS, WINDOW, axis_range, find_switches, smooth, split_by_stage
 from verl_visionr1.tools.runs.steps import Step
@@ -20,13 +21,16 @@ COLUMNS, PANEL_WH = 2, (5.4, 2.5)
 
 
 def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | None = None) -> None:
-    """Write a figure (PNG).
+    """Write a figure (PNG), whole or not at all.
 
     Args:
         steps: of the run.
         path: where to.
         title: over the figure.
         curves: as `measure` gives them, of each validation.
+
+    Raises:
+        RowsError: it cannot be written.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -51,7 +55,8 @@ def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | No
             _mark_switches(axes, steps)
         _add_legend(figure, panels[: n_panels - 1])
         figure.suptitle(title, fontsize=13)
-        figure.savefig(path, dpi=110, facecolor="white")
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=110, facecolor="white")
 
 
 def _add_legend(figure: Any, panels: Sequence[Any]) -> None:

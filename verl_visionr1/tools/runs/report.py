@@ -265,7 +265,7 @@ def report(run_dir: Path) -> Report:
     A single validation is shown by itself.
 
     Raises:
-        RunError: no step is logged yet.
+        RunError: no step is logged yet. RowsError: a file that cannot be written.
     """
     steps = _steps_of(run_dir)
     validations = read_validations(run_dir, steps)

@@ -113,7 +113,7 @@ def read_steps(run_dir: str | Path) -> list[Step]:
     """All steps of a run, in order; a line that is still being written is left out.
 
     Raises:
-        RunError: no such directory, or nothing logged there yet.
+        RunError: no such directory, nothing logged there yet, or a file that cannot be read.
     """
     folder = Path(run_dir) / METRICS_DIR
     files = sorted(folder.glob("*.jsonl"))
@@ -128,7 +128,11 @@ def read_steps(run_dir: str | Path) -> list[Step]:
 
 def _read_lines(file: Path) -> list[tuple[int, dict[str, float]]]:
     found: list[tuple[int, dict[str, float]]] = []
-    for line in file.read_bytes().split(b"\n"):
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror or error})") from None
+    for line in lines:
         try:
             logged = _decode(line)
         except msgspec.DecodeError:

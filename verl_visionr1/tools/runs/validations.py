@@ -127,19 +127,28 @@ class Section:
 
 def find_dumps(run_dir: Path) -> dict[int, Path]:
     """Step -> the validation dump of a run."""
-    folder = validation_folder(run_dir)
+    return _dumps_in(validation_folder(run_dir))
+
+
+def _dumps_in(folder: Path) -> dict[int, Path]:
     files = folder.glob("*.jsonl") if folder.is_dir() else ()
     return {int(file.stem): file for file in sorted(files) if file.stem.isdecimal()}
 
 
 def validation_folder(run_dir: Path) -> Path:
-    """`trainer.validation_data_dir`, as the run or its config names it, or where recipes put it."""
+    """`trainer.validation_data_dir`, as the run or its config names it, or where recipes put it.
+
+    A folder of that name in the run directory comes first: the run may have been moved or copied, and the folder it
+    was told of may be another run's by now.
+    """
     start = _start_of(run_dir)
-    if start is not None and start.validation_dir:
-        folder = Path(start.validation_dir)
-        return folder if folder.is_dir() else run_dir / folder.name  # the run may have been moved
-    named = _config_of(run_dir).get("trainer", {}).get("validation_data_dir")
-    return Path(str(named)).expanduser() if named and "${" not in str(named) else run_dir / "validation"
+    named = start.validation_dir if start is not None else None
+    named = named or _config_of(run_dir).get("trainer", {}).get("validation_data_dir")
+    if not named or "${" in str(named):
+        return run_dir / "validation"
+    folder = Path(str(named)).expanduser()
+    inside = run_dir / folder.name
+    return inside if _dumps_in(inside) or not folder.is_dir() else folder
 
 
 def read_sources(run_dir: Path) -> dict[str, str]:
@@ -155,8 +164,8 @@ def read_sources(run_dir: Path) -> dict[str, str]:
 
 def _start_of(run_dir: Path) -> Start | None:
     """What the run wrote down itself; None where it did not, or it cannot be read."""
-    file = find_run(run_dir)
     try:
+        file = find_run(run_dir)
         return None if file is None else read_run(file).last
     except RowsError:
         return None
