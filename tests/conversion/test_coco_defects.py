@@ -98,18 +98,22 @@ def test_bad_entry_stops_or_is_counted(data: Dataset, what: str, kind: str, mess
 
 
 @pytest.mark.parametrize(
-    ("key", "what", "message", "left_out"),
+    ("key", "folder", "what", "message", "left_out"),
     [
-        ("id", "image id twice", r"images\[1\] \(id 100.*twice", 1),
-        ("file_name", "image file twice", r"images\[1\] \(id 117", 2),
+        ("id", "", "image id twice", r"images\[1\] \(id 100.*twice", 1),
+        ("file_name", "", "image file twice", r"images\[1\] \(id 117", 2),
+        ("file_name", "./", "image file twice", r"images\[1\] \(id 117", 2),
+        ("file_name", "images/", "image file twice", r"images\[1\] \(id 117", 2),
     ],
 )
-def test_what_two_images_share_is_left_out(data: Dataset, key: str, what: str, message: str, left_out: int) -> None:
+def test_what_two_images_share_is_left_out(
+    data: Dataset, key: str, folder: str, what: str, message: str, left_out: int
+) -> None:
     """Each of the two entries has a part of its objects: neither row would be right."""
     for box in (A, B, C):
         data.image((RED, box))
     first, second, _ = data.document["images"]
-    second[key] = first[key]
+    second[key] = folder + first[key] if folder else first[key]
     assert data.bad(message).kind == what
     (row,), report = data.convert(task="detection", on_error="skip")
     assert target(row).boxes_xyxy[0] == measured(row, COLOURS["red box"])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
+from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import read_json
@@ -199,6 +199,7 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tupl
     image_of: dict[str, int] = {}
     entries: ImageEntries = []
     owners: dict[str, str] = {}
+    keys = ImageKeys()
     for number, raw in enumerate(raws):
         key = None
         try:
@@ -206,7 +207,9 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tupl
             key = key_of(entry.id)
             image = _image(f"{columns.name}: images[{number}]", entry, key, images_dir, image_of)
             if not entry.says_more:
-                _require_owner(f"{columns.name}: images[{number}]", image, columns, image_of, owners)
+                first = owners.setdefault(keys.key(image.file_name, image.path), image.image_id)
+                if first != image.image_id:
+                    _refuse_second(f"{columns.name}: images[{number}]", image, columns, image_of, first)
         except RowError as error:
             columns.ledger.skip(error)
             if key is not None:
@@ -221,17 +224,12 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tupl
     return image_of, entries
 
 
-def _require_owner(
-    where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], owners: dict[str, str]
-) -> None:
+def _refuse_second(where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], first: str) -> None:
     """Refuse a file that another id has: each of the two entries holds a part of its objects, or all of them again.
 
     Args:
-        owners: file name -> key of the first image that has it.
+        first: key of the first image that has the file.
     """
-    first = owners.setdefault(image.file_name, image.image_id)
-    if first == image.image_id:
-        return
     if image_of[first] != LEFT_OUT:
         columns.leave_out(image_of[first])
         columns.ledger.left_out["image whose file another id has as well"] += 1
