@@ -1,4 +1,4 @@
-"""The boxes of items on their way: are they written as their converter takes them (`box_check`)?"""
+"""Boxes and points of items on their way: are they written as their converter takes them?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import BoxFlags, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.point_units import PointCheck
 from verl_visionr1.files import RowError
 from verl_visionr1.images import read_size
 
@@ -19,18 +20,22 @@ LOOK = 64
 
 
 class ItemBoxes:
-    """Boxes of items that say how they are written."""
+    """Boxes and points of items that say how they are written."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
         self._checks: dict[Convention, BoxCheck] = {}
+        self._points: dict[Convention, PointCheck] = {}
 
     def add(self, item: Item, size_wh: tuple[int, int]) -> None:
-        """Take the boxes of an item on an image of this size in pixels."""
+        """Take the boxes and points of an item on an image of this size in pixels."""
         if item.written is None or not isinstance(self._flags, BoxFlags):
             return
+        name = item.where.partition(":")[0]
         if item.written not in self._checks:
-            self._checks[item.written] = self._flags.box_check(item.where.partition(":")[0], item.written)
+            self._checks[item.written] = self._flags.box_check(name, item.written)
+            self._points[item.written] = PointCheck(name, item.written, allows=self._flags.max_clipped == 1)
+        self._points[item.written].evidence.add([(x, y) for x, y in item.points_xy], size_wh)
         for number, corners in enumerate(item.boxes_xyxy):
             if len(corners) == 4:
                 written = item.written.as_written(corners)
@@ -40,9 +45,9 @@ class ItemBoxes:
         """Note a doubt.
 
         Raises:
-            RowsError: boxes are written otherwise.
+            RowsError: boxes or points are written otherwise.
         """
-        for check in self._checks.values():
+        for check in (*self._checks.values(), *self._points.values()):
             check.require(ledger)
 
 

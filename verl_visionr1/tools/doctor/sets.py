@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
+from verl_visionr1.conversion.conventions import FEWEST, UNITS, Convention, best_convention, better_convention
 from verl_visionr1.conversion.identity import identity_of_name
+from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.targets import is_validation_split
 from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -30,6 +31,7 @@ class Census:
 
     Attributes:
         boxes: place in the record -> (boxes, sizes of their images), as written.
+        points: place in the record -> what its points show.
         images: digest or identity of an image -> (first row that shows it, its place there), by the name of the rows'
             split.
         side: of all its rows, for validation or not; None: the rows' own split tells.
@@ -44,6 +46,7 @@ class Census:
     is_ours: bool = True
     n_rows: int = 0
     boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
+    points: dict[str, PointEvidence] = field(default_factory=dict)
     images: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     side: bool | None = None
     questions: dict[str, int] = field(default_factory=dict)
@@ -92,6 +95,9 @@ class Census:
             if len(known) < MAX_BOXES:
                 known += boxes
                 sizes += [size_wh] * len(boxes)
+        for place, points in sample.points.items() if size_wh is not None else ():
+            points = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
+            self.points.setdefault(place, PointEvidence()).add(points, size_wh)
 
     def _add_truth(self, sample: Sample) -> None:
         target = sample.target
@@ -170,6 +176,19 @@ def convention_problems(census: Census) -> Iterator[Problem]:
                 yield Problem(census.file, None, reason, "coordinates", severity)
         elif len(boxes) >= FEWEST:
             yield Problem(census.file, None, f"{place}: {best_convention(boxes, sizes)}", "coordinates", Severity.NOTE)
+    yield from _point_problems(census)
+
+
+def _point_problems(census: Census) -> Iterator[Problem]:
+    """Points in fractions or percent, where ours are in pixels, and others have to be told."""
+    for place, evidence in census.points.items():
+        unit = evidence.smaller_unit("pixels")
+        if unit:
+            name = f"xyxy-{UNITS[unit]}"
+            again = "convert again with the right --box-format" if census.is_ours else "convert with --box-format"
+            severity = Severity.NOTE if not census.is_ours else Severity.ERROR if unit == "1" else Severity.WARNING
+            reason = f"{place}: {evidence.shown(unit)}; {again} ({name})"
+            yield Problem(census.file, None, reason, "coordinates", severity)
 
 
 def balance_problems(census: Census) -> Iterator[Problem]:
