@@ -12,7 +12,7 @@ from scene_sets.base import target
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.rows import RowError, RowsError
+from verl_visionr1.rows import RowError, RowsError, read_rows
 
 
 @pytest.fixture
@@ -165,6 +165,18 @@ def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> No
     found, _ = data.convert(task="grounding", on_error="skip", negatives=0.5)
     assert sorted(target(row).categories[0] for row in found) == ["blue box", "red box"]
     assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
+
+
+@pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])
+def test_what_a_malformed_annotation_is_about_is_not_called_absent(data: Dataset, spoiled: str) -> None:
+    for _ in range(9):
+        entry = data.image((RED, A), (BLUE, C))
+        data.annotate(entry["id"], GREEN, None)
+    path, out = data.write(), data.folder / "out.parquet"
+    path.write_text(path.read_text().replace('"bbox": null', spoiled))
+    report = coco.convert(path, data.images_dir, out, coco.Options(task="grounding", negatives=0.5, on_error="skip"))
+    assert {target(row).labels for row in read_rows(out)} == {("red box",), ("blue box",)}
+    assert sum(report.ledger.skipped.values()) == 9
 
 
 def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:

@@ -8,6 +8,7 @@ file_name, categories that were not looked for). Image files are opened only whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +74,13 @@ class _Annotation(msgspec.Struct, gc=False):
     def mark(self) -> str:
         """By what it is marked; "" where it is not."""
         return next((name for name in MARKS if getattr(self, name) not in (0, None, False, "0", "")), "")
+
+
+class _Belonging(msgspec.Struct, gc=False):
+    """What a malformed annotation still tells: that its category is in the image."""
+
+    image_id: Key = None
+    category_id: Key = None
 
 
 class CocoDocument(msgspec.Struct):
@@ -279,20 +287,40 @@ def _add_annotations(
 ) -> None:
     decode = msgspec.json.Decoder(_Annotation).decode
     for number, raw in enumerate(raws):
+        where = f"{columns.name}: annotations[{number}]"
         try:
-            entry = decoded(decode, raw, f"{columns.name}: annotations[{number}]")
+            entry = decode(raw)
+        except msgspec.DecodeError:
+            _refuse_malformed(raw, where, columns, image_of, category_of)
+            continue
+        try:
             image = image_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
             if image is None or category is None:
                 field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
-                where = f"{columns.name}: annotations[{number}] (id {entry.id!r})"
-                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; correct it")
+                raise RowError(
+                    f"unknown {field}", f"{where} (id {entry.id!r}): {field} {value!r} is not in the file; correct it"
+                )
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
         except RowError as error:
             columns.ledger.skip(error)
+
+
+def _refuse_malformed(
+    raw: msgspec.Raw, where: str, columns: Columns, image_of: Mapping[str, int], category_of: Mapping[str, int]
+) -> None:
+    """Take an annotation that cannot be read, as one without a usable box, where it says of what."""
+    with columns.ledger.skipping():
+        decoded(msgspec.json.Decoder(_Annotation).decode, raw, where)
+    with suppress(msgspec.DecodeError):
+        told = msgspec.json.decode(raw, type=_Belonging)
+        image = image_of.get(key_of(told.image_id) or "", LEFT_OUT)
+        category = category_of.get(key_of(told.category_id) or "")
+        if image != LEFT_OUT and category is not None:
+            columns.refuse(image, category, where, None)  # the ledger has it
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:
