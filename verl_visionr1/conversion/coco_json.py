@@ -155,6 +155,7 @@ def read_parts(
     data = columns.finish()
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
     ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
+    data = _with_unsure_ancestors(data, _ancestors(categories, category_of), ledger)
     return CocoParts(data, entries, categories, category_of)
 
 
@@ -199,6 +200,37 @@ def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -
         c.supercategory.strip() for c in categories if c.supercategory and c.supercategory.strip() != c.name.strip()
     }
     return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
+
+
+def _ancestors(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
+    """Category -> those of the file that it is a kind of: its supercategory, that one's own, and so on."""
+    named = {c.name.strip(): category_of[str(key_of(c.id))] for c in categories}
+    above = {
+        category_of[str(key_of(c.id))]: named[c.supercategory.strip()]
+        for c in categories
+        if c.supercategory and c.supercategory.strip() in named
+    }
+    ancestors: dict[int, frozenset[int]] = {}
+    for category in above:
+        found, at = {category}, category
+        while (at := above.get(at, category)) not in found:
+            found.add(at)
+        ancestors[category] = frozenset(found - {category})
+    return {category: found for category, found in ancestors.items() if found}
+
+
+def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[int]], ledger: Ledger) -> Annotations:
+    """Ask no image that holds a category for what this is a kind of: it is there, and its boxes are not all of it."""
+    if not ancestors:
+        return data
+    images = list(data.images)
+    for number, image in enumerate(images):
+        present = {data.category[j] for j in data.of_image(number)}
+        there = frozenset[int]().union(*(ancestors.get(category, ()) for category in present))
+        if asked := there - data.never_asked:
+            images[number] = replace(image, unsure=image.unsure | there)
+            ledger.notes["category not asked for on an image: what is a kind of it is there"] += len(asked)
+    return replace(data, images=images)
 
 
 def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tuple[dict[str, int], ImageEntries]:
