@@ -142,6 +142,8 @@ def _our_samples(path: Path) -> Iterator[Sample | RowError]:
             sample.target = target_of(row)
             sample.size_wh = sample.target.size_wh if max(sample.target.size_wh) < MAX_SIDE else None
             sample.boxes["boxes_xyxy"] = [tuple(box) for box in sample.target.boxes_xyxy]  # type: ignore[misc]
+            if sample.target.ignore_xyxy:
+                sample.boxes["ignore_xyxy"] = [tuple(box) for box in sample.target.ignore_xyxy]  # type: ignore[misc]
             sample.points["points_xy"] = [(x, y) for x, y in sample.target.points_xy]
         except (TargetError, TypeError, KeyError) as error:
             sample.truth_error = str(error)
