@@ -219,6 +219,8 @@ def test_large_answers_are_left_out() -> None:
         ("000000000139.jpg", "coco:139"),
         ("VG_100K/107.jpg", "vg:107"),
         ("107.jpg", None),
+        ("train2017/000001.jpg", None),
+        ("val2014/139.jpg", None),
         ("IMG_139.jpg", None),
         ("2007_000027.jpg", None),
     ],
