@@ -144,6 +144,8 @@ def write_items(
             objects[n_objects] += 1
             tokens.add(row)
         boxes.require(ledger)
+    if flags.excluded and not any("exclusion list" in reason for reason in +ledger.left_out):
+        ledger.notes["--exclude-image-ids: no image of the data set is on the list; check how both name images"] += 1
     assert writer.written is not None
     return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
 

@@ -112,11 +112,12 @@ def _with_bytes(
 ) -> Iterator[Item]:
     """Items with the bytes of their images: both come in the order of the records."""
     records = enumerate(source.records())
-    current, image = -1, None
+    current, where, image = -1, "", None
     for item, ask in zip(items, asks, strict=True):
         while current < numbers[ask.image]:
             current, (where, record) = next(records)
             if current == numbers[ask.image]:
                 image = source.image_in(source.fields(where, record).image, where)
         assert image is not None
-        yield replace(item, image=image)
+        image_id = "" if item.image_id == where else item.image_id  # a place in the file names no image
+        yield replace(item, image=image, image_id=image_id)
