@@ -22,7 +22,7 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from verl_visionr1.conversion.pickled_numpy import stand_in
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, RowsError, walk
 
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images that are in memory as Python objects
@@ -220,7 +220,8 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
         raise RowsError(f"{source}: no such file or folder; check the path")
     if not source.is_dir():
         return [source]
-    found = (path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())
+    inside = (Path(folder, name) for folder, names in walk(source) for name in names)
+    found = (path for path in inside if path.name.lower().endswith(suffixes) and path.is_file())
     files = sorted(path for path in found if not _NO_RECORDS.fullmatch(path.name))
     if not files:
         raise RowsError(f"{source}: no {' or '.join(suffixes)} file in this folder; check the path")

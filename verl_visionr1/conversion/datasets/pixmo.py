@@ -36,7 +36,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.values import count_of, points_of, record_of, text_of
-from verl_visionr1.files import RowError
+from verl_visionr1.files import RowError, walk
 from verl_visionr1.images import read_size
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -108,9 +108,8 @@ class ImageFolder:
         self._verify = verify
         self._is_annotated: dict[tuple[Path, str], bool] = {}
         self._paths: dict[str, str] = {}
-        for parent, folders, names in os.walk(folder.absolute()):
-            folders.sort()
-            for name in sorted(names):
+        for parent, names in walk(folder.absolute()):
+            for name in names:
                 if _SHA256.fullmatch(stem := name.partition(".")[0].lower()):
                     self._paths.setdefault(stem, os.path.join(parent, name))
 
