@@ -47,6 +47,7 @@ FORMATS = tuple(  # explicit, or Pillow would also try formats that start anothe
     )
 )
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
+_INTEGERS_OF_16_BITS = ("PNG", "PPM")  # whose mode I is 16 bits; a TIFF's is 32, of any range
 _MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -96,8 +97,9 @@ def prepare_image(
 
     A good file is used as it is: its header is read, not its pixels, and its bytes are never re-encoded. A copy is
     made only of an image that verl would show the model otherwise than a viewer does: EXIF orientation other than 1,
-    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8). A JPEG's copy is a JPEG
-    of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
+    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). A
+    JPEG's copy is a JPEG of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a
+    file in path mode.
 
     Args:
         source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix; or its bytes.
@@ -318,10 +320,12 @@ def _to_rgb(source: str, image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float64)  # convert("RGB") would clip 16 bits at 255
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+    is_16_bits = image.mode.startswith("I;16") or image.format in _INTEGERS_OF_16_BITS
+    highest = 65535 if is_16_bits else 255
+    if image.mode == "F" or values.min() < 0 or values.max() > highest:
         reason = f"mode {image.mode} with values {values.min():g}..{values.max():g} has no known range"
         raise RowError("image of unknown range", f"{source}: {reason}; convert it to 8 bits")
-    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(np.round(values * 255 / highest).astype(np.uint8)).convert("RGB")
 
 
 def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[bytes, str]:

@@ -97,6 +97,8 @@ def colour_file(mode: str, path: Path) -> None:
         image = Image.new("LA", (8, 8), (0, 0))
     elif mode == "P":
         image = painted((8, 8), (0, 0, 1, 1)).quantize(4)
+    elif mode == "I":
+        image = Image.fromarray(np.full((8, 8), 77 if path.suffix == ".tif" else 0x8080, dtype=np.int32))
     elif mode == "I;16":
         image = Image.fromarray(np.full((8, 8), 0x8080, dtype=np.uint16))
     else:
@@ -113,6 +115,9 @@ def colour_file(mode: str, path: Path) -> None:
         ("P", ".gif", RED, BLUE, "P converted to RGB"),
         ("CMYK", ".jpg", RED, RED, "CMYK converted to RGB"),
         ("I;16", ".png", GREY, GREY, "I;16 converted to RGB"),
+        ("I;16", ".tif", GREY, GREY, "I;16 converted to RGB"),
+        ("I", ".pgm", GREY, GREY, "I converted to RGB"),
+        ("I", ".tif", (77, 77, 77), (77, 77, 77), "I converted to RGB"),
         ("L", ".png", (77, 77, 77), (77, 77, 77), None),
         ("L", ".jpg", (77, 77, 77), (77, 77, 77), None),
         ("1", ".png", (255, 255, 255), (255, 255, 255), None),
@@ -212,6 +217,14 @@ def test_long_images_that_every_processor_takes(size_wh: tuple[int, int], tmp_pa
     Image.new("RGB", size_wh).save(tmp_path / "a.png")
     image = prepare_image(tmp_path / "a.png", embed=False, copies_dir=tmp_path)
     assert all(processed_size(image.size_wh, family) for family in PROCESSORS)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(256, np.int32), (-1, np.int32), (0.5, np.float32)])
+def test_values_of_unknown_range(value: float, dtype: Any, tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), value, dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(RowError) as caught:
+        prepare_image(tmp_path / "a.tif", embed=False, copies_dir=tmp_path)
+    assert caught.value.kind == "image of unknown range"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
