@@ -12,7 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +46,13 @@ FORMATS = tuple(  # explicit, or Pillow would also try formats that start anothe
         PpmImagePlugin.PpmImageFile,
     )
 )
+_OTHER_FORMATS = {
+    **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
+    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
+    b"JXL ": "JPEG XL",
+    b"jP  ": "JPEG 2000",
+}
+"""What stands behind the first four bytes of a file in a format that is not read."""
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
 _INTEGERS_OF_16_BITS = ("PNG", "PPM")  # whose mode I is 16 bits; a TIFF's is 32, of any range
 _MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
@@ -114,7 +121,7 @@ def prepare_image(
     """
     is_bytes = isinstance(source, EmbeddedImage)
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
-    with _image_errors(name):
+    with _image_errors(name, source):
         data = source.data if isinstance(source, EmbeddedImage) else Path(name).read_bytes() if embed else None
         with (
             io.BytesIO(data) if data is not None else open(name, "rb") as file,
@@ -145,7 +152,7 @@ def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]
     is_bytes = isinstance(source, EmbeddedImage)
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
     with (
-        _image_errors(name),
+        _image_errors(name, source),
         io.BytesIO(source.data) if is_bytes else open(name, "rb") as file,
         Image.open(file, formats=FORMATS) as image,
     ):
@@ -210,20 +217,32 @@ def in_upright_frame(
 
 
 @contextmanager
-def _image_errors(source: str) -> Iterator[None]:
+def _image_errors(name: str, source: str | Path | EmbeddedImage) -> Iterator[None]:
     """Name the file in whatever Pillow and the system raise about it."""
     try:
         yield
     except RowError:
         raise
     except FileNotFoundError:
-        raise RowError("image file missing", f"{source}: no such image file; check the images folder") from None
+        raise RowError("image file missing", f"{name}: no such image file; check the images folder") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RowError("image too large", f"{source}: {error}; shrink it") from None
+        raise RowError("image too large", f"{name}: {error}; shrink it") from None
     except UnidentifiedImageError:
-        raise RowError("image unreadable", f"{source}: not an image of a known format; fetch it again") from None
+        if other := _other_format(name, source):
+            advice = f"convert it to JPEG or PNG ({', '.join(FORMATS)} are read)"
+            raise RowError("image of another format", f"{name}: it is {other}; {advice}") from None
+        raise RowError("image unreadable", f"{name}: not an image of a known format; fetch it again") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
-        raise RowError("image unreadable", f"{source}: {error}; fetch it again") from None
+        raise RowError("image unreadable", f"{name}: {error}; fetch it again") from None
+
+
+def _other_format(name: str, source: str | Path | EmbeddedImage) -> str:
+    """The format of an image that is none of `FORMATS`; "" where it is not known."""
+    head = source.data[:12] if isinstance(source, EmbeddedImage) else b""
+    if not isinstance(source, EmbeddedImage):
+        with suppress(OSError), open(name, "rb") as file:
+            head = file.read(12)
+    return next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), "")
 
 
 def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:

@@ -30,6 +30,7 @@ BAD_BOXES = {
     "no bbox": None,
     "text in bbox": [1, 2, "3", 4],
     "segmentation only": [],
+    "more digits than a float has": [10**400, 5, 10, 10],
 }
 BAD_IMAGES = {
     "another size": {"width": 320},
@@ -72,6 +73,7 @@ def spoil(data: Dataset, what: str) -> None:
         ("three numbers", "box malformed", r"annotation id 1001.*bbox \[1, 2, 3\]: needs four finite"),
         ("no bbox", "box malformed", "annotation id 1001.*bbox None"),
         ("segmentation only", "box malformed", r"annotation id 1001.*bbox \[\]"),
+        ("more digits than a float has", "box malformed", "annotation id 1001.*needs four finite"),
         ("text in bbox", "box malformed", r"annotation id 1001.*bbox \[1, 2, '3', 4\]: needs four"),
         ("not an object", "malformed entry", r"annotations\[1\] = \"annotation\": Expected `object`"),
         ("unknown image", "unknown image_id", r"id 1001\): image_id 999 is not in the file"),
@@ -195,6 +197,8 @@ def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
         (None, "no such file; check the path"),
         ("", "not whole JSON (it is empty); fetch the file again"),
         ('{"images": [], "annotations": [{"id": 1', "not whole JSON (Input data was truncated)"),
+        ('{"images": [], "annotations": [{"id": NaN}], "categories": []}', "not JSON: NaN at byte 38"),
+        ('{"images": [], "annotations": [{"bbox": [1, -Infinity]}]}', "not JSON: -Infinity at byte"),
         ("version https://git-lfs.github.com/spec/v1", "not whole JSON (JSON is malformed"),
         ('[{"image_id": 1, "caption": "a cat"}]', "not of the expected layout: Expected `object`, got `array`"),
         ('{"info": {}}', "not of the expected layout: Object missing required field `images`"),

@@ -14,7 +14,7 @@ from painted import BLUE, BOX, GREY, RED, STORED_WH, measured, painted
 from PIL import Image, JpegImagePlugin
 from scene_sets.base import exif
 
-from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
+from verl_visionr1.images import EmbeddedImage, boxes_to_upright, in_upright_frame, prepare_image, read_size
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rows import RowError
 
@@ -243,7 +243,18 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "header.ppm").write_bytes(b"P6 many 9 255 ")
     (tmp_path / "header.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\4IHDR\0\0\0\1" + bytes(20))
+    for name, start in (
+        ("a.heic", b"ftypheic"),
+        ("a.avif", b"ftypavif"),
+        ("a.jxl", b"JXL \r\n"),
+        ("a.mp4", b"ftypisom"),
+    ):
+        (tmp_path / name).write_bytes(b"\0\0\0 " + start + bytes(40))
     for name, kind in (
+        ("a.heic", "image of another format"),
+        ("a.avif", "image of another format"),
+        ("a.jxl", "image of another format"),
+        ("a.mp4", "image unreadable"),
         ("header.ppm", "image unreadable"),
         ("header.png", "image unreadable"),
         ("text.jpg", "image unreadable"),
@@ -254,4 +265,8 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
         for embed in (False, True):
             with pytest.raises(RowError, match=name) as caught:
                 prepare_image(tmp_path / name, embed=embed, copies_dir=tmp_path)
+            assert caught.value.kind == kind
+        if kind == "image of another format":
+            with pytest.raises(RowError) as caught:
+                read_size(EmbeddedImage("row 1", (tmp_path / name).read_bytes()))
             assert caught.value.kind == kind

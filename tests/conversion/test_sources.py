@@ -81,10 +81,12 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('[{"a": 1')
     (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "nan.json").write_text('[{"a": NaN}]')
     (tmp_path / "empty.json").touch()
     (tmp_path / "a.xyz").touch()
     for name, message in (
         ("cut.json", "not whole JSON"),
+        ("nan.json", "not JSON: NaN at byte 7"),
         ("object.json", "needs a list, holds dict"),
         ("empty.json", "it is empty"),
         ("none.json", "no such file"),

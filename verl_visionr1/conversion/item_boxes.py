@@ -12,6 +12,7 @@ from verl_visionr1.conversion.flags import BoxFlags, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.point_units import PointCheck
+from verl_visionr1.conversion.values import is_finite
 from verl_visionr1.files import RowError
 from verl_visionr1.images import read_size
 
@@ -37,7 +38,7 @@ class ItemBoxes:
             self._points[item.written] = PointCheck(name, item.written, allows=self._flags.max_clipped == 1)
         self._points[item.written].evidence.add([(x, y) for x, y in item.points_xy], size_wh)
         for number, corners in enumerate(item.boxes_xyxy):
-            if len(corners) == 4:
+            if len(corners) == 4 and all(map(is_finite, corners)):
                 written = item.written.as_written(corners)
                 self._checks[item.written].add(f"{item.where}: box {number}", written, size_wh)
 
