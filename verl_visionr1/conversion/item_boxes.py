@@ -12,6 +12,7 @@ from verl_visionr1.conversion.flags import BoxFlags, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.point_units import PointCheck
+from verl_visionr1.conversion.question_frames import QuestionFrames
 from verl_visionr1.conversion.values import is_finite
 from verl_visionr1.files import RowError
 from verl_visionr1.images import read_size
@@ -21,17 +22,19 @@ LOOK = 64
 
 
 class ItemBoxes:
-    """Boxes and points of items that say how they are written."""
+    """Boxes and points of items that say how they are written, and questions that say how to answer."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
         self._checks: dict[Convention, BoxCheck] = {}
         self._points: dict[Convention, PointCheck] = {}
+        self._questions = QuestionFrames()
 
     def add(self, item: Item, size_wh: tuple[int, int]) -> None:
         """Take the boxes and points of an item on an image of this size in pixels."""
         if item.written is None or not isinstance(self._flags, BoxFlags):
             return
+        self._questions.add(item)
         name = item.where.partition(":")[0]
         if item.written not in self._checks:
             self._checks[item.written] = self._flags.box_check(name, item.written)
@@ -50,6 +53,7 @@ class ItemBoxes:
         """
         for check in (*self._checks.values(), *self._points.values()):
             check.require(ledger)
+        self._questions.note(ledger)
 
 
 def after_a_look(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
