@@ -101,13 +101,15 @@ class Census:
         size_wh = sample.size_wh
         if size_wh is None and sample.image is not None:
             size_wh = inspect_image(sample.image).size_wh
-        for place, boxes in sample.boxes.items() if size_wh is not None else ():
+        if size_wh is None:
+            return
+        for place, boxes in sample.boxes.items():
             known, sizes = self.boxes.setdefault(place, ([], []))
             boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
             if len(known) < MAX_BOXES:
                 known += boxes
                 sizes += [size_wh] * len(boxes)
-        for place, points in sample.points.items() if size_wh is not None else ():
+        for place, points in sample.points.items():
             points = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
             self.points.setdefault(place, PointEvidence()).add(points, size_wh)
 
