@@ -89,3 +89,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of a folder and all below it, sorted; hidden folders are left out.
+
+    Links to folders are followed, each folder once: not those to what lies in the walked folder itself, or around it.
+    """
+    top = os.path.realpath(folder)
+    seen = {top}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(it for it in folders if not it.startswith(".")):
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            is_ours = f"{real}/".startswith(f"{top}/") or f"{top}/".startswith(f"{real}/")
+            if real not in seen and not (is_ours and os.path.islink(path)):
+                seen.add(real)
+                kept.append(name)
+        folders[:] = kept
+        yield parent, sorted(names)

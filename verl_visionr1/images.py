@@ -12,7 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +46,15 @@ FORMATS = tuple(  # explicit, or Pillow would also try formats that start anothe
         PpmImagePlugin.PpmImageFile,
     )
 )
+_OTHER_FORMATS = {
+    **dict.fromkeys((b"ftypavif", b"ftypavis"), "AVIF"),
+    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
+    b"JXL ": "JPEG XL",
+    b"jP  ": "JPEG 2000",
+}
+"""What stands behind the first four bytes of a file in a format that is not read."""
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
+_INTEGERS_OF_16_BITS = ("PNG", "PPM")  # whose mode I is 16 bits; a TIFF's is 32, of any range
 _MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -96,8 +104,9 @@ def prepare_image(
 
     A good file is used as it is: its header is read, not its pixels, and its bytes are never re-encoded. A copy is
     made only of an image that verl would show the model otherwise than a viewer does: EXIF orientation other than 1,
-    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8). A JPEG's copy is a JPEG
-    of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
+    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). A
+    JPEG's copy is a JPEG of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a
+    file in path mode.
 
     Args:
         source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix; or its bytes.
@@ -112,7 +121,7 @@ def prepare_image(
     """
     is_bytes = isinstance(source, EmbeddedImage)
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
-    with _image_errors(name):
+    with _image_errors(name, source):
         data = source.data if isinstance(source, EmbeddedImage) else Path(name).read_bytes() if embed else None
         with (
             io.BytesIO(data) if data is not None else open(name, "rb") as file,
@@ -143,7 +152,7 @@ def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]
     is_bytes = isinstance(source, EmbeddedImage)
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
     with (
-        _image_errors(name),
+        _image_errors(name, source),
         io.BytesIO(source.data) if is_bytes else open(name, "rb") as file,
         Image.open(file, formats=FORMATS) as image,
     ):
@@ -208,20 +217,32 @@ def in_upright_frame(
 
 
 @contextmanager
-def _image_errors(source: str) -> Iterator[None]:
+def _image_errors(name: str, source: str | Path | EmbeddedImage) -> Iterator[None]:
     """Name the file in whatever Pillow and the system raise about it."""
     try:
         yield
     except RowError:
         raise
     except FileNotFoundError:
-        raise RowError("image file missing", f"{source}: no such image file; check the images folder") from None
+        raise RowError("image file missing", f"{name}: no such image file; check the images folder") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RowError("image too large", f"{source}: {error}; shrink it") from None
+        raise RowError("image too large", f"{name}: {error}; shrink it") from None
     except UnidentifiedImageError:
-        raise RowError("image unreadable", f"{source}: not an image of a known format; fetch it again") from None
+        if other := _other_format(name, source):
+            advice = f"convert it to JPEG or PNG ({', '.join(FORMATS)} are read)"
+            raise RowError("image of another format", f"{name}: it is {other}; {advice}") from None
+        raise RowError("image unreadable", f"{name}: not an image of a known format; fetch it again") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
-        raise RowError("image unreadable", f"{source}: {error}; fetch it again") from None
+        raise RowError("image unreadable", f"{name}: {error}; fetch it again") from None
+
+
+def _other_format(name: str, source: str | Path | EmbeddedImage) -> str:
+    """The format of an image that is none of `FORMATS`; "" where it is not known."""
+    head = source.data[:12] if isinstance(source, EmbeddedImage) else b""
+    if not isinstance(source, EmbeddedImage):
+        with suppress(OSError), open(name, "rb") as file:
+            head = file.read(12)
+    return next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), "")
 
 
 def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:
@@ -318,10 +339,12 @@ def _to_rgb(source: str, image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float64)  # convert("RGB") would clip 16 bits at 255
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+    is_16_bits = image.mode.startswith("I;16") or image.format in _INTEGERS_OF_16_BITS
+    highest = 65535 if is_16_bits else 255
+    if image.mode == "F" or values.min() < 0 or values.max() > highest:
         reason = f"mode {image.mode} with values {values.min():g}..{values.max():g} has no known range"
         raise RowError("image of unknown range", f"{source}: {reason}; convert it to 8 bits")
-    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(np.round(values * 255 / highest).astype(np.uint8)).convert("RGB")
 
 
 def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[bytes, str]:

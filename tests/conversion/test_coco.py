@@ -195,12 +195,29 @@ def test_what_others_are_kinds_of_is_never_absent(data: Dataset, above: str | No
     data.document["categories"].append({"id": 91, "name": "boxes", "supercategory": above})
     data.document["categories"][0] = {"id": RED, "name": "red box", "supercategory": "boxes"}
     data.document["categories"][1] = {"id": GREEN, "name": "green box", "supercategory": "green box"}
-    entry = data.image((RED, A))
+    data.image((RED, A))
     (row,), _ = data.convert(task="detection")
     assert target(row).categories == tuple(COLOURS)
-    data.annotate(entry["id"], 91, B)
-    (row,), _ = data.convert(task="detection")
-    assert target(row).categories == (*COLOURS, "boxes")
+    data.annotate(data.image((GREEN, A))["id"], 91, B)
+    found, _ = data.convert(task="detection")
+    assert [target(row).categories for row in found] == [tuple(COLOURS), (*COLOURS, "boxes")]
+
+
+@pytest.mark.parametrize("box", [A, [5, 5, 0, 0]])
+def test_what_is_above_an_object_is_not_asked_for_on_its_image(data: Dataset, box: list[float]) -> None:
+    """Nor what is above that; a loop of names ends."""
+    kinds = {"car": "vehicle", "vehicle": "thing", "thing": "vehicle"}
+    names = [{"id": 91 + i, "name": name, "supercategory": above} for i, (name, above) in enumerate(kinds.items())]
+    data.document["categories"] += names
+    for number in (91, 92, 93):
+        data.annotate(data.image((RED, C))["id"], number, box if number == 91 else A)
+    found, report = data.convert(task="grounding", negatives=0.7, on_error="skip")
+    asked = [
+        {target(row).categories[0] for row in found if row["extra_info"]["image_id"] == it}
+        for it in ("100", "117", "134")
+    ]
+    assert [it & set(kinds) for it in asked] == [{"car"} if box == A else set(), {"car", "vehicle"}, {"car", "thing"}]
+    assert report.ledger.notes["category not asked for on an image: what is a kind of it is there"] == 4
 
 
 def test_two_images_of_one_base_name(data: Dataset) -> None:

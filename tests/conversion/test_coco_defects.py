@@ -12,7 +12,7 @@ from scene_sets.base import target
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.rows import RowError, RowsError
+from verl_visionr1.rows import RowError, RowsError, read_rows
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ BAD_BOXES = {
     "no bbox": None,
     "text in bbox": [1, 2, "3", 4],
     "segmentation only": [],
+    "more digits than a float has": [10**400, 5, 10, 10],
 }
 BAD_IMAGES = {
     "another size": {"width": 320},
@@ -72,6 +73,7 @@ def spoil(data: Dataset, what: str) -> None:
         ("three numbers", "box malformed", r"annotation id 1001.*bbox \[1, 2, 3\]: needs four finite"),
         ("no bbox", "box malformed", "annotation id 1001.*bbox None"),
         ("segmentation only", "box malformed", r"annotation id 1001.*bbox \[\]"),
+        ("more digits than a float has", "box malformed", "annotation id 1001.*needs four finite"),
         ("text in bbox", "box malformed", r"annotation id 1001.*bbox \[1, 2, '3', 4\]: needs four"),
         ("not an object", "malformed entry", r"annotations\[1\] = \"annotation\": Expected `object`"),
         ("unknown image", "unknown image_id", r"id 1001\): image_id 999 is not in the file"),
@@ -98,18 +100,22 @@ def test_bad_entry_stops_or_is_counted(data: Dataset, what: str, kind: str, mess
 
 
 @pytest.mark.parametrize(
-    ("key", "what", "message", "left_out"),
+    ("key", "folder", "what", "message", "left_out"),
     [
-        ("id", "image id twice", r"images\[1\] \(id 100.*twice", 1),
-        ("file_name", "image file twice", r"images\[1\] \(id 117", 2),
+        ("id", "", "image id twice", r"images\[1\] \(id 100.*twice", 1),
+        ("file_name", "", "image file twice", r"images\[1\] \(id 117", 2),
+        ("file_name", "./", "image file twice", r"images\[1\] \(id 117", 2),
+        ("file_name", "images/", "image file twice", r"images\[1\] \(id 117", 2),
     ],
 )
-def test_what_two_images_share_is_left_out(data: Dataset, key: str, what: str, message: str, left_out: int) -> None:
+def test_what_two_images_share_is_left_out(
+    data: Dataset, key: str, folder: str, what: str, message: str, left_out: int
+) -> None:
     """Each of the two entries has a part of its objects: neither row would be right."""
     for box in (A, B, C):
         data.image((RED, box))
     first, second, _ = data.document["images"]
-    second[key] = first[key]
+    second[key] = folder + first[key] if folder else first[key]
     assert data.bad(message).kind == what
     (row,), report = data.convert(task="detection", on_error="skip")
     assert target(row).boxes_xyxy[0] == measured(row, COLOURS["red box"])
@@ -163,6 +169,18 @@ def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> No
     assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
 
 
+@pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])
+def test_what_a_malformed_annotation_is_about_is_not_called_absent(data: Dataset, spoiled: str) -> None:
+    for _ in range(9):
+        entry = data.image((RED, A), (BLUE, C))
+        data.annotate(entry["id"], GREEN, None)
+    path, out = data.write(), data.folder / "out.parquet"
+    path.write_text(path.read_text().replace('"bbox": null', spoiled))
+    report = coco.convert(path, data.images_dir, out, coco.Options(task="grounding", negatives=0.5, on_error="skip"))
+    assert {target(row).labels for row in read_rows(out)} == {("red box",), ("blue box",)}
+    assert sum(report.ledger.skipped.values()) == 9
+
+
 def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
     entry = data.image((RED, A))
     data.annotate(entry["id"], RED, [0, 0, 0, 0])
@@ -179,6 +197,8 @@ def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
         (None, "no such file; check the path"),
         ("", "not whole JSON (it is empty); fetch the file again"),
         ('{"images": [], "annotations": [{"id": 1', "not whole JSON (Input data was truncated)"),
+        ('{"images": [], "annotations": [{"id": NaN}], "categories": []}', "not JSON: NaN at byte 38"),
+        ('{"images": [], "annotations": [{"bbox": [1, -Infinity]}]}', "not JSON: -Infinity at byte"),
         ("version https://git-lfs.github.com/spec/v1", "not whole JSON (JSON is malformed"),
         ('[{"image_id": 1, "caption": "a cat"}]', "not of the expected layout: Expected `object`, got `array`"),
         ('{"info": {}}', "not of the expected layout: Object missing required field `images`"),

@@ -88,6 +88,7 @@ def test_masks_stay_with_their_boxes() -> None:
     [
         ({"boxes_xyxy": [(1, 2, 3)]}, "box malformed", r"a.json: entry 3: box 0 = \[1, 2, 3\]: needs four finite"),
         ({"boxes_xyxy": [(1, 2, 3, float("nan"))]}, "box malformed", "needs four finite numbers"),
+        ({"boxes_xyxy": [(1, 2, 3, 10**400)]}, "box malformed", "needs four finite numbers"),
         ({"boxes_xyxy": [(1, 2, "3", 4)]}, "box malformed", "needs four finite numbers"),
         ({"boxes_xyxy": [(9, 2, 3, 4)]}, "box without extent", r"box = \[9.*no extent"),
         ({"boxes_xyxy": [(1, 2, 1.004, 4)]}, "box without extent", "no extent"),
@@ -219,6 +220,8 @@ def test_large_answers_are_left_out() -> None:
         ("000000000139.jpg", "coco:139"),
         ("VG_100K/107.jpg", "vg:107"),
         ("107.jpg", None),
+        ("train2017/000001.jpg", None),
+        ("val2014/139.jpg", None),
         ("IMG_139.jpg", None),
         ("2007_000027.jpg", None),
     ],

@@ -17,9 +17,10 @@ from hostile import Hostile
 from PIL import Image
 from scene_sets.base import pictures, rows_in
 from scene_sets.referring import ann_id_of, coco_name, instances, python2_pickle, ref, save_train2014, write_lmms_lab
+from scene_sets.row_files import write_parquet
 
 from verl_visionr1.conversion import exclusion
-from verl_visionr1.conversion.datasets import coco, refcoco
+from verl_visionr1.conversion.datasets import coco, countbench, records, refcoco
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 
@@ -122,6 +123,35 @@ def test_a_converted_file_can_be_excluded(tmp_path: Path) -> None:
         assert built(tmp_path, tmp_path / "val.parquet") == [f"coco:{number}" for number in numbers]
         with pytest.raises(RowsError, match=r"val\.parquet: no entry of split train; it has val"):
             built(tmp_path, tmp_path / "val.parquet", splits=("train",))
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("how", ["countbench", "records"])
+def test_rows_that_do_not_name_their_images(how: str, embed: bool, tmp_path: Path) -> None:
+    """Neither a place in the source nor a copy named by its content is known to another data set."""
+    picture = pictures()[0].save(tmp_path, "a.png").read_bytes()
+    out = tmp_path / "val.parquet"
+    row = {"image": {"bytes": picture, "path": None}, "question": "How many?", "number": 3, "text": "3 dogs"}
+    if how == "countbench":
+        path = write_parquet(tmp_path / "a.parquet", [row])
+        countbench.convert([path], out, countbench.Options(embed=embed))
+    else:
+        path = write_parquet(tmp_path / "a.parquet", [{**row, "b": [[1.0, 2.0, 30.0, 40.0]], "l": ["cat"]}])
+        column = ["image=image", "boxes=b", "label=l"]
+        options = records.Options(column=column, box_format="xyxy-abs", embed=embed, task="detection")
+        records.convert(path, out, options)
+    with pytest.raises(RowsError) as caught:
+        built(tmp_path, out)
+    assert str(caught.value).startswith(f"{out.name}: entry 0: ")
+    assert ("copy" in str(caught.value)) is not embed
+
+
+def test_a_list_without_an_image_of_the_data_set_is_noted(tmp_path: Path) -> None:
+    annotations, images = train2017(tmp_path)
+    for line, noted in (("coco:999999", 1), (f"coco:{pictures()[0].number}", 0)):
+        options = coco.Options(exclude_image_ids=written(tmp_path / "list.txt", line))
+        report = coco.convert(annotations, images, tmp_path / "out.parquet", options)
+        assert sum(note.startswith("--exclude-image-ids") for note in +report.ledger.notes) == noted
 
 
 def test_images_of_no_known_collection_are_compared_by_file_name(tmp_path: Path) -> None:

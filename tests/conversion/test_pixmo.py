@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from verl_visionr1.conversion.datasets import pixmo
+from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rows import read_rows, target_of
 
@@ -243,17 +244,17 @@ def test_few_small_numbers_fit_both_units(source: Source) -> None:
 
 
 def test_wide_images_decide_among_thumbnails() -> None:
-    evidence = pixmo.Evidence()
+    evidence = PointEvidence()
     for _ in range(200):
         evidence.add(grid(90, 90), (90, 90))
     with pytest.raises(RowsError, match="fit both pixels and percent"):
-        evidence.unit("train.parquet")
+        evidence.percent_or_pixel("train.parquet")
     evidence.add(grid(*WH), WH)
-    assert evidence.unit("train.parquet") == "pixel"
-    evidence = pixmo.Evidence()
+    assert evidence.percent_or_pixel("train.parquet") == "pixel"
+    evidence = PointEvidence()
     for size in [(90, 90)] * 200 + [WH]:
         evidence.add(grid(90, 90), size)
-    assert evidence.unit("train.parquet") == "percent"
+    assert evidence.percent_or_pixel("train.parquet") == "percent"
 
 
 def test_numbers_of_another_frame_fit_neither_unit(source: Source) -> None:

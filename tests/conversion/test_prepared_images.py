@@ -14,7 +14,7 @@ from painted import BLUE, BOX, GREY, RED, STORED_WH, measured, painted
 from PIL import Image, JpegImagePlugin
 from scene_sets.base import exif
 
-from verl_visionr1.images import boxes_to_upright, in_upright_frame, prepare_image, read_size
+from verl_visionr1.images import EmbeddedImage, boxes_to_upright, in_upright_frame, prepare_image, read_size
 from verl_visionr1.processed import PROCESSORS, processed_size
 from verl_visionr1.rows import RowError
 
@@ -97,6 +97,8 @@ def colour_file(mode: str, path: Path) -> None:
         image = Image.new("LA", (8, 8), (0, 0))
     elif mode == "P":
         image = painted((8, 8), (0, 0, 1, 1)).quantize(4)
+    elif mode == "I":
+        image = Image.fromarray(np.full((8, 8), 77 if path.suffix == ".tif" else 0x8080, dtype=np.int32))
     elif mode == "I;16":
         image = Image.fromarray(np.full((8, 8), 0x8080, dtype=np.uint16))
     else:
@@ -113,6 +115,9 @@ def colour_file(mode: str, path: Path) -> None:
         ("P", ".gif", RED, BLUE, "P converted to RGB"),
         ("CMYK", ".jpg", RED, RED, "CMYK converted to RGB"),
         ("I;16", ".png", GREY, GREY, "I;16 converted to RGB"),
+        ("I;16", ".tif", GREY, GREY, "I;16 converted to RGB"),
+        ("I", ".pgm", GREY, GREY, "I converted to RGB"),
+        ("I", ".tif", (77, 77, 77), (77, 77, 77), "I converted to RGB"),
         ("L", ".png", (77, 77, 77), (77, 77, 77), None),
         ("L", ".jpg", (77, 77, 77), (77, 77, 77), None),
         ("1", ".png", (255, 255, 255), (255, 255, 255), None),
@@ -214,6 +219,14 @@ def test_long_images_that_every_processor_takes(size_wh: tuple[int, int], tmp_pa
     assert all(processed_size(image.size_wh, family) for family in PROCESSORS)
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(256, np.int32), (-1, np.int32), (0.5, np.float32)])
+def test_values_of_unknown_range(value: float, dtype: Any, tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), value, dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(RowError) as caught:
+        prepare_image(tmp_path / "a.tif", embed=False, copies_dir=tmp_path)
+    assert caught.value.kind == "image of unknown range"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     painted().save(tmp_path / "a.png")
@@ -230,7 +243,18 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "header.ppm").write_bytes(b"P6 many 9 255 ")
     (tmp_path / "header.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\4IHDR\0\0\0\1" + bytes(20))
+    for name, start in (
+        ("a.heic", b"ftypheic"),
+        ("a.avif", b"ftypavif"),
+        ("a.jxl", b"JXL \r\n"),
+        ("a.mp4", b"ftypisom"),
+    ):
+        (tmp_path / name).write_bytes(b"\0\0\0 " + start + bytes(40))
     for name, kind in (
+        ("a.heic", "image of another format"),
+        ("a.avif", "image of another format"),
+        ("a.jxl", "image of another format"),
+        ("a.mp4", "image unreadable"),
         ("header.ppm", "image unreadable"),
         ("header.png", "image unreadable"),
         ("text.jpg", "image unreadable"),
@@ -241,4 +265,8 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
         for embed in (False, True):
             with pytest.raises(RowError, match=name) as caught:
                 prepare_image(tmp_path / name, embed=embed, copies_dir=tmp_path)
+            assert caught.value.kind == kind
+        if kind == "image of another format":
+            with pytest.raises(RowError) as caught:
+                read_size(EmbeddedImage("row 1", (tmp_path / name).read_bytes()))
             assert caught.value.kind == kind

@@ -36,6 +36,34 @@ def test_lines_of_one_image_belong_together(tmp_path: Path) -> None:
     assert {target(it).categories for it in found} == {("cat", "dog")}
 
 
+@pytest.mark.parametrize("how", ["tf-csv", "phrases"])
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        (NAME, (NAME, f"./{NAME}", f"x/../{NAME}")),
+        (NAME, (NAME, f"images/{NAME}", f"D:\\images\\{NAME}")),
+        ("caf\u00e9.png", ("caf\u00e9.png", "cafe\u0301.png", "caf%C3%A9.png")),
+    ],
+)
+def test_lines_of_one_image_under_several_names_belong_together(
+    file: str, names: tuple[str, ...], how: str, tmp_path: Path
+) -> None:
+    PICTURE.save(tmp_path, file)
+    rows = [tf_row(corners=(10 * i, 2, 10 * i + 8, 20), name=name) for i, name in enumerate(names)]
+    columns = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
+    options = {"preset": how, "task": "detection"} if how == "tf-csv" else {"column": columns, "box_format": "xyxy-abs"}
+    (found,), _ = converted(write_csv(tmp_path / "a.csv", rows), images_dir=tmp_path, **options)
+    assert [box[0] for box in target(found).boxes_xyxy] == [0, 10, 20]
+
+
+def test_images_of_one_end_of_their_names_are_not_put_together(tmp_path: Path) -> None:
+    rows = [tf_row(name="cam1/b.png"), tf_row(corners=(1, 2, 30, 40), name="cam2/b.png")]
+    path = write_csv(tmp_path / "a.csv", rows)
+    with pytest.raises(RowError) as caught:
+        converted(path, preset="tf-csv")
+    assert caught.value.kind == "two names of one image file"
+
+
 def test_a_line_without_a_box_is_an_image_without_objects(tmp_path: Path) -> None:
     rows = [{"path": str(tmp_path / NAME), **dict(zip("abcd", BOX, strict=True)), "class": "cat"}]
     rows.append({**dict.fromkeys(rows[0], ""), "path": str(tmp_path / "b.png")})

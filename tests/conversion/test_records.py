@@ -255,6 +255,29 @@ def test_a_column_that_is_nowhere(tmp_path: Path) -> None:
         convert(tmp_path, row(), column=("image=image", "phrase=text", "boxes=bbox"), box_format="xyxy-abs")
 
 
+@pytest.mark.parametrize(
+    ("question", "noted"),
+    [
+        ("Where is the cat? Give its box, normalized to 0-1000.", 1),
+        ("Where is the cat (coordinates from 0 to 1000)?", 1),
+        ("Where is the cat? Numbers are in [0, 1].", 1),
+        ("Give the box of the cat in pixels.", 1),
+        ("Give the pixel coordinates of the cat.", 1),
+        ("Where is the cat?", 0),
+        ("Where is the number 0 to 9?", 0),
+        ("Where is the pixel phone with 100 percent charge?", 0),
+    ],
+)
+def test_a_question_that_states_a_frame_is_noted(question: str, noted: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"column": ("image=image", "question=text", "boxes=boxes"), "box_format": "xyxy-abs"}
+
+    def notes(**more: Any) -> list[int]:
+        _, report = convert(tmp_path, row(text=question), row(text=f"{question} "), row(text="b"), **options, **more)
+        return [count for note, count in report.ledger.notes.items() if "a.jsonl: line 1" in note and count]
+
+    assert notes() == notes(keep_prompts=True) == [2] * noted
+
+
 def test_keep_prompts(tmp_path: Path) -> None:
     columns = ("image=image", "question=text", "boxes=boxes")
     made = row(text="<image>Where is it?")

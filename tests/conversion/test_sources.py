@@ -11,10 +11,12 @@ from hostile import Hostile
 from PIL import Image
 from some_items import WH, picture
 
+from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.image_files import embedded_image, find_image, inside
-from verl_visionr1.conversion.sources import read_json, read_pickle, read_records, read_xml
+from verl_visionr1.conversion.sources import files_of, read_json, read_pickle, read_records, read_xml
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, prepare_image
+from verl_visionr1.tools.doctor.examination import data_files
 
 
 @pytest.mark.parametrize("embed", [False, True])
@@ -79,10 +81,12 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('[{"a": 1')
     (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "nan.json").write_text('[{"a": NaN}]')
     (tmp_path / "empty.json").touch()
     (tmp_path / "a.xyz").touch()
     for name, message in (
         ("cut.json", "not whole JSON"),
+        ("nan.json", "not JSON: NaN at byte 7"),
         ("object.json", "needs a list, holds dict"),
         ("empty.json", "it is empty"),
         ("none.json", "no such file"),
@@ -97,6 +101,22 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     assert good == {"a": 1}
     assert isinstance(bad, RowError)
     assert where == "bad.jsonl: line 2"
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    """Whatever leads in a circle."""
+    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
+    for folder in (top / "a", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        picture(folder / "x.png")
+        (folder / "x.json").write_text("[]")
+    links = {"b": elsewhere, "c": elsewhere / "deep", "d": tmp_path, "e": top / "a", "f": Path("nowhere")}
+    for name, to in links.items():
+        (top / name).symlink_to(to)
+    (elsewhere / "deep" / "back").symlink_to(elsewhere)
+    (elsewhere / "top").symlink_to(top)
+    assert files_in(top) == ["a/x.png", "c/x.png"]
+    assert files_of(top, (".json",)) == data_files([top]) == [top / "a" / "x.json", top / "c" / "x.json"]
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_similar_questions_of_an_image_become_one(source: Source) -> None:
     assert report.ledger.notes["question repeated for its image with the same answer"] == 1
 
 
+def test_questions_of_one_image_under_two_names_are_compared(source: Source) -> None:
+    wheels = {**BUS, "question": "How many wheels?"}
+    (row,), report = source.convert(BUS, {**BUS, "image": f"./{BUS['image']}", "answer": 2}, wheels)
+    assert row["prompt"][0]["content"].startswith("<image>How many wheels?")
+    assert report.ledger.left_out["question repeated for its image with another answer"] == 2
+
+
 def test_similar_questions_with_other_answers_are_left_out(source: Source) -> None:
     other = {**BUS, "question": "How many headlights does the black bus have", "answer": 2}
     elsewhere = {**BUS, "image": "train2014/COCO_train2014_000000000139.jpg", "answer": 2}

@@ -160,6 +160,21 @@ def test_labels_folder_of_another_name(data: Folder) -> None:
     assert len(data.convert(labels=data.root / "txt")[0]) == 2
 
 
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("cam1/a.png", "cam2/a.png")])
+def test_a_label_file_of_two_images_is_of_none(data: Folder, names: tuple[str, str]) -> None:
+    data.add("images/train/b", A)
+    for name in names:
+        data.add(f"images/train/{name[:-4]}", labels=False).rename(data.root / "images/train" / name)
+    labels = data.root / "labels/train"
+    (labels / "a.txt").write_text(A)
+    message = data.bad(kind=RowError, labels=labels)
+    assert all(f"images/train/{name}" in message for name in names)
+    found, report = data.convert(labels=labels, on_error="skip")
+    assert (len(found), report.ledger.skipped) == (1, {"label file of two images": 2})
+    (labels / "a.txt").unlink()
+    assert data.convert(labels=labels)[1].ledger.notes["image without a label file: nothing in it"] == 2
+
+
 def test_label_files_without_an_image_are_counted(data: Folder) -> None:
     data.add("images/train/a", A)
     for name in ("b.txt", "classes.txt"):

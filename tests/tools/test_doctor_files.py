@@ -13,11 +13,13 @@ import pytest
 from doctor_rows import FORMS, LONG, a_row, doctor, kinds_in, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from verl_visionr1.conversion.conventions import Convention, best_convention, better_convention
 from verl_visionr1.files import RowsError
 from verl_visionr1.row_layouts import PATH_SCHEMA
 from verl_visionr1.rows import read_rows
+from verl_visionr1.targets import Target
 from verl_visionr1.tools.doctor.examination import examine
 
 
@@ -117,6 +119,21 @@ def test_coordinates_of_a_jsonl_are_guessed(clean: Path, tmp_path: Path, form: s
     assert re.search(rf"note: coordinates\n\s+objects.bbox: .*{expected}", done.output), done.output
     assert "visionr1 convert records" in done.output
     assert done.exit_code == 0
+
+
+@pytest.mark.parametrize(("whole", "expected"), [(1, "(xyxy-norm1)"), (100, "(xyxy-norm100)"), (400, "")])
+@pytest.mark.parametrize("ours", [False, True])
+def test_points_in_another_unit_are_seen(whole: int, expected: str, ours: bool, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 400)).save(tmp_path / "a.png")
+    points = [[whole * i / 20, whole * (i + 1) / 20] for i in range(1, 19)]
+    if ours:
+        target = Target(task="pointing", size_wh=(400, 400), points_xy=points, labels=["cat"] * 18, categories=["cat"])
+        path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, truth=target.to_json())])
+    else:
+        path = write_jsonl(tmp_path, [{"image": "a.png", "problem": "Where?", "objects": {"points": points}}])
+    found = [group.examples[0].reason for group in examine([path]).found if group.kind == "coordinates"]
+    assert [reason[-len(expected) :] for reason in found] == [expected] * bool(expected)
+    assert all(reason.startswith(("points_xy", "objects.points")[not ours]) for reason in found)
 
 
 def test_one_box_over_the_edge_changes_no_guess(clean: Path, tmp_path: Path) -> None:

@@ -33,8 +33,12 @@ from doctor_rows import (
     write_rows,
 )
 
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.row_layouts import PATH_SCHEMA
-from verl_visionr1.rows import read_rows
+from verl_visionr1.rows import read_rows, target_of
+from verl_visionr1.targets import Target
+from verl_visionr1.tools.doctor.examination import examine
+from verl_visionr1.tools.doctor.fixing import fix_file
 
 
 def soil(folder: Path) -> Path:
@@ -104,6 +108,27 @@ def test_coordinates_are_mended_as_told(copy: Path, spoil: Callable[[Path], None
         before = json.loads(truth[row["extra_info"]["index"]]).get("boxes_xyxy", [])
         after = json.loads(row["reward_model"]["ground_truth"]).get("boxes_xyxy", [])
         assert np.allclose(before, after, atol=0.11)
+
+
+@pytest.mark.parametrize("boxes", [[[0.1, 0.1, 0.4, 0.5]], []])
+def test_regions_to_ignore_are_brought_to_pixels_with_the_boxes(tmp_path: Path, boxes: list[list[float]]) -> None:
+    truth = Target(
+        task="grounding",
+        size_wh=(100, 80),
+        boxes_xyxy=boxes,
+        labels=["cat"] * len(boxes),
+        categories=["cat"],
+        ignore_xyxy=[[0.5, 0.5, 0.9, 0.95]] * 2,
+    )
+    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, truth=truth.to_json())])
+    (found,) = [group.examples for group in examine([path]).found if group.kind == "coordinates"]
+    assert [problem.reason.partition(":")[0] for problem in found] == ["boxes_xyxy"] * len(boxes) + ["ignore_xyxy"]
+    changes = fix_file([path], tmp_path / "mended.parquet", NAMED["xyxy-norm1"])
+    assert [*changes.counts.values()] == [len(boxes) + 2]
+    (row,) = read_rows(tmp_path / "mended.parquet")
+    mended = target_of(row)
+    assert mended.boxes_xyxy == ((10, 8, 40, 40),) * len(boxes)
+    assert mended.ignore_xyxy == ((50, 40, 90, 76),) * 2
 
 
 def test_right_boxes_are_not_spoiled(copy: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from doctor_rows import ASKED, CAT, LONG, a_row, a_text_row, doctor, embedded, kinds_in, write_rows
+from PIL import Image
 
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA
 from verl_visionr1.targets import Target
@@ -23,6 +24,27 @@ def test_overlap_counts_images(tmp_path: Path) -> None:
     write_rows(tmp_path / "b.parquet", rows)
     (group,) = examine([tmp_path / "a.parquet", tmp_path / "b.parquet"]).found
     assert (group.kind, group.examples[0].reason[:7]) == ("train/validation overlap", "1 image")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "size", "overlaps"),
+    [
+        ("train2017/000001.jpg", "val2017/000001.jpg", (90, 80), 0),
+        ("train2017/000000000139.jpg", "val2017/000000000139.jpg", (100, 80), 0),
+        ("train2017/000000000139.jpg", "val2017/000000000139.jpg", (90, 80), 1),  # shrunk
+        ("COCO_train2014_000000000139.jpg", "val2017/000000000139.jpg", (100, 80), 1),
+    ],
+)
+def test_overlap_by_name(tmp_path: Path, train: str, val: str, size: tuple[int, int], overlaps: int) -> None:
+    """Other sets lay out and count their images as COCO does."""
+    Image.new("RGB", size, "blue").save(tmp_path / "b.png")
+    info = a_row(tmp_path)["extra_info"]
+    shown = {"train": (train, "a.png"), "val": (val, "b.png")}
+    paths = []
+    for split, (name, image) in shown.items():
+        row = a_row(tmp_path, images=[str(tmp_path / image)], extra_info=info | {"split": split, "file_name": name})
+        paths.append(write_rows(tmp_path / f"{split}.parquet", [row]))
+    assert kinds_in(*paths).count("train/validation overlap") == overlaps
 
 
 @pytest.mark.parametrize("of_counts", [True, False])

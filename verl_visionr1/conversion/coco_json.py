@@ -8,6 +8,7 @@ file_name, categories that were not looked for). Image files are opened only whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED
-from verl_visionr1.conversion.image_files import find_below, find_image, require_images, size_of_unturned
+from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_image, require_images, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import read_json
@@ -73,6 +74,13 @@ class _Annotation(msgspec.Struct, gc=False):
     def mark(self) -> str:
         """By what it is marked; "" where it is not."""
         return next((name for name in MARKS if getattr(self, name) not in (0, None, False, "0", "")), "")
+
+
+class _Belonging(msgspec.Struct, gc=False):
+    """What a malformed annotation still tells: that its category is in the image."""
+
+    image_id: Key = None
+    category_id: Key = None
 
 
 class CocoDocument(msgspec.Struct):
@@ -147,6 +155,7 @@ def read_parts(
     data = columns.finish()
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
     ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
+    data = _with_unsure_ancestors(data, _ancestors(categories, category_of), ledger)
     return CocoParts(data, entries, categories, category_of)
 
 
@@ -193,12 +202,44 @@ def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -
     return frozenset(category_of[str(key_of(c.id))] for c in categories if c.name.strip() in named)
 
 
+def _ancestors(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
+    """Category -> those of the file that it is a kind of: its supercategory, that one's own, and so on."""
+    named = {c.name.strip(): category_of[str(key_of(c.id))] for c in categories}
+    above = {
+        category_of[str(key_of(c.id))]: named[c.supercategory.strip()]
+        for c in categories
+        if c.supercategory and c.supercategory.strip() in named
+    }
+    ancestors: dict[int, frozenset[int]] = {}
+    for category in above:
+        found, at = {category}, category
+        while (at := above.get(at, category)) not in found:
+            found.add(at)
+        ancestors[category] = frozenset(found - {category})
+    return {category: found for category, found in ancestors.items() if found}
+
+
+def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[int]], ledger: Ledger) -> Annotations:
+    """Ask no image that holds a category for what this is a kind of: it is there, and its boxes are not all of it."""
+    if not ancestors:
+        return data
+    images = list(data.images)
+    for number, image in enumerate(images):
+        present = {data.category[j] for j in data.of_image(number)}
+        there = frozenset[int]().union(*(ancestors.get(category, ()) for category in present))
+        if asked := there - data.never_asked:
+            images[number] = replace(image, unsure=image.unsure | there)
+            ledger.notes["category not asked for on an image: what is a kind of it is there"] += len(asked)
+    return replace(data, images=images)
+
+
 def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tuple[dict[str, int], ImageEntries]:
     """Key of each image -> its number, or `LEFT_OUT`; and those entries that say more than a name and a size."""
     decode = msgspec.json.Decoder(CocoImage).decode
     image_of: dict[str, int] = {}
     entries: ImageEntries = []
     owners: dict[str, str] = {}
+    keys = ImageKeys()
     for number, raw in enumerate(raws):
         key = None
         try:
@@ -206,7 +247,9 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tupl
             key = key_of(entry.id)
             image = _image(f"{columns.name}: images[{number}]", entry, key, images_dir, image_of)
             if not entry.says_more:
-                _require_owner(f"{columns.name}: images[{number}]", image, columns, image_of, owners)
+                first = owners.setdefault(keys.key(image.file_name, image.path), image.image_id)
+                if first != image.image_id:
+                    _refuse_second(f"{columns.name}: images[{number}]", image, columns, image_of, first)
         except RowError as error:
             columns.ledger.skip(error)
             if key is not None:
@@ -221,17 +264,12 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tupl
     return image_of, entries
 
 
-def _require_owner(
-    where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], owners: dict[str, str]
-) -> None:
+def _refuse_second(where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], first: str) -> None:
     """Refuse a file that another id has: each of the two entries holds a part of its objects, or all of them again.
 
     Args:
-        owners: file name -> key of the first image that has it.
+        first: key of the first image that has the file.
     """
-    first = owners.setdefault(image.file_name, image.image_id)
-    if first == image.image_id:
-        return
     if image_of[first] != LEFT_OUT:
         columns.leave_out(image_of[first])
         columns.ledger.left_out["image whose file another id has as well"] += 1
@@ -281,20 +319,40 @@ def _add_annotations(
 ) -> None:
     decode = msgspec.json.Decoder(_Annotation).decode
     for number, raw in enumerate(raws):
+        where = f"{columns.name}: annotations[{number}]"
         try:
-            entry = decoded(decode, raw, f"{columns.name}: annotations[{number}]")
+            entry = decode(raw)
+        except msgspec.DecodeError:
+            _refuse_malformed(raw, where, columns, image_of, category_of)
+            continue
+        try:
             image = image_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
             if image is None or category is None:
                 field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
-                where = f"{columns.name}: annotations[{number}] (id {entry.id!r})"
-                raise RowError(f"unknown {field}", f"{where}: {field} {value!r} is not in the file; correct it")
+                raise RowError(
+                    f"unknown {field}", f"{where} (id {entry.id!r}): {field} {value!r} is not in the file; correct it"
+                )
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
         except RowError as error:
             columns.ledger.skip(error)
+
+
+def _refuse_malformed(
+    raw: msgspec.Raw, where: str, columns: Columns, image_of: Mapping[str, int], category_of: Mapping[str, int]
+) -> None:
+    """Take an annotation that cannot be read, as one without a usable box, where it says of what."""
+    with columns.ledger.skipping():
+        decoded(msgspec.json.Decoder(_Annotation).decode, raw, where)
+    with suppress(msgspec.DecodeError):
+        told = msgspec.json.decode(raw, type=_Belonging)
+        image = image_of.get(key_of(told.image_id) or "", LEFT_OUT)
+        category = category_of.get(key_of(told.category_id) or "")
+        if image != LEFT_OUT and category is not None:
+            columns.refuse(image, category, where, None)  # the ledger has it
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:

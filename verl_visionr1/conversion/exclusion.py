@@ -17,6 +17,7 @@ list holds them all.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ COLLECTIONS = {"coco_id": "coco", "cocoid": "coco"}
 LISTS = ("images", "scenes", "annotations", "questions", "data")
 """Where a JSON object keeps its records; the first that is there counts."""
 
+_COPY = re.compile(r"_images/[0-9a-f]{20}\.\w+$")  # as `images.prepare_image` names it
 _LONGEST_NAME = 1000  # what is longer is an image in base64
 Entry = tuple[str, ...]
 """One image: what it is known by."""
@@ -139,12 +141,17 @@ def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str
             if not in_any_split(split, splits):
                 continue
         names = [name for key in NAMES for name in _texts(record.get(key))]
+        copies = [name for name in names if _COPY.search(name)]
+        names = [name for name in names if name not in copies]
         keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
         ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
         numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
         if "sent_ids" in record and ids:  # refer's names are not those of files
             names = [name for name in names if identity_of_name(name)]
         entry = _known_by(names, ids, collection, numbers)
+        if not entry and copies:
+            reason = f"the row does not name its image: {copies[0]} is a copy that is named by its content"
+            raise RowsError(f"{where}: {reason}; list the data set's own files instead")
         if not entry:
             reason = f"no image is named by its keys {', '.join(sorted(record))[:80]}"
             raise RowsError(f"{where}: {reason}; needs file_name, image or image_id")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from verl_visionr1.conversion.sources import read_bytes
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowsError, walk
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
 def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
     """Names of all files in and below a folder that end so, relative to it, with `/`, sorted.
 
-    Hidden files (macOS leaves `._a.jpg` beside `a.jpg`) and folders that are linked into it are left out.
+    Hidden files (macOS leaves `._a.jpg` beside `a.jpg`) are left out.
 
     Raises:
         RowsError: no such folder.
@@ -27,8 +27,7 @@ def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[s
     if not folder.is_dir():
         raise RowsError(f"{folder}: no such folder; check the path")
     found: list[str] = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for root, names in walk(folder):
         below = os.path.relpath(root, folder).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
         kept = (it for it in names if not it.startswith(".") and os.path.splitext(it)[1].lower() in suffixes)

@@ -19,7 +19,6 @@ import msgspec
 from verl_visionr1.files import RowsError
 
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+20\d\d_)?0*(\d+)(?:_\d+)?")
-_COCO_FOLDER = re.compile(r"(?:train|val|test|unlabeled)20\d\d")
 _VG_FOLDER = re.compile(r"VG_100K(?:_2)?")
 COMMENT = re.compile(r"(?:^|\s)#|#(?!\S*\.\w)")
 """What starts a comment in a list; in the middle of a file name (`a#1.jpg`) a # starts none."""
@@ -38,7 +37,7 @@ def normal_image_id(text: str) -> str:
 def identity_of_name(file_name: str) -> str | None:
     """The identity that a file name or URL tells; None where it tells none.
 
-    COCO's names are known by their prefix, their folder, or their twelve digits; Visual Genome's by their folder.
+    COCO's names are known by their prefix or their twelve digits; Visual Genome's by their folder.
 
     >>> identity_of_name("train2014/COCO_train2014_000000581857_16.jpg"), identity_of_name("val2017/000000000139.jpg")
     ('coco:581857', 'coco:139')
@@ -52,8 +51,17 @@ def identity_of_name(file_name: str) -> str | None:
         return None
     if _VG_FOLDER.fullmatch(folder):
         return f"vg:{found[1]}"
-    known = stem.startswith("COCO_") or _COCO_FOLDER.fullmatch(folder) or len(stem.partition("_")[0]) == 12
-    return f"coco:{found[1]}" if known else None
+    return f"coco:{found[1]}" if stem.startswith("COCO_") or is_bare_coco_name(file_name) else None
+
+
+def is_bare_coco_name(file_name: str) -> bool:
+    """Whether a name is twelve digits, as COCO's are since 2017: others may count their images so, too.
+
+    >>> is_bare_coco_name("train2017/000000000139.jpg"), is_bare_coco_name("COCO_val2014_000000000139.jpg")
+    (True, False)
+    """
+    digits = PurePosixPath(file_name.replace("\\", "/")).name.partition(".")[0].partition("_")[0]
+    return len(digits) == 12 and digits.isdecimal()
 
 
 def normal_spelling(name: str) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from verl_visionr1.conversion.identity import normal_spelling, path_tails
+from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
@@ -132,6 +132,43 @@ def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
     """
     (width, height), orientation = read_size(image)
     return (width, height) if orientation < 5 else (height, width)
+
+
+# ------------------------------------------------------------------------------------------------ one file
+
+
+class ImageKeys:
+    """Keys that all names of one image file share (`a.jpg`, `./a.jpg`, `images/a.jpg`, in any Unicode form)."""
+
+    def __init__(self) -> None:
+        self._name_of: dict[str, str] = {}
+
+    def key(self, name: str, path: Path) -> str:
+        """The path; or the name itself, where the path was found for a name that cannot be of the same image.
+
+        Args:
+            path: the file that was found for the name.
+        """
+        known = self._name_of.setdefault(str(path), name)
+        if name == known:
+            return str(path)
+        if not may_be_one_image(name, known):
+            return name
+        self._name_of[str(path)] = max(known, name, key=lambda it: len(path_tails(it)))
+        return str(path)
+
+
+def may_be_one_image(name: str, other: str) -> bool:
+    """Whether two names that led to one file may mean the same image: one is the end of the other, or COCO's is told.
+
+    >>> may_be_one_image("a.jpg", "./x/a.jpg"), may_be_one_image("y/a.jpg", "x/a.jpg")
+    (True, False)
+    """
+    tails, others = path_tails(name), path_tails(other)
+    if not tails or not others or tails[0] in others or others[0] in tails:
+        return True
+    identity = identity_of_name(other)
+    return identity is not None and identity == identity_of_name(name)
 
 
 # ------------------------------------------------------------------------------------------------ other spellings

@@ -12,7 +12,6 @@ percent.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from verl_visionr1.boxes import Box, Point
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.values import is_finite
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, RowImage, in_upright_frame
 from verl_visionr1.masks import Mask
@@ -201,7 +201,7 @@ def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
 def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage) -> tuple[Box, ...]:
     """Boxes in the frame of `image.size_wh`, not yet clipped."""
     for i, box in enumerate(boxes_xyxy):
-        if len(box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+        if len(box) != 4 or not all(isinstance(v, int | float) and is_finite(v) for v in box):
             raise RowError("box malformed", f"box {i} = {_shown(box)}: needs four finite numbers; {_ADVICE}")
     if item.annotated_wh is None and image.orientation != 1 and boxes_xyxy:
         name = item.image.name if isinstance(item.image, EmbeddedImage) else item.image
@@ -229,7 +229,7 @@ def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledge
     ...
     verl_visionr1.files.RowError: box = [40, 20, 40, 60]: no extent; correct or remove the annotation
     """
-    if len(box_xyxy) != 4 or not all(map(math.isfinite, box_xyxy)):
+    if len(box_xyxy) != 4 or not all(map(is_finite, box_xyxy)):
         raise _bad_box("malformed", box_xyxy, "needs four finite numbers")
     x1, y1, x2, y2 = (round(float(value), DECIMALS) for value in box_xyxy)
     if not (x1 < x2 and y1 < y2):

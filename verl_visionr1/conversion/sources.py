@@ -22,7 +22,7 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from verl_visionr1.conversion.pickled_numpy import stand_in
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, RowsError, walk
 
 T = TypeVar("T")
 _BATCH_ROWS = 100  # rows with images that are in memory as Python objects
@@ -92,7 +92,19 @@ def read_json(path: Path, type: type[T] | Any = Any) -> Any:
     except msgspec.ValidationError as error:
         raise RowsError(f"{path}: not of the expected layout: {error}; is it the right file?") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if sign := _no_number(text[start:], error):
+            raise RowsError(f"{path}: not JSON: {sign}") from None
         raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
+
+
+def _no_number(text: bytes | memoryview, error: Exception) -> str:
+    """That Python's NaN or Infinity is where JSON ends, and what to do; "" where it is not."""
+    place = re.search(r"\(byte (\d+)\)", str(error))
+    at = int(place[1]) if place is not None else len(text)
+    found = re.match(rb"NaN|-?Infinity", bytes(text[max(at - 1, 0) : at + 10]).lstrip(b" :,[{\n\t"))
+    if found is None:
+        return ""
+    return f"{found[0].decode()} at byte {at}; drop what it belongs to, or write null (json.dumps: allow_nan=False)"
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -111,7 +123,9 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, msgspec.json.decode(line)
             except (msgspec.DecodeError, RecursionError) as error:
-                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON ({error}); correct it")
+                sign = _no_number(line.encode(), error)
+                reason = f": {sign}" if sign else f" ({error}); correct it"
+                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON{reason}")
     elif name.endswith(".json"):
         records = read_json(path)
         if not isinstance(records, list):
@@ -220,7 +234,8 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
         raise RowsError(f"{source}: no such file or folder; check the path")
     if not source.is_dir():
         return [source]
-    found = (path for path in source.rglob("*") if path.name.lower().endswith(suffixes) and path.is_file())
+    inside = (Path(folder, name) for folder, names in walk(source) for name in names)
+    found = (path for path in inside if path.name.lower().endswith(suffixes) and path.is_file())
     files = sorted(path for path in found if not _NO_RECORDS.fullmatch(path.name))
     if not files:
         raise RowsError(f"{source}: no {' or '.join(suffixes)} file in this folder; check the path")

@@ -41,8 +41,21 @@ def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
 
 
 def is_numbers(value: Any, n: int) -> bool:
-    """Whether a value is a list of n numbers, as JSON has them."""
-    return isinstance(value, list | tuple) and len(value) == n and all(type(it) in (int, float) for it in value)
+    """Whether a value is a list of n numbers, as JSON has them, none of more digits than a float holds."""
+    is_list = isinstance(value, list | tuple) and len(value) == n
+    return is_list and all(type(it) is float or (type(it) is int and is_finite(it)) for it in value)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float.
+
+    >>> is_finite(7), is_finite(10**400), is_finite(math.nan)
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:

@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.progress import track
 
 from verl_visionr1.conversion.flags import Flags
-from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
+from verl_visionr1.conversion.identity import normal_spelling, path_tails
+from verl_visionr1.conversion.image_files import may_be_one_image
 from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
@@ -143,6 +144,8 @@ def write_items(
             objects[n_objects] += 1
             tokens.add(row)
         boxes.require(ledger)
+    if flags.excluded and not any("exclusion list" in reason for reason in +ledger.left_out):
+        ledger.notes["--exclude-image-ids: no image of the data set is on the list; check how both name images"] += 1
     assert writer.written is not None
     return Report(writer.written, tasks, negatives, objects, tokens, ledger, _list_skipped(out, ledger))
 
@@ -208,18 +211,16 @@ def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
     known, where = names.get(path := str(item.image), ("", ""))
     if known == item.file_name:
         return
-    tails, known_tails = path_tails(item.file_name), path_tails(known)
+    tails = path_tails(item.file_name)
     own = normal_spelling(item.image.name)
     if not tails or tails[-1].casefold() != own.casefold():  # found by other means, as PixMo's are
         return
-    identity = identity_of_name(known)
-    is_same = not known or tails[0] in known_tails or known_tails[0] in tails
-    if not is_same and (identity is None or identity != identity_of_name(item.file_name)):
+    if not may_be_one_image(item.file_name, known):
         reason = f"its image {item.file_name!r} was found only by the end of this name, as {item.image}"
         raise RowError(
             "two names of one image file", f"{item.where}: {reason}, which is {known!r} of {where}, too; fetch it"
         )
-    if len(tails) > len(known_tails):
+    if len(tails) > len(path_tails(known)):
         names[path] = item.file_name, item.where
 
 

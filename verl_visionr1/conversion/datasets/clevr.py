@@ -167,7 +167,6 @@ def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> 
         task="counting",
         question=question,
         count=count_of(answer, where),
-        image_id=str(number),
         file_name=image if isinstance(image, str) else "",
         source_ann={"file": name, "row": number},
     )

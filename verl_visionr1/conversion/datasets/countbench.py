@@ -82,8 +82,7 @@ def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
         task="counting",
         question=text_of(record, ["question"], where),
         count=count_of(record.get("number"), where),
-        image_id=str(number),
-        identities=(url,) if isinstance(url := record.get("image_url"), str) else (),
+        file_name=url if isinstance(url := record.get("image_url"), str) else "",
         source_ann={"row": number, "text": record.get("text")},
     )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,15 +33,13 @@ from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.image_files import require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.conversion.sources import read_records, sha256_of
 from verl_visionr1.conversion.values import count_of, points_of, record_of, text_of
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, walk
 from verl_visionr1.images import read_size
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_STRAY = 0.01  # share of numbers that may be wrong
-_WIDE = 300  # a side on which pixels seldom stay below 100
-_ENOUGH = 50  # numbers on such sides, to conclude from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +108,8 @@ class ImageFolder:
         self._verify = verify
         self._is_annotated: dict[tuple[Path, str], bool] = {}
         self._paths: dict[str, str] = {}
-        for parent, folders, names in os.walk(folder.absolute()):
-            folders.sort()
-            for name in sorted(names):
+        for parent, names in walk(folder.absolute()):
+            for name in names:
                 if _SHA256.fullmatch(stem := name.partition(".")[0].lower()):
                     self._paths.setdefault(stem, os.path.join(parent, name))
 
@@ -135,53 +132,10 @@ class ImageFolder:
 
 
 @dataclass(slots=True)
-class Evidence:
-    """What the numbers of a file's points show.
-
-    >>> evidence = Evidence()
-    >>> evidence.add([(320, 470)], (640, 480))
-    >>> evidence.unit("train.parquet")
-    'pixel'
-    """
-
-    numbers: int = 0
-    over_100: int = 0
-    outside: int = 0
-    wide: int = 0
-    wide_over_100: int = 0
-    largest: float = 0.0
-    farthest: float = 0.0
-
-    def add(self, points: Sequence[Point], size_wh: tuple[int, int]) -> None:
-        """Look at an image's points."""
-        for point in points:
-            for value, side in zip(point, size_wh, strict=True):
-                self.numbers += 1
-                self.over_100 += value > 100.5
-                self.outside += value > side + 1
-                self.wide += side >= _WIDE
-                self.wide_over_100 += side >= _WIDE and value > 100.5
-                self.largest = max(self.largest, value)
-                self.farthest = max(self.farthest, value / side)
-
-    def unit(self, name: str) -> str:
-        """What the points of a file are given in."""
-        as_percent = self.over_100 <= _STRAY * self.numbers
-        as_pixels = self.outside <= _STRAY * self.numbers
-        if not self.numbers or as_percent != as_pixels:
-            return "percent" if as_percent and self.numbers else "pixel"
-        if as_percent and self.wide >= _ENOUGH:  # where pixels would go farther
-            return "percent" if self.wide_over_100 <= _STRAY * self.wide else "pixel"
-        fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
-        shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
-        raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")
-
-
-@dataclass(slots=True)
 class Survey:
     """What must be known of a file before its first row is made."""
 
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: PointEvidence = field(default_factory=PointEvidence)
     has_negatives: bool = False
 
 
@@ -258,7 +212,10 @@ def convert(
     images = ImageFolder(images_dir, verify=options.verify_images)
     guess = options.point_unit == "auto"
     surveys = {path: survey(path, images, with_sizes=guess) for path in annotations}
-    units = {path: found.evidence.unit(path.name) if guess else options.point_unit for path, found in surveys.items()}
+    units = {
+        path: found.evidence.percent_or_pixel(path.name) if guess else options.point_unit
+        for path, found in surveys.items()
+    }
     own_negatives = options.negatives is None and any(found.has_negatives for found in surveys.values())
     return Reading(
         items=(item for path, unit in units.items() for item in items_of(path, images, unit, options, ledger)),

@@ -25,7 +25,7 @@ import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
-from verl_visionr1.conversion.image_files import find_image, require_images
+from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_image, require_images
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_records
@@ -59,9 +59,10 @@ class Question:
         return " ".join(re.findall(r"\w+", self.text.lower()))
 
 
-def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, list[Question]]:
-    """Image name -> its questions, in the order of the file; each alike question once."""
+def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> list[list[Question]]:
+    """The questions of each image, in the order of the file; each alike question once."""
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
+    key_of, keys = dict[str, str](), ImageKeys()
     says_simple = False
     for where, record in read_records(path):
         with ledger.skipping():
@@ -70,10 +71,13 @@ def read_questions(path: Path, options: Options, ledger: Ledger) -> dict[str, li
             if options.simple_only and question.record.get("issimple") is not True:
                 ledger.left_out["question that is not simple"] += 1
                 continue
-            alike[question.image][question.normal_text].append(question)
+            if (name := question.image) not in key_of:
+                found = find_below(images_dir, name)
+                key_of[name] = name if found is None else keys.key(name, found)
+            alike[key_of[name]][question.normal_text].append(question)
     if options.simple_only and not says_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
-    return {image: _once(questions, ledger) for image, questions in alike.items()}
+    return [_once(questions, ledger) for questions in alike.values()]
 
 
 def _question(where: str, record: Any) -> Question:
@@ -94,11 +98,11 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
     return kept
 
 
-def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
+def items_of(questions: list[list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
     """The items of all questions."""
-    for image, of_image in questions.items():
+    for of_image in filter(None, questions):
         with ledger.skipping():
-            path = find_image(images_dir, image, of_image[0].where if of_image else name)
+            path = find_image(images_dir, of_image[0].image, of_image[0].where)
             for question in of_image:
                 kept = ("question_id", "data_source", "issimple")
                 yield Item(
@@ -108,7 +112,7 @@ def items_of(questions: dict[str, list[Question]], images_dir: Path, name: str, 
                     question=question.text,
                     count=question.answer,
                     image_id=str(question.record.get("image_id", "")),
-                    file_name=image,
+                    file_name=question.image,
                     source_ann={"file": name, **{key: question.record[key] for key in kept if key in question.record}},
                 )
 
@@ -122,6 +126,6 @@ def convert(
 ) -> Reading:
     """The rows of an annotation file."""
     require_images(images_dir)
-    questions = read_questions(annotations, options, ledger)
+    questions = read_questions(annotations, images_dir, options, ledger)
     items = items_of(questions, images_dir, annotations.name, ledger)
-    return Reading(items=items, files=[annotations], total=sum(map(len, questions.values())))
+    return Reading(items=items, files=[annotations], total=sum(map(len, questions)))

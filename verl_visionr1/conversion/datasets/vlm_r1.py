@@ -226,6 +226,7 @@ def _of_conversation(
         raise RowError("answer unreadable", f"{where}: {reason}: needs boxes or None; {ADVICE}")
     elif solution.points is not None:
         made = {"task": "pointing", "question": without_format(question), "points_xy": solution.points}
+        made["written"] = options.convention("xyxy-abs")
     else:
         made = _words_of(where, question, solution.text, method, options)
     return Item(

@@ -21,6 +21,7 @@ may not lead out of its folder or the data set's: absolute paths are looked for 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +126,15 @@ def read_yolo(
     names, places = named_once(list(described.names.values()), ledger)
     place_of = dict(zip(described.names, places, strict=True))
     columns = options.columns(name, names, ledger, NAMED["cxcywh-norm1"])
+    owners: dict[Path, list[Path]] = defaultdict(list)
+    for it in listed:
+        owners[it.labels].append(it.path)
     for it in listed:
         image_id = it.path.stem
         if columns.excludes(image_id, it.file_name):
             continue
         with ledger.skipping():
+            _require_own(it, owners[it.labels])
             lines = _lines(it.labels)
             upright_wh = upright_size(it.path)
             image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
@@ -140,6 +145,15 @@ def read_yolo(
                     _add_line(columns, image, place_of, where, line, described.key_points)
     _note_unused(listed, ledger)
     return columns.finish()
+
+
+def _require_own(it: _Listed, owners: list[Path]) -> None:
+    """Refuse images of which one has the boxes of another: whose they are the file does not tell."""
+    if len(owners) > 1 and it.labels.is_file():
+        other = next(path for path in owners if path != it.path)
+        reason = f"its label file {it.labels} would be that of {other}, too"
+        advice = "give each image its own: another name, or folders of labels like those of images"
+        raise RowError("label file of two images", f"{it.path}: {reason}; {advice}")
 
 
 def _lines(path: Path) -> list[tuple[int, str]] | None:

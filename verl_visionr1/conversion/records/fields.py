@@ -168,11 +168,6 @@ class Entry:
     task: str | None
 
     @property
-    def image_key(self) -> str:
-        """What all entries of one image share."""
-        return image_key(self.image, self.where)
-
-    @property
     def corners(self) -> list[Box]:
         """The boxes as x1, y1, x2, y2, in the format's unit."""
         return [self.box_format.as_corners(box) for box in self.boxes or () if self.box_format is not None]
@@ -224,7 +219,7 @@ def entry_of(where: str, made: Fields, box_format: Convention | None, class_name
 
 
 def image_key(image: Any, where: str) -> str:
-    """What all records of one image share: a digest of its bytes, where they are given, else its name.
+    """What tells a record's image: a digest of its bytes, where they are given, else its name as it is written.
 
     The `path` beside bytes is no name: tools write `image.png` for all of them.
 

@@ -28,7 +28,7 @@ def items_of_questions(
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
     if source.layout.columns.is_one_box_a_record:
-        entries = _together(entries, ledger)
+        entries = _together(source, entries, ledger)
     for entry in entries:
         try:
             yield _item(source, entry, keep_prompts, with_images)
@@ -36,11 +36,11 @@ def items_of_questions(
             ledger.skip(error)
 
 
-def _together(entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
+def _together(source: RecordSource, entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
     """Entries of one image that ask the same, as one, in the order of their first."""
     merged: dict[tuple[str, tuple[str, ...], str | None], Entry] = {}
     for entry in entries:
-        key = (entry.image_key, entry.phrases, entry.question)
+        key = (source.image_key(entry.image, entry.where), entry.phrases, entry.question)
         first = merged.get(key)
         if first is not None and first.size_wh != entry.size_wh:
             sizes = f"{entry.size_wh}, and {first.size_wh} in {first.where}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from verl_visionr1.conversion.conventions import Convention
-from verl_visionr1.conversion.image_files import embedded_image, require_images
+from verl_visionr1.conversion.image_files import ImageKeys, embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of
+from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of, image_key
 from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
 from verl_visionr1.conversion.values import record_of
@@ -56,6 +57,8 @@ class RecordSource:
     layout: Layout
     images_dir: Path
     is_given: bool = True
+    _key_of: dict[str, str] = field(default_factory=dict, repr=False)
+    _keys: ImageKeys = field(default_factory=ImageKeys, repr=False)
 
     @staticmethod
     def found(source: Path, layout: Layout, images_dir: Path | None, split: str) -> RecordSource:
@@ -163,6 +166,20 @@ class RecordSource:
         name = value.get("path") if isinstance(value, dict) else value
         is_there = isinstance(name, str) and os.path.isabs(name) and not self.is_given
         return embedded_image(value, where, None if is_there else self.images_dir)
+
+    def image_key(self, value: Any, where: str) -> str:
+        """What all records of one image share, however they spell its name; each spelling is looked for once.
+
+        Args:
+            where: stands for an image that is not there.
+        """
+        key = image_key(value, where)
+        if key not in self._key_of:
+            self._key_of[key] = key
+            with suppress(RowError):  # told when the image is taken
+                image = self.image_in(value, where)
+                self._key_of[key] = self._keys.key(key, image) if isinstance(image, Path) else key
+        return self._key_of[key]
 
 
 # ---------------------------------------------------------------------------------------------- survey

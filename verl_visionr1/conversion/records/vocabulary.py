@@ -13,7 +13,7 @@ from verl_visionr1.conversion.image_files import size_of_unturned
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
-from verl_visionr1.conversion.records.fields import Entry, Fields, image_key
+from verl_visionr1.conversion.records.fields import Entry, Fields
 from verl_visionr1.conversion.records.source import RecordSource, Survey
 from verl_visionr1.conversion.records.values import labels_of
 from verl_visionr1.conversion.values import ADVICE
@@ -70,7 +70,7 @@ class _Reader:
         labels: list[str] = []
         with suppress(RowError):
             labels = labels_of(made.label, where, self.source.layout.class_names)
-        self._bad.append((where, image_key(made.image, where), labels))
+        self._bad.append((where, self.source.image_key(made.image, where), labels))
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
         """What is there without a usable box must not be called absent."""
@@ -78,7 +78,7 @@ class _Reader:
             self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
 
     def _add(self, number: int, entry: Entry) -> None:
-        key = entry.image_key
+        key = self.source.image_key(entry.image, entry.where)
         n_boxes = len(entry.boxes or ())
         if len(entry.labels) != n_boxes:
             self._bad.append((entry.where, key, entry.labels))
@@ -112,11 +112,12 @@ def _with_bytes(
 ) -> Iterator[Item]:
     """Items with the bytes of their images: both come in the order of the records."""
     records = enumerate(source.records())
-    current, image = -1, None
+    current, where, image = -1, "", None
     for item, ask in zip(items, asks, strict=True):
         while current < numbers[ask.image]:
             current, (where, record) = next(records)
             if current == numbers[ask.image]:
                 image = source.image_in(source.fields(where, record).image, where)
         assert image is not None
-        yield replace(item, image=image)
+        image_id = "" if item.image_id == where else item.image_id  # a place in the file names no image
+        yield replace(item, image=image, image_id=image_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from verl_visionr1.conversion.sources import read_json
-from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.files import RowError, RowsError, walk
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import CONVERT_AGAIN
 from verl_visionr1.tools.doctor.layouts import converter_of_file, converter_of_json, describe_command
@@ -148,8 +148,8 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(it for it in path.rglob("*") if it.name.endswith(SUFFIXES) and not it.name.startswith("."))
-            inside = [it for it in inside if not it.is_dir()]
+            names = ((folder, name) for folder, names in walk(path) for name in names if not name.startswith("."))
+            inside = sorted(Path(folder, name) for folder, name in names if name.endswith(SUFFIXES))
             if not inside:
                 raise RowsError(f"{path}: no {', '.join(SUFFIXES)} in it; convert it with `visionr1 convert`")
             found += inside

@@ -130,8 +130,9 @@ class _Fixer:
         """Boxes and labels in place; a truth that is not what `Target` writes, or without boxes, is left."""
         try:
             truth = json.loads(model["ground_truth"])
-            boxes, labels = truth["boxes_xyxy"], truth.get("labels") or [None] * len(truth["boxes_xyxy"])
             size_wh = truth["size_wh"]
+            boxes = truth.get("boxes_xyxy", [])
+            labels = truth.get("labels") or [None] * len(boxes)
         except (ValueError, TypeError, KeyError, RecursionError):
             return
         if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
@@ -139,14 +140,20 @@ class _Fixer:
         if truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes):
             return  # lists that are about the same objects
         written = list(zip(boxes, labels, strict=True))
-        if self.boxes_are is not None and all(_are_numbers(box, 4) for box in boxes):
+        ignored = truth.get("ignore_xyxy") or []
+        is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
+        if self.boxes_are is not None and is_sound:
             boxes = [self._to_pixels(box, size_wh, where) for box in boxes]
-            self.changes.counts[f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"] += len(boxes)
+            ignored = [self._to_pixels(box, size_wh, where) for box in ignored]
+            brought = len(boxes) + len(ignored)
+            self.changes.counts[f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"] += brought
         kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
-        if kept != written:
+        if kept != written or ignored != (truth.get("ignore_xyxy") or []):
             truth["boxes_xyxy"] = [box for box, _ in kept]
             if truth.get("labels"):
                 truth["labels"] = [label for _, label in kept]
+            if ignored:
+                truth["ignore_xyxy"] = ignored
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
 
     def _to_pixels(self, box: Sequence[float], size_wh: Sequence[float], where: str) -> list[float]:

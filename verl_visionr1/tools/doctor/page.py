@@ -89,9 +89,9 @@ def _picture(sample: Sample) -> str:
     labels = sample.target.labels if sample.target is not None else ()
     names = list(dict.fromkeys(labels))
     points = sample.target.points_xy if sample.target is not None else ()
-    for places in (*sample.boxes.values(), points):
+    for key, places in (*sample.boxes.items(), ("points_xy", points)):
         for i, place in enumerate(places[:MAX_DRAWN]):
-            label = labels[i] if i < len(labels) else ""
+            label = labels[i] if i < len(labels) and key != "ignore_xyxy" else ""
             pen.mark(place, label, COLOURS[(names.index(label) if label in names else 0) % len(COLOURS)])
     buffer = io.BytesIO()
     pen.picture.save(buffer, "JPEG", quality=80)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.image_files import find_below
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.files import RowError
@@ -46,6 +47,7 @@ class Sample:
         images: paths, or bytes.
         size_wh: of the image, as the row says it.
         boxes: boxes as they are written, by the place in the record: key -> boxes.
+        points: points as they are written, likewise.
         target: ours only; None where it cannot be read (`truth_error` says why).
         info: ours: extra_info; foreign: the record.
     """
@@ -57,6 +59,7 @@ class Sample:
     images: Sequence[str | bytes] = ()
     size_wh: tuple[int, int] | None = None
     boxes: dict[str, list[Box]] = field(default_factory=dict)
+    points: dict[str, list[Point]] = field(default_factory=dict)
     target: Target | None = None
     truth_error: str = ""
     data_source: str = ""
@@ -139,6 +142,9 @@ def _our_samples(path: Path) -> Iterator[Sample | RowError]:
             sample.target = target_of(row)
             sample.size_wh = sample.target.size_wh if max(sample.target.size_wh) < MAX_SIDE else None
             sample.boxes["boxes_xyxy"] = [tuple(box) for box in sample.target.boxes_xyxy]  # type: ignore[misc]
+            if sample.target.ignore_xyxy:
+                sample.boxes["ignore_xyxy"] = [tuple(box) for box in sample.target.ignore_xyxy]  # type: ignore[misc]
+            sample.points["points_xy"] = [(x, y) for x, y in sample.target.points_xy]
         except (TargetError, TypeError, KeyError) as error:
             sample.truth_error = str(error)
             _read_broken_truth(sample, row)
@@ -197,6 +203,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
             size_wh=_size_of(record),
             boxes=_boxes_in(record, ""),
+            points=_points_in(record, ""),
             info=record,
         )
 
@@ -256,6 +263,25 @@ def _boxes_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Box]]:
         for inner in value:
             _merge(found, _boxes_in(inner, place, depth + 1))
     return found
+
+
+def _points_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Point]]:
+    """Everything in a value that is a list of pairs of numbers, by the keys that lead to it."""
+    found: dict[str, list[Point]] = {}
+    if depth > _MAX_DEPTH:
+        return found
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            for where, points in _points_in(inner, f"{place}.{key}" if place else str(key), depth + 1).items():
+                found.setdefault(where, []).extend(points)
+    elif isinstance(value, list | tuple) and value and all(map(_is_pair, value)):
+        return {place: [(_float(x), _float(y)) for x, y in value]}
+    return found
+
+
+def _is_pair(value: Any) -> bool:
+    is_two = isinstance(value, list | tuple) and len(value) == 2
+    return is_two and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
 
 
 def _float(value: float) -> float:

@@ -6,10 +6,11 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from verl_visionr1.conversion.conventions import FEWEST, Convention, best_convention, better_convention
-from verl_visionr1.conversion.identity import identity_of_name
+from verl_visionr1.conversion.conventions import FEWEST, UNITS, Convention, best_convention, better_convention
+from verl_visionr1.conversion.identity import identity_of_name, is_bare_coco_name
+from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.targets import is_validation_split
 from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem, Severity
@@ -24,14 +25,28 @@ FEW = 50
 """Rows below which balance is not checked."""
 
 
+class Shown(NamedTuple):
+    """Where an image is shown first: row, place in it; and its size and digest, where its key may be another's, too."""
+
+    row: int
+    place: int
+    look: tuple[tuple[int, int], str] | None = None
+
+    def is_other(self, shown: Shown) -> bool:
+        """Whether two images of one key are not the same: of a name that anybody counts, equal in size alone."""
+        if self.look is None or shown.look is None:
+            return False
+        return self.look != shown.look and self.look[0] == shown.look[0]
+
+
 @dataclass(slots=True)
 class Census:
     """What is counted of one file.
 
     Attributes:
         boxes: place in the record -> (boxes, sizes of their images), as written.
-        images: digest or identity of an image -> (first row that shows it, its place there), by the name of the rows'
-            split.
+        points: place in the record -> what its points show.
+        images: digest or identity of an image -> where it is shown first, by the name of the rows' split.
         side: of all its rows, for validation or not; None: the rows' own split tells.
         questions: digest of (image, prompt) -> first row that asks it.
         labels, counts, answers: of objects; of counting rows; of text rows.
@@ -44,7 +59,8 @@ class Census:
     is_ours: bool = True
     n_rows: int = 0
     boxes: dict[str, tuple[list[Box], list[tuple[int, int]]]] = field(default_factory=dict)
-    images: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    points: dict[str, PointEvidence] = field(default_factory=dict)
+    images: dict[str, dict[str, Shown]] = field(default_factory=dict)
     side: bool | None = None
     questions: dict[str, int] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
@@ -65,12 +81,11 @@ class Census:
         if self.n_rows == 1 and sample.target is None:
             self.columns = frozenset(_keys_in(sample.info))
         keys_of_images = [[*_keys_of(image, sample)] for image in sample.images]
-        keyed = [(key, i) for i, each in enumerate(keys_of_images) for key in each]
-        keys = [key for key, _ in keyed]
         shown = self.images.setdefault(sample.split, {})
-        for key, i in keyed:
-            shown.setdefault(key, (sample.number, i))
-        if keys and sample.prompt is not None:
+        for i, each in enumerate(keys_of_images):
+            for key in each:
+                shown.setdefault(key, Shown(sample.number, i, _look(sample.images[i], sample) if ":" in key else None))
+        if any(keys_of_images) and sample.prompt is not None:
             first_keys = [each[0] for each in keys_of_images if each]
             asked = hashlib.blake2b(
                 f"{first_keys}\0{sample.prompt}".encode(errors="replace"), digest_size=16
@@ -86,12 +101,17 @@ class Census:
         size_wh = sample.size_wh
         if size_wh is None and sample.image is not None:
             size_wh = inspect_image(sample.image).size_wh
-        for place, boxes in sample.boxes.items() if size_wh is not None else ():
+        if size_wh is None:
+            return
+        for place, boxes in sample.boxes.items():
             known, sizes = self.boxes.setdefault(place, ([], []))
             boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
             if len(known) < MAX_BOXES:
                 known += boxes
                 sizes += [size_wh] * len(boxes)
+        for place, points in sample.points.items():
+            points = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
+            self.points.setdefault(place, PointEvidence()).add(points, size_wh)
 
     def _add_truth(self, sample: Sample) -> None:
         target = sample.target
@@ -129,8 +149,8 @@ class Census:
         """All of its rows are for validation, or for training, whatever they say."""
         self.side = is_validation
 
-    def images_of(self, *, validation: bool) -> Iterator[tuple[str, tuple[int, int]]]:
-        """(key, (row, place in it)) of the images of one side; rows without a split go with the most."""
+    def images_of(self, *, validation: bool) -> Iterator[tuple[str, Shown]]:
+        """(key, where it is shown) of the images of one side; rows without a split go with the most."""
         for split, shown in self.images.items():
             says_so = is_validation_split(split) if split and self.side is None else self.is_validation
             if says_so is validation:
@@ -147,9 +167,19 @@ def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
     """What an image is known by: its content first, then what its name tells."""
     digest = inspect_image(image).digest
-    names = [str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""]
-    identities = [identity for name in names if (identity := identity_of_name(name))]
+    identities = [identity for name in _names_of(image, sample) if (identity := identity_of_name(name))]
     return [*([digest] if digest else []), *dict.fromkeys(identities)]
+
+
+def _names_of(image: str | bytes, sample: Sample) -> list[str]:
+    return [str(sample.info.get("file_name") or ""), image if isinstance(image, str) else ""]
+
+
+def _look(image: str | bytes, sample: Sample) -> tuple[tuple[int, int], str] | None:
+    """Size and digest of an image that only twelve digits name; None of others, and where it cannot be read."""
+    names = [name for name in _names_of(image, sample) if identity_of_name(name)]
+    seen = inspect_image(image)
+    return (seen.size_wh, seen.digest) if seen.size_wh is not None and all(map(is_bare_coco_name, names)) else None
 
 
 # ---------------------------------------------------------------------------------------------- one file
@@ -170,6 +200,19 @@ def convention_problems(census: Census) -> Iterator[Problem]:
                 yield Problem(census.file, None, reason, "coordinates", severity)
         elif len(boxes) >= FEWEST:
             yield Problem(census.file, None, f"{place}: {best_convention(boxes, sizes)}", "coordinates", Severity.NOTE)
+    yield from _point_problems(census)
+
+
+def _point_problems(census: Census) -> Iterator[Problem]:
+    """Points in fractions or percent, where ours are in pixels, and others have to be told."""
+    for place, evidence in census.points.items():
+        unit = evidence.smaller_unit("pixels")
+        if unit:
+            name = f"xyxy-{UNITS[unit]}"
+            again = "convert again with the right --box-format" if census.is_ours else "convert with --box-format"
+            severity = Severity.NOTE if not census.is_ours else Severity.ERROR if unit == "1" else Severity.WARNING
+            reason = f"{place}: {evidence.shown(unit)}; {again} ({name})"
+            yield Problem(census.file, None, reason, "coordinates", severity)
 
 
 def balance_problems(census: Census) -> Iterator[Problem]:
@@ -198,19 +241,19 @@ def balance_problems(census: Census) -> Iterator[Problem]:
 
 def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
     """Images of validation rows that some training row shows as well, of the same file or of another."""
-    by_key: dict[str, tuple[str, int]] = {}
+    by_key: dict[str, tuple[str, Shown]] = {}
     for census in censuses:
-        for key, (number, _) in census.images_of(validation=False):
-            by_key.setdefault(key, (census.file, number))
+        for key, image in census.images_of(validation=False):
+            by_key.setdefault(key, (census.file, image))
     for census in censuses:
-        shared: dict[str, list[tuple[str, tuple[int, int], int]]] = defaultdict(list)
+        shared: dict[str, list[tuple[str, Shown, int]]] = defaultdict(list)
         for key, image in census.images_of(validation=True):
-            if key in by_key:
-                file, other = by_key[key]
-                shared[file].append((key, image, other))
+            file, other = by_key.get(key, ("", image))
+            if file and not image.is_other(other):
+                shared[file].append((key, image, other.row))
         for file, pairs in shared.items():
-            n_images = len({image for _, image, _ in pairs})
-            key, (number, _), other = pairs[0]
+            n_images = len({(image.row, image.place) for _, image, _ in pairs})
+            key, (number, *_), other = pairs[0]
             shown = f" ({key})" if ":" in key else ""
             where = f"in {file}" if file != census.file else "among its training rows"
             images = "1 image is" if n_images == 1 else f"{n_images} images are"

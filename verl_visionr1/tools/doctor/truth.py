@@ -68,6 +68,7 @@ def _box_problems(sample: Sample) -> Iterator[Problem]:
     for key, boxes in sample.boxes.items():
         seen = set()
         labels = sample.target.labels if sample.target is not None else ()
+        is_ignored = key == "ignore_xyxy"
         for i, box in enumerate(boxes):
             where = f"{key}[{i}] = {[*box]}"
             if not all(map(math.isfinite, box)):
@@ -82,7 +83,7 @@ def _box_problems(sample: Sample) -> Iterator[Problem]:
                 )
                 yield problem_of(sample, "box outside its image", reason)
             key_of_box = (box, labels[i] if i < len(labels) else "")
-            if key_of_box in seen:
+            if key_of_box in seen and not is_ignored:
                 reason = f"{where}: is listed twice, so that one of both always counts as missed; drop one"
                 yield problem_of(sample, "duplicate box", reason, Severity.WARNING)
             seen.add(key_of_box)

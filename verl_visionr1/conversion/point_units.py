@@ -1,0 +1,121 @@
+"""In which unit are points written? Guessed from many at once: pixels of large images seldom stay below 100."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from verl_visionr1.boxes import Point
+from verl_visionr1.conversion.conventions import UNITS, Convention
+from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.files import RowsError
+
+FEWEST = 8
+"""Points below which nothing is guessed."""
+_STRAY = 0.01  # share of numbers that may be wrong
+_WIDE = 300  # a side on which pixels seldom stay below 100
+_ENOUGH = 50  # numbers on such sides, to conclude from
+_ALLOW = "--max-clipped 1"
+
+
+@dataclass(slots=True)
+class PointEvidence:
+    """What the numbers of a source's points show.
+
+    >>> evidence = PointEvidence()
+    >>> evidence.add([(320, 470)], (640, 480))
+    >>> evidence.percent_or_pixel("train.parquet")
+    'pixel'
+    """
+
+    numbers: int = 0
+    over_100: int = 0
+    outside: int = 0
+    wide: int = 0
+    wide_over_100: int = 0
+    largest: float = 0.0
+    farthest: float = 0.0
+
+    def add(self, points: Sequence[Point], size_wh: tuple[int, int]) -> None:
+        """Look at an image's points."""
+        for point in points:
+            for value, side in zip(point, size_wh, strict=True):
+                self.numbers += 1
+                self.over_100 += value > 100.5
+                self.outside += value > side + 1
+                self.wide += side >= _WIDE
+                self.wide_over_100 += side >= _WIDE and value > 100.5
+                self.largest = max(self.largest, value)
+                self.farthest = max(self.farthest, value / side)
+
+    def percent_or_pixel(self, name: str) -> str:
+        """Which of the two the points of a file are given in.
+
+        Raises:
+            RowsError: both fit, or neither does.
+        """
+        as_percent = self.over_100 <= _STRAY * self.numbers
+        as_pixels = self.outside <= _STRAY * self.numbers
+        if not self.numbers or as_percent != as_pixels:
+            return "percent" if as_percent and self.numbers else "pixel"
+        if as_percent and self.is_enough:  # where pixels would go farther
+            return "percent" if self._stays_below_100 else "pixel"
+        fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
+        shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
+        raise RowsError(f"{name}: the {self.numbers} numbers of points {fit} ({shown}); say which with --point-unit")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are so many numbers on wide images that a guess is no chance."""
+        return self.wide >= _ENOUGH
+
+    @property
+    def _stays_below_100(self) -> bool:
+        return self.wide_over_100 <= _STRAY * self.wide
+
+    def smaller_unit(self, unit: str) -> str:
+        """A smaller unit than this one that all points fit: "1" or "100"; "" where this one may be right."""
+        if self.wide < 2 * FEWEST:
+            return ""
+        if unit != "1" and self.largest <= 1:
+            return "1"
+        return "100" if unit not in ("1", "100") and self._stays_below_100 else ""
+
+    def shown(self, unit: str) -> str:
+        """What speaks for a smaller unit, in one line."""
+        least = {"1": "between 0 and 1", "100": "below 100, on images wider than that"}[unit]
+        words = {"1": "fractions (0-1)", "100": "percent (0-100)"}[unit]
+        return f"the {self.numbers} numbers of points are {least} (the largest: {self.largest:g}), as {words} are"
+
+
+@dataclass(slots=True)
+class PointCheck:
+    """Points as one source writes them, and whether they can be what they are taken for.
+
+    Attributes:
+        name: of the source, for messages.
+        convention: how its points are taken; only the unit counts.
+        allows: whether points of few pixels are right (`--max-clipped 1`).
+    """
+
+    name: str
+    convention: Convention
+    allows: bool = False
+    evidence: PointEvidence = field(default_factory=PointEvidence)
+
+    def require(self, ledger: Ledger) -> None:
+        """Note a doubt about the unit.
+
+        Raises:
+            RowsError: it is wrong by the numbers; names the option that reads them.
+        """
+        unit = self.evidence.smaller_unit(self.convention.unit)
+        if not unit or self.allows:
+            return
+        found = self.evidence.shown(unit)
+        if unit == "100" and not self.evidence.is_enough:
+            ledger.notes[f"unit of points in doubt: {found}"] += 1
+            return
+        taken = f"points are taken for {Convention('xyxy', self.convention.unit).name or self.convention}, but {found}"
+        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, take the points as they are: {_ALLOW}"
+        raise RowsError(f"{self.name}: {taken}; {advice}")
