@@ -283,7 +283,7 @@ CASES = [
             "ray_kwargs.ray_init.runtime_env.env_vars.HYDRA_FULL_ERROR": "1",  # a text, as Ray wants it
         },
     ),
-    Case("tiny_visionr1_cpu", expected={"trainer.total_training_steps": 24, f"{ACTOR}.use_kl_loss": False}),
+    Case("tiny_visionr1_cpu", expected={"trainer.total_training_steps": 22, f"{ACTOR}.use_kl_loss": False}),
     *(
         Case(path.stem, environment=CPU, expected={"trainer.device": "cpu", "trainer.total_training_steps": 2})
         for path in RECIPES
