@@ -60,7 +60,7 @@ def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) 
     """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
     if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
         return False
-    question = {"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}
+    question: dict[str, object] = {"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}
     for _ in range(2):  # what is returned here is remembered: one missed deadline may be a busy machine's
         verdict = _CHILD.ask(question, seconds)
         if verdict is not None:

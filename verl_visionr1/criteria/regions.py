@@ -133,11 +133,12 @@ def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
     if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
         return min(n_p, n_t)
-    from scipy.sparse import coo_array  # takes long to load, and few answers need it
-    from scipy.sparse.csgraph import maximum_bipartite_matching
+    from scipy.sparse import coo_array  # pyright: ignore
+    from scipy.sparse.csgraph import maximum_bipartite_matching  # pyright: ignore
 
     hit_pt = coo_array((np.ones(len(hits)), tuple(zip(*hits, strict=True))), (len(predicted.points_xy), len(regions)))
-    return int((maximum_bipartite_matching(hit_pt.tocsr(), perm_type="column") >= 0).sum())
+    given_p: Array = maximum_bipartite_matching(hit_pt.tocsr(), perm_type="column")  # -1: none
+    return int((given_p >= 0).sum())
 
 
 def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
