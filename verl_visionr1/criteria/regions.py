@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assign
@@ -137,8 +138,8 @@ def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
     from scipy.sparse.csgraph import maximum_bipartite_matching  # pyright: ignore
 
     hit_pt = coo_array((np.ones(len(hits)), tuple(zip(*hits, strict=True))), (len(predicted.points_xy), len(regions)))
-    given_p: Array = maximum_bipartite_matching(hit_pt.tocsr(), perm_type="column")  # -1: none
-    return int((given_p >= 0).sum())
+    t_of_p = cast(NDArray[np.int32], maximum_bipartite_matching(hit_pt.tocsr(), perm_type="column"))  # -1: none
+    return int(np.count_nonzero(t_of_p >= 0))
 
 
 def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
