@@ -48,6 +48,7 @@ NUMBERS = (
     *("9" * 30, "9" * 400, "0x10", "1_000", "1,000", "½", "٣", "01", "1.", ".5", "1e-400", "2147483648", "'3'", '"3"'),
 )
 SCRAPS = (
+    *("<|channel>", "<channel|>", "thought\n", "```xml", ', "label": "a "b" {c}"', "\\frac{1}{2}", "2^10", "3!"),
     *("<think>", "</think>", "<answer>", "</answer>", "```json", "```", "<|begin_of_box|>", "<|end_of_box|>", "<box>"),
     *(
         "<|box_start|>",
