@@ -2,7 +2,7 @@
 # Vision-R1 with a tiny Qwen3-VL on a laptop CPU: a real GRPO run of verl with Ray, FSDP2 and vLLM, on drawn scenes of
 # coloured shapes. The model can find every object, but has the habit of listing the first one only, in a loose box.
 # Ends with a table of held-out scenes before and after: about 12 minutes on two cores with AVX-512. A
-# step takes 22 s there, and 34 to 45 s without AVX-512. Run it again to resume after an interruption, or to see the
+# step takes 23 s there, and 34 to 45 s without AVX-512. Run it again to resume after an interruption, or to see the
 # table again.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=launch.sh

@@ -140,7 +140,7 @@ def table_of(comparison: Comparison, section: Section) -> Table:
     """One data source as a table."""
     prompts = "" if section.n is None else f", {section.n} prompts"
     table = Table(title=f"Held-out answers: {section.source}{prompts}", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in (
         *(f"{word} (step {n})" for word, n in zip(("before", "after"), comparison.steps, strict=True)),
         "change",
@@ -148,8 +148,8 @@ def table_of(comparison: Comparison, section: Section) -> Table:
         table.add_column(heading, justify="right")
     has_intervals = section.n is not None
     if has_intervals:
-        table.add_column("95 % interval", justify="right")
-        table.add_column("")
+        table.add_column("95 % interval", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
     for change in section.changes:
         difference, color = change.difference, _COLORS.get(change.mark)
         cells = [change.metric.name, f"{change.before:.3f}", f"{change.after:.3f}", f"{difference.value:+.3f}"]
