@@ -1,4 +1,4 @@
-"""Installs from the package index: the wheel in an empty environment, and whether the pinned versions still fit."""
+"""Installs from the package index: the wheel and the extra for GPUs in empty environments; do the pins still fit?"""
 
 from __future__ import annotations
 
@@ -65,6 +65,19 @@ def test_the_wheel_holds_all_modules(scripts: Path, tmp_path: Path) -> None:
     where = run(scripts / "python", "-c", "import verl_visionr1; print(verl_visionr1.__path__[0])", cwd=tmp_path)
     tracked = run("git", "ls-files", "verl_visionr1", cwd=ROOT).split()
     assert [name for name in tracked if not (Path(where.strip()).parent / name).is_file()] == []
+
+
+def test_the_extra_for_gpus_is_installed_and_a_recipe_is_checked_with_it(tmp_path: Path) -> None:
+    """As a user does it, from a clone: some 10 GB, a few minutes. Neither needs a GPU."""
+    clone = tmp_path / "clone"
+    run("git", "clone", "--quiet", ROOT, clone, cwd=tmp_path)
+    told = run("bash", "recipes/qwen2vl_7b_visionr1.sh", "--dry-run", cwd=clone)
+    assert "checks pass" in told
+    python = clone / ".venv" / "bin" / "python"
+    versions = run(python, "-c", "import vllm, verl, torch; print(vllm.__version__, torch.__version__)", cwd=tmp_path)
+    assert "+cpu" not in versions
+    pinned = (ROOT / "recipes" / "constraints-gpu.txt").read_text()
+    assert f"vllm=={versions.split()[0]}" in pinned
 
 
 @pytest.mark.parametrize("python", PYTHONS)
