@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from scene_sets import FORMATS
 from scene_sets.base import pictures
-from test_eval_cli import assert_checkpoint_evaluates_as_validated
+from trained_checkpoints import assert_checkpoint_evaluates_as_validated
 
 from verl_visionr1 import PRESETS, Score, Target, score
 from verl_visionr1.answers import instruction
