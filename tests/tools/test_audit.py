@@ -24,8 +24,7 @@ from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Language
 
 HERE = Path(__file__).parents[1]
 BAD = str(HERE / "rewards_to_audit.py")
-PATIENT = Limits(ms=250.0, long_ms=2500.0)
-"""A test machine may be busy; the command's own limits are 10 and 100 ms."""
+PATIENT = Limits(ms=250.0, long_ms=2500.0)  # a test machine may be busy; the command's own are 10 and 100 ms
 DEFAULT = [name for name in PRESETS if not name.endswith(("-released", "-paper"))]
 RELEASED = [name for name in PRESETS if name.endswith("-released")]
 
