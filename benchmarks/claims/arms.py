@@ -135,7 +135,7 @@ _OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
 
 ARMS = (
     Arm(name="start", shows="the start", claims=_FROM_HABITS, method="none", seeds=1),
-    Arm(name="able", shows="the able model", claims=("rl-vs-able",), method="none", start="able", seeds=1),
+    Arm(name="able", shows="the able model", claims=("rl-vs-able", "rl-vs-sft"), method="none", start="able", seeds=1),
     Arm(name="rl", shows="RL: the first command as it is", claims=_FROM_HABITS, seeds=5),
     Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-able", "rl-vs-sft"), start="able", seeds=5),
     Arm(name="sft", shows="SFT on the same questions", claims=("rl-vs-sft",), method="sft", seeds=5),
