@@ -70,6 +70,17 @@ def started() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("started")
+def test_a_child_without_a_processor_is_no_verdict() -> None:
+    math_equality.verified.cache_clear()
+    assert math_equality.is_equal(r"\frac{1}{4}", "0.25", seconds=20.0)
+    process = math_equality._CHILD._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    assert math_equality.is_equal(r"\frac{3}{4}", "0.75", seconds=3.0)
+    assert math_equality._CHILD._process is not process
+
+
+@pytest.mark.usefixtures("started")
 def test_a_hanging_expression_ends_at_the_deadline_and_the_next_one_works() -> None:
     before = child()
     start = time.monotonic()

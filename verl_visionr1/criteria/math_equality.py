@@ -36,7 +36,8 @@ def is_equal(said: str, gold: str, seconds: float) -> bool:
     r"""Whether `said` states the same as `gold`; both may be LaTeX, with $ or without, or plain.
 
     Equal texts and plain numbers are compared at once; words that hold no mathematics equal only themselves.
-    Thread-safe. False where no verdict came within `seconds`, twice (start-up of the child is not counted).
+    Thread-safe. False where no verdict came within `seconds` (start-up of the child is not counted; a child that got no
+    processor for half of them is given a second chance).
 
     Raises:
         WorkerError: the child process cannot be started.
@@ -61,7 +62,7 @@ def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) 
     if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
         return False
     question: dict[str, object] = {"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}
-    for _ in range(2):  # what is returned here is remembered: one missed deadline may be a busy machine's
+    for _ in range(2):  # what is returned here is remembered, and a busy machine says nothing of the question
         verdict = _CHILD.ask(question, seconds)
         if verdict is not None:
             return verdict
@@ -116,7 +117,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, object], seconds: float) -> bool | None:
-        """The child's verdict; None where it gave none in time or died of the question."""
+        """The child's verdict, False where it hung or died over the question; None where it got no processor."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):  # a child that died while it was idle deserves a second one
@@ -126,11 +127,14 @@ class _Child:
                 except OSError:
                     self._kill()
                     continue
+                used = _cpu_seconds(process.pid)
                 answer = _read_line(process, seconds)
                 if answer:
                     return answer == b"1\n"
+                used = _cpu_seconds(process.pid) - used
+                is_starved = used < seconds / 2 and process.poll() is None
                 self._kill()
-                return None
+                return None if is_starved else False
         return None
 
     def stop(self) -> None:
@@ -183,6 +187,16 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used; NaN where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
