@@ -143,7 +143,7 @@ launch_checkpoints_gb() {
   awk -v params="${PARAMS:-0}" -v bytes="$bytes" 'BEGIN { print int(2 + 3 * bytes * params / 1e9) }'
 }
 
-# What --fresh deletes makes room for the new run.
+# Disk space in GB that --fresh will free.
 launch_freed_gb() {
   [[ -n ${LAUNCH_FRESH:-} && -d $RUN_DIR/checkpoints ]] || { echo 0 && return; }
   du -sk "$RUN_DIR/checkpoints" | awk '{ print $1 / 1e6 }'

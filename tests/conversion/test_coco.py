@@ -217,7 +217,7 @@ def test_what_is_above_an_object_is_not_asked_for_on_its_image(data: Dataset, bo
         for it in ("100", "117", "134")
     ]
     assert [it & set(kinds) for it in asked] == [{"car"} if box == A else set(), {"car", "vehicle"}, {"car", "thing"}]
-    assert report.ledger.notes["category not asked for on an image: what is a kind of it is there"] == 4
+    assert report.ledger.notes["category not asked for on an image that holds a kind of it"] == 4
 
 
 def test_two_images_of_one_base_name(data: Dataset) -> None:

@@ -229,7 +229,7 @@ def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[
         there = frozenset[int]().union(*(ancestors.get(category, ()) for category in present))
         if asked := there - data.never_asked:
             images[number] = replace(image, unsure=image.unsure | there)
-            ledger.notes["category not asked for on an image: what is a kind of it is there"] += len(asked)
+            ledger.notes["category not asked for on an image that holds a kind of it"] += len(asked)
     return replace(data, images=images)
 
 
