@@ -2,8 +2,7 @@
 
 math-verify asks sympy, which may take for ever (9^9^9^9), and stops it by signals, which only a main thread can take:
 reward workers score in threads. So a child process (`math_worker`) does it, one per process, started on first use; it
-is killed where a deadline passes, and a new one takes its place. It ends with its parent: its standard input closes, or
-its own alarm rings.
+keeps the deadlines itself and ends with its parent, as its standard input closes.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import json
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +24,10 @@ MAX_MATH_CHARS = 2000
 """A longer text equals only itself."""
 MAX_DEPTH = 25
 """So does one with brackets nested deeper: it would keep the child busy until the deadline."""
+WALL_FACTOR = 10.0
+"""A question may take so many times its CPU seconds by the clock: a busy machine says nothing of the question."""
+GRACE_SECONDS = 2.0
+"""How long after its deadline a child may be silent."""
 START_SECONDS = 120.0
 """How long a child may take to load sympy on a busy machine."""
 
@@ -36,8 +40,8 @@ def is_equal(said: str, gold: str, seconds: float) -> bool:
     r"""Whether `said` states the same as `gold`; both may be LaTeX, with $ or without, or plain.
 
     Equal texts and plain numbers are compared at once; words that hold no mathematics equal only themselves.
-    Thread-safe. False where no verdict came within `seconds` (start-up of the child is not counted; a child that got no
-    processor for half of them is given a second chance).
+    Thread-safe. False where no verdict came within `seconds` of CPU, or `WALL_FACTOR` times as many by the clock.
+    Start-up of the child is not counted.
 
     Raises:
         WorkerError: the child process cannot be started.
@@ -61,12 +65,10 @@ def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) 
     """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
     if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
         return False
-    question: dict[str, object] = {"said": said, "gold": gold, "seconds": seconds, "as_written": as_written}
-    for _ in range(2):  # what is returned here is remembered, and a busy machine says nothing of the question
-        verdict = _CHILD.ask(question, seconds)
-        if verdict is not None:
-            return verdict
-    return False
+    wall_seconds = WALL_FACTOR * seconds
+    question: dict[str, object] = {"said": said, "gold": gold, "as_written": as_written}
+    question |= {"cpu_seconds": seconds, "wall_seconds": wall_seconds}
+    return _CHILD.ask(question, wall_seconds + GRACE_SECONDS)
 
 
 @lru_cache(maxsize=1)
@@ -116,8 +118,8 @@ class _Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, object], seconds: float) -> bool | None:
-        """The child's verdict, False where it hung or died over the question; None where it got no processor."""
+    def ask(self, request: dict[str, object], seconds: float) -> bool:
+        """The child's verdict; False where it says nothing for so long."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             for _ in range(2):  # a child that died while it was idle deserves a second one
@@ -127,15 +129,11 @@ class _Child:
                 except OSError:
                     self._kill()
                     continue
-                used = _cpu_seconds(process.pid)
-                answer = _read_line(process, seconds)
-                if answer:
-                    return answer == b"1\n"
-                used = _cpu_seconds(process.pid) - used
-                is_starved = used < seconds / 2 and process.poll() is None
-                self._kill()
-                return None if is_starved else False
-        return None
+                verdict = _read_line(process, seconds)
+                if not verdict:
+                    self._kill()
+                return verdict == b"1\n"
+        return False
 
     def stop(self) -> None:
         """End the child; the next question starts another."""
@@ -178,7 +176,8 @@ class _Child:
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its session: the copy that answers too
             process.wait()
             _close(process)
 
@@ -187,16 +186,6 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used; NaN where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return float("nan")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
