@@ -40,6 +40,7 @@ class Schedule:
     interpolation: str = "step"
     off: Thresholds = OFF
     follows_model: bool = field(default=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         starts = [at for at, _ in self.points]
@@ -49,6 +50,11 @@ class Schedule:
             raise ValueError(f"schedule points at {starts}: need increasing progress within [0, 1]")
         if self.interpolation not in ("step", "linear", "cosine"):
             raise ValueError(f"interpolation = {self.interpolation!r}: needs one of step, linear, cosine")
+        # Of numbers alone: texts hash differently in each process, and schedules travel between them.
+        object.__setattr__(self, "_hash", hash((self.points, self.off)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __call__(self, progress: float | None) -> Thresholds:
         """Thresholds at that fraction of training; None gives `off`.

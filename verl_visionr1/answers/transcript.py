@@ -70,7 +70,7 @@ def last_turn(text: str) -> str:
     """
     if "<" not in text and "\n" not in text:
         return text
-    has_tags = _MARK.search(text) is not None
+    has_tags = "<" in text and _MARK.search(text) is not None
     if has_tags:
         text = _after_responses(_after_headers(text))
     for line in _MODEL_LINES:
@@ -165,6 +165,8 @@ def reasoning_end(text: str) -> int | None:
     >>> reasoning_end("<think>a</think> hm <think>7, so") is None
     True
     """
+    if "<" not in text and "\u25c1" not in text:
+        return 0
     if "\u25c1" in text or _OTHER_REASONING.search(text) is not None:
         end = _end_of_last(text, [closing for _, closing in REASONING_TAGS])
         is_open = any(text.find(opening, end) >= 0 for opening, _ in REASONING_TAGS)

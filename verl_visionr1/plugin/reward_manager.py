@@ -11,10 +11,10 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import scipy.optimize  # noqa: F401 - loaded with the first assignment otherwise: better before training than in it
+from msgspec.structs import replace
 from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from msgspec.structs import replace
 
 from verl_visionr1.answers import PARSERS, Answer, Defect
@@ -21,8 +20,7 @@ DEGENERATION_METRICS = ("distinct_share", "empty")
 """What `degeneration_metrics` tells; `alarms` listens to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseContext:
+class ResponseContext(msgspec.Struct, frozen=True, gc=False):
     """How the model spoke: its coordinates, and how much it may say.
 
     Attributes:
@@ -107,7 +105,7 @@ def apply_criteria(case: CriterionInput, preset: Preset) -> Score:
     for criterion in preset.criteria:
         metrics[criterion.name] = judged = case.accuracy if criterion is preset.measure else criterion.call(case)
         total += criterion.weight * judged
-    _add_common(metrics, case)
+    _add_common(metrics, case, case.accuracy if preset.measure is None else f1_50(case.class_aware))
     return Score(total / preset.divisor, metrics)
 
 
@@ -127,14 +125,14 @@ def degeneration_metrics(case: CriterionInput) -> dict[str, float]:
     return {"distinct_share": distinct_share, "empty": 1.0 if is_empty else 0.0}
 
 
-def _add_common(metrics: dict[str, float], case: CriterionInput) -> None:
+def _add_common(metrics: dict[str, float], case: CriterionInput, f1: float) -> None:
     """`COMMON_METRICS`: the same keys for every task; what a task does not have is 0."""
     answer, matching, task = case.answer, case.class_aware, case.target.task
     n_predicted, n_target = float(matching.n_predicted), float(matching.n_target)
     metrics["iou_mean"] = metrics["f1_50"] = 0.0
     if task in BOX_TASKS:
         metrics["iou_mean"] = iou_mean(matching)
-        metrics["f1_50"] = f1_50(matching)
+        metrics["f1_50"] = f1
     elif task == "counting":
         n_predicted, n_target = answer.stated_count, float(case.target.count or 0)
     metrics["accuracy"] = case.accuracy

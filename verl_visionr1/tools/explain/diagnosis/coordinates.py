@@ -134,7 +134,7 @@ def guess_frame(exam: Exam) -> Reading | None:
 
 def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tuple[Exam, list[Finding]]:
     names = [frame.name for frame in best.frames]
-    response = replace(
+    response = msgspec.structs.replace(
         exam.response, frame=best.frames[0], processed_wh=best.processed_wh or exam.response.processed_wh
     )
     reread = exam.with_text(exam.completion, response)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from verl_visionr1.answers import FORMATS, Answer, AnswerFormat
 from verl_visionr1.frames import FRAMES, Extent, Frame
 from verl_visionr1.matching import match_class_agnostic
@@ -68,4 +70,4 @@ def _candidate_frames(exam: Exam, candidate: AnswerFormat) -> list[Frame]:
 def _as_format(exam: Exam, answer: Answer, frame: Frame) -> Exam:
     frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
     reread = repair_answer(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
-    return replace(reread, response=replace(exam.response, frame=frame))
+    return replace(reread, response=msgspec.structs.replace(exam.response, frame=frame))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from verl_visionr1.answers.transcript import REASONING_TAGS
 from verl_visionr1.targets import normalize_text
