@@ -131,7 +131,19 @@ _FROM_HABITS = tuple(name for name, claim in CLAIMS.items() if claim.baseline !=
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
 _ONE_TO_THREE = {"OBJECTS_MIN": "1", "TOTAL_STEPS": "24", "TEST_FREQ": "12"}
-_OVD = {**_LONG, "PRESET": "vlmr1-ovd-released"}
+_CRITERION = "++reward.reward_kwargs.visionr1.criteria.{0}={{fn:{1}:{0},weight:1.0}}"
+
+
+def _released(reward: str, shows: str) -> Arm:
+    """Format, and a reward of VLM-R1 in place of recall and precision; nothing in it has thresholds."""
+    return Arm(
+        name=f"{reward.replace('_', '-')}-released",
+        shows=shows,
+        claims=("hacking",),
+        variables={**_LONG, "WEIGHTS": _WEIGHTED.format(1, 0, 0)},
+        overrides=(_CRITERION.format(f"released_{reward}", Path(__file__).with_name("released_rewards.py")),),
+    )
+
 
 ARMS = (
     Arm(name="start", shows="the start", claims=_FROM_HABITS, method="none", seeds=1),
@@ -200,13 +212,7 @@ ARMS = (
         name="recall-alone-single", shows="recall alone, scenes of 1 to 3 objects", claims=("hacking",), seeds=1,
         variables={**_LONG, **_ONE_TO_THREE, "WEIGHTS": _WEIGHTED.format(0, 1, 0)},
     ),
-    Arm(
-        name="ap-released", shows="od_ap, as VLM-R1 released it", claims=("hacking",),
-        variables={**_OVD, "WEIGHTS": "{od_length:0,map:1}"},
-    ),
-    Arm(name="od-length-released", shows="odLength, as VLM-R1 released it", claims=("hacking",), variables=_OVD),
-    Arm(
-        name="weighted-sum-released", shows="weighted_sum, as VLM-R1 released it", claims=("hacking",),
-        variables={**_OVD, "WEIGHTS": "{od_length:0,weighted_sum:1}"},
-    ),
+    _released("ap", "od_ap and format, as VLM-R1 released it"),
+    _released("od_length", "odLength and format, as VLM-R1 released it"),
+    _released("weighted_sum", "weighted_sum and format, as VLM-R1 released it"),
 )  # fmt: skip

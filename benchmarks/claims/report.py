@@ -19,6 +19,7 @@ import numpy as np
 import typer
 from alarm_replay import replay
 from arms import ARMS, CLAIMS, ROOT, Arm, Claim, Contrast
+from rewards import ranking_table
 from sets import SETS
 from study import AP_METRICS, PUBLISHED, RESULTS
 
@@ -205,6 +206,7 @@ def page(figures: Sequence[str]) -> str:
         "claims": "\n".join(parts),
         "sets": sets_table(measured),
         "alarms": alarms_table(),
+        "ranking": ranking(),
         "n_runs": str(n_runs),
         "hours": f"{sum(minutes) / 60:.1f}",
     }
@@ -307,6 +309,13 @@ def alarms_table() -> str:
             found = replay(record_of(arm.name, seed)["curve"])
             lines.append(f"| `{arm.name}`, seed {seed} | {found.damaged_at or 'never'} | {found} |")
     return "\n".join(lines)
+
+
+def ranking() -> str:
+    """A Markdown table: which reward orders all models that were evaluated in domain as AP does."""
+    runs = [(arm.name, i, record_of(arm.name, seed)) for arm in ARMS for i, seed in enumerate(seeds_of(arm.name))]
+    known = [(name, i, record) for name, i, record in runs if "rewards" in record]
+    return ranking_table([r for _, _, r in known], [numbers_of(name, "AP", IN_DOMAIN)[i][0] for name, i, _ in known])
 
 
 def main(

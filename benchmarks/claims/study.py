@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from arms import ARMS, CLAIMS, ROOT, Arm
+from rewards import mean_rewards
 from sets import SETS, draw
 
 from verl_visionr1.evaluation.records import Evaluation, load
@@ -98,10 +99,11 @@ def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: 
         "method": arm.method,
         "start": arm.start,
         "variables": dict(arm.variables),
-        "overrides": list(arm.overrides),
+        "overrides": [each.replace(f"{ROOT}/", "") for each in arm.overrides],
         "minutes": minutes,
         "made_with": evaluation.made_with,
         "held_out": means,
+        "rewards": mean_rewards(run_dir / "held_out" / "predictions.jsonl", "claims/in_domain"),
         "curve": read_curve(run_dir) if arm.method == "rl" else [],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)

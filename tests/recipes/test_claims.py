@@ -14,9 +14,15 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "claims"))
 import alarm_replay
 import arms
+import released_rewards
 import report
+import rewards
 import sets
 import study
+
+from verl_visionr1 import Target, score
+from verl_visionr1.answers import Answer
+from verl_visionr1.boxes import Box
 
 
 def test_arms_and_contrasts_name_what_there_is() -> None:
@@ -122,3 +128,38 @@ def test_readme_shows_the_present_results() -> None:
         cached.cache_clear()
     readme = (study.ROOT / "README.md").read_text()
     assert report.put_summary(readme) == readme
+
+
+CAT, DOG = (10.0, 10.0, 30.0, 40.0), (50.0, 20.0, 90.0, 60.0)
+
+
+@pytest.mark.parametrize("claims", [(CAT, DOG), (DOG,), (CAT, DOG, (0.0, 0.0, 5.0, 5.0)), ((12.0, 11.0, 33.0, 40.0),)])
+def test_released_rewards_are_those_of_the_released_preset_in_pixels(claims: tuple[Box, ...]) -> None:
+    scene = Target(task="detection", size_wh=(100, 100), boxes_xyxy=(CAT, DOG), labels=("cat", "dog"))
+    labels = ["cat" if box[0] < 40 else "dog" for box in claims]
+    items = [{"bbox_2d": [*box], "label": label} for box, label in zip(claims, labels, strict=True)]
+    text = f"<think>I look.</think><answer>```json\n{json.dumps(items)}\n```</answer>"
+    released = score(text, scene, preset="vlmr1-ovd-released").metrics
+    answer = Answer(claims, tuple(labels))
+    assert released_rewards.released_ap(answer, scene) == pytest.approx(released["ap"])
+    assert released_rewards.released_od_length(answer, scene) == pytest.approx(released["od_length"])
+    assert released_rewards.released_weighted_sum(answer, scene) == pytest.approx(released["weighted_sum"])
+
+
+def test_a_reward_orders_the_pairs_that_differ() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 500)
+    draws = [0.2 + noise, 0.5 + noise, 0.2001 + noise[::-1]]
+    pairs = rewards.decided_pairs(draws)
+    assert pairs == [(1, 0), (1, 2)]
+    assert rewards.share_in_order([0.3, 0.2, 0.1], pairs) == 0.5
+
+
+def test_every_preset_judges_what_a_run_answered(tmp_path: Path) -> None:
+    scene = Target(task="detection", size_wh=(100, 100), boxes_xyxy=(CAT,), labels=("cat",))
+    said = '[{"bbox_2d": [100, 100, 300, 400], "label": "cat"}]'
+    rows = [{"output": said, "gts": scene.to_json(), "data_source": source} for source in ("claims/in_domain", "other")]
+    file = tmp_path / "predictions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "output": "no"}]))
+    found = rewards.mean_rewards(file, "claims/in_domain")
+    assert {*found} == {*rewards.NAMES}
+    assert found["visionr1"] == [0.5, 0.5]
