@@ -52,7 +52,8 @@ class Difference:
     seeds: tuple[float, ...]
 
     def __str__(self) -> str:
-        spread = f"; seeds {min(self.seeds):+.3f} to {max(self.seeds):+.3f}" if len(self.seeds) > 1 else ""
+        several = f"seeds {min(self.seeds):+.3f} to {max(self.seeds):+.3f}"
+        spread = f"; {several if len(self.seeds) > 1 else 'one seed'}"
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]{spread}"
 
 
