@@ -220,12 +220,18 @@ SUMMARY = (
     ("reward", "reward"),
     ("F1 at IoU .5", "f1_50"),
     ("mean IoU", "iou_mean"),
-    ("recall, matches from IoU .75", "recall"),
     ("precision", "precision"),
     ("format", "format"),
     ("boxes per object (best: 1)", "boxes_per_target"),
     ("AP", "AP"),
 )
+OTHERS = (
+    ("left: SFT on the same questions", "sft", "rl"),
+    ("left: strict thresholds from the first step", "strict", "rl"),
+    ("left: recall alone as the reward", "recall-alone", "rl"),
+    ("from a start without those habits", "able", "rl-able"),
+)
+"""README's rows of other arms: what is compared, the arm in the left column, the one in the right."""
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 
 
@@ -235,12 +241,15 @@ def summary() -> str:
     head = f"first command, {n_seeds} seeds, {n_scenes:,} held-out scenes"
     lines = [f"| {head} | before | after | change, 95 % interval paired by scene; lowest and highest seed |"]
     lines.append("|---|---|---|---|")
-    rows = [(label, "start", key, IN_DOMAIN) for label, key in SUMMARY]
-    rows.append((f"F1 at IoU .5, mean of {len(OUT_OF_DOMAIN)} sets out of domain", "start", "f1_50", OUT_OF_DOMAIN))
-    rows.append(("F1 at IoU .5; before: SFT on the same questions instead", "sft", "f1_50", IN_DOMAIN))
-    for label, baseline, key, sets in rows:
-        before, after = mean_of(baseline, key, sets), mean_of("rl", key, sets)
-        lines.append(f"| {label} | {before:.3f} | {after:.3f} | {difference('rl', baseline, key, sets)} |")
+    rows = [(label, "start", "rl", key, IN_DOMAIN) for label, key in SUMMARY]
+    rows.append((f"F1, mean of {len(OUT_OF_DOMAIN)} sets out of domain", "start", "rl", "f1_50", OUT_OF_DOMAIN))
+    for label, left, right in OTHERS:
+        n_seeds = min(len(seeds_of(right if left == "able" else left)), len(seeds_of(right)))
+        if n_seeds:
+            rows.append((f"F1 ({label}; {n_seeds} seed{'s'[: n_seeds != 1]})", left, right, "f1_50", IN_DOMAIN))
+    for label, baseline, arm, key, sets in rows:
+        before, after = mean_of(baseline, key, sets), mean_of(arm, key, sets)
+        lines.append(f"| {label} | {before:.3f} | {after:.3f} | {difference(arm, baseline, key, sets)} |")
     return "\n".join(lines)
 
 
