@@ -21,7 +21,7 @@ entry, which `--on-error skip` leaves out. All else is here, once:
 * `counts`      what data sets of counting and pointing share;
 * `records`     anybody's json, csv and parquet as items (a package);
 * `conventions` in which coordinates numbers are written, guessed with the evidence;
-* `point_units` the same of points; `question_frames` what questions say of it;
+* `point_units` the same of points; `item_boxes` asks both of items, and what questions say of it;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;

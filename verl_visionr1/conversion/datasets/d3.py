@@ -132,39 +132,30 @@ def _read_pickles(
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
     columns = options.columns(folder.name, names, ledger, NAMED["xywh-abs"])
-    image_of = _add_images(columns, _entries(folder, "images"), images_dir)
+    _add_images(columns, _entries(folder, "images"), images_dir)
     for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
-        _add_annotation(columns, where, key, entry, image_of, index_of)
+        _add_annotation(columns, where, key, entry, index_of)
     kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
-def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> dict[str, int]:
-    """Key of each image -> its number, or `LEFT_OUT`."""
-    image_of = dict.fromkeys(entries, LEFT_OUT)
+def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> None:
+    columns.number_of.update(dict.fromkeys(entries, LEFT_OUT))
     for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
         if columns.excludes(key, entry.file_name):
             continue
         with columns.ledger.skipping():
             path = find_image(images_dir, entry.file_name, where)
-            image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
-    return image_of
+            columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
 
 
 def _is_asked(sentence: _Sentence, descriptions: str) -> bool:
     return descriptions == "full" or bool(sentence.is_negative) == (descriptions == "abs")
 
 
-def _add_annotation(
-    columns: Columns,
-    where: str,
-    key: str,
-    entry: _Annotation,
-    image_of: Mapping[str, int],
-    index_of: Mapping[str, int],
-) -> None:
+def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, index_of: Mapping[str, int]) -> None:
     """Take a box for each sentence that it fits."""
-    image = image_of.get(str(key_of(entry.image_id)))
+    image = columns.number_of.get(str(key_of(entry.image_id)))
     if image == LEFT_OUT:
         columns.ledger.left_out["annotation of an image left out"] += 1
         return
@@ -173,12 +164,10 @@ def _add_annotation(
     for sentence in dict.fromkeys(entry.sent_id):
         with columns.ledger.skipping():
             if image is None:
-                reason = f"image_id {entry.image_id!r} is not in images.pkl"
-                raise RowError("unknown image_id", f"{where}: {reason}; correct it")
+                raise RowError("unknown image_id", f"{where}: image_id {entry.image_id!r} is not in images.pkl; add it")
             index = index_of.get(str(key_of(sentence)))
             if index is None:
-                reason = f"sent_id {sentence!r} is not in sentences.pkl"
-                raise RowError("unknown sent_id", f"{where}: {reason}; correct it")
+                raise RowError("unknown sent_id", f"{where}: sent_id {sentence!r} is not in sentences.pkl; add it")
             columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
 
 

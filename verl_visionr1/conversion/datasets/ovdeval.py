@@ -48,7 +48,7 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
     for number, image in enumerate(parts.data.images):
         where = f"{parts.data.name}: image id {image.image_id}"
         entry = texts.get(number, CocoImage(text=[], neg_text=[]) if all_categories else CocoImage())
-        present = frozenset(parts.data.category[j] for j in parts.data.of_image(number))
+        present = parts.data.categories_on(number)
         try:
             positive = _indexes(f"{where}: text", entry.text, index)
             negative = _indexes(f"{where}: neg_text", entry.neg_text, index)

@@ -55,7 +55,6 @@ class _Reader:
         self.numbers = array("q")
         self.has_bytes = False
         self._index = {visible_form(label): i for i, label in enumerate(columns.names)}
-        self._image_of: dict[str, int] = {}
         self._bad: list[tuple[str, str, list[str]]] = []
 
     def read(self, split: str) -> None:
@@ -64,7 +63,7 @@ class _Reader:
             with self.ledger.skipping():
                 self._add(number, entry)
         for where, key, labels in self._bad:
-            self._refuse(where, self._image_of.get(key, LEFT_OUT), labels)
+            self._refuse(where, self.columns.number_of.get(key, LEFT_OUT), labels)
 
     def _on_bad(self, where: str, made: Fields) -> None:
         labels: list[str] = []
@@ -84,22 +83,22 @@ class _Reader:
             self._bad.append((entry.where, key, entry.labels))
             counted = f"{len(entry.labels)} labels for {n_boxes} boxes"
             raise RowError("lists differ in length", f"{entry.where}: {counted}; {ADVICE}")
-        if key not in self._image_of:
-            self._image_of[key] = LEFT_OUT  # should it fail
-            self._image_of[key] = self._add_image(entry)
+        if key not in self.columns.number_of:
+            self.columns.leave_out(key)  # should it fail
+            self._add_image(entry, key)
             self.numbers.append(number)
-        image = self._image_of[key]
+        image = self.columns.number_of[key]
         if image == LEFT_OUT:
             self.ledger.left_out["record of an image left out"] += 1
         else:
             self._add_boxes(entry, image)
 
-    def _add_image(self, entry: Entry) -> int:
+    def _add_image(self, entry: Entry, key: str) -> None:
         image = self.source.image(entry)
         self.has_bytes |= isinstance(image, EmbeddedImage)
         path = image if isinstance(image, Path) else Path(entry.where)
         size_wh = entry.size_wh or size_of_unturned(image, entry.where)
-        return self.columns.add_image(AnnotatedImage(entry.image_id or entry.where, entry.file_name, path, size_wh))
+        self.columns.add_image(AnnotatedImage(entry.image_id or entry.where, entry.file_name, path, size_wh), key)
 
     def _add_boxes(self, entry: Entry, image: int) -> None:
         place = entry.where.partition(": ")[2]
