@@ -43,10 +43,9 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.records.fields import ColumnMap
 from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
-from verl_visionr1.conversion.records.items import items_of_questions
+from verl_visionr1.conversion.records.items import items_of_questions, items_of_vocabulary
 from verl_visionr1.conversion.records.solutions import KeepPrompts
 from verl_visionr1.conversion.records.source import Layout, RecordSource, survey
-from verl_visionr1.conversion.records.vocabulary import items_of_vocabulary
 from verl_visionr1.files import RowsError
 from verl_visionr1.settings import needs_one_of
 

@@ -30,8 +30,8 @@ from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.records.fields import boxes_of
 from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
-from verl_visionr1.conversion.records.values import boxes_of
 from verl_visionr1.conversion.sources import files_of, read_records
 from verl_visionr1.conversion.values import size_of
 from verl_visionr1.files import RowError

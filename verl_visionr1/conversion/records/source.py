@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.image_files import ImageKeys, embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of, image_key
+from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of
 from verl_visionr1.conversion.records.frameworks import Preset
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
 from verl_visionr1.conversion.values import record_of
@@ -148,14 +149,6 @@ class RecordSource:
         record = record_of(record, where)
         return self.layout.columns.over(record, self.layout.preset.read(record, where))
 
-    def image(self, entry: Entry) -> Path | EmbeddedImage:
-        """The image of an entry.
-
-        Raises:
-            RowError: it names none, or one outside the folder.
-        """
-        return self.image_in(entry.image, entry.where)
-
     def image_in(self, value: Any, where: str) -> Path | EmbeddedImage:
         """The image that a value of a record stands for, also in a list of one.
 
@@ -170,10 +163,18 @@ class RecordSource:
     def image_key(self, value: Any, where: str) -> str:
         """What all records of one image share, however they spell its name; each spelling is looked for once.
 
+        That is a digest of its bytes, where they are given: the `path` beside them is no name, tools write `image.png`
+        for all.
+
         Args:
             where: stands for an image that is not there.
         """
-        key = image_key(value, where)
+        image = value[0] if isinstance(value, list) and value else value
+        data = image.get("bytes") if isinstance(image, Mapping) else image
+        if isinstance(data, bytes) and data:
+            return f"sha256:{hashlib.sha256(data).hexdigest()}"
+        name = image.get("path") if isinstance(image, Mapping) else image
+        key = name if isinstance(name, str) and name else where
         if key not in self._key_of:
             self._key_of[key] = key
             with suppress(RowError):  # told when the image is taken
@@ -212,7 +213,8 @@ def survey(source: RecordSource) -> Survey:
             seen.update(map(str, record))
             if source.layout.is_vocabulary:
                 try:
-                    labels.update(_entry(source, where, record).labels)
+                    made, layout = source.fields(where, record), source.layout
+                    labels.update(entry_of(where, made, layout.box_format, layout.class_names).labels)
                 except RowError as bad:  # told when it is read for good
                     error = error or bad
     missing = source.layout.columns.missing(seen)
@@ -220,10 +222,6 @@ def survey(source: RecordSource) -> Survey:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
     return Survey(source.layout.class_names or tuple(sorted(labels)), error)
-
-
-def _entry(source: RecordSource, where: str, record: dict[str, Any]) -> Entry:
-    return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names)
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
