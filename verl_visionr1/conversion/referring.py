@@ -93,7 +93,8 @@ class InstancesImage(msgspec.Struct, gc=False):
     def name(self, where: str) -> str:
         """Its file name. Raises RowError where there is none."""
         if not isinstance(self.file_name, str) or not self.file_name:
-            raise RowError("image without file_name", f"{where}: image {self.id}: {self.file_name!r}; correct it")
+            reason = f"image {self.id} has file_name {self.file_name!r}"
+            raise RowError("image without file_name", f"{where}: {reason}; correct it")
         return self.file_name
 
     def size_wh(self, where: str) -> tuple[int, int] | None:
@@ -126,7 +127,7 @@ class Index:
         """The image of a ref. Raises RowError where it is not there."""
         image = self._images.get(key_of(ref.image_id))
         if image is None:
-            raise RowError("unknown image_id", f"{where}: no image_id {ref.image_id} in the instances; {_MATCH}")
+            raise RowError("unknown image_id", f"{where}: image_id {ref.image_id} is not in the instances; {_MATCH}")
         return image
 
     def annotations_of(self, ref: Ref, where: str) -> list[Annotation]:
@@ -139,7 +140,7 @@ class Index:
         for key in ref.annotations if not ref.is_empty else ():
             annotation = self._annotations.get(key)
             if annotation is None:
-                raise RowError("unknown ann_id", f"{where}: no ann_id {key} in the instances; {_MATCH}")
+                raise RowError("unknown ann_id", f"{where}: ann_id {key} is not in the instances; {_MATCH}")
             if key_of(annotation.image_id) != key_of(ref.image_id):
                 reason = f"ann_id {key} is on image {annotation.image_id}, the ref on image {ref.image_id}"
                 raise RowError("annotation of another image", f"{where}: {reason}; {_MATCH}")

@@ -164,10 +164,11 @@ def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, 
     for sentence in dict.fromkeys(entry.sent_id):
         with columns.ledger.skipping():
             if image is None:
-                raise RowError("unknown image_id", f"{where}: image_id {entry.image_id!r} is not in images.pkl; add it")
+                reason = f"image_id {entry.image_id!r} is not in images.pkl"
+                raise RowError("unknown image_id", f"{where}: {reason}; correct it")
             index = index_of.get(str(key_of(sentence)))
             if index is None:
-                raise RowError("unknown sent_id", f"{where}: sent_id {sentence!r} is not in sentences.pkl; add it")
+                raise RowError("unknown sent_id", f"{where}: sent_id {sentence!r} is not in sentences.pkl; correct it")
             columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
 
 
