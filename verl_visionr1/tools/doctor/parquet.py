@@ -163,7 +163,7 @@ def _shard_problems(path: Path) -> Iterator[Problem]:
     shards = [path.with_name(f"{name}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing:
-        counted = f"{len(missing)} of {len(shards)} shards are missing, first {missing[0]}"
+        counted = f"{len(missing)} of its {len(shards)} shards are missing, first {missing[0]}"
         reason = f"{counted}; {CONVERT_AGAIN}, or copy them too"
         yield Problem(str(path), None, reason, "shards missing")
 
