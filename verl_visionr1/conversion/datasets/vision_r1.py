@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -85,8 +85,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     problem = without_images(problem)
     solution = _solution(where, record.get("solution"))
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
-    asked = _asked(where, problem, solution, ids, options, ledger)
-    labels = [name for label, boxes in solution for name in [_label(where, label, asked, ledger)] * len(boxes)]
+    task, phrases = _asked(where, problem, [label for label, _ in solution], ids, options, ledger)
+    labels = [it for label, boxes in solution for it in [_label(where, label, task, phrases, ledger)] * len(boxes)]
     written = options.convention("xyxy-abs")
     boxes = [written.as_corners(box) for _, some in solution for box in some]
     if record.get("num_instances") not in (None, len(boxes)):
@@ -96,8 +96,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     return Item(
         where=where,
         image=embedded_image(image, where, options.images_dir),
-        task=asked.task,
-        phrases=asked.phrases,
+        task=task,
+        phrases=phrases,
         prompt=problem if options.keep_prompts else None,
         annotated_wh=size_of(record.get("width"), record.get("height"), where),
         written=written,
@@ -112,30 +112,19 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
 # ------------------------------------------------------------------------------------------------ what is asked for
 
 
-class _Asked(NamedTuple):
-    """A task, and the category list or the one phrase."""
-
-    task: str
-    phrases: tuple[str, ...]
-
-
 def _asked(
-    where: str,
-    problem: str,
-    solution: Sequence[tuple[str, Boxes]],
-    ids: Mapping[str, int],
-    options: Options,
-    ledger: Ledger,
-) -> _Asked:
+    where: str, problem: str, labels: Sequence[str], ids: Mapping[str, int], options: Options, ledger: Ledger
+) -> tuple[str, tuple[str, ...]]:
+    """A task, and the category list or the one phrase."""
+    known = sorted(ids, key=lambda name: ids[name])
     for before, behind in LISTS:
         if (listed := between(problem, before, behind)) is not None:
-            named = [*sorted(ids, key=lambda name: ids[name]), *(label for label, _ in solution)]
-            return _Asked("detection", _categories(where, listed, named, ledger))
+            return "detection", _categories(where, listed, [*known, *labels], ledger)
     for before, behind in PHRASES:
         if (phrase := between(problem, before, behind)) is not None:
-            return _Asked("grounding", (phrase,))
-    if options.keep_prompts and ids:
-        return _Asked("detection" if len(ids) > 1 else "grounding", tuple(sorted(ids, key=lambda name: ids[name])))
+            return "grounding", (phrase,)
+    if options.keep_prompts and known:
+        return "detection" if len(known) > 1 else "grounding", tuple(known)
     advice = "correct it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
     raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} is in none of the known wordings; {advice}")
 
@@ -183,17 +172,16 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
     return tuple(once.values())
 
 
-def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:
+def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Ledger) -> str:
     """A label as the prompt has it."""
-    for phrase in asked.phrases:
+    for phrase in phrases:
         if normalize_label(phrase) == normalize_label(label):
             return phrase
-    if asked.task == "grounding":
+    if task == "grounding":
         ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
-        return asked.phrases[0]
-    raise RowError(
-        "category not asked for", f"{where}: solution has label {label!r}, which is not asked for; correct it"
-    )
+        return phrases[0]
+    reason = f"solution has label {label!r}, which is not asked for"
+    raise RowError("category not asked for", f"{where}: {reason}; correct it")
 
 
 # ------------------------------------------------------------------------------------------------ columns
