@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from verl_visionr1.conversion.conventions import FEWEST, UNITS, Convention, best_convention, better_convention
 from verl_visionr1.conversion.identity import identity_of_name, is_bare_coco_name
@@ -79,7 +79,8 @@ class Census:
         self.splits[sample.split] += 1
         self.sources[sample.data_source] += 1
         if self.n_rows == 1 and sample.target is None:
-            self.columns = frozenset(_keys_in(sample.info))
+            inner = {f"{key}.{it}" for key, value in sample.info.items() if isinstance(value, Mapping) for it in value}
+            self.columns = frozenset(inner | set(map(str, sample.info)))
         keys_of_images = [[*_keys_of(image, sample)] for image in sample.images]
         shown = self.images.setdefault(sample.split, {})
         for i, each in enumerate(keys_of_images):
@@ -87,9 +88,8 @@ class Census:
                 shown.setdefault(key, Shown(sample.number, i, _look(sample.images[i], sample) if ":" in key else None))
         if any(keys_of_images) and sample.prompt is not None:
             first_keys = [each[0] for each in keys_of_images if each]
-            asked = hashlib.blake2b(
-                f"{first_keys}\0{sample.prompt}".encode(errors="replace"), digest_size=16
-            ).hexdigest()
+            text = f"{first_keys}\0{sample.prompt}"
+            asked = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
             if first != sample.number:
                 reason = f"asks what {sample.unit} {first} asks of the same image; drop one"
@@ -105,13 +105,12 @@ class Census:
             return
         for place, boxes in sample.boxes.items():
             known, sizes = self.boxes.setdefault(place, ([], []))
-            boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
             if len(known) < MAX_BOXES:
-                known += boxes
-                sizes += [size_wh] * len(boxes)
+                known += (sound := [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)])
+                sizes += [size_wh] * len(sound)
         for place, points in sample.points.items():
-            points = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
-            self.points.setdefault(place, PointEvidence()).add(points, size_wh)
+            sound = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
+            self.points.setdefault(place, PointEvidence()).add(sound, size_wh)
 
     def _add_truth(self, sample: Sample) -> None:
         target = sample.target
@@ -145,23 +144,12 @@ class Census:
             return self.side
         return 2 * sum(n for split, n in self.splits.items() if is_validation_split(split)) > self.n_rows
 
-    def take_side(self, is_validation: bool) -> None:
-        """All of its rows are for validation, or for training, whatever they say."""
-        self.side = is_validation
-
     def images_of(self, *, validation: bool) -> Iterator[tuple[str, Shown]]:
         """(key, where it is shown) of the images of one side; rows without a split go with the most."""
         for split, shown in self.images.items():
             says_so = is_validation_split(split) if split and self.side is None else self.is_validation
             if says_so is validation:
                 yield from shown.items()
-
-
-def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in record.items():
-        yield str(key)
-        if isinstance(value, Mapping):
-            yield from (f"{key}.{inner}" for inner in value)
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
@@ -258,9 +246,7 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
             where = f"in {file}" if file != census.file else "among its training rows"
             images = "1 image is" if n_images == 1 else f"{n_images} images are"
             reason = f"{images} {where} too, the first: {census.unit} {number} and {other}{shown}"
-            advice = (
-                "make a list with `visionr1 convert exclusion` and convert the training data with --exclude-image-ids"
-            )
+            advice = "make a list with `visionr1 convert exclusion`, convert the training data with --exclude-image-ids"
             yield Problem(census.file, None, f"{reason}; {advice}", OVERLAP, Severity.WARNING)
 
 
