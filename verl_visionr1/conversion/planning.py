@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading
@@ -34,31 +32,23 @@ class VocabularyFlags(BoxFlags):
 
     task: Annotated[
         Literal["detection", "grounding", "counting", "both", "all"],
-        typer.Option(
-            help="detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
-            "there are of one phrase; both: detection and grounding."
-        ),
+        "detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
+        "there are of one phrase; both: detection and grounding.",
     ] = "both"
-    count_format: Annotated[
-        str | None,
-        typer.Option(help="As --answer-format, for counting: count (a number), or boxes or points."),
-    ] = None
-    min_instances: Annotated[
-        int, typer.Option(help="Fewest objects a row; 0 takes every image without objects as a row.")
-    ] = 1
-    categories: Annotated[
-        list[str], typer.Option(help="Ask only for this category; give the flag once for each.", show_default=False)
-    ] = field(default_factory=list)
+    count_format: Annotated[str | None, "As --answer-format, for counting: count (a number), or boxes or points."] = (
+        None
+    )
+    min_instances: Annotated[int, "Fewest objects a row; 0 takes every image without objects as a row."] = 1
+    categories: Annotated[list[str], "Ask only for this category; give the flag once for each."] = field(
+        default_factory=list
+    )
     marked: Annotated[
         Literal["regions", "objects"],
-        typer.Option(
-            help="What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
-            "right or wrong; or objects like any other."
-        ),
+        "What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
+        "right or wrong; or objects like any other.",
     ] = "regions"
     max_categories: Annotated[
-        int,
-        typer.Option(help="Detection: lists of so many categories, those in the image filled up with absent ones."),
+        int, "Detection: lists of so many categories, those in the image filled up with absent ones."
     ] = 100
 
     def __post_init__(self) -> None:

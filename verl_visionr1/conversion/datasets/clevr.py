@@ -25,8 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import typer
-
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags
@@ -49,8 +47,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/clevr_{task}"
     attributes: Annotated[
-        list[str],
-        typer.Option(help=f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."),
+        list[str], f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."
     ] = field(default_factory=lambda: ["shape", "color material shape"])
 
     def __post_init__(self) -> None:

@@ -17,8 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
 from verl_visionr1.conversion.image_files import embedded_image
@@ -36,9 +34,9 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/countbench"
     split: Split = "test"
-    questions: Annotated[
-        Path | None, typer.Option(help="countbench_paired_questions.json, for files without questions of their own.")
-    ] = None
+    questions: Annotated[Path | None, "countbench_paired_questions.json, for files without questions of their own."] = (
+        None
+    )
 
 
 def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:

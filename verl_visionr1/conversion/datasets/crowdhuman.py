@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
@@ -39,13 +37,9 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/crowdhuman_{task}"
     box: Annotated[
         Literal["fbox", "vbox", "hbox"],
-        typer.Option(
-            help="fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head."
-        ),
+        "fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head.",
     ] = "fbox"
-    name: Annotated[
-        str | None, typer.Option(help="What to ask for. Default: person, or head with --box hbox.", show_default=False)
-    ] = None
+    name: Annotated[str | None, "What to ask for. Default: person, or head with --box hbox."] = None
 
     @property
     def phrase(self) -> str:

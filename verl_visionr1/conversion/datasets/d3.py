@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.conventions import NAMED
@@ -46,16 +45,13 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/d3_{task}"
     ask: Annotated[
-        Literal["intra", "inter"],
-        typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set."),
+        Literal["intra", "inter"], "intra: for the sentences of the image's group; inter: for all of the set."
     ] = "intra"
     descriptions: Annotated[
         Literal["full", "pres", "abs"],
-        typer.Option(help="full: all sentences; pres: those of what is there; abs: those of what is lacking."),
+        "full: all sentences; pres: those of what is there; abs: those of what is lacking.",
     ] = "full"
-    groups: Annotated[
-        Path | None, typer.Option(help="For a json: folder of images.pkl and groups.pkl.", show_default=False)
-    ] = None
+    groups: Annotated[Path | None, "For a json: folder of images.pkl and groups.pkl."] = None
 
 
 class _Sentence(msgspec.Struct):

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from xml.etree.ElementTree import Element
 
-import typer
-
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -46,7 +44,7 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/flickr30k"
     boxes: Annotated[
         Literal["many", "union", "single"],
-        typer.Option(help="A phrase of many boxes: many asks for all, union for the box around them, single drops it."),
+        "A phrase of many boxes: many asks for all, union for the box around them, single drops it.",
     ] = "many"
 
 

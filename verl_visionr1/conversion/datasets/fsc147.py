@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags, points_inside
@@ -46,9 +44,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/fsc147_{task}"
     max_instances: MaxInstances = 50
-    boxes: Annotated[Path | None, typer.Option(help="FSCD-147's instances_{val,test}.json: boxes of all objects.")] = (
-        None
-    )
+    boxes: Annotated[Path | None, "FSCD-147's instances_{val,test}.json: boxes of all objects."] = None
 
 
 def _classes(path: Path) -> dict[str, str]:

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from verl_visionr1.conversion.coco_json import CocoCategory, CocoParts, read_parts, with_checked
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -43,17 +41,12 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/lvis_{task}"
     names: Annotated[
         Literal["natural", "short", "file"],
-        typer.Option(
-            help="What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
-            "then called the same; file: 'bow_(decorative_ribbons)'."
-        ),
+        "What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
+        "then called the same; file: 'bow_(decorative_ribbons)'.",
     ] = "natural"
-    frequency: Annotated[
-        list[str],
-        typer.Option(
-            help="Ask only for rare (r), common (c) or frequent (f) categories; twice for two.", show_default=False
-        ),
-    ] = field(default_factory=list)
+    frequency: Annotated[list[str], "Ask only for rare (r), common (c) or frequent (f) categories; twice for two."] = (
+        field(default_factory=list)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

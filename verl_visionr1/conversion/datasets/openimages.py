@@ -29,7 +29,6 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
@@ -53,15 +52,11 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/openimages_{task}"
-    labels: Annotated[
-        Path | None, typer.Option(help="Human-verified image-level labels (csv): which classes are not there.")
-    ] = None
+    labels: Annotated[Path | None, "Human-verified image-level labels (csv): which classes are not there."] = None
     hierarchy: Annotated[
-        Path | None, typer.Option(help="Tree of classes (json): what is above a class in the image is not asked for.")
+        Path | None, "Tree of classes (json): what is above a class in the image is not asked for."
     ] = None
-    partial: Annotated[
-        bool, typer.Option("--partial", help="The folder holds only some of the images: leave the others out.")
-    ] = False
+    partial: Annotated[bool, "The folder holds only some of the images: leave the others out."] = False
 
 
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from verl_visionr1.conversion.coco_json import CocoImage, CocoParts, read_parts
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -34,10 +32,7 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/ovdeval_{task}"
-    all_categories: Annotated[
-        bool,
-        typer.Option("--all-categories", help="Ask every image for all categories of the file, not for its own texts."),
-    ] = False
+    all_categories: Annotated[bool, "Ask every image for all categories of the file, not for its own texts."] = False
 
 
 def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:

@@ -50,8 +50,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/pixmo_{task}"
     point_unit: Annotated[
-        Literal["auto", "pixel", "percent"],
-        typer.Option(help="What points are given in; auto: as the numbers of each file show."),
+        Literal["auto", "pixel", "percent"], "What points are given in; auto: as the numbers of each file show."
     ] = "auto"
     verify_images: Annotated[
         bool, typer.Option("--verify-images/--trust-images", help="Compare each image with its image_sha256.")

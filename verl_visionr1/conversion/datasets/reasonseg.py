@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.boxes import Box
 from verl_visionr1.conversion.converter import Reading, converter
@@ -43,12 +42,10 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/reasonseg_{task}"
     task: Annotated[
-        Literal["grounding", "pointing"],
-        typer.Option(help="grounding: the box of the target; pointing: a point in it (masks are kept)."),
+        Literal["grounding", "pointing"], "grounding: the box of the target; pointing: a point in it (masks are kept)."
     ] = "grounding"
     boxes: Annotated[
-        Literal["union", "polygon"],
-        typer.Option(help="union: one box around all polygons of the target; polygon: a box around each."),
+        Literal["union", "polygon"], "union: one box around all polygons of the target; polygon: a box around each."
     ] = "union"
 
     def __post_init__(self) -> None:

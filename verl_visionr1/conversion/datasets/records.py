@@ -33,8 +33,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, checked_format
@@ -57,19 +55,14 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/records_{task}"
-    preset: Annotated[str | None, typer.Option(help=f"Layout that is known: {', '.join(PRESETS)}.")] = None
-    column: Annotated[
-        list[str],
-        typer.Option(help="WHAT=NAME: which column is what; give the flag once for each.", show_default=False),
-    ] = field(default_factory=list)
-    images_dir: Annotated[
-        Path | None, typer.Option(help="Folder that names of images are relative to. Default: that of the file.")
-    ] = None
-    header: Annotated[
-        str | None, typer.Option(help="Names of the columns of a table without a header, joined by commas.")
-    ] = None
+    preset: Annotated[str | None, f"Layout that is known: {', '.join(PRESETS)}."] = None
+    column: Annotated[list[str], "WHAT=NAME: which column is what; give the flag once for each."] = field(
+        default_factory=list
+    )
+    images_dir: Annotated[Path | None, "Folder that names of images are relative to. Default: that of the file."] = None
+    header: Annotated[str | None, "Names of the columns of a table without a header, joined by commas."] = None
     class_names: Annotated[
-        str | None, typer.Option(help="All labels, joined by commas; labels that are numbers stand for them, from 0.")
+        str | None, "All labels, joined by commas; labels that are numbers stand for them, from 0."
     ] = None
     keep_prompts: KeepPrompts = False
 

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -66,7 +65,7 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/refcoco_{task}"
     task: Annotated[
         Literal["grounding", "pointing"],
-        typer.Option(help="grounding: the box of what an expression means; pointing: a point in that box."),
+        "grounding: the box of what an expression means; pointing: a point in that box.",
     ] = "grounding"
 
     def __post_init__(self) -> None:

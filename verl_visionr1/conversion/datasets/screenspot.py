@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
@@ -56,20 +55,17 @@ class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/screenspot_{task}"
-    task: Annotated[
-        Literal["pointing", "grounding"], typer.Option(help="pointing: where to click; grounding: the element's box.")
-    ] = "pointing"
+    task: Annotated[Literal["pointing", "grounding"], "pointing: where to click; grounding: the element's box."] = (
+        "pointing"
+    )
     box_format: Annotated[
         Literal["xywh", "xyxy", "fractions"] | None,
-        typer.Option(
-            help="How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys."
-        ),
+        "How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys.",
     ] = None
 
-    images_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder that img_filename is relative to; parquet files hold their images."),
-    ] = None
+    images_dir: Annotated[Path | None, "Folder that img_filename is relative to; parquet files hold their images."] = (
+        None
+    )
 
     def format_of(self, task: str) -> str:
         """As `Flags.format_of`; a click is asked for as one point, which `gui-click` reads."""

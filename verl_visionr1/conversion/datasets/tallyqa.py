@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import typer
-
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
 from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_image, require_images
@@ -38,9 +36,7 @@ class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/tallyqa"
-    simple_only: Annotated[
-        bool, typer.Option("--simple-only", help="Leave out complex questions (test.json alone says which are).")
-    ] = False
+    simple_only: Annotated[bool, "Leave out complex questions (test.json alone says which are)."] = False
 
 
 class Question(NamedTuple):

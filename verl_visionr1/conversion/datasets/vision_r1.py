@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -66,9 +65,7 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vision_r1_{task}"
     keep_prompts: KeepPrompts = False
-    images_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the images, where the rows hold paths instead of bytes.")
-    ] = None
+    images_dir: Annotated[Path | None, "Folder of the images, where the rows hold paths instead of bytes."] = None
 
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.conversion.coco_json import decoded
@@ -49,17 +48,13 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/visual_genome"
     repeats: Annotated[
         Literal["drop", "merge"],
-        typer.Option(help="A phrase of several regions of an image: drop it, or merge them into a row of many boxes."),
+        "A phrase of several regions of an image: drop it, or merge them into a row of many boxes.",
     ] = "drop"
     same_iou: Annotated[
-        float,
-        typer.Option(help="Regions of one phrase that overlap from here on are one object: the first is taken."),
+        float, "Regions of one phrase that overlap from here on are one object: the first is taken."
     ] = 0.7
 
-    image_data: Annotated[
-        Path | None,
-        typer.Option(help="image_data.json: folder, size and COCO number of each image.", show_default=False),
-    ] = None
+    image_data: Annotated[Path | None, "image_data.json: folder, size and COCO number of each image."] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

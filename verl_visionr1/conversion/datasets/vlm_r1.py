@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -65,15 +64,11 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vlm_r1_{task}"
     keep_prompts: KeepPrompts = False
-    reward_method: Annotated[
-        str, typer.Option(help="Reward method of rows that name none; several, one a file, joined by ':'.")
-    ] = "default"
+    reward_method: Annotated[str, "Reward method of rows that name none; several, one a file, joined by ':'."] = (
+        "default"
+    )
     plus_one: Annotated[
-        bool,
-        typer.Option(
-            "--plus-one",
-            help="Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations.",
-        ),
+        bool, "Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations."
     ] = False
 
 

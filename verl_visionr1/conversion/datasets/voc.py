@@ -28,8 +28,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Annotated, NamedTuple
 from xml.etree.ElementTree import Element
 
-import typer
-
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -49,18 +47,12 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/voc_{task}"
-    zero_based: Annotated[
-        bool, typer.Option("--zero-based", help="The xml is of LabelImg, CVAT or Roboflow: edges counted from 0.")
-    ] = False
+    zero_based: Annotated[bool, "The xml is of LabelImg, CVAT or Roboflow: edges counted from 0."] = False
     names: Annotated[
         Path | None,
-        typer.Option(
-            help="File of the category names, one a line, in the order to ask. Default: those met in the split, sorted."
-        ),
+        "File of the category names, one a line, in the order to ask. Default: those met in the split, sorted.",
     ] = None
-    image_list: Annotated[
-        Path | None, typer.Option(help="List of images, an id a line, instead of ImageSets/Main/<split>.txt.")
-    ] = None
+    image_list: Annotated[Path | None, "List of images, an id a line, instead of ImageSets/Main/<split>.txt."] = None
 
 
 class _Object(NamedTuple):

@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
-
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -49,12 +47,9 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/yolo_{task}"
     images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."),
+        Path | None, "Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."
     ] = None
-    labels: Annotated[
-        Path | None, typer.Option(help="Folder of label files. Default: images/ in a path becomes labels/.")
-    ] = None
+    labels: Annotated[Path | None, "Folder of label files. Default: images/ in a path becomes labels/."] = None
 
 
 class _Listed(NamedTuple):

@@ -13,16 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.records.notations import read_notation, refuse_places
 from verl_visionr1.conversion.values import numbers_of
 from verl_visionr1.files import RowError
 
-KeepPrompts = Annotated[
-    bool,
-    typer.Option("--keep-prompts", help="Ask in the data set's own words, to the letter, instead of the package's."),
-]
+KeepPrompts = Annotated[bool, "Ask in the data set's own words, to the letter, instead of the package's."]
 MAX_CHARS = 100_000
 """Of one answer; no right answer is as long."""
 NOTHING = ("none", "no objects", "no object", "[]")
