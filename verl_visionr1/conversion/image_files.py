@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage, read_size
+from verl_visionr1.images import EmbeddedImage, read_size, upright_size
 
 
 def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
@@ -124,14 +124,13 @@ def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]
     return size_wh
 
 
-def upright_size(image: Path | EmbeddedImage) -> tuple[int, int]:
+def size_upright(image: Path | EmbeddedImage) -> tuple[int, int]:
     """Width and height of an image as a viewer shows it.
 
     Raises:
         RowError: it cannot be read.
     """
-    (width, height), orientation = read_size(image)
-    return (width, height) if orientation < 5 else (height, width)
+    return upright_size(*read_size(image))
 
 
 # ------------------------------------------------------------------------------------------------ one file

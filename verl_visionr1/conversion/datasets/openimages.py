@@ -39,7 +39,7 @@ from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_r
 from verl_visionr1.conversion.sources import read_csv, read_json
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import boxes_to_upright, read_size
+from verl_visionr1.images import boxes_to_upright, read_size, upright_size
 
 SIDES = ("XMin", "YMin", "XMax", "YMax")
 """Columns of a box, in our order; the file's is XMin, XMax, YMin, YMax."""
@@ -148,9 +148,9 @@ class _Images:
             reason = f"several files are named {image_id} below {self.images_dir}"
             raise RowError("two images of one name", f"{where}: {reason}; remove all but one")
         path = self.images_dir.absolute() / names[0]
-        (width, height), orientation = read_size(path)
-        upright_wh = (width, height) if orientation < 5 else (height, width)
-        number = self.columns.add_image(AnnotatedImage(image_id, names[0], path, upright_wh))
+        size_wh, orientation = read_size(path)
+        entry = AnnotatedImage(image_id, names[0], path, upright_size(size_wh, orientation))
+        number = self.columns.add_image(entry)
         if orientation != 1:
             self.orientation[number] = orientation
 
@@ -159,8 +159,7 @@ class _Images:
         orientation, convention = self.orientation.get(image, 1), self.columns.convention
         if orientation == 1:
             return box
-        width, height = self.columns.images[image].size_wh
-        stored_wh = (width, height) if orientation < 5 else (height, width)
+        stored_wh = upright_size(self.columns.images[image].size_wh, orientation)  # turned twice
         width, height = convention.fixed_wh or stored_wh
         (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, (int(width), int(height)))
         return convention.as_written(turned)

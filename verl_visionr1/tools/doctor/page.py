@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.images import upright_size
 from verl_visionr1.tools.doctor.examination import Examination
 from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem
@@ -79,7 +80,7 @@ def _picture(sample: Sample) -> str:
     found = None if source is None else inspect_image(source)
     if source is None or found is None or found.size_wh is None:
         return ""
-    original_wh = found.size_wh if found.orientation < 5 else (found.size_wh[1], found.size_wh[0])  # upright
+    original_wh = upright_size(found.size_wh, found.orientation)
     factor = SIDE / max(original_wh)
     size = (max(1, round(original_wh[0] * factor)), max(1, round(original_wh[1] * factor)))
     try:
