@@ -28,7 +28,7 @@ example `--preset easyr1 --column count=answer`. A folder is read as an imagefol
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -39,11 +39,11 @@ from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.records.fields import ColumnMap
-from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
+from verl_visionr1.conversion.records.fields import Layout, columns_of
+from verl_visionr1.conversion.records.frameworks import PRESETS
 from verl_visionr1.conversion.records.items import items_of_questions, items_of_vocabulary
 from verl_visionr1.conversion.records.solutions import KeepPrompts
-from verl_visionr1.conversion.records.source import Layout, RecordSource, survey
+from verl_visionr1.conversion.records.source import RecordSource, survey
 from verl_visionr1.files import RowsError
 from verl_visionr1.settings import needs_one_of
 
@@ -70,8 +70,7 @@ class Options(VocabularyFlags):
         if self.preset is not None and self.preset not in PRESETS:
             raise RowsError(f"--preset {self.preset}: {needs_one_of(self.preset, PRESETS)}")
         super().__post_init__()
-        names = self.layout.columns.names
-        if self.preset is None and "image" not in names:
+        if self.preset is None and "image" not in self.layout.columns:
             raise RowsError("--column image=NAME is missing: which column holds the image? (or give --preset)")
         changed = [it for it in _VOCABULARY_ONLY if getattr(self, it) != _DEFAULTS[it]]
         if changed and not self.layout.is_vocabulary:
@@ -99,11 +98,10 @@ class Options(VocabularyFlags):
     @cached_property
     def layout(self) -> Layout:
         """Columns, format and preset together."""
-        preset = PRESETS[self.preset] if self.preset is not None else Preset()
-        given = ColumnMap.parsed(self.column)
-        return Layout(
-            preset=preset,
-            columns=ColumnMap({**preset.columns.names, **given.names}),
+        preset = PRESETS[self.preset] if self.preset is not None else Layout()
+        return replace(
+            preset,
+            columns={**preset.columns, **columns_of(*self.column)},
             box_format=preset.box_format if self.box_format is None else NAMED.get(self.box_format),
             header=tuple(name.strip() for name in self.header.split(",")) if self.header else preset.header,
             class_names=tuple(name.strip() for name in (self.class_names or "").split(",") if name.strip()),

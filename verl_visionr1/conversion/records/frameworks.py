@@ -1,20 +1,19 @@
 """Rows as other frameworks write them, and tables that many tools write: their columns and box formats by name.
 
-A `Preset` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
+`Layout.read` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED, Convention
-from verl_visionr1.conversion.records.fields import ColumnMap, Fields
+from verl_visionr1.conversion.records.fields import Fields, Layout, columns_of
 from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
 from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.files import RowError
@@ -24,25 +23,6 @@ WARPED_WH = (840, 840)
 """What Seg-Zero and VisionReasoner warp every image to."""
 CLICKS = ("click", "long_press", "moveto", "doubleclick", "rightclick")
 """Actions of GUI-R1 that are one point on the screen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How one framework's rows are read.
-
-    Attributes:
-        read: (record, place) -> its fields.
-        box_format: of all its boxes; None: it has none, each record tells it, or the user must.
-        columns: what is read by name; `read` sees to the rest.
-        header: names of the columns of a table without a header.
-        image_columns: columns that hold images, which need not be read to know what a row asks.
-    """
-
-    read: Callable[[Record, str], Fields] = lambda record, where: Fields()
-    box_format: Convention | None = None
-    columns: ColumnMap = field(default_factory=lambda: ColumnMap({}))
-    header: tuple[str, ...] = ()
-    image_columns: tuple[str, ...] = ("image", "images")
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
@@ -282,30 +262,26 @@ def _groups(answer: str) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------------------------------------- the table
 
 _CORNERS = "xmin,ymin,xmax,ymax"
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+PRESETS: Mapping[str, Layout] = MappingProxyType(
     {
-        "easyr1": Preset(_easyr1),
-        "ms-swift": Preset(_ms_swift),
-        "visual-rft": Preset(_visual_rft, NAMED["xyxy-norm1000"]),
-        "r1-v": Preset(_r1_v),
-        "seg-zero": Preset(_seg_zero, Convention("xyxy", "840")),
-        "gui-r1": Preset(_gui_r1, NAMED["xyxy-norm1"]),
-        "llamafactory": Preset(_llamafactory),
-        "rex-thinker": Preset(_rex_thinker, NAMED["xyxy-abs"]),
-        "tf-csv": Preset(
+        "easyr1": Layout(_easyr1),
+        "ms-swift": Layout(_ms_swift),
+        "visual-rft": Layout(_visual_rft, NAMED["xyxy-norm1000"]),
+        "r1-v": Layout(_r1_v),
+        "seg-zero": Layout(_seg_zero, Convention("xyxy", "840")),
+        "gui-r1": Layout(_gui_r1, NAMED["xyxy-norm1"]),
+        "llamafactory": Layout(_llamafactory),
+        "rex-thinker": Layout(_rex_thinker, NAMED["xyxy-abs"]),
+        "tf-csv": Layout(
             box_format=NAMED["xyxy-abs"],
-            columns=ColumnMap.parsed(
-                ["image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"]
-            ),
+            columns=columns_of("image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"),
         ),
-        "retinanet-csv": Preset(
+        "retinanet-csv": Layout(
             box_format=NAMED["xyxy-abs"],
-            columns=ColumnMap.parsed(["image=path", "label=class", "boxes=x1,y1,x2,y2"]),
+            columns=columns_of("image=path", "label=class", "boxes=x1,y1,x2,y2"),
             header=("path", "x1", "y1", "x2", "y2", "class"),
         ),
-        "imagefolder": Preset(
-            columns=ColumnMap.parsed(["image=file_name", "label=objects.categories", "boxes=objects.bbox"])
-        ),
+        "imagefolder": Layout(columns=columns_of("image=file_name", "label=objects.categories", "boxes=objects.bbox")),
     }
 )
 """Every preset by name."""

@@ -33,7 +33,7 @@ def items_of_questions(
         with_images: without them the items are good for a look at their ground truth only.
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
-    if source.layout.columns.is_one_box_a_record:
+    if source.layout.is_one_box_a_record:
         entries = _together(source, entries, ledger)
     for entry in entries:
         with ledger.skipping():
@@ -226,7 +226,7 @@ def _with_bytes(
         while current < numbers[ask.image]:
             current, (where, record) = next(records)
             if current == numbers[ask.image]:
-                image = source.image_in(source.fields(where, record).image, where)
+                image = source.image_in(source.layout.fields(where, record).image, where)
         assert image is not None
         image_id = "" if item.image_id == where else item.image_id  # a place in the file names no image
         yield replace(item, image=image, image_id=image_id)
