@@ -109,9 +109,9 @@ def _entries(folder: Path, name: str) -> dict[str, Any]:
     return {str(key_of(key)): entry for key, entry in found.items()}
 
 
-def _decoded(name: str, entries: Mapping[str, Any], type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
+def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
     """(place, id, entry) of each sound entry of one of the four pickles."""
-    for key, entry in entries.items():
+    for key, entry in _entries(folder, name).items():
         where = f"{name}.pkl: entry {key}"
         try:
             yield where, key, msgspec.convert(entry, type_)
@@ -123,30 +123,26 @@ def _read_pickles(
     folder: Path, images_dir: Path, ledger: Ledger, options: Options
 ) -> tuple[Annotations, Mapping[str, int]]:
     """The boxes; and key of each sentence -> its index in the names."""
-    entries = _entries(folder, "sentences")
-    sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
+    sentences = {key: entry for _, key, entry in _decoded(folder, "sentences", _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
     columns = options.columns(folder.name, names, ledger, NAMED["xywh-abs"])
-    _add_images(columns, _entries(folder, "images"), images_dir)
-    for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
+    _add_images(columns, folder, images_dir)
+    for where, key, entry in _decoded(folder, "annotations", _Annotation, ledger):
         _add_annotation(columns, where, key, entry, index_of)
-    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
+    wanted = {"full": (True, False), "pres": (False,), "abs": (True,)}[options.descriptions]
+    kept = {index_of[key] for key, entry in sentences.items() if bool(entry.is_negative) in wanted}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
-def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> None:
-    columns.number_of.update(dict.fromkeys(entries, LEFT_OUT))
-    for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
+def _add_images(columns: Columns, folder: Path, images_dir: Path) -> None:
+    columns.number_of.update(dict.fromkeys(_entries(folder, "images"), LEFT_OUT))
+    for where, key, entry in _decoded(folder, "images", _Image, columns.ledger):
         if columns.excludes(key, entry.file_name):
             continue
         with columns.ledger.skipping():
             path = find_image(images_dir, entry.file_name, where)
             columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
-
-
-def _is_asked(sentence: _Sentence, descriptions: str) -> bool:
-    return descriptions == "full" or bool(sentence.is_negative) == (descriptions == "abs")
 
 
 def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, index_of: Mapping[str, int]) -> None:
@@ -175,10 +171,9 @@ def _with_groups(
     data: Annotations, folder: Path, index_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[AnnotatedImage]:
     """The images, and the sentences of their groups; those that the annotations do not list are not asked for."""
-    entries = _entries(folder, "groups")
     inner = {
         key: frozenset(index_of[it] for it in _ids(entry.inner_sent_id) if it in index_of)
-        for _, key, entry in _decoded("groups", entries, _Group, ledger)
+        for _, key, entry in _decoded(folder, "groups", _Group, ledger)
     }
     listed = _entries(folder, "images")
     for image in data.images:

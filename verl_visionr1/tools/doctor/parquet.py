@@ -120,8 +120,6 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
 
 def _is_readable(name: str, found: pa.DataType) -> bool:
     """Whether verl and our reward can read a column, though its type is another."""
-    if name == "reward_model":
-        return _has_text(found, "ground_truth")
     if name in ("images", "prompt") and not (pa.types.is_list(found) or pa.types.is_large_list(found)):
         return False
     if name == "images":
@@ -134,7 +132,7 @@ def _is_readable(name: str, found: pa.DataType) -> bool:
         return _has_text(found.value_type, "content")
     if name == "extra_info":
         return pa.types.is_struct(found) or pa.types.is_null(found)
-    return _is_text(found)
+    return _has_text(found, "ground_truth") if name == "reward_model" else _is_text(found)
 
 
 def _has_text(found: pa.DataType, name: str) -> bool:
