@@ -186,10 +186,8 @@ def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, .
 def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int, ...]:
     """Those of the asked-for categories whose presence or absence is known on an image."""
     entry = data.images[image]
-    if entry.checked is None and not entry.unsure:
-        return asked
     if entry.checked is None:
-        return tuple(c for c in asked if c not in entry.unsure)
+        return tuple(c for c in asked if c not in entry.unsure) if entry.unsure else asked
     return tuple(sorted(entry.checked.intersection(asked) - entry.unsure))
 
 
@@ -200,8 +198,9 @@ def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Coun
     return boxes, {data.category[j] for j in annotations}
 
 
-def _absent(asked: tuple[int, ...], present: set[int]) -> list[int]:
-    return [category for category in asked if category not in present]
+def _absent(data: Annotations, image: int, askable: tuple[int, ...]) -> list[int]:
+    present = data.categories_on(image)
+    return [category for category in askable if category not in present]
 
 
 def _number_of_negatives(fraction: float | None, positives: int) -> int:
@@ -232,7 +231,7 @@ def _plan_detection(
         categories = askable
         if length < len(askable):
             found = rng.sample(sorted(boxes), min(len(boxes), length))
-            absent = _absent(askable, present)
+            absent = _absent(data, image, askable)
             categories = tuple(sorted(found + rng.sample(absent, min(len(absent), length - len(found)))))
         objects = sum(boxes[c] for c in categories)
         if len(askable) - len(present) >= length:
@@ -252,7 +251,7 @@ def _plan_detection(
     ledger.left_out[f"detection row with fewer than {flags.min_instances} objects"] += too_few
     for image in chosen:
         askable = _askable(data, image, asked)
-        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        absent = _absent(data, image, askable)
         length = min(flags.max_categories, len(askable))
         asks.append(Ask(image, "detection", tuple(sorted(rng.sample(absent, length)))))
     return asks
@@ -295,7 +294,7 @@ def _plan_phrases(
     for number in rng.sample(range(absent_before[-1]), wanted - missing):
         image = bisect.bisect_right(absent_before, number) - 1
         askable = _askable(data, image, asked)
-        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        absent = _absent(data, image, askable)
         asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
     return asks
 
