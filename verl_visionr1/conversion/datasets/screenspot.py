@@ -112,7 +112,8 @@ def _item(where: str, record: Any, images_dir: Path | None, options: Options) ->
     """The item of an entry."""
     record = record_of(record, where)
     if "gt_bbox" in record:
-        raise RowsError(f"{where}: gt_bbox: rows of GUI-R1: take `visionr1 convert records --preset gui-r1`")
+        reason = "gt_bbox: rows of GUI-R1; convert them with `visionr1 convert records --preset gui-r1`"
+        raise RowsError(f"{where}: {reason}")
     instruction = text_of(record, ["instruction"], where)
     written = options.box_format or _format_by_keys(where, record)
     image = _image(where, record, images_dir)

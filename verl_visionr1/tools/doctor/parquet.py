@@ -23,12 +23,9 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
 
 
 def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
-    """What would stop or spoil a training run on this file; an empty list for a good one.
-
-    Decodes no pixels; of embedded images only the lengths are looked at.
+    """What would stop or spoil a training run on this file; an empty list for a good one. No pixels are decoded.
 
     Args:
-        path: one parquet file.
         images: in path mode, look whether every image file is there.
         limit: stop after so many problems.
     """
@@ -43,7 +40,6 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
     """As `check_parquet`, all of them, one after the other.
 
     Args:
-        path: one parquet file.
         images: look whether every image file is there.
         delegate: data sources (globs) whose ground truth verl's own reward reads, so that it may be anything.
 
