@@ -14,7 +14,6 @@ from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
-from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES, Layout
 from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.settings import needs_one_of
 
@@ -93,11 +92,6 @@ class Flags:
     def share_of_negatives(self) -> float | None:
         """The share that the negatives of the data set's own are thinned out to; None: not at all."""
         return self.negatives
-
-    @property
-    def row_layout(self) -> Layout:
-        """How rows are written."""
-        return VERL_FEATURES if self.hf_images else LAYOUTS[self.to]
 
     @cached_property
     def excluded(self) -> Exclusion:

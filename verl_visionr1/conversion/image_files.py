@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_visionr1.conversion.identity import identity_of_name, normal_spelling, path_tails
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import EmbeddedImage, read_size, upright_size
+from verl_visionr1.images import EmbeddedImage, read_size
 
 
 def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
@@ -122,15 +122,6 @@ def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]
         reason = f"no width and height are given, and the image file has EXIF orientation {orientation}"
         raise RowError("frame unknown", f"{where}: {reason}: add both, or store the image upright")
     return size_wh
-
-
-def size_upright(image: Path | EmbeddedImage) -> tuple[int, int]:
-    """Width and height of an image as a viewer shows it.
-
-    Raises:
-        RowError: it cannot be read.
-    """
-    return upright_size(*read_size(image))
 
 
 # ------------------------------------------------------------------------------------------------ one file

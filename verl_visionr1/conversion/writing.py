@@ -29,6 +29,7 @@ from verl_visionr1.conversion.selection import selected
 from verl_visionr1.conversion.tokens import FAMILIES, answer_tokens, image_tokens, load_answer_counter, prompt_tokens
 from verl_visionr1.files import RowError, RowsError, write_whole
 from verl_visionr1.images import RowImage, prepare_image
+from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES
 from verl_visionr1.row_writer import RowWriter, Written
 from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target
@@ -125,8 +126,9 @@ def write_items(
     first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
         raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
-    how = {"embed": flags.embed, "layout": flags.row_layout, "shard_rows": flags.shard_rows}
-    with RowWriter(out, provenance=provenance, **how) as writer:
+    layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
+    writing = RowWriter(out, embed=flags.embed, layout=layout, provenance=provenance, shard_rows=flags.shard_rows)
+    with writing as writer:
         for row in chain([first], rows):
             writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects

@@ -26,11 +26,11 @@ import msgspec
 from verl_visionr1.boxes import Box
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
-from verl_visionr1.conversion.image_files import size_upright
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size, upright_size
 from verl_visionr1.masks import Mask
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -86,7 +86,7 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     parts = [[shape] for shape in targets] if options.boxes == "polygon" else [targets]
     names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
     image = next((name for name in names if name.exists()), names[0])  # its opening tells that it is missing
-    size_wh = size_upright(image)
+    size_wh = upright_size(*read_size(image))
     for number, text in enumerate(entry.texts):
         where = f"{path.name}: text {number}"
         if not text.strip():

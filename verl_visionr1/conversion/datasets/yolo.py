@@ -32,13 +32,14 @@ from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.image_files import find_below, find_image, size_upright
+from verl_visionr1.conversion.image_files import find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size, upright_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ def read_yolo(
         with ledger.skipping():
             _require_own(it, owners[it.labels])
             lines = _lines(it.labels)
-            upright_wh = size_upright(it.path)
+            upright_wh = upright_size(*read_size(it.path))
             image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
             ledger.notes["image without a label file: nothing in it"] += lines is None
             for number, line in lines or ():
