@@ -63,11 +63,6 @@ class VocabularyFlags(BoxFlags):
         for task in self.planned_tasks:
             self.format_of(task)
 
-    @property
-    def keeps_marked(self) -> bool:
-        """Whether what is marked is an object."""
-        return self.marked == "objects"
-
     def columns(
         self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
     ) -> Columns:
@@ -78,7 +73,7 @@ class VocabularyFlags(BoxFlags):
             most: as in `box_check`.
         """
         boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
-        return Columns(name, names, ledger, boxes, keeps_marked=self.keeps_marked, excluded=self.excluded)
+        return Columns(name, names, ledger, boxes, self.marked == "objects", self.excluded)
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:

@@ -119,14 +119,7 @@ class Columns:
     """
 
     def __init__(
-        self,
-        name: str,
-        names: Sequence[str],
-        ledger: Ledger,
-        boxes: BoxCheck,
-        *,
-        keeps_marked: bool = False,
-        excluded: Exclusion | None = None,
+        self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, keeps_marked: bool, excluded: Exclusion
     ) -> None:
         if not names:
             raise RowsError(f"{name}: no category; detection needs at least one")
@@ -135,7 +128,7 @@ class Columns:
                 reason = f"category {number} is named {category!r}"
                 raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; correct it")
         self.name, self.names, self.ledger = name, names, ledger
-        self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded or Exclusion()
+        self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded
         self.images: list[AnnotatedImage] = []
         self.number_of: dict[str, int] = {}
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
@@ -217,7 +210,7 @@ class Columns:
         self._boxes.extend(box)
         self._ids.append(annotation_id)
 
-    def finish(self, never_asked: Collection[int] = (), *, own_negatives: bool = False) -> Annotations:
+    def finish(self, never_asked: Collection[int] = ()) -> Annotations:
         """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`.
 
         Raises:
@@ -238,7 +231,6 @@ class Columns:
             category=_taken(self._category, order),
             kind=_taken(self._kind, order),
             annotation_ids=[self._ids[i] for i in order],
-            own_negatives=own_negatives,
         )
 
     def _mark_unsure(self) -> None:

@@ -93,16 +93,11 @@ class _Region(msgspec.Struct, gc=False):
 _REGION = msgspec.json.Decoder(_Region)
 
 
-def _read_image_data(path: Path) -> dict[int, ImageData]:
-    entries: list[ImageData] = read_json(path, list[ImageData])
-    return {number: entry for entry in entries if (number := _number_of(entry)) is not None}
-
-
 def _number_of(entry: ImageData | _ImageRegions) -> int | None:
     return entry.id if entry.image_id is None else entry.image_id
 
 
-def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None, path: Path | None) -> None:
+def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None) -> None:
     """Refuse a list of COCO images where nothing says which images are COCO's: it would leave nothing out."""
     if "coco" not in options.excluded.collections:
         return
@@ -110,7 +105,8 @@ def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None, p
     if images is None:
         raise RowsError(f"{named}, which only image_data.json knows; add --image-data")
     if all(entry.coco_id is None for entry in images.values()):
-        raise RowsError(f"{named}, and no entry of {path} has a coco_id; take Visual Genome's own image_data.json")
+        reason = f"no entry of {options.image_data} has a coco_id"
+        raise RowsError(f"{named}, and {reason}; take Visual Genome's own image_data.json")
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -215,8 +211,10 @@ def convert(
 ) -> Reading:
     """The rows of region descriptions, which are decoded image by image, as rows are written."""
     require_images(images_dir)
-    image_data = options.image_data
-    images = None if image_data is None else _read_image_data(image_data)
-    _check_exclusion(options, images, image_data)
-    items = _items(regions, images, images_dir, options, ledger)
-    return Reading(items=items, files=[regions, *filter(None, [image_data])])
+    images, files = None, [regions]
+    if (image_data := options.image_data) is not None:
+        entries: list[ImageData] = read_json(image_data, list[ImageData])
+        images = {number: entry for entry in entries if (number := _number_of(entry)) is not None}
+        files.append(image_data)
+    _check_exclusion(options, images)
+    return Reading(items=_items(regions, images, images_dir, options, ledger), files=files)

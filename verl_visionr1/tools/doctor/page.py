@@ -36,7 +36,7 @@ def write_page(examination: Examination, out: Path) -> None:
         raise RowsError(f"--html {out}: needs a name that ends in .html")
     files = []
     for census in examination.censuses:
-        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items())]
+        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items() if tally)]
         shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
         cards = [_card(sample, problems) for sample, problems in shown]
         files.append({"name": census.file, "summary": "; ".join(parts), "cards": cards})

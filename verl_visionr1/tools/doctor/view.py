@@ -36,7 +36,8 @@ def view_of(examination: Examination, *, with_statistics: bool = False) -> Itera
             title = Text(f"{census.file}: {census.counted}")
             table = Table(title=title, title_justify="left", box=None, show_header=False)
             for name, tally in census.tallies.items():
-                table.add_row(name, Text(shares(tally)))
+                if tally:
+                    table.add_row(name, Text(shares(tally)))
             yield table
 
 
