@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -121,17 +121,8 @@ _REF, _BBOX = "<ref-object>", "<bbox>"
 """Placeholders of ms-swift."""
 
 
-class _Turns(NamedTuple):
-    """Question and answer of a conversation; `left_out`: why it is none for us."""
-
-    question: str
-    answer: Any
-    left_out: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def _turns(record: Record, where: str) -> _Turns:
-    """Of `messages` or `conversations`; the answer may stand in `solution` instead."""
+def _conversation(record: Record, where: str) -> Fields:
+    """The question (`wording`) and the answer of `messages` or `conversations`; this one may stand in `solution`."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
@@ -144,17 +135,16 @@ def _turns(record: Record, where: str) -> _Turns:
         spoken.setdefault(names.get(role, role), []).append("" if text is None else str(text))
     answers = spoken["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
     if len(spoken["user"]) != 1 or len(answers) != 1:
-        return _Turns("", "", "conversation of several turns, or without an answer")
-    return _Turns(spoken["user"][0], answers[0], notes=("system prompt dropped",) * bool(spoken["system"]))
+        return Fields(left_out="conversation of several turns, or without an answer")
+    made = Fields(image=record.get("images"), wording=without_images(spoken["user"][0]), solution=answers[0])
+    made.notes = ("system prompt dropped",) * bool(spoken["system"])
+    return made
 
 
 def _llamafactory(record: Record, where: str) -> Fields:
     """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer are in whatever frame it was made."""
-    turns = _turns(record, where)
-    if turns.left_out:
-        return Fields(left_out=turns.left_out)
-    made = Fields(image=record.get("images"), wording=without_images(turns.question), solution=turns.answer)
-    made.question, made.notes = without_format(turns.question) or None, turns.notes
+    made = _conversation(record, where)
+    made.question = without_format(made.wording or "") or None
     return made
 
 
@@ -166,10 +156,11 @@ class _Objects(msgspec.Struct):
 
 def _ms_swift(record: Record, where: str) -> Fields:
     """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
-    turns = _turns(record, where)
-    if turns.left_out:
-        return Fields(left_out=turns.left_out)
-    if _BBOX in turns.question:
+    made = _conversation(record, where)
+    asked, answer = made.wording or "", made.solution
+    if made.left_out:
+        return made
+    if _BBOX in asked:
         return Fields(left_out="row that asks about a given box")
     try:
         objects = msgspec.convert(record.get("objects") or {}, _Objects)
@@ -178,13 +169,13 @@ def _ms_swift(record: Record, where: str) -> Fields:
         needed = "needs lists ref and bbox, bbox_type real or norm1"
         raise RowError("malformed objects", f"{where}: {reason}; {needed}") from None
     refs, boxes = objects.ref or [], objects.bbox or []
-    wording = without_images(turns.question)
-    for ref in refs[: wording.count(_REF)]:
+    wording = asked
+    for ref in refs[: asked.count(_REF)]:
         wording = wording.replace(_REF, ref, 1)
-    made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
+    made.wording, made.question = wording, wording or None
     if not refs and not boxes:
-        made.solution = turns.answer
         return made
+    made.solution = None
     made.box_format = NAMED["xyxy-norm1" if objects.bbox_type == "norm1" else "xyxy-abs"]
     lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
     if lengths not in ({2}, {4}):
@@ -193,10 +184,10 @@ def _ms_swift(record: Record, where: str) -> Fields:
     made.boxes, made.points = (boxes, None) if lengths == {4} else (None, boxes)
     if refs:
         made.question = None
-        named = _named_refs(where, turns, refs)
+        named = _named_refs(where, asked, str(answer), refs)
         made.phrase = list(dict.fromkeys(named))
-        made.label = _refs_of_boxes(where, turns, named, len(boxes))
-    elif labels := _written_labels(where, str(turns.answer), len(boxes)):
+        made.label = _refs_of_boxes(where, asked, str(answer), named, len(boxes))
+    elif labels := _written_labels(where, str(answer), len(boxes)):
         made.question, made.phrase, made.label = None, list(dict.fromkeys(labels)), labels
     return made
 
@@ -215,19 +206,18 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
     return labels
 
 
-def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:
+def _named_refs(where: str, asked: str, answer: str, refs: Sequence[str]) -> Sequence[str]:
     """The phrases that the placeholders of question and answer stand for, in their order; all where there are none."""
-    wanted = f"{turns.question}{turns.answer}".count(_REF)
+    wanted = asked.count(_REF) + answer.count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
         raise RowError("placeholder without a phrase", f"{where}: {reason}; {ADVICE}")
-    return refs[:wanted] if _REF in str(turns.answer) else refs
+    return refs[:wanted] if _REF in answer else refs
 
 
-def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
+def _refs_of_boxes(where: str, question: str, answer: str, refs: Sequence[str], n_boxes: int) -> list[str]:
     """The phrase of each box: all of one phrase, one each of as many phrases, else as the answer pairs them."""
-    groups = _groups(str(turns.answer))
-    asked = turns.question.count(_REF)
+    groups, asked = _groups(answer), question.count(_REF)
     if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
         groups, asked = [(len(refs), n_boxes)], 0
     named, paired = list(refs[asked:]), list[str]()
