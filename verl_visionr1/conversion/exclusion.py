@@ -27,7 +27,6 @@ import msgspec
 import pyarrow as pa
 import typer
 
-from verl_visionr1.conversion.folders import IMAGE_SUFFIXES, files_in
 from verl_visionr1.conversion.identity import (
     identity_of_name,
     normal_image_id,
@@ -35,6 +34,7 @@ from verl_visionr1.conversion.identity import (
     read_exclusion,
     without_comment,
 )
+from verl_visionr1.conversion.image_files import IMAGE_SUFFIXES, files_in
 from verl_visionr1.conversion.referring import PICKLES, in_any_split
 from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
 from verl_visionr1.files import RowsError, write_whole

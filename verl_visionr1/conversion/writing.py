@@ -79,11 +79,6 @@ class Report:
     skipped_list: Path | None
 
 
-def new_ledger(flags: Flags) -> Ledger:
-    """A ledger with the policy of the flags."""
-    return Ledger(fail=flags.on_error == "fail")
-
-
 def write_items(
     items: Iterable[Item],
     out: Path,

@@ -33,7 +33,7 @@ import msgspec
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.image_files import files_in
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_csv, read_json

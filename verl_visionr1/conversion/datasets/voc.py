@@ -31,8 +31,7 @@ from xml.etree.ElementTree import Element
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in, read_names
-from verl_visionr1.conversion.image_files import find_image, size_of_unturned
+from verl_visionr1.conversion.image_files import files_in, find_image, read_names, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml

@@ -30,9 +30,8 @@ from typing import Annotated, NamedTuple
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.image_files import find_below, find_image
+from verl_visionr1.conversion.image_files import files_in, find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_bytes, read_lines

@@ -13,8 +13,7 @@ from typing import Any
 from verl_visionr1.conversion import values
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.records.notations import refuse_pairs
-from verl_visionr1.conversion.records.solutions import decoded_text, read_solution
+from verl_visionr1.conversion.records.solutions import decoded_text, read_solution, refuse_pairs
 from verl_visionr1.conversion.values import ADVICE, count_of, numbers_of, record_of, size_of
 from verl_visionr1.conversion.vocabulary import key_of, visible_form
 from verl_visionr1.files import RowError, RowsError
