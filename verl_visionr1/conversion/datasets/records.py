@@ -133,9 +133,9 @@ def _has_none(records: RecordSource, options: Options) -> bool:
 def convert(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
     """The rows of a file, an imagefolder, or a folder of files."""
     records = RecordSource.found(source, options.layout, options.images_dir, options.split)
-    found = survey(records)
+    labels = survey(records)
     if options.layout.is_vocabulary:
-        items, total = items_of_vocabulary(records, found, options, ledger)
+        items, total = items_of_vocabulary(records, labels, options, ledger)
         allow_none = bool(options.negatives) or options.min_instances == 0
     else:
         items, total = _questions(records, options, ledger), None

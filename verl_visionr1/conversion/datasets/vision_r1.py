@@ -56,7 +56,6 @@ PHRASES = (
     ("Locate every ", " in the image and output the coordinates in JSON format."),
 )
 """What stands before and behind one phrase: Griffon's two wordings, and the one that replaces them for Qwen."""
-Boxes = list[list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     if not isinstance(problem, str) or not problem.strip():
         raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; correct or remove the row")
     problem = without_images(problem)
-    solution = _solution(where, record.get("solution"))
+    pairs: list[tuple[str, Any]] = _decoded(where, "solution", record.get("solution"), list[tuple[str, Any]])
+    solution = [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
     task, phrases = _asked(where, problem, [label for label, _ in solution], ids, options, ledger)
     labels = [it for label, boxes in solution for it in [_label(where, label, task, phrases, ledger)] * len(boxes)]
@@ -190,11 +190,6 @@ def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
         return msgspec.json.decode(value, type=type) if isinstance(value, str) else msgspec.convert(value, type)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise RowError("malformed entry", f"{where}: {column} {str(value)[:80]!r}: {error}; correct it") from None
-
-
-def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
-    pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, Any]])
-    return [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
 
 
 @converter("detection", "grounding", example="Vision-R1-Data vision_r1.parquet --negatives 0")

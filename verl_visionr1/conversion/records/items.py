@@ -14,7 +14,7 @@ from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import Ask, VocabularyFlags, items_of, plan
 from verl_visionr1.conversion.records.fields import Entry, Fields, labels_of
-from verl_visionr1.conversion.records.source import RecordSource, Survey
+from verl_visionr1.conversion.records.source import RecordSource
 from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns, named_once, visible_form
 from verl_visionr1.criteria.text import named_option
@@ -134,7 +134,7 @@ def _choices(entry: Entry) -> tuple[str, ...]:
 
 
 def items_of_vocabulary(
-    source: RecordSource, found: Survey, flags: VocabularyFlags, ledger: Ledger
+    source: RecordSource, labels: Sequence[str], flags: VocabularyFlags, ledger: Ledger
 ) -> tuple[Iterator[Item], int]:
     """The items that the flags plan, and how many they are.
 
@@ -144,12 +144,10 @@ def items_of_vocabulary(
         RowsError: no labels at all.
     """
     name = ", ".join(path.name for path in source.files)
-    if not found.labels and found.error is not None:
-        raise found.error
-    if not found.labels:
+    if not labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
     box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without one there are no boxes
-    names, _ = named_once(found.labels, ledger)
+    names, _ = named_once(labels, ledger)
     reader = _Reader(source, flags.columns(name, names, ledger, box_format))
     reader.read(flags.split)
     data = reader.columns.finish()

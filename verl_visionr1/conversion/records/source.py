@@ -157,24 +157,11 @@ class RecordSource:
 # ---------------------------------------------------------------------------------------------- survey
 
 
-@dataclass(slots=True)
-class Survey:
-    """What a first look found.
-
-    Attributes:
-        labels: names of labels, in order of their letters, or all that `--class-names` lists.
-        error: what is wrong with the first record that cannot be read.
-    """
-
-    labels: tuple[str, ...] = ()
-    error: RowError | None = None
-
-
-def survey(source: RecordSource) -> Survey:
-    """Look at all records once.
+def survey(source: RecordSource) -> tuple[str, ...]:
+    """Look at all records once: the labels of a vocabulary, in order of their letters, or all of `--class-names`.
 
     Raises:
-        RowsError: a column that no record has.
+        RowsError: a column that no record has. RowError: no label, and a record that cannot be read.
     """
     seen: set[str] = set()
     labels: set[str] = set()
@@ -191,7 +178,10 @@ def survey(source: RecordSource) -> Survey:
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
-    return Survey(source.layout.class_names or tuple(sorted(labels)), error)
+    names = source.layout.class_names or tuple(sorted(labels))
+    if error is not None and not names:
+        raise error
+    return names
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
