@@ -12,7 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -214,12 +214,13 @@ def _opened(
 ) -> Iterator[tuple[str, BinaryIO, Image.Image, int]]:
     """(name, file, image, EXIF orientation); names the file in whatever Pillow and the system raise about it."""
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
+    head = b""
     try:
-        with (
-            io.BytesIO(source.data) if isinstance(source, EmbeddedImage) else open(name, "rb") as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
-            yield name, file, image, _check_image(name, image, file, verify_decode)
+        with io.BytesIO(source.data) if isinstance(source, EmbeddedImage) else open(name, "rb") as file:
+            head = file.read(12)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                yield name, file, image, _check_image(name, image, file, verify_decode)
     except RowError:
         raise
     except FileNotFoundError:
@@ -227,21 +228,12 @@ def _opened(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RowError("image too large", f"{name}: {error}; shrink it") from None
     except UnidentifiedImageError:
-        if other := _other_format(name, source):
+        if other := next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), ""):
             advice = f"convert it to JPEG or PNG ({', '.join(FORMATS)} are read)"
             raise RowError("image of another format", f"{name}: it is {other}; {advice}") from None
         raise RowError("image unreadable", f"{name}: not an image of a known format; fetch it again") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
         raise RowError("image unreadable", f"{name}: {error}; fetch it again") from None
-
-
-def _other_format(name: str, source: str | Path | EmbeddedImage) -> str:
-    """The format of an image that is none of `FORMATS`; "" where it is not known."""
-    head = source.data[:12] if isinstance(source, EmbeddedImage) else b""
-    if not isinstance(source, EmbeddedImage):
-        with suppress(OSError), open(name, "rb") as file:
-            head = file.read(12)
-    return next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), "")
 
 
 def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:
