@@ -317,7 +317,7 @@ def converter_options() -> Iterator[str]:
     for field in fields(Flags):
         default = "" if field.default in (MISSING, None, False) else getattr(field.default, "value", field.default)
         name = f"--{field.name.replace('_', '-')}"
-        rows.append((code(name), code(default), prose(hints[field.name].__metadata__[0].help)))
+        rows.append((code(name), code(default), prose(hints[field.name].__metadata__[0])))
     yield from table(("option", "default", "meaning"), rows)
 
 

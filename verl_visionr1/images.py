@@ -12,7 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -119,25 +119,18 @@ def prepare_image(
             as it is or as a model's processor resizes it; too many pixels.
         RowsError: a copy cannot be written.
     """
-    is_bytes = isinstance(source, EmbeddedImage)
-    name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
-    with _image_errors(name, source):
-        data = source.data if isinstance(source, EmbeddedImage) else Path(name).read_bytes() if embed else None
-        with (
-            io.BytesIO(data) if data is not None else open(name, "rb") as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
-            orientation = _check_image(name, image, file, verify_decode)
-            stored_wh = image.size
-            changes = (f"EXIF orientation {orientation} applied",) if orientation != 1 else ()
-            changes += _colour_changes(image)
-            if not changes and (embed or not is_bytes):
-                return RowImage(name, data, stored_wh, stored_wh)
-            suffix = ".jpg" if image.format in _JPEG else f".{str(image.format).lower()}"
-            if changes:
-                data, suffix = _encode_upright(name, image, orientation)
-    assert data is not None
-    size_wh = stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
+    with _opened(source, verify_decode) as (name, file, image, orientation):
+        stored_wh = image.size
+        changes = (f"EXIF orientation {orientation} applied",) if orientation != 1 else ()
+        changes += _colour_changes(image)
+        if not changes and not embed and not isinstance(source, EmbeddedImage):
+            return RowImage(name, None, stored_wh, stored_wh)
+        if changes:
+            data, suffix = _encode_upright(name, image, orientation)
+        else:
+            file.seek(0)
+            data, suffix = file.read(), ".jpg" if image.format in _JPEG else f".{str(image.format).lower()}"
+    size_wh = upright_size(stored_wh, orientation)
     if embed:
         return RowImage(name, data, size_wh, stored_wh, orientation, changes)
     return RowImage(_store_copy(data, suffix, copies_dir), None, size_wh, stored_wh, orientation, changes)
@@ -149,14 +142,13 @@ def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]
     Raises:
         RowError: as `prepare_image`.
     """
-    is_bytes = isinstance(source, EmbeddedImage)
-    name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
-    with (
-        _image_errors(name, source),
-        io.BytesIO(source.data) if is_bytes else open(name, "rb") as file,
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        return image.size, _check_image(name, image, file, verify_decode=False)
+    with _opened(source, verify_decode=False) as (_, _, image, orientation):
+        return image.size, orientation
+
+
+def upright_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height as a viewer shows an image of this EXIF orientation."""
+    return stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
 
 
 # ------------------------------------------------------------------------------------------------ boxes
@@ -217,10 +209,18 @@ def in_upright_frame(
 
 
 @contextmanager
-def _image_errors(name: str, source: str | Path | EmbeddedImage) -> Iterator[None]:
-    """Name the file in whatever Pillow and the system raise about it."""
+def _opened(
+    source: str | Path | EmbeddedImage, verify_decode: bool
+) -> Iterator[tuple[str, BinaryIO, Image.Image, int]]:
+    """(name, file, image, EXIF orientation); names the file in whatever Pillow and the system raise about it."""
+    name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
+    head = b""
     try:
-        yield
+        with io.BytesIO(source.data) if isinstance(source, EmbeddedImage) else open(name, "rb") as file:
+            head = file.read(12)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                yield name, file, image, _check_image(name, image, file, verify_decode)
     except RowError:
         raise
     except FileNotFoundError:
@@ -228,21 +228,12 @@ def _image_errors(name: str, source: str | Path | EmbeddedImage) -> Iterator[Non
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RowError("image too large", f"{name}: {error}; shrink it") from None
     except UnidentifiedImageError:
-        if other := _other_format(name, source):
+        if other := next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), ""):
             advice = f"convert it to JPEG or PNG ({', '.join(FORMATS)} are read)"
             raise RowError("image of another format", f"{name}: it is {other}; {advice}") from None
         raise RowError("image unreadable", f"{name}: not an image of a known format; fetch it again") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
         raise RowError("image unreadable", f"{name}: {error}; fetch it again") from None
-
-
-def _other_format(name: str, source: str | Path | EmbeddedImage) -> str:
-    """The format of an image that is none of `FORMATS`; "" where it is not known."""
-    head = source.data[:12] if isinstance(source, EmbeddedImage) else b""
-    if not isinstance(source, EmbeddedImage):
-        with suppress(OSError), open(name, "rb") as file:
-            head = file.read(12)
-    return next((kind for start, kind in _OTHER_FORMATS.items() if head[4:].startswith(start)), "")
 
 
 def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError, disk_error, sync_folder
@@ -90,7 +89,8 @@ class RowWriter:
         self._buffer: list[Row] = []
         self._buffer_bytes = 0
         self._partials: list[tuple[Path, BinaryIO]] = []
-        self._sink: _ParquetSink | _JsonlSink | None = None
+        self._is_open = False
+        self._parquet: pq.ParquetWriter | None = None  # of the open shard; None for jsonl
 
     def __enter__(self) -> RowWriter:
         try:
@@ -140,29 +140,38 @@ class RowWriter:
         path = self.out.with_name(f".{self.out.stem}-{len(self._partials):05d}{self._suffix}.partial")
         file = _open_locked(path, self.out)
         self._partials.append((path, file))
-        if self._suffix == ".jsonl":
-            self._sink = _JsonlSink(file, self._layout)
-        else:
-            self._sink = _ParquetSink(file, self._layout, self._schema, self._embed)
+        self._is_open = True
+        if self._suffix == ".parquet":
+            # statistics and dictionaries of image bytes would hold whole images, and JPEG does not compress further
+            options: dict[str, Any] = {"compression": "none" if self._embed else "zstd"}
+            options |= {"use_dictionary": not self._embed, "write_statistics": not self._embed}
+            self._parquet = pq.ParquetWriter(file, self._schema, **options)
 
     def _flush(self) -> None:
         if not self._buffer:
             return
-        if self._sink is None:
+        if not self._is_open:
             self._open_shard()
-        assert self._sink is not None
-        self._sink.write(self._buffer, self._first_index + self._rows - len(self._buffer))
+        first_index = self._first_index + self._rows - len(self._buffer)
+        if self._parquet is not None:
+            self._parquet.write_batch(self._layout.record_batch(self._buffer, first_index, self._schema))
+        else:
+            for index, row in enumerate(self._buffer, first_index):
+                line = json.dumps(self._layout.record(row, index), ensure_ascii=False)
+                self._partials[-1][1].write(line.encode() + b"\n")
         self._buffer, self._buffer_bytes = [], 0
 
     def _close_shard(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-            self._sink = None
-            file = self._partials[-1][1]
-            file.flush()
-            os.fsync(file.fileno())
-            if len(self._partials) > 1:  # the first one holds the lock; thousands of open files are too many
-                file.close()
+        if not self._is_open:
+            return
+        if self._parquet is not None:
+            self._parquet.close()
+        self._is_open, self._parquet = False, None
+        file = self._partials[-1][1]
+        file.flush()
+        os.fsync(file.fileno())
+        if len(self._partials) > 1:  # the first one holds the lock; thousands of open files are too many
+            file.close()
 
     def _commit(self) -> None:
         self._flush()
@@ -189,46 +198,11 @@ class RowWriter:
     def _abort(self) -> None:
         for path, _ in self._partials:
             path.unlink(missing_ok=True)
-        if self._sink is not None:
+        if self._parquet is not None:
             with suppress(OSError):  # closing writes a footer
-                self._sink.close()
-            self._sink = None
+                self._parquet.close()
+        self._is_open, self._parquet = False, None
         self._drop_partials()
-
-
-class _ParquetSink:
-    """Writes rows into an open file, a row group a call."""
-
-    def __init__(self, file: BinaryIO, layout: Layout, schema: pa.Schema, embed: bool) -> None:
-        self._layout, self._schema = layout, schema
-        self._parquet = pq.ParquetWriter(
-            file,
-            schema,
-            # statistics and dictionaries of image bytes would hold whole images, and JPEG does not compress further
-            compression="none" if embed else "zstd",
-            use_dictionary=not embed,
-            write_statistics=not embed,
-        )
-
-    def write(self, rows: Sequence[Row], first_index: int) -> None:
-        self._parquet.write_batch(self._layout.record_batch(rows, first_index, self._schema))
-
-    def close(self) -> None:
-        self._parquet.close()
-
-
-class _JsonlSink:
-    """Writes rows into an open file, a line each."""
-
-    def __init__(self, file: BinaryIO, layout: Layout) -> None:
-        self._file, self._layout = file, layout
-
-    def write(self, rows: Sequence[Row], first_index: int) -> None:
-        for index, row in enumerate(rows, first_index):
-            self._file.write(json.dumps(self._layout.record(row, index), ensure_ascii=False).encode() + b"\n")
-
-    def close(self) -> None:
-        self._file.flush()
 
 
 def _open_locked(path: Path, out: Path) -> BinaryIO:

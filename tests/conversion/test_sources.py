@@ -11,8 +11,7 @@ from hostile import Hostile
 from PIL import Image
 from some_items import WH, picture
 
-from verl_visionr1.conversion.folders import files_in
-from verl_visionr1.conversion.image_files import embedded_image, find_image, inside
+from verl_visionr1.conversion.image_files import embedded_image, files_in, find_image, inside
 from verl_visionr1.conversion.sources import files_of, read_json, read_pickle, read_records, read_xml
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, prepare_image

@@ -139,7 +139,7 @@ def _as_dict(examination: Examination) -> dict[str, object]:
     ]
     files = [
         {"file": census.file, "rows": census.n_rows, "unit": census.unit}
-        | {name: dict(getattr(census, name)) for name in ("tasks", "splits", "empty", "labels", "counts")}
+        | {name: dict(census.tallies[name]) for name in ("tasks", "splits", "empty", "labels", "counts")}
         for census in examination.censuses
     ]
     return {"severity": examination.severity.name.lower(), "found": found, "files": files}

@@ -9,7 +9,7 @@ entry, which `--on-error skip` leaves out. All else is here, once:
 * `flags`       the options that every converter has;
 * `ledger`      what was skipped, left out or changed: nothing is lost without a line;
 * `sources`     json, jsonl, csv, xml, pickles, mat and parquet files, read with errors that name file and place;
-* `folders`     data sets that are folders of small files;
+* `image_files` images by their names, and data sets that are folders of small files;
 * `pickled_numpy` numpy's arrays in pickles, read without numpy's own unpickling;
 * `identity`    which image it is, whatever the data set calls it; exclusion lists against leakage;
 * `items`       `Item` -> `Row`: image prepared, boxes brought into its frame and cleaned, prompt made;
@@ -21,7 +21,7 @@ entry, which `--on-error skip` leaves out. All else is here, once:
 * `counts`      what data sets of counting and pointing share;
 * `records`     anybody's json, csv and parquet as items (a package);
 * `conventions` in which coordinates numbers are written, guessed with the evidence;
-* `point_units` the same of points; `question_frames` what questions say of it;
+* `point_units` the same of points; `item_boxes` asks both of items, and what questions say of it;
 * `selection`   exclusion, `--max-instances`, `--negatives`, `--limit`;
 * `tokens`      how many tokens a row will cost, by model family;
 * `writing`     rows -> parquet, and the report;

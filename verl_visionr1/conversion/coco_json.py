@@ -148,8 +148,8 @@ def read_parts(
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
     category_of, names = _categories(path, document, aliases, ledger)
     columns = flags.columns(path.name, names, ledger, NAMED["xywh-abs"])
-    image_of, entries = _images(document.images, columns, images_dir)
-    _add_annotations(document.annotations, columns, image_of, category_of)
+    entries = _images(document.images, columns, images_dir)
+    _add_annotations(document.annotations, columns, category_of)
     categories = document.categories
     del document  # before sorting makes copies
     data = columns.finish()
@@ -225,77 +225,51 @@ def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[
         return data
     images = list(data.images)
     for number, image in enumerate(images):
-        present = {data.category[j] for j in data.of_image(number)}
-        there = frozenset[int]().union(*(ancestors.get(category, ()) for category in present))
+        there = frozenset[int]().union(*(ancestors.get(category, ()) for category in data.categories_on(number)))
         if asked := there - data.never_asked:
             images[number] = replace(image, unsure=image.unsure | there)
             ledger.notes["category not asked for on an image that holds a kind of it"] += len(asked)
     return replace(data, images=images)
 
 
-def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> tuple[dict[str, int], ImageEntries]:
-    """Key of each image -> its number, or `LEFT_OUT`; and those entries that say more than a name and a size."""
+def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> ImageEntries:
+    """Take the images; returns those entries that say more than a name and a size."""
     decode = msgspec.json.Decoder(CocoImage).decode
-    image_of: dict[str, int] = {}
     entries: ImageEntries = []
     owners: dict[str, str] = {}
     keys = ImageKeys()
     for number, raw in enumerate(raws):
-        key = None
+        where, key = f"{columns.name}: images[{number}]", None
         try:
-            entry = decoded(decode, raw, f"{columns.name}: images[{number}]")
+            entry = decoded(decode, raw, where)
             key = key_of(entry.id)
-            image = _image(f"{columns.name}: images[{number}]", entry, key, images_dir, image_of)
+            image = _image(where, entry, key, images_dir, columns.number_of)
+            first = image.image_id
             if not entry.says_more:
-                first = owners.setdefault(keys.key(image.file_name, image.path), image.image_id)
-                if first != image.image_id:
-                    _refuse_second(f"{columns.name}: images[{number}]", image, columns, image_of, first)
+                first = owners.setdefault(keys.key(image.file_name, image.path), first)
+            if first != image.image_id:
+                # each of the two holds a part of its objects, or all of them again
+                columns.leave_out(first, "image whose file another id has as well")
+                reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
+                raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
         except RowError as error:
             columns.ledger.skip(error)
-            if key is not None:
-                _leave_out(columns, image_of, key)
+            if key is not None:  # of an id that two entries have nobody knows which image is meant
+                columns.leave_out(key, "image whose id appears twice")
             continue
-        if columns.excludes(image.image_id, image.file_name):
-            image_of[image.image_id] = LEFT_OUT
-            continue
-        image_of[image.image_id] = columns.add_image(image)
-        if entry.says_more:
-            entries.append((image_of[image.image_id], entry))
-    return image_of, entries
+        if not columns.excludes(image.image_id, image.file_name):
+            taken = columns.add_image(image)
+            entries += [(taken, entry)] if entry.says_more else []
+    return entries
 
 
-def _refuse_second(where: str, image: AnnotatedImage, columns: Columns, image_of: dict[str, int], first: str) -> None:
-    """Refuse a file that another id has: each of the two entries holds a part of its objects, or all of them again.
-
-    Args:
-        first: key of the first image that has the file.
-    """
-    if image_of[first] != LEFT_OUT:
-        columns.leave_out(image_of[first])
-        columns.ledger.left_out["image whose file another id has as well"] += 1
-        image_of[first] = LEFT_OUT
-    reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
-    raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
-
-
-def _leave_out(columns: Columns, image_of: dict[str, int], key: str) -> None:
-    """Take no annotation of an id: of one that two entries have nobody knows which image is meant."""
-    before = image_of.get(key, LEFT_OUT)
-    if before != LEFT_OUT:
-        columns.leave_out(before)
-        columns.ledger.left_out["image whose id appears twice"] += 1
-    image_of[key] = LEFT_OUT
-
-
-def _image(
-    where: str, entry: CocoImage, key: str | None, images_dir: Path, image_of: Mapping[str, int]
-) -> AnnotatedImage:
+def _image(where: str, entry: CocoImage, key: str | None, images_dir: Path, known: Mapping[str, int]) -> AnnotatedImage:
     of_url = "/".join(entry.coco_url.split("/")[-2:]) if isinstance(entry.coco_url, str) else None
     name = entry.file_name or of_url  # LVIS v1 has the URL only
     where = f"{where} (id {entry.id!r}, file_name {name!r})"
     if key is None or not name or not isinstance(name, str):
         raise RowError("image without id or file_name", f"{where}: needs both; correct it")
-    if key in image_of:
+    if key in known:
         raise RowError("image id twice", f"{where}: this id appears twice; correct it")
     for field in ("neg_category_ids", "not_exhaustive_category_ids"):
         listed = getattr(entry, field)
@@ -314,19 +288,17 @@ def _image(
     return AnnotatedImage(key, name, path, size_wh)
 
 
-def _add_annotations(
-    raws: list[msgspec.Raw], columns: Columns, image_of: Mapping[str, int], category_of: Mapping[str, int]
-) -> None:
+def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Mapping[str, int]) -> None:
     decode = msgspec.json.Decoder(_Annotation).decode
     for number, raw in enumerate(raws):
         where = f"{columns.name}: annotations[{number}]"
         try:
             entry = decode(raw)
         except msgspec.DecodeError:
-            _refuse_malformed(raw, where, columns, image_of, category_of)
+            _refuse_malformed(raw, where, columns, category_of)
             continue
         try:
-            image = image_of.get(key_of(entry.image_id) or "")
+            image = columns.number_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
             if image is None or category is None:
                 field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
@@ -341,15 +313,13 @@ def _add_annotations(
             columns.ledger.skip(error)
 
 
-def _refuse_malformed(
-    raw: msgspec.Raw, where: str, columns: Columns, image_of: Mapping[str, int], category_of: Mapping[str, int]
-) -> None:
+def _refuse_malformed(raw: msgspec.Raw, where: str, columns: Columns, category_of: Mapping[str, int]) -> None:
     """Take an annotation that cannot be read, as one without a usable box, where it says of what."""
     with columns.ledger.skipping():
         decoded(msgspec.json.Decoder(_Annotation).decode, raw, where)
     with suppress(msgspec.DecodeError):
         told = msgspec.json.decode(raw, type=_Belonging)
-        image = image_of.get(key_of(told.image_id) or "", LEFT_OUT)
+        image = columns.number_of.get(key_of(told.image_id) or "", LEFT_OUT)
         category = category_of.get(key_of(told.category_id) or "")
         if image != LEFT_OUT and category is not None:
             columns.refuse(image, category, where, None)  # the ledger has it
@@ -364,22 +334,19 @@ def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -
     data = parts.data
     images = list(data.images)
 
-    def present(number: int) -> frozenset[int]:
-        return frozenset(data.category[j] for j in data.of_image(number))
-
     def indexes(keys: list[Key] | None) -> frozenset[int]:
         found = [parts.category_of.get(key_of(key) or "") for key in keys or ()]
         ledger.notes["id of a category that is not in the file, in an image's list of categories"] += found.count(None)
         return frozenset(index for index in found if index is not None)
 
     for number in range(len(images)) if federated else ():
-        images[number] = replace(images[number], checked=present(number))
+        images[number] = replace(images[number], checked=data.categories_on(number))
     for number, entry in parts.entries:
         negative = indexes(entry.neg_category_ids)
         lists_some = federated or entry.neg_category_ids is not None
         images[number] = replace(
             images[number],
-            checked=present(number) | negative if lists_some else None,
+            checked=data.categories_on(number) | negative if lists_some else None,
             unsure=images[number].unsure | indexes(entry.not_exhaustive_category_ids),
         )
     return replace(data, images=images)

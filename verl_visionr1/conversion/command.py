@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -68,15 +68,17 @@ def _options(flags_type: Any) -> list[Parameter]:
     """The fields of a dataclass as parameters; the converter's own before those that all share."""
     hints = get_type_hints(flags_type, include_extras=True)
     shared = {field.name for field in fields(Flags)}
-    return [
-        Parameter(
-            field.name,
-            Parameter.KEYWORD_ONLY,
-            default=field.default if field.default_factory is MISSING else field.default_factory(),
-            annotation=hints[field.name],
-        )
-        for field in sorted(fields(flags_type), key=lambda field: field.name in shared)
-    ]
+    ordered = sorted(fields(flags_type), key=lambda field: field.name in shared)
+    return [_option(field, *get_args(hints[field.name])) for field in ordered]
+
+
+def _option(field: Field[Any], type_: Any, text: Any) -> Parameter:
+    """A field as an option: its annotation is a type and a line of help, or typer's option. Flags have no `--no-`."""
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    if isinstance(text, str):
+        names = [f"--{field.name.replace('_', '-')}"] if default is False else []
+        text = typer.Option(*names, help=text, show_default=default != [])
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, text])
 
 
 def print_report(report: Report, seconds: float, console: Console) -> None:

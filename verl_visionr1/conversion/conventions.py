@@ -21,7 +21,9 @@ Array = NDArray[np.float64]
 FEWEST = 8
 """Boxes below which a guess needs two that do not fit at all."""
 _WIDER = 16  # sides from which boxes within the first pixel are no objects
-ORDERS = ("xyxy", "xywh", "cxcywh", "yxyx")
+_ORDERS = {"xyxy": "x1 y1 x2 y2", "xywh": "x y width height"}
+_ORDERS |= {"cxcywh": "centre x y, width height", "yxyx": "y1 x1 y2 x2"}
+ORDERS = tuple(_ORDERS)
 """What four numbers may be."""
 UNITS = {"pixels": "abs", "1": "norm1", "100": "norm100", "1000": "norm1000"}
 """Units that have a name, and their names."""
@@ -60,20 +62,11 @@ class Convention:
     max_pixels: int | None = None
 
     def __str__(self) -> str:
-        numbers = {
-            "xyxy": "x1 y1 x2 y2",
-            "xywh": "x y width height",
-            "cxcywh": "centre x y, width height",
-            "yxyx": "y1 x1 y2 x2",
-        }[self.order]
-        budget = f" with max_pixels {self.max_pixels}" if self.max_pixels else ""
-        unit = {
-            "pixels": "in pixels",
-            "1": "in fractions (0-1)",
-            "100": "in percent (0-100)",
-            "processed": f"in pixels of the image as {self.family}'s processor resizes it{budget}",
-        }.get(self.unit, f"in 0-{self.unit}")
-        return f"{numbers} {unit}"
+        if self.unit == "processed":
+            budget = f" with max_pixels {self.max_pixels}" if self.max_pixels else ""
+            return f"{_ORDERS[self.order]} in pixels of the image as {self.family}'s processor resizes it{budget}"
+        known = {"pixels": "in pixels", "1": "in fractions (0-1)", "100": "in percent (0-100)"}
+        return f"{_ORDERS[self.order]} {known.get(self.unit, f'in 0-{self.unit}')}"
 
     @property
     def name(self) -> str:
@@ -222,7 +215,9 @@ as x y width height in pixels all fit
     fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < own.misfits]
     if len(numbers) < FEWEST:
         return _of_few(own, fitting, numbers, sizes)
-    if own.misfits >= _WRONG or (own.misfits and any(_is_resized(it) for it in fitting)):
+    # a processor's size differs by a few pixels: a few boxes that reach over the edge are the evidence
+    is_resized = any(it.convention.unit == "processed" and not it.misfits for it in fitting)
+    if own.misfits >= _WRONG or (own.misfits and is_resized):
         near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]]
         # in a larger unit boxes that only spill over the edge fit too, far from its edges
         near = near or [it for it in fitting if it.reach >= _NEAR or own.misfits >= _MANY]
@@ -299,11 +294,6 @@ def _told(it: Fit, n_boxes: int) -> str:
     return f"{it.convention}{name}: {share}, reaching {100 * it.reach:.0f} % of the way to the far edges"
 
 
-def _is_resized(it: Fit) -> bool:
-    """A processor's size differs by a few pixels: a few boxes that reach over the edge are the evidence."""
-    return it.convention.unit == "processed" and not it.misfits
-
-
 def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> str:
     assert declared.example is not None
     shown = " ".join(f"{value:g}" for value in numbers[declared.example])
@@ -322,14 +312,8 @@ def _short_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | 
     if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
         return None
     orders = (declared.convention.order, *(["xyxy"] if declared.convention.order in ("xywh", "cxcywh") else []))
-    near = [
-        it
-        for it in others
-        if it.convention.order in orders
-        and not it.misfits
-        and it.touching >= _TOUCHING
-        and _REACH[0] <= it.reach <= _REACH[1]
-    ]
+    fitting = (it for it in others if it.convention.order in orders and not it.misfits)
+    near = [it for it in fitting if it.touching >= _TOUCHING and _REACH[0] <= it.reach <= _REACH[1]]
     if not near:
         return None
     share = f"{100 * declared.reach:.0f} % as {declared.convention}"

@@ -17,8 +17,9 @@ from typing import Any, get_type_hints
 
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.items import Item
+from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import sha256_of
-from verl_visionr1.conversion.writing import Report, new_ledger, write_items
+from verl_visionr1.conversion.writing import Report, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Converter:
         given = self._signature.bind(*arguments, **named).arguments
         out, options = given.pop("out"), given.pop("options", None) or self.options_type()
         show_progress = given.pop("show_progress", False)
-        ledger = new_ledger(options)
+        ledger = Ledger(fail=options.on_error == "fail")
         reading = self.read(**given, options=options, ledger=ledger)
         name = reading.name or ", ".join(path.name for path in reading.files)
         return write_items(

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import typer
-
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.flags import Flags
@@ -23,7 +21,7 @@ class CountFlags(Flags):
 
     task: Annotated[
         Literal["counting", "pointing", "both"],
-        typer.Option(help="counting: how many there are; pointing: where each is; both: a row of each."),
+        "counting: how many there are; pointing: where each is; both: a row of each.",
     ] = "counting"
 
     def __post_init__(self) -> None:

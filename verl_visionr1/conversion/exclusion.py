@@ -20,7 +20,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,6 @@ import msgspec
 import pyarrow as pa
 import typer
 
-from verl_visionr1.conversion.folders import IMAGE_SUFFIXES, files_in
 from verl_visionr1.conversion.identity import (
     identity_of_name,
     normal_image_id,
@@ -36,6 +34,7 @@ from verl_visionr1.conversion.identity import (
     read_exclusion,
     without_comment,
 )
+from verl_visionr1.conversion.image_files import IMAGE_SUFFIXES, files_in
 from verl_visionr1.conversion.referring import PICKLES, in_any_split
 from verl_visionr1.conversion.sources import read_json, read_pickle, read_records
 from verl_visionr1.files import RowsError, write_whole
@@ -61,24 +60,6 @@ Entry = tuple[str, ...]
 """One image: what it is known by."""
 
 
-@dataclass(slots=True)
-class Found:
-    """What one file holds.
-
-    Attributes:
-        entries: its images, each once.
-        splits: those that its entries name.
-    """
-
-    name: str
-    entries: dict[Entry, None] = field(default_factory=dict)
-    splits: dict[str, None] = field(default_factory=dict)
-
-    def ids(self) -> list[str]:
-        """All that its images are known by, in order."""
-        return sorted({name for entry in self.entries for name in entry}, key=_order)
-
-
 def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collection: str = "") -> list[str]:
     """Write the list of all images of some files; returns a line for each file.
 
@@ -94,41 +75,46 @@ def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collec
     lines, written = [], set[str]()
     report = []
     for path in sources:
-        found = images_of(path, splits, collection)
-        chosen = f" split {', '.join(splits)}" if splits and found.splits else ""
-        new = [name for name in found.ids() if name not in written]
+        seen_splits: dict[str, None] = {}
+        entries = dict.fromkeys(_images_of(path, splits, collection, seen_splits))
+        if not entries and seen_splits:
+            raise RowsError(f"{path}: no entry of split {', '.join(splits)}; it has {', '.join(seen_splits)}")
+        if not entries:
+            raise RowsError(f"{path}: no image is named in it; is it the right file?")
+        new = sorted({name for entry in entries for name in entry} - written, key=_order)
         written.update(new)
-        title = f"from {found.name}{chosen}: {len(found.entries)} images"
+        chosen = f" split {', '.join(splits)}" if splits and seen_splits else ""
+        title = f"from {_title(path)}{chosen}: {len(entries)} images"
         lines += [f"# {title}", *map(_checked, new)]
         report.append(f"{title}, {len(new)} lines")
     write_whole(out, "".join(f"{line}\n" for line in lines).encode())
     return report
 
 
-def images_of(path: Path, splits: Sequence[str] = (), collection: str = "") -> Found:
-    """The images of one file or folder.
+def _title(path: Path) -> str:
+    return " ".join(Path(os.path.abspath(path)).name.split())
 
-    Raises:
-        RowsError: as `build`.
-    """
-    found = Found(" ".join(Path(os.path.abspath(path)).name.split()))
+
+def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: dict[str, None]) -> Iterator[Entry]:
+    """The images of one file or folder; takes down the splits that its entries name."""
     if path.is_dir():
-        names = ((name, identity_of_name(f"{found.name}/{name}")) for name in files_in(path))
-        entries = ((known,) if known else _known_by([name], [], collection) for name, known in names)
-    elif path.suffix.lower() == ".txt":
-        listed = sorted(read_exclusion(path).ids, key=_order)
-        entries = (_known_by([name], [], "") if _is_image(name) else (name,) for name in listed)
-    else:
-        entries = _of_records(path, found, splits, collection)
-    found.entries.update(dict.fromkeys(entries))
-    if not found.entries:
-        if found.splits:
-            raise RowsError(f"{path}: no entry of split {', '.join(splits)}; it has {', '.join(found.splits)}")
-        raise RowsError(f"{path}: no image is named in it; is it the right file?")
-    return found
+        for name in files_in(path):
+            known = identity_of_name(f"{_title(path)}/{name}")
+            yield (known,) if known else _known_by([name], [], collection)
+        return
+    if path.suffix.lower() == ".txt":
+        for name in sorted(read_exclusion(path).ids, key=_order):
+            yield _known_by([name], [], "") if _is_image(name) else (name,)
+        return
+    for where, record in _sound_records(path):
+        if isinstance(split := record.get("split"), str) and split:
+            seen_splits[split] = None
+            if not in_any_split(split, splits):
+                continue
+        yield _entry_of(record, where, collection)
 
 
-def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str) -> Iterator[Entry]:
+def _sound_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in _records(path):
         if isinstance(record, RowsError):  # a line of jsonl that is none
             raise record
@@ -136,26 +122,26 @@ def _of_records(path: Path, found: Found, splits: Sequence[str], collection: str
             raise RowsError(f"{where}: {str(record)[:80]!r} is no record; correct it")
         if isinstance(extra := record.get("extra_info"), Mapping):  # our own rows
             record = {**record, **extra}
-        if isinstance(split := record.get("split"), str) and split:
-            found.splits[split] = None
-            if not in_any_split(split, splits):
-                continue
-        names = [name for key in NAMES for name in _texts(record.get(key))]
-        copies = [name for name in names if _COPY.search(name)]
-        names = [name for name in names if name not in copies]
-        keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
-        ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
-        numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
-        if "sent_ids" in record and ids:  # refer's names are not those of files
-            names = [name for name in names if identity_of_name(name)]
-        entry = _known_by(names, ids, collection, numbers)
-        if not entry and copies:
-            reason = f"the row does not name its image: {copies[0]} is a copy that is named by its content"
-            raise RowsError(f"{where}: {reason}; list the data set's own files instead")
-        if not entry:
-            reason = f"no image is named by its keys {', '.join(sorted(record))[:80]}"
-            raise RowsError(f"{where}: {reason}; needs file_name, image or image_id")
-        yield entry
+        yield where, record
+
+
+def _entry_of(record: Mapping[str, Any], where: str, collection: str) -> Entry:
+    names = [name for key in NAMES for name in _texts(record.get(key))]
+    copies = [name for name in names if _COPY.search(name)]
+    names = [name for name in names if name not in copies]
+    keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
+    ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
+    numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
+    if "sent_ids" in record and ids:  # refer's names are not those of files
+        names = [name for name in names if identity_of_name(name)]
+    entry = _known_by(names, ids, collection, numbers)
+    if not entry and copies:
+        reason = f"the row does not name its image: {copies[0]} is a copy that is named by its content"
+        raise RowsError(f"{where}: {reason}; list the data set's own files instead")
+    if not entry:
+        reason = f"no image is named by its keys {', '.join(sorted(record))[:80]}"
+        raise RowsError(f"{where}: {reason}; needs file_name, image or image_id")
+    return entry
 
 
 def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:

@@ -8,27 +8,18 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
-import typer
-
 from verl_visionr1.answers import FORMATS
 from verl_visionr1.conversion.box_check import MOST_CLIPPED, BoxCheck
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import Exclusion, read_exclusion
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
-from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES, Layout
 from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.settings import needs_one_of
 
-DataSource = Annotated[
-    str, typer.Option(help="verl's name of the data set, by which it groups validation; {task} may stand in it.")
-]
-Split = Annotated[
-    str, typer.Option(help="Name of the split, kept in extra_info; where a data set holds several: which.")
-]
-MaxInstances = Annotated[
-    int, typer.Option(help="Most objects a row (counting: the largest count): long answers overrun the response.")
-]
+DataSource = Annotated[str, "verl's name of the data set, by which it groups validation; {task} may stand in it."]
+Split = Annotated[str, "Name of the split, kept in extra_info; where a data set holds several: which."]
+MaxInstances = Annotated[int, "Most objects a row (counting: the largest count): long answers overrun the response."]
 ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.instruct is not None]
 """Formats that a prompt can ask for."""
 
@@ -39,54 +30,38 @@ class Flags:
 
     data_source: DataSource
     split: Split = "train"
-    limit: Annotated[int | None, typer.Option(help="At most so many rows, drawn by seed.")] = None
-    seed: Annotated[int, typer.Option(help="Of every draw; the same seed gives the same file.")] = 0
+    limit: Annotated[int | None, "At most so many rows, drawn by seed."] = None
+    seed: Annotated[int, "Of every draw; the same seed gives the same file."] = 0
     max_instances: MaxInstances = 30
     negatives: Annotated[
         float | None,
-        typer.Option(
-            help="Fraction of rows that ask for what is not there; all prompts then allow for it. Default: none where "
-            "they would be drawn, all where the data set brings its own."
-        ),
+        "Fraction of rows that ask for what is not there; all prompts then allow for it. Default: none where "
+        "they would be drawn, all where the data set brings its own.",
     ] = None
     prompt_template: Annotated[
-        str | None, typer.Option(help="Prompt instead of the package's own; {phrases} stands for what is asked for.")
+        str | None, "Prompt instead of the package's own; {phrases} stands for what is asked for."
     ] = None
     answer_format: Annotated[
-        str | None,
-        typer.Option(help=f"What the prompts ask for: {', '.join(ASKABLE)}. Default: the task's preset reads it."),
+        str | None, f"What the prompts ask for: {', '.join(ASKABLE)}. Default: the task's preset reads it."
     ] = None
-    embed: Annotated[
-        bool, typer.Option("--embed", help="Store the image files in the parquet instead of their paths.")
-    ] = False
-    on_error: Annotated[
-        Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out, count it and list it.")
-    ] = "fail"
-    workers: Annotated[int, typer.Option(help="Threads that read images; more pay on network disks.")] = 1
+    embed: Annotated[bool, "Store the image files in the parquet instead of their paths."] = False
+    on_error: Annotated[Literal["fail", "skip"], "At a bad row: stop, or leave it out, count it and list it."] = "fail"
+    workers: Annotated[int, "Threads that read images; more pay on network disks."] = 1
     to: Annotated[
         Literal["verl", "easyr1", "ms-swift", "trl"],
-        typer.Option(help="Framework that reads the rows (ground truth unchanged); not for verl, OUT may be .jsonl."),
+        "Framework that reads the rows (ground truth unchanged); not for verl, OUT may be .jsonl.",
     ] = "verl"
     hf_images: Annotated[
-        bool,
-        typer.Option(
-            "--hf-images", help="Images as Hugging Face's Image feature, which verl from 0.5 on reads (decoded early)."
-        ),
+        bool, "Images as Hugging Face's Image feature, which verl from 0.5 on reads (decoded early)."
     ] = False
-    shard_rows: Annotated[
-        int | None, typer.Option(help="Rows a file: <name>-00000-of-00003.parquet, ... instead of one file.")
-    ] = None
+    shard_rows: Annotated[int | None, "Rows a file: <name>-00000-of-00003.parquet, ... instead of one file."] = None
     exclude_image_ids: Annotated[
-        Path | None,
-        typer.Option(help="File of images to leave out (one a line, or a JSON list): `visionr1 convert exclusion`."),
+        Path | None, "File of images to leave out (one a line, or a JSON list): `visionr1 convert exclusion`."
     ] = None
     model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the model: right answers are counted by its tokenizer instead of estimated."),
+        Path | None, "Folder of the model: right answers are counted by its tokenizer instead of estimated."
     ] = None
-    verify_decode: Annotated[
-        bool, typer.Option("--verify-decode", help="Decode every pixel (slow) instead of reading headers and ends.")
-    ] = False
+    verify_decode: Annotated[bool, "Decode every pixel (slow) instead of reading headers and ends."] = False
 
     def __post_init__(self) -> None:
         self._require_choices()
@@ -118,11 +93,6 @@ class Flags:
         """The share that the negatives of the data set's own are thinned out to; None: not at all."""
         return self.negatives
 
-    @property
-    def row_layout(self) -> Layout:
-        """How rows are written."""
-        return VERL_FEATURES if self.hf_images else LAYOUTS[self.to]
-
     @cached_property
     def excluded(self) -> Exclusion:
         """What the file of `exclude_image_ids` lists.
@@ -146,15 +116,12 @@ class BoxFlags(Flags):
     """The flags of converters of boxes; `--help` explains each."""
 
     box_format: Annotated[
-        str | None,
-        typer.Option(help=f"What four numbers of a box are, where they are not the data set's: {', '.join(NAMED)}."),
+        str | None, f"What four numbers of a box are, where they are not the data set's: {', '.join(NAMED)}."
     ] = None
     max_clipped: Annotated[
         float | None,
-        typer.Option(
-            help="Share of boxes that may reach outside of their image (they are clipped); more is an error. Default: "
-            f"{MOST_CLIPPED}."
-        ),
+        "Share of boxes that may reach outside of their image (they are clipped); more is an error. Default: "
+        f"{MOST_CLIPPED}.",
     ] = None
 
     def __post_init__(self) -> None:

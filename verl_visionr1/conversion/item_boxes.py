@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
@@ -11,8 +13,7 @@ from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.flags import BoxFlags, Flags
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.point_units import PointCheck
-from verl_visionr1.conversion.question_frames import QuestionFrames
+from verl_visionr1.conversion.point_units import PointEvidence
 from verl_visionr1.conversion.values import is_finite
 from verl_visionr1.files import RowError
 from verl_visionr1.images import read_size
@@ -21,25 +22,51 @@ LOOK = 64
 """Items whose boxes are asked before the first of them can fail."""
 
 
+_RANGE = r"0(?:\.0)?\s?(?:[-\u2013~]|to|and)\s?(?:1\.0|1|99|100|999|1000|1024)\b(?![-.,]?\d)"
+_FRAME = re.compile(
+    rf"\b(?:between|from|in|to|range|scale)\s(?:the\srange\s)?{_RANGE}|[\[(]0(?:\.0)?,\s?(?:1\.0|1|100|999|1000|1024)[\])]"
+    r"|\bnormali[sz]ed\b(?!\s(?:by|for)\b)|\bpixels?\s(?:coordinates?|values?|positions?)\b"
+    r"|\bin\s(?:absolute\s|image\s|whole\s)?pixels?\b|\b(?:relative|absolute)\scoordinates?\b"
+    r"|\bin\spercent(?:age)?s?\b|\bpercent(?:age)?s?\sof\sthe\s(?:image|width|height)\b",
+    re.IGNORECASE,
+)
+
+
+def stated_frame(question: str) -> str:
+    """The words by which a question says in which numbers to answer; "" where it says nothing.
+
+    >>> stated_frame("Give its box, normalized to 0-1000."), stated_frame("Give its box in pixels.")
+    ('normalized', 'in pixels')
+    >>> stated_frame("Where is the bus from 0 to 10 o'clock?")
+    ''
+    """
+    found = _FRAME.search(question)
+    return "" if found is None else found[0]
+
+
 class ItemBoxes:
     """Boxes and points of items that say how they are written, and questions that say how to answer."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
         self._checks: dict[Convention, BoxCheck] = {}
-        self._points: dict[Convention, PointCheck] = {}
-        self._questions = QuestionFrames()
+        self._points: dict[Convention, PointEvidence] = {}
+        self._framed: Counter[str] = Counter()  # by file
+        self._first_framed: dict[str, str] = {}
 
     def add(self, item: Item, size_wh: tuple[int, int]) -> None:
         """Take the boxes and points of an item on an image of this size in pixels."""
         if item.written is None or not isinstance(self._flags, BoxFlags):
             return
-        self._questions.add(item)
         name = item.where.partition(":")[0]
+        asked = item.prompt if item.prompt is not None else item.question or ""
+        if item.task in ("grounding", "detection", "pointing") and (frame := stated_frame(asked)):
+            self._framed[name] += 1
+            self._first_framed.setdefault(name, f"{item.where}: {frame!r}")
         if item.written not in self._checks:
             self._checks[item.written] = self._flags.box_check(name, item.written)
-            self._points[item.written] = PointCheck(name, item.written, allows=self._flags.max_clipped == 1)
-        self._points[item.written].evidence.add([(x, y) for x, y in item.points_xy], size_wh)
+            self._points[item.written] = PointEvidence()
+        self._points[item.written].add([(x, y) for x, y in item.points_xy], size_wh)
         for number, corners in enumerate(item.boxes_xyxy):
             if len(corners) == 4 and all(map(is_finite, corners)):
                 written = item.written.as_written(corners)
@@ -51,9 +78,14 @@ class ItemBoxes:
         Raises:
             RowsError: boxes or points are written otherwise.
         """
-        for check in (*self._checks.values(), *self._points.values()):
+        for convention, check in self._checks.items():
             check.require(ledger)
-        self._questions.note(ledger)
+            if not (isinstance(self._flags, BoxFlags) and self._flags.max_clipped == 1):
+                self._points[convention].require(check.name, convention, ledger)
+        for file, count in self._framed.items():
+            reason = f"question that says in which numbers to answer (the first: {self._first_framed[file]})"
+            advice = "where the model answers in others, take them out, or ask by a phrase with --prompt-template"
+            ledger.notes[f"{reason}; {advice}"] += count
 
 
 def after_a_look(items: Iterable[Item], flags: Flags) -> Iterator[Item]:

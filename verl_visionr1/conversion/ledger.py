@@ -17,14 +17,14 @@ class Ledger:
 
     Attributes:
         fail: raise at the first bad row (else count it and go on).
-        skipped: kind of defect -> how many; `errors` holds each of them.
+        skipped: kind of defect -> how many; `listed` has a line for each of them.
         left_out: filter asked for by an option -> how many rows or images it took.
         notes: change that lost nothing (a clipped box, a converted image) -> how many.
     """
 
     fail: bool = True
     skipped: Counter[str] = field(default_factory=Counter)
-    errors: list[RowError] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -37,7 +37,7 @@ class Ledger:
         if self.fail:
             raise error
         self.skipped[error.kind] += 1
-        self.errors.append(error)
+        self.listed.append(str(error))
 
     @contextmanager
     def skipping(self) -> Iterator[None]:
@@ -46,11 +46,6 @@ class Ledger:
             yield
         except RowError as error:
             self.skip(error)
-
-    @property
-    def listed(self) -> list[str]:
-        """A line for each skipped thing."""
-        return [str(error) for error in self.errors]
 
     def note_image(self, image: RowImage) -> None:
         """Count what was changed in an image that went into rows, and where the frame of its boxes was a guess."""

@@ -47,25 +47,17 @@ def _nested(data: bytes | str, dtype: _Dtype, shape: Sequence[int], order: str =
     return values if isinstance(values, list) else [values]
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: _Dtype, data: bytes | str) -> int | float | bool:
-    return dtype.values(data)[0].item()
-
-
 def _encode(text: str = "", _: str = "latin1") -> bytes:
     """Bytes as Python 3 writes them for Python 2 to read: as text, or as nothing where there are none."""
     return text.encode("latin1")
 
 
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    "_reconstruct": _reconstruct,
+    "_reconstruct": lambda *_: _Array(),
     "_frombuffer": _nested,
     "ndarray": _Array,
     "dtype": _Dtype,
-    "scalar": _scalar,
+    "scalar": lambda dtype, data: dtype.values(data)[0].item(),
 }
 
 

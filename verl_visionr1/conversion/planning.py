@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading
@@ -34,31 +32,23 @@ class VocabularyFlags(BoxFlags):
 
     task: Annotated[
         Literal["detection", "grounding", "counting", "both", "all"],
-        typer.Option(
-            help="detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
-            "there are of one phrase; both: detection and grounding."
-        ),
+        "detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
+        "there are of one phrase; both: detection and grounding.",
     ] = "both"
-    count_format: Annotated[
-        str | None,
-        typer.Option(help="As --answer-format, for counting: count (a number), or boxes or points."),
-    ] = None
-    min_instances: Annotated[
-        int, typer.Option(help="Fewest objects a row; 0 takes every image without objects as a row.")
-    ] = 1
-    categories: Annotated[
-        list[str], typer.Option(help="Ask only for this category; give the flag once for each.", show_default=False)
-    ] = field(default_factory=list)
+    count_format: Annotated[str | None, "As --answer-format, for counting: count (a number), or boxes or points."] = (
+        None
+    )
+    min_instances: Annotated[int, "Fewest objects a row; 0 takes every image without objects as a row."] = 1
+    categories: Annotated[list[str], "Ask only for this category; give the flag once for each."] = field(
+        default_factory=list
+    )
     marked: Annotated[
         Literal["regions", "objects"],
-        typer.Option(
-            help="What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
-            "right or wrong; or objects like any other."
-        ),
+        "What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
+        "right or wrong; or objects like any other.",
     ] = "regions"
     max_categories: Annotated[
-        int,
-        typer.Option(help="Detection: lists of so many categories, those in the image filled up with absent ones."),
+        int, "Detection: lists of so many categories, those in the image filled up with absent ones."
     ] = 100
 
     def __post_init__(self) -> None:
@@ -73,11 +63,6 @@ class VocabularyFlags(BoxFlags):
         for task in self.planned_tasks:
             self.format_of(task)
 
-    @property
-    def keeps_marked(self) -> bool:
-        """Whether what is marked is an object."""
-        return self.marked == "objects"
-
     def columns(
         self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
     ) -> Columns:
@@ -88,7 +73,7 @@ class VocabularyFlags(BoxFlags):
             most: as in `box_check`.
         """
         boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
-        return Columns(name, names, ledger, boxes, keeps_marked=self.keeps_marked, excluded=self.excluded)
+        return Columns(name, names, ledger, boxes, self.marked == "objects", self.excluded)
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:
@@ -196,10 +181,8 @@ def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, .
 def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int, ...]:
     """Those of the asked-for categories whose presence or absence is known on an image."""
     entry = data.images[image]
-    if entry.checked is None and not entry.unsure:
-        return asked
     if entry.checked is None:
-        return tuple(c for c in asked if c not in entry.unsure)
+        return tuple(c for c in asked if c not in entry.unsure) if entry.unsure else asked
     return tuple(sorted(entry.checked.intersection(asked) - entry.unsure))
 
 
@@ -210,8 +193,9 @@ def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Coun
     return boxes, {data.category[j] for j in annotations}
 
 
-def _absent(asked: tuple[int, ...], present: set[int]) -> list[int]:
-    return [category for category in asked if category not in present]
+def _absent(data: Annotations, image: int, askable: tuple[int, ...]) -> list[int]:
+    present = data.categories_on(image)
+    return [category for category in askable if category not in present]
 
 
 def _number_of_negatives(fraction: float | None, positives: int) -> int:
@@ -242,7 +226,7 @@ def _plan_detection(
         categories = askable
         if length < len(askable):
             found = rng.sample(sorted(boxes), min(len(boxes), length))
-            absent = _absent(askable, present)
+            absent = _absent(data, image, askable)
             categories = tuple(sorted(found + rng.sample(absent, min(len(absent), length - len(found)))))
         objects = sum(boxes[c] for c in categories)
         if len(askable) - len(present) >= length:
@@ -262,7 +246,7 @@ def _plan_detection(
     ledger.left_out[f"detection row with fewer than {flags.min_instances} objects"] += too_few
     for image in chosen:
         askable = _askable(data, image, asked)
-        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        absent = _absent(data, image, askable)
         length = min(flags.max_categories, len(askable))
         asks.append(Ask(image, "detection", tuple(sorted(rng.sample(absent, length)))))
     return asks
@@ -305,7 +289,7 @@ def _plan_phrases(
     for number in rng.sample(range(absent_before[-1]), wanted - missing):
         image = bisect.bisect_right(absent_before, number) - 1
         askable = _askable(data, image, asked)
-        absent = _absent(askable, _present(data, image, frozenset(askable))[1])
+        absent = _absent(data, image, askable)
         asks.append(Ask(image, task, single[absent[number - absent_before[image]]]))
     return asks
 

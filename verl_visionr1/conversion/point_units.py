@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.conventions import UNITS, Convention
@@ -15,7 +15,6 @@ FEWEST = 8
 _STRAY = 0.01  # share of numbers that may be wrong
 _WIDE = 300  # a side on which pixels seldom stay below 100
 _ENOUGH = 50  # numbers on such sides, to conclude from
-_ALLOW = "--max-clipped 1"
 
 
 @dataclass(slots=True)
@@ -87,35 +86,19 @@ class PointEvidence:
         words = {"1": "fractions (0-1)", "100": "percent (0-100)"}[unit]
         return f"the {self.numbers} numbers of points are {least} (the largest: {self.largest:g}), as {words} are"
 
-
-@dataclass(slots=True)
-class PointCheck:
-    """Points as one source writes them, and whether they can be what they are taken for.
-
-    Attributes:
-        name: of the source, for messages.
-        convention: how its points are taken; only the unit counts.
-        allows: whether points of few pixels are right (`--max-clipped 1`).
-    """
-
-    name: str
-    convention: Convention
-    allows: bool = False
-    evidence: PointEvidence = field(default_factory=PointEvidence)
-
-    def require(self, ledger: Ledger) -> None:
-        """Note a doubt about the unit.
+    def require(self, name: str, convention: Convention, ledger: Ledger) -> None:
+        """Note a doubt about the unit that the points of a source are taken for.
 
         Raises:
             RowsError: it is wrong by the numbers; names the option that reads them.
         """
-        unit = self.evidence.smaller_unit(self.convention.unit)
-        if not unit or self.allows:
+        unit = self.smaller_unit(convention.unit)
+        if not unit:
             return
-        found = self.evidence.shown(unit)
-        if unit == "100" and not self.evidence.is_enough:
+        found = self.shown(unit)
+        if unit == "100" and not self.is_enough:
             ledger.notes[f"unit of points in doubt: {found}"] += 1
             return
-        taken = f"points are taken for {Convention('xyxy', self.convention.unit).name or self.convention}, but {found}"
-        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, take the points as they are: {_ALLOW}"
-        raise RowsError(f"{self.name}: {taken}; {advice}")
+        taken = f"points are taken for {Convention('xyxy', convention.unit).name or convention}, but {found}"
+        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, take the points as they are: --max-clipped 1"
+        raise RowsError(f"{name}: {taken}; {advice}")

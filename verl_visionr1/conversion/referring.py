@@ -27,6 +27,7 @@ PICKLES = (".p", ".pkl", ".pickle")
 NO_TARGET = "-1"
 """gRefCOCO: the annotation of what is not there."""
 _REF_NAME = re.compile(r"(COCO_[a-z]+20\d\d_\d{12})_\d+(?=\.)")
+_MATCH = "do the files match?"
 _SPLIT_NAMES = {"validation": "val", "valid": "val"}
 
 
@@ -69,6 +70,9 @@ class Ref(msgspec.Struct):
         return self.annotations == [NO_TARGET] or (not self.annotations and bool(self.no_target))
 
 
+_DECODE_REF = msgspec.json.Decoder(Ref).decode
+
+
 class Annotation(msgspec.Struct, gc=False):
     """An entry of `annotations`; `bbox` is x, y, width, height in pixels."""
 
@@ -87,22 +91,14 @@ class InstancesImage(msgspec.Struct, gc=False):
     height: Any = None
 
     def name(self, where: str) -> str:
-        """Its file name.
-
-        Raises:
-            RowError: there is none; starts with `where`.
-        """
+        """Its file name. Raises RowError where there is none."""
         if not isinstance(self.file_name, str) or not self.file_name:
             reason = f"image {self.id} has file_name {self.file_name!r}"
             raise RowError("image without file_name", f"{where}: {reason}; correct it")
         return self.file_name
 
     def size_wh(self, where: str) -> tuple[int, int] | None:
-        """Width and height in pixels; None where none is given.
-
-        Raises:
-            RowError: they are no size; starts with `where`.
-        """
+        """Width and height in pixels; None where none is given. Raises RowError where they are no size."""
         return size_of(self.width, self.height, f"{where}: image {self.id}")
 
 
@@ -128,15 +124,10 @@ class Index:
             raise RowsError("instances: an id of an image or annotation appears twice; fetch the file again")
 
     def image_of(self, ref: Ref, where: str) -> InstancesImage:
-        """The image of a ref.
-
-        Raises:
-            RowError: it is not there; starts with `where`.
-        """
+        """The image of a ref. Raises RowError where it is not there."""
         image = self._images.get(key_of(ref.image_id))
         if image is None:
-            reason = f"image_id {ref.image_id} is not in the instances"
-            raise RowError("unknown image_id", f"{where}: {reason}; do the files match?")
+            raise RowError("unknown image_id", f"{where}: image_id {ref.image_id} is not in the instances; {_MATCH}")
         return image
 
     def annotations_of(self, ref: Ref, where: str) -> list[Annotation]:
@@ -149,11 +140,10 @@ class Index:
         for key in ref.annotations if not ref.is_empty else ():
             annotation = self._annotations.get(key)
             if annotation is None:
-                reason = f"ann_id {key} is not in the instances"
-                raise RowError("unknown ann_id", f"{where}: {reason}; do the files match?")
+                raise RowError("unknown ann_id", f"{where}: ann_id {key} is not in the instances; {_MATCH}")
             if key_of(annotation.image_id) != key_of(ref.image_id):
                 reason = f"ann_id {key} is on image {annotation.image_id}, the ref on image {ref.image_id}"
-                raise RowError("annotation of another image", f"{where}: {reason}; do the files match?")
+                raise RowError("annotation of another image", f"{where}: {reason}; {_MATCH}")
             found.append(annotation)
         return found
 
@@ -163,22 +153,25 @@ class RefsFile:
     """The entries of one file of refs, undecoded: a bad one costs only itself."""
 
     name: str
-    entries: Sequence[Any]
+    raw: Sequence[Any]
 
-    def refs(self) -> Iterator[tuple[str, Ref | RowError]]:
-        """(place, ref) of each entry; a malformed one comes as the error that it is."""
-        decode = msgspec.json.Decoder(Ref).decode
-        for number, entry in enumerate(self.entries):
-            where = f"{self.name}: entry {number}"
-            try:
-                if isinstance(entry, msgspec.Raw):
-                    yield where, decoded(decode, entry, where)
-                else:
-                    yield where, msgspec.convert(entry, Ref)
-            except RowError as error:
-                yield where, error
-            except msgspec.ValidationError as error:
-                yield where, RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; correct it")
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """(place, entry) of each."""
+        return ((f"{self.name}: entry {number}", entry) for number, entry in enumerate(self.raw))
+
+
+def ref_of(entry: Any, where: str) -> Ref:
+    """The ref of an entry.
+
+    Raises:
+        RowError: a malformed one.
+    """
+    if isinstance(entry, msgspec.Raw):
+        return decoded(_DECODE_REF, entry, where)
+    try:
+        return msgspec.convert(entry, Ref)
+    except msgspec.ValidationError as error:
+        raise RowError("malformed entry", f"{where} = {str(entry)[:100]}: {error}; correct it") from None
 
 
 def read_referring(path: Path) -> RefsFile | Instances:

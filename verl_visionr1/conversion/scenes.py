@@ -163,17 +163,13 @@ def _place(
         largest = 0.5 if attempt < 10 else 0.3  # where it is crowded, only a smaller shape still fits
         side = max(5, round(min(size_wh) * float(rng.uniform(0.15, largest))))
         left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
-        if not any(_touch((left, top, left + side, top + side), other, gap) for other in taken_xyxy):
+        near = (left - gap, top - gap, left + side + gap, top + side + gap)
+        if not any(near[0] < x2 and x1 < near[2] and near[1] < y2 and y1 < near[3] for x1, y1, x2, y2 in taken_xyxy):
             mask = _mask(size_wh, category.split()[1], left, top, side)
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             box_xyxy = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
             return SceneObject(category=category, box_xyxy=box_xyxy, area=int(mask.sum())), mask
     return None
-
-
-def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: int) -> bool:
-    """Whether two half-open boxes come nearer to each other than `gap` pixels."""
-    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
 def _mask(size_wh: tuple[int, int], shape: str, left: int, top: int, side: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import IO
 
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.items import Item
@@ -41,7 +42,8 @@ def _with_share_of_negatives(
     items: Iterable[Item], fraction: float, rng: random.Random, ledger: Ledger
 ) -> Iterator[Item]:
     """So many of the negatives that they are `fraction` of all; fewer where there are not enough."""
-    with _Shelf() as shelf:
+    with tempfile.TemporaryFile() as file:
+        shelf = _Shelf(file)
         shelved = [shelf.put(item) for item in items]
         negatives = [i for i, item in enumerate(shelved) if item.is_negative]
         wanted = round(fraction / (1 - fraction) * (len(shelved) - len(negatives)))
@@ -54,7 +56,8 @@ def _with_share_of_negatives(
 
 def _drawn(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
     """`limit` items drawn evenly (reservoir sampling), in their order."""
-    with _Shelf() as shelf:
+    with tempfile.TemporaryFile() as file:
+        shelf = _Shelf(file)
         reservoir: list[tuple[int, Item]] = []
         number = -1
         for number, item in enumerate(items):
@@ -78,15 +81,9 @@ class _Shelved(EmbeddedImage):
 class _Shelf:
     """Keeps items while a draw is on; the bytes of images that a source holds itself wait in a temporary file."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._last: tuple[EmbeddedImage, _Shelved] | None = None
-
-    def __enter__(self) -> _Shelf:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def put(self, item: Item) -> Item:
         """The item without its image's bytes; several items of one image in a row share them."""

@@ -120,12 +120,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     if name.endswith((".jsonl", ".odgt", ".ndjson")):
         for number, line in numbered_lines(path):
             where = f"{path.name}: line {number}"
-            try:
-                yield where, msgspec.json.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                sign = _no_number(line.encode(), error)
-                reason = f": {sign}" if sign else f" ({error}); correct it"
-                yield where, RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON{reason}")
+            yield where, _decoded_line(line, where)
     elif name.endswith(".json"):
         records = read_json(path)
         if not isinstance(records, list):
@@ -136,9 +131,22 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
         for number, record in read_csv(path):
             yield f"{path.name}: line {number}", record
     elif name.endswith((".parquet", ".arrow")):
-        yield from (_read_parquet if name.endswith(".parquet") else _read_arrow)(path)
+        from verl_visionr1.rows import read_rows  # pyarrow
+
+        rows = read_rows(path, batch_rows=_BATCH_ROWS) if name.endswith(".parquet") else _read_arrow(path)
+        for number, record in enumerate(rows):
+            yield f"{path.name}: row {number}", record
     else:
         raise RowsError(f"{path}: unknown kind of file; needs .json, .jsonl, .csv, .tsv, .parquet or .arrow")
+
+
+def _decoded_line(line: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        sign = _no_number(line.encode(), error)
+        reason = f": {sign}" if sign else f" ({error}); correct it"
+        return RowError("malformed entry", f"{where}: {line[:80]!r} is not JSON{reason}")
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -194,30 +202,20 @@ def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
     return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or correct it")
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from verl_visionr1.rows import read_rows
-
-    for number, record in enumerate(read_rows(path, batch_rows=_BATCH_ROWS)):
-        yield f"{path.name}: row {number}", record
-
-
-def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
+def _read_arrow(path: Path) -> Iterator[Any]:
     """The stream that `save_to_disk` of Hugging Face's `datasets` writes."""
     import pyarrow as pa
 
     if not path.exists():
         raise RowsError(f"{path}: no such file; check the path")
-    number = 0
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    for record in batch.slice(start, _BATCH_ROWS).to_pylist():
-                        yield f"{path.name}: row {number}", record
-                        number += 1
+                    yield from batch.slice(start, _BATCH_ROWS).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RowsError(f"{path}: not a whole Arrow stream ({reason}); fetch the file again") from None
+        first = str(error).splitlines()[0]
+        raise RowsError(f"{path}: not a whole Arrow stream ({first}); fetch the file again") from None
 
 
 def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[Path]:

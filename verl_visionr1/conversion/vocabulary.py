@@ -94,6 +94,10 @@ class Annotations:
         """The annotations of one image."""
         return range(self.starts[image], self.starts[image + 1])
 
+    def categories_on(self, image: int) -> frozenset[int]:
+        """The categories that one image has any annotation of."""
+        return frozenset(self.category[j] for j in self.of_image(image))
+
 
 class Columns:
     """Annotations on their way into `Annotations`.
@@ -107,19 +111,15 @@ class Columns:
         keeps_marked: what is marked (a crowd, difficult ...) is an object like any other, no region to ignore.
         excluded: images to leave out.
 
+    Attributes:
+        number_of: key of each image that was met -> its number, or `LEFT_OUT`.
+
     Raises:
         RowsError: no category, or one without a name or with a placeholder of verl in it.
     """
 
     def __init__(
-        self,
-        name: str,
-        names: Sequence[str],
-        ledger: Ledger,
-        boxes: BoxCheck,
-        *,
-        keeps_marked: bool = False,
-        excluded: Exclusion | None = None,
+        self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, keeps_marked: bool, excluded: Exclusion
     ) -> None:
         if not names:
             raise RowsError(f"{name}: no category; detection needs at least one")
@@ -128,8 +128,9 @@ class Columns:
                 reason = f"category {number} is named {category!r}"
                 raise RowsError(f"{name}: {reason}: needs a name without {', '.join(PLACEHOLDERS)}; correct it")
         self.name, self.names, self.ledger = name, names, ledger
-        self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded or Exclusion()
+        self.written, self.keeps_marked, self.excluded = boxes, keeps_marked, excluded
         self.images: list[AnnotatedImage] = []
+        self.number_of: dict[str, int] = {}
         self._image, self._category, self._kind, self._boxes = array("i"), array("i"), array("b"), array("d")
         self._ids: list[Key] = []
         self._errors: list[RowError] = []
@@ -140,29 +141,30 @@ class Columns:
         return self.written.convention
 
     def excludes(self, image_id: str, file_name: str) -> bool:
-        """Whether an image is on the exclusion list; those that are get counted."""
+        """Whether an image is on the exclusion list: then it is counted, and left out."""
         found = self.excluded.holds(image_id, file_name)
-        self.ledger.left_out["image on the exclusion list"] += found
+        if found:
+            self.ledger.left_out["image on the exclusion list"] += 1
+            self.number_of[image_id] = LEFT_OUT
         return found
 
-    def add_image(self, image: AnnotatedImage) -> int:
-        """Take an image; returns its number."""
+    def add_image(self, image: AnnotatedImage, key: str | None = None) -> int:
+        """Take an image; returns its number. Its key is by default its id."""
         self.images.append(image)
-        return len(self.images) - 1
+        self.number_of[image.image_id if key is None else key] = number = len(self.images) - 1
+        return number
 
-    def leave_out(self, image: int) -> None:
-        """Ask for nothing on an image that was taken."""
-        self.images[image] = replace(self.images[image], unsure=frozenset(range(len(self.names))))
+    def leave_out(self, key: str, reason: str = "") -> None:
+        """Take no annotation of an image, and ask for nothing on it if it was taken (counted under `reason`)."""
+        number = self.number_of.get(key, LEFT_OUT)
+        self.number_of[key] = LEFT_OUT
+        if number != LEFT_OUT:
+            self.images[number] = replace(self.images[number], unsure=frozenset(range(len(self.names))))
+            if reason:
+                self.ledger.left_out[reason] += 1
 
     def add(
-        self,
-        image: int,
-        category: int,
-        box: Any,
-        annotation_id: Key,
-        *,
-        mark: str = "",
-        written: object = None,
+        self, image: int, category: int, box: Any, annotation_id: Key, *, mark: str = "", written: object = None
     ) -> None:
         """Take one annotation. One whose box cannot be used is kept as BAD: no row may say that nothing is there.
 
@@ -181,11 +183,8 @@ class Columns:
             self.refuse(image, category, annotation_id, error, written)
             return
         if mark:
-            taken = (
-                "an object (--marked objects)"
-                if self.keeps_marked
-                else "a region to ignore (--marked objects keeps it)"
-            )
+            region = "a region to ignore (--marked objects keeps it)"
+            taken = "an object (--marked objects)" if self.keeps_marked else region
             self.ledger.notes[f"annotation marked {mark}: taken for {taken}"] += 1
         self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
 
@@ -211,7 +210,7 @@ class Columns:
         self._boxes.extend(box)
         self._ids.append(annotation_id)
 
-    def finish(self, never_asked: Collection[int] = (), *, own_negatives: bool = False) -> Annotations:
+    def finish(self, never_asked: Collection[int] = ()) -> Annotations:
         """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`.
 
         Raises:
@@ -232,7 +231,6 @@ class Columns:
             category=_taken(self._category, order),
             kind=_taken(self._kind, order),
             annotation_ids=[self._ids[i] for i in order],
-            own_negatives=own_negatives,
         )
 
     def _mark_unsure(self) -> None:
@@ -249,10 +247,8 @@ class Columns:
 
     def _order(self) -> tuple[np.ndarray, array[int]]:
         """Mark repeated boxes; return the order by image, and where each image starts in it."""
-        columns = (
-            *np.frombuffer(self._boxes).reshape(-1, 4).T,
-            *map(np.array, (self._category, self._kind, self._image)),
-        )
+        boxes = np.frombuffer(self._boxes).reshape(-1, 4)
+        columns = (*boxes.T, *map(np.array, (self._category, self._kind, self._image)))
         order = np.lexsort(columns)
         again = np.frombuffer(self._kind, dtype=np.int8)[order[1:]] == BOX
         for column in columns:

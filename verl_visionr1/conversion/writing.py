@@ -29,6 +29,7 @@ from verl_visionr1.conversion.selection import selected
 from verl_visionr1.conversion.tokens import FAMILIES, answer_tokens, image_tokens, load_answer_counter, prompt_tokens
 from verl_visionr1.files import RowError, RowsError, write_whole
 from verl_visionr1.images import RowImage, prepare_image
+from verl_visionr1.row_layouts import LAYOUTS, VERL_FEATURES
 from verl_visionr1.row_writer import RowWriter, Written
 from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target
@@ -58,15 +59,6 @@ class TokenCounts:
             counts.append(text + image_tokens(row.image.size_wh, family))
         self.answers.append(self.count_answer(row.target))
 
-    @classmethod
-    def by_model(cls, model: Path | None) -> TokenCounts:
-        """Counts by a model's own tokenizer; estimates without one.
-
-        Raises:
-            RowsError: the folder has no tokenizer.
-        """
-        return cls() if model is None else cls(load_answer_counter(model), model.resolve().name)
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -85,11 +77,6 @@ class Report:
     tokens: TokenCounts
     ledger: Ledger
     skipped_list: Path | None
-
-
-def new_ledger(flags: Flags) -> Ledger:
-    """A ledger with the policy of the flags."""
-    return Ledger(fail=flags.on_error == "fail")
 
 
 def write_items(
@@ -124,7 +111,9 @@ def write_items(
     made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
     provenance = {"made_by": made_by, **source, "options": options}
     tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
-    tokens = TokenCounts.by_model(flags.model)
+    tokens = TokenCounts()
+    if flags.model is not None:
+        tokens = TokenCounts(load_answer_counter(flags.model), flags.model.resolve().name)
     boxes = ItemBoxes(flags)
     chosen = selected(after_a_look(items, flags), flags, ledger)
     if show_progress:
@@ -132,10 +121,9 @@ def write_items(
     first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
         raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
-    writer = RowWriter(
-        out, embed=flags.embed, layout=flags.row_layout, provenance=provenance, shard_rows=flags.shard_rows
-    )
-    with writer:
+    layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
+    writing = RowWriter(out, embed=flags.embed, layout=layout, provenance=provenance, shard_rows=flags.shard_rows)
+    with writing as writer:
         for row in chain([first], rows):
             writer.write(row)
             n_objects = row.target.count if row.target.count is not None else row.target.n_objects
@@ -182,13 +170,10 @@ def _well_named(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
     """The items whose names can be written, and whose image is not another's; the others go to the ledger."""
     names: dict[str, tuple[str, str]] = {}
     for item in items:
-        try:
+        with ledger.skipping():
             _check_name(item)
             _check_owner(item, names)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        yield item
+            yield item
 
 
 def _check_name(item: Item) -> None:
@@ -225,17 +210,14 @@ def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
 
 
 def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Ledger, allow_none: bool) -> Iterator[Row]:
-    noted = False
+    is_noted = False
     for item in group:
-        try:
+        with ledger.skipping():
             row = row_of(item, image, flags, ledger, allow_none=allow_none)
-        except RowError as error:
-            ledger.skip(error)
-            continue
-        if not noted:
-            ledger.note_image(image)
-            noted = True
-        yield row
+            if not is_noted:
+                ledger.note_image(image)
+            is_noted = True
+            yield row
 
 
 def _in_threads(

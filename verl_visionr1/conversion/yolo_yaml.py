@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from verl_visionr1.conversion.folders import read_names
-from verl_visionr1.conversion.image_files import find_below
+from verl_visionr1.conversion.image_files import find_below, read_names
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowsError
 

@@ -23,9 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated, Any, NamedTuple
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.converter import Reading, converter
@@ -49,8 +47,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/clevr_{task}"
     attributes: Annotated[
-        list[str],
-        typer.Option(help=f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."),
+        list[str], f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."
     ] = field(default_factory=lambda: ["shape", "color material shape"])
 
     def __post_init__(self) -> None:
@@ -67,14 +64,13 @@ Places = dict[str, list[Point]]
 """Phrase -> the centres of the objects that it means."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(NamedTuple):
     """One image: for each kind of phrase, what is there."""
 
     where: str
     image_id: str
     file_name: str
-    kinds: tuple[Places, ...]
+    kinds: list[Places]
 
 
 def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
@@ -97,7 +93,7 @@ def _scene(where: str, entry: Any, options: Options) -> Scene:
     objects = entry.get("objects")
     if not isinstance(objects, list):
         raise RowError("no objects", f"{where}: objects {str(objects)[:60]}: needs a list; correct it")
-    kinds = tuple(_places(where, objects, text.split()) for text in options.attributes)
+    kinds = [_places(where, objects, text.split()) for text in options.attributes]
     return Scene(where, str(entry.get("image_index", "")), file_name, kinds)
 
 
@@ -110,15 +106,13 @@ def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places
         coordinates = thing.get("pixel_coords")  # the third is the depth
         (point,) = points_of([coordinates[:2] if isinstance(coordinates, list) else coordinates], at)
         places[" ".join(words if "shape" in attributes else [*words, "object"])].append(point)
-    return dict(places)
+    return places
 
 
-def items_of_scenes(
-    scenes: list[Scene], images_dir: Path, name: str, options: Options, ledger: Ledger
-) -> Iterator[Item]:
+def _items_of_scenes(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     """A row for each phrase that is there; with `--negatives` also for one of each kind that is not."""
-    kinds = range(len(options.attributes))
-    vocabularies = [sorted({phrase for scene in scenes for phrase in scene.kinds[i]}) for i in kinds]
+    scenes = read_scenes(path, options, ledger)
+    vocabularies = [sorted(set().union(*kinds)) for kinds in zip(*(scene.kinds for scene in scenes), strict=True)]
     rng = random.Random(options.seed)
     for scene in scenes:
         asked: Places = {}
@@ -128,33 +122,27 @@ def items_of_scenes(
             if absent:
                 asked[rng.choice(absent)] = []
         with ledger.skipping():
-            path = find_image(images_dir, scene.file_name, scene.where)
+            image = find_image(images_dir, scene.file_name, scene.where)
             for phrase, points in asked.items():
                 for task in options.tasks:
                     yield Item(
                         where=scene.where,
-                        image=path,
+                        image=image,
                         task=task,
                         phrases=(phrase,),
                         points_xy=points,
                         count=len(points),
                         image_id=scene.image_id,
                         file_name=scene.file_name,
-                        source_ann={"file": name},
+                        source_ann={"file": path.name},
                     )
 
 
 # ---------------------------------------------------------------------------------------------- questions
 
 
-def items_of_records(path: Path, images_dir: Path, ledger: Ledger) -> Iterator[Item]:
-    """A row for each question of R1-V's files."""
-    for number, (where, record) in enumerate(read_records(path)):
-        with ledger.skipping():
-            yield _item(where, record, number, images_dir, path.name)
-
-
-def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> Item:
+def _item(where: str, record: Any, images_dir: Path, facts: dict[str, Any]) -> Item:
+    """The row of a question of R1-V's files."""
     record = record_of(record, where)
     question = text_of(record, ["problem", "question"], where)
     answer = record.get("solution", record.get("ground_truth"))
@@ -168,18 +156,20 @@ def _item(where: str, record: Any, number: int, images_dir: Path, name: str) -> 
         question=question,
         count=count_of(answer, where),
         file_name=image if isinstance(image, str) else "",
-        source_ann={"file": name, "row": number},
+        source_ann=facts,
     )
 
 
 def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     for path in annotations:
         if path.suffix.lower() == ".json":
-            yield from items_of_scenes(read_scenes(path, options, ledger), images_dir, path.name, options, ledger)
-        elif "pointing" in options.tasks:
+            yield from _items_of_scenes(path, images_dir, options, ledger)
+            continue
+        if "pointing" in options.tasks:
             raise RowsError(f"{path}: questions of counting, without points: leave out --task")
-        else:
-            yield from items_of_records(path, images_dir, ledger)
+        for number, (where, record) in enumerate(read_records(path)):
+            with ledger.skipping():
+                yield _item(where, record, images_dir, {"file": path.name, "row": number})
 
 
 @converter("counting", "pointing", example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both")

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from verl_visionr1.conversion.coco_json import read_coco
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -26,10 +24,9 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/coco_{task}"
-    alias: Annotated[
-        list[str],
-        typer.Option(help="CATEGORY=NAME: ask for NAME instead (Cottontail-Rabbit=rabbit).", show_default=False),
-    ] = field(default_factory=list)
+    alias: Annotated[list[str], "CATEGORY=NAME: ask for NAME instead (Cottontail-Rabbit=rabbit)."] = field(
+        default_factory=list
+    )
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, Split
@@ -35,29 +34,21 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/countbench"
     split: Split = "test"
-    questions: Annotated[
-        Path | None, typer.Option(help="countbench_paired_questions.json, for files without questions of their own.")
-    ] = None
+    questions: Annotated[Path | None, "countbench_paired_questions.json, for files without questions of their own."] = (
+        None
+    )
 
 
 def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:
     """An item for each row with an image."""
     paired = _paired(annotations, questions) if questions else None
-    number = -1
-    for path in annotations:
-        for where, record in read_records(path):
-            number += 1
-            with ledger.skipping():
-                record = record_of(record, where)
-                if _has_image(record):
-                    yield _item(where, record if paired is None else {**record, **paired[number]}, number)
-                else:
-                    ledger.left_out["row without an image"] += 1
-
-
-def _has_image(record: Mapping[str, Any]) -> bool:
-    image = record.get("image")
-    return any(image.values()) if isinstance(image, dict) else image is not None
+    for number, (where, record) in enumerate(chain.from_iterable(map(read_records, annotations))):
+        with ledger.skipping():
+            image = record_of(record, where).get("image")
+            if any(image.values()) if isinstance(image, dict) else image is not None:
+                yield _item(where, record if paired is None else {**record, **paired[number]}, number)
+            else:
+                ledger.left_out["row without an image"] += 1
 
 
 def _paired(annotations: Sequence[Path], questions: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from verl_visionr1.conversion.box_check import MOST_CLIPPED
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
@@ -25,7 +23,7 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.values import record_of, text_of
-from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Columns
+from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
 from verl_visionr1.files import RowError
 
 BODIES_OUTSIDE = 0.5
@@ -39,13 +37,9 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/crowdhuman_{task}"
     box: Annotated[
         Literal["fbox", "vbox", "hbox"],
-        typer.Option(
-            help="fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head."
-        ),
+        "fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head.",
     ] = "fbox"
-    name: Annotated[
-        str | None, typer.Option(help="What to ask for. Default: person, or head with --box hbox.", show_default=False)
-    ] = None
+    name: Annotated[str | None, "What to ask for. Default: person, or head with --box hbox."] = None
 
     @property
     def phrase(self) -> str:
@@ -53,22 +47,17 @@ class Options(VocabularyFlags):
         return self.name or ("head" if self.box == "hbox" else "person")
 
 
-def _image(where: str, record: Any, images_dir: Path, columns: Columns, seen: dict[str, int]) -> AnnotatedImage | None:
-    """The image of a line; None: it is on the exclusion list.
-
-    Args:
-        seen: numbers of the images so far; an ID that comes again is left out altogether, for it has two sets of boxes.
-    """
+def _image(where: str, record: Any, images_dir: Path, columns: Columns) -> AnnotatedImage | None:
+    """The image of a line; None: it is on the exclusion list. An ID that comes again has two sets of boxes."""
     record = record_of(record, where)
     if not isinstance(record.get("gtboxes"), list):
         raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; correct it")
     image_id = text_of(record, ["ID"], where)
     where = f"{where} (ID {image_id!r})"
-    if image_id in seen:
-        if seen[image_id] != LEFT_OUT:
-            columns.leave_out(seen[image_id])
+    is_known = image_id in columns.number_of
+    columns.leave_out(image_id)
+    if is_known:
         raise RowError("image ID twice", f"{where}: this ID appears twice; correct it")
-    seen[image_id] = LEFT_OUT
     name = f"{image_id}.jpg"
     if columns.excludes(image_id, name):
         return None
@@ -104,13 +93,12 @@ def convert(
     require_images(images_dir)
     most = BODIES_OUTSIDE if options.box == "fbox" else MOST_CLIPPED
     columns = options.columns(annotations.name, [options.phrase], ledger, NAMED["xywh-abs"], most)
-    seen: dict[str, int] = {}
     for where, record in read_records(annotations):
         with ledger.skipping():
-            image = _image(where, record, images_dir, columns, seen)
+            image = _image(where, record, images_dir, columns)
             if image is None:
                 continue
-            seen[image.image_id] = number = columns.add_image(image)
+            number = columns.add_image(image)
             for place, entry in enumerate(record["gtboxes"]):
                 with ledger.skipping():
                     _add(columns, number, place, entry, options.box)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.coco_json import read_parts
 from verl_visionr1.conversion.conventions import NAMED
@@ -46,16 +45,13 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/d3_{task}"
     ask: Annotated[
-        Literal["intra", "inter"],
-        typer.Option(help="intra: for the sentences of the image's group; inter: for all of the set."),
+        Literal["intra", "inter"], "intra: for the sentences of the image's group; inter: for all of the set."
     ] = "intra"
     descriptions: Annotated[
         Literal["full", "pres", "abs"],
-        typer.Option(help="full: all sentences; pres: those of what is there; abs: those of what is lacking."),
+        "full: all sentences; pres: those of what is there; abs: those of what is lacking.",
     ] = "full"
-    groups: Annotated[
-        Path | None, typer.Option(help="For a json: folder of images.pkl and groups.pkl.", show_default=False)
-    ] = None
+    groups: Annotated[Path | None, "For a json: folder of images.pkl and groups.pkl."] = None
 
 
 class _Sentence(msgspec.Struct):
@@ -113,9 +109,9 @@ def _entries(folder: Path, name: str) -> dict[str, Any]:
     return {str(key_of(key)): entry for key, entry in found.items()}
 
 
-def _decoded(name: str, entries: Mapping[str, Any], type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
+def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
     """(place, id, entry) of each sound entry of one of the four pickles."""
-    for key, entry in entries.items():
+    for key, entry in _entries(folder, name).items():
         where = f"{name}.pkl: entry {key}"
         try:
             yield where, key, msgspec.convert(entry, type_)
@@ -127,44 +123,31 @@ def _read_pickles(
     folder: Path, images_dir: Path, ledger: Ledger, options: Options
 ) -> tuple[Annotations, Mapping[str, int]]:
     """The boxes; and key of each sentence -> its index in the names."""
-    entries = _entries(folder, "sentences")
-    sentences = {key: entry for _, key, entry in _decoded("sentences", entries, _Sentence, ledger)}
+    sentences = {key: entry for _, key, entry in _decoded(folder, "sentences", _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
     columns = options.columns(folder.name, names, ledger, NAMED["xywh-abs"])
-    image_of = _add_images(columns, _entries(folder, "images"), images_dir)
-    for where, key, entry in _decoded("annotations", _entries(folder, "annotations"), _Annotation, ledger):
-        _add_annotation(columns, where, key, entry, image_of, index_of)
-    kept = {index_of[key] for key, entry in sentences.items() if _is_asked(entry, options.descriptions)}
+    _add_images(columns, folder, images_dir)
+    for where, key, entry in _decoded(folder, "annotations", _Annotation, ledger):
+        _add_annotation(columns, where, key, entry, index_of)
+    wanted = {"full": (True, False), "pres": (False,), "abs": (True,)}[options.descriptions]
+    kept = {index_of[key] for key, entry in sentences.items() if bool(entry.is_negative) in wanted}
     return columns.finish(frozenset(range(len(names))) - kept), index_of
 
 
-def _add_images(columns: Columns, entries: Mapping[str, Any], images_dir: Path) -> dict[str, int]:
-    """Key of each image -> its number, or `LEFT_OUT`."""
-    image_of = dict.fromkeys(entries, LEFT_OUT)
-    for where, key, entry in _decoded("images", entries, _Image, columns.ledger):
+def _add_images(columns: Columns, folder: Path, images_dir: Path) -> None:
+    columns.number_of.update(dict.fromkeys(_entries(folder, "images"), LEFT_OUT))
+    for where, key, entry in _decoded(folder, "images", _Image, columns.ledger):
         if columns.excludes(key, entry.file_name):
             continue
         with columns.ledger.skipping():
             path = find_image(images_dir, entry.file_name, where)
-            image_of[key] = columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
-    return image_of
+            columns.add_image(AnnotatedImage(key, entry.file_name, path, (entry.width, entry.height)))
 
 
-def _is_asked(sentence: _Sentence, descriptions: str) -> bool:
-    return descriptions == "full" or bool(sentence.is_negative) == (descriptions == "abs")
-
-
-def _add_annotation(
-    columns: Columns,
-    where: str,
-    key: str,
-    entry: _Annotation,
-    image_of: Mapping[str, int],
-    index_of: Mapping[str, int],
-) -> None:
+def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, index_of: Mapping[str, int]) -> None:
     """Take a box for each sentence that it fits."""
-    image = image_of.get(str(key_of(entry.image_id)))
+    image = columns.number_of.get(str(key_of(entry.image_id)))
     if image == LEFT_OUT:
         columns.ledger.left_out["annotation of an image left out"] += 1
         return
@@ -177,8 +160,7 @@ def _add_annotation(
                 raise RowError("unknown image_id", f"{where}: {reason}; correct it")
             index = index_of.get(str(key_of(sentence)))
             if index is None:
-                reason = f"sent_id {sentence!r} is not in sentences.pkl"
-                raise RowError("unknown sent_id", f"{where}: {reason}; correct it")
+                raise RowError("unknown sent_id", f"{where}: sent_id {sentence!r} is not in sentences.pkl; correct it")
             columns.add(image, index, box, key, written=f"bbox {str(entry.bbox)[:80]}")
 
 
@@ -189,10 +171,9 @@ def _with_groups(
     data: Annotations, folder: Path, index_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[AnnotatedImage]:
     """The images, and the sentences of their groups; those that the annotations do not list are not asked for."""
-    entries = _entries(folder, "groups")
     inner = {
         key: frozenset(index_of[it] for it in _ids(entry.inner_sent_id) if it in index_of)
-        for _, key, entry in _decoded("groups", entries, _Group, ledger)
+        for _, key, entry in _decoded(folder, "groups", _Group, ledger)
     }
     listed = _entries(folder, "images")
     for image in data.images:

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from xml.etree.ElementTree import Element
 
-import typer
-
 from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -46,7 +44,7 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/flickr30k"
     boxes: Annotated[
         Literal["many", "union", "single"],
-        typer.Option(help="A phrase of many boxes: many asks for all, union for the box around them, single drops it."),
+        "A phrase of many boxes: many asks for all, union for the box around them, single drops it.",
     ] = "many"
 
 
@@ -149,15 +147,12 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
         with ledger.skipping():
             try:
                 phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
-            except RowError:
-                raise
             except RowsError as error:  # of one file among thousands
-                raise RowError("annotation file unreadable", str(error)) from None
-            ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += sum(
-                (image_id, it.caption) in unrelated for it in phrases
-            )
-            phrases = [it for it in phrases if (image_id, it.caption) not in unrelated]
-            for same in _one_wording(phrases, chains, ledger):
+                raise RowError(getattr(error, "kind", "annotation file unreadable"), str(error)) from None
+            related = [it for it in phrases if (image_id, it.caption) not in unrelated]
+            left_out = len(phrases) - len(related)
+            ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += left_out
+            for same in _one_wording(related, chains, ledger):
                 found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
                 if found is None:
                     ledger.left_out["phrase of many boxes"] += 1
@@ -183,9 +178,7 @@ def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Ite
         by_words.setdefault(normalize_label(phrase.text), []).append(phrase)
     for same in by_words.values():
         placed = [it for it in same if it.chain in chains.boxes]
-        for phrase in same:
-            if phrase.chain not in chains.boxes:
-                ledger.left_out[f"phrase {_why_not(phrase.chain, chains)}"] += 1
+        ledger.left_out.update(f"phrase {_why_not(it.chain, chains)}" for it in same if it.chain not in chains.boxes)
         if len({it.chain for it in placed}) > 1:
             ledger.left_out["phrase that stands for several chains of its image"] += len(placed)
         elif placed:

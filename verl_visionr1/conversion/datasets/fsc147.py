@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.counts import CountFlags, points_inside
@@ -35,6 +33,7 @@ from verl_visionr1.conversion.values import points_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
+Boxes = list[list[float]]
 HEIGHT = 384
 """Of the images in whose pixels the points are."""
 
@@ -45,42 +44,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/fsc147_{task}"
     max_instances: MaxInstances = 50
-    boxes: Annotated[Path | None, typer.Option(help="FSCD-147's instances_{val,test}.json: boxes of all objects.")] = (
-        None
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What the files say.
-
-    Attributes:
-        name: of the annotation file.
-        entries: file name -> entry of the annotation file.
-        splits: split -> file names.
-        classes: file name -> plural name of what is counted.
-        boxes: file name -> boxes of all objects (FSCD-147), for some images.
-    """
-
-    name: str
-    entries: Mapping[str, Any]
-    splits: Mapping[str, list[str]]
-    classes: Mapping[str, str]
-    boxes: Mapping[str, list[list[float]]]
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def read_source(annotations: Path, splits: Path, classes: Path, boxes: Path | None) -> Source:
-    """All files."""
-    return Source(
-        annotations.name,
-        entries=read_json(annotations, dict[str, Any]),
-        splits=read_json(splits, dict[str, list[str]]),
-        classes=_classes(classes),
-        boxes=_all_boxes(boxes) if boxes else {},
-    )
+    boxes: Annotated[Path | None, "FSCD-147's instances_{val,test}.json: boxes of all objects."] = None
 
 
 def _classes(path: Path) -> dict[str, str]:
@@ -94,9 +58,9 @@ def _classes(path: Path) -> dict[str, str]:
     return names
 
 
-def _all_boxes(path: Path) -> dict[str, list[list[float]]]:
+def _all_boxes(path: Path) -> dict[str, Boxes]:
     """File name -> its boxes as x1, y1, x2, y2; the file gives x, y, width, height."""
-    boxes: dict[str, list[list[float]]] = defaultdict(list)
+    boxes: dict[str, Boxes] = defaultdict(list)
     document = read_json(path, dict[str, Any])
     try:
         name_of = {image["id"]: image["file_name"] for image in document["images"]}
@@ -112,46 +76,40 @@ def _all_boxes(path: Path) -> dict[str, list[list[float]]]:
 # ---------------------------------------------------------------------------------------------- items
 
 
-def items_of(source: Source, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """A row for each image of the split and task."""
-    names = source.splits.get(options.split)
-    if names is None:
-        raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(source.splits)}")
-    for name in names:
-        with ledger.skipping():
-            yield from _items(name, source, images_dir, options, ledger)
-
-
-def _items(name: str, source: Source, images_dir: Path, options: Options, ledger: Ledger) -> list[Item]:
-    where = f"{source.name}: {name!r}"
+def _items(
+    name: str,
+    where: str,
+    entry: Any,
+    plural: str | None,
+    boxes: Boxes,
+    images_dir: Path,
+    options: Options,
+    ledger: Ledger,
+) -> Iterator[Item]:
+    """The rows of an image, whose `entry` is that of the annotation file, and `plural` what is counted on it."""
     path = find_image(images_dir, name, where)
-    entry, plural = source.entries.get(name), source.classes.get(name)
     if not isinstance(entry, dict) or plural is None:
         missing = "annotation" if plural is not None else "class"
         raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; correct it")
     points = points_of(entry.get("points"), where)
     size_wh, _ = read_size(path)
     _check_frame(where, entry, size_wh)
-    boxes = _fitting_boxes(source.boxes.get(name, []), points, ledger)
-    items = []
+    boxes = _fitting_boxes(boxes, points, ledger)
     for task in options.tasks:
         places = points if task == "pointing" else [] if boxes else points_inside(points, size_wh, ledger)
-        items.append(
-            Item(
-                where=where,
-                image=path,
-                task=task,
-                phrases=(plural,),
-                question=options.how_many(plural, task),
-                boxes_xyxy=boxes if task == "counting" else [],
-                points_xy=places,
-                count=len(points),
-                image_id=name.partition(".")[0],
-                file_name=name,
-                source_ann={"file": source.name},
-            )
+        yield Item(
+            where=where,
+            image=path,
+            task=task,
+            phrases=(plural,),
+            question=options.how_many(plural, task),
+            boxes_xyxy=boxes if task == "counting" else [],
+            points_xy=places,
+            count=len(points),
+            image_id=name.partition(".")[0],
+            file_name=name,
+            source_ann={"file": where.partition(":")[0]},
         )
-    return items
 
 
 def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int]) -> None:
@@ -167,7 +125,7 @@ def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int])
     raise RowError("image of another size", f"{where}: {reason}; use images_384_VarV2")
 
 
-def _fitting_boxes(boxes: list[list[float]], points: list[Point], ledger: Ledger) -> list[list[float]]:
+def _fitting_boxes(boxes: Boxes, points: list[Point], ledger: Ledger) -> Boxes:
     """The boxes, where there is one for each point and most hold one; else none."""
     held = sum(any(x1 <= x <= x2 and y1 <= y <= y2 for x, y in points) for x1, y1, x2, y2 in boxes)
     if len(boxes) == len(points) and 2 * held > len(boxes):
@@ -192,9 +150,17 @@ def convert(
 ) -> Reading:
     """The rows of a split."""
     require_images(images_dir)
-    source = read_source(annotations, splits, classes, options.boxes)
-    return Reading(
-        items=items_of(source, images_dir, options, ledger),
-        files=[annotations, splits, classes, *filter(None, [options.boxes])],
-        total=len(source.splits.get(options.split, ())) * len(options.tasks),
-    )
+    entries, names_of = read_json(annotations, dict[str, Any]), read_json(splits, dict[str, list[str]])
+    plurals, boxes = _classes(classes), _all_boxes(options.boxes) if options.boxes else {}
+    names = names_of.get(options.split)
+    if names is None:
+        raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(names_of)}")
+
+    def items() -> Iterator[Item]:
+        for name in names:
+            where, told = f"{annotations.name}: {name!r}", (entries.get(name), plurals.get(name), boxes.get(name, []))
+            with ledger.skipping():
+                yield from _items(name, where, *told, images_dir, options, ledger)
+
+    files = [annotations, splits, classes, *filter(None, [options.boxes])]
+    return Reading(items=items(), files=files, total=len(names) * len(options.tasks))

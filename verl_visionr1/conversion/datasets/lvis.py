@@ -20,9 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from verl_visionr1.conversion.coco_json import CocoCategory, CocoParts, read_parts, with_checked
+from verl_visionr1.conversion.coco_json import CocoCategory, read_parts, with_checked
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
 from verl_visionr1.conversion.ledger import Ledger
@@ -43,17 +41,12 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/lvis_{task}"
     names: Annotated[
         Literal["natural", "short", "file"],
-        typer.Option(
-            help="What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
-            "then called the same; file: 'bow_(decorative_ribbons)'."
-        ),
+        "What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
+        "then called the same; file: 'bow_(decorative_ribbons)'.",
     ] = "natural"
-    frequency: Annotated[
-        list[str],
-        typer.Option(
-            help="Ask only for rare (r), common (c) or frequent (f) categories; twice for two.", show_default=False
-        ),
-    ] = field(default_factory=list)
+    frequency: Annotated[list[str], "Ask only for rare (r), common (c) or frequent (f) categories; twice for two."] = (
+        field(default_factory=list)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,14 +78,6 @@ def phrases(categories: Sequence[CocoCategory], names: str) -> dict[str, str]:
     return dict(zip(written, shown, strict=True))
 
 
-def _of_other_frequency(path: Path, parts: CocoParts, frequency: Sequence[str]) -> frozenset[int]:
-    kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in frequency}
-    if not kept:
-        reason = f"no category of frequency {' or '.join(sorted(set(frequency)))}"
-        raise RowsError(f"{path}: {reason}; leave --frequency out, or take LVIS's own file")
-    return frozenset(range(len(parts.data.names))) - kept
-
-
 @converter(*BOX_TASKS, example="lvis_v1_train.json coco lvis_rare.parquet --frequency r --negatives 0.2")
 def convert(
     annotations: Annotated[Path, "lvis_v1_train.json, ..."],
@@ -104,5 +89,9 @@ def convert(
     parts = read_parts(annotations, images_dir, ledger, options, partial(phrases, names=options.names))
     data = with_checked(parts, ledger, federated=True)
     if options.frequency:
-        data = replace(data, never_asked=_of_other_frequency(annotations, parts, options.frequency))
+        kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in options.frequency}
+        if not kept:
+            reason = f"no category of frequency {' or '.join(sorted(set(options.frequency)))}"
+            raise RowsError(f"{annotations}: {reason}; leave --frequency out, or take LVIS's own file")
+        data = replace(data, never_asked=frozenset(range(len(data.names))) - kept)
     return plan_reading(data, options, ledger, [annotations])

@@ -29,18 +29,17 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in
+from verl_visionr1.conversion.image_files import files_in
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_csv, read_json
-from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
+from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.files import RowError, RowsError
-from verl_visionr1.images import boxes_to_upright, read_size
+from verl_visionr1.images import boxes_to_upright, read_size, upright_size
 
 SIDES = ("XMin", "YMin", "XMax", "YMax")
 """Columns of a box, in our order; the file's is XMin, XMax, YMin, YMax."""
@@ -53,15 +52,11 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/openimages_{task}"
-    labels: Annotated[
-        Path | None, typer.Option(help="Human-verified image-level labels (csv): which classes are not there.")
-    ] = None
+    labels: Annotated[Path | None, "Human-verified image-level labels (csv): which classes are not there."] = None
     hierarchy: Annotated[
-        Path | None, typer.Option(help="Tree of classes (json): what is above a class in the image is not asked for.")
+        Path | None, "Tree of classes (json): what is above a class in the image is not asked for."
     ] = None
-    partial: Annotated[
-        bool, typer.Option("--partial", help="The folder holds only some of the images: leave the others out.")
-    ] = False
+    partial: Annotated[bool, "The folder holds only some of the images: leave the others out."] = False
 
 
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
@@ -124,52 +119,47 @@ class _Images:
     def __init__(self, columns: Columns, images_dir: Path, partial: bool) -> None:
         self.columns, self.images_dir, self.partial = columns, images_dir, partial
         self.orientation: dict[int, int] = {}
-        self._number_of: dict[str, int | None] = {}
-        self._file_of: dict[str, str | None] = {}
+        self._files_of: dict[str, list[str]] = defaultdict(list)
         for name in files_in(images_dir):
-            stem = PurePosixPath(name).stem
-            self._file_of[stem] = None if stem in self._file_of else name
+            self._files_of[PurePosixPath(name).stem].append(name)
 
     def has_file(self, image_id: str) -> bool:
         """Whether the folder holds it."""
-        return image_id in self._file_of
+        return image_id in self._files_of
 
-    def number_of(self, image_id: str, where: str) -> int | None:
-        """The number of an image; None where it is left out."""
-        if image_id in self._number_of:
-            return self._number_of[image_id]
-        self._number_of[image_id] = None
-        if self.columns.excludes(image_id, self._file_of.get(image_id) or f"{image_id}.jpg"):
-            return None
-        if self.partial and not self.has_file(image_id):
+    def number_of(self, image_id: str, where: str) -> int:
+        """The number of an image, or `LEFT_OUT`."""
+        if image_id not in self.columns.number_of:
+            self.columns.leave_out(image_id)  # should it fail
+            self._add(image_id, where)
+        return self.columns.number_of[image_id]
+
+    def _add(self, image_id: str, where: str) -> None:
+        names = self._files_of.get(image_id, [])
+        if self.columns.excludes(image_id, names[0] if len(names) == 1 else f"{image_id}.jpg"):
+            return
+        if self.partial and not names:
             self.columns.ledger.left_out["image that is not in the folder (--partial)"] += 1
-        else:
-            self._number_of[image_id] = self._add(image_id, where)
-        return self._number_of[image_id]
-
-    def _add(self, image_id: str, where: str) -> int:
-        if not self.has_file(image_id):
+            return
+        if not names:
             reason = f"no {image_id}.jpg in or below {self.images_dir}"
             raise RowError("image file missing", f"{where}: {reason}; check IMAGES_DIR, or give --partial")
-        file_name = self._file_of[image_id]
-        if file_name is None:
+        if len(names) > 1:
             reason = f"several files are named {image_id} below {self.images_dir}"
             raise RowError("two images of one name", f"{where}: {reason}; remove all but one")
-        path = self.images_dir.absolute() / file_name
-        (width, height), orientation = read_size(path)
-        upright_wh = (width, height) if orientation < 5 else (height, width)
-        number = self.columns.add_image(AnnotatedImage(image_id, file_name, path, upright_wh))
+        path = self.images_dir.absolute() / names[0]
+        size_wh, orientation = read_size(path)
+        entry = AnnotatedImage(image_id, names[0], path, upright_size(size_wh, orientation))
+        number = self.columns.add_image(entry)
         if orientation != 1:
             self.orientation[number] = orientation
-        return number
 
     def upright(self, box: list[float], image: int) -> list[float]:
         """A box of the pixels as they are stored, turned with its image; both as they are written."""
         orientation, convention = self.orientation.get(image, 1), self.columns.convention
         if orientation == 1:
             return box
-        width, height = self.columns.images[image].size_wh
-        stored_wh = (width, height) if orientation < 5 else (height, width)
+        stored_wh = upright_size(self.columns.images[image].size_wh, orientation)  # turned twice
         width, height = convention.fixed_wh or stored_wh
         (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, (int(width), int(height)))
         return convention.as_written(turned)
@@ -180,7 +170,7 @@ def _add_box(
 ) -> None:
     where = f"{columns.name}: line {line}"
     image = images.number_of(record["ImageID"], where)
-    if image is None:
+    if image == LEFT_OUT:
         columns.ledger.left_out["box of an image left out"] += 1
         return
     place = place_of.get(record["LabelName"])
@@ -221,7 +211,7 @@ def _labels(
             continue
         with ledger.skipping():
             image = images.number_of(record["ImageID"], where)
-            if image is not None:
+            if image != LEFT_OUT:
                 yield image, place, float(confidence) == 1
 
 
@@ -257,14 +247,14 @@ def _with_checked(
     ledger: Ledger,
 ) -> AnnotatedImage:
     """An image, and which classes may be asked for on it: of `verified` as there or `absent` ones, and of its boxes."""
-    present = {data.category[j] for j in data.of_image(number)}
+    present = data.categories_on(number)
     there = present | verified
     contradicted = there & absent
     ledger.notes["class verified as not there, but found: not asked for"] += len(contradicted)
     implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
     return replace(
         data.images[number],
-        checked=frozenset(present | absent),
+        checked=present | absent,
         unsure=data.images[number].unsure | implied | contradicted,
     )
 

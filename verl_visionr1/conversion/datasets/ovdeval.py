@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from verl_visionr1.conversion.coco_json import CocoImage, CocoParts, read_parts
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
@@ -34,10 +32,7 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/ovdeval_{task}"
-    all_categories: Annotated[
-        bool,
-        typer.Option("--all-categories", help="Ask every image for all categories of the file, not for its own texts."),
-    ] = False
+    all_categories: Annotated[bool, "Ask every image for all categories of the file, not for its own texts."] = False
 
 
 def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:
@@ -48,7 +43,7 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
     for number, image in enumerate(parts.data.images):
         where = f"{parts.data.name}: image id {image.image_id}"
         entry = texts.get(number, CocoImage(text=[], neg_text=[]) if all_categories else CocoImage())
-        present = frozenset(parts.data.category[j] for j in parts.data.of_image(number))
+        present = parts.data.categories_on(number)
         try:
             positive = _indexes(f"{where}: text", entry.text, index)
             negative = _indexes(f"{where}: neg_text", entry.neg_text, index)

@@ -20,7 +20,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,8 +50,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/pixmo_{task}"
     point_unit: Annotated[
-        Literal["auto", "pixel", "percent"],
-        typer.Option(help="What points are given in; auto: as the numbers of each file show."),
+        Literal["auto", "pixel", "percent"], "What points are given in; auto: as the numbers of each file show."
     ] = "auto"
     verify_images: Annotated[
         bool, typer.Option("--verify-images/--trust-images", help="Compare each image with its image_sha256.")
@@ -87,14 +88,11 @@ def entry_of(where: str, record: Any) -> Entry:
     return Entry(where, url, sha256.lower() if isinstance(sha256, str) and sha256 else None, label, count, points)
 
 
-def entries_of(path: Path, ledger: Ledger | None = None) -> Iterator[Entry]:
-    """The good rows of a file; the ledger takes the bad ones, without one they are passed over."""
+def entries_of(path: Path, ledger: Ledger) -> Iterator[Entry]:
+    """The good rows of a file."""
     for where, record in read_records(path):
-        try:
+        with ledger.skipping():
             yield entry_of(where, record)
-        except RowError as error:
-            if ledger is not None:
-                ledger.skip(error)
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -106,7 +104,7 @@ class ImageFolder:
     def __init__(self, folder: Path, *, verify: bool) -> None:
         require_images(folder)
         self._verify = verify
-        self._is_annotated: dict[tuple[Path, str], bool] = {}
+        self._sha256 = lru_cache(maxsize=None)(lambda path: sha256_of([path]))
         self._paths: dict[str, str] = {}
         for parent, names in walk(folder.absolute()):
             for name in names:
@@ -120,45 +118,29 @@ class ImageFolder:
 
     def is_annotated(self, path: Path, entry: Entry) -> bool:
         """Whether it is the image that was annotated, as far as the row says which that was."""
-        if not self._verify or entry.sha256 is None:
-            return True
-        key = (path, entry.sha256)
-        if key not in self._is_annotated:
-            self._is_annotated[key] = sha256_of([path]) == entry.sha256
-        return self._is_annotated[key]
+        return not self._verify or entry.sha256 is None or self._sha256(path) == entry.sha256
 
 
-# ---------------------------------------------------------------------------------------------- unit of points
+# ---------------------------------------------------------------------------------------------- rows
 
 
-@dataclass(slots=True)
-class Survey:
-    """What must be known of a file before its first row is made."""
+def _survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> tuple[PointEvidence, bool]:
+    """What the points of a file show, and whether a row of it asks for what is not there.
 
-    evidence: PointEvidence = field(default_factory=PointEvidence)
-    has_negatives: bool = False
-
-
-def survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> Survey:
-    """Look through a file; the sizes of its images are read only where the unit of points is to be guessed."""
-    found = Survey()
-    sizes: dict[Path, tuple[int, int] | None] = {}
-    for entry in entries_of(path):
-        found.has_negatives |= entry.count == 0
+    Sizes of images are read only where the unit of points is to be guessed.
+    """
+    evidence, has_negatives = PointEvidence(), False
+    read = lru_cache(maxsize=None)(read_size)
+    for entry in entries_of(path, Ledger(fail=False)):
+        has_negatives |= entry.count == 0
         image = images.find(entry) if with_sizes and entry.points else None
-        if image is None:
-            continue
-        if image not in sizes:
-            try:
-                sizes[image] = read_size(image)[0]
-            except RowError:  # reported when its row is made
-                sizes[image] = None
-        if (size_wh := sizes[image]) is not None:
-            found.evidence.add(entry.points or (), size_wh)
-    return found
+        if image is not None:
+            with suppress(RowError):  # reported when its row is made
+                evidence.add(entry.points or (), read(image)[0])
+    return evidence, has_negatives
 
 
-def items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
+def _items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
     """The rows of a file whose image is there."""
     for entry in entries_of(path, ledger):
         image = images.find(entry)
@@ -176,7 +158,12 @@ def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledge
         if task == "pointing" and entry.points is None and entry.count:
             ledger.left_out["pointing row without points"] += 1
             continue
-        points = _points(entry, image, whole_wh, ledger) if task == "counting" else entry.points or []
+        points = entry.points or []
+        if task == "counting" and points:  # those in the image
+            try:
+                points = points_inside(points, read_size(image)[0], ledger, whole_wh)
+            except RowError:  # of an image that cannot be read: told when its row is made
+                points = []
         yield Item(
             where=entry.where,
             image=image,
@@ -193,14 +180,6 @@ def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledge
         )
 
 
-def _points(entry: Entry, image: Path, whole_wh: tuple[int, int] | None, ledger: Ledger) -> list[Point]:
-    """The points of a count: those in the image."""
-    try:
-        return points_inside(entry.points, read_size(image)[0], ledger, whole_wh) if entry.points else []
-    except RowError:  # of an image that cannot be read: told when its row is made
-        return []
-
-
 @converter("counting", "pointing", example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing")
 def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."],
@@ -211,14 +190,14 @@ def convert(
     """The rows whose image is there."""
     images = ImageFolder(images_dir, verify=options.verify_images)
     guess = options.point_unit == "auto"
-    surveys = {path: survey(path, images, with_sizes=guess) for path in annotations}
+    surveys = {path: _survey(path, images, with_sizes=guess) for path in annotations}
     units = {
-        path: found.evidence.percent_or_pixel(path.name) if guess else options.point_unit
-        for path, found in surveys.items()
+        path: evidence.percent_or_pixel(path.name) if guess else options.point_unit
+        for path, (evidence, _) in surveys.items()
     }
-    own_negatives = options.negatives is None and any(found.has_negatives for found in surveys.values())
+    own_negatives = options.negatives is None and any(has_negatives for _, has_negatives in surveys.values())
     return Reading(
-        items=(item for path, unit in units.items() for item in items_of(path, images, unit, options, ledger)),
+        items=(item for path, unit in units.items() for item in _items_of(path, images, unit, options, ledger)),
         files=annotations,
         facts={"point_units": ", ".join(units.values())},
         allow_none=own_negatives or bool(options.negatives),

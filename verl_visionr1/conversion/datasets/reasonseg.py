@@ -16,21 +16,21 @@ by EXIF. The target is one box around all its polygons, since no file says wheth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.boxes import Box
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
-from verl_visionr1.conversion.image_files import upright_size
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size, upright_size
 from verl_visionr1.masks import Mask
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -42,12 +42,10 @@ class Options(Flags):
 
     data_source: DataSource = "visionr1/reasonseg_{task}"
     task: Annotated[
-        Literal["grounding", "pointing"],
-        typer.Option(help="grounding: the box of the target; pointing: a point in it (masks are kept)."),
+        Literal["grounding", "pointing"], "grounding: the box of the target; pointing: a point in it (masks are kept)."
     ] = "grounding"
     boxes: Annotated[
-        Literal["union", "polygon"],
-        typer.Option(help="union: one box around all polygons of the target; polygon: a box around each."),
+        Literal["union", "polygon"], "union: one box around all polygons of the target; polygon: a box around each."
     ] = "union"
 
     def __post_init__(self) -> None:
@@ -64,11 +62,6 @@ class _Shape(msgspec.Struct):
     def outline(self) -> tuple[float, ...]:
         return tuple(value for point in self.points for value in point)
 
-    @property
-    def box(self) -> Box:
-        xs, ys = zip(*self.points, strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
-
 
 class _Entry(msgspec.Struct):
     text: list[str] | str
@@ -81,18 +74,19 @@ class _Entry(msgspec.Struct):
 
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
+    """One item for each text of each file."""
     for path in files:
         with ledger.skipping():
             yield from _items_of(path, options, ledger)
 
 
 def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """One item for each text of a file."""
     entry = _read(path, ledger)
     targets, ignored = _shapes_of(path, entry, ledger)
     parts = [[shape] for shape in targets] if options.boxes == "polygon" else [targets]
-    image = _image_of(path)
-    size_wh = upright_size(image)
+    names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
+    image = next((name for name in names if name.exists()), names[0])  # its opening tells that it is missing
+    size_wh = upright_size(*read_size(image))
     for number, text in enumerate(entry.texts):
         where = f"{path.name}: text {number}"
         if not text.strip():
@@ -106,9 +100,9 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
             phrases=() if entry.is_sentence else (text,),
             question=text if entry.is_sentence else None,
             annotated_wh=size_wh,
-            boxes_xyxy=[_around([shape.box for shape in part]) for part in parts],
+            boxes_xyxy=list(map(_around, parts)),
             labels=[text] * len(parts),
-            ignore_xyxy=[shape.box for shape in ignored],
+            ignore_xyxy=[_around([shape]) for shape in ignored],
             masks=_masks(parts, where) if options.task == "pointing" else (),
             image_id=path.stem,
             file_name=image.name,
@@ -120,12 +114,10 @@ def _read(path: Path, ledger: Ledger) -> _Entry:
     """A file, in whichever of its two encodings."""
     data = read_bytes(path)
     try:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
-            ledger.notes["json read as cp1252: it is no UTF-8"] += 1
-        return msgspec.json.decode(text, type=_Entry)
+        with suppress(UnicodeDecodeError):
+            return msgspec.json.decode(data.decode("utf-8-sig"), type=_Entry)
+        ledger.notes["json read as cp1252: it is no UTF-8"] += 1
+        return msgspec.json.decode(data.decode("cp1252"), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RowError("malformed entry", f"{path}: {error}; correct it") from None
 
@@ -144,14 +136,9 @@ def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape],
     return targets, [shape for shape in shapes if "ignore" in shape.label.lower()]
 
 
-def _image_of(path: Path) -> Path:
-    names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
-    return next((name for name in names if name.exists()), names[0])  # its opening tells that it is missing
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    return min(x1), min(y1), max(x2), max(y2)
+def _around(shapes: Sequence[_Shape]) -> Box:
+    xs, ys = zip(*(point for shape in shapes for point in shape.points), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _masks(parts: Sequence[Sequence[_Shape]], where: str) -> list[Mask]:

@@ -28,12 +28,10 @@ example `--preset easyr1 --column count=answer`. A folder is read as an imagefol
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
@@ -41,12 +39,11 @@ from verl_visionr1.conversion.flags import DataSource, checked_format
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
-from verl_visionr1.conversion.records.fields import ColumnMap
-from verl_visionr1.conversion.records.frameworks import PRESETS, Preset
-from verl_visionr1.conversion.records.items import items_of_questions
+from verl_visionr1.conversion.records.fields import Layout, columns_of
+from verl_visionr1.conversion.records.frameworks import PRESETS
+from verl_visionr1.conversion.records.items import items_of_questions, items_of_vocabulary
 from verl_visionr1.conversion.records.solutions import KeepPrompts
-from verl_visionr1.conversion.records.source import Layout, RecordSource, survey
-from verl_visionr1.conversion.records.vocabulary import items_of_vocabulary
+from verl_visionr1.conversion.records.source import RecordSource, survey
 from verl_visionr1.files import RowsError
 from verl_visionr1.settings import needs_one_of
 
@@ -58,19 +55,14 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/records_{task}"
-    preset: Annotated[str | None, typer.Option(help=f"Layout that is known: {', '.join(PRESETS)}.")] = None
-    column: Annotated[
-        list[str],
-        typer.Option(help="WHAT=NAME: which column is what; give the flag once for each.", show_default=False),
-    ] = field(default_factory=list)
-    images_dir: Annotated[
-        Path | None, typer.Option(help="Folder that names of images are relative to. Default: that of the file.")
-    ] = None
-    header: Annotated[
-        str | None, typer.Option(help="Names of the columns of a table without a header, joined by commas.")
-    ] = None
+    preset: Annotated[str | None, f"Layout that is known: {', '.join(PRESETS)}."] = None
+    column: Annotated[list[str], "WHAT=NAME: which column is what; give the flag once for each."] = field(
+        default_factory=list
+    )
+    images_dir: Annotated[Path | None, "Folder that names of images are relative to. Default: that of the file."] = None
+    header: Annotated[str | None, "Names of the columns of a table without a header, joined by commas."] = None
     class_names: Annotated[
-        str | None, typer.Option(help="All labels, joined by commas; labels that are numbers stand for them, from 0.")
+        str | None, "All labels, joined by commas; labels that are numbers stand for them, from 0."
     ] = None
     keep_prompts: KeepPrompts = False
 
@@ -78,8 +70,7 @@ class Options(VocabularyFlags):
         if self.preset is not None and self.preset not in PRESETS:
             raise RowsError(f"--preset {self.preset}: {needs_one_of(self.preset, PRESETS)}")
         super().__post_init__()
-        names = self.layout.columns.names
-        if self.preset is None and "image" not in names:
+        if self.preset is None and "image" not in self.layout.columns:
             raise RowsError("--column image=NAME is missing: which column holds the image? (or give --preset)")
         changed = [it for it in _VOCABULARY_ONLY if getattr(self, it) != _DEFAULTS[it]]
         if changed and not self.layout.is_vocabulary:
@@ -107,11 +98,10 @@ class Options(VocabularyFlags):
     @cached_property
     def layout(self) -> Layout:
         """Columns, format and preset together."""
-        preset = PRESETS[self.preset] if self.preset is not None else Preset()
-        given = ColumnMap.parsed(self.column)
-        return Layout(
-            preset=preset,
-            columns=ColumnMap({**preset.columns.names, **given.names}),
+        preset = PRESETS[self.preset] if self.preset is not None else Layout()
+        return replace(
+            preset,
+            columns={**preset.columns, **columns_of(*self.column)},
             box_format=preset.box_format if self.box_format is None else NAMED.get(self.box_format),
             header=tuple(name.strip() for name in self.header.split(",")) if self.header else preset.header,
             class_names=tuple(name.strip() for name in (self.class_names or "").split(",") if name.strip()),
@@ -143,9 +133,9 @@ def _has_none(records: RecordSource, options: Options) -> bool:
 def convert(source: Annotated[Path, "File of records, or a folder."], options: Options, ledger: Ledger) -> Reading:
     """The rows of a file, an imagefolder, or a folder of files."""
     records = RecordSource.found(source, options.layout, options.images_dir, options.split)
-    found = survey(records)
+    labels = survey(records)
     if options.layout.is_vocabulary:
-        items, total = items_of_vocabulary(records, found, options, ledger)
+        items, total = items_of_vocabulary(records, labels, options, ledger)
         allow_none = bool(options.negatives) or options.min_instances == 0
     else:
         items, total = _questions(records, options, ledger), None

@@ -23,15 +23,13 @@ gRefCOCO's expressions of what is not there become rows without objects; its pro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -49,6 +47,7 @@ from verl_visionr1.conversion.referring import (
     image_name,
     in_split,
     read_referring,
+    ref_of,
 )
 from verl_visionr1.conversion.sources import read_records
 from verl_visionr1.conversion.values import numbers_of
@@ -66,7 +65,7 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/refcoco_{task}"
     task: Annotated[
         Literal["grounding", "pointing"],
-        typer.Option(help="grounding: the box of what an expression means; pointing: a point in that box."),
+        "grounding: the box of what an expression means; pointing: a point in that box.",
     ] = "grounding"
 
     def __post_init__(self) -> None:
@@ -111,28 +110,6 @@ def _sort_out(sources: Sequence[Path]) -> _Given:
     return given
 
 
-class _Refs:
-    """The refs of the asked-for split, by image; and whether any ref, of whatever split, means nothing."""
-
-    def __init__(self, files: Sequence[RefsFile], options: Options, ledger: Ledger) -> None:
-        self.by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
-        self.some_empty = False
-        for file in files:
-            for where, ref in file.refs():
-                if isinstance(ref, RowError):
-                    ledger.skip(ref)
-                    continue
-                self.some_empty |= ref.is_empty
-                if in_split(ref.split, options.split):
-                    place = (f"{where} (ref_id {ref.ref_id})", file.name, ref)
-                    self.by_image.setdefault(key_of(ref.image_id), []).append(place)
-                else:
-                    ledger.left_out[f"ref of split {ref.split}"] += 1
-
-
-# ------------------------------------------------------------------------------------------------ what was found
-
-
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A ref, what it means, and where its image is."""
@@ -145,40 +122,51 @@ class _Found:
     path: Path | EmbeddedImage
 
 
-Read = Callable[[], _Found]
-"""Gives one, or raises a RowError."""
+def _of_files(given: _Given, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
+    """The refs of the split in refer's own files, those of one image in a row; and whether any ref means nothing."""
+    by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
+    some_empty = False
+    for file in given.refs:
+        for where, entry in file.entries():
+            with ledger.skipping():
+                ref = ref_of(entry, where)
+                some_empty |= ref.is_empty
+                if _is_of_split(ref, options, ledger):
+                    place = (f"{where} (ref_id {ref.ref_id})", file.name, ref)
+                    by_image.setdefault(key_of(ref.image_id), []).append(place)
+    return _of_refs(chain.from_iterable(by_image.values()), given, ledger), some_empty
 
 
-def _of_refs(refs: _Refs, given: _Given) -> Iterator[Read]:
-    """The refs of refer's own files, those of one image in a row."""
+def _is_of_split(ref: Ref, options: Options, ledger: Ledger) -> bool:
+    found = in_split(ref.split, options.split)
+    ledger.left_out[f"ref of split {ref.split}"] += not found
+    return found
+
+
+def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Given, ledger: Ledger) -> Iterator[_Found]:
     if given.instances is None or given.images_dir is None:
         return
-    index, images_dir = Index(given.instances), given.images_dir
-
-    def read(where: str, source: str, ref: Ref) -> _Found:
-        image = index.image_of(ref, where)
-        path = find_image(images_dir, image.name(where), where)
-        return _Found(where, source, ref, index.annotations_of(ref, where), image, path)
-
-    for places in refs.by_image.values():
-        for place in places:
-            yield partial(read, *place)
+    index = Index(given.instances)
+    for where, source, ref in refs:
+        with ledger.skipping():
+            image = index.image_of(ref, where)
+            path = find_image(given.images_dir, image.name(where), where)
+            yield _Found(where, source, ref, index.annotations_of(ref, where), image, path)
 
 
-def _of_tables(given: _Given, options: Options) -> Iterator[Read]:
+def _of_tables(given: _Given, options: Options, ledger: Ledger) -> Iterator[_Found]:
     for path in given.tables:
         for where, record in read_records(path):
-            if isinstance(record, RowError):
-                raise RowsError(str(record))
-            if "raw_anns" in record:
-                if given.images_dir is None:
-                    raise RowsError(f"{path}: holds no images; give the folder that holds coco/train2014/...")
-                yield partial(_jxu124, where, record, path, given.images_dir)
-            elif {"answer", "bbox", "image"} <= record.keys():
-                yield partial(_lmms_lab, where, record, path, given.images_dir, options.split)
-            else:
+            if "raw_anns" not in record and not {"answer", "bbox", "image"} <= record.keys():
                 reason = f"columns {', '.join(sorted(record))}: neither lmms-lab's nor jxu124's RefCOCO"
                 raise RowsError(f"{path}: {reason}; is it the right file?")
+            with ledger.skipping():
+                if "raw_anns" not in record:
+                    yield _lmms_lab(where, record, path, given.images_dir, options.split)
+                elif given.images_dir is None:
+                    raise RowsError(f"{path}: holds no images; give the folder that holds coco/train2014/...")
+                elif _is_of_split((found := _jxu124(where, record, path, given.images_dir)).ref, options, ledger):
+                    yield found
 
 
 def _jxu124(where: str, record: dict[str, Any], path: Path, images_dir: Path) -> _Found:
@@ -213,14 +201,10 @@ def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path |
 # ------------------------------------------------------------------------------------------------ items
 
 
-def _items(reads: Iterable[Read], options: Options, ledger: Ledger) -> Iterator[Item]:
-    for read in reads:
+def _items(refs: Iterable[_Found], options: Options, ledger: Ledger) -> Iterator[Item]:
+    for found in refs:
         with ledger.skipping():
-            found = read()
-            if in_split(found.ref.split, options.split):
-                yield from _items_of(found, options, ledger)
-            else:
-                ledger.left_out[f"ref of split {found.ref.split}"] += 1
+            yield from _items_of(found, options, ledger)
 
 
 def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -266,9 +250,9 @@ def convert(
 ) -> Reading:
     """The rows of refs, or of parquet files."""
     given = _sort_out(sources)
-    refs = _Refs(given.refs, options, ledger)
+    refs, some_empty = _of_files(given, options, ledger)
     return Reading(
-        items=_items(chain(_of_refs(refs, given), _of_tables(given, options)), options, ledger),
+        items=_items(chain(refs, _of_tables(given, options, ledger)), options, ledger),
         files=[path for path in sources if path.is_file()],
-        allow_none=refs.some_empty if options.negatives is None else options.negatives > 0,
+        allow_none=some_empty if options.negatives is None else options.negatives > 0,
     )

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
+from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags, checked_format
 from verl_visionr1.conversion.image_files import embedded_image, find_image, require_images
@@ -41,6 +41,8 @@ from verl_visionr1.conversion.values import is_numbers, numbers_of, record_of, s
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
+FORMATS = {"xywh": NAMED["xywh-abs"], "xyxy": NAMED["xyxy-abs"], "fractions": NAMED["xyxy-norm1"]}
+"""Ways to write boxes, by their names of `--box-format`."""
 MISFIT = "box that cannot be of the file's convention"
 MOST_MISFITS = 0.05
 """Share of misfits from which it is not the entries that are wrong."""
@@ -53,20 +55,17 @@ class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/screenspot_{task}"
-    task: Annotated[
-        Literal["pointing", "grounding"], typer.Option(help="pointing: where to click; grounding: the element's box.")
-    ] = "pointing"
+    task: Annotated[Literal["pointing", "grounding"], "pointing: where to click; grounding: the element's box."] = (
+        "pointing"
+    )
     box_format: Annotated[
         Literal["xywh", "xyxy", "fractions"] | None,
-        typer.Option(
-            help="How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys."
-        ),
+        "How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys.",
     ] = None
 
-    images_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder that img_filename is relative to; parquet files hold their images."),
-    ] = None
+    images_dir: Annotated[Path | None, "Folder that img_filename is relative to; parquet files hold their images."] = (
+        None
+    )
 
     def format_of(self, task: str) -> str:
         """As `Flags.format_of`; a click is asked for as one point, which `gui-click` reads."""
@@ -120,18 +119,19 @@ def _item(where: str, record: Any, images_dir: Path | None, options: Options) ->
     image = _image(where, record, images_dir)
     numbers = numbers_of(record.get("bbox"), 4, where)
     annotated_wh = _image_size(record.get("img_size"), where)
-    place = _place(where, numbers, written, image, annotated_wh)
+    size_wh = (1, 1) if written == "fractions" else annotated_wh or _size_of(where, image)
     file_name = record.get("img_filename") or record.get("file_name") or ""
+    verb = "Click on" if options.task == "pointing" else "Locate"
     return Item(
         where=where,
         image=image,
         task=options.task,
         phrases=(instruction,),
         # a template of the user's own is filled with the bare instruction
-        question=None if options.prompt_template else _question(instruction, options.task),
+        question=None if options.prompt_template else f'{verb} the element: "{instruction}".',
         annotated_wh=annotated_wh,
         whole_wh=(1, 1) if written == "fractions" else None,
-        boxes_xyxy=[place],
+        boxes_xyxy=[_place(where, numbers, written, size_wh)],
         image_id=str(record.get("id") or file_name),
         file_name=str(file_name),
         source_ann={key: record[key] for key in ("data_type", "data_source", "ui_type", "platform") if key in record},
@@ -158,10 +158,6 @@ def _image(where: str, record: Mapping[str, Any], images_dir: Path | None) -> Pa
     return find_image(images_dir, name, where)
 
 
-def _question(instruction: str, task: str) -> str:
-    return f'{"Click on" if task == "pointing" else "Locate"} the element: "{instruction}".'
-
-
 # ---------------------------------------------------------------------------------------------- places
 
 
@@ -172,32 +168,23 @@ def _image_size(value: Any, where: str) -> tuple[int, int] | None:
     return size_of(width, height, f"{where}: img_size")
 
 
-def _place(
-    where: str,
-    numbers: list[float],
-    written: str,
-    image: Path | EmbeddedImage,
-    annotated_wh: tuple[int, int] | None,
-) -> list[float]:
-    """x1, y1, x2, y2 in the unit of the file."""
-    in_pixels = written != "fractions"
-    width, height = (annotated_wh or _size_of(where, image)) if in_pixels else (1, 1)
-    place = numbers
-    if written == "xywh":
-        x, y, box_width, box_height = numbers
-        place = [x, y, x + box_width, y + box_height]
+def _place(where: str, numbers: list[float], written: str, size_wh: tuple[int, int]) -> list[float]:
+    """x1, y1, x2, y2 in the unit of the file, which has `size_wh` of the whole image."""
+    place = FORMATS[written].as_corners(numbers)
     xs, ys = place[0::2], place[1::2]
-    sides = [x / width for x in xs] + [y / height for y in ys]
+    sides = [x / size_wh[0] for x in xs] + [y / size_wh[1] for y in ys]
+    in_pixels = written != "fractions"
     over = _PIXELS_OVER if in_pixels else _FRACTIONS_OVER
     reason = None
     if not all(-over <= side <= 1 + over for side in sides):
-        reason = f"it reaches outside the image of {width} x {height}" if in_pixels else "it reaches far over 0-1"
+        outside = f"it reaches outside the image of {size_wh[0]} x {size_wh[1]}"
+        reason = outside if in_pixels else "it reaches far over 0-1"
     elif xs[0] > xs[-1] or ys[0] > ys[-1]:
         reason = "its corners are in the wrong order"
     elif in_pixels and max(numbers) <= 1:
         reason = "all numbers are within 0-1"
     if reason is not None:
-        others = ", ".join(other for other in ("xywh", "xyxy", "fractions") if other != written)
+        others = ", ".join(other for other in FORMATS if other != written)
         advice = f"correct it; if the whole file has another box format, give --box-format ({others})"
         raise RowError(MISFIT, f"{where}: box {numbers} cannot be {written}: {reason}; {advice}")
     return place

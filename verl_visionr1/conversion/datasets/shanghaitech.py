@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -41,18 +41,12 @@ class Options(CountFlags):
     max_instances: MaxInstances = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Crowd:
+class Crowd(NamedTuple):
     """One annotation file and its image."""
 
     image_id: str
     annotation: Path
     image: Path
-
-    @property
-    def file_name(self) -> str:
-        """With its folders: `IMG_1.jpg` is in both parts and splits."""
-        return "/".join(self.image.parts[-4:])
 
 
 def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
@@ -80,8 +74,8 @@ def heads_of(annotation: Path, where: str) -> list[Point]:
     """The heads that an annotation file marks, 0-based."""
     try:
         info = read_mat(annotation)["image_info"][0, 0][0, 0]
-        location, number = info["location"], int(np.asarray(info["number"]).item())
-        pairs: Any = np.asarray(location, dtype=float).reshape(-1, 2).tolist()
+        number = int(np.asarray(info["number"]).item())
+        pairs: Any = np.asarray(info["location"], dtype=float).reshape(-1, 2).tolist()
     except (KeyError, IndexError, TypeError, ValueError) as error:
         shown = f"needs image_info{{1}}.location and .number ({type(error).__name__}: {error})"
         raise RowError("mat file of another layout", f"{where}: {shown}; is it the right file?") from None
@@ -107,7 +101,7 @@ def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Itera
                     points_xy=points,
                     count=len(heads),
                     image_id=crowd.image_id,
-                    file_name=crowd.file_name,
+                    file_name="/".join(crowd.image.parts[-4:]),  # `IMG_1.jpg` is in both parts and splits
                     source_ann={"file": crowd.annotation.name},
                 )
 

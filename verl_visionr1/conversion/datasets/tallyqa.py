@@ -19,9 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated, Any, NamedTuple
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource, Flags
@@ -38,13 +36,10 @@ class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/tallyqa"
-    simple_only: Annotated[
-        bool, typer.Option("--simple-only", help="Leave out complex questions (test.json alone says which are).")
-    ] = False
+    simple_only: Annotated[bool, "Leave out complex questions (test.json alone says which are)."] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One entry: a question about an image, and what one person answered."""
 
     where: str
@@ -52,11 +47,6 @@ class Question:
     answer: int
     image: str
     record: Mapping[str, Any]
-
-    @property
-    def normal_text(self) -> str:
-        """The question as it is compared: its words."""
-        return " ".join(re.findall(r"\w+", self.text.lower()))
 
 
 def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> list[list[Question]]:
@@ -74,7 +64,7 @@ def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledge
             if (name := question.image) not in key_of:
                 found = find_below(images_dir, name)
                 key_of[name] = name if found is None else keys.key(name, found)
-            alike[key_of[name]][question.normal_text].append(question)
+            alike[key_of[name]][" ".join(re.findall(r"\w+", question.text.lower()))].append(question)
     if options.simple_only and not says_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
     return [_once(questions, ledger) for questions in alike.values()]

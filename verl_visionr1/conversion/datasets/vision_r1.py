@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
-import typer
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -30,8 +29,8 @@ from verl_visionr1.conversion.identity import path_name
 from verl_visionr1.conversion.image_files import embedded_image
 from verl_visionr1.conversion.items import Item
 from verl_visionr1.conversion.ledger import Ledger
+from verl_visionr1.conversion.records.fields import boxes_of
 from verl_visionr1.conversion.records.solutions import KeepPrompts, without_images
-from verl_visionr1.conversion.records.values import boxes_of
 from verl_visionr1.conversion.sources import files_of, read_records
 from verl_visionr1.conversion.values import size_of
 from verl_visionr1.files import RowError
@@ -57,7 +56,6 @@ PHRASES = (
     ("Locate every ", " in the image and output the coordinates in JSON format."),
 )
 """What stands before and behind one phrase: Griffon's two wordings, and the one that replaces them for Qwen."""
-Boxes = list[list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,7 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vision_r1_{task}"
     keep_prompts: KeepPrompts = False
-    images_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the images, where the rows hold paths instead of bytes.")
-    ] = None
+    images_dir: Annotated[Path | None, "Folder of the images, where the rows hold paths instead of bytes."] = None
 
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -83,10 +79,11 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     if not isinstance(problem, str) or not problem.strip():
         raise RowError("no problem", f"{where}: problem is {problem!r}: needs a text; correct or remove the row")
     problem = without_images(problem)
-    solution = _solution(where, record.get("solution"))
+    pairs: list[tuple[str, Any]] = _decoded(where, "solution", record.get("solution"), list[tuple[str, Any]])
+    solution = [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
-    asked = _asked(where, problem, solution, ids, options, ledger)
-    labels = [name for label, boxes in solution for name in [_label(where, label, asked, ledger)] * len(boxes)]
+    task, phrases = _asked(where, problem, [label for label, _ in solution], ids, options, ledger)
+    labels = [it for label, boxes in solution for it in [_label(where, label, task, phrases, ledger)] * len(boxes)]
     written = options.convention("xyxy-abs")
     boxes = [written.as_corners(box) for _, some in solution for box in some]
     if record.get("num_instances") not in (None, len(boxes)):
@@ -96,8 +93,8 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     return Item(
         where=where,
         image=embedded_image(image, where, options.images_dir),
-        task=asked.task,
-        phrases=asked.phrases,
+        task=task,
+        phrases=phrases,
         prompt=problem if options.keep_prompts else None,
         annotated_wh=size_of(record.get("width"), record.get("height"), where),
         written=written,
@@ -112,30 +109,19 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
 # ------------------------------------------------------------------------------------------------ what is asked for
 
 
-class _Asked(NamedTuple):
-    """A task, and the category list or the one phrase."""
-
-    task: str
-    phrases: tuple[str, ...]
-
-
 def _asked(
-    where: str,
-    problem: str,
-    solution: Sequence[tuple[str, Boxes]],
-    ids: Mapping[str, int],
-    options: Options,
-    ledger: Ledger,
-) -> _Asked:
+    where: str, problem: str, labels: Sequence[str], ids: Mapping[str, int], options: Options, ledger: Ledger
+) -> tuple[str, tuple[str, ...]]:
+    """A task, and the category list or the one phrase."""
+    known = sorted(ids, key=lambda name: ids[name])
     for before, behind in LISTS:
         if (listed := between(problem, before, behind)) is not None:
-            named = [*sorted(ids, key=lambda name: ids[name]), *(label for label, _ in solution)]
-            return _Asked("detection", _categories(where, listed, named, ledger))
+            return "detection", _categories(where, listed, [*known, *labels], ledger)
     for before, behind in PHRASES:
         if (phrase := between(problem, before, behind)) is not None:
-            return _Asked("grounding", (phrase,))
-    if options.keep_prompts and ids:
-        return _Asked("detection" if len(ids) > 1 else "grounding", tuple(sorted(ids, key=lambda name: ids[name])))
+            return "grounding", (phrase,)
+    if options.keep_prompts and known:
+        return "detection" if len(known) > 1 else "grounding", tuple(known)
     advice = "correct it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
     raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} is in none of the known wordings; {advice}")
 
@@ -183,17 +169,16 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
     return tuple(once.values())
 
 
-def _label(where: str, label: str, asked: _Asked, ledger: Ledger) -> str:
+def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Ledger) -> str:
     """A label as the prompt has it."""
-    for phrase in asked.phrases:
+    for phrase in phrases:
         if normalize_label(phrase) == normalize_label(label):
             return phrase
-    if asked.task == "grounding":
+    if task == "grounding":
         ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
-        return asked.phrases[0]
-    raise RowError(
-        "category not asked for", f"{where}: solution has label {label!r}, which is not asked for; correct it"
-    )
+        return phrases[0]
+    reason = f"solution has label {label!r}, which is not asked for"
+    raise RowError("category not asked for", f"{where}: {reason}; correct it")
 
 
 # ------------------------------------------------------------------------------------------------ columns
@@ -205,11 +190,6 @@ def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
         return msgspec.json.decode(value, type=type) if isinstance(value, str) else msgspec.convert(value, type)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise RowError("malformed entry", f"{where}: {column} {str(value)[:80]!r}: {error}; correct it") from None
-
-
-def _solution(where: str, value: Any) -> list[tuple[str, Boxes]]:
-    pairs: list[tuple[str, Any]] = _decoded(where, "solution", value, list[tuple[str, Any]])
-    return [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
 
 
 @converter("detection", "grounding", example="Vision-R1-Data vision_r1.parquet --negatives 0")

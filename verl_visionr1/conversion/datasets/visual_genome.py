@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import typer
 
 from verl_visionr1.boxes import Box, iou
 from verl_visionr1.conversion.coco_json import decoded
-from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
 from verl_visionr1.conversion.image_files import find_image, require_images
@@ -50,17 +48,13 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/visual_genome"
     repeats: Annotated[
         Literal["drop", "merge"],
-        typer.Option(help="A phrase of several regions of an image: drop it, or merge them into a row of many boxes."),
+        "A phrase of several regions of an image: drop it, or merge them into a row of many boxes.",
     ] = "drop"
     same_iou: Annotated[
-        float,
-        typer.Option(help="Regions of one phrase that overlap from here on are one object: the first is taken."),
+        float, "Regions of one phrase that overlap from here on are one object: the first is taken."
     ] = 0.7
 
-    image_data: Annotated[
-        Path | None,
-        typer.Option(help="image_data.json: folder, size and COCO number of each image.", show_default=False),
-    ] = None
+    image_data: Annotated[Path | None, "image_data.json: folder, size and COCO number of each image."] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,11 +71,6 @@ class ImageData(msgspec.Struct, gc=False):
     width: int | None = None
     height: int | None = None
     coco_id: int | None = None
-
-    @property
-    def number(self) -> int | None:
-        """The image's number."""
-        return self.id if self.image_id is None else self.image_id
 
 
 class _ImageRegions(msgspec.Struct, gc=False):
@@ -100,18 +89,15 @@ class _Region(msgspec.Struct, gc=False):
     height: float
     region_id: int | None = None
 
-    def corners(self, written: Convention) -> Box:
-        """Its box; `written`: what x, y, width and height are."""
-        x1, y1, x2, y2 = written.as_corners((self.x, self.y, self.width, self.height))
-        return x1, y1, x2, y2
+
+_REGION = msgspec.json.Decoder(_Region)
 
 
-def _read_image_data(path: Path) -> dict[int, ImageData]:
-    entries: list[ImageData] = read_json(path, list[ImageData])
-    return {entry.number: entry for entry in entries if entry.number is not None}
+def _number_of(entry: ImageData | _ImageRegions) -> int | None:
+    return entry.id if entry.image_id is None else entry.image_id
 
 
-def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None, path: Path | None) -> None:
+def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None) -> None:
     """Refuse a list of COCO images where nothing says which images are COCO's: it would leave nothing out."""
     if "coco" not in options.excluded.collections:
         return
@@ -119,7 +105,8 @@ def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None, p
     if images is None:
         raise RowsError(f"{named}, which only image_data.json knows; add --image-data")
     if all(entry.coco_id is None for entry in images.values()):
-        raise RowsError(f"{named}, and no entry of {path} has a coco_id; take Visual Genome's own image_data.json")
+        reason = f"no entry of {options.image_data} has a coco_id"
+        raise RowsError(f"{named}, and {reason}; take Visual Genome's own image_data.json")
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -133,13 +120,16 @@ def _items(
         where = f"{path.name}: entry {number}"
         with ledger.skipping():
             entry = decoded(decode, raw, where)
-            image_id = entry.id if entry.image_id is None else entry.image_id
+            image_id = _number_of(entry)
             if image_id is None:
                 raise RowError("image without id", f"{where}: needs an image_id or id; correct it")
             where = f"{where} (image {image_id})"
             image = _image(image_id, images, images_dir, where)
-            found = _regions(entry.regions, where, ledger)
-            yield from _items_of_image(found, where, image, options, ledger)
+            regions: list[_Region] = []
+            for i, region in enumerate(decoded(_REGIONS.decode, entry.regions, f"{where}: regions")):
+                with ledger.skipping():
+                    regions.append(decoded(_REGION.decode, region, f"{where}: regions[{i}]"))
+            yield from _items_of_image(regions, where, image, options, ledger)
 
 
 def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
@@ -164,15 +154,6 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
     }
 
 
-def _regions(raw: msgspec.Raw, where: str, ledger: Ledger) -> list[_Region]:
-    decode = msgspec.json.Decoder(_Region).decode
-    regions: list[_Region] = []
-    for number, region in enumerate(decoded(_REGIONS.decode, raw, f"{where}: regions")):
-        with ledger.skipping():
-            regions.append(decoded(decode, region, f"{where}: regions[{number}]"))
-    return regions
-
-
 def _items_of_image(
     regions: list[_Region], where: str, image: dict[str, Any], options: Options, ledger: Ledger
 ) -> Iterator[Item]:
@@ -182,7 +163,8 @@ def _items_of_image(
     for region in regions:
         by_phrase.setdefault(normalize_label(_shown(region.phrase)), []).append(region)
     for group in by_phrase.values():
-        objects = _objects([it.corners(written) for it in group], options.same_iou)
+        boxes = [written.as_corners((it.x, it.y, it.width, it.height)) for it in group]
+        objects = _objects([(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
         if len(objects) > 1 and options.repeats == "drop":
             ledger.left_out["phrase that several regions of its image have"] += 1
@@ -229,8 +211,10 @@ def convert(
 ) -> Reading:
     """The rows of region descriptions, which are decoded image by image, as rows are written."""
     require_images(images_dir)
-    image_data = options.image_data
-    images = None if image_data is None else _read_image_data(image_data)
-    _check_exclusion(options, images, image_data)
-    items = _items(regions, images, images_dir, options, ledger)
-    return Reading(items=items, files=[regions, *filter(None, [image_data])])
+    images, files = None, [regions]
+    if (image_data := options.image_data) is not None:
+        entries: list[ImageData] = read_json(image_data, list[ImageData])
+        images = {number: entry for entry in entries if (number := _number_of(entry)) is not None}
+        files.append(image_data)
+    _check_exclusion(options, images)
+    return Reading(items=_items(regions, images, images_dir, options, ledger), files=files)

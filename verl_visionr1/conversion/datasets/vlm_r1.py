@@ -20,14 +20,13 @@ says so itself. Rows of several images are errors, rows without one are left out
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import numpy as np
 
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import BoxFlags, DataSource
@@ -65,15 +64,11 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vlm_r1_{task}"
     keep_prompts: KeepPrompts = False
-    reward_method: Annotated[
-        str, typer.Option(help="Reward method of rows that name none; several, one a file, joined by ':'.")
-    ] = "default"
+    reward_method: Annotated[str, "Reward method of rows that name none; several, one a file, joined by ':'."] = (
+        "default"
+    )
     plus_one: Annotated[
-        bool,
-        typer.Option(
-            "--plus-one",
-            help="Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations.",
-        ),
+        bool, "Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations."
     ] = False
 
 
@@ -82,11 +77,6 @@ def _one_each(flag: str, joined: str, count: int) -> list[str]:
     if len(values) not in (1, count):
         raise RowsError(f"{flag} {joined}: {len(values)} for {count} files; give one for all, or one for each")
     return values if len(values) == count else values * count
-
-
-def _has_none(sources: Sequence[tuple[Path, Path, str]], options: Options) -> bool:
-    """Whether some row asks for what is not there."""
-    return any(item.is_negative for item in _items(sources, options, Ledger(fail=False)))
 
 
 def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -162,9 +152,8 @@ def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledg
     if solution is not None and solution == normalized:
         return _boxes_behind(where, record, solution, short or [])
     if solution is not None:
-        ledger.notes["bbox_list that differs from solution by more than its pixel: solution was taken"] += (
-            short is not None and not _agree(solution, short)
-        )
+        differs = short is not None and not _agree(solution, short)
+        ledger.notes["bbox_list that differs from solution by more than its pixel: solution was taken"] += differs
         return solution
     if short is None:
         given = record.get("bbox_list") or record.get("solution")
@@ -185,22 +174,17 @@ def _boxes_behind(
 ) -> list[list[float]]:
     """The boxes in pixels that a solution in 0-1000, floored, was made of: `bbox_list` with its pixel, or without."""
     size_wh = size_of(record.get("width"), record.get("height"), where)
-    for boxes in (list(map(_with_pixel, short)), short):
-        if (
-            size_wh is not None
-            and boxes
-            and [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution
-        ):
-            return boxes
+    if size_wh is not None and short:
+        for boxes in (list(map(_with_pixel, short)), short):
+            if [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution:
+                return boxes
     reason = "solution is normalized_solution, and no bbox_list gives it: a file for InternVL, in 0-1000, floored"
     raise RowError("box of a model's frame", f"{where}: {reason}; take the file of rec_jsons_processed")
 
 
 def _agree(boxes: list[list[float]], others: list[list[float]]) -> bool:
     """Whether boxes are the same but for the rounding of sums."""
-    return len(boxes) == len(others) and all(
-        math.isclose(a, b, abs_tol=1e-6) for pair in zip(boxes, others, strict=True) for a, b in zip(*pair, strict=True)
-    )
+    return len(boxes) == len(others) and np.allclose(boxes, others, rtol=1e-9, atol=1e-6)
 
 
 def _with_pixel(box: Sequence[float]) -> list[float]:
@@ -243,16 +227,13 @@ def _of_conversation(
 def _turns(where: str, turns: Any) -> tuple[str, Any]:
     """Question and answer."""
     try:
-        (asked, answered) = turns
-        if (asked["from"], answered["from"]) != ("human", "gpt") or not isinstance(asked["value"], str):
-            raise ValueError
-        question = without_images(asked["value"])
-        if not question:
+        asked, answered = turns
+        speakers, question = (asked["from"], answered["from"]), without_images(asked["value"])
+        if speakers != ("human", "gpt") or not question:
             raise ValueError
         return question, answered["value"]
     except (TypeError, ValueError, KeyError):
-        shown = str(turns)[:100]
-        reason = f"conversations {shown!r}: needs one turn of human, a text, and one of gpt"
+        reason = f"conversations {str(turns)[:100]!r}: needs one turn of human, a text, and one of gpt"
         raise RowError("malformed conversation", f"{where}: {reason}; {ADVICE}") from None
 
 
@@ -322,5 +303,6 @@ def convert(
         require_images(folder, "IMAGE_FOLDERS")
     methods = _one_each("--reward-method", options.reward_method, len(paths))
     sources = list(zip(paths, folders, methods, strict=True))
-    allow_none = options.negatives != 0 and _has_none(sources, options)
+    looked_at = _items(sources, options, Ledger(fail=False)) if options.negatives != 0 else ()
+    allow_none = any(item.is_negative for item in looked_at)
     return Reading(items=_items(sources, options, ledger), files=paths, allow_none=allow_none)

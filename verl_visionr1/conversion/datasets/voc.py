@@ -28,13 +28,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Annotated, NamedTuple
 from xml.etree.ElementTree import Element
 
-import typer
-
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in, read_names
-from verl_visionr1.conversion.image_files import find_image, size_of_unturned
+from verl_visionr1.conversion.image_files import files_in, find_image, read_names, size_of_unturned
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_lines, read_xml
@@ -49,18 +46,12 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/voc_{task}"
-    zero_based: Annotated[
-        bool, typer.Option("--zero-based", help="The xml is of LabelImg, CVAT or Roboflow: edges counted from 0.")
-    ] = False
+    zero_based: Annotated[bool, "The xml is of LabelImg, CVAT or Roboflow: edges counted from 0."] = False
     names: Annotated[
         Path | None,
-        typer.Option(
-            help="File of the category names, one a line, in the order to ask. Default: those met in the split, sorted."
-        ),
+        "File of the category names, one a line, in the order to ask. Default: those met in the split, sorted.",
     ] = None
-    image_list: Annotated[
-        Path | None, typer.Option(help="List of images, an id a line, instead of ImageSets/Main/<split>.txt.")
-    ] = None
+    image_list: Annotated[Path | None, "List of images, an id a line, instead of ImageSets/Main/<split>.txt."] = None
 
 
 class _Object(NamedTuple):
@@ -86,21 +77,14 @@ class _Folders:
 # ---------------------------------------------------------------------------------------------- which files
 
 
-class Listing(NamedTuple):
-    """Names of xml files, relative to their folder; and whether they are all that it holds."""
-
-    names: list[str]
-    is_whole: bool
-
-
-def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
-    """The xml files of the split, in the order of its list."""
+def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> tuple[list[str], bool]:
+    """The xml files of the split, in the order of its list; and whether they are all that the folder holds."""
     found = files_in(annotations, (".xml",))
     if not found:
         raise RowsError(f"{annotations}: no xml file in it; check ANNOTATIONS")
     path = options.image_list or _list_of_split(annotations, options.split)
     if path is None:
-        return Listing(found, is_whole=True)
+        return found, True
     known = set(found)
     names: dict[str, None] = {}
     for line in map(str.strip, read_lines(path)):
@@ -113,7 +97,7 @@ def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> Listing:
         else:
             message = f"{path.name}: {line!r}: no {name} in {annotations}; correct the list, or fetch the file"
             ledger.skip(RowError("xml file missing", message))
-    return Listing(list(names), is_whole=False)
+    return list(names), False
 
 
 def _list_of_split(annotations: Path, split: str) -> Path | None:
@@ -155,13 +139,15 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
 # ---------------------------------------------------------------------------------------------- what is in them
 
 
-def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
+def read_voc(
+    annotations: Path, names: list[str], is_whole: bool, images_dir: Path, options: Options, ledger: Ledger
+) -> Annotations:
     """Read and check the listed xml files."""
     folders = _Folders(images_dir)
     for name in files_in(images_dir):
         folders.by_stem[os.path.splitext(name)[0]].append(name)
     read: list[tuple[AnnotatedImage, list[_Object]]] = []
-    for name in listing.names:
+    for name in names:
         with ledger.skipping():
             root = read_xml(annotations / name)
             if root.tag != "annotation":
@@ -177,8 +163,8 @@ def read_voc(annotations: Path, listing: Listing, images_dir: Path, options: Opt
     contested = [entry for entry, _ in read if entry.path in folders.contested]
     ledger.left_out["image of two xml files"] += len(contested)
     read = [(entry, objects) for entry, objects in read if entry.path not in folders.contested]
-    if listing.is_whole:
-        stems = {os.path.splitext(name)[0] for name in listing.names}
+    if is_whole:
+        stems = {os.path.splitext(name)[0] for name in names}
         unnamed = [name for stem, group in folders.by_stem.items() if stem not in stems for name in group]
         taken = {path.name for path in folders.taken_by}
         ledger.notes["image without an xml file"] += sum(os.path.basename(name) not in taken for name in unnamed)
@@ -257,7 +243,7 @@ def convert(
     ledger: Ledger,
 ) -> Reading:
     """The rows of a folder of xml files."""
-    listing = listed_xml(annotations, options, ledger)
-    data = read_voc(annotations, listing, images_dir, options, ledger)
+    names, is_whole = listed_xml(annotations, options, ledger)
+    data = read_voc(annotations, names, is_whole, images_dir, options, ledger)
     files = [path for path in (options.names, options.image_list) if path is not None]
-    return plan_reading(data, options, ledger, [*files, *(annotations / name for name in listing.names)])
+    return plan_reading(data, options, ledger, [*files, *(annotations / name for name in names)])

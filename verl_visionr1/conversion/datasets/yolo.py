@@ -27,20 +27,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
-
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.converter import Reading, converter
 from verl_visionr1.conversion.flags import DataSource
-from verl_visionr1.conversion.folders import files_in
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.image_files import find_below, find_image, upright_size
+from verl_visionr1.conversion.image_files import files_in, find_below, find_image
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import BOX_TASKS, VocabularyFlags, plan_reading
 from verl_visionr1.conversion.sources import read_bytes, read_lines
 from verl_visionr1.conversion.vocabulary import AnnotatedImage, Annotations, Columns, named_once
 from verl_visionr1.conversion.yolo_yaml import Description, describe
 from verl_visionr1.files import RowError, RowsError
+from verl_visionr1.images import read_size, upright_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +47,9 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/yolo_{task}"
     images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."),
+        Path | None, "Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."
     ] = None
-    labels: Annotated[
-        Path | None, typer.Option(help="Folder of label files. Default: images/ in a path becomes labels/.")
-    ] = None
+    labels: Annotated[Path | None, "Folder of label files. Default: images/ in a path becomes labels/."] = None
 
 
 class _Listed(NamedTuple):
@@ -72,22 +67,18 @@ def _of_split(described: Description, options: Options, ledger: Ledger) -> Itera
     """The images of the split, each once."""
     seen: set[Path] = set()
     for images in described.images:
-        paths = _in_list(images, described.root, ledger) if images.is_file() else _in_folder(images)
-        for path, name in paths:
+        if images.is_file():
+            found = _in_list(images, described.root, ledger)
+        else:
+            found = ((images.absolute() / name, name) for name in files_in(images))
+        for path, name in found:
             if path in seen:
                 ledger.notes["image listed again"] += 1
                 continue
             seen.add(path)
             file_name = os.path.relpath(path, described.root.absolute()).replace(os.sep, "/")
-            if file_name.startswith(".."):
-                file_name = name
+            file_name = name if file_name.startswith("..") else file_name
             yield _Listed(path, file_name, _labels_of(path, name, options.labels))
-
-
-def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
-    root = folder.absolute()
-    for name in files_in(folder):
-        yield root / name, name
 
 
 def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
@@ -136,7 +127,7 @@ def read_yolo(
         with ledger.skipping():
             _require_own(it, owners[it.labels])
             lines = _lines(it.labels)
-            upright_wh = upright_size(it.path)
+            upright_wh = upright_size(*read_size(it.path))
             image = columns.add_image(AnnotatedImage(image_id, it.file_name, it.path, upright_wh))
             ledger.notes["image without a label file: nothing in it"] += lines is None
             for number, line in lines or ():
@@ -171,26 +162,25 @@ def _add_line(
     columns: Columns, image: int, place_of: dict[int, int], where: str, line: str, key_points: int | None
 ) -> None:
     shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
+    blanks = "needs numbers with blanks between; correct it"
     first, *others = line.split()
     kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
     if kind is None:
-        raise RowError("malformed line", f"{where}: {shown}: needs numbers with blanks between; correct it")
+        raise RowError("malformed line", f"{where}: {shown}: {blanks}")
     if kind not in place_of:
-        numbers = f"{min(place_of)} to {max(place_of)}"
-        raise RowError(
-            "unknown class", f"{where}: {shown}: class {kind:g} has no name (those are {numbers}); correct it"
-        )
+        reason = f"class {kind:g} has no name (those are {min(place_of)} to {max(place_of)})"
+        raise RowError("unknown class", f"{where}: {shown}: {reason}; correct it")
     place = place_of[int(kind)]
-    needed = "needs numbers with blanks between"
     box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
-    if box is None and len(values) == len(others):
-        needed = f"{len(values) + 1} numbers: needs class cx cy w h, or class and three or more points"
-        if key_points is not None:
-            needed = f"{len(values) + 1} numbers: needs class cx cy w h and {key_points} numbers of key points"
-    if box is None:
-        columns.refuse(image, place, where, RowError("malformed line", f"{needed}; correct it"), written=shown)
-    else:
+    if box is not None:
         columns.add(image, place, box, where, written=shown)
+        return
+    layout = "cx cy w h, or class and three or more points"
+    if key_points is not None:
+        layout = f"cx cy w h and {key_points} numbers of key points"
+    needed = f"{len(values) + 1} numbers: needs class {layout}; correct it"
+    error = RowError("malformed line", needed if len(values) == len(others) else blanks)
+    columns.refuse(image, place, where, error, written=shown)
 
 
 def _number(text: str) -> float | None:

@@ -1,23 +1,24 @@
 """Fields of records that anybody laid out: which column means what.
 
-record --`Columns.fields` or a preset (`frameworks`)--> Fields (raw values) --`entry_of`--> Entry (checked)
+record --`Layout.fields`--> Fields (raw values) --`entry_of`--> Entry (checked)
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
+from verl_visionr1.conversion import values
 from verl_visionr1.conversion.conventions import NAMED, Convention
 from verl_visionr1.conversion.identity import path_name
-from verl_visionr1.conversion.records.notations import refuse_pairs
-from verl_visionr1.conversion.records.solutions import read_solution
-from verl_visionr1.conversion.records.values import Box, boxes_of, labels_of, points_of, text_of, texts_of
-from verl_visionr1.conversion.values import count_of, size_of
-from verl_visionr1.conversion.vocabulary import key_of
+from verl_visionr1.conversion.records.solutions import decoded_text, read_solution, refuse_pairs
+from verl_visionr1.conversion.values import ADVICE, count_of, numbers_of, record_of, size_of
+from verl_visionr1.conversion.vocabulary import key_of, visible_form
 from verl_visionr1.files import RowError, RowsError
+
+Box = list[float]
 
 # ---------------------------------------------------------------------------------------------- columns
 
@@ -60,55 +61,82 @@ class Fields:
 
 
 _OF_PRESETS = ("wording", "task", "box_format", "left_out", "notes")
-WHATS = tuple(field.name for field in fields(Fields) if field.name not in _OF_PRESETS)
+WHATS = tuple(it.name for it in fields(Fields) if it.name not in _OF_PRESETS)
 """What a column can be."""
 _TRUTHS = ("boxes", "points", "count", "answer")
 _PARTS = {"boxes": 4, "points": 2}
 
 
+def columns_of(*texts: str) -> dict[str, str]:
+    """What -> name of its column, dotted where it lies in another, or several joined by commas; of `what=name` texts.
+
+    Raises:
+        RowsError: another form, an unknown what, or one that is given twice.
+
+    >>> columns_of("image=file", "boxes=objects.bbox")
+    {'image': 'file', 'boxes': 'objects.bbox'}
+    """
+    names: dict[str, str] = {}
+    for text in texts:
+        what, _, name = (part.strip() for part in text.partition("="))
+        if what not in WHATS or not name:
+            raise RowsError(f"--column {text}: needs WHAT=NAME, WHAT one of {', '.join(WHATS)}")
+        if what in names:
+            raise RowsError(f"--column {text}: {what} is given twice")
+        n_parts = name.count(",") + 1
+        if n_parts not in (1, _PARTS.get(what, 1)):
+            raise RowsError(f"--column {text}: {n_parts} columns; {what} is one column, or {_PARTS.get(what, 1)}")
+        names[what] = name
+    return names
+
+
 @dataclass(frozen=True, slots=True)
-class ColumnMap:
-    """What -> name of its column, dotted where it lies in another ("objects.bbox"), or several joined by commas."""
+class Layout:
+    """How records are read: those of a framework (`frameworks`), with what the user says of them.
 
-    names: Mapping[str, str]
+    Attributes:
+        read: (record, place) -> its fields.
+        box_format: of all its boxes; None: it has none, each record tells it, or the user must.
+        columns: what is read by name; `read` sees to the rest.
+        header: names of the columns of a table without a header.
+        image_columns: columns that hold images, which need not be read to know what a row asks.
+        class_names: what labels that are numbers stand for.
+    """
 
-    @staticmethod
-    def parsed(texts: Sequence[str]) -> ColumnMap:
-        """Of `what=name` texts.
+    read: Callable[[Mapping[str, Any], str], Fields] = lambda record, where: Fields()
+    box_format: Convention | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    image_columns: tuple[str, ...] = ("image", "images")
+    class_names: tuple[str, ...] = ()
 
-        Raises:
-            RowsError: another form, an unknown what, or one that is given twice.
-        """
-        names: dict[str, str] = {}
-        for text in texts:
-            what, _, name = (part.strip() for part in text.partition("="))
-            if what not in WHATS or not name:
-                raise RowsError(f"--column {text}: needs WHAT=NAME, WHAT one of {', '.join(WHATS)}")
-            if what in names:
-                raise RowsError(f"--column {text}: {what} is given twice")
-            n_parts = name.count(",") + 1
-            if n_parts not in (1, _PARTS.get(what, 1)):
-                raise RowsError(f"--column {text}: {n_parts} columns; {what} is one column, or {_PARTS.get(what, 1)}")
-            names[what] = name
-        return ColumnMap(names)
+    @property
+    def is_vocabulary(self) -> bool:
+        """Whether boxes have labels of a vocabulary, and the rows are ours to plan."""
+        return "label" in self.columns and not {"phrase", "question"} & self.columns.keys()
 
     @property
     def is_one_box_a_record(self) -> bool:
         """Whether each corner has a column of its own: then several records make one image."""
-        return "," in self.names.get("boxes", "")
+        return "," in self.columns.get("boxes", "")
 
-    def over(self, record: Mapping[str, Any], made: Fields | None = None) -> Fields:
-        """The fields of a record; those of a preset, where given, are replaced by columns that are named."""
-        made = made or Fields()
-        if any(what in self.names for what in _TRUTHS):
+    def fields(self, where: str, record: Any) -> Fields:
+        """What a record says; columns that are named replace what `read` makes of it.
+
+        Raises:
+            RowError: it is no record.
+        """
+        record = record_of(record, where)
+        made = self.read(record, where)
+        if any(what in self.columns for what in _TRUTHS):
             made.solution = None
-        for what, name in self.names.items():
+        for what, name in self.columns.items():
             setattr(made, what, _value(record, name))
         return made
 
     def missing(self, seen: set[str]) -> str | None:
         """A column that no record has."""
-        wanted = [part.strip() for name in self.names.values() for part in name.split(",")]
+        wanted = [part.strip() for name in self.columns.values() for part in name.split(",")]
         return next((name for name in wanted if not seen & {name, name.partition(".")[0]}), None)
 
 
@@ -173,25 +201,21 @@ class Entry:
         return [self.box_format.as_corners(box) for box in self.boxes or () if self.box_format is not None]
 
 
-def entry_of(where: str, made: Fields, box_format: Convention | None, class_names: Sequence[str] = ()) -> Entry:
+def entry_of(where: str, made: Fields, layout: Layout) -> Entry:
     """The entry of a record's fields.
-
-    Args:
-        box_format: of boxes and points whose record does not tell it.
-        class_names: what labels that are numbers stand for.
 
     Raises:
         RowError: a value that cannot be what its column is said to be. RowsError: boxes, and no format.
     """
     boxes, points, answer = boxes_of(made.boxes, where), points_of(made.points, where), made.answer
-    labels = labels_of(made.label, where, class_names)
+    box_format = made.box_format or layout.box_format
+    labels = labels_of(made.label, where, layout.class_names)
     if made.solution is not None:
         solution = read_solution(made.solution, where)
         boxes, points, labels = solution.boxes, solution.points, solution.labels
         answer = solution.text if boxes is None and points is None else None
-        if answer is not None and (made.box_format or box_format) is not None:
+        if answer is not None and box_format is not None:
             refuse_pairs(answer, where)
-    box_format = made.box_format or box_format
     if (boxes or points) and box_format is None:
         raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(NAMED)}")
     image = _only(where, made.image)
@@ -218,22 +242,6 @@ def entry_of(where: str, made: Fields, box_format: Convention | None, class_name
     )
 
 
-def image_key(image: Any, where: str) -> str:
-    """What tells a record's image: a digest of its bytes, where they are given, else its name as it is written.
-
-    The `path` beside bytes is no name: tools write `image.png` for all of them.
-
-    Args:
-        where: stands for an image that is neither.
-    """
-    image = image[0] if isinstance(image, list) and image else image
-    data = image.get("bytes") if isinstance(image, Mapping) else image
-    if isinstance(data, bytes) and data:
-        return f"sha256:{hashlib.sha256(data).hexdigest()}"
-    name = image.get("path") if isinstance(image, Mapping) else image
-    return name if isinstance(name, str) and name else where
-
-
 def _only(where: str, image: Any) -> Any:
     """One image, also as a list of one."""
     if not isinstance(image, list):
@@ -241,3 +249,78 @@ def _only(where: str, image: Any) -> Any:
     if len(image) > 1:
         raise RowError("several images", f"{where}: {len(image)} images: a row has one; leave such rows out")
     return image[0] if image else None
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+def boxes_of(value: Any, where: str) -> list[Box] | None:
+    """Boxes as a list, one box, or a text of them; None for none given.
+
+    Raises:
+        RowError: anything else.
+    """
+    value = decoded_text(value)
+    if value is None or value == "":
+        return None if value is None else []
+    members = value if isinstance(value, list | tuple) else [value]
+    if members and not any(isinstance(member, list | tuple) for member in members):
+        members = [members]
+    return [numbers_of(member, 4, where, texts=True) for member in members]
+
+
+def points_of(value: Any, where: str) -> list[Box] | None:
+    """Points as a list or a text of them; None for none given.
+
+    Raises:
+        RowError: anything else.
+    """
+    value = decoded_text(value)
+    if value is None or value == "":
+        return None if value is None else []
+    return [list(point) for point in values.points_of(value, where, texts=True)]
+
+
+def labels_of(value: Any, where: str, class_names: Sequence[str] = ()) -> list[str]:
+    """One label, or a list of them; numbers stand for `class_names`, of which each must be one where they are given.
+
+    Raises:
+        RowError: no text, a number without a name, or an unknown name.
+    """
+    value = decoded_text(value)
+    if value is None or value == "":
+        return []
+    labels: list[str] = []
+    for member in value if isinstance(value, list | tuple) else [value]:
+        name = member
+        if isinstance(member, int) and not isinstance(member, bool) and 0 <= member < len(class_names):
+            name = class_names[member]
+        if not isinstance(name, str) or not name.strip():
+            advice = "name them by --class-names" if isinstance(member, int) else ADVICE
+            raise RowError("label without a name", f"{where}: label {member!r}: needs a text; {advice}")
+        if class_names and visible_form(name) not in _visible_forms(tuple(class_names)):
+            raise RowError("unknown label", f"{where}: label {name!r}: not among the {len(class_names)} --class-names")
+        labels.append(name.strip())
+    return labels
+
+
+@lru_cache(maxsize=8)
+def _visible_forms(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(visible_form, names))
+
+
+def text_of(value: Any, what: str, where: str) -> str | None:
+    """A text; None for none."""
+    return " ".join(texts_of(value, what, where)) or None
+
+
+def texts_of(value: Any, what: str, where: str) -> tuple[str, ...]:
+    """A text, or a list of them; () for none.
+
+    Raises:
+        RowError: anything else.
+    """
+    members = value if isinstance(value, list | tuple) else [] if value in (None, "") else [value]
+    if not all(isinstance(member, str) and member.strip() for member in members):
+        raise RowError(f"{what} is no text", f"{where}: {what} {str(value)[:80]!r}: needs a text; {ADVICE}")
+    return tuple(member.strip() for member in members)

@@ -1,20 +1,19 @@
 """Rows as other frameworks write them, and tables that many tools write: their columns and box formats by name.
 
-A `Preset` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
+`Layout.read` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
 from verl_visionr1.conversion.conventions import NAMED, Convention
-from verl_visionr1.conversion.records.fields import ColumnMap, Fields
+from verl_visionr1.conversion.records.fields import Fields, Layout, columns_of
 from verl_visionr1.conversion.records.solutions import read_solution, without_format, without_images
 from verl_visionr1.conversion.values import ADVICE
 from verl_visionr1.files import RowError
@@ -24,25 +23,6 @@ WARPED_WH = (840, 840)
 """What Seg-Zero and VisionReasoner warp every image to."""
 CLICKS = ("click", "long_press", "moveto", "doubleclick", "rightclick")
 """Actions of GUI-R1 that are one point on the screen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How one framework's rows are read.
-
-    Attributes:
-        read: (record, place) -> its fields.
-        box_format: of all its boxes; None: it has none, each record tells it, or the user must.
-        columns: what is read by name; `read` sees to the rest.
-        header: names of the columns of a table without a header.
-        image_columns: columns that hold images, which need not be read to know what a row asks.
-    """
-
-    read: Callable[[Record, str], Fields] = lambda record, where: Fields()
-    box_format: Convention | None = None
-    columns: ColumnMap = field(default_factory=lambda: ColumnMap({}))
-    header: tuple[str, ...] = ()
-    image_columns: tuple[str, ...] = ("image", "images")
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
@@ -141,17 +121,8 @@ _REF, _BBOX = "<ref-object>", "<bbox>"
 """Placeholders of ms-swift."""
 
 
-class _Turns(NamedTuple):
-    """Question and answer of a conversation; `left_out`: why it is none for us."""
-
-    question: str
-    answer: Any
-    left_out: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def _turns(record: Record, where: str) -> _Turns:
-    """Of `messages` or `conversations`; the answer may stand in `solution` instead."""
+def _conversation(record: Record, where: str) -> Fields:
+    """The question (`wording`) and the answer of `messages` or `conversations`; this one may stand in `solution`."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
@@ -164,17 +135,16 @@ def _turns(record: Record, where: str) -> _Turns:
         spoken.setdefault(names.get(role, role), []).append("" if text is None else str(text))
     answers = spoken["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
     if len(spoken["user"]) != 1 or len(answers) != 1:
-        return _Turns("", "", "conversation of several turns, or without an answer")
-    return _Turns(spoken["user"][0], answers[0], notes=("system prompt dropped",) * bool(spoken["system"]))
+        return Fields(left_out="conversation of several turns, or without an answer")
+    made = Fields(image=record.get("images"), wording=without_images(spoken["user"][0]), solution=answers[0])
+    made.notes = ("system prompt dropped",) * bool(spoken["system"])
+    return made
 
 
 def _llamafactory(record: Record, where: str) -> Fields:
     """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer are in whatever frame it was made."""
-    turns = _turns(record, where)
-    if turns.left_out:
-        return Fields(left_out=turns.left_out)
-    made = Fields(image=record.get("images"), wording=without_images(turns.question), solution=turns.answer)
-    made.question, made.notes = without_format(turns.question) or None, turns.notes
+    made = _conversation(record, where)
+    made.question = without_format(made.wording or "") or None
     return made
 
 
@@ -186,10 +156,11 @@ class _Objects(msgspec.Struct):
 
 def _ms_swift(record: Record, where: str) -> Fields:
     """ms-swift: `objects` {ref, bbox, bbox_type} fill the `<ref-object>` and `<bbox>` of `messages`; else words."""
-    turns = _turns(record, where)
-    if turns.left_out:
-        return Fields(left_out=turns.left_out)
-    if _BBOX in turns.question:
+    made = _conversation(record, where)
+    asked, answer = made.wording or "", made.solution
+    if made.left_out:
+        return made
+    if _BBOX in asked:
         return Fields(left_out="row that asks about a given box")
     try:
         objects = msgspec.convert(record.get("objects") or {}, _Objects)
@@ -198,13 +169,13 @@ def _ms_swift(record: Record, where: str) -> Fields:
         needed = "needs lists ref and bbox, bbox_type real or norm1"
         raise RowError("malformed objects", f"{where}: {reason}; {needed}") from None
     refs, boxes = objects.ref or [], objects.bbox or []
-    wording = without_images(turns.question)
-    for ref in refs[: wording.count(_REF)]:
+    wording = asked
+    for ref in refs[: asked.count(_REF)]:
         wording = wording.replace(_REF, ref, 1)
-    made = Fields(image=record.get("images"), question=wording or None, wording=wording, notes=turns.notes)
+    made.wording, made.question = wording, wording or None
     if not refs and not boxes:
-        made.solution = turns.answer
         return made
+    made.solution = None
     made.box_format = NAMED["xyxy-norm1" if objects.bbox_type == "norm1" else "xyxy-abs"]
     lengths = {len(box) if isinstance(box, list) else 0 for box in boxes} or {4}
     if lengths not in ({2}, {4}):
@@ -213,10 +184,10 @@ def _ms_swift(record: Record, where: str) -> Fields:
     made.boxes, made.points = (boxes, None) if lengths == {4} else (None, boxes)
     if refs:
         made.question = None
-        named = _named_refs(where, turns, refs)
+        named = _named_refs(where, asked, str(answer), refs)
         made.phrase = list(dict.fromkeys(named))
-        made.label = _refs_of_boxes(where, turns, named, len(boxes))
-    elif labels := _written_labels(where, str(turns.answer), len(boxes)):
+        made.label = _refs_of_boxes(where, asked, str(answer), named, len(boxes))
+    elif labels := _written_labels(where, str(answer), len(boxes)):
         made.question, made.phrase, made.label = None, list(dict.fromkeys(labels)), labels
     return made
 
@@ -235,19 +206,18 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
     return labels
 
 
-def _named_refs(where: str, turns: _Turns, refs: Sequence[str]) -> Sequence[str]:
+def _named_refs(where: str, asked: str, answer: str, refs: Sequence[str]) -> Sequence[str]:
     """The phrases that the placeholders of question and answer stand for, in their order; all where there are none."""
-    wanted = f"{turns.question}{turns.answer}".count(_REF)
+    wanted = asked.count(_REF) + answer.count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
         raise RowError("placeholder without a phrase", f"{where}: {reason}; {ADVICE}")
-    return refs[:wanted] if _REF in str(turns.answer) else refs
+    return refs[:wanted] if _REF in answer else refs
 
 
-def _refs_of_boxes(where: str, turns: _Turns, refs: Sequence[str], n_boxes: int) -> list[str]:
+def _refs_of_boxes(where: str, question: str, answer: str, refs: Sequence[str], n_boxes: int) -> list[str]:
     """The phrase of each box: all of one phrase, one each of as many phrases, else as the answer pairs them."""
-    groups = _groups(str(turns.answer))
-    asked = turns.question.count(_REF)
+    groups, asked = _groups(answer), question.count(_REF)
     if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
         groups, asked = [(len(refs), n_boxes)], 0
     named, paired = list(refs[asked:]), list[str]()
@@ -282,30 +252,26 @@ def _groups(answer: str) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------------------------------------- the table
 
 _CORNERS = "xmin,ymin,xmax,ymax"
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+PRESETS: Mapping[str, Layout] = MappingProxyType(
     {
-        "easyr1": Preset(_easyr1),
-        "ms-swift": Preset(_ms_swift),
-        "visual-rft": Preset(_visual_rft, NAMED["xyxy-norm1000"]),
-        "r1-v": Preset(_r1_v),
-        "seg-zero": Preset(_seg_zero, Convention("xyxy", "840")),
-        "gui-r1": Preset(_gui_r1, NAMED["xyxy-norm1"]),
-        "llamafactory": Preset(_llamafactory),
-        "rex-thinker": Preset(_rex_thinker, NAMED["xyxy-abs"]),
-        "tf-csv": Preset(
+        "easyr1": Layout(_easyr1),
+        "ms-swift": Layout(_ms_swift),
+        "visual-rft": Layout(_visual_rft, NAMED["xyxy-norm1000"]),
+        "r1-v": Layout(_r1_v),
+        "seg-zero": Layout(_seg_zero, Convention("xyxy", "840")),
+        "gui-r1": Layout(_gui_r1, NAMED["xyxy-norm1"]),
+        "llamafactory": Layout(_llamafactory),
+        "rex-thinker": Layout(_rex_thinker, NAMED["xyxy-abs"]),
+        "tf-csv": Layout(
             box_format=NAMED["xyxy-abs"],
-            columns=ColumnMap.parsed(
-                ["image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"]
-            ),
+            columns=columns_of("image=filename", "width=width", "height=height", "label=class", f"boxes={_CORNERS}"),
         ),
-        "retinanet-csv": Preset(
+        "retinanet-csv": Layout(
             box_format=NAMED["xyxy-abs"],
-            columns=ColumnMap.parsed(["image=path", "label=class", "boxes=x1,y1,x2,y2"]),
+            columns=columns_of("image=path", "label=class", "boxes=x1,y1,x2,y2"),
             header=("path", "x1", "y1", "x2", "y2", "class"),
         ),
-        "imagefolder": Preset(
-            columns=ColumnMap.parsed(["image=file_name", "label=objects.categories", "boxes=objects.bbox"])
-        ),
+        "imagefolder": Layout(columns=columns_of("image=file_name", "label=objects.categories", "boxes=objects.bbox")),
     }
 )
 """Every preset by name."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,36 +13,16 @@ from typing import Any
 
 import msgspec
 
-from verl_visionr1.conversion.conventions import Convention
 from verl_visionr1.conversion.image_files import ImageKeys, embedded_image, require_images
 from verl_visionr1.conversion.ledger import Ledger
-from verl_visionr1.conversion.records.fields import ColumnMap, Entry, Fields, entry_of, image_key
-from verl_visionr1.conversion.records.frameworks import Preset
+from verl_visionr1.conversion.records.fields import Entry, Fields, Layout, entry_of
 from verl_visionr1.conversion.sources import files_of, read_csv, read_records
-from verl_visionr1.conversion.values import record_of
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _TABLES = (".parquet", ".arrow")
 _METADATA = re.compile(r"metadata\.(?:jsonl|csv|parquet)")
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How records are read; see `datasets.records`."""
-
-    preset: Preset
-    columns: ColumnMap
-    box_format: Convention | None
-    header: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-
-    @property
-    def is_vocabulary(self) -> bool:
-        """Whether boxes have labels of a vocabulary, and the rows are ours to plan."""
-        names = self.columns.names
-        return "label" in names and not {"phrase", "question"} & names.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +60,8 @@ class RecordSource:
             files = metadata or [path for path in found if path.suffix.lower() in _TABLES] or found
         else:
             files, folder = files_of(source, KINDS), source.parent
-        if not layout.class_names and "label" in layout.columns.names:
-            layout = replace(layout, class_names=names_in_parquet(files[0], layout.columns.names["label"]))
+        if not layout.class_names and "label" in layout.columns:
+            layout = replace(layout, class_names=names_in_parquet(files[0], layout.columns["label"]))
         return RecordSource(tuple(files), layout, images_dir or folder, images_dir is not None)
 
     def records(self, *, with_images: bool = True) -> Iterator[tuple[str, Any]]:
@@ -99,8 +80,8 @@ class RecordSource:
 
         with open_parquet(path) as parquet:
             names = parquet.schema_arrow.names
-        image = self.layout.columns.names.get("image", "").partition(".")[0]
-        heavy = {image, *self.layout.preset.image_columns}
+        image = self.layout.columns.get("image", "").partition(".")[0]
+        heavy = {image, *self.layout.image_columns}
         columns = [name for name in names if name not in heavy]
         for number, record in enumerate(read_rows(path, columns=columns)):
             yield f"{path.name}: row {number}", {**dict.fromkeys(heavy & set(names)), **record}
@@ -122,11 +103,11 @@ class RecordSource:
         for number, (where, record) in enumerate(self.records(with_images=with_images)):
             made = None
             try:
-                made = self.fields(where, record)
+                made = self.layout.fields(where, record)
                 if made.left_out:
                     ledger.left_out[made.left_out] += 1
                     continue
-                entry = entry_of(where, made, self.layout.box_format, self.layout.class_names)
+                entry = entry_of(where, made, self.layout)
             except RowError as error:
                 ledger.skip(error)
                 if made is not None and on_bad is not None:
@@ -138,23 +119,6 @@ class RecordSource:
             for note in made.notes:
                 ledger.notes[note] += 1
             yield number, entry
-
-    def fields(self, where: str, record: Any) -> Fields:
-        """What a record says.
-
-        Raises:
-            RowError: it is no record.
-        """
-        record = record_of(record, where)
-        return self.layout.columns.over(record, self.layout.preset.read(record, where))
-
-    def image(self, entry: Entry) -> Path | EmbeddedImage:
-        """The image of an entry.
-
-        Raises:
-            RowError: it names none, or one outside the folder.
-        """
-        return self.image_in(entry.image, entry.where)
 
     def image_in(self, value: Any, where: str) -> Path | EmbeddedImage:
         """The image that a value of a record stands for, also in a list of one.
@@ -170,10 +134,18 @@ class RecordSource:
     def image_key(self, value: Any, where: str) -> str:
         """What all records of one image share, however they spell its name; each spelling is looked for once.
 
+        That is a digest of its bytes, where they are given: the `path` beside them is no name, tools write `image.png`
+        for all.
+
         Args:
             where: stands for an image that is not there.
         """
-        key = image_key(value, where)
+        image = value[0] if isinstance(value, list) and value else value
+        data = image.get("bytes") if isinstance(image, Mapping) else image
+        if isinstance(data, bytes) and data:
+            return f"sha256:{hashlib.sha256(data).hexdigest()}"
+        name = image.get("path") if isinstance(image, Mapping) else image
+        key = name if isinstance(name, str) and name else where
         if key not in self._key_of:
             self._key_of[key] = key
             with suppress(RowError):  # told when the image is taken
@@ -185,24 +157,11 @@ class RecordSource:
 # ---------------------------------------------------------------------------------------------- survey
 
 
-@dataclass(slots=True)
-class Survey:
-    """What a first look found.
-
-    Attributes:
-        labels: names of labels, in order of their letters, or all that `--class-names` lists.
-        error: what is wrong with the first record that cannot be read.
-    """
-
-    labels: tuple[str, ...] = ()
-    error: RowError | None = None
-
-
-def survey(source: RecordSource) -> Survey:
-    """Look at all records once.
+def survey(source: RecordSource) -> tuple[str, ...]:
+    """Look at all records once: the labels of a vocabulary, in order of their letters, or all of `--class-names`.
 
     Raises:
-        RowsError: a column that no record has.
+        RowsError: a column that no record has. RowError: no label, and a record that cannot be read.
     """
     seen: set[str] = set()
     labels: set[str] = set()
@@ -212,18 +171,17 @@ def survey(source: RecordSource) -> Survey:
             seen.update(map(str, record))
             if source.layout.is_vocabulary:
                 try:
-                    labels.update(_entry(source, where, record).labels)
+                    labels.update(entry_of(where, source.layout.fields(where, record), source.layout).labels)
                 except RowError as bad:  # told when it is read for good
                     error = error or bad
-    missing = source.layout.columns.missing(seen)
+    missing = source.layout.missing(seen)
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
         raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
-    return Survey(source.layout.class_names or tuple(sorted(labels)), error)
-
-
-def _entry(source: RecordSource, where: str, record: dict[str, Any]) -> Entry:
-    return entry_of(where, source.fields(where, record), source.layout.box_format, source.layout.class_names)
+    names = source.layout.class_names or tuple(sorted(labels))
+    if error is not None and not names:
+        raise error
+    return names
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -66,13 +67,17 @@ class Examination:
 
     def add(self, problem: Problem) -> None:
         """Count a problem."""
-        group = self.groups.setdefault(
-            (problem.file, problem.kind), Group(problem.file, problem.kind, problem.severity)
-        )
+        key = (problem.file, problem.kind)
+        group = self.groups.setdefault(key, Group(*key, problem.severity))
         group.count += 1
         group.severity = max(group.severity, problem.severity)
         if len(group.examples) < N_EXAMPLES:
             group.examples.append(problem)
+
+    def add_all(self, problems: Iterable[Problem]) -> None:
+        """Count some problems."""
+        for problem in problems:
+            self.add(problem)
 
     @property
     def found(self) -> list[Group]:
@@ -85,8 +90,7 @@ class Examination:
         return max((group.severity for group in self.groups.values()), default=Severity.NOTE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scope:
+class _Scope(NamedTuple):
     """What is looked at, and by what it is measured."""
 
     budget: Budget
@@ -132,10 +136,9 @@ def examine(
     train, tested = [], []
     for census in examination.censuses:
         if held_out:
-            census.take_side(Path(census.file).resolve() in held_out)
+            census.side = Path(census.file).resolve() in held_out
         (tested if census.is_validation else train).append(census)
-    for problem in chain(overlap_problems(examination.censuses), repetition_problems(train)):
-        examination.add(problem)
+    examination.add_all(chain(overlap_problems(examination.censuses), repetition_problems(train)))
     return examination
 
 
@@ -175,25 +178,20 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
         examination.add(Problem(str(path), None, reason, kind, severity))
         return
     census = Census(str(path), is_ours=is_ours(path))
-    if census.is_ours and not framework_in(path) and not _is_sound(path, examination, scope):
-        return
+    if census.is_ours and not framework_in(path):
+        is_sound = True
+        for problem in structural_problems(path, scope.images, scope.delegate):
+            examination.add(problem)
+            is_sound &= problem.row is not None or problem.severity is not Severity.ERROR
+        if not is_sound:
+            return
     _examine_rows(path, census, examination, scope)
-    for problem in chain(convention_problems(census), balance_problems(census)):
-        examination.add(problem)
+    examination.add_all(chain(convention_problems(census), balance_problems(census)))
     if not census.is_ours and census.n_rows:
         severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE  # a parquet is trained on as it is
         reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
         examination.add(Problem(str(path), None, reason, "layout", severity))
     examination.censuses.append(census)
-
-
-def _is_sound(path: Path, examination: Examination, scope: _Scope) -> bool:
-    """Whether the columns are what the other checks look at."""
-    sound = True
-    for problem in structural_problems(path, scope.images, scope.delegate):
-        examination.add(problem)
-        sound &= problem.row is not None or problem.severity is not Severity.ERROR
-    return sound
 
 
 def _examine_rows(path: Path, census: Census, examination: Examination, scope: _Scope) -> None:
@@ -208,8 +206,7 @@ def _examine_rows(path: Path, census: Census, examination: Examination, scope: _
             problems.append(problem_of(sample, "unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}"))
         problems += census.add(sample)
         problems += picture_problems(sample) if scope.images else []
-        for problem in problems:
-            examination.add(problem)
+        examination.add_all(problems)
         _keep(sample, problems, examination.shown.setdefault(str(path), []))
     if sample is None and not census.is_ours:
         raise RowsError(f"{path}: holds no row; fetch it again")

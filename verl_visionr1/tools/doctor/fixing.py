@@ -130,8 +130,7 @@ class _Fixer:
         """Boxes and labels in place; a truth that is not what `Target` writes, or without boxes, is left."""
         try:
             truth = json.loads(model["ground_truth"])
-            size_wh = truth["size_wh"]
-            boxes = truth.get("boxes_xyxy", [])
+            size_wh, boxes, ignored = truth["size_wh"], truth.get("boxes_xyxy", []), truth.get("ignore_xyxy") or []
             labels = truth.get("labels") or [None] * len(boxes)
         except (ValueError, TypeError, KeyError, RecursionError):
             return
@@ -139,21 +138,18 @@ class _Fixer:
             return
         if truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes):
             return  # lists that are about the same objects
-        written = list(zip(boxes, labels, strict=True))
-        ignored = truth.get("ignore_xyxy") or []
+        written = (list(zip(boxes, labels, strict=True)), ignored)
         is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
         if self.boxes_are is not None and is_sound:
             boxes = [self._to_pixels(box, size_wh, where) for box in boxes]
             ignored = [self._to_pixels(box, size_wh, where) for box in ignored]
-            brought = len(boxes) + len(ignored)
-            self.changes.counts[f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"] += brought
+            brought = f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"
+            self.changes.counts[brought] += len(boxes) + len(ignored)
         kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
-        if kept != written or ignored != (truth.get("ignore_xyxy") or []):
+        if (kept, ignored) != written:
             truth["boxes_xyxy"] = [box for box, _ in kept]
-            if truth.get("labels"):
-                truth["labels"] = [label for _, label in kept]
-            if ignored:
-                truth["ignore_xyxy"] = ignored
+            truth |= {"labels": [label for _, label in kept]} if truth.get("labels") else {}
+            truth |= {"ignore_xyxy": ignored} if ignored else {}
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
 
     def _to_pixels(self, box: Sequence[float], size_wh: Sequence[float], where: str) -> list[float]:
@@ -178,18 +174,17 @@ class _Fixer:
             at = f"{where}, boxes_xyxy[{i}] = {box}"
             if not _are_numbers(box, 4) or (_is_flat(box) and label not in with_area):
                 kept.append((box, label))
-                continue
-            if _is_flat(box):
+            elif _is_flat(box):
                 self.changes.add("box without area dropped", at)
-                continue
-            x1, y1, x2, y2 = box
-            if 0 < max(-x1, -y1, x2 - size_wh[0], y2 - size_wh[1]) <= 1:
-                box = [max(x1, 0), max(y1, 0), min(x2, size_wh[0]), min(y2, size_wh[1])]
-                self.changes.add("box clipped by up to a pixel", at)
-            if (box, label) in kept:
-                self.changes.add("repeated box dropped", at)
-                continue
-            kept.append((box, label))
+            else:
+                x1, y1, x2, y2 = box
+                if 0 < max(-x1, -y1, x2 - size_wh[0], y2 - size_wh[1]) <= 1:
+                    box = [max(x1, 0), max(y1, 0), min(x2, size_wh[0]), min(y2, size_wh[1])]
+                    self.changes.add("box clipped by up to a pixel", at)
+                if (box, label) in kept:
+                    self.changes.add("repeated box dropped", at)
+                else:
+                    kept.append((box, label))
         return kept
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
 from verl_visionr1.files import RowsError, write_whole
+from verl_visionr1.images import upright_size
 from verl_visionr1.tools.doctor.examination import Examination
 from verl_visionr1.tools.doctor.pictures import inspect_image
 from verl_visionr1.tools.doctor.problems import Problem
@@ -26,22 +26,6 @@ COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 15
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
-@dataclass(frozen=True, slots=True)
-class _Card:
-    title: str
-    picture: str
-    prompt: str
-    truth: str
-    problems: Sequence[Problem]
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    name: str
-    summary: str
-    cards: Sequence[_Card]
-
-
 def write_page(examination: Examination, out: Path) -> None:
     """Write the page.
 
@@ -52,16 +36,17 @@ def write_page(examination: Examination, out: Path) -> None:
         raise RowsError(f"--html {out}: needs a name that ends in .html")
     files = []
     for census in examination.censuses:
-        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items())]
+        parts = [census.counted, *(f"{name}: {shares(tally)}" for name, tally in census.tallies.items() if tally)]
         shown = sorted(examination.shown.get(census.file, ()), key=lambda pair: pair[0].number)
         cards = [_card(sample, problems) for sample, problems in shown]
-        files.append(_File(census.file, "; ".join(parts), cards))
+        files.append({"name": census.file, "summary": "; ".join(parts), "cards": cards})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(groups=examination.found, files=files)
     write_whole(out, html.encode(errors="replace"))
 
 
-def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
+def _card(sample: Sample, problems: Sequence[Problem]) -> dict[str, object]:
+    """What the template shows of a row."""
     target = sample.target
     truth = sample.truth_error
     if target is not None:
@@ -69,8 +54,8 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> _Card:
         parts += [f"count {target.count}"] if target.count is not None else []
         parts += [f"answer {target.answer!r}"] if target.answer is not None else []
         truth = ", ".join(parts)
-    prompt = (sample.prompt or "")[:300]
-    return _Card(f"{sample.unit} {sample.number}", _picture(sample), prompt, truth, problems)
+    shown = {"title": f"{sample.unit} {sample.number}", "picture": _picture(sample), "truth": truth}
+    return {**shown, "prompt": (sample.prompt or "")[:300], "problems": problems}
 
 
 def _picture(sample: Sample) -> str:
@@ -79,7 +64,7 @@ def _picture(sample: Sample) -> str:
     found = None if source is None else inspect_image(source)
     if source is None or found is None or found.size_wh is None:
         return ""
-    original_wh = found.size_wh if found.orientation < 5 else (found.size_wh[1], found.size_wh[0])  # upright
+    original_wh = upright_size(found.size_wh, found.orientation)
     factor = SIDE / max(original_wh)
     size = (max(1, round(original_wh[0] * factor)), max(1, round(original_wh[1] * factor)))
     try:

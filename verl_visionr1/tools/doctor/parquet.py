@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.row_layouts import EMBED_SCHEMA, PATH_SCHEMA, VERL_FEATURES
-from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 from verl_visionr1.tools.doctor.problems import Problem, Severity
 
@@ -24,12 +23,9 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
 
 
 def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
-    """What would stop or spoil a training run on this file; an empty list for a good one.
-
-    Decodes no pixels; of embedded images only the lengths are looked at.
+    """What would stop or spoil a training run on this file; an empty list for a good one. No pixels are decoded.
 
     Args:
-        path: one parquet file.
         images: in path mode, look whether every image file is there.
         limit: stop after so many problems.
     """
@@ -44,7 +40,6 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
     """As `check_parquet`, all of them, one after the other.
 
     Args:
-        path: one parquet file.
         images: look whether every image file is there.
         delegate: data sources (globs) whose ground truth verl's own reward reads, so that it may be anything.
 
@@ -57,11 +52,10 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
     yield from whole_file
     if any(problem.severity is Severity.ERROR for problem in whole_file):
         return
-    has_images = "images" in schema.names
     indexes: set[str] = set()
     number = -1
-    for number, row in enumerate(_rows(path, schema.names)):
-        if not has_images and "<image>" in _content_of(row):
+    for number, row in enumerate(_rows(path, schema)):
+        if "images" not in schema.names and "<image>" in _content_of(row):
             reason = f"no column 'images', and the prompt of row {number} holds '<image>'; {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "column missing")
             return
@@ -76,51 +70,21 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
         yield Problem(str(path), None, f"holds no row; {CONVERT_AGAIN}", "no row")
 
 
-def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows, with what `images_of` makes of their images."""
-    columns = [name for name in ("data_source", "prompt", "reward_model", "extra_info", "images") if name in names]
-    for batch in batches_of(path, columns):
-        is_feature = _has_image_feature(batch.schema)
-        images = images_of(batch.column("images"), is_feature=is_feature) if "images" in names else [[]] * len(batch)
-        rows = batch.select([name for name in columns if name != "images"]).to_pylist()
-        for row, shown in zip(rows, images, strict=True):
-            yield {**row, "images": shown}
+def _rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """The rows, with what verl finds for each of their images."""
+    columns = [name for name in PATH_SCHEMA.names if name in schema.names]
+    is_feature = _has_image_feature(schema)
+    for row in read_rows(path, columns=columns, batch_rows=_BATCH_ROWS):
+        yield {**row, "images": [_image_of(image, is_feature) for image in row.get("images") or ()]}
 
 
-def batches_of(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns, a few rows in memory at a time.
-
-    Raises:
-        RowsError: the file cannot be read.
-    """
-    with open_parquet(path) as parquet:
-        try:
-            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise RowsError(f"{path}: not a whole parquet file ({reason}); {CONVERT_AGAIN}") from None
-
-
-def images_of(column: pa.Array, *, is_feature: bool = False) -> list[list[str | bool | None]]:
-    """What verl finds for each image of some rows: a path; True for bytes, which are not copied; None for nothing.
-
-    Args:
-        is_feature: the column is a feature of Hugging Face: then a path beside `bytes` is opened where those are null.
-    """
-    flat, parents = column.flatten(), column.value_parent_indices().to_pylist()
-    paths: list[str | None] = []
-    if pa.types.is_struct(flat.type):
-        fields = {field.name: values for field, values in zip(flat.type.fields, flat.flatten(), strict=True)}
-        if "bytes" in fields:  # then verl opens these, whatever stands beside them
-            lengths = pc.call_function("binary_length", [fields["bytes"].cast(pa.large_binary())])
-            flat = lengths.cast(pa.bool_())
-        else:
-            flat = fields["image"]
-        paths = fields["path"].to_pylist() if is_feature and "path" in fields else []
-    images: list[list[str | bool | None]] = [[] for _ in range(len(column))]
-    for parent, value, path in zip_longest(parents, flat.to_pylist(), paths):
-        images[parent].append(value or path or None)
-    return images
+def _image_of(image: Any, is_feature: bool) -> str | bytes | None:
+    """What verl opens: `bytes` where there are such, whatever stands beside them, but for the path of a feature."""
+    if not isinstance(image, Mapping):
+        return image or None
+    if "bytes" not in image:
+        return image["image"] or None
+    return image["bytes"] or (is_feature and image.get("path")) or None
 
 
 # ---------------------------------------------------------------------------------------------- the whole file
@@ -145,33 +109,30 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
             reason += " (verl reads it alone, but not beside files of the usual schema)"
         yield Problem(str(path), None, reason, "column of another type", severity)
     if _has_image_feature(schema) and METADATA_KEY not in schema.metadata:  # our images are upright, without alpha
-        reason = (
-            "its metadata says that images are Hugging Face Image features: verl then turns them by EXIF and drops "
-        )
-        reason += f"alpha, and without that metadata it does neither; {CONVERT_AGAIN}"
+        reason = "its metadata says that images are Hugging Face Image features: verl then turns them by EXIF and drops"
+        reason = f"{reason} alpha, and without that metadata it does neither; {CONVERT_AGAIN}"
         yield Problem(str(path), None, reason, "image features", Severity.WARNING)
 
 
 def _is_readable(name: str, found: pa.DataType) -> bool:
     """Whether verl and our reward can read a column, though its type is another."""
-    if name == "reward_model":
-        return pa.types.is_struct(found) and any(
-            field.name == "ground_truth" and _is_text(field.type) for field in found.fields
-        )
+    if name in ("images", "prompt") and not (pa.types.is_list(found) or pa.types.is_large_list(found)):
+        return False
     if name == "images":
-        if not (pa.types.is_list(found) or pa.types.is_large_list(found)):
-            return False
         value = found.value_type
         keys = {field.name: field.type for field in value.fields} if pa.types.is_struct(value) else {}
         if "bytes" in keys:
             return any(is_type(keys["bytes"]) for is_type in _BYTES)
         return _is_text(keys.get("image", value))
     if name == "prompt":
-        turn = found.value_type if pa.types.is_list(found) or pa.types.is_large_list(found) else pa.null()
-        return pa.types.is_struct(turn) and any(it.name == "content" and _is_text(it.type) for it in turn.fields)
+        return _has_text(found.value_type, "content")
     if name == "extra_info":
         return pa.types.is_struct(found) or pa.types.is_null(found)
-    return _is_text(found)
+    return _has_text(found, "ground_truth") if name == "reward_model" else _is_text(found)
+
+
+def _has_text(found: pa.DataType, name: str) -> bool:
+    return pa.types.is_struct(found) and any(it.name == name and _is_text(it.type) for it in found.fields)
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -196,8 +157,8 @@ def _shard_problems(path: Path) -> Iterator[Problem]:
     shards = [path.with_name(f"{name}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing:
-        counted = f"{len(missing)} of its {len(shards)} shards are missing"
-        reason = f"{counted}, first {missing[0]}; {CONVERT_AGAIN}, or copy them too"
+        counted = f"{len(missing)} of its {len(shards)} shards are missing, first {missing[0]}"
+        reason = f"{counted}; {CONVERT_AGAIN}, or copy them too"
         yield Problem(str(path), None, reason, "shards missing")
 
 
@@ -231,10 +192,8 @@ def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str])
         yield "malformed prompt", f"prompt = {str(turns)[:80]}: needs turns with a role and a text; {CONVERT_AGAIN}"
         return
     content, paths = _content_of(row), row["images"]
-    placeholders = content.count("<image>")
-    if placeholders != len(paths):
-        counted = f"prompt holds {placeholders} '<image>' for {len(paths)} images"
-        yield "placeholders", f"{counted}: {content[:80]!r}; {CONVERT_AGAIN}"
+    if (n := content.count("<image>")) != len(paths):
+        yield "placeholders", f"prompt holds {n} '<image>' for {len(paths)} images: {content[:80]!r}; {CONVERT_AGAIN}"
     for i, file in enumerate(paths):
         if file is None:
             yield "no image", f"images[{i}] is empty: needs a path, or bytes; {CONVERT_AGAIN}"

@@ -17,10 +17,7 @@ from verl_visionr1.tools.doctor.truth import problem_of
 _HEAD = 1 << 16  # bytes at the start and end of a file that stand for it
 
 CONVERT_UPRIGHT = "convert it with `visionr1 convert` (and its width and height), which copies it upright"
-KINDS = {
-    "image file missing": "no such image",
-    "image unreadable": "unreadable image",
-}
+KINDS = {"image file missing": "no such image", "image unreadable": "unreadable image"}
 """Kinds of `prepare_image` -> as they are called here."""
 
 
@@ -69,6 +66,7 @@ def picture_problems(sample: Sample) -> Iterator[Problem]:
     """What is wrong with the images of one row. Missing files of our own rows are `parquet`'s to say."""
     is_ours = sample.target is not None or bool(sample.truth_error)
     for i, image in enumerate(sample.images):
+        name = image if isinstance(image, str) else "embedded image"
         if isinstance(image, str) and not os.path.exists(image):
             if not is_ours:
                 reason = f"image {image[:300]!r}: no such file; check the folder of the images"
@@ -76,17 +74,12 @@ def picture_problems(sample: Sample) -> Iterator[Problem]:
             continue
         found = inspect_image(image)
         if found.error is not None:
-            kind = KINDS.get(found.error.kind, found.error.kind)
-            yield problem_of(sample, kind, str(found.error))
+            yield problem_of(sample, KINDS.get(found.error.kind, found.error.kind), str(found.error))
         elif found.orientation != 1:
-            reason = f"{_name(image)}: has EXIF orientation {found.orientation}, which verl does not look at"
+            reason = f"{name}: has EXIF orientation {found.orientation}, which verl does not look at"
             severity = Severity.ERROR if is_ours else Severity.WARNING
             yield problem_of(sample, "rotated image", f"{reason}; {CONVERT_UPRIGHT}", severity)
         elif i == sample.image_index and sample.size_wh is not None and found.size_wh != sample.size_wh:
-            reason = f"{_name(image)}: has {found.size_wh}, the row says {sample.size_wh}"
+            reason = f"{name}: has {found.size_wh}, the row says {sample.size_wh}"
             advice = "its boxes are in another frame: convert it again from the images that were annotated"
             yield problem_of(sample, "another size", f"{reason}; {advice}")
-
-
-def _name(image: str | bytes) -> str:
-    return image if isinstance(image, str) else "embedded image"

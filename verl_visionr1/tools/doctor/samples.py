@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from verl_visionr1.boxes import Point
 from verl_visionr1.conversion.image_files import find_below
@@ -172,9 +172,7 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
     if isinstance(truth, str):
         with suppress(ValueError, RecursionError):
             truth = json.loads(truth)
-    sample.boxes = _boxes_in(truth, "ground_truth")
-    if isinstance(truth, Mapping):
-        sample.boxes = {key.removeprefix("ground_truth."): boxes for key, boxes in sample.boxes.items()}
+    sample.boxes = _found_in(truth, "" if isinstance(truth, Mapping) else "ground_truth", _read_boxes)
     sample.size_wh = _size_of(truth) or _size_of(sample.info)
 
 
@@ -188,10 +186,8 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             yield record
             continue
         if not isinstance(record, Mapping):
-            yield RowError(
-                "malformed entry",
-                f"{path.name}: {unit} {number}: {str(record)[:60]!r} is not an object; correct or drop it",
-            )
+            where = f"{path.name}: {unit} {number}"
+            yield RowError("malformed entry", f"{where}: {str(record)[:60]!r} is not an object; correct or drop it")
             continue
         images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
         images = images if isinstance(images, list) else [images]
@@ -202,8 +198,8 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             prompt=_prompt_of(record),
             images=[_absolute(image, images_dir) for image in map(image_of, images) if image],
             size_wh=_size_of(record),
-            boxes=_boxes_in(record, ""),
-            points=_points_in(record, ""),
+            boxes=_found_in(record, "", _read_boxes),
+            points=_found_in(record, "", _read_points, in_lists=False),
             info=record,
         )
 
@@ -222,11 +218,8 @@ def _prompt_of(record: Mapping[str, Any]) -> str | None:
     for key in ("messages", "conversations", "prompt"):
         turns = record.get(key)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-            users = [
-                turn
-                for turn in turns
-                if isinstance(turn, Mapping) and turn.get("role", turn.get("from")) in ("user", "human")
-            ]
+            users = (turn for turn in turns if isinstance(turn, Mapping))
+            users = (turn for turn in users if turn.get("role", turn.get("from")) in ("user", "human"))
             return "".join(str(turn.get("content", turn.get("value", ""))) for turn in users)
     return None
 
@@ -237,51 +230,52 @@ def _size_of(record: Any) -> tuple[int, int] | None:
     candidates = [record.get("size_wh"), record.get("img_size")]
     candidates += [[record.get(key) for key in keys] for keys in _SIZE_KEYS]
     for size in candidates:
-        if isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_side, size)):
+        if _is_numbers(size, 2) and all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
             return int(size[0]), int(size[1])
     return None
 
 
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value < MAX_SIDE
-
-
-def _boxes_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Box]]:
-    """Everything in a value that is four numbers in a row, by the keys that lead to it."""
-    found: dict[str, list[Box]] = {}
+def _found_in(
+    value: Any, place: str, read: Callable[[Any], list[Any]], depth: int = 0, *, in_lists: bool = True
+) -> dict[str, list[Any]]:
+    """All that `read` finds in a value, by the keys that lead to it; lists are looked into only `in_lists`."""
     if depth > _MAX_DEPTH:
-        return found
+        return {}
+    if here := read(value):
+        return {place: here}
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = ((f"{place}.{key}" if place else str(key), it) for key, it in value.items())
+    elif in_lists and isinstance(value, list | tuple):
+        inside = ((place, it) for it in value)
+    found: dict[str, list[Any]] = {}
+    for at, it in inside:
+        for key, some in _found_in(it, at, read, depth + 1, in_lists=in_lists).items():
+            found.setdefault(key, []).extend(some)
+    return found
+
+
+def _read_boxes(value: Any) -> list[Box]:
+    """Four numbers in a row, or a text that holds such."""
     if isinstance(value, str):
-        boxes = [tuple(map(float, match.groups())) for match in _BOX_TEXT.finditer(value[:_MAX_CHARS])]
-        return {place: boxes} if boxes else {}  # type: ignore[dict-item]
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _merge(found, _boxes_in(inner, f"{place}.{key}" if place else str(key), depth + 1))
-    elif isinstance(value, list | tuple):
-        if len(value) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            return {place: [(_float(value[0]), _float(value[1]), _float(value[2]), _float(value[3]))]}
-        for inner in value:
-            _merge(found, _boxes_in(inner, place, depth + 1))
-    return found
+        texts = (match.groups() for match in _BOX_TEXT.finditer(value[:_MAX_CHARS]))
+        return [(float(a), float(b), float(c), float(d)) for a, b, c, d in texts]
+    if not _is_numbers(value, 4):
+        return []
+    a, b, c, d = map(_float, value)
+    return [(a, b, c, d)]
 
 
-def _points_in(value: Any, place: str, depth: int = 0) -> dict[str, list[Point]]:
-    """Everything in a value that is a list of pairs of numbers, by the keys that lead to it."""
-    found: dict[str, list[Point]] = {}
-    if depth > _MAX_DEPTH:
-        return found
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            for where, points in _points_in(inner, f"{place}.{key}" if place else str(key), depth + 1).items():
-                found.setdefault(where, []).extend(points)
-    elif isinstance(value, list | tuple) and value and all(map(_is_pair, value)):
-        return {place: [(_float(x), _float(y)) for x, y in value]}
-    return found
+def _read_points(value: Any) -> list[Point]:
+    """A list of pairs of numbers."""
+    if not isinstance(value, list | tuple) or not all(_is_numbers(it, 2) for it in value):
+        return []
+    return [(_float(x), _float(y)) for x, y in value]
 
 
-def _is_pair(value: Any) -> bool:
-    is_two = isinstance(value, list | tuple) and len(value) == 2
-    return is_two and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+def _is_numbers(value: Any, n: int) -> TypeGuard[Sequence[float]]:
+    is_list = isinstance(value, list | tuple) and len(value) == n
+    return is_list and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
 
 
 def _float(value: float) -> float:
@@ -289,8 +283,3 @@ def _float(value: float) -> float:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return math.inf
-
-
-def _merge(found: dict[str, list[Box]], more: Mapping[str, list[Box]]) -> None:
-    for key, boxes in more.items():
-        found.setdefault(key, []).extend(boxes)

@@ -21,6 +21,8 @@ MAX_BOXES = 20_000
 OURS = Convention("xyxy", "pixels")
 """How our rows write boxes."""
 OVERLAP = "train/validation overlap"
+TALLIES = ("tasks", "data sources", "splits", "empty", "labels", "counts", "answers")
+"""In the order in which they are shown."""
 FEW = 50
 """Rows below which balance is not checked."""
 
@@ -49,8 +51,7 @@ class Census:
         images: digest or identity of an image -> where it is shown first, by the name of the rows' split.
         side: of all its rows, for validation or not; None: the rows' own split tells.
         questions: digest of (image, prompt) -> first row that asks it.
-        labels, counts, answers: of objects; of counting rows; of text rows.
-        tasks, empty, splits: rows by task; those with an empty truth; by the name of their split.
+        tallies: what is counted by value: labels of objects, answers of text rows, rows with an empty truth by task ...
         columns: of the first row of a foreign file; `a.b` where a value has keys of its own.
     """
 
@@ -63,23 +64,18 @@ class Census:
     images: dict[str, dict[str, Shown]] = field(default_factory=dict)
     side: bool | None = None
     questions: dict[str, int] = field(default_factory=dict)
-    labels: Counter[str] = field(default_factory=Counter)
-    counts: Counter[int] = field(default_factory=Counter)
-    answers: Counter[str] = field(default_factory=Counter)
-    tasks: Counter[str] = field(default_factory=Counter)
-    empty: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
-    sources: Counter[str] = field(default_factory=Counter)
+    tallies: dict[str, Counter[Any]] = field(default_factory=lambda: {name: Counter() for name in TALLIES})
     columns: frozenset[str] = frozenset()
 
     def add(self, sample: Sample) -> Iterator[Problem]:
         """Count a row; says so if it repeats an earlier one."""
         self.n_rows += 1
         self.unit = sample.unit
-        self.splits[sample.split] += 1
-        self.sources[sample.data_source] += 1
+        self.tallies["splits"][sample.split] += 1
+        self.tallies["data sources"][sample.data_source] += 1
         if self.n_rows == 1 and sample.target is None:
-            self.columns = frozenset(_keys_in(sample.info))
+            inner = {f"{key}.{it}" for key, value in sample.info.items() if isinstance(value, Mapping) for it in value}
+            self.columns = frozenset(inner | set(map(str, sample.info)))
         keys_of_images = [[*_keys_of(image, sample)] for image in sample.images]
         shown = self.images.setdefault(sample.split, {})
         for i, each in enumerate(keys_of_images):
@@ -87,9 +83,8 @@ class Census:
                 shown.setdefault(key, Shown(sample.number, i, _look(sample.images[i], sample) if ":" in key else None))
         if any(keys_of_images) and sample.prompt is not None:
             first_keys = [each[0] for each in keys_of_images if each]
-            asked = hashlib.blake2b(
-                f"{first_keys}\0{sample.prompt}".encode(errors="replace"), digest_size=16
-            ).hexdigest()
+            text = f"{first_keys}\0{sample.prompt}"
+            asked = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
             if first != sample.number:
                 reason = f"asks what {sample.unit} {first} asks of the same image; drop one"
@@ -105,33 +100,25 @@ class Census:
             return
         for place, boxes in sample.boxes.items():
             known, sizes = self.boxes.setdefault(place, ([], []))
-            boxes = [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)]
             if len(known) < MAX_BOXES:
-                known += boxes
-                sizes += [size_wh] * len(boxes)
+                known += (sound := [box for box in boxes if all(abs(value) < MAX_SIDE for value in box)])
+                sizes += [size_wh] * len(sound)
         for place, points in sample.points.items():
-            points = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
-            self.points.setdefault(place, PointEvidence()).add(points, size_wh)
+            sound = [point for point in points if all(abs(value) < MAX_SIDE for value in point)]
+            self.points.setdefault(place, PointEvidence()).add(sound, size_wh)
 
     def _add_truth(self, sample: Sample) -> None:
         target = sample.target
         if target is None:
             return
-        self.tasks[target.task] += 1
-        self.labels.update(target.labels)
+        self.tallies["tasks"][target.task] += 1
+        self.tallies["labels"].update(target.labels)
         if target.task == "counting" and target.count is not None:
-            self.counts[target.count] += 1
+            self.tallies["counts"][target.count] += 1
         if target.task == "text" and target.answer is not None:
-            self.answers[target.answer] += 1
+            self.tallies["answers"][target.answer] += 1
         if target.task != "text" and not target.n_objects and not target.count:
-            self.empty[target.task] += 1
-
-    @property
-    def tallies(self) -> dict[str, Counter[str] | Counter[int]]:
-        """Name of a tally, as it is shown -> values and how often; without empty ones."""
-        named = {"tasks": self.tasks, "data sources": self.sources, "splits": self.splits, "empty": self.empty}
-        named |= {"labels": self.labels, "counts": self.counts, "answers": self.answers}
-        return {name: tally for name, tally in named.items() if tally}
+            self.tallies["empty"][target.task] += 1
 
     @property
     def counted(self) -> str:
@@ -143,11 +130,7 @@ class Census:
         """Whether it is for validation: as it was told, or as most of its rows say."""
         if self.side is not None:
             return self.side
-        return 2 * sum(n for split, n in self.splits.items() if is_validation_split(split)) > self.n_rows
-
-    def take_side(self, is_validation: bool) -> None:
-        """All of its rows are for validation, or for training, whatever they say."""
-        self.side = is_validation
+        return 2 * sum(n for split, n in self.tallies["splits"].items() if is_validation_split(split)) > self.n_rows
 
     def images_of(self, *, validation: bool) -> Iterator[tuple[str, Shown]]:
         """(key, where it is shown) of the images of one side; rows without a split go with the most."""
@@ -155,13 +138,6 @@ class Census:
             says_so = is_validation_split(split) if split and self.side is None else self.is_validation
             if says_so is validation:
                 yield from shown.items()
-
-
-def _keys_in(record: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in record.items():
-        yield str(key)
-        if isinstance(value, Mapping):
-            yield from (f"{key}.{inner}" for inner in value)
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
@@ -217,11 +193,12 @@ def _point_problems(census: Census) -> Iterator[Problem]:
 
 def balance_problems(census: Census) -> Iterator[Problem]:
     """One label, count or answer that is nearly all there is: a model learns to always say it."""
-    for what, tally, most, advice in (
-        ("counting rows", census.counts, 0.5, "leave out some rows of the frequent counts"),
-        ("labelled objects", census.labels, 0.8, "add images of other labels, or convert with --categories"),
-        ("text answers", census.answers, 0.8, "leave out some of those rows"),
+    for what, name, most, advice in (
+        ("counting rows", "counts", 0.5, "leave out some rows of the frequent counts"),
+        ("labelled objects", "labels", 0.8, "add images of other labels, or convert with --categories"),
+        ("text answers", "answers", 0.8, "leave out some of those rows"),
     ):
+        tally = census.tallies[name]
         total = tally.total()
         if total < FEW or len(tally) < 2:
             continue
@@ -230,7 +207,7 @@ def balance_problems(census: Census) -> Iterator[Problem]:
             reason = f"{count} of {total} {what} ({100 * count // total} %) are {value!r}: always saying so pays"
             advice += ", or report accuracy beside a constant answer"
             yield Problem(census.file, None, f"{reason}; {advice}", "unbalanced", Severity.WARNING)
-    total, empty = census.tasks.total(), census.empty.total()
+    total, empty = census.tallies["tasks"].total(), census.tallies["empty"].total()
     if total >= FEW and 2 * empty > total:
         reason = f"{empty} of {total} rows ask for what is not there: saying so always pays"
         yield Problem(census.file, None, f"{reason}; lower --negatives", "unbalanced", Severity.WARNING)
@@ -258,9 +235,7 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
             where = f"in {file}" if file != census.file else "among its training rows"
             images = "1 image is" if n_images == 1 else f"{n_images} images are"
             reason = f"{images} {where} too, the first: {census.unit} {number} and {other}{shown}"
-            advice = (
-                "make a list with `visionr1 convert exclusion` and convert the training data with --exclude-image-ids"
-            )
+            advice = "make a list with `visionr1 convert exclusion`, convert the training data with --exclude-image-ids"
             yield Problem(census.file, None, f"{reason}; {advice}", OVERLAP, Severity.WARNING)
 
 

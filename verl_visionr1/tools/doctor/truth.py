@@ -45,10 +45,8 @@ def problem_of(sample: Sample, kind: str, reason: str, severity: Severity = Seve
 
 def delegated_note(sample: Sample) -> Problem:
     """That the ground truth of a row is not looked at."""
-    reason = (
-        f"verl's own reward scores data source {sample.data_source!r} (--delegate): its ground truth is not checked"
-    )
-    return problem_of(sample, "scored by verl", reason, Severity.NOTE)
+    reason = f"verl's own reward scores data source {sample.data_source!r} (--delegate)"
+    return problem_of(sample, "scored by verl", f"{reason}: its ground truth is not checked", Severity.NOTE)
 
 
 def truth_problems(sample: Sample, budget: Budget) -> Iterator[Problem]:
@@ -78,10 +76,8 @@ def _box_problems(sample: Sample) -> Iterator[Problem]:
             elif box[0] == box[2] or box[1] == box[3]:
                 yield problem_of(sample, "zero-area box", f"{where}: has no area; drop it")
             elif sample.size_wh is not None and _is_outside(box, sample.size_wh):
-                reason = (
-                    f"{where}: reaches outside the image of {sample.size_wh}; clip the box or correct the coordinates"
-                )
-                yield problem_of(sample, "box outside its image", reason)
+                reason = f"{where}: reaches outside the image of {sample.size_wh}"
+                yield problem_of(sample, "box outside its image", f"{reason}; clip the box or correct the coordinates")
             key_of_box = (box, labels[i] if i < len(labels) else "")
             if key_of_box in seen and not is_ignored:
                 reason = f"{where}: is listed twice, so that one of both always counts as missed; drop one"
@@ -107,8 +103,8 @@ def _empty_problems(sample: Sample, target: Target) -> Iterator[Problem]:
         return
     prompt = (sample.prompt or "").lower()
     if not any(words in prompt for words in ASKS_FOR_NONE):
-        asked = f"the prompt does not say what to answer then: {(sample.prompt or '')[-80:]!r}"
-        reason = f"the ground truth is empty, and {asked}"
+        end = (sample.prompt or "")[-80:]
+        reason = f"the ground truth is empty, and the prompt does not say what to answer then: {end!r}"
         advice = "convert again with --negatives (the prompts then say it), or drop the row"
         yield problem_of(sample, "empty truth", f"{reason}; {advice}", Severity.WARNING)
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from verl_visionr1.tools.doctor.examination import Examination
 from verl_visionr1.tools.doctor.problems import Severity
-from verl_visionr1.tools.doctor.sets import Census
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 N_LINES = 3
@@ -34,15 +33,12 @@ def view_of(examination: Examination, *, with_statistics: bool = False) -> Itera
             yield Text(f"    ... and {group.count - N_LINES} more", style="dim")
     if with_statistics:
         for census in examination.censuses:
-            yield statistics_of(census)
-
-
-def statistics_of(census: Census) -> Table:
-    """What a file holds."""
-    table = Table(title=Text(f"{census.file}: {census.counted}"), title_justify="left", box=None, show_header=False)
-    for name, tally in census.tallies.items():
-        table.add_row(name, Text(shares(tally)))
-    return table
+            title = Text(f"{census.file}: {census.counted}")
+            table = Table(title=title, title_justify="left", box=None, show_header=False)
+            for name, tally in census.tallies.items():
+                if tally:
+                    table.add_row(name, Text(shares(tally)))
+            yield table
 
 
 def shares(tally: Counter[str] | Counter[int]) -> str:
