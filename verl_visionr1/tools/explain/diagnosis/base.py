@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -172,6 +172,13 @@ def perfect_answer(target: Target) -> Answer:
     if len(boxes) != len(labels):
         labels = ("",) * len(boxes)
     return Answer(boxes, labels, count=count, text=target.answer or "")
+
+
+def labelled_objects(target: Target) -> Iterator[tuple[tuple[float, ...], str]]:
+    """The place (a point where the task asks for points and has them, else a box) and the label of each object."""
+    has_points = target.task == "pointing" and target.points_xy
+    places = cast(Points, target.points_xy) if has_points else object_boxes(target)
+    return zip(places, tuple(target.labels) or ("",) * target.n_objects, strict=True)
 
 
 def object_boxes(target: Target) -> Boxes:

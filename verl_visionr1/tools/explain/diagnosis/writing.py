@@ -21,10 +21,10 @@ from verl_visionr1.tools.explain.diagnosis.base import (
 )
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.defects import ASK, FoundClaims, describe_defect, named_defects
-from verl_visionr1.tools.explain.diagnosis.formats import plain_first
+from verl_visionr1.tools.explain.diagnosis.readings import plain_first
 from verl_visionr1.tools.explain.diagnosis.reasoning import only_reasoned
 from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_more
-from verl_visionr1.tools.explain.diagnosis.verdicts import MISSED, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
 
 
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
@@ -165,6 +165,6 @@ def _complete(exam: Exam, answer: Answer) -> Answer:
         return replace(answer, count=there) if answer.stated_count < there else answer
     if target.task == "text":
         return replace(answer, text=perfect.text)
-    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == MISSED]
+    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"]
     places = perfect.boxes_xyxy if target.task in BOX_TASKS else object_points(target)
     return with_more(answer, [(places[t], perfect.labels[t]) for t in missing])
