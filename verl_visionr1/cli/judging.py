@@ -68,10 +68,8 @@ class Told:
     """How to score, and where that comes from.
 
     Attributes:
-        judging: how.
         notes: where it is from, one line each.
         run: what the run wrote down; None where it did not.
-        file: where.
         overrides: options that are in place of the run's own settings.
     """
 
@@ -101,7 +99,6 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
 
     Args:
         paths: dumps, folders of dumps, or run directories.
-        options: what overrides.
         columns: names of the dumps' columns, where their rows have to tell.
 
     Raises:

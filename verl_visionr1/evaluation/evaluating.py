@@ -29,8 +29,6 @@ def evaluate(
 
     Args:
         predictions: of one model, of any tasks and data sources, in any order.
-        settings: how they are read and measured.
-        model: its name, for the report.
         run: for predictions of a run's dump, how the run judged them.
 
     Returns:

@@ -21,7 +21,6 @@ def evaluate_rows(
     """Score a batch.
 
     Args:
-        scorer: the reward.
         texts: n responses.
         ground_truths: n of `Target.to_json()`; None for a row that is another reward's.
         trainer_state: Hugging Face's `TrainerState`, or None.

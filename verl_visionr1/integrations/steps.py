@@ -14,7 +14,6 @@ def step_of_weights(fields: Mapping[str, Any], *, is_validation: bool) -> int | 
 
     Args:
         fields: verl's `tool_extra_fields`, which its naive manager merges into `extra_info`.
-        is_validation: whether the row belongs to validation.
 
     >>> step_of_weights({"max_global_steps": 4, "global_steps": 3}, is_validation=False)
     5

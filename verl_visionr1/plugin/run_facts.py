@@ -23,7 +23,6 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
 
     Args:
         row: columns of verl's batch.
-        is_validation: whether the row belongs to validation.
 
     Raises:
         ConfigError: verl does not tell.

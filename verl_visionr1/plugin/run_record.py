@@ -24,9 +24,6 @@ def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, tota
     """What a run is, from its config.
 
     Args:
-        config: verl's whole config.
-        settings: the plug-in's part of it.
-        from_step: the first step that this start takes.
         total_steps: steps that count as the whole of training, where a checkpoint has pinned them; None: the config's.
 
     Raises:

@@ -34,7 +34,6 @@ class Groups:
     Attributes:
         first: number of the first row of each, of the rows that were asked for.
         n: rows of each.
-        mean: mean reward.
         std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and where all are equal.
         is_dead: several rows, all of one reward.
     """

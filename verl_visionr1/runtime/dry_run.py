@@ -34,7 +34,6 @@ class DryRun:
     Attributes:
         summary: (label, text) of what would be trained, in order; empty where nothing could be composed.
         notes: what is not checked here, or not as one might expect; one line each.
-        problems: what would stop the run, one line each.
         config: the whole config, resolved; None where nothing could be composed.
     """
 

@@ -44,7 +44,6 @@ class RowFacts:
     """What was counted in the files of a run.
 
     Attributes:
-        n_rows: how many rows there are.
         n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
         n_measured: rows with an image of a known size, for a model whose processor is known.
         most_images: images of the row that has most.

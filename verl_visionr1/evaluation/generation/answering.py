@@ -81,14 +81,9 @@ def answer_rows(
     Two batches of images are in memory at most: the one that is answered, and the next.
 
     Args:
-        rows: as `prompts.asked_rows` gives them.
-        question_of: `Prompts.question`.
         start: gives what answers; called when the first question is there.
         out: where the answers go, a batch at a time.
-        progress: is kept up to date.
-        batch: rows that are asked at once.
         on_error: what to do with a row that cannot be asked: "fail", or "skip", which counts it.
-        on_batch: told after each batch.
 
     Raises:
         RowError: a row that cannot be asked; names file and row.

@@ -93,9 +93,7 @@ class Engine:
     """A started vLLM.
 
     Args:
-        prompts: of the same model.
         device: what `chosen_device` made of `options.device`.
-        logprobs: whether to keep the probability of each token.
 
     Raises:
         EngineError: vLLM cannot start; the message has its reason.

@@ -39,18 +39,9 @@ def generate(
     """Answer the rows that have no answers yet; vLLM is started only where there are such rows.
 
     Args:
-        model: see `checkpoints.find_model`.
-        data: parquet files.
-        out: folder of the predictions.
-        sampling: how answers are drawn.
-        engine: how vLLM is run.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; both or none.
         limit: first rows of each file; None: all.
-        logprobs: whether to keep the probability of each token.
         batch: rows that are asked at once; so many images are in memory, twice.
-        on_error: what to do with a row that cannot be asked.
-        say: told what takes time.
-        on_batch: told after each batch.
 
     Returns:
         How much there was to do.

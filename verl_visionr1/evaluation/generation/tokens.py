@@ -16,10 +16,6 @@ def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
     Tokens of a byte-level vocabulary may be pieces of one character: all of them start where it starts. Tokens that the
     text leaves out, such as that of the end of a turn, start where the next character would.
 
-    Args:
-        decode: of the model's tokenizer.
-        token_ids: n of them.
-
     Returns:
         n numbers, none smaller than the one before.
 

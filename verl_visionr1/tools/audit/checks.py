@@ -20,7 +20,6 @@ class Check:
     """One promise.
 
     Attributes:
-        about: the promise, in words.
         is_advice: breaking it is worth a look, and no failure.
     """
 
@@ -65,11 +64,8 @@ class Finding:
     """The verdict on one check, for one task.
 
     Attributes:
-        check: id in `CHECKS`.
-        task: the task whose battery it is of.
         verdict: "ok", "fail" or "warn".
         seen: what broke it, worst first; for a check that held, what it looked at.
-        n_broken: in how many places it was broken.
     """
 
     check: str
@@ -84,7 +80,6 @@ class Run:
     """One probe and what came of it.
 
     Attributes:
-        probe: the completion.
         outcome: of the first call; its time is the least of a few calls where the first took long.
         again: of a second call, in another order; None where there was none.
     """

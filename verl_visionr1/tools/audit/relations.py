@@ -16,8 +16,6 @@ class Relation:
     """What two probes of one scene must earn: `better` `sign` `worse`.
 
     Attributes:
-        check: id of the check that it belongs to.
-        better, worse: names of probes.
         sign: ">", ">=" or "==".
     """
 

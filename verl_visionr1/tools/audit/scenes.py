@@ -20,7 +20,6 @@ class Scene:
 
     Attributes:
         name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
-        target: the ground truth.
         items: what a perfect answer says, in the target's order.
         wrong: for texts: a wrong answer of the same kind.
         hedges: for texts: answers that only seem right; each must cost.

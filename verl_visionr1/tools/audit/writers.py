@@ -141,8 +141,6 @@ class Form:
     """What stands around an answer.
 
     Attributes:
-        name: shown in the report.
-        before, after: texts around the answer.
         thinks: whether reasoning stands before it.
     """
 

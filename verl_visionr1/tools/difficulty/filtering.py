@@ -46,13 +46,8 @@ def filter_by_difficulty(
     Args:
         rollouts: a stream, read with `COLUMNS`; their order does not matter.
         data: what they were made of: see `read_training_rows`.
-        judging: how an answer is judged.
-        bar: what it passes by.
-        rules: how rows are chosen.
-        match: what a rollout is found by.
         min_samples: rows with fewer rollouts are unseen.
         out: where to write; None reports only.
-        skipped: what the readers of rollouts and data count.
 
     Raises:
         RowsError: no rollout, no row that has enough of them, no row chosen, or a file that cannot be written.

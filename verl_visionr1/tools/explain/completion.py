@@ -120,9 +120,7 @@ def rollout_at(
     """The rollout in one row of a dump, or of any table of completions.
 
     Args:
-        path: `.jsonl`, `.jsonl.gz` or `.parquet`.
         row: line from 1, in parquet row from 0.
-        columns: names of the columns.
         target: ground truth in place of the row's.
         validation_names, keeps_rows: see `read_rollouts`.
 
@@ -154,7 +152,6 @@ def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
     """An answer to the question of one row: of the training data, or of a dump, whose own answer is not read.
 
     Args:
-        text: the completion.
         path, row, columns: as of `rollout_at`.
 
     Raises:

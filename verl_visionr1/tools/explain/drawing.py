@@ -34,8 +34,6 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
     """Write a PNG: objects dashed, predictions solid, their labels, and a legend below.
 
     Args:
-        explanation: what to draw.
-        out: the file to write.
         image: the original image, or its bytes; without it, the background is grey.
 
     Raises:

@@ -36,7 +36,6 @@ class Census:
     """What all rollouts come to.
 
     Args:
-        table: all of them.
         keys: (number of the dump, group of the rollout) -> number in the table's column `group`.
         sample: a few rollouts with a saved reward.
     """
@@ -114,7 +113,6 @@ class Reader:
     """Reads dumps as the settings say.
 
     Attributes:
-        judgings: how the rollouts of each dump are judged.
         counts: what became of the rows, of the first time that they were read.
     """
 

@@ -14,7 +14,6 @@ def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
     Args:
         sizes: rollouts of each group, in the order of the dumps and their steps.
         steps: step of each.
-        limit: rollouts.
         sample: "even" takes them at even distances, "last" from the last step of each dump backwards.
     """
     if sizes.sum() <= limit:

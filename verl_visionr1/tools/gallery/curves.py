@@ -73,7 +73,6 @@ def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) ->
     """Panels in the order of the page: the main ones, criteria, the rest; a curve of fewer than two points is none.
 
     Args:
-        names: of the dumps.
         run_dirs: folders of runs, for what they logged.
     """
     lines: dict[str, list[Line]] = {}

@@ -23,8 +23,6 @@ class GroupNumbers:
     Attributes:
         saved, values, qualities: see `numbers_of`.
         rewards: those that the run gave, where it gave one to each; else the recomputed ones.
-        is_saved: whether they are the run's.
-        mean: of the rewards.
         std: their standard deviation, divided by n - 1 as in verl's GRPO; 0.0 for one rollout.
         advantages: (reward - mean) / (std + `EPSILON`), one a rollout; empty for one rollout, which has none.
         is_flat: several rollouts, all of one reward: they teach nothing.

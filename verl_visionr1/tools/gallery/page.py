@@ -38,7 +38,6 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
     Args:
         paths: dumps, folders of dumps, or folders of runs.
         out: the page; it is there whole, or an older one is untouched.
-        settings: how.
 
     Raises:
         RowsError: no such file or folder, no dump in it, or the page cannot be written; with `on_error="fail"` also a

@@ -30,7 +30,6 @@ class Plan:
 
     Attributes:
         shape, machine, run: what was planned for.
-        settings: what is chosen.
         log_prob_tokens: budget of passes without gradients.
         share: `rollout.gpu_memory_utilization`.
         sequences: of the longest kind that an engine has room for at once.

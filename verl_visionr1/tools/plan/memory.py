@@ -45,8 +45,6 @@ class Machine:
 
     Attributes:
         gpus: on each node.
-        nodes: number of nodes.
-        gpu_gb: memory of a GPU.
         host_gb: memory of a node; None: not known, and taken to be enough.
         has_flash: whether training can use flash-attn; without it, torch's sdpa and padded micro-batches.
 

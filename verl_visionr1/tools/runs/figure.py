@@ -24,9 +24,6 @@ def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | No
     """Write a figure (PNG), whole or not at all.
 
     Args:
-        steps: of the run.
-        path: where to.
-        title: over the figure.
         curves: as `measure` gives them, of each validation.
 
     Raises:

@@ -43,7 +43,6 @@ class Comparison:
     Attributes:
         steps: of both; of one or none where no more are logged.
         sections: one for each data source; none where there is nothing to compare.
-        notes: what a reader has to know of the numbers.
     """
 
     steps: tuple[int, ...]
@@ -230,7 +229,6 @@ class Report:
     Attributes:
         tables: one for each data source, then the alarms, where there were some.
         verdicts: one sentence for each data source.
-        notes: what a reader has to know of the numbers.
         figure, numbers: files.
     """
 

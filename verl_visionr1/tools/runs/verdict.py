@@ -21,12 +21,7 @@ def judge_outcome(section: Section) -> Outcome:
 
 
 def write_verdict(section: Section, *, names_source: bool = False) -> str:
-    """The sentence.
-
-    Args:
-        section: a data source before and after.
-        names_source: whether the sentence names it.
-    """
+    """The sentence."""
     reward, quality = find_change(section, REWARD.key), find_quality(section)
     where = f" on {section.source}" if names_source else ""
     outcome = judge_outcome(section)

@@ -70,8 +70,6 @@ def lines_of(step: Step, total_steps: int, seen: Sequence[Step] = ()) -> Iterato
     """What a training step scored, and the alarms that it starts or ends.
 
     Args:
-        step: the step.
-        total_steps: steps the run will take.
         seen: the steps that were shown before; the first that has thresholds explains them.
     """
     if step.training("value") is not None:

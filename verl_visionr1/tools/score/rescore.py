@@ -65,14 +65,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         preset, frame, moment: how it was judged.
-        n_rows: rows that were judged.
         n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset cannot judge.
         overall, sources: the numbers of all rows, and of each data source.
         steps: means of each step, where there are several.
         saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
         comparison: another reward's judgement, where one was asked for.
-        hints: what looks wrong, and what to do.
     """
 
     preset: str
@@ -110,11 +108,7 @@ def rescore(
 
     Args:
         rollouts: a stream; what is kept of a row is a few numbers, and only where `other` is given.
-        judging: how.
-        other: a second reward, to compare.
         n_shown: how many of the rows that differ most are kept.
-        counts: what the reader counts.
-        on_row: told of each row.
 
     Raises:
         RowsError: no row, or none that could be read.

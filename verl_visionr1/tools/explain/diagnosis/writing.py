@@ -31,7 +31,6 @@ def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
     """What the text's form costs.
 
     Args:
-        exam: the completion; under the reading that explains it best.
         explained: causes that were found already, which explain some defects.
     """
     found = FoundClaims.of(exam)
