@@ -63,7 +63,7 @@ class TaskReport:
                 "id": it.check,
                 "severity": "warn" if CHECKS[it.check].is_advice else "fail",
                 "verdict": it.verdict,
-                "n_broken": it.n_broken,
+                "n_broken": len(it.seen),
                 "seen": list(it.seen),
             }
             for it in self.findings

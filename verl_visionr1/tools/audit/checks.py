@@ -61,7 +61,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one check, for one task.
+    """The verdict on one check.
 
     Attributes:
         verdict: "ok", "fail" or "warn".
@@ -69,10 +69,8 @@ class Finding:
     """
 
     check: str
-    task: str
     verdict: str
     seen: tuple[str, ...]
-    n_broken: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
     for check, seen in _relations(task, judged):
         broken.setdefault(check, [])
         broken[check] += [seen] if seen else []
-    return [_finding(check, task, broken[check]) for check in CHECKS if check in broken]
+    return [_finding(check, broken[check]) for check in CHECKS if check in broken]
 
 
 _ALWAYS = (
@@ -145,9 +143,9 @@ _ALWAYS = (
 )
 
 
-def _finding(check: str, task: str, broken: list[str]) -> Finding:
+def _finding(check: str, broken: list[str]) -> Finding:
     verdict = "ok" if not broken else "warn" if CHECKS[check].is_advice else "fail"
-    return Finding(check, task, verdict, tuple(broken), len(broken))
+    return Finding(check, verdict, tuple(broken))
 
 
 def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:
