@@ -155,8 +155,8 @@ def eval(
             _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
             return
         if not recompute:
+            from verl_visionr1.evaluation.generation.answering import generate
             from verl_visionr1.evaluation.generation.engine import EngineOptions
-            from verl_visionr1.evaluation.generation.generating import generate
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:

@@ -19,8 +19,7 @@ from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rollouts.judging import Judging, preset_and_moment
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import OnRow, Report, rescore
-from verl_visionr1.tools.score.scored_rows import scored_rows
+from verl_visionr1.tools.score.rescore import OnRow, Report, rescore, scored_rows
 from verl_visionr1.tools.score.view import view_of
 
 

@@ -28,7 +28,7 @@ from verl_visionr1.integrations.core import (
     row_report,
     to_plain,
 )
-from verl_visionr1.integrations.steps import step_of_weights
+from verl_visionr1.integrations.rows import step_of_weights
 from verl_visionr1.processed import ImageProcessor, processed_size
 from verl_visionr1.rewards import ResponseContext, Score
 from verl_visionr1.rewards.context import Context

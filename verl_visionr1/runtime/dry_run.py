@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
-from verl_visionr1.runtime import agreement, answer_length, composing, parts, preflight, run_checks, trainable
+from verl_visionr1.runtime import agreement, composing, parts, preflight, run_checks, run_rows, trainable
 from verl_visionr1.runtime.cpu_platform import repair_vllm_version
 from verl_visionr1.runtime.summary import steps_of, summary_of
 
@@ -83,7 +83,7 @@ def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[s
     problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
     if not agreement.number_problems(config):
-        notes += [*run_checks.warnings_of(config), *answer_length.answer_notes(config), *agreement.notes_of(config)]
+        notes += [*run_checks.warnings_of(config), *run_rows.answer_notes(config), *agreement.notes_of(config)]
     notes += [*preflight.disk_problems(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
     return problems

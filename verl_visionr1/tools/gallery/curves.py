@@ -10,8 +10,7 @@ import numpy as np
 
 from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
-from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
 
 Means = Mapping[str, float]
 """Name of a number -> its mean."""

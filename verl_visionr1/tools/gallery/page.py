@@ -17,8 +17,7 @@ from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
 from verl_visionr1.rollouts.records import no_row
 from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
-from verl_visionr1.tools.gallery.census import Census, Reader, take_census
-from verl_visionr1.tools.gallery.choice import chosen
+from verl_visionr1.tools.gallery.census import Census, Reader, chosen, take_census
 from verl_visionr1.tools.gallery.curves import drifts_of, panels_of
 from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
 from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json

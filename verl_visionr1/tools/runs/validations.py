@@ -26,7 +26,7 @@ from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, split_uid
 from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError
-from verl_visionr1.tools.runs.metrics import Metric, list_metrics
+from verl_visionr1.tools.runs.steps import Metric, list_metrics
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
