@@ -45,7 +45,10 @@ def evaluate(
         groups.setdefault((read.prediction.data_source, read.target.task), []).append(read)
     _require_families(groups, settings)
     measurements = [Measurement.of(group, settings) for group in groups.values()]
-    sections = [_with_frame_note(it.section(), frame_note(it.reads, settings)) for it in measurements]
+    sections: list[Section] = []
+    for one in measurements:
+        section, note = one.section(), frame_note(one.reads, settings)
+        sections.append(msgspec.structs.replace(section, notes=[*filter(None, [note]), *section.notes]))
     return Evaluation(
         made_with={"verl-visionr1": __version__, "numpy": np.__version__},
         model=model,
@@ -56,10 +59,6 @@ def evaluate(
         training=training_means(reads),
         rows=[_row(one, i) for one in measurements for i in range(len(one.reads))],
     )
-
-
-def _with_frame_note(section: Section, note: str | None) -> Section:
-    return section if note is None else msgspec.structs.replace(section, notes=[note, *section.notes])
 
 
 def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:

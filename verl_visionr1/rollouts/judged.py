@@ -123,8 +123,7 @@ class Judged:
 
     def select(self, rows: Mask | Ints) -> Judged:
         """Some of the rows, in their order."""
-        names = ("dump", "file", "number", "step", "source", "task", "preset", "group", "value", "saved")
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*names, "n_tokens", "n_characters")}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*_WHOLE, *_REAL)}
         return replace(self, **columns, metrics={name: column[rows] for name, column in self.metrics.items()})
 
     def quality(self, of_boxes: str = "f1_50") -> Floats:

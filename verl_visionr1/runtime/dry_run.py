@@ -136,6 +136,7 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
 def _records(config: DictConfig) -> list[str]:
     """What verl's workers make of the config before anything else: dataclasses, classes by name."""
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
+    from verl.trainer.ppo.utils import need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass
 
     makes: dict[str, Callable[[], Any]] = {
@@ -144,9 +145,9 @@ def _records(config: DictConfig) -> list[str]:
         "algorithm": lambda: omega_conf_to_dataclass(config.algorithm),
         "reward.reward_manager": lambda: resolve_reward_manager_cls(config),
     }
-    if not composing.is_set(config, "actor_rollout_ref.rollout.name"):
+    if OmegaConf.select(config, "actor_rollout_ref.rollout.name") is None:
         return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
-    if _reference_is_left_out(config):
+    if not need_reference_policy(config) or agreement.has_adapter(config):
         del makes["actor_rollout_ref.ref"]
     found = {key: composing.error_message(make) for key, make in makes.items()}
     problems = [f"{key}: {complaint}" for key, complaint in found.items() if complaint]
@@ -163,12 +164,6 @@ def _as_actor(config: DictConfig) -> DictConfig:
         ref.use_dynamic_bsz = ref.pop("log_prob_use_dynamic_bsz", False)
         ref.ppo_max_token_len_per_gpu = ref.pop("log_prob_max_token_len_per_gpu", None)
     return ref
-
-
-def _reference_is_left_out(config: DictConfig) -> bool:
-    from verl.trainer.ppo.utils import need_reference_policy
-
-    return not need_reference_policy(config) or agreement.has_adapter(config)
 
 
 def _model(config: DictConfig, notes: list[str]) -> list[str]:

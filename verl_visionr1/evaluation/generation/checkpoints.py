@@ -143,14 +143,8 @@ def _last_step(checkpoints: Path) -> Path:
         raise ModelError(f"{checkpoints}: no {TRACKER} that says which step is whole; give one of its global_step_N")
     step = checkpoints / f"global_step_{written}"
     if not step.is_dir():
-        known = (
-            ", ".join(
-                sorted(
-                    (folder.name for folder in checkpoints.glob("global_step_*")), key=lambda name: (len(name), name)
-                )
-            )
-            or "none"
-        )
+        names = [folder.name for folder in checkpoints.glob("global_step_*")]
+        known = ", ".join(sorted(names, key=lambda name: (len(name), name))) or "none"
         raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is gone (there: {known})")
     return step
 

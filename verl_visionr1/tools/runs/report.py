@@ -149,10 +149,8 @@ def table_of(comparison: Comparison, section: Section) -> Table:
     prompts = "" if section.n is None else f", {section.n} prompts"
     table = Table(title=f"Held-out answers: {section.source}{prompts}", title_justify="left")
     table.add_column("", no_wrap=True)
-    for heading in (
-        *(f"{word} (step {n})" for word, n in zip(("before", "after"), comparison.steps, strict=True)),
-        "change",
-    ):
+    before, after = comparison.steps
+    for heading in (f"before (step {before})", f"after (step {after})", "change"):
         table.add_column(heading, justify="right")
     has_intervals = section.n is not None
     if has_intervals:

@@ -8,7 +8,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from verl_visionr1.answers import Answer, Defect
+from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.criteria import Thresholds, f1_50
 from verl_visionr1.masks import bounds_xyxy
@@ -154,12 +154,6 @@ class Exam:
     def to_full(self) -> float:
         """By how much the reward could rise at all."""
         return max(0.0, self.full - self.value)
-
-
-def without_defects(answer: Answer, defects: Iterable[Defect]) -> Answer:
-    """The answer without some of its defects."""
-    gone = set(defects)
-    return replace(answer, defects=tuple(defect for defect in answer.defects if defect not in gone))
 
 
 def perfect_answer(target: Target) -> Answer:

@@ -17,7 +17,6 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     perfect_answer,
     plural,
     quoted,
-    without_defects,
 )
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.defects import ASK, FoundClaims, describe_defect, named_defects
@@ -145,7 +144,8 @@ def _shared_gain(exam: Exam) -> float:
 
 def _repair(exam: Exam, defect: Defect) -> Answer:
     """The answer without a defect; a cut-off one also with what may have been cut off, labels where they lacked."""
-    answer = without_defects(exam.answer, {defect} if defect in exam.answer.defects else {Defect.MALFORMED})
+    gone = defect if defect in exam.answer.defects else Defect.MALFORMED
+    answer = replace(exam.answer, defects=tuple(one for one in exam.answer.defects if one is not gone))
     if defect is Defect.BAD_BOX:
         return replace(answer, n_dropped=0)
     if defect is Defect.TRUNCATED:
