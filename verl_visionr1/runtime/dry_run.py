@@ -203,7 +203,7 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
 
     manager = config.reward.reward_manager.name
-    if manager not in ("visionr1", "VisionR1RewardManager"):
+    if manager not in delegation.OWN_MANAGERS:
         given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
         told = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
         if given is not None:

@@ -45,7 +45,6 @@ class RowFacts:
 
     Attributes:
         n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
-        n_measured: rows with an image of a known size, for a model whose processor is known.
         most_images: images of the row that has most.
         n_over_limit: rows with more images than `images_allowed`.
         unclear_image: what is wrong with the first row of several images whose target does not name one; "" for none.
@@ -53,7 +52,6 @@ class RowFacts:
 
     n_rows: int = 0
     n_overlong: int = 0
-    n_measured: int = 0
     most_images: int = 0
     n_over_limit: int = 0
     unclear_image: str = ""
@@ -62,7 +60,6 @@ class RowFacts:
         return RowFacts(
             self.n_rows + other.n_rows,
             self.n_overlong + other.n_overlong,
-            self.n_measured + other.n_measured,
             max(self.most_images, other.most_images),
             self.n_over_limit + other.n_over_limit,
             self.unclear_image or other.unclear_image,
@@ -175,7 +172,6 @@ def _file_facts(
         is_unclear = n_images > 1 and delegated is not None and not found.unclear_image
         found += RowFacts(
             n_overlong=int(tokens is not None and tokens > longest),
-            n_measured=int(tokens is not None),
             most_images=n_images,
             n_over_limit=int(allowed is not None and n_images > allowed),
             unclear_image=_unclear_image(row, number, n_images, delegated or ()) if is_unclear else "",

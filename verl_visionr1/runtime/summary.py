@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import listed_files
+from verl_visionr1.plugin.delegation import OWN_MANAGERS
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
 from verl_visionr1.runtime.parts import loggers_of
@@ -94,7 +95,7 @@ def _steps(config: DictConfig) -> str:
 
 
 def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
-    if config.reward.reward_manager.name not in ("visionr1", "VisionR1RewardManager"):
+    if config.reward.reward_manager.name not in OWN_MANAGERS:
         yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
         return
     settings = valid_settings(config)

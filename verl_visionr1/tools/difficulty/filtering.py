@@ -58,10 +58,7 @@ def filter_by_difficulty(
     skipped = Counts() if skipped is None else skipped
     found = measure(rollouts, data, judging, bar, Finder(data, match))
     numbers = RolloutNumbers(
-        found=found.fates["found"],
-        ambiguous=found.fates["ambiguous"],
-        other_question=found.fates["other_question"],
-        not_in_data=found.fates["not_in_data"],
+        **{name: found.fates[name] for name in ("found", "ambiguous", "other_question", "not_in_data")},
         skipped=skipped.n_skipped,
         earlier_turns=skipped.n_earlier,
     )
@@ -90,11 +87,7 @@ def filter_by_difficulty(
 
 
 def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, min_samples: int, rules: Rules) -> None:
-    """Say why there is nothing to go by, or nothing left.
-
-    Raises:
-        RowsError: so.
-    """
+    """Raise RowsError, with the reason, where there is nothing to go by, or nothing left."""
     n_lost = rollouts.ambiguous + rollouts.other_question + rollouts.not_in_data
     if not rollouts.found + n_lost:
         raise RowsError(no_row(skipped))

@@ -109,15 +109,12 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
     needed = weights + ENGINE_GB + memory.cache_gb(shape, run, chosen, sequences)
     share = min(share, max(math.ceil((needed / machine.gpu_gb + SPARE_SHARE) * 20) / 20, LEAST_SHARE))
     cache = share * machine.gpu_gb - weights - ENGINE_GB
+    held = f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes per token"
     generation = (
         *waits,
         Part("vLLM's weights", weights, f"bf16: 2 bytes x P / tensor parallel {chosen.tensor_parallel}"),
         Part("vLLM's workspace", ENGINE_GB, "CUDA graphs, its largest batch: rough"),
-        Part(
-            "vLLM's cache",
-            cache,
-            f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes per token",
-        ),
+        Part("vLLM's cache", cache, held),
     )
     return Plan(
         shape,

@@ -247,11 +247,7 @@ class Report:
 
 
 def _steps_of(run_dir: Path) -> list[Step]:
-    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell.
-
-    Raises:
-        RunError: neither.
-    """
+    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell."""
     try:
         return read_steps(run_dir)
     except RunError:
