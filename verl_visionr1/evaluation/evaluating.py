@@ -22,6 +22,29 @@ from verl_visionr1.rewards.completion import in_original_pixels
 from verl_visionr1.rollouts.bootstrap import Estimate, interval
 from verl_visionr1.targets import NO_IMAGE
 
+_CONFIDENCE = {
+    "constant": "every box has the same confidence",
+    "order": "the i-th of the n boxes of an answer has confidence 1 - i/n, i from 0",
+    "logprob": "confidence is sqrt(p_box * p_label), p the geometric mean of the probabilities of their tokens",
+}
+_TIES = (
+    f"boxes of different images with equal confidence rank in random orders: AP is the mean over {N_ORDERS} of them, "
+    "and its interval holds their spread"
+)
+_STRAY = {
+    "drop": "is left out",
+    "own": "is a false alarm of its own category, if the data source has it",
+    "every": "is a false alarm of its own category, or else of all that were asked for",
+}
+MAX_READS = 100
+"""Answers of a data source that are read in every frame, spread evenly."""
+FEWEST = 4
+"""Answers with boxes or points below which nothing is said."""
+NEAR = 0.05
+"""Of frames that fit as well but for this, the likelier is named."""
+FIT = 0.5
+"""What another frame must reach; it must also halve what is missing to 1."""
+
 
 def evaluate(
     predictions: Iterable[Prediction],
@@ -147,22 +170,6 @@ def _averages(sections: Sequence[Section]) -> Iterable[Section]:
         )
 
 
-_CONFIDENCE = {
-    "constant": "every box has the same confidence",
-    "order": "the i-th of the n boxes of an answer has confidence 1 - i/n, i from 0",
-    "logprob": "confidence is sqrt(p_box * p_label), p the geometric mean of the probabilities of their tokens",
-}
-_TIES = (
-    f"boxes of different images with equal confidence rank in random orders: AP is the mean over {N_ORDERS} of them, "
-    "and its interval holds their spread"
-)
-_STRAY = {
-    "drop": "is left out",
-    "own": "is a false alarm of its own category, if the data source has it",
-    "every": "is a false alarm of its own category, or else of all that were asked for",
-}
-
-
 def conventions_of(settings: EvaluationSettings, measurements: Sequence[Measurement]) -> list[str]:
     """The conventions of everything that was measured."""
     families = {family for one in measurements for family in one.families}
@@ -203,16 +210,6 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
         "pointing": "Pointing: a point hits in the mask, else in the box; points and objects are paired one to one.",
         "text": "Text: accuracy is that of the preset.",
     }
-
-
-MAX_READS = 100
-"""Answers of a data source that are read in every frame, spread evenly."""
-FEWEST = 4
-"""Answers with boxes or points below which nothing is said."""
-NEAR = 0.05
-"""Of frames that fit as well but for this, the likelier is named."""
-FIT = 0.5
-"""What another frame must reach; it must also halve what is missing to 1."""
 
 
 def frame_note(reads: Sequence[Read], settings: EvaluationSettings) -> str | None:

@@ -18,6 +18,8 @@ from verl_visionr1.rows import RowsError, read_rows
 KEY = "reward.reward_kwargs.visionr1.delegate"
 TELLS = ("value", "acc", "n_tokens", "clipped", "unscored")
 """Numbers that mean something for such a row."""
+OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
+"""`reward.reward_manager.name` of the plug-in's manager, as registered and as a class."""
 
 
 def accuracy_of(result: Mapping[str, Any]) -> float:
@@ -56,10 +58,6 @@ def _sources(config: DictConfig) -> Iterator[str]:
             yield from {str(row.get("data_source", "")) for row in read_rows(file, columns=["data_source"])}
         except RowsError:
             continue  # the preflight says it
-
-
-OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
-"""`reward.reward_manager.name` of the plug-in's manager, as registered and as a class."""
 
 
 def reward_model_problem(config: DictConfig) -> str | None:

@@ -37,6 +37,8 @@ _HUB_FAMILIES = (
 """Models of the hub by name -> key in `PROCESSORS`; their own configuration is not here to read."""
 _TEXT_SHARE = 2
 """The estimate of a text's tokens is right within some 10 %; half of it is a safe lower bound."""
+SURE_SHARE = 0.7
+"""An answer whose estimate is below this share of the budget fits: the estimate is right within some 10 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,10 +321,6 @@ def _no_prompt(config: DictConfig, file: Path) -> str | None:
         return None
     hint = "set data.prompt_key=prompt" if "prompt" in names else f"set data.prompt_key to one of {', '.join(names)}"
     return f"{file}: no column {prompt_key} (data.prompt_key); {hint}"
-
-
-SURE_SHARE = 0.7
-"""An answer whose estimate is below this share of the budget fits: the estimate is right within some 10 %."""
 
 
 def answer_notes(config: DictConfig) -> list[str]:

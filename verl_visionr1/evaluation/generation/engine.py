@@ -31,6 +31,10 @@ _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TO
 
 LEAST_LOGPROB = -100.0
 """Stands for what is less likely still."""
+Decode = Callable[[Sequence[int]], str]
+"""Token ids -> text, without special tokens."""
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for bytes that are no whole character (yet)."""
 
 
 class EngineError(ValueError):
@@ -231,12 +235,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-Decode = Callable[[Sequence[int]], str]
-"""Token ids -> text, without special tokens."""
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for bytes that are no whole character (yet)."""
 
 
 def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:

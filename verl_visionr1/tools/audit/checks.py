@@ -14,6 +14,9 @@ from verl_visionr1.tools.audit.isolation import Outcome
 from verl_visionr1.tools.audit.probes import empty_probes
 from verl_visionr1.tools.audit.scenes import list_scenes
 
+EPSILON = 1e-6
+"""Rewards closer than this are equal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -123,10 +126,6 @@ def list_relations(task: str) -> tuple[Relation, ...]:
     """What must hold between the probes of a task."""
     own = {"pointing": _PLACES + _POINTS, "counting": _COUNTS, "text": _WORDS}
     return _COMMON + own.get(task, _PLACES + _BOXES)
-
-
-EPSILON = 1e-6
-"""Rewards closer than this are equal."""
 
 
 @dataclass(frozen=True, slots=True)

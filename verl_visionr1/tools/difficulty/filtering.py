@@ -29,6 +29,8 @@ SUSPICIOUS = 0.1
 """A note is made of rollouts without a row from this share of them on."""
 NEVER, FEWEST = 0.95, 10
 """A note is made where this share of the rows that were tried, and so many at least, never pass."""
+FACTS_KEY = "difficulty"
+"""Key, in the provenance, of what was done."""
 
 
 def filter_by_difficulty(
@@ -147,10 +149,6 @@ def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, m
         "rows_before": report.rows.total,
         "rows_after": report.rows.chosen,
     }
-
-
-FACTS_KEY = "difficulty"
-"""Key, in the provenance, of what was done."""
 
 
 def write_filtered(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[str, Any]) -> None:

@@ -22,6 +22,13 @@ EPSILON = 1e-6
 
 LEAST_LOSS = 0.05
 """A smaller loss of quality under a higher reward is not worth a look."""
+LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
+"""Numbers of a step besides the reward and its metrics."""
+REWARD, SAVED = "reward", "saved reward"
+_NAMES = {"value": REWARD, "saved": SAVED, "n_characters": LENGTH, "n_tokens": TOKENS}
+_BY = ("dump", "source", "step")
+Place = tuple[int, ...]
+"""Dump, data source (in `Judged.sources`) and step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +111,6 @@ def _against(rewards: Sequence[float], qualities: Sequence[float]) -> tuple[floa
         best = max(best, *(qualities[i] for i in order[start:stop]))
         start = stop
     return largest, tuple(sorted(misled))
-
-
-LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
-"""Numbers of a step besides the reward and its metrics."""
-REWARD, SAVED = "reward", "saved reward"
-_NAMES = {"value": REWARD, "saved": SAVED, "n_characters": LENGTH, "n_tokens": TOKENS}
-_BY = ("dump", "source", "step")
-Place = tuple[int, ...]
-"""Dump, data source (in `Judged.sources`) and step."""
 
 
 class Group(NamedTuple):

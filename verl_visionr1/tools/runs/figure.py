@@ -19,6 +19,13 @@ TRAINING_COLOR, SWITCH_COLOR = "#7a8088", "#444444"
 COLORS = ("#0b63b0", "#c4540a", "#1a7f4b", "#8a3ea8", "#a0182e", "#6b5a00")
 STYLE = {"font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
 COLUMNS, PANEL_WH = 2, (5.4, 2.5)
+WINDOW = 5
+"""Steps of a moving mean."""
+LEAST_POINTS = 3
+"""With fewer points in the window there is no band."""
+LEAST_SPAN = 0.1
+"""Of an axis: what is smaller than a tenth of this is no change worth a look."""
+MARGIN = 0.08
 
 
 def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | None = None) -> None:
@@ -150,15 +157,6 @@ def _mark_switches(axes: Any, steps: Sequence[Step]) -> None:
             fontsize=8,
             color=SWITCH_COLOR,
         )
-
-
-WINDOW = 5
-"""Steps of a moving mean."""
-LEAST_POINTS = 3
-"""With fewer points in the window there is no band."""
-LEAST_SPAN = 0.1
-"""Of an axis: what is smaller than a tenth of this is no change worth a look."""
-MARGIN = 0.08
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ import msgspec
 
 from verl_visionr1.rollouts.places import METRICS_DIR
 
+TRAINING_PREFIX = "visionr1/"
+_VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -80,10 +83,6 @@ def list_metrics(keys: Collection[str], *, has_boxes: bool) -> list[Metric]:
 def has_box_numbers(numbers: Mapping[str, float]) -> bool:
     """Whether a validation's numbers are of boxes: other tasks report 0 for both."""
     return bool(numbers.get(F1.key) or numbers.get(MEAN_IOU.key))
-
-
-TRAINING_PREFIX = "visionr1/"
-_VALIDATION = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 
 
 class RunError(ValueError):

@@ -23,6 +23,8 @@ from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 
 TEXT_CHARS = 160
 """So much of a completion is shown."""
+DECIMALS = 9
+"""Rewards that are equal to so many decimals are ties."""
 
 
 class Differing(msgspec.Struct, frozen=True):
@@ -238,10 +240,6 @@ def _largest(preset: Preset) -> float:
 
 def _largest_first(item: tuple[float, int, Any]) -> tuple[float, int]:
     return -item[0], -item[1]
-
-
-DECIMALS = 9
-"""Rewards that are equal to so many decimals are ties."""
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):

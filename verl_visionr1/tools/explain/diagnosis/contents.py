@@ -45,6 +45,7 @@ MIN_SURPLUS, MIN_TIMES = 5, 3
 """Too many are at least so many surplus predictions, and at least so many predictions per object."""
 Value = TypeVar("Value")
 BOX, POINT = ("box", "boxes"), ("point", "points")
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d{1,30}),(\d{1,30})(?![\d,.])")  # bounded
 
 
 def content_findings(exam: Exam) -> list[Finding]:
@@ -277,9 +278,6 @@ def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Findi
     gain = _gain_moved(exam, matched) if matched else 0.0
     if gain > 0.0:
         yield Finding("off centre", "off centre: the points lie on their objects, not in the middle", LEARN, gain)
-
-
-_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d{1,30}),(\d{1,30})(?![\d,.])")  # bounded
 
 
 def count_findings(exam: Exam) -> list[Finding]:

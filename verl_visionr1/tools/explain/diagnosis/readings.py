@@ -47,6 +47,7 @@ TRUTHS = ("xyxy-norm1000", "xyxy-norm1", "xywh-abs")
 """Coordinates that ground truth is often left in by mistake."""
 USUAL_BUDGETS: Sequence[tuple[int | None, int | None]] = ((None, None), (3136, 1003520))
 """Least and most pixels to try where the processed size is not known: the model's own, those of transformers' class."""
+_PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +275,6 @@ def _as_written(exam: Exam) -> Answer:
         claimed = list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
     labels = read.labels if read.points_xy else tuple(label for _, label in claimed)
     return msgspec.structs.replace(read, boxes_xyxy=tuple(box for box, _ in claimed), labels=labels)
-
-
-_PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
 
 def plain_first(own: str) -> list[AnswerFormat]:

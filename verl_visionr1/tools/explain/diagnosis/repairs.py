@@ -26,6 +26,8 @@ WRAPPINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What may have to stand around an answer."""
+Place: TypeAlias = tuple[float, ...]
+"""Four numbers of a box, or two of a point."""
 
 
 def wrap_best(exam: Exam) -> Exam:
@@ -139,10 +141,6 @@ def _round(number: float) -> float:
     """Whole where it nearly is: some released parsers read whole numbers only."""
     whole = float(f"{number:.0f}") if abs(number) < 1e15 else number
     return int(whole) if abs(whole - number) < 0.01 else round(number, 3)
-
-
-Place: TypeAlias = tuple[float, ...]
-"""Four numbers of a box, or two of a point."""
 
 
 def repair_answer(exam: Exam, answer: Answer) -> Exam:
