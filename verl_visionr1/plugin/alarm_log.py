@@ -147,11 +147,15 @@ def line_in_dump(name: str, sampled: Sampled) -> int | None:
     """
     if name not in _WORST:
         return None
-    infos = [info for _, info in sorted(zip(sampled.keys, sampled.infos, strict=True), key=_as_dumped)]
+    infos = [info for _, info in sorted(zip(map(_sort_key, sampled.keys), sampled.infos, strict=True), key=_first)]
     able = [i for i, info in enumerate(infos) if name not in _OF_BOXES or sampled.has_boxes(info)]
     return max(able, key=lambda i: _WORST[name](infos[i])) + 1 if able else None
 
 
-def _as_dumped(row: tuple[str, Info]) -> tuple[str, int, int]:
-    prompt, session, index = split_uid(row[0])
-    return prompt, session or 0, index or 0
+def _sort_key(key: str) -> tuple[str, int, int]:
+    parts = key.rsplit("_", 2)
+    return (parts[0], int(parts[1]), int(parts[2])) if len(parts) == 3 else (key, 0, 0)
+
+
+def _first(pair: tuple[Any, Any]) -> Any:
+    return pair[0]
