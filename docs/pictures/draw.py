@@ -131,7 +131,7 @@ def _steps(run: Path) -> list[tuple[int, Mapping[str, float]]]:
 
 def _intervals(run: Path) -> dict[str, list[tuple[int, float, float, float]]]:
     """Metric -> (step, mean, low, high) of each validation."""
-    from verl_visionr1.tools.runs.metrics import ORDERED
+    from verl_visionr1.tools.runs.steps import ORDERED
     from verl_visionr1.tools.runs.validations import find_dumps, measure, read_validation
 
     titles = {metric.name for metric in ORDERED}

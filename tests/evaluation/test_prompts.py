@@ -13,8 +13,8 @@ from PIL import Image
 from scripted import TINY, row_of, write_rows
 from tokenizers import Tokenizer
 
+from verl_visionr1.evaluation.generation.engine import token_starts
 from verl_visionr1.evaluation.generation.prompts import Asked, asked_rows, messages_of
-from verl_visionr1.evaluation.generation.tokens import token_starts
 from verl_visionr1.files import RowError
 
 TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))

@@ -138,13 +138,13 @@ MEANT = {
 
 @pytest.mark.parametrize(("key", "meant"), MEANT.items())
 def test_the_key_that_was_meant(key: str, meant: str) -> None:
-    known = [name for name, _ in composing._leaves(config_of())]
+    known = [name for name, _ in composing.leaves(config_of())]
     assert composing._nearest(key, known) == f"; did you mean {meant}?"
 
 
 @pytest.mark.parametrize("name", ["target", "_targets_", "recursive"])
 def test_never_a_key_of_hydra(name: str) -> None:
-    known = [key for key, _ in composing._leaves(config_of())]
+    known = [key for key, _ in composing.leaves(config_of())]
     assert any(key.endswith("._target_") for key in known)
     for folder in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm", "critic"):
         assert "._" not in composing._nearest(f"{folder}.{name}", known)
@@ -152,7 +152,7 @@ def test_never_a_key_of_hydra(name: str) -> None:
 
 def test_never_another_workers_key() -> None:
     """Each key of a worker, asked for below another one."""
-    known = [name for name, _ in composing._leaves(config_of())]
+    known = [name for name, _ in composing.leaves(config_of())]
     workers = ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref", "critic")
     for worker in workers:
         names = {key.rpartition(".")[2] for key in known if key.startswith(f"{worker}.")}

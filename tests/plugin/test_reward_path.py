@@ -13,9 +13,9 @@ from verl_visionr1 import score
 from verl_visionr1.alarm_rules import AlarmRules
 from verl_visionr1.alarms import AlarmState, Batch, advance
 from verl_visionr1.plugin.config import ConfigError
-from verl_visionr1.plugin.reward_path import reward_model_problem
+from verl_visionr1.plugin.delegation import reward_model_problem
 from verl_visionr1.plugin.scoring_guard import MIN_PROMPTS, MIN_ROWS, NothingScoredError, ScoringGuard
-from verl_visionr1.plugin.step_rows import StepRows
+from verl_visionr1.plugin.training_state import StepRows
 
 KEY = "reward.reward_kwargs.visionr1"
 

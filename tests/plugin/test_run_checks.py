@@ -16,9 +16,8 @@ from verl_visionr1.conversion.tokens import load_answer_counter
 from verl_visionr1.plugin import data_files
 from verl_visionr1.rewards.context import STATE_FILE
 from verl_visionr1.runtime import checkpoints, run_checks
-from verl_visionr1.runtime.answer_length import answer_notes
 from verl_visionr1.runtime.run_length import RunLength, length_of
-from verl_visionr1.runtime.run_rows import facts_of
+from verl_visionr1.runtime.run_rows import answer_notes, facts_of
 
 pytestmark = pytest.mark.verl
 

@@ -18,7 +18,7 @@ from verl_visionr1.targets import TASKS
 from verl_visionr1.tools.audit import CHECKS, AuditError, Limits, Report, Subject, audit
 from verl_visionr1.tools.audit.battery import battery, perfect_probes
 from verl_visionr1.tools.audit.callables import GROUND_TRUTHS, load, to_number, usual_format
-from verl_visionr1.tools.audit.relations import list_relations
+from verl_visionr1.tools.audit.checks import list_relations
 from verl_visionr1.tools.audit.scenes import SIDE, SIZES, list_scenes
 from verl_visionr1.tools.audit.writers import FORMS, WRITERS, Language
 

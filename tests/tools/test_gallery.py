@@ -28,8 +28,7 @@ from verl_visionr1.rollouts.judging import Judging, Moment
 from verl_visionr1.rollouts.places import dumps_of
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.tools.explain.explanation import explain
-from verl_visionr1.tools.gallery.choice import chosen
-from verl_visionr1.tools.gallery.groups import EPSILON, LEAST_LOSS, numbers_of
+from verl_visionr1.tools.gallery.census import EPSILON, LEAST_LOSS, chosen, numbers_of
 from verl_visionr1.tools.gallery.payload import script_json
 from verl_visionr1.tools.gallery.settings import Written
 from verl_visionr1.tools.gallery.texts import HEAD, TAIL, Shown, in_utf16

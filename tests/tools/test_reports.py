@@ -22,10 +22,9 @@ from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.page import LOCK, PAGE, describe_page, wait_for_page
 from verl_visionr1.rollouts.run import Run, Start
-from verl_visionr1.tools.runs.metrics import F1, REWARD, Metric
-from verl_visionr1.tools.runs.report import compare_run, read_validations
-from verl_visionr1.tools.runs.smoothing import axis_range, find_switches, smooth, split_by_stage
-from verl_visionr1.tools.runs.steps import read_steps
+from verl_visionr1.tools.runs.figure import axis_range, find_switches, smooth, split_by_stage
+from verl_visionr1.tools.runs.report import compare_run, judge_outcome, read_validations, write_verdict
+from verl_visionr1.tools.runs.steps import F1, REWARD, Metric, read_steps
 from verl_visionr1.tools.runs.validations import (
     MIN_PROMPTS,
     Change,
@@ -38,7 +37,6 @@ from verl_visionr1.tools.runs.validations import (
     read_validation,
     validation_folder,
 )
-from verl_visionr1.tools.runs.verdict import judge_outcome, write_verdict
 from verl_visionr1.tools.runs.watch import watch
 
 NAMES = ["reward", "F1@.5", "mean IoU", "recall", "precision", "format", "boxes/object"]

@@ -23,8 +23,7 @@ from verl_visionr1.rollouts.judged import TableBuilder
 from verl_visionr1.rollouts.judging import Moment, Processing, preset_and_moment
 from verl_visionr1.rollouts.numbers import numbers_of
 from verl_visionr1.rollouts.records import Counts, Rollout
-from verl_visionr1.tools.score.agreement import agreement_of
-from verl_visionr1.tools.score.rescore import rescore
+from verl_visionr1.tools.score.rescore import agreement_of, rescore
 from verl_visionr1.tools.score.view import view_of
 
 

@@ -19,8 +19,7 @@ from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.judging import Moment
 from verl_visionr1.rollouts.records import read_rollouts
 from verl_visionr1.rollouts.run import Start, write_run
-from verl_visionr1.tools.score.rescore import Report, rescore
-from verl_visionr1.tools.score.scored_rows import scored_rows
+from verl_visionr1.tools.score.rescore import Report, rescore, scored_rows
 
 
 def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:

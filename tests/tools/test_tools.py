@@ -20,9 +20,8 @@ from verl_visionr1.rewards.composition import preset_to_dict
 from verl_visionr1.rollouts.run import Start, write_run
 from verl_visionr1.tools.runs import alarms
 from verl_visionr1.tools.runs.figure import draw
-from verl_visionr1.tools.runs.report import compare_means, compare_run, read_validations
+from verl_visionr1.tools.runs.report import compare_means, compare_run, judge_outcome, read_validations
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
-from verl_visionr1.tools.runs.verdict import judge_outcome
 from verl_visionr1.tools.runs.watch import LEGEND, lines_of, watch
 
 NAMES = ["reward", "F1@.5", "mean IoU", "recall", "precision", "format", "boxes/object"]

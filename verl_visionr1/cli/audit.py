@@ -102,8 +102,8 @@ def _table(task: TaskReport) -> Table:
         table.add_column(column, overflow="fold", no_wrap=column != "seen")
     for finding in task.findings:
         lines = [escape(line) for line in finding.seen[:SHOWN]]
-        if finding.n_broken > SHOWN:
-            lines.append(f"... and {finding.n_broken - SHOWN} more")
+        if len(finding.seen) > SHOWN:
+            lines.append(f"... and {len(finding.seen) - SHOWN} more")
         colour = COLOURS[finding.verdict]
         about = f"[dim]{CHECKS[finding.check].about}[/dim]"
         table.add_row(finding.check, f"[{colour}]{finding.verdict}[/{colour}]", "\n".join([about, *lines]))

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, Told, judging_for
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, judging_for, takes
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, Rules, Unseen
 
 
+@takes("preset", "route", *SPOKEN)
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
     data: Annotated[
@@ -38,13 +39,7 @@ def difficulty(
         Literal["prompt", "truth"],
         typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone"),
     ] = "prompt",
-    preset: given.PresetName = None,
-    route: given.Route = None,
-    frame: given.FrameName = None,
-    processed: given.Processed = None,
-    min_pixels: given.MinPixels = None,
-    max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = None,
+    options: Options = NO_OPTIONS,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -56,18 +51,8 @@ def difficulty(
 
     skipped = Counts()
     try:
-        rules = Rules(
-            min_rate=min_rate,
-            max_rate=max_rate,
-            unseen=unseen,
-            limit=limit,
-            seed=seed,
-        )
+        rules = Rules(min_rate=min_rate, max_rate=max_rate, unseen=unseen, limit=limit, seed=seed)
         wanted = Bar(metric, bar)
-        options = Options(
-            preset=preset, route=route, frame=frame, processed=processed, min_pixels=min_pixels,
-            max_pixels=max_pixels, reasoning=reasoning,
-        )  # fmt: skip
         told = judging_for(files, options, given.columns_of(column, COLUMNS))
         places = _training_dumps(files, told, has_data=bool(data))
         data = data or _trained(files, told)

@@ -34,6 +34,7 @@ from verl_visionr1.evaluation.settings import (
 )
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.frames import MODEL_TYPE_FRAMES
+from verl_visionr1.rollouts.dumps import SUFFIXES
 from verl_visionr1.rollouts.judging import Processing
 from verl_visionr1.rollouts.numbers import saved_numbers
 from verl_visionr1.rollouts.places import dumps_of
@@ -155,8 +156,8 @@ def eval(
             _report(_of_elsewhere(Path(model), data, limit, measuring), other, out)
             return
         if not recompute:
+            from verl_visionr1.evaluation.generation.answering import generate
             from verl_visionr1.evaluation.generation.engine import EngineOptions
-            from verl_visionr1.evaluation.generation.generating import generate
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
@@ -343,7 +344,7 @@ def _of_elsewhere(
     answers: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings
 ) -> Evaluation:
     """Answers of another program; what they were made with is not known."""
-    from verl_visionr1.evaluation.elsewhere import SUFFIXES, read_answers
+    from verl_visionr1.evaluation.elsewhere import read_answers
     from verl_visionr1.evaluation.evaluating import evaluate
 
     if not answers.name.endswith(SUFFIXES):

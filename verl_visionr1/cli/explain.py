@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, Told, is_described, judging_for, override
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, is_described, judging_for, override, takes
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS
@@ -36,6 +37,7 @@ PLAIN_WIDTH = 160
 """Columns where no terminal says how many it has."""
 
 
+@takes(*SPOKEN, "max_tokens", "progress", "stage", "total_steps")
 def explain(
     source: Annotated[
         str | None,
@@ -50,15 +52,7 @@ def explain(
     text_file: Annotated[Path | None, typer.Option(help="a file that holds the completion")] = None,
     target: Annotated[str | None, typer.Option(metavar="JSON|FILE", help="ground truth (Target.to_json)")] = None,
     preset: Annotated[str | None, typer.Option(help="a preset, or a YAML file of one; else that of the task")] = None,
-    frame: given.FrameName = None,
-    processed: given.Processed = None,
-    min_pixels: given.MinPixels = None,
-    max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = None,
-    max_tokens: given.MaxTokens = None,
-    progress: given.ProgressName = None,
-    stage: given.StageNumber = None,
-    total_steps: given.TotalSteps = None,
+    options: Options = NO_OPTIONS,
     column: given.Column = None,
     image: Annotated[Path | None, typer.Option(help="the image, to draw on; else the row's own")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="with --draw: the dump's data, for the image")] = None,
@@ -66,10 +60,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Explain one completion's reward: the cause first, then how it was read, matched, scored and summed."""
-    options = Options(
-        preset=preset, progress=progress, stage=stage, total_steps=total_steps, frame=frame, processed=processed,
-        min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning, max_tokens=max_tokens,
-    )  # fmt: skip
+    options = replace(options, preset=preset)
     try:
         columns = given.columns_of(column)
         answer = None if text is None and text_file is None else text_of(text, text_file)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, judging_for
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, judging_for, takes
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.records import Counts, no_row
 from verl_visionr1.tools.gallery.settings import Sampling, Settings
@@ -20,6 +20,7 @@ from verl_visionr1.tools.gallery.settings import Sampling, Settings
 DEFAULT_OUT = Path("gallery.html")
 
 
+@takes("preset", "route", "progress", "stage", "total_steps", *SPOKEN, "max_tokens")
 def gallery(
     paths: Annotated[
         list[Path],
@@ -35,17 +36,7 @@ def gallery(
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
     max_images: Annotated[int, typer.Option(help="pictures in the page at most")] = 2000,
     causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
-    preset: given.PresetName = None,
-    route: given.Route = None,
-    progress: given.ProgressName = None,
-    stage: given.StageNumber = None,
-    total_steps: given.TotalSteps = None,
-    frame: given.FrameName = None,
-    processed: given.Processed = None,
-    min_pixels: given.MinPixels = None,
-    max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = None,
-    max_tokens: given.MaxTokens = None,
+    options: Options = NO_OPTIONS,
     column: given.Column = None,
     on_error: given.OnBadRow = "skip",
 ) -> None:
@@ -55,11 +46,6 @@ def gallery(
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        options = Options(
-            preset=preset, route=route, progress=progress, stage=stage, total_steps=total_steps, frame=frame,
-            processed=processed, min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning,
-            max_tokens=max_tokens,
-        )  # fmt: skip
         told = judging_for(paths, options, given.columns_of(column))
         settings = Settings(
             told.judging,
@@ -70,7 +56,7 @@ def gallery(
             side=side,
             max_images=max_images,
             has_causes=causes,
-            files=given.preset_files(preset or "", route),
+            files=given.preset_files(options.preset or "", options.route),
             validation_names=tuple(told.validation_names),
             is_run=told.run is not None and not options.named,
             columns=given.columns_of(column),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
-from verl_visionr1.answers.transcript import Reasoning
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
@@ -22,17 +23,17 @@ from verl_visionr1.rollouts.run import Run, run_of
 class Options:
     """Options of the command line; None: as the run has it, else inferred from the dump, else the default."""
 
-    preset: str | None = None
-    route: list[str] | None = None
-    progress: str | None = None
+    preset: given.PresetName = None
+    route: given.Route = None
+    progress: given.ProgressName = None
     stage: int | Literal["final", "off"] | None = None
-    total_steps: int | None = None
-    frame: str | None = None
-    processed: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    reasoning: Reasoning | None = None
-    max_tokens: int | None = None
+    total_steps: given.TotalSteps = None
+    frame: given.FrameName = None
+    processed: given.Processed = None
+    min_pixels: given.MinPixels = None
+    max_pixels: given.MaxPixels = None
+    reasoning: given.ReasoningState = None
+    max_tokens: given.MaxTokens = None
 
     @property
     def moment(self) -> Moment | None:
@@ -63,15 +64,40 @@ class Options:
         return [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value is not None]
 
 
+NO_OPTIONS = Options()
+SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")
+"""Options that say how the model spoke."""
+
+
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command some fields of `Options` as options, where its own parameter `options` stands."""
+
+    hints = get_type_hints(Options, include_extras=True) | {"stage": given.StageNumber}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            options = Options(**{name: values.pop(name) for name in names})
+            command(**values, options=options)
+
+        parameters: list[Parameter] = []
+        for parameter in signature(command, eval_str=True).parameters.values():
+            taken = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=hints[n]) for n in names]
+            own = [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+            parameters += taken if parameter.name == "options" else own
+        vars(run)["__signature__"] = Signature(parameters)  # what typer reads
+        return run
+
+    return decorate
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """How to score, and where that comes from.
 
     Attributes:
-        judging: how.
         notes: where it is from, one line each.
         run: what the run wrote down; None where it did not.
-        file: where.
         overrides: options that are in place of the run's own settings.
     """
 
@@ -101,7 +127,6 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
 
     Args:
         paths: dumps, folders of dumps, or run directories.
-        options: what overrides.
         columns: names of the dumps' columns, where their rows have to tell.
 
     Raises:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, Told, judging_for
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, judging_for, takes
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import Preset, Routes
 from verl_visionr1.rewards.composition import ScheduleSettings
@@ -24,6 +24,7 @@ from verl_visionr1.tools.schedule.replay import TOO_MANY_DEAD, Replay, replay
 from verl_visionr1.tools.schedule.view import replay_view, schedule_table
 
 
+@takes(*SPOKEN)
 def schedule(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN_DIR]", help="a run: its schedule, over its rollouts")
@@ -44,11 +45,7 @@ def schedule(
     rollouts: Annotated[
         list[Path] | None, typer.Option(help="saved rollouts (files or folders) to judge under each stage")
     ] = None,
-    frame: given.FrameName = None,
-    processed: given.Processed = None,
-    min_pixels: given.MinPixels = None,
-    max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = None,
+    options: Options = NO_OPTIONS,
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
@@ -62,10 +59,7 @@ def schedule(
     found = None
     try:
         rollouts = [*([run] if run is not None else []), *(rollouts or [])]
-        options = Options(
-            preset=preset, frame=frame, processed=processed, min_pixels=min_pixels, max_pixels=max_pixels,
-            reasoning=reasoning,
-        )  # fmt: skip
+        options = dataclasses.replace(options, preset=preset)
         told = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _told_by(options)
         steps = steps or (None if told.run is None else told.run.last.total_steps)
         changed = _changed(told.judging.preset, kind, stages, at, begin, end, starts)

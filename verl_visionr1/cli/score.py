@@ -14,16 +14,16 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import Options, judging_for
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, judging_for, takes
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rollouts.judging import Judging, preset_and_moment
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.rescore import OnRow, Report, rescore
-from verl_visionr1.tools.score.scored_rows import scored_rows
+from verl_visionr1.tools.score.rescore import OnRow, Report, rescore, scored_rows
 from verl_visionr1.tools.score.view import view_of
 
 
+@takes("preset", "route", "progress", "stage", "total_steps", *SPOKEN, "max_tokens")
 def score(
     files: Annotated[
         list[Path],
@@ -32,17 +32,7 @@ def score(
             help="a run directory, or dumps of rollouts (.jsonl, .jsonl.gz, .parquet) and folders of them",
         ),
     ],
-    preset: given.PresetName = None,
-    route: given.Route = None,
-    progress: given.ProgressName = None,
-    stage: given.StageNumber = None,
-    total_steps: given.TotalSteps = None,
-    frame: given.FrameName = None,
-    processed: given.Processed = None,
-    min_pixels: given.MinPixels = None,
-    max_pixels: given.MaxPixels = None,
-    reasoning: given.ReasoningState = None,
-    max_tokens: given.MaxTokens = None,
+    options: Options = NO_OPTIONS,
     vs: Annotated[
         str | None, typer.Option(metavar="PRESET[@STAGE]", help="compare with another reward, or another stage")
     ] = None,
@@ -54,10 +44,6 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score saved rollouts again, as the run did or with any reward: means, groups, and what the run gave."""
-    options = Options(
-        preset=preset, route=route, progress=progress, stage=stage, total_steps=total_steps, frame=frame,
-        processed=processed, min_pixels=min_pixels, max_pixels=max_pixels, reasoning=reasoning, max_tokens=max_tokens,
-    )  # fmt: skip
     reports: dict[str, Report] = {}
     try:
         columns = given.columns_of(column)

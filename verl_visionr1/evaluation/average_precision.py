@@ -35,7 +35,6 @@ class AveragePrecision:
     """The family, of one set of detections.
 
     Attributes:
-        detections: what is measured.
         n_units: units of the bootstrap.
         max_dets: limits on the boxes of an image and category.
         prefix: put before the names of the metrics.

@@ -90,7 +90,6 @@ def detections_of(reads: Sequence[Read], units: Sequence[int], settings: Evaluat
     Args:
         reads: rows whose answers are boxes.
         units: unit of the bootstrap of each row.
-        settings: confidence and what becomes of stray labels.
 
     Raises:
         EvaluationError: see `confidences`.

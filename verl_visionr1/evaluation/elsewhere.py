@@ -20,8 +20,6 @@ from verl_visionr1.rollouts.columns import Columns, RowColumns, require_object, 
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import image_name
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-"""Of files of answers."""
 ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
 """Columns that may hold the answer; the first that a line has."""
 _KEYS = ("file", "row", "index", "uid", "n_tokens", "finish_reason")

@@ -24,7 +24,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         input: the prompt, in the words of the model's chat template.
         output: what the model wrote, without special tokens.
         gts: `Target.to_json()`.
-        data_source: that of the row.
         file: name of the parquet file, without its folder.
         row: number of the row in it, from 0.
         sample: number of the answer to this row, from 0.

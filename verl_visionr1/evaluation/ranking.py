@@ -136,8 +136,6 @@ def ranked(
     """For each category in turn, its detections in each of `AREAS`.
 
     Args:
-        detections: what is ranked.
-        n_units: units of the bootstrap.
         max_det: most detections of an image and category.
         orders: `image_orders`, to rank ties by; None: as COCO, in the order of the images.
     """

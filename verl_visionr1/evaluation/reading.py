@@ -32,10 +32,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     """One answer as it is measured.
 
     Attributes:
-        prediction: what was kept of it.
         case: everything that criteria see: answer in original pixels, target, matching.
-        preset: the reward that judged it.
-        score: its judgement.
         image: what tells its image from others of its data source: `image_id`, else the path, else the row.
     """
 

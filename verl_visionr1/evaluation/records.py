@@ -28,7 +28,6 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one data source and task.
 
     Attributes:
-        presets: the rewards that judged its rows.
         n_rows: with samples.
         units: digest of the list of images: equal digests can be compared in pairs.
         estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
@@ -89,7 +88,6 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         version: of the JSON report; it rises when the meaning of a field changes.
         made_with: package -> version.
         model: whose answers, as it was given; "" where that is not known.
-        conventions: what the numbers mean, in sentences.
         sections: one for each data source and task, in the order of the files.
         averages: for tasks of several data sources, the unweighted mean over them (as ODinW's).
         training: data source -> metric -> mean, as training's validation reports it (`val-aux/<source>/<key>/mean@1`).

@@ -58,7 +58,6 @@ class Measurement:
     """A section while it is made.
 
     Attributes:
-        reads: its rows.
         units: unit of the bootstrap (image) of each.
         names: the units' names, in the order of their numbers.
         parts: for each row, metric -> numerator and denominator.

@@ -88,7 +88,6 @@ class Moment:
     Attributes:
         step: trainer step, from 1; 0 is before training; None: not known.
         total_steps: steps of the run; None: not known. `FunctionSettings.total_steps` goes before it.
-        is_validation: whether the row belongs to validation.
     """
 
     step: int | None = None
@@ -101,11 +100,8 @@ class Scorer:
     """A reward function with its settings applied.
 
     Attributes:
-        settings: what the user set.
-        frame: the coordinates the model speaks in.
         processor: how the model resizes images; None where the frame does not need it.
         resize: how the framework and the processor together resize.
-        step_advice: what to do where the framework tells no step.
         metrics: criteria of all presets and `COMMON_METRICS`: the same keys for every row.
     """
 
@@ -133,11 +129,8 @@ class Scorer:
         """Score one response.
 
         Args:
-            response: what the model wrote.
             ground_truth: `Target.to_json()`.
-            moment: when in training.
             data_source, row: for `routes`.
-            n_tokens: length of the response in tokens.
 
         Returns:
             "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row of a run.
@@ -231,12 +224,8 @@ def row_report(
     clip ratio has it. `n_tokens` and `clipped` are left out where the framework does not tell the length or the budget.
 
     Args:
-        score, degeneration: those of the response.
-        context, rule: when in training, and what counts there.
-        response: how long the response is, and may be.
         metrics: criteria of all presets of the run, and `COMMON_METRICS`.
         route: `Routes.index` of the row's preset.
-        is_scored: whether the row could be scored.
     """
     report = {name: score.metrics.get(name, 0.0) for name in metrics}
     report["value"] = score.value
@@ -266,8 +255,6 @@ def make_scorer(
 
     Args:
         given: fields of `FunctionSettings`, as plain values or OmegaConf's.
-        resize: how the framework resizes images.
-        step_advice: what to do where thresholds move and the step is not known.
         taken: further names that no criterion may have.
         tells_step: whether the framework ever tells the training step.
 

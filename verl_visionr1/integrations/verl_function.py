@@ -28,7 +28,7 @@ from verl_visionr1.integrations.core import (
     row_report,
     to_plain,
 )
-from verl_visionr1.integrations.steps import step_of_weights
+from verl_visionr1.integrations.rows import step_of_weights
 from verl_visionr1.processed import ImageProcessor, processed_size
 from verl_visionr1.rewards import ResponseContext, Score
 from verl_visionr1.rewards.context import Context
@@ -75,7 +75,7 @@ def compute_score(
     1.0
     """
     extra = extra_info or {}
-    delegate, scorer = _scorer_of(_key_of(settings))
+    delegate, scorer = _scorer_of(msgspec.json.encode(to_plain(settings)))
     if is_delegated(delegate, data_source):
         return _delegated(data_source, solution_str, ground_truth, extra, scorer)
     is_validation = is_validation_split(extra.get("split"))
@@ -83,10 +83,6 @@ def compute_score(
     row = {"data_source": data_source, "extra_info": extra}
     report = scorer.evaluate(solution_str, ground_truth, moment, data_source=data_source, row=row)
     return {"score": report["value"], **report}
-
-
-def _key_of(settings: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(to_plain(settings))
 
 
 @lru_cache(maxsize=16)

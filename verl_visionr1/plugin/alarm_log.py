@@ -25,7 +25,6 @@ class Sampled:
     """A sampled batch, as the reward manager has judged it.
 
     Attributes:
-        step: the training step.
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
         reported: the numbers that mean something for each preset of the run, in the order of "route".
@@ -43,12 +42,7 @@ class Sampled:
 
 
 def batch_of(sampled: Sampled, stage: int) -> Batch:
-    """What a sampled batch tells the alarms; rows that could not be scored tell nothing else.
-
-    Args:
-        sampled: the batch.
-        stage: see `stage_of`.
-    """
+    """What a sampled batch tells the alarms; rows that could not be scored tell nothing else."""
     rows = [info for info in sampled.infos if _is_scored(info)]
     boxes = [info for info in rows if sampled.has_boxes(info)]
     n_predicted, n_target = _sum(boxes, "n_predicted"), _sum(boxes, "n_target")

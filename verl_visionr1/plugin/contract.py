@@ -18,7 +18,6 @@ class Hook:
     """Something of verl's that the plug-in calls, overrides or subclasses.
 
     Attributes:
-        module: where it is.
         name: its name there, dotted for a method.
         parameters: names by which it is called, or which it hands over.
         lost: what does not work without it; "" for a hook without which nothing does.

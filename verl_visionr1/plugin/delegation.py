@@ -18,6 +18,8 @@ from verl_visionr1.rows import RowsError, read_rows
 KEY = "reward.reward_kwargs.visionr1.delegate"
 TELLS = ("value", "acc", "n_tokens", "clipped", "unscored")
 """Numbers that mean something for such a row."""
+OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
+"""`reward.reward_manager.name` of the plug-in's manager, as registered and as a class."""
 
 
 def accuracy_of(result: Mapping[str, Any]) -> float:
@@ -56,3 +58,24 @@ def _sources(config: DictConfig) -> Iterator[str]:
             yield from {str(row.get("data_source", "")) for row in read_rows(file, columns=["data_source"])}
         except RowsError:
             continue  # the preflight says it
+
+
+def reward_model_problem(config: DictConfig) -> str | None:
+    """Why a reward model beside the manager cannot be meant; None where there is none, or another manager.
+
+    verl's `RewardLoopWorker.compute_score` asks the reward model instead of the manager, unless a custom reward
+    function is set; then it asks the manager. That hands the model's address to the function for rows that `delegate`
+    leaves to it, and has no use for the model itself.
+    """
+    if not OmegaConf.select(config, "reward.reward_model.enable"):
+        return None
+    name = OmegaConf.select(config, "reward.reward_manager.name")
+    if name is not None and name not in OWN_MANAGERS:
+        return None
+    custom = OmegaConf.select(config, "reward.custom_reward_function.path")
+    if custom and OmegaConf.select(config, KEY):
+        return None
+    reason = "verl asks the reward model, and never visionr1"
+    if custom:
+        reason = "nothing asks the reward model, which takes memory and GPUs"
+    return f"reward.reward_model.enable=True: {reason}; set reward.reward_model.enable=False"

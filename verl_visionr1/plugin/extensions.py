@@ -21,9 +21,6 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings
 class Extension:
     """Does nothing: subclasses override what they need. Construction has no effect outside the object.
 
-    Args:
-        config: verl's whole config.
-
     Raises:
         ConfigError: in a subclass, for a setting that is out of range.
     """

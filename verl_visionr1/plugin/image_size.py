@@ -67,7 +67,6 @@ def read_processed_size(
 
     Args:
         batch: `input_ids` (n, length) and `position_ids` (n, 4, length): text, time, row, column of each token.
-        image_tokens: the model's layout.
         image: which image of the row, from 0 (`Target.image`); None: the only one.
         prompt_end: tokens of the prompt, which alone shows images: a model may write an image token itself.
 

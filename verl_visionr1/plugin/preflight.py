@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
 from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
+from verl_visionr1.plugin.delegation import reward_model_problem
 from verl_visionr1.plugin.extensions import load_extensions
-from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rewards.routing import is_delegated

@@ -16,7 +16,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils as tu
 
+from verl_visionr1.files import write_whole
 from verl_visionr1.plugin.run_facts import resumed_from
 from verl_visionr1.plugin.run_record import write_record
 from verl_visionr1.plugin.training_metrics import training_metrics
@@ -116,11 +116,7 @@ class ProgressCheckpoint(_callback_class()):  # type: ignore[misc]
 
 def write_state(progress: Progress, step: int, checkpoint_dir: Path) -> None:
     """Write the state after a step into a checkpoint's folder; the file is complete or not there at all."""
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    file = checkpoint_dir / STATE_FILE
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(progress.state(step)))
-    os.replace(partial, file)
+    write_whole(checkpoint_dir / STATE_FILE, json.dumps(progress.state(step)).encode())
 
 
 def write_state_ahead(trainer: Any, progress: Progress, step: int) -> None:

@@ -30,9 +30,8 @@ from verl_visionr1.plugin.config import (
     require_supported_verl,
     settings_of,
 )
-from verl_visionr1.plugin.delegation import accuracy_of
+from verl_visionr1.plugin.delegation import accuracy_of, reward_model_problem
 from verl_visionr1.plugin.image_size import ImageTokens, read_processed_size
-from verl_visionr1.plugin.reward_path import reward_model_problem
 from verl_visionr1.plugin.run_facts import (
     first_step_of,
     frame_of,

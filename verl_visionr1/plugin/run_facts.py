@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, Frame, frame_named
-from verl_visionr1.integrations.steps import step_of_weights
+from verl_visionr1.integrations.rows import step_of_weights
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_gate_problem
 
 
@@ -23,7 +23,6 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
 
     Args:
         row: columns of verl's batch.
-        is_validation: whether the row belongs to validation.
 
     Raises:
         ConfigError: verl does not tell.

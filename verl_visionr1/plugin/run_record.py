@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,9 +23,6 @@ def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, tota
     """What a run is, from its config.
 
     Args:
-        config: verl's whole config.
-        settings: the plug-in's part of it.
-        from_step: the first step that this start takes.
         total_steps: steps that count as the whole of training, where a checkpoint has pinned them; None: the config's.
 
     Raises:
@@ -49,8 +45,8 @@ def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, tota
         turns=settings.turns,
         min_pixels=budget[0],
         max_pixels=budget[1],
-        max_tokens=_select(config, "data.max_response_length"),
-        model=str(_select(config, "actor_rollout_ref.model.path") or ""),
+        max_tokens=OmegaConf.select(config, "data.max_response_length"),
+        model=str(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""),
         model_type=str(model.get("model_type") or ""),
         train_files=_absolute(listed_files(config, "data.train_files")),
         val_files=_absolute(listed_files(config, "data.val_files")),
@@ -65,7 +61,7 @@ def write_record(
     config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None
 ) -> list[Path]:
     """Write the record of a run that starts; a record that cannot be written is a warning, and no file."""
-    if not _select(config, "trainer.default_local_dir"):
+    if not OmegaConf.select(config, "trainer.default_local_dir"):
         return []  # no trainer's config
     try:
         return write_run(start_of(config, settings, from_step=from_step, total_steps=total_steps))
@@ -74,12 +70,8 @@ def write_record(
         return []
 
 
-def _select(config: DictConfig, key: str) -> Any:
-    return OmegaConf.select(config, key)
-
-
 def _folder(config: DictConfig, key: str) -> str | None:
-    named = _select(config, key)
+    named = OmegaConf.select(config, key)
     return str(Path(str(named)).expanduser().absolute()) if named and "://" not in str(named) else None
 
 

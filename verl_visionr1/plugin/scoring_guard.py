@@ -38,8 +38,6 @@ the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.vi
 
         Args:
             prompt: what tells prompts apart; the rollouts of one share it.
-            is_scored: whether the row could be scored.
-            reason: why not.
 
         Raises:
             NothingScoredError: `MIN_ROWS` rows of `MIN_PROMPTS` prompts have failed, and none has been scored.

@@ -11,7 +11,6 @@ def unreached_stages(schedule: Schedule, total_steps: int, n_steps: int) -> list
     """Stages that a run does not come to; one that begins at progress 1 is meant never to, and is left out.
 
     Args:
-        schedule: the thresholds over training.
         total_steps: steps that count as the whole of training.
         n_steps: the last step of the run.
 

@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 
 from verl_visionr1.plugin.alarm_log import Sampled, batch_of, lines_of, stage_of
 from verl_visionr1.plugin.delegation import TELLS
-from verl_visionr1.plugin.step_rows import StepRows
-from verl_visionr1.plugin.training_state import Progress
+from verl_visionr1.plugin.training_state import Progress, StepRows
 from verl_visionr1.rewards import Preset
 from verl_visionr1.rewards.completion import BOX_METRICS, BOX_TASKS
 from verl_visionr1.rewards.routing import DELEGATED
@@ -31,7 +30,7 @@ PREFIX = "visionr1"
 def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
     """What a training step scored, and what counted there; gates and alarms move on it.
 
-    Of a step that verl samples in parts, the last part reports all of it, and the others nothing (`step_rows`).
+    Of a step that verl samples in parts, the last part reports all of it, and the others nothing (`StepCollector`).
 
     Raises:
         NothingScoredError: none of the first rows of the run could be scored.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 from verl_visionr1.gate import Gates
@@ -18,7 +18,6 @@ from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.run_facts import family_of, run_steps_of, total_steps_of
 from verl_visionr1.plugin.scoring_guard import ScoringGuard
 from verl_visionr1.plugin.stages import short_thresholds, stage_warnings, switch_words, total_steps_warning
-from verl_visionr1.plugin.step_rows import StepCollector, parts_a_step
 from verl_visionr1.rewards.context import Context, Rule, context_at
 from verl_visionr1.schedule import follow_model
 
@@ -151,3 +150,58 @@ class Progress:
             f"visionr1: preset {presets}, {self.total_steps} steps, {kind} ({points}), "
             f"at step {step}: stage {rule.stage} {short_thresholds(rule.thresholds)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """What some trajectories scored.
+
+    Attributes:
+        keys: verl's trajectory keys, `{uid}_{session}_{index}`.
+        sources: data source of each.
+        infos: `reward_extra_info` of each.
+    """
+
+    keys: Sequence[str]
+    sources: Sequence[str]
+    infos: Sequence[Mapping[str, float]]
+
+    def __add__(self, other: StepRows) -> StepRows:
+        return StepRows([*self.keys, *other.keys], [*self.sources, *other.sources], [*self.infos, *other.infos])
+
+
+class StepCollector:
+    """Gathers the parts of a step, so that each number is reported once a step, over all its rows.
+
+    With `parameter_sync_step` above 1 verl samples a step in parts, and combines what each part reports by words in the
+    metrics' names: "sum" adds, "max" takes the largest, others average. Windows of alarms and gates count steps.
+
+    >>> part = StepRows(["a_0_0"], ["coco"], [{"value": 1.0}])
+    >>> collector = StepCollector(2)
+    >>> collector.add(1, part) is None, len(collector.add(1, part).keys)
+    (True, 2)
+    """
+
+    def __init__(self, n_parts: int) -> None:
+        self.n_parts = n_parts
+        self.step: int | None = None
+        self.parts: list[StepRows] = []
+
+    def add(self, step: int, part: StepRows) -> StepRows | None:
+        """The whole step once its last part is there, else None. Parts of a step that was broken off are dropped."""
+        if step != self.step:
+            self.step, self.parts = step, []
+        self.parts.append(part)
+        if len(self.parts) < self.n_parts:
+            return None
+        whole, *others = self.parts
+        for other in others:
+            whole = whole + other
+        self.step, self.parts = None, []
+        return whole
+
+
+def parts_a_step(config: DictConfig) -> int:
+    """How many times verl's V1 trainer samples in one step."""
+    mode: Any = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    return int(OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)

@@ -161,8 +161,6 @@ def turns_problem(config: DictConfig, settings: Settings, loop: str | None = Non
     """Why the last turn of an agent loop cannot be told, in one line; None where it can.
 
     Args:
-        config: verl's whole config.
-        settings: the run's own.
         loop: an agent loop that rows name (column `agent_name`); None: that of the config.
     """
     if settings.turns != "auto":

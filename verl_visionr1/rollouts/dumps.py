@@ -61,9 +61,7 @@ def rows_of(file: Path, columns: Collection[str], advance: Advance | None = None
     A line that is not JSON comes as a `RowError`.
 
     Args:
-        file: as `rollout_files` gives it.
         columns: those to read, where a file keeps them apart.
-        advance: progress.
 
     Raises:
         RowsError: a file that cannot be read.

@@ -26,7 +26,6 @@ class ImageFinder:
 
     Args:
         data: the parquet files that the rollouts were made of.
-        on_error: see `read_training_rows`.
 
     Raises:
         RowsError: a file that cannot be read.

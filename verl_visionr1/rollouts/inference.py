@@ -42,7 +42,6 @@ class Inferred:
     """What was found.
 
     Attributes:
-        judging: how to judge.
         notes: what is assumed and why, one sentence each; empty where nothing could be told.
         share: of the sample, whose saved rewards come out; None without saved rewards.
     """
@@ -95,7 +94,6 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
 
     Args:
         sample: rollouts with what their dump says of them.
-        judging: what the options and defaults give.
         fixed: what the user has set: "frame", "moment", "preset".
     """
     notes: list[str] = []

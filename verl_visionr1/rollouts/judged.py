@@ -34,7 +34,6 @@ class Groups:
     Attributes:
         first: number of the first row of each, of the rows that were asked for.
         n: rows of each.
-        mean: mean reward.
         std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and where all are equal.
         is_dead: several rows, all of one reward.
     """
@@ -124,8 +123,7 @@ class Judged:
 
     def select(self, rows: Mask | Ints) -> Judged:
         """Some of the rows, in their order."""
-        names = ("dump", "file", "number", "step", "source", "task", "preset", "group", "value", "saved")
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*names, "n_tokens", "n_characters")}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*_WHOLE, *_REAL)}
         return replace(self, **columns, metrics={name: column[rows] for name, column in self.metrics.items()})
 
     def quality(self, of_boxes: str = "f1_50") -> Floats:

@@ -174,10 +174,7 @@ class Judging:
 
     Attributes:
         preset: judges the tasks it can; rows of other tasks go to their task's own preset.
-        frame: the coordinates the model spoke in.
-        moment: when in training.
         processing: at which size the model saw the images.
-        max_tokens: the response budget.
         by_task: task -> the preset that judges its rows.
         reasoning: whether the prompt ends inside `<think>`; "auto" reads the row's prompt.
         routes: the presets of a run, in the place of `preset` and `by_task`; a row may say which judged it.

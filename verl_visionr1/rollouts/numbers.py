@@ -14,8 +14,6 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """What the scores of some rows come to.
 
     Attributes:
-        n: rows.
-        reward: mean reward.
         metrics: mean of each criterion and common metric, over the rows whose preset has it.
         unreadable: share of the completions in which no answer could be read.
         n_groups: prompts with at least two rollouts; the numbers below are over them, None where there are none.
@@ -70,7 +68,6 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         n: rows with a saved reward.
-        mean: mean saved reward.
         equal: share of the rows where both are the same, up to `judging.EQUAL`.
         mean_difference, max_difference: of the absolute differences.
     """
@@ -117,12 +114,7 @@ def saved_numbers(saved: ArrayLike, values: ArrayLike) -> Saved | None:
 
 
 def grouping_hints(table: Judged, n_by_text: int) -> list[str]:
-    """Say where prompt groups may be larger than the run's, and what tells prompts apart.
-
-    Args:
-        table: the rows.
-        n_by_text: see `rollouts.Counts`.
-    """
+    """Say where prompt groups may be larger than the run's, and what tells prompts apart."""
     sizes = table.groups().n
     if not n_by_text or sizes.max() == 1:
         return []

@@ -14,10 +14,6 @@ POLL_SECONDS = 0.2
 def wait_for_page(folder: Path, seconds: float) -> bool:
     """Wait while a process writes the page.
 
-    Args:
-        folder: of the dumps.
-        seconds: how long at most.
-
     Returns:
         Whether nobody writes it now.
     """
@@ -44,7 +40,6 @@ def describe_page(folder: Path, seconds: float = 0.0) -> str:
     """Where the page is, or why it is not there and what writes it; one line.
 
     Args:
-        folder: of the dumps.
         seconds: how long to wait for a process that writes it.
     """
     dumps = [file for file in folder.glob("*.jsonl") if file.stem.isdecimal()] if folder.is_dir() else []

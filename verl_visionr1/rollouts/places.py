@@ -59,7 +59,6 @@ def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = 
     """Refuse an output that would overwrite an input, or that later reads would take for a dump.
 
     Args:
-        out: the file that `--out` names.
         paths: as of `dumps_of`.
         data: other files that are read.
 

@@ -39,7 +39,6 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """One completion and what it is judged by.
 
     Attributes:
-        file: path of the file.
         number: line (from 1), in parquet row (from 0).
         group: equal for the rollouts of one prompt at one step.
         session: equal for the outputs of one trajectory of several turns; None where that is not known.
@@ -112,12 +111,7 @@ class Counts:
     wanted: int | None = None
 
     def skip(self, message: str, number: int | None = None) -> None:
-        """Count a row that could not be read or judged.
-
-        Args:
-            message: why.
-            number: of the row.
-        """
+        """Count a row that could not be read or judged."""
         self.n_skipped += 1
         if len(self.examples) < N_EXAMPLES or (number is not None and number == self.wanted):
             self.examples.append(message)
@@ -169,12 +163,8 @@ def read_rollouts(
     Of a trajectory of several turns, whose outputs verl writes one after the other, only the last is given.
 
     Args:
-        files: as `rollout_files` gives them.
-        columns: names of the columns.
         sources: as `data_sources_of` gives it.
         on_error: "fail" raises at the first row that cannot be read; "skip" counts it and goes on.
-        counts: where to count.
-        advance: progress.
         validation_names: folders that hold validation dumps, beside those that `VALIDATION` begins.
         keeps_rows: whether a rollout keeps the columns of its row.
 

@@ -34,22 +34,17 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """How a run judges from one start on.
 
     Attributes:
-        from_step: the first step that was taken after the start.
         presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
             order of the dumps' "route". Their schedules follow the model's family.
         by_task, by_source, by_column: rule -> place in `presets`; `column` is what `by_column` looks at.
         delegate: globs over data sources that verl's own reward judges.
-        validation: by which thresholds validation is judged.
         total_steps: steps that count as the whole of training; None with the progressive rule off.
         n_steps: steps that the run takes, where that is known.
         is_gated: whether gates move the stages, so that steps do not tell them.
         frame: name in `frames.FRAMES`.
         reasoning, turns: as in the settings.
         min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
-        max_tokens: the response budget.
         model, model_type: its path, and the type its config.json names.
-        train_files, val_files: the data.
-        rollout_dir, validation_dir, checkpoint_dir: where verl writes.
         versions: package -> version.
     """
 
@@ -115,7 +110,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The file.
 
     Attributes:
-        version: of the format.
         starts: in the order of their steps.
     """
 

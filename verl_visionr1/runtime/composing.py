@@ -59,11 +59,6 @@ def error_message(make: Callable[[], object]) -> str | None:
     return None
 
 
-def is_set(config: DictConfig, key: str) -> bool:
-    """Whether a key has a value: neither missing (`???`), nor null, nor unknown."""
-    return OmegaConf.select(config, key) is not None
-
-
 def type_problems(config: DictConfig) -> list[str]:
     """Words where verl's default is a number or a switch, and fractions where it is a whole number.
 
@@ -72,7 +67,7 @@ def type_problems(config: DictConfig) -> list[str]:
     """
     problems: list[str] = []
     defaults = _defaults()
-    for key, value in _leaves(config):
+    for key, value in leaves(config):
         default = defaults.get(key)
         wanted = _wanted(key, default, value)
         if wanted:
@@ -116,7 +111,7 @@ def _defaults() -> dict[str, Any]:
 
     config = _compose(())
     OmegaConf.resolve(config)
-    return dict(_leaves(config))
+    return dict(leaves(config))
 
 
 @lru_cache(maxsize=1)
@@ -136,14 +131,14 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         GlobalHydra.instance().hydra = before
 
 
-def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of everything that is not a mapping; what is missing (`???`) is left out."""
     for name in node:
         if OmegaConf.is_missing(node, name):
             continue
         value = node[name]
         if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
@@ -156,7 +151,7 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
         return text
     groups = [override for override in overrides if "@" in override.partition("=")[0]]
     try:
-        known = [name for name, _ in _leaves(_compose(groups))]
+        known = [name for name, _ in leaves(_compose(groups))]
     except (HydraException, OmegaConfBaseException):
         return text
     near = "" if key.group(1) in known else _nearest(key.group(1), known)

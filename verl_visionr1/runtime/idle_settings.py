@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.data_files import BUDGET_KEY, is_pixels
+from verl_visionr1.runtime.composing import leaves
 
 FROZEN_VISION = "verl_visionr1.runtime.frozen_vision"
 _PIXELS = ("min_pixels", "max_pixels")
@@ -55,8 +56,15 @@ def legacy_problems(config: DictConfig) -> list[str]:
     return [
         f"{key}={value}: verl 0.9 ignores it; set {_RENAMED.get(key, _moved(key))}"
         for section in _LEGACY
-        for key, value in _values(OmegaConf.select(config, section), section)
+        for key, value in _below(config, section)
+        if value is not None
     ]
+
+
+def _below(config: DictConfig, section: str) -> list[tuple[str, Any]]:
+    """Dotted key and value of what is set in a section."""
+    node = OmegaConf.select(config, section)
+    return [*leaves(node, f"{section}.")] if isinstance(node, DictConfig) else [(section, node)]
 
 
 def _moved(key: str) -> str:
@@ -66,16 +74,6 @@ def _moved(key: str) -> str:
     ('reward.custom_reward_function.path', 'reward.reward_kwargs.x')
     """
     return "reward." + key.replace("reward_model.reward_kwargs", "reward_kwargs")
-
-
-def _values(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of what is set below a section."""
-    if not isinstance(node, DictConfig):
-        if node is not None:
-            yield prefix, node
-        return
-    for name in node:
-        yield from _values(node.get(name), f"{prefix}.{name}")
 
 
 def _pixel_problems(config: DictConfig) -> Iterator[str]:

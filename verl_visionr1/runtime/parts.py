@@ -56,22 +56,25 @@ def _estimator(config: DictConfig) -> None:
     get_policy_loss_fn(config.actor_rollout_ref.actor.policy_loss.loss_mode)
 
 
+def loggers_of(config: DictConfig) -> list[str]:
+    """The loggers that a run names."""
+    named = config.trainer.logger
+    return [named] if isinstance(named, str) else list(named or [])
+
+
 def _loggers(config: DictConfig) -> Iterator[str]:
     from verl.utils.tracking import Tracking
 
-    named = config.trainer.logger
-    for name in [named] if isinstance(named, str) else named or []:
+    for name in loggers_of(config):
         if name not in Tracking.supported_backend:
             yield f"trainer.logger: unknown logger {name!r}; needs one of {', '.join(Tracking.supported_backend)}"
 
 
 def missing_packages(config: DictConfig) -> list[str]:
     """Loggers whose package is not installed here."""
-    named = config.trainer.logger
-    names = [named] if isinstance(named, str) else list(named or [])
     return [
         f"trainer.logger: {name} needs the package {name}, which is not installed here"
-        for name in names
+        for name in loggers_of(config)
         if name in _LOGGER_PACKAGES and importlib.util.find_spec(name) is None
     ]
 

@@ -38,7 +38,6 @@ def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool 
     """Everything that would fail later, each in one line; empty when the run may start.
 
     Args:
-        config: verl's whole config.
         here: whether the run will be on this machine, so that its disk counts.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """

@@ -43,7 +43,6 @@ class Resharded:
         step: the checkpoint, `global_step_N`.
         n_before: number of workers that it was written by.
         n_workers: number of workers that it can be resumed with, too, now.
-        n_bytes: size of the new files.
     """
 
     step: Path

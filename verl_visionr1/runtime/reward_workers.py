@@ -34,10 +34,8 @@ class RewardWorkers:
     """Stands for all reward workers where verl takes one of them by `handle.compute_score.remote(data)`.
 
     Args:
-        workers: handles of verl's reward workers.
         make: makes one for a place, as often as asked by the same name: `make("reward_worker_0_again_1")`. Several
             agent-loop workers may ask.
-        again_seconds: see `AGAIN_SECONDS`.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ def run_problems(config: DictConfig, *, is_whole: bool = True) -> list[str]:
     """What would stop the run, or make it another one than was asked for; one line each.
 
     Args:
-        config: verl's whole config.
         is_whole: whether it names all of the run's data files, so that steps can be counted.
     """
     problems = [*run_rows.row_problems(config), *idle_settings.idle_problems(config), *_gate_problems(config)]
@@ -34,7 +33,6 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
     """What works, and may not be meant; one line each.
 
     Args:
-        config: verl's whole config.
         with_stages: also stages that the run does not reach.
     """
     warnings = [*run_rows.row_notes(config), *run_length.length_notes(config), *idle_settings.idle_notes(config)]

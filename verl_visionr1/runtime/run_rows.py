@@ -8,7 +8,7 @@ that is counted as too long is too long.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +17,16 @@ from typing import Any
 import msgspec
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.conversion.tokens import text_tokens
+from verl_visionr1.conversion.tokens import answer_tokens, load_answer_counter, text_tokens
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
-from verl_visionr1.plugin.config import Settings, valid_settings
+from verl_visionr1.plugin.config import ConfigError, Settings, settings_of, valid_settings
 from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.runtime.trainable import model_type_of
-from verl_visionr1.targets import TargetError
+from verl_visionr1.targets import Target, TargetError
 
 _HUB_FAMILIES = (
     (re.compile(r"qwen2-vl", re.I), "qwen2-vl"),
@@ -37,6 +37,8 @@ _HUB_FAMILIES = (
 """Models of the hub by name -> key in `PROCESSORS`; their own configuration is not here to read."""
 _TEXT_SHARE = 2
 """The estimate of a text's tokens is right within some 10 %; half of it is a safe lower bound."""
+SURE_SHARE = 0.7
+"""An answer whose estimate is below this share of the budget fits: the estimate is right within some 10 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,7 @@ class RowFacts:
     """What was counted in the files of a run.
 
     Attributes:
-        n_rows: how many rows there are.
         n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
-        n_measured: rows with an image of a known size, for a model whose processor is known.
         most_images: images of the row that has most.
         n_over_limit: rows with more images than `images_allowed`.
         unclear_image: what is wrong with the first row of several images whose target does not name one; "" for none.
@@ -54,7 +54,6 @@ class RowFacts:
 
     n_rows: int = 0
     n_overlong: int = 0
-    n_measured: int = 0
     most_images: int = 0
     n_over_limit: int = 0
     unclear_image: str = ""
@@ -63,7 +62,6 @@ class RowFacts:
         return RowFacts(
             self.n_rows + other.n_rows,
             self.n_overlong + other.n_overlong,
-            self.n_measured + other.n_measured,
             max(self.most_images, other.most_images),
             self.n_over_limit + other.n_over_limit,
             self.unclear_image or other.unclear_image,
@@ -176,7 +174,6 @@ def _file_facts(
         is_unclear = n_images > 1 and delegated is not None and not found.unclear_image
         found += RowFacts(
             n_overlong=int(tokens is not None and tokens > longest),
-            n_measured=int(tokens is not None),
             most_images=n_images,
             n_over_limit=int(allowed is not None and n_images > allowed),
             unclear_image=_unclear_image(row, number, n_images, delegated or ()) if is_unclear else "",
@@ -324,3 +321,42 @@ def _no_prompt(config: DictConfig, file: Path) -> str | None:
         return None
     hint = "set data.prompt_key=prompt" if "prompt" in names else f"set data.prompt_key to one of {', '.join(names)}"
     return f"{file}: no column {prompt_key} (data.prompt_key); {hint}"
+
+
+def answer_notes(config: DictConfig) -> list[str]:
+    """Files with right answers that the response budget cuts off; one line each.
+
+    Reads every row, so it belongs to a dry run. Reasoning, tags and fences come on top of what is counted. Left out:
+    points, and models whose tokenizer is not in a folder here.
+    """
+    try:
+        delegate = settings_of(config).delegate
+        count = load_answer_counter(Path(str(config.actor_rollout_ref.model.path)).expanduser())
+    except (ConfigError, RowsError):
+        return []
+    limit, notes = int(config.data.max_response_length), list[str]()
+    for key in DATA_KEYS:
+        lengths = [length for file in readable_files(config, key) for length in _lengths(file, delegate, count, limit)]
+        too_long = [length for length in lengths if length > limit]
+        if too_long:
+            notes.append(
+                f"{key}: the right answer of {len(too_long)} of {len(lengths)} rows is longer than "
+                f"data.max_response_length={limit} tokens (longest: {max(too_long)}): it is cut off and never earns "
+                f"full reward; set data.max_response_length to more than {max(too_long)}, or leave these rows out"
+            )
+    return notes
+
+
+def _lengths(file: Path, delegate: Sequence[str], count: Callable[[Target], int], limit: int) -> Iterator[int]:
+    """Tokens of the right answer of each row; an estimate where that is surely within the limit."""
+    columns = ["reward_model", *(["data_source"] if delegate else [])]
+    try:
+        for row in read_rows(file, columns=columns):
+            if is_delegated(delegate, str(row.get("data_source", ""))):
+                continue
+            target = target_of(row)
+            if target.task != "pointing":
+                estimate = answer_tokens(target)
+                yield estimate if estimate <= SURE_SHARE * limit else count(target)
+    except (RowsError, TargetError):
+        return  # the preflight says it

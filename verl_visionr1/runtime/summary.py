@@ -9,8 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.config import Settings, valid_settings
 from verl_visionr1.plugin.data_files import listed_files
+from verl_visionr1.plugin.delegation import OWN_MANAGERS
 from verl_visionr1.plugin.stages import short_thresholds, switch_words
 from verl_visionr1.rewards import Preset
+from verl_visionr1.runtime.parts import loggers_of
 from verl_visionr1.runtime.run_length import length_of
 from verl_visionr1.runtime.run_rows import facts_of, guess_family
 from verl_visionr1.schedule import Schedule, first_step, follow_model
@@ -93,7 +95,7 @@ def _steps(config: DictConfig) -> str:
 
 
 def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
-    if config.reward.reward_manager.name not in ("visionr1", "VisionR1RewardManager"):
+    if config.reward.reward_manager.name not in OWN_MANAGERS:
         yield "reward", f"{config.reward.reward_manager.name} (verl's own)"
         return
     settings = valid_settings(config)
@@ -200,8 +202,7 @@ def _named(config: DictConfig, keys: tuple[tuple[str, str], ...]) -> str:
 
 def _written(config: DictConfig) -> str:
     trainer = config.trainer
-    loggers = [trainer.logger] if isinstance(trainer.logger, str) else list(trainer.logger or [])
-    parts = [f"checkpoints in {trainer.default_local_dir}", f"logged to {', '.join(map(str, loggers))}"]
+    parts = [f"checkpoints in {trainer.default_local_dir}", f"logged to {', '.join(map(str, loggers_of(config)))}"]
     parts += [
         f"{label} in {where}"
         for label, where in (("rollouts", trainer.rollout_data_dir), ("validation", trainer.validation_data_dir))

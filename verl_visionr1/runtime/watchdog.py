@@ -72,9 +72,7 @@ class Watchdog:
 
     Args:
         actors: what each is called -> its Ray handle.
-        every_seconds: how often they are asked.
         grace_seconds: how long after a loss this process is ended, unless it has ended by itself.
-        say: where lines go.
     """
 
     def __init__(
@@ -237,7 +235,6 @@ class ProcessWatch(Extension):
     """The watchdog as `+visionr1@_global_=watchdog` names it.
 
     Args:
-        config: verl's whole config.
         stall_minutes: a run in which no rollout has arrived for so long, while the trainer waits for some, ends; None
             waits for ever.
         grace_seconds: how long the trainer may take to notice a loss by itself; then its process is ended.

@@ -8,12 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
-from verl_visionr1.evaluation.generation.prompts import Asked, Question
-from verl_visionr1.evaluation.generation.records import PredictionFile
+from verl_visionr1.evaluation.generation.checkpoints import Say, find_model
+from verl_visionr1.evaluation.generation.engine import (
+    VERSIONED,
+    Engine,
+    EngineOptions,
+    chosen_device,
+    set_environment,
+)
+from verl_visionr1.evaluation.generation.prompts import Asked, Prompts, Question, asked_rows, count_rows
+from verl_visionr1.evaluation.generation.records import Made, PredictionFile, Sampling, data_fingerprints
 from verl_visionr1.evaluation.predictions import Prediction
 from verl_visionr1.files import RowError
+from verl_visionr1.functions import installed_versions
 from verl_visionr1.rollouts.records import N_EXAMPLES, OnError
 
 
@@ -81,14 +91,9 @@ def answer_rows(
     Two batches of images are in memory at most: the one that is answered, and the next.
 
     Args:
-        rows: as `prompts.asked_rows` gives them.
-        question_of: `Prompts.question`.
         start: gives what answers; called when the first question is there.
         out: where the answers go, a batch at a time.
-        progress: is kept up to date.
-        batch: rows that are asked at once.
         on_error: what to do with a row that cannot be asked: "fail", or "skip", which counts it.
-        on_batch: told after each batch.
 
     Raises:
         RowError: a row that cannot be asked; names file and row.
@@ -127,3 +132,75 @@ def answer_rows(
             progress.n_tokens += sum(prediction.n_tokens or 0 for prediction in predictions)
             progress.seconds += time.monotonic() - began
             on_batch(progress)
+
+
+def generate(
+    model: str,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    sampling: Sampling,
+    engine: EngineOptions,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    limit: int | None = None,
+    logprobs: bool = False,
+    batch: int = 256,
+    on_error: OnError = "fail",
+    say: Say = lambda line: None,
+    on_batch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Answer the rows that have no answers yet; vLLM is started only where there are such rows.
+
+    Args:
+        min_pixels, max_pixels: `data.mm_processor_kwargs`; both or none.
+        limit: first rows of each file; None: all.
+        batch: rows that are asked at once; so many images are in memory, twice.
+
+    Returns:
+        How much there was to do.
+
+    Raises:
+        ValueError: one of the two budgets alone; processors differ in what it does.
+        RowsError: a model, a file, a row or a folder that cannot be used; see the parts.
+        EngineError: vLLM cannot start or go on.
+    """
+    if (min_pixels is None) != (max_pixels is None):
+        raise ValueError("--min-pixels and --max-pixels: give both or none")
+    if not data:
+        raise ValueError("no data: name the parquet files to answer")
+    fingerprints = data_fingerprints(data)
+    n_rows = count_rows(data, limit)
+    device = chosen_device(engine.device)
+    found = find_model(model, out, say)
+    set_environment(device, found.folder)
+    made = Made(
+        model=model,
+        model_type=found.model_type,
+        weights=found.weights,
+        sampling=sampling,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        logprobs=logprobs,
+        data=fingerprints,
+        device=device,
+        versions=installed_versions(VERSIONED),
+    )
+    with PredictionFile(out, made) as file:
+        done = [row for name, row in file.rows_done if name in fingerprints and (limit is None or row < limit)]
+        progress = Progress(n_rows, n_before=len(done))
+        if not progress.n_left:
+            return progress
+        say(f"loading {found.folder} on {device}")
+        prompts = Prompts(found.folder, min_pixels, max_pixels)
+        answer_rows(
+            asked_rows(data, limit),
+            prompts.question,
+            lambda: Engine(found.folder, prompts, sampling, engine, device, logprobs=file.made.logprobs),
+            file,
+            progress,
+            batch=batch,
+            on_error=on_error,
+            on_batch=on_batch,
+        )
+    return progress

@@ -45,9 +45,7 @@ class Model:
     """A model that can be loaded.
 
     Attributes:
-        given: as it was given.
         folder: with config.json, weights and tokenizer.
-        model_type: of its config.json.
         weights: digest of config and weights; see `records.fingerprint`.
     """
 
@@ -63,7 +61,6 @@ def find_model(given: str, out: Path, say: Say = lambda line: None) -> Model:
     Args:
         given: `RUN_DIR`, `.../checkpoints`, `.../global_step_N`, `.../actor`, a Hugging Face folder, or "owner/name".
         out: where a merged model goes if not beside the checkpoint.
-        say: told what takes time.
 
     Raises:
         ModelError: nothing of these; a checkpoint that is not whole or cannot be merged; a folder without weights.
@@ -146,14 +143,8 @@ def _last_step(checkpoints: Path) -> Path:
         raise ModelError(f"{checkpoints}: no {TRACKER} that says which step is whole; give one of its global_step_N")
     step = checkpoints / f"global_step_{written}"
     if not step.is_dir():
-        known = (
-            ", ".join(
-                sorted(
-                    (folder.name for folder in checkpoints.glob("global_step_*")), key=lambda name: (len(name), name)
-                )
-            )
-            or "none"
-        )
+        names = [folder.name for folder in checkpoints.glob("global_step_*")]
+        known = ", ".join(sorted(names, key=lambda name: (len(name), name))) or "none"
         raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is gone (there: {known})")
     return step
 

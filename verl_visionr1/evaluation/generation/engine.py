@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import msgspec
 
 from verl_visionr1.evaluation.generation.prompts import MAX_IMAGES, Prompts, Question
 from verl_visionr1.evaluation.generation.records import Sampling
-from verl_visionr1.evaluation.generation.tokens import token_starts
 from verl_visionr1.evaluation.predictions import Prediction, uid_of
 from verl_visionr1.files import RowError
 from verl_visionr1.functions import installed_versions
@@ -32,6 +31,10 @@ _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TO
 
 LEAST_LOGPROB = -100.0
 """Stands for what is less likely still."""
+Decode = Callable[[Sequence[int]], str]
+"""Token ids -> text, without special tokens."""
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for bytes that are no whole character (yet)."""
 
 
 class EngineError(ValueError):
@@ -93,9 +96,7 @@ class Engine:
     """A started vLLM.
 
     Args:
-        prompts: of the same model.
         device: what `chosen_device` made of `options.device`.
-        logprobs: whether to keep the probability of each token.
 
     Raises:
         EngineError: vLLM cannot start; the message has its reason.
@@ -234,3 +235,41 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
+    """The character at which each token starts in `decode(token_ids)`.
+
+    Tokens of a byte-level vocabulary may be pieces of one character: all of them start where it starts. Tokens that the
+    text leaves out, such as that of the end of a turn, start where the next character would.
+
+    Returns:
+        n numbers, none smaller than the one before.
+
+    >>> words = ["Ca", b"\\xc3", b"\\xa9", "!", ""]
+    >>> text = lambda ids: b"".join(w if isinstance(w := words[i], bytes) else w.encode() for i in ids)
+    >>> token_starts(lambda ids: text(ids).decode(errors="replace"), [0, 1, 2, 3, 4])
+    (0, 2, 2, 3, 4)
+    """
+    starts: list[int] = []
+    pieces: list[str] = []
+    n_done = first = 0  # characters that are whole, and the first token after them
+    for i in range(len(token_ids)):
+        starts.append(n_done)
+        piece = decode(token_ids[first : i + 1])
+        if not piece.endswith(INCOMPLETE):
+            pieces.append(piece)
+            n_done += len(piece)
+            first = i + 1
+    if "".join(pieces) + decode(token_ids[first:]) == decode(token_ids):
+        return tuple(starts)
+    # A decoder to which a token means something else at the start of a text (SentencePiece drops a space there).
+    return _starts_of_prefixes(decode, token_ids)
+
+
+def _starts_of_prefixes(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
+    starts: list[int] = []
+    for i in range(len(token_ids)):
+        n_done = len(decode(token_ids[:i]).rstrip(INCOMPLETE))
+        starts.append(max(n_done, starts[-1] if starts else 0))
+    return tuple(starts)

@@ -33,9 +33,7 @@ class Asked:
     """A row as it stands in its file.
 
     Attributes:
-        file: of the row.
         number: of the row in it, from 0.
-        columns: those that evaluation knows.
     """
 
     file: Path
@@ -99,12 +97,9 @@ class Prompts:
     """Makes the questions for one model.
 
     Args:
-        folder: of the model.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
 
     Attributes:
-        processor: of the model, as transformers has it.
-        tokenizer: likewise.
         banned: tokens that verl never lets a model say: they stand for images and videos.
     """
 

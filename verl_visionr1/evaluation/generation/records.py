@@ -48,15 +48,10 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """What the answers of a folder were made with; kept beside them in `eval.json`.
 
     Attributes:
-        model: as it was given.
-        model_type: of its config.json.
         weights: digest of its config and weights; see `fingerprint`.
-        sampling: how answers are drawn.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
-        logprobs: whether the probability of each token is kept.
         data: name of each parquet file -> its digest.
         device: "cpu" or "cuda".
-        versions: of what generates.
     """
 
     model: str

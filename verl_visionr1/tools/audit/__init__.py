@@ -41,13 +41,7 @@ class TaskReport:
     """What the battery of one task found.
 
     Attributes:
-        task: the task.
         kind: what the subject was taken for: "preset", "criterion", "verl", "trl", ...
-        answer_format, form: how the answers were written.
-        scenes: the scenes that were judged.
-        findings: one per check.
-        n_probes: how many completions were tried.
-        lowest, highest: the rewards seen.
         slowest: the probe that took longest, and its milliseconds.
     """
 
@@ -69,7 +63,7 @@ class TaskReport:
                 "id": it.check,
                 "severity": "warn" if CHECKS[it.check].is_advice else "fail",
                 "verdict": it.verdict,
-                "n_broken": it.n_broken,
+                "n_broken": len(it.seen),
                 "seen": list(it.seen),
             }
             for it in self.findings

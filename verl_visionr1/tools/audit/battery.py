@@ -30,10 +30,7 @@ class Probe:
     """One completion about one scene.
 
     Attributes:
-        scene: name of the scene.
         name: what is special about it.
-        completion: the text.
-        target: the ground truth.
     """
 
     scene: str

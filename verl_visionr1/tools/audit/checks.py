@@ -3,16 +3,129 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 from verl_visionr1.tools.audit.battery import Probe
 from verl_visionr1.tools.audit.isolation import Outcome
-from verl_visionr1.tools.audit.relations import list_relations
+from verl_visionr1.tools.audit.probes import empty_probes
+from verl_visionr1.tools.audit.scenes import list_scenes
 
 EPSILON = 1e-6
 """Rewards closer than this are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What two probes of one scene must earn: `better` `sign` `worse`.
+
+    Attributes:
+        sign: ">", ">=" or "==".
+    """
+
+    check: str
+    better: str
+    sign: str
+    worse: str
+
+
+def _read(table: str) -> Iterator[Relation]:
+    """The relations of some lines `check: a >= b > c | d`: a chain, whose members may be several.
+
+    >>> [(it.better, it.sign, it.worse) for it in _read("order: a >= b > c | d")]
+    [('a', '>=', 'b'), ('b', '>', 'c'), ('b', '>', 'd')]
+    """
+    for line in filter(None, map(str.strip, table.splitlines())):
+        check, _, chain = line.partition(": ")
+        members = re.split(r" (>=|>|==) ", chain)
+        for (better, worse), sign in zip(pairwise(members[::2]), members[1::2], strict=True):
+            yield from (Relation(check, a, sign, b) for a in better.split(" | ") for b in worse.split(" | "))
+
+
+_EMPTY = [name for name, _ in empty_probes("text")]
+_COMMON = (
+    *(Relation("nothing-is-free", "perfect", ">", name) for name in _EMPTY),
+    *_read("""
+    outside-answer: wrong only in reasoning >= right only in reasoning
+    outside-answer: wrong in reasoning without end >= right in reasoning without end
+    outside-answer: wrong in reasoning, then silence >= right in reasoning, then silence
+    outside-answer: wrong in reasoning, then wrong >= right in reasoning, then wrong
+    outside-answer: wrong in a second reasoning without end >= right in a second reasoning without end
+    other-turns: wrong told to a tool >= right told to a tool
+    other-turns: wrong in a tool's answer >= right in a tool's answer
+    other-turns: wrong in an earlier turn, then silence >= right in an earlier turn, then silence
+    blanks: perfect == blanks around the answer
+    hedging-costs: perfect > another answer after
+    """),
+)
+_PLACES = (
+    *(Relation("order", "junk only", ">=", name) for name in _EMPTY),
+    *_read("""
+    hedging-costs: perfect > another answer before
+    order: perfect >= one pixel off >= some missing > junk only
+    order: one pixel off > junk only
+    order: perfect > some missing | a third missing
+    order: a third missing >= junk only
+    permutation: perfect == in reverse | rotated | targets in reverse
+    permutation: 20 junk after == 20 junk before
+    permutation: a mixture == the mixture in reverse
+    duplicates-cost: perfect > each 10 times
+    junk-costs: perfect > 20 junk after | 20 junk before | junk only | 10000 places | right, then 10000 places
+    labels-cost: perfect > all labels wrong | unknown labels | labels that hold the right one | every label
+    label-spelling: perfect == labels in capitals | labels in full-width letters
+    negatives: perfect > a false alarm | three false alarms | an unreadable false alarm
+    none-accepted: perfect == says None
+    """),
+)
+_BOXES = tuple(
+    _read("""
+    order: one pixel off >= IoU .8 >= IoU .6 >= junk only
+    saturates: perfect > IoU .6
+    bad-boxes: perfect > inverted | inverted in x | no area
+    bad-boxes: junk only >= inverted | inverted in x | no area
+    scattergun: perfect > the whole image | boxes everywhere | the whole row | a wide margin | a corner
+    scattergun: some missing > the whole image | boxes everywhere
+    """)
+)
+_POINTS = tuple(
+    _read("""
+    order: one pixel off >= at the edge >= just outside >= junk only
+    order: perfect > just outside
+    scattergun: perfect | some missing > points everywhere
+    nothing-is-free: perfect > boxes instead
+    """)
+)
+_COUNTS = (
+    *(Relation("order", "far too many", ">=", name) for name in _EMPTY),
+    *_read("""
+    last-wins: perfect > another answer before
+    order: perfect > one too many | one too few | far too many | none
+    order: one too many | a little too many >= far too many
+    order: one too few | a little too few >= none
+    hedging-costs: perfect > every number | two numbers | a range
+    """),
+)
+_WORDS = (
+    *_read("""
+    last-wins: perfect > another answer before
+    order: perfect > junk only | no word | a dot
+    order: junk only >= no word | empty | blanks only
+    """),
+    *(
+        Relation("hedging-costs", "perfect", ">", f"hedge: {hedge}")
+        for scene in list_scenes("text", "words")
+        for hedge in scene.hedges
+    ),
+)
+
+
+def list_relations(task: str) -> tuple[Relation, ...]:
+    """What must hold between the probes of a task."""
+    own = {"pointing": _PLACES + _POINTS, "counting": _COUNTS, "text": _WORDS}
+    return _COMMON + own.get(task, _PLACES + _BOXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +133,6 @@ class Check:
     """One promise.
 
     Attributes:
-        about: the promise, in words.
         is_advice: breaking it is worth a look, and no failure.
     """
 
@@ -62,21 +174,16 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one check, for one task.
+    """The verdict on one check.
 
     Attributes:
-        check: id in `CHECKS`.
-        task: the task whose battery it is of.
         verdict: "ok", "fail" or "warn".
         seen: what broke it, worst first; for a check that held, what it looked at.
-        n_broken: in how many places it was broken.
     """
 
     check: str
-    task: str
     verdict: str
     seen: tuple[str, ...]
-    n_broken: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +191,6 @@ class Run:
     """One probe and what came of it.
 
     Attributes:
-        probe: the completion.
         outcome: of the first call; its time is the least of a few calls where the first took long.
         again: of a second call, in another order; None where there was none.
     """
@@ -141,7 +247,7 @@ def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
     for check, seen in _relations(task, judged):
         broken.setdefault(check, [])
         broken[check] += [seen] if seen else []
-    return [_finding(check, task, broken[check]) for check in CHECKS if check in broken]
+    return [_finding(check, broken[check]) for check in CHECKS if check in broken]
 
 
 _ALWAYS = (
@@ -150,9 +256,9 @@ _ALWAYS = (
 )
 
 
-def _finding(check: str, task: str, broken: list[str]) -> Finding:
+def _finding(check: str, broken: list[str]) -> Finding:
     verdict = "ok" if not broken else "warn" if CHECKS[check].is_advice else "fail"
-    return Finding(check, task, verdict, tuple(broken), len(broken))
+    return Finding(check, verdict, tuple(broken))
 
 
 def _each_run(runs: list[Run], limits: Limits) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,6 @@ class Scene:
 
     Attributes:
         name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
-        target: the ground truth.
         items: what a perfect answer says, in the target's order.
         wrong: for texts: a wrong answer of the same kind.
         hedges: for texts: answers that only seem right; each must cost.
@@ -86,46 +85,24 @@ def _mask(box: Box) -> Mask:
     return Mask(polygons=((x1, y1, x2, y1, x2, y2, x1, y2),))
 
 
-def box_scenes(task: str) -> tuple[Scene, ...]:
-    """Scenes of detection and grounding."""
-    sizes = {name: ((box, "cat"),) for name, box in SIZES.items()}
-    return tuple(
-        Scene(
-            name,
-            Target(
-                task=task,
-                size_wh=SIZE_WH,
-                boxes_xyxy=[box for box, _ in things],
-                labels=[label for _, label in things],
-                categories=() if name in _ONE_LABEL else _NAMES if task == "detection" else _NAMES[:1],
-            ),
-            things,
-        )
-        for name, things in {**_layouts(), **sizes}.items()
+def _scene(task: str, name: str, things: tuple[tuple[Box, str], ...]) -> Scene:
+    """Objects known by boxes, for pointing also by masks and points."""
+    boxes, labels = [box for box, _ in things], [label for _, label in things]
+    points = [centre(box) for box in boxes] if task == "pointing" else []
+    masks = [_mask(box) for box in boxes] if points else []
+    asked = () if name in _ONE_LABEL else _NAMES[:1] if task == "grounding" else _NAMES
+    target = Target(
+        task=task, size_wh=SIZE_WH, boxes_xyxy=boxes, points_xy=points, masks=masks, labels=labels, categories=asked
     )
+    return Scene(name, target, tuple(zip(points or boxes, labels, strict=True)))
 
 
-def point_scenes() -> tuple[Scene, ...]:
-    """Scenes of pointing: the same objects as boxes, masks and points."""
-    return tuple(
-        Scene(
-            name,
-            Target(
-                task="pointing",
-                size_wh=SIZE_WH,
-                boxes_xyxy=[box for box, _ in things],
-                points_xy=[centre(box) for box, _ in things],
-                masks=[_mask(box) for box, _ in things],
-                labels=[label for _, label in things],
-                categories=() if name in ("one", "several") else _NAMES,
-            ),
-            tuple([(centre(box), label) for box, label in things]),
-        )
-        for name, things in _layouts().items()
-    )
+def _scenes(task: str) -> tuple[Scene, ...]:
+    sizes = {} if task == "pointing" else {name: ((box, "cat"),) for name, box in SIZES.items()}
+    return tuple(_scene(task, name, things) for name, things in {**_layouts(), **sizes}.items())
 
 
-def count_scenes(kind: str) -> tuple[Scene, ...]:
+def _count_scenes(kind: str) -> tuple[Scene, ...]:
     """Scenes of counting; `kind` is what the answer states: "count", or "boxes" or "points" to be counted."""
     scenes: list[Scene] = []
     for name, n in (("negative", 0), ("one", 1), ("several", 7), ("many", len(_GRID))):
@@ -149,17 +126,9 @@ _QUESTIONS = (
     _question("math", "\\frac{1}{2}", "\\frac{1}{3}", ("\\frac{1}{2} or \\frac{1}{3}", "\\frac{1}{2}, \\frac{1}{3}")),
 )
 
-SCENES: Mapping[str, tuple[Scene, ...]] = MappingProxyType(
-    {
-        "detection": box_scenes("detection"),
-        "grounding": box_scenes("grounding"),
-        "pointing": point_scenes(),
-        "text": _QUESTIONS,
-    }
-)
-"""Task -> scenes; those of counting hang on the answer's kind: see `list_scenes`."""
-
 
 def list_scenes(task: str, kind: str) -> tuple[Scene, ...]:
     """The scenes of a task for answers that state boxes, points, a count or words."""
-    return count_scenes(kind) if task == "counting" else SCENES[task]
+    if task == "text":
+        return _QUESTIONS
+    return _count_scenes(kind) if task == "counting" else _scenes(task)

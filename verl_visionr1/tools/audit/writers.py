@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,14 +49,9 @@ def _row(coordinates: Sequence[Number], joint: str = ", ") -> str:
     return joint.join(map(_number, coordinates))
 
 
-def _quoted(label: str) -> str:
-    import json
-
-    return json.dumps(label, ensure_ascii=False)
-
-
 def _qwen(items: Sequence[Item], key: str = "bbox_2d") -> str:
-    return "[" + ", ".join(f'{{"{key}": [{_row(xs)}], "label": {_quoted(label)}}}' for xs, label in items) + "]"
+    labelled = ((xs, json.dumps(label, ensure_ascii=False)) for xs, label in items)
+    return "[" + ", ".join(f'{{"{key}": [{_row(xs)}], "label": {label}}}' for xs, label in labelled) + "]"
 
 
 def _griffon(items: Sequence[Item]) -> str:
@@ -106,14 +102,6 @@ def _molmo(items: Sequence[Item]) -> str:
     return "\n".join(pieces) or "None"
 
 
-def _how_many(items: Sequence[Item]) -> str:
-    return str(len(items))
-
-
-def _words(items: Sequence[Item]) -> str:
-    return " ".join(label for _, label in items)
-
-
 WRITERS: Mapping[str, Writer] = MappingProxyType(
     {
         "qwen-json": Writer("boxes", _qwen),
@@ -129,8 +117,8 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "qwen-points": Writer("points", lambda items: _qwen(items, "point_2d")),
         "molmo-points": Writer("points", _molmo, frame="percent"),
         "point": Writer("points", _pairs, has_labels=False, is_single=True),
-        "count": Writer("count", _how_many),
-        "text": Writer("words", _words),
+        "count": Writer("count", lambda items: str(len(items))),
+        "text": Writer("words", lambda items: " ".join(label for _, label in items)),
     }
 )
 """Answer format -> how it is written."""
@@ -141,8 +129,6 @@ class Form:
     """What stands around an answer.
 
     Attributes:
-        name: shown in the report.
-        before, after: texts around the answer.
         thinks: whether reasoning stands before it.
     """
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowsError, atomic_write
+from verl_visionr1.rewriting import RowGroups, extended_metadata, small_batches
 from verl_visionr1.rollouts.finding import Finder, Match
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Columns, Counts, Rollout, no_row
-from verl_visionr1.rollouts.training_rows import TrainingRows
-from verl_visionr1.tools.difficulty.filtered import write_filtered
+from verl_visionr1.rollouts.training_rows import Numbers, TrainingRows
+from verl_visionr1.rows import open_parquet
 from verl_visionr1.tools.difficulty.rates import Rates, measure
 from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNumbers, Shares
 from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Rules, select
@@ -27,6 +29,8 @@ SUSPICIOUS = 0.1
 """A note is made of rollouts without a row from this share of them on."""
 NEVER, FEWEST = 0.95, 10
 """A note is made where this share of the rows that were tried, and so many at least, never pass."""
+FACTS_KEY = "difficulty"
+"""Key, in the provenance, of what was done."""
 
 
 def filter_by_difficulty(
@@ -46,13 +50,8 @@ def filter_by_difficulty(
     Args:
         rollouts: a stream, read with `COLUMNS`; their order does not matter.
         data: what they were made of: see `read_training_rows`.
-        judging: how an answer is judged.
-        bar: what it passes by.
-        rules: how rows are chosen.
-        match: what a rollout is found by.
         min_samples: rows with fewer rollouts are unseen.
         out: where to write; None reports only.
-        skipped: what the readers of rollouts and data count.
 
     Raises:
         RowsError: no rollout, no row that has enough of them, no row chosen, or a file that cannot be written.
@@ -61,10 +60,7 @@ def filter_by_difficulty(
     skipped = Counts() if skipped is None else skipped
     found = measure(rollouts, data, judging, bar, Finder(data, match))
     numbers = RolloutNumbers(
-        found=found.fates["found"],
-        ambiguous=found.fates["ambiguous"],
-        other_question=found.fates["other_question"],
-        not_in_data=found.fates["not_in_data"],
+        **{name: found.fates[name] for name in ("found", "ambiguous", "other_question", "not_in_data")},
         skipped=skipped.n_skipped,
         earlier_turns=skipped.n_earlier,
     )
@@ -93,11 +89,7 @@ def filter_by_difficulty(
 
 
 def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, min_samples: int, rules: Rules) -> None:
-    """Say why there is nothing to go by, or nothing left.
-
-    Raises:
-        RowsError: so.
-    """
+    """Raise RowsError, with the reason, where there is nothing to go by, or nothing left."""
     n_lost = rollouts.ambiguous + rollouts.other_question + rollouts.not_in_data
     if not rollouts.found + n_lost:
         raise RowsError(no_row(skipped))
@@ -157,3 +149,38 @@ def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, m
         "rows_before": report.rows.total,
         "rows_after": report.rows.chosen,
     }
+
+
+def write_filtered(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[str, Any]) -> None:
+    """Write some rows of the data, in their order. The same input gives the same bytes.
+
+    Args:
+        out: a name that ends in `.parquet`.
+        rows: numbers of rows, rising.
+        facts: JSON-able; appended to the provenance.
+
+    Raises:
+        RowsError: another ending, a file that cannot be read, or the disk full.
+    """
+    if out.suffix != ".parquet":
+        raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
+    schema = data.schema.with_metadata(extended_metadata(data.files, FACTS_KEY, facts))
+    with atomic_write(out) as file, RowGroups(file, schema) as groups:
+        for batch in _batches(data, rows):
+            groups.add(batch)
+
+
+def _batches(data: TrainingRows, kept: Numbers) -> Iterator[pa.RecordBatch]:
+    """The kept rows (numbers in order) of all files, as they stand."""
+    first = 0
+    for path in data.files:
+        with open_parquet(path) as parquet:
+            try:
+                for batch in small_batches(parquet):
+                    start, stop = np.searchsorted(kept, (first, first + len(batch)))
+                    places = kept[start:stop] - first
+                    first += len(batch)
+                    if len(places):
+                        yield batch if len(places) == len(batch) else batch.take(pa.array(places))
+            except (pa.ArrowException, OSError) as error:
+                raise RowsError(f"{path}: cannot be read to its end ({str(error).splitlines()[0]})") from None

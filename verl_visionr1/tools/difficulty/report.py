@@ -79,7 +79,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         out: the file that was written; None where none was asked for.
-        preset, frame: how answers were judged.
         measured, bar: task -> metric, and what it has to reach.
         histogram, sources, counts: rows before and after; counts are right answers of rows that ask how many.
         notes: what could not be kept to, what looks wrong, and what to do.

@@ -79,7 +79,6 @@ def select(
         rates: pass rates of n rows, nan where it is not known.
         sources: n numbers of data sources.
         counts: n right answers of rows that ask how many; `NOTHING` for others.
-        rules: how.
 
     Returns:
         Numbers of the chosen rows, rising.

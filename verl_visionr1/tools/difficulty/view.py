@@ -43,7 +43,7 @@ def view_of(report: Report) -> Iterator[RenderableType]:
 
 
 def _histogram(report: Report) -> Table:
-    table = _table(None, "pass rate", "rows", "", "chosen")
+    table = _table("pass rate", "rows", "", "chosen")
     most = max((one.before for one in report.histogram), default=0) or 1
     for one in report.histogram:
         name = f"{one.low:g}" if one.low == one.high else f"{one.low:g}..{one.high:g}"
@@ -56,7 +56,7 @@ def _histogram(report: Report) -> Table:
 
 
 def _parts(title: str, parts: Mapping[str, Part], overall: Part) -> Table:
-    table = _table(None, title, "rows", "share", "with a rate", "mean rate", "chosen", "share")
+    table = _table(title, "rows", "share", "with a rate", "mean rate", "chosen", "share")
     shown = sorted(parts, key=lambda name: -parts[name].before)[:MAX_ROWS]
     before = sum(part.before for part in parts.values()) or 1
     after = sum(part.after for part in parts.values()) or 1
@@ -76,8 +76,8 @@ def _add(table: Table, name: str, part: Part, before: int, after: int) -> None:
     table.add_row(Text(printable(name)), f"{part.before}", shares[0], f"{part.rated}", rate, f"{part.after}", shares[1])
 
 
-def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+def _table(*columns: str) -> Table:
+    table = Table()
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
     return table

@@ -16,6 +16,7 @@ from verl_visionr1.rollouts.places import Dump, dumps_of
 from verl_visionr1.rollouts.records import Counts, Rollout, image_name, read_rollouts
 from verl_visionr1.settings import SettingsError, refuse_unknown
 from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.tools.explain.diagnosis.lists import decode_json
 
 _BOXES = '"size_wh":[640,480],"boxes_xyxy":[[100,100,200,200]],"labels":["cat"]'
 EXAMPLES: Mapping[str, str] = MappingProxyType(
@@ -50,7 +51,7 @@ def target_of(spec: str) -> Target:
     try:
         return Target.from_json(text)
     except TargetError as error:
-        plain = _decode(text)
+        plain = decode_json(text)
         fields = plain if isinstance(plain, Mapping) else {}
         example = EXAMPLES.get(str(fields.get("task")), EXAMPLES["detection"])
         reason = _unknown_field(fields) or error
@@ -64,13 +65,6 @@ def _unknown_field(fields: Mapping[str, Any]) -> str:
     except SettingsError as error:
         return str(error)
     return ""
-
-
-def _decode(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
 
 
 def choose_dump(path: Path, step: int | None) -> tuple[Path, str]:
@@ -120,9 +114,7 @@ def rollout_at(
     """The rollout in one row of a dump, or of any table of completions.
 
     Args:
-        path: `.jsonl`, `.jsonl.gz` or `.parquet`.
         row: line from 1, in parquet row from 0.
-        columns: names of the columns.
         target: ground truth in place of the row's.
         validation_names, keeps_rows: see `read_rollouts`.
 
@@ -154,7 +146,6 @@ def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
     """An answer to the question of one row: of the training data, or of a dump, whose own answer is not read.
 
     Args:
-        text: the completion.
         path, row, columns: as of `rollout_at`.
 
     Raises:

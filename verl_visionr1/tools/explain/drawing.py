@@ -9,26 +9,16 @@ from PIL import Image, ImageDraw
 
 from verl_visionr1.files import RowsError
 from verl_visionr1.tools.drawing import Colour, Pen, read_picture
-from verl_visionr1.tools.explain.diagnosis.verdicts import (
-    BELOW,
-    DUPLICATE,
-    IGNORED,
-    JUNK,
-    MATCH,
-    MISSED,
-    OUTSIDE,
-    WRONG_LABEL,
-)
 from verl_visionr1.tools.explain.explanation import Explanation
 
 COLOURS: dict[str, Colour] = {
-    MATCH: (0, 158, 115),
-    BELOW: (230, 159, 0),
-    WRONG_LABEL: (204, 121, 167),
-    DUPLICATE: (86, 180, 233),
-    JUNK: (213, 94, 0),
-    OUTSIDE: (213, 94, 0),
-    IGNORED: (150, 150, 150),
+    "match": (0, 158, 115),
+    "below threshold": (230, 159, 0),
+    "wrong label": (204, 121, 167),
+    "duplicate": (86, 180, 233),
+    "junk": (213, 94, 0),
+    "outside": (213, 94, 0),
+    "ignored": (150, 150, 150),
 }
 """Counted as -> colour of the prediction (Okabe-Ito: told apart by colour-blind people too)."""
 TARGET, MISSED_TARGET = (255, 255, 255), (220, 20, 60)
@@ -44,8 +34,6 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
     """Write a PNG: objects dashed, predictions solid, their labels, and a legend below.
 
     Args:
-        explanation: what to draw.
-        out: the file to write.
         image: the original image, or its bytes; without it, the background is grey.
 
     Raises:
@@ -64,7 +52,7 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     pen = Pen(Image.new("RGB", size, GREY) if image is None else read_picture(image, size), (width, height))
     for fate in explanation.objects:
-        pen.mark(fate.place, fate.label, MISSED_TARGET if fate.counted_as == MISSED else TARGET, dashed=True)
+        pen.mark(fate.place, fate.label, MISSED_TARGET if fate.counted_as == "missed" else TARGET, dashed=True)
     for verdict in explanation.predictions[:MAX_DRAWN]:
         pen.mark(verdict.place, f"{verdict.index + 1} {verdict.label}", COLOURS[verdict.counted_as])
     try:
@@ -78,7 +66,7 @@ def _add_legend(pen: Pen, explanation: Explanation) -> Image.Image:
     kinds = dict.fromkeys(verdict.counted_as for verdict in explanation.predictions)
     entries = [(kind, COLOURS[kind]) for kind in kinds]
     entries += [("object (dashed)", TARGET)] * bool(explanation.objects)
-    if any(fate.counted_as == MISSED for fate in explanation.objects):
+    if any(fate.counted_as == "missed" for fate in explanation.objects):
         entries.append(("missed (dashed)", MISSED_TARGET))
     entries.append((f"reward {explanation.value:.3f}", TARGET))
     picture, line = pen.picture, pen.font_size + 6

@@ -9,30 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.tools.explain.diagnosis.base import iou_text, plural
-from verl_visionr1.tools.explain.diagnosis.verdicts import (
-    BELOW,
-    DUPLICATE,
-    IGNORED,
-    JUNK,
-    MATCH,
-    MISSED,
-    OUTSIDE,
-    WRONG_LABEL,
-    Verdict,
-)
+from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict
 from verl_visionr1.tools.explain.explanation import Explanation
 
 SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS, SHOWN_DROPPED = 400, 3000, 30, 10
 """How many characters of the reasoning and of the answer, rows of a table, and pieces that were not read, are shown."""
 STYLES = {
-    MATCH: "green",
-    BELOW: "yellow",
-    WRONG_LABEL: "magenta",
-    DUPLICATE: "cyan",
-    JUNK: "red",
-    OUTSIDE: "red",
-    MISSED: "red",
-    IGNORED: "dim",
+    "match": "green",
+    "below threshold": "yellow",
+    "wrong label": "magenta",
+    "duplicate": "cyan",
+    "junk": "red",
+    "outside": "red",
+    "missed": "red",
+    "ignored": "dim",
 }
 
 
@@ -154,9 +144,9 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
         )
     if explanation.text.n_dropped:
         _row(table, ["-", "", "", "", "", "", f"not read: {explanation.text.n_dropped}, counted as wrong"], "red")
-    missed = [fate for fate in objects if fate.counted_as == MISSED]
+    missed = [fate for fate in objects if fate.counted_as == "missed"]
     for fate in missed[:SHOWN_ROWS]:
-        _row(table, ["", "", _place(fate.place), str(fate.index + 1), fate.label, "", MISSED], STYLES[MISSED])
+        _row(table, ["", "", _place(fate.place), str(fate.index + 1), fate.label, "", "missed"], STYLES["missed"])
     yield table
     for shown, what in ((predictions, "predictions"), (missed, "missed objects")):
         if len(shown) > SHOWN_ROWS:
@@ -165,7 +155,7 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
 
 def _of_interest(predictions: Sequence[Verdict]) -> list[Verdict]:
     """At most `SHOWN_ROWS`, in order: those that are compared with an object first, then repeats, then junk."""
-    later = {DUPLICATE: 1, IGNORED: 2, JUNK: 3}
+    later = {"duplicate": 1, "ignored": 2, "junk": 3}
     chosen = sorted(predictions, key=lambda verdict: later.get(verdict.counted_as, 0))[:SHOWN_ROWS]
     return sorted(chosen, key=lambda verdict: verdict.index)
 

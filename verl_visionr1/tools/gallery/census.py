@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from verl_visionr1.rollouts.inference import Sample
-from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder
+from verl_visionr1.rollouts.judged import NO_STEP, Floats, Ints, Judged, TableBuilder, groups_of
+from verl_visionr1.rollouts.judging import EQUAL
 from verl_visionr1.rollouts.places import Dump
 from verl_visionr1.rollouts.records import Counts, Rollout, data_sources_of, read_rollouts
-from verl_visionr1.tools.gallery.groups import GroupNumbers, numbers_of
-from verl_visionr1.tools.gallery.settings import Settings
+from verl_visionr1.tools.gallery.settings import Sampling, Settings
 
+EPSILON = 1e-6
+"""Added to the standard deviation, as verl's `compute_grpo_outcome_advantage` does."""
+
+LEAST_LOSS = 0.05
+"""A smaller loss of quality under a higher reward is not worth a look."""
 LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
 """Numbers of a step besides the reward and its metrics."""
 REWARD, SAVED = "reward", "saved reward"
@@ -22,6 +29,88 @@ _NAMES = {"value": REWARD, "saved": SAVED, "n_characters": LENGTH, "n_tokens": T
 _BY = ("dump", "source", "step")
 Place = tuple[int, ...]
 """Dump, data source (in `Judged.sources`) and step."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNumbers:
+    """What the rewards of one prompt's rollouts come to.
+
+    Attributes:
+        saved, values, qualities: see `numbers_of`.
+        rewards: those that the run gave, where it gave one to each; else the recomputed ones.
+        std: their standard deviation, divided by n - 1 as in verl's GRPO; 0.0 for one rollout.
+        advantages: (reward - mean) / (std + `EPSILON`), one a rollout; empty for one rollout, which has none.
+        is_flat: several rollouts, all of one reward: they teach nothing.
+        against: by how much the quality falls, at most, from one rollout to another whose reward is higher; 0.0 below
+            `LEAST_LOSS`.
+        misled: numbers of the rollouts that have such another: rewarded above one that is better.
+    """
+
+    saved: Sequence[float | None]
+    values: Sequence[float]
+    qualities: Sequence[float]
+    rewards: tuple[float, ...]
+    is_saved: bool
+    mean: float
+    std: float
+    advantages: tuple[float, ...]
+    is_flat: bool
+    against: float
+    misled: tuple[int, ...]
+
+
+def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities: Sequence[float]) -> GroupNumbers:
+    """The numbers of one group.
+
+    Args:
+        saved: n >= 1 rewards as the run gave them.
+        values: the same, recomputed.
+        qualities: n numbers in [0, 1] that no threshold moves: F1@.5 of boxes, else the task's accuracy.
+
+    >>> group = numbers_of([None, None, None], [0.0, 0.5, 1.0], [0.9, 0.5, 0.2])
+    >>> group.std, [round(advantage, 3) for advantage in group.advantages]
+    (0.5, [-1.0, 0.0, 1.0])
+    >>> round(group.against, 3), group.misled
+    (0.7, (1, 2))
+    """
+    given = [reward for reward in saved if reward is not None]
+    is_saved = len(given) == len(saved)
+    rewards = tuple(given if is_saved else values)
+    n = len(rewards)
+    group = groups_of([0] * n, rewards)
+    mean, std, is_flat = float(group.mean[0]), float(group.std[0]), bool(group.is_dead[0])
+    against, misled = _against(rewards, qualities)
+    return GroupNumbers(
+        saved=saved,
+        values=values,
+        qualities=qualities,
+        rewards=rewards,
+        is_saved=is_saved,
+        mean=mean,
+        std=std,
+        advantages=tuple(0.0 if is_flat else (reward - mean) / (std + EPSILON) for reward in rewards) * (n > 1),
+        is_flat=is_flat,
+        against=against,
+        misled=misled,
+    )
+
+
+def _against(rewards: Sequence[float], qualities: Sequence[float]) -> tuple[float, tuple[int, ...]]:
+    """The largest fall of quality under a rise of reward, and who gains by one; n log n, for groups may be large."""
+    order = sorted(range(len(rewards)), key=rewards.__getitem__)
+    largest, misled = 0.0, list[int]()
+    best, start = -math.inf, 0
+    while start < len(order):
+        stop = start
+        while stop < len(order) and rewards[order[stop]] - rewards[order[start]] <= EQUAL:
+            stop += 1
+        for i in order[start:stop]:
+            if best - qualities[i] >= LEAST_LOSS:
+                largest = max(largest, best - qualities[i])
+                misled.append(i)
+        best = max(best, *(qualities[i] for i in order[start:stop]))
+        start = stop
+    return largest, tuple(sorted(misled))
 
 
 class Group(NamedTuple):
@@ -36,7 +125,6 @@ class Census:
     """What all rollouts come to.
 
     Args:
-        table: all of them.
         keys: (number of the dump, group of the rollout) -> number in the table's column `group`.
         sample: a few rollouts with a saved reward.
     """
@@ -114,7 +202,6 @@ class Reader:
     """Reads dumps as the settings say.
 
     Attributes:
-        judgings: how the rollouts of each dump are judged.
         counts: what became of the rows, of the first time that they were read.
     """
 
@@ -161,3 +248,37 @@ def take_census(reader: Reader) -> Census:
         if rollout.saved is not None:
             sample.add(rollout)
     return Census(builder.table(), dict(builder.names["group"]), sample.rollouts)
+
+
+def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
+    """Numbers of whole groups, at most `limit` rollouts in all but at least one group, in the order of the dumps.
+
+    Args:
+        sizes: rollouts of each group, in the order of the dumps and their steps.
+        steps: step of each.
+        sample: "even" takes them at even distances, "last" from the last step of each dump backwards.
+    """
+    if sizes.sum() <= limit:
+        return list(range(len(sizes)))
+    order = _spread(len(sizes)) if sample == "even" else np.argsort(-steps, kind="stable").tolist()
+    kept: list[int] = []
+    left = limit
+    for number in order:
+        size = int(sizes[number])
+        if size <= left or not kept:
+            kept.append(number)
+            left -= size
+        if left <= 0:
+            break
+    return sorted(kept)
+
+
+def _spread(n: int) -> list[int]:
+    """0..n-1 in an order of which every start lies evenly: bit by bit halved (van der Corput).
+
+    >>> _spread(5)
+    [0, 4, 2, 1, 3]
+    """
+    bits = max(n - 1, 1).bit_length()
+    order = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits))
+    return [place for place in order if place < n]

@@ -10,8 +10,7 @@ import numpy as np
 
 from verl_visionr1.rollouts.judged import NO_STEP
 from verl_visionr1.tools.gallery.census import FLAT, LENGTH, REWARD, SAVED, SPREAD, TOKENS, Census
-from verl_visionr1.tools.runs.metrics import NOT_CRITERIA
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_steps
 
 Means = Mapping[str, float]
 """Name of a number -> its mean."""
@@ -73,7 +72,6 @@ def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) ->
     """Panels in the order of the page: the main ones, criteria, the rest; a curve of fewer than two points is none.
 
     Args:
-        names: of the dumps.
         run_dirs: folders of runs, for what they logged.
     """
     lines: dict[str, list[Line]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.rewards import Preset
@@ -14,19 +15,8 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import progress_at
 from verl_visionr1.targets import Target
 from verl_visionr1.tools.explain.diagnosis import Exam, about, cause_of, findings_of
-from verl_visionr1.tools.explain.diagnosis.base import object_boxes
-from verl_visionr1.tools.explain.diagnosis.verdicts import (
-    BELOW,
-    DUPLICATE,
-    IGNORED,
-    JUNK,
-    MATCH,
-    MISSED,
-    OUTSIDE,
-    WRONG_LABEL,
-    Verdict,
-    verdicts_of,
-)
+from verl_visionr1.tools.explain.diagnosis.base import labelled_objects
+from verl_visionr1.tools.explain.diagnosis.verdicts import Kind, Verdict, verdicts_of
 from verl_visionr1.tools.gallery.census import Census, Group
 from verl_visionr1.tools.gallery.payload import (
     GroupRow,
@@ -42,8 +32,7 @@ from verl_visionr1.tools.gallery.pictures import Pictures
 from verl_visionr1.tools.gallery.settings import Settings
 from verl_visionr1.tools.gallery.texts import NOWHERE, Shown, Span, in_utf16, plain_prompt, question_of, spans_of
 
-KINDS = (MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK, OUTSIDE, IGNORED, MISSED)
-"""What a prediction or an object can be counted as, in the order of the legend."""
+KINDS = get_args(Kind)
 MAX_PREDICTIONS = 300
 """So many predictions of a rollout are drawn, as in `visionr1 explain --draw`."""
 MAX_DIAGNOSED = 50_000
@@ -228,9 +217,7 @@ def thresholds_row(thresholds: Thresholds) -> ThresholdsRow:
 
 
 def _objects(target: Target) -> list[Place]:
-    labels = tuple(target.labels) or ("",) * target.n_objects
-    places = target.points_xy or object_boxes(target) if target.task == "pointing" else object_boxes(target)
-    return [Place(label, [finite(number, 1) for number in place]) for label, place in zip(labels, places, strict=True)]
+    return [Place(label, [finite(number, 1) for number in place]) for place, label in labelled_objects(target)]
 
 
 def _predictions(verdicts: Sequence[Verdict], spans: Sequence[Span], target: Target) -> list[Prediction]:

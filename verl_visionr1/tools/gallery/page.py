@@ -17,8 +17,7 @@ from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
 from verl_visionr1.rollouts.records import no_row
 from verl_visionr1.tools.explain.diagnosis.base import plural
 from verl_visionr1.tools.explain.drawing import COLOURS, MISSED_TARGET
-from verl_visionr1.tools.gallery.census import Census, Reader, take_census
-from verl_visionr1.tools.gallery.choice import chosen
+from verl_visionr1.tools.gallery.census import Census, Reader, chosen, take_census
 from verl_visionr1.tools.gallery.curves import drifts_of, panels_of
 from verl_visionr1.tools.gallery.entries import KINDS, Entries, judged_by, thresholds_row
 from verl_visionr1.tools.gallery.payload import Kind, Payload, script_json
@@ -38,7 +37,6 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
     Args:
         paths: dumps, folders of dumps, or folders of runs.
         out: the page; it is there whole, or an older one is untouched.
-        settings: how.
 
     Raises:
         RowsError: no such file or folder, no dump in it, or the page cannot be written; with `on_error="fail"` also a

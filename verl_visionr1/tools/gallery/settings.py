@@ -23,17 +23,14 @@ class Settings:
     """How a gallery is made.
 
     Attributes:
-        judging: how rollouts are judged again.
         data: the parquet that they were made of: it gives images, and data sources.
         title: of the page; "": the names of what it was made from.
         limit: so many rollouts are shown at most, whole prompt groups; curves are over all of them.
-        sample: which.
         side: longer side of a picture in pixels.
         max_images: so many pictures are in the page at most; further prompts stand on grey.
         has_causes: whether the first line of `visionr1 explain` is found for each shown rollout: 2 to 30 ms each.
         files: task -> YAML file of the preset that judges it, "" -> that of the other tasks: what the commands in the
             page name; presets that have no file are named by their name.
-        columns: names of the columns.
         validation_names: folders of the run's validation dumps.
         is_run: whether all of it is as the run wrote it down, so that the commands in the page need no options.
         on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
@@ -87,11 +84,8 @@ class Written:
     """What a gallery holds.
 
     Attributes:
-        out: the page.
-        n_bytes: its size.
         n_rollouts, n_prompts: shown; a prompt counts once, however many steps it was asked at.
         n_all: rollouts that were judged; curves are over them.
-        n_images: pictures in it.
         n_without_image: shown prompts that stand on grey although they have an image.
         notes: what is worth knowing besides, in sentences.
     """

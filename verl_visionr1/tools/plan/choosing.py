@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ FEW_SEQUENCES = 16
 LEAST_SHARE, MAX_SHARE, SPARE_SHARE = 0.4, 0.9, 0.1
 """Of `gpu_memory_utilization`. Where there is room, vLLM gets some to spare: its workspace is a rough figure, and what
 is left over is idle while it generates."""
-LORA_HINT, HOST_GROWTH = 64, 2.0
+LORA_HINT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,6 @@ class Plan:
 
     Attributes:
         shape, machine, run: what was planned for.
-        settings: what is chosen.
         log_prob_tokens: budget of passes without gradients.
         share: `rollout.gpu_memory_utilization`.
         sequences: of the longest kind that an engine has room for at once.
@@ -81,11 +81,9 @@ def _fitting(shape: Shape, machine: Machine, run: Run) -> Plan | None:
 def _candidates(shape: Shape, machine: Machine) -> Iterator[Settings]:
     """From the fastest on: moving memory between phases costs seconds a step, Adam on the CPU most."""
     sizes = [n for n in (1, 2, 4, 8) if machine.gpus % n == 0 and shape.heads % n == 0]
-    levels = (Settings(), Settings(offload_adam=True), Settings(offload_adam=True, offload_params=True))
-    for level in (*levels, Settings(offload_always=True)):
-        yield replace(level, is_fused=shape.has_fused_head)
-    for size in sizes[1:]:
-        for level in (*levels, Settings(offload_always=True)):
+    moved = Settings(offload_adam=True), Settings(offload_adam=True, offload_params=True)
+    for size in sizes:
+        for level in (Settings(), *moved, Settings(offload_always=True)):
             yield replace(level, is_fused=shape.has_fused_head, tensor_parallel=size)
 
 
@@ -111,15 +109,12 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
     needed = weights + ENGINE_GB + memory.cache_gb(shape, run, chosen, sequences)
     share = min(share, max(math.ceil((needed / machine.gpu_gb + SPARE_SHARE) * 20) / 20, LEAST_SHARE))
     cache = share * machine.gpu_gb - weights - ENGINE_GB
+    held = f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes per token"
     generation = (
         *waits,
         Part("vLLM's weights", weights, f"bf16: 2 bytes x P / tensor parallel {chosen.tensor_parallel}"),
         Part("vLLM's workspace", ENGINE_GB, "CUDA graphs, its largest batch: rough"),
-        Part(
-            "vLLM's cache",
-            cache,
-            f"{sequences} of {wanted} sequences at once, {shape.kv_bytes_per_token} bytes per token",
-        ),
+        Part("vLLM's cache", cache, held),
     )
     return Plan(
         shape,
@@ -156,21 +151,12 @@ def _wanted(machine: Machine, run: Run, settings: Settings) -> int:
 
 def _sequences(shape: Shape, run: Run, settings: Settings, room: float, wanted: int) -> int:
     """How many of the longest sequences the cache holds at once, at most those wanted."""
-    low, high = 0, wanted
-    while low < high:
-        middle = (low + high + 1) // 2
-        if memory.cache_gb(shape, run, settings, middle) <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_right(range(1, wanted + 1), room, key=lambda n: memory.cache_gb(shape, run, settings, n))
 
 
 def _refusal(shape: Shape, machine: Machine, run: Run) -> str:
-    what, ways = (
-        f"{machine.n} x {machine.gpu_gb:g} GB do not fit: {_why_not(shape, machine, run)}",
-        [*_ways(shape, machine, run)],
-    )
+    what = f"{machine.n} x {machine.gpu_gb:g} GB do not fit: {_why_not(shape, machine, run)}"
+    ways = [*_ways(shape, machine, run)]
     return f"{what}; would fit: {', or '.join(ways)}" if ways else f"{what}; shorten --max-prompt and --max-response"
 
 

@@ -45,8 +45,6 @@ class Machine:
 
     Attributes:
         gpus: on each node.
-        nodes: number of nodes.
-        gpu_gb: memory of a GPU.
         host_gb: memory of a node; None: not known, and taken to be enough.
         has_flash: whether training can use flash-attn; without it, torch's sdpa and padded micro-batches.
 
@@ -61,13 +59,8 @@ class Machine:
     has_flash: bool = True
 
     def __post_init__(self) -> None:
-        for name, option in (
-            ("gpus", "gpus"),
-            ("nodes", "nodes"),
-            ("gpu_gb", "gpu-memory"),
-            ("host_gb", "host-memory"),
-        ):
-            value = getattr(self, name)
+        given = {"gpus": self.gpus, "nodes": self.nodes, "gpu-memory": self.gpu_gb, "host-memory": self.host_gb}
+        for option, value in given.items():
             if value is not None and not value > 0:
                 raise PlanError(f"--{option} {value:g}: needs a number above 0")
 
@@ -288,9 +281,7 @@ def host(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[P
         engines = machine.gpus * engine_weights_gb(shape, settings)
         kept.append(Part("sleeping vLLM", engines, "with LoRA its weights wait in host memory: 2 bytes x P an engine"))
     loading = MASTER * shape.params * (machine.gpus if shape.is_tied else 1) / GB
-    start = Part(
-        "loading the model", loading, "fp32, once per worker (tied embeddings)" if shape.is_tied else "fp32, once"
-    )
+    start = Part("loading the model", loading, f"fp32, once{' per worker (tied embeddings)' if shape.is_tied else ''}")
     processes = PROCESSES_GB + PROCESSES_GB_PER_GPU * machine.gpus
     states = [part for part in kept if part.name != "reference model"]
     larger = [start] if start.gb > total(states) else states

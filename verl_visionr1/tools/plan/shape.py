@@ -23,7 +23,6 @@ class Layers:
     """A stack of equal transformer layers.
 
     Attributes:
-        n: number of layers.
         hidden: width of the residual stream.
         intermediate: width inside the MLP.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,85 +20,71 @@ REF = "actor_rollout_ref.ref"
 SDPA_KEY = f"++{MODEL}.override_config.attn_implementation"
 
 
+Override: TypeAlias = tuple[str, object, str]
+"""Key of verl, value, and why."""
+
+
 def overrides_of(plan: Plan) -> dict[str, tuple[str, str]]:
     """Key of verl -> (value, why), in reading order. Without what the plan does not decide (lengths, batch, KL)."""
-    return dict((*_machine(plan), *_training(plan), *_generation(plan), *_variants(plan)))
+    overrides = (*_training(plan), *_generation(plan), *_variants(plan))
+    return {key: (str(value), why) for key, value, why in overrides}
 
 
-def _machine(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
-    yield "trainer.n_gpus_per_node", (str(plan.machine.gpus), "as given")
-    yield "trainer.nnodes", (str(plan.machine.nodes), "as given")
-
-
-def _training(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
-    settings = plan.settings
-    fsdp = f"{ACTOR}.fsdp_config"
-    yield f"{ACTOR}.strategy", ("fsdp2", "shards parameter by parameter; offload_policy and a frozen tower need it")
-    yield f"{fsdp}.param_offload", (str(settings.offload_params), _why_offload(plan, settings.offload_params))
-    yield f"{fsdp}.optimizer_offload", (str(settings.offload_adam), _why_offload(plan, settings.offload_adam))
-    yield f"{fsdp}.offload_policy", (str(settings.offload_always), _why_always(plan))
-    yield f"{MODEL}.enable_gradient_checkpointing", ("True", "else every layer's activations are kept")
-    yield from _attention(plan)
-    yield f"{MODEL}.use_fused_kernels", (str(settings.is_fused), _why_fused(plan))
-    yield f"{ACTOR}.use_dynamic_bsz", ("True", "micro-batches by tokens, not by answers: images differ in size")
+def _training(plan: Plan) -> Iterator[Override]:
+    settings, fsdp = plan.settings, f"{ACTOR}.fsdp_config"
+    yield "trainer.n_gpus_per_node", plan.machine.gpus, "as given"
+    yield "trainer.nnodes", plan.machine.nodes, "as given"
+    yield f"{ACTOR}.strategy", "fsdp2", "shards parameter by parameter; offload_policy and a frozen tower need it"
+    for key, is_on in (("param_offload", settings.offload_params), ("optimizer_offload", settings.offload_adam)):
+        frees = "frees memory for vLLM; loaded again to train" if is_on else "fits beside vLLM"
+        yield f"{fsdp}.{key}", is_on, "no effect with offload_policy" if settings.offload_always else frees
+    only_way = "does not fit otherwise: weights, gradients and Adam in host memory; slow"
     yield (
-        f"{ACTOR}.ppo_max_token_len_per_gpu",
-        (str(settings.tokens), "the largest tried that fits, within a worker's share of a step"),
+        f"{fsdp}.offload_policy",
+        settings.offload_always,
+        only_way if settings.offload_always else "training fits without",
     )
-    yield f"{ROLLOUT}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "no gradients, so more fit")
+    yield f"{MODEL}.enable_gradient_checkpointing", True, "else every layer's activations are kept"
+    yield from _attention(plan)
+    logits = f"else the logits of {settings.tokens} tokens x {plan.shape.vocab} words, several times over"
+    no_head = "verl has no fused head for this kind of model"
+    yield f"{MODEL}.use_fused_kernels", settings.is_fused, logits if settings.is_fused else no_head
+    yield f"{ACTOR}.use_dynamic_bsz", True, "micro-batches by tokens, not by answers: images differ in size"
+    largest = "the largest tried that fits, within a worker's share of a step"
+    yield f"{ACTOR}.ppo_max_token_len_per_gpu", settings.tokens, largest
+    yield f"{ROLLOUT}.log_prob_max_token_len_per_gpu", plan.log_prob_tokens, "no gradients, so more fit"
     if plan.run.has_kl and not plan.run.lora_rank:
-        yield f"{REF}.log_prob_max_token_len_per_gpu", (str(plan.log_prob_tokens), "the same for the reference model")
-        yield f"{REF}.fsdp_config.model_dtype", ("bf16", "it is computed in bf16 anyway: half the host memory")
+        yield f"{REF}.log_prob_max_token_len_per_gpu", plan.log_prob_tokens, "the same for the reference model"
+        yield f"{REF}.fsdp_config.model_dtype", "bf16", "it is computed in bf16 anyway: half the host memory"
 
 
-def _attention(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+def _attention(plan: Plan) -> Iterator[Override]:
     """verl's own default is flash_attention_2: it is named only where it is not to be used."""
     if plan.machine.has_flash:
-        yield f"{MODEL}.use_remove_padding", ("True", "micro-batches are packed: no padding; needs flash-attn")
+        yield f"{MODEL}.use_remove_padding", True, "micro-batches are packed: no padding; needs flash-attn"
     else:
-        yield f"{MODEL}.use_remove_padding", ("False", "packed micro-batches need flash-attn; these are padded")
-        yield SDPA_KEY, ("sdpa", "torch's own attention")
+        yield f"{MODEL}.use_remove_padding", False, "packed micro-batches need flash-attn; these are padded"
+        yield SDPA_KEY, "sdpa", "torch's own attention"
 
 
-def _generation(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+def _generation(plan: Plan) -> Iterator[Override]:
     parallel = plan.settings.tensor_parallel
     alone = "an engine on each GPU: no communication" if parallel == 1 else "weights and cache do not fit one GPU"
-    yield f"{ROLLOUT}.tensor_model_parallel_size", (str(parallel), alone)
+    yield f"{ROLLOUT}.tensor_model_parallel_size", parallel, alone
     cache = f"the cache holds {plan.sequences} of {plan.wanted} sequences at once"
-    yield f"{ROLLOUT}.gpu_memory_utilization", (f"{plan.share:g}", cache)
-    yield f"{ROLLOUT}.free_cache_engine", ("True", "vLLM gives its memory back while the model is trained")
-    yield (
-        f"{ROLLOUT}.max_model_len",
-        (str(plan.run.length), "prompt + answer; else vLLM asks for the model's whole context"),
-    )
+    yield f"{ROLLOUT}.gpu_memory_utilization", f"{plan.share:g}", cache
+    yield f"{ROLLOUT}.free_cache_engine", True, "vLLM gives its memory back while the model is trained"
+    yield f"{ROLLOUT}.max_model_len", plan.run.length, "prompt + answer; else vLLM asks for the model's whole context"
 
 
-def _variants(plan: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+def _variants(plan: Plan) -> Iterator[Override]:
     if plan.run.lora_rank:
-        yield f"{MODEL}.lora_rank", (str(plan.run.lora_rank), "as given")
-        yield f"{MODEL}.exclude_modules", ("'.*visual.*'", "vLLM adapts language layers only")
-        yield f"{ROLLOUT}.load_format", ("safetensors", "vLLM has the base weights from the start")
+        yield f"{MODEL}.lora_rank", plan.run.lora_rank, "as given"
+        yield f"{MODEL}.exclude_modules", "'.*visual.*'", "vLLM adapts language layers only"
+        yield f"{ROLLOUT}.load_format", "safetensors", "vLLM has the base weights from the start"
     if plan.run.is_vision_frozen and not plan.run.lora_rank:
         library = "verl_visionr1.runtime.frozen_vision"
-        yield f"{MODEL}.external_lib", (library, "verl 0.9.1 does not read actor.freeze_vision_tower; this freezes it")
-
-
-def _why_offload(plan: Plan, is_on: bool) -> str:
-    if plan.settings.offload_always:
-        return "no effect with offload_policy"
-    return "frees memory for vLLM; loaded again to train" if is_on else "fits beside vLLM"
-
-
-def _why_always(plan: Plan) -> str:
-    if plan.settings.offload_always:
-        return "does not fit otherwise: weights, gradients and Adam in host memory; slow"
-    return "training fits without"
-
-
-def _why_fused(plan: Plan) -> str:
-    if plan.settings.is_fused:
-        return f"else the logits of {plan.settings.tokens} tokens x {plan.shape.vocab} words, several times over"
-    return "verl has no fused head for this kind of model"
+        yield f"{MODEL}.external_lib", library, "verl 0.9.1 does not read actor.freeze_vision_tower; this freezes it"
 
 
 def override_lines(plan: Plan) -> list[str]:

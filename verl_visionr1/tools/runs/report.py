@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from rich.table import Table
@@ -13,8 +13,18 @@ from rich.table import Table
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.tools.runs.alarms import table_of as alarms_of
 from verl_visionr1.tools.runs.figure import Curves, draw
-from verl_visionr1.tools.runs.metrics import BOXES_PER_OBJECT, BY_STAGE, has_box_numbers, list_metrics
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
+from verl_visionr1.tools.runs.steps import (
+    ACCURACY,
+    BOXES_PER_OBJECT,
+    BY_STAGE,
+    F1,
+    REWARD,
+    RunError,
+    Step,
+    has_box_numbers,
+    list_metrics,
+    read_steps,
+)
 from verl_visionr1.tools.runs.validations import (
     LEVEL,
     RESAMPLES,
@@ -30,7 +40,6 @@ from verl_visionr1.tools.runs.validations import (
     read_validation,
     validation_folder,
 )
-from verl_visionr1.tools.runs.verdict import format_interval, judge_outcome, write_verdict
 
 FIGURE, NUMBERS = "report.png", "report.json"
 _COLORS = {"better": "green", "worse": "red"}
@@ -43,7 +52,6 @@ class Comparison:
     Attributes:
         steps: of both; of one or none where no more are logged.
         sections: one for each data source; none where there is nothing to compare.
-        notes: what a reader has to know of the numbers.
     """
 
     steps: tuple[int, ...]
@@ -141,10 +149,8 @@ def table_of(comparison: Comparison, section: Section) -> Table:
     prompts = "" if section.n is None else f", {section.n} prompts"
     table = Table(title=f"Held-out answers: {section.source}{prompts}", title_justify="left")
     table.add_column("", no_wrap=True)
-    for heading in (
-        *(f"{word} (step {n})" for word, n in zip(("before", "after"), comparison.steps, strict=True)),
-        "change",
-    ):
+    before, after = comparison.steps
+    for heading in (f"before (step {before})", f"after (step {after})", "change"):
         table.add_column(heading, justify="right")
     has_intervals = section.n is not None
     if has_intervals:
@@ -230,7 +236,6 @@ class Report:
     Attributes:
         tables: one for each data source, then the alarms, where there were some.
         verdicts: one sentence for each data source.
-        notes: what a reader has to know of the numbers.
         figure, numbers: files.
     """
 
@@ -242,11 +247,7 @@ class Report:
 
 
 def _steps_of(run_dir: Path) -> list[Step]:
-    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell.
-
-    Raises:
-        RunError: neither.
-    """
+    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell."""
     try:
         return read_steps(run_dir)
     except RunError:
@@ -280,3 +281,66 @@ def report(run_dir: Path) -> Report:
     write_whole(numbers, msgspec.json.format(msgspec.json.encode(numbers_of(comparison, curves)), indent=1))
     draw(steps, figure, title=run_dir.resolve().name, curves=curves)
     return Report([*tables, *([alarms] if alarms else [])], verdicts_of(comparison), comparison.notes, figure, numbers)
+
+
+Outcome = Literal["better", "worse", "no change", "reward up, quality down", "unknown"]
+
+
+def judge_outcome(section: Section) -> Outcome:
+    """What happened to the quality (F1@.5, or the accuracy of tasks without boxes), held against the reward."""
+    reward, quality = find_change(section, REWARD.key), find_quality(section)
+    if reward is None or quality is None or not quality.mark:
+        return "unknown"
+    if quality.mark == "worse" and reward.mark == "better":
+        return "reward up, quality down"
+    return "better" if quality.mark == "better" else "worse" if quality.mark == "worse" else "no change"
+
+
+def write_verdict(section: Section, *, names_source: bool = False) -> str:
+    """The sentence."""
+    reward, quality = find_change(section, REWARD.key), find_quality(section)
+    where = f" on {section.source}" if names_source else ""
+    outcome = judge_outcome(section)
+    if quality is None or reward is None:
+        return f"Nothing to compare{where}: neither F1@.5 nor accuracy was reported."
+    if outcome == "unknown":
+        return f"No verdict{where}: without intervals a change cannot be told from noise."
+    told, over = format_change(quality), f"over {section.n} prompts"
+    if outcome == "reward up, quality down":
+        return (
+            f"The reward rose while {quality.metric.name} fell{where}: {format_change(reward)}, {told} {over}. "
+            "The reward may be gamed; look at the gallery."
+        )
+    words = {"better": "Held-out answers got better", "worse": "Held-out answers got worse"}
+    verdict = f"{words.get(outcome, 'No change can be shown')}{where}: {told} {over}"
+    if quality is not reward and reward.mark in ("better", "worse") and reward.mark != outcome:
+        return f"{verdict}, while the reward {'rose' if reward.mark == 'better' else 'fell'}: {format_change(reward)}."
+    return f"{verdict}."
+
+
+def find_quality(section: Section) -> Change | None:
+    """The change of what the task is measured by; the reward where a dump has nothing else."""
+    found = (find_change(section, key) for key in (F1.key, ACCURACY.key, REWARD.key))
+    return next((change for change in found if change is not None), None)
+
+
+def find_change(section: Section, key: str) -> Change | None:
+    """The change of one metric."""
+    return next((change for change in section.changes if change.metric.key == key), None)
+
+
+def format_change(change: Change, digits: int = 3) -> str:
+    """A difference and its interval.
+
+    >>> from verl_visionr1.tools.runs.validations import Interval
+    >>> format_change(Change(F1, 0.4, 0.56, Interval(0.16, 0.12, 0.2), "better"), digits=2)
+    'F1@.5 +0.16 [0.12, 0.20]'
+    """
+    difference = change.difference
+    interval = format_interval(difference.low, difference.high, digits)
+    return f"{change.metric.name} {difference.value:+.{digits}f}" + (f" {interval}" if interval else "")
+
+
+def format_interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """The ends of an interval; "" where there is none."""
+    return "" if low is None or high is None else f"[{low:.{digits}f}, {high:.{digits}f}]"

@@ -26,7 +26,7 @@ from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, split_uid
 from verl_visionr1.rollouts.run import Start, find_run, read_run
 from verl_visionr1.targets import TargetError
-from verl_visionr1.tools.runs.metrics import Metric, list_metrics
+from verl_visionr1.tools.runs.steps import Metric, list_metrics
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
@@ -40,7 +40,6 @@ class Validation:
     """One dump: U units, the prompts of one `Key` each.
 
     Attributes:
-        step: of the trainer.
         keys: of the units.
         sources: data source of each, or its task where that is not known.
         tasks: of the ground truth; "" where it is not one of ours.
@@ -108,7 +107,6 @@ class Section:
     """The comparison of one data source.
 
     Attributes:
-        source: its name.
         n: prompts that both validations have; None where only means are known.
         changes: one for each metric, the reward first.
         stages: those that the rows were judged at, before and after.
@@ -201,8 +199,6 @@ def read_validation(
     Of a trajectory of several turns, each of which has a line with the same reward, the last one counts.
 
     Args:
-        file: the dump.
-        step: of the trainer.
         sources: ground truth -> data source: verl's dumps do not name it.
         default_source: of rows whose source is not found; "": their task.
 

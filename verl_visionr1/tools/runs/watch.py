@@ -13,10 +13,8 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.run import find_run, read_run
 from verl_visionr1.tools.runs import alarms
-from verl_visionr1.tools.runs.metrics import has_box_numbers, list_metrics
-from verl_visionr1.tools.runs.report import compare_run, read_validations
-from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
-from verl_visionr1.tools.runs.verdict import format_change
+from verl_visionr1.tools.runs.report import compare_run, format_change, read_validations
+from verl_visionr1.tools.runs.steps import RunError, Step, has_box_numbers, list_metrics, read_steps
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
@@ -70,8 +68,6 @@ def lines_of(step: Step, total_steps: int, seen: Sequence[Step] = ()) -> Iterato
     """What a training step scored, and the alarms that it starts or ends.
 
     Args:
-        step: the step.
-        total_steps: steps the run will take.
         seen: the steps that were shown before; the first that has thresholds explains them.
     """
     if step.training("value") is not None:

@@ -55,7 +55,6 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stages: the rule off, then each stage.
-        n_skipped: rows that could not be read.
         routed: task -> preset, for tasks that the preset cannot judge; it follows its own schedule.
         advice: one line for each stage that leaves too many groups without gradient.
     """
@@ -91,10 +90,8 @@ def replay(
     A default schedule follows the family of the model, as in training (`schedule.follow_model`).
 
     Args:
-        rollouts: a stream.
         judging: its preset's schedule is looked at; its moment plays no part.
         too_many_dead: share of groups without gradient above which a stage is advised against.
-        counts: what the reader counts.
 
     Raises:
         RowsError: no row, or none that could be read.

@@ -57,17 +57,9 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     """What to print about rollouts under each stage, in order."""
     several = len(found.stages[0].sources) > 1
     table = Table(title="saved rollouts under each stage", title_justify="left")
-    for heading in (
-        "stage",
-        *(["source"] if several else []),
-        "from",
-        "match IoU",
-        "rows",
-        "reward",
-        "group_std",
-        "dead",
-    ):
-        table.add_column(heading, justify="left" if heading in ("stage", "source") else "right", overflow="fold")
+    places = ["stage", "source"] if several else ["stage"]
+    for heading in (*places, "from", "match IoU", "rows", "reward", "group_std", "dead"):
+        table.add_column(heading, justify="left" if heading in places else "right", overflow="fold")
     for stage in found.stages:
         start = "-" if stage.progress is None else f"{stage.progress:g}"
         sources = dict(list(stage.sources.items())[:MAX_SOURCES]) if several else {}

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from verl_visionr1.files import RowsError
+from verl_visionr1.files import RowsError, atomic_write
 from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.rollouts.inference import Sample, difference_hints
 from verl_visionr1.rollouts.judged import NO_STEP, Judged, TableBuilder
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.numbers import Numbers, Saved, by_source, grouping_hints, numbers_of, saved_of
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
-from verl_visionr1.tools.score.agreement import Agreement, agreement_of
 
 TEXT_CHARS = 160
 """So much of a completion is shown."""
+DECIMALS = 9
+"""Rewards that are equal to so many decimals are ties."""
 
 
 class Differing(msgspec.Struct, frozen=True):
@@ -65,14 +70,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         preset, frame, moment: how it was judged.
-        n_rows: rows that were judged.
         n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
         routed: task -> preset, for tasks that the preset cannot judge.
         overall, sources: the numbers of all rows, and of each data source.
         steps: means of each step, where there are several.
         saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
         comparison: another reward's judgement, where one was asked for.
-        hints: what looks wrong, and what to do.
     """
 
     preset: str
@@ -110,11 +113,7 @@ def rescore(
 
     Args:
         rollouts: a stream; what is kept of a row is a few numbers, and only where `other` is given.
-        judging: how.
-        other: a second reward, to compare.
         n_shown: how many of the rows that differ most are kept.
-        counts: what the reader counts.
-        on_row: told of each row.
 
     Raises:
         RowsError: no row, or none that could be read.
@@ -241,3 +240,85 @@ def _largest(preset: Preset) -> float:
 
 def _largest_first(item: tuple[float, int, Any]) -> tuple[float, int]:
     return -item[0], -item[1]
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """Spearman's rank correlation of two rewards, in [-1, 1]; None where a reward is the same for all rows.
+
+    Attributes:
+        n: rows that both score.
+        spearman: over all rows.
+        n_groups: groups of two and more rows in which both rewards differ somewhere.
+        spearman_within: mean over those groups of the correlation within each.
+    """
+
+    n: int
+    spearman: float | None
+    n_groups: int
+    spearman_within: float | None
+
+
+def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agreement:
+    """How well two rewards agree.
+
+    Args:
+        some, others: n rewards each, of the same completions.
+        groups: n whole numbers, equal for rows of one prompt.
+
+    >>> agreement_of([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 3], [0, 0, 1, 1]).spearman_within
+    0.0
+    """
+    both = np.stack([np.asarray(some, dtype=np.float64), np.asarray(others, dtype=np.float64)])
+    pairs = np.asarray(np.round(both, DECIMALS), dtype=np.float64)
+    order = np.argsort(groups, kind="stable")
+    starts = np.unique(np.asarray(groups)[order], return_index=True)[1]
+    within = [rho for group in np.split(pairs[:, order], starts[1:], axis=1) if (rho := _spearman(group)) is not None]
+    return Agreement(
+        n=pairs.shape[1],
+        spearman=_spearman(pairs),
+        n_groups=len(within),
+        spearman_within=float(np.mean(within)) if within else None,
+    )
+
+
+def _spearman(pairs: NDArray[np.float64]) -> float | None:
+    """The correlation of the ranks in two rows of numbers; None where one row is constant."""
+    from scipy.stats import rankdata
+
+    if not np.ptp(pairs, axis=1).all():
+        return None
+    ranks: Any = rankdata(pairs, axis=1)
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+@contextmanager
+def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
+    """A writer of re-scored rows; the file appears whole when the `with` block ends well, or not at all.
+
+    Args:
+        path: ends in `.jsonl`.
+        presets: those that may score a row; all of their metrics become keys, null where a row has none.
+
+    Raises:
+        RowsError: another ending, or the disk full.
+    """
+    if path.suffix != ".jsonl":
+        raise RowsError(f"--out {path}: needs a name that ends in .jsonl")
+    no_metrics = {name: None for preset in presets for name in preset.metrics}
+    with atomic_write(path) as file:
+
+        def write(rollout: Rollout, preset: Preset, score: Score, other: Score | None) -> None:
+            row = {
+                "file": rollout.file,
+                "data_source": rollout.source,
+                "task": rollout.target.task,
+                "preset": preset.name,
+                "number": rollout.number,
+                "step": rollout.step,
+                "value": score.value,
+                "saved": rollout.saved,
+                "other": None if other is None else other.value,
+            }
+            file.write(json.dumps({**row, **no_metrics, **score.metrics, **row}).encode() + b"\n")
+
+        yield write

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from verl_visionr1.rollouts.numbers import Numbers, Saved
 from verl_visionr1.rollouts.records import Counts
-from verl_visionr1.tools.score.agreement import Agreement
-from verl_visionr1.tools.score.rescore import Comparison, Differing, Report
+from verl_visionr1.tools.score.rescore import Agreement, Comparison, Differing, Report
 
 MAX_SOURCES = 6
 """So many data sources have a column each; the JSON report holds all."""

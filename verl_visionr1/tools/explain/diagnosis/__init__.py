@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
-from verl_visionr1.tools.explain.diagnosis.contents import content_findings
-from verl_visionr1.tools.explain.diagnosis.coordinates import find_misreading
-from verl_visionr1.tools.explain.diagnosis.formats import other_format
+from verl_visionr1.tools.explain.diagnosis.contents import content_findings, count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
+from verl_visionr1.tools.explain.diagnosis.readings import find_misreading, other_format
 from verl_visionr1.tools.explain.diagnosis.reasoning import opened_in_prompt
-from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
-from verl_visionr1.tools.explain.diagnosis.words import count_findings, text_findings
-from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrapping
+from verl_visionr1.tools.explain.diagnosis.repairs import reads_text, repair_answer, wrapping
 from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writing_findings
 
 __all__ = ["Exam", "Finding", "cause_of", "findings_of"]

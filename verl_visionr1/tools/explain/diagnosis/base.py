@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 from msgspec.structs import replace
 
-from verl_visionr1.answers import Answer, Defect
+from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.criteria import Thresholds, f1_50
 from verl_visionr1.masks import bounds_xyxy
@@ -156,12 +156,6 @@ class Exam:
         return max(0.0, self.full - self.value)
 
 
-def without_defects(answer: Answer, defects: Iterable[Defect]) -> Answer:
-    """The answer without some of its defects."""
-    gone = set(defects)
-    return replace(answer, defects=tuple(defect for defect in answer.defects if defect not in gone))
-
-
 def perfect_answer(target: Target) -> Answer:
     """What a model that knows the target would say, in original pixels."""
     labels = tuple(target.labels) or ("",) * target.n_objects
@@ -172,6 +166,13 @@ def perfect_answer(target: Target) -> Answer:
     if len(boxes) != len(labels):
         labels = ("",) * len(boxes)
     return Answer(boxes, labels, count=count, text=target.answer or "")
+
+
+def labelled_objects(target: Target) -> Iterator[tuple[tuple[float, ...], str]]:
+    """The place (a point where the task asks for points and has them, else a box) and the label of each object."""
+    has_points = target.task == "pointing" and target.points_xy
+    places = cast(Points, target.points_xy) if has_points else object_boxes(target)
+    return zip(places, tuple(target.labels) or ("",) * target.n_objects, strict=True)
 
 
 def object_boxes(target: Target) -> Boxes:

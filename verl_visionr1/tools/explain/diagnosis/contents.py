@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -24,7 +25,8 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     plural,
     quoted,
 )
-from verl_visionr1.tools.explain.diagnosis.coordinates import guess_frame
+from verl_visionr1.tools.explain.diagnosis.readings import guess_frame
+from verl_visionr1.tools.explain.diagnosis.reasoning import MAX_LOOKED_AT, words_of
 from verl_visionr1.tools.explain.diagnosis.repairs import (
     gain_of,
     repair_answer,
@@ -33,19 +35,7 @@ from verl_visionr1.tools.explain.diagnosis.repairs import (
     with_places,
     without,
 )
-from verl_visionr1.tools.explain.diagnosis.verdicts import (
-    BELOW,
-    DUPLICATE,
-    IGNORED,
-    JUNK,
-    MATCH,
-    MISSED,
-    OUTSIDE,
-    WRONG_LABEL,
-    Fate,
-    Verdict,
-    verdicts_of,
-)
+from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
 
 OFF_TARGET = 0.5
 """A box that reaches less than this share of the needed IoU (of 0.5, where none is needed) is not nearly right."""
@@ -55,6 +45,7 @@ MIN_SURPLUS, MIN_TIMES = 5, 3
 """Too many are at least so many surplus predictions, and at least so many predictions per object."""
 Value = TypeVar("Value")
 BOX, POINT = ("box", "boxes"), ("point", "points")
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d{1,30}),(\d{1,30})(?![\d,.])")  # bounded
 
 
 def content_findings(exam: Exam) -> list[Finding]:
@@ -66,11 +57,11 @@ def content_findings(exam: Exam) -> list[Finding]:
     surplus = _surplus(exam, verdicts, fates)
     return [
         *_too_many(exam, surplus),
-        *_wrong_labels(exam, kinds.get(WRONG_LABEL, [])),
-        *([] if surplus else _duplicates(exam, kinds.get(DUPLICATE, []))),
-        *([] if surplus else _junk(exam, kinds.get(JUNK, []))),
+        *_wrong_labels(exam, kinds.get("wrong label", [])),
+        *([] if surplus else _duplicates(exam, kinds.get("duplicate", []))),
+        *([] if surplus else _junk(exam, kinds.get("junk", []))),
         *(_box_places(exam, verdicts) if exam.target.task in BOX_TASKS else _point_places(exam, kinds)),
-        *_missed(exam, [fate for fate in fates if fate.counted_as == MISSED]),
+        *_missed(exam, [fate for fate in fates if fate.counted_as == "missed"]),
     ]
 
 
@@ -85,7 +76,7 @@ def nouns_of(exam: Exam) -> tuple[str, str]:
 def _surplus(exam: Exam, verdicts: Sequence[Verdict], fates: Sequence[Fate]) -> list[Verdict]:
     """Predictions that no object is counted by; empty where they are few, or where there is nothing to find."""
     kept = {fate.prediction for fate in fates}
-    surplus = [verdict for verdict in verdicts if verdict.index not in kept and verdict.counted_as != IGNORED]
+    surplus = [verdict for verdict in verdicts if verdict.index not in kept and verdict.counted_as != "ignored"]
     n_objects = exam.target.n_objects
     is_much = len(surplus) >= MIN_SURPLUS and len(surplus) + len(kept - {None}) >= MIN_TIMES * n_objects
     return surplus if n_objects and is_much else []
@@ -99,7 +90,7 @@ def _too_many(exam: Exam, surplus: Sequence[Verdict]) -> Iterator[Finding]:
     if not surplus:
         return
     nouns = nouns_of(exam)
-    n_repeated, n_junk = (sum(verdict.counted_as == kind for verdict in surplus) for kind in (DUPLICATE, JUNK))
+    n_repeated, n_junk = (sum(verdict.counted_as == kind for verdict in surplus) for kind in ("duplicate", "junk"))
     counts = {
         "repeat another": n_repeated,
         "match no object": n_junk,
@@ -223,11 +214,11 @@ def _box_places(exam: Exam, verdicts: Sequence[Verdict]) -> Iterator[Finding]:
     """Boxes that are far off their object, below the threshold, or loose."""
     needs_iou = "thresholds" in exam.preset.looks_at
     least = OFF_TARGET * (exam.thresholds.match_iou if needs_iou else 0.5)
-    paired = [verdict for verdict in verdicts if verdict.counted_as in (BELOW, MATCH)]
+    paired = [verdict for verdict in verdicts if verdict.counted_as in ("below threshold", "match")]
     near = [verdict for verdict in paired if (verdict.overlap or 0.0) >= least]
     yield from _off_target(exam, [verdict for verdict in paired if (verdict.overlap or 0.0) < least])
-    yield from _below(exam, [verdict for verdict in near if verdict.counted_as == BELOW])
-    loose = [v for v in near if v.counted_as == MATCH and (v.overlap or 0.0) < 1.0 - 1e-6]
+    yield from _below(exam, [verdict for verdict in near if verdict.counted_as == "below threshold"])
+    loose = [v for v in near if v.counted_as == "match" and (v.overlap or 0.0) < 1.0 - 1e-6]
     if loose:
         full = exam.thresholds.iou_full if needs_iou else 1.0
         worst = min(loose, key=lambda verdict: verdict.overlap or 0.0)
@@ -272,7 +263,7 @@ def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:
 
 def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Finding]:
     """Points beside their object, or on it but not in its middle, under criteria that ask for the middle."""
-    outside, matched = kinds.get(OUTSIDE, []), kinds.get(MATCH, [])
+    outside, matched = kinds.get("outside", []), kinds.get("match", [])
     if outside:
         nearest = min(outside, key=lambda verdict: verdict.overlap or 0.0)
         more = f" ({len(outside)} such points)" if len(outside) > 1 else ""
@@ -287,3 +278,31 @@ def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Findi
     gain = _gain_moved(exam, matched) if matched else 0.0
     if gain > 0.0:
         yield Finding("off centre", "off centre: the points lie on their objects, not in the middle", LEARN, gain)
+
+
+def count_findings(exam: Exam) -> list[Finding]:
+    """A count that is off."""
+    answer, there = exam.answer, exam.target.count or 0
+    off = answer.stated_count - there
+    if off == 0.0 or not answer.is_parsed:
+        return []
+    of_list = "" if answer.count is not None else " (the length of its list)"
+    what = f"count off by {abs(off):g}: says {answer.stated_count:g}{of_list}, there are {there}"
+    return [Finding("count off", what, LEARN, gain_of(exam, replace(answer, count=float(there))))]
+
+
+def text_findings(exam: Exam) -> list[Finding]:
+    """An answer that differs."""
+    expected, answered = exam.expected, exam.answer.text
+    gain = gain_of(exam, replace(exam.answer, text=expected))
+    if gain <= 0.0 or answered == expected or not answered.strip():
+        return []
+    shown = f"says {quoted(answered)}, expected {quoted(expected)}"
+    pointed = _DECIMAL_COMMA.sub(r"\1.\2", answered[:MAX_LOOKED_AT])
+    if pointed != answered and gain_of(exam, replace(exam.answer, text=pointed)) >= gain - 1e-6:
+        what = f"decimal comma: {shown}; a comma is read as a separator"
+        return [Finding("decimal comma", what, "ask for a decimal point", gain)]
+    if words_of(expected) in words_of(answered[:MAX_LOOKED_AT]) and words_of(expected).strip():
+        what = f"answer among other words: {shown}"
+        return [Finding("answer among other words", what, "ask for the answer alone", gain)]
+    return [Finding("answer differs", f"answer differs: {shown}", LEARN, gain)]

@@ -98,7 +98,7 @@ def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
 
 def _join(lists: list[str]) -> str:
     """All objects of some lists as one list; "" where one of them cannot be read."""
-    decoded = [_decode(text) for text in lists]
+    decoded = [decode_json(text) for text in lists]
     if not all(isinstance(it, list) for it in decoded):
         return ""
     return json.dumps([*chain.from_iterable(decoded)], ensure_ascii=False)
@@ -114,11 +114,11 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
         return exam, []
     start, end = spans[0]
     text = exam.completion[start:end]
-    if _decode(text) is not None:
+    if decode_json(text) is not None:
         return exam, []
     for what, fix, repair in _REPAIRS:
         repaired = repair(text)
-        if repaired is None or repaired == text or _decode(repaired) is None:
+        if repaired is None or repaired == text or decode_json(repaired) is None:
             continue
         reread = exam.with_text(f"{exam.completion[:start]}{repaired}{exam.completion[end:]}")
         gain = reread.value - exam.value
@@ -127,7 +127,7 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
     return exam, []
 
 
-def _decode(text: str) -> Any:
+def decode_json(text: str) -> Any:
     """JSON; None where it is none."""
     try:
         return msgspec.json.decode(text)

@@ -2,17 +2,145 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from verl_visionr1.answers import Answer, Defect
-from verl_visionr1.tools.explain.diagnosis.base import Exam
-from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, rewrite
+from verl_visionr1.answers.qwen import write_json
+from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, perfect_answer, quoted
+from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 
+WRAPPINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "bare": "{}",
+        "```json fence": "```json\n{}\n```",
+        "<answer> tags": "<answer>{}</answer>",
+        "<think> and <answer> tags": "<think>The objects stand out.</think>\n<answer>{}</answer>",
+        "<think> and <answer> tags and ```json fence": "<think>The objects stand out.</think>\n"
+        "<answer>\n```json\n{}\n```\n</answer>",
+    }
+)
+"""What may have to stand around an answer."""
 Place: TypeAlias = tuple[float, ...]
 """Four numbers of a box, or two of a point."""
+
+
+def wrap_best(exam: Exam) -> Exam:
+    """The examination of the same answer in the wrapping that earns most; itself where none earns more."""
+    return _find_wrapping(exam)[1]
+
+
+def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """What around the answer costs reward: prose, a missing fence, missing tags."""
+    name, best, gain = _find_wrapping(exam)
+    if not name:
+        return exam, []
+    body = body_of(exam) or ""
+    around = _ENVELOPE.sub(" ", " ... ".join(exam.completion.rsplit(body, 1))).strip(" .\n")
+    preset = exam.preset.name
+    if name == "bare":
+        if any(char.isalnum() for char in around):
+            it = "answer" if exam.target.task in ("counting", "text") else "list"
+            what = f"prose around the {it}: {quoted(' '.join(around.split()))} is not part of it"
+            fix = f"ask for the {it} alone (another prompt), or let training do it"
+            return best, [Finding("prose", what, fix, gain)]
+        what = f"wrapping: preset {preset} reads only the bare answer"
+        return best, [Finding("wrapping", what, "ask for the answer without fence and tags", gain)]
+    cause = "no fence" if "fence" in name and "```json" not in exam.completion else "no tags"
+    only = f"reads only {name}s" if name.endswith("fence") and "tags" not in name else f"wants the answer inside {name}"
+    fix = "ask for that in the prompt, or take another preset"
+    return best, [Finding(cause, f"{cause}: preset {preset} {only}", fix, gain)]
+
+
+_ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
+
+
+def _find_wrapping(exam: Exam) -> tuple[str, Exam, float]:
+    """The best wrapping ("" for the present one), the examination in it, and what it gains.
+
+    Criteria that read the text themselves may give 0 whatever surrounds a wrong answer: to them, a right one is shown.
+    """
+    body = body_of(exam)
+    if body is None or exam.to_full < 1e-9:
+        return "", exam, 0.0
+    right = write_answer(exam, perfect_answer(exam.target)) if reads_text(exam) else None
+    shown = exam if right is None else exam.with_text(_replace_last(exam.completion, body, right))
+    best_name, best_value = "", shown.value
+    for name, around in WRAPPINGS.items():
+        value = exam.with_text(around.replace("{}", body if right is None else right)).value
+        if value > best_value + 1e-6:
+            best_name, best_value = name, value
+    if not best_name:
+        return "", exam, 0.0
+    return best_name, exam.with_text(WRAPPINGS[best_name].replace("{}", body)), best_value - shown.value
+
+
+def reads_text(exam: Exam) -> bool:
+    """Whether criteria of the preset read the text themselves."""
+    return "completion" in exam.preset.looks_at
+
+
+def body_of(exam: Exam) -> str | None:
+    """The part of the completion that is the answer proper, as far as it goes; None where there is none."""
+    text = exam.completion[answer_start(exam.completion) :]
+    if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
+        if Defect.TRUNCATED in exam.answer.defects:
+            return None
+        answered = exam.answer.text or (f"{exam.answer.count:g}" if exam.answer.count is not None else "")
+        return answered if answered and answered in exam.completion else None
+    claims = claims_in(text)
+    if not claims:
+        return "[]" if "[]" in text else None
+    opening, closing = text.rfind("[", 0, claims[0].start + 1), text.find("]", claims[-1].end - 1)
+    if opening < 0:
+        return None
+    if closing < 0:
+        return text[opening:]
+    if text[:opening].endswith("[") and text[closing + 1 :].startswith("]"):  # a list of lists
+        opening, closing = opening - 1, closing + 1
+    return text[opening : closing + 1]
+
+
+def rewrite(exam: Exam, answer: Answer) -> list[str]:
+    """Texts with another answer: in the place of the present one; where there is none, in every wrapping."""
+    new, body = write_answer(exam, answer), body_of(exam)
+    if new is None:
+        return []
+    if body is None:
+        return [around.replace("{}", new) for around in WRAPPINGS.values()]
+    return [_replace_last(exam.completion, body, new)]
+
+
+def _replace_last(text: str, old: str, new: str) -> str:
+    before, _, after = text.rpartition(old)
+    return before + new + after
+
+
+def write_answer(exam: Exam, answer: Answer) -> str | None:
+    """A faultless answer as text; None for one with defects, and for what cannot be written here."""
+    if answer.defects or answer.n_dropped:
+        return None
+    if exam.target.task in BOX_TASKS:
+        # Presets that look at nothing but the text know no frame.
+        sx, sy = exam.scale_xy if exam.preset.looks_at & {"answer", "matching", "grid_wh"} else (1.0, 1.0)
+        boxes = [
+            (_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)) for x1, y1, x2, y2 in answer.boxes_xyxy
+        ]
+        return write_json(boxes, answer.labels)
+    if exam.target.task == "counting" and answer.count is not None:
+        return f"{answer.count:g}"
+    return answer.text if exam.target.task == "text" else None
+
+
+def _round(number: float) -> float:
+    """Whole where it nearly is: some released parsers read whole numbers only."""
+    whole = float(f"{number:.0f}") if abs(number) < 1e15 else number
+    return int(whole) if abs(whole - number) < 0.01 else round(number, 3)
 
 
 def repair_answer(exam: Exam, answer: Answer) -> Exam:

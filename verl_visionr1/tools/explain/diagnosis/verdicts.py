@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from verl_visionr1.masks import contains
 from verl_visionr1.matching import IGNORED_SHARE
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import Target, normalize_label
-from verl_visionr1.tools.explain.diagnosis.base import Exam, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, labelled_objects, object_boxes
 
-MATCH, BELOW, WRONG_LABEL, DUPLICATE, JUNK = "match", "below threshold", "wrong label", "duplicate", "junk"
-IGNORED, MISSED, OUTSIDE = "ignored", "missed", "outside"
+Kind: TypeAlias = Literal[
+    "match", "below threshold", "wrong label", "duplicate", "junk", "outside", "ignored", "missed"
+]
+"""What a prediction or an object can be counted as, in the order of legends."""
 SAME_PLACE = 0.5
 """From this IoU on, a prediction speaks of an object (or of what another prediction speaks of)."""
 
@@ -32,8 +34,7 @@ class Verdict:
         index: number of the prediction among those that were read, from 0.
         label: as written.
         place: box x1, y1, x2, y2, or point x, y, in original pixels.
-        counted_as: "match", "below threshold", "wrong label", "duplicate", "junk", "ignored"; of points also
-            "outside".
+        counted_as: objects are "missed", and never "duplicate", "junk" or "ignored"; only points are "outside".
         target: the object it was compared with; None where it is near none.
         overlap: IoU with it; of points the distance to it in original pixels (0.0: on it).
         repeats: for a duplicate, the prediction that was there before; None: counted for the object instead.
@@ -42,7 +43,7 @@ class Verdict:
     index: int
     label: str
     place: tuple[float, ...]
-    counted_as: str
+    counted_as: Kind
     target: int | None = None
     overlap: float | None = None
     repeats: int | None = None
@@ -58,7 +59,7 @@ class Fate:
     index: int
     label: str
     place: tuple[float, ...]
-    counted_as: str
+    counted_as: Kind
     prediction: int | None = None
 
 
@@ -81,16 +82,14 @@ def verdicts_of(exam: Exam) -> tuple[list[Verdict], list[Fate]]:
 
 def _fates(target: Target, verdicts: Sequence[Verdict]) -> list[Fate]:
     best: dict[int, Verdict] = {}
-    for kind in (MATCH, BELOW, WRONG_LABEL, OUTSIDE):
+    for kind in ("match", "below threshold", "wrong label", "outside"):
         for verdict in verdicts:
             if verdict.counted_as == kind and verdict.target is not None:
                 best.setdefault(verdict.target, verdict)
-    labels = tuple(target.labels) or ("",) * target.n_objects
-    places = target.points_xy or object_boxes(target) if target.task == "pointing" else object_boxes(target)
     fates: list[Fate] = []
-    for t, (place, label) in enumerate(zip(places, labels, strict=True)):
+    for t, (place, label) in enumerate(labelled_objects(target)):
         verdict = best.get(t)
-        kind = MISSED if verdict is None else verdict.counted_as
+        kind = "missed" if verdict is None else verdict.counted_as
         fates.append(Fate(t, label, tuple(place), kind, None if verdict is None else verdict.index))
     return fates
 
@@ -106,9 +105,9 @@ def _box_verdicts(exam: Exam) -> list[Verdict]:
     for p, t in exam.case.matching.pairs:
         overlap = iou(boxes[p], targets[t])
         if overlap > 0.0:  # released matchers pair boxes that are apart
-            kind = MATCH if overlap >= needed else BELOW
+            kind = "match" if overlap >= needed else "below threshold"
             verdicts[p] = Verdict(p, exam.answer.labels[p], boxes[p], kind, t, overlap)
-    taken = {verdict.target: verdict.index for verdict in verdicts.values() if verdict.counted_as == MATCH}
+    taken = {verdict.target: verdict.index for verdict in verdicts.values() if verdict.counted_as == "match"}
     iou_pt = pairwise_iou(boxes, targets) if boxes and targets else np.zeros((len(boxes), len(targets)))
     for p in range(len(boxes)):
         if p not in verdicts:
@@ -125,17 +124,17 @@ def _unmatched(exam: Exam, p: int, iou_t: Array, taken: dict[int | None, int]) -
     if near is None or overlap is None or overlap < SAME_PLACE:
         same = _repeated(answer, p)
         if _in_ignored(box, target):
-            return Verdict(p, label, box, IGNORED)
+            return Verdict(p, label, box, "ignored")
         if same is not None:
-            return Verdict(p, label, box, DUPLICATE, near if overlap else None, overlap or None, same)
-        return Verdict(p, label, box, JUNK, near if overlap else None, overlap or None)
+            return Verdict(p, label, box, "duplicate", near if overlap else None, overlap or None, same)
+        return Verdict(p, label, box, "junk", near if overlap else None, overlap or None)
     is_same = not target.is_multiclass or normalize_label(label) == normalize_label(target.labels[near])
     if is_same or near in taken:
         before = taken.get(near)
         agrees = before is not None and normalize_label(answer.labels[before]) == normalize_label(label)
         if is_same or agrees:
-            return Verdict(p, label, box, DUPLICATE, near, overlap, before)
-    return Verdict(p, label, box, WRONG_LABEL, near, overlap)
+            return Verdict(p, label, box, "duplicate", near, overlap, before)
+    return Verdict(p, label, box, "wrong label", near, overlap)
 
 
 def _repeated(answer: Answer, p: int) -> int | None:
@@ -166,18 +165,18 @@ def _point_verdicts(answer: Answer, target: Target) -> list[Verdict]:
     for p, (point, label) in enumerate(zip(answer.points_xy, labels, strict=True)):
         t = nearest[p]
         if t is None:
-            verdicts.append(Verdict(p, label, point, JUNK))
+            verdicts.append(Verdict(p, label, point, "junk"))
             continue
         distance = distance_pt[p][t]
         if distance > 0.0:
-            verdicts.append(Verdict(p, label, point, OUTSIDE, t, distance))
+            verdicts.append(Verdict(p, label, point, "outside", t, distance))
         elif target.is_multiclass and normalize_label(label) != normalize_label(target.labels[t]):
-            verdicts.append(Verdict(p, label, point, WRONG_LABEL, t, 0.0))
+            verdicts.append(Verdict(p, label, point, "wrong label", t, 0.0))
         elif t in taken:
-            verdicts.append(Verdict(p, label, point, DUPLICATE, t, 0.0, taken[t]))
+            verdicts.append(Verdict(p, label, point, "duplicate", t, 0.0, taken[t]))
         else:
             taken[t] = p
-            verdicts.append(Verdict(p, label, point, MATCH, t, 0.0))
+            verdicts.append(Verdict(p, label, point, "match", t, 0.0))
     return verdicts
 
 

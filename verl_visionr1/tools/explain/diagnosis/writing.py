@@ -17,21 +17,19 @@ from verl_visionr1.tools.explain.diagnosis.base import (
     perfect_answer,
     plural,
     quoted,
-    without_defects,
 )
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.defects import ASK, FoundClaims, describe_defect, named_defects
-from verl_visionr1.tools.explain.diagnosis.formats import plain_first
+from verl_visionr1.tools.explain.diagnosis.readings import plain_first
 from verl_visionr1.tools.explain.diagnosis.reasoning import only_reasoned
 from verl_visionr1.tools.explain.diagnosis.repairs import Place, gain_of, with_labels, with_more
-from verl_visionr1.tools.explain.diagnosis.verdicts import MISSED, verdicts_of
+from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
 
 
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
     """What the text's form costs.
 
     Args:
-        exam: the completion; under the reading that explains it best.
         explained: causes that were found already, which explain some defects.
     """
     found = FoundClaims.of(exam)
@@ -146,7 +144,8 @@ def _shared_gain(exam: Exam) -> float:
 
 def _repair(exam: Exam, defect: Defect) -> Answer:
     """The answer without a defect; a cut-off one also with what may have been cut off, labels where they lacked."""
-    answer = without_defects(exam.answer, {defect} if defect in exam.answer.defects else {Defect.MALFORMED})
+    gone = defect if defect in exam.answer.defects else Defect.MALFORMED
+    answer = replace(exam.answer, defects=tuple(one for one in exam.answer.defects if one is not gone))
     if defect is Defect.BAD_BOX:
         return replace(answer, n_dropped=0)
     if defect is Defect.TRUNCATED:
@@ -165,6 +164,6 @@ def _complete(exam: Exam, answer: Answer) -> Answer:
         return replace(answer, count=there) if answer.stated_count < there else answer
     if target.task == "text":
         return replace(answer, text=perfect.text)
-    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == MISSED]
+    missing = [fate.index for fate in verdicts_of(exam)[1] if fate.counted_as == "missed"]
     places = perfect.boxes_xyxy if target.task in BOX_TASKS else object_points(target)
     return with_more(answer, [(places[t], perfect.labels[t]) for t in missing])

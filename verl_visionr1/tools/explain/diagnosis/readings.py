@@ -1,4 +1,4 @@
-"""Would the same numbers fit better if they were read in another frame, or in another order?"""
+"""Would the same text fit better if it were read in another frame, in another order, or in another answer format?"""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer
+from verl_visionr1.answers import FORMATS, MAX_BOXES, Answer, AnswerFormat
 from verl_visionr1.boxes import Box, area
 from verl_visionr1.conversion.conventions import NAMED
 from verl_visionr1.frames import FRAMES, Extent, Frame, points_to_original, to_original
 from verl_visionr1.matching import match_class_agnostic
 from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
-from verl_visionr1.rewards.completion import BOX_TASKS
+from verl_visionr1.rewards.completion import BOX_TASKS, in_original_pixels
 from verl_visionr1.targets import NO_IMAGE, Target, TargetError
-from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes
+from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, iou_text, object_boxes, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
-from verl_visionr1.tools.explain.diagnosis.repairs import repair_answer
-from verl_visionr1.tools.explain.diagnosis.wrapping import reads_text, wrap_best
+from verl_visionr1.tools.explain.diagnosis.repairs import reads_text, repair_answer, wrap_best
 
 MAX_COMPARED = 200
 """So many boxes are read under every frame; more tell nothing new."""
@@ -48,6 +47,7 @@ TRUTHS = ("xyxy-norm1000", "xyxy-norm1", "xywh-abs")
 """Coordinates that ground truth is often left in by mistake."""
 USUAL_BUDGETS: Sequence[tuple[int | None, int | None]] = ((None, None), (3136, 1003520))
 """Least and most pixels to try where the processed size is not known: the model's own, those of transformers' class."""
+_PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +233,7 @@ _Sized: TypeAlias = tuple[tuple[Frame, ...], tuple[int, int] | None]
 def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
     """The frames by their size: the present one first, then those that models which write this format speak in."""
     response, target = exam.response, exam.target
-    usual = FORMATS[exam.preset.answer_format].frames or FORMATS["qwen-json"].frames
-    likely = [response.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
+    likely = _likely_frames(exam, FORMATS[exam.preset.answer_format])
     by_size: dict[tuple[float, float], _Sized] = {}
     for frame in (*likely, *FRAMES.values()):
         for processed_wh in _processed_sizes(frame, target.size_wh, response.processed_wh):
@@ -276,3 +275,60 @@ def _as_written(exam: Exam) -> Answer:
         claimed = list(zip(read.boxes_xyxy, read.labels, strict=False))[:MAX_BOXES]
     labels = read.labels if read.points_xy else tuple(label for _, label in claimed)
     return msgspec.structs.replace(read, boxes_xyxy=tuple(box for box, _ in claimed), labels=labels)
+
+
+def plain_first(own: str) -> list[AnswerFormat]:
+    """The other formats that can be asked for; brackets alone before those of one family of models that take them too.
+
+    >>> [answer_format.name for answer_format in plain_first("qwen-json")][:2]
+    ['list', 'point']
+    """
+    others = [f for name, f in FORMATS.items() if name != own and not name.endswith("-released")]
+    return sorted(others, key=lambda answer_format: answer_format.name not in ("list", "point"))
+
+
+def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
+    """If another answer format reads the text without defects while the preset's does not, say which.
+
+    The examination is then that of the other format, so that further findings speak of what it reads.
+    """
+    field = _PROVIDES.get(exam.target.task)
+    own = exam.preset.answer_format
+    if field is None or exam.target.size_wh == NO_IMAGE or not FORMATS[own].parse(exam.completion).defects:
+        return exam, []  # a box that reaches over the edge is a defect of no format
+    has_size = exam.response.processed_wh is not None
+    found: list[tuple[float, Exam, AnswerFormat]] = []
+    for candidate in plain_first(own):
+        answer = candidate.parse(exam.completion)
+        if answer.defects or not getattr(answer, field):
+            continue
+        readable = [f for f in _likely_frames(exam, candidate) if f.extent is not Extent.PROCESSED or has_size]
+        reread = max((_as_format(exam, answer, frame) for frame in readable), key=_reward_and_fit)
+        found.append((reread.value, reread, candidate))
+    if not found:
+        return exam, []
+    value, reread, candidate = max(found, key=lambda entry: entry[0])
+    what = f"other format: this is {candidate.name}, like {quoted(candidate.example, 60)}; preset {exam.preset.name}"
+    fix = f"set answer_format={candidate.name}"
+    if reread.response.frame != exam.response.frame:
+        fix += f" and frame={reread.response.frame.name}"
+    finding = Finding("other format", f"{what} reads {own}", f"{fix}, or ask for {own}", max(0.0, value - exam.value))
+    return reread, [finding]
+
+
+def _reward_and_fit(exam: Exam) -> tuple[float, float]:
+    """The reward, and the overlap whatever the labels: of readings that earn nothing, one may still fit."""
+    has_boxes = exam.target.task in BOX_TASKS
+    return exam.value, sum(match_class_agnostic(exam.answer, exam.target).ious) if has_boxes else 0.0
+
+
+def _likely_frames(exam: Exam, answer_format: AnswerFormat) -> list[Frame]:
+    """The present frame, then those that models which write a format speak in."""
+    usual = answer_format.frames or FORMATS["qwen-json"].frames
+    return [exam.response.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
+
+
+def _as_format(exam: Exam, answer: Answer, frame: Frame) -> Exam:
+    frame_wh = frame.size_wh(exam.target.size_wh, exam.response.processed_wh)
+    reread = repair_answer(exam, in_original_pixels(answer, frame_wh, exam.target.size_wh))
+    return replace(reread, response=msgspec.structs.replace(exam.response, frame=frame))
