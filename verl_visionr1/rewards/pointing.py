@@ -1,7 +1,7 @@
 """Presets of pointing: one point per object, and a single click on a screen.
 
-A point's place counts four fifths, the format one fifth (the weights of GUI-R1 and Vero): well-formed junk earns little.
-None uses thresholds, so there is no schedule.
+A point's place counts four fifths and the format one fifth, as in GUI-R1 and Vero, so well-formed junk earns
+little. None uses thresholds, so there is no schedule.
 """
 
 from __future__ import annotations
