@@ -174,8 +174,8 @@ def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: i
     """
     if (min_pixels is None) != (max_pixels is None):
         raise SizeError(
-            f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; some of verl's processors ignore "
-            "a single one, others use it"
+            f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; some of verl's processors "
+            "ignore a single one, others use it"
         )
     if min_pixels is None or max_pixels is None:
         return processor
