@@ -32,9 +32,9 @@ def parse_glm(text: str) -> Answer:
     inner, fenced = inside_fence("\n".join(parts) if parts else body)
     if not fenced and Defect.PROSE not in around:
         around = (*around, Defect.PROSE)
-    nothing = empty_answer(inner, around)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(inner, around)
+    if empty is not None:
+        return empty
     if "_2d" in inner:
         answer = parse_qwen_json(inner)
         return replace(answer, defects=tuple(dict.fromkeys((*around, *answer.defects))))

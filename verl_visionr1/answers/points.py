@@ -76,9 +76,9 @@ def parse_molmo_points(text: str) -> Answer:
     (((10.0, 20.0), (5.5, 6.5)), ('cats', 'cats'))
     """
     body, defects = unwrap(text)
-    nothing = Answer((), (), 0, defects) if body in NOTHING else empty_answer(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = Answer((), (), 0, defects) if body in NOTHING else empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     outside: list[str] = []
     position, n_tags = 0, 0

@@ -70,9 +70,9 @@ def parse_internvl(text: str) -> Answer:
 
 def _parse(text: str, tags: Tags) -> Answer:
     body, defects = unwrap(text)
-    nothing = empty_answer(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     has_labels = tags.label[0] in body
     untagged = tags.any_tag.sub("", body.replace("\0", "").replace(tags.label[0], _LABEL))

@@ -25,9 +25,9 @@ def parse_griffon(text: str) -> Answer:
     ('traffic-light',)
     """
     body, defects = unwrap(text)
-    nothing = empty_answer(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     pieces = body.split("&")
     if len(pieces) > MAX_BOXES:
@@ -85,9 +85,9 @@ defects=(), points_xy=(), count=None, text='')
     body, defects = unwrap(text)
     if not body and defects == (Defect.EMPTY,):
         return Answer()
-    nothing = empty_answer(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     pieces = body.split(";")
     if len(pieces) > MAX_BOXES:

@@ -187,13 +187,13 @@ def _bind_call(
 
 def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
     """Call the criterion once on empty input, so that a wrong option is an error here, not in training."""
-    nothing = Matching((), (), 0, 0)
+    no_pairs = Matching((), (), 0, 0)
     case = CriterionInput(
         completion="",
         answer=Answer(),
         target=Target(task="text", size_wh=(1, 1), answer="x"),
-        matching=nothing,
-        class_aware=nothing,
+        matching=no_pairs,
+        class_aware=no_pairs,
         thresholds=OFF,
         accuracy=0.0,
         n_tokens=0,

@@ -93,12 +93,12 @@ def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
     return total / (len(taus) * len(targets))
 
 
-def _crashes_coco(item: object, asked: Mapping[str, object]) -> bool:
+def _crashes_coco(item: object, labels: Mapping[str, object]) -> bool:
     """Whether an object has a whole number too large for a float: it crashes COCO; beside a decimal it is dropped."""
     if not isinstance(item, dict):
         return False
     label, box = (cast(dict[str, Any], item).get(key) for key in ("label", "bbox_2d"))
-    if not (isinstance(label, str) and label in asked and isinstance(box, list)):
+    if not (isinstance(label, str) and label in labels and isinstance(box, list)):
         return False
     numbers = cast(list[Any], box)[:4]
     are_whole = len(numbers) == 4 and all(isinstance(number, int) for number in numbers)
