@@ -21,7 +21,7 @@ BAD_SETTINGS = {
     "unknown schedule": ({"schedule": {"kind": "foo"}}, "visionr1.schedule.kind = 'foo': needs one of off, constant"),
     "misspelt schedule key": ({"schedule": {"kin": 1}}, "visionr1.schedule.kin: unknown key; did you mean kind?"),
     "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule.at = 2.0: needs a fraction"),
-    "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "a floor lies above"),
+    "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "recall_floor=0.8, recall_full=0.7"),
     "too few stages": (
         {"schedule": {"stages": [[0.5, 0.5, 0.7]]}},
         "stages has 1 entries: the preset has 2; set kind too",
