@@ -5,7 +5,7 @@ sampled batch and keeps the state in the checkpoint; the same batches lead to th
 reward.
 
 An alarm fires beyond its limit and a number of standard errors: the mean of the last `window` batches is compared with
-the mean of the first ones. The noise is the median difference of batches a few steps apart over the whole run, so a
+the mean of the first ones. The noise is the median difference of batches a few steps apart over the whole run. So a
 steady drift hardly counts as noise, and small batches need a larger change.
 """
 

@@ -127,8 +127,8 @@ def _reordered(answer: Answer, order: Sequence[int]) -> Answer:
 def match_giou(answer: Answer, target: Target) -> Matching:
     """Like `match_class_aware`, but the total GIoU is the largest possible, and `ious` contains GIoU, in (-1, 1].
 
-    As many pairs as possible (of one label, if labels matter), however far apart their boxes, so that a box that misses
-    its object still gets a reward by its distance.
+    There are as many pairs as possible (of one label, if labels matter), however far apart their boxes. So a box that
+    misses its object still gets a value by its distance.
 
     >>> cat = Target(task="grounding", size_wh=(10, 10), boxes_xyxy=[(0, 0, 2, 2)], labels=["cat"])
     >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious

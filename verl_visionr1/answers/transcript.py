@@ -60,8 +60,8 @@ _SPEAKER_LINE = re.compile(r"\s{0,9}(?:<\|im_end\|>)?\s{0,9}(?:(assistant|model)
 def last_turn(text: str) -> str:
     """Return the model's text in its last turn, without tool calls; "" if another role has the last turn. Linear time.
 
-    Turns end at the headers of the usual chat templates, at the response of a tool (`TOOL_RESPONSES`), and, without
-    special tokens, at a line "assistant" that follows a line "user", "tool" or "observation".
+    Turns end at the headers of the usual chat templates and at the response of a tool (`TOOL_RESPONSES`). Without
+    special tokens they end at a line "assistant" that follows a line "user", "tool" or "observation".
 
     >>> last_turn("<tool_call>{}</tool_call>\\nuser\\n<tool_response>\\n9\\n</tool_response>\\nassistant\\n7")
     '7'

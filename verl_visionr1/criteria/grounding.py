@@ -23,8 +23,8 @@ def iou2_over_max(matching: Matching) -> float:
 def soft_giou(matching: Matching) -> float:
     """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object earns more the nearer it is.
 
-    Needs pairs matched by GIoU, `matching: giou`. As in other systems that reward GIoU (NeMo-RL, Visual-RFT on LISA), a
-    box that covers its whole object earns at least .5, and a guess earns more than an empty answer.
+    Needs pairs matched by GIoU, `matching: giou`. A box that covers its whole object earns at least .5, and a guess
+    earns more than an empty answer, as in other systems that reward GIoU (NeMo-RL, Visual-RFT on LISA).
     """
     most = max(matching.n_predicted, matching.n_target)
     return sum([(1.0 + pair_giou) / 2.0 for pair_giou in matching.ious]) / most if most else 1.0
