@@ -222,7 +222,7 @@ def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[Crit
             number = math.nan
         if not math.isfinite(number):
             raise RewardError(
-                f"criteria.{name} returned {result!r}: a criterion must return a finite float, ideally in [0, 1]"
+                f"criteria.{name}: returned {result!r}; a criterion must return a finite float, ideally in [0, 1]"
             )
         return number
 
