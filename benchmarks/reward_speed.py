@@ -1,17 +1,18 @@
-"""CPU of one completion, text to Score, beside what no reward can do without (the floor), in the same run.
+"""CPU time of one completion, text to Score, and of the minimum that every reward needs (the floor), in the same run.
 
     python benchmarks/reward_speed.py                          # the presets of boxes; about a minute
     python benchmarks/reward_speed.py --presets all            # each preset, on its own task
     python benchmarks/reward_speed.py --boxes 50 --rounds 40
 
 The floor is `json.loads`, IoU in numpy and one assignment in scipy. All subjects take turns within each round, so that
-a busy machine slows them alike; of each the fastest round counts. Read the ratios: microseconds hang on the machine.
+a busy machine slows all of them; the fastest round of each counts. Compare the ratios: microseconds depend on the
+machine.
 
-Workload (64 scenes a size): 1000 x 800 image, 8 labels, ground truth jittered by up to 5 pixels, 5 % wrong labels,
-10 % misses with as many false alarms, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags where its presets
-ask for them. Grounding asks for one phrase, so labels play no part. VLM-R1's released code for referring expressions
-knows one object: its answers say as many boxes, its target has one. Counting, pointing and text are asked for the
-same scenes: a number, one point per object, a letter. Ground truth is read once per prompt, as in training.
+Workload (64 scenes per size): 1000 x 800 image, 8 labels, ground truth jittered by up to 5 pixels, 5 % wrong labels,
+10 % misses with as many false positives, shuffled; Qwen2.5-VL's coordinates and fence, VLM-R1's tags for its presets.
+Grounding has one phrase, so labels are ignored. VLM-R1's released code for referring expressions supports one object:
+its answers have all boxes, its target has one. Counting, pointing and text use the same scenes, with a number, one
+point per object and a letter as answers. Ground truth is read once per prompt, as in training.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Case = tuple[str, Target]
 
 
 def detection_case(n: int, seed: int, labels: Sequence[str] = LABELS, task: str = "detection") -> Case:
-    """A completion of `n` boxes and its target, also of `n`."""
+    """Build a completion of `n` boxes and its target of `n` objects."""
     rng = random.Random(seed)
 
     def box(least: float, most: float) -> Box:
@@ -50,39 +51,41 @@ def detection_case(n: int, seed: int, labels: Sequence[str] = LABELS, task: str 
         x, y = rng.uniform(0, SIZE_WH[0] - w), rng.uniform(0, SIZE_WH[1] - h)
         return x, y, x + w, y + h
 
-    truth = [(box(20, 200), rng.choice(labels)) for _ in range(n)]
+    objects = [(box(20, 200), rng.choice(labels)) for _ in range(n)]
     items: list[dict[str, object]] = []
-    for (x1, y1, x2, y2), label in truth:
+    for (x1, y1, x2, y2), label in objects:
         near = (x1 + rng.uniform(-5, 5), y1 + rng.uniform(-5, 5), x2 + rng.uniform(-5, 5), y2 + rng.uniform(-5, 5))
-        said = box(20, 200) if n > 1 and rng.random() < 0.1 else near
-        items.append({"bbox_2d": _spoken(said), "label": rng.choice(labels) if rng.random() < 0.05 else label})
+        predicted = box(20, 200) if n > 1 and rng.random() < 0.1 else near
+        items.append(
+            {"bbox_2d": _to_processed(predicted), "label": rng.choice(labels) if rng.random() < 0.05 else label}
+        )
     rng.shuffle(items)
-    boxes_xyxy, names = zip(*truth, strict=True)
+    boxes_xyxy, names = zip(*objects, strict=True)
     target = Target(task=task, size_wh=SIZE_WH, boxes_xyxy=boxes_xyxy, labels=names, categories=labels)
     return f"```json\n{json.dumps(items)}\n```", target
 
 
-def _spoken(box: Box) -> list[int]:
+def _to_processed(box: Box) -> list[int]:
     return [round(v * PROCESSED_WH[i % 2] / SIZE_WH[i % 2]) for i, v in enumerate(box)]
 
 
 def case_for(preset: Preset, n: int, seed: int) -> Case:
-    """The scene as a row of a task that the preset judges, and an answer in its format."""
+    """Build the scene as a row of a task of the preset, and an answer in its format."""
     task = "grounding" if preset.name.startswith(("vlmr1-rec", "rec-")) else preset.tasks[0]
     if task == "text":
-        said = f"<think>{detection_case(n, seed)[0]}</think><answer>{12 if 'math' in preset.name else 'B'}</answer>"
-        return said, Target(task=task, answer="B")
+        answer = f"<think>{detection_case(n, seed)[0]}</think><answer>{12 if 'math' in preset.name else 'B'}</answer>"
+        return answer, Target(task=task, answer="B")
     text, boxes = detection_case(n, seed, LABELS[:1] if task == "grounding" else LABELS, "detection")
     if task == "counting":
-        said = text if preset.answer_format == "qwen-json" else f"<answer>{n + seed % 3 - 1}</answer>"
-        return said, Target(task=task, size_wh=SIZE_WH, count=n)
+        answer = text if preset.answer_format == "qwen-json" else f"<answer>{n + seed % 3 - 1}</answer>"
+        return answer, Target(task=task, size_wh=SIZE_WH, count=n)
     if task == "pointing":
         rng = random.Random(seed)
         points = [(rng.randint(0, PROCESSED_WH[0]), rng.randint(0, PROCESSED_WH[1])) for _ in range(n)]
-        said = str(list(points[0]))
+        answer = str(list(points[0]))
         if preset.answer_format != "point":
-            said = json.dumps([{"point_2d": point, "label": LABELS[0]} for point in points])
-        return said, Target(task=task, size_wh=SIZE_WH, boxes_xyxy=boxes.boxes_xyxy, labels=[LABELS[0]] * n)
+            answer = json.dumps([{"point_2d": point, "label": LABELS[0]} for point in points])
+        return answer, Target(task=task, size_wh=SIZE_WH, boxes_xyxy=boxes.boxes_xyxy, labels=[LABELS[0]] * n)
     n_objects = 1 if preset.name.startswith("vlmr1-rec-") else n
     target = Target(
         task=task,
@@ -95,7 +98,7 @@ def case_for(preset: Preset, n: int, seed: int) -> Case:
 
 
 def floor(text: str, target: Target) -> float:
-    """`json.loads`, IoU in numpy, assignment in scipy; no labels, thresholds, checks or bad input. Total IoU."""
+    """Return the total IoU by `json.loads`, numpy and scipy; without labels, thresholds, checks or bad input."""
     p = np.array([item["bbox_2d"] for item in json.loads(text[8:-4])], dtype=np.float64)
     p *= np.array(SIZE_WH * 2) / np.array(PROCESSED_WH * 2)
     t = np.array(target.boxes_xyxy)
@@ -107,7 +110,7 @@ def floor(text: str, target: Target) -> float:
 
 
 def scorer(preset: Preset) -> Callable[[str, Target], Score]:
-    """`score` under a preset, as training calls it."""
+    """Return `score` with a preset, as training calls it."""
 
     def call(text: str, target: Target) -> Score:
         return score(text, target, preset=preset, frame="qwen2.5-vl", processed_wh=PROCESSED_WH, progress=0.3)
@@ -116,7 +119,7 @@ def scorer(preset: Preset) -> Callable[[str, Target], Score]:
 
 
 def fastest(subjects: Mapping[str, tuple[Callable[..., object], Sequence[Any]]], rounds: int) -> dict[str, float]:
-    """Microseconds of CPU a case: of each subject the fastest of its turns, one a round. A case is its arguments."""
+    """Return microseconds of CPU per case for each subject, from its fastest round. A case is a tuple of arguments."""
     best = dict.fromkeys(subjects, float("inf"))
     turns, rng = list(subjects.items()), random.Random(0)
     gc.disable()

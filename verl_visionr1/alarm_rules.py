@@ -1,4 +1,4 @@
-"""The alarms: what each looks at, and the limits at which it starts."""
+"""The alarms: the number that each tracks, and the limit at which it starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Limit: TypeAlias = float | Literal["off"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What an alarm looks at.
+    """The number that an alarm tracks, and its bound.
 
     Attributes:
-        number: of a `Batch`.
+        number: field of a `Batch`.
         label: the number in words.
-        bound: (mean at the start, limit, boxes per answer over those at the start) -> what the mean must reach, by more
-            than noise; None: the mean must reach the limit, wherever it started.
+        bound: (mean at the start, limit, boxes per answer over those at the start) -> the value that the mean must
+            reach by more than noise; None: the mean must reach the limit, whatever its start.
         falls: whether the mean must fall to the bound; else it must rise.
     """
 
@@ -48,23 +48,23 @@ ALARMS: Mapping[str, Alarm] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class AlarmRules:
-    """When each alarm starts. "off" in place of a limit switches its alarm off.
+    """Limits of the alarms. "off" instead of a limit switches an alarm off.
 
     Attributes:
-        window: batches in a mean, and in what it is compared with.
-        patience: consecutive batches at which a rule must hold before its alarm starts; it ends when the rule has not
-            held for `window` batches.
-        sigmas: standard errors of the difference that a move must exceed.
-        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, and the reward, within the
-            present stage, has not fallen with it.
+        window: batches in a mean, both the current one and the one at the start.
+        patience: consecutive batches for which a rule must hold before its alarm starts; the alarm ends when the rule
+            has not held for `window` batches.
+        sigmas: standard errors that a change must exceed.
+        reward_without_f1: F1 at IoU .5 has fallen by this share from its best window, but the reward has not fallen
+            within the current stage.
         box_flood: boxes per object have risen to this multiple of the start, and of 1.
         repetition: the share of distinct boxes has fallen by this much.
-        length_growth: answers have become so many times as long, and longer than more boxes explain.
-        length_collapse: answers have shrunk to this share, and by more than fewer boxes explain (VLM-R1 issue 280).
-        empty_answers: the share of answers that say nothing, where there is something, has risen by this much.
-        frac_reward_zero_std: this share of the prompts has rollouts whose rewards are all equal, which teach nothing.
+        length_growth: answers are this many times as long as at the start, beyond the growth from more boxes.
+        length_collapse: answers have shrunk to this share, beyond the effect of fewer boxes (VLM-R1 issue 280).
+        empty_answers: the share of empty answers to targets with objects has risen by this much.
+        frac_reward_zero_std: this share of the prompts has rollouts with equal rewards, which give no gradient.
         truncation: this share of the answers fills the whole response budget.
-        unscored: this share of the rows cannot be scored: ground truth that cannot be read, a criterion that fails.
+        unscored: this share of the rows cannot be scored (unreadable ground truth, or a failing criterion).
 
     Raises:
         ValueError: a setting out of its range; the message names it and its value.
@@ -84,7 +84,7 @@ class AlarmRules:
     unscored: Limit = 0.05
 
     def __post_init__(self) -> None:
-        # Settings may hold anything, whatever the annotation says.
+        # Settings are not type-checked before this.
         for name, least in (("window", 3), ("patience", 1)):
             value: Any = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -93,7 +93,7 @@ class AlarmRules:
             raise ValueError(f"sigmas = {self.sigmas!r}: needs a number of at least 0")
         for name in ALARMS:
             limit: Any = getattr(self, name)
-            if limit is False:  # YAML reads a bare off so
+            if limit is False:  # YAML reads a bare off as False
                 object.__setattr__(self, name, OFF)
             elif limit != OFF:
                 is_above = name in ("box_flood", "length_growth")

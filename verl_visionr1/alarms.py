@@ -1,12 +1,12 @@
-"""Alarms while training runs: reward that is earned without finding objects, and answers that degenerate.
+"""Alarms during training: reward without found objects, and degenerate answers.
 
-A pure state machine like `gate`: frozen records in, frozen records out, no clock. The caller hands over what each
-sampled batch scored and keeps the state in the checkpoint; the same batches lead to the same alarms. An alarm never
-changes a reward.
+A pure state machine like `gate`: frozen records in, frozen records out, no clock. The caller passes the scores of each
+sampled batch and keeps the state in the checkpoint; the same batches lead to the same alarms. An alarm never changes a
+reward.
 
-A number must leave its place by more than its noise: the mean of the last `window` batches is compared with the mean of
-the first ones, by how far it moved and by how many standard errors. The noise is the median difference of batches a few
-steps apart over the whole run, so a steady drift hardly counts as noise, and a small batch needs a larger move.
+An alarm fires beyond its limit and a number of standard errors: the mean of the last `window` batches is compared with
+the mean of the first ones. The noise is the median difference of batches a few steps apart over the whole run. So a
+steady drift hardly counts as noise, and small batches need a larger change.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from verl_visionr1.alarm_rules import ALARMS, AlarmRules
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one sampled batch of training scored. None, and what is not finite: it has no such number.
+    """Scores of one sampled batch of training. None and non-finite values count as missing.
 
     Attributes:
-        stage: anything that differs when thresholds have moved: rewards of two stages are not compared.
-        reward, f1: mean reward, and mean F1 at IoU .5, of the rows whose answer is boxes.
+        stage: a number that changes with the thresholds: rewards of two stages are not compared.
+        reward, f1: mean reward, and mean F1 at IoU .5, of the rows with boxes as answer.
         boxes, boxes_per_object: boxes per answer, and per object, of these rows.
-        distinct_share: mean share of an answer's boxes (or points) that are not written twice.
+        distinct_share: mean share of an answer's distinct boxes (or points).
         n_tokens: mean length of an answer.
         empty, clipped, frac_reward_zero_std, unscored: shares, as in `AlarmRules`.
     """
@@ -49,23 +49,23 @@ class Batch:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Name -> number, of those that are finite."""
+        """Name -> value of all finite numbers."""
         values = {name: getattr(self, name) for name in TRACKED}
         return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 TRACKED = tuple([each.name for each in fields(Batch) if each.name not in ("step", "stage")])
-"""Numbers of a `Batch` that are compared with their own earlier ones."""
+"""Numbers of a `Batch` that are compared with their earlier values."""
 APART = 2
-"""Batches between two values whose difference tells the noise: neighbours may share some of theirs."""
+"""Distance in batches of two values whose difference estimates the noise: neighbours may share noise."""
 MEMORY = 50
-"""Differences that the estimate of the noise remembers."""
+"""Number of differences in the estimate of the noise."""
 TO_SIGMA = 0.6745 * math.sqrt(2.0)
 """Median absolute difference of two normal values over their standard deviation."""
 
 
 class Comparison(NamedTuple):
-    """Means of a window: the first, the highest and the last one; and the standard error of a difference of two."""
+    """The first, highest and last mean of a window, and the standard error of a difference of two means."""
 
     first: float
     best: float
@@ -75,13 +75,14 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A number over the batches seen.
+    """A number over the batches so far.
 
     Attributes:
         recent: the last values, at most a window of them.
         start: mean of the first window; None before it is full.
         best: the highest mean of a window.
-        differences: absolute ones of values `APART` batches apart, the last `MEMORY`; their median tells the noise.
+        differences: the last `MEMORY` absolute differences of values `APART` batches apart; their median estimates the
+            noise.
     """
 
     recent: tuple[float, ...] = ()
@@ -90,7 +91,7 @@ class Track:
     differences: tuple[float, ...] = ()
 
     def add(self, value: float, window: int) -> Track:
-        """With one more value."""
+        """Return the track with one more value."""
         differences = self.differences
         if len(self.recent) >= APART:
             differences = (*differences, abs(value - self.recent[-APART]))[-MEMORY:]
@@ -102,7 +103,7 @@ class Track:
         return Track(recent, start, max(mean, start if self.best is None else self.best), differences)
 
     def compare(self, window: int) -> Comparison | None:
-        """Its windows; None before one has been seen."""
+        """Compare its windows; None before the first one is full."""
         if self.start is None or len(self.recent) < window:
             return None
         error = (median(self.differences) / TO_SIGMA if self.differences else 0.0) / math.sqrt(window)
@@ -112,14 +113,14 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One alarm: whether it is on, for how many batches its rule has said otherwise, and the step it last changed."""
+    """One alarm: whether it is on, for how many batches its rule disagreed, and the step of its last change."""
 
     is_on: bool = False
     n_against: int = 0
     since: int = 0
 
-    def followed(self, holds: bool | None, step: int, rules: AlarmRules) -> Status:
-        """After one more batch; None: the rule cannot tell."""
+    def update(self, holds: bool | None, step: int, rules: AlarmRules) -> Status:
+        """Return the status after one more batch; None: the rule is undecided."""
         if holds is None or holds == self.is_on:
             return self if holds is None else Status(self.is_on, 0, self.since)
         n_against = self.n_against + 1
@@ -130,11 +131,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class AlarmState:
-    """What is known so far.
+    """State of all alarms.
 
     Attributes:
-        tracks: name in `TRACKED` -> its number, where it was seen; the reward is that of the present stage alone.
-        stage: the present stage.
+        tracks: name in `TRACKED` -> its track, if it has values; the reward's covers only the current stage.
+        stage: the current stage.
         statuses: alarm -> its status.
     """
 
@@ -143,7 +144,7 @@ class AlarmState:
     statuses: dict[str, Status] = field(default_factory=dict[str, Status])
 
     def compare(self, number: str, rules: AlarmRules) -> Comparison | None:
-        """The windows of a number; None before one has been seen."""
+        """Compare the windows of a number; None before the first one is full."""
         return self.tracks.get(number, Track()).compare(rules.window)
 
     def is_on(self, name: str) -> bool:
@@ -151,15 +152,15 @@ class AlarmState:
         return self.statuses.get(name, Status()).is_on
 
     def state(self) -> dict[str, Any]:
-        """As JSON can hold it; `from_state` is its inverse."""
+        """Convert to JSON-able values; `from_state` is its inverse."""
         return msgspec.to_builtins(self)
 
     @classmethod
     def from_state(cls, state: Any) -> AlarmState:
-        """Read what `state` gave.
+        """Read the values of `state`.
 
         Raises:
-            ValueError: something else.
+            ValueError: other values.
         """
         if not isinstance(state, dict) or state.keys() != AlarmState.__dataclass_fields__.keys():
             raise ValueError(f"alarm state: {str(state)[:80]}: needs tracks, stage and statuses")
@@ -170,7 +171,7 @@ class AlarmState:
 
 
 def advance(rules: AlarmRules, state: AlarmState, batch: Batch) -> AlarmState:
-    """The state after one more batch. A window that was longer before a restart counts as far as it reaches."""
+    """Return the state after one more batch. After a restart with a shorter window, stored values remain in use."""
     tracks = dict(state.tracks)
     if batch.stage != state.stage:
         tracks.pop("reward", None)
@@ -179,13 +180,13 @@ def advance(rules: AlarmRules, state: AlarmState, batch: Batch) -> AlarmState:
     state = replace(state, tracks=tracks, stage=batch.stage)
     before = state.statuses
     statuses = {
-        name: before.get(name, Status()).followed(_holds(name, rules, state), batch.step, rules) for name in rules.names
+        name: before.get(name, Status()).update(_holds(name, rules, state), batch.step, rules) for name in rules.names
     }
     return replace(state, statuses=statuses)
 
 
 def _holds(name: str, rules: AlarmRules, state: AlarmState) -> bool | None:
-    """Whether an alarm's rule holds; None where it cannot be told."""
+    """Whether an alarm's rule holds; None if undecided."""
     limit: Any = getattr(rules, name)
     alarm = ALARMS[name]
     seen = state.compare(alarm.number, rules)
@@ -206,20 +207,20 @@ def _holds(name: str, rules: AlarmRules, state: AlarmState) -> bool | None:
 def _has_lost_f1(limit: float, f1: Comparison, rules: AlarmRules, state: AlarmState) -> bool:
     has_fallen = f1.now <= (1.0 - limit) * f1.best and f1.best - f1.now > rules.sigmas * f1.error
     reward = state.compare("reward", rules)
-    if reward is None:  # thresholds have just moved: nothing speaks for the reward
+    if reward is None:  # thresholds have just moved: the reward has no window yet
         return has_fallen
-    # F1's fall is beyond all doubt; a reward that fell in proportion shows at half as many standard errors.
+    # F1's fall is significant; for a fall of the reward with it, half as many standard errors suffice.
     return has_fallen and not reward.first - reward.now > rules.sigmas / 2.0 * reward.error
 
 
 def changes(before: AlarmState, after: AlarmState) -> dict[str, bool]:
-    """Alarms that have started (True) or ended (False) between two states."""
+    """Return the alarms that started (True) or ended (False) between two states."""
     names = dict.fromkeys((*before.statuses, *after.statuses))
     return {name: after.is_on(name) for name in names if before.is_on(name) != after.is_on(name)}
 
 
 def reading(name: str, rules: AlarmRules, state: AlarmState) -> str:
-    """The numbers that an alarm looks at, in words; "" where there are none."""
+    """Return the numbers of an alarm in words; "" before the first window is full."""
     alarm = ALARMS[name]
     seen = state.compare(alarm.number, rules)
     if seen is None:

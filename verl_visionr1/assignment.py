@@ -1,12 +1,12 @@
-"""One-to-one pairs of predicted and target boxes with the largest total IoU: exact, free of order, bounded in time.
+"""One-to-one pairs of predicted and target boxes with the largest total IoU: exact, order-free, bounded in time.
 
 Legend: p counts predictions, t targets in canonical order (sorted by box, then label: `IndexedBoxes`). An edge is a
-pair that overlaps. Most of them need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best
-IoU of its prediction and the second-best IoU of its target: to leave it out could never pay, so it belongs to every
-best assignment. Dominant edges are taken first, again and again; scipy gets the rest, which is small or full of ties.
+pair that overlaps. Most edges need no solver. An edge is *dominant* if its IoU exceeds the sum of the second-best IoU
+of its prediction and the second-best IoU of its target. Omitting it never increases the total, so it belongs to every
+best assignment. Dominant edges are taken first, in rounds; scipy gets the rest, which is small or full of ties.
 
-Nothing hangs on the order of predictions or targets: dominance is strict, so that ties are left to the solver, which
-sees its rows and columns in canonical order.
+The result does not depend on the order of predictions or targets: dominance is strict, so ties are left to the solver,
+whose rows and columns are in canonical order.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from numpy.typing import NDArray
 from verl_visionr1.boxes import Array, Box, Boxes, area, array_iou, as_array
 
 Row: TypeAlias = tuple[float, float, float, float, float, int]
-"""A target box with its area and its place in canonical order."""
+"""A target box with its area and its index in canonical order."""
 Edge: TypeAlias = tuple[int, int, float]
-"""Prediction p, target t (place in canonical order), and their IoU > 0."""
+"""Prediction p, target t (index in canonical order), and their IoU > 0."""
 Group: TypeAlias = tuple[Sequence[int], Sequence[Row]]
-"""Predictions that may be paired with these targets, and with no others."""
+"""Predictions and the only targets that they may be paired with."""
 
 SMALL_PAIRS = 1000
-"""Up to this many candidate pairs plain Python beats numpy."""
+"""Candidate pairs up to which plain Python is faster than numpy."""
 MAX_PAIRS = 2**18
-"""Candidate pairs that are looked at (512 x 512). Beyond it `thin` says which predictions are."""
+"""Candidate pairs that are compared (512 x 512). Beyond it `thin` chooses the predictions."""
 MAX_ASSIGNED = 2**16
 """Entries of the largest matrix that is solved exactly (256 x 256); see `assign`."""
-_FEW_PAIRS = 2**13  # of one group: up to so many scipy alone is faster
-_FEW_EDGES = 100  # up to so many are cheaper as tuples than as a matrix
-_ROUNDS = 8  # of taking dominant edges, before scipy is asked: each costs as much as the edges that are left
+_FEW_PAIRS = 2**13  # pairs of one group up to which scipy alone is faster
+_FEW_EDGES = 100  # edges up to which tuples are cheaper than a matrix
+_ROUNDS = 8  # rounds of taking dominant edges before scipy: each costs as much as the remaining edges
 _PAD: Box = (1.0, 1.0, 0.0, 0.0)  # overlaps nothing, and has an area
 by_target = itemgetter(1)
 """Key that sorts edges by their targets."""
 
 
 class IndexedBoxes(msgspec.Struct, frozen=True, dict=True):
-    """The boxes of a target in canonical order, ready to be matched again and again.
+    """The boxes of a target in canonical order, for repeated matching.
 
     Attributes:
-        order: place in canonical order -> index of the box in the target.
+        order: index in canonical order -> index of the box in the target.
         rows: the boxes in canonical order.
-        by_label: normal label -> its rows.
-        as_written: the same by every spelling that the target uses.
+        by_label: normalized label -> its rows.
+        as_written: label as the target spells it -> its rows.
     """
 
     order: tuple[int, ...]
@@ -61,7 +61,7 @@ class IndexedBoxes(msgspec.Struct, frozen=True, dict=True):
 
     @classmethod
     def of(cls, boxes_xyxy: Boxes, labels: Sequence[str], normalized_labels: Sequence[str]) -> IndexedBoxes:
-        """Index T boxes by T labels (or none), each as written and as it is compared."""
+        """Index T boxes by T labels (or none), as written and normalized."""
         labels, normalized_labels = labels or [""] * len(boxes_xyxy), normalized_labels or [""] * len(boxes_xyxy)
         order = tuple(sorted(range(len(boxes_xyxy)), key=lambda i: (boxes_xyxy[i], normalized_labels[i])))
         rows = tuple([(*boxes_xyxy[i], area(boxes_xyxy[i]), t) for t, i in enumerate(order)])
@@ -84,7 +84,7 @@ class IndexedBoxes(msgspec.Struct, frozen=True, dict=True):
 
 
 def pad_groups(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]]:
-    """Boxes of G groups as one array of shape (G, longest, 4), and their places, of shape (G, longest)."""
+    """Return the boxes of G groups as an array of shape (G, longest, 4), and their indices, of shape (G, longest)."""
     longest = max(map(len, groups), default=0)
     boxes = [row[:4] for rows in groups for row in (*rows, *[(*_PAD, 1.0, -1)] * (longest - len(rows)))]
     places = [row[5] for rows in groups for row in (*rows, *[(*_PAD, 1.0, -1)] * (longest - len(rows)))]
@@ -93,9 +93,9 @@ def pad_groups(groups: Sequence[Sequence[Row]]) -> tuple[Array, NDArray[np.intp]
 
 
 def find_edges(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> list[Edge]:
-    """Every edge between each box and the rows that it may be paired with, by plain Python.
+    """Find all edges between each box and its candidate rows, in plain Python.
 
-    Most pairs are apart, which four comparisons tell. The IoU is `boxes.iou`, to the bit.
+    Four comparisons rule out most pairs. The IoU equals `boxes.iou` bit for bit.
     """
     edges: list[Edge] = []
     for p, rows in enumerate(rows_of):
@@ -114,7 +114,7 @@ def find_edges(boxes_xyxy: Sequence[Box], rows_of: Sequence[Sequence[Row]]) -> l
 
 
 def best_edges(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
-    """The edges of a best one-to-one assignment, in the order of their targets.
+    """Return the edges of a best one-to-one assignment, in the order of their targets.
 
     Args:
         edges: any edges, each pair once.
@@ -146,7 +146,7 @@ def best_edges(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
 
 
 def _dominant(edges: list[Edge]) -> list[Edge]:
-    """Edges whose IoU exceeds the sum of the second-best IoU of their prediction and of their target."""
+    """Return the edges whose IoU exceeds the sum of the second-best IoU of their prediction and of their target."""
     first_p: dict[int, float] = {}
     first_t: dict[int, float] = {}
     second_p: dict[int, float] = {}
@@ -162,7 +162,7 @@ def _dominant(edges: list[Edge]) -> list[Edge]:
             first_t[t], second_t[t] = overlap, best
         elif overlap > second_t[t]:
             second_t[t] = overlap
-    # An edge that is not its side's best (or is one of several) is no more than that side's second best.
+    # An edge that is not the single best of its prediction or target is at most the second best there.
     return [edge for edge in edges if edge[2] > second_p[edge[0]] + second_t[edge[1]]]
 
 
@@ -170,7 +170,7 @@ def _solve(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
     first_t: dict[int, int] = {}
     for p, t, _ in edges:
         first_t[p] = min(t, first_t.get(p, t))
-    # Predictions with one box and one label are alike; with one box and two labels they have different targets.
+    # Predictions with equal boxes and labels are interchangeable; with different labels they have different targets.
     ps = sorted(first_t, key=lambda p: (boxes_xyxy[p], first_t[p]))
     ts = sorted({t for _, t, _ in edges})
     row_of, column_of = {p: row for row, p in enumerate(ps)}, {t: column for column, t in enumerate(ts)}
@@ -185,7 +185,7 @@ def _solve(edges: list[Edge], boxes_xyxy: Sequence[Box]) -> list[Edge]:
 def best_edges_of_groups(
     boxes_xyxy: Sequence[Box], groups: Sequence[Sequence[int]], block: tuple[Array, NDArray[np.intp]]
 ) -> list[Edge]:
-    """As `best_edges` of all pairs of each group, by numpy: for many pairs.
+    """`best_edges` of all pairs of each group, in numpy: for many pairs.
 
     Args:
         boxes_xyxy: all predictions.
@@ -221,7 +221,7 @@ def best_edges_of_groups(
 def _best_edges_of_one(
     boxes_xyxy: Sequence[Box], ps: Sequence[int], block: tuple[Array, NDArray[np.intp]]
 ) -> list[Edge]:
-    """One call of scipy: it costs less than looking for dominant edges first."""
+    """Solve one group by scipy, which costs less than searching for dominant edges first."""
     ps = sorted(ps, key=boxes_xyxy.__getitem__)
     iou_pt = array_iou(_to_array([boxes_xyxy[p] for p in ps]), block[0][0])
     rows, columns = assign(iou_pt)
@@ -237,7 +237,7 @@ def _to_array(boxes_xyxy: Sequence[Box]) -> Array:
 
 
 def _take_dominant(iou_gpt: Array) -> list[tuple[int, int, float]]:
-    """The dominant edges: row (of all groups' rows), column and IoU; their rows and columns become 0 in the array."""
+    """Take the dominant edges: row (over all groups), column and IoU; sets their rows and columns to 0 in the array."""
     n_g, n_p, n_t = iou_gpt.shape
     iou_rt = np.reshape(iou_gpt, (n_g * n_p, n_t))  # a view
     group_of: NDArray[np.intp] = np.arange(n_g * n_p, dtype=np.intp) // n_p
@@ -259,7 +259,7 @@ def _take_dominant(iou_gpt: Array) -> list[tuple[int, int, float]]:
 
 
 def _two_best(iou_rt: Array) -> tuple[NDArray[np.intp], Array, Array]:
-    """Of each row: where the largest value stands, that value, and the next one (the same, in a tie)."""
+    """Return for each row the index of the largest value, that value, and the second largest (equal in a tie)."""
     rows, where = np.arange(len(iou_rt)), iou_rt.argmax(axis=1)
     first: Array = iou_rt[rows, where]
     iou_rt[rows, where] = 0.0
@@ -279,24 +279,23 @@ def _solve_rows(iou_pt: Array, rows: list[int]) -> list[tuple[int, int, float]]:
 
 
 def thin(ps: Sequence[int], boxes_xyxy: Sequence[Box], n_target: int) -> list[int]:
-    """The predictions of a group that are matched where an answer has more than `MAX_PAIRS` candidate pairs.
+    """Choose the predictions of a group to match, for an answer with more than `MAX_PAIRS` candidate pairs.
 
-    The first in canonical order, as many as make `MAX_PAIRS` pairs with all `n_target` targets, at least one; the
-    others count as predictions without a pair. 600 boxes against 600 objects of one label: 436 can be matched.
+    These are the first in canonical order, at least one, up to `MAX_PAIRS` pairs with all `n_target` targets; the
+    others count as predictions without a pair. Of 600 boxes for 600 objects of one label, 436 can be matched.
     """
     return sorted(ps, key=boxes_xyxy.__getitem__)[: max(MAX_PAIRS // n_target, 1)]
 
 
 def assign(score_pt: Array) -> tuple[list[int], list[int]]:
-    """Rows and columns of the min(P, T) one-to-one pairs with the largest total score.
+    """Return rows and columns of the min(P, T) one-to-one pairs with the largest total score.
 
-    Beyond `MAX_ASSIGNED` entries an exact solution may take seconds: there the pairs are taken one by one from the
-    largest score down (of equals the first in row order), whose total is at least half of the largest where scores are
-    not negative.
+    Beyond `MAX_ASSIGNED` entries an exact solution may take seconds. There pairs are taken greedily from the largest
+    score down (ties in row order); for scores >= 0 their total is at least half of the largest.
     """
     if score_pt.size > MAX_ASSIGNED:
         return _assign_greedily(score_pt)
-    # scipy.optimize takes three times as long to load as all the rest of the package: only where it is needed.
+    # Imported only if needed: scipy.optimize takes three times as long to load as the rest of the package.
     from scipy.optimize import linear_sum_assignment  # pyright: ignore
 
     found = cast(tuple[NDArray[np.intp], NDArray[np.intp]], linear_sum_assignment(score_pt, maximize=True))

@@ -1,8 +1,8 @@
 """Geometry of xyxy boxes: area, overlap, pairwise IoU and GIoU.
 
 Legend: a box is `(x1, y1, x2, y2)` with x1 < x2 and y1 < y2, half-open, so its area is `(x2 - x1) * (y2 - y1)` (no
-"+1"). P counts predicted, T target boxes: `iou_pt[p, t]`. Boxes travel as tuples: they are few, hashable and cheap to
-pickle; arrays are made only where many pairs are compared (below about eight boxes plain Python is faster than numpy).
+"+1"). P counts predicted, T target boxes: `iou_pt[p, t]`. Boxes are passed as tuples: they are few, hashable and cheap
+to pickle. Arrays are used only for many pairs (below about eight boxes plain Python is faster than numpy).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Point: TypeAlias = tuple[float, float]
 """One point: x, y."""
 Points: TypeAlias = tuple[Point, ...]
 Array: TypeAlias = NDArray[np.float64]
-_CACHED_PAIRS = 2**14  # pairs whose arrays stay in the processor's cache: more of them are compared in blocks
+_CACHED_PAIRS = 2**14  # pairs whose arrays fit the processor's cache; more are compared in blocks
 
 
 def area(box_xyxy: Box) -> float:
@@ -34,7 +34,7 @@ def area(box_xyxy: Box) -> float:
 
 
 def intersection(a_xyxy: Box, b_xyxy: Box) -> float:
-    """Area that two boxes share; 0.0 where they are apart or only touch.
+    """Area that two boxes share; 0.0 if they are disjoint or only touch.
 
     >>> intersection((0.0, 0.0, 2.0, 2.0), (1.0, 1.0, 3.0, 3.0))
     1.0
@@ -58,7 +58,7 @@ def iou(a_xyxy: Box, b_xyxy: Box) -> float:
         return 0.0
     shared = width * height
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
-    # Boxes so thin that their area underflows have no measurable overlap; rounding may lift the ratio over 1.
+    # If areas underflow, the overlap counts as 0; rounding may give a ratio above 1.
     return min(shared / union, 1.0) if 0.0 < union < float("inf") else 0.0
 
 
@@ -69,7 +69,7 @@ def as_array(boxes_xyxy: Sequence[Box]) -> Array:
 
 
 def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """IoU of every predicted with every target box.
+    """IoU of each predicted box with each target box.
 
     Returns:
         Array of shape (P, T); entry [p, t] in [0, 1]. P = 0 or T = 0 gives an empty array of that shape.
@@ -81,7 +81,7 @@ def pairwise_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> A
 
 
 def array_iou(p_xyxy: Array, t_xyxy: Array) -> Array:
-    """`pairwise_iou` of arrays of shape (..., P, 4) and (..., T, 4): an array of shape (..., P, T)."""
+    """`pairwise_iou` for arrays of shape (..., P, 4) and (..., T, 4); returns shape (..., P, T)."""
     p, t = np.ascontiguousarray(np.moveaxis(p_xyxy, -1, 0)), np.ascontiguousarray(np.moveaxis(t_xyxy, -1, 0))
     n_rows = max(_CACHED_PAIRS * p.shape[-1] // max(p[0].size * t.shape[-1], 1), 1)
     if n_rows >= p.shape[-1]:
@@ -95,13 +95,13 @@ def _iou_of_sides(p: Array, t: Array) -> Array:
     with np.errstate(all="ignore"):
         iou_pt, union = _shared_and_union(p, t)
         iou_pt /= union
-        if not np.isfinite(iou_pt.sum()):  # areas over- or underflowed: such boxes have no measurable overlap
+        if not np.isfinite(iou_pt.sum()):  # areas over- or underflowed: their overlap counts as 0
             iou_pt[~np.isfinite(iou_pt)] = 0.0
     return np.minimum(iou_pt, 1.0, out=iou_pt)
 
 
 def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
-    """`intersection` of each of P with each of T boxes, of shape (P, T), and the area of each of the P boxes."""
+    """Return `intersection` of each of P with each of T boxes, shape (P, T), and the areas of the P boxes."""
     p, t = np.transpose(p_xyxy)[..., None], np.transpose(t_xyxy)[:, None]
     width = np.minimum(p[2], t[2]) - np.maximum(p[0], t[0])
     height = np.minimum(p[3], t[3]) - np.maximum(p[1], t[1])
@@ -110,9 +110,9 @@ def array_intersection(p_xyxy: Array, t_xyxy: Array) -> tuple[Array, Array]:
 
 
 def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> Array:
-    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as `pairwise_iou`.
+    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]; shape (P, T) as in `pairwise_iou`.
 
-    For boxes whose area neither over- nor underflows (nan otherwise).
+    nan if an area over- or underflows.
 
     >>> round(float(pairwise_giou([(0.0, 0.0, 1.0, 1.0)], [(2.0, 0.0, 3.0, 1.0)])[0, 0]), 6)
     -0.333333
@@ -126,7 +126,7 @@ def pairwise_giou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box]) -> 
 
 
 def _shared_and_union(p: Array, t: Array) -> tuple[Array, Array]:
-    """Of sides x1, y1, x2, y2 of shape (4, ..., P) and (4, ..., T)."""
+    """Return the shared area and the union, for sides x1, y1, x2, y2 of shape (4, ..., P) and (4, ..., T)."""
     p, t = p[..., None], t[..., None, :]
     width = np.minimum(p[2], t[2])
     width -= np.maximum(p[0], t[0])

@@ -1,7 +1,7 @@
-"""Model families: the coordinates and the format that each speaks, and whether verl 0.9.1 trains it.
+"""Model families: coordinate frame and answer format of each, and whether verl 0.9.1 trains it.
 
-verl builds a processor for the classes that its `hf_processor` names, and none for others. Without one a row with
-images cannot be put into tokens, so those families are scored offline and not trained.
+verl builds a processor only for the classes that its `hf_processor` names. Without a processor, rows with images cannot
+be tokenized, so the other families are scored offline and not trained.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from verl_visionr1.frames import MODEL_TYPE_FRAMES
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What is known of a model family.
+    """A model family.
 
     Attributes:
-        name: as its makers call it.
-        model_types: `model_type` of its `config.json`; empty where its checkpoints have none of their own.
+        name: its published name.
+        model_types: `model_type` values of its `config.json`; empty if its checkpoints have none of their own.
         answer_format: key in `answers.FORMATS` of the boxes (Molmo: points) it was trained to write; "" for none.
         is_trained: whether verl 0.9.1 trains it on images.
-        source: where frame and format come from.
+        source: source of frame and format.
         other_frame: frame of a family without model types.
     """
 
@@ -35,7 +35,7 @@ class Family:
 
     @property
     def frame(self) -> str:
-        """Key in `frames.FRAMES`; "" where it was not trained to say where things are."""
+        """Key in `frames.FRAMES`; "" if it was not trained to write coordinates."""
         known = [MODEL_TYPE_FRAMES[each] for each in self.model_types if each in MODEL_TYPE_FRAMES]
         return known[0] if known else self.other_frame
 
@@ -53,7 +53,7 @@ FAMILIES = (
     Family("Molmo", ("molmo",), "molmo-points", False, "paper, arXiv 2409.17146"),
     Family("Griffon-G", (), "griffon", False, "released code", other_frame="unit"),
 )
-"""Every family that is known, those that verl trains first."""
+"""All known families; those that verl trains come first."""
 FAMILY_OF_TYPE: Mapping[str, Family] = MappingProxyType(
     {model_type: family for family in FAMILIES for model_type in family.model_types}
 )

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the errors that say what is wrong with a file or with one row of it."""
+"""Atomic writes of files, and errors that name a file or one of its rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota 
 
 
 class RowsError(ValueError):
-    """A file that cannot be read or written; one line that says what to do."""
+    """A file that cannot be read or written; the message is one line with the remedy."""
 
 
 class RowError(RowsError):
-    """One row, or the image of one row, that cannot be used.
+    """An unusable row, or an unusable image of a row.
 
     Attributes:
-        kind: short text, the same for all rows with this defect, to count by.
+        kind: short text, equal for all rows with this defect, for counting.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -30,7 +30,7 @@ class RowError(RowsError):
 
 
 def disk_error(path: Path, error: OSError) -> RowsError:
-    """What to raise for an `error` met while writing `path`, once its traces are removed.
+    """Return the error to raise after an `error` in writing `path`; the partial file must be removed.
 
     >>> print(disk_error(Path("out.parquet"), OSError(errno.ENOSPC, "No space left on device")))
     out.parquet: the disk is full; nothing was left behind: free space or write elsewhere, and run again
@@ -43,15 +43,14 @@ def disk_error(path: Path, error: OSError) -> RowsError:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, and its folder where that is missing. After a crash or a power cut it is whole, or not there.
+    """Open a file for an atomic write, and create its folder. After a crash or power cut it is complete or absent.
 
-    It appears under its name when the `with` block ends well; until then, and if it does not, an older file of that
-    name is untouched.
+    The file gets its name when the `with` block succeeds; until then an older file of that name is unchanged.
 
     Raises:
         RowsError: it cannot be written.
     """
-    # threads too may write one file at a time: copies of an image are named by content
+    # Two threads may write the same file: copies of an image are named by content.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file as `atomic_write` does.
+    """Write a file atomically, see `atomic_write`.
 
     Raises:
         RowsError: it cannot be written.
@@ -82,7 +81,7 @@ def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut.
 
     Raises:
-        OSError: as the system says it.
+        OSError: the system's error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -92,9 +91,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its files) of a folder and all below it, sorted; hidden folders are left out.
+    """Yield (folder, names of its files) for a folder and its subfolders, sorted, without hidden folders.
 
-    Links to folders are followed, each folder once: not those to what lies in the walked folder itself, or around it.
+    Links to folders are followed, each folder once, except links to folders in the walked folder or above it.
     """
     top = os.path.realpath(folder)
     seen = {top}
@@ -103,8 +102,8 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
         for name in sorted(it for it in folders if not it.startswith(".")):
             path = os.path.join(parent, name)
             real = os.path.realpath(path)
-            is_ours = f"{real}/".startswith(f"{top}/") or f"{top}/".startswith(f"{real}/")
-            if real not in seen and not (is_ours and os.path.islink(path)):
+            is_related = f"{real}/".startswith(f"{top}/") or f"{top}/".startswith(f"{real}/")
+            if real not in seen and not (is_related and os.path.islink(path)):
                 seen.add(real)
                 kept.append(name)
         folders[:] = kept

@@ -1,8 +1,8 @@
-"""The coordinates in which a model family speaks, and the way from there to pixels of the original image.
+"""Coordinate frames of model families, and their conversion to pixels of the original image.
 
-Ground truth is always in pixels of the original image; only predictions are converted, here and nowhere else.
-Scoring a perfect Qwen2.5-VL answer without conversion costs 0.15 IoU on average at COCO sizes and nearly all of it
-when the processor shrinks the image, so the frame is never guessed: the caller names it.
+Ground truth is always in pixels of the original image; only predictions are converted, and only here. Scoring a perfect
+Qwen2.5-VL answer without conversion costs 0.15 IoU on average at COCO sizes, and nearly all of it if the processor
+shrinks the image. So the frame is never guessed: the caller names it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from verl_visionr1.boxes import Boxes, Points
 from verl_visionr1.settings import needs_one_of
 
 OUTSIDE_TOLERANCE = 0.01
-"""A coordinate may overshoot the frame by this fraction of its side before it counts as outside."""
+"""A coordinate may exceed the frame by this fraction of its side before it counts as outside."""
 
 
 class Extent(enum.Enum):
-    """What the largest coordinate of a frame means."""
+    """Meaning of the largest coordinate of a frame."""
 
     ORIGINAL = "pixels of the original image"
     PROCESSED = "pixels of the image as the processor resized it"
@@ -37,9 +37,9 @@ class Frame:
 
     Attributes:
         name: key in `FRAMES`.
-        extent: what the far edge of the image is called.
-        side: the far edge for `Extent.FIXED` (1000.0, 1.0), else None.
-        step: the smallest difference that its numbers can write: 1.0 for whole numbers.
+        extent: meaning of the right and bottom edge of the image.
+        side: coordinate of that edge for `Extent.FIXED` (1000.0, 1.0), else None.
+        step: the smallest difference of two coordinates: 1.0 for whole numbers.
 
     >>> FRAMES["qwen3-vl"].size_wh((640, 480))
     (1000.0, 1000.0)
@@ -65,7 +65,7 @@ class Frame:
             return float(original_wh[0]), float(original_wh[1])
         if processed_wh is None or not (processed_wh[0] > 0 and processed_wh[1] > 0):
             raise FrameError(
-                f"frame {self.name!r} speaks in pixels of the processed image: processed_wh = {processed_wh!r}, "
+                f"frame {self.name!r} uses pixels of the processed image: processed_wh = {processed_wh!r}; "
                 "pass its (width, height)"
             )
         return float(processed_wh[0]), float(processed_wh[1])
@@ -90,9 +90,9 @@ FRAMES: Mapping[str, Frame] = MappingProxyType(
 )
 """Every frame by name.
 
-Griffon-G speaks in "unit" with three decimals. GLM-4.1V to GLM-4.6V divide by width and height and multiply by 1000
-(their model card; not 999), and so does InternVL (its data format); PaliGemma counts 1024 bins; Molmo says "percent"
-with one decimal (Molmo 2 does not). Gemma 4 writes y before x, which is a matter of its answer format.
+Griffon-G uses "unit" with three decimals. GLM-4.1V to GLM-4.6V divide by width and height and multiply by 1000 (their
+model card; not 999), and so does InternVL (its data format). PaliGemma has 1024 bins; Molmo uses "percent" with one
+decimal (Molmo 2 does not). Gemma 4 writes y before x, which its answer format handles.
 """
 
 MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
@@ -113,14 +113,14 @@ MODEL_TYPE_FRAMES: Mapping[str, str] = MappingProxyType(
         "molmo": "percent",
     }
 )
-"""`model_type` of a Hugging Face config -> name of the frame its models were trained to speak in."""
+"""`model_type` of a Hugging Face config -> name of the frame that its models were trained on."""
 
 
 def frame_named(name: str) -> Frame:
-    """The frame of that name.
+    """Return the frame of that name.
 
     Raises:
-        FrameError: no such frame; the message lists those that exist.
+        FrameError: no such frame; the message lists the known ones.
     """
     try:
         return FRAMES[name]
@@ -129,7 +129,7 @@ def frame_named(name: str) -> Frame:
 
 
 def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Boxes:
-    """Boxes from a frame of size `frame_wh` to pixels of the original image. Nothing is rounded or clipped.
+    """Convert boxes from a frame of size `frame_wh` to pixels of the original image, without rounding or clipping.
 
     >>> to_original(((0.0, 0.0, 500.0, 1000.0),), (1000.0, 1000.0), (640, 480))
     ((0.0, 0.0, 320.0, 480.0),)
@@ -141,7 +141,7 @@ def to_original(boxes_xyxy: Boxes, frame_wh: tuple[float, float], original_wh: t
 
 
 def points_to_original(points_xy: Points, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Points:
-    """As `to_original`, for points.
+    """`to_original` for points.
 
     >>> points_to_original(((500.0, 1000.0),), (1000.0, 1000.0), (640, 480))
     ((320.0, 480.0),)
@@ -151,7 +151,7 @@ def points_to_original(points_xy: Points, frame_wh: tuple[float, float], origina
 
 
 def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
-    """Whether every box lies in the frame, up to `tolerance` times the frame's side on each edge.
+    """Whether every box is inside the frame, up to `tolerance` times the frame's side on each edge.
 
     >>> all_inside(((0.0, 0.0, 1005.0, 900.0),), (1000.0, 1000.0))
     True
@@ -161,7 +161,7 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
     if not boxes_xyxy:
         return True
     slack_x, slack_y = frame_wh[0] * tolerance, frame_wh[1] * tolerance
-    if len(boxes_xyxy) == 1:  # as below: without the lists it is twice as fast
+    if len(boxes_xyxy) == 1:  # the same without lists, twice as fast
         x1, y1, x2, y2 = boxes_xyxy[0]
         return not (x1 < -slack_x or y1 < -slack_y or x2 > frame_wh[0] + slack_x or y2 > frame_wh[1] + slack_y)
     x1, y1, x2, y2 = zip(*boxes_xyxy, strict=True)  # all left edges, all top edges, ...
@@ -171,7 +171,7 @@ def all_inside(boxes_xyxy: Boxes, frame_wh: tuple[float, float], tolerance: floa
 
 
 def points_inside(points_xy: Points, frame_wh: tuple[float, float], tolerance: float = OUTSIDE_TOLERANCE) -> bool:
-    """As `all_inside`, for points.
+    """`all_inside` for points.
 
     >>> points_inside(((0.0, 1005.0),), (1000.0, 1000.0)), points_inside(((0.0, 1100.0),), (1000.0, 1000.0))
     (True, False)

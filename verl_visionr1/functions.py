@@ -1,4 +1,4 @@
-"""A function by the place where it stands: in a package, or in a file of the user's own; versions of packages."""
+"""Loads functions by their place (in a package, or in a user's file), and reads versions of packages."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 PACKAGE_PREFIX = "pkg://"
 _FILE_MODULE = "visionr1_file_"
 _loaded: dict[int, tuple[Callable[..., Any], str]] = {}
-"""What `load_function` gave, by id, and its place: a lambda or a partial does not know its own."""
+"""Functions of `load_function` and their places, by id: a lambda or a partial has no place of its own."""
 
 
 class FunctionError(ValueError):
-    """A function that cannot be found or loaded; one line that says what to do."""
+    """A function that cannot be found or loaded; the message is one line with the remedy."""
 
 
 def load_function(place: str) -> Callable[..., Any]:
-    """The function at `pkg://package.module:function` or `path/to/file.py:function`.
+    """Load the function at `pkg://package.module:function` or `path/to/file.py:function`.
 
-    A file is loaded once a process, whatever it is called by.
+    A file is loaded once per process, by whatever path.
 
     Raises:
-        FunctionError: no such module, file or function, or it raised while it was loaded.
+        FunctionError: no such module, file or function, or an exception while it is loaded.
 
     >>> load_function("pkg://math:sqrt")(4.0)
     2.0
@@ -46,7 +46,7 @@ def load_function(place: str) -> Callable[..., Any]:
 
 
 def locate_function(function: Callable[..., Any]) -> str:
-    """Where a function stands, as `load_function` reads it.
+    """Return the place of a function, as `load_function` reads it.
 
     >>> locate_function(load_function("pkg://json:dumps"))
     'pkg://json:dumps'
@@ -63,7 +63,7 @@ def _package_module(where: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(where)
     except Exception as error:
-        hint = "" if place.startswith(PACKAGE_PREFIX) else "; a file is named path/to/file.py:function"
+        hint = "" if place.startswith(PACKAGE_PREFIX) else "; for a file use path/to/file.py:function"
         raise FunctionError(f"{place!r}: {where} cannot be imported ({type(error).__name__}: {error}){hint}") from error
 
 
@@ -73,7 +73,7 @@ def _file_module(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
-        raise FunctionError(f"{path}: no such file; give the path from the root, workers may run in another folder")
+        raise FunctionError(f"{path}: no such file; use an absolute path, since workers may run in another folder")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -87,7 +87,7 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of some packages, of those that are installed.
+    """Return the versions of those packages that are installed.
 
     >>> list(installed_versions(["numpy", "no-such-package"]))
     ['numpy']

@@ -1,13 +1,13 @@
 """Gated progression: a stage ends when the model is ready for the next, not at a fixed step.
 
-Stage i means the thresholds of `schedule.points[i]`; when a point would begin by the clock plays no part. A pure state
-machine: frozen records in, frozen records out, no clock, no counter. Whoever trains hands over what a step scored,
-keeps the state, and writes it into the checkpoint; from there the same observations lead to the same stages. (The idea
-of a sliding window with several conditions is MedLoc-R1's; no code of it is public.)
+Stage i uses the thresholds of `schedule.points[i]`; the progress of that point is ignored. A pure state machine: frozen
+records in, frozen records out, no clock, no counter. The trainer passes the scores of a step, keeps the state, and
+writes it into the checkpoint; the same observations lead to the same stages. (The idea of a sliding window with several
+conditions is MedLoc-R1's; its code is not public.)
 
-What decides must not move with the stage. A metric judged by the stage's own thresholds falls at each move, and a gate
-that looks at it could neither compare two stages nor fall back without flapping. So the default is "iou_mean", the
-matched IoU over n_T, which means the same at every stage; "f1_50" is the other choice, and sees false alarms too.
+The metric of a gate must not depend on the stage. A metric with the stage's own thresholds falls at each transition; a
+gate on it could neither compare two stages nor fall back without oscillating. So the default is "iou_mean", the matched
+IoU over n_T, which means the same at every stage; "f1_50" is the alternative, and includes false positives.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from verl_visionr1.criteria import EPSILON
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Share: TypeAlias = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Entry: TypeAlias = tuple[Count, float, Annotated[int, msgspec.Meta(ge=1)]]
-"""What one step scored in a stage: step, sum of the metric, number of completions."""
+"""Scores of one step in a stage: step, sum of the metric, number of completions."""
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When a stage ends.
+    """Conditions for the end of a stage.
 
     The windowed mean at a step is the mean of the metric over the completions of the last `window` observed steps of
-    the stage, up to that step. The stage ends when it has reached the bar at each of the last `patience` observed
-    steps; after a move it starts anew.
+    the stage. The stage ends when this mean has reached the bar at each of the last `patience` observed steps. After a
+    transition the window is empty.
 
     Attributes:
-        bar: what the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition. A gate needs
-            it; None: not set.
-        metric: the key of `Score.metrics` that is handed over; threshold-free by default, see above.
+        bar: value that the windowed mean must reach, in (0, 1]; one for all stages, or one per stage transition.
+            Required; None: not set.
+        metric: key of `Score.metrics`; threshold-free by default, see above.
         window: observed steps in the mean.
         patience: consecutive observed steps at which the windowed mean must have reached the bar.
-        min_steps: training steps that a stage lasts at least.
-        may_fall_back: whether a stage may be given up again.
-        hysteresis: it is, when the windowed mean was below the bar that led into it, less this, at each of the last
-            `patience` observed steps. So a metric that oscillates around the bar moves on once and stays.
+        min_steps: minimum length of a stage in training steps.
+        may_fall_back: whether the gate may return to the previous stage.
+        hysteresis: it does when the windowed mean was below that stage's bar minus this, at each of the last `patience`
+            observed steps. So a metric that oscillates around the bar advances once and stays.
 
-    Read it by `settings.decoded`, which refuses what cannot be: a Gate made by hand is not checked.
+    Read it by `settings.decoded`, which checks the values: a Gate made by hand is not checked.
     """
 
     bar: Share | Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] | None = None
@@ -58,7 +58,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     hysteresis: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.05
 
     def bar_of(self, move: int, n_stages: int) -> float:
-        """The bar between stage `move` and the next.
+        """Return the bar between stage `move` and the next.
 
         Raises:
             ValueError: several bars, but not one per stage transition.
@@ -73,13 +73,13 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one training step scored.
+    """Scores of one training step.
 
     Attributes:
         step: the training step.
-        stage: the stage that the completions were judged at.
-        mean: mean of the gate's metric over them; None or nan: there is none.
-        n: how many completions.
+        stage: the stage at which the completions were scored.
+        mean: mean of the gate's metric over them; None or nan: missing.
+        n: number of completions.
     """
 
     step: int
@@ -90,13 +90,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """How far one data source is.
+    """State of one data source.
 
     Attributes:
         stage: index into the schedule's points.
-        since: observations of earlier steps do not count: they are from before this stage began.
-        first_step: the earliest step that was observed in this stage; None before there was one.
-        entries: the last steps observed in this stage, in order of step; as many as the gate looks at.
+        since: first step of this stage; observations of earlier steps do not count.
+        first_step: the earliest observed step of this stage; None before the first one.
+        entries: the last observed steps of this stage, in order of step; as many as the gate needs.
 
     Raises:
         ValueError: entries whose steps do not increase, or whose sum is not finite.
@@ -113,24 +113,24 @@ class GateState:
             raise ValueError(f"entries = {self.entries}: needs increasing steps and finite sums")
 
     def windowed_mean(self, gate: Gate) -> float | None:
-        """The mean that the gate looks at; None before the window is full. For logs."""
+        """Return the windowed mean, for logs; None before the window is full."""
         means = _windowed_means(self.entries, gate.window)
         return means[-1] if means else None
 
 
 def advance(gate: Gate, state: GateState, observation: Observation, n_stages: int) -> GateState:
-    """The state after one observation.
+    """Return the state after one observation.
 
-    Observations may come late and in any order. Those judged at another stage than the present, those of steps before
-    it began, and those without a number change nothing. Within a stage the state hangs on what was observed, not on
-    the order it came in: several observations of one step are taken together, and a late step takes its place in the
-    window. (When a move happens does hang on what has come by then.) A move is by one stage, never beyond the last.
+    Observations may arrive late and in any order. Those of another stage, of steps before this stage, or without a
+    number change nothing. Within a stage the state does not depend on their order: observations of one step are summed,
+    and a late step is inserted into the window. (The time of a transition does depend on what has arrived by then.) A
+    transition is by one stage, never beyond the last.
 
     Args:
         gate: the settings.
-        state: before; `GateState()` at the start.
-        observation: what a step scored.
-        n_stages: how many there are; where it is fewer than the state knows of, the last one holds.
+        state: the state before; `GateState()` at the start.
+        observation: the scores of a step.
+        n_stages: number of stages; a state beyond it is set to the last stage.
 
     Raises:
         ValueError: no stage, or bars that are not one per stage transition.
@@ -147,7 +147,7 @@ def advance(gate: Gate, state: GateState, observation: Observation, n_stages: in
     if n_stages < 1:
         raise ValueError(f"n_stages = {n_stages!r}: needs at least one")
     if n_stages > 1:
-        gate.bar_of(0, n_stages)  # bars that do not fit are an error now, not when a move is due
+        gate.bar_of(0, n_stages)  # a wrong number of bars raises now, not at the first transition
     if state.stage >= n_stages:
         state = GateState(n_stages - 1, state.since)
     mean = observation.mean
@@ -173,8 +173,8 @@ def _with_entry(entries: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
 
 
 def _move(gate: Gate, state: GateState, newest: int, n_stages: int) -> int:
-    """1, 0 or -1 stages."""
-    means = _windowed_means(state.entries, gate.window)  # as many as patience asks for, or fewer
+    """Return the transition: 1, 0 or -1 stages."""
+    means = _windowed_means(state.entries, gate.window)  # at most `patience` of them
     lasted = newest - state.first_step + 1 if state.first_step is not None else 0
     if len(means) < gate.patience or lasted < gate.min_steps:
         return 0
@@ -187,7 +187,7 @@ def _move(gate: Gate, state: GateState, newest: int, n_stages: int) -> int:
 
 
 def _windowed_means(entries: Sequence[Entry], window: int) -> list[float]:
-    """The mean over each `window` consecutive entries."""
+    """Return the mean over each `window` consecutive entries."""
     means: list[float] = []
     for end in range(window, len(entries) + 1):
         seen = entries[end - window : end]
@@ -201,8 +201,8 @@ class Gates:
 
     Attributes:
         gate: the settings, the same for all.
-        n_stages: how many stages there are.
-        states: data source -> how far it is; a source that is not in it yet is at stage 0.
+        n_stages: number of stages.
+        states: data source -> its state; a missing source is at stage 0.
 
     Raises:
         ValueError: no stage, or bars that are not one per stage transition.
@@ -225,16 +225,16 @@ class Gates:
         object.__setattr__(self, "states", MappingProxyType(dict(self.states)))
 
     def stage(self, source: str) -> int:
-        """The stage at which completions of a source are judged now."""
+        """Return the current stage of a data source."""
         state = self.states.get(source)
         return 0 if state is None else min(state.stage, self.n_stages - 1)
 
     def advance(self, step: int, stage: int, means: Mapping[str, tuple[float | None, int]]) -> Gates:
-        """The gates after a step.
+        """Return the gates after a step.
 
         Args:
             step: the training step.
-            stage: the stage that these completions were judged at; call once for each that occurs in a batch.
+            stage: the stage at which these completions were scored; call once for each stage in a batch.
             means: data source -> mean of the gate's metric and number of completions.
         """
         states = dict(self.states)
@@ -244,14 +244,14 @@ class Gates:
         return replace(self, states=states)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON can hold it."""
+        """Return JSON-able values for the checkpoint."""
         return msgspec.to_builtins(dict(self.states))
 
     def with_state(self, state: Mapping[str, Any]) -> Gates:
-        """These settings with the state of a checkpoint; where settings changed, they hold from the next step on.
+        """Combine these settings with the state of a checkpoint; changed settings apply from the next step on.
 
         Raises:
-            ValueError: something else than `state` gives; the message names the data source.
+            ValueError: values that `state` does not return; the message names the data source.
         """
         states: dict[str, GateState] = {}
         for source, each in state.items():

@@ -1,9 +1,9 @@
-"""`Answer` boxes x `Target` boxes -> `Matching`: which prediction stands for which object.
+"""`Answer` boxes x `Target` boxes -> `Matching`: pairs of predictions and objects.
 
 Legend: P predictions, T targets, `iou_pt[p, t]`. The default is one-to-one, maximises the total IoU and never depends
-on the order of predictions or targets; matching by GIoU and Vision-R1's released matcher are named variants for their
-presets. How the pairs are found is in `assignment`; beyond `MAX_PAIRS` candidate pairs (of one label, where labels
-matter) some predictions stay without a pair, and beyond `MAX_ASSIGNED` in doubt the total may be less than the best.
+on the order of predictions or targets; matching by GIoU and Vision-R1's released matcher are variants for their
+presets. `assignment` finds the pairs. Beyond `MAX_PAIRS` candidate pairs (of one label, if labels matter) some
+predictions remain unpaired; beyond `MAX_ASSIGNED` undecided entries the total may be below the best.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ __all__ = [
 ]
 
 MAX_PADDING = 4
-"""Labels are matched all at once if that takes no more than so many times the work."""
-_HUGE = 1e9  # coordinates are clipped to this where larger ones would overflow float32 areas
+"""All labels are matched at once if that multiplies the work by at most this factor."""
+_HUGE = 1e9  # coordinates are clipped to this, since larger ones would overflow float32 areas
 IGNORED_SHARE = 0.5
-"""A prediction that lies in an ignore region by at least this share of its area is not counted."""
+"""A prediction with at least this share of its area in an ignore region is not counted."""
 
 
 class Matching(msgspec.Struct, frozen=True, gc=False):
-    """Who matches whom.
+    """Pairs of predictions and targets.
 
     Attributes:
         pairs: M pairs (p, t), indices into the answer's and the target's boxes; each index at most once.
         ious: M overlaps, one per pair: IoU in (0, 1] (GIoU in (-1, 1] by the rules "giou" and "visionr1-released").
-        n_predicted: predictions that count: all that were claimed, less those in ignore regions. Where nothing is
-            there, an answer that cannot be read counts as one wrong prediction.
+        n_predicted: predictions that count: all of them, dropped ones included, except those in ignore regions. For
+            an empty target, an unreadable answer counts as one wrong prediction.
         n_target: T.
     """
 
@@ -73,12 +73,12 @@ class Matching(msgspec.Struct, frozen=True, gc=False):
 
 
 def match_class_aware(answer: Answer, target: Target) -> Matching:
-    """The default: pairs must agree in label where the target knows more than one label.
+    """The default: pairs must agree in label if the target has more than one label.
 
     Args:
         answer: P predictions in pixels of the original image; labels are compared without case and surplus blanks.
-            Claimed boxes that could not be read count as predictions and match nothing.
-        target: ground truth; its labels and asked-for categories are the label set.
+            Dropped boxes count as predictions and match nothing.
+        target: ground truth; its labels and the prompt's categories form the label set.
 
     >>> cat = Target(task="detection", size_wh=(10, 10), boxes_xyxy=[(0, 0, 4, 4)], labels=["cat"])
     >>> match_class_aware(Answer(((0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 2.0, 4.0)), ("cat", "cat")), cat)
@@ -98,10 +98,10 @@ def match_class_aware(answer: Answer, target: Target) -> Matching:
 
 
 def match_class_agnostic(answer: Answer, target: Target) -> Matching:
-    """Labels play no part: the "box-only" matching of arXiv 2503.18013, Table 3.
+    """Ignore labels: the "box-only" matching of arXiv 2503.18013, Table 3.
 
-    But of equal boxes with different labels the first in alphabetical order is matched first, so that criteria that
-    look at labels do not hang on the order of the answer.
+    Of equal boxes with different labels, the first in alphabetical order is matched first, so that criteria that use
+    labels do not depend on the order of the answer.
     """
     boxes_xyxy, indexed = answer.boxes_xyxy, target.indexed
     if target.is_multiclass and len(set(boxes_xyxy)) < len(boxes_xyxy):
@@ -125,10 +125,10 @@ def _reordered(answer: Answer, order: Sequence[int]) -> Answer:
 
 
 def match_giou(answer: Answer, target: Target) -> Matching:
-    """As `match_class_aware`, but the total GIoU is the largest possible, and `ious` holds GIoU, in (-1, 1].
+    """Like `match_class_aware`, but the total GIoU is the largest possible, and `ious` contains GIoU, in (-1, 1].
 
-    As many pairs as there can be (of one label, where labels matter), however far apart their boxes: so that a box
-    that misses its object still hears how far it is.
+    There are as many pairs as possible (of one label, if labels matter), however far apart their boxes. So a box that
+    misses its object still gets a value by its distance.
 
     >>> cat = Target(task="grounding", size_wh=(10, 10), boxes_xyxy=[(0, 0, 2, 2)], labels=["cat"])
     >>> match_giou(Answer(((6.0, 0.0, 8.0, 2.0),), ("cat",)), cat).ious
@@ -145,12 +145,12 @@ def match_giou(answer: Answer, target: Target) -> Matching:
 
 
 def match_nothing(answer: Answer, target: Target) -> Matching:
-    """No pairs: for answers that are no boxes. n_predicted and n_target are those of the lists."""
+    """No pairs: for answers without boxes. n_predicted and n_target are those of the lists."""
     return Matching((), (), answer.n_predicted, target.n_objects)
 
 
 def find_ignored(answer: Answer, target: Target, matching: Matching) -> set[int]:
-    """Predictions that `matching` does not count: those without a pair that lie in an ignore region."""
+    """Return the predictions that `matching` does not count: those without a pair in an ignore region."""
     if not target.ignore_xyxy:
         return set()
     return _find_ignored(answer.boxes_xyxy, {p for p, _ in matching.pairs}, cast(Boxes, target.ignore_xyxy))
@@ -160,7 +160,7 @@ def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
     boxes = answer.boxes_xyxy
     n_predicted = len(boxes) + answer.n_dropped
     if not n_predicted and not target.boxes_xyxy and not answer.is_parsed:
-        n_predicted = 1  # "there is none" has to be said: else silence would be right wherever nothing is there
+        n_predicted = 1  # an unreadable answer must not count as a correct empty answer
     if target.ignore_xyxy and len(edges) < len(boxes):
         n_predicted -= len(_find_ignored(boxes, {p for p, _, _ in edges}, cast(Boxes, target.ignore_xyxy)))
     order = target.indexed.order
@@ -169,7 +169,7 @@ def _matching(edges: list[Edge], answer: Answer, target: Target) -> Matching:
 
 
 def _candidate_rows(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequence[Row]]:
-    """The targets that predictions with these labels may be paired with."""
+    """Return the candidate targets of predictions with these labels."""
     as_written, by_label = indexed.as_written, indexed.by_label
     rows_of = [as_written.get(label) for label in labels]
     if None in rows_of:  # other spellings, and labels that the target lacks
@@ -181,7 +181,7 @@ def _candidate_rows(labels: Sequence[str], indexed: IndexedBoxes) -> list[Sequen
 
 
 def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
-    """For each label of the target, the predictions that carry it."""
+    """Group the predictions by the labels of the target."""
     ps_of: dict[int, list[int]] = {id(rows): [] for rows in indexed.by_label.values()}
     for p, rows in enumerate(rows_of):
         if rows:
@@ -190,7 +190,7 @@ def _groups(rows_of: list[Sequence[Row]], indexed: IndexedBoxes) -> list[Group]:
 
 
 def _match_many(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -> list[Edge]:
-    """`best_edges` of groups with many pairs: all groups at once in numpy, if padding them to one size is cheap."""
+    """Return `best_edges` of groups with many pairs: all groups at once in numpy, if padding to one size is cheap."""
     n_pairs = sum([len(ps) * len(rows) for ps, rows in groups])
     n_padded = len(groups) * max([len(ps) for ps, _ in groups]) * max([len(rows) for _, rows in groups])
     if n_padded <= MAX_PADDING * n_pairs:
@@ -209,23 +209,23 @@ def _match_many(boxes_xyxy: Boxes, groups: list[Group], indexed: IndexedBoxes) -
 
 
 def _by_giou(boxes_xyxy: Boxes, ps: Sequence[int], rows: Sequence[Row]) -> list[Edge]:
-    """The pairs with the largest total GIoU; pairs that are apart stay pairs."""
+    """Return the pairs with the largest total GIoU, disjoint boxes included."""
     if not ps or not rows:
         return []
     if len(ps) == len(rows) == 1:
         return [(ps[0], rows[0][5], _giou(boxes_xyxy[ps[0]], rows[0][:4]))]
     ps = sorted(ps, key=boxes_xyxy.__getitem__)
-    some = np.clip(as_array([boxes_xyxy[p] for p in ps]), -_HUGE, _HUGE)
+    clipped = np.clip(as_array([boxes_xyxy[p] for p in ps]), -_HUGE, _HUGE)
     with np.errstate(all="ignore"):
-        giou_pt = pairwise_giou(cast(Boxes, some), [row[:4] for row in rows])  # rows of four are boxes
-    giou_pt[np.isnan(giou_pt)] = -1.0  # no box has an area that can be measured
+        giou_pt = pairwise_giou(cast(Boxes, clipped), [row[:4] for row in rows])  # rows of four are boxes
+    giou_pt[np.isnan(giou_pt)] = -1.0  # areas underflowed
     found, columns = assign(giou_pt)
     chosen = zip(found, columns, giou_pt[found, columns].tolist(), strict=True)
     return [(ps[row], rows[column][5], overlap) for row, column, overlap in chosen]
 
 
 def _giou(a: Box, b: Box) -> float:
-    """GIoU of two boxes, in (-1, 1]; -1.0 where a box is so large or thin that its area cannot be measured."""
+    """GIoU of two boxes, in (-1, 1]; -1.0 if an area over- or underflows."""
     ax1, ay1, ax2, ay2 = a
     bx1, by1, bx2, by2 = b
     hull = (max(ax2, bx2) - min(ax1, bx1)) * (max(ay2, by2) - min(ay1, by1))
@@ -243,7 +243,7 @@ def _find_ignored(boxes: Boxes, matched: set[int], regions: Boxes) -> set[int]:
     found: set[int] = set()
     for p in left:
         box = boxes[p]
-        needed = IGNORED_SHARE * area(box)  # 0 or inf for absurd boxes: such a box lies in no region
+        needed = IGNORED_SHARE * area(box)  # 0 or inf for extreme boxes, which are in no region
         if needed > 0.0 and any(intersection(box, region) >= needed for region in regions):
             found.add(p)
     return found
@@ -253,7 +253,7 @@ def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
     p_xyxy, r_xyxy = as_array([boxes[p] for p in left]), as_array(regions)
     found: set[int] = set()
     rows = max(MAX_PAIRS // len(regions), 1)
-    for start in range(0, len(left), rows):  # in parts, so that memory is bounded too
+    for start in range(0, len(left), rows):  # in parts, to bound memory
         with np.errstate(all="ignore"):
             shared, needed = array_intersection(p_xyxy[start : start + rows], r_xyxy)
             needed *= IGNORED_SHARE
@@ -264,11 +264,11 @@ def _ignored_of_many(boxes: Boxes, left: list[int], regions: Boxes) -> set[int]:
 
 
 def match_visionr1_released(answer: Answer, target: Target) -> Matching:
-    """`BoxPriorMatcher` of the released Vision-R1 code: cost L1 in pixels, less label agreement, less GIoU.
+    """`BoxPriorMatcher` of the released Vision-R1 code: cost is L1 in pixels minus label agreement minus GIoU.
 
-    All min(P, T) pairs are matched, however far apart, and `ious` holds their GIoU, in (-1, 1], in float32 precision.
-    Ignore regions and dropped boxes play no part. One box so large that float32 cannot measure it stops the released
-    code: here nothing is matched then.
+    All min(P, T) pairs are matched, however far apart, and `ious` contains their GIoU, in (-1, 1], in float32
+    precision. Ignore regions and dropped boxes are ignored. A box too large for float32 crashes the released code; here
+    nothing is matched then.
     """
     boxes_xyxy, labels = answer.boxes_xyxy, answer.labels
     targets = cast(Boxes, target.boxes_xyxy)
@@ -298,7 +298,7 @@ def match_visionr1_released(answer: Answer, target: Target) -> Matching:
 
 
 def _stops_float32(p: Array, t: Array) -> bool:
-    """Whether a coordinate, or the hull of a pair, is beyond float32: then GIoU is nan, and no assignment exists."""
+    """Whether a coordinate, or the hull of a pair, overflows float32: then GIoU is nan, and no assignment exists."""
     if float(np.abs(p).max()) < 1e18:
         return False
     with np.errstate(over="ignore"):

@@ -1,8 +1,8 @@
-"""The size at which a model sees an image, replayed from the original size: for rows that do not tell it.
+"""Computes the size at which a model sees an image from the original size, for rows that lack it.
 
-verl resizes twice: `qwen_vl_utils.fetch_image` when it loads the image (whatever the model), then the model's own image
-processor. Both round to multiples of a patch and keep the area within a budget; with different budgets, twice is not
-the same as once. Models that speak in pixels speak in pixels of the result.
+verl resizes twice: `qwen_vl_utils.fetch_image` when it loads the image (for every model), then the model's own image
+processor. Both round to multiples of a patch and keep the area within a budget; with different budgets the second
+resize changes the result of the first. Models that answer in pixels use pixels of the final size.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from types import MappingProxyType
 from typing import Any
 
 MAX_ASPECT = 200
-"""Both stages refuse an image whose longer side is more than so many times the shorter."""
-_LOADER_MERGE = 2  # qwen_vl_utils takes 2 x 2 patches together, for every model
+"""Largest ratio of the longer to the shorter side that both stages accept."""
+_LOADER_MERGE = 2  # qwen_vl_utils merges 2 x 2 patches, for every model
 _LOADER_TOKENS = (4, 16384)  # its default budget, in merged patches
 
 
 class SizeError(ValueError):
-    """An image size that the resizing refuses, or a budget that cannot be."""
+    """An image size that a resize rejects, or an invalid budget."""
 
 
 def _require_whole(key: str, value: object) -> None:
@@ -32,14 +32,14 @@ def _require_whole(key: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessor:
-    """How a family's image processor resizes.
+    """Resize parameters of a family's image processor.
 
     Attributes:
         name: key in `PROCESSORS`.
         patch_size: side of a patch in pixels.
-        merge_size: so many patches a side become one token.
+        merge_size: patches per side that are merged into one token.
         min_pixels, max_pixels: bounds of the area, in pixels (of `n_frames` frames).
-        n_frames: how often the budget counts an image: GLM pads it to the two frames of its temporal patch.
+        n_frames: number of times the budget counts an image: GLM pads it to the two frames of its temporal patch.
 
     Raises:
         SizeError: a number that is not whole and positive, or max_pixels below min_pixels.
@@ -63,15 +63,15 @@ class ImageProcessor:
 
     @property
     def factor(self) -> int:
-        """What both sides become multiples of."""
+        """Both sides become multiples of this."""
         return self.patch_size * self.merge_size
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageProcessor:
-        """From the `preprocessor_config.json` of a Qwen-VL or GLM-V model; what it leaves out is transformers' default.
+        """Read the `preprocessor_config.json` of a Qwen-VL or GLM-V model; missing values are transformers' defaults.
 
         Raises:
-            SizeError: another kind of image processor, or a budget that cannot be.
+            SizeError: another kind of image processor, or an invalid budget.
 
         >>> config = {"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 401408}
         >>> ImageProcessor.from_config(config).max_pixels
@@ -82,7 +82,7 @@ class ImageProcessor:
             raise SizeError(f"image_processor_type = {kind!r}: needs one of {', '.join(_CLASS_DEFAULTS)}")
         default = _CLASS_DEFAULTS[kind]
         size: Mapping[str, Any] = config.get("size") or {}
-        # Old Qwen2-VL configs carry the budget beside `size`, and there it counts.
+        # In old Qwen2-VL configs the budget is beside `size`, and takes precedence.
         is_qwen = default.n_frames == 1
         old: Mapping[str, Any] = config if is_qwen else {}
         return cls(
@@ -106,8 +106,8 @@ PROCESSORS: Mapping[str, ImageProcessor] = MappingProxyType(
         )
     }
 )
-"""As the models ship (`preprocessor_config.json`), by the name of the frame that the family speaks in."""
-# Defaults of the classes in transformers 5.9, for what a config leaves out.
+"""Processors as published (`preprocessor_config.json`), by the name of the family's frame."""
+# Defaults of the classes in transformers 5.9, for values that a config lacks.
 _CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
     {
         "Qwen2VLImageProcessor": replace(PROCESSORS["qwen2-vl"], max_pixels=28 * 28 * 1280),
@@ -118,7 +118,7 @@ _CLASS_DEFAULTS: Mapping[str, ImageProcessor] = MappingProxyType(
 
 
 def image_processor_of(folder: Path) -> ImageProcessor | None:
-    """How the model in a folder resizes images; None where it does not say, or in a way that is not known."""
+    """Read the resize parameters of the model in a folder; None if they are missing or of an unknown kind."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             config = json.loads((folder / name).read_text())
@@ -137,19 +137,19 @@ def processed_size(
     max_pixels: int | None = None,
     image_options: Mapping[str, int] | None = None,
 ) -> tuple[int, int]:
-    """Width and height in pixels at which the model sees an image of `size_wh` under verl 0.9.
+    """Return width and height in pixels at which the model sees an image of `size_wh` under verl 0.9.
 
     Args:
-        size_wh: the upright original.
+        size_wh: size of the upright original.
         processor: a name in `PROCESSORS`, or an `ImageProcessor`.
-        min_pixels, max_pixels: `data.mm_processor_kwargs`, in place of the processor's own budget. Both or none: the
-            processor ignores one alone when it is called, and honours it when it is built, as vLLM does.
-        image_options: `min_pixels`, `max_pixels`, `resized_height`, `resized_width` that stand beside the image in the
-            row's prompt; other keys are passed over.
+        min_pixels, max_pixels: `data.mm_processor_kwargs`, replacing the processor's own budget. Both or none: a
+            processor ignores a single one when it is called, but uses it when it is built, as vLLM does.
+        image_options: `min_pixels`, `max_pixels`, `resized_height`, `resized_width` beside the image in the row's
+            prompt; other keys are ignored.
 
     Raises:
-        SizeError: what either stage refuses: sides more than 200:1 apart, an area budget that leaves no pixel, an
-            impossible budget; one of the two budgets alone; an unknown processor.
+        SizeError: a size that a stage rejects (sides more than 200:1 apart, a budget below one patch), an invalid
+            budget, only one of the two budgets, or an unknown processor.
 
     >>> processed_size((640, 480), "qwen2.5-vl"), processed_size((640, 480), "qwen3-vl")
     ((644, 476), (640, 480))
@@ -167,15 +167,15 @@ def processed_size(
 
 
 def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
-    """The processor with another pixel budget.
+    """Return the processor with another pixel budget.
 
     Raises:
-        SizeError: one of the two alone, or an impossible budget.
+        SizeError: only one of the two, or an invalid budget.
     """
     if (min_pixels is None) != (max_pixels is None):
         raise SizeError(
-            f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; alone, one is ignored by some "
-            "of the processors that verl runs and honoured by others"
+            f"min_pixels = {min_pixels}, max_pixels = {max_pixels}: needs both or none; some of verl's processors "
+            "ignore a single one, others use it"
         )
     if min_pixels is None or max_pixels is None:
         return processor
@@ -183,7 +183,7 @@ def with_budget(processor: ImageProcessor, min_pixels: int | None, max_pixels: i
 
 
 def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options: Mapping[str, int]) -> tuple[int, int]:
-    """First stage alone: `qwen_vl_utils.fetch_image`, with the `image_options` of `processed_size`.
+    """Apply only the first stage: `qwen_vl_utils.fetch_image`, with the `image_options` of `processed_size`.
 
     Raises:
         SizeError: as `processed_size`.
@@ -210,7 +210,7 @@ def size_by_loader(size_wh: tuple[int, int], processor: ImageProcessor, options:
 
 
 def size_by_processor(size_wh: tuple[int, int], processor: ImageProcessor) -> tuple[int, int]:
-    """Second stage alone: `smart_resize` of the model's image processor (transformers: qwen2_vl, glm4v, glm46v).
+    """Apply only the second stage: `smart_resize` of the image processor (transformers: qwen2_vl, glm4v, glm46v).
 
     Raises:
         SizeError: sides more than 200:1 apart.

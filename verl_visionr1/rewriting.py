@@ -1,4 +1,4 @@
-"""Rows of parquet files written again: every column as it was or as it is given, in row groups of one size."""
+"""Writes rows of parquet files again, with unchanged or new columns, in row groups of one size."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from verl_visionr1.rows import METADATA_KEY, open_parquet
 
 GROUP_ROWS, GROUP_ROWS_EMBEDDED = 10_000, 100
 GROUP_BYTES = 64 << 20
-"""Sizes of the row groups that are written, as `row_writer.RowWriter` has them."""
+"""Sizes of the row groups, as in `row_writer.RowWriter`."""
 
 
 def has_embedded(schema: pa.Schema) -> bool:
-    """Whether rows hold their images, and not only paths."""
+    """Whether rows contain image bytes, not only paths."""
     return "images" in schema.names and schema.field("images").type != PATH_SCHEMA.field("images").type
 
 
 def extended_metadata(files: Sequence[Path], key: str, facts: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The first file's metadata, its provenance extended by what was done; of several files, all provenances.
+    """Return the first file's metadata with extended provenance; different provenances are merged.
 
     Args:
-        key: of the list, in the provenance, that `facts` are appended to.
-        facts: JSON-able.
+        files: parquet files.
+        key: key of the list in the provenance to which `facts` are appended.
+        facts: JSON-able values.
     """
     found: list[dict[bytes, bytes]] = []
     for file in files:
@@ -57,7 +58,7 @@ def _provenance(text: bytes | None) -> dict[str, Any]:
 
 
 def small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """All rows, in batches of bounded size whatever the size of the row groups."""
+    """Yield all rows in batches of bounded size, whatever the size of the row groups."""
     for number in range(parquet.metadata.num_row_groups):
         group = parquet.metadata.row_group(number)
         bytes_a_row = group.total_byte_size // (group.num_rows or 1)
@@ -66,13 +67,13 @@ def small_batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
 
 
 class RowGroups:
-    """Gathers rows to row groups of one size, whatever pieces they come in."""
+    """Collects batches of any size into row groups of one size."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self.embedded = has_embedded(schema)
         self.rows = GROUP_ROWS_EMBEDDED if self.embedded else GROUP_ROWS
         self.schema = schema
-        # As in `rows.RowWriter`: statistics and dictionaries of image bytes would hold whole images.
+        # As in `row_writer.RowWriter`: statistics and dictionaries of image bytes would contain whole images.
         options: dict[str, Any] = {"compression": "none" if self.embedded else "zstd"}
         options |= {"use_dictionary": not self.embedded, "write_statistics": not self.embedded}
         self.parquet = pq.ParquetWriter(file, schema, **options)
@@ -87,11 +88,11 @@ class RowGroups:
             self._flush()
             self.parquet.close()
         else:
-            with suppress(OSError):  # closing writes a footer: on a full disk that fails again
+            with suppress(OSError):  # closing writes a footer, which fails again on a full disk
                 self.parquet.close()
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take some rows."""
+        """Add rows."""
         if self.embedded and len(batch) > 1:
             for i in range(len(batch)):
                 self.add(batch.slice(i, 1))

@@ -1,7 +1,7 @@
-"""A row: one question about one image; and the reader of files of rows.
+"""A row (one question about one image), and the reader of files of rows.
 
-Way of a row: `images.prepare_image` -> `images.in_upright_frame` -> `Target` -> `Row` -> `row_writer.RowWriter`, in one
-of the layouts of `row_layouts`; `tools.doctor` looks at the result, or at anybody's file, before a training run.
+Pipeline of a row: `images.prepare_image` -> `images.in_upright_frame` -> `Target` -> `Row` -> `row_writer.RowWriter`,
+in one of the layouts of `row_layouts`. `tools.doctor` checks the result, or any other file, before a training run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from verl_visionr1.images import RowImage
 from verl_visionr1.targets import Target, TargetError
 
 PLACEHOLDERS = ("<image>", "<video>", "<audio>")
-"""Texts that verl cuts a prompt at; a question must not hold one."""
+"""Texts at which verl splits a prompt; a question must not contain one."""
 METADATA_KEY = b"visionr1"
 """Key of the provenance (JSON) in the parquet metadata."""
 SCHEMA_VERSION = 1
 CONVERT_AGAIN = "convert it again with `visionr1 convert`"
-"""What to do about a file that is not as this module writes it."""
+"""Advice for a file that is not in this module's format."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,10 @@ class Row:
     Attributes:
         question: the user's turn without "<image>", which the writer puts first.
         target: ground truth, in the frame of `image.size_wh`.
-        image_id, file_name, source_ann: where it came from (`source_ann`: JSON).
+        image_id, file_name, source_ann: its origin (`source_ann`: JSON).
 
     Raises:
-        RowError: a placeholder of verl in the question, or a target of another size than the image.
+        RowError: a placeholder of verl in the question, or a target with another size than the image.
     """
 
     data_source: str
@@ -54,7 +54,7 @@ class Row:
     def __post_init__(self) -> None:
         found = [text for text in PLACEHOLDERS if text in self.question]
         if found:
-            reason = f"{self.image.path}: the question {self.question!r} holds {found[0]}, which verl takes for a file"
+            reason = f"{self.image.path}: the question {self.question!r} holds {found[0]}, a placeholder of verl"
             raise RowError("placeholder in the question", f"{reason}; rename the category or correct the template")
         if tuple(self.target.size_wh) != self.image.size_wh:
             reason = f"{self.image.path}: the target is for size_wh {tuple(self.target.size_wh)}"
@@ -67,14 +67,15 @@ class Row:
 def read_rows(
     path: str | Path, *, columns: Sequence[str] | None = None, batch_rows: int = 1000
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file as dictionaries, one row group in memory at a time.
+    """Yield the rows of a parquet file as dictionaries, with one row group in memory at a time.
 
     Args:
-        columns: top-level columns to read; None reads all, image bytes included.
-        batch_rows: rows that are in memory as Python objects.
+        path: the file.
+        columns: top-level columns to read; None reads all, including image bytes.
+        batch_rows: rows in memory as Python objects.
 
     Raises:
-        RowsError: missing or garbled file, not a parquet file, or a column that is not there.
+        RowsError: missing or corrupt file, not a parquet file, or a missing column.
     """
     with open_parquet(path) as parquet, _parquet_errors(path):
         missing = [name for name in columns or () if name not in parquet.schema_arrow.names]
@@ -86,10 +87,10 @@ def read_rows(
 
 
 def target_of(row: Mapping[str, Any]) -> Target:
-    """The ground truth of a row that `read_rows` gave.
+    """Read the ground truth of a row of `read_rows`.
 
     Raises:
-        TargetError: it is missing, or not what `Target.to_json` writes.
+        TargetError: it is missing, or not in the format of `Target.to_json`.
     """
     truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], Mapping) else None
     if truth is None:
@@ -100,7 +101,7 @@ def target_of(row: Mapping[str, Any]) -> Target:
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """A parquet file, its footer read.
+    """Open a parquet file and read its footer.
 
     Raises:
         RowsError: a folder, a missing file, or not a parquet file.
@@ -110,15 +111,15 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         raise RowsError(f"{path}: is a folder; name its parquet files (verl takes no folder)")
     if not path.exists():
         partials = sorted(path.parent.glob(f".{escape(path.stem)}-*.parquet.partial"))
-        hint = f"a conversion to it was killed ({partials[0].name}); run it again" if partials else "check the path"
+        hint = f"its conversion was killed ({partials[0].name}); run it again" if partials else "check the path"
         raise RowsError(f"{path}: no such file; {hint}")
     with _parquet_errors(path):
-        return pq.ParquetFile(path, pre_buffer=False)  # which would read the whole file ahead, images and all
+        return pq.ParquetFile(path, pre_buffer=False)  # pre_buffer would read the whole file with all images
 
 
 @contextmanager
 def _parquet_errors(path: str | Path) -> Iterator[None]:
-    """Name the file in what pyarrow raises about a garbled one."""
+    """Name the file in pyarrow's errors about a corrupt one."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """Progress of training -> thresholds: pure functions of a number in [0, 1], as data.
 
-A schedule has no counter and no clock. Whoever knows how far training is asks it, so a resumed run, an asynchronous
-run and a re-scored rollout file all get the same answer.
+A schedule has no counter and no clock. The caller passes the progress, so a resumed run, an asynchronous run and a
+re-scored rollout file get the same thresholds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Schedule:
     """Thresholds over training.
 
     Attributes:
-        points: (progress from which it holds, thresholds), progress strictly increasing, the first at 0.0.
-        interpolation: between two points "step" holds the earlier, "linear" and "cosine" move to the later one.
+        points: (progress at its start, thresholds), progress strictly increasing, the first at 0.0.
+        interpolation: between two points "step" keeps the earlier one, "linear" and "cosine" move to the later one.
         off: thresholds when the progressive rule is off (`progress=None`).
-        follows_model: whether its switch is the default, which follows the family of the model: see `follow_model`.
+        follows_model: whether its switch is the default, which depends on the model's family: see `follow_model`.
 
     Raises:
         ValueError: no point at 0, progress out of order or outside [0, 1], unknown interpolation.
@@ -50,14 +50,14 @@ class Schedule:
             raise ValueError(f"schedule points at {starts}: need increasing progress within [0, 1]")
         if self.interpolation not in ("step", "linear", "cosine"):
             raise ValueError(f"interpolation = {self.interpolation!r}: needs one of step, linear, cosine")
-        # Of numbers alone: texts hash differently in each process, and schedules travel between them.
+        # Only numbers: the hash of a text differs between processes, and schedules are sent between them.
         object.__setattr__(self, "_hash", hash((self.points, self.off)))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __call__(self, progress: float | None) -> Thresholds:
-        """Thresholds at that fraction of training; None gives `off`.
+        """Return the thresholds at that fraction of training; None gives `off`.
 
         Raises:
             ValueError: progress outside [0, 1] or not a number.
@@ -75,7 +75,7 @@ class Schedule:
         return thresholds.towards(following, fraction)
 
     def stage(self, progress: float | None) -> int:
-        """Index of the last point passed; -1 when the rule is off."""
+        """Return the index of the last point passed; -1 when the rule is off."""
         if progress is None:
             return -1
         if not 0.0 <= progress <= 1.0:
@@ -87,13 +87,13 @@ class Schedule:
 
     @property
     def final_stage(self) -> int:
-        """The last stage of a training of any length: one that starts at 1 comes after its last step, so never."""
+        """The last stage that a training reaches; a stage that starts at progress 1 is never reached."""
         last = len(self.points) - 1
         return last - 1 if last and self.interpolation == "step" and self.points[last][0] == 1.0 else last
 
     @property
     def is_moving(self) -> bool:
-        """Whether the thresholds depend on progress at all: not where a training never leaves the first stage.
+        """Whether the thresholds depend on progress; False if training never leaves the first stage.
 
         >>> staged(at=0.5).is_moving, staged(at=1.0).is_moving, constant(BEGINNER).is_moving
         (True, False, False)
@@ -102,13 +102,13 @@ class Schedule:
 
     @property
     def final(self) -> Thresholds:
-        """The strictest thresholds of training: where the schedule ends."""
+        """The thresholds at the end of the schedule, the strictest ones."""
         return self.points[self.final_stage][1]
 
     def last_stage(self, last_progress: float) -> int:
-        """The last stage of a training whose last step is at `last_progress`.
+        """Return the last stage of a training whose last step is at `last_progress`.
 
-        Between two points of "linear" and "cosine" it is the point that the thresholds move to.
+        Between two points of "linear" and "cosine" it is the later one.
 
         >>> staged(at=0.9).last_stage(0.8), staged(at=0.9).last_stage(0.9)
         (0, 1)
@@ -118,7 +118,7 @@ class Schedule:
         return min(stage + is_moving, self.final_stage)
 
     def final_progress(self, last_progress: float) -> float:
-        """Progress at which the thresholds are those of the last stage of such a training, for tools that take one.
+        """Return a progress at which the thresholds are those of `last_stage`, for tools that take a progress.
 
         >>> staged(at=0.9).final_progress(0.8), linear(BEGINNER, ADVANCED).final_progress(0.8)
         (0.8, 1.0)
@@ -127,9 +127,9 @@ class Schedule:
 
 
 def progress_at(step: int, total_steps: int) -> float:
-    """Fraction of training done when `step` (counted from 1) begins; step 0, before training, is 0.
+    """Return the fraction of training done when `step` (counted from 1) begins; 0 for step 0, before training.
 
-    So a switch at .5 of 40 steps comes with step 21, and a run that is longer than `total_steps` stays at 1.
+    So a switch at .5 of 40 steps is at step 21, and a run longer than `total_steps` stays at 1.
 
     >>> [progress_at(step, 40) for step in (0, 1, 20, 21, 40, 99)]
     [0.0, 0.0, 0.475, 0.5, 0.975, 1.0]
@@ -138,23 +138,23 @@ def progress_at(step: int, total_steps: int) -> float:
 
 
 def first_step(progress: float, total_steps: int) -> int | None:
-    """The first of `total_steps` steps at which training has come so far; None where none has.
+    """Return the first of `total_steps` steps at which training has reached `progress`; None if there is none.
 
     >>> first_step(0.5, 40), first_step(0.0, 40), first_step(1.0, 40)
     (21, 1, None)
     """
-    step = max(math.ceil(progress * total_steps), 1)  # or the one after: rounding decides
+    step = max(math.ceil(progress * total_steps), 1)  # or the next one, depending on rounding
     while step <= total_steps and progress_at(step, total_steps) < progress:
         step += 1
     return step if step <= total_steps else None
 
 
 def last_progress(total_steps: int, n_steps: int | None = None) -> float:
-    """Progress at the last step of a training.
+    """Return the progress at the last step of a training.
 
     Args:
         total_steps: steps that count as the whole of training.
-        n_steps: steps that it takes, where these are more.
+        n_steps: steps that it takes, if more.
 
     >>> last_progress(5), last_progress(10, 40), last_progress(10, 5)
     (0.8, 1.0, 0.9)
@@ -163,7 +163,7 @@ def last_progress(total_steps: int, n_steps: int | None = None) -> float:
 
 
 def constant(thresholds: Thresholds) -> Schedule:
-    """The same thresholds for the whole of training.
+    """Return a schedule with the same thresholds for the whole training.
 
     >>> constant(BEGINNER)(0.9) == BEGINNER
     True
@@ -185,12 +185,12 @@ def staged(first: Thresholds = BEGINNER, second: Thresholds = ADVANCED, *, at: f
 
 
 VISIONR1 = replace(staged(), follows_model=True)
-"""The default: beginner to advanced thresholds at half of training; for some models never: see `follow_model`."""
+"""The default: from beginner to advanced thresholds at half of training; for some models never, see `follow_model`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSwitch:
-    """Where Vision-R1's thresholds tighten for a family of models.
+    """The point at which Vision-R1's thresholds tighten for a model family.
 
     Attributes:
         at: fraction of training; 1.0: never.
@@ -205,7 +205,7 @@ PAPER_SWITCH = ModelSwitch(
     0.5,
     "arXiv 2503.18013, Table 5, Griffon-G-7B on COCO: mAP 42.1 with the switch at 1/2, 39.9 without; no other model",
 )
-"""Of families that the paper does not have."""
+"""The switch for families that are not in the paper."""
 MODEL_SWITCHES: Mapping[str, ModelSwitch] = MappingProxyType(
     {
         "qwen2.5-vl": ModelSwitch(
@@ -213,16 +213,16 @@ MODEL_SWITCHES: Mapping[str, ModelSwitch] = MappingProxyType(
         )
     }
 )
-"""Family, by the name of the frame that it speaks in -> what the paper found best for it."""
+"""Name of the family's frame -> the best switch for it in the paper."""
 
 
 def switch_of(family: str) -> ModelSwitch:
-    """Where the thresholds tighten by default for models of a family: a name in `frames.FRAMES`."""
+    """Return the default switch for models of a family (a name in `frames.FRAMES`)."""
     return MODEL_SWITCHES.get(family, PAPER_SWITCH)
 
 
 def follow_model(schedule: Schedule, family: str) -> Schedule:
-    """The schedule as a run with a model of that family has it; one that was set by name stays as it is.
+    """Apply a model family's default switch; a schedule that was set explicitly is unchanged.
 
     >>> [follow_model(VISIONR1, family).stage(0.9) for family in ("qwen2.5-vl", "qwen3-vl")]
     [0, 1]
@@ -239,7 +239,7 @@ def _switched(schedule: Schedule, family: str) -> Schedule:
 
 
 def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """From `first` to `last` in a straight line between `begin` and `end`; constant outside.
+    """Move linearly from `first` to `last` between `begin` and `end`; constant outside.
 
     >>> round(linear(BEGINNER, ADVANCED)(0.5).match_iou, 3)
     0.625
@@ -248,7 +248,7 @@ def linear(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: floa
 
 
 def cosine(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """As `linear`, but slow at both ends (half a cosine wave).
+    """Like `linear`, but slow at both ends (half a cosine wave).
 
     >>> [round(cosine(BEGINNER, ADVANCED)(p).match_iou, 3) for p in (0.0, 0.25, 0.5, 1.0)]
     [0.5, 0.537, 0.625, 0.75]
@@ -257,7 +257,7 @@ def cosine(first: Thresholds, last: Thresholds, *, begin: float = 0.0, end: floa
 
 
 def piecewise(points: Sequence[tuple[float, Thresholds]], *, interpolation: str = "step") -> Schedule:
-    """Any number of stages.
+    """Build a schedule of any number of stages.
 
     >>> piecewise([(0, BEGINNER), (0.3, ADVANCED)]).stage(0.4)
     1

@@ -1,7 +1,7 @@
 """Ground truth of one item, and its JSON codec.
 
-The parquet column `reward_model.ground_truth` holds `Target.to_json()`: one string type for every task, so that
-files of all tasks concatenate. Bad ground truth is an error here, at conversion or load time, never at reward time.
+The parquet column `reward_model.ground_truth` contains `Target.to_json()`: one string type for every task, so that
+files of all tasks can be concatenated. Invalid ground truth raises at conversion or load time, never at reward time.
 """
 
 from __future__ import annotations
@@ -27,37 +27,36 @@ NO_IMAGE = (0, 0)
 
 
 class TargetError(ValueError):
-    """Ground truth that cannot be scored; the message names the field and the offending value."""
+    """Invalid ground truth; the message names the field and the value."""
 
 
 class Target(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True
-):  # dict: for what is computed once
-    """What is really in the image.
+):  # dict: for cached properties
+    """The ground truth of one item.
 
     Frame of all geometry: float pixels of the EXIF-upright original image, 0-based; boxes are xyxy, half-open. Boxes
-    and points may reach over the image's edge by rounding only (one pixel); converters clip before they build a Target.
+    and points may exceed the image by rounding only (one pixel); converters clip before they build a Target.
 
-    What there is to find ("objects") is given as boxes, masks or points; where several are given they speak of the
-    same objects in the same order.
+    Objects are given as boxes, masks or points; several of these describe the same objects in the same order.
 
     Attributes:
         task: one of `TASKS`.
         size_wh: width and height of the original image in pixels; `NO_IMAGE` for text without an image.
-        boxes_xyxy: T boxes; empty where the asked-for thing is absent.
-        labels: T labels, one per object (for grounding: the phrase); counting and pointing may go without.
-        categories: what the prompt asked for; may hold labels that are not in the image.
+        boxes_xyxy: T boxes; empty if there is no object.
+        labels: T labels, one per object (for grounding: the phrase); optional for counting and pointing.
+        categories: categories of the prompt; may include labels that are not in the image.
         ignore_xyxy: regions (crowds) in which an unmatched prediction is neither right nor wrong.
         points_xy: T points, one per object: for pointing and counting.
         masks: T masks, one per object: for pointing.
-        count: how many there are: counting needs it (the objects may be given in part, or not at all).
-        answer: the right answer in words: text needs it.
+        count: number of objects; required for counting (some or all objects may be missing).
+        answer: the right answer in words; required for text.
         choices: texts of the options "A", "B", ... of a multiple-choice question.
-        image: which image of the row it speaks of, from 0; None: the only one. Size and geometry are of that image.
+        image: index of its image in the row, from 0; None: the only one. Size and geometry are of that image.
 
     Raises:
         TargetError: unknown task, non-positive size, inverted/non-finite/outside box or point, missing label, count
-            or answer, lists that speak of different numbers of objects.
+            or answer, lists of different lengths.
 
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> target.to_json()
@@ -108,7 +107,7 @@ class Target(
         self._check_answer()
 
     def _check_objects(self) -> None:
-        """Every list of objects has one entry an object."""
+        """Check that each list of objects has one entry per object."""
         n_objects = self.n_objects
         for field in ("masks", "points_xy"):
             n_given = len(getattr(self, field))
@@ -117,12 +116,12 @@ class Target(
         may_lack_labels = self.task in ("counting", "pointing") and not self.labels
         if len(self.labels) != n_objects and not may_lack_labels:
             what = "objects" if self.masks or self.points_xy else "boxes"
-            raise TargetError(f"labels has {len(self.labels)} entries for {n_objects} {what}: needs one label each")
+            raise TargetError(f"labels has {len(self.labels)} entries for {n_objects} {what}: expected one label each")
 
     def _check_answer(self) -> None:
-        """What the task asks for is there."""
+        """Check that the task's required fields are set."""
         if self.task == "counting" and self.count is None:
-            raise TargetError("count = None: a counting target needs how many there are")
+            raise TargetError("count = None: a counting target needs the number of objects")
         if self.task == "text" and self.answer is None:
             raise TargetError("answer = None: a text target needs the right answer")
         if self.answer is not None:
@@ -130,36 +129,36 @@ class Target(
 
     @property
     def n_objects(self) -> int:
-        """T: how many objects are given, as boxes, masks or points."""
+        """T: number of objects given as boxes, masks or points."""
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
     @cached_property
     def normalized_labels(self) -> tuple[str, ...]:
-        """T labels as they are compared."""
+        """T normalized labels."""
         return _normalized_labels(tuple(self.labels))
 
     @cached_property
     def indexed(self) -> IndexedBoxes:
-        """The boxes as matching wants them."""
+        """The boxes, indexed for matching."""
         return IndexedBoxes.of(cast(Boxes, self.boxes_xyxy), self.labels, self.normalized_labels)
 
     @cached_property
     def is_multiclass(self) -> bool:
-        """Whether a label can be wrong: the target and its prompt know more than one."""
+        """Whether the target and its prompt have more than one label, so that a label can be wrong."""
         if len(self.labels) <= 1 and not self.categories:
             return False
         return len({*self.normalized_labels, *_normalized_labels(tuple(self.categories))}) > 1
 
     def to_json(self) -> str:
-        """One line of JSON; `from_json` is its inverse."""
+        """Write one line of JSON; `from_json` is its inverse."""
         return _ENCODER.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Target:
-        """Read what `to_json` wrote.
+        """Read the JSON of `to_json`.
 
         Raises:
-            TargetError: not JSON, an unknown or missing field, or a value that cannot be ground truth.
+            TargetError: not JSON, an unknown or missing field, or an invalid value.
         """
         try:
             return _DECODER.decode(text)
@@ -169,7 +168,7 @@ class Target(
 
 
 def is_validation_split(split: object) -> bool:
-    """Whether a split's name (`extra_info.split`) says that its rows are for validation, not for training.
+    """Whether a split (`extra_info.split`) is for validation, by its name.
 
     >>> [is_validation_split(name) for name in ("val", "testA", "minival", "train", None)]
     [True, True, True, False, False]
@@ -178,12 +177,12 @@ def is_validation_split(split: object) -> bool:
 
 
 MAX_MARKS = 30
-"""Combining marks in a row: a longer run is compared as it is, since ordering them takes quadratic time."""
+"""Consecutive combining marks; a word with more is not normalized, since ordering them takes quadratic time."""
 _SHORT_WORD = 100
 
 
 def normalize_text(text: str, *, fold_case: bool = True) -> str:
-    """A text as it is compared everywhere: in Unicode form NFKC, without surplus blanks and, usually, without case.
+    """Normalize a text for comparison: Unicode form NFKC, without surplus blanks and, by default, without case.
 
     >>> normalize_text("Cafe\\u0301  STRASSE"), normalize_text("caf\\u00e9 stra\\u00dfe")
     ('caf\u00e9 strasse', 'caf\u00e9 strasse')
@@ -191,7 +190,7 @@ def normalize_text(text: str, *, fold_case: bool = True) -> str:
     if text.isascii():
         return " ".join((text.lower() if fold_case else text).split())
     words = [_normalize_word(word, fold_case) for word in text.split()]
-    return " ".join(" ".join(words).split())  # compatibility forms of some signs hold blanks
+    return " ".join(" ".join(words).split())  # compatibility forms of some signs contain blanks
 
 
 def _normalize_word(word: str, fold_case: bool) -> str:
@@ -201,7 +200,7 @@ def _normalize_word(word: str, fold_case: bool) -> str:
         return word.casefold() if fold_case else word
     if not fold_case:
         return unicodedata.normalize("NFKC", word)
-    # Unicode 3.13, D146: caseless, whatever the form.
+    # Unicode 3.13, D146: caseless in any normalization form.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", word).casefold())
     return unicodedata.normalize("NFKC", folded.casefold())
 
@@ -216,7 +215,7 @@ def _has_few_marks(word: str) -> bool:
 
 
 def normalize_label(label: str) -> str:
-    """A label as it is compared: without case, surplus blanks and differences of Unicode form.
+    """Normalize a label for comparison: without case, surplus blanks and differences of Unicode form.
 
     >>> normalize_label("  Traffic   Light ")
     'traffic light'
@@ -256,7 +255,7 @@ def _texts(field: str, values: Any) -> tuple[str, ...]:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise TargetError(f"{field}[{i}] = {text!r}: holds half a surrogate pair") from None
+            raise TargetError(f"{field}[{i}] = {text!r}: contains half a surrogate pair") from None
     return texts
 
 
@@ -316,7 +315,7 @@ def _point(where: str, value: Any, size_wh: tuple[int, int]) -> tuple[float, flo
     except (TypeError, ValueError, OverflowError):
         raise TargetError(f"{where} = {value!r}: needs two numbers x, y") from None
     if not (-1 <= x <= size_wh[0] + 1 and -1 <= y <= size_wh[1] + 1):  # nan fails too
-        raise TargetError(f"{where} = {(x, y)}: lies outside the image of size_wh {size_wh}")
+        raise TargetError(f"{where} = {(x, y)}: outside the image of size_wh {size_wh}")
     return x, y
 
 

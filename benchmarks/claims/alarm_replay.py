@@ -1,4 +1,4 @@
-"""Today's alarms on the training curves that the study recorded: gamed runs must sound, healthy ones stay silent."""
+"""Replays the current alarms on the study's training curves: they must fire on gamed runs and on no healthy one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from verl_visionr1.alarm_rules import AlarmRules
 from verl_visionr1.alarms import AlarmState, Batch, advance, changes
 
 OLD_NAMES = {"dead_groups": "frac_reward_zero_std", "cut_off": "clipped"}
-"""Metrics of runs that were recorded under other names."""
+"""Old -> new names of metrics in recorded runs."""
 WINDOW, LOSS = 5, 0.1
-"""F1 is damaged where its mean over so many steps lies this share below its best such mean."""
+"""F1 counts as damaged if its mean over `WINDOW` steps is this share below its best such mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the alarms say of a run.
+    """The alarms of a run.
 
     Attributes:
         first: alarm -> the first step at which it was on.
-        damaged_at: the step from which F1 of the training rollouts was damaged; None: it never was.
+        damaged_at: the first step at which F1 of the training rollouts was damaged; None: never.
     """
 
     first: Mapping[str, int]
@@ -32,9 +32,9 @@ class Replay:
 
 
 def batches(curve: Sequence[Mapping[str, Any]]) -> Iterator[Batch]:
-    """What each recorded step told the alarms."""
+    """Yield each recorded step as a batch for the alarms."""
     for step in curve:
-        numbers = {_present(key): value for key, value in step.items()}
+        numbers = {_current_key(key): value for key, value in step.items()}
         mean = {key[len("visionr1/") : -len("/mean")]: value for key, value in numbers.items() if key.endswith("/mean")}
         if "n_predicted" not in mean:
             continue  # the validation before training
@@ -54,12 +54,12 @@ def batches(curve: Sequence[Mapping[str, Any]]) -> Iterator[Batch]:
         )
 
 
-def _present(key: str) -> str:
+def _current_key(key: str) -> str:
     return "/".join([OLD_NAMES.get(part, part) for part in key.split("/")])
 
 
 def replay(curve: Sequence[Mapping[str, Any]], rules: AlarmRules | None = None) -> Replay:
-    """Hand the recorded steps to the alarms, one after another."""
+    """Run the alarms on the recorded steps."""
     rules, state, first = rules or AlarmRules(), AlarmState(), dict[str, int]()
     f1: list[tuple[int, float]] = []
     for batch in batches(curve):

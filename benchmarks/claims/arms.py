@@ -1,6 +1,6 @@
-"""The arms of the study: what is trained, from which model, with which settings. Everything else is the tiny recipe's.
+"""The arms of the study: method, start model and settings of each. Everything else is as in the tiny recipe.
 
-An arm is run with seeds 1 to `seeds`. Arms that share a baseline are compared with it prompt by prompt.
+An arm is run with seeds 1 to `seeds`. Arms are compared with their baseline prompt by prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 ROOT = Path(__file__).parents[2]
 STARTS = {"habits": "qwen3_vl_scenes", "able": "qwen3_vl_scenes_able"}
-"""Name of a start -> its folder in recipes/tiny. "habits" stops early and draws too large; "able" was not taught to."""
+"""Name of a start -> its folder in recipes/tiny. "habits" stops early and draws boxes too large; "able" does not."""
 EASY, STRICT = "[[0.5,0.5,0.75]]", "[[0.75,0.75,0.9]]"
 BOTH = "[[0.5,0.5,0.75],[0.75,0.75,0.9]]"
 
@@ -22,14 +22,14 @@ class Arm:
     """One way to train.
 
     Attributes:
-        name: of its results.
-        shows: what it is, for tables.
-        claims: the claims (keys of `CLAIMS`) whose tables it stands in.
+        name: name of its results.
+        shows: description for tables.
+        claims: the claims (keys of `CLAIMS`) whose tables include it.
         method: "rl" runs the recipe, "sft" trains on the right answers, "none" evaluates the start.
         start: a key of `STARTS`.
-        variables: of the recipe (recipes/settings.sh).
-        overrides: of verl.
-        seeds: how many.
+        variables: settings of the recipe (recipes/settings.sh).
+        overrides: settings of verl.
+        seeds: number of seeds.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """What a claim says of two arms.
+    """The expected difference of two arms under a claim.
 
     Attributes:
         arm, baseline: names of arms.
         metric: a held-out metric.
         sets: "in" domain or "out".
-        expected: where the arm should lie.
+        expected: whether the arm should be higher or lower.
     """
 
     arm: str
@@ -70,9 +70,9 @@ class Claim:
     """A claim of the papers.
 
     Attributes:
-        sentence: what it says.
-        contrasts: it holds here where all of these do.
-        baseline: the arm that the others of its table are compared with.
+        sentence: its text.
+        contrasts: it holds if all of these do.
+        baseline: the arm with which the others of its table are compared.
     """
 
     sentence: str
@@ -129,13 +129,13 @@ CLAIMS = {
 
 _FROM_HABITS = tuple(name for name, claim in CLAIMS.items() if claim.baseline != "able")
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
-_LONG = {"MAX_RESPONSE": "140"}  # so that a flood of boxes has room
+_LONG = {"MAX_RESPONSE": "140"}  # enough tokens for a flood of boxes
 _ONE_TO_THREE = {"OBJECTS_MIN": "1", "TOTAL_STEPS": "24", "TEST_FREQ": "12"}
 _CRITERION = "++reward.reward_kwargs.visionr1.criteria.{0}={{fn:{1}:{0},weight:1.0}}"
 
 
 def _released(reward: str, shows: str) -> Arm:
-    """Format, and a reward of VLM-R1 in place of recall and precision; nothing in it has thresholds."""
+    """Build an arm with format and a reward of VLM-R1 instead of recall and precision, without thresholds."""
     return Arm(
         name=f"{reward.replace('_', '-')}-released",
         shows=shows,

@@ -2,8 +2,8 @@
 
     python benchmarks/claims/report.py
 
-An interval is over held-out prompts: 95 %, paired by prompt, each prompt's number being the mean over the seeds. How
-much the seeds differ is given beside it, from the lowest to the highest.
+An interval is a 95 % interval over held-out prompts, paired by prompt; each prompt's number is the mean over the seeds.
+The lowest and the highest seed are given beside it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How an arm differs from another.
+    """The difference of two arms.
 
     Attributes:
         value: the mean difference.
@@ -59,19 +59,19 @@ class Difference:
 
 @cache
 def seeds_of(arm: str) -> tuple[int, ...]:
-    """The seeds of an arm that are in `RESULTS`."""
+    """Return the seeds of an arm that are in `RESULTS`."""
     return tuple(sorted(int(file.stem.rpartition("_")[2]) for file in RESULTS.glob(f"{arm}_[0-9]*.json")))
 
 
 @cache
 def record_of(arm: str, seed: int) -> dict[str, Any]:
-    """What `study.py` kept of a run."""
+    """Read the record of a run that `study.py` wrote."""
     return json.loads((RESULTS / f"{arm}_{seed}.json").read_text())
 
 
 @cache
 def numbers_of(arm: str, metric: str, sets: tuple[str, ...]) -> list[list[Array]]:
-    """The numbers of each held-out prompt (of average precision: of each resample): seeds x sets x prompts."""
+    """Read the numbers of each held-out prompt (for average precision: of each resample): seeds x sets x prompts."""
     found: list[list[Array]] = []
     for seed in seeds_of(arm):
         with np.load(RESULTS / f"{arm}_{seed}.npz") as arrays:
@@ -79,19 +79,19 @@ def numbers_of(arm: str, metric: str, sets: tuple[str, ...]) -> list[list[Array]
     return found
 
 
-def answered(arm: str, sets: tuple[str, ...]) -> bool:
-    """Whether the runs of an arm were evaluated on these sets: runs of before `in_domain` was drawn were not on it."""
+def is_evaluated(arm: str, sets: tuple[str, ...]) -> bool:
+    """Whether the runs of an arm were evaluated on these sets; the oldest runs lack `in_domain`."""
     return all(name in record_of(arm, seed)["held_out"] for seed in seeds_of(arm) for name in sets)
 
 
 def mean_of(arm: str, metric: str, sets: tuple[str, ...]) -> float:
-    """The mean over seeds and sets, each set with the same weight."""
+    """Return the mean over seeds and sets, with equal weights for the sets."""
     held_out = [record_of(arm, seed)["held_out"] for seed in seeds_of(arm)]
     return float(np.mean([[each[name][metric] for name in sets] for each in held_out]))
 
 
 def difference(arm: str, baseline: str, metric: str, sets: tuple[str, ...]) -> Difference:
-    """An arm less its baseline; a baseline with one seed (a start) is compared with every seed of the arm."""
+    """Return an arm minus its baseline; a baseline with one seed (a start) is compared with every seed of the arm."""
     ours, theirs = numbers_of(arm, metric, sets), numbers_of(baseline, metric, sets)
     rng = np.random.default_rng(SEED)
     deltas = [
@@ -111,7 +111,7 @@ def difference(arm: str, baseline: str, metric: str, sets: tuple[str, ...]) -> D
 
 
 def mean_of_seed(arm: str, index: int, metric: str, sets: tuple[str, ...]) -> float:
-    """The mean over the sets of one run."""
+    """Return the mean over the sets of one run."""
     held_out = record_of(arm, seeds_of(arm)[index])["held_out"]
     return float(np.mean([held_out[name][metric] for name in sets]))
 
@@ -125,29 +125,29 @@ def _resampled_means(values: Array, rng: np.random.Generator) -> Array:
 
 
 def judge_contrast(contrast: Contrast) -> tuple[str, str]:
-    """A line about a contrast, and what it says: "holds", "does not hold" or "not decided"."""
+    """Return a line about a contrast, and its verdict: "holds", "does not hold" or "not decided"."""
     sets = IN_DOMAIN if contrast.sets == "in" else OUT_OF_DOMAIN
     found = difference(contrast.arm, contrast.baseline, contrast.metric, sets)
     sign = 1 if contrast.expected == "higher" else -1
     low, high = sorted((sign * found.low, sign * found.high))
-    says = "holds" if low > 0 else "does not hold" if high < 0 else "not decided"
+    word = "holds" if low > 0 else "does not hold" if high < 0 else "not decided"
     where = "in domain" if contrast.sets == "in" else "out of domain"
     name = {key: label for label, key in COLUMNS}.get(contrast.metric, contrast.metric)
-    return f"* {says}: {contrast.arm} against {contrast.baseline}, {name} {where}: {found}", says
+    return f"* {word}: {contrast.arm} against {contrast.baseline}, {name} {where}: {found}", word
 
 
 def verdict(claim: Claim) -> str:
-    """The claim's lines, and one word for all: "holds" only if every contrast does."""
+    """Return the claim's lines and its verdict: "holds" only if every contrast does."""
     ready = [each for each in claim.contrasts if seeds_of(each.arm) and seeds_of(each.baseline)]
     missing = sorted({name for c in claim.contrasts for name in (c.arm, c.baseline) if not seeds_of(name)})
-    judged = [judge_contrast(each) for each in ready]
-    words = {word for _, word in judged}
+    verdicts = [judge_contrast(each) for each in ready]
+    words = {word for _, word in verdicts}
     whole = f"not run yet: {', '.join(missing)}" if missing else words.pop() if len(words) == 1 else "holds in part"
-    return "\n".join([f"**{whole}**", "", *(line for line, _ in judged)])
+    return "\n".join([f"**{whole}**", "", *(line for line, _ in verdicts)])
 
 
 def has_own_runs(claim: str) -> bool:
-    """Whether more than the start and the first command has been run for a claim."""
+    """Whether a claim has runs other than the start and the first command."""
     own = [arm.name for arm in ARMS if claim in arm.claims and arm.name not in ("start", "rl", "able")]
     return claim == "rl-vs-start" or any(map(seeds_of, own))
 
@@ -156,7 +156,7 @@ def has_own_runs(claim: str) -> bool:
 
 
 def table(arms: Sequence[Arm], baseline: str) -> str:
-    """A Markdown table of arms: means in and out of domain, and F1 against the baseline."""
+    """Write a Markdown table of arms: means in and out of domain, and F1 against the baseline."""
     heads = [f"{label}, {where}" for where in ("in", "out") for label, _ in COLUMNS]
     lines = [
         "| arm | seeds | " + " | ".join(heads) + f" | F1 in domain against {baseline} |",
@@ -166,7 +166,7 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
         if not seeds_of(arm.name):
             continue
         cells = [cell(arm.name, key, sets) for sets in (IN_DOMAIN, OUT_OF_DOMAIN) for _, key in COLUMNS]
-        compared = arm.name != baseline and seeds_of(baseline) and answered(arm.name, IN_DOMAIN)
+        compared = arm.name != baseline and seeds_of(baseline) and is_evaluated(arm.name, IN_DOMAIN)
         against = str(difference(arm.name, baseline, "f1_50", IN_DOMAIN)) if compared else ""
         lines.append(
             f"| `{arm.name}`: {arm.shows} | {len(seeds_of(arm.name))} | " + " | ".join(cells) + f" | {against} |"
@@ -175,12 +175,12 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
 
 
 def cell(arm: str, metric: str, sets: tuple[str, ...]) -> str:
-    """A mean of a table; empty where the arm was not evaluated on the sets."""
-    return f"{mean_of(arm, metric, sets):.3f}" if answered(arm, sets) else ""
+    """Format a mean for a table; empty if the arm was not evaluated on the sets."""
+    return f"{mean_of(arm, metric, sets):.3f}" if is_evaluated(arm, sets) else ""
 
 
 def sets_table(arms: Sequence[Arm]) -> str:
-    """A Markdown table of F1 on each held-out set."""
+    """Write a Markdown table of F1 on each held-out set."""
     lines = ["| set | differs from training by | " + " | ".join(f"`{arm.name}`" for arm in arms) + " |"]
     lines.append("|---" * (len(arms) + 2) + "|")
     for each in SETS:
@@ -190,7 +190,7 @@ def sets_table(arms: Sequence[Arm]) -> str:
 
 
 def page(figures: Sequence[str]) -> str:
-    """The page of results."""
+    """Write the text of the results page."""
     text = (Path(__file__).parent / "page.md").read_text()
     parts: list[str] = []
     for key, claim in CLAIMS.items():
@@ -236,7 +236,7 @@ BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 
 
 def summary() -> str:
-    """README's table: the first command before and after."""
+    """Write README's table: the first command before and after."""
     n_seeds, n_scenes = len(seeds_of("rl")), next(each.n_scenes for each in SETS if each.name == "in_domain")
     head = f"first command, {n_seeds} seeds, {n_scenes:,} held-out scenes"
     lines = [f"| {head} | before | after | change, 95 % interval paired by scene; lowest and highest seed |"]
@@ -254,7 +254,7 @@ def summary() -> str:
 
 
 def put_summary(readme: str) -> str:
-    """A README with the present table between its marks."""
+    """Return a README with the current table between its marks."""
     head, _, rest = readme.partition(BEGIN)
     _, end, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{summary()}\n\n{end}{tail}"
@@ -264,7 +264,7 @@ def put_summary(readme: str) -> str:
 
 
 def curve_of(arm: str, key: str) -> tuple[Array, Array]:
-    """Steps, and a training metric: (seeds, steps)."""
+    """Return the steps, and a training metric of shape (seeds, steps)."""
     curves = [
         [each for each in record_of(arm, seed)["curve"] if f"visionr1/{key}/mean" in each] for seed in seeds_of(arm)
     ]
@@ -275,7 +275,7 @@ def curve_of(arm: str, key: str) -> tuple[Array, Array]:
 
 
 def draw_curves(claim: str, folder: Path) -> bool:
-    """Training curves of a claim's arms: F1, and boxes per object; False where there are none."""
+    """Draw the training curves of a claim's arms: F1, and boxes per object; False without curves."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -294,9 +294,9 @@ def draw_curves(claim: str, folder: Path) -> bool:
             axis.fill_between(
                 steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.12, linewidth=0
             )
-            sounded = [s for seed in seeds_of(arm.name) if (s := first_alarm(arm.name, seed)) is not None]
-            if claim == "hacking" and sounded:
-                axis.axvline(min(sounded), color=line.get_color(), linestyle=":", linewidth=1)
+            alarm_steps = [s for seed in seeds_of(arm.name) if (s := first_alarm(arm.name, seed)) is not None]
+            if claim == "hacking" and alarm_steps:
+                axis.axvline(min(alarm_steps), color=line.get_color(), linestyle=":", linewidth=1)
         axis.set_xlabel("step")
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)
@@ -307,12 +307,12 @@ def draw_curves(claim: str, folder: Path) -> bool:
 
 
 def first_alarm(arm: str, seed: int) -> int | None:
-    """The first step at which an alarm was on."""
+    """Return the first step at which an alarm was on."""
     return min(replay(record_of(arm, seed)["curve"]).first.values(), default=None)
 
 
 def alarms_table() -> str:
-    """A Markdown table: what today's alarms say of each recorded run, and when F1 was damaged."""
+    """Write a Markdown table: the current alarms on each recorded run, and the step at which F1 was damaged."""
     lines = ["| run | F1 of training rollouts damaged at step | alarms |", "|---|---|---|"]
     for arm in ARMS:
         for seed in seeds_of(arm.name) if arm.method == "rl" else ():
@@ -322,7 +322,7 @@ def alarms_table() -> str:
 
 
 def ranking() -> str:
-    """A Markdown table: which reward orders all models that were evaluated in domain as AP does."""
+    """Write a Markdown table: which reward orders all models evaluated in domain as AP does."""
     runs = [(arm.name, i, record_of(arm.name, seed)) for arm in ARMS for i, seed in enumerate(seeds_of(arm.name))]
     known = [(name, i, record) for name, i, record in runs if "rewards" in record]
     return ranking_table([r for _, _, r in known], [numbers_of(name, "AP", IN_DOMAIN)[i][0] for name, i, _ in known])

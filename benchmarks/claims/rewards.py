@@ -1,7 +1,7 @@
-"""Which reward orders models as average precision does: the same held-out answers, judged by every preset of boxes.
+"""Measures which reward orders models like average precision: all presets of boxes score the same held-out answers.
 
-No training: what each run of the study answered is scored again. Two models are compared where the interval of the
-difference of their APs, over the same resamples of scenes, leaves out 0.
+No training: the answers of each run of the study are scored again. Two models are compared if the interval of the
+difference of their APs, over the same resamples of scenes, excludes 0.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy as np
 from verl_visionr1 import PRESETS, Target, score
 
 FRAME = "qwen3-vl"
-"""The coordinates of the study's model."""
+"""The coordinate frame of the study's model."""
 NAMES = tuple(
     name
     for name, preset in PRESETS.items()
     if "detection" in preset.tasks and "rec" not in name and name != "vlmr1-ovd-released"
 )
-"""Presets of detection but for the one that reads VLM-R1's tags and no other frame than pixels: 0 for every answer."""
+"""Presets of detection, except the one that needs VLM-R1's tags and pixels, which gives 0 for every answer."""
 STAGES = (0.0, 1.0)
 """Progress: the thresholds of the first step and of the last one."""
 
 
 def mean_rewards(predictions: Path, source: str) -> dict[str, list[float]]:
-    """Preset -> the mean reward of a model's answers to one held-out set, at each of `STAGES`.
+    """Return preset -> the mean reward of a model's answers to one held-out set, at each of `STAGES`.
 
     Args:
         predictions: `predictions.jsonl` of `visionr1 eval`.
@@ -47,7 +47,7 @@ def _mean_reward(cases: Iterable[tuple[str, Target]], preset: str, progress: flo
 
 
 def decided_pairs(draws: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs of models (better, worse) whose values differ, by the draws of each over the same resamples."""
+    """Return the pairs of models (better, worse) whose values differ, by their draws over the same resamples."""
     pairs: list[tuple[int, int]] = []
     for a, b in combinations(range(len(draws)), 2):
         low, high = np.quantile(draws[a] - draws[b], [0.025, 0.975])
@@ -57,7 +57,7 @@ def decided_pairs(draws: Sequence[np.ndarray]) -> list[tuple[int, int]]:
 
 
 def share_in_order(values: Sequence[float], pairs: Sequence[tuple[int, int]]) -> float:
-    """Of pairs (better, worse), the share that the values order alike; equal values count as half.
+    """Return the share of pairs (better, worse) that the values order the same way; ties count as half.
 
     >>> share_in_order([0.1, 0.4, 0.4], [(1, 0), (2, 1)])
     0.75
@@ -66,11 +66,11 @@ def share_in_order(values: Sequence[float], pairs: Sequence[tuple[int, int]]) ->
 
 
 def ranking_table(records: Sequence[Mapping[str, Any]], draws: Sequence[np.ndarray]) -> str:
-    """A Markdown table: for each preset the share of pairs of runs that it orders as AP does.
+    """Write a Markdown table: for each preset the share of pairs of runs that it orders as AP does.
 
     Args:
-        records: of runs that `study.keep` kept with their rewards.
-        draws: AP in domain of each run, one value for each resample.
+        records: records of `study.keep` with rewards.
+        draws: AP in domain of each run, one value per resample.
     """
     pairs = decided_pairs(draws)
     if not pairs:

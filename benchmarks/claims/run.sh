@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the study in the recipes' own environment, which it sets up if need be. Options: those of study.py (--help).
+# Runs the study in the recipes' environment, which it creates if needed. Options: see study.py --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=../../recipes/environment.sh

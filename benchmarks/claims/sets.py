@@ -1,8 +1,8 @@
 """The held-out sets of the study: scenes that no model was trained on, in and out of the domain of the training scenes.
 
-Every set asks for all objects of a list of categories, as the training data of the recipe does. The training scenes
-show 2 or 3 objects of 12 categories on 128x128 pixels. Each set out of domain changes one thing; those that do not
-change how many objects there are show 1 to 3.
+Every set asks for all objects of a list of categories, like the training data of the recipe. The training scenes show 2
+or 3 objects of 12 categories on 128x128 pixels. Each set out of domain changes one property; unless this is the number
+of objects, it shows 1 to 3.
 
     python benchmarks/claims/sets.py outputs/claims/sets        # writes <set>.parquet; the same bytes every time
 """
@@ -31,11 +31,11 @@ class HeldOutSet:
     """A set of scenes.
 
     Attributes:
-        name: of its file and data source.
-        differs: how it differs from the training scenes; "" for the one in domain.
-        n_scenes: scenes, and rows: each is asked about once.
+        name: name of its file and data source.
+        differs: its difference from the training scenes; "" for the set in domain.
+        n_scenes: number of scenes; each gives one row.
         size_wh, objects_min, objects_max, gap: see `scenes.draw_scene`.
-        change: applied to the drawn image; boxes stay as they are.
+        change: applied to the drawn image; boxes do not change.
     """
 
     name: str
@@ -49,13 +49,13 @@ class HeldOutSet:
 
 
 def darken_and_add_noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Half the brightness, and Gaussian noise with a standard deviation of 16 levels."""
+    """Halve the brightness, and add Gaussian noise with a standard deviation of 16 levels."""
     pixels = np.asarray(image, dtype=np.float64) * 0.5
     return Image.fromarray(np.clip(pixels + rng.normal(0, 16, pixels.shape), 0, 255).astype(np.uint8), "RGB")
 
 
 def shift_hues(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """All hues of the image turned by the same 8 to 20 degrees, to either side."""
+    """Rotate all hues of the image by the same 8 to 20 degrees, in either direction."""
     degrees = rng.uniform(8, 20) * rng.choice([-1, 1])
     hsv = np.asarray(image.convert("HSV")).copy()
     hsv[..., 0] = (hsv[..., 0].astype(int) + round(degrees / 360 * 256)) % 256
@@ -72,14 +72,14 @@ SETS = (
     HeldOutSet(name="shifted_hues", differs="colours turned by 8 to 20 degrees of hue", change=shift_hues),
     HeldOutSet(name="in_domain", differs="", n_scenes=1000, objects_min=2),
 )
-"""All sets. Pairs of colour and shape that were never seen are not among them: the tiny model was taught all pairs."""
+"""All sets. None has unseen pairs of colour and shape: the tiny model was trained on all pairs."""
 
 
 def draw(held_out: HeldOutSet, folder: Path) -> Path:
     """Draw a set and convert it.
 
     Returns:
-        `folder/<name>.parquet`; left as it is where it is there already.
+        `folder/<name>.parquet`; an existing file is unchanged.
     """
     parquet = folder / f"{held_out.name}.parquet"
     if parquet.is_file():
@@ -94,7 +94,7 @@ def draw(held_out: HeldOutSet, folder: Path) -> Path:
 
 
 def _draw_images(held_out: HeldOutSet, images_dir: Path) -> dict[str, Any]:
-    """Write the images; returns the COCO annotations."""
+    """Write the images; return the COCO annotations."""
     number = [each.name for each in SETS].index(held_out.name)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

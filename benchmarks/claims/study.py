@@ -1,13 +1,13 @@
 """Run the study of the papers' claims: every arm with every seed, one run at a time.
 
-    bash benchmarks/claims/run.sh                                  # all that is not in results/ yet
+    bash benchmarks/claims/run.sh                                  # all runs that are not yet in results/
     bash benchmarks/claims/run.sh --only rl-vs-start --seeds 1     # the arms of a claim, or single arms; seed 1
-    bash benchmarks/claims/run.sh --list                           # what is there, what is left
+    bash benchmarks/claims/run.sh --list                           # list finished and remaining runs
     CLAIMS_RESULTS=outputs/mine bash benchmarks/claims/run.sh --only rl-vs-start --seeds 1      # again, not published
 
-A run that is in results/ is not run again, an interrupted one goes on where it was. Each leaves two files there:
+A run that is in results/ is not repeated; an interrupted one resumes. Each run writes two files there:
 <arm>_<seed>.json (settings, versions, the curve of training, held-out means) and <arm>_<seed>.npz (the numbers of each
-held-out prompt, for paired comparisons). `report.py` makes tables and figures of them.
+held-out prompt, for paired comparisons). `report.py` writes tables and figures from them.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ PUBLISHED = HERE / "results"
 RESULTS = Path(os.environ.get("CLAIMS_RESULTS") or PUBLISHED)
 RECIPE = ROOT / "recipes" / "tiny_visionr1_cpu.sh"
 MAX_TOKENS = 160
-"""Of a held-out answer: enough for seven labelled boxes."""
+"""Limit of a held-out answer: enough for seven labelled boxes."""
 PROMPT_METRICS = ("reward", "format", "recall", "precision", "f1_50", "iou_mean", "boxes_per_target")
-"""Numbers that are kept of each held-out prompt; the reward and its criteria at the strict thresholds."""
+"""Numbers that are saved for each held-out prompt; the reward and its criteria use the strict thresholds."""
 AP_METRICS = ("AP", "AP50", "AP75")
 RESAMPLES = 500
 
 
 def train(arm: Arm, seed: int, run_dir: Path) -> Path:
-    """Train an arm; what is there already is not done again.
+    """Train an arm, or resume its training.
 
     Returns:
-        What `visionr1 eval` takes as the trained model.
+        The trained model, for `visionr1 eval`.
     """
     if arm.method == "none":
         return arm.model_dir
@@ -69,14 +69,14 @@ def train(arm: Arm, seed: int, run_dir: Path) -> Path:
 
 
 def evaluate(model: Path, sets: Sequence[Path], out: Path) -> Evaluation:
-    """Greedy answers to all held-out sets by `visionr1 eval`, and its report."""
+    """Answer all held-out sets greedily by `visionr1 eval`, and return its report."""
     command = ["visionr1", "eval", model, *sets, "--out", out, "--max-tokens", str(MAX_TOKENS)]
     subprocess.run([*command, "--resamples", str(RESAMPLES)], check=True, stdout=subprocess.PIPE)
     return load(out / "report.json")
 
 
 def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: Evaluation) -> None:
-    """Write the two files of a run into `RESULTS`, whole or not at all."""
+    """Write the two files of a run into `RESULTS`; the JSON file comes last, atomically."""
     means: dict[str, dict[str, float]] = {}
     arrays: dict[str, np.ndarray] = {}
     rows: defaultdict[str, list[Any]] = defaultdict(list)
@@ -114,7 +114,7 @@ def keep(arm: Arm, seed: int, minutes: float | None, run_dir: Path, evaluation: 
 
 
 def read_curve(run_dir: Path) -> list[dict[str, float]]:
-    """What the plug-in logged at each training step, and the validations of the recipe."""
+    """Read the plug-in's metrics of each training step, and the recipe's validations."""
     kept = ("visionr1/", "val-", "response_length/mean", "actor/entropy", "timing_s/step")
     return [
         {"step": step.number} | {key: round(value, 5) for key, value in step.numbers.items() if key.startswith(kept)}
@@ -132,21 +132,21 @@ def run(arm: Arm, seed: int, out: Path, sets: Sequence[Path]) -> None:
     run_dir = out / arm.name / f"seed_{seed}"
     is_new, started = not run_dir.exists(), time.monotonic()
     model = train(arm, seed, run_dir)
-    minutes = round((time.monotonic() - started) / 60, 2) if is_new else None  # of an interrupted one it is not known
+    minutes = round((time.monotonic() - started) / 60, 2) if is_new else None  # unknown for an interrupted run
     keep(arm, seed, minutes, run_dir, evaluate(model, sets, run_dir / "held_out"))
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
 
 
 def choose(only: Sequence[str], seeds: int | None) -> list[tuple[Arm, int]]:
-    """The runs that are asked for: all first seeds, then all second ones ...
+    """Return the requested runs: all first seeds, then all second ones ...
 
     Raises:
-        typer.BadParameter: a name that is no arm and no claim.
+        typer.BadParameter: a name that is neither an arm nor a claim.
     """
     for name in only:
         if name not in CLAIMS and name not in {arm.name for arm in ARMS}:
             known = ", ".join([*CLAIMS, *(arm.name for arm in ARMS)])
-            raise typer.BadParameter(f"--only {name}: no such claim or arm; there are {known}")
+            raise typer.BadParameter(f"--only {name}: no such claim or arm; use one of {known}")
     arms = [arm for arm in ARMS if not only or arm.name in only or {*only} & {*arm.claims}]
     most = max((arm.seeds for arm in arms), default=0)
     return [(arm, seed) for seed in range(1, min(seeds or most, most) + 1) for arm in arms if seed <= arm.seeds]
@@ -155,10 +155,12 @@ def choose(only: Sequence[str], seeds: int | None) -> list[tuple[Arm, int]]:
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = ROOT / "outputs" / "claims",
     only: Annotated[list[str] | None, typer.Option(help="A claim or an arm (may repeat); default: all.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 1 to so many; default: those of each arm.")] = None,
-    list_runs: Annotated[bool, typer.Option("--list", help="Print what is finished and what is left.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, from 1; default: those of each arm.")
+    ] = None,
+    list_runs: Annotated[bool, typer.Option("--list", help="List finished and remaining runs.")] = False,
 ) -> None:
-    """Run every arm and seed that is not in results/ yet."""
+    """Run every arm and seed that is not yet in results/."""
     runs = choose(only or [], seeds)
     if list_runs:
         for arm, seed in runs:

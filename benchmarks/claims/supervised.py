@@ -1,9 +1,9 @@
-"""The supervised arm: verl's own SFT trainer on the right answers to the questions that an RL run of the recipe asks.
+"""The supervised arm: verl's SFT trainer on the right answers to the questions of the recipe's RL run.
 
     python benchmarks/claims/supervised.py MODEL_DIR RUN_DIR --seed 1     # in the recipes' environment
 
-As many updates, each of as many questions, as in the recipe; the questions are drawn from the same training scenes. RL
-sees 8 answers to each question, all its own; SFT sees the right one. Checkpoints lie where the recipe's lie.
+Updates and questions per update are those of the recipe; the questions are drawn from the same training scenes. RL gets
+8 answers of its own to each question; SFT gets the right one. Checkpoints have the recipe's folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DATA_PREPROCESS = ROOT / "data_preprocess"
 
 
 def draw_rows(folder: Path) -> Path:
-    """The training rows of the recipe: the same scenes, converted in the same way."""
+    """Write the training rows of the recipe: the same scenes, converted in the same way."""
     scenes = folder / "scenes"
     rows = folder / "train.parquet"
     if not rows.is_file():
@@ -43,7 +43,7 @@ def draw_rows(folder: Path) -> Path:
 
 
 def write_conversations(rows: Path, seed: int, out: Path) -> None:
-    """Write STEPS * BATCH of the rows, drawn without replacement, as verl's SFT dataset wants them."""
+    """Write STEPS * BATCH of the rows, drawn without replacement, in the form of verl's SFT dataset."""
     table: list[dict[str, Any]] = pq.read_table(rows).to_pylist()
     chosen = np.random.default_rng(seed).permutation(len(table))[: STEPS * BATCH]
     pq.write_table(pa.Table.from_pylist([_conversation(table[i]) for i in chosen]), out)
@@ -53,7 +53,7 @@ def _conversation(row: dict[str, Any]) -> dict[str, Any]:
     target = Target.from_json(row["reward_model"]["ground_truth"])
     order = sorted(
         range(len(target.boxes_xyxy)), key=lambda i: target.boxes_xyxy[i]
-    )  # from left to right: see the card
+    )  # from left to right: see the model card
     boxes, labels = [target.boxes_xyxy[i] for i in order], [target.labels[i] for i in order]
     sorted_target = Target(task=target.task, size_wh=target.size_wh, boxes_xyxy=boxes, labels=labels)
     answer = write_answer(sorted_target, FRAMES["qwen3-vl"])
@@ -103,7 +103,7 @@ def train(model_dir: Path, data: Path, run_dir: Path, seed: int, learning_rate: 
 def main(
     model_dir: Annotated[Path, typer.Argument(help="The model to start from.")],
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run; made if missing.")],
-    seed: Annotated[int, typer.Option(help="Of the questions and their order.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the questions and their order.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Falls to a tenth by a cosine.")] = 1.5e-4,
 ) -> None:
     """Train a model on right answers."""

@@ -1,12 +1,12 @@
-"""Qwen2.5-VL of the published sizes with random weights: what a step costs does not depend on what a model knows.
+"""Writes Qwen2.5-VL models of the published sizes with random weights: the cost of a step does not depend on them.
 
     python benchmarks/gpu/models.py 7b OUT_DIR                  # 16.6 GB, drawn on the GPU where there is one
     python benchmarks/gpu/models.py 3b OUT_DIR --scale tiny     # the same architecture with a million parameters
 
-The tokenizer is the tiny recipe's, with its vocabulary filled up to the model's size. Nearly all tokens that a random
-model writes are such fillers, one of 24 spells a box and the others white space: decoded, an answer of 240 tokens reads
-as a list of ten boxes, in pixels of the processed image, so that the reward has as much to do as with real answers. An
-answer is not a well-formed list (nothing closes it): the reward's tolerant parser reads it, the slower of its two.
+The tokenizer is the tiny recipe's, with fillers up to the model's vocabulary size. Nearly all tokens of a random model
+are fillers: one of 24 decodes to a box, the others to white space. So an answer of 240 tokens decodes to ten boxes in
+pixels of the processed image, and the reward has as much work as with real answers. The list is never closed, so the
+slower, tolerant parser reads it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from transformers import (
 HERE = Path(__file__).parent
 TOKENIZER_DIR = HERE.parents[1] / "recipes" / "tiny" / "qwen3_vl_scenes"
 BOX_EVERY = 24
-"""Tokens a box: what `{"bbox_2d": [312, 45, 480, 201], "label": "red circle"}` costs with a token for each digit."""
+"""Tokens per box: as many as `{"bbox_2d": [312, 45, 480, 201], "label": "red circle"}` has with a token per digit."""
 SHARD_BYTES = 2 << 30
 STD = 0.02
 EMBEDDING_STD = 0.002
-"""Of the embedding and the head: small, so that all tokens are about equally likely. With 0.02, a model whose head is
-its embedding repeats the last token for ever."""
+"""Standard deviation of the embedding and the head: small, so that all tokens are about equally likely. With 0.02, a
+model whose head is its embedding repeats the last token forever."""
 TINY = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -67,14 +67,14 @@ SPECIAL_TOKENS = {
 
 
 def read_config(size: str, scale: str = "full") -> dict[str, Any]:
-    """The `config.json` of "3b" or "7b", without token ids.
+    """Read the `config.json` of "3b" or "7b", without token ids.
 
     Args:
         size: "3b" or "7b": `configs/qwen2_5_vl_{size}.json`, the published shapes.
-        scale: "full", or "tiny" for the same architecture that a CPU can train in seconds.
+        scale: "full", or "tiny" for the same architecture in a size that a CPU can train in seconds.
 
     Raises:
-        ValueError: a size or scale that there is not.
+        ValueError: an unknown size or scale.
     """
     file = HERE / "configs" / f"qwen2_5_vl_{size}.json"
     if not file.is_file() or scale not in ("full", "tiny"):
@@ -86,7 +86,7 @@ def read_config(size: str, scale: str = "full") -> dict[str, Any]:
 
 
 def filler(index: int) -> str:
-    """What a token beyond the tiny recipe's spells; no two alike.
+    """Return the text of a token beyond the tiny recipe's vocabulary; all are different.
 
     >>> filler(24), filler(25)
     ('{"bbox_2d": [24, 12, 81, 60], "label": "red circle"}, ', '\\t\\t\\t\\t\\t\\t\\n \\n')
@@ -99,22 +99,22 @@ def filler(index: int) -> str:
 
 
 def fill_tokenizer(words: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """A `tokenizer.json` whose vocabulary is filled up to `vocab_size`; what it makes of text stays as it was.
+    """Fill the vocabulary of a `tokenizer.json` up to `vocab_size`; the tokens of a text do not change.
 
     Raises:
-        ValueError: it has more words than that already.
+        ValueError: the vocabulary is larger than `vocab_size`.
     """
     vocab = dict(words["model"]["vocab"])
     if len(vocab) > vocab_size:
         raise ValueError(f"vocab_size={vocab_size}: the tokenizer has {len(vocab)} words")
     letters = byte_letters()
-    for index in range(len(vocab), vocab_size):  # no merge leads to them: text is never cut into fillers
+    for index in range(len(vocab), vocab_size):  # without merges, text is never tokenized into fillers
         vocab["".join(letters[byte] for byte in filler(index).encode())] = index
     return {**words, "model": {**words["model"], "vocab": vocab}}
 
 
 def byte_letters() -> dict[int, str]:
-    """The letter by which byte-level BPE writes each byte: printable ones stand for themselves, others follow 255.
+    """Return the letter of each byte in byte-level BPE: printable bytes keep theirs, others get letters after 255.
 
     >>> byte_letters()[ord("a")], byte_letters()[ord(" ")]
     ('a', 'Ġ')
@@ -125,7 +125,7 @@ def byte_letters() -> dict[int, str]:
 
 
 def write_processor(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Tokenizer and image processor, with the limits of pixels that Qwen2.5-VL is published with."""
+    """Write tokenizer and image processor, with the published pixel limits of Qwen2.5-VL."""
     words = json.loads((TOKENIZER_DIR / "tokenizer.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(fill_tokenizer(words, vocab_size), ensure_ascii=False))
@@ -149,9 +149,9 @@ def write_processor(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def random_weights(config: Qwen2_5_VLConfig, device: str, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight of the model in bfloat16, one at a time: norms 1, biases 0, the others drawn.
+    """Yield each weight of the model in bfloat16, one at a time: norms 1, biases 0, the others random.
 
-    Tied weights come once.
+    Tied weights are yielded once.
     """
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
@@ -169,7 +169,7 @@ def random_weights(config: Qwen2_5_VLConfig, device: str, seed: int) -> Iterator
 
 
 def write_weights(folder: Path, weights: Iterator[tuple[str, torch.Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
-    """Safetensors in shards with their index, never more than one shard in memory; returns the number of parameters."""
+    """Write safetensors in shards with their index, one shard in memory at a time; return the number of parameters."""
     shards: list[list[str]] = []
     held: dict[str, torch.Tensor] = {}
     parameters = size = 0
@@ -198,7 +198,7 @@ def write_weights(folder: Path, weights: Iterator[tuple[str, torch.Tensor]], sha
 def write_model(
     size: str, folder: Path, *, scale: str = "full", device: str = "cpu", seed: int = 0, weights: bool = True
 ) -> int:
-    """Write a whole model folder; `config.json` comes last, so that a folder that has one is complete.
+    """Write a whole model folder; `config.json` comes last, so a folder with it is complete.
 
     Returns:
         The number of parameters; 0 without weights.
@@ -219,10 +219,12 @@ def main(
     out_dir: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
     scale: Annotated[str, typer.Option(help="full, or tiny for a CPU.")] = "full",
     device: Annotated[
-        str, typer.Option(help="Where to draw the weights: cuda, cpu; auto: the GPU if there is one.")
+        str, typer.Option(help="Device that draws the weights: cuda, cpu; auto: the GPU if there is one.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
-    weights: Annotated[bool, typer.Option(help="Without them, the folder is good for a dry run.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    weights: Annotated[
+        bool, typer.Option(help="Write weights; without them the folder suffices for a dry run.")
+    ] = True,
 ) -> None:
     """Write an untrained Qwen2.5-VL of a published size."""
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

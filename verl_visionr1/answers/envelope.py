@@ -1,4 +1,4 @@
-"""What a completion wraps around its answer: reasoning, `<answer>`, a ``` fence. The same for every format."""
+"""The wrapping around an answer: reasoning, `<answer>`, a ``` fence. The same for every format."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from verl_visionr1.answers.base import MAX_CHARS, Answer, Defect
 from verl_visionr1.answers.transcript import last_turn, reasoning_end
 
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
-"""What msgspec raises on text that is not what it was told to expect."""
+"""Errors of msgspec on text of another type or form."""
 _NONE: tuple[Defect, ...] = ()
 _LANGUAGE = re.compile(r"(?:json|xml|html|text)(?![^\W_])", re.IGNORECASE)
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
-    """The part of a completion that should be the answer, stripped, and what is wrong around it.
+    """Return the stripped answer of a completion, and the defects around it.
 
-    At most `MAX_CHARS` of it; empty where the reasoning was never closed.
+    The answer has at most `MAX_CHARS`; it is empty if the reasoning is never closed.
 
     >>> unwrap("<think>left of the dog</think><answer>```json\\n[]\\n```</answer>")
     ('[]', ())
@@ -34,7 +34,7 @@ def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
 
 
 def after_reasoning(body: str) -> tuple[str, tuple[Defect, ...]]:
-    """What follows the reasoning in the last turn, without its `<answer>` tags: for stripped text."""
+    """Return the text after the reasoning of the last turn, without `<answer>` tags. Takes stripped text."""
     if not body:
         return body, (Defect.EMPTY,)
     body = last_turn(body).strip()
@@ -46,9 +46,9 @@ def after_reasoning(body: str) -> tuple[str, tuple[Defect, ...]]:
 
 
 def inside_fence(text: str) -> tuple[str, bool]:
-    """The first ``` fence; True if the whole text is one closed fence, or has none.
+    """Return the content of the first ``` fence; True if the whole text is one fence, or has none.
 
-    A fence that was never closed is no prose: the list inside it shows whether it was cut off.
+    A fence that is never closed is no prose: the list inside shows whether the text was cut off.
     """
     start = text.find("```")
     if start < 0:
@@ -64,20 +64,20 @@ def inside_fence(text: str) -> tuple[str, bool]:
 
 
 def cut(body: str, defects: tuple[Defect, ...]) -> tuple[str, tuple[Defect, ...]]:
-    """The answer as far as it is read."""
+    """Cut an answer to `MAX_CHARS`."""
     if len(body) > MAX_CHARS:
         return body[:MAX_CHARS], (*defects, Defect.TOO_LONG)
     return body, defects
 
 
-def says_none(body: str) -> bool:
-    """Whether a text is "None", which some prompts ask for where nothing is there; "none" and "None." are the same."""
+def is_none(body: str) -> bool:
+    """Whether a text is "None", "none" or "None.": some prompts ask for it if there is no object."""
     return len(body) <= 5 and body.removesuffix(".").lower() == "none"
 
 
-def said_nothing(body: str, defects: tuple[Defect, ...]) -> Answer | None:
-    """The answer of a text that says that nothing is there, or says nothing at all; None for any other."""
-    if body == "[]" or says_none(body):
+def empty_answer(body: str, defects: tuple[Defect, ...]) -> Answer | None:
+    """Return an `Answer` without objects if the text is `[]`, "None" or empty; None for other texts."""
+    if body == "[]" or is_none(body):
         return Answer((), (), 0, defects)
     return None if body else Answer((), (), 0, defects or (Defect.EMPTY,))
 
@@ -91,7 +91,7 @@ def _is_list(text: str) -> bool:
 
 
 def _inside_answer(text: str) -> tuple[str, bool]:
-    """The last `<answer>`; True if the whole text is one closed `<answer>`, or has none."""
+    """Return the content of the last `<answer>`; True if the whole text is one closed `<answer>`, or has none."""
     start = text.rfind("<answer>")
     if start < 0:
         return text, True

@@ -24,8 +24,8 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 def parse_gemma_json(text: str) -> Answer:
     """Read `[{"box_2d": [y1, x1, y2, x2], "label": "..."}, ...]`, as Gemma 4 and Gemini write it.
 
-    Well-formed and tolerant as `parse_qwen_json`. Objects with a `bbox_2d` or a `point_2d` and no `box_2d` are claims
-    of the wrong kind: which of their numbers is x is not known.
+    The rules are those of `parse_qwen_json`. Objects with a `bbox_2d` or a `point_2d` and no `box_2d` are of the wrong
+    kind: the order of their axes is unknown.
 
     >>> parse_gemma_json('[{"box_2d": [20, 10, 40, 30], "label": "cat"}]').boxes_xyxy
     ((10.0, 20.0, 30.0, 40.0),)
@@ -45,7 +45,7 @@ def parse_gemma_json(text: str) -> Answer:
         y1, x1, y2, x2 = item.box_2d
         draft.add_box((x1, y1, x2, y2), item.label)
         if not item.label or item.label.isspace():
-            draft.name(Defect.NO_LABEL)
+            draft.add_defect(Defect.NO_LABEL)
     return draft.answer()
 
 
@@ -53,7 +53,7 @@ def _x_first(boxes_yxyx: Boxes) -> Boxes:
     return tuple([(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes_yxyx])
 
 
-# Google publishes the format (Gemini's page on bounding boxes), and no fixed wording; the model answers in JSON anyway.
+# Google publishes the format (Gemini's page on bounding boxes), but no fixed wording.
 _FORM = (
     'Output a JSON list, in which each entry holds the box in "box_2d" as [y1, x1, y2, x2], normalized to 0-1000, and '
     'its name in "label".'

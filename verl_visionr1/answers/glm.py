@@ -1,4 +1,4 @@
-"""GLM-4.1V, GLM-4.5V and GLM-4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, or JSON with labels there."""
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, or JSON with labels inside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft, read_lists
-from verl_visionr1.answers.envelope import after_reasoning, cut, inside_fence, said_nothing
+from verl_visionr1.answers.envelope import after_reasoning, cut, empty_answer, inside_fence
 from verl_visionr1.answers.qwen import parse_qwen_json
 from verl_visionr1.answers.wording import Wording
 
@@ -14,11 +14,11 @@ BOX_START, BOX_END = "<|begin_of_box|>", "<|end_of_box|>"
 
 
 def parse_glm(text: str) -> Answer:
-    """Read what stands between `<|begin_of_box|>` and `<|end_of_box|>`, each time that they occur.
+    """Read the text between each `<|begin_of_box|>` and its `<|end_of_box|>`.
 
-    There stands a box or a list of boxes, in brackets of any kind (the model card: `[]`, `[[]]`, `()`, `<>` all mean
-    the same), without labels; or Qwen's JSON, with labels. Words around the tokens are part of the format. Where a
-    tokenizer took the tokens away, the same alone is well-formed. `None` or `[]` for nothing.
+    The text is a box or a list of boxes without labels, in brackets of any kind (the model card: `[]`, `[[]]`, `()`,
+    `<>` all mean the same); or Qwen's JSON, with labels. Words around the tokens are part of the format. Without the
+    tokens (a tokenizer may skip them), the content alone is well-formed. `None` and `[]` are empty answers.
 
     >>> parse_glm("<think>left</think>The cat: <|begin_of_box|>[[1,2,3,4]]<|end_of_box|>").boxes_xyxy
     ((1.0, 2.0, 3.0, 4.0),)
@@ -32,9 +32,9 @@ def parse_glm(text: str) -> Answer:
     inner, fenced = inside_fence("\n".join(parts) if parts else body)
     if not fenced and Defect.PROSE not in around:
         around = (*around, Defect.PROSE)
-    nothing = said_nothing(inner, around)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(inner, around)
+    if empty is not None:
+        return empty
     if "_2d" in inner:
         answer = parse_qwen_json(inner)
         return replace(answer, defects=tuple(dict.fromkeys((*around, *answer.defects))))
@@ -42,7 +42,7 @@ def parse_glm(text: str) -> Answer:
 
 
 def _split_boxes(body: str) -> tuple[list[str], bool]:
-    """What stands between the tokens, and whether the last of them is closed."""
+    """Return the texts between the tokens, and whether the last one is closed."""
     pieces = body.split(BOX_START, MAX_BOXES)[1:]
     parts = [piece.split(BOX_END, 1)[0].strip() for piece in pieces]
     return parts, not pieces or BOX_END in pieces[-1]

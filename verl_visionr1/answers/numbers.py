@@ -1,6 +1,6 @@
-"""Numbers as people write them: digits of any script with separators, percent and scales, English and Chinese words.
+"""Reads numbers: digits of any script with separators, percent and scales, English and Chinese words.
 
-A text states a number if it names one and no other: "1 or 2", "5 to 7" and "3, 7" state none.
+A text states a number if it contains exactly one: "1 or 2", "5 to 7" and "3, 7" state none.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 MAX_DIGITS = 40
 """A longer run of digits is read as infinite."""
 MAX_NUMBERS = 100
-"""A text of more numbers states none."""
+"""A text with more numbers states none."""
 
 
 class Number(NamedTuple):
     """A number in a text.
 
     Attributes:
-        value: may be infinite, never NaN; of "50%" it is 50.
+        value: may be infinite, never NaN; 50 for "50%".
         is_percent: whether a percent sign follows.
-        start, end: where it stands in the text, its sign, scale word and percent sign included.
+        start, end: its place in the text, with its sign, scale word and percent sign.
     """
 
     value: float
@@ -34,12 +34,12 @@ class Number(NamedTuple):
 
 
 def stated_numbers(text: str) -> list[Number]:
-    """The different numbers that a text states; a text with one answer has one. Linear time.
+    """Return the distinct numbers that a text states; a text with one answer has one. Linear time.
 
-    Of several, those after the last "=", "so", "total", "answer" (...) that has a number after it are stated: it
-    concludes. "1,234" is one number, "1,2" are two; a digit that belongs to a name ("v2", "m2", "CO2", "x^2") or an
-    ordinal ("2nd") is none. "one" is taken for a number where no other stands ("the last one is red"), or beside one
-    that it is an alternative to. Chinese numerals are read where nothing else is.
+    Of several numbers, those after the last conclusion ("=", "so", "total", "answer", ...) are returned. "1,234" is one
+    number, "1,2" are two. A digit in a name ("v2", "m2", "CO2", "x^2") or an ordinal ("2nd") is no number. "one" is no
+    number after words such as "the last", nor beside other numbers unless it is an alternative ("one or two"). Chinese
+    numerals are read only without other numbers.
 
     >>> [number.value for number in stated_numbers("of 1,234.5")], [number.value for number in stated_numbers("1 or 2")]
     ([1234.5], [1.0, 2.0])
@@ -57,9 +57,9 @@ def stated_numbers(text: str) -> list[Number]:
 
 
 def to_plain(text: str) -> str:
-    """Digits of all scripts, and signs of East Asian width, as ASCII; character by character, so that places stay.
+    """Convert digits of all scripts, and signs of East Asian width, to ASCII, one character for one.
 
-    Raised digits and fractions of one character stay: they are no digits.
+    Superscript digits and single-character fractions stay as they are.
 
     >>> to_plain("\\uff17 \\u0663 m\\u00b2")
     '7 3 m²'
@@ -94,11 +94,11 @@ def _are_alternatives(text: str, one: Number, other: Number) -> bool:
 
 
 def _numbers(text: str) -> list[Number]:
-    """All numbers of a plain text in their order, of `MAX_NUMBERS` + 1 at most."""
+    """Return the numbers of a plain text in order, at most `MAX_NUMBERS` + 1 of each kind."""
     digits = list(islice(_in_digits(text), MAX_NUMBERS + 1))
     pieces: list[str] = []
     end = 0
-    for number in digits:  # a scale word that belongs to digits is no word of its own
+    for number in digits:  # a scale word after digits is not read again as a word
         pieces += [text[end : number.start], "\0" * (number.end - number.start)]
         end = number.end
     words = islice(_in_words("".join([*pieces, text[end:]])), MAX_NUMBERS + 1)
@@ -107,7 +107,7 @@ def _numbers(text: str) -> list[Number]:
 
 
 def _without_pronouns(text: str, found: list[Number]) -> list[Number]:
-    """The numbers without "one" beside others, where it is no alternative to them."""
+    """Remove "one" if there are other numbers, unless it is an alternative to one of them."""
     is_word = [number.value == 1.0 and text[number.start].isalpha() for number in found]
     if all(is_word) or not any(is_word):
         return found
@@ -120,14 +120,14 @@ _MINUS = re.compile(r"(?:\b(?:minus|negative)\s|[负負]|(?<![\w)])-)$", re.IGNO
 
 
 def _apply_sign(text: str, number: Number) -> Number:
-    """A number with the sign that stands before it as a word."""
+    """Apply a sign before the number (a minus, or a word such as "negative")."""
     minus = _MINUS.search(text, max(0, number.start - 9), number.start)
     return number if minus is None else number._replace(value=-number.value, start=minus.start())
 
 
 # ---------------------------------------------------------------------------------------------- digits
 
-# Starts at a digit that no letter, digit, dot or ^ precedes; nothing in it can be matched in two ways.
+# Starts at a digit that does not follow a letter, digit, dot or ^. No part can match in two ways.
 _DIGITS = re.compile(r"(?<![\w.^])[-+]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _AFTER = re.compile(
     r"\s?(?:(%|\\%|percent\b)|(hundred|thousand|million|billion|trillion|dozen)\b|([万萬亿億]))",
@@ -146,7 +146,7 @@ def _in_digits(text: str) -> Iterator[Number]:
 
 
 def _read_numbers(text: str, match: re.Match[str]) -> Iterator[Number]:
-    """The number of a match of `_DIGITS`, with the scale word or percent sign behind it; of "1,2" both."""
+    """Read the numbers of a match of `_DIGITS` ("1,2" has two), with the scale word or percent sign after it."""
     token, start, end = match.group(), match.start(), match.end()
     for part in [token] if _has_thousands(token) else islice(token.split(","), MAX_NUMBERS + 1):
         value, is_percent, stop = _value(part), False, start + len(part)
@@ -162,7 +162,7 @@ def _read_numbers(text: str, match: re.Match[str]) -> Iterator[Number]:
 
 
 def _has_thousands(token: str) -> bool:
-    """Whether the commas of a token stand before groups of three digits; True where there is no comma."""
+    """Whether each comma of a token precedes a group of three digits; True without commas."""
     first, *groups = token.lstrip("-+").partition(".")[0].split(",")
     return len(first) <= 3 and all(len(group) == 3 for group in groups) if groups else True
 
@@ -192,8 +192,8 @@ _PRONOUN_BEFORE = frozenset(
 """Words after which "one" is no number."""
 
 
-class _Count:
-    """A number in words while it is read."""
+class _WordNumber:
+    """A number in words that is being read."""
 
     __slots__ = ("end", "group", "last", "start", "thousands")
 
@@ -204,8 +204,8 @@ class _Count:
     def number(self) -> Number:
         return Number(self.thousands + self.group, False, self.start, self.end)
 
-    def takes(self, word: str, gap: str) -> bool:
-        """Go on with `word` if it belongs to this number; `gap` is what stands between."""
+    def extend(self, word: str, gap: str) -> bool:
+        """Add `word` if it belongs to this number; `gap` is the text before it. Returns whether it does."""
         if gap.strip(" -\u2011"):
             return False
         small, tens = _SMALL.get(word), _TENS.get(word)
@@ -220,30 +220,30 @@ class _Count:
             self.thousands, self.group, self.last = self.thousands + self.group * _LARGE[word], 0.0, word
         elif word == "and" and self.last in ("hundred", *_LARGE):
             self.last = "and"
-            return True  # it belongs to the number only if more follows: `end` stays
+            return True  # "and" belongs to the number only if more follows: `end` does not move
         else:
             return False
         return True
 
 
 def _in_words(text: str) -> Iterator[Number]:
-    count: _Count | None = None
+    count: _WordNumber | None = None
     previous = ("", 0, 0)
     article: tuple[str, int] | None = None
     for match in _WORD.finditer(text):
         word, start, end = match.group().lower(), match.start(), match.end()
-        if count is not None and count.takes(word, text[previous[2] : start]):
+        if count is not None and count.extend(word, text[previous[2] : start]):
             count.end = count.end if word == "and" else end
         else:
             if count is not None:
                 yield count.number()
             count = None
             if word in _SMALL and not (word == "one" and previous[0] in _PRONOUN_BEFORE):
-                count = _Count(_SMALL[word], "small", start, end)
+                count = _WordNumber(_SMALL[word], "small", start, end)
             elif word in _TENS:
-                count = _Count(_TENS[word], "tens", start, end)
+                count = _WordNumber(_TENS[word], "tens", start, end)
             elif word in _WITH_ARTICLE and article is not None and not text[previous[2] : start].strip():
-                count = _Count(_WITH_ARTICLE[word] * (0.5 if article[0] == "half" else 1.0), word, article[1], end)
+                count = _WordNumber(_WITH_ARTICLE[word] * (0.5 if article[0] == "half" else 1.0), word, article[1], end)
         if word == "half":
             article = word, start
         elif word in ("a", "an"):
@@ -266,7 +266,7 @@ _CHINESE = re.compile(rf"(?<![第几数])(?!一[些样起般直定切共]){_CHIN
 
 
 def _in_chinese(text: str) -> Iterator[Number]:
-    """Chinese numerals; two digits beside each other ("seven eight" is seven or eight) are two numbers."""
+    """Read Chinese numerals; adjacent digits ("seven eight" means seven or eight) are separate numbers."""
     for match in islice(_CHINESE.finditer(text), MAX_NUMBERS + 1):
         run, start = match.group(), match.start()
         if len(run) > 1 and all(_CHINESE_DIGITS.get(char) for char in run):

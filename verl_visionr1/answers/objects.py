@@ -1,4 +1,4 @@
-"""JSON objects one by one, for text that is no valid list of them: truncated, in prose, or broken."""
+"""Reads JSON objects one by one from text that is no valid list: truncated, in prose, or broken."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import msgspec
 
 from verl_visionr1.answers.base import Answer, Defect
 from verl_visionr1.answers.draft import Draft
-from verl_visionr1.answers.envelope import UNREADABLE, says_none
+from verl_visionr1.answers.envelope import UNREADABLE, is_none
 from verl_visionr1.boxes import Box, Point
 
 MAX_ITEM_CHARS = 2000
-"""The longest object `{...}` that is tried."""
+"""The longest object `{...}` that is read."""
 LONG_CHARS = 20_000
 """In an answer longer than this, numbers that are slow to read (`1e308`) make the whole answer unreadable."""
 OTHERS = {"bbox_2d": ("point_2d",), "point_2d": ("bbox_2d",), "box_2d": ("bbox_2d", "point_2d")}
-"""Key that a format asks for -> keys that claim something of another kind."""
+"""Key of a format -> keys of other kinds."""
 
-# Cannot backtrack: a scan ends at the second brace that is never closed.
+# Cannot backtrack: a scan ends at the second unclosed brace.
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _NESTED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 _CONTROL = re.compile(r"[\x00-\x1f]+")
@@ -43,7 +43,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def has_slow_numbers(body: str) -> bool:
-    """Whether an answer holds numbers of which a long one would take milliseconds to read."""
+    """Whether an answer holds numbers (`1e308`) that are slow to read."""
     return _SLOW_NUMBER.search(body) is not None
 
 
@@ -51,7 +51,7 @@ Item = TypeVar("Item")
 
 
 def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item] | None:
-    """The complete objects of a list that was cut off, read in one go; None for other texts, and for other objects.
+    """Decode the complete objects of a truncated list in one call; None for other texts, and for other objects.
 
     >>> decode_cut_off('[{"label": "cat"}, {"label": "d', msgspec.json.decode)
     [{'label': 'cat'}]
@@ -67,12 +67,12 @@ def decode_cut_off(body: str, decode: Callable[[str], list[Item]]) -> list[Item]
 
 
 def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> Answer:
-    """Objects with a `kind` (a key of `OTHERS`) of numbers, in the order in which they are written.
+    """Read the objects with the key `kind` (one of `OTHERS`), in the order of the text.
 
-    An object of another kind alone is a claim of the wrong kind. One that lacks all kinds claims nothing. Linear: the
-    objects it tries do not overlap.
+    An object with only another kind's key is of the wrong kind. One without any of these keys is no prediction. Linear
+    time: the objects do not overlap.
     """
-    if says_none(body):
+    if is_none(body):
         return Answer((), (), 0, envelope_defects)
     draft = Draft(envelope_defects)
     position = 0
@@ -84,12 +84,12 @@ def read_objects(body: str, envelope_defects: tuple[Defect, ...], kind: str) -> 
             draft.drop(Defect.WRONG_KIND)
     explained = bool(draft.defects)
     for defect in _list_defects(body, position, bool(draft.labels or draft.n_dropped), explained):
-        draft.name(defect)
+        draft.add_defect(defect)
     return draft.answer()
 
 
 def _chunks(body: str, kind: str) -> Iterator[tuple[int, str]]:
-    """The innermost objects and where they end; braces inside one that names a `kind` are part of its label."""
+    """Yield the end and the text of each innermost object; braces inside an object with `kind` belong to its label."""
     for match in _NESTED.finditer(body):
         chunk = match.group()
         inner = list(_OBJECT.finditer(chunk)) if "{" in chunk[1:] else []
@@ -100,12 +100,12 @@ def _chunks(body: str, kind: str) -> Iterator[tuple[int, str]]:
 
 
 def _holds(chunk: str, kind: str) -> bool:
-    """Whether an object names a key; "bbox_2d" does not name "box_2d"."""
+    """Whether an object has a key; "bbox_2d" does not count as "box_2d"."""
     return kind in (chunk.replace("bbox_2d", "") if kind == "box_2d" else chunk)
 
 
 def _list_defects(body: str, position: int, claims: bool, explained: bool) -> tuple[Defect, ...]:
-    """Why `body`, whose last object ends at `position`, is no valid list."""
+    """Return why `body`, whose last object ends at `position`, is no valid list."""
     if not body:
         return () if explained else (Defect.EMPTY,)
     opening, first_object = body.find("["), body.find("{")
@@ -128,11 +128,11 @@ def _read_object(draft: Draft, chunk: str, kind: str) -> None:
     else:
         draft.add_box(_loose_box(getattr(item, kind)) if item else None, label or "")
     if len(draft.labels) > n_before and (not label or label.isspace()):
-        draft.name(Defect.NO_LABEL)
+        draft.add_defect(Defect.NO_LABEL)
 
 
 def _loose_item(chunk: str) -> _LooseItem | None:
-    """One `{...}`, with single quotes or double ones, and raw line breaks in its label; None if it is no such thing."""
+    """Read one `{...}` with single or double quotes, and raw line breaks in its label; None if it is unreadable."""
     plain = _CONTROL.sub(" ", chunk)
     decode = _decode_item
     for attempt, read in ((plain, decode), (plain.replace("'", '"'), decode), (plain, _item_by_keys)):
@@ -144,7 +144,7 @@ def _loose_item(chunk: str) -> _LooseItem | None:
 
 
 def _item_by_keys(chunk: str) -> _LooseItem | None:
-    """An object whose label breaks the JSON around it: the numbers after its key, and what its label may be."""
+    """Read an object whose label breaks the JSON around it: the numbers after its key, and its probable label."""
     for key in ("bbox_2d", "box_2d", "point_2d"):
         at = chunk.find(key)
         numbers = _NUMBERS.match(chunk, at + len(key)) if at >= 0 else None
@@ -155,7 +155,7 @@ def _item_by_keys(chunk: str) -> _LooseItem | None:
 
 
 def _label_by_key(chunk: str, box_at: int) -> str:
-    """What stands after "label": up to the box's key, or to the end."""
+    """Return the text after "label", up to the box's key or to the end."""
     at = chunk.find("label")
     colon = chunk.find(":", at)
     if at < 0 or colon < 0:

@@ -1,4 +1,4 @@
-"""Numbers in brackets and nothing else: one phrase was asked for, so no label is needed."""
+"""Bare numbers in brackets: the prompt names one phrase, so no label is needed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 from verl_visionr1.answers.base import Answer, AnswerFormat
 from verl_visionr1.answers.draft import Draft, read_lists
-from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.envelope import empty_answer, unwrap
 from verl_visionr1.answers.wording import Wording
 
 
 def parse_list(text: str) -> Answer:
-    """Read `[x1, y1, x2, y2]`, or a list of such lists; `[]` or `None` for nothing. Labels are "".
+    """Read `[x1, y1, x2, y2]`, or a list of such lists; `[]` and `None` are empty answers. Labels are "".
 
-    Well-formed with round brackets too. Points are claims of the wrong kind.
+    Round brackets are well-formed too. Points are of the wrong kind.
 
     >>> parse_list("[[1, 2, 3, 4], [5, 6, 7, 8]]").boxes_xyxy
     ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0))
@@ -21,15 +21,15 @@ def parse_list(text: str) -> Answer:
     ['prose']
     """
     body, defects = unwrap(text)
-    return said_nothing(body, defects) or read_lists([body], Draft(defects))
+    return empty_answer(body, defects) or read_lists([body], Draft(defects))
 
 
 def parse_point(text: str) -> Answer:
-    """Read `[x, y]`, `(x, y)`, a list of them, or one click as GUI models write it; `[]` or `None` for nothing.
+    """Read `[x, y]`, `(x, y)`, a list of them, or one click of a GUI model; `[]` and `None` are empty answers.
 
     Clicks: `click(x, y)`, `click(x=0.4, y=0.2)` (Kimi-VL), `pyautogui.click(x, y)`, `click(start_box='(x,y)')`
-    (UI-TARS), the last also with Qwen2-VL's box tokens around the point, `click(point='<point>x y</point>')`
-    (UI-TARS 1.5). Its tags are read without a click too. Boxes are claims of the wrong kind.
+    (UI-TARS; also with Qwen2-VL's box tokens around the point), `click(point='<point>x y</point>')` (UI-TARS 1.5).
+    `<point>` tags are read without a click too. Boxes are of the wrong kind.
 
     >>> parse_point("(10, 20)").points_xy, parse_point("click(x=0.4, y=0.2)").points_xy
     (((10.0, 20.0),), ((0.4, 0.2),))
@@ -45,11 +45,11 @@ def parse_point(text: str) -> Answer:
     click = _CLICK.fullmatch(body)
     if click:
         body = f"({_COORDINATE_NAME.sub('', click.group(1))})"
-    return said_nothing(body, defects) or read_lists([body], Draft(defects), are_boxes=False)
+    return empty_answer(body, defects) or read_lists([body], Draft(defects), are_boxes=False)
 
 
 def _without_tags(body: str) -> str:
-    """`<point>x y</point>` as "(x, y)", several of them in a row as a list.
+    """Write `<point>x y</point>` as "(x, y)", several of them in a row as a list.
 
     >>> _without_tags("<point>1 2</point>"), _without_tags("<point>1,2</point>\\n<point>3 4</point>")
     ('(1, 2)', '[(1, 2), (3, 4)]')

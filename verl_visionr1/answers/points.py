@@ -9,7 +9,7 @@ import msgspec
 
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
-from verl_visionr1.answers.envelope import UNREADABLE, said_nothing, unwrap
+from verl_visionr1.answers.envelope import UNREADABLE, empty_answer, unwrap
 from verl_visionr1.answers.objects import LONG_CHARS, decode_cut_off, has_slow_numbers, read_objects
 from verl_visionr1.answers.wording import Wording
 
@@ -25,7 +25,7 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 def parse_qwen_points(text: str) -> Answer:
     """Read `[{"point_2d": [x, y], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
 
-    Well-formed and tolerant as `parse_qwen_json`; objects with a `bbox_2d` and no point are claims of the wrong kind.
+    The rules are those of `parse_qwen_json`; objects with a `bbox_2d` and no point are of the wrong kind.
 
     >>> answer = parse_qwen_points('[{"point_2d": [10, 20], "label": "cat"}]')
     >>> answer.points_xy, answer.labels
@@ -45,17 +45,17 @@ def parse_qwen_points(text: str) -> Answer:
     for item in items:
         draft.add_point(item.point_2d, item.label)
         if not item.label or item.label.isspace():
-            draft.name(Defect.NO_LABEL)
+            draft.add_defect(Defect.NO_LABEL)
     if is_cut_off:
-        draft.name(Defect.TRUNCATED)
+        draft.add_defect(Defect.TRUNCATED)
     return draft.answer()
 
 
 NOTHING = ("There are none.", "This isn't in the image.")
-"""What Molmo answers when nothing is there."""
+"""Molmo's answers if there is no object."""
 MAX_TAGS = 2000
-"""Tags that are read."""
-# None can backtrack far: a tag's inside holds no "<", values have at most 40 characters.
+"""Tags that are read; further ones are counted."""
+# None can backtrack far: a tag's content has no "<", values have at most 40 characters.
 _TAG = re.compile(r"<points?\s([^<>]*)(>?)")
 _POSITION = re.compile(r"\b([xy])([0-9]{0,4})\s{0,3}=\s{0,3}[\"']\s{0,9}([^\"'<>]{0,40})[\"']")
 _ALT = re.compile(r"\balt\s{0,3}=\s{0,3}\"([^\"]{0,2000})\"")
@@ -67,18 +67,18 @@ _COUNTING = "Counting the"
 def parse_molmo_points(text: str) -> Answer:
     """Read `<point x="10.0" y="20.0" alt="cat">cat</point>` or `<points x1=".." y1=".." x2=".." ...>`, in percent.
 
-    Molmo's sentences are part of the format: "Counting the <points ...> shows a total of 3.", whose number becomes
-    `Answer.count`, and `NOTHING`; so are `None` and `[]`. The label is the text in the tag, else its `alt`. Qwen2.5-VL
-    writes the same in pixels.
+    Molmo's sentences are part of the format: `NOTHING`, and "Counting the <points ...> shows a total of 3.", whose
+    number becomes `Answer.count`. `None` and `[]` are empty answers too. The label is the text in the tag, else its
+    `alt`. Qwen2.5-VL writes the same format in pixels.
 
     >>> answer = parse_molmo_points('<points x1="10.0" y1="20.0" x2="5.5" y2="6.5" alt="cats">cats</points>')
     >>> answer.points_xy, answer.labels
     (((10.0, 20.0), (5.5, 6.5)), ('cats', 'cats'))
     """
     body, defects = unwrap(text)
-    nothing = Answer((), (), 0, defects) if body in NOTHING else said_nothing(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = Answer((), (), 0, defects) if body in NOTHING else empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     outside: list[str] = []
     position, n_tags = 0, 0
@@ -91,31 +91,31 @@ def parse_molmo_points(text: str) -> Answer:
         position = _read_tag(draft, body, match)
     outside.append(body[position:])
     if not n_tags:
-        draft.name(Defect.TRUNCATED if body.startswith("<point") and ">" not in body else Defect.NO_LIST)
+        draft.add_defect(Defect.TRUNCATED if body.startswith("<point") and ">" not in body else Defect.NO_LIST)
         return draft.answer()
     total = _TOTAL.fullmatch(outside[-1].strip())
     is_counting = total is not None and "".join(outside[:-1]).strip() == _COUNTING
     if not is_counting and "".join(outside).strip() and Defect.TOO_MANY not in draft.defects:
-        draft.name(Defect.PROSE)
+        draft.add_defect(Defect.PROSE)
     return draft.answer(count=float(total.group(1)) if total else None)
 
 
 def _read_tag(draft: Draft, body: str, tag: re.Match[str]) -> int:
-    """Read one tag; where it ends."""
+    """Read one tag; return its end."""
     inside, end = tag.group(1), tag.end()
     closing = _CLOSING.match(body, end)
     if not tag.group(2) or (closing is None and "<" not in body[end:] and not inside.endswith("/")):
-        draft.name(Defect.TRUNCATED)
+        draft.add_defect(Defect.TRUNCATED)
     elif closing is None:
-        draft.name(Defect.MALFORMED)
+        draft.add_defect(Defect.MALFORMED)
     alt = _ALT.search(inside)
     label = (closing.group(1).strip() if closing else "") or (alt.group(1).strip() if alt else "")
     if not label and tag.group(2):
-        draft.name(Defect.NO_LABEL)
+        draft.add_defect(Defect.NO_LABEL)
     pairs: dict[str, dict[str, str]] = {}
     for axis, index, value in _POSITION.findall(inside):
         if axis in pairs.get(index, ()):
-            draft.drop()  # said twice: only the last can be meant
+            draft.drop()  # given twice: the last one is used
         pairs.setdefault(index, {})[axis] = value
     if not pairs and tag.group(2):
         draft.drop()
@@ -127,14 +127,14 @@ def _read_tag(draft: Draft, body: str, tag: re.Match[str]) -> int:
 
 
 def _coordinate(value: str | None) -> float:
-    """The number; nan if there is none."""
+    """Read a number; nan if it is none."""
     try:
         return float(value) if value else math.nan
     except ValueError:
         return math.nan
 
 
-# Qwen3-VL's cookbook and Molmo's training prompts, word for word as far as they ask for no more than points.
+# Verbatim from Qwen3-VL's cookbook and Molmo's training prompts, as far as they ask only for points.
 QWEN_POINTS = AnswerFormat(
     name="qwen-points",
     parse=parse_qwen_points,

@@ -30,7 +30,7 @@ _ASK = Wording(
 
 
 def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
-    """Boxes (four numbers each) or points (two) as Qwen's models write them; without labels these are "".
+    """Write boxes (four numbers each) or points (two) as Qwen's models do; missing labels become "".
 
     >>> write_json([(1, 2)], ["cat"])
     '[{"point_2d": [1, 2], "label": "cat"}]'
@@ -41,17 +41,17 @@ def write_json(places: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
 
 
 def instruction(task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-    """The user's turn that asks for Qwen JSON: Vision-R1's own wording (arXiv 2503.18013, released code).
+    """Return the user's turn that asks for Qwen JSON, in Vision-R1's wording (arXiv 2503.18013, released code).
 
     Args:
         task: "detection" (every object of the category list), "grounding" or "counting" (one phrase; the boxes are
             the count).
         phrases: the category list, or a list of one phrase.
-        allow_none: also say what to answer when nothing is there. Give it to all rows of a dataset with negatives,
+        allow_none: also state what to answer if there is no object. Set it for all rows of a dataset with negatives,
             or the wording gives the answer away.
 
     Raises:
-        ValueError: another task, no phrase, or several where one is asked for.
+        ValueError: another task, no phrase, or several phrases where the task takes one.
 
     >>> instruction("grounding", ["red circle"])
     'Locate every red circle in the image and output the coordinates in JSON format.'
@@ -70,11 +70,10 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 def parse_qwen_json(text: str) -> Answer:
     r"""Read `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}, ...]`, as Qwen2.5-VL and Qwen3-VL write it.
 
-    Well-formed: that list alone, in a ``` fence or not, after a closed `<think>` and inside `<answer>` or not; `[]` or
-    `None` for nothing; further keys in an object are allowed. Everything else is read as far as it goes: complete
-    objects are taken out of truncated lists, of prose and of broken JSON, with the defect named. Boxes in the
-    reasoning are never read, whether it was closed or not. An object with a `point_2d` and no box is a claim of the
-    wrong kind.
+    Well-formed: that list alone, optionally in a ``` fence, after a closed `<think>` and inside `<answer>`. `[]` and
+    `None` are empty answers; further keys in an object are allowed. From truncated lists, prose and broken JSON the
+    complete objects are read, and the defect is named. Boxes in the reasoning are never read, closed or not. An object
+    with a `point_2d` and no box is of the wrong kind.
 
     >>> parse_qwen_json('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]').boxes_xyxy
     ((1.0, 2.0, 3.0, 4.0),)
@@ -131,9 +130,9 @@ _ask_vlmr1 = Wording(
 
 
 def instruction_vlmr1(task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-    """As `instruction`, in VLM-R1's wording (arXiv 2504.07615 and its released code), which asks for reasoning first.
+    """Like `instruction`, in VLM-R1's wording (arXiv 2504.07615 and its released code), which asks for reasoning first.
 
-    Its detection prompt says what to answer when nothing is there, always; for grounding `allow_none` adds it.
+    Its detection prompt always states what to answer if there is no object; for grounding `allow_none` adds it.
 
     >>> instruction_vlmr1("grounding", ["the left cat"])[:88]
     'Please provide the bounding box coordinate of the region this sentence describes: the le'

@@ -1,4 +1,4 @@
-"""What the released code of Vision-R1 reads."""
+"""The parser of Vision-R1's released code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RELEASED_FENCE = re.compile("```json\n|\n```")
 
 
 def parse_visionr1_released(text: str) -> Answer:
-    """What the released Vision-R1 code reads (`visionr1_qwen.py: extract`), and its format reward as a defect.
+    """Read what the released Vision-R1 code reads (`visionr1_qwen.py: extract`), with its format reward as a defect.
 
-    A list that parses as JSON gives its items, with coordinates truncated to whole numbers; else objects in one exact
-    spelling are found by pattern (whole numbers up to 1000). Unusable items are skipped, not counted. The format
-    reward (`dual_format_reward`) asks for anything that parses as JSON: `MALFORMED` means it does not.
+    The items of a valid JSON list are read, with coordinates truncated to whole numbers. Otherwise a pattern finds
+    objects in one exact spelling (whole numbers up to 1000). Unusable items are skipped, not counted. The format
+    reward (`dual_format_reward`) accepts any valid JSON; `MALFORMED` means invalid JSON.
     """
     text = text[:MAX_CHARS]
     boxes, labels = _released_json(text)
@@ -35,7 +35,7 @@ def parse_visionr1_released(text: str) -> Answer:
 
 def _released_json(text: str) -> tuple[list[Box], list[str]]:
     text = text.strip()
-    lines = text.splitlines()  # every line end of Unicode, a bare carriage return among them
+    lines = text.splitlines()  # all line ends of Unicode, including a bare carriage return
     if lines and lines[0].startswith("```json"):
         text = "\n".join(lines[1:])
     boxes: list[Box] = []
@@ -60,7 +60,7 @@ def _released_box(value: object) -> Box | None:
 
 
 _HUGE = 10**300
-"""Larger numbers stand as this: the released code stops at far smaller ones (`matching.match_visionr1_released`)."""
+"""Larger numbers are clipped to this; the released code fails on far smaller ones (`match_visionr1_released`)."""
 
 
 def _released_format(text: str) -> bool:
@@ -71,7 +71,7 @@ def _released_format(text: str) -> bool:
 
 
 def _objects(parsed: object) -> list[dict[str, Any]]:
-    """The objects in a list; none if it is no list."""
+    """Return the objects in a list; empty for other values."""
     return [item for item in cast(list[Any], parsed) if isinstance(item, dict)] if isinstance(parsed, list) else []
 
 
@@ -83,7 +83,7 @@ _NOT_JSON = object()
 
 
 def _python_json(text: str) -> object:
-    """`json.loads`, which (unlike the standard) takes NaN and Infinity; `_NOT_JSON` where it fails."""
+    """Decode with `json.loads`, which (unlike the standard) accepts NaN and Infinity; `_NOT_JSON` if it fails."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Where in a completion each box of an `Answer` was read from.
+"""The place in the completion from which each box of an `Answer` was read.
 
-The parsers give numbers, not places. A box's place is found again by its numbers: they stand in the text one after the
-other, in the order in which the parser read the boxes. So this holds for every format, and for boxes that a tolerant
-parser took out of broken text.
+The parsers return numbers, not places. A box is found again by its numbers: they follow each other in the text, in the
+order in which the parser read the boxes. This works for every format, and for boxes that a tolerant parser read from
+broken text.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from verl_visionr1.boxes import Box
 
 
 class Span(NamedTuple):
-    """Where a box stands in the completion, in characters: `text[start:end]`.
+    """The place of a box in the completion, in characters: `text[start:end]`.
 
     Attributes:
         box: its four numbers, from the first to the last.
-        label: its label; None where it has none, or where that is not written as it is read (escapes of JSON).
+        label: its label; None if it has none, or if its text differs from the label that was read (JSON escapes).
     """
 
     box: tuple[int, int]
@@ -31,11 +31,11 @@ class Span(NamedTuple):
 
 
 def box_spans(text: str, answer: Answer) -> list[Span | None]:
-    """One span a box, in the answer's order; None for a box whose numbers do not stand there. Linear time.
+    """Find the span of each box, in the answer's order; None for a box whose numbers are not found. Linear time.
 
     Args:
-        text: the completion, whole.
-        answer: what a parser of `PARSERS` read from it, in the units the model spoke.
+        text: the whole completion.
+        answer: the answer that a parser of `PARSERS` read from it, in the model's units.
 
     >>> from verl_visionr1.answers import parse_qwen_json
     >>> text = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
@@ -45,14 +45,14 @@ def box_spans(text: str, answer: Answer) -> list[Span | None]:
     body = unwrap(text)[0]
     begin = max(text.rfind(body), 0) if body else 0
     spans = _spans(text, answer, begin)
-    if begin and None in spans:  # a parser that looks elsewhere
+    if begin and None in spans:  # this parser reads other parts of the text
         everywhere = _spans(text, answer, 0)
         return min(spans, everywhere, key=lambda some: some.count(None))
     return spans
 
 
 def _spans(text: str, answer: Answer, begin: int) -> list[Span | None]:
-    """The spans of boxes that were read from `begin` on."""
+    """Find the spans of boxes from `begin` on."""
     numbers = _numbers(text, begin)
     places = _places(text, numbers)
     spans: list[Span | None] = []
@@ -82,7 +82,7 @@ class _Number(NamedTuple):
     end: int
 
 
-# Cannot backtrack: a number has one way to be read. One in a word ("bbox_2d") is none, a bin of PaliGemma is one.
+# Cannot backtrack: a number matches in one way. A digit in a word ("bbox_2d") is no number; a bin of PaliGemma is one.
 _NUMBER = re.compile(r"(?:(?<=<loc)|(?<![\w.]))[-+]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][-+]?\d{1,3})?")
 
 
@@ -91,7 +91,7 @@ def _numbers(text: str, begin: int) -> list[_Number]:
 
 
 def _places(text: str, numbers: list[_Number]) -> dict[Box, list[int]]:
-    """Box -> where its four numbers begin: as written, also cut to whole numbers; some formats write y before x."""
+    """Map each box to the indices of its first number: as written and truncated to integers, x before y."""
     places: dict[Box, list[int]] = {}
     for i in range(len(numbers) - 3):
         a, b, c, d = (number.value for number in numbers[i : i + 4])
@@ -106,21 +106,21 @@ def _places(text: str, numbers: list[_Number]) -> dict[Box, list[int]]:
 
 
 def _is_y_first(text: str, start: int) -> bool:
-    """Whether the numbers from there on are PaliGemma's bins, or stand under Gemma's `box_2d`: y before x."""
+    """Whether the numbers at `start` are PaliGemma's bins or the value of Gemma's `box_2d`: y before x."""
     if text.startswith("<loc", start - 4):
         return True
     key = text[max(start - 20, 0) : start].rstrip(" [:\"'\n")
     return key.endswith("box_2d") and not key.endswith("bbox_2d")
 
 
-def _next(at: list[int], position: int) -> int | None:
-    """The first of some rising numbers that is at least `position`."""
-    i = bisect_left(at, position)
-    return at[i] if i < len(at) else None
+def _next(indices: list[int], position: int) -> int | None:
+    """The first of the sorted `indices` that is at least `position`."""
+    i = bisect_left(indices, position)
+    return indices[i] if i < len(indices) else None
 
 
 def _label_place(text: str, label: str, free: int, place: tuple[int, int], limit: int) -> tuple[int, int] | None:
-    """The label beside a box: in its own braces, else before it, else after it."""
+    """Find the label of a box: within its braces, else before it, else after it."""
     if not label:
         return None
     opening, closing = text.rfind("{", free, place[0]), text.find("}", place[1])

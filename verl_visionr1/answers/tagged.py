@@ -1,4 +1,4 @@
-"""Labels and boxes between special tokens, which the tokenizer may have taken away: Qwen2-VL and InternVL."""
+"""Labels and boxes between special tokens, which a tokenizer may skip: Qwen2-VL and InternVL."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 
 from verl_visionr1.answers.base import Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft, Group, is_cut_off, number_groups
-from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.envelope import empty_answer, unwrap
 from verl_visionr1.answers.wording import Wording
 
-_LABEL = "\0"  # stands for the token that opens a label
+_LABEL = "\0"  # replaces the token that opens a label
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """How a family marks up its boxes.
+    """The markup of a model family's boxes.
 
     Attributes:
         label: the tokens around a label.
         box: the tokens around a box, or around the list of a label's boxes.
         as_corners: a box is two points `(x1,y1),(x2,y2)`; else `[x1, y1, x2, y2]` in a list.
-        bracket: what opens a point or a box.
-        any_tag: all of the tokens.
+        bracket: the bracket that opens a point or a box.
+        any_tag: a pattern that matches any of the tokens.
     """
 
     label: tuple[str, str]
@@ -45,9 +45,9 @@ _INTERNVL_PREAMBLE = "Sure, I will detect and label all objects in the image and
 def parse_qwen2_vl(text: str) -> Answer:
     """Read Qwen2-VL's boxes: `<|object_ref_start|>cat<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>`.
 
-    Objects follow each other; several boxes may follow one label; where one phrase is meant, the label may be left
-    out. The same without its tokens (`cat(x1,y1),(x2,y2)`) is well-formed too: tokenizers that skip special tokens
-    take them away. `None` or `[]` for nothing.
+    Objects follow each other; several boxes may follow one label. If the prompt names one phrase, the label may be
+    missing. The text without tokens (`cat(x1,y1),(x2,y2)`) is well-formed too, since tokenizers may skip special
+    tokens. `None` and `[]` are empty answers.
 
     >>> tagged = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
     >>> parse_qwen2_vl(tagged) == parse_qwen2_vl("cat(1,2),(3,4)")
@@ -57,10 +57,10 @@ def parse_qwen2_vl(text: str) -> Answer:
 
 
 def parse_internvl(text: str) -> Answer:
-    """Read InternVL's boxes: `<ref>cat</ref><box>[[x1, y1, x2, y2], ...]</box>`, one line a label.
+    """Read InternVL's boxes: `<ref>cat</ref><box>[[x1, y1, x2, y2], ...]</box>`, one line per label.
 
-    Where one phrase is meant, the label may be left out; the tokens may be missing, as in `parse_qwen2_vl`; and the
-    sentence with which InternVL was taught to begin is no prose. `None` or `[]` for nothing.
+    If the prompt names one phrase, the label may be missing. The tokens may be missing, as in `parse_qwen2_vl`. The
+    first sentence that InternVL was trained to write is no prose. `None` and `[]` are empty answers.
 
     >>> parse_internvl("<ref>cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>").labels
     ('cat', 'cat')
@@ -70,9 +70,9 @@ def parse_internvl(text: str) -> Answer:
 
 def _parse(text: str, tags: Tags) -> Answer:
     body, defects = unwrap(text)
-    nothing = said_nothing(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     has_labels = tags.label[0] in body
     untagged = tags.any_tag.sub("", body.replace("\0", "").replace(tags.label[0], _LABEL))
@@ -86,17 +86,17 @@ def _parse(text: str, tags: Tags) -> Answer:
         draft.add_box(box.numbers, label)
         n_brackets = untagged.count(tags.bracket, box.start, box.end)
         if box.numbers and len(box.numbers) == 4 and n_brackets != (2 if tags.as_corners else 1):
-            draft.name(Defect.MALFORMED)
+            draft.add_defect(Defect.MALFORMED)
         position = box.end
     if not n_unread:
-        _judge_end(draft, untagged[position:].strip(), untagged, body, tags)
+        _check_end(draft, untagged[position:].strip(), untagged, body, tags)
     if "" in draft.labels and any(draft.labels):
-        draft.name(Defect.NO_LABEL)
+        draft.add_defect(Defect.NO_LABEL)
     return draft.answer()
 
 
 def _corners(text: str, groups: list[Group]) -> Iterator[Group]:
-    """Boxes as pairs of points; a point that is left alone stays one, unless the text was cut after it."""
+    """Join points to boxes; a point without a partner stays a point, unless the text is cut off after it."""
     waiting: Group | None = None
     for group in groups:
         is_pair = waiting is not None and text[waiting.end : group.start].strip() == ","
@@ -114,7 +114,7 @@ def _corners(text: str, groups: list[Group]) -> Iterator[Group]:
 
 
 def _join(a: Group, b: Group) -> tuple[float, ...] | None:
-    """x1, y1, x2, y2; None if these are no two points."""
+    """Return x1, y1, x2, y2; None unless both groups are points."""
     if a.numbers is None or b.numbers is None or not len(a.numbers) == len(b.numbers) == 2:
         return None
     return a.numbers + b.numbers
@@ -122,7 +122,7 @@ def _join(a: Group, b: Group) -> tuple[float, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """The text before a box, from the box before it on."""
+    """The text between the previous box and a box."""
 
     text: str
     is_first: bool
@@ -130,38 +130,38 @@ class _Gap:
 
     @property
     def keeps_label(self) -> bool:
-        """Whether the box belongs to the label of the box before it."""
+        """Whether the box has the label of the previous box."""
         return not self.is_first and self.text in (",", "" if not self.in_list else ",")
 
     def label(self, draft: Draft, has_labels: bool) -> str:
-        """The label that it holds. Names what stands there besides."""
+        """Return the label in the gap, and add a defect for any other text."""
         text = self.text
         if self.in_list:
             if not (text.endswith("[") and (self.is_first or text.startswith("]"))):
-                draft.name(Defect.MALFORMED)
+                draft.add_defect(Defect.MALFORMED)
             text = text.removesuffix("[").removeprefix("" if self.is_first else "]")
         before, _, after = text.rpartition(_LABEL)
         if before.strip(" \n,;\0"):
-            draft.name(Defect.PROSE)
+            draft.add_defect(Defect.PROSE)
         elif has_labels and _LABEL not in text and text.strip():
-            draft.name(Defect.MALFORMED)
+            draft.add_defect(Defect.MALFORMED)
         return after.strip(" \t\r\n,;:")
 
 
-def _judge_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) -> None:
-    """Name what is wrong after the last box, or with the tokens."""
+def _check_end(draft: Draft, rest: str, untagged: str, body: str, tags: Tags) -> None:
+    """Add the defects after the last box, and of the tokens."""
     opened, closed = (sum(body.count(pair[side]) for pair in (tags.label, tags.box)) for side in (0, 1))
     if not draft.labels and not draft.n_dropped:
-        draft.name(Defect.TRUNCATED if opened > closed or "[[" in rest else Defect.NO_LIST)
+        draft.add_defect(Defect.TRUNCATED if opened > closed or "[[" in rest else Defect.NO_LIST)
     elif opened > closed or rest.endswith(",") or is_cut_off(rest if tags.as_corners else untagged):
-        draft.name(Defect.TRUNCATED)
+        draft.add_defect(Defect.TRUNCATED)
     elif rest != ("" if tags.as_corners else "]"):
-        draft.name(Defect.PROSE if rest.strip("] .,;") else Defect.MALFORMED)
+        draft.add_defect(Defect.PROSE if rest.strip("] .,;") else Defect.MALFORMED)
     elif opened < closed:
-        draft.name(Defect.MALFORMED)
+        draft.add_defect(Defect.MALFORMED)
 
 
-# InternVL's grounding question and the frame of its detection question are its data format's; the rest is worded here.
+# InternVL's data format defines its grounding question and the start of its detection question; the rest is ours.
 QWEN2_VL = AnswerFormat(
     name="qwen2-vl",
     parse=parse_qwen2_vl,

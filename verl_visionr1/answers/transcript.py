@@ -1,7 +1,7 @@
-"""What of a completion is the model's answer: its last turn, without calls of tools, after its reasoning.
+"""Finds the model's answer in a completion: its last turn, without tool calls, after its reasoning.
 
-A completion of several turns holds what tools and users said as well. Where the tokens are known (training),
-`plugin.turns` cuts them exactly; here texts are cut, as dumps hold them, with special tokens or without.
+A completion of several turns also contains the text of tools and users. In training, where the tokens are known,
+`plugin.turns` splits them exactly. This module splits the text of dumps, with or without special tokens.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ REASONING_TAGS = (
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
     ("<|channel>", "<channel|>"),  # Gemma 4
 )
-"""What opens and closes reasoning. A chat template may open it in the prompt: then only the closing tag is said."""
+"""Tags around reasoning. A chat template may open it in the prompt: then the model writes only the closing tag."""
 _END_REASONING = tuple(closing for _, closing in REASONING_TAGS)
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Of a message whose reasoning was taken out of its content."""
+"""Fields of a message that a server uses for reasoning."""
 TOOL_CALLS = (
     *((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_calls", "function_call")),
     ("<|tool_call>", "<tool_call|>"),  # Gemma 4
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),  # Kimi
     ("<|action_start|>", "<|action_end|>"),  # InternLM
 )
-"""What the model says to a tool: no answer, whatever boxes it holds."""
+"""Tags around a call of a tool. It is no answer, even if it contains boxes."""
 TOOL_RESPONSES = (
     *(
         (f"<{name}>", f"</{name}>")
@@ -37,9 +37,9 @@ TOOL_RESPONSES = (
     *((f"<{name}>", f"</{name}>") for name in ("observation", "information", "interpreter")),
     ("<|tool_response>", "<tool_response|>"),  # Gemma 4
 )
-"""What a tool says to the model."""
+"""Tags around the response of a tool."""
 
-# A turn's beginning in the usual chat templates, and who speaks. Cannot backtrack: every gap is bounded.
+# The header of a turn in the usual chat templates, with its role. Cannot backtrack: every gap is bounded.
 _HEADER = re.compile(
     r"<\|im_start\|>\s{0,3}(\w{1,20})"  # ChatML: Qwen, InternVL
     r"|<\|im_(assistant|user|system)\|>[^<]{0,40}<\|im_middle\|>"  # Kimi
@@ -47,7 +47,7 @@ _HEADER = re.compile(
     r"|<start_of_turn>(\w{1,20})|<\|turn>(\w{1,20})"  # Gemma
     r"|<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>"  # Llama
 )
-# Gates: one scan of the text, where nearly all texts have none. A pattern that begins with one character scans fast.
+# Checked first: one scan suffices for nearly all texts. A pattern that begins with one character scans fast.
 _MARK = re.compile(r"<(?:\||/?(?:tool|function_|observation>|information>|interpreter>)|start_of_turn>)")
 _OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>|<\|channel>|<channel\|>")
 _MODEL = ("assistant", "model")
@@ -58,10 +58,10 @@ _SPEAKER_LINE = re.compile(r"\s{0,9}(?:<\|im_end\|>)?\s{0,9}(?:(assistant|model)
 
 
 def last_turn(text: str) -> str:
-    """What the model says in its last turn, without calls of tools: "" where somebody else speaks last. Linear time.
+    """Return the model's text in its last turn, without tool calls; "" if another role has the last turn. Linear time.
 
-    Turns end at the headers of the usual chat templates, at the answer of a tool (`TOOL_RESPONSES`), and, where special
-    tokens were taken away, at a line "assistant" that follows a line "user", "tool" or "observation".
+    Turns end at the headers of the usual chat templates and at the response of a tool (`TOOL_RESPONSES`). Without
+    special tokens they end at a line "assistant" that follows a line "user", "tool" or "observation".
 
     >>> last_turn("<tool_call>{}</tool_call>\\nuser\\n<tool_response>\\n9\\n</tool_response>\\nassistant\\n7")
     '7'
@@ -81,11 +81,11 @@ def last_turn(text: str) -> str:
 
 
 def _after_headers(text: str) -> str:
-    """What follows the last turn's header; one with nothing after it only ends the turn before it."""
+    """Return the text after the last turn's header; a header without text only ends the previous turn."""
     end, last = len(text), None
-    n_said = len(text.rstrip())
+    length = len(text.rstrip())
     for header in _HEADER.finditer(text):
-        if header.end() >= n_said:
+        if header.end() >= length:
             end = header.start()
             break
         last = header
@@ -107,20 +107,20 @@ def _after_responses(text: str) -> str:
     rest = text[speaker.end() if speaker else closed :]
     if speaker is not None and speaker[1]:
         return rest
-    # The model goes on in the same turn, and in the reasoning that it was in.
+    # The model continues in the same turn, and in its reasoning if that is still open.
     before = _without(text[:closed], TOOL_RESPONSES)
     return THINK + rest if reasoning_end(before) is None else rest
 
 
 def _first(text: str, tags: Sequence[str], begin: int) -> int:
-    """Where the first of some tags stands; -1 where there is none."""
+    """Return the index of the first of some tags; -1 if there is none."""
     return min([at for tag in tags if (at := text.find(tag, begin)) >= 0], default=-1)
 
 
 def _is_mention(text: str, at: int) -> bool:
-    """Whether a tag that is never closed stands in reasoning, which goes on to its end: words of the model itself."""
-    goes_on = _first(_without(text[at:], TOOL_CALLS), _END_REASONING, 0) >= 0
-    if not goes_on or text[:at].rstrip().endswith(_OTHERS):
+    """Whether a tag that is never closed is in reasoning that ends after it: the model only mentions the tag."""
+    is_reasoning_closed = _first(_without(text[at:], TOOL_CALLS), _END_REASONING, 0) >= 0
+    if not is_reasoning_closed or text[:at].rstrip().endswith(_OTHERS):
         return False
     before = text[:at]
     return reasoning_end(before) is None or _first(before, _END_REASONING, 0) < 0
@@ -131,9 +131,9 @@ def _has_line(text: str, line: str, end: int) -> bool:
 
 
 def _without(text: str, tags: Sequence[tuple[str, str]]) -> str:
-    """A text without what stands between some tags.
+    """Remove the text between some tags.
 
-    What is never closed goes to the end; in reasoning, to the end of that: there the tag was only mentioned.
+    An unclosed tag extends to the end of the text; in reasoning, to the end of the reasoning.
     """
     for opening, closing in tags:
         if opening in text:
@@ -151,14 +151,14 @@ def _after(text: str, closing: str) -> str:
 
 
 def _end_of_last(text: str, tags: Sequence[str]) -> int:
-    """Where the last of some tags ends; 0 where there is none."""
+    """Return the end of the last of some tags; 0 if there is none."""
     return max([at + len(tag) for tag in tags if (at := text.rfind(tag)) >= 0], default=0)
 
 
 def reasoning_end(text: str) -> int | None:
-    """Where the reasoning ends and the answer starts: 0 without reasoning, None where it was never closed.
+    """Return where the reasoning ends and the answer starts: 0 without reasoning, None if it is never closed.
 
-    Reasoning may be opened in the prompt, and more than once. What is opened after the last closing tag was cut off.
+    Reasoning may be opened in the prompt, and more than once. Reasoning after the last closing tag is cut off.
 
     >>> reasoning_end("<think>well</think>[]"), reasoning_end("well</think>[]"), reasoning_end("[]")
     (19, 12, 0)
@@ -178,7 +178,7 @@ def reasoning_end(text: str) -> int | None:
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Whether a prompt ends inside a reasoning that its chat template opened, so that the model only closes it.
+    """Whether a prompt ends inside reasoning that its chat template opened, so that the model only closes it.
 
     >>> opens_reasoning("<|im_start|>assistant\\n<think>\\n"), opens_reasoning("<think>\\n\\n</think>\\n\\n")
     (True, False)
@@ -187,12 +187,12 @@ def opens_reasoning(prompt: str) -> bool:
 
 
 def is_reasoning_opened(reasoning: Reasoning, prompt: str | None) -> bool:
-    """Whether a completion begins inside the reasoning; without a prompt "auto" says that it does not."""
+    """Whether a completion begins inside the reasoning; "auto" without a prompt means it does not."""
     return opens_reasoning(prompt or "") if reasoning == "auto" else reasoning == "opened"
 
 
 def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
-    """The model's last turn as it is judged: with `<think>` before it where the prompt opened the reasoning.
+    """Return the model's last turn as it is scored, with `<think>` before it if the prompt opens the reasoning.
 
     >>> spoken_text("So 7.</think>7", reasoning_opened=True)
     '<think>So 7.</think>7'
@@ -204,7 +204,7 @@ def spoken_text(completion: str, *, reasoning_opened: bool = False) -> str:
 
 
 def turn_text(turn: Any) -> str:
-    """The text of a turn: of a message of a conversation, whose content may be parts, or of a plain text.
+    """Return the text of a turn: a plain text, or a message whose content may be a list of parts.
 
     >>> turn_text({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]})
     'Where?'
@@ -216,9 +216,9 @@ def turn_text(turn: Any) -> str:
 
 
 def answer_text(completion: Any) -> str:
-    """The model's last turn, of a completion that is a text or a list of messages; "" where another spoke last.
+    """Return the model's last turn in a text or a list of messages; "" if another role has the last turn.
 
-    Reasoning that a server has moved to a field of its own is over where the content begins.
+    If the reasoning is in a field of its own, it ends where the content begins.
 
     >>> answer_text([{"role": "assistant", "content": "Let me zoom in."}, {"role": "assistant", "content": "[]"}])
     '[]'

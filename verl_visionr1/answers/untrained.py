@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from verl_visionr1.answers.base import MAX_BOXES, Answer, AnswerFormat, Defect
 from verl_visionr1.answers.draft import Draft
-from verl_visionr1.answers.envelope import said_nothing, unwrap
+from verl_visionr1.answers.envelope import empty_answer, unwrap
 from verl_visionr1.answers.wording import Wording
 
 _UNIT_NUMBER = re.compile(r"[01]\.\d{3}")
@@ -16,27 +16,27 @@ _SEGMENT = re.compile(r"<seg[0-9]{3}>")
 
 
 def parse_griffon(text: str) -> Answer:
-    """Read Griffon-G's `label-[0.123,0.456,0.789,0.999]&label-[...]`, frame "unit"; `None` or `[]` for nothing.
+    """Read Griffon-G's `label-[0.123,0.456,0.789,0.999]&label-[...]`, frame "unit"; `None` and `[]` are empty answers.
 
-    One phrase may go without its label: `[0.123,0.456,0.789,0.999]`. Well-formed numbers have exactly three decimals.
-    The last `-` before the bracket ends the label.
+    If the prompt names one phrase, its label may be missing: `[0.123,0.456,0.789,0.999]`. Well-formed numbers have
+    exactly three decimals. The last `-` before the bracket ends the label.
 
     >>> parse_griffon("traffic-light-[0.100,0.200,0.300,0.400]").labels
     ('traffic-light',)
     """
     body, defects = unwrap(text)
-    nothing = said_nothing(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     pieces = body.split("&")
     if len(pieces) > MAX_BOXES:
         draft.n_dropped += sum("[" in piece for piece in pieces[MAX_BOXES:])
-        draft.name(Defect.TOO_MANY)
+        draft.add_defect(Defect.TOO_MANY)
         del pieces[MAX_BOXES:]
     for i, piece in enumerate(pieces):
         _read_labelled(draft, piece.strip(), is_last=i + 1 == len(pieces))
-        for _ in range(piece.count("[") - 1):  # boxes that no "&" parts: one is read, none is free
+        for _ in range(piece.count("[") - 1):  # boxes without "&" between them: one is read, the others are dropped
             draft.drop(Defect.MALFORMED)
     return draft.answer()
 
@@ -45,14 +45,14 @@ def _read_labelled(draft: Draft, piece: str, *, is_last: bool) -> None:
     label, bracket, rest = piece.rpartition("[")
     content, is_closed, after = rest.partition("]")
     if not bracket:
-        draft.name(Defect.TRUNCATED if is_last and piece else Defect.NO_LIST)
+        draft.add_defect(Defect.TRUNCATED if is_last and piece else Defect.NO_LIST)
     elif not is_closed and is_last:
-        draft.name(Defect.TRUNCATED)
+        draft.add_defect(Defect.TRUNCATED)
     elif not is_closed:
         draft.drop()
     else:
         if after:
-            draft.name(Defect.PROSE)
+            draft.add_defect(Defect.PROSE)
         numbers = content.split(",")
         is_exact = all(_UNIT_NUMBER.fullmatch(number.strip()) for number in numbers)
         n_before = len(draft.labels)
@@ -60,7 +60,7 @@ def _read_labelled(draft: Draft, piece: str, *, is_last: bool) -> None:
             _read_numbers(numbers) if is_exact or len(numbers) == 4 else None, label.removesuffix("-").strip()
         )
         if len(draft.labels) > n_before and not is_exact:
-            draft.name(Defect.MALFORMED)
+            draft.add_defect(Defect.MALFORMED)
 
 
 def _read_numbers(numbers: Sequence[str]) -> list[float] | None:
@@ -73,10 +73,10 @@ def _read_numbers(numbers: Sequence[str]) -> list[float] | None:
 
 
 def parse_paligemma(text: str) -> Answer:
-    """Read `<loc....>` four times (y1, x1, y2, x2 in bins) and a label; ` ; ` between objects.
+    """Read `<loc....>` four times (y1, x1, y2, x2 in bins) and a label; ` ; ` separates objects.
 
-    Where one phrase is meant, the label may be left out. For nothing: `None`, `[]`, or no text at all, since the
-    prompt's syntax (`detect cat`) has no room to ask for a word. Segmentation tokens are passed over.
+    If the prompt names one phrase, the label may be missing. Empty answers: `None`, `[]`, or no text at all, since the
+    prompt (`detect cat`) cannot ask for a word. Segmentation tokens are skipped.
 
     >>> parse_paligemma("<loc0010><loc0020><loc0030><loc0040> cat ; <loc0000><loc0000><loc0512><loc1023> dog")
     Answer(boxes_xyxy=((20.0, 10.0, 40.0, 30.0), (0.0, 0.0, 1023.0, 512.0)), labels=('cat', 'dog'), n_dropped=0, \
@@ -85,9 +85,9 @@ defects=(), points_xy=(), count=None, text='')
     body, defects = unwrap(text)
     if not body and defects == (Defect.EMPTY,):
         return Answer()
-    nothing = said_nothing(body, defects)
-    if nothing is not None:
-        return nothing
+    empty = empty_answer(body, defects)
+    if empty is not None:
+        return empty
     draft = Draft(defects)
     pieces = body.split(";")
     if len(pieces) > MAX_BOXES:
@@ -96,7 +96,7 @@ defects=(), points_xy=(), count=None, text='')
     for i, piece in enumerate(pieces):
         _read_bins(draft, piece.strip(), is_last=i + 1 == len(pieces))
     if "" in draft.labels and any(draft.labels):
-        draft.name(Defect.NO_LABEL)
+        draft.add_defect(Defect.NO_LABEL)
     return draft.answer()
 
 
@@ -106,12 +106,12 @@ def _read_bins(draft: Draft, piece: str, *, is_last: bool) -> None:
     bins, between, label = rest[::2], rest[1:-1:2], rest[-1].strip() if rest else ""
     if not bins:
         is_cut = not before or before.rfind("<") > before.rfind(">")
-        draft.name(Defect.TRUNCATED if is_last and is_cut else Defect.NO_LIST)
+        draft.add_defect(Defect.TRUNCATED if is_last and is_cut else Defect.NO_LIST)
         return
     if before.strip() or any(text.strip() for text in between):
-        draft.name(Defect.PROSE)
+        draft.add_defect(Defect.PROSE)
     if is_last and len(bins) < 4 and (not label or label.startswith("<")):
-        draft.name(Defect.TRUNCATED)
+        draft.add_defect(Defect.TRUNCATED)
         return
     numbers = tuple(map(float, bins[:8]))
     if len(numbers) == 4:

@@ -1,4 +1,4 @@
-"""The user's turn that asks for a format: a template a task."""
+"""The user's turn that asks for a format: one template per task."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _NO_NAME = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-"""What no name of a kind of thing holds: "every" does not go before it."""
+"""Words and signs that no class name contains: "every" cannot precede such a phrase."""
 
 
 def is_name(phrase: str) -> bool:
-    """Whether a phrase names a kind of thing, so that "every" goes before it; else it describes what is meant.
+    """Whether a phrase is a class name, so that "every" can precede it; else it is a description.
 
-    A longer name that is taken for a description costs nothing: the wording for descriptions fits every phrase.
+    Taking a long name for a description does no harm: the wording for descriptions fits every phrase.
 
     >>> [is_name(phrase) for phrase in ("red circle", "gray rubber cube", "A man", "clock is green", "far left")]
     [True, True, False, False, False]
@@ -43,16 +43,15 @@ def is_name(phrase: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a format is asked for.
+    """The prompt that asks for a format.
 
     Attributes:
-        answer_format: its name.
-        templates: task -> text, in which `{phrase}` stands for the one phrase that the task asks for, or `{phrases}`
-            for all of them.
-        described: the same for phrases of which one is no name (`is_name`), in which `{phrases}` are quoted; a task
-            that is not here has a template for all phrases.
-        if_none: what to answer when nothing is there: appended on demand.
-        separator: what stands between phrases.
+        answer_format: name of the format.
+        templates: task -> text with the placeholder `{phrase}` (the task takes one phrase) or `{phrases}`.
+        described: task -> text with quoted `{phrases}`, used if one of them is no class name (`is_name`); a task
+            without an entry uses `templates`.
+        if_none: what to answer if there is no object; appended on demand.
+        separator: text between phrases.
 
     >>> ask = Wording("griffon", {"counting": "Count the {phrase}."}, " If there is none, output None.")
     >>> ask("counting", ["red cups"], allow_none=True)
@@ -77,10 +76,10 @@ class Wording:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __call__(self, task: str, phrases: Sequence[str], *, allow_none: bool = False) -> str:
-        """The question for `phrases`.
+        """Return the question for `phrases`.
 
         Raises:
-            ValueError: a task that the format cannot answer, no phrase, or several where the task asks for one.
+            ValueError: a task that the format cannot answer, no phrase, or several phrases where the task takes one.
         """
         if task not in self.templates:
             known = ", ".join(self.templates)

@@ -1,4 +1,4 @@
-"""Answers that are no boxes: a count as a number or in words, and plain text."""
+"""Answers without boxes: a count as a number or in words, and plain text."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from verl_visionr1.answers.numbers import stated_numbers
 from verl_visionr1.answers.wording import Wording
 
 MAX_COUNT = 1e9
-"""A larger number is no count."""
+"""The largest valid count."""
 
 
 def parse_count(text: str) -> Answer:
     r"""Read a count: `7`, `seven`, `<answer> 7 </answer>`, `\boxed{7}`, `There are 7 cats.`, `no cats`.
 
-    The answer is what `parse_text` reads; the one number that it states is the count (`numbers.stated_numbers`). "no"
-    and "none" are 0 where no number stands. Several different numbers are no count; numbers in the reasoning are never
-    read. Well-formed: the number alone, marked up or not, with a full stop or not. A list of boxes or points is no
-    number: `counting-list` takes its length. Numbers that are negative, not finite or above `MAX_COUNT` are no count.
+    The answer is the text that `parse_text` reads; the one number in it is the count (`numbers.stated_numbers`).
+    Without a number, "no" and "none" are 0. Several different numbers are no count; numbers in the reasoning are never
+    read. Well-formed: the number alone, optionally with markup or a full stop. A list of boxes or points is no number:
+    the preset `counting-list` takes its length. Negative, infinite and larger numbers than `MAX_COUNT` are no count.
 
     Returns:
         An `Answer` whose `count` is finite and in [0, `MAX_COUNT`], or None with a defect.
 
     >>> parse_count("<think>3 here, 4 there</think><answer> 7 </answer>").count
     7.0
-    >>> said = parse_count("There are twenty-one cats.")
-    >>> said.count, [defect.value for defect in said.defects]
+    >>> answer = parse_count("There are twenty-one cats.")
+    >>> answer.count, [defect.value for defect in answer.defects]
     (21.0, ['prose'])
     >>> parse_count("<think>7").count is None
     True
@@ -39,28 +39,28 @@ def parse_count(text: str) -> Answer:
         return Answer(defects=(*defects, Defect.WRONG_KIND))
     numbers = stated_numbers(body)
     if len(numbers) == 1:
-        value, said = numbers[0].value, body[numbers[0].start : numbers[0].end]
+        value, written = numbers[0].value, body[numbers[0].start : numbers[0].end]
     elif numbers:
         return Answer(defects=(*defects, Defect.NO_COUNT))
     elif (none := _NONE.search(body)) is not None:
-        value, said = 0.0, none.group()
+        value, written = 0.0, none.group()
     else:
         return Answer(defects=(*defects, Defect.NO_COUNT))
     if not 0.0 <= value <= MAX_COUNT:
         return Answer(defects=(*defects, Defect.NO_COUNT))
-    if body.strip(_MARKUP) != said.strip(_MARKUP) and Defect.PROSE not in defects:
+    if body.strip(_MARKUP) != written.strip(_MARKUP) and Defect.PROSE not in defects:
         defects = (*defects, Defect.PROSE)
     return Answer(count=value, defects=defects)
 
 
 def parse_text(text: str) -> Answer:
-    r"""Read an answer in words: what follows `</think>`; of that, the last `<answer>`, GLM box or `\boxed{}`, if any.
+    r"""Read an answer in words: the text after `</think>`; of that, the last `<answer>`, GLM box or `\boxed{}`, if any.
 
-    Well-formed: some text, in closed tags if in any, and none around `<answer>`. Text around a GLM box or `\boxed{}`
-    is how models lead up to them, and no defect. Reasoning that was opened anywhere and never closed is no answer.
+    Well-formed: some text; tags are optional, but closed, and there is no text around `<answer>`. Text around a GLM
+    box or `\boxed{}` is no defect: models introduce them with words. Reasoning that is never closed is no answer.
 
     Returns:
-        An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect where there is none.
+        An `Answer` whose `text` is stripped and at most `MAX_CHARS` long; "" with a defect if there is no answer.
 
     >>> parse_text("<think>It barks.</think><answer> a dog </answer>").text
     'a dog'
@@ -81,7 +81,7 @@ _BOX = ("<|begin_of_box|>", "<|end_of_box|>")
 
 
 def answer_in(text: str) -> tuple[str, tuple[Defect, ...]]:
-    """The part of a completion that is its answer, stripped, and what is wrong around it. Linear time."""
+    """Return the stripped answer of a completion, and the defects around it. Linear time."""
     body, defects = after_reasoning(text.strip())
     body, box_closed = _inside_box(body)
     body, boxed_closed = _read_boxed(body)
@@ -89,7 +89,7 @@ def answer_in(text: str) -> tuple[str, tuple[Defect, ...]]:
 
 
 def _inside_box(body: str) -> tuple[str, bool]:
-    """The last GLM box; True if it was closed, or there is none."""
+    """Return the content of the last GLM box, or all text without one; True unless a box is never closed."""
     start = body.rfind(_BOX[0])
     if start < 0:
         return body, True
@@ -99,7 +99,7 @@ def _inside_box(body: str) -> tuple[str, bool]:
 
 
 def _read_boxed(body: str) -> tuple[str, bool]:
-    r"""The last `\boxed{...}`, braces inside it paired; True if it was closed, or there is none."""
+    r"""Return the content of the last `\boxed{...}`, with paired braces; True unless it is never closed."""
     start = body.rfind("\\boxed{")
     if start < 0:
         return body, True

@@ -1,8 +1,8 @@
-"""The criteria of a vision reward: each a pure function into [0, 1] that names what it looks at.
+"""The criteria of a vision reward: pure functions into [0, 1] that receive the inputs they name.
 
 A criterion's positional parameters are fields of `rewards.base.CriterionInput`: `completion`, `answer`, `target`,
-`matching`, `class_aware`, `thresholds`, `accuracy`, `n_tokens`, `max_tokens`, `grid_wh`; it is handed those it names,
-and nothing else. Its keyword-only parameters are options, with defaults, that a preset may set.
+`matching`, `class_aware`, `thresholds`, `accuracy`, `n_tokens`, `max_tokens`, `grid_wh`. Its keyword-only parameters
+are options with defaults, which a preset may set.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = [
 CRITERIA: Mapping[str, Callable[..., float]] = MappingProxyType(
     {
         criterion.__name__: criterion
-        for room in (detection, dense, average_precision, grounding, counting, pointing, text, structure)
-        for criterion in room.CRITERIA
+        for module in (detection, dense, average_precision, grounding, counting, pointing, text, structure)
+        for criterion in module.CRITERIA
     }
 )
-"""Every criterion that a preset may name, by its function's name."""
+"""Function name -> criterion, for all criteria that a preset can use."""

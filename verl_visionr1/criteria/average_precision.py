@@ -1,12 +1,12 @@
-"""COCO average precision (AP) of one image: order-free for answers without scores, and the ranked core of COCO itself.
+"""COCO average precision (AP) of one image, for answers without scores (independent of order) and for ranked lists.
 
-Legend: tau an IoU threshold; for each class k pairs at IoU >= tau, n_P predictions, n_T targets. A language model
-gives no scores, so all its boxes tie. Released code breaks the tie by the order of writing: a false alarm is free after
-the true boxes and ruinous before them. Here the tied boxes are one point of the precision-recall curve,
+Legend: tau is an IoU threshold; each class has k pairs at IoU >= tau, n_P predictions and n_T targets. A language model
+gives no scores, so all its boxes tie. Released code breaks the tie by the order of the text: a false positive is free
+after the true positives and costs most before them. Here the tied boxes are one point of the precision-recall curve,
 
     AP_tau = precision * recall = k/n_P * k/n_T,
 
-which is also (but for COCO's grid of 101 recalls) the AP of the least favourable order.
+which is also (except for COCO's grid of 101 recalls) the AP of the least favourable order.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from verl_visionr1.matching import Matching, find_ignored
 from verl_visionr1.targets import Target, normalize_label
 
 IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
-"""COCO's tau: .50, .55 ... .95, to the bit."""
+"""COCO's tau: .50, .55 ... .95, bit for bit."""
 RECALLS: tuple[float, ...] = tuple(np.linspace(0.0, 1.0, 101).tolist())
-"""COCO's grid of recalls, to the bit."""
+"""COCO's grid of recalls, bit for bit."""
 
 Candidates: TypeAlias = list[tuple[bool, float, int]]
-"""The targets that a prediction may take: whether before others, IoU, index."""
+"""The candidate targets of a prediction: whether preferred, IoU, index."""
 
 
 def ap(answer: Answer, target: Target, matching: Matching) -> float:
     """Mean over tau = .50:.05:.95 and over the classes of the target of AP with tied scores, in [0, 1].
 
-    Pairs are those of the preset's matching, so no box counts twice and order plays no part; labels are compared
-    without case; there is no cap of 100 detections. A prediction of no class that is there (another label, or a box
-    that cannot be read) is a false alarm of all classes alike: each of C classes bears 1/C of it. A target that knows
-    one label only is one class, whatever the answer calls it. n_T = 0: 1.0 iff nothing was predicted. As with any mean
-    over classes, a false alarm in a class that stands at 0 takes nothing more away.
+    Pairs are those of the preset's matching, so no box counts twice and the order does not matter. Labels are compared
+    without case; there is no cap of 100 detections. A prediction of a class that the target lacks, or an unreadable
+    box, is a false positive shared by all C classes: 1/C for each. A target with one label has one class, whatever the
+    answer's labels. n_T = 0: 1.0 iff nothing was predicted. As in any mean over classes, a false positive in a class
+    whose AP is 0 costs nothing more.
 
-    Source: COCO's metric as a reward, VLM-R1 (arXiv 2504.07615, `od_ap`), with the ties repaired.
+    Source: COCO's metric as a reward, VLM-R1 (arXiv 2504.07615, `od_ap`), with repaired ties.
     """
     return _group_ties(answer, target, matching, IOU_THRESHOLDS)
 
 
 def ap50(answer: Answer, target: Target, matching: Matching) -> float:
-    """As `ap`, for tau = .50 alone (VLM-R1's `od_ap50`)."""
+    """`ap` at tau = .50 only (VLM-R1's `od_ap50`)."""
     return _group_ties(answer, target, matching, IOU_THRESHOLDS[:1])
 
 
 def od_length(answer: Answer, target: Target, matching: Matching) -> float:
     """`ap` times min(1, n_T / n_P) over all classes, in [0, 1]: VLM-R1's reward for open-vocabulary detection.
 
-    n_P counts every claimed box. Surplus boxes thus cost twice, in precision and in length, as in the released code
-    when they are written first. n_T = 0: 1.0 iff nothing was predicted. Source: arXiv 2504.07615, Eq. 7-8
+    n_P counts every predicted box, dropped ones included. Surplus boxes cost twice, in precision and in length, as in
+    the released code if they come first. n_T = 0: 1.0 iff nothing was predicted. Source: arXiv 2504.07615, Eq. 7-8
     (`odLength`).
     """
     share = matching.n_target / matching.n_predicted if matching.n_predicted > matching.n_target else 1.0
@@ -73,18 +73,23 @@ def _group_ties(answer: Answer, target: Target, matching: Matching, taus: Sequen
     ious_of: dict[str, list[float]] = {}
     for (_, t), pair_iou in zip(matching.pairs, matching.ious, strict=True):
         ious_of.setdefault(labels[t], []).append(pair_iou)
-    wanted = Counter(labels)
-    said = _n_unmatched(answer, target, matching)
-    n_said = {label: len(ious_of.get(label, ())) + said.get(label, 0) for label in wanted}
-    stray = max(n_predicted - sum(n_said.values()), 0) / len(wanted)
-    total = sum([_tied_in_class(ious, n_said[label] + stray, wanted[label], taus) for label, ious in ious_of.items()])
-    return min(total / len(wanted), 1.0)
+    n_target_of = Counter(labels)
+    unmatched = _count_unmatched(answer, target, matching)
+    n_predicted_of = {label: len(ious_of.get(label, ())) + unmatched.get(label, 0) for label in n_target_of}
+    stray = max(n_predicted - sum(n_predicted_of.values()), 0) / len(n_target_of)
+    total = sum(
+        [
+            _tied_in_class(ious, n_predicted_of[label] + stray, n_target_of[label], taus)
+            for label, ious in ious_of.items()
+        ]
+    )
+    return min(total / len(n_target_of), 1.0)
 
 
-def _n_unmatched(answer: Answer, target: Target, matching: Matching) -> dict[str, int]:
-    """How many boxes without a pair, outside ignore regions, carry each label."""
-    apart = {p for p, _ in matching.pairs} | find_ignored(answer, target, matching)
-    as_written = Counter([label for p, label in enumerate(answer.labels) if p not in apart])
+def _count_unmatched(answer: Answer, target: Target, matching: Matching) -> dict[str, int]:
+    """Count the boxes of each label that have no pair and are outside ignore regions."""
+    excluded = {p for p, _ in matching.pairs} | find_ignored(answer, target, matching)
+    as_written = Counter([label for p, label in enumerate(answer.labels) if p not in excluded])
     counts: dict[str, int] = {}
     for label, count in as_written.items():
         label = normalize_label(label)
@@ -98,7 +103,7 @@ def _tied_in_class(ious: Sequence[float], n_predicted: float, n_target: int, tau
     return sum([k * k for k in found]) / (len(taus) * n_predicted * n_target)
 
 
-# --- AP of a ranked list, as COCO has it ----------------------------------------------------------------------------
+# --- COCO's AP of a ranked list -------------------------------------------------------------------------------------
 
 
 def rank_matches(
@@ -108,19 +113,19 @@ def rank_matches(
     last: Sequence[bool] = (),
     shared: Sequence[bool] = (),
 ) -> list[list[int]]:
-    """Which target each prediction takes at each tau, by COCO's greedy rule.
+    """Match predictions to targets at each tau by COCO's greedy rule.
 
-    In the order of its rows each prediction takes the free target that it overlaps most (of equals the last), if that
-    IoU reaches tau.
+    In row order, each prediction takes the free target of the largest IoU (the last one in a tie), if that IoU is at
+    least tau.
 
     Args:
         iou_pt: IoU of P predictions of one class, best score first, with its T targets; shape (P, T).
-        taus: thresholds in (0, 1], rising.
-        last: T flags of targets that are taken only where no other one can be.
-        shared: T flags of targets that any number of predictions may take.
+        taus: thresholds in (0, 1], increasing.
+        last: T flags of targets that are taken only if no other target is possible.
+        shared: T flags of targets that several predictions may take.
 
     Returns:
-        One list for each tau, of P indices of targets; -1 for none.
+        For each tau a list of P target indices; -1 for none.
 
     >>> rank_matches(np.array([[0.6, 0.0], [0.9, 0.0]]), (0.5, 0.75))
     [[0, -1], [-1, 0]]
@@ -132,17 +137,17 @@ def rank_matches(
     overlaps: list[float] = iou_pt[rows, columns].tolist()
     for p, t, overlap in zip(ps, ts, overlaps, strict=True):
         candidates[p].append((not (last and last[t]), overlap, t))
-    for some in candidates:
-        some.sort(reverse=True)
-    many = {t for t, is_shared in enumerate(shared) if is_shared}
-    return [_matches(candidates, tau, many) for tau in taus]
+    for row in candidates:
+        row.sort(reverse=True)
+    shared_ts = {t for t, is_shared in enumerate(shared) if is_shared}
+    return [_match_at(tau, candidates, shared_ts) for tau in taus]
 
 
-def _matches(candidates: list[Candidates], tau: float, shared: set[int]) -> list[int]:
+def _match_at(tau: float, candidates: list[Candidates], shared: set[int]) -> list[int]:
     taken: set[int] = set()
     matches: list[int] = []
-    for some in candidates:
-        chosen = next((t for _, overlap, t in some if overlap >= tau and t not in taken), -1)
+    for row in candidates:
+        chosen = next((t for _, overlap, t in row if overlap >= tau and t not in taken), -1)
         matches.append(chosen)
         if chosen not in shared:
             taken.add(chosen)
@@ -154,7 +159,7 @@ def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:
 
     Args:
         hits: for each prediction, best score first, whether it is a true positive.
-        n_target: how many there are to find, at least 1.
+        n_target: number of targets, at least 1.
 
     >>> round(ap_of_ranking([True], 2), 5), round(ap_of_ranking([False, True], 1), 5)
     (0.50495, 0.5)
@@ -171,4 +176,4 @@ def ap_of_ranking(hits: Sequence[bool], n_target: int) -> float:
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (ap, ap50, od_length)
-"""What a preset may name."""
+"""Criteria for presets."""

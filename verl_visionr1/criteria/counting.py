@@ -1,7 +1,7 @@
-"""Criteria of counts. All compare what the answer states (a number, or the length of its list) with `target.count`.
+"""Criteria of counts. All compare the predicted count (a number, or the length of a list) with `target.count`.
 
-Legend: y the true count, s the stated one, e = |s - y| / max(y, 1) the relative error: y = 0 is a count like any
-other, right only if it is met. An answer that no count can be read from scores 0, whatever the target.
+Legend: y is the true count, s the predicted one, e = |s - y| / max(y, 1) the relative error. y = 0 is a count like any
+other: only 0 is right. An answer without a count scores 0, whatever the target.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ def count_exact(answer: Answer, target: Target) -> float:
 
 
 def count_fuzzy(answer: Answer, target: Target, *, cutoff: float = 0.5) -> float:
-    """max(0, 1 - e / cutoff): CrowdVLM-R1's fuzzy reward, continuous and with 0 counted.
+    """max(0, 1 - e / cutoff): CrowdVLM-R1's fuzzy reward, made continuous and defined for y = 0.
 
-    The released one is 1.5 - e below e = .5 and 0 from there on: it jumps from 1 to 0, pays 1.5 for the truth and
-    nothing where y = 0.
-
-    With cutoff 1 it is Video-R1's relative reward, with y = 0 counted.
+    The released reward is 1.5 - e below e = .5 and 0 from there on: it jumps from 1 to 0, gives 1.5 for the exact count
+    and nothing for y = 0. With cutoff 1 this is Video-R1's relative reward, defined for y = 0.
 
     Raises:
-        ValueError: a cutoff that is not above 0.
+        ValueError: a cutoff of 0 or less.
     """
     if not cutoff > 0.0:
         raise ValueError(f"count_fuzzy: cutoff = {cutoff!r}: needs a number above 0")
@@ -36,9 +34,9 @@ def count_fuzzy(answer: Answer, target: Target, *, cutoff: float = 0.5) -> float
 
 
 def count_mra(answer: Answer, target: Target) -> float:
-    """Mean relative accuracy, as OneThinker rewards it: share of t in .5, .55, ... .95 with e < 1 - t.
+    """Mean relative accuracy, OneThinker's reward: share of t in .5, .55, ... .95 with e < 1 - t.
 
-    The bound is exact: e = .1 is not below 1 - .9. (In float32, 1 - .9 comes out above .1 and 1 - .6 below .4.)
+    The bound is exact: e = .1 is not below 1 - .9. (In float32, 1 - .9 is above .1 and 1 - .6 below .4.)
     """
     if target.count is None or not _is_read(answer):
         return 0.0
@@ -52,11 +50,11 @@ def _is_read(answer: Answer) -> bool:
 
 
 def _error(answer: Answer, target: Target) -> float | None:
-    """e; None where no count can be read or the target has none."""
+    """Return e; None if the answer or the target has no count."""
     if target.count is None or not _is_read(answer):
         return None
     return abs(answer.stated_count - target.count) / max(target.count, 1)
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (count_exact, count_fuzzy, count_mra)
-"""What a preset may name."""
+"""Criteria for presets."""

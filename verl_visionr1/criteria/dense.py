@@ -1,7 +1,7 @@
-"""Further criteria of detection from the field: V-Triune, big_vision, Visual-RFT, Vero, VLM-R1; and size-aware ones.
+"""Further published criteria of detection: V-Triune, big_vision, Visual-RFT, Vero, VLM-R1; and size-aware ones.
 
-Legend: n_P predicted boxes, n_T target boxes, sums over matched pairs of the preset's matching (one-to-one and free of
-order). All are in [0, 1], and where n_T = 0 they are 1.0 iff nothing was predicted.
+Legend: n_P predicted boxes, n_T target boxes; sums are over the pairs of the preset's matching (one-to-one, independent
+of order). All criteria are in [0, 1]; for n_T = 0 they are 1.0 iff nothing was predicted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from verl_visionr1.targets import Target, normalize_label
 
 
 def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
-    """Sum of matched IoU of at least `match_iou` over max(n_P, n_T): misses and surplus boxes cost alike.
+    """Sum of matched IoU of at least `match_iou` over max(n_P, n_T): misses and surplus boxes cost the same.
 
-    For one referent and one box it is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
-    Visual-RFT's (arXiv 2503.01785, `compute_reward_iou_v2`), whose bound is strict and whose matching is greedy.
+    For one referent and one box this is their IoU (VLM-R1's reward of referring expressions). With `match_iou` .5 it is
+    Visual-RFT's reward (arXiv 2503.01785, `compute_reward_iou_v2`), which has a strict bound and greedy matching.
     """
     most = max(matching.n_predicted, matching.n_target)
     return sum(_reaching(matching.ious, match_iou)) / most if most else 1.0
@@ -33,9 +33,9 @@ def soft_iou(matching: Matching, *, match_iou: float = 0.0) -> float:
 def weighted_sum(matching: Matching) -> float:
     """.7 * (sum of matched IoU >= .5) / n_T + .3 * (recall + precision) / 2, both at IoU .5 (VLM-R1).
 
-    The second term is the released "completeness", 1 - (miss rate + false alarm rate) / 2. Repaired: pairs agree in
-    label (a wrong label still earned .3), and the matching is the best one, not a greedy one. Duplicates cost little,
-    as released: ten for one earn .865.
+    The second term is the released "completeness", 1 - (miss rate + false alarm rate) / 2. Repaired: pairs must agree
+    in label (a wrong label still earned .3), and the matching is optimal instead of greedy. As released, duplicates
+    cost little: ten boxes for one object earn .865.
     """
     return _position_and_completeness(matching, _reaching(matching.ious, 0.5))
 
@@ -49,7 +49,7 @@ def _position_and_completeness(matching: Matching, ious: Sequence[float]) -> flo
     if not n_predicted or not n_target:
         return 1.0 if n_predicted == n_target else 0.0
     completeness = (len(ious) / n_target + len(ious) / n_predicted) / 2.0
-    return 0.7 * (sum(ious) / n_target) + 0.3 * completeness  # so that perfect is 1.0 to the bit
+    return 0.7 * (sum(ious) / n_target) + 0.3 * completeness  # in this order a perfect answer is exactly 1.0
 
 
 # --- V-Triune and big_vision -----------------------------------------------------------------------------------------
@@ -68,18 +68,18 @@ def v_triune(
     """V-Triune's dynamic IoU reward (arXiv 2505.18129, label-first): s * size_penalty ** (surplus / n_T).
 
     s = .7 * (sum of matched IoU >= eps) / n_T + .3 * (recall + precision at eps) / 2, where eps is
-    `thresholds.match_iou`. Order-free: released, each target in turn takes the best box left with its label; here the
-    pairs of equal label with the largest total IoU are taken, and those below eps do not count.
+    `thresholds.match_iou`. Independent of order: in the released code each target in turn takes the best remaining box
+    of its label; here the pairs of equal label have the largest total IoU, and pairs below eps do not count.
 
-    surplus: targets without a box at IoU .5, and boxes without a target at .5. Released, the exponent is |n_P - n_T|:
-    there a false alarm makes up for a miss and so pays. Counting both costs a scene of many objects its whole reward
-    for a few mistakes, so the exponent is relative to n_T. For one object it is the released one. Released, repeated
-    boxes are removed first; here they cost.
+    surplus: targets without a box at IoU .5, and boxes without a target at .5. The released exponent is |n_P - n_T|:
+    a false positive offsets a miss and so earns reward. Counting both would cost a scene of many objects all its reward
+    for a few mistakes, so the exponent is relative to n_T. For one object it is the released one. The released code
+    first removes repeated boxes; here they cost.
 
     Args:
-        size_penalty: factor in [0, 1], for as many surplus boxes as there are objects.
-        size_aware: small targets are compared as in `precision_size_aware`: at eps = .99 rounding to whole pixels alone
-            may fail any box below 200 pixels.
+        size_penalty: factor in [0, 1] that applies when the surplus equals the number of objects.
+        size_aware: compare small targets as in `precision_size_aware`. At eps = .99 rounding to whole pixels alone may
+            fail any box below 200 pixels.
     """
     if not 0.0 <= size_penalty <= 1.0:
         raise ValueError(f"size_penalty = {size_penalty!r}: needs a factor in [0, 1]")
@@ -106,17 +106,17 @@ def big_vision(
     penalty: float = 0.3,
     class_weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Detection reward of arXiv 2302.08242: recall at IoU .50:.05:.95, averaged, less a penalty for surplus boxes.
+    """Detection reward of arXiv 2302.08242: mean recall at IoU .50:.05:.95, minus a penalty for surplus boxes.
 
     (sum over pairs of w * (share of the ten thresholds that their IoU reaches) / sum of w over targets)
-    - penalty * (predictions without a target at IoU .5) / n_T, cut off below 0, in [0, 1]; w is the class weight of the
-    target. As released the penalty is for duplicates only, since scores rank plain false alarms away; without scores
-    they would be free, so here every box without an object pays, the mean weight whatever its label.
+    - penalty * (predictions without a target at IoU .5) / n_T, clipped to [0, 1]; w is the class weight of the target.
+    The released penalty is for duplicates only, since scores rank false positives last. Without scores these would be
+    free, so here every box without an object costs the same, whatever its label.
 
     Args:
-        penalty: at least 0; cost of a surplus box, in shares of one object.
-        class_weights: label -> positive weight; labels that it lacks weigh 1. The paper takes
-            1 / (frequency + .05 * sum of frequencies). None: all alike.
+        penalty: at least 0; cost of a surplus box, as a share of one object.
+        class_weights: label -> positive weight; other labels have weight 1. The paper uses
+            1 / (frequency + .05 * sum of frequencies). None: equal weights.
 
     Raises:
         ValueError: a penalty or weight out of range.
@@ -144,23 +144,23 @@ def _target_weights(target: Target, class_weights: Mapping[str, float]) -> list[
     return weights
 
 
-# --- thresholds that the frame can write -----------------------------------------------------------------------------
+# --- thresholds that the frame can reach -----------------------------------------------------------------------------
 
 
 STEP_IOU = 1.0 / 3.0
-"""IoU, in one direction, of two spans one step long and half a step apart: all that a frame can promise."""
+"""IoU, in one direction, of two spans one step long and half a step apart: the least that a frame guarantees."""
 
 
 def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
-    """The IoU with `widen` that an answer keeps at least, when each edge is rounded to the nearest step, in [1/9, 1].
+    """The smallest IoU with `widen` after rounding each edge to the nearest step, in [1/9, 1].
 
-    An edge moves by at most half a step. IoU is least where all four move inwards (to move one of them outwards
-    instead adds less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h. In
-    each direction it is `STEP_IOU` at least, for any answer of a step or more around the middle of the box.
+    An edge moves by at most half a step. IoU is smallest if all four move inwards (moving one outwards instead adds
+    less to the union than the overlap loses): (1 - gx/w) * (1 - gy/h), for steps gx, gy and size w, h. In each
+    direction it is at least `STEP_IOU`, for any answer of a step or more around the middle of the box.
 
     Args:
         box_xyxy: target box in pixels of the original image.
-        grid_wh: smallest step of the model's frame, in pixels of the original image; 0 is a frame without steps.
+        grid_wh: smallest step of the model's frame, in pixels of the original image; 0 for a frame without steps.
 
     >>> round(reachable_iou((0.0, 0.0, 20.0, 20.0), (1.0, 1.0)), 4)
     0.9025
@@ -170,7 +170,7 @@ def reachable_iou(box_xyxy: Box, grid_wh: tuple[float, float]) -> float:
 
 
 def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
-    """The box made one step wide and high, around its middle, where it is less: no frame can write it smaller.
+    """Widen the box around its middle to at least one step in each direction, the smallest size a frame can write.
 
     >>> widen((2.0, 0.0, 3.0, 50.0), (4.0, 4.0))
     (0.5, 0.0, 4.5, 50.0)
@@ -183,10 +183,10 @@ def widen(box_xyxy: Box, grid_wh: tuple[float, float]) -> Box:
 def recall_size_aware(
     answer: Answer, matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
 ) -> float:
-    """`recall` (Eq. 5 with Eq. 8), where no target asks for more than its `reachable_iou`.
+    """`recall` (Eq. 5 with Eq. 8), with each target's threshold capped at its `reachable_iou`.
 
-    A target smaller than a step is compared as `widen` too, and the better of the two IoU counts. For boxes of many
-    steps it is `recall`; for small ones it forgives what rounding alone can cost.
+    A target smaller than a step is also compared after `widen`; the better IoU counts. For boxes of many steps it
+    equals `recall`; for small boxes it ignores the loss that rounding alone can cause.
     """
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
@@ -199,9 +199,9 @@ def recall_size_aware(
 def precision_size_aware(
     answer: Answer, matching: Matching, thresholds: Thresholds, target: Target, grid_wh: tuple[float, float]
 ) -> float:
-    """`precision` (Eq. 6 with Eq. 8), where match, floor and full credit are at most the `reachable_iou`.
+    """`precision` (Eq. 6 with Eq. 8), with match, floor and full credit capped at the `reachable_iou`.
 
-    A pair that reaches its limit has full credit; small targets are compared as in `recall_size_aware`. n_P = 0: 1.0
+    A pair that reaches its cap has full credit; small targets are compared as in `recall_size_aware`. n_P = 0: 1.0
     iff n_T = 0.
     """
     if not matching.n_predicted:
@@ -216,7 +216,7 @@ def precision_size_aware(
 def _compare(
     answer: Answer, matching: Matching, target: Target, grid_wh: tuple[float, float]
 ) -> list[tuple[float, float]]:
-    """Of each pair, the IoU that counts, and the `reachable_iou` of its target."""
+    """Return for each pair the IoU that counts, and the `reachable_iou` of its target."""
     boxes = cast(Boxes, target.boxes_xyxy)
     compared: list[tuple[float, float]] = []
     for (p, t), overlap in zip(matching.pairs, matching.ious, strict=True):
@@ -235,4 +235,4 @@ CRITERIA: tuple[Callable[..., float], ...] = (
     recall_size_aware,
     precision_size_aware,
 )
-"""What a preset may name."""
+"""Criteria for presets."""

@@ -1,7 +1,7 @@
 """Criteria of boxes: well-formed, recall, precision (Vision-R1, arXiv 2503.18013), and the threshold-free ones.
 
 Legend: n_P predicted boxes, n_T target boxes, M matched pairs, f the differentiation of Eq. 8. All comparisons include
-their bound: an IoU that is the threshold, up to `EPSILON` of rounding, has reached it.
+their bound: an IoU equal to the threshold, up to `EPSILON` of rounding, reaches it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from verl_visionr1.matching import Matching
 
 
 def well_formed(answer: Answer) -> float:
-    """1.0 iff the answer follows the asked-for template and its content is sound (Eq. 4), else 0.0.
+    """1.0 iff the answer has the requested format and valid content (Eq. 4), else 0.0.
 
-    Sound: a list of objects, each with a label and a box of four finite numbers, x1 < x2, y1 < y2, inside the frame.
-    The empty list is sound. `{}`, `3`, `null`, prose and a cut-off list are not.
+    Valid: a list of objects, each with a label and a box of four finite numbers, x1 < x2, y1 < y2, inside the frame.
+    The empty list is valid. `{}`, `3`, `null`, prose and a truncated list are not.
     """
     return 0.0 if answer.defects else 1.0
 
@@ -37,7 +37,7 @@ def recall(matching: Matching, thresholds: Thresholds) -> float:
 def precision(matching: Matching, thresholds: Thresholds) -> float:
     """Sum of f(IoU) over the pairs matched at xi0, over n_P (Eq. 6 with Eq. 8).
 
-    n_P counts every claimed box, so duplicates, junk boxes and, where labels matter, wrong labels cost.
+    n_P counts every predicted box, so duplicates, junk boxes and, if labels matter, wrong labels cost.
     n_P = 0: 1.0 iff n_T = 0.
     """
     if not matching.n_predicted:
@@ -53,7 +53,7 @@ def precision(matching: Matching, thresholds: Thresholds) -> float:
 def iou_mean(matching: Matching) -> float:
     """Sum of matched IoU over n_T: threshold-free. n_T = 0: 1.0 iff nothing was predicted.
 
-    A miss counts as 0; a false alarm does not show here (see `f1_50`).
+    A miss counts as 0; false positives have no effect (see `f1_50`).
     """
     if not matching.n_target:
         return 0.0 if matching.n_predicted else 1.0
@@ -61,7 +61,7 @@ def iou_mean(matching: Matching) -> float:
 
 
 def f1_50(matching: Matching) -> float:
-    """F1 with matches at IoU >= .5, whatever the stage: 2 M / (n_P + n_T). Both empty: 1.0."""
+    """F1 with matches at IoU >= .5 at every stage: 2 M / (n_P + n_T). Both empty: 1.0."""
     if not matching.n_predicted and not matching.n_target:
         return 1.0
     found = 0
@@ -72,4 +72,4 @@ def f1_50(matching: Matching) -> float:
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (well_formed, recall, precision)
-"""What a preset may name."""
+"""Criteria for presets."""

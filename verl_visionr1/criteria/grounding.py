@@ -2,7 +2,7 @@
 
 All have one form, which covers a single referent, several phrases (each a label) and phrases with several referents:
 the sum of g(pair) over the matched pairs, divided by max(n_P, n_T). One referent and one box give g itself; surplus
-boxes and misses cost alike. n_T = 0, a phrase without a referent: 1.0 iff nothing was predicted. The plain IoU is
+boxes and misses cost the same. n_T = 0, a phrase without a referent: 1.0 iff nothing was predicted. The plain IoU is
 `dense.soft_iou`.
 """
 
@@ -21,21 +21,20 @@ def iou2_over_max(matching: Matching) -> float:
 
 
 def soft_giou(matching: Matching) -> float:
-    """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object still earns more the nearer it is.
+    """g = (1 + GIoU) / 2, in [0, 1]: a box that misses its object earns more the nearer it is.
 
-    Needs pairs matched by GIoU, `matching: giou`. As in the systems that reward GIoU (NeMo-RL, Visual-RFT on LISA) a
-    box that covers its object whole earns at least a half, and where a target is missed a guess earns more than
-    silence.
+    Needs pairs matched by GIoU, `matching: giou`. A box that covers its whole object earns at least .5, and a guess
+    earns more than an empty answer, as in other systems that reward GIoU (NeMo-RL, Visual-RFT on LISA).
     """
     most = max(matching.n_predicted, matching.n_target)
     return sum([(1.0 + pair_giou) / 2.0 for pair_giou in matching.ious]) / most if most else 1.0
 
 
 def hit_over_max(matching: Matching, *, match_iou: float = 0.5) -> float:
-    """g = 1 where IoU >= `match_iou`, else 0: the accuracy that referring expressions are measured by."""
+    """g = 1 if IoU >= `match_iou`, else 0: the accuracy metric of referring expressions."""
     most = max(matching.n_predicted, matching.n_target)
     return sum([pair_iou >= match_iou - EPSILON for pair_iou in matching.ious]) / most if most else 1.0
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (iou2_over_max, soft_giou, hit_over_max)
-"""What a preset may name."""
+"""Criteria for presets."""

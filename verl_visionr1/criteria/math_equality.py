@@ -1,8 +1,8 @@
-"""Whether two texts are equal as mathematics, in bounded time.
+"""Compares two texts as mathematics, in bounded time.
 
-math-verify asks sympy, which may take for ever (9^9^9^9), and stops it by signals, which only a main thread can take:
-reward workers score in threads. So a child process (`math_worker`) does it, one per process, started on first use; it
-keeps the deadlines itself and ends with its parent, as its standard input closes.
+math-verify calls sympy, which may never return (9^9^9^9), and stops it by signals, which need the main thread. Reward
+workers score in threads, so a child process (`math_worker`) compares, one per process, started on first use. It keeps
+the deadlines itself, and ends with its parent when its standard input closes.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from functools import lru_cache
 MAX_MATH_CHARS = 2000
 """A longer text equals only itself."""
 MAX_DEPTH = 25
-"""So does one with brackets nested deeper: it would keep the child busy until the deadline."""
+"""A text with more nested brackets equals only itself: it would keep the child busy until the deadline."""
 WALL_FACTOR = 10.0
-"""A question may take so many times its CPU seconds by the clock: a busy machine says nothing of the question."""
+"""Wall-clock limit of a comparison as a multiple of its CPU seconds: on a busy machine they differ."""
 GRACE_SECONDS = 2.0
-"""How long after its deadline a child may be silent."""
+"""Time to wait for the child after the deadline."""
 START_SECONDS = 120.0
-"""How long a child may take to load sympy on a busy machine."""
+"""Time to wait until the child has loaded sympy on a busy machine."""
 
 
 class WorkerError(RuntimeError):
-    """The child process cannot be started; the message tells why."""
+    """The child process cannot be started; the message gives the reason."""
 
 
-def is_equal(said: str, gold: str, seconds: float) -> bool:
-    r"""Whether `said` states the same as `gold`; both may be LaTeX, with $ or without, or plain.
+def is_equal(predicted: str, gold: str, seconds: float) -> bool:
+    r"""Whether `predicted` equals `gold` as mathematics; both may be plain text or LaTeX, with or without $.
 
-    Equal texts and plain numbers are compared at once; words that hold no mathematics equal only themselves.
-    Thread-safe. False where no verdict came within `seconds` of CPU, or `WALL_FACTOR` times as many by the clock.
-    Start-up of the child is not counted.
+    Equal texts and plain numbers are compared at once; words without mathematics equal only themselves. Thread-safe.
+    False if there is no verdict within `seconds` of CPU, or `WALL_FACTOR` times as many by the clock. Start-up of the
+    child is not counted.
 
     Raises:
         WorkerError: the child process cannot be started.
@@ -49,24 +49,24 @@ def is_equal(said: str, gold: str, seconds: float) -> bool:
     >>> is_equal("1,000", "1000.0", seconds=2.0)
     True
     """
-    said, gold = _plain(said), _plain(gold)
-    if said == gold:
+    predicted, gold = _plain(predicted), _plain(gold)
+    if predicted == gold:
         return bool(gold)
-    a, b = _number(said), _number(gold)
+    a, b = _number(predicted), _number(gold)
     if a is not None and b is not None:
         return round(a, 6) == round(b, 6)
-    if not (_MATHS.search(said) and _MATHS.search(gold)):
+    if not (_MATHS.search(predicted) and _MATHS.search(gold)):
         return False
-    return verified(said, gold, seconds)
+    return verified(predicted, gold, seconds)
 
 
 @lru_cache(maxsize=4096)
-def verified(said: str, gold: str, seconds: float, *, as_written: bool = False) -> bool:
-    """math-verify's verdict. `as_written`: texts without $ are not taken for LaTeX, which is how most code calls it."""
-    if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (said, gold)):
+def verified(predicted: str, gold: str, seconds: float, *, as_written: bool = False) -> bool:
+    """Return math-verify's verdict. `as_written`: texts without $ are not read as LaTeX, as most code calls it."""
+    if any(len(text) > MAX_MATH_CHARS or _depth(text) > MAX_DEPTH for text in (predicted, gold)):
         return False
     wall_seconds = WALL_FACTOR * seconds
-    question: dict[str, object] = {"said": said, "gold": gold, "as_written": as_written}
+    question: dict[str, object] = {"predicted": predicted, "gold": gold, "as_written": as_written}
     question |= {"cpu_seconds": seconds, "wall_seconds": wall_seconds}
     return _CHILD.ask(question, wall_seconds + GRACE_SECONDS)
 
@@ -79,13 +79,13 @@ def require_library() -> None:
 
 
 _BLANKS = re.compile(r"\s+")
-_MATHS = re.compile(r"[\d\\=+*/^<>|\[\](){}]|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # or a letter that stands alone
+_MATHS = re.compile(r"[\d\\=+*/^<>|\[\](){}]|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # or a single letter
 _NUMBER = re.compile(r"[-+]?\d{1,15}(?:\.\d{1,15})?")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3}){1,4}(?:\.\d{1,15})?")
 
 
 def _plain(text: str) -> str:
-    """A text without surplus blanks, a pair of $ around it and a full stop after it."""
+    """Remove surplus blanks, a pair of $ around the text and a full stop after it."""
     text = _BLANKS.sub(" ", text).strip()
     text = text.removesuffix(".").rstrip()
     if len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
@@ -100,7 +100,7 @@ def _number(text: str) -> float | None:
 
 
 def _depth(text: str) -> int:
-    """How deep the brackets of a text are nested; what is opened twice and never closed counts too."""
+    """Return how deep the brackets of a text are nested; unclosed brackets count too."""
     depth = deepest = 0
     for bracket in _BRACKET.findall(text):
         depth = depth + 1 if bracket in "{([" else max(0, depth - 1)
@@ -112,17 +112,17 @@ _BRACKET = re.compile(r"[{}()\[\]]")
 
 
 class _Child:
-    """The child process, and who may speak to it."""
+    """The child process, and the lock that guards it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, object], seconds: float) -> bool:
-        """The child's verdict; False where it says nothing for so long."""
+        """Return the child's verdict; False if there is none within `seconds`."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
-            for _ in range(2):  # a child that died while it was idle deserves a second one
+            for _ in range(2):  # if the child died while it was idle, start another
                 process = self._start()
                 try:
                     self._write(process, line)
@@ -141,17 +141,17 @@ class _Child:
             self._kill()
 
     def forget(self) -> None:
-        """After a fork: the child and the lock are the parent's."""
+        """Drop the child and the lock after a fork: they belong to the parent."""
         process, self._process, self._lock = self._process, None, threading.Lock()
         if process is not None:
-            process.returncode = 0  # not ours to wait for
+            process.returncode = 0  # only the parent can wait for it
             _close(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._kill()
-        # The child finds what this process finds, however its path came about; one thread is enough for it.
+        # The child uses this process's import path; one thread is enough for it.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "verl_visionr1.criteria.math_worker"],
@@ -162,10 +162,10 @@ class _Child:
             env=environment,
             start_new_session=True,  # Ctrl-C in a terminal is for the parent
         )
-        said = _read_line(self._process, START_SECONDS)
-        if said != b"ready\n":
+        line = _read_line(self._process, START_SECONDS)
+        if line != b"ready\n":
             self._kill()
-            raise WorkerError(f"math: the child process did not start: {said.decode(errors='replace').strip() or '?'}")
+            raise WorkerError(f"math: the child process did not start: {line.decode(errors='replace').strip() or '?'}")
         return self._process
 
     def _write(self, process: subprocess.Popen[bytes], line: bytes) -> None:
@@ -177,7 +177,7 @@ class _Child:
         process, self._process = self._process, None
         if process is not None:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its session: the copy that answers too
+                os.killpg(process.pid, signal.SIGKILL)  # its session, including the fork that answers
             process.wait()
             _close(process)
 
@@ -189,7 +189,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """A line of the child's output; empty where none came in time or its output ended."""
+    """Read a line of the child's output; empty if there is none in time, or the output ends."""
     assert process.stdout is not None
     deadline = time.monotonic() + seconds
     line = b""

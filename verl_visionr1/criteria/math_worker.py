@@ -1,7 +1,7 @@
-"""The child process of `math_equality`: a question a line on standard input, "1" or "0" a line on standard output.
+"""The child process of `math_equality`: reads one question per line, writes "1" or "0" per line.
 
-Run as `python -m verl_visionr1.criteria.math_worker`; nothing imports it. It says "ready" once sympy is loaded. A copy
-of it (a fork) answers; where a question ends the copy, the answer is "0" and the next copy is there in milliseconds.
+Run as `python -m verl_visionr1.criteria.math_worker`; nothing imports it. It writes "ready" once sympy is loaded. A
+fork of it answers. If a question ends the fork, the answer is "0", and the next fork starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import IO, Any, cast
 
 MAX_BYTES = 8 << 30
-"""Address space: numbers that outgrow it end the copy, not the machine."""
+"""Limit of the address space: numbers that outgrow it end the fork, not the machine."""
 
 
 def main() -> None:
     """Answer questions until standard input ends."""
     with os.fdopen(os.dup(1), "wb", buffering=0) as out:
-        os.dup2(2, 1)  # what the libraries print is no answer
+        os.dup2(2, 1)  # keep the libraries' prints out of the answers
         _limit_memory()
         try:
             is_equal = _load_verifier()
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _is_ended_by_question(is_equal: Callable[[str, str, bool], bool], out: IO[bytes]) -> bool:
-    """Let a copy answer until it ends; False where standard input did."""
+    """Answer in a fork until it ends; False if it ended with standard input."""
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1] != 0
@@ -48,10 +48,10 @@ def _is_ended_by_question(is_equal: Callable[[str, str, bool], bool], out: IO[by
 def _answer(is_equal: Callable[[str, str, bool], bool], out: IO[bytes]) -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
-        # No handlers: the kernel ends the process, even inside a long multiplication.
+        # Without handlers the kernel ends the process, even inside a long multiplication.
         signal.setitimer(signal.ITIMER_PROF, question["cpu_seconds"])
         signal.setitimer(signal.ITIMER_REAL, question["wall_seconds"])
-        verdict = is_equal(question["said"], question["gold"], question["as_written"])
+        verdict = is_equal(question["predicted"], question["gold"], question["as_written"])
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         out.write(b"1\n" if verdict else b"0\n")
@@ -66,7 +66,7 @@ def _limit_memory() -> None:
 
 
 def _load_verifier() -> Callable[[str, str, bool], bool]:
-    """(said, gold, as_written) -> verdict, by math-verify with its own timeouts off."""
+    """Return (predicted, gold, as_written) -> verdict: math-verify without its own timeouts."""
     import logging
 
     logging.disable(logging.CRITICAL)
@@ -76,17 +76,17 @@ def _load_verifier() -> Callable[[str, str, bool], bool]:
         return cast(list[Any], parse(text, parsing_timeout=None))  # pyright: ignore
 
     def read_either(text: str) -> list[Any]:
-        """As LaTeX, and where that says nothing, as plain text."""
+        """Read as LaTeX; if that finds nothing, as plain text."""
         is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
         return read(text) if is_marked else read(f"${text}$") or read(text)
 
-    def is_equal(said: str, gold: str, as_written: bool) -> bool:
+    def is_equal(predicted: str, gold: str, as_written: bool) -> bool:
         if as_written:
-            # Released code hands the student's answer in as the gold one; verify is not symmetric.
-            return verify(read(said), read(gold), timeout_seconds=None)
-        return verify(read_either(gold), read_either(said), timeout_seconds=None)
+            # Released code passes the predicted answer as gold; verify is not symmetric.
+            return verify(read(predicted), read(gold), timeout_seconds=None)
+        return verify(read_either(gold), read_either(predicted), timeout_seconds=None)
 
-    is_equal("1/2", "0.5", False)  # what is loaded on first use is loaded before the first deadline
+    is_equal("1/2", "0.5", False)  # loads lazy imports before the first deadline
     return is_equal
 
 

@@ -1,13 +1,13 @@
-"""Criteria of points: in the box, in the mask, near the centre, and the one click on a screen.
+"""Criteria of points: in the box, in the mask, near the centre, and a single click on a screen.
 
-Legend: n_P claimed points, usable or not, n_T objects. An object is known by its box, its mask or a point in it; where
-the file gives it otherwise than a criterion's name says, the criterion takes what there is (each says how). Points and
-objects are paired one to one, with the same label where the target knows several, so that the total is the largest
-possible; the total is divided by max(n_P, n_T). So a second point on an object, junk, a point that cannot be read and
-an object left out all cost, and the order of points and objects does not matter. n_T = 0: 1.0 iff n_P = 0.
+Legend: n_P predicted points, usable or not, n_T objects. An object is given by its box, its mask or a point in it; if
+it lacks the form that a criterion needs, the criterion uses another one (see each). Points and objects are paired one
+to one, with equal labels if the target has several, so that the total is the largest possible. The total is divided by
+max(n_P, n_T). So a second point on an object, junk, an unreadable point and a missed object all cost, and the order of
+points and objects does not matter. n_T = 0: 1.0 iff n_P = 0.
 
-Boxes are no points: an answer of boxes claims as many points and hits nothing, unless `box_centres` is set. A point
-that is in an ignore region and on no object is not counted. `use_labels=False` is for formats that write no labels.
+A box counts as a predicted point that hits nothing, unless `box_centres` is set. A point in an ignore region and on no
+object is not counted. `use_labels=False` is for formats without labels.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from verl_visionr1.masks import bounds_xyxy
 from verl_visionr1.targets import Target
 
 RADIUS = 0.025
-"""Share of the image's diagonal that a point may be off an object known by a point only (VisionReasoner: 30 pixels in
-840 x 840)."""
+"""Allowed distance from an object given only by a point, as a share of the image's diagonal (VisionReasoner: 30 pixels
+in 840 x 840)."""
 SIGMA = {"object": 0.5, "image": 0.05}
 """Standard deviation of `point_distance`: in widths and heights of the object (GUI-G2, arXiv 2507.15846: alpha = 0.5),
 or of the image (OneThinker: 50 in a frame of 0-1000)."""
@@ -54,8 +54,8 @@ def point_in_box(
     """Objects with a point in their box, over max(n_P, n_T): in [0, 1] (Rex-Omni, arXiv 2510.12798, made one to one).
 
     The box's edge is inside. A box thinner than one step of the model's frame (`grid_wh`) counts as one step wide, so
-    that it can be hit. Objects without a box: the box around the mask; known by a point only: within `radius` times
-    the image's diagonal.
+    that it can be hit. Without a box, the box around the mask is used; for an object given only by a point, a disc of
+    `radius` times the image's diagonal.
     """
     regions = build_regions(target, grid_wh, radius, by_mask=False)
     return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
@@ -70,7 +70,7 @@ def point_in_mask(
     use_labels: bool = True,
     box_centres: bool = False,
 ) -> float:
-    """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Objects without a mask: as `point_in_box`."""
+    """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Without a mask: as in `point_in_box`."""
     regions = build_regions(target, grid_wh, radius, by_mask=True)
     return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 
@@ -88,20 +88,20 @@ def point_distance(
 ) -> float:
     """Sum of exp(-d^2 / (2 sigma^2)) over the pairs, over max(n_P, n_T): dense, in [0, 1].
 
-    d is measured from the object's own point, or else the middle of its box or mask, on each axis in widths and
-    heights of the object (at least one step of the model's frame), or of the image. An object known by a point only
-    has no size: the image's counts, with the image's `SIGMA`.
+    d is the distance from the object's point, or else from the middle of its box or mask. Its unit on each axis is the
+    width and height of the object (at least one step of the model's frame), or of the image. An object given only by a
+    point has no size: the image's size and `SIGMA` are used.
 
     Args:
-        answer, target, grid_wh: as handed over.
-        relative_to: "object" (GUI-G2's Gaussian point reward) or "image" (OneThinker's kernel, which takes the
-            distance averaged over the points first).
-        sigma: None: `SIGMA`.
-        radius: as in `point_in_box`; only tells which points lie on an object where there are ignore regions.
+        answer, target, grid_wh: fields of `CriterionInput`.
+        relative_to: "object" (GUI-G2's Gaussian point reward) or "image" (OneThinker's kernel, which averages the
+            distance over the points first).
+        sigma: standard deviation; None: `SIGMA`.
+        radius: as in `point_in_box`; used only with ignore regions, to find the points on an object.
         use_labels, box_centres: see above.
 
     Raises:
-        ValueError: another `relative_to`, or a sigma that is not above 0.
+        ValueError: another `relative_to`, or a sigma of 0 or less.
     """
     if relative_to not in SIGMA:
         raise ValueError(f"relative_to = {relative_to!r}: needs one of {', '.join(SIGMA)}")
@@ -122,10 +122,10 @@ def click(
     radius: float = RADIUS,
     box_centres: bool = False,
 ) -> float:
-    """1 / n_P if a point lies in a box of the target, else 0.0: one click, on the right element (ScreenSpot's rule).
+    """1 / n_P if a point is in a box of the target, else 0.0: one click on the right element (ScreenSpot's rule).
 
-    Unlike `point_in_box`, one element is enough where the target has several, and labels play no part. No element:
-    1.0 iff nothing was clicked.
+    Unlike in `point_in_box`, one of several elements is enough, and labels are ignored. No element: 1.0 iff nothing was
+    clicked.
     """
     predicted = predicted_points(answer, target, use_labels=False, box_centres=box_centres)
     if not target.n_objects:
@@ -136,7 +136,7 @@ def click(
 
 
 def _share(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> float:
-    """Objects that have a point of their own, over max(n_P, n_T)."""
+    """Objects paired with a point, over max(n_P, n_T)."""
     if target.ignore_xyxy:
         predicted = drop_ignored(predicted, target, regions)
     return _over_larger(float(count_pairs(predicted, regions)), predicted.n_predicted, target.n_objects)
@@ -149,7 +149,7 @@ def _over_larger(total: float, n_predicted: int, n_target: int) -> float:
 
 
 class _GaussianKernel(NamedTuple):
-    """How near a point is to an object: 1 in the middle."""
+    """Nearness to an object: 1 in the middle."""
 
     middle_xy: Point
     sigma_xy: Point  # in pixels
@@ -159,7 +159,7 @@ class _GaussianKernel(NamedTuple):
 def _gaussian_kernels(
     target: Target, grid_wh: tuple[float, float], relative_to: str, sigma: float | None
 ) -> list[_GaussianKernel]:
-    """One an object, sorted, so that nothing hangs on the order they came in."""
+    """Build one kernel per object, sorted, so that the result does not depend on their order."""
     boxes = cast(Boxes, target.boxes_xyxy) or tuple([bounds_xyxy(mask) for mask in target.masks])
     middles = cast(Points, target.points_xy) or [((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in boxes]
     if not boxes:
@@ -176,7 +176,7 @@ def _gaussian_kernels(
 
 
 def _kernel_total(predicted: PredictedPoints, kernels: Sequence[_GaussianKernel]) -> float:
-    """The largest total nearness of one-to-one pairs."""
+    """Return the largest total nearness of one-to-one pairs."""
     points, labels = predicted.points_xy, predicted.labels
     if not points or not kernels:
         return 0.0
@@ -190,8 +190,8 @@ def _kernel_total(predicted: PredictedPoints, kernels: Sequence[_GaussianKernel]
         near_pt: Array = np.exp(-0.5 * (away_pt2**2).sum(axis=2))
     if labels:
         codes = {kernel.label: code for code, kernel in enumerate(kernels)}  # numpy would pad texts to the longest
-        said_p = np.array([codes.get(label, -1) for label in labels])
-        near_pt[said_p[:, None] != np.array([codes[kernel.label] for kernel in kernels])] = 0.0
+        code_p = np.array([codes.get(label, -1) for label in labels])
+        near_pt[code_p[:, None] != np.array([codes[kernel.label] for kernel in kernels])] = 0.0
     return best_total(near_pt)
 
 
@@ -202,4 +202,4 @@ def _nearness(point: Point, kernel: _GaussianKernel) -> float:
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (point_in_box, point_in_mask, point_distance, click)
-"""What a preset may name."""
+"""Criteria for presets."""

@@ -1,4 +1,4 @@
-"""Which points of an answer lie on which objects, and how many pairs that makes: what the criteria of points share."""
+"""Finds the points on each object and counts one-to-one pairs: shared by the criteria of points."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from verl_visionr1.masks import bounds_xyxy, contains_each
 from verl_visionr1.targets import Target, normalize_label
 
 ROUNDING = 1e-6
-"""Pixels that a change of frame may cost a point on a box's edge."""
+"""Pixels by which a change of frame may move a point off a box's edge."""
 
 
 class PredictedPoints(NamedTuple):
-    """The usable points, sorted, so that nothing hangs on the order they came in."""
+    """The usable points, sorted, so that results do not depend on their order."""
 
     points_xy: list[Point]
-    labels: list[str]  # one per point; empty where labels play no part
-    ranks: list[int]  # where each point stood in the answer
+    labels: list[str]  # one per point; empty if labels are ignored
+    ranks: list[int]  # index of each point in the answer
     n_predicted: int
 
 
 def predicted_points(answer: Answer, target: Target, *, use_labels: bool, box_centres: bool) -> PredictedPoints:
-    """What an answer points at. Labels play a part where the target gives them and knows more than one.
+    """Return the points of an answer. Labels are used if the target has more than one.
 
-    A coordinate that is not finite cannot be used, but counts as predicted; and so do points that would make more than
-    `MAX_PAIRS` pairs with the objects, the last in sorted order.
+    A point that is not finite is unusable, but counts as predicted. So do points beyond `MAX_PAIRS` pairs with the
+    objects, in sorted order.
     """
     points = answer.points_xy
     if box_centres and not points:
         points = tuple([((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in answer.boxes_xyxy])
     n_predicted = max(len(answer.points_xy), len(answer.boxes_xyxy)) + answer.n_dropped
     if not n_predicted and not target.n_objects and not answer.is_parsed:
-        n_predicted = 1  # as in `matching`: "there is none" has to be predicted
+        n_predicted = 1  # as in `matching`: an unreadable answer is no correct empty answer
     ranks = [p for p, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
     most = max(MAX_PAIRS // max(target.n_objects, 1), 1)
     labels: Sequence[str] = ()
@@ -57,7 +57,7 @@ def predicted_points(answer: Answer, target: Target, *, use_labels: bool, box_ce
 
 
 class Region(NamedTuple):
-    """Where a point hits an object."""
+    """The area in which a point hits an object."""
 
     bounds: Box
     label: str
@@ -65,14 +65,14 @@ class Region(NamedTuple):
 
 
 Hit: TypeAlias = tuple[int, int]
-"""Point p lies in region t."""
+"""(p, t): point p is in region t."""
 
 
 def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
-    """One an object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
+    """Build one region per object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
 
     Raises:
-        ValueError: a radius that is no share of the diagonal.
+        ValueError: a negative or infinite radius.
     """
     if not 0.0 <= radius < math.inf:
         raise ValueError(f"radius = {radius!r}: needs a share of the image's diagonal, at least 0")
@@ -92,7 +92,7 @@ def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *
 
 
 def _reachable(box: Box, grid_wh: tuple[float, float]) -> Box:
-    """The box with its edges, at least one step of the model's frame wide and high."""
+    """Return the box with its edges, widened to at least one step of the model's frame."""
     x1, y1, x2, y2 = box
     more_x = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0 + ROUNDING
     more_y = max(grid_wh[1] - (y2 - y1), 0.0) / 2.0 + ROUNDING
@@ -109,7 +109,7 @@ def _disc(centre: Point, reach: float, label: str) -> Region:
 
 
 def find_hits(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit]:
-    """Every (p, t) with point p in region t and, where labels play a part, the same label."""
+    """Find every (p, t) with point p in region t and, if labels are used, equal labels."""
     points, labels = predicted.points_xy, predicted.labels
     hits: list[Hit] = []
     for t, (bounds, label, contains) in enumerate(regions):
@@ -129,10 +129,10 @@ def find_hits(predicted: PredictedPoints, regions: Sequence[Region]) -> list[Hit
 
 
 def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
-    """How many objects can be given a point of their own."""
+    """Return the size of the largest one-to-one pairing of points and objects."""
     hits = find_hits(predicted, regions)
     n_p, n_t = len({p for p, _ in hits}), len({t for _, t in hits})
-    if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # no point, or no object, has a choice
+    if n_p == len(hits) or n_t == len(hits) or min(n_p, n_t) < 2:  # there is no choice of pairs
         return min(n_p, n_t)
     from scipy.sparse import coo_array  # pyright: ignore
     from scipy.sparse.csgraph import maximum_bipartite_matching  # pyright: ignore
@@ -143,7 +143,7 @@ def count_pairs(predicted: PredictedPoints, regions: Sequence[Region]) -> int:
 
 
 def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[Region]) -> PredictedPoints:
-    """Less the points that lie in an ignore region and on no object, whatever their labels."""
+    """Remove the points in an ignore region and on no object, whatever their labels."""
     unlabelled = predicted._replace(labels=[])
     on_object = {p for p, _ in find_hits(unlabelled, regions)}
     ignored = {p for p, _ in find_hits(unlabelled, [Region(box, "", None) for box in cast(Boxes, target.ignore_xyxy)])}
@@ -157,7 +157,7 @@ def drop_ignored(predicted: PredictedPoints, target: Target, regions: Sequence[R
 
 
 def best_total(score_pt: Array) -> float:
-    """The largest sum of scores of one-to-one pairs."""
+    """Return the largest sum of scores of one-to-one pairs."""
     if 1 in score_pt.shape:
         return float(score_pt.max())
     rows, columns = assign(score_pt)

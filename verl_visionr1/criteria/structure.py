@@ -12,20 +12,20 @@ from verl_visionr1.answers import MAX_CHARS
 
 
 def _within(body: str, opening: str, closing: str) -> str:
-    """What stands between the tags if they are the ends of a text; else the text."""
+    """Return the content of the tags if they enclose the text; else the text."""
     if len(body) >= len(opening) + len(closing) and body.startswith(opening) and body.endswith(closing):
         return body[len(opening) : -len(closing)].strip()
     return body
 
 
 def think_answer(completion: str, *, opened: bool = False) -> float:
-    """1.0 iff the text is `<think>...</think>` then `<answer>...</answer>`: each tag once, nothing around but blanks.
+    """1.0 iff the text is `<think>...</think>` then `<answer>...</answer>`: each tag once, only blanks around them.
 
     Neither part may be blank.
 
     Args:
         completion: the model's text.
-        opened: the prompt holds the opening `<think>`, so that the text begins inside the reasoning.
+        opened: whether the prompt contains the opening `<think>`, so that the text begins inside the reasoning.
     """
     reasoned, rest = _reasoning(completion, opened)
     tags_once = rest.count("<answer>") == rest.count("</answer>") == 1
@@ -34,9 +34,9 @@ def think_answer(completion: str, *, opened: bool = False) -> float:
 
 
 def think_answer_glm(completion: str, *, opened: bool = False) -> float:
-    """1.0 iff the text is `<think>...</think>` and then an answer, as the GLM-4.xV models write it, else 0.0.
+    """1.0 iff the text is `<think>...</think>` and then an answer in the form of the GLM-4.xV models, else 0.0.
 
-    The answer: plain text, one closed `<answer>` with nothing around it, or text with one closed
+    The answer is plain text, one closed `<answer>` without text around it, or text with one closed
     `<|begin_of_box|>...<|end_of_box|>`. Neither reasoning nor answer may be blank. `opened`: see `think_answer`.
     """
     reasoned, rest = _reasoning(completion, opened)
@@ -55,7 +55,7 @@ _BOX = ("<|begin_of_box|>", "<|end_of_box|>")
 
 
 def _reasoning(completion: str, opened: bool) -> tuple[bool, str]:
-    """Whether a text begins with one closed, non-blank reasoning, and what follows it, stripped."""
+    """Return whether a text begins with one closed, non-blank reasoning, and the stripped text after it."""
     text = completion.strip()
     if opened and not text.startswith("<think>"):
         text = "<think>" + text
@@ -75,18 +75,18 @@ def cosine_length(
     long_right: float = 0.5,
     long_wrong: float = 0.25,
 ) -> float:
-    """Right answers earn more for being short, wrong ones for being long: a half cosine of the length (2502.03373).
+    """Half a cosine of the length: short right answers and long wrong answers earn more (arXiv 2502.03373).
 
-    A right answer earns 1 at length 0 and `long_right` from the budget on; a wrong one 0 at length 0 and `long_wrong`
-    from the budget on (0: length is nothing to it). A partly right one lies between, by its accuracy.
+    A right answer earns 1 at length 0 and `long_right` from the budget on. A wrong one earns 0 at length 0 and
+    `long_wrong` from the budget on (0: its length has no effect). Partly right answers are interpolated by accuracy.
 
     Args:
-        n_tokens, accuracy, max_tokens: of the case.
+        n_tokens, accuracy, max_tokens: fields of `CriterionInput`.
         budget: length in tokens at which the cosine ends; None: `max_tokens`.
         long_right, long_wrong: 0 <= long_wrong <= long_right <= 1, so that a wrong answer never earns more.
 
     Raises:
-        ValueError: neither budget is known or positive, or bounds out of order.
+        ValueError: no positive budget, or bounds out of order.
     """
     if not 0.0 <= long_wrong <= long_right <= 1.0:
         raise ValueError(
@@ -101,17 +101,17 @@ def cosine_length(
 
 
 def overlong(n_tokens: int, max_tokens: int | None, *, budget: int | None = None, buffer: int | None = None) -> float:
-    """DAPO's soft punishment of overlong answers (arXiv 2503.14476, Eq. 13) plus 1, so that it lies in [0, 1].
+    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13) plus 1, so that it is in [0, 1].
 
-    1 up to budget - buffer, from there falling to 0 at the budget, 0 beyond it.
+    1 up to budget - buffer, then falling linearly to 0 at the budget, 0 beyond it.
 
     Args:
-        n_tokens, max_tokens: of the case.
+        n_tokens, max_tokens: fields of `CriterionInput`.
         budget: the longest allowed length in tokens; None: `max_tokens`.
         buffer: length of the slope in tokens; None: a fifth of the budget, as in the paper.
 
     Raises:
-        ValueError: neither budget is known or positive, or a buffer that is not in (0, budget].
+        ValueError: no positive budget, or a buffer outside (0, budget].
     """
     longest = _budget("overlong", budget, max_tokens)
     slope = longest / 5.0 if buffer is None else float(buffer)
@@ -133,7 +133,7 @@ def _budget(criterion: str, budget: int | None, max_tokens: int | None) -> int:
 def no_repetition(completion: str, *, n: int = 6) -> float:
     """Share of the text's word n-grams that are distinct, in (0, 1]; 1.0 for fewer than n words.
 
-    Words are what blanks separate, without case.
+    Words are separated by blanks and compared without case.
 
     Raises:
         ValueError: n below 1.
@@ -148,7 +148,7 @@ def no_repetition(completion: str, *, n: int = 6) -> float:
 
 
 def distinct_share(items: Sequence[Hashable]) -> float:
-    """Distinct items over all; 1.0 for none.
+    """Share of distinct items; 1.0 for none.
 
     >>> distinct_share("aab"), distinct_share("")
     (0.6666666666666666, 1.0)
@@ -163,4 +163,4 @@ CRITERIA: tuple[Callable[..., float], ...] = (
     overlong,
     no_repetition,
 )
-"""What a preset may name."""
+"""Criteria for presets."""

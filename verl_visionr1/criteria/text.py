@@ -1,7 +1,8 @@
 """Criteria of answers in words: choice, yes/no, exact, number, edit similarity, math.
 
 All compare `answer.text`, the answer without reasoning and tags, with `target.answer`; an answer without text scores
-0. A target that a criterion cannot read (a choice that names no option, a number without digits) is met by nothing.
+0. If a criterion cannot read the target (a choice that names no option, a number without digits), every answer scores
+0.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from verl_visionr1.targets import Target, normalize_text
 MAX_CHOICE_CHARS = 2000
 """A longer answer names no option."""
 MAX_EDIT_CHARS = 20_000
-"""Edit similarity compares this much of a text; the rest counts as wrong."""
+"""Characters of a text that edit similarity compares; the rest counts as wrong."""
 
 
 def exact(answer: Answer, target: Target) -> float:
-    """1.0 iff the texts agree but for case, surplus blanks, Unicode form, quotes, markup and a full stop at the end."""
-    said, wanted = answer.text, target.answer or ""
-    if not said:
+    """1.0 iff the texts are equal, except case, surplus blanks, Unicode form, quotes, markup and a final full stop."""
+    predicted, gold = answer.text, target.answer or ""
+    if not predicted:
         return 0.0
-    if said == wanted:
+    if predicted == gold:
         return 1.0
-    wanted = normal_text(wanted)
-    return 1.0 if wanted and normal_text(said) == wanted else 0.0
+    gold = normal_text(gold)
+    return 1.0 if gold and normal_text(predicted) == gold else 0.0
 
 
 _BEFORE = " \t\r\n\"'`*_\u201c\u201d\u2018\u2019"
@@ -39,7 +40,7 @@ _FACTORIAL_END = re.compile(r"[\d)\]}]!")
 
 
 def normal_text(text: str) -> str:
-    """A text as it is compared.
+    """Normalize a text for comparison.
 
     >>> normal_text(' **A  Red\\nbus.** ')
     'a red bus'
@@ -57,15 +58,15 @@ def normal_text(text: str) -> str:
 def choice(answer: Answer, target: Target) -> float:
     """1.0 iff the answer names the right option of a multiple choice, and no other; else 0.0.
 
-    Both sides may name it by letter ("B", "(b)", "B.", "B) a dog", "The answer is B") or by the option's text, where
-    `target.choices` holds the texts; without them the letters A to Z are options. Several letters, a letter with
-    another option's text, or the texts of several options are no answer.
+    Answer and target may name it by letter ("B", "(b)", "B.", "B) a dog", "The answer is B") or, with `target.choices`,
+    by the option's text; without them the letters A to Z are options. Several letters, a letter with another option's
+    text, or the texts of several options are no answer.
     """
     right = _right_option(target.answer or "", tuple(target.choices))
     return 1.0 if right is not None and named_option(answer.text, target.choices) == right else 0.0
 
 
-# A bracket or punctuation makes a letter a choice; without it "a" is an article and "I" a pronoun.
+# A letter with a bracket or punctuation is a choice; without it "a" is an article and "I" a pronoun.
 _LEADING = re.compile(r"[\s\"'*`]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])(?=[.):,\]]|[\s*\"'`]*$))[.):,\]*\s]*")
 _MENTION = re.compile(r"\(([A-Za-z])\)|(?<![\w'\u2019.+-])([A-Z])(?![\w'\u2019+-])(?!\.\w)")
 _ARTICLE = re.compile(r"\s(?!(?:or|and|is)\b)[a-z]")
@@ -74,7 +75,7 @@ _PLAIN_WORD = re.compile(r"\w+")
 
 
 def named_option(text: str, choices: Sequence[str]) -> int | None:
-    """Index of the option that a text names; None for none or several.
+    """Return the index of the option that a text names; None for none or several.
 
     >>> [named_option(text, ["a cat", "a dog"]) for text in ("(B)", "b. A dog", "A dog", "It is A.", "A or B", "C")]
     [1, 1, 1, 0, None, None]
@@ -112,7 +113,7 @@ def _index(letter: str) -> int:
 
 
 def _mentioned_letters(text: str, n_letters: int) -> set[int]:
-    """Options whose letter stands alone somewhere: "option B", "(b)", "B."."""
+    """Find options whose letter is a word of the text: "option B", "(b)", "B."."""
     found: set[int] = set()
     for match in _MENTION.finditer(text):
         letter = match.group(1) or match.group(2)
@@ -125,34 +126,34 @@ def _mentioned_letters(text: str, n_letters: int) -> set[int]:
 
 
 def _mentioned_texts(normal: str, texts: Sequence[str]) -> set[int]:
-    """Options whose text stands in the answer as whole words, less those inside another option's text."""
-    said = f" {' '.join(_PLAIN_WORD.findall(normal))} "
+    """Find options whose text is in the answer as whole words, except those inside another such option's text."""
+    predicted = f" {' '.join(_PLAIN_WORD.findall(normal))} "
     words = [f" {' '.join(_PLAIN_WORD.findall(option))} " for option in texts]
-    found = {i for i, option in enumerate(words) if option.strip() and option in said}
+    found = {i for i, option in enumerate(words) if option.strip() and option in predicted}
     return {i for i in found if not any(words[i] != words[j] and words[i] in words[j] for j in found)}
 
 
 def yes_no(answer: Answer, target: Target) -> float:
-    """1.0 iff the answer says yes where the target does, or no where it does; 0.0 for neither or both.
+    """1.0 iff answer and target are both yes or both no; 0.0 for an answer with neither or both.
 
-    Whole words count, "true" for yes and "false" for no. "no" before another word ("no dog") is no answer, unless the
+    Whole words count; "true" means yes and "false" no. "no" before another word ("no dog") is no answer, unless the
     text begins with it.
     """
-    right = _says_yes(target.answer or "")
-    return 1.0 if right is not None and _says_yes(answer.text) is right else 0.0
+    right = _parse_yes_no(target.answer or "")
+    return 1.0 if right is not None and _parse_yes_no(answer.text) is right else 0.0
 
 
 _YES_OR_NO = re.compile(r"(?<![\w'-])(?:(yes|true)|(false|no(?!\s+\w)))(?![\w'-])", re.IGNORECASE)
 _NO_FIRST = re.compile(r"[\s\"'*`(]*no(?![\w'-])", re.IGNORECASE)
 
 
-def _says_yes(text: str) -> bool | None:
-    """True for yes, False for no, None for neither or both."""
+def _parse_yes_no(text: str) -> bool | None:
+    """Return True for yes, False for no, None for neither or both."""
     text = normalize_text(text, fold_case=False)
-    said = {match.group(1) is not None for match in _YES_OR_NO.finditer(text)}
+    found = {match.group(1) is not None for match in _YES_OR_NO.finditer(text)}
     if _NO_FIRST.match(text) is not None:
-        said.add(False)
-    return said.pop() if len(said) == 1 else None
+        found.add(False)
+    return found.pop() if len(found) == 1 else None
 
 
 _ROUNDING = 1e-9
@@ -164,27 +165,27 @@ _FRACTION = re.compile(
 
 
 def number(answer: Answer, target: Target, *, tolerance: float = 0.0) -> float:
-    """1.0 iff the answer states the target's number, up to a share `tolerance` of it, and no other; else 0.0.
+    """1.0 iff the answer states the target's number, up to the relative `tolerance`, and no other; else 0.0.
 
     Several different numbers ("1 or 2", "5 to 7") state none, as in counting: see `numbers.stated_numbers`. Thousands
     separators, fractions, "3 million" and number words are read. Units are not compared. "50%" equals both 50 and 0.5
-    where the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
+    if the other side has no percent sign. ChartQA's relaxed accuracy has tolerance .05.
 
     Raises:
         ValueError: a tolerance outside [0, 1).
     """
     if not 0.0 <= tolerance < 1.0:
         raise ValueError(f"number: tolerance = {tolerance!r}: needs a number in [0, 1)")
-    said, wanted = _number(answer.text), _number(target.answer or "")
-    if said is None or wanted is None or _FACTORIAL.search(target.answer or ""):
+    predicted, gold = _number(answer.text), _number(target.answer or "")
+    if predicted is None or gold is None or _FACTORIAL.search(target.answer or ""):
         return 0.0
-    scales = (1.0,) if said.is_percent == wanted.is_percent else (1.0, 0.01 if said.is_percent else 100.0)
-    allowed = (tolerance + _ROUNDING) * abs(wanted.value)
-    return 1.0 if any(abs(said.value * scale - wanted.value) <= allowed for scale in scales) else 0.0
+    scales = (1.0,) if predicted.is_percent == gold.is_percent else (1.0, 0.01 if predicted.is_percent else 100.0)
+    allowed = (tolerance + _ROUNDING) * abs(gold.value)
+    return 1.0 if any(abs(predicted.value * scale - gold.value) <= allowed for scale in scales) else 0.0
 
 
 def _number(text: str) -> Number | None:
-    """The number that a text states, None where it states none or several, or one that is not finite."""
+    """Read the number that a text states; None for none, several, or one that is not finite."""
     text = to_plain(text)
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None:
@@ -202,9 +203,8 @@ def _number(text: str) -> Number | None:
 def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignore_case: bool = True) -> float:
     """1 - Levenshtein distance / length of the longer text; 0.0 below `floor` (ANLS: .5).
 
-    Surplus blanks and Unicode forms are ignored, case with `ignore_case`.
-
-    Of longer texts `MAX_EDIT_CHARS` are compared, and what lies beyond counts as wrong.
+    Surplus blanks and Unicode forms are ignored, and case with `ignore_case`. Characters beyond `MAX_EDIT_CHARS` count
+    as wrong.
 
     Raises:
         ValueError: a floor outside [0, 1], or rapidfuzz is not installed.
@@ -212,11 +212,11 @@ def edit_similarity(answer: Answer, target: Target, *, floor: float = 0.0, ignor
     if not 0.0 <= floor <= 1.0:
         raise ValueError(f"edit_similarity: floor = {floor!r}: needs a number in [0, 1]")
     distance = _levenshtein()
-    said, wanted = (normalize_text(text, fold_case=ignore_case) for text in (answer.text, target.answer or ""))
-    if said == wanted:
-        return 1.0 if said else 0.0
-    longer = max(len(said), len(wanted))
-    n_wrong = distance(said[:MAX_EDIT_CHARS], wanted[:MAX_EDIT_CHARS]) + max(0, longer - MAX_EDIT_CHARS)
+    predicted, gold = (normalize_text(text, fold_case=ignore_case) for text in (answer.text, target.answer or ""))
+    if predicted == gold:
+        return 1.0 if predicted else 0.0
+    longer = max(len(predicted), len(gold))
+    n_wrong = distance(predicted[:MAX_EDIT_CHARS], gold[:MAX_EDIT_CHARS]) + max(0, longer - MAX_EDIT_CHARS)
     similarity = max(0.0, 1.0 - n_wrong / longer)
     return similarity if similarity >= floor else 0.0
 
@@ -233,12 +233,12 @@ def _levenshtein() -> Callable[[str, str], int]:
 @may_block
 @needs("math_verify", "verl-visionr1[text]")
 def math(answer: Answer, target: Target, *, seconds: float = 2.0) -> float:
-    """1.0 iff the answer equals the target as mathematics: "1/2", "0.5" and a LaTeX fraction do; else 0.0.
+    """1.0 iff the answer equals the target as mathematics ("1/2", "0.5" and a LaTeX fraction are equal); else 0.0.
 
-    Judged by math-verify in a child process with a deadline (`math_equality`); 0.0 where it is not met.
+    Compared by math-verify in a child process with a deadline (`math_equality`); 0.0 after the deadline.
 
     Raises:
-        ValueError: seconds that are not above 0, or math-verify is not installed.
+        ValueError: seconds of 0 or less, or math-verify is not installed.
     """
     if not seconds > 0.0:
         raise ValueError(f"math: seconds = {seconds!r}: needs a number above 0")
@@ -249,4 +249,4 @@ def math(answer: Answer, target: Target, *, seconds: float = 2.0) -> float:
 
 
 CRITERIA: tuple[Callable[..., float], ...] = (exact, choice, yes_no, number, edit_similarity, math)
-"""What a preset may name."""
+"""Criteria for presets."""

@@ -1,16 +1,16 @@
-"""The thresholds that criteria are judged by, and the differentiation of Eq. 8 (arXiv 2503.18013)."""
+"""The thresholds of the criteria, and the differentiation of Eq. 8 (arXiv 2503.18013)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 EPSILON = 1e-9
-"""Rounding that a change of frame may cost an IoU."""
+"""Rounding error of an IoU after a change of frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a match, a recall and an IoU must reach. All in [0, 1].
+    """Thresholds of a match, a recall and an IoU. All in [0, 1].
 
     Attributes:
         match_iou: xi0; a matched pair counts from this IoU on.
@@ -33,11 +33,11 @@ class Thresholds:
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
                 raise ValueError(f"threshold {field.name} = {value!r}: needs a number in [0, 1]")
         if self.recall_floor > self.recall_full or self.iou_floor > self.iou_full:
-            raise ValueError(f"{self}: a floor lies above its full credit")
+            raise ValueError(f"{self}: a floor is above its full credit")
 
     @classmethod
     def of(cls, xi0: float, xi1: float, xi2: float) -> Thresholds:
-        """The paper's triple: f is the same for recall and IoU.
+        """Build from the paper's triple: f is the same for recall and IoU.
 
         >>> Thresholds.of(0.5, 0.5, 0.75).iou_full
         0.75
@@ -45,7 +45,7 @@ class Thresholds:
         return cls(match_iou=xi0, recall_floor=xi1, recall_full=xi2, iou_floor=xi1, iou_full=xi2)
 
     def towards(self, other: Thresholds, fraction: float) -> Thresholds:
-        """The point that lies `fraction` of the way from here to `other`."""
+        """Interpolate: `fraction` of the way from these thresholds to `other`."""
         return Thresholds(
             *(
                 (1.0 - fraction) * getattr(self, field.name) + fraction * getattr(other, field.name)
@@ -59,11 +59,11 @@ BEGINNER = Thresholds.of(0.5, 0.5, 0.75)
 ADVANCED = Thresholds.of(0.75, 0.75, 0.9)
 """Second stage of Vision-R1."""
 OFF = Thresholds(match_iou=0.5, recall_floor=0.0, recall_full=1.0, iou_floor=0.5, iou_full=1.0)
-"""No progressive rule, no differentiation: Eq. 5 and 6 as they stand."""
+"""No progressive rule, no differentiation: plain Eq. 5 and 6."""
 
 
 def differentiate(x: float, floor: float, full: float) -> float:
-    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between; both bounds included.
+    """Eq. 8: f(x) = 0 below `floor`, 1 from `full` on, x between, including both bounds.
 
     >>> [differentiate(x, 0.5, 0.75) for x in (0.49, 0.5, 0.6, 0.75)]
     [0.0, 0.5, 0.6, 1.0]

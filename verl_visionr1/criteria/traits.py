@@ -1,4 +1,4 @@
-"""What a criterion says of itself besides its number: that it may take long, and what it needs to be installed."""
+"""Marks of a criterion: that it may take long, and the optional package that it needs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ F = TypeVar("F", bound=Callable[..., float])
 
 
 def may_block(fn: F) -> F:
-    """Mark a criterion that may take long (milliseconds, or seconds): training judges its rows in a thread."""
+    """Mark a criterion that may take milliseconds or seconds: training scores its rows in a thread."""
     fn.may_block = True  # type: ignore[attr-defined]
     return fn
 
 
 def needs(module: str, install: str) -> Callable[[F], F]:
-    """Mark a criterion that needs an optional package; a run that uses it is refused at its start without it.
+    """Mark a criterion that needs an optional package; without it a run that uses the criterion does not start.
 
     Args:
-        module: its import name.
-        install: what pip is to be told.
+        module: import name of the package.
+        install: argument of `pip install`.
     """
 
-    def marked(fn: F) -> F:
+    def mark(fn: F) -> F:
         fn.needs = (module, install)  # type: ignore[attr-defined]
         return fn
 
-    return marked
+    return mark

@@ -1,7 +1,7 @@
-"""Rewards: presets by name, and `score`, the one way from a completion to its value.
+"""Rewards: presets by name, and `score`, which turns a completion into a reward.
 
 `visionr1` is the default: the paper's method, repaired. `visionr1-paper` is Eq. 4-8 of arXiv 2503.18013.
-`visionr1-released` is what the released code computes, without its crashes.
+`visionr1-released` computes what the released code does, without its crashes.
 docs/reference/presets.md lists every difference.
 """
 
@@ -51,22 +51,23 @@ def score(
     max_tokens: int | None = None,
     reasoning_opened: bool = False,
 ) -> Score:
-    """Judge one completion. No text, however odd, makes it raise or hang.
+    """Score one completion. No text makes it raise or hang.
 
     Args:
-        completion: what the model wrote.
-        target: what is really in the image.
-        preset: a name in `PRESETS`, a YAML file, or a `Preset`; None: the one of the target's task (`TASK_PRESETS`).
-        frame: the coordinates the model speaks in: a name in `frames.FRAMES`, or a `Frame`.
-        processed_wh: width and height of the image as the processor resized it; only some frames need it.
-        progress: fraction of training in [0, 1], which sets the thresholds, as in training with a model of the
-            frame's family (`schedule.follow_model`); None: the progressive rule is off.
+        completion: the model's text.
+        target: the ground truth.
+        preset: a name in `PRESETS`, a YAML file, or a `Preset`; None: the default of the target's task
+            (`TASK_PRESETS`).
+        frame: the model's coordinate frame: a name in `frames.FRAMES`, or a `Frame`.
+        processed_wh: width and height of the image after the processor's resize; only some frames need it.
+        progress: fraction of training in [0, 1], which sets the thresholds as in training with a model of the frame's
+            family (`schedule.follow_model`); None: the progressive rule is off.
         n_tokens, max_tokens: length of the completion and the response budget, for criteria of length.
-        reasoning_opened: the prompt ends with `<think>` (chat templates of Qwen3-VL-Thinking, Qwen3.5).
+        reasoning_opened: whether the prompt ends with `<think>` (chat templates of Qwen3-VL-Thinking, Qwen3.5).
 
     Raises:
-        RewardError, FrameError, ValueError: an unknown preset or frame, a preset that cannot judge the target's task, a
-            missing `processed_wh`, a progress outside [0, 1]: the caller's mistakes, never the model's.
+        RewardError, FrameError, ValueError: an unknown preset or frame, a preset for another task, a missing
+            `processed_wh`, a progress outside [0, 1]: the caller's mistakes, never the model's.
 
     >>> target = Target(task="detection", size_wh=(640, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
     >>> text = '[{"bbox_2d": [100, 100, 200, 160], "label": "cat"}]'

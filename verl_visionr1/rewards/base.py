@@ -1,4 +1,4 @@
-"""What every reward is made of: `CriterionInput`, `Criterion`, `Preset` (the method as data) and `Score`."""
+"""The parts of every reward: `CriterionInput`, `Criterion`, `Preset` (the method as data) and `Score`."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ COMMON_METRICS = (
     "boxes_per_target",
     "parsed",
 )
-"""Keys that `Score.metrics` has under every preset, after those of its criteria."""
+"""Keys of `Score.metrics` under every preset, after the names of its criteria."""
 
 BOX_TASKS = ("detection", "grounding")
-"""Tasks whose answer is boxes that are compared with boxes."""
+"""Tasks that compare predicted boxes with target boxes."""
 CriterionFn: TypeAlias = Callable[..., float]
 """A criterion's function: fields of `CriterionInput` by name -> [0, 1]."""
 
 
 class RewardError(SettingsError):
-    """A preset, weight or option that does not exist or cannot be; the message names the key and the value."""
+    """An unknown or invalid preset, weight or option; the message names the key and the value."""
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
-    """The judgement of one completion.
+    """The score of one completion.
 
     Attributes:
         value: the reward: weighted mean of the criteria in [0, 1] (`-released` presets: their sum, as released).
-        metrics: floats: the criteria of the preset, judged at its stage, and `COMMON_METRICS`, which mean the same
-            under every preset: "iou_mean" (matched IoU over n_T), "f1_50" (F1 at IoU .5), "accuracy" (what the task
-            is measured by: see `Preset.accuracy`), "boxes_per_target" (n_P / n_T; n_P where n_T = 0), "parsed" (1.0
-            if an answer could be read).
+        metrics: floats: the criteria of the preset at its stage, and `COMMON_METRICS`, which mean the same under every
+            preset: "iou_mean" (matched IoU over n_T), "f1_50" (F1 at IoU .5), "accuracy" (the metric of the task, see
+            `Preset.accuracy`), "boxes_per_target" (n_P / n_T; n_P for n_T = 0), "parsed" (1.0 if an answer was read).
     """
 
     value: float
@@ -60,21 +59,21 @@ class Score(msgspec.Struct, frozen=True, gc=False):
 
 
 class CriterionInput(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """All that a criterion may look at; it is handed the fields that its parameters name.
+    """The inputs of a criterion, which receives the fields that its parameters name.
 
     Attributes:
-        completion: what the model says in its last turn, without calls of tools; `<think>` stands before it where the
-            prompt opened the reasoning.
-        answer: what it says, in pixels of the original image.
-        target: what is really in the image.
-        matching: which prediction stands for which object, by the preset's rule.
-        class_aware: the same by the default rule, which the threshold-free metrics are taken from.
-        thresholds: what counts, at this stage of training.
-        accuracy: what the task is measured by, in [0, 1], whatever the stage.
-        n_tokens: length of the completion in tokens (in words where no tokenizer counted them).
-        max_tokens: the response budget in tokens; None where it is not known.
-        grid_wh: width and height, in pixels of the original image, of the smallest step that the model's frame can
-            write (of one unit, for frames of whole numbers).
+        completion: the model's last turn, without tool calls; it starts with `<think>` if the prompt opens the
+            reasoning.
+        answer: the parsed answer, in pixels of the original image.
+        target: the ground truth.
+        matching: pairs of predictions and objects, by the preset's rule.
+        class_aware: pairs by the default rule, from which the threshold-free metrics are computed.
+        thresholds: the thresholds at this stage of training.
+        accuracy: the metric of the task, in [0, 1], independent of the stage.
+        n_tokens: length of the completion in tokens (in words without a tokenizer).
+        max_tokens: the response budget in tokens; None if unknown.
+        grid_wh: width and height, in pixels of the original image, of the smallest step of the model's frame (one
+            unit, for frames of whole numbers).
     """
 
     completion: str
@@ -99,14 +98,14 @@ class Criterion:
             options.
         weight: share in the reward.
         options: values of keyword-only parameters, over their defaults.
-        call: `CriterionInput` -> float: the function with its options, handed what it names.
+        call: `CriterionInput` -> float: the function with its fields and options bound.
         looks_at: the fields of `CriterionInput` that it names.
-        may_block: whether it may take longer than microseconds: functions from outside the package, and those that
-            say so by an attribute `may_block`.
+        may_block: whether it may take longer than microseconds: functions from outside the package, and those with an
+            attribute `may_block`.
 
     Raises:
-        RewardError: a weight that is not a finite number >= 0, a function that is no plain function, a parameter that
-            `CriterionInput` does not have, an option that the function does not have, or lacks.
+        RewardError: a weight that is not a finite number >= 0, no plain function, a parameter that `CriterionInput`
+            does not have, an unknown option, or a missing one.
 
     >>> from verl_visionr1.criteria import well_formed
     >>> Criterion("format", well_formed, 0.5).weight
@@ -122,7 +121,7 @@ class Criterion:
     may_block: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Settings may hold anything, whatever the annotation says.
+        # Settings are not type-checked before this.
         is_number = isinstance(self.weight, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
         is_number = is_number and not isinstance(self.weight, bool)
         if not (is_number and math.isfinite(self.weight) and self.weight >= 0):
@@ -139,7 +138,7 @@ class Criterion:
 
 
 def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields of `CriterionInput` that a criterion's function names."""
+    """Return the fields of `CriterionInput` that a criterion's function names."""
     parameters = _parameters(name, fn)
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option in options:
@@ -151,21 +150,21 @@ def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[s
     for parameter in named:
         if parameter not in CriterionInput.__struct_fields__ and parameter not in renamed.PARAMETERS:
             raise RewardError(
-                f"criteria.{name}: {_function_name(fn)}({', '.join(named)}) asks for {parameter!r}; a criterion's "
-                f"parameters are among {', '.join(CriterionInput.__struct_fields__)}; options stand after a *"
+                f"criteria.{name}: {_function_name(fn)}({', '.join(named)}): unknown parameter {parameter!r}; use some "
+                f"of {', '.join(CriterionInput.__struct_fields__)}, and put options after a *"
             )
     return tuple([renamed.current_name(f"criteria.{name}: parameter", each, renamed.PARAMETERS) for each in named])
 
 
 def _parameters(name: str, fn: CriterionFn) -> list[inspect.Parameter]:
-    """What a criterion's function takes; only a function that gives its number at once can be one."""
+    """Return the parameters of a criterion's function, which must be neither a class nor async."""
     if inspect.isclass(fn) or any(map(inspect.iscoroutinefunction, (fn, type(fn).__call__))):
         kind = "a class" if inspect.isclass(fn) else "async"
         raise RewardError(f"criteria.{name}: {_function_name(fn)} is {kind}; a criterion is a plain function (`def`)")
     try:
         return list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
-        reason = "does not say what its parameters are called; call it from a function of your own"
+        reason = "has no readable parameter names; call it from a function of your own"
         raise RewardError(f"criteria.{name}: {_function_name(fn)} {reason}") from None
 
 
@@ -176,7 +175,7 @@ def _function_name(fn: CriterionFn) -> str:
 def _bind_call(
     fn: CriterionFn, looks_at: tuple[str, ...], options: Mapping[str, Any]
 ) -> Callable[[CriterionInput], float]:
-    """`CriterionInput` -> float: what the function names is looked up once, here."""
+    """Return `CriterionInput` -> float; the fields are looked up once, here."""
     bound = partial(fn, **options) if options else fn
     if not looks_at:
         return lambda case: bound()
@@ -187,14 +186,14 @@ def _bind_call(
 
 
 def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
-    """Judge nothing at all once: a wrong option is an error here, not in training."""
-    nothing = Matching((), (), 0, 0)
+    """Call the criterion once on empty input, so that a wrong option is an error here, not in training."""
+    no_pairs = Matching((), (), 0, 0)
     case = CriterionInput(
         completion="",
         answer=Answer(),
         target=Target(task="text", size_wh=(1, 1), answer="x"),
-        matching=nothing,
-        class_aware=nothing,
+        matching=no_pairs,
+        class_aware=no_pairs,
         thresholds=OFF,
         accuracy=0.0,
         n_tokens=0,
@@ -208,22 +207,22 @@ def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
 
 
 def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
-    """A user's function, held to what a criterion promises: one finite number."""
+    """Wrap a user's function so that it returns a finite number or raises RewardError."""
 
     def guarded(case: CriterionInput) -> float:
         try:
-            judged = call(case)
+            result = call(case)
         except Exception as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"
             raise RewardError(f"criteria.{name}: {reason}") from error
         try:
-            number = float(judged)
+            number = float(result)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise RewardError(
-                f"criteria.{name} gave {judged!r}: a criterion must return a finite float, ideally in [0, 1]"
+                f"criteria.{name}: returned {result!r}; a criterion must return a finite float, ideally in [0, 1]"
             )
         return number
 
@@ -232,11 +231,11 @@ def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[Crit
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A method, as data: change a field with `dataclasses.replace`, a weight with `with_weights`.
+    """A method as data: change a field with `dataclasses.replace`, a weight with `with_weights`.
 
     Attributes:
         name: key in `PRESETS`.
-        criteria: what is judged, and how much each counts.
+        criteria: the criteria with their weights.
         tasks: the tasks of `targets.TASKS` it scores.
         schedule: progress of training -> thresholds.
         answer_format: key in `answers.PARSERS`.
@@ -246,12 +245,12 @@ class Preset:
         source: paper and equation, or file of the released code.
         measure: the criterion that `accuracy` names, or None.
         looks_at: the fields of `CriterionInput` that its criteria name.
-        divisor: what the weighted sum is divided by.
+        divisor: divisor of the weighted sum.
         may_block: whether one of its criteria may take longer than microseconds.
 
     Raises:
-        RewardError: unknown task, answer format or matching, no criteria or one name twice, a name that
-            `COMMON_METRICS` has, or weights that are all 0.
+        RewardError: unknown task, answer format or matching, no criteria, a name used twice or taken from
+            `COMMON_METRICS`, or weights that are all 0.
     """
 
     name: str
@@ -278,14 +277,16 @@ class Preset:
         answered = FORMATS[self.answer_format].tasks
         if answered and not set(answered) & set(self.tasks):
             raise RewardError(
-                f"answer_format = {self.answer_format!r}: it answers {', '.join(answered)}; "
-                f"preset {self.name} judges {', '.join(self.tasks)}"
+                f"answer_format = {self.answer_format!r}: supports {', '.join(answered)}; "
+                f"preset {self.name} scores {', '.join(self.tasks)}"
             )
         for criterion in self.criteria:
             if criterion.name in COMMON_METRICS:
-                raise RewardError(f"criteria.{criterion.name}: every preset reports a number of that name already")
+                raise RewardError(
+                    f"criteria.{criterion.name}: this name is reserved for a built-in metric; choose another"
+                )
         if len(self.weights) != len(self.criteria):
-            raise RewardError(f"criteria = {', '.join(c.name for c in self.criteria)}: needs each name once")
+            raise RewardError(f"criteria = {', '.join(c.name for c in self.criteria)}: use each name once")
         if self.accuracy is not None:
             require_one_of("accuracy", self.accuracy, self.weights)
         total = sum(self.weights.values())
@@ -302,10 +303,10 @@ class Preset:
         return {criterion.name: criterion.weight for criterion in self.criteria}
 
     def require_installed(self) -> None:
-        """Stop where a criterion needs a package that is not there.
+        """Check that the packages of all criteria are installed.
 
         Raises:
-            RewardError: naming the criterion, the package, and what to install.
+            RewardError: a missing package; the message names the criterion, the package, and what to install.
         """
         for criterion in self.criteria:
             module, install = getattr(criterion.fn, "needs", ("", ""))
@@ -313,17 +314,17 @@ class Preset:
                 raise RewardError(f"criteria.{criterion.name}: needs {module}: pip install '{install}'")
 
     def require_task(self, target: Target) -> None:
-        """Stop where the preset does not score the target's task; detection and grounding are one method.
+        """Check that the preset scores the target's task; detection and grounding count as one.
 
         Raises:
-            RewardError: naming both.
+            RewardError: another task; the message names both.
         """
         if target.task in self.tasks:
             return
         if target.task not in BOX_TASKS or not {*self.tasks} & {*BOX_TASKS}:
             raise RewardError(
-                f"preset {self.name}: judges {', '.join(self.tasks)}, the target is of task {target.task}; leave "
-                "preset out for the task's own, or name one for that task"
+                f"preset {self.name}: scores {', '.join(self.tasks)}, but the target's task is {target.task}; omit "
+                "preset for the task's default, or name one for that task"
             )
 
     @property
@@ -332,7 +333,7 @@ class Preset:
         return (*self.weights, *COMMON_METRICS)
 
     def with_weights(self, weights: Mapping[str, float]) -> Preset:
-        """The same preset with some weights changed.
+        """Return the preset with some weights changed.
 
         Raises:
             RewardError: a criterion that this preset does not have, or a weight that is not a number >= 0.

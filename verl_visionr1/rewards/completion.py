@@ -1,4 +1,4 @@
-"""The road of one completion, whatever the task: text -> answer -> original pixels -> matching -> criteria -> score."""
+"""Scores one completion of any task: text -> answer -> original pixels -> matching -> criteria -> score."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from verl_visionr1.targets import NO_IMAGE, Target
 BOX_METRICS = ("iou_mean", "f1_50")
 """Common metrics of `BOX_TASKS`; other tasks report them as 0."""
 DEGENERATION_METRICS = ("distinct_share", "empty")
-"""What `degeneration_metrics` tells; `alarms` listens to it."""
+"""Metrics of `degeneration_metrics`, which `alarms` tracks."""
 
 
 class ResponseContext(msgspec.Struct, frozen=True, gc=False):
-    """How the model spoke: its coordinates, and how much it may say.
+    """Coordinate frame and token budget of a response.
 
     Attributes:
-        frame: the coordinates it speaks in.
-        processed_wh: width and height of the image as the processor resized it; only some frames need it.
-        n_tokens: length of the completion; None: its words are counted where a criterion asks.
+        frame: the model's coordinate frame.
+        processed_wh: width and height of the image after the processor's resize; only some frames need it.
+        n_tokens: length of the completion; None: criteria that need it get the number of words.
         max_tokens: the response budget.
-        reasoning_opened: the prompt ends with `<think>`, so that the text begins inside the reasoning; text that never
-            closes it is then no answer.
+        reasoning_opened: whether the prompt ends with `<think>`, so that the text begins inside the reasoning; a text
+            that never closes it is then no answer.
     """
 
     frame: Frame
@@ -42,7 +42,7 @@ class ResponseContext(msgspec.Struct, frozen=True, gc=False):
 def evaluate_completion(
     completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
 ) -> Score:
-    """Judge one completion. No text makes it raise.
+    """Score one completion. No text makes it raise.
 
     Raises:
         FrameError: the frame needs `processed_wh` and it is None.
@@ -53,7 +53,7 @@ def evaluate_completion(
 def read_completion(
     completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
 ) -> CriterionInput:
-    """Text -> answer -> original pixels -> matching: everything that the criteria look at."""
+    """Text -> answer -> original pixels -> matching: the inputs of the criteria."""
     completion = spoken_text(completion, reasoning_opened=response.reasoning_opened)
     answer = PARSERS[preset.answer_format](completion)
     grid_wh = (0.0, 0.0)
@@ -85,7 +85,7 @@ def read_completion(
 
 
 def in_original_pixels(answer: Answer, frame_wh: tuple[float, float], original_wh: tuple[int, int]) -> Answer:
-    """The answer with its boxes and points in pixels of the original image; outside the frame they become a defect."""
+    """Convert boxes and points to pixels of the original image; any outside the frame is a defect."""
     boxes_xyxy, points_xy, defects = answer.boxes_xyxy, answer.points_xy, answer.defects
     if boxes_xyxy:
         if not all_inside(boxes_xyxy, frame_wh):
@@ -99,34 +99,33 @@ def in_original_pixels(answer: Answer, frame_wh: tuple[float, float], original_w
 
 
 def apply_criteria(case: CriterionInput, preset: Preset) -> Score:
-    """What the criteria of a preset say of a case."""
+    """Compute the score of a preset's criteria."""
     total = 0.0
     metrics: dict[str, float] = {}
     for criterion in preset.criteria:
-        metrics[criterion.name] = judged = case.accuracy if criterion is preset.measure else criterion.call(case)
-        total += criterion.weight * judged
+        metrics[criterion.name] = value = case.accuracy if criterion is preset.measure else criterion.call(case)
+        total += criterion.weight * value
     _add_common(metrics, case, case.accuracy if preset.measure is None else f1_50(case.class_aware))
     return Score(total / preset.divisor, metrics)
 
 
 def degeneration_metrics(case: CriterionInput) -> dict[str, float]:
-    """`DEGENERATION_METRICS` of an answer that goes to pieces, whatever the reward says of it.
+    """Compute `DEGENERATION_METRICS`, which show a degenerate answer independently of its reward.
 
-    "distinct_share": distinct places over all, of the boxes (or points) that can be used; the same numbers are one
-    place, whatever their labels; 1.0 for none. "empty": 1.0 iff nothing could be read from it, or it says that nothing
-    is there, where something is.
+    "distinct_share": share of distinct usable boxes (or points), whatever their labels; 1.0 for none. "empty": 1.0 iff
+    the answer is empty or unreadable although the target has objects.
     """
     answer, target = case.answer, case.target
     places = answer.boxes_xyxy or answer.points_xy
     n_places = len(places)
     distinct_share = len(set(places)) / n_places if n_places > 1 else 1.0
-    says_nothing = not (n_places or answer.n_dropped or answer.text) and answer.count is None
-    is_empty = says_nothing and bool(target.n_objects or target.count or target.task == "text")
+    has_no_content = not (n_places or answer.n_dropped or answer.text) and answer.count is None
+    is_empty = has_no_content and bool(target.n_objects or target.count or target.task == "text")
     return {"distinct_share": distinct_share, "empty": 1.0 if is_empty else 0.0}
 
 
 def _add_common(metrics: dict[str, float], case: CriterionInput, f1: float) -> None:
-    """`COMMON_METRICS`: the same keys for every task; what a task does not have is 0."""
+    """Add `COMMON_METRICS`: the same keys for every task; those that a task lacks are 0."""
     answer, matching, task = case.answer, case.class_aware, case.target.task
     n_predicted, n_target = float(matching.n_predicted), float(matching.n_target)
     metrics["iou_mean"] = metrics["f1_50"] = 0.0

@@ -1,4 +1,4 @@
-"""A preset as plain data, there and back: what YAML files and command lines say, and what is printed.
+"""Converts presets to and from plain data, as in YAML files, on command lines and in printed output.
 
     base: visionr1                       # start from this preset ("none": without criteria); every key is optional
     criteria:
@@ -35,17 +35,17 @@ Triple = tuple[float, float, float]
 Stage = Triple | dict[str, float]
 """Thresholds: (xi0, xi1, xi2), or the fields of `Thresholds` by name."""
 NO_BASE = "none"
-"""`base` of a preset that takes no criterion over: all it has stand in its own settings."""
+"""`base` of a preset that inherits no criterion."""
 
 
 class CriterionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`criteria.<name>`: what is None is kept from the base.
+    """`criteria.<name>`: fields that are None keep the base's value.
 
     Attributes:
         fn: a name in `criteria.CRITERIA`, `pkg://package.module:function` or `path/to/file.py:function`.
         weight: share in the reward; 0 reports the criterion without rewarding it.
         options: keyword-only parameters of the function.
-        judge: what `fn` was called before; taken with a warning.
+        judge: the old name of `fn`; accepted with a warning.
     """
 
     fn: str | None = None
@@ -64,7 +64,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`schedule`: how the thresholds move.
 
     Attributes:
-        kind: None (the preset's own, with `stages` and `at` in place of its), "off" (no progressive rule), "constant"
+        kind: None (the preset's own, with `stages` and `at` replaced if set), "off" (no progressive rule), "constant"
             (first of `stages`), "staged" (switch from the first to the second at `at`), "linear", "cosine" (from the
             first to the last between `begin` and `end`), "piecewise" (`stages[i]` from `starts[i]` on), "gated" (from
             one of `stages` to the next when `gate` opens).
@@ -86,10 +86,10 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: Gate = Gate()
 
     def build(self, own: Schedule) -> Schedule:
-        """The schedule these settings describe, over a preset's own.
+        """Build the schedule from these settings and the preset's own schedule.
 
         Raises:
-            ValueError: thresholds or fractions out of range, too few stages, a key that another kind looks at.
+            ValueError: thresholds or fractions out of range, too few stages, a key of another kind.
         """
         self._refuse_ignored()
         if self.kind is None and self.at is None and self.stages is None:
@@ -112,16 +112,16 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return dataclasses.replace(self._build(stages, off), off=off)
 
     def _refuse_ignored(self) -> None:
-        """A key that this kind does not look at would be set for nothing."""
+        """Raise ValueError for a key that this kind ignores."""
         ramps, default = ("linear", "cosine"), ScheduleSettings()
-        kinds = {"begin": ramps, "end": ramps, "starts": ("piecewise",), "gate": ("gated",)}
+        kinds_of = {"begin": ramps, "end": ramps, "starts": ("piecewise",), "gate": ("gated",)}
         if self.at is not None and self.kind not in (None, "staged"):
-            raise ValueError(f"at = {self.at!r}: only kind=staged looks at it")
-        for key, looking in kinds.items():
+            raise ValueError(f"at = {self.at!r}: only used by kind=staged")
+        for key, kinds in kinds_of.items():
             value = getattr(self, key)
-            if value and value != getattr(default, key) and self.kind not in looking:
+            if value and value != getattr(default, key) and self.kind not in kinds:
                 shown = msgspec.to_builtins(value)
-                raise ValueError(f"{key} = {shown!r}: only kind={' and kind='.join(looking)} looks at it; set kind too")
+                raise ValueError(f"{key} = {shown!r}: only used by kind={' and kind='.join(kinds)}; set kind too")
 
     def _build(self, stages: list[Thresholds], off: Thresholds) -> Schedule:
         if self.kind == "off":
@@ -136,25 +136,25 @@ class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return cosine(stages[0], stages[-1], begin=self.begin, end=self.end)
         if self.kind == "piecewise":
             return piecewise(list(zip(self.starts, stages, strict=True)))
-        # A gate counts stages and knows no progress; without one, they would follow each other evenly.
+        # A gate counts stages and ignores progress; without one the stages are of equal length.
         return piecewise([(i / len(stages), stage) for i, stage in enumerate(stages)])
 
     def build_gate(self) -> Gate | None:
-        """The gate, for "gated"; else None.
+        """Return the gate for "gated"; else None.
 
         Raises:
             ValueError: "gated" without a bar.
         """
         if self.kind == "gated" and self.gate.bar is None:
-            raise ValueError("gate.bar: kind=gated needs what the metric must reach, for example gate={bar:0.6}")
+            raise ValueError("gate.bar: kind=gated needs a value for the metric to reach, for example gate={bar:0.6}")
         return self.gate if self.kind == "gated" else None
 
 
 class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A preset, or the changes to one: what is None (or empty) is kept from the base. See `rewards.base.Preset`.
+    """A preset, or changes to one: fields that are None or empty keep the base's value. See `rewards.base.Preset`.
 
     Attributes:
-        base: the preset it starts from: a name in `PRESETS`, a YAML file, or "none", which takes no criterion over.
+        base: the preset it starts from: a name in `PRESETS`, a YAML file, or "none", which has no criteria.
         value: "mean" (weighted mean of the criteria) or "sum".
         weights: criterion -> weight, short for `criteria.<name>.weight`; null keeps the base's.
     """
@@ -172,7 +172,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     schedule: ScheduleSettings | None = None
 
     def build(self, base: Preset) -> Preset:
-        """The base with everything that is set here applied.
+        """Apply these settings to the base.
 
         Raises:
             RewardError: an unknown criterion, format, matching or option, or a wrong value.
@@ -198,7 +198,7 @@ class PresetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> Criterion:
-    """A criterion with what is set changed, or a new one."""
+    """Build a changed criterion, or a new one."""
     if change.fn is None and base is None:
         raise RewardError(f"criteria.{name}: no such criterion in the base; a new one needs fn")
     options = dict(base.options) if base is not None and change.fn is None else {}
@@ -208,7 +208,7 @@ def _criterion(name: str, change: CriterionSettings, base: Criterion | None) -> 
 
 
 def load_criterion(name: str, spec: str) -> CriterionFn:
-    """A criterion's function, by its name in `CRITERIA` or by its place.
+    """Load a criterion's function by its name in `CRITERIA` or by its place.
 
     Raises:
         RewardError: no such function.
@@ -224,7 +224,7 @@ def load_criterion(name: str, spec: str) -> CriterionFn:
 
 
 def preset_to_dict(preset: Preset) -> dict[str, Any]:
-    """A preset as plain data, whole: `PresetSettings` of it builds the same preset."""
+    """Convert a whole preset to plain data, from which `PresetSettings` builds the same preset."""
     return {
         "base": NO_BASE,
         "name": preset.name,
@@ -250,7 +250,7 @@ def _schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
     points = schedule.points
     plain: dict[str, Any] = {"kind": "piecewise", "starts": [at for at, _ in points]}
     if schedule.interpolation != "step":
-        points = points[-2:]  # a third, at 0, only holds until "begin"
+        points = points[-2:]  # a third point, at 0, only covers the time until "begin"
         plain = {"kind": schedule.interpolation, "begin": points[0][0], "end": points[1][0]}
     plain["stages"] = [dataclasses.asdict(thresholds) for _, thresholds in points]
     return plain | {"off": dataclasses.asdict(schedule.off)}
@@ -263,12 +263,12 @@ def _thresholds(stage: Stage) -> Thresholds:
     refuse_unknown(stage, names, "stages")
     missing = [name for name in names if name not in stage]
     if missing:
-        raise ValueError(f"stages: {stage} lacks {', '.join(missing)}")
+        raise ValueError(f"stages: {stage}: missing {', '.join(missing)}")
     return Thresholds(**stage)
 
 
 def _in(key: str, make: Any, *args: Any) -> Any:
-    """`make(*args)`, with the key put before what it raises."""
+    """Call `make(*args)`; put the key before the message of an error."""
     try:
         return make(*args)
     except ValueError as error:
@@ -276,7 +276,7 @@ def _in(key: str, make: Any, *args: Any) -> Any:
 
 
 def read_settings(file: str | Path) -> PresetSettings:
-    """The preset settings in a YAML file.
+    """Read the preset settings of a YAML file.
 
     Raises:
         RewardError: no such file, not YAML, or wrong settings; the message names the file.
@@ -300,7 +300,7 @@ def read_settings(file: str | Path) -> PresetSettings:
 
 
 def _beside(change: CriterionSettings | None, folder: Path) -> CriterionSettings | None:
-    """A criterion of a YAML file: a function's relative path counts from the file's folder."""
+    """Resolve the relative path of a criterion's function against the folder of its YAML file."""
     fn = None if change is None else change.fn
     if change is None or fn is None or fn.startswith(PACKAGE_PREFIX) or ".py:" not in fn:
         return change

@@ -1,7 +1,7 @@
-"""Where training is when a prompt is judged, and what counts there.
+"""The progress of training when a prompt is scored, and the thresholds at that progress.
 
-The context is made once, when a batch is dispatched, and travels with it, so that all rollouts of a prompt are judged
-alike, on whatever worker and however late.
+The context is made once, when a batch is dispatched, and travels with the batch. So all rollouts of a prompt are scored
+with the same thresholds, on any worker and at any time.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from verl_visionr1.criteria import Thresholds
 from verl_visionr1.schedule import Schedule, last_progress, progress_at
 
 ValidationStage = Literal["final", "current", "off"]
-"""Thresholds that validation is judged by: the strictest, those of training at that step, or none."""
+"""Thresholds of validation: the strictest, those of training at that step, or none."""
 STATE_FILE = "visionr1_progress.json"
-"""What the progress callback keeps, in each folder `global_step_N` of the checkpoints."""
+"""State of the progress callback, in each folder `global_step_N` of the checkpoints."""
 WIRE_KEY = "visionr1_context"
-"""Key of the dispatched batch that carries `Context.to_wire()`."""
+"""Key of `Context.to_wire()` in the dispatched batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where training was when a prompt was dispatched.
+    """The progress of training when a prompt was dispatched.
 
     Attributes:
         progress: fraction of training done, in [0, 1]; None with the progressive rule off.
         is_validation: whether the prompt belongs to validation.
-        gates: with a gated rule, data source -> stage (a source that is not there is at stage 0); else None.
-        last_progress: fraction of training done when its last step begins: the final stage is the one that holds then.
+        gates: with a gated rule, data source -> stage (a missing source is at stage 0); else None.
+        last_progress: fraction of training done when its last step begins, which determines the final stage.
     """
 
     progress: float | None
@@ -38,7 +38,7 @@ class Context:
     last_progress: float = 1.0
 
     def to_wire(self) -> dict[str, Any]:
-        """Plain values, for verl's batches. `from_wire` is the inverse.
+        """Convert to plain values for verl's batches. `from_wire` is the inverse.
 
         >>> Context.from_wire(Context(0.5, gates={"coco": 1}).to_wire()).gates
         {'coco': 1}
@@ -49,25 +49,25 @@ class Context:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Context:
-        """What `to_wire` wrote."""
+        """Read the values of `to_wire`."""
         return cls(wire["progress"], wire["is_validation"], wire["gates"], wire["last_progress"])
 
     def rule(
         self, schedule: Schedule, validation: ValidationStage, data_source: str = "", *, is_gated: bool = True
     ) -> Rule:
-        """What counts here under a schedule.
+        """Return the thresholds and stage of a schedule in this context.
 
         Args:
-            schedule: that of the preset which judges the row.
-            validation: what validation is judged by.
-            data_source: that of the row; gates are kept for each.
-            is_gated: whether it is the run's own schedule, whose stages the gates count; another follows progress.
+            schedule: the schedule of the preset that scores the row.
+            validation: thresholds of validation.
+            data_source: the row's data source; each has its own gate.
+            is_gated: whether this is the run's own schedule, whose stages the gates count; others follow progress.
         """
         if self.progress is None:
             return Rule(schedule.off, -1)
         gates = self.gates if is_gated else None
         if self.is_validation and validation == "final":
-            # A gate may reach any stage, however short the training is.
+            # A gate may reach any stage in a training of any length.
             stage = schedule.last_stage(self.last_progress) if gates is None else schedule.final_stage
             return Rule(schedule.points[stage][1], stage)
         if self.is_validation and validation == "off":
@@ -86,12 +86,12 @@ def context_at(
     is_validation: bool = False,
     gates: Mapping[str, int] | None = None,
 ) -> Context:
-    """The context of a prompt.
+    """Build the context of a prompt.
 
     Args:
-        step: when it was dispatched, from 1; 0 is before training.
+        step: the step of its dispatch, from 1; 0 is before training.
         total_steps: steps that count as the whole of training; None: the rule is off.
-        n_steps: steps that the run takes, where they are known.
+        n_steps: steps that the run takes, if known.
         is_validation, gates: see `Context`.
     """
     if total_steps is None:
@@ -101,10 +101,10 @@ def context_at(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What counts.
+    """Thresholds and stage.
 
     Attributes:
-        thresholds: what a match, a recall and an IoU must reach.
+        thresholds: thresholds of a match, a recall and an IoU.
         stage: index of the schedule's stage; -1 with the progressive rule off.
     """
 

@@ -1,7 +1,7 @@
-"""Presets of counting: a number stated, or a list whose length is the count.
+"""Presets of counting: a stated number, or a list whose length is the count.
 
-`counting`, the default, pays for the exact count and, as much, for coming near it: exactness alone gives a group of
-wrong guesses nothing to learn from, nearness alone settles beside the truth. The format is easy and counts half.
+`counting`, the default, rewards the exact count and nearness to it equally. Exactness alone gives a group of wrong
+guesses no gradient; nearness alone lets training settle beside the true count. The format is easy and counts half.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Presets of detection and grounding: every object of a category list, or of one phrase.
 
-One method for both, as in arXiv 2503.18013: a phrase is a category list of one, and a target with one label ignores
-labels.
+Both use one method, as in arXiv 2503.18013: a phrase is a category list of one, and labels are ignored for a target
+with one label.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE_AWARE = (
     Criterion("recall", recall_size_aware),
     Criterion("precision", precision_size_aware),
 )
-"""The same, where no threshold asks for more than the frame's grid can write at a box's size."""
+"""The same, with thresholds capped at what the frame's grid can reach at a box's size."""
 
 VLMR1_OVD = (
     Criterion("format", well_formed),
@@ -33,7 +33,7 @@ VLMR1_OVD = (
     Criterion("ap50", ap50, 0.0),
     Criterion("weighted_sum", weighted_sum, 0.0),
 )
-"""VLM-R1's rewards of open-vocabulary detection: the paper's choice has the weight, the others are reported."""
+"""VLM-R1's rewards of open-vocabulary detection: the paper's choice is rewarded, the others are reported."""
 
 
 def _matched_at(match_iou: float) -> Thresholds:
@@ -41,7 +41,7 @@ def _matched_at(match_iou: float) -> Thresholds:
 
 
 V_TRIUNE = Schedule(((0.0, _matched_at(0.85)), (0.10, _matched_at(0.95)), (0.25, _matched_at(0.99))))
-"""V-Triune's eps over training; with the progressive rule off, .5."""
+"""V-Triune's eps over training; .5 with the progressive rule off."""
 
 PRESETS = (
     Preset("visionr1", VISIONR1, source="arXiv 2503.18013, repaired"),

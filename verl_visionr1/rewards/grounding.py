@@ -1,6 +1,6 @@
 """Presets of grounding: the soft and the hard rewards of referring expressions, for one referent or several.
 
-Each is format plus one number; they judge detection too, where a label stands for a phrase.
+Each is format plus one number. They score detection too, with labels in place of phrases.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Presets of pointing: one point an object, and the one click on a screen.
+"""Presets of pointing: one point per object, and a single click on a screen.
 
-A point's place counts four fifths, the format one fifth (as GUI-R1 and Vero weigh them), so that well-formed junk earns
-little. None looks at the thresholds, so there is nothing to schedule.
+A point's place counts four fifths and the format one fifth, as in GUI-R1 and Vero, so well-formed junk earns
+little. None uses thresholds, so there is no schedule.
 """
 
 from __future__ import annotations

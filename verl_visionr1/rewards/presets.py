@@ -1,4 +1,4 @@
-"""Every preset by name, and the way from a name or a YAML file to a preset."""
+"""All presets by name, and functions that find a preset by name or YAML file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from verl_visionr1.rewards.released import visionr1, vlmr1_boxes, vlmr1_text
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         preset.name: preset
-        for room in (detection, grounding, counting, pointing, text, visionr1, vlmr1_boxes, vlmr1_text)
-        for preset in room.PRESETS
+        for module in (detection, grounding, counting, pointing, text, visionr1, vlmr1_boxes, vlmr1_text)
+        for preset in module.PRESETS
     }
 )
 """Every preset by name."""
@@ -28,13 +28,13 @@ TASK_PRESETS: Mapping[str, str] = MappingProxyType(
         "text": "text-exact",
     }
 )
-"""Task -> the preset that judges it where nothing else is said."""
+"""Task -> its default preset."""
 MAX_BASES = 8
-"""YAML files that may stand on one another."""
+"""Longest chain of YAML files by `base`."""
 
 
 def find_preset(spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
-    """The preset that a name, or a YAML file with `PresetSettings`, describes.
+    """Find a preset by name, or build it from a YAML file with `PresetSettings`.
 
     Raises:
         RewardError: no such preset or file, or wrong settings.
@@ -47,7 +47,7 @@ def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
         require_one_of("preset", spec, known)
         return known[spec]
     if not bases_left:
-        raise RewardError(f"base = {spec!r}: more than {MAX_BASES} files stand on one another; is it a circle?")
+        raise RewardError(f"base = {spec!r}: a chain of more than {MAX_BASES} files; check for circular bases")
     settings = read_settings(spec)
     base = _find(_base_name(settings), known, bases_left - 1)
     try:
@@ -57,7 +57,7 @@ def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
 
 
 def build_preset(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
-    """The preset that settings describe, over the base they name ("visionr1" where they name none)."""
+    """Build the preset of the settings on their base (default: "visionr1")."""
     return _build_over(settings, find_preset(_base_name(settings), known))
 
 

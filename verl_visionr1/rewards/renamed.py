@@ -1,4 +1,4 @@
-"""Names of the last release that stand in users' settings and functions: taken for one more, with a warning."""
+"""Old names in users' settings and functions: accepted for one more release, with a warning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType({"labelled": "class_aware"})
 
 
 def current_name(key: str, name: str, renamed: Mapping[str, str]) -> str:
-    """The name that is used now; an old one warns (FutureWarning).
+    """Return the current name; an old one warns (FutureWarning).
 
     >>> current_name("matching", "giou", MATCHINGS)
     'giou'
@@ -29,5 +29,5 @@ def current_name(key: str, name: str, renamed: Mapping[str, str]) -> str:
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Say once for each place that a name has changed."""
-    warnings.warn(f"{old} is now {new}; the old name goes with the next release", FutureWarning, stacklevel=3)
+    """Warn once per place that a name has changed."""
+    warnings.warn(f"{old} is now {new}; the next release removes the old name", FutureWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Which preset judges a row: by a column of it, by its data source, by its task."""
+"""Chooses the preset of a row: by a column, by its data source, by its task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from verl_visionr1.settings import needs_one_of
 from verl_visionr1.targets import TASKS, Target
 
 DELEGATED = -2.0
-"""`route` of a row that verl's own reward judges."""
+"""`route` of a row that verl's own reward scores."""
 
 
 def is_delegated(delegate: Sequence[str], data_source: str) -> bool:
-    """Whether verl's own reward judges the rows of a data source.
+    """Whether verl's own reward scores the rows of a data source.
 
     >>> is_delegated(["openai/*"], "openai/gsm8k"), is_delegated([], "openai/gsm8k")
     (True, False)
@@ -28,12 +28,12 @@ def is_delegated(delegate: Sequence[str], data_source: str) -> bool:
 
 
 class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`routes`: presets (names, or YAML files) for some rows; the first of column, data source and task that fits wins.
+    """`routes`: presets (names, or YAML files) for some rows, tried in the order column, data source, task.
 
     Attributes:
         task: task -> preset.
-        data_source: glob over `data_source`, for example "gui/*" -> preset; the first that fits wins.
-        column: a column of the row, dotted, for example "extra_info.reward", whose value picks from `values`.
+        data_source: glob over `data_source`, for example "gui/*" -> preset; the first match wins.
+        column: dotted path of a column, for example "extra_info.reward", whose value selects from `values`.
         values: value of the column -> preset.
     """
 
@@ -47,14 +47,14 @@ class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Routes:
     """The presets of a run.
 
-    A row whose task the preset chosen for it cannot judge goes to the task's own default (`TASK_PRESETS`), unless a
-    rule of `by_column`, `by_source` or `by_task` chose it: then it is an error.
+    Without a matching rule, a row gets `default`, or its task's default preset (`TASK_PRESETS`) if `default` does not
+    score that task. A rule that chooses a preset for another task is an error.
 
     Attributes:
-        default: judges what no rule speaks of.
+        default: preset of rows without a matching rule.
         by_task, by_source, by_column: rules, see `RouteSettings`.
-        column: path to the column that `by_column` looks at.
-        presets: every preset that a rule names, once, the default first.
+        column: path to the column of `by_column`.
+        presets: all presets of the rules without repeats, the default first.
 
     Raises:
         RewardError: an unknown task, values without a column or a column without values.
@@ -83,27 +83,27 @@ class Routes:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Keys of the metrics of a run, the same for every row: the criteria of all its presets, then the common ones.
+        """Keys of a run's metrics, the same for every row: the criteria of all its presets, then the common ones.
 
-        A criterion that a row's preset does not have is reported as 0.
+        A criterion that a row's preset lacks is reported as 0.
         """
         criteria = [name for preset in self.presets for name in preset.weights]
         return (*dict.fromkeys(criteria), *COMMON_METRICS)
 
     def index(self, preset: Preset) -> float:
-        """The place of a preset among those that the rules name, 0 for the default; -1 for another."""
+        """Index of a preset in `presets`, 0 for the default; -1 for another."""
         return next((float(i) for i, named in enumerate(self.presets) if named is preset), -1.0)
 
     def preset_for(self, target: Target, data_source: str = "", row: Mapping[str, Any] | None = None) -> Preset:
-        """The preset that judges a row.
+        """Return the preset that scores a row.
 
         Args:
             target: its ground truth.
             data_source: its data source.
-            row: its columns, where a rule looks at one.
+            row: its columns, if a rule uses one.
 
         Raises:
-            RewardError: a rule chose a preset that cannot judge the row's task, or the column holds another value.
+            RewardError: a rule chose a preset for another task, or the column has an unknown value.
         """
         chosen = self._chosen(target, data_source, row)
         if chosen is None:
@@ -111,8 +111,8 @@ class Routes:
             return own if target.task in own.tasks else PRESETS[TASK_PRESETS[target.task]]
         if target.task not in chosen.tasks:
             raise RewardError(
-                f"preset {chosen.name} judges {', '.join(chosen.tasks)}, but routes gives it a row of task "
-                f"{target.task} (data source {data_source!r})"
+                f"preset {chosen.name} scores {', '.join(chosen.tasks)}, but routes chose it for a row of task "
+                f"{target.task} (data source {data_source!r}); name a preset for that task"
             )
         return chosen
 
@@ -138,7 +138,7 @@ def _column(row: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def routes_of(settings: RouteSettings, default: Preset, known: Mapping[str, Preset] = PRESETS) -> Routes:
-    """The routes that settings describe.
+    """Build the routes from their settings.
 
     Raises:
         RewardError: an unknown task or preset, or a column without values.

@@ -1,6 +1,6 @@
-"""What a user may set of a run's reward, whatever framework runs it: presets, routes, schedule, frame.
+"""Settings of a run's reward in every framework: presets, routes, schedule, frame.
 
-verl's plug-in adds settings of its own (`plugin.config.Settings`), the other frameworks theirs
+verl's plug-in adds its own (`plugin.config.Settings`), and so do the other frameworks
 (`integrations.core.FunctionSettings`).
 """
 
@@ -18,19 +18,20 @@ from verl_visionr1.rewards.routing import Routes, RouteSettings, routes_of
 
 
 class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """The settings that every framework has.
+    """The settings of every framework.
 
     Attributes:
         preset: a name in `verl_visionr1.PRESETS` or in `presets`, or a YAML file.
         weights: criterion -> weight, over the preset's; null keeps the preset's.
-        criteria: criteria changed, added (`fn`) or left out (null), over the preset's.
-        schedule: over the preset's; None keeps it.
-        answer_format, matching: over the preset's; None keeps them.
-        presets: presets of the run's own by name, each over a base, for `preset` and `routes`.
+        criteria: criteria that are changed, added (`fn`) or removed (null), over the preset's.
+        schedule: replaces the preset's; None keeps it.
+        answer_format, matching: replace the preset's; None keeps them.
+        presets: own presets of the run by name, each over a base, for `preset` and `routes`.
         routes: presets for some of the rows.
-        validation: thresholds of validation: "final" (the strictest stage, so that curves compare), "current", "off".
-        total_steps: trainer steps that count as the whole of training; None takes the run's own where the framework
-            tells it. Set it when a run will be extended, so that the bar is not lowered.
+        validation: thresholds of validation: "final" (the strictest stage, so that curves are comparable), "current",
+            "off".
+        total_steps: trainer steps that count as the whole of training; None uses the run's own if the framework
+            provides it. Set it if the run will be extended, so that the thresholds do not drop.
     """
 
     preset: str = "visionr1"
@@ -51,7 +52,7 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @cached_property
     def reward(self) -> Preset:
-        """The preset with everything that is set here applied.
+        """The preset with all settings applied.
 
         Raises:
             RewardError: an unknown preset, criterion, format, or thresholds out of range.
@@ -82,7 +83,7 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """`PRESETS` and the run's own.
 
         Raises:
-            RewardError: a name that is taken, a circle of bases, or a wrong preset.
+            RewardError: a name in use, circular bases, or a wrong preset.
         """
         known = dict(PRESETS)
         for name in self.presets:
@@ -90,23 +91,23 @@ class RewardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return known
 
     def require_names(self, taken: frozenset[str]) -> None:
-        """Stop where a criterion has a name that a row reports something else by, or needs a missing package.
+        """Check that no criterion has a reserved name or needs a missing package.
 
         Raises:
-            RewardError: naming the criterion.
+            RewardError: such a criterion; the message names it.
         """
         for name in self.routing.metrics:
             if name in taken:
-                raise RewardError(f"criteria.{name}: every row reports something else by that name; take another")
+                raise RewardError(f"criteria.{name}: this name is reserved for a built-in metric; choose another")
         for preset in self.routing.presets:
             preset.require_installed()
 
     def _build(self, name: str, known: dict[str, Preset], above: tuple[str, ...] = ()) -> None:
-        """Add a preset of the run's own to `known`, after that it stands on, whichever is named first."""
+        """Add one of the run's own presets to `known`, after its base."""
         if name in PRESETS:
-            raise RewardError(f"presets.{name}: there is a preset of that name; take another, with base: {name}")
+            raise RewardError(f"presets.{name}: a built-in preset has this name; choose another, with base: {name}")
         if name in above:
-            raise RewardError(f"presets.{name}.base: a circle: {' -> '.join((*above, name))}")
+            raise RewardError(f"presets.{name}.base: circular: {' -> '.join((*above, name))}")
         if name in known:
             return
         settings = msgspec.structs.replace(self.presets[name], name=name)

@@ -1,6 +1,6 @@
-"""Presets of answers in words. The format (an answer in closed tags, or none) is easy and counts a tenth.
+"""Presets of answers in words. The format (closed tags, or no tags) is easy and counts a tenth.
 
-Add `think_answer` or `think_answer_glm` of `criteria.structure` where the reasoning is to have a template.
+Add `think_answer` or `think_answer_glm` of `criteria.structure` to require a template for the reasoning.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Rewards as released code computes them, less its crashes: one module a project, known answers in tests/golden."""
+"""Rewards as released code computes them, without its crashes: one module per project, known values in tests/golden."""

@@ -1,12 +1,15 @@
-"""VLM-R1's rewards of boxes as its released code computes them, less its crashes; known answers in tests.
+"""VLM-R1's rewards of boxes as its released code computes them, without its crashes; known values in tests.
 
-Those of referring expressions are in `vlmr1_rec`; here are those of open-vocabulary detection. They read the completion
-by themselves, each by its own rules (first or last answer, first or last block), so the answer that the preset parses
-serves the common metrics only. What differs from sound rewards: boxes are compared without a change of frame; labels
-that the target lacks, and false alarms written after the true boxes, cost AP nothing; a wrong label still earns .3 of
-`weighted_sum`; with nothing to find, any answer without a block of boxes earns 1. A box with NaN overlaps nothing here;
-in the released code its IoU is NaN, which no threshold refuses, so that AP takes it for a match. A whole number that no
-float can hold stops the released AP, beside good boxes too: it is 0 here.
+Those of referring expressions are in `vlmr1_rec`; this module has those of open-vocabulary detection. Each parses the
+completion by its own rules (first or last answer, first or last block), so the preset's parsed answer serves only the
+common metrics.
+
+Known flaws: boxes are compared without a change of frame. Labels that the target lacks, and false positives after the
+true boxes, cost AP nothing. A wrong label still earns .3 of `weighted_sum`. For an empty target, any answer without a
+block of boxes earns 1.
+
+A box with NaN overlaps nothing here; in the released code its IoU is NaN, which passes every threshold, so AP counts a
+match. A whole number too large for a float crashes the released AP, even beside good boxes: it is 0 here.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ from verl_visionr1.schedule import constant
 from verl_visionr1.targets import Target
 
 MAX_DETECTIONS = 100
-"""Predictions of one class beyond this play no part in AP."""
+"""Predictions of one class that AP reads; further ones are ignored."""
 MAX_AREA = 1e10
-"""COCO's largest area: an unmatched prediction beyond it is not counted."""
+"""COCO's largest area: a larger unmatched prediction is not counted."""
 
 
 def od_ap(completion: str, target: Target) -> float:
-    """`od_reward` of AP at .50:.05:.95: COCO's, all scores equal, so that the order of writing decides; in [0, 1].
+    """`od_reward` of COCO's AP at .50:.05:.95; all scores are equal, so that the order of the text decides; in [0, 1].
 
-    Reads the last JSON block of the last `<answer>`; no answer: 0.0. Where nothing is to be found "None", and any other
-    answer without boxes, earns 1.0.
+    Reads the last JSON block of the last `<answer>`; no answer: 0.0. For an empty target "None", and any other answer
+    without boxes, earns 1.0.
     """
     return _of_answer(completion, target, IOU_THRESHOLDS)
 
@@ -62,40 +65,40 @@ def _of_answer(completion: str, target: Target, taus: Sequence[float], *, by_len
     if not answers:
         return 0.0
     items = _items(list(between(answers[-1], "```json", "```"))[-1:])
-    judged = _coco(items, target, taus)
+    ap = _coco(items, target, taus)
     n_target = len(target.boxes_xyxy)
-    return judged * n_target / len(items) if by_length and len(items) > n_target else judged
+    return ap * n_target / len(items) if by_length and len(items) > n_target else ap
 
 
 def _coco(items: list[Any], target: Target, taus: Sequence[float]) -> float:
     """AP of one image, averaged over the classes of the target; predictions of other classes are dropped."""
     if not items or not target.boxes_xyxy:
         return 0.0 if items or target.boxes_xyxy else 1.0
-    wanted: dict[str, list[Box]] = {}
+    targets: dict[str, list[Box]] = {}
     for label, box in zip(_labels(target), cast(Boxes, target.boxes_xyxy), strict=True):
-        wanted.setdefault(label, []).append(box)
-    said: dict[str, list[Box]] = {label: [] for label in wanted}
-    if any(_stops_coco(item, said) for item in items):
+        targets.setdefault(label, []).append(box)
+    predicted: dict[str, list[Box]] = {label: [] for label in targets}
+    if any(_crashes_coco(item, predicted) for item in items):
         return 0.0
     for claim in _claims(items):
-        if claim.label in said:
-            said[claim.label].append(claim.box)
+        if claim.label in predicted:
+            predicted[claim.label].append(claim.box)
     total = 0.0
-    for label, boxes in said.items():
+    for label, boxes in predicted.items():
         # Boxes inverted in one direction, or beyond the largest area, match nothing and are not counted either.
         ranked = [box for box in boxes[:MAX_DETECTIONS] if not (_area(box) < 0.0 or _area(box) > MAX_AREA)]
         if ranked:
-            matches_of = rank_matches(pairwise_iou(ranked, wanted[label]), taus)
-            total += sum([ap_of_ranking([t >= 0 for t in found], len(wanted[label])) for found in matches_of])
-    return total / (len(taus) * len(wanted))
+            matches_of = rank_matches(pairwise_iou(ranked, targets[label]), taus)
+            total += sum([ap_of_ranking([t >= 0 for t in found], len(targets[label])) for found in matches_of])
+    return total / (len(taus) * len(targets))
 
 
-def _stops_coco(item: object, asked: Mapping[str, object]) -> bool:
-    """Whether an object holds a whole number that no float can: it stops COCO; beside a decimal it is dropped."""
+def _crashes_coco(item: object, labels: Mapping[str, object]) -> bool:
+    """Whether an object has a whole number too large for a float: it crashes COCO; beside a decimal it is dropped."""
     if not isinstance(item, dict):
         return False
     label, box = (cast(dict[str, Any], item).get(key) for key in ("label", "bbox_2d"))
-    if not (isinstance(label, str) and label in asked and isinstance(box, list)):
+    if not (isinstance(label, str) and label in labels and isinstance(box, list)):
         return False
     numbers = cast(list[Any], box)[:4]
     are_whole = len(numbers) == 4 and all(isinstance(number, int) for number in numbers)
@@ -109,10 +112,10 @@ def _area(box: Box) -> float:
 def released_weighted_sum(completion: str, target: Target) -> float:
     """`weighted_sum` (`detection_score`): .7 * position + .3 * completeness, in [0, 1].
 
-    Reads the first JSON block of the last `<answer>` (of the text, where there is none) in lower case. Pairs are taken
-    greedily by IoU from .5 on, whatever their labels; one that disagrees in label counts as found, with IoU 0. A
-    prediction without a label takes that of the pair before, as released; where there is none, and the released code
-    crashes, it is wrong. Nothing to find: 1.0 iff the answer is "none".
+    Reads the first JSON block of the last `<answer>` (of the text without one) in lower case. Pairs are taken greedily
+    by IoU from .5 on, whatever their labels; a pair with different labels counts as found, with IoU 0. A prediction
+    without a label takes that of the previous pair, as released; without a previous pair, where the released code
+    crashes, it is wrong. Empty target: 1.0 iff the answer is "none".
     """
     answer = cleaned_answer(completion)
     if not target.boxes_xyxy:
@@ -122,17 +125,17 @@ def released_weighted_sum(completion: str, target: Target) -> float:
         return 0.0
     claims = list(_claims(items))
     labels = [label.lower() for label in _labels(target)]
-    position, said = 0.0, None
+    position, label = 0.0, None
     pairs = _greedy(stripped_iou([claim.box for claim in claims], cast(Boxes, target.boxes_xyxy), 1.0))
     for p, t, overlap in pairs:
-        said = said if claims[p].label is None else claims[p].label
-        position += overlap if said == labels[t] else 0.0
+        label = label if claims[p].label is None else claims[p].label
+        position += overlap if label == labels[t] else 0.0
     completeness = (len(pairs) / len(labels) + len(pairs) / len(items)) / 2.0
     return 0.7 * (position / len(labels)) + 0.3 * completeness
 
 
 def _greedy(iou_pt: Array) -> list[tuple[int, int, float]]:
-    """Pairs from the largest IoU down to .5, of equals the first in order of rows, each row and column once."""
+    """Take pairs from the largest IoU down to .5, ties in row order, each row and column once."""
     rows, columns = np.nonzero(iou_pt >= 0.5)
     overlaps = iou_pt[rows, columns]
     best_first = np.argsort(-overlaps, kind="stable")
@@ -160,7 +163,7 @@ class Claim(NamedTuple):
 
 
 def _claims(items: list[Any]) -> Iterator[Claim]:
-    """At most `MAX_BOXES` objects with a box; the others count as items, but match nothing."""
+    """Yield at most `MAX_BOXES` objects with a box; the others count as items, but match nothing."""
     n_left = MAX_BOXES
     for item in items:
         if n_left and isinstance(item, dict):
@@ -183,7 +186,7 @@ def _box(value: object) -> Box | None:
 
 
 def _items(blocks: list[str]) -> list[Any]:
-    """The items of the list in the only block; none if there is no block, or a long one, or it is not valid JSON."""
+    """Return the items of the list in the only block; none without a block, for a long one, or for invalid JSON."""
     if not blocks or len(blocks[0]) > MAX_CHARS:
         return []
     try:

@@ -1,8 +1,8 @@
-"""VLM-R1's rewards of referring expressions as its released code computes them, less its crashes.
+"""VLM-R1's rewards of referring expressions as its released code computes them, without its crashes.
 
-They read the completion by themselves: the first `<answer>`, and in it the first four whole numbers in brackets. Every
-pattern of the released code is matched here in linear time; the Qwen module's took time with the fourth power of the
-number of boxes in a cut-off answer.
+They parse the completion themselves: the first `<answer>`, and in it the first four whole numbers in brackets. All
+patterns of the released code are matched in linear time; the Qwen module's took time with the fourth power of the
+number of boxes in a truncated answer.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _THOUGHT_TO_ANSWER = re.compile(r"</think>\s*<answer>")
 def iou_qwen(completion: str, target: Target, grid_wh: tuple[float, float]) -> float:
     """`iou_reward` of the Qwen module: IoU of the first box in the first `<answer>`, in [0, 1].
 
-    Only whole numbers of at least 0 without inner blanks are a box. It is taken to original pixels (`grid_wh` a unit)
-    and compared with the target's first box; an overlap of one pixel or less in width or height is none. 0.0 without a
-    target, where the released code crashes.
+    Only whole numbers of at least 0 without inner blanks form a box. It is converted to original pixels (a unit is
+    `grid_wh`) and compared with the target's first box; an overlap of at most one pixel in width or height counts as
+    none. 0.0 without a target, where the released code crashes.
     """
     return _iou_of_first(completion, target, grid_wh, (1.0, 1.0), 1.0)
 
 
 def iou_internvl(completion: str, target: Target, grid_wh: tuple[float, float]) -> float:
-    """`iou_reward` of the InternVL module: as `iou_qwen`, in the model's own units, to which the target is taken."""
+    """`iou_reward` of the InternVL module: as `iou_qwen`, with the target converted to the model's units."""
     return _iou_of_first(completion, target, (1.0, 1.0), grid_wh, 1.0)
 
 
 def iou_glm(completion: str, target: Target, grid_wh: tuple[float, float]) -> float:
-    """`iou_reward` of the GLM module: as `iou_internvl`, where the smallest overlap counts."""
+    """`iou_reward` of the GLM module: as `iou_internvl`, but any overlap counts."""
     return _iou_of_first(completion, target, (1.0, 1.0), grid_wh, 0.0)
 
 
@@ -52,12 +52,12 @@ def _iou_of_first(
     unit_wh: tuple[float, float],
     strip: float,
 ) -> float:
-    said = _first_box(completion)
-    if said is None or not target.boxes_xyxy:
+    box = _first_box(completion)
+    if box is None or not target.boxes_xyxy:
         return 0.0
     (sx, sy), (ux, uy) = scale_wh, unit_wh
     x1, y1, x2, y2 = target.boxes_xyxy[0]
-    p = (said[0] * sx, said[1] * sy, said[2] * sx, said[3] * sy)
+    p = (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy)
     t = (x1 / ux, y1 / uy, x2 / ux, y2 / uy)
     return _stripped_iou_of_one(p, t, strip)
 
@@ -67,14 +67,14 @@ def _first_box(completion: str) -> Box | None:
     found = None if answer is None else _FOUR.search(answer)
     if found is None:
         return None
-    x1, y1, x2, y2 = map(float, found.groups())  # endless digits are infinite, and overlap nothing
+    x1, y1, x2, y2 = map(float, found.groups())  # too many digits give inf, which overlaps nothing
     return x1, y1, x2, y2
 
 
 def stripped_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box], strip: float) -> Array:
-    """IoU, shape (P, T), where an overlap of at most `strip` in width or height is none.
+    """IoU of shape (P, T), in which an overlap of at most `strip` in width or height counts as none.
 
-    With 1.0 it is the released IoU, whose inclusive corners ("-1", "+1") have no other effect. Predicted boxes may be
+    1.0 gives the released IoU, whose inclusive corners ("-1", "+1") have no other effect. Predicted boxes may be
     inverted, infinite or nan: they overlap nothing.
     """
     p, t = as_array(predicted_xyxy), as_array(target_xyxy)
@@ -88,7 +88,7 @@ def stripped_iou(predicted_xyxy: Sequence[Box], target_xyxy: Sequence[Box], stri
 
 
 def _stripped_iou_of_one(p: Box, t: Box, strip: float) -> float:
-    """`stripped_iou` of two boxes; the target's is sound."""
+    """`stripped_iou` of two boxes; the target's is valid."""
     width, height = min(p[2], t[2]) - max(p[0], t[0]), min(p[3], t[3]) - max(p[1], t[1])
     if not (width > strip and height > strip):  # nan fails too
         return 0.0
@@ -100,7 +100,7 @@ def _stripped_iou_of_one(p: Box, t: Box, strip: float) -> float:
 def format_rec_qwen(completion: str) -> float:
     """`format_reward_rec` of the Qwen module: 1.0 iff thinking, then an answer with four whole numbers inside braces.
 
-    Text around them is free, and the braces may even lie between two answers.
+    Any text may surround them, and the braces may even be between two answers.
     """
     return _format_rec(completion, braces=True)
 
@@ -116,7 +116,7 @@ def format_rec_glm(completion: str) -> float:
 
 
 def _format_rec(completion: str, *, braces: bool) -> float:
-    # A pattern with gaps of any length matches iff its parts, each taken where it ends first, follow one another.
+    # A pattern with gaps of any length matches iff its parts, each at its first possible place, follow one another.
     end = _follow(completion, 0, ("<think>",))
     turn = _THOUGHT_TO_ANSWER.search(completion, end) if end else None
     if turn is None:
@@ -128,7 +128,7 @@ def _format_rec(completion: str, *, braces: bool) -> float:
 
 
 def _follow(text: str, start: int, parts: Sequence[str]) -> int:
-    """Where the last of `parts`, found one after the other from `start`, ends; 0 if one is missing."""
+    """Find `parts` one after the other from `start`; return the end of the last one, or 0 if one is missing."""
     for part in parts:
         at = text.find(part, start)
         if at < 0:
@@ -146,7 +146,7 @@ def answer_format(completion: str) -> float:
 
 
 def between(text: str, opening: str, closing: str) -> Iterator[str]:
-    """What stands between an opening and the next closing, from left to right without overlap.
+    """Yield the text between each opening and the next closing, from left to right without overlap.
 
     >>> list(between("<a>1<a>2</a>3</a><a>4</a><a>", "<a>", "</a>"))
     ['1<a>2', '4']
@@ -162,7 +162,7 @@ def between(text: str, opening: str, closing: str) -> Iterator[str]:
 
 
 def cleaned_answer(text: str) -> str:
-    """`clean_text`: the last `<answer>` (else all), in one line and lower case, without full stops at its end."""
+    """`clean_text`: the last `<answer>` (else all), in one line and lower case, without final full stops."""
     answer = (list(between(text, "<answer>", "</answer>")) or [text])[-1]
     for newline, after_blank in _AFTER_BLANK.items():
         answer = after_blank.sub("", answer).replace(newline, " ")

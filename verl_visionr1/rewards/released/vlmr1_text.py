@@ -1,13 +1,13 @@
-"""VLM-R1's rewards of text as its released code (`grpo_jsonl.py`) computes them; known answers in tests.
+"""VLM-R1's rewards of text as its released code (`grpo_jsonl.py`) computes them; known values in tests.
 
-`target.answer` is the value of the dataset's row, which that code wraps in `<answer> ... </answer>`. What differs from
-our own presets: choices in brackets are not seen and several letters are weighed by keywords; "yes" and "no" are found
-inside words, and neither equals neither; numbers fall back to the likeness of texts; LaTeX is lower-cased; the length
-reward takes every answer for right, and rises again beyond 1024 tokens.
+`target.answer` is the value of the dataset's row, which that code wraps in `<answer> ... </answer>`. It differs from
+our own presets: choices in brackets are not found, and several letters are weighed by keywords. "yes" and "no" are
+found inside words; two texts without either are equal. Numbers fall back to text similarity; LaTeX is lower-cased. The
+length reward treats every answer as right, and rises again beyond 1024 tokens.
 
-Where that code crashes the value is the lowest: 0.0, for repetition (a list of things that are no objects) -1.0. Of
-texts longer than `MAX_CHARS` only the beginning is read for repetition and likeness, and mathematics longer than
-`MAX_MATH_CHARS` or slower than `SECONDS` is not equal.
+Where that code crashes the value is the lowest: 0.0, for repetition (a list of non-objects) -1.0. For repetition and
+similarity only the first `MAX_CHARS` are read; mathematics longer than `MAX_MATH_CHARS` or slower than `SECONDS` is not
+equal.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ N_WORDS = 6
 
 
 def choice_released(completion: str, target: Target) -> float:
-    """`mcq`: the letter of the first `<answer>` is that of the truth."""
-    right, said = _letter(_truth(target)), _letter(_first_answer(completion))
-    return 1.0 if right is not None and said == right else 0.0
+    """`mcq`: the letter of the first `<answer>` is that of the target."""
+    gold, predicted = _letter(_gold(target)), _letter(_first_answer(completion))
+    return 1.0 if gold is not None and predicted == gold else 0.0
 
 
 def yes_no_released(completion: str, target: Target) -> float:
-    """`yes_no`: the first "yes" or "no" anywhere, inside words too, agrees; 1.0 where neither side has one."""
-    right, said = _YES_NO.search(_truth(target).lower()), _YES_NO.search(_first_answer(completion.lower()))
-    return 1.0 if (right and right.group()) == (said and said.group()) else 0.0
+    """`yes_no`: the first "yes" or "no", inside words too, agrees; 1.0 if neither side has one."""
+    gold, predicted = _YES_NO.search(_gold(target).lower()), _YES_NO.search(_first_answer(completion.lower()))
+    return 1.0 if (gold and gold.group()) == (predicted and predicted.group()) else 0.0
 
 
 _YES_NO = re.compile("yes|no")
@@ -55,40 +55,40 @@ def all_match_released(completion: str, target: Target) -> float:
 @may_block
 @needs("math_verify", "verl-visionr1[text]")
 def math_released(completion: str, target: Target) -> float:
-    r"""`math`: the cleaned texts are equal, or are to math-verify, or in normal form (of `\boxed{}` what is in it)."""
-    said, right = cleaned_answer(completion), cleaned_answer(_wrapped(target))
-    if said == right or _verified(said, right):
+    r"""`math`: the cleaned texts are equal as text, by math-verify, or in normal form (of what `\boxed{}` contains)."""
+    predicted, gold = cleaned_answer(completion), cleaned_answer(_wrapped(target))
+    if predicted == gold or _is_verified(predicted, gold):
         return 1.0
-    answer = _last_boxed(said)
-    return 1.0 if answer is not None and is_same_latex(answer, right) else 0.0
+    answer = _last_boxed(predicted)
+    return 1.0 if answer is not None and is_same_latex(answer, gold) else 0.0
 
 
 @may_block
 @needs("math_verify", "verl-visionr1[text]")
 def default_released(completion: str, target: Target) -> float:
-    """`default`: math-verify; else equal numbers, a letter, or the likeness of texts, by what the truth looks like."""
+    """`default`: math-verify; else equal numbers, a letter, or text similarity, depending on the target."""
     answers = list(between(completion, "<answer>", "</answer>"))
-    said, right = (answers[-1] if answers else completion).strip(), _truth(target)
-    if _verified(said, right):
+    predicted, gold = (answers[-1] if answers else completion).strip(), _gold(target)
+    if _is_verified(predicted, gold):
         return 1.0
-    if re.search(r"\d", right):
+    if re.search(r"\d", gold):
         try:
-            return 1.0 if float(cleaned_answer(said)) == float(cleaned_answer(right)) else 0.0
+            return 1.0 if float(cleaned_answer(predicted)) == float(cleaned_answer(gold)) else 0.0
         except ValueError:
-            return _likeness(cleaned_answer(said), cleaned_answer(right))
-    right_letter = _letter(right)
-    if right_letter is not None:
-        return 1.0 if _letter(said) == right_letter else 0.0
-    return _likeness(cleaned_answer(said), cleaned_answer(right))
+            return _similarity(cleaned_answer(predicted), cleaned_answer(gold))
+    gold_letter = _letter(gold)
+    if gold_letter is not None:
+        return 1.0 if _letter(predicted) == gold_letter else 0.0
+    return _similarity(cleaned_answer(predicted), cleaned_answer(gold))
 
 
 def length_cosine_released(n_tokens: int) -> float:
-    """`length`: a cosine of the length with period 2048, in [.5, 1], whether the answer is right or not."""
+    """`length`: a cosine of the length with period 2048, in [.5, 1], for right and wrong answers."""
     return 1.0 - 0.5 * (1.0 - math.cos(n_tokens * math.pi / COSINE_TOKENS)) / 2.0
 
 
 def repetition_released(completion: str) -> float:
-    """`repetition`: minus the repeated share of the boxes of a JSON list, or else of the 6-grams of words; [-1, 0]."""
+    """`repetition`: minus the share of repeats among a JSON list's boxes, or else the 6-grams of words; in [-1, 0]."""
     text = completion[:MAX_CHARS]
     items = _items(_json_part(text))
     if not items:
@@ -115,19 +115,19 @@ _QUOTIENT = re.compile(r"(0|-?[1-9]\d*)/(0|-?[1-9]\d*)", re.ASCII)
 _UNIT = "\\text{ "
 
 
-def is_same_latex(said: str, right: str) -> bool:
-    """Whether the normal forms are equal; where one of them does not exist, whether the texts are."""
+def is_same_latex(predicted: str, gold: str) -> bool:
+    """Whether the normal forms are equal; if one does not exist, whether the texts are."""
     try:
-        return normal_latex(said) == normal_latex(right)
+        return normal_latex(predicted) == normal_latex(gold)
     except ValueError:
-        return said == right
+        return predicted == gold
 
 
 def normal_latex(text: str) -> str:
-    r"""A text in the form in which it is compared.
+    r"""Normalize a LaTeX text for comparison.
 
     Raises:
-        ValueError: where the released code stops: several units, a root or fraction of nothing, `a/b` of no numbers.
+        ValueError: where the released code crashes: several units, an empty root or fraction, `a/b` without numbers.
 
     >>> normal_latex(r"x = \dfrac12 \text{ cm}"), normal_latex("1/2"), normal_latex(r"50\%")
     ('\\frac{1}{2}', '\\frac{1}{2}', '50')
@@ -138,7 +138,7 @@ def normal_latex(text: str) -> str:
     for written, meant in _REPLACED:
         form = form.replace(written, meant)
     if form.count(_UNIT) > 1:
-        raise ValueError(f"{text[:80]!r}: has several units")
+        raise ValueError(f"{text[:80]!r}: several units")
     form = form.partition(_UNIT)[0].replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
     if not form:
         return form
@@ -162,18 +162,18 @@ def normal_latex(text: str) -> str:
 
 def _refuse_empty(form: str, command: str) -> None:
     if not all(form.split(command)[1:]):
-        raise ValueError(f"{form[:80]!r}: {command} of nothing")
+        raise ValueError(f"{form[:80]!r}: {command} without an argument")
 
 
-# --- answers and truths ----------------------------------------------------------------------------------------------
+# --- answers and targets ---------------------------------------------------------------------------------------------
 
 
 def _wrapped(target: Target) -> str:
     return f"<answer> {target.answer or ''} </answer>"
 
 
-def _truth(target: Target) -> str:
-    """The truth as most of the functions read it: one of several lines keeps its tags."""
+def _gold(target: Target) -> str:
+    """The target's answer as most functions read it: with several lines it keeps its tags."""
     answer = target.answer or ""
     return _wrapped(target) if "\n" in answer else answer.strip()
 
@@ -192,7 +192,7 @@ _KEYWORDS = (
 
 
 def _letter(text: str) -> str | None:
-    """The letter that a text chooses; of several, the one with the most points around its first occurrence."""
+    """Return the letter that a text chooses; of several, the one with the most points around its first occurrence."""
     text = re.sub(r"\s+", " ", text.upper())
     times: dict[str, int] = {}
     for letter in _LETTER.findall(text):
@@ -210,21 +210,20 @@ def _points(text: str, letter: str) -> int:
     return sum(keyword in around for keyword in _KEYWORDS) + 2 * is_late + is_followed
 
 
-# --- mathematics and likeness ----------------------------------------------------------------------------------------
+# --- mathematics and similarity --------------------------------------------------------------------------------------
 
 
-def _verified(said: str, right: str) -> bool:
-    if not said or not right:
+def _is_verified(predicted: str, gold: str) -> bool:
+    if not predicted or not gold:
         return False
     math_equality.require_library()
-    return math_equality.verified(said, right, SECONDS, as_written=True)
+    return math_equality.verified(predicted, gold, SECONDS, as_written=True)
 
 
 def _last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`; the whole text without one; None where the released code stops.
+    r"""Return the content of the last `\boxed{}`; the whole text without one; None where the released code crashes.
 
-    It stops at a `\boxed` that something else than a brace follows, and at `\fbox{}`. Braces that are never paired
-    leave the whole text.
+    It crashes at a `\boxed` without a brace after it, and at `\fbox{}`. Unpaired braces give the whole text.
     """
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
@@ -241,13 +240,13 @@ def _last_boxed(text: str) -> str | None:
     return text
 
 
-def _likeness(said: str, right: str) -> float:
+def _similarity(predicted: str, gold: str) -> float:
     """`Levenshtein.ratio`: 1 - insertions and deletions over both lengths."""
     try:
         from rapidfuzz.distance import Indel
     except ImportError:
         raise ValueError("vlmr1-default-released: needs rapidfuzz: pip install 'verl-visionr1[text]'") from None
-    return Indel.normalized_similarity(said[:MAX_CHARS], right[:MAX_CHARS])
+    return Indel.normalized_similarity(predicted[:MAX_CHARS], gold[:MAX_CHARS])
 
 
 # --- repetition ------------------------------------------------------------------------------------------------------
@@ -257,12 +256,12 @@ _LIST_END = re.compile(r"\}\s*\]")
 
 
 def _json_part(text: str) -> str:
-    """A ```json fence, else any ``` fence, else what looks like a list of boxes; "" for none."""
+    """Return a ```json fence, else any ``` fence, else an apparent list of boxes; "" for none."""
     if (fenced := _fenced(text, "```json")) is not None:
         return fenced
     if fenced := _fenced(text, "```"):
         return fenced
-    # From the first "[{" on: where that leads to no list, a later one leads to none either.
+    # The first "[{" suffices: if no list follows it, none follows a later one.
     opening = _LIST_START.search(text)
     box = text.find('"bbox_2d"', opening.end()) if opening is not None else -1
     label = text.find('"label"', box + len('"bbox_2d"')) if box >= 0 else -1
@@ -277,11 +276,11 @@ def _fenced(text: str, fence: str) -> str | None:
 
 
 def _items(part: str) -> list[Any]:
-    """What a JSON list holds; empty where it is none."""
+    """Return the items of a JSON list; empty for other texts."""
     try:
         data: object = json.loads(part) if part else None
     except (ValueError, RecursionError):
-        opening = _OPENING.search(part)  # json_repair passes over what stands before: the "JSON" of a ```JSON fence
+        opening = _OPENING.search(part)  # json_repair skips text before it: the "JSON" of a ```JSON fence
         data = _repaired(part[opening.start() :]) if opening is not None and opening.group() == "[" else None
     return cast(list[Any], data) if isinstance(data, list) else []
 
@@ -293,9 +292,9 @@ _OBJECT = re.compile(r"\{[^{}]*\}?")
 
 
 def _repaired(part: str) -> list[Any]:
-    """The objects of a broken list: with single quotes, commas too many, or the last one cut off.
+    """Return the objects of a broken list: with single quotes, surplus commas, or a truncated end.
 
-    The released code asks json_repair, which mends more; on the faults that models make both find the same objects.
+    The released code calls json_repair, which repairs more; on the errors of models both find the same objects.
     """
     items: list[Any] = []
     for match in _OBJECT.finditer(part):
@@ -340,4 +339,4 @@ PRESETS: tuple[Preset, ...] = tuple(
         ),
     )
 )
-"""One for each accuracy method; a weight switches on "length" or "repetition", as `--reward_funcs` does there."""
+"""One per accuracy method; a weight switches on "length" or "repetition", as `--reward_funcs` does there."""
