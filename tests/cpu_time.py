@@ -32,8 +32,8 @@ def grows_too_fast(work: Callable[[int], object], size: int) -> bool:
     >>> grows_too_fast(lambda n: [sum(range(n)) for _ in range(n)], 1 << 12)
     True
     """
-    small = max(cpu_seconds(lambda: work(size // SIZE_RATIO)), FLOOR_S)
-    if cpu_seconds(lambda: work(size), repeats=1) <= LIMIT * small:
+    large = cpu_seconds(lambda: work(size), repeats=1)
+    if large <= LIMIT * FLOOR_S or large <= LIMIT * cpu_seconds(lambda: work(size // SIZE_RATIO)):
         return False
     # A second look, since other work may have slowed the first.
     return cpu_seconds(lambda: work(size)) > LIMIT * max(cpu_seconds(lambda: work(size // SIZE_RATIO)), FLOOR_S)
