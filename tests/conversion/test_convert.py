@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +84,6 @@ def test_help_of_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [word for word in (*(it.name for it in converter.sources), *options) if word not in done.output] == []
 
 
-@pytest.mark.parametrize("name", CONVERTERS)
-def test_missing_sources(name: str, tmp_path: Path) -> None:
-    converter: Converter = import_module(f"verl_visionr1.conversion.datasets.{name}").convert
-    words = [str(tmp_path / f"none{i}") for i in range(len(converter.sources))]
-    preset = ["--preset", "easyr1"] if name == "records" else []
-    done = CliRunner().invoke(app, ["convert", name, *words, str(tmp_path / "out.parquet"), *preset])
-    assert done.exit_code == 2, done.output
-    assert done.stderr.startswith(f"error: {tmp_path}/none")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_unknown_converter() -> None:
     assert CliRunner().invoke(app, ["convert", "none"]).exit_code == 2
 
@@ -141,8 +129,8 @@ def test_one_source_is_missing(name: str, tmp_path: Path) -> None:
         done = converted(name, [*words[:i], str(tmp_path / "none"), *words[i + 1 :]], tmp_path / "out.parquet")
         assert done.exit_code == 2, done.output
         assert done.stderr.startswith("error: ")
-        assert "none" in done.stderr
-        assert not (tmp_path / "out.parquet").exists()
+        assert f"{tmp_path}/none" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 NAMELESS = ("vision_r1", "countbench")
@@ -152,7 +140,7 @@ NAMELESS = ("vision_r1", "countbench")
 @pytest.mark.parametrize("name", [name for name in CONVERTERS if name not in NAMELESS])
 def test_one_image_is_left_out(name: str, tmp_path: Path) -> None:
     """By the exclusion list, as `file_name` or `image_id` of its rows."""
-    words, out = [*words_of_sources(FORMS[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FORMS[name].write(pictures()[:3], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     first = rows[0]["extra_info"]
@@ -171,7 +159,7 @@ FILES = {name: form for name, form in FORMS.items() if not form.embeds and name 
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_image_is_missing(name: str, tmp_path: Path) -> None:
-    words, out = [*words_of_sources(FILES[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FILES[name].write(pictures()[:3], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     missing = next((tmp_path / "source").rglob(Path(rows[0]["extra_info"]["file_name"]).name))

@@ -314,6 +314,7 @@ def test_verl_takes_the_configuration(case: Case, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.verl
+@pytest.mark.slow
 def test_dry_run_of_a_recipe(tmp_path: Path) -> None:
     """The command itself: green without data, model, GPU; nothing is written."""
     done = bash(REC, "--dry-run", "--lora", RUN_DIR=str(tmp_path / "run"), DATA_DIR=str(tmp_path / "data"))
