@@ -24,6 +24,11 @@ def cpu_seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
     return min(spent)
 
 
+def is_quick(work: Callable[[], object], limit_s: float) -> bool:
+    """Whether one of three calls takes less CPU time. The limit is a wide one: a test machine may be slow and busy."""
+    return any(cpu_seconds(work, repeats=1) < limit_s for _ in range(3))
+
+
 def grows_too_fast(work: Callable[[int], object], size: int) -> bool:
     """Whether ``work(size)`` takes much more than ``SIZE_RATIO`` times the CPU time of ``work(size / SIZE_RATIO)``.
 

@@ -73,8 +73,13 @@ def test_command_and_script_write_the_same_file(name: str, tmp_path: Path, monke
     assert {row["ability"] for row in rows} <= set(form.convert.tasks)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_has_a_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_script(name, ["--help"], monkeypatch) == 0
+
+
 @pytest.mark.parametrize("name", [*CONVERTERS, *TOOLS])
-def test_help_of_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_of_each(name: str) -> None:
     done = CliRunner().invoke(app, ["convert", name, "--help"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
     if name in CONVERTERS:
