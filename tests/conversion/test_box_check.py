@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from verl_visionr1.files import RowsError
 
 SIZE = (640, 480)
 N_IMAGES = 6
-LABELS = (PERSON, *[name for name in ("red circle", "green square", "blue triangle", "red square") if name != PERSON])
+LABELS = ("red circle", "green square", "blue triangle", "red square")
 Box = tuple[float, float, float, float]
 
 
@@ -45,11 +45,11 @@ def written(box: Box, name: str) -> list[float]:
     return convention.as_written([box[0] * x, box[1] * y, box[2] * x, box[3] * y])
 
 
-def pictures(own: str, name: str) -> Iterator[Picture]:
+def pictures(own: str, name: str, labels: Sequence[str]) -> Iterator[Picture]:
     """What a writer in its own convention has to be given for its file to hold the numbers of another."""
     for image in range(N_IMAGES):
         boxes = [tuple(NAMED[own].in_pixels(written(box, name), SIZE)) for box in boxes_of(image)]
-        things = tuple(Thing(label, box) for label, box in zip(LABELS, boxes, strict=False))  # type: ignore[arg-type]
+        things = tuple(Thing(label, box) for label, box in zip(labels, boxes, strict=True))  # type: ignore[arg-type]
         yield Picture(image + 1, SIZE, things, bytes([40 * image, 20, 90]) * (SIZE[0] * SIZE[1]))
 
 
@@ -57,7 +57,7 @@ OWN = {  # format of the scene sets -> how it writes boxes
     "coco grounding": "xywh-abs",
     "lvis grounding": "xywh-abs",
     "ovdeval grounding": "xywh-abs",
-    "d3 grounding": "xywh-abs",
+    "d3 inter-group": "xywh-abs",
     "labelimg": "xyxy-abs",
     "yolo of roboflow": "cxcywh-norm1",
     "openimages grounding": "xyxy-norm1",
@@ -66,7 +66,7 @@ OWN = {  # format of the scene sets -> how it writes boxes
     "vlm_r1 conversations": "xyxy-abs",
     "vision_r1": "xyxy-abs",
     "visual genome": "xywh-abs",
-    "records phrases": "xyxy-norm1000",
+    "records table of phrases": "xywh-abs",
 }
 READERS = {form.name: form for form in FORMATS if form.name in OWN}
 WRONG = ("xyxy-abs", "xywh-abs", "cxcywh-abs", "xyxy-norm1", "xywh-norm1000")
@@ -75,8 +75,8 @@ PAIRS = [(reader, name) for reader, own in OWN.items() for name in WRONG if name
 
 def convert(reader: str, name: str, folder: Path, **options: Any) -> Report:
     """Convert numbers of a convention."""
-    form = READERS[reader]
-    arguments = form.write(tuple(pictures(OWN[reader], name)), folder / "source")
+    form, labels = READERS[reader], [PERSON] * 4 if "crowdhuman" in reader else LABELS
+    arguments = form.write(tuple(pictures(OWN[reader], name, labels)), folder / "source")
     return form.convert(*arguments, folder / "o.parquet", replace(form.options, **options))
 
 
@@ -94,11 +94,9 @@ def test_another_convention_is_refused_with_the_option_that_reads_it(
 
 @pytest.mark.parametrize("reader", READERS)
 def test_own_convention_and_named_ones_are_read(reader: str, tmp_path: Path) -> None:
-    n_boxes = 1 if "crowdhuman" in reader else 4
-    boxes = np.array(sorted(box for image in range(N_IMAGES) for box in boxes_of(image)[:n_boxes]))
-    for name in (OWN[reader], *WRONG, "xywh-norm100"):
-        options = {} if name == OWN[reader] else {"box_format": name}
-        report = convert(reader, name, tmp_path / name, **options)
+    boxes = np.array(sorted(box for image in range(N_IMAGES) for box in boxes_of(image)))
+    for number, name in enumerate((OWN[reader], *WRONG, "xywh-norm100")):
+        report = convert(reader, name, tmp_path / str(number), **{"box_format": name} if number else {})
         found = np.unique([box for row in rows_in(report) for box in target(row).boxes_xyxy], axis=0)
         assert found == pytest.approx(boxes, abs=0.011)
         assert report.ledger.notes["box clipped to its image"] == 0
