@@ -145,7 +145,7 @@ NAMELESS = ("vision_r1", "countbench")
 @pytest.mark.parametrize("name", [name for name in CONVERTERS if name not in NAMELESS])
 def test_one_image_is_left_out(name: str, tmp_path: Path) -> None:
     """By the exclusion list, as `file_name` or `image_id` of its rows."""
-    words, out = [*words_of_sources(FORMS[name].write(pictures()[:3], tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FORMS[name].write(pictures()[:4], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     first = rows[0]["extra_info"]
@@ -164,7 +164,7 @@ FILES = {name: form for name, form in FORMS.items() if not form.embeds and name 
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_image_is_missing(name: str, tmp_path: Path) -> None:
-    words, out = [*words_of_sources(FILES[name].write(pictures()[:3], tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FILES[name].write(pictures()[:4], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     missing = next((tmp_path / "source").rglob(Path(rows[0]["extra_info"]["file_name"]).name))
