@@ -163,10 +163,13 @@ def test_rgba_is_flattened(source: Source) -> None:
 def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> None:
     source.scene(CUBES)
     source.scene(CUBES[:1]).update(change)
-    error, rows, _ = bad_entry(source.convert)
-    assert str(error).startswith("CLEVR_train_scenes.json: scenes[1]")
-    assert message in str(error)
+    with pytest.raises(RowError) as caught:
+        source.convert()
+    assert str(caught.value).startswith("CLEVR_train_scenes.json: scenes[1]")
+    assert message in str(caught.value)
+    rows, report = source.convert(on_error="skip")
     assert {row["extra_info"]["image_id"] for row in rows} == {"0"}
+    assert str(caught.value) in report.ledger.listed
 
 
 def test_file_without_scenes(source: Source) -> None:
