@@ -179,13 +179,15 @@ def test_each_mistake_is_one_line(overrides: list[str], message: str) -> None:
 
 
 FINE = {
-    "LoRA, KL, gate and filter": [
+    "LoRA, KL and a gate": [
         *("actor_rollout_ref.model.lora_rank=64", "actor_rollout_ref.model.exclude_modules='.*visual.*'"),
         *("actor_rollout_ref.actor.use_kl_loss=true", f"{SETTINGS}.schedule.kind=gated"),
-        *(f"++{SETTINGS}.schedule.gate={{bar:0.5}}", "algorithm.filter_groups.enable=true"),
-        *("algorithm.filter_groups.metric=f1_50", "+trainer.mine=1"),
+        f"++{SETTINGS}.schedule.gate={{bar:0.5}}",
+    ],
+    "filtered groups, sampling, a band, own keys": [
+        *("algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=f1_50", "+trainer.mine=1"),
         *("actor_rollout_ref.rollout.temperature=0.8", "actor_rollout_ref.rollout.top_p=0.9"),
-        "algorithm.rollout_correction.rollout_is_threshold='0.5_2.0'",  # a band
+        "algorithm.rollout_correction.rollout_is_threshold='0.5_2.0'",
         "++data.mm_processor_kwargs={min_pixels:3136,max_pixels:401408}",
     ],
     "asynchronous, fixed micro-batches, no rule, no filter": [
