@@ -285,7 +285,10 @@ CASES = [
     ),
     Case("tiny_visionr1_cpu", expected={"trainer.total_training_steps": 22, f"{ACTOR}.use_kl_loss": False}),
     *(
-        Case(path.stem, environment=CPU, expected={"trainer.device": "cpu", "trainer.total_training_steps": 2})
+        pytest.param(
+            Case(path.stem, environment=CPU, expected={"trainer.device": "cpu", "trainer.total_training_steps": 2}),
+            marks=[] if path in (REC, RECIPES[0]) else pytest.mark.slow,
+        )
         for path in RECIPES
         if path != TINY
     ),
