@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 # No deadlines: a busy machine is no reason to fail. Speed has its own tests and benchmarks.
-settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Fifty examples: most tests ask for a property of each preset or format, and so see hundreds.
+settings.register_profile("calm", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
+
+# Each `CliRunner().invoke(app, ...)` would build all commands anew, which takes four times as long as to run one.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 TESTS = Path(__file__).resolve().parent
 AREAS = sorted({str(file.parent) for file in TESTS.glob("*/test_*.py")})

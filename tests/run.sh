@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All checks of the repository, in an environment of its own making; pytest's summary comes last.
 #
-#   bash tests/run.sh                 what each change needs: all quick tests, then training runs on CPU
-#   bash tests/run.sh -m 'not slow'   arguments go to pytest: here without the training runs
+#   bash tests/run.sh                 what each change needs: all quick tests, then training runs on CPU, the site
+#   bash tests/run.sh -m 'not slow'   arguments go to pytest: here without the slow ones
 #   bash tests/run.sh -m nightly      the rest: other frameworks, installs, links; needs the network
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -38,7 +38,7 @@ printf '== tests\n'
 if (($#)); then
   python -m pytest "$@"
   status=$?
-else # the quick ones on both cores; then the training runs, one at a time: Ray times out on loaded cores
+else # the quick ones on both cores; then the slow ones, one at a time: Ray times out on loaded cores
   python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' || failed+=('tests')
   python -m pytest -m 'slow and not nightly'
   status=$?

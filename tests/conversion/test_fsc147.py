@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from refused import bad_entry
 
 from verl_visionr1.conversion.datasets import fsc147
 from verl_visionr1.files import RowError, RowsError
@@ -233,12 +234,9 @@ def test_boxes_of_another_layout(source: Source) -> None:
 def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:
     source.image("2.jpg")
     source.image("3.jpg", **change)
-    with pytest.raises(RowError) as caught:
-        source.convert()
-    assert str(caught.value).startswith(f"annotation_FSC147_384.json: {message}")
-    rows, report = source.convert(on_error="skip")
-    assert len(rows) == 1
-    assert report.ledger.skipped == {"point malformed": 1}
+    error, rows, _ = bad_entry(source.convert)
+    assert str(error).startswith(f"annotation_FSC147_384.json: {message}")
+    assert (len(rows), error.kind) == (1, "point malformed")
 
 
 def test_image_without_annotation_or_class(source: Source) -> None:

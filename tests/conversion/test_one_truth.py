@@ -18,10 +18,11 @@ from verl_visionr1.tools.doctor import check_parquet
 @pytest.mark.parametrize("embed", [False, True], ids=["paths", "embedded"])
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_every_format_gives_the_same_rows(form: SceneFormat, embed: bool, tmp_path: Path) -> None:
-    arguments = form.write(pictures(), tmp_path / "source")
+    scenes = pictures()[:3] if embed else pictures()  # a converter does not know whether its images are embedded
+    arguments = form.write(scenes, tmp_path / "source")
     report = form.convert(*arguments, tmp_path / "out.parquet", replace(form.options, embed=embed))
     found = rows_in(report)
-    assert sorted(map(canon_of, found)) == sorted(form.expected(pictures()))
+    assert sorted(map(canon_of, found)) == sorted(form.expected(scenes))
     assert not report.ledger.skipped
     for row in found:
         for box, bounds in remeasured(row):
@@ -42,8 +43,8 @@ def test_the_measure_sees_a_pixel(tmp_path: Path) -> None:
 def test_files_of_all_converters_load_together(embed: bool, tmp_path: Path) -> None:
     """verl concatenates them: one column of another type would stop the trainer."""
     files = []
-    for number, form in enumerate(FORMATS):
-        arguments = form.write(pictures(), tmp_path / str(number))
+    for number, form in enumerate({form.name.split()[0]: form for form in FORMATS}.values()):
+        arguments = form.write(pictures()[:3], tmp_path / str(number))
         options = replace(form.options, embed=embed, limit=2)
         files += form.convert(*arguments, tmp_path / f"{number}.parquet", options).written.files
     assert loading_problem(files) is None

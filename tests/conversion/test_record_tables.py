@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from recorded import BOX, HEIGHT, NAME, PICTURE, WIDTH, convert, converted
+from refused import bad_entry
 from scene_sets.base import NAMES, prompt, target
 from scene_sets.row_files import write_jsonl, write_parquet
 from scene_sets.tables import write_csv
@@ -216,8 +217,6 @@ def test_lines_with_surplus_fields_are_bad_records(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     line = f"{NAME},cat,8,16,40,60,{WIDTH},{HEIGHT}"
     path.write_text(f"filename,class,xmin,ymin,xmax,ymax,width,height\n{line}\n{line},98\n")
-    with pytest.raises(RowError, match=r"a\.csv: line 3: fields '98' are more than there are columns"):
-        converted(path, preset="tf-csv", task="detection")
-    found, report = converted(path, preset="tf-csv", task="detection", on_error="skip")
-    assert len(found) == 1
-    assert report.ledger.skipped == {"malformed entry": 1}
+    error, found, _ = bad_entry(converted, path, preset="tf-csv", task="detection")
+    assert str(error).startswith("a.csv: line 3: fields '98'")
+    assert (len(found), error.kind) == (1, "malformed entry")

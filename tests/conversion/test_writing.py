@@ -108,6 +108,7 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
         write_items([item()], tmp_path / "a.parquet", Options(max_instances=0), Ledger(), made_by="t", source={})
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_looks_whole_and_a_rerun_completes(tmp_path: Path) -> None:
     """The real command, killed while it writes; then run again, to the bytes of a run that was never killed."""
     annotations = scenes.write_split(tmp_path / "set", "train", count=400, seed=2, size_wh=(320, 240))

@@ -7,10 +7,9 @@ import random
 from typing import Any
 
 import pytest
-from cpu_time import grows_too_fast
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reward_cases import CAT, DOG, NEGATIVE, TARGET, Labelled, said
+from reward_cases import BOUNDED, CAT, DOG, NEGATIVE, TARGET, Labelled, said
 
 from verl_visionr1 import PRESETS, Target, score
 from verl_visionr1.frames import FRAMES
@@ -120,6 +119,8 @@ def test_a_box_apart_never_pays(preset: str, predictions: list, targets: list, p
     before = score(said(*predictions), target, preset=preset, progress=progress)
     after = score(said(*predictions, ((400, 400, 500, 450), "cat")), target, preset=preset, progress=progress)
     assert after.value <= before.value + 1e-12
+    if preset in BOUNDED:
+        assert all(after.metrics[name] <= before.metrics[name] for name in ("precision", "recall"))
 
 
 @settings(max_examples=40)
@@ -139,7 +140,9 @@ def test_with_giou_a_box_apart_pays_only_where_a_target_is_missed(predictions: l
 def test_the_truth_earns_1_and_the_truth_twice_less(preset: str, targets: list, progress: float | None) -> None:
     target = target_of(*targets)
     assert score(said(*targets), target, preset=preset, progress=progress).value == pytest.approx(1.0)
-    assert score(said(*targets, *targets), target, preset=preset, progress=progress).value < 0.99
+    twice = score(said(*targets, *targets), target, preset=preset, progress=progress)
+    assert twice.value < 0.99
+    assert preset not in BOUNDED or twice.metrics["precision"] == pytest.approx(0.5)
 
 
 ODD = ["-1e308", "1e308", "5e-324", "1e999", "NaN", "0", "200", '"1"', "[]"]
@@ -155,17 +158,3 @@ def test_odd_numbers_are_data(preset: str, boxes: list, frame: str, progress: fl
         result = score(f"[{items}]", target, preset=preset, frame=frame, processed_wh=(644, 476), progress=progress)
         assert 0.0 <= result.value <= 1.0
         assert all(map(math.isfinite, result.metrics.values()))
-
-
-def crowd(n: int, seed: int) -> list[Labelled]:
-    rng = random.Random(seed)
-    corners = [(rng.randrange(500), rng.randrange(350), rng.randrange(5, 90), rng.randrange(5, 90)) for _ in range(n)]
-    return [((x, y, x + w, y + h), rng.choice(["cat", "dog"])) for x, y, w, h in corners]
-
-
-@pytest.mark.parametrize("preset", SOUND)
-@pytest.mark.parametrize("n_equal", [False, True], ids=["1000 boxes", "1000 equal boxes"])
-def test_time_grows_with_the_number_of_boxes(preset: str, n_equal: bool) -> None:
-    boxes = [CAT] * 1000 if n_equal else crowd(1000, 2)
-    target = target_of(*crowd(200, 4), ignore_xyxy=[(0, 0, 9, 9)] * 9)
-    assert not grows_too_fast(lambda n: score(said(*boxes[:n]), target, preset=preset, progress=0.3), 1000)

@@ -119,6 +119,7 @@ def test_giou_is_at_most_iou(a: list[Box], b: list[Box]) -> None:
 
 
 @pytest.mark.verl
+@pytest.mark.slow  # torch takes seconds to load; test_average_precision.py has pycocotools for a twin
 def test_twin_torchvision() -> None:
     import torch
     from torchvision.ops import box_iou, generalized_box_iou

@@ -18,9 +18,8 @@ fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_preset_fails_on_odd_texts(seed: int) -> None:
-    spent = fuzz.run(seed, 300, list(PRESETS))
+def test_no_preset_fails_on_odd_texts() -> None:
+    spent = fuzz.run(1, 300, list(PRESETS))
     assert set(spent) == set(PRESETS)
     assert all(np.all(each > 0) for each in spent.values())
 

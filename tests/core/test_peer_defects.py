@@ -1,6 +1,8 @@
 """Defects that were found by running other projects' rewards: none of our default presets has one of them.
 
-Each test names the project. The audit's battery holds the same probes for any reward; here stand the cases themselves.
+Each test names the project. What test_box_presets.py asks of every preset of boxes is not repeated here: perfect boxes
+in another order (V-Triune, ROLL), silence or a box where nothing is there (V-Triune, Vero, Vision-R1), and the model's
+frame (VLM-R1).
 """
 
 from __future__ import annotations
@@ -43,12 +45,6 @@ def words(answer: str, *choices: str) -> Target:
 
 
 @pytest.mark.parametrize("preset", BOXES)
-def test_v_triune_and_roll_perfect_boxes_in_swapped_order(preset: str) -> None:
-    """The loop variable shadowed the argmax: one match of two."""
-    assert value(said(DOG, CAT), TARGET, preset) == value(said(CAT, DOG), TARGET, preset) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("preset", BOXES)
 def test_v_triune_depended_on_the_order_of_the_targets(preset: str) -> None:
     near = [((100, 100, 200, 190), "cat"), ((104, 100, 204, 200), "cat")]
     boxes = [CAT[0], (110, 100, 210, 200), DOG[0]]
@@ -64,12 +60,6 @@ def test_v_triune_depended_on_the_order_of_the_targets(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", BOXES)
-@pytest.mark.parametrize("silence", ["[]", "None"])
-def test_v_triune_and_vero_paid_nothing_for_silence_on_a_negative_image(preset: str, silence: str) -> None:
-    assert value(silence, NEGATIVE, preset) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("preset", BOXES)
 def test_vision_r1_gave_full_reward_to_junk_and_to_wrong_labels(preset: str) -> None:
     perfect = value(said(CAT, DOG), TARGET, preset)
     for text in (
@@ -78,11 +68,6 @@ def test_vision_r1_gave_full_reward_to_junk_and_to_wrong_labels(preset: str) -> 
         said((CAT[0], "zebra"), (DOG[0], "zebra")),
     ):
         assert value(text, TARGET, preset) < perfect - 0.1
-
-
-@pytest.mark.parametrize("preset", BOXES)
-def test_vision_r1_died_of_a_box_on_a_negative_image(preset: str) -> None:
-    assert value(said(CAT), NEGATIVE, preset) <= 0.5
 
 
 @pytest.mark.parametrize("preset", BOXES)
@@ -285,14 +270,6 @@ def test_vlm_r1_crashed_on_a_matched_box_without_a_label() -> None:
     text = '[{"bbox_2d": [100, 100, 200, 200]}, {"bbox_2d": [300, 100, 400, 300], "label": 7}]'
     for preset in BOXES:
         assert value(text, TARGET, preset) < 0.5
-
-
-@pytest.mark.parametrize("preset", BOXES)
-def test_vlm_r1_never_rescaled_what_the_model_said(preset: str) -> None:
-    big = Target(task="detection", size_wh=(2000, 1000), boxes_xyxy=[(1000, 500, 1600, 800)], labels=["cat"])
-    spoken = said(((500, 250, 800, 400), "cat"))
-    result = score(spoken, big, preset=preset, frame="qwen2.5-vl", processed_wh=(1000, 500))
-    assert result.value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("preset", BOXES)

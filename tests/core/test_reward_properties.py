@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import time
 from typing import Any
 
 import pytest
+from cpu_time import is_quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reward_cases import BOUNDED, CAT, COW, DOG, TARGETS, Labelled, said
@@ -80,57 +80,12 @@ def test_twin_of_the_definition(case: tuple[list[Labelled], Target], preset: str
     )
 
 
-# A coarse grid makes exact ties common.
-grid = st.tuples(*[st.integers(0, 3)] * 2, *[st.integers(1, 3)] * 2).map(
-    lambda b: (b[0] * 50, b[1] * 50, (b[0] + b[2]) * 50, (b[1] + b[3]) * 50)
-)
-scenes = st.lists(st.tuples(grid, names), max_size=6)
 progresses = st.none() | st.floats(0, 1)
 
 
 def target_of(scene: list[Labelled], **more: Any) -> Target:
     boxes_xyxy, labels = [box for box, _ in scene], [label for _, label in scene]
     return Target(task="detection", size_wh=(640, 480), boxes_xyxy=boxes_xyxy, labels=labels, **more)
-
-
-@pytest.mark.parametrize("preset", BOUNDED)
-@given(predictions=scenes, targets=scenes, rng=st.randoms(use_true_random=False), progress=progresses)
-def test_order_does_not_matter_to_the_bit(
-    preset: str, predictions: list, targets: list, rng: random.Random, progress: float | None
-) -> None:
-    crowd = [(200, 0, 300, 300)]
-    expected = score(said(*predictions), target_of(targets, ignore_xyxy=crowd), preset=preset, progress=progress)
-    for _ in range(3):
-        rng.shuffle(predictions)
-        rng.shuffle(targets)
-        again = score(said(*predictions), target_of(targets, ignore_xyxy=crowd), preset=preset, progress=progress)
-        assert again.value == expected.value
-        assert again.metrics == expected.metrics
-
-
-@pytest.mark.parametrize("preset", BOUNDED)
-@given(predictions=scenes, targets=scenes, progress=progresses)
-def test_the_value_lies_in_0_1_and_a_box_apart_never_pays(
-    preset: str, predictions: list, targets: list, progress: float | None
-) -> None:
-    target = target_of(targets)
-    before = score(said(*predictions), target, preset=preset, progress=progress)
-    after = score(said(*predictions, ((400, 400, 500, 450), "cat")), target, preset=preset, progress=progress)
-    assert 0.0 <= before.value <= 1.0
-    assert after.value <= before.value
-    assert after.metrics["precision"] <= before.metrics["precision"]
-    assert after.metrics["recall"] <= before.metrics["recall"]
-
-
-@pytest.mark.parametrize("preset", BOUNDED)
-@given(targets=scenes.filter(bool), progress=progresses)
-def test_saying_the_truth_twice_costs(preset: str, targets: list, progress: float | None) -> None:
-    target = target_of(targets)
-    once = score(said(*targets), target, preset=preset, progress=progress)
-    twice = score(said(*targets, *targets), target, preset=preset, progress=progress)
-    assert once.value == 1.0
-    assert twice.value < 1.0
-    assert twice.metrics["precision"] == pytest.approx(0.5)
 
 
 FRAGMENTS = [
@@ -194,11 +149,4 @@ def test_no_text_keeps_it_busy(preset: str, text: str) -> None:
     target = Target(
         task="detection", size_wh=(1000, 800), boxes_xyxy=boxes_xyxy, labels=labels, ignore_xyxy=[(0, 0, 9, 9)] * 9
     )
-
-    def spent() -> float:
-        start = time.process_time()
-        score(text, target, preset=preset, progress=0.3)
-        return time.process_time() - start
-
-    # Observed: at most 26 ms; the bound is wide because a test machine may be slow and busy.
-    assert min(spent() for _ in range(3)) < 0.15
+    assert is_quick(lambda: score(text, target, preset=preset, progress=0.3), 0.15)  # observed: at most 26 ms

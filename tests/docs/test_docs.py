@@ -140,6 +140,7 @@ def test_pictures_are_small_and_in_both_themes() -> None:
     assert [name for name in sorted(pictures) if (DOCS / "pictures" / name).stat().st_size > 150_000] == []
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="extra docs")
     done = run_sphinx(tmp_path)

@@ -99,10 +99,10 @@ def test_against_itself_nothing_differs(mixed: Evaluation) -> None:
 
 
 def test_the_better_model_is_better_and_pairs_are_narrower() -> None:
-    good, bad = (evaluate(answers(0, noise), EvaluationSettings(resamples=300)) for noise in (0.02, 0.06))
+    good, bad = (evaluate(answers(0, noise), EvaluationSettings(resamples=100)) for noise in (0.02, 0.06))
     elsewhere = [msgspec.structs.replace(row, image_id=f"x{row.row}") for row in answers(0, 0.06)]
     (section,), (apart,) = (
-        compare(good, one).sections for one in (bad, evaluate(elsewhere, EvaluationSettings(resamples=300)))
+        compare(good, one).sections for one in (bad, evaluate(elsewhere, EvaluationSettings(resamples=100)))
     )
     assert (len(section.notes), len(apart.notes)) == (0, 1), "unpaired intervals are named"
     paired, unpaired = table_of(section, DIFFERENCES), table_of(apart, DIFFERENCES)

@@ -158,6 +158,7 @@ FAULTS = {
 
 
 @pytest.mark.verl
+@pytest.mark.slow  # as the next two: they ask the installed verl and vLLM, which no change here alters
 @pytest.mark.parametrize("what", FAULTS)
 def test_repair_is_still_needed(bare: dict[str, Any], what: str) -> None:
     repair, says = FAULTS[what]
@@ -167,6 +168,7 @@ def test_repair_is_still_needed(bare: dict[str, Any], what: str) -> None:
 
 
 @pytest.mark.verl
+@pytest.mark.slow
 def test_linear_repair_is_still_needed(bare: dict[str, Any]) -> None:
     """Without bfloat16 products in oneDNN, vLLM has nothing to pack."""
     import torch
@@ -177,6 +179,7 @@ def test_linear_repair_is_still_needed(bare: dict[str, Any]) -> None:
 
 
 @pytest.mark.verl
+@pytest.mark.slow
 def test_device_module_is_still_needed(bare: dict[str, Any]) -> None:
     assert bare["torch.cpu lacks"]["is"] == ["memory_allocated", "mem_get_info", "empty_cache"]
 

@@ -60,27 +60,47 @@ def test_a_good_run_is_described_and_has_no_problems() -> None:
 DYNAMIC = "actor_rollout_ref.actor.use_dynamic_bsz"
 FIXED = (f"{DYNAMIC}=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4")
 SETTINGS = "reward.reward_kwargs.visionr1"
+TOGETHER = {  # override -> what is said of it; all are found at once
+    "values of another type": {
+        "data.train_batch_size=many": "data.train_batch_size=many: needs a number (verl's default: 1024",
+        f"{DYNAMIC}=perhaps": f"{DYNAMIC}=perhaps: needs true or false",
+        "trainer.test_freq=2.5": "trainer.test_freq=2.5: needs a whole number",
+        "trainer.save_freq=null": "trainer.save_freq=null: needs a number (verl's default: -1)",
+        "trainer.total_training_steps=many": "total_training_steps=many: needs a whole number, or null",
+        "trainer.v1.sampler=null": "trainer.v1.sampler=null: needs keys below it",
+        "data.train_files=5": "data.train_files=5: needs a file, or a list of files",
+    },
+    "numbers that disagree, and names of nothing": {
+        "data.train_batch_size=128": "ppo_mini_batch_size=256: a step has only data.train_batch_size=128",
+        "data.max_prompt_length=20000": "actor.ppo_max_token_len_per_gpu=16384: a sequence may have 20512 tokens",
+        "actor_rollout_ref.rollout.max_model_len=500": "max_model_len=500: below data.max_prompt_length +",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=3": "tensor_model_parallel_size=3: 8 GPUs",
+        "trainer.logger=[console,wandbb]": "trainer.logger: unknown logger 'wandbb'",
+        "trainer.resume_mode=resume_path": "trainer.resume_from_path needs a folder",
+        "algorithm.filter_groups={enable:true,metric:recal}": "algorithm.filter_groups.metric=recal: no row reports it",
+    },
+}
+
+
+@pytest.mark.parametrize("mistakes", TOGETHER.values(), ids=TOGETHER)
+def test_each_of_many_mistakes_is_named(mistakes: dict[str, str]) -> None:
+    found = run(*mistakes)
+    for message in mistakes.values():
+        assert any(message in problem for problem in found.problems), (message, found.problems)
+
+
 BAD = {
     # What hydra says, in one line, with the key that was meant.
     "mistyped key": (["actor_rollout_ref.rollout.temprature=1"], "did you mean actor_rollout_ref.rollout.temperature?"),
     "mistyped folder": (["trainer.n_gpu_per_node=8"], "did you mean trainer.n_gpus_per_node?"),
     "mistyped key with words": (["trainer.n_gpu='a b'"], "trainer.n_gpu'; did you mean trainer.n_gpus_per_node?"),
     "key of nobody": (["trainer.zzqq.xx=1"], "To append to your config use +trainer.zzqq.xx=1"),
-    "half a key": (["trainer.n_gpu=8"], "did you mean trainer.n_gpus_per_node?"),
-    "key in another folder": (["actor_rollout_ref.actor.gamma=1"], "did you mean algorithm.gamma?"),
     "unknown config group": (["+visionr1@_global_=nope"], "Available options in 'visionr1'"),
     "no override": (["foo"], "Error parsing override 'foo' missing EQUAL"),
     "unbalanced": (["data={"], "no viable alternative at input '{'"),
     "nothing to delete": (["~trainer.nope"], "Could not delete from config. 'trainer.nope' does not exist"),
     "added twice": (["+data.train_batch_size=3"], "An item is already at 'data.train_batch_size'"),
     "reference to nothing": (["data.val_files=${nothing.here}"], "Interpolation key 'nothing.here' not found"),
-    # Values that no worker could use.
-    "word for a number": (
-        ["data.train_batch_size=many"],
-        "data.train_batch_size=many: needs a number (verl's default: 1024",
-    ),
-    "word for a switch": ([f"{DYNAMIC}=perhaps"], f"{DYNAMIC}=perhaps: needs true or false"),
-    "half a step": (["trainer.test_freq=2.5"], "trainer.test_freq=2.5: needs a whole number"),
     # verl's own checks.
     "loss that verl does not have": (["actor_rollout_ref.actor.loss_agg_mode=x"], "verl: Invalid loss_agg_mode: x"),
     "batch not divisible": (
@@ -102,19 +122,7 @@ BAD = {
         "verl: lora_rank must be less than or equal to",
     ),
     "no engine": (["actor_rollout_ref.rollout.name=null"], "actor_rollout_ref.rollout.name: needs a value"),
-    # What is no value of that key at all.
-    "no number of a save": (["trainer.save_freq=null"], "trainer.save_freq=null: needs a number (verl's default: -1)"),
-    "steps in words": (
-        ["trainer.total_training_steps=many"],
-        "total_training_steps=many: needs a whole number, or null",
-    ),
-    "a section without keys": (["trainer.v1.sampler=null"], "trainer.v1.sampler=null: needs keys below it"),
-    "a number of files": (["data.train_files=5"], "data.train_files=5: needs a file, or a list of files"),
     # What the V1 trainer would find out minutes later.
-    "mini-batch above the batch": (
-        ["data.train_batch_size=128"],
-        "ppo_mini_batch_size=256: a step has only data.train_batch_size=128",
-    ),
     "mini-batch not divisible": (
         ["actor_rollout_ref.rollout.n=5", "actor_rollout_ref.actor.ppo_mini_batch_size=6"],
         "= 30 answers: need a multiple of 8, the training workers; ppo_mini_batch_size=8 is one",
@@ -127,26 +135,8 @@ BAD = {
         ["actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false"],
         "log_prob_use_dynamic_bsz=False: must equal actor_rollout_ref.actor.use_dynamic_bsz=True",
     ),
-    "token budget too small": (
-        ["data.max_prompt_length=20000"],
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384: a sequence may have 20512 tokens",
-    ),
-    "engine too short": (
-        ["actor_rollout_ref.rollout.max_model_len=500"],
-        "max_model_len=500: below data.max_prompt_length +",
-    ),
-    "half an engine": (
-        ["actor_rollout_ref.rollout.tensor_model_parallel_size=3"],
-        "tensor_model_parallel_size=3: 8 GPUs (trainer.n_gpus_per_node x nnodes) need to be a multiple",
-    ),
     "unknown trainer": (["trainer.v1.trainer_mode=sink"], "trainer.v1.trainer_mode=sink: Unknown trainer 'sink'"),
     "unknown estimator": (["algorithm.adv_estimator=grppo"], "algorithm.adv_estimator=grppo: Unknown advantage"),
-    "unknown logger": (["trainer.logger=[console,wandbb]"], "trainer.logger: unknown logger 'wandbb'"),
-    "nowhere to resume from": (["trainer.resume_mode=resume_path"], "trainer.resume_from_path needs a folder"),
-    "filter on what nobody reports": (
-        ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=recal"],
-        "algorithm.filter_groups.metric=recal: no row reports it; needs one of reward, format, recall",
-    ),
     # The plug-in's own.
     "gate without a bar": ([f"{SETTINGS}.schedule.kind=gated"], f"{SETTINGS}.schedule.gate.bar: kind=gated needs"),
     "gate without the callback": (
@@ -189,17 +179,23 @@ def test_each_mistake_is_one_line(overrides: list[str], message: str) -> None:
 
 
 FINE = {
-    "LoRA": ["actor_rollout_ref.model.lora_rank=64", "actor_rollout_ref.model.exclude_modules='.*visual.*'"],
-    "KL": ["actor_rollout_ref.actor.use_kl_loss=true"],
-    "filtered groups": ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=f1_50"],
-    "no filter at all": ["algorithm.filter_groups=null"],
-    "fixed micro-batches": [*FIXED, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16"],
-    "gated": [f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}"],
-    "rule off": [f"{SETTINGS}.schedule.kind=off"],
-    "asynchronous": ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=1.5"],
-    "temperature and top-p": ["actor_rollout_ref.rollout.temperature=0.8", "actor_rollout_ref.rollout.top_p=0.9"],
-    "a band for a threshold": ["algorithm.rollout_correction.rollout_is_threshold='0.5_2.0'"],
-    "own keys": ["++data.mm_processor_kwargs={min_pixels:3136,max_pixels:401408}", "+trainer.mine=1"],
+    "LoRA, KL and a gate": [
+        *("actor_rollout_ref.model.lora_rank=64", "actor_rollout_ref.model.exclude_modules='.*visual.*'"),
+        *("actor_rollout_ref.actor.use_kl_loss=true", f"{SETTINGS}.schedule.kind=gated"),
+        f"++{SETTINGS}.schedule.gate={{bar:0.5}}",
+    ],
+    "filtered groups, sampling, a band, own keys": [
+        *("algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=f1_50", "+trainer.mine=1"),
+        *("actor_rollout_ref.rollout.temperature=0.8", "actor_rollout_ref.rollout.top_p=0.9"),
+        "algorithm.rollout_correction.rollout_is_threshold='0.5_2.0'",
+        "++data.mm_processor_kwargs={min_pixels:3136,max_pixels:401408}",
+    ],
+    "asynchronous, fixed micro-batches, no rule, no filter": [
+        *FIXED,
+        *("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16", "algorithm.filter_groups=null"),
+        *("trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=1.5"),
+        f"{SETTINGS}.schedule.kind=off",
+    ],
     "verl's own reward": ["~reward.reward_kwargs", "reward.reward_manager.name=naive"],
 }
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 pytestmark = pytest.mark.verl
 
-CASES = {
+CASES = {  # more in test_dry_run.py, which asks the same checks
     "missing data file": (["data.train_files={tmp}/no.parquet"], "data.train_files: {tmp}/no.parquet: no such file"),
-    "unknown preset": (
-        ["reward.reward_kwargs.visionr1.preset=visionr2"],
-        "reward.reward_kwargs.visionr1.preset = 'visionr2': needs one of visionr1, visionr1-paper, ",
-    ),
     "unknown key": (
         ["+reward.reward_kwargs.visionr1.wieghts=1"],
         "reward.reward_kwargs.visionr1.wieghts: unknown key; did you mean weights?",
@@ -25,15 +26,6 @@ CASES = {
         "reward.reward_kwargs.visionr1.schedule.gate = {{'bar': 0.5}}: only used by kind=gated",
     ),
     "no model": (["actor_rollout_ref.model.path={tmp}/model"], "actor_rollout_ref.model.path={tmp}/model: no such"),
-    "mini-batch that workers cannot share": (
-        ["actor_rollout_ref.rollout.n=5", "actor_rollout_ref.actor.ppo_mini_batch_size=6"],
-        "actor_rollout_ref.actor.ppo_mini_batch_size=6 x actor_rollout_ref.rollout.n=5 = 30 answers: need",
-    ),
-    "answers that would be cut short": (
-        ["actor_rollout_ref.rollout.max_model_len=1000"],
-        "actor_rollout_ref.rollout.max_model_len=1000: below data.max_prompt_length + data.max_response_length = 1024",
-    ),
-    "a word for a number": (["trainer.nnodes=two"], "trainer.nnodes=two: needs a number"),
     "ignored key": (
         ["reward_model.reward_manager=visionr1"],
         "reward_model.reward_manager=visionr1: verl 0.9 ignores it; set reward.reward_manager.name",
@@ -42,25 +34,32 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Compose verl's own config with our flag, in this process, and ask the preflight."""
+def composed() -> Callable[..., DictConfig]:
+    """verl's own config with our flag, in this process."""
     import verl  # noqa: F401 - loads the plug-in, which stores the config groups
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from verl_visionr1.runtime.preflight import preflight_problems
-
-    def of(*overrides: str) -> list[str]:
+    def of(*overrides: str, **how: bool) -> DictConfig:
         GlobalHydra.instance().clear()
         with initialize_config_module("verl.trainer.config", version_base=None):
-            config = compose("ppo_trainer", overrides=["+visionr1@_global_=[progressive,checks]", *overrides])
-        return preflight_problems(config)
+            return compose("ppo_trainer", overrides=["+visionr1@_global_=[progressive,checks]", *overrides], **how)
 
     return of
 
 
+@pytest.fixture(scope="module")
+def problems(composed: Callable[..., DictConfig]) -> Callable[..., list[str]]:
+    """Ask the preflight."""
+    from verl_visionr1.runtime.preflight import preflight_problems
+
+    return lambda *overrides: preflight_problems(composed(*overrides))
+
+
 @pytest.mark.parametrize(("overrides", "message"), CASES.values(), ids=CASES.keys())
-def test_problem_is_one_line_with_advice(problems: object, tmp_path: Path, overrides: list, message: str) -> None:
+def test_problem_is_one_line_with_advice(
+    problems: Callable[..., list[str]], tmp_path: Path, overrides: list, message: str
+) -> None:
     found = problems(*(override.format(tmp=tmp_path) for override in overrides))
     expected = message.format(tmp=tmp_path)
     assert any(problem.startswith(expected) for problem in found), found
@@ -76,12 +75,12 @@ GOOD = {
 
 
 @pytest.mark.parametrize("overrides", GOOD.values(), ids=GOOD)
-def test_what_a_command_line_may_say(problems: object, overrides: list) -> None:
+def test_what_a_command_line_may_say(problems: Callable[..., list[str]], overrides: list) -> None:
     found = problems(*overrides)
     assert not [problem for problem in found if problem.startswith("reward.")], found
 
 
-def test_malformed_ground_truth_names_file_row_and_value(problems: object, tmp_path: Path) -> None:
+def test_malformed_ground_truth_names_file_row_and_value(problems: Callable[..., list[str]], tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,7 +98,7 @@ def test_malformed_ground_truth_names_file_row_and_value(problems: object, tmp_p
     assert str(file) in found[0]
 
 
-def test_a_column_of_images_that_verl_would_not_look_at(problems: object, tmp_path: Path) -> None:
+def test_a_column_of_images_that_verl_would_not_look_at(problems: Callable[..., list[str]], tmp_path: Path) -> None:
     """verl takes a row without the column for a row without an image, and says nothing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -116,12 +115,21 @@ def test_a_column_of_images_that_verl_would_not_look_at(problems: object, tmp_pa
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem], "text alone"
 
 
-def test_full_disk(problems: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(problems: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONR1_MIN_FREE_GB", "1000000000")
     found = problems(f"trainer.default_local_dir={tmp_path}/not/there/yet")
     assert any("GB free on the disk of" in problem for problem in found)
 
 
+def test_the_callback_of_the_flag_ends_the_process(composed: Callable[..., DictConfig]) -> None:
+    from hydra.utils import instantiate
+
+    config = composed("data.train_files=/no.parquet", return_hydra_config=True)
+    with pytest.raises(SystemExit, match=r"visionr1: data\.train_files: /no\.parquet: no such file"):
+        instantiate(config.hydra.callbacks.visionr1).on_run_start(config)
+
+
+@pytest.mark.slow
 def test_main_ppo_stops_before_ray(tmp_path: Path) -> None:
     """The whole way: the unmodified trainer's command line, in a second process."""
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "+visionr1@_global_=[progressive,checks]"]

@@ -285,7 +285,10 @@ CASES = [
     ),
     Case("tiny_visionr1_cpu", expected={"trainer.total_training_steps": 22, f"{ACTOR}.use_kl_loss": False}),
     *(
-        Case(path.stem, environment=CPU, expected={"trainer.device": "cpu", "trainer.total_training_steps": 2})
+        pytest.param(
+            Case(path.stem, environment=CPU, expected={"trainer.device": "cpu", "trainer.total_training_steps": 2}),
+            marks=[] if path in (REC, RECIPES[0]) else pytest.mark.slow,
+        )
         for path in RECIPES
         if path != TINY
     ),
@@ -314,6 +317,7 @@ def test_verl_takes_the_configuration(case: Case, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.verl
+@pytest.mark.slow
 def test_dry_run_of_a_recipe(tmp_path: Path) -> None:
     """The command itself: green without data, model, GPU; nothing is written."""
     done = bash(REC, "--dry-run", "--lora", RUN_DIR=str(tmp_path / "run"), DATA_DIR=str(tmp_path / "data"))
