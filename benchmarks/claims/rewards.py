@@ -62,7 +62,7 @@ def share_in_order(values: Sequence[float], pairs: Sequence[tuple[int, int]]) ->
     >>> share_in_order([0.1, 0.4, 0.4], [(1, 0), (2, 1)])
     0.75
     """
-    return sum((np.sign(values[a] - values[b]) + 1.0) / 2.0 for a, b in pairs) / len(pairs)
+    return float(sum((np.sign(values[a] - values[b]) + 1.0) / 2.0 for a, b in pairs) / len(pairs))
 
 
 def ranking_table(records: Sequence[Mapping[str, Any]], draws: Sequence[np.ndarray]) -> str:
