@@ -145,12 +145,11 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     dump = a_dump(tmp_path / "1.jsonl", rows)
     code = f"""
 import pyarrow as pa
-from pathlib import Path
 from verl_visionr1 import rewriting
-from verl_visionr1.cli import difficulty
+from verl_visionr1.cli import app
 rewriting.GROUP_BYTES = 1 << 20
-dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "out" / "o.parquet")]!r})
-difficulty.difficulty([dump], [data], out, as_json=True)
+dump, data, out = {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "out" / "o.parquet")]!r}
+app(["difficulty", dump, "--data", data, "--out", out, "--json"], standalone_mode=False)
 print(pa.default_memory_pool().max_memory())
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
