@@ -228,6 +228,7 @@ SUMMARY = (
 OTHERS = (
     ("left: SFT on the same questions", "sft", "rl"),
     ("left: strict thresholds from the first step", "strict", "rl"),
+    ("left: VLM-R1's `od_ap` as released", "ap-released", "rl"),
     ("left: recall alone as the reward", "recall-alone", "rl"),
     ("from a start without those habits", "able", "rl-able"),
 )
