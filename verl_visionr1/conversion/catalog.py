@@ -1,4 +1,4 @@
-"""Every command of `visionr1 convert`, by name: a converter and its packages are imported when it is used."""
+"""Every command of `visionr1 convert`, by name; a converter and its packages are imported at first use."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ CONVERTERS: Mapping[str, str] = MappingProxyType(
         "records": "anybody's json, jsonl, csv, parquet; rows of EasyR1, ms-swift, Visual-RFT, R1-V, GUI-R1 ...",
     }
 )
-"""Converter -> what it reads. `datasets.<name>.convert` is its declaration."""
+"""Converter -> its sources. `datasets.<name>.convert` is its declaration."""
 TOOLS: Mapping[str, str] = MappingProxyType(
     {
         "exclusion": "List the images of evaluation files, for --exclude-image-ids",
         "scenes": "Draw scenes of coloured shapes with known boxes, as COCO json",
     }
 )
-"""What goes with the converters -> what it does. `conversion.<name>.main` is the command."""
+"""Other commands -> what they do. `conversion.<name>.main` is the command."""
 
 
 def load_command(name: str) -> Callable[..., Any]:
-    """The function that typer makes a command of.
+    """Return the function that typer turns into a command.
 
     Args:
         name: of `CONVERTERS` or `TOOLS`.

@@ -203,7 +203,7 @@ def _of_conversation(
         raise RowError("unknown reward method", f"{where}: accu_reward_method {method!r}: needs a name; {ADVICE}")
     solution = read_solution(answer, where)
     about_boxes = method in BOX_METHODS or OVD in question or expression_in(question) is not None
-    if solution.boxes is not None and (about_boxes or not solution.says_none):
+    if solution.boxes is not None and (about_boxes or not solution.is_none):
         made = _boxes_of(question, solution, options)
     elif about_boxes:
         reason = f"boxes are asked for, and the answer is {solution.text[:80]!r}"
