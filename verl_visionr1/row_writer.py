@@ -37,9 +37,9 @@ class Written:
 class RowWriter:
     """Streams rows into parquet or jsonl with bounded memory; files are complete or absent.
 
-    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern matches. When the `with` block succeeds, they
-    are flushed to disk and renamed; after an exception they are removed. After a kill they remain, and the next writer
-    to the same name replaces them. The same rows and provenance give the same bytes.
+    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern matches. When the `with` block succeeds,
+    they are flushed to disk and renamed; after an exception they are removed. After a kill they remain, and the next
+    writer to the same name replaces them. The same rows and provenance give the same bytes.
 
     Args:
         out: `<name>.parquet`, or `.jsonl` if the layout allows it. With `shard_rows`: `<name>-00000-of-00003.parquet`
