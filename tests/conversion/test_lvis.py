@@ -176,7 +176,7 @@ def test_frequency_that_the_file_does_not_give(data: Dataset) -> None:
     data.image(1, RIBBON)
     for category in data.document["categories"]:
         del category["frequency"]
-    with pytest.raises(RowsError, match=r"lvis_v1_train.json: no category of frequency c or r; leave --frequency out"):
+    with pytest.raises(RowsError, match=r"lvis_v1_train.json: no category of frequency c or r"):
         data.convert(frequency=["r", "c"])
 
 
@@ -204,7 +204,7 @@ def test_short_names_of_one_kind_keep_their_explanation() -> None:
     ("changes", "kind", "message"),
     [
         ({"coco_url": None}, "image without id or file_name", r"images\[1\] \(id 2, file_name None\): needs both"),
-        ({"coco_url": "http://x/../secret.jpg"}, "file_name outside the images folder", "must lie inside the images"),
+        ({"coco_url": "http://x/../secret.jpg"}, "file_name outside the images folder", "leads out by"),
         ({"neg_category_ids": "all"}, "malformed entry", r"images\[1\] .*: neg_category_ids = 'all': needs a list"),
         ({"coco_url": "http://x/val2017/9.jpg"}, "image file missing", r"image id 2: .*val2017/9.jpg: no such image"),
     ],

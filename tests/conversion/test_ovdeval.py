@@ -149,7 +149,7 @@ def test_plain_coco_is_refused(data: Dataset) -> None:
         (
             {"text": ["cat"], "neg_text": ["cow"]},
             "unknown text",
-            r"neg_text: 'cow' is no category of the file; correct",
+            r"neg_text: 'cow' ",
         ),
     ],
 )
@@ -166,5 +166,5 @@ def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str
 def test_hostile_file_name(data: Dataset) -> None:
     data.image(OFF, text=[OFF], neg_text=[ON])
     data.document["images"][0]["file_name"] = "../negation.json"
-    with pytest.raises(RowError, match="must lie inside the images folder"):
+    with pytest.raises(RowError, match="leads out by"):
         data.convert()

@@ -242,7 +242,7 @@ def test_a_line_is_no_mask(data: Dataset) -> None:
 
 def test_empty_text(data: Dataset) -> None:
     data.add(text=(" ",))
-    data.bad("1_abc_o.json: text 0: is empty; remove it")
+    data.bad("1_abc_o.json: text 0: empty; remove it")
 
 
 def test_a_garbled_json(data: Dataset) -> None:

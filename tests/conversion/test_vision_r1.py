@@ -135,8 +135,8 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught:
         convert(tmp_path, *made)
     assert str(caught.value) == (
-        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; correct it, or keep it as it is "
-        "with --keep-prompts (then target_id_maps says what is asked for)"
+        "a.parquet: row 0: problem 'Where is it?' has none of the known wordings; correct it, or keep it "
+        "with --keep-prompts (then the categories are those of target_id_maps)"
     )
     found, _ = convert(tmp_path, *made, keep_prompts=True)
     assert [(target(it).task, target(it).categories) for it in found] == [
@@ -193,7 +193,7 @@ def test_paths_and_their_folder(tmp_path: Path) -> None:
     options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
     with pytest.raises(RowsError, match="exclusion list"):
         convert(tmp_path, row(tmp_path, image=path), **options)
-    with pytest.raises(RowError, match="must lie inside the images folder"):
+    with pytest.raises(RowError, match="leads out by"):
         convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")
 
 
@@ -213,7 +213,7 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     ("name", "data", "message"),
     [
         ("a.parquet", b"PAR1", "not a whole parquet file"),
-        ("a.arrow", b"nothing", "not a whole Arrow stream"),
+        ("a.arrow", b"nothing", "not a complete Arrow stream"),
         ("b.parquet", None, "no such file or folder"),
         ("a.txt", b"", "unknown kind of file"),
     ],

@@ -102,7 +102,7 @@ def test_coordinates_are_mended_as_told(copy: Path, spoil: Callable[[Path], None
     spoil(copy)
     assert f"--fix OUT.parquet --boxes-are {name}" in doctor(copy / "train.parquet").output
     done = doctor(copy / "train.parquet", "--fix", copy / "mended.parquet", "--boxes-are", name)
-    assert "x box brought from" in done.stderr
+    assert "x box converted from" in done.stderr
     assert doctor(copy / "mended.parquet").exit_code == 0
     for row in read_rows(copy / "mended.parquet"):
         before = json.loads(truth[row["extra_info"]["index"]]).get("boxes_xyxy", [])
