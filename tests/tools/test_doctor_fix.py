@@ -136,9 +136,7 @@ def test_right_boxes_are_not_spoiled(copy: Path) -> None:
     path = copy / "train.parquet"
     done = doctor(path, "--fix", copy / "spoiled.parquet", "--boxes-are", "xyxy-norm1")
     assert done.exit_code == 2
-    assert re.search(
-        r"row 0: box .* would be .* outside the image of \[200, 120\]: it is not.*nothing was", done.stderr
-    )
+    assert re.search(r"row 0: box .* would be .* outside the image of \[200, 120\].*nothing was", done.stderr)
     assert not (copy / "spoiled.parquet").exists()
 
 
