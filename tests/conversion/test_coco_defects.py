@@ -166,7 +166,7 @@ def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> No
     assert [target(row).categories for row in found] == [("red box", "blue box")]
     found, _ = data.convert(task="grounding", on_error="skip", negatives=0.5)
     assert sorted(target(row).categories[0] for row in found) == ["blue box", "red box"]
-    assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
+    assert report.ledger.notes["category with only a bad box on an image: not asked for"] == 1
 
 
 @pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])

@@ -171,8 +171,8 @@ def test_seg_zero_keeps_the_warped_image(tmp_path: Path) -> None:
     assert [target(it).boxes_xyxy for it in found] == [((84, 84, 420, 420),)] * 2
     assert target(found[0]).size_wh == (840, 840)
     assert target(found[0]).categories == ("the cat",)
-    assert report.ledger.notes["image that its makers warped to 840 x 840: kept as it is"] == 2
-    assert report.ledger.notes["point beside a box: the box was taken"] == 1
+    assert report.ledger.notes["image warped to 840 x 840 by its authors: used unchanged"] == 2
+    assert report.ledger.notes["point beside a box: box used"] == 1
     (found,), _ = convert(tmp_path, {**made, "image": NAME}, preset="seg-zero")  # the original image
     assert target(found).boxes_xyxy == ((16, 12, 80, 60),)
     with pytest.raises(RowError, match="solution 'left' holds no box"):

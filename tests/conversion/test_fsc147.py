@@ -146,7 +146,7 @@ def test_point_over_the_edge_is_counted(source: Source) -> None:
     source.image("2.jpg", points=[*POINTS, [514, 20]])
     (row,), report = source.convert()
     assert (target_of(row).count, len(target_of(row).points_xy)) == (4, 3)
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1
 
 
 def test_point_that_is_there_twice_is_counted_twice(source: Source) -> None:
@@ -205,7 +205,7 @@ def test_boxes_that_do_not_fit_the_points(source: Source, boxes: list[list[float
     source.image("2.jpg")
     rows, report = source.convert(boxes=source.boxes(boxes))
     assert (target_of(rows[0]).boxes_xyxy, len(target_of(rows[0]).points_xy)) == ((), 3)
-    assert report.ledger.notes["boxes that do not fit the points of their image: points taken"] == len(boxes)
+    assert report.ledger.notes["boxes that do not fit the points of their image: points used"] == len(boxes)
 
 
 def test_boxes_of_another_layout(source: Source) -> None:

@@ -127,7 +127,7 @@ def test_image_with_nothing_checked_is_counted(data: Dataset) -> None:
 def test_unknown_ids_in_lists_are_noted(data: Dataset) -> None:
     data.image(1, RIBBON, neg_category_ids=[999, CAN], not_exhaustive_category_ids=[998])
     _, report = data.convert()
-    assert report.ledger.notes["id of a category that is not in the file, in an image's list of categories"] == 2
+    assert report.ledger.notes["unknown category id in an image's list of categories"] == 2
 
 
 def test_file_name_comes_from_the_url(data: Dataset) -> None:

@@ -126,7 +126,7 @@ def test_groups_are_regions_to_ignore(data: Tables) -> None:
     assert truth.boxes_xyxy == (A_XYXY, (80, 48, 160, 96))
     assert truth.labels == ("Dog", "Cat")
     assert truth.ignore_xyxy == ((80, 48, 160, 96),)
-    assert report.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] == 1
+    assert report.ledger.notes["box that may be a group (IsGroupOf -1): used as one object"] == 1
     found, report = data.convert(task="counting")
     assert [(truth.categories, truth.count) for truth in found] == [(("Cat",), 1)], "nobody knows how many dogs"
 
@@ -210,7 +210,7 @@ def test_labels_that_contradict(data: Tables) -> None:
     data.label("a1", "Person", 1)
     (truth,), report = data.convert()
     assert truth.categories == ("Dog",)
-    assert report.ledger.notes["class verified as not there, but found: not asked for"] == 2
+    assert report.ledger.notes["class verified as absent, but with a box: not asked for"] == 2
 
 
 def test_image_with_labels_only(data: Tables) -> None:

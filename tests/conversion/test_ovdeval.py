@@ -21,7 +21,7 @@ from verl_visionr1.tools.doctor import check_parquet
 OFF, ON, CAT, DOG = "computer without screen on", "computer with screen on", "cat", "dog"
 NAMES = (OFF, ON, CAT, DOG)
 BOX = [11, 17, 30, 40]
-NEGATIVE_NOTE = "neg_text with a box on its image: taken as there"
+NEGATIVE_NOTE = "neg_text with a box on its image: used as present"
 
 
 class Dataset:

@@ -111,7 +111,7 @@ def test_a_crowd_is_a_target_and_noted(data: Dataset) -> None:
     data.ref(texts=("the people", "the crowd"))
     found, report = data.convert()
     assert [target(row).boxes_xyxy for row in found] == [(data.pictures[0].things[0].box,)] * 2
-    assert report.ledger.notes["expression for what is annotated as a crowd: its box is the target"] == 2
+    assert report.ledger.notes["expression for a crowd annotation: its box is the target"] == 2
 
 
 def test_ids_as_texts(data: Dataset) -> None:

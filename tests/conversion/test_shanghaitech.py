@@ -121,7 +121,7 @@ def test_person_over_the_edge_is_counted(source: Source) -> None:
     (row,), report = source.convert()
     assert target_of(row).count == 4
     assert target_of(row).points_xy == ((0, 0), (40.5, 20.25), (80, 29))
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1
     with pytest.raises(RowError, match=r"GT_IMG_1\.mat: point = \[84\.0, 29\.0\]: outside \(80, 60\)"):
         source.convert(task="pointing")
 

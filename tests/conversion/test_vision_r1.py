@@ -91,7 +91,7 @@ def test_a_category_as_label_of_an_expression(tmp_path: Path) -> None:
     made = row(tmp_path, REC.format("the thing on the left"))
     (found,), report = convert(tmp_path, made)
     assert set(target(found).labels) == {"the thing on the left"}
-    assert report.ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] > 0
+    assert report.ledger.notes["label that differs from the phrase of the prompt: phrase used"] > 0
 
 
 def test_flat_boxes(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_more_than_thirty_instances_are_left_out_as_upstream_does(tmp_path: Path
 
 def test_num_instances_is_checked(tmp_path: Path) -> None:
     _, report = convert(tmp_path, row(tmp_path, num_instances=7))
-    assert report.ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] == 1
+    assert report.ledger.notes["num_instances differs from the number of boxes: boxes used"] == 1
 
 
 def test_keep_prompts(tmp_path: Path) -> None:

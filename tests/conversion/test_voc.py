@@ -197,7 +197,7 @@ def test_wrong_filename(kit: Devkit) -> None:
         kit.xml(name, voc_object("red box", A_VOC), filename=filename)
     _, report = kit.convert()
     assert [row["images"] for row in rows_in(report)] == [[str(kit.images / f"{it}.png")] for it in "ab"]
-    assert report.ledger.notes["xml whose <filename> is another: image taken by the name of the xml"] == 2
+    assert report.ledger.notes["xml with another <filename>: image found by the name of the xml"] == 2
 
 
 @pytest.mark.parametrize("filename", ["", "a"])

@@ -77,7 +77,7 @@ class BoxCheck:
         if guess is not None:
             is_tiny = guess.better.convention.unit == "1" != self.convention.unit  # no box is smaller than a pixel
             if is_much or is_tiny or not (declared.misfits or self.is_given):
-                raise RowsError(f"{self.name}: {self._taken} {guess.evidence}; {self._advice(guess, is_much)}")
+                raise RowsError(f"{self.name}: {self._assumption} {guess.evidence}; {self._advice(guess, is_much)}")
             ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
         elif is_much and len(boxes) >= FEWEST:
             assert declared.example is not None
@@ -85,10 +85,10 @@ class BoxCheck:
             share = f"{100 * declared.misfits:.0f} % of {len(boxes)} boxes"
             reason = f"{share} are outside or inverted (the first, with width and height: {shown})"
             advice = "no other box format fits: check width and height of the images (rotated by EXIF?)"
-            raise RowsError(f"{self.name}: {self._taken} {reason}; {advice}, or clip them anyway: {_ALLOW}")
+            raise RowsError(f"{self.name}: {self._assumption} {reason}; {advice}, or clip them anyway: {_ALLOW}")
 
     @property
-    def _taken(self) -> str:
+    def _assumption(self) -> str:
         source = "--box-format" if self.is_given else "boxes are assumed to be"
         return f"{source} {self.convention.name or self.convention}, but"
 

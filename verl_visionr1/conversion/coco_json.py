@@ -249,7 +249,7 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> Imag
                 first = owners.setdefault(keys.key(image.file_name, image.path), first)
             if first != image.image_id:
                 # each id has a part of its objects, or all of them again
-                columns.leave_out(first, "image whose file another id has as well")
+                columns.leave_out(first, "image whose file has another id too")
                 reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
                 raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
         except RowError as error:
@@ -336,7 +336,7 @@ def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -
 
     def indexes(keys: list[Key] | None) -> frozenset[int]:
         found = [parts.category_of.get(key_of(key) or "") for key in keys or ()]
-        ledger.notes["id of a category that is not in the file, in an image's list of categories"] += found.count(None)
+        ledger.notes["unknown category id in an image's list of categories"] += found.count(None)
         return frozenset(index for index in found if index is not None)
 
     for number in range(len(images)) if federated else ():

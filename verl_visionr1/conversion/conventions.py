@@ -208,12 +208,12 @@ as x y width height in pixels all fit
     if not len(numbers):
         return None
     own = fit(declared, numbers, sizes)
-    if (guess := _fractions(own, numbers, sizes)) is not None:
+    if (guess := _guess_fractions(own, numbers, sizes)) is not None:
         return guess
     others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
     fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < own.misfits]
     if len(numbers) < FEWEST:
-        return _of_few(own, fitting, numbers, sizes)
+        return _guess_from_few(own, fitting, numbers, sizes)
     # a processor's size differs by a few pixels: a few boxes over the edge are the evidence
     is_resized = any(it.convention.unit == "processed" and not it.misfits for it in fitting)
     if own.misfits >= _WRONG or (own.misfits and is_resized):
@@ -222,11 +222,11 @@ as x y width height in pixels all fit
         near = near or [it for it in fitting if it.reach >= _NEAR or own.misfits >= _MANY]
         if near:
             best = min(near, key=lambda it: (it.misfits, others.index(it)))
-            return Guess(own, best, _misfit_evidence(own, best, numbers, sizes) + _also(best, near))
-    return _short_reach(own, others, len(numbers))
+            return Guess(own, best, _misfit_evidence(own, best, numbers, sizes) + _mention_other_order(best, near))
+    return _guess_from_reach(own, others, len(numbers))
 
 
-def _fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
+def _guess_fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
     """Guess fractions if all boxes are within the first pixel, however few they are."""
     is_in_first = numbers.min() >= -1 and numbers.max() <= 1 + _TOLERANCE and sizes.min() >= _WIDER
     if declared.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
@@ -235,17 +235,17 @@ def _fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
     best = min(fits, key=lambda it: (it.misfits, it.convention.order != declared.convention.order, fits.index(it)))
     shown = " ".join(f"{value:g}" for value in numbers[0])
     evidence = f"all numbers of {len(numbers)} boxes are between 0 and 1 (the first: {shown})"
-    return Guess(declared, best, f"{evidence}: {best.convention}{_also(best, fits)}?")
+    return Guess(declared, best, f"{evidence}: {best.convention}{_mention_other_order(best, fits)}?")
 
 
-def _also(best: Fit, fits: Sequence[Fit]) -> str:
+def _mention_other_order(best: Fit, fits: Sequence[Fit]) -> str:
     """Mention the other order of x and y if it fits equally well, as on square images."""
     other = Convention({"xyxy": "yxyx", "yxyx": "xyxy"}.get(best.convention.order, ""), best.convention.unit)
     is_equal = any(it.convention == other and it.misfits == best.misfits for it in fits)
     return f", or {other}" if is_equal else ""
 
 
-def _of_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
+def _guess_from_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
     """Guess from few boxes: two of them do not fit, and all fit another convention."""
     plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
     if not plain or declared.misfits * len(numbers) < 1.5:
@@ -303,7 +303,7 @@ def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> 
     return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
 
 
-def _short_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
+def _guess_from_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
     """Guess another unit if all boxes fit, but none comes near the far edges.
 
     Also try corners for width and height: real widths are not all larger than the x before them.

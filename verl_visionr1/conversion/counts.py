@@ -65,5 +65,5 @@ def points_inside(
     dx, dy = whole_x / width, whole_y / height
     inside = [(x, y) for x, y in points if -dx <= x <= whole_x + dx and -dy <= y <= whole_y + dy]
     if len(inside) < len(points):
-        ledger.notes["point outside its image: counted, its place left out"] += len(points) - len(inside)
+        ledger.notes["point outside its image: counted without its place"] += len(points) - len(inside)
     return inside

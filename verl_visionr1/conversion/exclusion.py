@@ -84,7 +84,7 @@ def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collec
         written.update(new)
         chosen = f" split {', '.join(splits)}" if splits and seen_splits else ""
         title = f"from {_title(path)}{chosen}: {len(entries)} images"
-        lines += [f"# {title}", *map(_checked, new)]
+        lines += [f"# {title}", *map(_check_name, new)]
         report.append(f"{title}, {len(new)} lines")
     write_whole(out, "".join(f"{line}\n" for line in lines).encode())
     return report
@@ -99,13 +99,13 @@ def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: 
     if path.is_dir():
         for name in files_in(path):
             known = identity_of_name(f"{_title(path)}/{name}")
-            yield (known,) if known else _known_by([name], [], collection)
+            yield (known,) if known else _identify([name], [], collection)
         return
     if path.suffix.lower() == ".txt":
         for name in sorted(read_exclusion(path).ids, key=_order):
-            yield _known_by([name], [], "") if _is_image(name) else (name,)
+            yield _identify([name], [], "") if _is_image(name) else (name,)
         return
-    for where, record in _sound_records(path):
+    for where, record in _valid_records(path):
         if isinstance(split := record.get("split"), str) and split:
             seen_splits[split] = None
             if not in_any_split(split, splits):
@@ -113,7 +113,7 @@ def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: 
         yield _entry_of(record, where, collection)
 
 
-def _sound_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _valid_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in _records(path):
         if isinstance(record, RowsError):  # an invalid line of jsonl
             raise record
@@ -133,7 +133,7 @@ def _entry_of(record: Mapping[str, Any], where: str, collection: str) -> Entry:
     numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
     if "sent_ids" in record and ids:  # names in refer are not file names
         names = [name for name in names if identity_of_name(name)]
-    entry = _known_by(names, ids, collection, numbers)
+    entry = _identify(names, ids, collection, numbers)
     if not entry and copies:
         reason = f"the row does not name its image: {copies[0]} is a copy, named after its content"
         raise RowsError(f"{where}: {reason}; list the data set's own files instead")
@@ -143,7 +143,7 @@ def _entry_of(record: Mapping[str, Any], where: str, collection: str) -> Entry:
     return entry
 
 
-def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
+def _identify(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
     """Return all identities in an image's names; else its URL or file name; else its id."""
     known = dict.fromkeys([*(identity for name in names if (identity := identity_of_name(name))), *numbers])
     if known:
@@ -173,9 +173,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if suffix in PICKLES:
         yield from _numbered(path, read_pickle(path))
     elif suffix == ".json":
-        yield from _of_json(path)
+        yield from _read_json_records(path)
     elif suffix == ".parquet":
-        yield from _of_parquet(path)
+        yield from _read_parquet_records(path)
     else:
         yield from read_records(path)
 
@@ -187,7 +187,7 @@ def _numbered(path: Path, entries: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path.name}: entry {number}", entry
 
 
-def _of_json(path: Path) -> Iterator[tuple[str, Any]]:
+def _read_json_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Read a list of records, an object with one, or names by split or as keys; segmentations stay undecoded."""
     content = read_json(path, list[Any] | dict[str, msgspec.Raw])
     if isinstance(content, list):
@@ -206,7 +206,7 @@ def _of_json(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _numbered(path, [{"split": split, "file_name": name} for name in names])
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _read_parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the records, without the bytes of images."""
     wanted = {*NAMES, *IDS, *COLLECTIONS, "split", "sent_ids", "extra_info"}
     with open_parquet(path) as file:
@@ -234,7 +234,7 @@ def _order(name: str) -> tuple[str, int, str]:
     return collection, int(number) if number.isdecimal() else -1, name
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     is_text = name.encode(errors="ignore").decode() == name  # names in a folder may be no UTF-8
     if not is_text or without_comment(name) != name or len(name.splitlines()) != 1:
         raise RowsError(f"{name!r}: a list would read this name differently; rename the file")

@@ -58,7 +58,7 @@ def find_below(folder: Path, name: str) -> Path | None:
         return Path(literal)
     tails = [tail for tail in path_tails(name) if "://" not in tail]
     exact = (path for tail in tails if os.path.isfile(path := os.path.join(root, tail)))
-    found = next(exact, None) or next(filter(None, (_spelled_otherwise(root, tail) for tail in tails)), None)
+    found = next(exact, None) or next(filter(None, (_find_other_spelling(root, tail) for tail in tails)), None)
     return None if found is None else Path(found)
 
 
@@ -179,7 +179,7 @@ def may_be_one_image(name: str, other: str) -> bool:
 # ------------------------------------------------------------------------------------------------ other spellings
 
 
-def _spelled_otherwise(folder: str, tail: str) -> str | None:
+def _find_other_spelling(folder: str, tail: str) -> str | None:
     """Find a relative name, ignoring case, percent-encoding, Unicode form and surrounding blanks.
 
     None unless exactly one file matches.

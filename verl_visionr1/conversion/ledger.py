@@ -51,7 +51,7 @@ class Ledger:
         """Count the changes of an image that is used in rows, and whether the frame of its boxes was guessed."""
         self.notes.update(f"image: {change}" for change in image.changes)
         if image.orientation != 1 and image.stored_wh == image.size_wh:
-            self.notes["image turned by EXIF without a change of size: boxes taken as drawn upright"] += 1
+            self.notes["image rotated by EXIF without a change of size: boxes assumed to be upright"] += 1
 
     def losses(self) -> str:
         """Everything left out or skipped, in one line: the reason why no row is left."""

@@ -120,7 +120,7 @@ def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]
         RowsError: an unknown category name.
     """
     rng = random.Random(flags.seed)
-    asked = _asked_categories(data, flags)
+    asked = _requested_categories(data, flags)
     asks: list[Ask] = []
     for task in flags.planned_tasks:
         if task == "detection":
@@ -171,7 +171,7 @@ def plan_reading(data: Annotations, flags: VocabularyFlags, ledger: Ledger, file
 # ------------------------------------------------------------------------------------------------ categories
 
 
-def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
+def _requested_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
     index = {visible_form(name): i for i, name in enumerate(data.names)}
     for name in flags.categories:
         if visible_form(name) not in index:
@@ -278,7 +278,7 @@ def _plan_phrases(
             if category in inexact:
                 ledger.left_out["counting row for a category with a crowd or a bad box"] += 1
             elif boxes[category] == 0:
-                ledger.left_out[f"{task} row for a category that is there only as crowd or bad box"] += 1
+                ledger.left_out[f"{task} row for a category with only a crowd or bad box"] += 1
             elif boxes[category] < flags.min_instances:
                 ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects"] += 1
             elif boxes[category] > flags.max_instances:

@@ -99,6 +99,6 @@ class PointEvidence:
         if unit == "100" and not self.is_enough:
             ledger.notes[f"unit of points in doubt: {found}"] += 1
             return
-        taken = f"points are taken for {Convention('xyxy', convention.unit).name or convention}, but {found}"
-        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, take the points as they are: --max-clipped 1"
-        raise RowsError(f"{name}: {taken}; {advice}")
+        assumed = f"points are assumed to be {Convention('xyxy', convention.unit).name or convention}, but {found}"
+        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, use the points unchanged: --max-clipped 1"
+        raise RowsError(f"{name}: {assumed}; {advice}")

@@ -20,15 +20,15 @@ from verl_visionr1.images import EmbeddedImage
 
 def selected(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
     """Return the items that the flags keep, in their order; the others are counted."""
-    kept = _kept(items, flags, ledger)
+    kept = _filter(items, flags, ledger)
     if flags.share_of_negatives is not None:
-        kept = _with_share_of_negatives(kept, flags.share_of_negatives, random.Random(flags.seed), ledger)
+        kept = _limit_negatives(kept, flags.share_of_negatives, random.Random(flags.seed), ledger)
     if flags.limit is not None:
-        kept = _drawn(kept, flags.limit, random.Random(flags.seed), ledger)
+        kept = _draw(kept, flags.limit, random.Random(flags.seed), ledger)
     return kept
 
 
-def _kept(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
+def _filter(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
     for item in items:
         if flags.excluded.holds(item.image_id, item.file_name, item.identities):
             ledger.left_out["row of an image on the exclusion list"] += 1
@@ -38,9 +38,7 @@ def _kept(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]
             yield item
 
 
-def _with_share_of_negatives(
-    items: Iterable[Item], fraction: float, rng: random.Random, ledger: Ledger
-) -> Iterator[Item]:
+def _limit_negatives(items: Iterable[Item], fraction: float, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
     """Keep negatives until they are `fraction` of all items; fewer if there are not enough."""
     with tempfile.TemporaryFile() as file:
         shelf = _Shelf(file)
@@ -54,7 +52,7 @@ def _with_share_of_negatives(
         yield from (shelf.take(item) for i, item in enumerate(shelved) if i not in dropped)
 
 
-def _drawn(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
+def _draw(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
     """Draw `limit` items uniformly (reservoir sampling), in their order."""
     with tempfile.TemporaryFile() as file:
         shelf = _Shelf(file)

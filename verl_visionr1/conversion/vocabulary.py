@@ -178,14 +178,14 @@ class Columns:
             if not is_numbers(box, 4):
                 raise RowError("box malformed", "needs four finite numbers; correct or remove the annotation")
             self.written.add(f"annotation id {annotation_id!r}", box, size_wh)
-            clean = clean_box(_in_pixels(box, self.convention, size_wh), size_wh, self.ledger)
+            clean = clean_box(_to_pixels(box, self.convention, size_wh), size_wh, self.ledger)
         except RowError as error:
             self.refuse(image, category, annotation_id, error, written)
             return
         if mark:
             region = "a region to ignore (--marked objects keeps it)"
-            taken = "an object (--marked objects)" if self.keeps_marked else region
-            self.ledger.notes[f"annotation marked {mark}: taken for {taken}"] += 1
+            used_as = "an object (--marked objects)" if self.keeps_marked else region
+            self.ledger.notes[f"annotation marked {mark}: used as {used_as}"] += 1
         self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
 
     def refuse(
@@ -228,8 +228,8 @@ class Columns:
             never_asked=frozenset(never_asked),
             starts=starts,
             boxes_xyxy=np.frombuffer(self._boxes).reshape(-1, 4)[order],
-            category=_taken(self._category, order),
-            kind=_taken(self._kind, order),
+            category=_reorder(self._category, order),
+            kind=_reorder(self._kind, order),
             annotation_ids=[self._ids[i] for i in order],
         )
 
@@ -243,7 +243,7 @@ class Columns:
         for image, category in only_bad:
             entry = self.images[image]
             self.images[image] = replace(entry, unsure=entry.unsure | {category})
-        self.ledger.notes["category not asked for on an image: all it has there is a bad box"] += len(only_bad)
+        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(only_bad)
 
     def _order(self) -> tuple[np.ndarray, array[int]]:
         """Mark repeated boxes; return the order by image, and the start of each image in it."""
@@ -262,7 +262,7 @@ class Columns:
         return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
 
 
-def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
+def _to_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
     """Convert a box to corners in pixels."""
     if convention.unit == "1":
         corners = convention.as_corners(box)
@@ -272,7 +272,7 @@ def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int,
     return convention.in_pixels(box, size_wh)
 
 
-def _taken(column: array[int], order: np.ndarray) -> array[int]:
+def _reorder(column: array[int], order: np.ndarray) -> array[int]:
     """Reorder into an `array`, because single items of a numpy array are slow."""
     return array(column.typecode, np.array(column)[order].tobytes())
 
@@ -319,5 +319,5 @@ def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list
         if place == len(kept):
             kept.append(name)
         elif name != kept[place] and ledger is not None:
-            ledger.notes[f"category {name!r} taken for {kept[place]!r}, which looks the same"] += 1
+            ledger.notes[f"category {name!r} merged with {kept[place]!r}, which looks the same"] += 1
     return kept, places

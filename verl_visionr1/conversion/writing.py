@@ -152,7 +152,7 @@ def rows_of(
         copies_dir=out.with_name(f"{out.stem}_images"),
         verify_decode=flags.verify_decode,
     )
-    groups = (list(group) for _, group in groupby(_well_named(items, ledger), key=lambda item: item.image))
+    groups = (list(group) for _, group in groupby(_check_names(items, ledger), key=lambda item: item.image))
     for group, prepared in _in_threads(groups, lambda group: prepare(group[0].image), flags.workers):
         try:
             image = prepared()
@@ -165,7 +165,7 @@ def rows_of(
         yield from _rows_of_image(group, image, flags, ledger, allow_none)
 
 
-def _well_named(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
+def _check_names(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
     """Yield items with UTF-8 names whose image file belongs to no other item; the others go to the ledger."""
     names: dict[str, tuple[str, str]] = {}
     for item in items:

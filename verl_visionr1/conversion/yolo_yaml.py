@@ -153,10 +153,10 @@ def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path
     entries = document[key] if isinstance(document[key], list) else [document[key]]
     if not all(isinstance(entry, str) for entry in entries):
         raise RowsError(f"{source}: {key}: needs a path, or a list of paths; correct it")
-    return [_found(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
+    return [_find_path(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
 
 
-def _found(where: str, entry: str, roots: list[Path]) -> Path:
+def _find_path(where: str, entry: str, roots: list[Path]) -> Path:
     """Return the folder or list of an entry. Roboflow writes a surplus `../`; if both paths exist, it is ambiguous."""
     names = dict.fromkeys((entry, entry.removeprefix("../")))
     for root in roots:

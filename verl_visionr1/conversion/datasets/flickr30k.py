@@ -152,8 +152,8 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
             related = [it for it in phrases if (image_id, it.caption) not in unrelated]
             left_out = len(phrases) - len(related)
             ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += left_out
-            for same in _one_wording(related, chains, ledger):
-                found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
+            for same in _group_by_words(related, chains, ledger):
+                found = _select_boxes(chains.boxes[same[0].chain], options.boxes)
                 if found is None:
                     ledger.left_out["phrase of many boxes"] += 1
                     continue
@@ -171,7 +171,7 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
                 )
 
 
-def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
+def _group_by_words(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
     """Group phrases with boxes by their words; leave out words of several chains."""
     by_words: dict[str, list[_Phrase]] = {}
     for phrase in phrases:
@@ -180,7 +180,7 @@ def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Ite
         placed = [it for it in same if it.chain in chains.boxes]
         ledger.left_out.update(f"phrase {_why_not(it.chain, chains)}" for it in same if it.chain not in chains.boxes)
         if len({it.chain for it in placed}) > 1:
-            ledger.left_out["phrase that stands for several chains of its image"] += len(placed)
+            ledger.left_out["phrase of several chains of its image"] += len(placed)
         elif placed:
             ledger.notes["phrase repeated in another caption dropped"] += len(placed) - 1
             yield placed
@@ -194,7 +194,7 @@ def _why_not(chain: str, chains: _Chains) -> str:
     return "without a box (nobndbox)" if chain in chains.without_box else "of a chain that the xml does not have"
 
 
-def _boxes_asked_for(boxes: list[list[float]], wanted: str) -> list[list[float]] | None:
+def _select_boxes(boxes: list[list[float]], wanted: str) -> list[list[float]] | None:
     """Return the boxes of a row; None if the phrase makes no row."""
     once = [list(box) for box in dict.fromkeys(map(tuple, boxes))]
     if len(once) == 1 or wanted == "many":

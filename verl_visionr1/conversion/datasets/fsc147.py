@@ -131,7 +131,7 @@ def _fitting_boxes(boxes: Boxes, points: list[Point], ledger: Ledger) -> Boxes:
     if len(boxes) == len(points) and 2 * held > len(boxes):
         return boxes
     if boxes:
-        ledger.notes["boxes that do not fit the points of their image: points taken"] += len(boxes)
+        ledger.notes["boxes that do not fit the points of their image: points used"] += len(boxes)
     return []
 
 

@@ -184,7 +184,7 @@ def _add_box(
         columns.add(image, place, None, line, written=written)
         return
     is_group = record["IsGroupOf"].strip()
-    columns.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] += is_group == "-1"
+    columns.ledger.notes["box that may be a group (IsGroupOf -1): used as one object"] += is_group == "-1"
     mark = "IsGroupOf" if is_group == "1" else ""
     columns.add(image, place, images.upright(box, image), line, mark=mark, written=written)
 
@@ -250,7 +250,7 @@ def _with_checked(
     present = data.categories_on(number)
     there = present | verified
     contradicted = there & absent
-    ledger.notes["class verified as not there, but found: not asked for"] += len(contradicted)
+    ledger.notes["class verified as absent, but with a box: not asked for"] += len(contradicted)
     implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
     return replace(
         data.images[number],

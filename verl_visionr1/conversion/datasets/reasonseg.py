@@ -116,7 +116,7 @@ def _read(path: Path, ledger: Ledger) -> _Entry:
     try:
         with suppress(UnicodeDecodeError):
             return msgspec.json.decode(data.decode("utf-8-sig"), type=_Entry)
-        ledger.notes["json read as cp1252: it is no UTF-8"] += 1
+        ledger.notes["json is not UTF-8: read as cp1252"] += 1
         return msgspec.json.decode(data.decode("cp1252"), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RowError("malformed entry", f"{path}: {error}; correct it") from None
@@ -125,7 +125,7 @@ def _read(path: Path, ledger: Ledger) -> _Entry:
 def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape], list[_Shape]]:
     """Return the target's shapes, and those to ignore."""
     shapes = [shape for shape in entry.shapes if shape.label.lower() != "flag"]
-    ledger.notes["shape labelled flag, which means nothing"] += len(entry.shapes) - len(shapes)
+    ledger.notes["shape labelled flag: skipped"] += len(entry.shapes) - len(shapes)
     for shape in shapes:
         if shape.shape_type == "circle" or not shape.points:
             reason = f"shape {shape.label!r} of type {shape.shape_type} with {len(shape.points)} points"

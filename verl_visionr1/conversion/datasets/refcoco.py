@@ -77,7 +77,7 @@ class Options(BoxFlags):
 
 
 @dataclass(slots=True)
-class _Given:
+class _Sources:
     """The sources, by kind."""
 
     refs: list[RefsFile]
@@ -86,8 +86,8 @@ class _Given:
     images_dir: Path | None = None
 
 
-def _sort_out(sources: Sequence[Path]) -> _Given:
-    given = _Given([], [])
+def _sort_sources(sources: Sequence[Path]) -> _Sources:
+    given = _Sources([], [])
     for path in sources:
         if path.is_dir():
             if given.images_dir is not None:
@@ -124,7 +124,7 @@ class _Found:
     path: Path | EmbeddedImage
 
 
-def _of_files(given: _Given, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
+def _of_files(given: _Sources, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
     """Return the split's refs in refer's files, grouped by image, and whether any ref has no object."""
     by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
     some_empty = False
@@ -145,7 +145,7 @@ def _is_of_split(ref: Ref, options: Options, ledger: Ledger) -> bool:
     return found
 
 
-def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Given, ledger: Ledger) -> Iterator[_Found]:
+def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Sources, ledger: Ledger) -> Iterator[_Found]:
     if given.instances is None or given.images_dir is None:
         return
     index = Index(given.instances)
@@ -156,7 +156,7 @@ def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Given, ledger: Ledger
             yield _Found(where, source, ref, index.annotations_of(ref, where), image, path)
 
 
-def _of_tables(given: _Given, options: Options, ledger: Ledger) -> Iterator[_Found]:
+def _of_tables(given: _Sources, options: Options, ledger: Ledger) -> Iterator[_Found]:
     for path in given.tables:
         for where, record in read_records(path):
             if "raw_anns" not in record and not {"answer", "bbox", "image"} <= record.keys():
@@ -222,7 +222,7 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
     if isinstance(ref.ann_id, list):
         ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)
     if any(thing.iscrowd for thing in found.things):
-        ledger.notes["expression for what is annotated as a crowd: its box is the target"] += len(ref.sentences)
+        ledger.notes["expression for a crowd annotation: its box is the target"] += len(ref.sentences)
     for sentence in ref.sentences:
         if not sentence.text:
             ledger.skip(RowError("empty expression", f"{where}: sent_id {sentence.sent_id} has no text; remove it"))
@@ -251,7 +251,7 @@ def convert(
     ledger: Ledger,
 ) -> Reading:
     """The rows of refs, or of parquet files."""
-    given = _sort_out(sources)
+    given = _sort_sources(sources)
     refs, some_empty = _of_files(given, options, ledger)
     return Reading(
         items=_items(chain(refs, _of_tables(given, options, ledger)), options, ledger),

@@ -43,7 +43,7 @@ from verl_visionr1.images import EmbeddedImage, read_size
 
 FORMATS = {"xywh": NAMED["xywh-abs"], "xyxy": NAMED["xyxy-abs"], "fractions": NAMED["xyxy-norm1"]}
 """Names of `--box-format` -> box conventions."""
-MISFIT = "box that cannot be of the file's convention"
+MISFIT = "box in another format than its file"
 MOST_MISFITS = 0.05
 """Above this share of misfits, the file has another format."""
 _PIXELS_OVER, _FRACTIONS_OVER = 0.05, 1.0  # crawled pages have elements off-screen

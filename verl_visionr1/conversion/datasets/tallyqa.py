@@ -67,7 +67,7 @@ def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledge
             alike[key_of[name]][" ".join(re.findall(r"\w+", question.text.lower()))].append(question)
     if options.simple_only and not has_simple:
         raise RowsError(f"{path}: no entry has issimple (train.json never has); leave out --simple-only")
-    return [_once(questions, ledger) for questions in alike.values()]
+    return [_merge_repeats(questions, ledger) for questions in alike.values()]
 
 
 def _question(where: str, record: Any) -> Question:
@@ -77,7 +77,7 @@ def _question(where: str, record: Any) -> Question:
     return Question(where, text, answer, text_of(record, ["image"], where), record)
 
 
-def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
+def _merge_repeats(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
     kept = []
     for questions in alike.values():
         if len({question.answer for question in questions}) > 1:

@@ -87,7 +87,7 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     written = options.convention("xyxy-abs")
     boxes = [written.as_corners(box) for _, some in solution for box in some]
     if record.get("num_instances") not in (None, len(boxes)):
-        ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] += 1
+        ledger.notes["num_instances differs from the number of boxes: boxes used"] += 1
     image = record.get("image")
     name = image.get("path") if isinstance(image, dict) else image
     return Item(
@@ -162,7 +162,7 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
     if normalize_label(missing) not in normalize_label(listed):
         reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
         raise RowError("category not asked for", f"{where}: {reason}; correct it")
-    ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
+    ledger.notes["category list with commas inside names: names of target_id_maps used"] += 1
     once: dict[str, str] = {}
     for name in named:
         once.setdefault(normalize_label(name), name)
@@ -175,7 +175,7 @@ def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Le
         if normalize_label(phrase) == normalize_label(label):
             return phrase
     if task == "grounding":
-        ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
+        ledger.notes["label that differs from the phrase of the prompt: phrase used"] += 1
         return phrases[0]
     reason = f"solution has label {label!r}, which is not in the problem"
     raise RowError("category not asked for", f"{where}: {reason}; correct it")

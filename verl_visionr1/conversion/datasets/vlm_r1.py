@@ -144,14 +144,14 @@ def expression_in(problem: str) -> str | None:
 def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> list[list[float]]:
     """Return the boxes of `solution` if it is in pixels, else those of `bbox_list`."""
     solution, short = (_boxes_in(where, record.get(key)) for key in ("solution", "bbox_list"))
-    if solution is not None and short is not None and _agree(solution, list(map(_with_pixel, short))):
+    if solution is not None and short is not None and _are_equal(solution, list(map(_with_pixel, short))):
         return solution
     normalized = _boxes_in(where, record.get("normalized_solution"))
     if solution is not None and solution == normalized:
-        return _boxes_behind(where, record, solution, short or [])
+        return _restore_pixels(where, record, solution, short or [])
     if solution is not None:
-        differs = short is not None and not _agree(solution, short)
-        ledger.notes["bbox_list that differs from solution by more than its pixel: solution was taken"] += differs
+        differs = short is not None and not _are_equal(solution, short)
+        ledger.notes["bbox_list that differs from solution by more than its pixel: solution used"] += differs
         return solution
     if short is None:
         given = record.get("bbox_list") or record.get("solution")
@@ -167,7 +167,7 @@ def _boxes_in(where: str, value: Any) -> list[list[float]] | None:
     return (read_solution(value, where).boxes or None) if value and isinstance(value, list | str) else None
 
 
-def _boxes_behind(
+def _restore_pixels(
     where: str, record: Mapping[str, Any], solution: list[list[float]], short: list[list[float]]
 ) -> list[list[float]]:
     """Return the boxes in pixels behind a floored solution in 0-1000: `bbox_list` with or without its pixel."""
@@ -180,7 +180,7 @@ def _boxes_behind(
     raise RowError("box of a model's frame", f"{where}: {reason}; use the file of rec_jsons_processed")
 
 
-def _agree(boxes: list[list[float]], others: list[list[float]]) -> bool:
+def _are_equal(boxes: list[list[float]], others: list[list[float]]) -> bool:
     """Whether boxes are equal up to rounding of sums."""
     return len(boxes) == len(others) and np.allclose(boxes, others, rtol=1e-9, atol=1e-6)
 

@@ -122,7 +122,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
     if own:
         path = folders.images_dir.absolute() / own[0]
         if filename and named != path.name:
-            ledger.notes["xml whose <filename> is another: image taken by the name of the xml"] += 1
+            ledger.notes["xml with another <filename>: image found by the name of the xml"] += 1
     else:
         path = find_image(folders.images_dir, filename or stem, where)
         if not path.is_file():
@@ -136,7 +136,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
     return path
 
 
-# ---------------------------------------------------------------------------------------------- what is in them
+# ---------------------------------------------------------------------------------------------- contents
 
 
 def read_voc(
@@ -225,7 +225,7 @@ def _in_columns(
             where = f"{entry.image_id}.xml object {it.number}"
             box = it.corners and [it.corners[0] - shift, it.corners[1] - shift, *it.corners[2:]]
             if shift and box and min(box) < 0:
-                ledger.notes["box that begins before VOC's first pixel, 1: by LabelImg or CVAT? (--zero-based)"] += 1
+                ledger.notes["box that begins before VOC's first pixel, 1: from LabelImg or CVAT? (--zero-based)"] += 1
             place = place_of.get(visible_form(it.name))
             if place is not None:
                 columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)

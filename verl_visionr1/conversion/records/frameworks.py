@@ -77,9 +77,9 @@ def _seg_zero(record: Record, where: str) -> Fields:
     solution = read_solution(record.get("solution"), where)
     if solution.boxes is None:
         raise RowError("no box", f"{where}: solution {solution.text[:80]!r} holds no box; {ADVICE}")
-    notes = ["point beside a box: the box was taken"] * (solution.points is not None)
+    notes = ["point beside a box: box used"] * (solution.points is not None)
     if (record.get("img_width"), record.get("img_height")) != WARPED_WH:
-        notes.append("image that its makers warped to 840 x 840: kept as it is")
+        notes.append("image warped to 840 x 840 by its authors: used unchanged")
     made = Fields(image=record.get("image"), id=record.get("id"), phrase=problem, wording=problem)
     made.boxes, made.notes = solution.boxes, tuple(notes)
     return made

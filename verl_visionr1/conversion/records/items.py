@@ -34,13 +34,13 @@ def items_of_questions(
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
     if source.layout.is_one_box_a_record:
-        entries = _together(source, entries, ledger)
+        entries = _merge(source, entries, ledger)
     for entry in entries:
         with ledger.skipping():
             yield _item(source, entry, keep_prompts, with_images)
 
 
-def _together(source: RecordSource, entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
+def _merge(source: RecordSource, entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
     """Merge entries with the same image and question, in the order of the first."""
     merged: dict[tuple[str, tuple[str, ...], str | None], Entry] = {}
     for entry in entries:
