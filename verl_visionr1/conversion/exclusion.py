@@ -8,8 +8,8 @@ Reads refs pickles and grefs json; COCO and LVIS json; records with an image col
 .tsv, .parquet, .arrow); lists of names by split (FSC-147); parquet that our converters wrote; folders of images; other
 lists (.txt). `--split` applies to entries that name their split; "test" includes testA and testB.
 
-The list has identities (`coco:139`, `vg:2410408`) if a name has one, else whole URLs or file names with the folders of
-the source, else plain ids, which are compared with a data set's own ids. `--collection coco` declares plain numbers as
+The list has identities (`coco:139`, `vg:2410408`) if a name has one. Otherwise it has whole URLs or file names with the
+folders of the source, or plain ids, which are compared with a data set's own ids. `--collection coco` declares plain numbers as
 COCO's. `a/b.jpg` matches `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the list matches all.
 """
 

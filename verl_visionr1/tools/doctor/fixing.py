@@ -1,9 +1,13 @@
 """Write a copy of a parquet file with safe repairs only; each change is reported.
 
-A repair is safe if it keeps the ground truth: it concerns a row that repeats another exactly (except `extra_info`), a
-repeated object, a box one pixel over the edge, a box without area beside others of its label, an index that is not
-unique, or a relative path of an image beside the file. Coordinates change only with `boxes_are`. Wrong labels, prompts,
-rotated images and column types need a new conversion.
+A repair is safe if it keeps the ground truth:
+
+* drop a row that repeats another exactly (except `extra_info`), a repeated object, or a box without area beside others
+  of its label;
+* clip a box one pixel over the edge;
+* make an index unique, or the path of an image beside the file absolute.
+
+Coordinates change only with `boxes_are`. Wrong labels, prompts, rotated images and column types need a new conversion.
 """
 
 from __future__ import annotations
