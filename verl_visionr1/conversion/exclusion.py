@@ -9,8 +9,9 @@ Reads refs pickles and grefs json; COCO and LVIS json; records with an image col
 lists (.txt). `--split` applies to entries that name their split; "test" includes testA and testB.
 
 The list has identities (`coco:139`, `vg:2410408`) if a name has one. Otherwise it has whole URLs or file names with the
-folders of the source, or plain ids, which are compared with a data set's own ids. `--collection coco` declares plain numbers as
-COCO's. `a/b.jpg` matches `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the list matches all.
+folders of the source, or plain ids, which are compared with a data set's own ids. `--collection coco` declares plain
+numbers as COCO's. `a/b.jpg` matches `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the list
+matches all.
 """
 
 from __future__ import annotations

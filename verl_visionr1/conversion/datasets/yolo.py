@@ -9,9 +9,9 @@
     obj_train_data/a.jpg, .txt darknet, CVAT: without a folder `images`, labels are beside the images
 
 A line is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which is converted to its bounding box. Numbers
-are fractions of the upright image, after EXIF orientation. If data.yaml has `kpt_shape`, key points follow the box and are not read as a
-polygon. An image without a label file has no objects (`--min-instances 0` or `--negatives` ask for it); a set without
-any label file is refused.
+are fractions of the upright image, after EXIF orientation. If data.yaml has `kpt_shape`, key points follow the box and
+are not read as a polygon. An image without a label file has no objects (`--min-instances 0` or `--negatives` ask for
+it); a set without any label file is refused.
 
 Paths in data.yaml are relative to its `path`, and that to the yaml's folder; if `path` does not exist (it is often from
 another machine), to the yaml's folder. Roboflow's `../train/images` is found without its `../`. Lines of an image list
