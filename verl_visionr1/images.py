@@ -1,8 +1,8 @@
-"""One image file: whether it is fit for training, its size, which way up it is, and a copy of it where it needs one.
+"""Image files for training: check, size, orientation, and an upright RGB copy if needed.
 
-Legend: the *stored* frame is that of the pixels as the file holds them; the *upright* frame is what a viewer shows,
-after the file's EXIF orientation. verl does not look at EXIF, so an image that is not stored upright is copied upright,
-and boxes that were drawn on the stored pixels are turned with it.
+The *stored* frame is that of the pixels in the file. The *upright* frame is what a viewer shows, after the file's EXIF
+orientation. verl ignores EXIF, so an image that is not stored upright is copied upright, and boxes drawn on the stored
+pixels are rotated with it.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _OTHER_FORMATS = {
     b"JXL ": "JPEG XL",
     b"jP  ": "JPEG 2000",
 }
-"""What stands behind the first four bytes of a file in a format that is not read."""
-_JPEG = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as phones write them
-_INTEGERS_OF_16_BITS = ("PNG", "PPM")  # whose mode I is 16 bits; a TIFF's is 32, of any range
-_MIN_SIDE = 4  # Qwen's processors enlarge from here; below it nothing is left to see
+"""Bytes after the first four of a file -> its unsupported format."""
+_JPEG = ("JPEG", "MPO")  # MPO: a JPEG followed by further pictures, written by phones
+_INTEGERS_OF_16_BITS = ("PNG", "PPM")  # their mode I has 16 bits; that of TIFF has 32, of any range
+_MIN_SIDE = 4  # Qwen's processors enlarge images from this side on; smaller ones show nothing
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,15 +70,15 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True, slots=True)
 class RowImage:
-    """One image as the trainer will see it.
+    """One image as the trainer sees it.
 
     Attributes:
         path: absolute path of an upright RGB (or 8-bit grey) file.
         data: the bytes of that file in embed mode, else None.
-        size_wh: its width and height: the frame of all geometry.
-        stored_wh: width and height of the source as it is stored, before its EXIF orientation.
+        size_wh: its width and height, the frame of all geometry.
+        stored_wh: width and height of the source as stored, before its EXIF orientation.
         orientation: EXIF orientation of the source, 1..8.
-        changes: what was done to the source, for the report; empty where the file is used as it is.
+        changes: changes of the source, for the report; empty if the file is used unchanged.
     """
 
     path: str
@@ -91,7 +91,7 @@ class RowImage:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """The bytes of an image file that a source holds itself; `name` stands for a path in messages."""
+    """The bytes of an image file embedded in a source; `name` replaces the path in messages."""
 
     name: str
     data: bytes
@@ -100,23 +100,22 @@ class EmbeddedImage:
 def prepare_image(
     source: str | Path | EmbeddedImage, *, embed: bool, copies_dir: Path, verify_decode: bool = False
 ) -> RowImage:
-    """Check one image file and make it fit for training, touching as little as possible.
+    """Check one image file and copy it for training only if needed.
 
-    A good file is used as it is: its header is read, not its pixels, and its bytes are never re-encoded. A copy is
-    made only of an image that verl would show the model otherwise than a viewer does: EXIF orientation other than 1,
-    alpha (flattened on white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). A
-    JPEG's copy is a JPEG of quality 95 with its subsampling, any other's a PNG (lossless). An `EmbeddedImage` becomes a
-    file in path mode.
+    A good file is used unchanged: only its header is read, and its bytes are never re-encoded. An image is copied only
+    if verl would show it to the model differently from a viewer: EXIF orientation other than 1, alpha (flattened on
+    white), palette, CMYK and other colour spaces, 16 bits (scaled to 8), 32 bits (up to 255). The copy of a JPEG is a
+    JPEG of quality 95 with its subsampling, any other a PNG (lossless). An `EmbeddedImage` becomes a file in path mode.
 
     Args:
-        source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, whatever its suffix; or its bytes.
+        source: image file: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM, with any suffix; or its bytes.
         embed: fill `RowImage.data`.
-        copies_dir: where copies go in path mode; named by content; made when first needed.
-        verify_decode: decode all pixels of every image. Without it, a cut-off file is found by its missing end.
+        copies_dir: folder of copies in path mode, which are named by content; created when first needed.
+        verify_decode: decode all pixels of every image. Without it, a truncated file is found by its missing end.
 
     Raises:
-        RowError: missing, unreadable or cut-off file; a side below 4 pixels; an aspect above 200,
-            as it is or as a model's processor resizes it; too many pixels.
+        RowError: missing, unreadable or truncated file; a side below 4 pixels; an aspect above 200, originally or
+            after the resize of a model's processor; too many pixels.
         RowsError: a copy cannot be written.
     """
     with _opened(source, verify_decode) as (name, file, image, orientation):
@@ -137,7 +136,7 @@ def prepare_image(
 
 
 def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]:
-    """Stored width and height, and EXIF orientation (1..8), of an image file.
+    """Read stored width and height, and EXIF orientation (1..8), of an image file.
 
     Raises:
         RowError: as `prepare_image`.
@@ -147,7 +146,7 @@ def read_size(source: str | Path | EmbeddedImage) -> tuple[tuple[int, int], int]
 
 
 def upright_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Width and height as a viewer shows an image of this EXIF orientation."""
+    """Return width and height as a viewer shows an image of this EXIF orientation."""
     return stored_wh if orientation < 5 else (stored_wh[1], stored_wh[0])
 
 
@@ -157,7 +156,7 @@ def upright_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int
 def boxes_to_upright(
     boxes_xyxy: Sequence[Sequence[float]], orientation: int, stored_wh: tuple[int, int]
 ) -> tuple[Box, ...]:
-    """Turn boxes with their image: from the stored frame to the EXIF-upright one.
+    """Rotate boxes with their image, from the stored frame to the EXIF-upright one.
 
     Args:
         boxes_xyxy: N boxes in pixels of the stored image.
@@ -183,10 +182,10 @@ def boxes_to_upright(
 def in_upright_frame(
     boxes_xyxy: Sequence[Sequence[float]], image: RowImage, annotated_wh: tuple[int, int]
 ) -> tuple[Box, ...]:
-    """Bring boxes into the frame of `image.size_wh`; the annotated size tells in which frame they were drawn.
+    """Convert boxes to the frame of `image.size_wh`; the annotated size identifies their frame.
 
-    Where stored and upright size are equal (a half turn, a mirror, a square), the upright frame is taken: it is what
-    viewers show.
+    If stored and upright size are equal (half turn, mirror, square), the upright frame is assumed, since viewers show
+    it.
 
     Args:
         boxes_xyxy: N boxes in pixels of the frame whose size is `annotated_wh`.
@@ -198,10 +197,10 @@ def in_upright_frame(
         return boxes_to_upright(boxes_xyxy, 1, image.size_wh)
     if annotated_wh == image.stored_wh:
         return boxes_to_upright(boxes_xyxy, image.orientation, image.stored_wh)
-    sizes = f"the annotations say size_wh {annotated_wh}, the file has {image.stored_wh}"
+    sizes = f"the annotations have size_wh {annotated_wh}, the file has {image.stored_wh}"
     if image.orientation != 1:
         sizes += f" as stored and {image.size_wh} upright (EXIF orientation {image.orientation})"
-    advice = "use the images that the annotations were made on, or correct width and height"
+    advice = "use the images that were annotated, or correct width and height"
     raise RowError("annotated size differs", f"{image.path}: {sizes}; {advice}")
 
 
@@ -212,7 +211,7 @@ def in_upright_frame(
 def _opened(
     source: str | Path | EmbeddedImage, verify_decode: bool
 ) -> Iterator[tuple[str, BinaryIO, Image.Image, int]]:
-    """(name, file, image, EXIF orientation); names the file in whatever Pillow and the system raise about it."""
+    """Yield (name, file, image, EXIF orientation); name the file in errors of Pillow and the system."""
     name = source.name if isinstance(source, EmbeddedImage) else os.path.abspath(source)
     head = b""
     try:
@@ -232,16 +231,16 @@ def _opened(
             advice = f"convert it to JPEG or PNG ({', '.join(FORMATS)} are read)"
             raise RowError("image of another format", f"{name}: it is {other}; {advice}") from None
         raise RowError("image unreadable", f"{name}: not an image of a known format; fetch it again") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow raises at broken files
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # raised by Pillow for broken files
         raise RowError("image unreadable", f"{name}: {error}; fetch it again") from None
 
 
 def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode: bool) -> int:
-    """Raise where an opened image is unfit; return its EXIF orientation."""
+    """Raise if an opened image is unfit; return its EXIF orientation."""
     _check_size(source, image.size)
     is_whole, late_metadata = _look_ahead(image.format, file)
     orientation = _orientation(image, late_metadata)
-    if orientation != 1 and image.format == "TIFF":  # Pillow versions differ in who turns it, and when
+    if orientation != 1 and image.format == "TIFF":  # Pillow versions differ in how they rotate it
         raise RowError("turned TIFF", f"{source}: TIFF with orientation {orientation}; convert it to PNG")
     if verify_decode or not is_whole:
         image.load()
@@ -251,7 +250,7 @@ def _check_image(source: str, image: Image.Image, file: BinaryIO, verify_decode:
 def _check_size(source: str, size_wh: tuple[int, int]) -> None:
     if min(size_wh) < _MIN_SIDE:
         raise RowError("image too small", f"{source}: size_wh {size_wh}, needs {_MIN_SIDE} pixels a side; leave it out")
-    if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize makes no image twice as long
+    if max(size_wh) > MAX_ASPECT / 2 * min(size_wh):  # the first resize at most doubles the aspect
         _check_resizes(source, size_wh)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size_wh[0] * size_wh[1] > limit:
@@ -259,17 +258,17 @@ def _check_size(source: str, size_wh: tuple[int, int]) -> None:
 
 
 def _check_resizes(source: str, size_wh: tuple[int, int]) -> None:
-    """Raise where a model's processor would, in the middle of a training step: it looks at the size once resized."""
+    """Raise if a model's processor would refuse the resized image in the middle of training."""
     for family in PROCESSORS:
         try:
             processed_size(size_wh, family)
         except SizeError as error:
             reason = f"size_wh {size_wh} is too long for the processor of {family} ({error})"
-            raise RowError("image too long", f"{source}: {reason}; cut it") from None
+            raise RowError("image too long", f"{source}: {reason}; crop it") from None
 
 
 def _look_ahead(kind: str | None, file: BinaryIO) -> tuple[bool, bool]:
-    """Whether the file ends as its format must, and whether a PNG holds metadata behind its pixels."""
+    """Return whether the file is complete, and whether a PNG has metadata after its pixels."""
     position = file.tell()
     try:
         if kind == "PNG":
@@ -297,10 +296,10 @@ def _walk_png(file: BinaryIO) -> tuple[bool, bool]:
 
 def _orientation(image: Image.Image, late_metadata: bool) -> int:
     try:
-        # PngImageFile.getexif decodes the whole image to look behind the pixels; go there only where something is
+        # PngImageFile.getexif decodes the whole image to find late metadata; call it only if there is some
         exif = image.getexif() if late_metadata else Image.Image.getexif(image)
         value = exif.get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):  # broken EXIF turns nothing
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):  # broken EXIF is ignored
         return 1
     return value if isinstance(value, int) and value in _TRANSPOSE else 1
 
@@ -319,7 +318,7 @@ def _colour_changes(image: Image.Image) -> tuple[str, ...]:
 
 
 def _to_rgb(source: str, image: Image.Image) -> Image.Image:
-    """The image as it is where it is RGB or grey; else the RGB that a viewer shows."""
+    """Return an RGB or grey image unchanged; any other as the RGB that a viewer shows."""
     if not _colour_changes(image):
         return image
     if _has_alpha(image):
@@ -339,10 +338,10 @@ def _to_rgb(source: str, image: Image.Image) -> Image.Image:
 
 
 def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[bytes, str]:
-    """The bytes of an upright copy in RGB or grey, and the suffix of its format."""
+    """Return the bytes of an upright copy in RGB or grey, and the suffix of its format."""
     jpeg = image.format in _JPEG
     sampling = max(JpegImagePlugin.get_sampling(image), 0) if jpeg else 0
-    if sampling == 1 and orientation >= 5:  # 4:2:2 on its side has no name in Pillow
+    if sampling == 1 and orientation >= 5:  # Pillow has no rotated 4:2:2
         sampling = 0
     upright = _to_rgb(source, image)
     if orientation != 1:
@@ -351,13 +350,13 @@ def _encode_upright(source: str, image: Image.Image, orientation: int) -> tuple[
     if jpeg:
         upright.save(buffer, "JPEG", quality=95, subsampling=sampling)
     else:
-        upright.info.clear()  # a PNG keeps what stands here
+        upright.info.clear()  # Pillow writes it into a PNG
         upright.save(buffer, "PNG")
     return buffer.getvalue(), ".jpg" if jpeg else ".png"
 
 
 def _store_copy(data: bytes, suffix: str, copies_dir: Path) -> str:
-    """Write under a name made of the content, so that a re-run and a duplicate image meet the same file."""
+    """Write a copy named by its content, so that re-runs and duplicates share one file."""
     path = copies_dir.absolute() / (hashlib.sha256(data).hexdigest()[:20] + suffix)
     if not os.path.exists(path):
         write_whole(path, data)

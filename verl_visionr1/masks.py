@@ -1,8 +1,8 @@
-"""Masks as COCO writes them, and whether a point lies in one. No image array is made.
+"""COCO masks, and whether a point is inside one, without building an image array.
 
 A mask is a set of outlines (polygons) or a run-length code. Pixel (column, row) covers the square from (column, row)
 to (column + 1, row + 1). A code is unpacked into its run ends once; a point is then found by bisection (pycocotools
-would decode the code into an image first).
+first decodes the code into an image).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from verl_visionr1.boxes import Array, Box, Points
 
 FEW = 200
-"""Up to this many pairs of a point and a corner plain Python beats numpy."""
+"""Up to this many pairs of point and corner, plain Python is faster than numpy."""
 BLOCK = 100_000
-"""Pairs of a point and a corner that are looked at together."""
+"""Pairs of point and corner that are computed together."""
 ON_EDGE = 1e-9
-"""Rounding that a change of frame may cost a point on an outline, as a share of the edge's length."""
+"""Tolerance for a point on an outline after a change of frame, as a share of the edge's length."""
 MAX_GROUPS = 12
-"""Characters of one compressed run length: 60 bits, more than any image has pixels."""
+"""Most characters of one compressed run length: 60 bits, more than any image needs."""
 
 
 class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, cache_hash=True):
@@ -40,8 +40,8 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         counts: COCO's run lengths, column by column, zeros first: compressed text, or whole numbers.
 
     Raises:
-        ValueError: neither or both of polygons and counts, an outline that is none, a code that does not fit its size,
-            or a mask without any area. Reading such a mask from JSON is a `msgspec.ValidationError`.
+        ValueError: neither or both of polygons and counts, an invalid outline, a code that does not fit its size, or a
+            mask without area. Reading such a mask from JSON is a `msgspec.ValidationError`.
 
     >>> square = Mask(size_hw=(4, 4), counts=[5, 2, 2, 2, 5])
     >>> contains(square, 1.5, 2.9), contains(square, 3.0, 2.0), area(square), bounds_xyxy(square)
@@ -49,7 +49,7 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     >>> Mask(size_hw=(4, 4), counts=[5, 2])
     Traceback (most recent call last):
     ...
-    ValueError: counts = [5, 2]: holds 7 pixels, and size_hw = (4, 4) has 16
+    ValueError: counts = [5, 2]: has 7 pixels, but size_hw = (4, 4) has 16
     """
 
     polygons: tuple[tuple[float, ...], ...] = ()
@@ -74,15 +74,15 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     @property
     def size_wh(self) -> tuple[int, int] | None:
-        """Width and height of the image that a run-length code is of; None for polygons, which fit any."""
+        """Width and height of the image of a run-length code; None for polygons."""
         return None if self.size_hw is None else (self.size_hw[1], self.size_hw[0])
 
 
 def contains(mask: Mask, x: float, y: float) -> bool:
-    """Whether the point lies in the mask.
+    """Whether the point is inside the mask.
 
-    The outline belongs to a polygon; a pixel of a code is half-open, but the image's far edges belong to its last
-    pixels. A point that is not finite, or outside the image, is in no mask.
+    The outline belongs to a polygon. A pixel of a code is half-open, except that the image's far edges belong to its
+    last pixels. A point that is not finite, or outside the image, is in no mask.
 
     >>> triangle = Mask(polygons=[(0, 0, 10, 0, 0, 10)])
     >>> contains(triangle, 2, 3), contains(triangle, 5, 5), contains(triangle, 6, 6)
@@ -99,13 +99,13 @@ def contains(mask: Mask, x: float, y: float) -> bool:
 
 
 def contains_each(mask: Mask, points_xy: Points) -> list[bool]:
-    """As `contains`, for each of many points.
+    """As `contains`, for many points.
 
     >>> contains_each(Mask(polygons=[(0, 0, 10, 0, 0, 10)]), ((2.0, 3.0), (6.0, 6.0)))
     [True, False]
     """
     n_corners = sum(map(len, mask.polygons)) // 2
-    if len(points_xy) * n_corners <= FEW:  # always so for a code
+    if len(points_xy) * n_corners <= FEW:  # always true for a code
         return [contains(mask, x, y) for x, y in points_xy]
     xy: Array = np.array(points_xy, dtype=np.float64)
     left, top, right, bottom = bounds_xyxy(mask)
@@ -122,7 +122,7 @@ def contains_each(mask: Mask, points_xy: Points) -> list[bool]:
 
 @lru_cache(maxsize=4096)
 def bounds_xyxy(mask: Mask) -> Box:
-    """The smallest box around the mask.
+    """Return the smallest box around the mask.
 
     >>> bounds_xyxy(Mask(polygons=[(0, 0, 10, 0, 0, 10), (20, 5, 30, 5, 30, 7)]))
     (0.0, 0.0, 30.0, 10.0)
@@ -141,7 +141,7 @@ def bounds_xyxy(mask: Mask) -> Box:
 
 @lru_cache(maxsize=4096)
 def area(mask: Mask) -> float:
-    """Area in square pixels: of a code, its pixels; of polygons, the sum of their areas (overlaps count twice).
+    """Return the area in square pixels: the pixels of a code, or the sum of polygon areas (overlaps count twice).
 
     >>> area(Mask(polygons=[(0, 0, 10, 0, 0, 10)]))
     50.0
@@ -162,7 +162,7 @@ def _outline_area(outline: Sequence[float]) -> float:
 
 
 def _in_outline(outline: Sequence[float], x: float, y: float) -> bool:
-    """Even-odd rule; a point on the outline is inside."""
+    """Apply the even-odd rule; a point on the outline is inside."""
     is_inside = False
     x1, y1 = outline[-2], outline[-1]
     for i in range(0, len(outline), 2):
@@ -195,7 +195,7 @@ def _in_outlines(mask: Mask, xy: Array) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=1024)
 def _edges(mask: Mask) -> list[tuple[Array, Array, Array, Array]]:
-    """x1, y1, x2, y2 of the edges of each outline; edges without length, of repeated corners, are left out."""
+    """Return x1, y1, x2, y2 of the edges of each outline, without zero-length edges of repeated corners."""
     edges: list[tuple[Array, Array, Array, Array]] = []
     for outline in mask.polygons:
         x2: Array = np.array(outline[::2])
@@ -211,7 +211,7 @@ def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
     for i, polygon in enumerate(polygons):
         where = f"polygons[{i}] = {_shorten(polygon)}"
         try:
-            if any(isinstance(number, str | bytes) for number in polygon):  # float() would take them
+            if any(isinstance(number, str | bytes) for number in polygon):  # float() would accept them
                 raise TypeError
             outline = tuple([float(number) + 0.0 for number in polygon])  # -0.0 becomes 0.0
         except (TypeError, ValueError, OverflowError):
@@ -228,7 +228,7 @@ def _outlines(polygons: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _run_ends(mask: Mask) -> tuple[int, ...]:
-    """Where each run ends, as an index into the pixels column by column; runs of 0 and 1 take turns, 0 first."""
+    """Return the end of each run, as an index into the pixels column by column; runs of 0 and 1 alternate, 0 first."""
     assert mask.size_hw is not None
     assert mask.counts is not None
     return _unpack(mask.counts, mask.size_hw)
@@ -242,12 +242,13 @@ def _unpack(counts: str | tuple[int, ...], size_hw: tuple[int, int]) -> tuple[in
     if not ends or ends[-1] != n_pixels:
         n_held = ends[-1] if ends else 0
         shown = _shorten(counts if isinstance(counts, str) else list(counts))
-        raise ValueError(f"counts = {shown}: holds {n_held} pixels, and size_hw = {size_hw} has {n_pixels}")
+        raise ValueError(f"counts = {shown}: has {n_held} pixels, but size_hw = {size_hw} has {n_pixels}")
     return ends
 
 
 def _run_lengths(text: str) -> list[int]:
-    """COCO's compressed code: five bits a character, low ones first; from the fourth on, what two runs back adds."""
+    """Decode COCO's compressed code: five bits per character, low bits first; from the fourth run on, a difference to
+    the run before the previous one."""
     lengths: list[int] = []
     position = 0
     while position < len(text):
@@ -256,7 +257,7 @@ def _run_lengths(text: str) -> list[int]:
         while more:
             code = ord(text[position]) - 48 if position < len(text) else -1
             if not 0 <= code < 64 or shift >= 5 * MAX_GROUPS:
-                raise ValueError(f"counts = {_shorten(text)}: no COCO run-length code, see character {position}")
+                raise ValueError(f"counts = {_shorten(text)}: not a COCO run-length code at character {position}")
             value |= (code & 31) << shift
             shift += 5
             position += 1
@@ -266,13 +267,15 @@ def _run_lengths(text: str) -> list[int]:
         if len(lengths) > 2:
             value += lengths[-2]
         if value < 0:
-            raise ValueError(f"counts = {_shorten(text)}: no COCO run-length code, run {len(lengths)} is {value} long")
+            raise ValueError(
+                f"counts = {_shorten(text)}: not a COCO run-length code: run {len(lengths)} has length {value}"
+            )
         lengths.append(value)
     return lengths
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:
-    """Start and end of each run of ones that is not empty."""
+    """Return start and end of each non-empty run of ones."""
     ends = _run_ends(mask)
     return [(start, end) for start, end in zip(ends[::2], ends[1::2], strict=False) if start < end]
 

@@ -1,4 +1,4 @@
-"""How each framework reads a row: its columns, and how an image stands in them.
+"""The columns of a row for each framework, and the storage of its image.
 
     verl       data_source, prompt, images, ability, reward_model, extra_info        (parquet)
     easyr1     problem, answer, images, data_source, ability, extra_info             (parquet, jsonl)
@@ -7,19 +7,20 @@
 
 The ground truth is the same JSON text everywhere, `Target.to_json()`: `reward_model.ground_truth` (verl), `answer`
 (EasyR1), `solution` (ms-swift), `ground_truth` (TRL). `data_source` (string), `ability` (the task) and `extra_info` are
-the same in all: `extra_info` is a struct of split, index, image_id, width, height (of the original image), task,
-question, file_name and source_ann. `prompt` and `messages` are one user's turn; its text begins with "<image>", as does
-`problem`, but in TRL's `prompt`, where the trainer puts the images first.
+the same in all. `extra_info` is a struct of split, index, image_id, width, height (of the original image), task,
+question, file_name and source_ann. `prompt` and `messages` are one user's turn. Its text and `problem` begin with
+"<image>", except TRL's `prompt`, where the trainer puts the images first.
 
-Images of parquet, one in a list:
+Images in parquet, a list of one:
 
-* verl: an absolute path, or `struct<bytes>` (embedded). Frozen: verl concatenates files, and a column of another type
-  stops the trainer at its start. With `--hf-images` as EasyR1's, which every verl from 0.5 on reads;
-* easyr1, trl: `struct<bytes, path>`, one of which is null, with the metadata of Hugging Face's `Image`, by which
-  `datasets` opens them;
-* ms-swift: `struct<bytes, path>` without metadata: it opens them itself.
+* verl: an absolute path, or `struct<bytes>` (embedded). This type must not change: verl concatenates
+  files, and a column of another type stops the trainer at its start. With `--hf-images` as for EasyR1, which every verl
+  from 0.5 on reads;
+* easyr1, trl: `struct<bytes, path>`, one of them null, with the metadata of Hugging Face's `Image`, by which `datasets`
+  opens them;
+* ms-swift: `struct<bytes, path>` without metadata; the framework opens them itself.
 
-Images of jsonl are absolute paths. TRL takes opened images: `dataset.cast_column("images", datasets.List(Image()))`.
+Images in jsonl are absolute paths. TRL takes opened images: `dataset.cast_column("images", datasets.List(Image()))`.
 
 Source: the readers of verl 0.5 to 0.9.1, EasyR1's `RLHFDataset` (`prompt_key=problem`), ms-swift 4.6's
 `RowPreprocessor`, trl 0.27's `GRPOTrainer`.
@@ -39,7 +40,7 @@ from verl_visionr1.images import RowImage
 from verl_visionr1.rows import Row
 
 Columns = Mapping[str, Callable[[Row, int], Any]]
-"""Name -> the value of a row, whose number in its data set is given; without `images`."""
+"""Column -> function of a row and its number in the data set; without `images`."""
 
 _TEXT, _WHOLE = pa.string(), pa.int64()
 _TURNS = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
@@ -51,13 +52,13 @@ _TYPES = {
     "reward_model": pa.struct([("style", _TEXT), ("ground_truth", _TEXT)]),
     "extra_info": pa.struct(list(_INFO.items())),
 }
-"""Of the columns that are no texts."""
+"""Types of the columns that are not text."""
 _IMAGE_FEATURES = {"info": {"features": {"images": {"feature": {"_type": "Image"}, "_type": "Sequence"}}}}
-"""What `datasets` writes into a parquet file whose column `images` is a list of `Image`."""
+"""Metadata that `datasets` writes if the column `images` is a list of `Image`."""
 
 
 ImageStorage = Literal["plain", "pair", "feature"]
-"""How an image stands in a parquet file: a path or bytes; both, one of which is null; the same as a feature."""
+"""Storage of an image in parquet: a path or bytes; both, one of them null; the same as a feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class Layout:
     """The rows of one framework.
 
     Attributes:
-        columns: in their order; "images" stands for `images`, which is made here.
+        columns: in order; "images" is a placeholder, filled here.
         storage: of the images, in parquet.
-        suffixes: of the files that it reads.
+        suffixes: of the files that the framework reads.
     """
 
     columns: Columns
@@ -75,7 +76,7 @@ class Layout:
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
 
     def schema(self, *, embed: bool) -> pa.Schema:
-        """Of a parquet file; `embed`: with the bytes of images."""
+        """Return the schema of a parquet file; `embed`: with the bytes of images."""
         image: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
         if self.storage == "plain":
             image = pa.struct([("bytes", pa.binary())]) if embed else _TEXT
@@ -84,7 +85,7 @@ class Layout:
         return pa.schema([(name, types.get(name, _TEXT)) for name in self.columns], metadata=metadata)
 
     def record_batch(self, rows: Sequence[Row], first_index: int, schema: pa.Schema) -> pa.RecordBatch:
-        """Rows as parquet holds them."""
+        """Convert rows to a parquet batch."""
         columns = {
             name: [value(row, first_index + i) for i, row in enumerate(rows)] for name, value in self.columns.items()
         }
@@ -92,7 +93,7 @@ class Layout:
         return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
     def record(self, row: Row, index: int) -> dict[str, Any]:
-        """A row as a line of jsonl holds it."""
+        """Convert a row to a record of jsonl."""
         return {name: value(row, index) for name, value in self.columns.items()} | {"images": [row.image.path]}
 
     def _image(self, image: RowImage) -> Any:
@@ -107,9 +108,9 @@ def _turn(text: str) -> list[dict[str, str]]:
 
 def _extra_info(row: Row, index: int) -> dict[str, Any]:
     width, height = row.image.size_wh
-    told = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
-    asked = {"task": row.target.task, "question": row.question}
-    return {**told, **asked, "file_name": row.file_name, "source_ann": row.source_ann}
+    image = {"split": row.split, "index": index, "image_id": row.image_id, "width": width, "height": height}
+    question = {"task": row.target.task, "question": row.question}
+    return {**image, **question, "file_name": row.file_name, "source_ann": row.source_ann}
 
 
 _IMAGES: Columns = {"images": lambda row, index: None}
@@ -131,10 +132,10 @@ VERL = Layout(
     (".parquet",),
 )
 VERL_FEATURES = replace(VERL, storage="feature")
-"""verl's, with images that verl 0.5 to 0.9.1 read, and newer ones decode early."""
+"""verl's layout with image features, which verl 0.5 to 0.9.1 reads, and newer versions decode early."""
 PATH_SCHEMA, EMBED_SCHEMA = VERL.schema(embed=False), VERL.schema(embed=True)
-"""Images as absolute paths: small files, and the images stay out of Ray's messages; or as the raw bytes of their files:
-one file to ship. No further key may stand beside `bytes` (verl)."""
+"""Images as absolute paths (small files, no images in Ray's messages), or as raw bytes (one file to copy). verl allows
+no other key beside `bytes`."""
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
         "verl": VERL,
@@ -165,13 +166,13 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         ),
     }
 )
-"""Framework -> its rows."""
+"""Framework -> its layout."""
 _PARTS = {"easyr1": ("problem", "answer"), "ms-swift": ("messages", "solution"), "trl": ("prompt", "ground_truth")}
 """Framework -> its columns of the prompt and of the ground truth."""
 
 
 def framework_of(columns: Collection[str]) -> str:
-    """The framework other than verl for which rows of these columns were written; "" where there is none.
+    """Return the framework, other than verl, that has these columns; "" if there is none.
 
     >>> framework_of(["problem", "answer", "images", "data_source", "ability", "extra_info"])
     'easyr1'
@@ -180,10 +181,10 @@ def framework_of(columns: Collection[str]) -> str:
 
 
 def as_verl_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row for another framework with the columns of verl's; any other row as it is."""
+    """Convert a row of another framework to verl's columns; return any other row unchanged."""
     framework = framework_of(row)
     if not framework:
         return row
-    prompt, truth = (row[name] for name in _PARTS[framework])
+    prompt, ground_truth = (row[name] for name in _PARTS[framework])
     turns = _turn(prompt) if isinstance(prompt, str) else prompt
-    return {**row, "prompt": turns, "reward_model": {"style": "rule", "ground_truth": truth}}
+    return {**row, "prompt": turns, "reward_model": {"style": "rule", "ground_truth": ground_truth}}

@@ -1,4 +1,4 @@
-"""The writer of rows: files that appear whole or not at all, in a framework's layout, as parquet or jsonl."""
+"""Writes rows to complete files in a framework's layout, as parquet or jsonl."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EMBED_GROUP_BYTES = 64 << 20  # pyarrow cannot read back a nested column of 2 G
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished `RowWriter` left on disk: the files in order, their rows and bytes."""
+    """The result of a finished `RowWriter`: the files in order, their rows and bytes."""
 
     files: tuple[Path, ...]
     rows: int
@@ -35,23 +35,23 @@ class Written:
 
 
 class RowWriter:
-    """Streams rows into parquet or jsonl with bounded memory; the files appear whole, or not at all.
+    """Streams rows into parquet or jsonl with bounded memory; files are complete or absent.
 
-    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern finds; they are flushed to disk and renamed
-    when the `with` block ends well. After an exception they are removed; after a kill they stay, and the next writer
-    to the same name takes them over. The same rows and provenance give the same bytes.
+    Rows go to hidden `.<name>.partial` files, which no `*.parquet` pattern matches. When the `with` block succeeds,
+    they are flushed to disk and renamed; after an exception they are removed. After a kill they remain, and the next
+    writer to the same name replaces them. The same rows and provenance give the same bytes.
 
     Args:
-        out: `<name>.parquet`, or `.jsonl`, where the layout has it. With `shard_rows`: `<name>-00000-of-00003.parquet`
+        out: `<name>.parquet`, or `.jsonl` if the layout allows it. With `shard_rows`: `<name>-00000-of-00003.parquet`
             and so on.
         embed: store image bytes (every `RowImage.data` must be set), else absolute paths.
-        provenance: JSON-able facts of where the rows come from; kept in parquet's metadata under "visionr1".
+        provenance: JSON-able facts about the source; stored in parquet's metadata under "visionr1".
         layout: of the framework that will read the rows.
-        shard_rows: rows a file.
+        shard_rows: rows per file.
 
     Raises:
         RowsError: a name with another ending; embedded images in jsonl; shards of an earlier run under this name;
-            another writer at work on it; no row written; the disk full.
+            another writer using it; no row written; full disk.
 
     `extra_info.index` is unique within the file, and across files of different provenance: its upper 31 bits are a
     hash of the provenance, its lower 32 count the rows.
@@ -70,14 +70,16 @@ class RowWriter:
         self.written: Written | None = None
         self._suffix = self.out.suffix
         if self._suffix not in layout.suffixes:
-            raise RowsError(f"{out}: the framework reads names that end in {' or '.join(layout.suffixes)}; add it")
+            raise RowsError(
+                f"{out}: the framework reads files that end in {' or '.join(layout.suffixes)}; change the name"
+            )
         if embed and self._suffix == ".jsonl":
-            raise RowsError(f"{out}: jsonl holds no images; leave out --embed, or write .parquet")
+            raise RowsError(f"{out}: jsonl cannot embed images; leave out --embed, or write .parquet")
         if shard_rows is not None and shard_rows < 1:
             raise RowsError(f"shard_rows = {shard_rows}: needs at least 1")
         shards = f"{escape(self.out.stem)}-[0-9]*-of-[0-9]*{self._suffix}"
         if shard_rows and (old := sorted(self.out.parent.glob(shards))):
-            raise RowsError(f"{old[0]}: shards of an earlier conversion are there; remove them or choose another name")
+            raise RowsError(f"{old[0]}: shards of an earlier conversion exist; remove them or choose another name")
         facts = json.dumps({"schema": SCHEMA_VERSION, **(provenance or {})}, sort_keys=True, ensure_ascii=False)
         schema = layout.schema(embed=embed)
         self._layout = layout
@@ -97,7 +99,7 @@ class RowWriter:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._open_shard()  # takes the lock
             for left in self.out.parent.glob(f".{escape(self.out.stem)}-{'[0-9]' * 5}{self._suffix}.partial"):
-                if left != self._partials[0][0]:  # by a killed run with shards
+                if left != self._partials[0][0]:  # from a killed run with shards
                     left.unlink()
         except OSError as error:
             self._abort()
@@ -116,13 +118,13 @@ class RowWriter:
             self._abort()  # after a commit nothing is left to remove
 
     def write(self, row: Row) -> None:
-        """Take one row.
+        """Add one row.
 
         Raises:
             RowsError: the disk is full, or an image without bytes in embed mode.
         """
         if self._embed and row.image.data is None:
-            raise RowsError(f"{row.image.path}: embed mode needs the image's bytes; prepare_image(..., embed=True)")
+            raise RowsError(f"{row.image.path}: embed mode needs the image's bytes; use prepare_image(..., embed=True)")
         self._buffer.append(row)
         self._buffer_bytes += len(row.image.data or b"")
         self._rows += 1
@@ -170,13 +172,13 @@ class RowWriter:
         file = self._partials[-1][1]
         file.flush()
         os.fsync(file.fileno())
-        if len(self._partials) > 1:  # the first one holds the lock; thousands of open files are too many
+        if len(self._partials) > 1:  # only the first one holds the lock; closing avoids thousands of open files
             file.close()
 
     def _commit(self) -> None:
         self._flush()
         if self._rows == 0:
-            raise RowsError(f"{self.out}: no row to write; look at the filters and at what was skipped")
+            raise RowsError(f"{self.out}: no row to write; check the filters and the skipped rows")
         self._close_shard()
         names = [self.out]
         if self._shard_rows is not None:
@@ -191,7 +193,7 @@ class RowWriter:
 
     def _drop_partials(self) -> None:
         for _, file in self._partials:
-            with suppress(OSError):  # closing flushes: on a full disk that fails again
+            with suppress(OSError):  # closing flushes, which fails again on a full disk
                 file.close()
         self._partials.clear()
 
@@ -206,12 +208,12 @@ class RowWriter:
 
 
 def _open_locked(path: Path, out: Path) -> BinaryIO:
-    """An empty file for one writer: what a killed run left is taken over, what a running one writes is refused."""
+    """Open an empty file for one writer: replace that of a killed run, refuse that of a running one."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-            raise BlockingIOError  # the other writer has just finished and renamed it
+            raise BlockingIOError  # the other writer has just renamed it
     except (BlockingIOError, FileNotFoundError):
         file.close()
         raise RowsError(f"{out}: another conversion is writing it; wait, or choose another name") from None

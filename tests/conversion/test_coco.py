@@ -97,7 +97,7 @@ def test_exif(data: Dataset, orientation: int, embed: bool, annotated: str) -> N
     assert truth.size_wh == (WH if orientation < 5 or annotated == "upright" else WH[::-1])
     assert (measured(found[0], COLOURS["red box"]),) == truth.boxes_xyxy == truth.ignore_xyxy
     assert report.ledger.notes[f"image: EXIF orientation {orientation} applied"] == (orientation != 1)
-    unsure = "image turned by EXIF without a change of size: boxes taken as drawn upright"
+    unsure = "image rotated by EXIF without a change of size: boxes assumed to be upright"
     assert report.ledger.notes[unsure] == (orientation in (2, 3, 4))
 
 
@@ -110,7 +110,7 @@ def test_crowds_are_regions_to_ignore(data: Dataset) -> None:
     assert target(detection).boxes_xyxy == target(grounding).boxes_xyxy == ((8, 16, 48, 40),)
     assert target(detection).ignore_xyxy == ((96, 40, 152, 72),) * 2
     assert target(grounding).ignore_xyxy == ((96, 40, 152, 72),)
-    assert report.ledger.left_out["grounding row for a category that is there only as crowd or bad box"] == 1
+    assert report.ledger.left_out["grounding row for a category with only a crowd or bad box"] == 1
 
 
 @pytest.mark.parametrize("style", ["text", "float", "mixed", "zero"])

@@ -82,9 +82,9 @@ def spoil(data: Dataset, what: str) -> None:
         ("another size", "annotated size differs", r"image id 117: .*\(320, 96\), the file has \(160, 96\); use"),
         ("zero size", "image without size", r"images\[1\] \(id 117.*\(160, 0\): need positive"),
         ("no file_name", "image without id or file_name", r"images\[1\] \(id 117, file_name None\): needs both"),
-        ("traversal", "file_name outside the images folder", r"\.\./instances.json.*must lie inside the images folder"),
-        ("windows traversal", "file_name outside the images folder", "must lie inside the images folder"),
-        ("absolute", "file_name outside the images folder", "must lie inside the images folder"),
+        ("traversal", "file_name outside the images folder", r"\.\./instances.json.*leads out by"),
+        ("windows traversal", "file_name outside the images folder", "leads out by"),
+        ("absolute", "file_name outside the images folder", "leads out by"),
         ("width is text", "image without size", r"images\[1\] \(id 117.*\('wide', 96\): need positive numbers"),
     ],
 )
@@ -166,7 +166,7 @@ def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> No
     assert [target(row).categories for row in found] == [("red box", "blue box")]
     found, _ = data.convert(task="grounding", on_error="skip", negatives=0.5)
     assert sorted(target(row).categories[0] for row in found) == ["blue box", "red box"]
-    assert report.ledger.notes["category not asked for on an image: all it has there is a bad box"] == 1
+    assert report.ledger.notes["category with only a bad box on an image: not asked for"] == 1
 
 
 @pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])
@@ -195,13 +195,13 @@ def test_list_of_skipped_goes_when_all_is_mended(data: Dataset) -> None:
     ("text", "message"),
     [
         (None, "no such file; check the path"),
-        ("", "not whole JSON (it is empty); fetch the file again"),
-        ('{"images": [], "annotations": [{"id": 1', "not whole JSON (Input data was truncated)"),
+        ("", "not complete JSON (it is empty); fetch the file again"),
+        ('{"images": [], "annotations": [{"id": 1', "not complete JSON (Input data was truncated)"),
         ('{"images": [], "annotations": [{"id": NaN}], "categories": []}', "not JSON: NaN at byte 38"),
         ('{"images": [], "annotations": [{"bbox": [1, -Infinity]}]}', "not JSON: -Infinity at byte"),
-        ("version https://git-lfs.github.com/spec/v1", "not whole JSON (JSON is malformed"),
-        ('[{"image_id": 1, "caption": "a cat"}]', "not of the expected layout: Expected `object`, got `array`"),
-        ('{"info": {}}', "not of the expected layout: Object missing required field `images`"),
+        ("version https://git-lfs.github.com/spec/v1", "not complete JSON (JSON is malformed"),
+        ('[{"image_id": 1, "caption": "a cat"}]', "not the expected layout: Expected `object`, got `array`"),
+        ('{"info": {}}', "not the expected layout: Object missing required field `images`"),
         ('{"images": [], "annotations": [], "categories": []}', "no category; detection needs"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "category 0 is named ''"),
         ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "categories[0]: id None: needs an id"),

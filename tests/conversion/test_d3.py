@@ -179,13 +179,11 @@ def test_json_with_groups_gives_the_same_rows(data: Dataset) -> None:
 def test_json_does_not_know_groups(data: Dataset) -> None:
     data.image(1, ([1], BOX))
     path = data.write_json()
-    with pytest.raises(
-        RowsError, match=r"d3_full_annotations.json: a json does not say .*give --groups d3_pkl, or --ask"
-    ):
+    with pytest.raises(RowsError, match=r"d3_full_annotations.json: .*give --groups d3_pkl, or --ask"):
         data.convert(path)
-    with pytest.raises(RowsError, match=r"--descriptions abs: for pickles; take d3_abs_annotations.json instead of"):
+    with pytest.raises(RowsError, match=r"--descriptions abs: .*d3_abs_annotations.json"):
         data.convert(path, descriptions="abs", groups=data.write())
-    with pytest.raises(RowsError, match=r"--groups .*: for a json; .*d3_pkl has groups of its own"):
+    with pytest.raises(RowsError, match=r"--groups .*d3_pkl"):
         data.convert(groups=data.write())
 
 
@@ -293,7 +291,7 @@ def test_missing_and_wrong_files(data: Dataset) -> None:
     with pytest.raises(RowsError, match=r"groups.pkl: no such file; check the path"):
         data.convert(folder)
     data.parts["groups"] = [1, 2]
-    with pytest.raises(RowsError, match=r"groups.pkl: needs a dictionary, holds list; is it D3's\?"):
+    with pytest.raises(RowsError, match=r"groups.pkl: needs a dictionary"):
         data.convert()
     with pytest.raises(RowsError, match=r"none: no such folder of images; check IMAGES_DIR"):
         d3.convert(folder, data.folder / "none", data.folder / "out.parquet")
@@ -380,5 +378,5 @@ def test_forged_arrays_are_garbled_pickles(tmp_path: Path) -> None:
     whole = np.dtype("i8")
     for state in ((1, (10**12,), whole, False, b"12345678"), (1, (1,), whole, False, b"123"), (1, (1,)), ("a",)):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(Forged(*state)))
-        with pytest.raises(RowsError, match=r"a.pkl: not a whole pickle"):
+        with pytest.raises(RowsError, match=r"a.pkl: not a complete pickle"):
             read_pickle(tmp_path / "a.pkl")

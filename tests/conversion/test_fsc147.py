@@ -129,7 +129,8 @@ def test_splits(source: Source) -> None:
     assert [row["extra_info"]["file_name"] for row in rows] == ["3.jpg"]
     with pytest.raises(RowsError) as caught:
         source.convert(split="dev")
-    assert str(caught.value) == ("--split dev: not in the file of splits; it has train, val, test, val_coco, test_coco")
+    assert str(caught.value).startswith("--split dev: ")
+    assert str(caught.value).endswith("it has train, val, test, val_coco, test_coco")
 
 
 def test_max_instances_leaves_large_counts_out(source: Source) -> None:
@@ -145,7 +146,7 @@ def test_point_over_the_edge_is_counted(source: Source) -> None:
     source.image("2.jpg", points=[*POINTS, [514, 20]])
     (row,), report = source.convert()
     assert (target_of(row).count, len(target_of(row).points_xy)) == (4, 3)
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1
 
 
 def test_point_that_is_there_twice_is_counted_twice(source: Source) -> None:
@@ -204,7 +205,7 @@ def test_boxes_that_do_not_fit_the_points(source: Source, boxes: list[list[float
     source.image("2.jpg")
     rows, report = source.convert(boxes=source.boxes(boxes))
     assert (target_of(rows[0]).boxes_xyxy, len(target_of(rows[0]).points_xy)) == ((), 3)
-    assert report.ledger.notes["boxes that do not fit the points of their image: points taken"] == len(boxes)
+    assert report.ledger.notes["boxes that do not fit the points of their image: points used"] == len(boxes)
 
 
 def test_boxes_of_another_layout(source: Source) -> None:
@@ -243,11 +244,11 @@ def test_image_without_annotation_or_class(source: Source) -> None:
     source.image("2.jpg")
     source.image("3.jpg")
     del source.entries["3.jpg"]
-    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no annotation; correct it"):
+    with pytest.raises(RowError, match=r"'3\.jpg': .* no annotation"):
         source.convert()
     source.image("3.jpg")
     source.classes = "2.jpg\tsea shells\n"
-    with pytest.raises(RowError, match=r"'3\.jpg': the split names it, but it has no class; correct it"):
+    with pytest.raises(RowError, match=r"'3\.jpg': .* no class"):
         source.convert()
 
 
@@ -255,7 +256,7 @@ def test_name_that_leads_out_is_refused(source: Source) -> None:
     source.image("2.jpg")
     (source.folder / "secret.jpg").write_bytes((source.images / "2.jpg").read_bytes())
     source.splits["train"].append("../secret.jpg")
-    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg' must lie inside the images folder"):
+    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg' must be inside the images folder"):
         source.convert()
     _, report = source.convert(on_error="skip")
     assert report.ledger.notes["image that is in this split under another name"] == 0
@@ -278,5 +279,5 @@ def test_classes_with_blanks_for_tabs(source: Source) -> None:
 def test_files_in_the_wrong_order(source: Source) -> None:
     source.image("2.jpg")
     annotations, splits, *rest = source.arguments()
-    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: not of the expected layout.* is it the right"):
+    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: not the expected layout.* is it the right"):
         fsc147.convert(splits, annotations, *rest)

@@ -21,7 +21,7 @@ from verl_visionr1.tools.doctor import check_parquet
 OFF, ON, CAT, DOG = "computer without screen on", "computer with screen on", "cat", "dog"
 NAMES = (OFF, ON, CAT, DOG)
 BOX = [11, 17, 30, 40]
-NEGATIVE_NOTE = "neg_text with a box on its image: taken as there"
+NEGATIVE_NOTE = "neg_text with a box on its image: used as present"
 
 
 class Dataset:
@@ -149,7 +149,7 @@ def test_plain_coco_is_refused(data: Dataset) -> None:
         (
             {"text": ["cat"], "neg_text": ["cow"]},
             "unknown text",
-            r"neg_text: 'cow' is no category of the file; correct",
+            r"neg_text: 'cow' ",
         ),
     ],
 )
@@ -166,5 +166,5 @@ def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str
 def test_hostile_file_name(data: Dataset) -> None:
     data.image(OFF, text=[OFF], neg_text=[ON])
     data.document["images"][0]["file_name"] = "../negation.json"
-    with pytest.raises(RowError, match="must lie inside the images folder"):
+    with pytest.raises(RowError, match="leads out by"):
         data.convert()

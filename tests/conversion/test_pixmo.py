@@ -224,7 +224,7 @@ def test_one_stray_number_does_not_make_pixels_of_percent(source: Source) -> Non
     _, report = source.convert(on_error="skip")
     facts = json.loads(pq.read_schema(report.written.files[0]).metadata[b"visionr1"])
     assert facts["point_units"] == "percent"
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1
     _, report = source.convert(task="pointing", on_error="skip")
     assert report.ledger.skipped == {"point outside its image": 1}
 
@@ -313,4 +313,4 @@ def test_a_point_outside_is_counted_without_its_place(source: Source, unit: str,
     source.row(as_lists([(50.0, 50.0), stray]))
     (row,), report = source.convert(point_unit=unit)
     assert (target_of(row).count, len(target_of(row).points_xy)) == (2, 1)
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1

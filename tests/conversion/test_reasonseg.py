@@ -127,7 +127,7 @@ def test_flag_shapes_mean_nothing(data: Dataset) -> None:
     (row,), report = data.convert(boxes="polygon")
     assert boxes(row) == [(10, 20, 50, 60)]
     assert target(row).ignore_xyxy == ()
-    assert report.ledger.notes["shape labelled flag, which means nothing"] == 2
+    assert report.ledger.notes["shape labelled flag: skipped"] == 2
 
 
 def test_ignore_polygons_are_neither_right_nor_wrong(data: Dataset) -> None:
@@ -151,7 +151,7 @@ def test_cp1252(data: Dataset) -> None:
     data.add(name="2_utf8", text=("the caf\xe9",))
     found, report = data.convert()
     assert [target(row).labels for row in found] == [("the caf\xe9\u2019s sign",), ("the caf\xe9",)]
-    assert report.ledger.notes["json read as cp1252: it is no UTF-8"] == 1
+    assert report.ledger.notes["json is not UTF-8: read as cp1252"] == 1
 
 
 @pytest.mark.parametrize("exif", [3, 6])
@@ -242,7 +242,7 @@ def test_a_line_is_no_mask(data: Dataset) -> None:
 
 def test_empty_text(data: Dataset) -> None:
     data.add(text=(" ",))
-    data.bad("1_abc_o.json: text 0: is empty; remove it")
+    data.bad("1_abc_o.json: text 0: empty; remove it")
 
 
 def test_a_garbled_json(data: Dataset) -> None:

@@ -133,7 +133,7 @@ def test_imagefolder_needs_a_format(tmp_path: Path) -> None:
     objects = {"bbox": [list(BOX)], "categories": ["cat"]}
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": NAME, "objects": objects}])
     out = tmp_path / "out.parquet"
-    with pytest.raises(RowsError, match="say in what format"):
+    with pytest.raises(RowsError, match="--box-format"):
         records.convert(tmp_path, out, records.Options(preset="imagefolder"))
     report = records.convert(tmp_path, out, records.Options(preset="imagefolder", box_format="xyxy-abs"))
     assert report.rows == {"detection": 1, "grounding": 1}

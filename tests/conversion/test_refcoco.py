@@ -111,7 +111,7 @@ def test_a_crowd_is_a_target_and_noted(data: Dataset) -> None:
     data.ref(texts=("the people", "the crowd"))
     found, report = data.convert()
     assert [target(row).boxes_xyxy for row in found] == [(data.pictures[0].things[0].box,)] * 2
-    assert report.ledger.notes["expression for what is annotated as a crowd: its box is the target"] == 2
+    assert report.ledger.notes["expression for a crowd annotation: its box is the target"] == 2
 
 
 def test_ids_as_texts(data: Dataset) -> None:
@@ -215,7 +215,7 @@ def test_boxes_of_jxu124_are_those_of_raw_anns(tmp_path: Path) -> None:
 
 def test_jxu124_needs_the_folder_of_images(tmp_path: Path) -> None:
     (path, _) = write_jxu124(pictures(), tmp_path)[0]
-    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: holds no images; give the folder that holds"):
+    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: has no images; "):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 
@@ -255,7 +255,7 @@ def test_lmms_lab_knows_the_image_behind_the_name(tmp_path: Path) -> None:
 def test_the_split_in_the_name_of_a_file_is_not_overruled(tmp_path: Path) -> None:
     """Test images under the name of train would be the result: lmms-lab's files say their split nowhere else."""
     (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
-    with pytest.raises(RowsError, match="by its name it holds the split val, not train; give --split val"):
+    with pytest.raises(RowsError, match="the split val, not train; give --split val"):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 

@@ -90,7 +90,7 @@ def test_embed_mode_needs_bytes(tmp_path: Path) -> None:
 
 
 def test_name_without_parquet(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"names that end in \.parquet"):
+    with pytest.raises(RowsError, match=r"end in \.parquet"):
         RowWriter(tmp_path / "a")
 
 

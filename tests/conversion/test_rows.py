@@ -153,9 +153,9 @@ FINE = "<image>?"
         ({"images": pa.array([[{"path": "/a"}]] * 3)}, "column 'images' is list<"),
         ({"images": [["/none/b.png"]] * 3}, "row 0: images: '/none/b.png': no such image file"),
         ({"images": [["b.png"]] * 3}, "row 0: images: 'b.png': needs an absolute path"),
-        ({"images": [[]] * 3}, "row 0: prompt holds 1 '<image>' for 0 images: '<image>Where"),
-        ({"images": [None] * 3}, "row 0: prompt holds 1 '<image>' for 0 images"),
-        ({"prompt": prompts(FINE, FINE, "no picture")}, "row 2: prompt holds 0 '<image>' for 1 images: 'no picture'"),
+        ({"images": [[]] * 3}, "row 0: prompt has 1 '<image>' for 0 images: '<image>Where"),
+        ({"images": [None] * 3}, "row 0: prompt has 1 '<image>' for 0 images"),
+        ({"prompt": prompts(FINE, FINE, "no picture")}, "row 2: prompt has 0 '<image>' for 1 images: 'no picture'"),
         ({"prompt": [[]] * 3}, "row 0: prompt = []"),
         ({"data_source": ["a", None, "a"]}, "row 1: data_source = None"),
         ({"extra_info": [{"index": 5}, {"index": 6}, {"index": 5}]}, "row 2: extra_info.index = 5"),
@@ -183,7 +183,7 @@ def test_check_parquet_names_file_problems(tmp_path: Path) -> None:
         ("text.parquet", "not a whole parquet file"),
         ("empty.parquet", "not a whole parquet file"),
         ("cut.parquet", "not a whole parquet file"),
-        ("norow.parquet", "holds no row; convert it again"),
+        ("norow.parquet", "has no row; convert it again"),
         ("", "is a folder; name its parquet files"),
     ):
         (problem,) = check_parquet(tmp_path / name)

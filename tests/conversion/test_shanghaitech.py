@@ -90,9 +90,7 @@ def test_splits(source: Source) -> None:
     assert (target_of(row).count, row["extra_info"]["split"]) == (1, "test")
     with pytest.raises(RowsError) as caught:
         source.convert(split="val")
-    assert str(caught.value) == (
-        f"{source.part}/val_data: needs images/ and ground-truth/ (or ground_truth/); check the part, and --split"
-    )
+    assert str(caught.value).startswith(f"{source.part}/val_data: needs images/ and ground-truth/ (or ground_truth/)")
 
 
 def test_images_come_in_the_order_of_their_numbers(source: Source) -> None:
@@ -123,7 +121,7 @@ def test_person_over_the_edge_is_counted(source: Source) -> None:
     (row,), report = source.convert()
     assert target_of(row).count == 4
     assert target_of(row).points_xy == ((0, 0), (40.5, 20.25), (80, 29))
-    assert report.ledger.notes["point outside its image: counted, its place left out"] == 1
+    assert report.ledger.notes["point outside its image: counted without its place"] == 1
     with pytest.raises(RowError, match=r"GT_IMG_1\.mat: point = \[84\.0, 29\.0\]: outside \(80, 60\)"):
         source.convert(task="pointing")
 
@@ -147,15 +145,14 @@ def test_v7_3_is_refused(source: Source) -> None:
     header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Jan  1 00:00:00 2024 HDF5 schema 1.00 ."
     annotation = source.crowd(1, None)
     annotation.write_bytes(header.ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" + bytes(400))
-    reason = "MATLAB v7.3 (HDF5), which is not read here; save it again in MATLAB with save(..., '-v7')"
-    source.bad(f"{annotation}: {reason}")
+    source.bad(f"{annotation}: MATLAB v7.3 (HDF5)")
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>" * 20, b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM\xff"])
 def test_garbled_mat(source: Source, data: bytes) -> None:
     annotation = source.crowd(1, None)
     annotation.write_bytes(data)
-    source.bad(f"{annotation}: not a whole .mat file (")
+    source.bad(f"{annotation}: not a complete .mat file (")
 
 
 def test_mat_of_another_layout(source: Source) -> None:

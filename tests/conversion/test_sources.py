@@ -47,7 +47,7 @@ def test_images_of_records(tmp_path: Path) -> None:
     for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
         with pytest.raises(RowError, match=message):
             embedded_image(value, "row 1")
-    with pytest.raises(RowError, match="must lie inside the images folder"):
+    with pytest.raises(RowError, match="leads out by"):
         embedded_image("../secret.png", "row 1", tmp_path)
 
 
@@ -73,8 +73,7 @@ def test_lines_with_more_fields_than_columns(tmp_path: Path) -> None:
     (_, good), (where, bad), (_, harmless) = read_records(tmp_path / "a.csv")
     assert (good, harmless) == ({"a": "1", "b": "x"}, {"a": "3", "b": "w"})
     assert (where, type(bad)) == ("a.csv: line 3", RowError)
-    reason = "fields 'z' are more than there are columns; quote what holds a comma, or correct it"
-    assert str(bad) == f"a.csv: line 3: {reason}"
+    assert str(bad).startswith("a.csv: line 3: fields 'z' ")
 
 
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
     (tmp_path / "a.xyz").touch()
     for name, message in (
-        ("cut.json", "not whole JSON"),
+        ("cut.json", "not complete JSON"),
         ("nan.json", "not JSON: NaN at byte 7"),
         ("object.json", "needs a list, holds dict"),
         ("empty.json", "it is empty"),
@@ -93,7 +92,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(RowsError, match=message):
             list(read_records(tmp_path / name))
-    with pytest.raises(RowsError, match="not of the expected layout"):
+    with pytest.raises(RowsError, match="not the expected layout"):
         read_json(tmp_path / "object.json", list[int])
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
     (_, good), (where, bad) = read_records(tmp_path / "bad.jsonl")
@@ -120,7 +119,7 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.p").write_bytes(pickle.dumps([Hostile(tmp_path / "made")]))
-    with pytest.raises(RowsError, match=r"a\.p: refused: it wants to load (posix|os)\.system: a pickle of annotations"):
+    with pytest.raises(RowsError, match=r"a\.p: refused: it wants to load (posix|os)\.system"):
         read_pickle(tmp_path / "a.p")
     assert not (tmp_path / "made").exists()
 
@@ -141,7 +140,7 @@ def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
 def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(RowError, match=r"entry 1: file_name .* must lie inside the images folder"):
+    with pytest.raises(RowError, match=r"entry 1: file_name .* leads out by"):
         inside(name, "entry 1")
 
 

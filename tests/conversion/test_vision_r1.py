@@ -91,7 +91,7 @@ def test_a_category_as_label_of_an_expression(tmp_path: Path) -> None:
     made = row(tmp_path, REC.format("the thing on the left"))
     (found,), report = convert(tmp_path, made)
     assert set(target(found).labels) == {"the thing on the left"}
-    assert report.ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] > 0
+    assert report.ledger.notes["label that differs from the phrase of the prompt: phrase used"] > 0
 
 
 def test_flat_boxes(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_more_than_thirty_instances_are_left_out_as_upstream_does(tmp_path: Path
 
 def test_num_instances_is_checked(tmp_path: Path) -> None:
     _, report = convert(tmp_path, row(tmp_path, num_instances=7))
-    assert report.ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] == 1
+    assert report.ledger.notes["num_instances differs from the number of boxes: boxes used"] == 1
 
 
 def test_keep_prompts(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught:
         convert(tmp_path, *made)
     assert str(caught.value) == (
-        "a.parquet: row 0: problem 'Where is it?' is in none of the known wordings; correct it, or keep it as it is "
-        "with --keep-prompts (then target_id_maps says what is asked for)"
+        "a.parquet: row 0: problem 'Where is it?' has none of the known wordings; correct it, or keep it "
+        "with --keep-prompts (then the categories are those of target_id_maps)"
     )
     found, _ = convert(tmp_path, *made, keep_prompts=True)
     assert [(target(it).task, target(it).categories) for it in found] == [
@@ -193,7 +193,7 @@ def test_paths_and_their_folder(tmp_path: Path) -> None:
     options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
     with pytest.raises(RowsError, match="exclusion list"):
         convert(tmp_path, row(tmp_path, image=path), **options)
-    with pytest.raises(RowError, match="must lie inside the images folder"):
+    with pytest.raises(RowError, match="leads out by"):
         convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")
 
 
@@ -213,7 +213,7 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     ("name", "data", "message"),
     [
         ("a.parquet", b"PAR1", "not a whole parquet file"),
-        ("a.arrow", b"nothing", "not a whole Arrow stream"),
+        ("a.arrow", b"nothing", "not a complete Arrow stream"),
         ("b.parquet", None, "no such file or folder"),
         ("a.txt", b"", "unknown kind of file"),
     ],

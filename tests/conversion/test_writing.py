@@ -148,8 +148,8 @@ def test_one_file_is_not_two_images(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     with pytest.raises(RowError) as caught:
         named(path, "v1/a.png", "v2/a.png")
-    reason = f"its image 'v2/a.png' was found only by the end of this name, as {path}, which is 'v1/a.png' of entry 0"
-    assert str(caught.value) == f"entry 1: {reason}, too; fetch it"
+    assert str(caught.value).startswith("entry 1: its image 'v2/a.png' ")
+    assert all(value in str(caught.value) for value in (str(path), "'v1/a.png' of entry 0"))
     report = named(path, "v1/a.png", "v2/a.png", "v1/a.png", on_error="skip")
     assert report.written.rows == 2
     assert report.ledger.listed == [str(caught.value)]
@@ -174,9 +174,7 @@ def test_coco_names_of_one_image(tmp_path: Path) -> None:
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     odd = picture(tmp_path / os.fsdecode(b"\xff.png"))
-    with pytest.raises(
-        RowError, match=r"entry 0: file name .*udcff.png.* is not UTF-8, as rows must be; rename the fil"
-    ):
+    with pytest.raises(RowError, match=r"entry 0: file name .*udcff.png.* is not UTF-8.*; rename the file"):
         named(odd, odd.name)
     good = Item(where="b", image=picture(tmp_path / "b.png"), task="counting", phrases=("cat",), count=1)
     bad = dataclasses.replace(good, where=odd.name, image=odd)

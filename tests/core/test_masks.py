@@ -34,17 +34,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no size": ({"counts": [1, 2]}, "size_hw = None"),
     "half pixels": ({"counts": [1, 2], "size_hw": (1.5, 2)}, r"size_hw = \(1.5, 2\)"),
     "no height": ({"counts": [1, 2], "size_hw": (0, 3)}, r"size_hw = \(0, 3\)"),
-    "too few pixels": ({"counts": [1, 2], "size_hw": (2, 2)}, r"counts = \[1, 2\]: holds 3 pixels, .* has 4"),
-    "no runs": ({"counts": [], "size_hw": (2, 2)}, "holds 0 pixels"),
+    "too few pixels": ({"counts": [1, 2], "size_hw": (2, 2)}, r"counts = \[1, 2\]: has 3 pixels, .* has 4"),
+    "no runs": ({"counts": [], "size_hw": (2, 2)}, "has 0 pixels"),
     "a negative run": ({"counts": [5, -1], "size_hw": (2, 2)}, r"counts = \[5, -1\]"),
     "half a run": ({"counts": [1.5, 2.5], "size_hw": (2, 2)}, "needs compressed text or whole numbers"),
     "only background": ({"counts": [4], "size_hw": (2, 2)}, "has no area"),
     "an empty run": ({"counts": [4, 0], "size_hw": (2, 2)}, "has no area"),
-    "no code": ({"counts": "a b", "size_hw": (2, 2)}, "no COCO run-length code, see character 1"),
-    "a code cut off": ({"counts": "o", "size_hw": (2, 2)}, "no COCO run-length code, see character 1"),
-    "a code without end": ({"counts": "o" * 100_000, "size_hw": (2, 2)}, "no COCO run-length code, see character 12"),
-    "a negative compressed run": ({"counts": "11A", "size_hw": (2, 2)}, "run 2 is -15 long"),
-    "an empty code": ({"counts": "", "size_hw": (2, 2)}, "holds 0 pixels"),
+    "no code": ({"counts": "a b", "size_hw": (2, 2)}, "COCO run-length code at character 1"),
+    "a code cut off": ({"counts": "o", "size_hw": (2, 2)}, "COCO run-length code at character 1"),
+    "a code without end": ({"counts": "o" * 100_000, "size_hw": (2, 2)}, "COCO run-length code at character 12"),
+    "a negative compressed run": ({"counts": "11A", "size_hw": (2, 2)}, "run 2 has length -15"),
+    "an empty code": ({"counts": "", "size_hw": (2, 2)}, "has 0 pixels"),
 }
 
 
@@ -58,7 +58,7 @@ def test_a_bad_mask_is_an_error_that_names_the_value(fields: dict[str, Any], mes
 
 def test_a_bad_mask_in_json_is_bad_ground_truth() -> None:
     text = '{"task":"pointing","size_wh":[4,4],"masks":[{"size_hw":[4,4],"counts":[5,2]}]}'
-    with pytest.raises(TargetError, match=r"counts = \[5, 2\]: holds 7 pixels"):
+    with pytest.raises(TargetError, match=r"counts = \[5, 2\]: has 7 pixels"):
         Target.from_json(text)
     with pytest.raises(msgspec.ValidationError, match="neither of polygons"):
         msgspec.json.decode("{}", type=Mask)

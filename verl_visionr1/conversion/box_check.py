@@ -1,6 +1,6 @@
-"""Are boxes written as a converter takes them? Asked of the numbers as the source has them, before any is clipped.
+"""Check the box convention of a source on its original numbers, before clipping.
 
-A box in another convention seldom looks wrong by itself: clipped to its image it is a box. Many together tell.
+A single box in another convention seldom looks wrong: clipped to its image it is valid. Many boxes together show it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowsError
 
 SAMPLE = 4096
-"""Boxes that are kept, at least, of a source that has more; spread evenly."""
+"""Fewest boxes kept as an even sample of a larger source."""
 MOST_CLIPPED = 0.05
-"""Share of boxes that may reach outside of their image, or be turned over, unless `--max-clipped` says otherwise."""
+"""Share of boxes that may be inverted or extend outside their image; `--max-clipped` overrides it."""
 _ALLOW = "--max-clipped 1"
-_LITTLE = 0.05  # share below which a doubt is a note where more is allowed
+_LITTLE = 0.05  # below this share, a doubt is checked even if more is allowed
 
 
 @dataclass(slots=True)
 class BoxCheck:
-    """Boxes as one source writes them, and whether they can be what they are taken for.
+    """Boxes as one source writes them, to check their convention.
 
     Attributes:
         name: of the source, for messages.
-        convention: how its boxes are taken.
-        is_given: whether it is the user's own: then only boxes that do not fit, or fractions, refute it.
+        convention: the assumed convention.
+        is_given: whether the user declared it; then only misfits or fractions refute it.
         most: share of boxes that may not fit; one box always may.
     """
 
@@ -43,7 +43,7 @@ class BoxCheck:
     _seen: int = 0
 
     def add(self, where: object, box: Sequence[float], size_wh: Sequence[float]) -> None:
-        """Take four numbers as they are written, on an image of a size in pixels.
+        """Add four numbers as written, with the size of their image in pixels.
 
         Args:
             where: the box's place or id, for messages.
@@ -57,14 +57,14 @@ class BoxCheck:
         self._seen += 1
 
     def require(self, ledger: Ledger) -> None:
-        """Note a doubt about the convention.
+        """Check the convention against the numbers; note a doubt.
 
         Raises:
-            RowsError: it is wrong by its numbers; names the likely one, and the option that reads it.
+            RowsError: the numbers contradict it; names the likely convention, and the option that reads it.
         """
         table = np.array(self._rows, dtype=float).reshape(-1, 6)
         x1, y1, x2, y2 = self.convention.as_corners(table[:, :4].T)
-        kept = np.isfinite(table).all(axis=1) & (x1 != x2) & (y1 != y2)  # those without extent are told one by one
+        kept = np.isfinite(table).all(axis=1) & (x1 != x2) & (y1 != y2)  # boxes without extent are reported one by one
         table, where = table[kept], [it for it, is_kept in zip(self._where, kept, strict=True) if is_kept]
         if not len(table):
             return
@@ -77,23 +77,27 @@ class BoxCheck:
         if guess is not None:
             is_tiny = guess.better.convention.unit == "1" != self.convention.unit  # no box is smaller than a pixel
             if is_much or is_tiny or not (declared.misfits or self.is_given):
-                raise RowsError(f"{self.name}: {self._taken} {guess.evidence}; {self._advice(guess, is_much)}")
+                raise RowsError(f"{self.name}: {self._assumption} {guess.evidence}; {self._advice(guess, is_much)}")
             ledger.notes[f"box format in doubt: {guess.evidence}"] += 1
         elif is_much and len(boxes) >= FEWEST:
             assert declared.example is not None
             shown = f"{where[declared.example]}: {' '.join(f'{value:g}' for value in table[declared.example])}"
             share = f"{100 * declared.misfits:.0f} % of {len(boxes)} boxes"
-            reason = f"{share} lie outside, or are turned over (the first, with width and height: {shown})"
-            advice = "no other way to write boxes fits: check width and height of the images (turned by EXIF?)"
-            raise RowsError(f"{self.name}: {self._taken} {reason}; {advice}, or clip them anyway: {_ALLOW}")
+            reason = f"{share} are outside or inverted (the first, with width and height: {shown})"
+            advice = "no other box format fits: check width and height of the images (rotated by EXIF?)"
+            raise RowsError(f"{self.name}: {self._assumption} {reason}; {advice}, or clip them anyway: {_ALLOW}")
 
     @property
-    def _taken(self) -> str:
-        source = "--box-format" if self.is_given else "boxes are taken for"
+    def _assumption(self) -> str:
+        source = "--box-format" if self.is_given else "boxes are assumed to be"
         return f"{source} {self.convention.name or self.convention}, but"
 
     def _advice(self, guess: Guess, is_much: bool) -> str:
         name = guess.better.convention.name
-        reads = f"give --box-format {name}" if name else "no --box-format reads it: write pixels of the original image"
+        reads = (
+            f"give --box-format {name}"
+            if name
+            else "no --box-format reads this: convert to pixels of the original image"
+        )
         allows = f"to clip them anyway: {_ALLOW}" if is_much else f"confirm it: --box-format {self.convention.name}"
         return f"{reads}; if it is right, {allows}"

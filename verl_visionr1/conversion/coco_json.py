@@ -1,8 +1,8 @@
-"""Reading and cleaning of COCO-format detection json: every entry checked, what is left of it in compact columns.
+"""Read and clean COCO-format detection json: every entry is checked, good ones go into compact columns.
 
-COCO itself and what others write in its layout: sparse, string or zero ids, missing area, iscrowd, width or height,
-crowds (kept as regions to ignore), images without annotations, folders in front of file names; LVIS (images without
-file_name, categories that were not looked for). Image files are opened only where the json gives no size.
+Accepts COCO itself and variants of its layout: sparse, string or zero ids, missing area, iscrowd, width or height,
+crowds (kept as regions to ignore), images without annotations, folders in file names; LVIS (images without file_name,
+unchecked categories). Image files are opened only if the json gives no size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
 MARKS = ("iscrowd", "ignore", "difficult")
-"""Keys that mark an annotation as no object like the others."""
+"""Keys that set an annotation apart from normal objects."""
 
 
 class CocoCategory(msgspec.Struct):
@@ -39,7 +39,7 @@ class CocoCategory(msgspec.Struct):
 
 
 class CocoImage(msgspec.Struct):
-    """An entry of `images`. Only ids are typed: whatever else is wrong, its annotations then belong to it.
+    """An entry of `images`. Only ids are typed, so that its annotations are assigned even if other fields are bad.
 
     `neg_category_ids` and `not_exhaustive_category_ids` are LVIS's, `text` and `neg_text` OVDEval's.
     """
@@ -55,8 +55,8 @@ class CocoImage(msgspec.Struct):
     neg_text: Any = None
 
     @property
-    def says_more(self) -> bool:
-        """Whether it says what to ask for on the image."""
+    def has_lists(self) -> bool:
+        """Whether it lists what to ask for on the image."""
         lists = (self.neg_category_ids, self.not_exhaustive_category_ids, self.text, self.neg_text)
         return any(it is not None for it in lists)
 
@@ -65,26 +65,26 @@ class _Annotation(msgspec.Struct, gc=False):
     id: Key = None
     image_id: Key = None
     category_id: Key = None
-    bbox: Any = None  # whatever stands there: a bad one still tells that its category is in the image
+    bbox: Any = None  # any value: with a bad box, the category is still in the image
     iscrowd: Any = 0
     ignore: Any = 0  # of voc2coco and others: VOC's difficult
     difficult: Any = 0
 
     @property
     def mark(self) -> str:
-        """By what it is marked; "" where it is not."""
+        """The key that marks it, or ""."""
         return next((name for name in MARKS if getattr(self, name) not in (0, None, False, "0", "")), "")
 
 
 class _Belonging(msgspec.Struct, gc=False):
-    """What a malformed annotation still tells: that its category is in the image."""
+    """The readable part of a malformed annotation: its category is in the image."""
 
     image_id: Key = None
     category_id: Key = None
 
 
 class CocoDocument(msgspec.Struct):
-    """Entries stay undecoded, so that a bad one costs only itself, and segmentations are never decoded."""
+    """Entries stay undecoded, so that a bad one affects no other; segmentations are never decoded."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -92,18 +92,18 @@ class CocoDocument(msgspec.Struct):
 
 
 ImageEntries = list[tuple[int, CocoImage]]
-"""What else the json says of images: (number in `Annotations.images`, entry)."""
+"""Images with lists of categories: (number in `Annotations.images`, entry)."""
 Aliases = Mapping[str, str] | Callable[[Sequence[CocoCategory]], Mapping[str, str]]
-"""Category names -> names to ask for instead; or what makes them of all categories."""
+"""Category name -> name to ask for instead; or a function of all categories that returns this."""
 
 
 @dataclass(frozen=True, slots=True)
 class CocoParts:
-    """What a file holds, for data sets that say more in COCO's layout than COCO does.
+    """The content of a file, for data sets that extend COCO's layout.
 
     Attributes:
-        data: the boxes, as if every category had been looked for on every image.
-        entries: those images that say more than a name and a size.
+        data: the boxes, as if every category had been checked on every image.
+        entries: the images with lists of categories or texts.
         categories: as the file lists them.
         category_of: `key_of` the id of each category -> its index in `data.names`.
     """
@@ -121,15 +121,15 @@ def read_coco(
     flags: VocabularyFlags | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Annotations:
-    """Read and check an annotation file; image files are opened only where the file gives no size.
+    """Read and check an annotation file; image files are opened only if the file gives no size.
 
     Args:
-        flags: images to leave out, how boxes are written, and what marks mean.
+        flags: images to leave out, box convention, and the meaning of marks.
         aliases: category names -> names to ask for instead ("Cottontail-Rabbit": "rabbit").
 
     Raises:
         RowsError: missing or garbled file, or not COCO detection.
-        RowError: a bad entry, where the ledger's policy is to fail.
+        RowError: a bad entry, if the ledger does not skip.
     """
     return with_checked(read_parts(path, images_dir, ledger, flags, aliases), ledger)
 
@@ -141,7 +141,7 @@ def read_parts(
     flags: VocabularyFlags | None = None,
     aliases: Aliases | None = None,
 ) -> CocoParts:
-    """As `read_coco`, before anything is made of what images say besides their name and size."""
+    """As `read_coco`, without using the lists of categories or texts of images."""
     require_images(images_dir)
     flags = flags or VocabularyFlags(data_source="")
     document: CocoDocument = read_json(path, CocoDocument)
@@ -151,7 +151,7 @@ def read_parts(
     entries = _images(document.images, columns, images_dir)
     _add_annotations(document.annotations, columns, category_of)
     categories = document.categories
-    del document  # before sorting makes copies
+    del document  # sorting makes copies
     data = columns.finish()
     data = replace(data, never_asked=_roots(categories, category_of) - set(data.category))
     ledger.notes["category without a box that is the supercategory of others: not asked for"] += len(data.never_asked)
@@ -160,10 +160,10 @@ def read_parts(
 
 
 def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) -> T:
-    """One entry.
+    """Decode one entry.
 
     Raises:
-        RowError: it is malformed; names `where` and shows its start.
+        RowError: a malformed entry; names `where` and shows its start.
     """
     try:
         return decode(raw)
@@ -175,10 +175,10 @@ def decoded(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, where: str) ->
 def _categories(
     path: Path, document: CocoDocument, aliases: Mapping[str, str], ledger: Ledger
 ) -> tuple[dict[str, int], list[str]]:
-    """Key of each category -> its index in the names; ids whose names look alike are one category."""
+    """Return key of each category -> index of its name, and the names; look-alike names are one category."""
     unknown = aliases.keys() - {category.name.strip() for category in document.categories}
     if unknown:
-        raise RowsError(f"{path}: no category {sorted(unknown)[0]!r}, for which an alias was given; check its name")
+        raise RowsError(f"{path}: no category {sorted(unknown)[0]!r}, for which an alias is given; check its name")
     names, places = named_once([aliases.get(c.name.strip(), c.name) for c in document.categories], ledger)
     category_of: dict[str, int] = {}
     for number, category in enumerate(document.categories):
@@ -192,9 +192,9 @@ def _categories(
 
 
 def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> frozenset[int]:
-    """Categories that another names as its supercategory: its objects are theirs, too, so that none is ever absent.
+    """Return categories that are the supercategory of another: they are present wherever the other is.
 
-    Roboflow adds such a one. What says "none" of itself, as voc2coco says of all, is a category like any other.
+    Roboflow adds such a root. A category that is its own supercategory, as in voc2coco, is a normal category.
     """
     named = {
         c.supercategory.strip() for c in categories if c.supercategory and c.supercategory.strip() != c.name.strip()
@@ -203,7 +203,7 @@ def _roots(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -
 
 
 def _ancestors(categories: Sequence[CocoCategory], category_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
-    """Category -> those of the file that it is a kind of: its supercategory, that one's own, and so on."""
+    """Return category -> its ancestors in the file: its supercategory, the supercategory of that, and so on."""
     named = {c.name.strip(): category_of[str(key_of(c.id))] for c in categories}
     above = {
         category_of[str(key_of(c.id))]: named[c.supercategory.strip()]
@@ -220,20 +220,20 @@ def _ancestors(categories: Sequence[CocoCategory], category_of: Mapping[str, int
 
 
 def _with_unsure_ancestors(data: Annotations, ancestors: Mapping[int, frozenset[int]], ledger: Ledger) -> Annotations:
-    """Ask no image that holds a category for what this is a kind of: it is there, and its boxes are not all of it."""
+    """Never ask for the ancestors of a category on its images: they are present, but their boxes are incomplete."""
     if not ancestors:
         return data
     images = list(data.images)
     for number, image in enumerate(images):
         there = frozenset[int]().union(*(ancestors.get(category, ()) for category in data.categories_on(number)))
-        if asked := there - data.never_asked:
+        if unasked := there - data.never_asked:
             images[number] = replace(image, unsure=image.unsure | there)
-            ledger.notes["category not asked for on an image that holds a kind of it"] += len(asked)
+            ledger.notes["category not asked for on an image that holds a kind of it"] += len(unasked)
     return replace(data, images=images)
 
 
 def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> ImageEntries:
-    """Take the images; returns those entries that say more than a name and a size."""
+    """Add the images; return the entries with lists of categories or texts."""
     decode = msgspec.json.Decoder(CocoImage).decode
     entries: ImageEntries = []
     owners: dict[str, str] = {}
@@ -245,27 +245,27 @@ def _images(raws: list[msgspec.Raw], columns: Columns, images_dir: Path) -> Imag
             key = key_of(entry.id)
             image = _image(where, entry, key, images_dir, columns.number_of)
             first = image.image_id
-            if not entry.says_more:
+            if not entry.has_lists:
                 first = owners.setdefault(keys.key(image.file_name, image.path), first)
             if first != image.image_id:
-                # each of the two holds a part of its objects, or all of them again
-                columns.leave_out(first, "image whose file another id has as well")
+                # each id has a part of its objects, or all of them again
+                columns.leave_out(first, "image whose file has another id too")
                 reason = f"(id {image.image_id}): file_name {image.file_name!r} is also that of id {first}"
                 raise RowError("image file twice", f"{where} {reason}; put their annotations under one id")
         except RowError as error:
             columns.ledger.skip(error)
-            if key is not None:  # of an id that two entries have nobody knows which image is meant
+            if key is not None:  # an id of two entries is ambiguous
                 columns.leave_out(key, "image whose id appears twice")
             continue
         if not columns.excludes(image.image_id, image.file_name):
             taken = columns.add_image(image)
-            entries += [(taken, entry)] if entry.says_more else []
+            entries += [(taken, entry)] if entry.has_lists else []
     return entries
 
 
 def _image(where: str, entry: CocoImage, key: str | None, images_dir: Path, known: Mapping[str, int]) -> AnnotatedImage:
     of_url = "/".join(entry.coco_url.split("/")[-2:]) if isinstance(entry.coco_url, str) else None
-    name = entry.file_name or of_url  # LVIS v1 has the URL only
+    name = entry.file_name or of_url  # LVIS v1 has only the URL
     where = f"{where} (id {entry.id!r}, file_name {name!r})"
     if key is None or not name or not isinstance(name, str):
         raise RowError("image without id or file_name", f"{where}: needs both; correct it")
@@ -314,29 +314,29 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
 
 
 def _refuse_malformed(raw: msgspec.Raw, where: str, columns: Columns, category_of: Mapping[str, int]) -> None:
-    """Take an annotation that cannot be read, as one without a usable box, where it says of what."""
+    """Add a malformed annotation as one without a usable box, if its image and category can be read."""
     with columns.ledger.skipping():
         decoded(msgspec.json.Decoder(_Annotation).decode, raw, where)
     with suppress(msgspec.DecodeError):
-        told = msgspec.json.decode(raw, type=_Belonging)
-        image = columns.number_of.get(key_of(told.image_id) or "", LEFT_OUT)
-        category = category_of.get(key_of(told.category_id) or "")
+        entry = msgspec.json.decode(raw, type=_Belonging)
+        image = columns.number_of.get(key_of(entry.image_id) or "", LEFT_OUT)
+        category = category_of.get(key_of(entry.category_id) or "")
         if image != LEFT_OUT and category is not None:
-            columns.refuse(image, category, where, None)  # the ledger has it
+            columns.refuse(image, category, where, None)  # already in the ledger
 
 
 def with_checked(parts: CocoParts, ledger: Ledger, *, federated: bool = False) -> Annotations:
-    """The boxes, and which categories were looked for on each image (LVIS): those there, and known negatives.
+    """Return the boxes with the checked categories of each image (LVIS): those present, and known negatives.
 
     Args:
-        federated: so on every image, also one that lists no negatives; else only on those that list some.
+        federated: limit every image to its checked categories; else only images that list negatives.
     """
     data = parts.data
     images = list(data.images)
 
     def indexes(keys: list[Key] | None) -> frozenset[int]:
         found = [parts.category_of.get(key_of(key) or "") for key in keys or ()]
-        ledger.notes["id of a category that is not in the file, in an image's list of categories"] += found.count(None)
+        ledger.notes["unknown category id in an image's list of categories"] += found.count(None)
         return frozenset(index for index in found if index is not None)
 
     for number in range(len(images)) if federated else ():

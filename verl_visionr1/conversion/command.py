@@ -23,7 +23,7 @@ from verl_visionr1.files import RowError, RowsError
 
 
 def command_of(converter: Converter) -> Callable[..., None]:
-    """The command of a converter, as typer reads it. An error is a line of stderr, and exit code 2."""
+    """Build the command of a converter for typer. An error prints one line to stderr and exits with code 2."""
 
     def command(**values: Any) -> None:
         started = time.perf_counter()
@@ -46,7 +46,7 @@ def command_of(converter: Converter) -> Callable[..., None]:
     Example: visionr1 convert {converter.name} {converter.example}
     """
     arguments = [_argument(parameter) for parameter in converter.sources]
-    # what typer reads instead of **values
+    # typer reads this signature instead of **values
     command.__signature__ = Signature([*arguments, _OUT, *_options(converter.options_type)])  # pyright: ignore[reportFunctionMemberAccess]
     return command
 
@@ -59,13 +59,13 @@ _OUT = Parameter(
 
 
 def _argument(source: Parameter) -> Parameter:
-    """A source as an argument: its annotation is a type and a line of help."""
+    """Turn a source into a typer argument: its annotation is a type and a line of help."""
     type_, text = get_args(source.annotation)
     return source.replace(annotation=Annotated[type_, typer.Argument(help=text, show_default=False)])
 
 
 def _options(flags_type: Any) -> list[Parameter]:
-    """The fields of a dataclass as parameters; the converter's own before those that all share."""
+    """Return the fields of a dataclass as parameters, the converter's own before the shared ones."""
     hints = get_type_hints(flags_type, include_extras=True)
     shared = {field.name for field in fields(Flags)}
     ordered = sorted(fields(flags_type), key=lambda field: field.name in shared)
@@ -73,7 +73,7 @@ def _options(flags_type: Any) -> list[Parameter]:
 
 
 def _option(field: Field[Any], type_: Any, text: Any) -> Parameter:
-    """A field as an option: its annotation is a type and a line of help, or typer's option. Flags have no `--no-`."""
+    """Turn a field into an option: its annotation is a type and a help line or typer option. Flags have no `--no-`."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if isinstance(text, str):
         names = [f"--{field.name.replace('_', '-')}"] if default is False else []
@@ -82,7 +82,7 @@ def _option(field: Field[Any], type_: Any, text: Any) -> Parameter:
 
 
 def print_report(report: Report, seconds: float, console: Console) -> None:
-    """Rows, objects and tokens a row, everything skipped, left out or changed, and where it was written."""
+    """Print rows, objects and tokens per row, what was skipped, left out or changed, and the output files."""
     table = Table("", "rows", "rows without an object", title="written", title_justify="left")
     for task, count in sorted(report.rows.items()):
         table.add_row(task, str(count), str(report.negatives[task]))

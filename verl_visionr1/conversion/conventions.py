@@ -1,8 +1,8 @@
-"""In which coordinates are numbers written? Guessed from many boxes at once, with the evidence.
+"""Guess the coordinate convention of boxes from many of them at once, with the evidence.
 
-Each `Convention` is a hypothesis: what the four numbers are, and what stands for the whole image. Under the right one
-nearly all boxes are boxes (corners in order, inside the image) and some reach its far edges; a wrong one turns some of
-them over or puts them outside. One box tells little, thirty tell nearly always.
+Each `Convention` is a hypothesis: the meaning of the four numbers, and the number for the whole side of an image. Under
+the right one nearly all boxes are valid (corners in order, inside the image) and some reach its far edges. Under a
+wrong one some boxes are inverted or outside. One box is little evidence; thirty are nearly always enough.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from verl_visionr1.processed import PROCESSORS, SizeError, processed_size
 
 Array = NDArray[np.float64]
 FEWEST = 8
-"""Boxes below which a guess needs two that do not fit at all."""
-_WIDER = 16  # sides from which boxes within the first pixel are no objects
+"""With fewer boxes, a guess needs two that do not fit at all."""
+_WIDER = 16  # on images from this side on, a box within the first pixel is no object
 _ORDERS = {"xyxy": "x1 y1 x2 y2", "xywh": "x y width height"}
 _ORDERS |= {"cxcywh": "centre x y, width height", "yxyx": "y1 x1 y2 x2"}
 ORDERS = tuple(_ORDERS)
-"""What four numbers may be."""
+"""Possible meanings of the four numbers."""
 UNITS = {"pixels": "abs", "1": "norm1", "100": "norm100", "1000": "norm1000"}
-"""Units that have a name, and their names."""
+"""Unit -> its name in `--box-format`."""
 _BUDGETS: tuple[tuple[str, int | None], ...] = (
     ("qwen2.5-vl", None),
     ("qwen2.5-vl", 401_408),
@@ -36,21 +36,21 @@ _BUDGETS: tuple[tuple[str, int | None], ...] = (
 _TOLERANCE, _MOST_TOLERANCE = 0.004, 0.02  # of a side: rounding to whole pixels, of any image and of the smallest
 _SURE = 0.98  # share of boxes that must fit the right convention
 _WRONG = 0.05  # share of misfits that makes the declared one wrong
-_MANY = 0.3  # share of misfits that is no spilling over the edge
-_TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely where none is there as declared
-_NEAR = 0.8  # how far to the far edges boxes come, at least, where there are many
-_FEW_MISFITS, _FEW_BOXES = 0.05, 2  # share, and number, of boxes that may be wrong themselves
-_REACH = (0.93, 1.004)  # how far to the far edges the right convention's boxes come
+_MANY = 0.3  # share of misfits that overhanging boxes cannot explain
+_TOUCHING = 0.05  # share of boxes at the far edges that makes another unit likely if the declared one has none
+_NEAR = 0.8  # many boxes reach at least this share of the way to the far edges
+_FEW_MISFITS, _FEW_BOXES = 0.05, 2  # share and number of boxes that may be wrong themselves
+_REACH = (0.93, 1.004)  # reach of boxes under the right convention
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """A way to write boxes.
+    """A convention for box coordinates.
 
     Attributes:
         order: one of `ORDERS`.
-        unit: "pixels"; a number ("1", "100", "1000"): what stands for the whole side; "processed": pixels of the image
-            as a model family's processor resizes it (`family`, `max_pixels`).
+        unit: "pixels"; a number ("1", "100", "1000"), which is the whole side; "processed": pixels of the image after
+            the resize of a model family's processor (`family`, `max_pixels`).
 
     >>> str(Convention("xyxy", "pixels")), str(Convention("xywh", "1"))
     ('x1 y1 x2 y2 in pixels', 'x y width height in fractions (0-1)')
@@ -70,17 +70,17 @@ class Convention:
 
     @property
     def name(self) -> str:
-        """As `--box-format` of converters and `--boxes-are` of doctor call it; "" where they know no name for it."""
+        """Its name in the converters' `--box-format` and doctor's `--boxes-are`; "" if it has none."""
         unit = UNITS.get(self.unit)
         return "" if unit is None or self.order == "yxyx" else f"{self.order}-{unit}"
 
     @property
     def fixed_wh(self) -> tuple[float, float] | None:
-        """What stands for the whole width and height of any image; None where that is its own size in pixels."""
+        """The numbers for the whole width and height of any image; None if those are its size in pixels."""
         return None if self.unit in ("pixels", "processed") else (float(self.unit), float(self.unit))
 
     def as_corners(self, box: Sequence[Any]) -> list[Any]:
-        """x1, y1, x2, y2 in the same unit; also of four arrays.
+        """Convert to x1, y1, x2, y2 in the same unit; also for four arrays.
 
         >>> Convention("cxcywh", "1").as_corners([0.5, 0.5, 0.2, 0.4])
         [0.4, 0.3, 0.6, 0.7]
@@ -93,7 +93,7 @@ class Convention:
         return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
 
     def as_written(self, corners: Sequence[float]) -> list[float]:
-        """What `as_corners` makes these corners of.
+        """Convert corners back to this convention; the inverse of `as_corners`.
 
         >>> Convention("xywh", "pixels").as_written([10, 20, 40, 60])
         [10, 20, 30, 40]
@@ -106,7 +106,7 @@ class Convention:
         return [b, a, d, c] if self.order == "yxyx" else [a, b, c, d]
 
     def in_pixels(self, box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
-        """x1, y1, x2, y2 in pixels of a box on an image."""
+        """Convert a box on an image to x1, y1, x2, y2 in pixels."""
         x1, y1, x2, y2 = self.as_corners(box)
         if self.unit == "pixels":
             return [x1, y1, x2, y2]
@@ -123,7 +123,7 @@ class Convention:
         return [round(float(v), 2) for v in self.in_pixels(box, size_wh)]
 
     def whole_wh(self, sizes_wh: Array) -> Array:
-        """(N, 2) what stands for the whole width and height of N images."""
+        """The numbers for the whole width and height of N images, as (N, 2)."""
         if self.unit == "pixels":
             return sizes_wh
         if self.unit == "processed":
@@ -146,11 +146,10 @@ class Fit:
     """How well a convention fits some boxes.
 
     Attributes:
-        misfits: share of boxes that are none under it, or lie outside their image.
-        reach: how near the boxes come to the far edges: the largest x2 / width or the largest y2 / height, whichever is
-            less.
-        touching: share of boxes that come to within 3 % of a far edge.
-        example: index of a misfit; None without one.
+        misfits: share of boxes that are invalid under it, or outside their image.
+        reach: how near the boxes come to the far edges: the largest x2 / width or y2 / height, whichever is less.
+        touching: share of boxes within 3 % of a far edge.
+        example: index of a misfit, or None.
     """
 
     convention: Convention
@@ -162,7 +161,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A convention that fits far better than the declared one; `evidence` says why in one line."""
+    """A convention that fits far better than the declared one; `evidence` explains why in one line."""
 
     declared: Fit
     better: Fit
@@ -170,11 +169,11 @@ class Guess:
 
 
 NAMED = {it.name: it for order in ORDERS[:3] for unit in UNITS for it in (Convention(order, unit),)}
-"""Conventions that have a name."""
+"""Name -> convention."""
 
 
 def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
-    """How well a convention fits (N, 4) numbers on images of (N, 2) sizes, in pixels."""
+    """Measure how well a convention fits (N, 4) numbers on images of (N, 2) sizes in pixels."""
     a, b, c, d = convention.as_corners(boxes.T)
     whole = convention.whole_wh(sizes_wh)
     x1, x2, y1, y2 = a / whole[:, 0], c / whole[:, 0], b / whole[:, 1], d / whole[:, 1]
@@ -189,7 +188,7 @@ def fit(convention: Convention, boxes: Array, sizes_wh: Array) -> Fit:
 
 
 def hypotheses() -> tuple[Convention, ...]:
-    """What is tried, the likelier first."""
+    """Return the conventions to try, the likelier first."""
     plain = [Convention(order, unit) for unit in ("pixels", "1", "1000", "100") for order in ORDERS]
     return (*plain, *(Convention("xyxy", "processed", family, budget) for family, budget in _BUDGETS))
 
@@ -197,57 +196,57 @@ def hypotheses() -> tuple[Convention, ...]:
 def better_convention(
     declared: Convention, boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]
 ) -> Guess | None:
-    """A convention that fits N boxes where the declared one does not; None where the declared one may be right.
+    """Return a convention that fits N boxes if the declared one does not; None if the declared one may be right.
 
     >>> boxes = [(10 * i, 5 * i, 30 + i, 40 + 2 * i) for i in range(20, 56)]  # x, y, width, height on 640 x 480
     >>> guess = better_convention(Convention("xyxy", "pixels"), boxes, [(640, 480)] * 36)
     >>> print(guess.evidence)
-    100 % of 36 boxes are none, or lie outside, as x1 y1 x2 y2 in pixels (the first: 200 100 50 80 on 640 x 480); \
+    100 % of 36 boxes are invalid or outside as x1 y1 x2 y2 in pixels (the first: 200 100 50 80 on 640 x 480); \
 as x y width height in pixels all fit
     """
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
     if not len(numbers):
         return None
     own = fit(declared, numbers, sizes)
-    if (guess := _fractions(own, numbers, sizes)) is not None:
+    if (guess := _guess_fractions(own, numbers, sizes)) is not None:
         return guess
     others = [fit(convention, numbers, sizes) for convention in hypotheses() if convention != declared]
     fitting = [it for it in others if it.misfits <= 1 - _SURE and it.misfits < own.misfits]
     if len(numbers) < FEWEST:
-        return _of_few(own, fitting, numbers, sizes)
-    # a processor's size differs by a few pixels: a few boxes that reach over the edge are the evidence
+        return _guess_from_few(own, fitting, numbers, sizes)
+    # a processor's size differs by a few pixels: a few boxes over the edge are the evidence
     is_resized = any(it.convention.unit == "processed" and not it.misfits for it in fitting)
     if own.misfits >= _WRONG or (own.misfits and is_resized):
         near = [it for it in fitting if _REACH[0] <= it.reach <= _REACH[1]]
-        # in a larger unit boxes that only spill over the edge fit too, far from its edges
+        # boxes slightly over the edge also fit a larger unit, far from its edges
         near = near or [it for it in fitting if it.reach >= _NEAR or own.misfits >= _MANY]
         if near:
             best = min(near, key=lambda it: (it.misfits, others.index(it)))
-            return Guess(own, best, _misfit_evidence(own, best, numbers, sizes) + _also(best, near))
-    return _short_reach(own, others, len(numbers))
+            return Guess(own, best, _misfit_evidence(own, best, numbers, sizes) + _mention_other_order(best, near))
+    return _guess_from_reach(own, others, len(numbers))
 
 
-def _fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
-    """Boxes that all lie in the first pixel are fractions, however few they are."""
+def _guess_fractions(declared: Fit, numbers: Array, sizes: Array) -> Guess | None:
+    """Guess fractions if all boxes are within the first pixel, however few they are."""
     is_in_first = numbers.min() >= -1 and numbers.max() <= 1 + _TOLERANCE and sizes.min() >= _WIDER
     if declared.convention.unit == "1" or not is_in_first or (len(numbers) == 1 and (numbers == numbers.round()).all()):
         return None
     fits = [fit(Convention(order, "1"), numbers, sizes) for order in ORDERS]
     best = min(fits, key=lambda it: (it.misfits, it.convention.order != declared.convention.order, fits.index(it)))
     shown = " ".join(f"{value:g}" for value in numbers[0])
-    evidence = f"all numbers of {len(numbers)} boxes lie between 0 and 1 (the first: {shown})"
-    return Guess(declared, best, f"{evidence}: {best.convention}{_also(best, fits)}?")
+    evidence = f"all numbers of {len(numbers)} boxes are between 0 and 1 (the first: {shown})"
+    return Guess(declared, best, f"{evidence}: {best.convention}{_mention_other_order(best, fits)}?")
 
 
-def _also(best: Fit, fits: Sequence[Fit]) -> str:
-    """That y may stand before x, where this fits as well: the numbers of square images do not tell."""
+def _mention_other_order(best: Fit, fits: Sequence[Fit]) -> str:
+    """Mention the other order of x and y if it fits equally well, as on square images."""
     other = Convention({"xyxy": "yxyx", "yxyx": "xyxy"}.get(best.convention.order, ""), best.convention.unit)
     is_equal = any(it.convention == other and it.misfits == best.misfits for it in fits)
     return f", or {other}" if is_equal else ""
 
 
-def _of_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
-    """Of few boxes only two that do not fit, and another convention under which all do, tell something."""
+def _guess_from_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array) -> Guess | None:
+    """Guess from few boxes: two of them do not fit, and all fit another convention."""
     plain = [it for it in fitting if not it.misfits and it.convention.unit != "processed"]
     if not plain or declared.misfits * len(numbers) < 1.5:
         return None
@@ -255,40 +254,40 @@ def _of_few(declared: Fit, fitting: Sequence[Fit], numbers: Array, sizes: Array)
 
 
 def best_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> str:
-    """What N boxes are most likely written in, in one line with the evidence; others that fit as well are named.
+    """Describe the likeliest convention of N boxes in one line, with the evidence and others that fit as well.
 
     >>> boxes = [(0.01 * i, 0.2, 0.5 + 0.01 * i, 0.9) for i in range(40)]
     >>> print(best_convention(boxes, [(640, 480)] * 40))
     x1 y1 x2 y2 in fractions (0-1) (xyxy-norm1): 100 % of 40 boxes fit, reaching 89 % of the way to the far edges; \
-as well y1 x1 y2 x2 in fractions (0-1)
+also fits y1 x1 y2 x2 in fractions (0-1)
     """
     best, *fitting = _fitting(boxes, sizes_wh)
     also = [it for it in fitting if it.reach >= _NEAR and it.convention.unit != "processed"]
     rest = [it for it in fitting if it not in also and it.misfits < best.misfits]
-    told = [_told(best, len(boxes)), *(f"as well {it.convention}" for it in also)]
+    parts = [_describe(best, len(boxes)), *(f"also fits {it.convention}" for it in also)]
     if rest:
-        told.append(f"less likely {_told(max(rest, key=lambda it: it.reach), len(boxes))}")
-    return "; ".join(told)
+        parts.append(f"less likely {_describe(max(rest, key=lambda it: it.reach), len(boxes))}")
+    return "; ".join(parts)
 
 
 def likeliest_convention(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> Convention:
-    """The one that `best_convention` names first."""
+    """Return the convention that `best_convention` names first."""
     return _fitting(boxes, sizes_wh)[0].convention
 
 
 def _fitting(boxes: Sequence[Sequence[float]], sizes_wh: Sequence[tuple[int, int]]) -> list[Fit]:
-    """The conventions that (nearly) all boxes fit, the likeliest first."""
+    """Return the conventions that (nearly) all boxes fit, the likeliest first."""
     numbers, sizes = np.array(boxes, dtype=float), np.array(sizes_wh, dtype=float)
     fits = [fit(convention, numbers, sizes) for convention in hypotheses()]
     fewest = min(it.misfits for it in fits)
-    few = max(_FEW_MISFITS, _FEW_BOXES / len(numbers))  # boxes over the edge, or of an image that is shown turned
+    few = max(_FEW_MISFITS, _FEW_BOXES / len(numbers))  # boxes over the edge, or of a rotated image
     fitting = [it for it in fits if it.misfits <= fewest + few]
-    # in a wrong, larger unit everything fits too, in a corner of the image
+    # a wrong, larger unit fits too, in a corner of the image
     best = max(fitting, key=lambda it: (min(it.reach, _NEAR), -round(it.misfits, 3), -fits.index(it)))
     return [best, *(it for it in fitting if it is not best)]
 
 
-def _told(it: Fit, n_boxes: int) -> str:
+def _describe(it: Fit, n_boxes: int) -> str:
     share = f"{100 - 100 * it.misfits:.3g} % of {n_boxes} boxes fit"
     name = f" ({it.convention.name})" if it.convention.name else ""
     return f"{it.convention}{name}: {share}, reaching {100 * it.reach:.0f} % of the way to the far edges"
@@ -300,14 +299,14 @@ def _misfit_evidence(declared: Fit, best: Fit, numbers: Array, sizes: Array) -> 
     width, height = (int(side) for side in sizes[declared.example])
     share = f"{100 * declared.misfits:.0f} %" if declared.misfits >= 0.01 else f"{100 * declared.misfits:.1f} %"
     fits = "all fit" if not best.misfits else f"{100 - 100 * best.misfits:.1f} % fit"
-    wrong = f"{share} of {len(numbers)} boxes are none, or lie outside, as {declared.convention}"
+    wrong = f"{share} of {len(numbers)} boxes are invalid or outside as {declared.convention}"
     return f"{wrong} (the first: {shown} on {width} x {height}); as {best.convention} {fits}"
 
 
-def _short_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
-    """All boxes fit, but none comes near the far edges: in another unit some do.
+def _guess_from_reach(declared: Fit, others: Sequence[Fit], n_boxes: int) -> Guess | None:
+    """Guess another unit if all boxes fit, but none comes near the far edges.
 
-    In another order, too, where all numbers are corners: widths are not all above the x beside them.
+    Also try corners for width and height: real widths are not all larger than the x before them.
     """
     if declared.misfits or n_boxes < 2 * FEWEST or declared.reach > _NEAR:
         return None

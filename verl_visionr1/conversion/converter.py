@@ -1,4 +1,4 @@
-"""One declaration a converter: of it the command line, the reading and the writing are made.
+"""The declaration of a converter, from which the command line, the reader and the writer are made.
 
 @converter("detection", "grounding", example="instances.json out.parquet")
 def convert(annotations: Annotated[Path, "COCO json."], options: Options, ledger: Ledger) -> Reading: ...
@@ -24,16 +24,16 @@ from verl_visionr1.conversion.writing import Report, write_items
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a reader makes of its sources.
+    """What a reader returns.
 
     Attributes:
-        items: the rows to be, those of one image in a row; a generator reads as rows are written.
-        files: what was read; their digest stands in the provenance of the rows.
-        name: of the source, in the provenance; by default the names of the files. No path, or the same data would give
-            other bytes elsewhere.
-        facts: what else belongs into the provenance.
-        allow_none: some row asks for what is not there; every prompt then says how to answer that.
-        total: how many items there are, where that is known.
+        items: future rows, with those of one image in succession; a generator reads while rows are written.
+        files: the files read; their digest is part of the provenance of the rows.
+        name: of the source, in the provenance; by default the names of the files. Never a path, so that the same data
+            gives the same bytes on every machine.
+        facts: further entries of the provenance.
+        allow_none: some row asks for absent objects; every prompt then explains how to answer that.
+        total: number of items, if known.
     """
 
     items: Iterable[Item]
@@ -52,7 +52,7 @@ class Converter:
         name: of its command, its script and its module in `datasets`.
         read: makes a `Reading` of the sources. Its parameters are the sources, annotated with a type and a line of
             help, then `options` (a dataclass over `Flags`) and `ledger`.
-        tasks: what its rows can ask.
+        tasks: tasks that its rows can have.
         example: arguments of the command, for its help.
 
     Raises:
@@ -65,7 +65,7 @@ class Converter:
     example: str
 
     def __call__(self, *arguments: Any, **named: Any) -> Report:
-        """Convert: `convert(*sources, out, options=None, show_progress=False)`."""
+        """Convert the sources: `convert(*sources, out, options=None, show_progress=False)`."""
         given = self._signature.bind(*arguments, **named).arguments
         out, options = given.pop("out"), given.pop("options", None) or self.options_type()
         show_progress = given.pop("show_progress", False)
@@ -86,14 +86,14 @@ class Converter:
 
     @cached_property
     def sources(self) -> tuple[Parameter, ...]:
-        """What is read, as annotated parameters."""
+        """The sources, as annotated parameters."""
         hints = get_type_hints(self.read, include_extras=True)
         names = [name for name in signature(self.read).parameters if name not in ("options", "ledger")]
         return tuple(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=hints[name]) for name in names)
 
     @cached_property
     def options_type(self) -> Callable[..., Flags]:
-        """The dataclass of its options: all have defaults."""
+        """The dataclass of its options; every field has a default."""
         return get_type_hints(self.read)["options"]
 
     @cached_property
@@ -104,7 +104,7 @@ class Converter:
 
 
 def converter(*tasks: str, example: str) -> Callable[[Callable[..., Reading]], Converter]:
-    """Make a `Converter` of a function that reads; its module names it.
+    """Turn a reader function into a `Converter`, named after its module.
 
     Args:
         tasks, example: as in `Converter`.

@@ -1,6 +1,6 @@
-"""What the converters of counting data sets share: which rows to make, and how they are asked.
+"""Shared by the converters of counting data sets: which rows to make, and their questions.
 
-A count needs no place: points that a data set gives go with it where they can be used. Pointing is nothing without.
+Counting needs no points, and keeps those that lie in the image. Pointing needs all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CountFlags(Flags):
 
     task: Annotated[
         Literal["counting", "pointing", "both"],
-        "counting: how many there are; pointing: where each is; both: a row of each.",
+        "counting: the number of objects; pointing: the place of each; both: one row of each.",
     ] = "counting"
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class CountFlags(Flags):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that rows are made of.
+        """The tasks for which rows are made.
 
         >>> CountFlags(data_source="crowds", task="both").tasks
         ('counting', 'pointing')
@@ -39,10 +39,9 @@ class CountFlags(Flags):
         return ("counting", "pointing") if self.task == "both" else (self.task,)
 
     def how_many(self, plural: str, task: str = "counting") -> str | None:
-        """The question of counting for a name in the plural, which the package's own wording would take for a singular.
+        """Return the counting question for a name in the plural; the package's own wording expects a singular.
 
-        None where it does not apply: pointing, a template of the user's, a format that is not asked for after a
-        question.
+        None for pointing, a user's template, or an answer format that cannot follow a question.
 
         >>> CountFlags(data_source="fruit").how_many("apples")
         'How many apples are there in the image?'
@@ -55,16 +54,16 @@ class CountFlags(Flags):
 def points_inside(
     points: Sequence[Point], size_wh: tuple[int, int], ledger: Ledger, whole_wh: tuple[float, float] | None = None
 ) -> list[Point]:
-    """The points that lie in the image, or by a pixel of rounding outside it; the others are noted.
+    """Return the points inside the image, with a pixel of tolerance for rounding; the others are noted.
 
-    For counting: what an annotator marked over the edge was counted, but has no place.
+    For counting: an object marked outside the image counts, but its point is dropped.
 
     Args:
-        whole_wh: what stands for the whole image where points are not in pixels.
+        whole_wh: the whole width and height in the unit of the points, if that is not pixels.
     """
     (width, height), (whole_x, whole_y) = size_wh, whole_wh or size_wh
     dx, dy = whole_x / width, whole_y / height
     inside = [(x, y) for x, y in points if -dx <= x <= whole_x + dx and -dy <= y <= whole_y + dy]
     if len(inside) < len(points):
-        ledger.notes["point outside its image: counted, its place left out"] += len(points) - len(inside)
+        ledger.notes["point outside its image: counted without its place"] += len(points) - len(inside)
     return inside

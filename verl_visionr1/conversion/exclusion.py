@@ -1,4 +1,4 @@
-"""Evaluation files -> a list of their images, for `--exclude-image-ids`: what is tested on is not trained on.
+"""Evaluation files -> a list of their images, for `--exclude-image-ids`, so that no test image is trained on.
 
     visionr1 convert exclusion refcoco_tests.txt "refcoco/refs(unc).p" "refcocog/refs(umd).p" \\
         --split val --split test
@@ -6,12 +6,12 @@
 
 Reads refs pickles and grefs json; COCO and LVIS json; records with an image column or id (.json, .jsonl, .odgt, .csv,
 .tsv, .parquet, .arrow); lists of names by split (FSC-147); parquet that our converters wrote; folders of images; other
-lists (.txt). `--split` applies to entries that say their split; "test" is testA and testB too.
+lists (.txt). `--split` applies to entries that name their split; "test" includes testA and testB.
 
-The list holds identities (`coco:139`, `vg:2410408`) where a name tells one, else whole URLs or file names with the
-folders that the source says, else plain ids, which are compared with a data set's own ids: `--collection coco` says
-that plain numbers are COCO's. `a/b.jpg` holds `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the
-list holds them all.
+The list has identities (`coco:139`, `vg:2410408`) if a name has one. Otherwise it has whole URLs or file names with the
+folders of the source, or plain ids, which are compared with a data set's own ids. `--collection coco` declares plain
+numbers as COCO's. `a/b.jpg` matches `x/a/b.jpg` and a bare `b.jpg`, but not `c/b.jpg`; a bare `b.jpg` in the list
+matches all.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ NAMES = (
     *("file_name", "filename", "image_filename", "img_filename", "image_name", "image_path", "img_path", "filepath"),
     *("coco_url", "image_url", "url", "image", "img", "images", "path"),
 )
-"""Keys under which records name an image, the likelier first."""
+"""Keys of an image's name in records, the likelier first."""
 IDS = ("image_id", "img_id", "ImageID", "id", "ID")
-"""Keys under which records number an image; the last two only where they cannot be a question's."""
+"""Keys of an image's id in records; the last two are not used for records of questions."""
 QUESTIONS = ("question", "problem", "conversations", "messages", "instruction", "prompt")
-"""Keys of records that are questions."""
+"""Keys that only records of questions have."""
 COLLECTIONS = {"coco_id": "coco", "cocoid": "coco"}
-"""Keys whose number is of a known collection."""
+"""Key -> the collection that its number belongs to."""
 LISTS = ("images", "scenes", "annotations", "questions", "data")
-"""Where a JSON object keeps its records; the first that is there counts."""
+"""Keys of the records in a JSON object; the first one present is used."""
 
-_COPY = re.compile(r"_images/[0-9a-f]{20}\.\w+$")  # as `images.prepare_image` names it
-_LONGEST_NAME = 1000  # what is longer is an image in base64
+_COPY = re.compile(r"_images/[0-9a-f]{20}\.\w+$")  # named by `images.prepare_image`
+_LONGEST_NAME = 1000  # anything longer is an image in base64
 Entry = tuple[str, ...]
-"""One image: what it is known by."""
+"""One image: the names that identify it."""
 
 
 def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collection: str = "") -> list[str]:
-    """Write the list of all images of some files; returns a line for each file.
+    """Write the list of all images of some files; return a summary line for each file.
 
     Args:
-        splits: of entries that say theirs, only those of these; none: all.
-        collection: what plain numbers are of.
+        splits: of entries with a split, only these splits; none: all.
+        collection: the collection that plain numbers belong to.
 
     Raises:
-        RowsError: a file that cannot be read, in which an image is not named, or without an entry of the splits.
+        RowsError: a file that cannot be read, names no image, or has no entry of the splits.
     """
     if out.suffix != ".txt":
         raise RowsError(f"{out}: the list comes first; needs a name that ends in .txt")
@@ -80,12 +80,12 @@ def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collec
         if not entries and seen_splits:
             raise RowsError(f"{path}: no entry of split {', '.join(splits)}; it has {', '.join(seen_splits)}")
         if not entries:
-            raise RowsError(f"{path}: no image is named in it; is it the right file?")
+            raise RowsError(f"{path}: it names no image; is it the right file?")
         new = sorted({name for entry in entries for name in entry} - written, key=_order)
         written.update(new)
         chosen = f" split {', '.join(splits)}" if splits and seen_splits else ""
         title = f"from {_title(path)}{chosen}: {len(entries)} images"
-        lines += [f"# {title}", *map(_checked, new)]
+        lines += [f"# {title}", *map(_check_name, new)]
         report.append(f"{title}, {len(new)} lines")
     write_whole(out, "".join(f"{line}\n" for line in lines).encode())
     return report
@@ -96,17 +96,17 @@ def _title(path: Path) -> str:
 
 
 def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: dict[str, None]) -> Iterator[Entry]:
-    """The images of one file or folder; takes down the splits that its entries name."""
+    """Yield the images of one file or folder; collect the splits that its entries name."""
     if path.is_dir():
         for name in files_in(path):
             known = identity_of_name(f"{_title(path)}/{name}")
-            yield (known,) if known else _known_by([name], [], collection)
+            yield (known,) if known else _identify([name], [], collection)
         return
     if path.suffix.lower() == ".txt":
         for name in sorted(read_exclusion(path).ids, key=_order):
-            yield _known_by([name], [], "") if _is_image(name) else (name,)
+            yield _identify([name], [], "") if _is_image(name) else (name,)
         return
-    for where, record in _sound_records(path):
+    for where, record in _valid_records(path):
         if isinstance(split := record.get("split"), str) and split:
             seen_splits[split] = None
             if not in_any_split(split, splits):
@@ -114,12 +114,12 @@ def _images_of(path: Path, splits: Sequence[str], collection: str, seen_splits: 
         yield _entry_of(record, where, collection)
 
 
-def _sound_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _valid_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, record in _records(path):
-        if isinstance(record, RowsError):  # a line of jsonl that is none
+        if isinstance(record, RowsError):  # an invalid line of jsonl
             raise record
         if not isinstance(record, Mapping):
-            raise RowsError(f"{where}: {str(record)[:80]!r} is no record; correct it")
+            raise RowsError(f"{where}: {str(record)[:80]!r} is not an object; correct it")
         if isinstance(extra := record.get("extra_info"), Mapping):  # our own rows
             record = {**record, **extra}
         yield where, record
@@ -132,20 +132,20 @@ def _entry_of(record: Mapping[str, Any], where: str, collection: str) -> Entry:
     keys = IDS[:-2] if any(key in record for key in QUESTIONS) else IDS
     ids = [str(record[key]) for key in keys if record.get(key) not in (None, "")]
     numbers = [f"{COLLECTIONS[key]}:{record[key]}" for key in COLLECTIONS if record.get(key) is not None]
-    if "sent_ids" in record and ids:  # refer's names are not those of files
+    if "sent_ids" in record and ids:  # names in refer are not file names
         names = [name for name in names if identity_of_name(name)]
-    entry = _known_by(names, ids, collection, numbers)
+    entry = _identify(names, ids, collection, numbers)
     if not entry and copies:
-        reason = f"the row does not name its image: {copies[0]} is a copy that is named by its content"
+        reason = f"the row does not name its image: {copies[0]} is a copy, named after its content"
         raise RowsError(f"{where}: {reason}; list the data set's own files instead")
     if not entry:
-        reason = f"no image is named by its keys {', '.join(sorted(record))[:80]}"
+        reason = f"no image named under its keys {', '.join(sorted(record))[:80]}"
         raise RowsError(f"{where}: {reason}; needs file_name, image or image_id")
     return entry
 
 
-def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
-    """All identities that an image's names tell; else its URL or file name; else its id."""
+def _identify(names: Sequence[str], ids: Sequence[str], collection: str, numbers: Sequence[str] = ()) -> Entry:
+    """Return all identities in an image's names; else its URL or file name; else its id."""
     known = dict.fromkeys([*(identity for name in names if (identity := identity_of_name(name))), *numbers])
     if known:
         return tuple(known)
@@ -158,7 +158,7 @@ def _known_by(names: Sequence[str], ids: Sequence[str], collection: str, numbers
 
 
 def _texts(value: Any) -> list[str]:
-    """A name, of whatever shape: a text, a dictionary with a path, or a list of those."""
+    """Return the names in a value: a text, a dictionary with a path, or a list of those."""
     if isinstance(value, Mapping):
         value = value.get("path")
     if isinstance(value, list):
@@ -174,9 +174,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if suffix in PICKLES:
         yield from _numbered(path, read_pickle(path))
     elif suffix == ".json":
-        yield from _of_json(path)
+        yield from _read_json_records(path)
     elif suffix == ".parquet":
-        yield from _of_parquet(path)
+        yield from _read_parquet_records(path)
     else:
         yield from read_records(path)
 
@@ -188,8 +188,8 @@ def _numbered(path: Path, entries: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path.name}: entry {number}", entry
 
 
-def _of_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """A list of records; an object that holds one; or names, by split or as keys. Segmentations are never decoded."""
+def _read_json_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Read a list of records, an object with one, or names by split or as keys; segmentations stay undecoded."""
     content = read_json(path, list[Any] | dict[str, msgspec.Raw])
     if isinstance(content, list):
         yield from _numbered(path, content)
@@ -202,13 +202,13 @@ def _of_json(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 names = msgspec.json.decode(raw, type=list[str])
             except msgspec.ValidationError:
-                reason = f"neither {', '.join(LISTS)} nor lists of names: it has {', '.join(content)[:80]}"
+                reason = f"has neither {', '.join(LISTS)} nor lists of names, but {', '.join(content)[:80]}"
                 raise RowsError(f"{path}: {reason}; is it the right file?") from None
             yield from _numbered(path, [{"split": split, "file_name": name} for name in names])
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    """The records, without the bytes of images."""
+def _read_parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the records, without the bytes of images."""
     wanted = {*NAMES, *IDS, *COLLECTIONS, "split", "sent_ids", "extra_info"}
     with open_parquet(path) as file:
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
@@ -235,10 +235,10 @@ def _order(name: str) -> tuple[str, int, str]:
     return collection, int(number) if number.isdecimal() else -1, name
 
 
-def _checked(name: str) -> str:
-    is_text = name.encode(errors="ignore").decode() == name  # what a folder gives may be no UTF-8
+def _check_name(name: str) -> str:
+    is_text = name.encode(errors="ignore").decode() == name  # names in a folder may be no UTF-8
     if not is_text or without_comment(name) != name or len(name.splitlines()) != 1:
-        raise RowsError(f"{name!r}: cannot stand in a list, where it reads as something else; rename the file")
+        raise RowsError(f"{name!r}: a list would read this name differently; rename the file")
     return name
 
 
@@ -246,9 +246,9 @@ def main(
     out: Annotated[Path, typer.Argument(help="List to write, <name>.txt.", show_default=False)],
     files: Annotated[list[Path], typer.Argument(help="Evaluation files, or folders of images.", show_default=False)],
     split: Annotated[
-        list[str] | None, typer.Option(help="Only entries of this split; give the flag once for each.")
+        list[str] | None, typer.Option(help="Only entries of this split; repeat the flag for more.")
     ] = None,
-    collection: Annotated[str, typer.Option(help="What plain numbers are of: coco, vg.")] = "",
+    collection: Annotated[str, typer.Option(help="Collection that plain numbers belong to: coco, vg.")] = "",
 ) -> None:
     """List the images of evaluation files, for --exclude-image-ids of the converters.
 

@@ -1,4 +1,4 @@
-"""The options that every converter has, and their checks."""
+"""Options of every converter, and their checks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from verl_visionr1.rewards import PRESETS, TASK_PRESETS
 from verl_visionr1.rows import PLACEHOLDERS
 from verl_visionr1.settings import needs_one_of
 
-DataSource = Annotated[str, "verl's name of the data set, by which it groups validation; {task} may stand in it."]
-Split = Annotated[str, "Name of the split, kept in extra_info; where a data set holds several: which."]
-MaxInstances = Annotated[int, "Most objects a row (counting: the largest count): long answers overrun the response."]
+DataSource = Annotated[str, "verl's name of the data set, by which it groups validation; may contain {task}."]
+Split = Annotated[str, "Name of the split, kept in extra_info; selects the split if the data set has several."]
+MaxInstances = Annotated[int, "Most objects per row (counting: largest count); long answers exceed the response."]
 ASKABLE = [name for name, answer_format in FORMATS.items() if answer_format.instruct is not None]
 """Formats that a prompt can ask for."""
 
@@ -30,38 +30,40 @@ class Flags:
 
     data_source: DataSource
     split: Split = "train"
-    limit: Annotated[int | None, "At most so many rows, drawn by seed."] = None
-    seed: Annotated[int, "Of every draw; the same seed gives the same file."] = 0
+    limit: Annotated[int | None, "At most this many rows, drawn at random with --seed."] = None
+    seed: Annotated[int, "Seed of every random draw; the same seed gives the same file."] = 0
     max_instances: MaxInstances = 30
     negatives: Annotated[
         float | None,
-        "Fraction of rows that ask for what is not there; all prompts then allow for it. Default: none where "
-        "they would be drawn, all where the data set brings its own.",
+        "Fraction of rows that ask for absent objects; all prompts then allow for that. Default: none if they "
+        "have to be drawn, all if the data set has its own.",
     ] = None
     prompt_template: Annotated[
-        str | None, "Prompt instead of the package's own; {phrases} stands for what is asked for."
+        str | None, "Prompt instead of the package's own; {phrases} is replaced by the requested phrases."
     ] = None
     answer_format: Annotated[
-        str | None, f"What the prompts ask for: {', '.join(ASKABLE)}. Default: the task's preset reads it."
+        str | None, f"Answer format that the prompts ask for: {', '.join(ASKABLE)}. Default: that of the task's preset."
     ] = None
     embed: Annotated[bool, "Store the image files in the parquet instead of their paths."] = False
-    on_error: Annotated[Literal["fail", "skip"], "At a bad row: stop, or leave it out, count it and list it."] = "fail"
-    workers: Annotated[int, "Threads that read images; more pay on network disks."] = 1
+    on_error: Annotated[Literal["fail", "skip"], "At a bad row: stop, or leave it out and list it."] = "fail"
+    workers: Annotated[int, "Threads that read images; use more for network disks."] = 1
     to: Annotated[
         Literal["verl", "easyr1", "ms-swift", "trl"],
-        "Framework that reads the rows (ground truth unchanged); not for verl, OUT may be .jsonl.",
+        "Framework that reads the rows (same ground truth); except for verl, OUT may be .jsonl.",
     ] = "verl"
     hf_images: Annotated[
-        bool, "Images as Hugging Face's Image feature, which verl from 0.5 on reads (decoded early)."
+        bool, "Images as Hugging Face Image features, which verl reads from 0.5 on (decoded early)."
     ] = False
-    shard_rows: Annotated[int | None, "Rows a file: <name>-00000-of-00003.parquet, ... instead of one file."] = None
+    shard_rows: Annotated[
+        int | None, "Rows per file: writes <name>-00000-of-00003.parquet, ... instead of one file."
+    ] = None
     exclude_image_ids: Annotated[
-        Path | None, "File of images to leave out (one a line, or a JSON list): `visionr1 convert exclusion`."
+        Path | None, "List of images to leave out (one per line, or JSON), made by `visionr1 convert exclusion`."
     ] = None
     model: Annotated[
-        Path | None, "Folder of the model: right answers are counted by its tokenizer instead of estimated."
+        Path | None, "Folder of the model: counts right answers with its tokenizer instead of an estimate."
     ] = None
-    verify_decode: Annotated[bool, "Decode every pixel (slow) instead of reading headers and ends."] = False
+    verify_decode: Annotated[bool, "Decode every pixel (slow) instead of reading only the header and the end."] = False
 
     def __post_init__(self) -> None:
         self._require_choices()
@@ -81,7 +83,7 @@ class Flags:
         check_template("--data-source", self.data_source, "task", needed=False)
 
     def _require_choices(self) -> None:
-        """Refuse what is none of a field's choices; the command line has looked, Python has not."""
+        """Refuse values outside a field's choices; only the command line has checked them already."""
         for name, hint in get_type_hints(type(self)).items():
             literals = [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
             given, choices = getattr(self, name), get_args(literals[0]) if literals else ()
@@ -90,12 +92,12 @@ class Flags:
 
     @property
     def share_of_negatives(self) -> float | None:
-        """The share that the negatives of the data set's own are thinned out to; None: not at all."""
+        """The share to which the data set's own negatives are reduced; None: keep all."""
         return self.negatives
 
     @cached_property
     def excluded(self) -> Exclusion:
-        """What the file of `exclude_image_ids` lists.
+        """The images listed in the file `exclude_image_ids`.
 
         Raises:
             RowsError: the file cannot be read.
@@ -115,12 +117,10 @@ class Flags:
 class BoxFlags(Flags):
     """The flags of converters of boxes; `--help` explains each."""
 
-    box_format: Annotated[
-        str | None, f"What four numbers of a box are, where they are not the data set's: {', '.join(NAMED)}."
-    ] = None
+    box_format: Annotated[str | None, f"Box convention, if it differs from the data set's: {', '.join(NAMED)}."] = None
     max_clipped: Annotated[
         float | None,
-        "Share of boxes that may reach outside of their image (they are clipped); more is an error. Default: "
+        "Share of boxes that may extend outside their image (they are clipped); more is an error. Default: "
         f"{MOST_CLIPPED}.",
     ] = None
 
@@ -132,15 +132,15 @@ class BoxFlags(Flags):
             raise RowsError(f"--max-clipped {self.max_clipped}: needs a share of all boxes, 0 to 1")
 
     def convention(self, own: str) -> Convention:
-        """How boxes are written: as `--box-format` says, else as the data set does."""
+        """The box convention: `--box-format`, else that of the data set."""
         return NAMED[self.box_format or own]
 
     def box_check(self, name: str, convention: Convention, most: float = MOST_CLIPPED) -> BoxCheck:
-        """A check of boxes that are taken for those of a convention.
+        """A check whether boxes fit a convention.
 
         Args:
             name: of the source, for messages.
-            most: share of boxes that may reach outside, unless `--max-clipped` says otherwise.
+            most: share of boxes that may extend outside; `--max-clipped` overrides it.
         """
         given = self.max_clipped
         return BoxCheck(name, convention, self.box_format is not None, most if given is None else given)
@@ -148,10 +148,10 @@ class BoxFlags(Flags):
 
 @cache
 def checked_format(flag: str, name: str | None, task: str) -> str:
-    """A format that can answer a task: the named one, else the one that the task's default preset reads.
+    """Return a format that can answer a task: the named one, else that of the task's default preset.
 
     Raises:
-        RowsError: it cannot; naming the flag.
+        RowsError: the format cannot answer the task; names the flag.
     """
     name = name or PRESETS[TASK_PRESETS[task]].answer_format
     able = [known for known in ASKABLE if task in FORMATS[known].tasks]
@@ -161,10 +161,10 @@ def checked_format(flag: str, name: str | None, task: str) -> str:
 
 
 def require_positive(flag: str, value: int | None) -> None:
-    """Refuse a count below 1; None, a flag that was not given, is fine.
+    """Refuse a count below 1; None (flag not given) is accepted.
 
     Raises:
-        RowsError: naming the flag.
+        RowsError: names the flag.
     """
     if value is not None and value < 1:
         raise RowsError(f"{flag} {value}: needs at least 1")
@@ -174,7 +174,7 @@ def check_template(flag: str, template: str, name: str, *, needed: bool) -> None
     """Refuse a template with other fields than `name`.
 
     Raises:
-        RowsError: naming the flag.
+        RowsError: names the flag.
     """
     try:
         found = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}

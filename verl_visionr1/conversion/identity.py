@@ -1,9 +1,9 @@
-"""Which image it is, whatever a data set calls it; and lists of images to leave out, against leakage.
+"""Identities of images across data sets, and lists of images to leave out, against leakage.
 
-RefCOCO's test images lie inside COCO train2017, LVIS's validation images too, TallyQA and Visual Genome share images
-with COCO: a name or number means nothing outside its own collection. An *identity* is `collection:number`
-(`coco:139`), the same for every data set that holds the image. A list for `--exclude-image-ids` holds identities, or
-plain ids that are compared with the data set's own; `exclusion` makes one from evaluation files.
+RefCOCO's test images and LVIS's validation images are in COCO train2017; TallyQA and Visual Genome share images with
+COCO. A name or number means nothing outside its own collection. An *identity* is `collection:number` (`coco:139`), the
+same for every data set that has the image. A list for `--exclude-image-ids` has identities, or plain ids that are
+compared with the data set's own; `exclusion` makes one from evaluation files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from verl_visionr1.files import RowsError
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+20\d\d_)?0*(\d+)(?:_\d+)?")
 _VG_FOLDER = re.compile(r"VG_100K(?:_2)?")
 COMMENT = re.compile(r"(?:^|\s)#|#(?!\S*\.\w)")
-"""What starts a comment in a list; in the middle of a file name (`a#1.jpg`) a # starts none."""
+"""Start of a comment in a list; a # inside a file name (`a#1.jpg`) starts none."""
 _COMMENT_BESIDE_URL = re.compile(r"(?:^|\s)#")  # a # in a URL starts its fragment
 
 
 def normal_image_id(text: str) -> str:
-    """An image id as it is compared: without the zeros that file names have in front.
+    """Normalize an image id for comparison: without the leading zeros of file names.
 
     >>> normal_image_id("000000000139"), normal_image_id("000"), normal_image_id("0a")
     ('139', '0', '0a')
@@ -35,9 +35,9 @@ def normal_image_id(text: str) -> str:
 
 
 def identity_of_name(file_name: str) -> str | None:
-    """The identity that a file name or URL tells; None where it tells none.
+    """Return the identity in a file name or URL, or None.
 
-    COCO's names are known by their prefix or their twelve digits; Visual Genome's by their folder.
+    COCO's names are recognized by their prefix or twelve digits, Visual Genome's by their folder.
 
     >>> identity_of_name("train2014/COCO_train2014_000000581857_16.jpg"), identity_of_name("val2017/000000000139.jpg")
     ('coco:581857', 'coco:139')
@@ -55,7 +55,7 @@ def identity_of_name(file_name: str) -> str | None:
 
 
 def is_bare_coco_name(file_name: str) -> bool:
-    """Whether a name is twelve digits, as COCO's are since 2017: others may count their images so, too.
+    """Whether a name is twelve digits, as COCO's are since 2017; other data sets may use such names too.
 
     >>> is_bare_coco_name("train2017/000000000139.jpg"), is_bare_coco_name("COCO_val2014_000000000139.jpg")
     (True, False)
@@ -65,7 +65,7 @@ def is_bare_coco_name(file_name: str) -> bool:
 
 
 def normal_spelling(name: str) -> str:
-    """A file name without percent-encoding, in Unicode form NFC.
+    """Return a file name without percent-encoding, in Unicode form NFC.
 
     >>> normal_spelling("cafe%CC%81%20a.jpg")
     'caf\u00e9 a.jpg'
@@ -74,9 +74,9 @@ def normal_spelling(name: str) -> str:
 
 
 def path_name(name: str) -> str:
-    """A file name as it is compared: its folders and name with / between, in `normal_spelling`; a URL is as it is.
+    """Normalize a file name for comparison: folders and name joined by /, in `normal_spelling`; a URL is unchanged.
 
-    Label Studio's `/data/local-files/?d=` is dropped: it stands for the folder that it serves.
+    Label Studio's `/data/local-files/?d=` is dropped: it is the folder that it serves.
 
     >>> path_name("/data/a/b.jpg"), path_name("a\\\\b.jpg"), path_name("https://x.org/a/1.jpg?x=2#y")
     ('data/a/b.jpg', 'a/b.jpg', 'https://x.org/a/1.jpg?x=2#y')
@@ -91,7 +91,7 @@ def path_name(name: str) -> str:
 
 
 def path_tails(name: str) -> list[str]:
-    """A file name with all of its folders, with fewer, and with none; none but a URL itself leads out of a folder.
+    """Return a file name with all of its folders, with fewer, and with none; only a URL can lead out of a folder.
 
     >>> path_tails("x/a/b.jpg"), path_tails("https://x.org/../b.jpg?size=9")
     (['x/a/b.jpg', 'a/b.jpg', 'b.jpg'], ['https://x.org/../b.jpg?size=9', 'b.jpg'])
@@ -104,7 +104,7 @@ def path_tails(name: str) -> list[str]:
 
 
 def without_comment(line: str) -> str:
-    """A line of a list without its comment.
+    """Return a line of a list without its comment.
 
     >>> without_comment("a#1.jpg # one"), without_comment("https://x.org/1#y  # two")
     ('a#1.jpg', 'https://x.org/1#y')
@@ -115,9 +115,9 @@ def without_comment(line: str) -> str:
 class Exclusion:
     """A set of images to leave out.
 
-    An entry is an identity, an id in the data set, a URL, or a file name. A file name that tells an identity stands for
-    that. Others hold whatever they can be the name of, with as many folders as both say: `a/b.jpg` is `x/a/b.jpg` and
-    `b.jpg`, but not `c/b.jpg`; `b.jpg` is any of them. A URL holds itself alone.
+    An entry is an identity, an id in the data set, a URL, or a file name. A file name with an identity means that
+    identity. Other file names match by the folders that both give: `a/b.jpg` matches `x/a/b.jpg` and `b.jpg`, but not
+    `c/b.jpg`; `b.jpg` matches all of them. A URL matches only itself.
 
     >>> excluded = Exclusion(["coco:139", "0042", "b.jpg", "train2014/COCO_train2014_000000000007.jpg"])
     >>> excluded.holds("139", "val2017/000000000139.jpg"), excluded.holds("42", "a.jpg"), excluded.holds("139", "a.jpg")
@@ -136,7 +136,7 @@ class Exclusion:
         return bool(self.ids)
 
     def holds(self, image_id: str, file_name: str = "", identities: Iterable[str] = ()) -> bool:
-        """Whether an image is on the list, by its id in the data set, its file name, or further identities of it."""
+        """Whether an image is on the list, by its id in the data set, its file name, or further identities."""
         if not self.ids:
             return False
         names = [*path_tails(file_name), identity_of_name(file_name)]
@@ -154,9 +154,9 @@ def _normal_entry(entry: str) -> str:
 
 
 def read_exclusion(path: Path) -> Exclusion:
-    """An exclusion list: a JSON list, or text with one entry a line.
+    """Read an exclusion list: a JSON list, or text with one entry per line.
 
-    Blank lines and # comments do not count.
+    Blank lines and # comments are ignored.
 
     Raises:
         RowsError: missing file, or neither of the two.

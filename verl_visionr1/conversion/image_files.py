@@ -1,4 +1,4 @@
-"""Find the image files that names in annotation files stand for, without ever leaving the folder; what folders hold."""
+"""Find image files by their names in annotation files, inside a given folder; list the files of a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verl_visionr1.images import EmbeddedImage, read_size
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
-"""Of files that can be the image of a row, in lower case."""
+"""Suffixes of image files, in lower case."""
 _NO_NAMES = {
     "an index of settings": re.compile(r"\w+\s*=.*|\[\w+\]|#.*"),
     "JSON": re.compile(r"[\[{].*|.*[\]}],?|\"[^\"]*\"\s*:.*|\"[^\"]*\",?"),
@@ -26,31 +26,31 @@ _NO_NAMES = {
     "a list of images": re.compile(rf".*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})", re.IGNORECASE),
     "a file of boxes": re.compile(r"\d+(?:\s+\S*\d\S*){4,}"),
 }
-"""What every line of a data set's other files looks like."""
+"""Kind of file that is no list of names -> pattern of all its lines."""
 
 
 def require_images(folder: Path, argument: str = "IMAGES_DIR") -> None:
-    """Refuse a folder of images that is not there.
+    """Refuse a missing folder of images.
 
     Args:
-        argument: of the command, by which it was given.
+        argument: command-line argument that named it.
 
     Raises:
-        RowsError: naming it.
+        RowsError: no such folder; names the argument.
     """
     if not folder.is_dir():
         raise RowsError(f"{folder}: no such folder of images; check {argument}")
 
 
 def find_below(folder: Path, name: str) -> Path | None:
-    """Find the file below a folder that a name stands for, or that the longest end of the name stands for.
+    """Find the file below a folder that matches a name, or the longest possible end of the name.
 
-    Names are written by other programs on other machines: absolute, with backslashes, through `..`, percent-encoded, in
-    another Unicode form or another case. The file is always below the folder. Of several spellings the exact one wins;
-    where only others are there, it must be the only one of its folder.
+    Names come from other programs on other machines: absolute, with backslashes, through `..`, percent-encoded, in
+    another Unicode form or another case. The file is always below the folder. An exact spelling wins; any other
+    spelling must match only one file of its folder.
 
     Returns:
-        An absolute path; None where no end of the name is there.
+        An absolute path; None if no end of the name matches.
     """
     root = os.path.abspath(folder)
     literal = os.path.normpath(os.path.join(root, name))  # an absolute name replaces the root
@@ -58,7 +58,7 @@ def find_below(folder: Path, name: str) -> Path | None:
         return Path(literal)
     tails = [tail for tail in path_tails(name) if "://" not in tail]
     exact = (path for tail in tails if os.path.isfile(path := os.path.join(root, tail)))
-    found = next(exact, None) or next(filter(None, (_spelled_otherwise(root, tail) for tail in tails)), None)
+    found = next(exact, None) or next(filter(None, (_find_other_spelling(root, tail) for tail in tails)), None)
     return None if found is None else Path(found)
 
 
@@ -66,10 +66,10 @@ def find_image(images_dir: Path, name: str, where: str) -> Path:
     """Find the image file of a name (`find_below`).
 
     Returns:
-        An absolute path in `images_dir`. Where nothing is found, that of the name as it is: its opening tells.
+        An absolute path in `images_dir`. If nothing is found, the path of the unchanged name, which fails when opened.
 
     Raises:
-        RowError: nothing is found, and the name leads out of the folder.
+        RowError: nothing is found, and the name is outside the folder.
     """
     found = find_below(images_dir, name)
     if found is not None:
@@ -79,10 +79,10 @@ def find_image(images_dir: Path, name: str, where: str) -> Path:
 
 
 def inside(name: str, where: str) -> str:
-    """A file name that stays inside its folder.
+    """Return a file name that stays inside its folder.
 
     Raises:
-        RowError: it does not.
+        RowError: the name leads out of the folder.
 
     >>> inside("train/a.jpg", "entry 1")
     'train/a.jpg'
@@ -98,19 +98,19 @@ def inside(name: str, where: str) -> str:
     if way is None:
         return name
     way += ", with backslashes between folders" * ("\\" in name)
-    reason = f"must lie inside the images folder, but leads out by {way}"
+    reason = f"must be inside the images folder, but leads out by {way}"
     advice = "put the image there, or correct the name"
     raise RowError("file_name outside the images folder", f"{where}: file_name {name!r} {reason}; {advice}")
 
 
 def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Path | EmbeddedImage:
-    """The image of a record: a path, bytes, or a dictionary of them, as Hugging Face data sets write it.
+    """Return the image of a record: a path, bytes, or a dictionary of them, as in Hugging Face data sets.
 
     Args:
-        images_dir: folder in which paths are looked for. None: paths are absolute, and taken as they are.
+        images_dir: folder in which paths are searched. None: paths are absolute, and used unchanged.
 
     Raises:
-        RowError: none of these, a path without a folder, or one that leads out of it.
+        RowError: none of these, a relative path without a folder, or a path outside the folder.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path") or value.get("image")
@@ -127,10 +127,10 @@ def embedded_image(value: Any, where: str, images_dir: Path | None = None) -> Pa
 
 
 def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]:
-    """Width and height of an image whose annotations give no size.
+    """Return width and height of an image whose annotations give no size.
 
     Raises:
-        RowError: it is stored turned, so that the frame of its boxes is unknown; or it cannot be read.
+        RowError: the image is stored rotated, so that the frame of its boxes is unknown; or it cannot be read.
     """
     size_wh, orientation = read_size(image)
     if orientation != 1:
@@ -143,16 +143,16 @@ def size_of_unturned(image: Path | EmbeddedImage, where: str) -> tuple[int, int]
 
 
 class ImageKeys:
-    """Keys that all names of one image file share (`a.jpg`, `./a.jpg`, `images/a.jpg`, in any Unicode form)."""
+    """Keys shared by all names of one image file (`a.jpg`, `./a.jpg`, `images/a.jpg`, in any Unicode form)."""
 
     def __init__(self) -> None:
         self._name_of: dict[str, str] = {}
 
     def key(self, name: str, path: Path) -> str:
-        """The path; or the name itself, where the path was found for a name that cannot be of the same image.
+        """Return the path; or the name, if that file was already found for a name of another image.
 
         Args:
-            path: the file that was found for the name.
+            path: the file found for the name.
         """
         known = self._name_of.setdefault(str(path), name)
         if name == known:
@@ -164,7 +164,7 @@ class ImageKeys:
 
 
 def may_be_one_image(name: str, other: str) -> bool:
-    """Whether two names that led to one file may mean the same image: one is the end of the other, or COCO's is told.
+    """Whether two names of one file may mean the same image: one is the end of the other, or their identity is equal.
 
     >>> may_be_one_image("a.jpg", "./x/a.jpg"), may_be_one_image("y/a.jpg", "x/a.jpg")
     (True, False)
@@ -179,15 +179,15 @@ def may_be_one_image(name: str, other: str) -> bool:
 # ------------------------------------------------------------------------------------------------ other spellings
 
 
-def _spelled_otherwise(folder: str, tail: str) -> str | None:
-    """The file of a relative name, compared without case, percent-encoding, Unicode form and blanks around it.
+def _find_other_spelling(folder: str, tail: str) -> str | None:
+    """Find a relative name, ignoring case, percent-encoding, Unicode form and surrounding blanks.
 
-    None where it is not the only one.
+    None unless exactly one file matches.
     """
     for part in tail.split("/"):
         try:
             names = _names_in(folder, os.stat(folder).st_mtime_ns)[_key(part)]
-        except (OSError, ValueError, KeyError):  # no such folder, a name that none can have, or no such name
+        except (OSError, ValueError, KeyError):  # no such folder, an invalid name, or no such name
             return None
         if len(names) != 1:
             return None
@@ -197,7 +197,7 @@ def _spelled_otherwise(folder: str, tail: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _names_in(folder: str, _modified_ns: int) -> Mapping[str, list[str]]:
-    """What a folder holds, by `_key`; listed again when the folder has changed."""
+    """The names in a folder, by `_key`; listed again after the folder changed."""
     names: dict[str, list[str]] = defaultdict(list)
     for name in os.listdir(folder):
         names[_key(name)].append(name)
@@ -212,7 +212,7 @@ def _key(name: str) -> str:
 
 
 def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Names of all files in and below a folder that end so, relative to it, with `/`, sorted.
+    """List all files with these suffixes in and below a folder: relative names with `/`, sorted.
 
     Hidden files (macOS leaves `._a.jpg` beside `a.jpg`) are left out.
 
@@ -231,11 +231,11 @@ def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[s
 
 
 def read_names(path: Path) -> list[str]:
-    """Names of categories, one a line (classes.txt, obj.names): a category's number is that of its line.
+    """Read category names, one per line (classes.txt, obj.names); the line number is the category's number.
 
     Raises:
-        RowsError: it cannot be read, holds none, a blank line before the last name, after which no number would fit, or
-            is another of a data set's files: an index of settings, a list of images, or boxes.
+        RowsError: unreadable or empty; a blank line before the last name, which shifts the numbers; or another kind of
+            file: an index of settings, a list of images, or boxes.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig").rstrip()
@@ -252,15 +252,15 @@ def read_names(path: Path) -> list[str]:
 
 
 def _require_bare(path: Path, names: Sequence[str]) -> None:
-    """Refuse names with something beside them that a prompt would say."""
+    """Refuse names with a comment or number, which would be part of the prompt."""
     comment = next((i for i, name in enumerate(names) if re.match(r"#\s|//", name)), None)
     if comment is not None:
-        reason = "a comment among the names shifts the numbers of those behind it; take it out"
+        reason = "a comment among the names shifts the numbers of those after it; remove it"
         raise RowsError(f"{path}: line {comment + 1}: {names[comment]!r}: {reason}")
     numbers = [re.match(r"(\d+)(?:\s*[:,.)=]\s*|\s+)(?=\S)", name) for name in names]
     numbered = [int(it[1]) for it in numbers if it is not None]
     if len(names) > 1 and numbered in ([*range(len(names))], [*range(1, len(names) + 1)]):
         reason = (
-            "every name has its number in front, which would be part of the question; leave names alone, one a line"
+            "every name starts with its number, which would be part of the question; write only names, one per line"
         )
         raise RowsError(f"{path}: line 1: {names[0]!r}: {reason}")

@@ -1,4 +1,4 @@
-"""Boxes and points of items on their way: are they written as their converter takes them?"""
+"""Check while items are streamed that boxes and points are in the convention of their converter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from verl_visionr1.files import RowError
 from verl_visionr1.images import read_size
 
 LOOK = 64
-"""Items whose boxes are asked before the first of them can fail."""
+"""Number of first items whose boxes are checked before any row is made."""
 
 
 _RANGE = r"0(?:\.0)?\s?(?:[-\u2013~]|to|and)\s?(?:1\.0|1|99|100|999|1000|1024)\b(?![-.,]?\d)"
@@ -33,7 +33,7 @@ _FRAME = re.compile(
 
 
 def stated_frame(question: str) -> str:
-    """The words by which a question says in which numbers to answer; "" where it says nothing.
+    """Return the words of a question that state the coordinates of the answer, or "".
 
     >>> stated_frame("Give its box, normalized to 0-1000."), stated_frame("Give its box in pixels.")
     ('normalized', 'in pixels')
@@ -45,7 +45,7 @@ def stated_frame(question: str) -> str:
 
 
 class ItemBoxes:
-    """Boxes and points of items that say how they are written, and questions that say how to answer."""
+    """Boxes and points of items with a declared convention, and questions that state their own coordinates."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
@@ -55,7 +55,7 @@ class ItemBoxes:
         self._first_framed: dict[str, str] = {}
 
     def add(self, item: Item, size_wh: tuple[int, int]) -> None:
-        """Take the boxes and points of an item on an image of this size in pixels."""
+        """Add the boxes and points of an item on an image of this size in pixels."""
         if item.written is None or not isinstance(self._flags, BoxFlags):
             return
         name = item.where.partition(":")[0]
@@ -73,26 +73,26 @@ class ItemBoxes:
                 self._checks[item.written].add(f"{item.where}: box {number}", written, size_wh)
 
     def require(self, ledger: Ledger) -> None:
-        """Note a doubt.
+        """Check the conventions against the numbers; note a doubt.
 
         Raises:
-            RowsError: boxes or points are written otherwise.
+            RowsError: boxes or points are in another convention.
         """
         for convention, check in self._checks.items():
             check.require(ledger)
             if not (isinstance(self._flags, BoxFlags) and self._flags.max_clipped == 1):
                 self._points[convention].require(check.name, convention, ledger)
         for file, count in self._framed.items():
-            reason = f"question that says in which numbers to answer (the first: {self._first_framed[file]})"
-            advice = "where the model answers in others, take them out, or ask by a phrase with --prompt-template"
+            reason = f"question that states the coordinates of its answer (the first: {self._first_framed[file]})"
+            advice = "if the model uses others, remove these words, or ask by a phrase with --prompt-template"
             ledger.notes[f"{reason}; {advice}"] += count
 
 
-def after_a_look(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
-    """The items, once the boxes of the first `LOOK` were asked.
+def check_first_boxes(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
+    """Check the boxes of the first `LOOK` items, then yield all items.
 
     Raises:
-        RowsError: boxes are written otherwise.
+        RowsError: boxes are in another convention.
     """
     items = iter(items)
     first = list(islice(items, 1))
@@ -100,7 +100,7 @@ def after_a_look(items: Iterable[Item], flags: Flags) -> Iterator[Item]:
         first += islice(items, LOOK - 1)
     boxes = ItemBoxes(flags)
     for item in first:
-        with suppress(RowError):  # told when its row is made
+        with suppress(RowError):  # reported when its row is made
             boxes.add(item, item.annotated_wh or read_size(item.image)[0])
     boxes.require(Ledger())
     return chain(first, items)

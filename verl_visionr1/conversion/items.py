@@ -1,12 +1,11 @@
-"""`Item`: what a converter makes of one entry of a data set; and how it becomes a `Row`.
+"""`Item`, one question about one image, and its conversion to a `Row`.
 
-Legend: the *annotated* frame is the one in which the data set's numbers are given. Rows speak in pixels of the upright
-image (`images.py`); the way between is taken here and nowhere else:
+The *annotated* frame is the frame of the data set's numbers. Rows use pixels of the upright image (`images.py`). All
+conversion between the two is here:
 
     numbers -> pixels (`whole_wh`) -> upright (`images.in_upright_frame`) -> clipped, rounded to 0.01, repeats dropped
 
-Rounding to a hundredth of a pixel, the precision of COCO's own files, gives the same numbers for pixels, fractions and
-percent.
+Rounding to 0.01 pixel, the precision of COCO's files, gives the same numbers for pixels, fractions and percent.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target, TargetError
 
 DECIMALS = 2
-"""Of all coordinates, in pixels."""
+"""Decimals of all coordinates, in pixels."""
 _ADVICE = "correct or remove the annotation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question about one image, and its answer, as the data set gives them.
+    """One question about one image, and its answer, as in the data set.
 
     Attributes:
         where: file and place in it, for messages.
-        image: the image file, or its bytes where the source holds them.
+        image: the image file, or its bytes if the source embeds them.
         task: one of `targets.TASKS`.
-        phrases: what is asked for: the category list, or one phrase. The prompt is made of them ...
-        question: ... or is this question of the data set's own, after which the prompt says how to answer.
-        prompt: ... or is this text to the letter.
+        phrases: the category list, or one phrase; the prompt asks for them ...
+        question: ... or is this question of the data set, followed by the answer format ...
+        prompt: ... or is exactly this text.
         annotated_wh: width and height in pixels of the frame of all geometry; None: that of the image file.
-        whole_wh: what stands for the whole width and height where numbers are neither pixels nor as `written` says:
+        whole_wh: numbers for the whole width and height if the geometry is neither in pixels nor in `written`:
             (1, 1) for fractions, (100, 100) for percent.
-        written: how the source writes its boxes, to be compared with the numbers; None: that was done.
-        boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`; boxes may reach over
-            the image's edge (they are clipped), and repeat (a repeat is dropped). Objects come in any order. Without
-            labels all are of the one phrase; only counting takes the count.
-        image_id, file_name: as the data set calls the image; `identities`: what else it is known by (`identity.py`).
-        data_source, split: of this item; else those of the flags.
-        source_ann: what leads back to the entry; JSON-able.
+        written: box convention of the source, still to be checked against the numbers; None: already checked.
+        boxes_xyxy, labels, ignore_xyxy, points_xy, masks, count, answer, choices: as in `Target`. Boxes may extend
+            outside the image (they are clipped) and repeat (repeats are dropped). Objects may be in any order. Without
+            labels, all objects have the one phrase. Only counting uses the count.
+        image_id, file_name: the image's names in the data set; `identities`: its other names (`identity.py`).
+        data_source, split: of this item; default: those of the flags.
+        source_ann: reference to the source entry; JSON-able.
     """
 
     where: str
@@ -83,25 +82,25 @@ class Item:
 
     @property
     def n_objects(self) -> int:
-        """How many things the right answer names: the count, else the boxes, masks or points."""
+        """Number of objects in the right answer: the count, else the boxes, masks or points."""
         if self.count is not None:
             return self.count
         return len(self.boxes_xyxy) or len(self.masks) or len(self.points_xy)
 
     @property
     def is_negative(self) -> bool:
-        """Whether it asks for what is not there."""
+        """Whether it asks for absent objects."""
         return self.task != "text" and self.n_objects == 0
 
 
 def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_none: bool = False) -> Row:
-    """The row of an item, its geometry in the frame of the prepared image.
+    """Make the row of an item, with geometry in the frame of the prepared image.
 
     Args:
-        allow_none: the prompt says what to answer when nothing is there.
+        allow_none: the prompt explains how to answer without objects.
 
     Raises:
-        RowError: a box or point that cannot be used, an unknown frame, or no usable ground truth; names `item.where`.
+        RowError: an invalid box or point, an unknown frame, or no usable ground truth; names `item.where`.
     """
     try:
         target = _target(item, image, ledger)
@@ -122,10 +121,10 @@ def row_of(item: Item, image: RowImage, flags: Flags, ledger: Ledger, *, allow_n
 
 
 def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
-    """The user's turn of an item.
+    """Return the user's turn of an item.
 
     Raises:
-        RowsError: the flags' answer format cannot answer the task, or not a question of the data set's own.
+        RowsError: the flags' answer format cannot answer the task, or cannot follow the data set's own question.
     """
     if item.prompt is not None:
         return item.prompt
@@ -136,12 +135,12 @@ def question_of(item: Item, flags: Flags, *, allow_none: bool = False) -> str:
     if item.question is not None and item.task != "text":
         if not answer_format.then:
             able = [name for name, known in FORMATS.items() if known.then and item.task in known.tasks]
-            reason = f"--answer-format {answer_format.name}: not asked for after a question of the data set's own"
-            raise RowsError(f"{reason}; take one of {', '.join(able)}, or --prompt-template")
+            reason = f"--answer-format {answer_format.name}: cannot follow the data set's own question"
+            raise RowsError(f"{reason}; use one of {', '.join(able)}, or --prompt-template")
         return f"{item.question} {answer_format.then}"
-    assert answer_format.instruct is not None  # `Flags.format_of` has looked
+    assert answer_format.instruct is not None  # checked by `Flags.format_of`
     phrases = item.phrases if item.question is None else (item.question,)
-    # words answer what is there; only places and numbers can be asked for in vain
+    # a text question always has an answer; only places and counts can be empty
     return answer_format.instruct(item.task, phrases, allow_none=allow_none and item.task != "text")
 
 
@@ -178,7 +177,7 @@ def _target(item: Item, image: RowImage, ledger: Ledger) -> Target:
 
 
 def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
-    """The objects, cleaned, in the frame of the prepared image, each once."""
+    """Return the cleaned objects in the frame of the prepared image, each once."""
     boxes = [clean_box(box, image.size_wh, ledger) for box in _upright(item.boxes_xyxy, item, image)]
     corners = _upright([(x, y, x, y) for x, y in item.points_xy], item, image)
     points = [_clean_point(point[:2], image.size_wh) for point in corners]
@@ -199,7 +198,7 @@ def _objects(item: Item, image: RowImage, ledger: Ledger) -> list[_Object]:
 
 
 def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage) -> tuple[Box, ...]:
-    """Boxes in the frame of `image.size_wh`, not yet clipped."""
+    """Return boxes in the frame of `image.size_wh`, not yet clipped."""
     for i, box in enumerate(boxes_xyxy):
         if len(box) != 4 or not all(isinstance(v, int | float) and is_finite(v) for v in box):
             raise RowError("box malformed", f"box {i} = {_shown(box)}: needs four finite numbers; {_ADVICE}")
@@ -207,7 +206,7 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
         name = item.image.name if isinstance(item.image, EmbeddedImage) else item.image
         reason = f"the annotations give no size, and {name} has EXIF orientation {image.orientation}"
         advice = "give width and height of the image as it was annotated, or store it upright"
-        raise RowError("frame unknown", f"{reason}: the orientation in which they were drawn is unknown; {advice}")
+        raise RowError("frame unknown", f"{reason}: the frame of the boxes is unknown; {advice}")
     annotated_wh = item.annotated_wh or image.size_wh
     whole_wh = item.whole_wh or (item.written and item.written.fixed_wh)
     if whole_wh is not None:
@@ -217,10 +216,10 @@ def _upright(boxes_xyxy: Sequence[Sequence[float]], item: Item, image: RowImage)
 
 
 def clean_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], ledger: Ledger | None = None) -> Box:
-    """A box clipped to its image and rounded to `DECIMALS`; clipping of more than that is noted.
+    """Clip a box to its image and round it to `DECIMALS`; clipping beyond rounding is noted.
 
     Raises:
-        RowError: not four finite numbers, no extent, or wholly outside; the message starts with the box.
+        RowError: not four finite numbers, no extent, or completely outside; the message starts with the box.
 
     >>> clean_box([10, 20.004, 40, 60], (100, 50))
     (10.0, 20.0, 40.0, 50.0)
@@ -248,7 +247,7 @@ def _bad_box(kind: str, box_xyxy: Sequence[float], reason: str) -> RowError:
 
 
 def _clean_point(point_xy: Sequence[float], size_wh: tuple[int, int]) -> Point:
-    """A point, rounded; one that lies outside by rounding is put on the edge."""
+    """Round a point; one that is outside by rounding is moved to the edge."""
     x, y = (round(float(value), DECIMALS) for value in point_xy)
     if not (-1 <= x <= size_wh[0] + 1 and -1 <= y <= size_wh[1] + 1):
         raise RowError("point outside its image", f"point = {_shown(point_xy)}: outside {size_wh}; {_ADVICE}")

@@ -1,4 +1,4 @@
-"""What happened to the rows of one conversion."""
+"""The report of one conversion: what was skipped, left out or changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from verl_visionr1.images import RowImage
 
 @dataclass(slots=True)
 class Ledger:
-    """What happened to the rows of one conversion: nothing is lost without a line here.
+    """The report of one conversion; every lost or changed row has a line here.
 
     Attributes:
-        fail: raise at the first bad row (else count it and go on).
-        skipped: kind of defect -> how many; `listed` has a line for each of them.
-        left_out: filter asked for by an option -> how many rows or images it took.
-        notes: change that lost nothing (a clipped box, a converted image) -> how many.
+        fail: raise at the first bad row (else count it and continue).
+        skipped: kind of defect -> number of rows; `listed` has a line for each of them.
+        left_out: filter -> number of rows or images it removed.
+        notes: harmless change (a clipped box, a converted image) -> number.
     """
 
     fail: bool = True
@@ -32,7 +32,7 @@ class Ledger:
         """Count a bad row and list its message.
 
         Raises:
-            RowError: `error` itself, where the policy is to fail.
+            RowError: `error` itself, if `fail` is set.
         """
         if self.fail:
             raise error
@@ -41,19 +41,19 @@ class Ledger:
 
     @contextmanager
     def skipping(self) -> Iterator[None]:
-        """Skip what cannot be used, told by a `RowError` of the block; without the policy to skip it is raised."""
+        """Skip an entry for which the block raises `RowError`; with `fail`, raise the error."""
         try:
             yield
         except RowError as error:
             self.skip(error)
 
     def note_image(self, image: RowImage) -> None:
-        """Count what was changed in an image that went into rows, and where the frame of its boxes was a guess."""
+        """Count the changes of an image that is used in rows, and whether the frame of its boxes was guessed."""
         self.notes.update(f"image: {change}" for change in image.changes)
         if image.orientation != 1 and image.stored_wh == image.size_wh:
-            self.notes["image turned by EXIF without a change of size: boxes taken as drawn upright"] += 1
+            self.notes["image rotated by EXIF without a change of size: boxes assumed to be upright"] += 1
 
     def losses(self) -> str:
-        """All that was left out or skipped, in one line: the reason why no row is left."""
+        """Everything left out or skipped, in one line: the reason why no row is left."""
         losses = (self.left_out + self.skipped).most_common()
         return ", ".join(f"{count} x {kind}" for kind, count in losses) or "nothing was found"

@@ -1,8 +1,7 @@
-"""numpy's arrays and numbers in pickles, read as lists and numbers.
+"""Read numpy arrays and numbers in pickles as lists and numbers.
 
-Data sets pickle what they computed with: a box may be an array. numpy's own unpickling trusts its input (a forged
-dtype makes it read memory as it likes), so nothing of it is run: stand-ins take the bytes of plain numbers, and refuse
-all else.
+A box in a pickled data set may be a numpy array. numpy's own unpickling trusts its input (a forged dtype can read
+arbitrary memory), so it is not used: stand-ins read the bytes of plain numbers, and refuse anything else.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _MODULES = re.compile(r"numpy(\._?core\.(multiarray|numeric))?")
 
 
 class _Dtype:
-    """What a pickle says of a dtype: a code such as "f8", then the byte order."""
+    """A pickled dtype: a code such as "f8", then the byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not _PLAIN.fullmatch(code):
@@ -30,12 +29,12 @@ class _Dtype:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
     def values(self, data: bytes | str) -> np.ndarray:
-        """The numbers that some bytes hold; Python 2 wrote bytes as text."""
+        """Read numbers from bytes; Python 2 wrote bytes as text."""
         return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
 
 
 class _Array(list[Any]):
-    """An array on its way: an empty list until its state comes."""
+    """An array under construction: an empty list until its state is set."""
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -48,7 +47,7 @@ def _nested(data: bytes | str, dtype: _Dtype, shape: Sequence[int], order: str =
 
 
 def _encode(text: str = "", _: str = "latin1") -> bytes:
-    """Bytes as Python 3 writes them for Python 2 to read: as text, or as nothing where there are none."""
+    """Decode bytes that Python 3 wrote for Python 2: as text, or without an argument if empty."""
     return text.encode("latin1")
 
 
@@ -62,7 +61,7 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 def stand_in(module: str, name: str) -> Callable[..., Any] | None:
-    """What to read with instead of a global that a pickle of numpy's values names; None: it is none of them.
+    """Return the stand-in for a global that a pickle of numpy values names; None for any other global.
 
     >>> stand_in("numpy", "dtype"), stand_in("numpy.core.multiarray", "loads"), stand_in("os", "system")
     (<class 'verl_visionr1.conversion.pickled_numpy._Dtype'>, None, None)

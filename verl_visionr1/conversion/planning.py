@@ -1,6 +1,6 @@
-"""Which questions to ask of boxes of a vocabulary: all of a category list, one phrase, how many; and of what is absent.
+"""Plan the questions for boxes of a vocabulary: a category list, one phrase, a count; also for absent objects.
 
-`plan` says which rows to make without touching an image; `items_of` makes the `Item`s, `plan_reading` both.
+`plan` chooses the rows without opening an image; `items_of` makes the `Item`s; `plan_reading` does both.
 """
 
 from __future__ import annotations
@@ -32,44 +32,48 @@ class VocabularyFlags(BoxFlags):
 
     task: Annotated[
         Literal["detection", "grounding", "counting", "both", "all"],
-        "detection: every object of a category list; grounding: all objects of one phrase; counting: how many "
-        "there are of one phrase; both: detection and grounding.",
+        "detection: every object of a category list; grounding: all objects of one phrase; counting: the number of "
+        "objects of one phrase; both: detection and grounding; all: all three.",
     ] = "both"
     count_format: Annotated[str | None, "As --answer-format, for counting: count (a number), or boxes or points."] = (
         None
     )
-    min_instances: Annotated[int, "Fewest objects a row; 0 takes every image without objects as a row."] = 1
-    categories: Annotated[list[str], "Ask only for this category; give the flag once for each."] = field(
+    min_instances: Annotated[int, "Fewest objects per row; 0 also makes a row of every image without objects."] = 1
+    categories: Annotated[list[str], "Ask only for this category; repeat the flag for more."] = field(
         default_factory=list
     )
     marked: Annotated[
         Literal["regions", "objects"],
-        "What is marked as a crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
-        "right or wrong; or objects like any other.",
+        "Annotations marked as crowd (iscrowd), group, difficult or ignore: regions, in which no answer is "
+        "right or wrong; or normal objects.",
     ] = "regions"
     max_categories: Annotated[
-        int, "Detection: lists of so many categories, those in the image filled up with absent ones."
+        int, "Detection: length of the category list, those in the image filled up with absent ones."
     ] = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.min_instances <= self.max_instances:
-            raise RowsError(f"--min-instances {self.min_instances} --max-instances {self.max_instances}: none fits")
+            raise RowsError(
+                f"--min-instances {self.min_instances} --max-instances {self.max_instances}: no number fits both"
+            )
         if self.negatives and self.min_instances == 0:
-            raise RowsError("--negatives with --min-instances 0: the latter takes every empty image; give one of them")
+            raise RowsError(
+                "--negatives with --min-instances 0: the latter already uses every empty image; give one of them"
+            )
         require_positive("--max-categories", self.max_categories)
         if self.prompt_template is not None and self.task == "all":
-            raise RowsError("--prompt-template with --task all: counting asks another question; convert it apart")
+            raise RowsError("--prompt-template with --task all: counting needs another question; convert it separately")
         for task in self.planned_tasks:
             self.format_of(task)
 
     def columns(
         self, name: str, names: Sequence[str], ledger: Ledger, own: Convention, most: float = MOST_CLIPPED
     ) -> Columns:
-        """Empty columns of a source.
+        """Return empty columns for a source.
 
         Args:
-            own: how the data set writes boxes.
+            own: box convention of the data set.
             most: as in `box_check`.
         """
         boxes = self.box_check(name, own if self.box_format is None else NAMED[self.box_format], most)
@@ -82,27 +86,27 @@ class VocabularyFlags(BoxFlags):
 
     @property
     def share_of_negatives(self) -> float | None:
-        """Planning has drawn them already."""
+        """None, since planning has already drawn them."""
         return None
 
     def format_of(self, task: str) -> str:
-        """As `Flags.format_of`; counting has a flag of its own."""
+        """As `Flags.format_of`; counting has its own flag."""
         if task == "counting":
             return checked_format("--count-format", self.count_format, task)
         return super().format_of(task)
 
     def allow_none(self, data: Annotations) -> bool:
-        """Whether an answer may be empty: then every prompt says so, or the wording would give the answer away."""
+        """Whether an answer may be empty; then every prompt says so, because a difference would reveal the answer."""
         return bool(self.negatives) or self.min_instances == 0 or self.takes_own_negatives(data)
 
     def takes_own_negatives(self, data: Annotations) -> bool:
-        """Whether all that the data set itself asks for in vain is asked."""
+        """Whether all negatives of the data set itself are used."""
         return data.own_negatives and self.negatives is None
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One row to be: which image is asked for which categories. Costs no image access."""
+    """One planned row: an image, and the categories to ask for."""
 
     image: int
     task: str
@@ -110,13 +114,13 @@ class Ask:
 
 
 def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]:
-    """All rows in the order of images; the same seed and source give the same rows.
+    """Plan all rows in the order of images; the same seed and source give the same rows.
 
     Raises:
         RowsError: an unknown category name.
     """
     rng = random.Random(flags.seed)
-    asked = _asked_categories(data, flags)
+    asked = _requested_categories(data, flags)
     asks: list[Ask] = []
     for task in flags.planned_tasks:
         if task == "detection":
@@ -128,7 +132,7 @@ def plan(data: Annotations, flags: VocabularyFlags, ledger: Ledger) -> list[Ask]
 
 
 def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
-    """The items of a plan."""
+    """Make the items of a plan."""
     for ask in asks:
         entry, asked = data.images[ask.image], frozenset(ask.categories)
         found = [j for j in data.of_image(ask.image) if data.category[j] in asked]
@@ -151,10 +155,10 @@ def items_of(data: Annotations, asks: list[Ask]) -> Iterator[Item]:
 
 
 def plan_reading(data: Annotations, flags: VocabularyFlags, ledger: Ledger, files: Sequence[Path]) -> Reading:
-    """Plan rows of what was read.
+    """Plan the rows of annotations.
 
     Args:
-        files: what the data was read from.
+        files: the files that the data was read from.
 
     Raises:
         RowsError: an unknown category name.
@@ -167,7 +171,7 @@ def plan_reading(data: Annotations, flags: VocabularyFlags, ledger: Ledger, file
 # ------------------------------------------------------------------------------------------------ categories
 
 
-def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
+def _requested_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, ...]:
     index = {visible_form(name): i for i, name in enumerate(data.names)}
     for name in flags.categories:
         if visible_form(name) not in index:
@@ -179,7 +183,7 @@ def _asked_categories(data: Annotations, flags: VocabularyFlags) -> tuple[int, .
 
 
 def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of the asked-for categories whose presence or absence is known on an image."""
+    """Return the requested categories that are known to be present or absent on an image."""
     entry = data.images[image]
     if entry.checked is None:
         return tuple(c for c in asked if c not in entry.unsure) if entry.unsure else asked
@@ -187,7 +191,7 @@ def _askable(data: Annotations, image: int, asked: tuple[int, ...]) -> tuple[int
 
 
 def _present(data: Annotations, image: int, asked: frozenset[int]) -> tuple[Counter[int], set[int]]:
-    """Usable boxes per asked-for category, and all asked-for categories with any annotation."""
+    """Return usable boxes per requested category, and all requested categories with any annotation."""
     annotations = [j for j in data.of_image(image) if data.category[j] in asked]
     boxes = Counter(data.category[j] for j in annotations if data.kind[j] == BOX)
     return boxes, {data.category[j] for j in annotations}
@@ -199,7 +203,7 @@ def _absent(data: Annotations, image: int, askable: tuple[int, ...]) -> list[int
 
 
 def _number_of_negatives(fraction: float | None, positives: int) -> int:
-    """So many that they are `fraction` of all rows."""
+    """Return the number of negatives that makes them `fraction` of all rows."""
     return round(fraction / (1 - fraction) * positives) if fraction else 0
 
 
@@ -209,10 +213,10 @@ def _number_of_negatives(fraction: float | None, positives: int) -> int:
 def _plan_detection(
     data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random
 ) -> list[Ask]:
-    """One row for each image; negatives drawn evenly from the images that lack enough of the categories.
+    """Plan one row for each image; negatives are drawn uniformly from images that lack enough categories.
 
-    Every list has the same length, whether its objects are there or not: its length must not tell. (In a federated set
-    it is shorter where fewer categories were checked.)
+    Every list has the same length with or without objects, so that its length reveals nothing. (In a federated set it
+    is shorter if fewer categories were checked.)
     """
     asks: list[Ask] = []
     candidates, too_few = [], 0
@@ -241,7 +245,7 @@ def _plan_detection(
     missing = max(wanted - len(candidates), 0)
     ledger.notes["detection negatives missing: too few empty images (a smaller --max-categories makes more)"] += missing
     chosen = rng.sample(candidates, wanted - missing)
-    # an image whose whole list is asked for is a candidate only if it has too few objects, namely none
+    # an image whose whole list is asked for is a candidate only without objects
     too_few -= sum(len(_askable(data, image, asked)) <= flags.max_categories for image in chosen)
     ledger.left_out[f"detection row with fewer than {flags.min_instances} objects"] += too_few
     for image in chosen:
@@ -258,9 +262,9 @@ def _plan_detection(
 def _plan_phrases(
     data: Annotations, asked: tuple[int, ...], flags: VocabularyFlags, ledger: Ledger, rng: random.Random, task: str
 ) -> list[Ask]:
-    """One row for each image and category in it; negatives drawn evenly from all absent pairs.
+    """Plan one row for each image and category in it; negatives are drawn uniformly from all absent pairs.
 
-    Of a crowd nobody knows how many it holds: it is no row of counting.
+    A category with a crowd makes no counting row, because the number of objects in a crowd is unknown.
     """
     single = {c: (c,) for c in asked}
     asks: list[Ask] = []
@@ -274,7 +278,7 @@ def _plan_phrases(
             if category in inexact:
                 ledger.left_out["counting row for a category with a crowd or a bad box"] += 1
             elif boxes[category] == 0:
-                ledger.left_out[f"{task} row for a category that is there only as crowd or bad box"] += 1
+                ledger.left_out[f"{task} row for a category with only a crowd or bad box"] += 1
             elif boxes[category] < flags.min_instances:
                 ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects"] += 1
             elif boxes[category] > flags.max_instances:
@@ -295,5 +299,5 @@ def _plan_phrases(
 
 
 def _inexact(data: Annotations, image: int) -> frozenset[int]:
-    """Categories of an image whose number of objects its boxes do not tell."""
+    """Return the categories of an image whose boxes do not give the number of objects."""
     return frozenset(data.category[j] for j in data.of_image(image) if data.kind[j] not in (BOX, DUPLICATE))

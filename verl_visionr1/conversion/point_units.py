@@ -1,4 +1,4 @@
-"""In which unit are points written? Guessed from many at once: pixels of large images seldom stay below 100."""
+"""Guess the unit of points from many at once: pixels of large images are seldom all below 100."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.files import RowsError
 
 FEWEST = 8
-"""Points below which nothing is guessed."""
+"""With fewer points nothing is guessed."""
 _STRAY = 0.01  # share of numbers that may be wrong
-_WIDE = 300  # a side on which pixels seldom stay below 100
-_ENOUGH = 50  # numbers on such sides, to conclude from
+_WIDE = 300  # on such a side, pixels are seldom all below 100
+_ENOUGH = 50  # numbers on such sides that are enough for a guess
 
 
 @dataclass(slots=True)
 class PointEvidence:
-    """What the numbers of a source's points show.
+    """Statistics of the numbers of a source's points.
 
     >>> evidence = PointEvidence()
     >>> evidence.add([(320, 470)], (640, 480))
@@ -36,7 +36,7 @@ class PointEvidence:
     farthest: float = 0.0
 
     def add(self, points: Sequence[Point], size_wh: tuple[int, int]) -> None:
-        """Look at an image's points."""
+        """Count an image's points."""
         for point in points:
             for value, side in zip(point, size_wh, strict=True):
                 self.numbers += 1
@@ -48,7 +48,7 @@ class PointEvidence:
                 self.farthest = max(self.farthest, value / side)
 
     def percent_or_pixel(self, name: str) -> str:
-        """Which of the two the points of a file are given in.
+        """Guess which of the two units the points of a file have.
 
         Raises:
             RowsError: both fit, or neither does.
@@ -57,7 +57,7 @@ class PointEvidence:
         as_pixels = self.outside <= _STRAY * self.numbers
         if not self.numbers or as_percent != as_pixels:
             return "percent" if as_percent and self.numbers else "pixel"
-        if as_percent and self.is_enough:  # where pixels would go farther
+        if as_percent and self.is_enough:  # pixels would be larger
             return "percent" if self._stays_below_100 else "pixel"
         fit = "fit both pixels and percent" if as_percent else "fit neither pixels nor percent"
         shown = f"the largest is {self.largest:g}, the farthest {self.farthest:.2f} of its image's side"
@@ -65,7 +65,7 @@ class PointEvidence:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are so many numbers on wide images that a guess is no chance."""
+        """Whether there are enough numbers on wide images for a guess."""
         return self.wide >= _ENOUGH
 
     @property
@@ -73,7 +73,7 @@ class PointEvidence:
         return self.wide_over_100 <= _STRAY * self.wide
 
     def smaller_unit(self, unit: str) -> str:
-        """A smaller unit than this one that all points fit: "1" or "100"; "" where this one may be right."""
+        """Return a smaller unit that all points fit, "1" or "100"; "" if the given one may be right."""
         if self.wide < 2 * FEWEST:
             return ""
         if unit != "1" and self.largest <= 1:
@@ -81,16 +81,16 @@ class PointEvidence:
         return "100" if unit not in ("1", "100") and self._stays_below_100 else ""
 
     def shown(self, unit: str) -> str:
-        """What speaks for a smaller unit, in one line."""
+        """Describe the evidence for a smaller unit, in one line."""
         least = {"1": "between 0 and 1", "100": "below 100, on images wider than that"}[unit]
         words = {"1": "fractions (0-1)", "100": "percent (0-100)"}[unit]
         return f"the {self.numbers} numbers of points are {least} (the largest: {self.largest:g}), as {words} are"
 
     def require(self, name: str, convention: Convention, ledger: Ledger) -> None:
-        """Note a doubt about the unit that the points of a source are taken for.
+        """Check the unit of a source's points against the numbers; note a doubt.
 
         Raises:
-            RowsError: it is wrong by the numbers; names the option that reads them.
+            RowsError: the numbers contradict the unit; names the option that reads them.
         """
         unit = self.smaller_unit(convention.unit)
         if not unit:
@@ -99,6 +99,6 @@ class PointEvidence:
         if unit == "100" and not self.is_enough:
             ledger.notes[f"unit of points in doubt: {found}"] += 1
             return
-        taken = f"points are taken for {Convention('xyxy', convention.unit).name or convention}, but {found}"
-        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, take the points as they are: --max-clipped 1"
-        raise RowsError(f"{name}: {taken}; {advice}")
+        assumed = f"points are assumed to be {Convention('xyxy', convention.unit).name or convention}, but {found}"
+        advice = f"give --box-format xyxy-{UNITS[unit]}; if it is right, use the points unchanged: --max-clipped 1"
+        raise RowsError(f"{name}: {assumed}; {advice}")

@@ -3,7 +3,7 @@
     refs(unc).p       pickle of a list of refs, as Python 2 wrote it; gRefCOCO's grefs(unc).json: the same as JSON
     instances.json    COCO's layout; ids are those of COCO train2014
 
-Everything is read as it stands; what is wrong with an entry is told where the entry is used.
+Everything is read unchanged; a bad entry raises an error when it is used.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from verl_visionr1.conversion.vocabulary import Key, key_of
 from verl_visionr1.files import RowError, RowsError
 
 PICKLES = (".p", ".pkl", ".pickle")
-"""How names of pickles end."""
+"""Suffixes of pickles."""
 NO_TARGET = "-1"
-"""gRefCOCO: the annotation of what is not there."""
+"""gRefCOCO: annotation id of an expression without an object."""
 _REF_NAME = re.compile(r"(COCO_[a-z]+20\d\d_\d{12})_\d+(?=\.)")
 _MATCH = "do the files match?"
 _SPLIT_NAMES = {"validation": "val", "valid": "val"}
 
 
 class Sentence(msgspec.Struct):
-    """One expression: `sent` is cleaned (lower case, no punctuation), `raw` as it was typed."""
+    """One expression: `sent` is cleaned (lower case, no punctuation), `raw` is as typed."""
 
     sent: str | None = None
     raw: str | None = None
@@ -40,14 +40,14 @@ class Sentence(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The expression; "" where there is none."""
+        """The expression, or ""."""
         return (self.sent or self.raw or "").strip()
 
 
 class Ref(msgspec.Struct):
-    """One thing and what it was called. gRefCOCO: some things, or none; `no_target` is said by some copies only.
+    """One object and its expressions. gRefCOCO: several objects, or none; only some copies have `no_target`.
 
-    `file_name` is not that of the image: it ends in `_<number>`.
+    `file_name` is not the image's: it ends in `_<number>`.
     """
 
     image_id: int | str
@@ -60,13 +60,13 @@ class Ref(msgspec.Struct):
 
     @property
     def annotations(self) -> list[str]:
-        """Keys of its annotations, each once, as they stand."""
+        """Keys of its annotations, each once, in their order."""
         ids = self.ann_id if isinstance(self.ann_id, list) else [self.ann_id]
         return list(dict.fromkeys(key for key in map(key_of, ids) if key is not None))
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says that nothing is meant."""
+        """Whether it refers to no object."""
         return self.annotations == [NO_TARGET] or (not self.annotations and bool(self.no_target))
 
 
@@ -91,14 +91,14 @@ class InstancesImage(msgspec.Struct, gc=False):
     height: Any = None
 
     def name(self, where: str) -> str:
-        """Its file name. Raises RowError where there is none."""
+        """Its file name. Raises RowError if it has none."""
         if not isinstance(self.file_name, str) or not self.file_name:
             reason = f"image {self.id} has file_name {self.file_name!r}"
             raise RowError("image without file_name", f"{where}: {reason}; correct it")
         return self.file_name
 
     def size_wh(self, where: str) -> tuple[int, int] | None:
-        """Width and height in pixels; None where none is given. Raises RowError where they are no size."""
+        """Width and height in pixels; None if not given. Raises RowError for an invalid size."""
         return size_of(self.width, self.height, f"{where}: image {self.id}")
 
 
@@ -124,17 +124,17 @@ class Index:
             raise RowsError("instances: an id of an image or annotation appears twice; fetch the file again")
 
     def image_of(self, ref: Ref, where: str) -> InstancesImage:
-        """The image of a ref. Raises RowError where it is not there."""
+        """Return the image of a ref. Raises RowError if it is missing."""
         image = self._images.get(key_of(ref.image_id))
         if image is None:
             raise RowError("unknown image_id", f"{where}: image_id {ref.image_id} is not in the instances; {_MATCH}")
         return image
 
     def annotations_of(self, ref: Ref, where: str) -> list[Annotation]:
-        """The annotations of a ref; none of one that means nothing.
+        """Return the annotations of a ref; none for an empty ref.
 
         Raises:
-            RowError: one is not there, or on another image; starts with `where`.
+            RowError: an annotation is missing, or of another image; starts with `where`.
         """
         found = []
         for key in ref.annotations if not ref.is_empty else ():
@@ -150,21 +150,21 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class RefsFile:
-    """The entries of one file of refs, undecoded: a bad one costs only itself."""
+    """The entries of one file of refs, undecoded, so that a bad one affects no other."""
 
     name: str
     raw: Sequence[Any]
 
     def entries(self) -> Iterator[tuple[str, Any]]:
-        """(place, entry) of each."""
+        """Return (place, entry) of each."""
         return ((f"{self.name}: entry {number}", entry) for number, entry in enumerate(self.raw))
 
 
 def ref_of(entry: Any, where: str) -> Ref:
-    """The ref of an entry.
+    """Decode the ref of an entry.
 
     Raises:
-        RowError: a malformed one.
+        RowError: a malformed entry.
     """
     if isinstance(entry, msgspec.Raw):
         return decoded(_DECODE_REF, entry, where)
@@ -175,10 +175,10 @@ def ref_of(entry: Any, where: str) -> Ref:
 
 
 def read_referring(path: Path) -> RefsFile | Instances:
-    """A file of refs (a list) or of instances (an object); which of the two, its content tells.
+    """Read a file of refs (a list) or of instances (an object), recognized by its content.
 
     Raises:
-        RowsError: it cannot be read, is neither, or is a pickle of more than plain values.
+        RowsError: unreadable, neither of the two, or a pickle of more than plain values.
     """
     if path.suffix.lower() not in PICKLES:
         content = read_json(path, list[msgspec.Raw] | Instances)
@@ -192,7 +192,7 @@ def read_referring(path: Path) -> RefsFile | Instances:
 def in_split(found: str, wanted: str) -> bool:
     """Whether an entry of the split `found` belongs to the split `wanted`.
 
-    As refer's own reader: "test" is all that is test, and testA and testB hold what is marked testAB.
+    As in refer's own reader: "test" includes all test splits, and testA and testB include testAB.
 
     >>> in_split("testAB", "testA"), in_split("testB", "test"), in_split("testB", "testA")
     (True, True, False)
@@ -208,12 +208,12 @@ def in_split(found: str, wanted: str) -> bool:
 
 
 def in_any_split(found: str, wanted: Iterable[str]) -> bool:
-    """As `in_split`, for several; without any, every split is wanted."""
+    """As `in_split`, for several splits; without any, every split is wanted."""
     return not (wanted := list(wanted)) or any(in_split(found, split) for split in wanted)
 
 
 def image_name(file_name: str) -> str:
-    """The name of the image file, of a name in refs: those end in a number of the ref.
+    """Return the name of the image file for a name in refs, which ends in a ref number.
 
     >>> image_name("COCO_train2014_000000581857_16.jpg"), image_name("a_16.jpg")
     ('COCO_train2014_000000581857.jpg', 'a_16.jpg')

@@ -1,6 +1,6 @@
 """Seeded scenes of coloured shapes, written as a COCO-format dataset.
 
-Real image files whose ground truth is known exactly: every box is measured from the mask that painted the object.
+The images have exact ground truth: every box is measured from the mask that painted the object.
 
     visionr1 convert scenes scenes --train 2000 --val 200 --seed 0
 
@@ -29,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (45, 80, 220),
     "yellow": (235, 205, 30),
 }
-"""Colour names and the RGB they are painted in."""
+"""Colour name -> RGB."""
 
 SHAPES = ("circle", "square", "triangle")
 
@@ -38,7 +38,7 @@ CATEGORY_IDS: dict[str, int] = {
     for colour_index, colour in enumerate(COLOURS)
     for shape_index, shape in enumerate(SHAPES)
 }
-"""Category name -> COCO category id. The ids have gaps, as those of real COCO have."""
+"""Category name -> COCO category id. The ids have gaps, as in real COCO."""
 
 CATEGORIES = tuple(CATEGORY_IDS)
 """All category names, in the order of their ids."""
@@ -67,18 +67,18 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What an image shows: its size in pixels, and its objects in the order in which they were painted."""
+    """The content of an image: its size in pixels, and its objects in the order of painting."""
 
     size_wh: tuple[int, int]
     objects: tuple[SceneObject, ...]
 
     def of(self, category: str) -> tuple[SceneObject, ...]:
-        """The objects of one category; empty where the scene has none."""
+        """Return the objects of one category."""
         return tuple(item for item in self.objects if item.category == category)
 
 
 def scene_rng(seed: int, stream: str, index: int) -> np.random.Generator:
-    """The random numbers of one scene: scene `index` of one of the `STREAMS`.
+    """Return the random generator of scene `index` of one of the `STREAMS`.
 
     Streams never share a generator, so that train and val scenes are independent whatever their numbers.
 
@@ -99,12 +99,12 @@ def draw_scene(
     """Draw one scene: a grey, lightly textured ground with coloured shapes whose boxes do not touch.
 
     Args:
-        rng: all the randomness there is; see `scene_rng`.
+        rng: the only source of randomness; see `scene_rng`.
         size_wh: width and height in pixels, at least 32 each.
-        objects_min, objects_max: bounds of the number of objects (inclusive). A crowded scene may hold fewer than were
-            drawn, because a shape that finds no free place is left out; it never holds fewer than min(objects_min, 1).
-        gap: least distance between two boxes in pixels. Negative: boxes may overlap by so many pixels, and an object
-            hides part of those painted before it; its box stays that of its whole shape.
+        objects_min, objects_max: bounds of the number of objects (inclusive). A crowded scene may have fewer than
+            drawn, because a shape without a free place is left out; it never has fewer than min(objects_min, 1).
+        gap: least distance between two boxes in pixels. Negative: boxes may overlap by this many pixels, and an
+            object hides part of earlier ones; its box remains that of its whole shape.
 
     Returns:
         An RGB image and its Scene. Shapes are 15 to 50 % of the image's shorter side.
@@ -137,14 +137,14 @@ def draw_scene(
 
 
 def _ground(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A grey level with faint noise: (height, width, 3) uint8, no channel more than 4 levels from another."""
+    """Return grey with faint noise: (height, width, 3) uint8, channels at most 4 levels apart."""
     grey = int(rng.integers(100, 236))
     noise = rng.integers(-8, 9, size=(height, width, 1)) + rng.integers(-2, 3, size=(height, width, 3))
     return np.clip(grey + noise, 0, 255).astype(np.uint8)
 
 
 def _category(rng: np.random.Generator, objects: list[SceneObject]) -> str:
-    """A third of the later objects repeat the first one's category, so that "every red circle" may mean several."""
+    """Draw a category; a third of the later objects repeat the first one's, so that a phrase can mean several."""
     if objects and rng.random() < 1 / 3:
         return objects[0].category
     return CATEGORIES[int(rng.integers(len(CATEGORIES)))]
@@ -157,10 +157,10 @@ def _place(
     taken_xyxy: list[tuple[int, int, int, int]],
     gap: int,
 ) -> tuple[SceneObject, np.ndarray] | None:
-    """Find room for one shape, or None after 40 attempts that would touch another object's box."""
+    """Find a free place for one shape, or None after 40 attempts that would touch another object's box."""
     width, height = size_wh
     for attempt in range(40):
-        largest = 0.5 if attempt < 10 else 0.3  # where it is crowded, only a smaller shape still fits
+        largest = 0.5 if attempt < 10 else 0.3  # in a crowded scene only a smaller shape fits
         side = max(5, round(min(size_wh) * float(rng.uniform(0.15, largest))))
         left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
         near = (left - gap, top - gap, left + side + gap, top + side + gap)
@@ -173,7 +173,7 @@ def _place(
 
 
 def _mask(size_wh: tuple[int, int], shape: str, left: int, top: int, side: int) -> np.ndarray:
-    """The pixels of one shape: (height, width) bool."""
+    """Return the pixels of one shape: (height, width) bool."""
     canvas = Image.new("1", size_wh)
     draw = ImageDraw.Draw(canvas)
     right, bottom = left + side - 1, top + side - 1  # PIL's corners are inclusive
@@ -236,14 +236,14 @@ def write_split(
 
 
 def image_record(index: int, scene: Scene, image_format: str) -> dict[str, Any]:
-    """The COCO record of scene `index`: id, file name, width, height."""
+    """Return the COCO record of scene `index`: id, file name, width, height."""
     suffix = "png" if image_format == "png" else "jpg"
     width, height = scene.size_wh
     return {"id": 7 * index + 9, "file_name": f"{index:06d}.{suffix}", "width": width, "height": height}
 
 
 def annotation_records(scene: Scene, image_id: int, first: int) -> Iterator[dict[str, Any]]:
-    """The COCO annotations of a scene's objects, `first` being the number of those before them."""
+    """Yield the COCO annotations of a scene's objects; `first` is the number of earlier annotations."""
     for offset, item in enumerate(scene.objects):
         left, top, right, bottom = item.box_xyxy
         yield {
@@ -257,7 +257,7 @@ def annotation_records(scene: Scene, image_id: int, first: int) -> Iterator[dict
 
 
 def category_records() -> list[dict[str, Any]]:
-    """COCO's `categories`: all of `CATEGORY_IDS`."""
+    """Return COCO's `categories`: all of `CATEGORY_IDS`."""
     return [{"id": id_, "name": name, "supercategory": name.split()[1]} for name, id_ in CATEGORY_IDS.items()]
 
 

@@ -1,6 +1,6 @@
 """Which items become rows: exclusion lists, `--max-instances`, `--negatives`, `--limit`.
 
-Items stream through. A draw keeps what it has drawn (`--limit`), or all (`--negatives`), without the bytes of images.
+Items are streamed. A random draw keeps the drawn items (`--limit`) or all (`--negatives`), without image bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from verl_visionr1.images import EmbeddedImage
 
 
 def selected(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
-    """The items that the flags leave, in their order; what was left out is counted."""
-    kept = _kept(items, flags, ledger)
+    """Return the items that the flags keep, in their order; the others are counted."""
+    kept = _filter(items, flags, ledger)
     if flags.share_of_negatives is not None:
-        kept = _with_share_of_negatives(kept, flags.share_of_negatives, random.Random(flags.seed), ledger)
+        kept = _limit_negatives(kept, flags.share_of_negatives, random.Random(flags.seed), ledger)
     if flags.limit is not None:
-        kept = _drawn(kept, flags.limit, random.Random(flags.seed), ledger)
+        kept = _draw(kept, flags.limit, random.Random(flags.seed), ledger)
     return kept
 
 
-def _kept(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
+def _filter(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
     for item in items:
         if flags.excluded.holds(item.image_id, item.file_name, item.identities):
             ledger.left_out["row of an image on the exclusion list"] += 1
@@ -38,10 +38,8 @@ def _kept(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]
             yield item
 
 
-def _with_share_of_negatives(
-    items: Iterable[Item], fraction: float, rng: random.Random, ledger: Ledger
-) -> Iterator[Item]:
-    """So many of the negatives that they are `fraction` of all; fewer where there are not enough."""
+def _limit_negatives(items: Iterable[Item], fraction: float, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
+    """Keep negatives until they are `fraction` of all items; fewer if there are not enough."""
     with tempfile.TemporaryFile() as file:
         shelf = _Shelf(file)
         shelved = [shelf.put(item) for item in items]
@@ -54,8 +52,8 @@ def _with_share_of_negatives(
         yield from (shelf.take(item) for i, item in enumerate(shelved) if i not in dropped)
 
 
-def _drawn(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
-    """`limit` items drawn evenly (reservoir sampling), in their order."""
+def _draw(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger) -> Iterator[Item]:
+    """Draw `limit` items uniformly (reservoir sampling), in their order."""
     with tempfile.TemporaryFile() as file:
         shelf = _Shelf(file)
         reservoir: list[tuple[int, Item]] = []
@@ -72,21 +70,21 @@ def _drawn(items: Iterable[Item], limit: int, rng: random.Random, ledger: Ledger
 
 @dataclass(frozen=True, slots=True)
 class _Shelved(EmbeddedImage):
-    """An image whose bytes wait in the shelf's file."""
+    """An image whose bytes are in the shelf's file."""
 
     offset: int = 0
     length: int = 0
 
 
 class _Shelf:
-    """Keeps items while a draw is on; the bytes of images that a source holds itself wait in a temporary file."""
+    """Keeps items during a draw; the bytes of embedded images are kept in a temporary file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._last: tuple[EmbeddedImage, _Shelved] | None = None
 
     def put(self, item: Item) -> Item:
-        """The item without its image's bytes; several items of one image in a row share them."""
+        """Return the item without its image's bytes; successive items of one image share them."""
         image = item.image
         if not isinstance(image, EmbeddedImage):
             return item
@@ -97,7 +95,7 @@ class _Shelf:
         return replace(item, image=self._last[1])
 
     def take(self, item: Item) -> Item:
-        """The item as it was put."""
+        """Return the item with its image's bytes."""
         image = item.image
         if not isinstance(image, _Shelved):
             return item

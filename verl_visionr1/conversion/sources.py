@@ -1,7 +1,7 @@
-"""Reading of source files, whoever made them: errors name file and place, and nothing in a file is ever run.
+"""Read untrusted source files: errors name file and place, and no code in a file is run.
 
-Files of data sets come from the internet: pickles are read by an unpickler that knows plain values only, and XML
-without entities. `image_files` finds the images that they name.
+Data sets come from the internet: pickles are limited to plain values, and XML is read without entities. `image_files`
+finds the images that they name.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from verl_visionr1.conversion.pickled_numpy import stand_in
 from verl_visionr1.files import RowError, RowsError, walk
 
 T = TypeVar("T")
-_BATCH_ROWS = 100  # rows with images that are in memory as Python objects
+_BATCH_ROWS = 100  # rows with images in memory as Python objects
 _SHARD = re.compile(r"(train|val|valid|validation|test[a-zA-Z]?|dev|eval|minival)-\d{5}-of-\d{5}\.")
 _NO_RECORDS = re.compile(r"(?:dataset_info|dataset_dict|state)\.json|cache-.*\.arrow")
-"""What `datasets` keeps beside its data: facts about them, and results of earlier `map`s."""
+"""Files of `datasets` beside its data: metadata, and results of earlier `map`s."""
 
 # ---------------------------------------------------------------------------------------------- whole files
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Name the file in what the system says about reading it."""
+    """Name the file in errors raised while reading it."""
     try:
         yield
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file.
+    """Read a whole file.
 
     Raises:
         RowsError: it cannot be read.
@@ -57,10 +57,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def sha256_of(paths: Sequence[Path]) -> str:
-    """A digest of some files' names and contents, for the provenance of rows; the order of the paths counts.
+    """Return a digest of files' names and contents, for the provenance of rows; depends on the order of the paths.
 
     Raises:
-        RowsError: one cannot be read.
+        RowsError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -76,42 +76,42 @@ def sha256_of(paths: Sequence[Path]) -> str:
 
 
 def read_json(path: Path, type: type[T] | Any = Any) -> Any:
-    """A JSON document; `type` is what msgspec shall make of it. Python's NaN is no JSON and is refused.
+    """Read a JSON document as msgspec `type`. Python's NaN is not valid JSON and is refused.
 
     Raises:
-        RowsError: missing or garbled file, or another shape.
+        RowsError: missing or garbled file, or another layout.
     """
     with _reading(path), open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            raise RowsError(f"{path}: not whole JSON (it is empty); fetch the file again")
-        # mapped: its text is the page cache's memory, not ours
+            raise RowsError(f"{path}: not complete JSON (it is empty); fetch the file again")
+        # mapped: the text stays in the page cache, not in our memory
         text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     start = 3 if text[:3] == b"\xef\xbb\xbf" else 0
     try:
         return msgspec.json.decode(text[start:], type=type)
     except msgspec.ValidationError as error:
-        raise RowsError(f"{path}: not of the expected layout: {error}; is it the right file?") from None
+        raise RowsError(f"{path}: not the expected layout: {error}; is it the right file?") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if sign := _no_number(text[start:], error):
             raise RowsError(f"{path}: not JSON: {sign}") from None
-        raise RowsError(f"{path}: not whole JSON ({error}); fetch the file again") from None
+        raise RowsError(f"{path}: not complete JSON ({error}); fetch the file again") from None
 
 
 def _no_number(text: bytes | memoryview, error: Exception) -> str:
-    """That Python's NaN or Infinity is where JSON ends, and what to do; "" where it is not."""
+    """Return a message if Python's NaN or Infinity caused the JSON error; else ""."""
     place = re.search(r"\(byte (\d+)\)", str(error))
     at = int(place[1]) if place is not None else len(text)
     found = re.match(rb"NaN|-?Infinity", bytes(text[max(at - 1, 0) : at + 10]).lstrip(b" :,[{\n\t"))
     if found is None:
         return ""
-    return f"{found[0].decode()} at byte {at}; drop what it belongs to, or write null (json.dumps: allow_nan=False)"
+    return f"{found[0].decode()} at byte {at}; remove the entry, or write null (json.dumps: allow_nan=False)"
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record) of each entry of a .json list, a .jsonl, a .csv or .tsv with a header, a .parquet or an .arrow.
+    """Yield (place, record) of a .json list, .jsonl, .csv or .tsv with a header, .parquet or .arrow file.
 
-    The place names file and entry, for messages. A line of .jsonl that is no JSON, or of a table that has
-    more fields than columns, comes as a `RowError`.
+    The place names file and entry, for messages. A line of .jsonl that is not JSON, or a table line with surplus
+    fields, is yielded as a `RowError`.
 
     Raises:
         RowsError: the file cannot be read, or is of another kind.
@@ -150,7 +150,7 @@ def _decoded_line(line: str, where: str) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text that are not blank.
+    """Yield the lines of a UTF-8 text that are not blank.
 
     Raises:
         RowsError: it cannot be read.
@@ -159,7 +159,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of the lines that are not blank; blank ones count.
+    """Yield (number, line) of the lines that are not blank; blank lines are counted.
 
     Raises:
         RowsError: it cannot be read.
@@ -169,15 +169,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str] | RowError]]:
-    """(line, record) of a table; a line with more fields than columns comes as a `RowError`.
+    """Yield (line, record) of a table; a line with more fields than columns is yielded as a `RowError`.
 
-    Fields stand between commas, semicolons or tabs, whichever the first line has most of; blanks before them are none.
+    The separator is the comma, semicolon or tab, whichever is most frequent in the first line. Leading blanks are
+    dropped.
 
     Args:
-        columns: their names, where the file has no header.
+        columns: their names, if the file has no header.
 
     Raises:
-        RowsError: it cannot be read, or is no table.
+        RowsError: it cannot be read, or is not a table.
     """
     try:
         with _reading(path), open(path, newline="", encoding="utf-8-sig") as file:
@@ -195,15 +196,15 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
 
 
 def _surplus(path: Path, line: int, fields: Any) -> RowError | None:
-    """What is wrong with a line whose last fields have no column; blank ones are harmless."""
+    """Return an error for a line with surplus fields; blank ones are ignored."""
     if not any(map(str.strip, fields or ())):
         return None
-    reason = f"fields {', '.join(fields)[:80]!r} are more than there are columns"
-    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote what holds a comma, or correct it")
+    reason = f"fields {', '.join(fields)[:80]!r} have no column"
+    return RowError("malformed entry", f"{path.name}: line {line}: {reason}; quote values with commas, or correct it")
 
 
 def _read_arrow(path: Path) -> Iterator[Any]:
-    """The stream that `save_to_disk` of Hugging Face's `datasets` writes."""
+    """Read a stream written by `save_to_disk` of Hugging Face's `datasets`."""
     import pyarrow as pa
 
     if not path.exists():
@@ -215,18 +216,17 @@ def _read_arrow(path: Path) -> Iterator[Any]:
                     yield from batch.slice(start, _BATCH_ROWS).to_pylist()
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
-        raise RowsError(f"{path}: not a whole Arrow stream ({first}); fetch the file again") from None
+        raise RowsError(f"{path}: not a complete Arrow stream ({first}); fetch the file again") from None
 
 
 def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[Path]:
-    """A file; or all files of a folder that end so, sorted by name, but what `save_to_disk` notes beside the data.
+    """Return the file itself, or all files of a folder with these suffixes, sorted, without `save_to_disk`'s metadata.
 
     Args:
-        split: where names begin with a split, as `train-00000-of-00007.parquet`, only those of this one are taken;
-            "": all.
+        split: of shards such as `train-00000-of-00007.parquet`, use only those of this split; "": all.
 
     Raises:
-        RowsError: nothing there, or nothing of this split.
+        RowsError: no such file, or none of this split.
     """
     if not source.exists():
         raise RowsError(f"{source}: no such file or folder; check the path")
@@ -245,10 +245,10 @@ def files_of(source: Path, suffixes: tuple[str, ...], split: str = "") -> list[P
 
 
 def read_xml(path: Path) -> Element:
-    """The root of an XML file. Entities, external or nested, are refused (defusedxml).
+    """Return the root of an XML file. Entities and DTDs are refused (defusedxml).
 
     Raises:
-        RowsError: it cannot be read. RowError: it is no XML, or one that attacks its reader.
+        RowsError: it cannot be read. RowError: not XML, or with entities or a DTD.
     """
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
@@ -266,7 +266,7 @@ def read_xml(path: Path) -> Element:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and numpy's arrays of numbers: nothing else that is imported by name is let in."""
+    """Reads pickles of plain values and numpy arrays of numbers; refuses every other global."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         found = stand_in(module, name)
@@ -276,30 +276,30 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """A pickle of dictionaries, lists, texts and numbers, as Python 2 or 3 wrote it. Anything else is refused.
+    """Read a pickle of dictionaries, lists, texts and numbers, written by Python 2 or 3; refuse anything else.
 
-    numpy's arrays of numbers come as lists (`pickled_numpy`).
+    numpy arrays of numbers become lists (`pickled_numpy`).
 
     Raises:
-        RowsError: it cannot be read, is garbled, or wants to load code.
+        RowsError: it cannot be read, is garbled, or would load code.
     """
     data = read_bytes(path)
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        if not str(error).startswith("it "):  # Python's own words: cut off, or no pickle at all
-            raise RowsError(f"{path}: not a whole pickle ({error}); fetch it again") from None
-        reason = f"{error}: a pickle of annotations holds plain values only; do not open it otherwise"
+        if not str(error).startswith("it "):  # Python's own message: truncated, or not a pickle
+            raise RowsError(f"{path}: not a complete pickle ({error}); fetch it again") from None
+        reason = f"{error}, but annotations need only plain values; do not open it with other tools"
         raise RowsError(f"{path}: refused: {reason}") from None
-    except Exception as error:  # noqa: BLE001 - a garbled pickle raises whatever its opcodes run into
-        raise RowsError(f"{path}: not a whole pickle ({type(error).__name__}: {error}); fetch it again") from None
+    except Exception as error:  # noqa: BLE001 - a garbled pickle can raise anything
+        raise RowsError(f"{path}: not a complete pickle ({type(error).__name__}: {error}); fetch it again") from None
 
 
 # ---------------------------------------------------------------------------------------------- MATLAB
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """The variables of a .mat file, up to MATLAB's v7; nested cells and structs come as scipy gives them.
+    """Return the variables of a .mat file, up to MATLAB's v7; nested cells and structs are as scipy returns them.
 
     Raises:
         RowError: it cannot be read, is garbled, or is v7.3 (HDF5).
@@ -310,9 +310,9 @@ def read_mat(path: Path) -> dict[str, Any]:
         return loadmat(io.BytesIO(path.read_bytes()))
     except FileNotFoundError:
         raise RowError("annotation file missing", f"{path}: no such file; check the path") from None
-    except NotImplementedError:  # what scipy raises for v7.3
-        reason = "MATLAB v7.3 (HDF5), which is not read here"
+    except NotImplementedError:  # scipy raises it for v7.3
+        reason = "MATLAB v7.3 (HDF5) is not supported"
         raise RowError("mat file of v7.3", f"{path}: {reason}; save it again in MATLAB with save(..., '-v7')") from None
-    except Exception as error:  # noqa: BLE001 - a garbled file raises whatever its bytes run into
-        reason = f"not a whole .mat file ({type(error).__name__}: {error})"
+    except Exception as error:  # noqa: BLE001 - a garbled file can raise anything
+        reason = f"not a complete .mat file ({type(error).__name__}: {error})"
         raise RowError("mat file garbled", f"{path}: {reason}; fetch it again") from None

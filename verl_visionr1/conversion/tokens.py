@@ -1,9 +1,9 @@
-"""How many tokens a row will cost a model: the image exactly, the text as an estimate.
+"""Tokens of a row for a model: exact for the image, an estimate for the text.
 
-The image's tokens follow from the processor's resize (`processed.py`), with the budget that the model ships. Text is
-counted without a tokenizer: Qwen's splits every digit, and takes most words as one token. On our own prompts and on
-answers of 1 to 30 boxes the estimate was within 10 % of Qwen's own tokenizer. Right answers can be counted exactly
-instead, by a model's own tokenizer and coordinates (`load_answer_counter`).
+The image's tokens follow from the processor's resize (`processed.py`) with the model's default budget. Text is counted
+without a tokenizer: Qwen's splits every digit and takes most words as one token. On our own prompts and on answers of
+1 to 30 boxes the estimate was within 10 % of Qwen's tokenizer. `load_answer_counter` counts right answers exactly,
+with a model's own tokenizer and coordinates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from verl_visionr1.targets import Target
 
 _PIECE = re.compile(r"\d|[^\W\d_]+|[^\w\s]+|_")
 _TEMPLATE_TOKENS = 25  # the chat template around one user's turn
-_CHARS_A_TOKEN = 7  # of a longer word
+_CHARS_A_TOKEN = 7  # in long words
 
 FAMILIES = ("qwen2.5-vl", "qwen3-vl", "glm")
 """Model families that tokens are estimated for."""
@@ -30,7 +30,7 @@ FAMILIES = ("qwen2.5-vl", "qwen3-vl", "glm")
 
 @lru_cache(maxsize=65536)
 def text_tokens(text: str) -> int:
-    """An estimate of a text's tokens under Qwen's tokenizer: digits one each, words one each and more where long.
+    """Estimate a text's tokens under Qwen's tokenizer: one per digit, one per word, more for long words.
 
     >>> text_tokens('[{"bbox_2d": [101, 99, 201, 198], "label": "traffic light"}]')
     29
@@ -40,7 +40,7 @@ def text_tokens(text: str) -> int:
 
 @lru_cache(maxsize=65536)
 def image_tokens(size_wh: tuple[int, int], family: str) -> int:
-    """Tokens of an image in a family's prompt; 0 where its processor refuses the size.
+    """Tokens of an image in a family's prompt; 0 if its processor refuses the size.
 
     >>> image_tokens((640, 480), "qwen2.5-vl"), image_tokens((640, 480), "qwen3-vl")
     (391, 300)
@@ -54,7 +54,7 @@ def image_tokens(size_wh: tuple[int, int], family: str) -> int:
 
 
 def boxes_answer_tokens(boxes_xyxy: Sequence[Sequence[float]], labels: Sequence[str]) -> int:
-    """Tokens of the right answer in Qwen JSON, numbers as whole pixels."""
+    """Estimate the tokens of a right answer in Qwen JSON with whole pixels."""
     if not boxes_xyxy:
         return 2
     digits = sum(len(str(int(value))) for box in boxes_xyxy for value in box)
@@ -63,23 +63,23 @@ def boxes_answer_tokens(boxes_xyxy: Sequence[Sequence[float]], labels: Sequence[
 
 
 def prompt_tokens(question: str) -> int:
-    """Tokens of a user's turn without its image, chat template included."""
+    """Estimate the tokens of a user's turn without its image, chat template included."""
     return _TEMPLATE_TOKENS + text_tokens(question)
 
 
 def answer_tokens(target: Target) -> int:
-    """Tokens of the right answer under Qwen's tokenizer, as an estimate."""
+    """Estimate the tokens of the right answer under Qwen's tokenizer."""
     if target.task in ("text", "counting"):
         return text_tokens(_words_of(target))
     return boxes_answer_tokens(target.boxes_xyxy, target.labels)
 
 
 def write_answer(target: Target, frame: Frame | None = None) -> str:
-    """The right answer as a model writes it: a number, words, or Qwen JSON.
+    """Write the right answer as a model does: a number, words, or Qwen JSON.
 
     Args:
         target: the ground truth.
-        frame: coordinates of the model; None, and frames that depend on the processor: pixels of the original image.
+        frame: coordinates of the model; None and processor-dependent frames use pixels of the original image.
 
     >>> target = Target(task="grounding", size_wh=(128, 128), boxes_xyxy=[(0, 32, 64, 128)], labels=["red circle"])
     >>> write_answer(target, FRAMES["qwen3-vl"])
@@ -100,13 +100,13 @@ def _words_of(target: Target) -> str:
 
 
 def load_answer_counter(model: Path) -> Callable[[Target], int]:
-    """Count the tokens of right answers by a model's own tokenizer and coordinates; the end token counts as one.
+    """Return a counter of right answers' tokens with a model's tokenizer and coordinates, end token included.
 
     Args:
-        model: folder of the model, with `tokenizer.json`; `config.json` names its type, which tells the coordinates.
+        model: folder of the model, with `tokenizer.json`; `config.json` names its type, which sets the coordinates.
 
     Raises:
-        RowsError: no tokenizer there, or the package `tokenizers` is missing.
+        RowsError: no tokenizer in the folder, or the package `tokenizers` is missing.
     """
     try:
         from tokenizers import Tokenizer
@@ -114,7 +114,7 @@ def load_answer_counter(model: Path) -> Callable[[Target], int]:
         raise RowsError(f"--model {model}: needs the package tokenizers: pip install tokenizers") from None
     file = model / "tokenizer.json"
     if not file.is_file():
-        raise RowsError(f"--model {model}: no tokenizer.json in it; name the folder of a model")
+        raise RowsError(f"--model {model}: no tokenizer.json in it; give the folder of a model")
     tokenizer, frame = Tokenizer.from_file(str(file)), _frame_of(model)
 
     def count(target: Target) -> int:
@@ -124,7 +124,7 @@ def load_answer_counter(model: Path) -> Callable[[Target], int]:
 
 
 def _frame_of(model: Path) -> Frame | None:
-    """The coordinates of a model's type; None where they are not known."""
+    """The coordinates of a model's type; None if unknown."""
     try:
         model_type = json.loads((model / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError):

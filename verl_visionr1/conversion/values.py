@@ -1,4 +1,4 @@
-"""Values of source entries, checked; each error names the place, the value and what is needed."""
+"""Checks for values of source entries; each error names the place, the value and what is needed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from verl_visionr1.files import RowError
 
 ADVICE = "correct or remove the entry"
-"""What to do about a bad one."""
+"""Advice for a bad entry."""
 
 
 def record_of(record: Any, where: str) -> Mapping[str, Any]:
-    """An entry, which must be an object; `sources.read_records` hands over some as errors.
+    """Return an entry that is an object; `sources.read_records` passes bad entries as errors.
 
     Raises:
-        RowError: it is none, or that error.
+        RowError: not an object, or the error that was passed.
     """
     if isinstance(record, RowError):
         raise record
@@ -27,10 +27,10 @@ def record_of(record: Any, where: str) -> Mapping[str, Any]:
 
 
 def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
-    """The text under the first of some keys that a record has, without surplus blanks.
+    """Return the text under the first of these keys that a record has, without surplus blanks.
 
     Raises:
-        RowError: there is none, or it is blank.
+        RowError: no text, or a blank one.
     """
     for key in keys:
         value = record.get(key)
@@ -41,7 +41,7 @@ def text_of(record: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
 
 
 def is_numbers(value: Any, n: int) -> bool:
-    """Whether a value is a list of n numbers, as JSON has them, none of more digits than a float holds."""
+    """Whether a value is a list of n JSON numbers, each within the range of a float."""
     is_list = isinstance(value, list | tuple) and len(value) == n
     return is_list and all(type(it) is float or (type(it) is int and is_finite(it)) for it in value)
 
@@ -59,11 +59,11 @@ def is_finite(value: float) -> bool:
 
 
 def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool = False) -> list[float]:
-    """N finite numbers.
+    """Return n finite numbers.
 
     Args:
-        what: they are, for the message.
-        texts: texts of numbers are taken, too, as tables hold them; all come as floats.
+        what: the numbers are, for the message.
+        texts: also accept numbers as text, as in tables; all are returned as floats.
 
     Raises:
         RowError: anything else.
@@ -83,7 +83,7 @@ def numbers_of(value: Any, n: int, where: str, what: str = "box", *, texts: bool
 
 
 def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[float, float]]:
-    """Points, in whichever way they are written: `[[x, y]]`, `[{"x": x, "y": y}]`, `{"x": [x], "y": [y]}`, or one.
+    """Return points, written as `[[x, y]]`, `[{"x": x, "y": y}]`, `{"x": [x], "y": [y]}`, or one point.
 
     Args:
         texts: as in `numbers_of`.
@@ -110,10 +110,10 @@ def points_of(value: Any, where: str, *, texts: bool = False) -> list[tuple[floa
 
 
 def size_of(width: Any, height: Any, where: str) -> tuple[int, int] | None:
-    """Width and height in pixels; None where neither is given.
+    """Return width and height in pixels; None if neither is given.
 
     Raises:
-        RowError: no positive numbers.
+        RowError: not positive numbers.
     """
     if width in (None, "") and height in (None, ""):
         return None
@@ -128,7 +128,7 @@ def size_of(width: Any, height: Any, where: str) -> tuple[int, int] | None:
 
 
 def count_of(value: Any, where: str) -> int:
-    """A whole number, also as text.
+    """Return a whole number, also from text.
 
     Raises:
         RowError: anything else.

@@ -39,9 +39,9 @@ _LOOK_ALIKES = str.maketrans(
 """Letters of Cyrillic and Greek that look like Latin ones."""
 Key = int | str | float | None
 LEFT_OUT = -1
-"""Instead of the number of an image that was left out."""
+"""Number of every image that was left out."""
 BOX, CROWD, BAD, DUPLICATE = range(4)
-"""What an annotation is: a box, a region to ignore, a box that cannot be used, one that repeats another."""
+"""Kind of an annotation: box, region to ignore, invalid box, repeated box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class AnnotatedImage:
     """One image of a data set; `size_wh` is the frame of its boxes.
 
     Attributes:
-        checked: federated sets: indexes of the categories that were looked for (present or not); None: all.
-        unsure: indexes of categories that may be there without a box, or whose only box cannot be used: never asked
-            for on this image.
+        checked: federated sets: indexes of the checked categories (present or not); None: all.
+        unsure: indexes of categories that may be present without a box, or have only an invalid box: never asked for
+            on this image.
     """
 
     image_id: str
@@ -69,14 +69,14 @@ class Annotations:
     Attributes:
         name: of the source, for messages and provenance.
         names: C category names.
-        never_asked: indexes of categories that nothing belongs to (Roboflow exports hold a root).
+        never_asked: indexes of categories without objects (Roboflow exports have a root category).
         starts: annotations of image i are `starts[i]:starts[i + 1]`.
         boxes_xyxy: (N, 4) float64 in the annotated frame, clipped to the image.
         category: N indexes into `names`.
         kind: N of BOX, CROWD, BAD or DUPLICATE.
-        annotation_ids: N ids as they stand in the source.
-        own_negatives: the data set names what to ask for on each image, absent things among it: all of them are asked,
-            unless `--negatives` says how many.
+        annotation_ids: N ids as in the source.
+        own_negatives: the data set names what to ask for on each image, including absent objects; all of it is asked,
+            unless `--negatives` limits it.
     """
 
     name: str
@@ -91,31 +91,31 @@ class Annotations:
     own_negatives: bool = False
 
     def of_image(self, image: int) -> range:
-        """The annotations of one image."""
+        """The indexes of one image's annotations."""
         return range(self.starts[image], self.starts[image + 1])
 
     def categories_on(self, image: int) -> frozenset[int]:
-        """The categories that one image has any annotation of."""
+        """The categories with any annotation on one image."""
         return frozenset(self.category[j] for j in self.of_image(image))
 
 
 class Columns:
-    """Annotations on their way into `Annotations`.
+    """Builder of `Annotations`.
 
-    What is wrong with a box is told by `finish`, after all of them were asked whether they are written as supposed.
+    `finish` first checks the box convention on all boxes, then reports single bad boxes.
 
     Args:
         name: of the source, for messages.
         names: category names, each once (`named_once`).
-        boxes: takes all boxes as they are written, and knows how that is.
-        keeps_marked: what is marked (a crowd, difficult ...) is an object like any other, no region to ignore.
+        boxes: collects all boxes as written, and knows their convention.
+        keeps_marked: marked annotations (crowd, difficult ...) are normal objects, not regions to ignore.
         excluded: images to leave out.
 
     Attributes:
-        number_of: key of each image that was met -> its number, or `LEFT_OUT`.
+        number_of: key of each image so far -> its number, or `LEFT_OUT`.
 
     Raises:
-        RowsError: no category, or one without a name or with a placeholder of verl in it.
+        RowsError: no category, or one whose name is empty or contains a placeholder of verl.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class Columns:
 
     @property
     def convention(self) -> Convention:
-        """How boxes are written."""
+        """The convention of the boxes."""
         return self.written.convention
 
     def excludes(self, image_id: str, file_name: str) -> bool:
-        """Whether an image is on the exclusion list: then it is counted, and left out."""
+        """Whether an image is on the exclusion list; if so, count it and leave it out."""
         found = self.excluded.holds(image_id, file_name)
         if found:
             self.ledger.left_out["image on the exclusion list"] += 1
@@ -149,13 +149,13 @@ class Columns:
         return found
 
     def add_image(self, image: AnnotatedImage, key: str | None = None) -> int:
-        """Take an image; returns its number. Its key is by default its id."""
+        """Add an image and return its number. Its key is by default its id."""
         self.images.append(image)
         self.number_of[image.image_id if key is None else key] = number = len(self.images) - 1
         return number
 
     def leave_out(self, key: str, reason: str = "") -> None:
-        """Take no annotation of an image, and ask for nothing on it if it was taken (counted under `reason`)."""
+        """Accept no annotation of an image, and ask for nothing on it if it was added (counted under `reason`)."""
         number = self.number_of.get(key, LEFT_OUT)
         self.number_of[key] = LEFT_OUT
         if number != LEFT_OUT:
@@ -166,36 +166,36 @@ class Columns:
     def add(
         self, image: int, category: int, box: Any, annotation_id: Key, *, mark: str = "", written: object = None
     ) -> None:
-        """Take one annotation. One whose box cannot be used is kept as BAD: no row may say that nothing is there.
+        """Add one annotation. One with an invalid box is kept as BAD, so that its category never counts as absent.
 
         Args:
             box: its four numbers, in `convention`; anything else is a bad box.
-            mark: by what it is marked as no object like the others ("iscrowd"); "" where it is not.
-            written: the box as it stands in the source, for messages; None: as here.
+            mark: the mark that sets it apart from other objects ("iscrowd"); "" if unmarked.
+            written: the box as in the source, for messages; None: as `box`.
         """
         size_wh = self.images[image].size_wh
         try:
             if not is_numbers(box, 4):
                 raise RowError("box malformed", "needs four finite numbers; correct or remove the annotation")
             self.written.add(f"annotation id {annotation_id!r}", box, size_wh)
-            clean = clean_box(_in_pixels(box, self.convention, size_wh), size_wh, self.ledger)
+            clean = clean_box(_to_pixels(box, self.convention, size_wh), size_wh, self.ledger)
         except RowError as error:
             self.refuse(image, category, annotation_id, error, written)
             return
         if mark:
             region = "a region to ignore (--marked objects keeps it)"
-            taken = "an object (--marked objects)" if self.keeps_marked else region
-            self.ledger.notes[f"annotation marked {mark}: taken for {taken}"] += 1
+            used_as = "an object (--marked objects)" if self.keeps_marked else region
+            self.ledger.notes[f"annotation marked {mark}: used as {used_as}"] += 1
         self._append(image, category, CROWD if mark and not self.keeps_marked else BOX, clean, annotation_id)
 
     def refuse(
         self, image: int, category: int, annotation_id: Key, error: RowError | None, written: object = None
     ) -> None:
-        """Take an annotation without a usable box, as BAD.
+        """Add an annotation without a usable box, as BAD.
 
         Args:
-            error: what is wrong; `finish` tells it with the annotation, its image, and what is `written` in the source.
-                None: the ledger has it.
+            error: the reason; `finish` reports it with the annotation, its image and the source text `written`.
+                None: the ledger already has it.
         """
         self._append(image, category, BAD, (0, 0, 0, 0), annotation_id)
         if error is not None:
@@ -211,10 +211,10 @@ class Columns:
         self._ids.append(annotation_id)
 
     def finish(self, never_asked: Collection[int] = ()) -> Annotations:
-        """All that was added, grouped by image; repeated boxes are marked. What has only a bad box is `unsure`.
+        """Group the annotations by image and mark repeated boxes. Categories with only a bad box are `unsure`.
 
         Raises:
-            RowsError: boxes are written otherwise than supposed. RowError: a bad box, where the policy is to fail.
+            RowsError: boxes are in another convention. RowError: a bad box, if the ledger does not skip.
         """
         self.written.require(self.ledger)
         for error in self._errors:
@@ -228,13 +228,13 @@ class Columns:
             never_asked=frozenset(never_asked),
             starts=starts,
             boxes_xyxy=np.frombuffer(self._boxes).reshape(-1, 4)[order],
-            category=_taken(self._category, order),
-            kind=_taken(self._kind, order),
+            category=_reorder(self._category, order),
+            kind=_reorder(self._kind, order),
             annotation_ids=[self._ids[i] for i in order],
         )
 
     def _mark_unsure(self) -> None:
-        """A category that is on an image with a bad box alone is neither absent there nor known to be somewhere."""
+        """Mark a category that has only a bad box on an image: it is not absent, but its place is unknown."""
         pairs: dict[int, set[tuple[int, int]]] = {BOX: set(), BAD: set()}
         for image, category, kind in zip(self._image, self._category, self._kind, strict=True):
             if kind in pairs:
@@ -243,10 +243,10 @@ class Columns:
         for image, category in only_bad:
             entry = self.images[image]
             self.images[image] = replace(entry, unsure=entry.unsure | {category})
-        self.ledger.notes["category not asked for on an image: all it has there is a bad box"] += len(only_bad)
+        self.ledger.notes["category with only a bad box on an image: not asked for"] += len(only_bad)
 
     def _order(self) -> tuple[np.ndarray, array[int]]:
-        """Mark repeated boxes; return the order by image, and where each image starts in it."""
+        """Mark repeated boxes; return the order by image, and the start of each image in it."""
         boxes = np.frombuffer(self._boxes).reshape(-1, 4)
         columns = (*boxes.T, *map(np.array, (self._category, self._kind, self._image)))
         order = np.lexsort(columns)
@@ -262,8 +262,8 @@ class Columns:
         return by_image, array("q", np.searchsorted(image[by_image], np.arange(len(self.images) + 1)).tobytes())
 
 
-def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
-    """The corners of a box in pixels."""
+def _to_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int, int]) -> list[float]:
+    """Convert a box to corners in pixels."""
     if convention.unit == "1":
         corners = convention.as_corners(box)
         if any(not -0.5 <= value <= 1.5 for value in corners if math.isfinite(value)):
@@ -272,13 +272,13 @@ def _in_pixels(box: Sequence[float], convention: Convention, size_wh: tuple[int,
     return convention.in_pixels(box, size_wh)
 
 
-def _taken(column: array[int], order: np.ndarray) -> array[int]:
-    """An `array`, because single items of a numpy array are slow."""
+def _reorder(column: array[int], order: np.ndarray) -> array[int]:
+    """Reorder into an `array`, because single items of a numpy array are slow."""
     return array(column.typecode, np.array(column)[order].tobytes())
 
 
 def key_of(value: Key) -> str | None:
-    """An id as text: 7, 7.0 and "7" are one id, whoever wrote the file.
+    """Return an id as text: 7, 7.0 and "7" are the same id.
 
     >>> key_of(7.0), key_of("7"), key_of(None)
     ('7', '7', None)
@@ -290,7 +290,7 @@ def key_of(value: Key) -> str | None:
 
 @lru_cache(maxsize=65536)
 def visible_form(name: str) -> str:
-    """A name as the eye takes it: without case, Unicode forms, invisible signs, alphabets, and what joins its words.
+    """Normalize a name to its look: ignores case, Unicode forms, invisible signs, alphabets and word separators.
 
     >>> visible_form("Aerosol_can"), visible_form("aerosol\u00a0can\u200b"), visible_form("Cafe\u0301")
     ('aerosol can', 'aerosol can', 'caf\u00e9')
@@ -302,10 +302,10 @@ def visible_form(name: str) -> str:
 
 
 def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list[str], list[int]]:
-    """Names of which no two look alike, and the index of each given name among them.
+    """Return names without look-alikes, and the index of each given name among them.
 
     Args:
-        ledger: notes names that are spelled otherwise than the first that looks like them.
+        ledger: notes names that only look like an earlier one.
 
     >>> named_once(["cat", "aerosol_can", "cat ", "Aerosol can"])
     (['cat', 'aerosol_can'], [0, 1, 0, 1])
@@ -319,5 +319,5 @@ def named_once(names: Sequence[str], ledger: Ledger | None = None) -> tuple[list
         if place == len(kept):
             kept.append(name)
         elif name != kept[place] and ledger is not None:
-            ledger.notes[f"category {name!r} taken for {kept[place]!r}, which looks the same"] += 1
+            ledger.notes[f"category {name!r} merged with {kept[place]!r}, which looks the same"] += 1
     return kept, places

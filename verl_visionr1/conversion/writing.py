@@ -1,7 +1,6 @@
-"""Items -> parquet: images prepared by threads, rows in order, and a report of what was done.
+"""Items -> parquet: prepares images in threads, writes rows in order, and reports what was done.
 
-Memory does not grow with the data set, but for the names of its images: at most `LOOK_AHEAD` images a thread are held,
-and a row group of rows.
+Memory grows only with the number of image names: it holds at most `LOOK_AHEAD` images per thread and one row group.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from rich.progress import track
 from verl_visionr1.conversion.flags import Flags
 from verl_visionr1.conversion.identity import normal_spelling, path_tails
 from verl_visionr1.conversion.image_files import may_be_one_image
-from verl_visionr1.conversion.item_boxes import ItemBoxes, after_a_look
+from verl_visionr1.conversion.item_boxes import ItemBoxes, check_first_boxes
 from verl_visionr1.conversion.items import Item, row_of
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.selection import selected
@@ -35,16 +34,16 @@ from verl_visionr1.rows import Row
 from verl_visionr1.targets import Target
 
 LOOK_AHEAD = 4
-"""Images a thread may be ahead of the writer."""
+"""How many images a thread may be ahead of the writer."""
 
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Tokens of each row: of the prompt by model family, as an estimate, and of the right answer.
+    """Tokens of each row: estimated for the prompt, by model family, and for the right answer.
 
     Attributes:
-        count_answer: of a target's right answer.
-        model: name of the model by whose tokenizer right answers are counted; "" for an estimate.
+        count_answer: counts the tokens of a target's right answer.
+        model: name of the model whose tokenizer counts right answers; "" for an estimate.
     """
 
     count_answer: Callable[[Target], int] = answer_tokens
@@ -62,12 +61,12 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one conversion did.
+    """The result of one conversion.
 
     Attributes:
-        rows: task -> rows; `negatives`: task -> rows among them that ask for what is not there.
-        objects: objects in a row -> how many rows have so many.
-        skipped_list: file with a line for each skipped thing, where there is one.
+        rows: task -> rows; `negatives`: task -> rows among them that ask for absent objects.
+        objects: objects in a row -> number of such rows.
+        skipped_list: file with a line for each skipped entry, if any.
     """
 
     written: Written
@@ -91,23 +90,23 @@ def write_items(
     total: int | None = None,
     show_progress: bool = False,
 ) -> Report:
-    """Write items as they come, and beside them `<name>.skipped.txt`, where the ledger lists what was skipped.
+    """Write items in a stream, and the list of skipped entries to `<name>.skipped.txt`.
 
     Args:
-        items: those of one image in a row, so that it is prepared once.
+        items: with those of one image in succession, so that it is prepared once.
         made_by: the command; with `source` and `flags` the provenance of the rows.
-        source: facts that identify the source files; no paths, or the same data would give other bytes elsewhere.
-        allow_none: every prompt says what to answer when nothing is there: give it where some row asks in vain.
-        total: how many items there are, for the progress bar.
+        source: facts that identify the source files, without paths: the same data gives the same bytes everywhere.
+        allow_none: every prompt explains how to answer if there are no objects; for sets with such rows.
+        total: number of items, for the progress bar.
 
     Raises:
-        RowsError: as `RowWriter`; nothing left to write; boxes that are written otherwise than supposed. RowError: a
-            bad row, with `--on-error fail`.
+        RowsError: as `RowWriter`; no row left; boxes in another convention. RowError: a bad row, with
+            `--on-error fail`.
     """
     excluded = sorted(flags.excluded.ids)
     options = {key: value.name if isinstance(value, Path) else value for key, value in asdict(flags).items()}
     options["exclude_image_ids"] = excluded
-    del options["workers"], options["model"]  # change no byte
+    del options["workers"], options["model"]  # do not affect the rows
     made_by = f"{made_by}, verl-visionr1 {version('verl-visionr1')}"
     provenance = {"made_by": made_by, **source, "options": options}
     tasks, negatives, objects = Counter[str](), Counter[str](), Counter[int]()
@@ -115,12 +114,12 @@ def write_items(
     if flags.model is not None:
         tokens = TokenCounts(load_answer_counter(flags.model), flags.model.resolve().name)
     boxes = ItemBoxes(flags)
-    chosen = selected(after_a_look(items, flags), flags, ledger)
+    chosen = selected(check_first_boxes(items, flags), flags, ledger)
     if show_progress:
         chosen = track(chosen, "rows", total=total if flags.limit is None else flags.limit, transient=True)
     first = next(rows := rows_of(chosen, out, flags, ledger, boxes, allow_none=allow_none), None)
     if first is None:
-        raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the flags, or look at the source")
+        raise RowsError(f"{out}: no row is left: {ledger.losses()}; loosen the filters, or check the source")
     layout = VERL_FEATURES if flags.hf_images else LAYOUTS[flags.to]
     writing = RowWriter(out, embed=flags.embed, layout=layout, provenance=provenance, shard_rows=flags.shard_rows)
     with writing as writer:
@@ -141,11 +140,11 @@ def write_items(
 def rows_of(
     items: Iterable[Item], out: Path, flags: Flags, ledger: Ledger, boxes: ItemBoxes, *, allow_none: bool = False
 ) -> Iterator[Row]:
-    """The rows of some items, in their order; bad ones go to the ledger.
+    """Make the rows of items, in their order; bad ones are reported in the ledger.
 
     Args:
-        out: the file that the rows will go to: copies of images go to `<its name>_images/` beside it.
-        boxes: takes all boxes as they are written.
+        out: the output file; copies of images go to `<its name>_images/` beside it.
+        boxes: collects all boxes as the source writes them.
     """
     prepare = partial(
         prepare_image,
@@ -153,7 +152,7 @@ def rows_of(
         copies_dir=out.with_name(f"{out.stem}_images"),
         verify_decode=flags.verify_decode,
     )
-    groups = (list(group) for _, group in groupby(_well_named(items, ledger), key=lambda item: item.image))
+    groups = (list(group) for _, group in groupby(_check_names(items, ledger), key=lambda item: item.image))
     for group, prepared in _in_threads(groups, lambda group: prepare(group[0].image), flags.workers):
         try:
             image = prepared()
@@ -166,8 +165,8 @@ def rows_of(
         yield from _rows_of_image(group, image, flags, ledger, allow_none)
 
 
-def _well_named(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
-    """The items whose names can be written, and whose image is not another's; the others go to the ledger."""
+def _check_names(items: Iterable[Item], ledger: Ledger) -> Iterator[Item]:
+    """Yield items with UTF-8 names whose image file belongs to no other item; the others go to the ledger."""
     names: dict[str, tuple[str, str]] = {}
     for item in items:
         with ledger.skipping():
@@ -181,15 +180,15 @@ def _check_name(item: Item) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        reason = f"file name {name!r} is not UTF-8, as rows must be"
+        reason = f"file name {name!r} is not UTF-8, which rows need"
         raise RowError("file name not UTF-8", f"{ascii(item.where)[1:-1]}: {reason}; rename the file") from None
 
 
 def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
-    """Refuse an image that was found by the end or another case of its name, and is by another's already in a row.
+    """Refuse an image file found by part of its name if another item already uses it under another name.
 
     Args:
-        names: image file -> the longest name that it went by, and where.
+        names: image file -> its longest name so far, and the place of that name.
     """
     if not isinstance(item.image, Path) or not item.file_name:
         return
@@ -198,12 +197,12 @@ def _check_owner(item: Item, names: dict[str, tuple[str, str]]) -> None:
         return
     tails = path_tails(item.file_name)
     own = normal_spelling(item.image.name)
-    if not tails or tails[-1].casefold() != own.casefold():  # found by other means, as PixMo's are
+    if not tails or tails[-1].casefold() != own.casefold():  # found otherwise, as in PixMo
         return
     if not may_be_one_image(item.file_name, known):
-        reason = f"its image {item.file_name!r} was found only by the end of this name, as {item.image}"
+        reason = f"its image {item.file_name!r} was found only by the end of its name, as {item.image}"
         raise RowError(
-            "two names of one image file", f"{item.where}: {reason}, which is {known!r} of {where}, too; fetch it"
+            "two names of one image file", f"{item.where}: {reason}, also used for {known!r} of {where}; fetch it"
         )
     if len(tails) > len(path_tails(known)):
         names[path] = item.file_name, item.where
@@ -223,7 +222,7 @@ def _rows_of_image(group: list[Item], image: RowImage, flags: Flags, ledger: Led
 def _in_threads(
     groups: Iterable[list[Item]], prepare: Callable[[list[Item]], RowImage], workers: int
 ) -> Iterator[tuple[list[Item], Callable[[], RowImage]]]:
-    """(group, what gives its image or raises), in order; threads work ahead of the one who asks."""
+    """Yield (group, function that returns its image or raises), in order; threads work ahead of the caller."""
     if workers == 1:
         for group in groups:
             yield group, partial(prepare, group)

@@ -14,17 +14,17 @@ from verl_visionr1.conversion.sources import read_bytes
 from verl_visionr1.files import RowsError
 
 SPLIT_KEYS = {"val": ("val", "validation", "valid")}
-"""Keys of data.yaml for a split, where it has several."""
+"""Keys of data.yaml for a split that has several spellings."""
 
 
 class Description(NamedTuple):
-    """What a data set of YOLO says of itself.
+    """The description of a YOLO data set.
 
     Attributes:
-        names: names of classes by their number.
-        images: folders of images, and lists of them.
-        root: what file names are relative to.
-        key_points: how many numbers of key points follow each box; None: none, and a long line is a polygon.
+        names: class number -> name.
+        images: folders of images, and image lists.
+        root: folder that file names are relative to.
+        key_points: number of key point values after each box; None: no key points, and a long line is a polygon.
     """
 
     names: dict[int, str]
@@ -34,15 +34,15 @@ class Description(NamedTuple):
 
 
 def describe(source: Path, split: str, images: Path | None = None) -> Description:
-    """What data.yaml or obj.data says of a split.
+    """Read the description of a split from data.yaml or obj.data.
 
     Args:
         source: data.yaml; obj.data, which names the list of names and the lists of images; or, with `images`, a file of
             names.
-        images: a folder of images or a list of them, instead of what stands in data.yaml.
+        images: a folder of images or an image list, instead of the entry in data.yaml.
 
     Raises:
-        RowsError: missing or garbled, no names, no such split, or nothing where it says that the images are.
+        RowsError: missing or garbled file, no names, no such split, or no images at the given path.
     """
     if images is not None and not images.exists():
         raise RowsError(f"--images {images}: no such folder or list; check the path")
@@ -58,7 +58,7 @@ def describe(source: Path, split: str, images: Path | None = None) -> Descriptio
 
 
 def _describe_darknet(source: Path, split: str, images: Path | None) -> Description:
-    """What an index (obj.data) says of a split, or a list of names with `images`."""
+    """Read the description from an index (obj.data), or from a list of names with `images`."""
     index = _read_index(source)
     if index is not None:
         folder = source.absolute().parent
@@ -67,13 +67,13 @@ def _describe_darknet(source: Path, split: str, images: Path | None) -> Descript
         key = _split_key(source, index, split) if images is None else ""
         return Description(dict(enumerate(names)), [images or _listed_file(source, index, key)], folder, None)
     if images is None:
-        raise RowsError(f"{source}: no data.yaml, which says where the images are: give --images")
+        raise RowsError(f"{source}: not a data.yaml, which names the folder of images; give --images")
     root = images if images.is_dir() else images.absolute().parent
     return Description(dict(enumerate(read_names(source))), [images], root, None)
 
 
 def _read_index(path: Path) -> dict[str, str] | None:
-    """The settings of darknet's obj.data, `key = value` on every line; None of a file that is none."""
+    """Return the settings of darknet's obj.data, `key = value` on every line; None for any other file."""
     try:
         lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
@@ -84,17 +84,17 @@ def _read_index(path: Path) -> dict[str, str] | None:
 
 
 def _listed_file(source: Path, index: dict[str, str], key: str) -> Path:
-    """A file that an index names; its folders are those of another machine."""
+    """Find a file that an index names; its folders may be those of another machine."""
     found = find_below(source.absolute().parent, index[key])
     if found is None:
         raise RowsError(
-            f"{source}: {key} = {index[key]}: no such file in this folder; put it beside, or correct the path"
+            f"{source}: {key} = {index[key]}: no such file in this folder; copy it there, or correct the path"
         )
     return found
 
 
 def _split_key(source: Path, document: Mapping[Any, Any], split: str) -> str:
-    """Under which key the images of a split stand."""
+    """Return the key under which the images of a split are listed."""
     key = next((key for key in SPLIT_KEYS.get(split, (split,)) if document.get(key)), None)
     if key is None:
         there = [key for key in ("train", "val", "validation", "valid", "test", "minival") if document.get(key)]
@@ -111,14 +111,14 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         document = yaml.safe_load(read_bytes(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RowsError(f"{path}: no YAML: {' '.join(str(error).split())[:200]}; correct it") from None
+        raise RowsError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}; correct it") from None
     if not isinstance(document, dict):
-        raise RowsError(f"{path}: holds no keys such as names and train; is it the right file?")
+        raise RowsError(f"{path}: has no keys such as names and train; is it the right file?")
     return document
 
 
 def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
-    """Names by class number, from a list, or from a dictionary, which may have gaps."""
+    """Return names by class number, from a list or from a dictionary, which may have gaps."""
     given = document.get("names")
     if not isinstance(given, list | dict) or not given:
         raise RowsError(f"{source}: names: needs a list of names, or a dictionary from number to name; add it")
@@ -126,7 +126,7 @@ def _names(source: Path, document: dict[Any, Any]) -> dict[int, str]:
     for key, name in given.items() if isinstance(given, dict) else enumerate(given):
         if isinstance(name, bool):
             raise RowsError(
-                f"{source}: names: {key} is {name}: yes, no, on, off are no texts in YAML; put it in quotes"
+                f"{source}: names: {key} is {name}: YAML reads yes, no, on, off as booleans; put it in quotes"
             )
         if not isinstance(name, str | int | float):
             raise RowsError(f"{source}: names: {key} is a {type(name).__name__}: needs a text; correct it")
@@ -148,21 +148,21 @@ def _key_points(source: Path, document: dict[Any, Any]) -> int | None:
 
 
 def _images(source: Path, document: dict[Any, Any], split: str, roots: list[Path]) -> list[Path]:
-    """Folders and lists of a split."""
+    """Return the image folders and lists of a split."""
     key = _split_key(source, document, split)
     entries = document[key] if isinstance(document[key], list) else [document[key]]
     if not all(isinstance(entry, str) for entry in entries):
         raise RowsError(f"{source}: {key}: needs a path, or a list of paths; correct it")
-    return [_found(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
+    return [_find_path(f"{source}: {key}", entry.replace("\\", "/"), roots) for entry in entries]
 
 
-def _found(where: str, entry: str, roots: list[Path]) -> Path:
-    """The folder or list of an entry. Roboflow writes a `../` too many; where both readings exist, nobody can tell."""
+def _find_path(where: str, entry: str, roots: list[Path]) -> Path:
+    """Return the folder or list of an entry. Roboflow writes a surplus `../`; if both paths exist, it is ambiguous."""
     names = dict.fromkeys((entry, entry.removeprefix("../")))
     for root in roots:
         found = [path for path in (root / name for name in names) if path.exists()]
         if len(found) == 1:
             return Path(os.path.abspath(found[0]))
         if found:
-            raise RowsError(f"{where}: both {found[0]} and {found[1]} are there; correct the entry, or give --images")
+            raise RowsError(f"{where}: both {found[0]} and {found[1]} exist; correct the entry, or give --images")
     raise RowsError(f"{where}: no {roots[0] / entry}; correct `path` or the entry, or give --images")

@@ -1,18 +1,18 @@
-"""CLEVR and its kin -> parquet rows for verl: counting and pointing.
+"""CLEVR and related data sets -> parquet rows for verl: counting and pointing.
 
     visionr1 convert clevr scenes/CLEVR_train_scenes.json images/train clevr_train.parquet --limit 70000
     visionr1 convert clevr clevr_cogen_a_train/data/*.parquet . r1v_train.parquet
     visionr1 convert clevr superclevr_test200_counting_problems.jsonl images r1v_test.parquet --split test
 
-By what the files are:
+The suffix of a file determines how it is read:
 
 * `.json`, CLEVR's scenes: {"scenes": [{"image_filename": "CLEVR_train_000000.png", "image_index": 0, "objects":
   [{"color": "gray", "size": "large", "material": "rubber", "shape": "cube", "pixel_coords": [269, 88, 12.66], ...}]}]}.
-  Rows ask for what `--attributes` say: "cube", "gray rubber cube". There are no boxes; an object's point is its centre
-  in 3D as the camera sees it, which another object may hide. Images are RGBA, and flattened.
+  `--attributes` sets the phrases: "cube", "gray rubber cube". There are no boxes; an object's point is its projected 3D
+  centre, which another object may hide. Images are RGBA, and are flattened.
 * `.parquet`, R1-V's CLEVR-70k (`leonardPKU/clevr_cogen_a_train`): image, problem, solution "<answer> 3 </answer>".
 * `.jsonl`, R1-V's SuperCLEVR: {"image_path": "./images/superCLEVR_new_025000.png", "question": ..., "ground_truth": 4}.
-  The latter two are counting with a question of the data set's own.
+  The latter two are counting, with the data set's own questions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from verl_visionr1.conversion.values import count_of, points_of, record_of, text
 from verl_visionr1.files import RowError, RowsError
 
 ATTRIBUTES = ("size", "color", "material", "shape")
-"""What CLEVR says of an object, in the order in which its questions say it."""
+"""Attributes of an object, in the word order of CLEVR's questions."""
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -47,7 +47,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/clevr_{task}"
     attributes: Annotated[
-        list[str], f"Scenes: a kind of phrase, of {', '.join(ATTRIBUTES)}; give the flag once for each kind."
+        list[str], f"Scenes: a kind of phrase, from {', '.join(ATTRIBUTES)}; repeat the flag for more kinds."
     ] = field(default_factory=lambda: ["shape", "color material shape"])
 
     def __post_init__(self) -> None:
@@ -61,11 +61,11 @@ class Options(CountFlags):
 
 
 Places = dict[str, list[Point]]
-"""Phrase -> the centres of the objects that it means."""
+"""Phrase -> centres of its objects."""
 
 
 class Scene(NamedTuple):
-    """One image: for each kind of phrase, what is there."""
+    """One image: for each kind of phrase, the objects in it."""
 
     where: str
     image_id: str
@@ -74,11 +74,11 @@ class Scene(NamedTuple):
 
 
 def read_scenes(path: Path, options: Options, ledger: Ledger) -> list[Scene]:
-    """The scenes of a file."""
+    """Read the scenes of a file."""
     document = read_json(path)
     entries = document.get("scenes") if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise RowsError(f"{path}: has no list of scenes; is it a *_scenes.json of CLEVR?")
+        raise RowsError(f"{path}: no list of scenes; is it a *_scenes.json of CLEVR?")
     scenes = []
     for number, entry in enumerate(entries):
         with ledger.skipping():
@@ -110,20 +110,20 @@ def _places(where: str, objects: list[Any], attributes: Sequence[str]) -> Places
 
 
 def _items_of_scenes(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """A row for each phrase that is there; with `--negatives` also for one of each kind that is not."""
+    """Yield a row for each present phrase; with `--negatives` also one absent phrase of each kind."""
     scenes = read_scenes(path, options, ledger)
     vocabularies = [sorted(set().union(*kinds)) for kinds in zip(*(scene.kinds for scene in scenes), strict=True)]
     rng = random.Random(options.seed)
     for scene in scenes:
-        asked: Places = {}
+        requested: Places = {}
         for places, vocabulary in zip(scene.kinds, vocabularies, strict=True):
-            asked |= places
+            requested |= places
             absent = [phrase for phrase in vocabulary if phrase not in places] if options.negatives else []
             if absent:
-                asked[rng.choice(absent)] = []
+                requested[rng.choice(absent)] = []
         with ledger.skipping():
             image = find_image(images_dir, scene.file_name, scene.where)
-            for phrase, points in asked.items():
+            for phrase, points in requested.items():
                 for task in options.tasks:
                     yield Item(
                         where=scene.where,
@@ -142,7 +142,7 @@ def _items_of_scenes(path: Path, images_dir: Path, options: Options, ledger: Led
 
 
 def _item(where: str, record: Any, images_dir: Path, facts: dict[str, Any]) -> Item:
-    """The row of a question of R1-V's files."""
+    """Make the item of a question in R1-V's files."""
     record = record_of(record, where)
     question = text_of(record, ["problem", "question"], where)
     answer = record.get("solution", record.get("ground_truth"))
@@ -166,7 +166,7 @@ def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledg
             yield from _items_of_scenes(path, images_dir, options, ledger)
             continue
         if "pointing" in options.tasks:
-            raise RowsError(f"{path}: questions of counting, without points: leave out --task")
+            raise RowsError(f"{path}: counting questions without points; leave out --task")
         for number, (where, record) in enumerate(read_records(path)):
             with ledger.skipping():
                 yield _item(where, record, images_dir, {"file": path.name, "row": number})
@@ -175,7 +175,7 @@ def _items(annotations: Sequence[Path], images_dir: Path, options: Options, ledg
 @converter("counting", "pointing", example="CLEVR_val_scenes.json images/val clevr_val.parquet --split val --task both")
 def convert(
     annotations: Annotated[list[Path], "Files of one of the three kinds."],
-    images_dir: Annotated[Path, "Folder of the images; any (.) where a parquet holds them."],
+    images_dir: Annotated[Path, "Folder of the images; any (.) if a parquet embeds them."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:

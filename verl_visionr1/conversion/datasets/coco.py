@@ -2,7 +2,7 @@
 
     visionr1 convert coco instances_train2017.json train2017 coco_train.parquet --on-error skip
 
-COCO itself, Objects365, V3Det, ODinW and what Roboflow, CVAT or Label Studio export as COCO.
+Reads COCO, Objects365, V3Det, ODinW, and COCO exports of Roboflow, CVAT and Label Studio.
 """
 
 from __future__ import annotations

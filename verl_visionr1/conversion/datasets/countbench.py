@@ -3,10 +3,10 @@
     visionr1 convert countbench CountBenchQA/data/*.parquet countbench.parquet
     visionr1 convert countbench countbench/data/*.parquet countbench.parquet --questions QUESTIONS.json
 
-`vikhyatk/CountBenchQA` holds image, text, question, number. `nielsr/countbench` holds image, text, number, and its
-questions are in big_vision's `countbench_paired_questions.json`, a list of {"question": ...} in the order of its 540
-rows. Rows whose image is null (some 50: links died) are left out. A grey image is kept; some published evaluations drop
-the one that is there, and so count a row less.
+`vikhyatk/CountBenchQA` has image, text, question, number. `nielsr/countbench` has image, text, number; its questions
+are in big_vision's `countbench_paired_questions.json`, a list of {"question": ...} in the order of its 540 rows. Rows
+with a null image (about 50 dead links) are left out. Its one grey image is kept; some published evaluations drop it,
+and so have one row less.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Options(Flags):
 
 
 def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledger) -> Iterator[Item]:
-    """An item for each row with an image."""
+    """Yield an item for each row with an image."""
     paired = _paired(annotations, questions) if questions else None
     for number, (where, record) in enumerate(chain.from_iterable(map(read_records, annotations))):
         with ledger.skipping():
@@ -52,21 +52,21 @@ def read_items(annotations: Sequence[Path], questions: Path | None, ledger: Ledg
 
 
 def _paired(annotations: Sequence[Path], questions: Path) -> list[dict[str, Any]]:
-    """What the file of questions says of each row."""
+    """Read the question of each row."""
     found = read_json(questions, list[dict[str, Any]])
     rows = 0
     for path in annotations:
         with open_parquet(path) as parquet:
             rows += parquet.metadata.num_rows
     if len(found) != rows:
-        reason = f"{len(found)} questions for {rows} rows, and they are paired by their order"
+        reason = f"{len(found)} questions for {rows} rows, but they are paired by order"
         raise RowsError(f"{questions}: {reason}; give the files that belong together")
     return [{"question": entry.get("question")} for entry in found]
 
 
 def _item(where: str, record: Mapping[str, Any], number: int) -> Item:
     if "question" not in record:
-        raise RowsError(f"{where}: no column question; give the file of questions with --questions")
+        raise RowsError(f"{where}: no column question; give the questions file with --questions")
     return Item(
         where=where,
         image=embedded_image(record["image"], where),

@@ -2,10 +2,10 @@
 
     visionr1 convert crowdhuman annotation_train.odgt Images people.parquet --box vbox --max-instances 60
 
-`annotation_train.odgt`, `annotation_val.odgt`: one JSON a line; `Images/<ID>.jpg`, the ID with its comma. Boxes are
-x, y, width, height in pixels; sizes are read from the images. `fbox` is the whole body, also where it is hidden or
-beyond the image's edge (it is clipped), `vbox` what can be seen, `hbox` the head. Boxes with the tag "mask" (crowds,
-reflections, statues), and people or heads with `ignore`, are regions to ignore: such an image is no row of counting.
+`annotation_train.odgt`, `annotation_val.odgt`: one JSON per line; `Images/<ID>.jpg`, where the ID has a comma. Boxes
+are x, y, width, height in pixels; sizes are read from the images. `fbox` is the whole body, including hidden parts and
+those outside the image (clipped); `vbox` is the visible part, `hbox` the head. Boxes with the tag "mask" (crowds,
+reflections, statues), and people or heads with `ignore`, are regions to ignore: their images make no counting rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from verl_visionr1.conversion.vocabulary import AnnotatedImage, Columns
 from verl_visionr1.files import RowError
 
 BODIES_OUTSIDE = 0.5
-"""Share of whole bodies that may reach beyond the edge, where nobody sees them; of other boxes `MOST_CLIPPED` may."""
+"""Share of whole bodies that may extend outside the image; of other boxes `MOST_CLIPPED` may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +37,18 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/crowdhuman_{task}"
     box: Annotated[
         Literal["fbox", "vbox", "hbox"],
-        "fbox: the whole body, hidden parts too (the benchmark's own); vbox: what is seen; hbox: head.",
+        "fbox: the whole body with hidden parts (used by the benchmark); vbox: the visible part; hbox: the head.",
     ] = "fbox"
     name: Annotated[str | None, "What to ask for. Default: person, or head with --box hbox."] = None
 
     @property
     def phrase(self) -> str:
-        """What is asked for."""
+        """The requested phrase."""
         return self.name or ("head" if self.box == "hbox" else "person")
 
 
 def _image(where: str, record: Any, images_dir: Path, columns: Columns) -> AnnotatedImage | None:
-    """The image of a line; None: it is on the exclusion list. An ID that comes again has two sets of boxes."""
+    """Return the image of a line, or None if excluded. A repeated ID is refused: it has two sets of boxes."""
     record = record_of(record, where)
     if not isinstance(record.get("gtboxes"), list):
         raise RowError("malformed entry", f"{where}: {str(record)[:80]!r}: needs ID and a list gtboxes; correct it")
@@ -61,23 +61,23 @@ def _image(where: str, record: Any, images_dir: Path, columns: Columns) -> Annot
     name = f"{image_id}.jpg"
     if columns.excludes(image_id, name):
         return None
-    path = find_below(images_dir / "Images", name) or find_image(images_dir, name, where)  # `Images`: of the zips
+    path = find_below(images_dir / "Images", name) or find_image(images_dir, name, where)  # `Images`: from the zips
     return AnnotatedImage(image_id, name, path, size_of_unturned(path, where))
 
 
 def _add(columns: Columns, image: int, place: int, entry: Any, kind: str) -> None:
-    """Take one box, or region to ignore."""
+    """Add one box, or region to ignore."""
     entry = entry if isinstance(entry, dict) else {}
     is_person = entry.get("tag") == "person"
     ignored = _ignored(entry, "extra") or (kind == "hbox" and _ignored(entry, "head_attr"))
     mark = ("ignore" if ignored else "") if is_person else str(entry.get("tag", "no person"))
-    key = kind if is_person or "fbox" not in entry else "fbox"  # a crowd has no one head
+    key = kind if is_person or "fbox" not in entry else "fbox"  # a crowd has no single head
     box = entry.get(key)
     columns.add(image, 0, box, place, mark=mark, written=f"{key} {str(box)[:80]}")
 
 
 def _ignored(entry: dict[str, Any], attributes: str) -> bool:
-    """Whether `extra` or `head_attr` says so; both and all their keys may lack."""
+    """Whether `extra` or `head_attr` has `ignore`; both and their keys may be missing."""
     found = entry.get(attributes)
     return isinstance(found, dict) and bool(found.get("ignore"))
 

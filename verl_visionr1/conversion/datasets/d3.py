@@ -3,16 +3,15 @@
     visionr1 convert d3 d3_pkl d3_images d3.parquet --task grounding
 
 `d3_pkl/{sentences,annotations,images,groups}.pkl` and `d3_images/`; or `d3_json/d3_{full,pres,abs}_annotations.json` in
-COCO's layout, where a category is a sentence. A box may fit several sentences ("a dog", "a dog not on a leash"), and
-most sentences fit nothing in most images: those rows, with nothing to find, are the point of the set.
+COCO's layout, where a category is a sentence. A box may fit several sentences ("a dog", "a dog not on a leash"). Most
+sentences fit nothing in most images; these empty rows are the purpose of the data set.
 
-Images come in groups, with about four sentences each that every image of the group is asked for (`--ask intra`, the
-authors' default); all of them that fit nothing are rows too, unless `--negatives` says how many. `--ask inter` asks
-every image for all 422 sentences: there `--negatives` draws, and its default is none. The json does not say which
-group an image is of: `--groups d3_pkl` does.
+Every image is asked for the sentences of its group, about four (`--ask intra`, the authors' default). Sentences that
+fit nothing are rows too, unless `--negatives` limits them. `--ask inter` asks every image for all 422 sentences, with
+negatives drawn by `--negatives` (default: none). The json does not contain the groups; `--groups d3_pkl` adds them.
 
-As in the authors' own conversion to json, `iscrowd` is not looked at, and a box is the first row of a numpy array
-(plain lists are taken too). `--ask inter` trusts a json to hold the boxes of all sentences on all images.
+As in the authors' conversion to json, `iscrowd` is ignored, and a box is the first row of a numpy array (plain lists
+are accepted too). `--ask inter` assumes that a json has the boxes of all sentences on all images.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/d3_{task}"
     ask: Annotated[
-        Literal["intra", "inter"], "intra: for the sentences of the image's group; inter: for all of the set."
+        Literal["intra", "inter"], "intra: the sentences of the image's group; inter: all sentences of the data set."
     ] = "intra"
     descriptions: Annotated[
         Literal["full", "pres", "abs"],
-        "full: all sentences; pres: those of what is there; abs: those of what is lacking.",
+        "full: all sentences; pres: those about presence; abs: those about absence.",
     ] = "full"
     groups: Annotated[Path | None, "For a json: folder of images.pkl and groups.pkl."] = None
 
@@ -76,23 +75,23 @@ class _Group(msgspec.Struct):
 
 
 def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> Annotations:
-    """The boxes, and which sentences each image is asked for."""
+    """Read the boxes, and the sentences to ask for on each image."""
     require_images(images_dir)
     if path.is_dir():
         if options.groups is not None:
-            raise RowsError(f"--groups {options.groups}: for a json; {path} has groups of its own")
+            raise RowsError(f"--groups {options.groups}: only for a json; {path} has its own groups")
         data, index_of = _read_pickles(path, images_dir, ledger, options)
         groups = path
     else:
         if options.descriptions != "full":
             other = f"d3_{options.descriptions}_annotations.json"
-            raise RowsError(f"--descriptions {options.descriptions}: for pickles; take {other} instead of {path}")
+            raise RowsError(f"--descriptions {options.descriptions}: only for pickles; use {other} instead of {path}")
         parts = read_parts(path, images_dir, ledger, options)
         data, index_of, groups = parts.data, parts.category_of, options.groups
     if options.ask == "inter":
         return data
     if groups is None:
-        reason = "a json does not say which sentences an image's group has"
+        reason = "a json does not contain the sentences of an image's group"
         raise RowsError(f"{path}: {reason}; give --groups d3_pkl, or --ask inter")
     return replace(data, images=list(_with_groups(data, groups, index_of, ledger)), own_negatives=True)
 
@@ -101,16 +100,16 @@ def read_d3(path: Path, images_dir: Path, ledger: Ledger, options: Options) -> A
 
 
 def _entries(folder: Path, name: str) -> dict[str, Any]:
-    """key_of its id -> entry, of one of the four pickles."""
+    """Read key -> entry of one of the four pickles."""
     path = folder / f"{name}.pkl"
     found = read_pickle(path)
     if not isinstance(found, dict):
-        raise RowsError(f"{path}: needs a dictionary, holds {type(found).__name__}; is it D3's?")
+        raise RowsError(f"{path}: needs a dictionary, has {type(found).__name__}; is it from D3?")
     return {str(key_of(key)): entry for key, entry in found.items()}
 
 
 def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterator[tuple[str, str, T]]:
-    """(place, id, entry) of each sound entry of one of the four pickles."""
+    """Yield (place, id, entry) of each valid entry of one of the four pickles."""
     for key, entry in _entries(folder, name).items():
         where = f"{name}.pkl: entry {key}"
         try:
@@ -122,7 +121,7 @@ def _decoded(folder: Path, name: str, type_: type[T], ledger: Ledger) -> Iterato
 def _read_pickles(
     folder: Path, images_dir: Path, ledger: Ledger, options: Options
 ) -> tuple[Annotations, Mapping[str, int]]:
-    """The boxes; and key of each sentence -> its index in the names."""
+    """Read the boxes, and key of each sentence -> its index in the names."""
     sentences = {key: entry for _, key, entry in _decoded(folder, "sentences", _Sentence, ledger)}
     names, places = named_once([entry.raw_sent for entry in sentences.values()], ledger)
     index_of = dict(zip(sentences, places, strict=True))
@@ -146,7 +145,7 @@ def _add_images(columns: Columns, folder: Path, images_dir: Path) -> None:
 
 
 def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, index_of: Mapping[str, int]) -> None:
-    """Take a box for each sentence that it fits."""
+    """Add a box for each sentence that it fits."""
     image = columns.number_of.get(str(key_of(entry.image_id)))
     if image == LEFT_OUT:
         columns.ledger.left_out["annotation of an image left out"] += 1
@@ -170,7 +169,7 @@ def _add_annotation(columns: Columns, where: str, key: str, entry: _Annotation, 
 def _with_groups(
     data: Annotations, folder: Path, index_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[AnnotatedImage]:
-    """The images, and the sentences of their groups; those that the annotations do not list are not asked for."""
+    """Yield the images with the sentences of their groups, without those missing from the annotations."""
     inner = {
         key: frozenset(index_of[it] for it in _ids(entry.inner_sent_id) if it in index_of)
         for _, key, entry in _decoded(folder, "groups", _Group, ledger)
@@ -188,7 +187,7 @@ def _with_groups(
 
 
 def _ids(value: Any) -> list[str]:
-    """One id or several, as text."""
+    """Return one id or several, as text."""
     values: Iterable[Any] = value if isinstance(value, list) else [value]
     return [str(key_of(it)) for it in values]
 

@@ -2,15 +2,15 @@
 
     visionr1 convert flickr30k flickr30k_entities flickr30k-images flickr_train.parquet
 
-On disk: the repository of the annotations, its annotations.zip unpacked: `Annotations/<id>.xml`, `Sentences/<id>.txt`,
-`train.txt`, `val.txt`, `test.txt`, `UNRELATED_CAPTIONS`; and a folder of `<id>.jpg` (got by request form).
-`--split` says which list of images is read.
+Needs the annotation repository with annotations.zip unpacked: `Annotations/<id>.xml`, `Sentences/<id>.txt`,
+`train.txt`, `val.txt`, `test.txt`, `UNRELATED_CAPTIONS`; and a folder of `<id>.jpg` (available by request form).
+`--split` selects the list of images.
 
-A caption marks its phrases: `[/EN#1/people A man] with [/EN#2/bodyparts pierced ears]`. The number is that of a
-coreference chain, which the xml gives boxes: 1-based, both corners inside, so that 1 is taken off xmin and ymin alone.
-A chain has any number of boxes; `--boxes` says what is done with many. Not asked for, and counted: phrases of chain 0
-(not visual), of a whole scene, without a box, and those that stand for different chains of one image ("a man" and
-"a man"). What several captions call by the same words is one row. Captions that UNRELATED_CAPTIONS lists are left out.
+A caption marks its phrases: `[/EN#1/people A man] with [/EN#2/bodyparts pierced ears]`. The number is a coreference
+chain with boxes in the xml. They are 1-based with both corners inside, so that only xmin and ymin are reduced by 1. A
+chain has any number of boxes; see `--boxes`. Left out and counted are phrases of chain 0 (not visual), of a whole
+scene, without a box, or of several chains in one image ("a man" and "a man"). Equal phrases of several captions are one
+row. Captions listed in UNRELATED_CAPTIONS are left out.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/flickr30k"
     boxes: Annotated[
         Literal["many", "union", "single"],
-        "A phrase of many boxes: many asks for all, union for the box around them, single drops it.",
+        "A phrase with several boxes: many asks for all, union for the box around them, single drops it.",
     ] = "many"
 
 
 @dataclass(slots=True)
 class _Chains:
-    """What the xml of an image says: size of its frame, and of each chain its boxes, or why it has none."""
+    """The xml of an image: size of its frame, and the boxes of each chain, or why it has none."""
 
     size_wh: tuple[int, int]
     boxes: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def _image_ids(entities: Path, split: str) -> list[str]:
 
 
 def _files_of(entities: Path, image_id: str) -> tuple[Path, Path]:
-    """The captions and the boxes of an image."""
+    """Return the files of an image's captions and boxes."""
     return entities / "Sentences" / f"{image_id}.txt", entities / "Annotations" / f"{image_id}.xml"
 
 
@@ -81,7 +81,7 @@ def _files_of(entities: Path, image_id: str) -> tuple[Path, Path]:
 
 
 def _read_unrelated(entities: Path) -> frozenset[tuple[str, int]]:
-    """(image id, caption from 1) of captions that do not fit their image; lines are `129602216 5`."""
+    """Read (image id, caption from 1) of captions that do not fit their image; lines are `129602216 5`."""
     path = entities / "UNRELATED_CAPTIONS"
     if not path.exists():
         return frozenset()
@@ -147,13 +147,13 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
         with ledger.skipping():
             try:
                 phrases, chains = _read_captions(captions), _read_boxes(boxes, written)
-            except RowsError as error:  # of one file among thousands
+            except RowsError as error:  # affects one file among thousands
                 raise RowError(getattr(error, "kind", "annotation file unreadable"), str(error)) from None
             related = [it for it in phrases if (image_id, it.caption) not in unrelated]
             left_out = len(phrases) - len(related)
             ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] += left_out
-            for same in _one_wording(related, chains, ledger):
-                found = _boxes_asked_for(chains.boxes[same[0].chain], options.boxes)
+            for same in _group_by_words(related, chains, ledger):
+                found = _select_boxes(chains.boxes[same[0].chain], options.boxes)
                 if found is None:
                     ledger.left_out["phrase of many boxes"] += 1
                     continue
@@ -171,8 +171,8 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
                 )
 
 
-def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
-    """The phrases that have boxes, those of the same words together; words for several chains are left out."""
+def _group_by_words(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Iterator[list[_Phrase]]:
+    """Group phrases with boxes by their words; leave out words of several chains."""
     by_words: dict[str, list[_Phrase]] = {}
     for phrase in phrases:
         by_words.setdefault(normalize_label(phrase.text), []).append(phrase)
@@ -180,7 +180,7 @@ def _one_wording(phrases: list[_Phrase], chains: _Chains, ledger: Ledger) -> Ite
         placed = [it for it in same if it.chain in chains.boxes]
         ledger.left_out.update(f"phrase {_why_not(it.chain, chains)}" for it in same if it.chain not in chains.boxes)
         if len({it.chain for it in placed}) > 1:
-            ledger.left_out["phrase that stands for several chains of its image"] += len(placed)
+            ledger.left_out["phrase of several chains of its image"] += len(placed)
         elif placed:
             ledger.notes["phrase repeated in another caption dropped"] += len(placed) - 1
             yield placed
@@ -194,8 +194,8 @@ def _why_not(chain: str, chains: _Chains) -> str:
     return "without a box (nobndbox)" if chain in chains.without_box else "of a chain that the xml does not have"
 
 
-def _boxes_asked_for(boxes: list[list[float]], wanted: str) -> list[list[float]] | None:
-    """The boxes of a row; None where the phrase makes none."""
+def _select_boxes(boxes: list[list[float]], wanted: str) -> list[list[float]] | None:
+    """Return the boxes of a row; None if the phrase makes no row."""
     once = [list(box) for box in dict.fromkeys(map(tuple, boxes))]
     if len(once) == 1 or wanted == "many":
         return once
@@ -207,7 +207,7 @@ def _boxes_asked_for(boxes: list[list[float]], wanted: str) -> list[list[float]]
 
 @converter("grounding", example="flickr30k_entities flickr30k-images flickr_val.parquet --split val")
 def convert(
-    entities: Annotated[Path, "Folder of Annotations, Sentences and the lists that --split names (train, val, test)."],
+    entities: Annotated[Path, "Folder with Annotations, Sentences and the lists for --split (train, val, test)."],
     images_dir: Annotated[Path, "Folder of <id>.jpg."],
     options: Options,
     ledger: Ledger,

@@ -1,16 +1,16 @@
-"""FSC-147 -> parquet rows for verl: counting and pointing, one class an image.
+"""FSC-147 -> parquet rows for verl: counting and pointing, one class per image.
 
     visionr1 convert fsc147 annotation_FSC147_384.json Train_Test_Val_FSC_147.json ImageClasses_FSC147.txt \\
         images_384_VarV2 fsc_train.parquet
 
-The count is the number of points, given in pixels of the images of `images_384_VarV2`, which are 384 high: other images
-are refused. The exemplar boxes (3 an image, sometimes more) are no truth, and left aside. Classes are plurals ("sea
-shells"; underscores become blanks), disjoint between the splits train, val and test. FSCD-147's
-`instances_{val,test}.json` (`--boxes`, COCO layout) has the boxes of all objects: an image's boxes stand for its points
-where they are as many and lie around them.
+The count is the number of points. They are in pixels of `images_384_VarV2`, whose images are 384 high; other images are
+refused. The exemplar boxes (3 or more per image) are not the ground truth, and are ignored. Classes are plurals ("sea
+shells"; underscores become blanks), and disjoint between the splits train, val and test. FSCD-147's
+`instances_{val,test}.json` (`--boxes`, COCO layout) has boxes of all objects. An image's boxes replace its points if
+their number is equal and they enclose the points.
 
-Counts run from 7 to 3731, hence `--max-instances` 50. Some images are there under several names, also across splits
-(arXiv 2205.10203): `visionr1 doctor train.parquet --val val.parquet` finds them.
+Counts range from 7 to 3731, hence `--max-instances` 50. Some images have several names, also across splits (arXiv
+2205.10203); `visionr1 doctor train.parquet --val val.parquet` finds them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from verl_visionr1.images import read_size
 
 Boxes = list[list[float]]
 HEIGHT = 384
-"""Of the images in whose pixels the points are."""
+"""Height of the images in whose pixels the points are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Options(CountFlags):
 
 
 def _classes(path: Path) -> dict[str, str]:
-    """File name -> class; the two stand on a line with a tab between."""
+    """Read file name -> class; each line has both, separated by a tab."""
     names: dict[str, str] = {}
     for line in read_lines(path):
         file_name, *rest = line.split("\t" if "\t" in line else None, 1)
@@ -59,7 +59,7 @@ def _classes(path: Path) -> dict[str, str]:
 
 
 def _all_boxes(path: Path) -> dict[str, Boxes]:
-    """File name -> its boxes as x1, y1, x2, y2; the file gives x, y, width, height."""
+    """Read file name -> its boxes as x1, y1, x2, y2; the file has x, y, width, height."""
     boxes: dict[str, Boxes] = defaultdict(list)
     document = read_json(path, dict[str, Any])
     try:
@@ -86,11 +86,11 @@ def _items(
     options: Options,
     ledger: Ledger,
 ) -> Iterator[Item]:
-    """The rows of an image, whose `entry` is that of the annotation file, and `plural` what is counted on it."""
+    """Yield the rows of an image; `entry` is its annotation, and `plural` the class to count."""
     path = find_image(images_dir, name, where)
     if not isinstance(entry, dict) or plural is None:
         missing = "annotation" if plural is not None else "class"
-        raise RowError(f"image without {missing}", f"{where}: the split names it, but it has no {missing}; correct it")
+        raise RowError(f"image without {missing}", f"{where}: it is in the split, but has no {missing}; correct it")
     points = points_of(entry.get("points"), where)
     size_wh, _ = read_size(path)
     _check_frame(where, entry, size_wh)
@@ -113,25 +113,25 @@ def _items(
 
 
 def _check_frame(where: str, entry: Mapping[str, Any], size_wh: tuple[int, int]) -> None:
-    """Refuse an image of another size than that in whose pixels the points are."""
+    """Refuse an image whose size differs from the frame of the points."""
     if size_wh[1] == HEIGHT:
         return
     pairs = [(entry.get("W"), entry.get("ratio_w")), (entry.get("H"), entry.get("ratio_h"))]
     numbers = (int, float)
-    brought_to = [side * ratio for side, ratio in pairs if isinstance(side, numbers) and isinstance(ratio, numbers)]
-    if len(brought_to) == 2 and all(abs(brought_to[i] - size_wh[i]) <= 1 for i in (0, 1)):
+    scaled = [side * ratio for side, ratio in pairs if isinstance(side, numbers) and isinstance(ratio, numbers)]
+    if len(scaled) == 2 and all(abs(scaled[i] - size_wh[i]) <= 1 for i in (0, 1)):
         return
     reason = f"the image is {size_wh[0]} x {size_wh[1]}, but the points are in pixels of an image {HEIGHT} high"
     raise RowError("image of another size", f"{where}: {reason}; use images_384_VarV2")
 
 
 def _fitting_boxes(boxes: Boxes, points: list[Point], ledger: Ledger) -> Boxes:
-    """The boxes, where there is one for each point and most hold one; else none."""
+    """Return the boxes if there is one for each point and most enclose one; else none."""
     held = sum(any(x1 <= x <= x2 and y1 <= y <= y2 for x, y in points) for x1, y1, x2, y2 in boxes)
     if len(boxes) == len(points) and 2 * held > len(boxes):
         return boxes
     if boxes:
-        ledger.notes["boxes that do not fit the points of their image: points taken"] += len(boxes)
+        ledger.notes["boxes that do not fit the points of their image: points used"] += len(boxes)
     return []
 
 
@@ -154,13 +154,14 @@ def convert(
     plurals, boxes = _classes(classes), _all_boxes(options.boxes) if options.boxes else {}
     names = names_of.get(options.split)
     if names is None:
-        raise RowsError(f"--split {options.split}: not in the file of splits; it has {', '.join(names_of)}")
+        raise RowsError(f"--split {options.split}: not in the splits file; it has {', '.join(names_of)}")
 
     def items() -> Iterator[Item]:
         for name in names:
-            where, told = f"{annotations.name}: {name!r}", (entries.get(name), plurals.get(name), boxes.get(name, []))
+            where = f"{annotations.name}: {name!r}"
+            facts = (entries.get(name), plurals.get(name), boxes.get(name, []))
             with ledger.skipping():
-                yield from _items(name, where, *told, images_dir, options, ledger)
+                yield from _items(name, where, *facts, images_dir, options, ledger)
 
     files = [annotations, splits, classes, *filter(None, [options.boxes])]
     return Reading(items=items(), files=files, total=len(names) * len(options.tasks))

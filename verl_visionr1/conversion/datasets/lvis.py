@@ -2,12 +2,12 @@
 
     visionr1 convert lvis lvis_v1_train.json coco lvis_train.parquet --negatives 0.2
 
-`lvis_v1_train.json`, `lvis_v1_val.json` (or v0.5's, or a minival), and one folder with COCO's `train2017/` and
-`val2017/` in it: validation has images of both. On each image only some categories were looked for: those that have
-boxes, and those of `neg_category_ids`. Rows ask for no others, and never for those of `not_exhaustive_category_ids`,
-of which there may be more than have boxes. `--negatives` draws from what is known to be absent.
+Needs `lvis_v1_train.json`, `lvis_v1_val.json` (or v0.5, or a minival), and one folder with COCO's `train2017/` and
+`val2017/`, because validation has images of both. On each image only some categories were checked: those with boxes,
+and `neg_category_ids`. Rows ask for no others, and never for `not_exhaustive_category_ids`, which may have objects
+without boxes. `--negatives` draws from categories known to be absent.
 
-Validation's images lie in COCO train2017, and RefCOCO's too: see `--exclude-image-ids`, which knows them as `coco:ID`.
+Validation images are in COCO train2017, as are RefCOCO's; `--exclude-image-ids` knows them as `coco:ID`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from verl_visionr1.files import RowsError
 from verl_visionr1.settings import needs_one_of
 
 FREQUENCIES = ("r", "c", "f")
-"""In how many training images a category is: rare (to 10), common (to 100), frequent."""
+"""Frequency of a category in training images: rare (to 10), common (to 100), frequent."""
 _EXPLANATION = re.compile(r"\s*\([^()]*\)")
 
 
@@ -41,12 +41,12 @@ class Options(VocabularyFlags):
     data_source: DataSource = "visionr1/lvis_{task}"
     names: Annotated[
         Literal["natural", "short", "file"],
-        "What to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', where no two categories are "
-        "then called the same; file: 'bow_(decorative_ribbons)'.",
+        "Names to ask for: natural: 'bow (decorative ribbons)'; short: 'bow', if no other category has that "
+        "name; file: 'bow_(decorative_ribbons)'.",
     ] = "natural"
-    frequency: Annotated[list[str], "Ask only for rare (r), common (c) or frequent (f) categories; twice for two."] = (
-        field(default_factory=list)
-    )
+    frequency: Annotated[
+        list[str], "Ask only for rare (r), common (c) or frequent (f) categories; repeat the flag for more."
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,11 +54,11 @@ class Options(VocabularyFlags):
             if frequency not in FREQUENCIES:
                 raise RowsError(f"--frequency {frequency}: {needs_one_of(frequency, FREQUENCIES)}")
         if self.frequency and self.categories:
-            raise RowsError("--frequency with --categories: both say what to ask for; give one of them")
+            raise RowsError("--frequency with --categories: both select categories; give one of them")
 
 
 def phrases(categories: Sequence[CocoCategory], names: str) -> dict[str, str]:
-    """Category name -> what to ask for.
+    """Return category name -> name to ask for.
 
     >>> bows = [CocoCategory(name=name) for name in ("bow_(weapon)", "bow_(decorative_ribbons)", "cap_(headwear)")]
     >>> list(phrases(bows, "natural").values())
@@ -92,6 +92,6 @@ def convert(
         kept = {parts.category_of[str(key_of(it.id))] for it in parts.categories if it.frequency in options.frequency}
         if not kept:
             reason = f"no category of frequency {' or '.join(sorted(set(options.frequency)))}"
-            raise RowsError(f"{annotations}: {reason}; leave --frequency out, or take LVIS's own file")
+            raise RowsError(f"{annotations}: {reason}; leave out --frequency, or use LVIS's own file")
         data = replace(data, never_asked=frozenset(range(len(data.names))) - kept)
     return plan_reading(data, options, ledger, [annotations])

@@ -5,19 +5,19 @@
         --labels validation-annotations-human-imagelabels-boxable.csv
 
     oidv6-train-annotations-bbox.csv                        ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,...
-    class-descriptions-boxable.csv                          /m/011k07,Tortoise (V7's has a header)
+    class-descriptions-boxable.csv                          /m/011k07,Tortoise (V7 has a header)
     train-annotations-human-imagelabels-boxable.csv         ImageID,Source,LabelName,Confidence: 1 there, 0 not there
     bbox_labels_600_hierarchy.json                          a tree of LabelName, Subcategory, Part
     train/000026e7ee790996.jpg                              anywhere below the folder of images; the name is the ImageID
 
-On each image people looked for some classes only. Without `--labels` those are the classes that have a box on it; with
-it, also those that were verified as not there, and of those verified as there but without a box nobody is asked. Boxes
-are drawn for the most specific class: with `--hierarchy` no class is asked for on an image that holds one of its
-subclasses (a dog's box implies an animal that has none), so give both files.
+On each image only some classes were checked. Without `--labels` these are the classes with a box on it. With `--labels`
+they include classes verified as absent; classes verified as present but without a box are not asked for. Boxes are
+drawn for the most specific class: with `--hierarchy` no class is asked for on an image with one of its subclasses (a
+dog's box implies an animal without a box). So give both files.
 
-Boxes are fractions of the pixels as they are stored. `Rotation` (in the csv of image ids) tells how to show the image
-*and* its boxes: neither is turned here. A box that is a group (IsGroupOf 1) is a region to ignore; depictions, occluded
-and truncated objects are objects. `annotation_ids` of rows are lines of the csv.
+Boxes are fractions of the stored pixels. `Rotation` (in the csv of image ids) applies to the display of image *and*
+boxes; neither is rotated here. A group box (IsGroupOf 1) is a region to ignore; depictions, occluded and truncated
+objects are normal objects. `annotation_ids` of rows are line numbers of the csv.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import boxes_to_upright, read_size, upright_size
 
 SIDES = ("XMin", "YMin", "XMax", "YMax")
-"""Columns of a box, in our order; the file's is XMin, XMax, YMin, YMax."""
+"""Columns of a box, in our order; the file has XMin, XMax, YMin, YMax."""
 HEADER = ("LabelName", "DisplayName")
-"""Of V7's file of classes; earlier ones have none."""
+"""Header of V7's file of classes; earlier versions have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,15 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/openimages_{task}"
-    labels: Annotated[Path | None, "Human-verified image-level labels (csv): which classes are not there."] = None
+    labels: Annotated[Path | None, "Human-verified image-level labels (csv), for absent classes."] = None
     hierarchy: Annotated[
-        Path | None, "Tree of classes (json): what is above a class in the image is not asked for."
+        Path | None, "Tree of classes (json): ancestors of a class in the image are not asked for."
     ] = None
-    partial: Annotated[bool, "The folder holds only some of the images: leave the others out."] = False
+    partial: Annotated[bool, "The folder has only some of the images; leave out the others."] = False
 
 
 def read_openimages(boxes: Path, classes: Path, images_dir: Path, options: Options, ledger: Ledger) -> Annotations:
-    """Read and check the csv files; of each image with a box or label the header is read, as no file tells its size."""
+    """Read and check the csv files; image sizes are read from the headers of the image files."""
     names, place_of = _classes(classes, ledger)
     columns = options.columns(boxes.name, names, ledger, NAMED["xyxy-norm1"])
     images = _Images(columns, images_dir, options.partial)
@@ -92,7 +92,7 @@ def _table(path: Path, needed: Sequence[str], ledger: Ledger) -> Iterator[tuple[
 
 
 def _classes(path: Path, ledger: Ledger) -> tuple[list[str], dict[str, int]]:
-    """Display names, each once, and the place of each LabelName among them."""
+    """Return display names, each once, and the index of each LabelName among them."""
     pairs = []
     for _, record in read_csv(path, HEADER):
         if isinstance(record, RowError):
@@ -110,10 +110,10 @@ def _classes(path: Path, ledger: Ledger) -> tuple[list[str], dict[str, int]]:
 
 
 class _Images:
-    """The images that the csv files speak of, taken into columns when first met.
+    """The images of the csv files, added to the columns on first use.
 
     Attributes:
-        orientation: EXIF orientation of those that are not stored upright.
+        orientation: EXIF orientation of images that are not stored upright.
     """
 
     def __init__(self, columns: Columns, images_dir: Path, partial: bool) -> None:
@@ -124,13 +124,13 @@ class _Images:
             self._files_of[PurePosixPath(name).stem].append(name)
 
     def has_file(self, image_id: str) -> bool:
-        """Whether the folder holds it."""
+        """Whether the folder has this image."""
         return image_id in self._files_of
 
     def number_of(self, image_id: str, where: str) -> int:
-        """The number of an image, or `LEFT_OUT`."""
+        """Return the number of an image, or `LEFT_OUT`."""
         if image_id not in self.columns.number_of:
-            self.columns.leave_out(image_id)  # should it fail
+            self.columns.leave_out(image_id)  # in case it fails
             self._add(image_id, where)
         return self.columns.number_of[image_id]
 
@@ -155,11 +155,11 @@ class _Images:
             self.orientation[number] = orientation
 
     def upright(self, box: list[float], image: int) -> list[float]:
-        """A box of the pixels as they are stored, turned with its image; both as they are written."""
+        """Rotate a box from the stored pixels with its image; both in the convention of the source."""
         orientation, convention = self.orientation.get(image, 1), self.columns.convention
         if orientation == 1:
             return box
-        stored_wh = upright_size(self.columns.images[image].size_wh, orientation)  # turned twice
+        stored_wh = upright_size(self.columns.images[image].size_wh, orientation)  # rotated back
         width, height = convention.fixed_wh or stored_wh
         (turned,) = boxes_to_upright([tuple(convention.as_corners(box))], orientation, (int(width), int(height)))
         return convention.as_written(turned)
@@ -176,7 +176,7 @@ def _add_box(
     place = place_of.get(record["LabelName"])
     if place is None:
         reason = f"LabelName {record['LabelName']!r} is not in the file of classes"
-        raise RowError("unknown class", f"{where}: {reason}; give the one of the same version")
+        raise RowError("unknown class", f"{where}: {reason}; use the file of the same version")
     written = ", ".join(f"{side} {record[side] or 'missing'}" for side in SIDES)
     try:
         box = [float(record[side]) for side in SIDES]
@@ -184,18 +184,18 @@ def _add_box(
         columns.add(image, place, None, line, written=written)
         return
     is_group = record["IsGroupOf"].strip()
-    columns.ledger.notes["box that may be a group (IsGroupOf -1): taken for one object"] += is_group == "-1"
+    columns.ledger.notes["box that may be a group (IsGroupOf -1): used as one object"] += is_group == "-1"
     mark = "IsGroupOf" if is_group == "1" else ""
     columns.add(image, place, images.upright(box, image), line, mark=mark, written=written)
 
 
-# ---------------------------------------------------------------------------------------------- what was looked for
+# ---------------------------------------------------------------------------------------------- checked classes
 
 
 def _labels(
     path: Path, images: _Images, place_of: Mapping[str, int], ledger: Ledger
 ) -> Iterator[tuple[int, int, bool]]:
-    """(number of the image, place of the class, whether it is there) of each image-level label that was verified."""
+    """Yield (number of the image, index of the class, whether present) of each verified image-level label."""
     for line, record in _table(path, ("ImageID", "LabelName", "Confidence"), ledger):
         where = f"{path.name}: line {line}"
         confidence = record["Confidence"].strip()
@@ -206,7 +206,7 @@ def _labels(
         if place is None:
             ledger.notes["image-level label of a class without boxes"] += 1
             continue
-        if not images.has_file(record["ImageID"]):  # the file covers images without boxes, too
+        if not images.has_file(record["ImageID"]):  # the file also has images without boxes
             ledger.left_out["image-level label of an image that is not in the folder"] += 1
             continue
         with ledger.skipping():
@@ -216,7 +216,7 @@ def _labels(
 
 
 class _Node(msgspec.Struct, rename="pascal"):
-    """A class of the hierarchy. A subcategory is one of it; a part is not."""
+    """A class of the hierarchy. A subcategory is a kind of it; a part is not."""
 
     label_name: str
     subcategory: list[_Node] = msgspec.field(default_factory=list)
@@ -224,7 +224,7 @@ class _Node(msgspec.Struct, rename="pascal"):
 
 
 def _ancestors(path: Path, place_of: Mapping[str, int]) -> dict[int, frozenset[int]]:
-    """Places of all classes above each class; one may stand at several places of the tree."""
+    """Return the indexes of all ancestors of each class; a class may occur several times in the tree."""
     above: dict[int, frozenset[int]] = defaultdict(frozenset)
     waiting: list[tuple[_Node, frozenset[int]]] = [(read_json(path, _Node), frozenset())]
     while waiting:
@@ -246,11 +246,11 @@ def _with_checked(
     above: Mapping[int, frozenset[int]],
     ledger: Ledger,
 ) -> AnnotatedImage:
-    """An image, and which classes may be asked for on it: of `verified` as there or `absent` ones, and of its boxes."""
+    """Return an image with the classes that may be asked for: from its boxes and its verified labels."""
     present = data.categories_on(number)
     there = present | verified
     contradicted = there & absent
-    ledger.notes["class verified as not there, but found: not asked for"] += len(contradicted)
+    ledger.notes["class verified as absent, but with a box: not asked for"] += len(contradicted)
     implied = frozenset[int]().union(*(above.get(place, ()) for place in there))
     return replace(
         data.images[number],
@@ -265,7 +265,7 @@ def _with_checked(
 def convert(
     boxes: Annotated[Path, "*-annotations-bbox.csv."],
     classes: Annotated[Path, "class-descriptions-boxable.csv."],
-    images_dir: Annotated[Path, "Folder that holds <ImageID>.jpg, at any depth."],
+    images_dir: Annotated[Path, "Folder with <ImageID>.jpg, at any depth."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:

@@ -3,10 +3,10 @@
     visionr1 convert ovdeval annotations/negation.json images/negation negation.parquet --split val
 
 `annotations/{negation,celebrity,color,landmark,logo,material,position,relationship}.json` in COCO's layout, images in
-`images/<the same name>/`. Each image says what to ask for: `text` is there, `neg_text` (a hard negative: "computer
-with screen on") is not. Rows ask for these and nothing else: a detection row for the list, a grounding row for each
-phrase; all of `neg_text` unless `--negatives` says how many. For celebrity, landmark and logo the authors' own
-evaluation asks every image for all categories of the file: `--all-categories`.
+`images/<the same name>/`. Each image lists what to ask for: `text` is present, `neg_text` (a hard negative: "computer
+with screen on") is absent. Rows ask only for these: a detection row for the list, a grounding row for each phrase, with
+all of `neg_text` unless `--negatives` limits it. For celebrity, landmark and logo the authors' evaluation asks every
+image for all categories of the file: `--all-categories`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/ovdeval_{task}"
-    all_categories: Annotated[bool, "Ask every image for all categories of the file, not for its own texts."] = False
+    all_categories: Annotated[bool, "Ask every image for all categories of the file instead of its own texts."] = False
 
 
 def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> list[AnnotatedImage]:
-    """The images, and what is asked for on each; `all_categories`: all but what is there without a box."""
+    """Return the images with the categories to ask for; `all_categories`: all except those present without a box."""
     index = {name: i for i, name in enumerate(parts.data.names)}
     texts: dict[int, CocoImage] = dict(parts.entries)
     images: list[AnnotatedImage] = []
@@ -56,19 +56,19 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
         if all_categories:
             images.append(replace(image, unsure=image.unsure | unsure))
             continue
-        ledger.notes["neg_text with a box on its image: taken as there"] += len(negative & present)
+        ledger.notes["neg_text with a box on its image: used as present"] += len(negative & present)
         ledger.left_out["category with a box on an image whose texts lack it"] += len(present - positive - negative)
         images.append(replace(image, checked=positive | negative, unsure=image.unsure | unsure))
     return images
 
 
 def _indexes(where: str, texts: Any, index: Mapping[str, int]) -> frozenset[int]:
-    """The categories that a list of texts names."""
+    """Return the categories of a list of texts."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise RowError("malformed text", f"{where} = {str(texts)[:80]!r}: needs a list of texts; correct it")
     unknown = [text for text in texts if text.strip() not in index]
     if unknown:
-        raise RowError("unknown text", f"{where}: {unknown[0]!r} is no category of the file; correct it")
+        raise RowError("unknown text", f"{where}: {unknown[0]!r} is not a category of the file; correct it")
     return frozenset(index[text.strip()] for text in texts)
 
 
@@ -82,7 +82,7 @@ def convert(
     """The rows of an annotation file."""
     parts = read_parts(annotations, images_dir, ledger, options)
     if not parts.entries and parts.data.images and not options.all_categories:
-        reason = "no image has text or neg_text, OVDEval's lists of what to ask for"
+        reason = "no image has text or neg_text, OVDEval's lists of categories to ask for"
         raise RowsError(f"{annotations}: {reason}; give --all-categories, or use `visionr1 convert coco`")
     images = _with_texts(parts, ledger, all_categories=options.all_categories)
     return plan_reading(replace(parts.data, images=images, own_negatives=True), options, ledger, [annotations])

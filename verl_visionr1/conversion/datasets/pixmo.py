@@ -2,14 +2,15 @@
 
     visionr1 convert pixmo pixmo-count/data/train-*.parquet pixmo_images count_train.parquet --on-error skip
 
-The parquet of `allenai/pixmo-count` holds image_url, image_sha256, count, label and points as {"x": [...], "y": [...]}
-(the validation and test files have no points); that of `allenai/pixmo-points` the same with points as [{"x": ..., "y":
-...}] and counts of 0, which are kept. The images must have been fetched: `pixmo_images` holds them, in folders or not,
-as files named by the SHA-256 of their URL (as Molmo's own scripts name them) or of their content, with any suffix. URLs
-die: a row whose image is not there, or is another than the annotated one, is left out and counted.
+The parquet of `allenai/pixmo-count` has image_url, image_sha256, count, label and points as {"x": [...], "y": [...]}
+(no points in the validation and test files). That of `allenai/pixmo-points` has points as [{"x": ..., "y": ...}], and
+counts of 0, which are kept. Fetch the images first: `pixmo_images` is searched, with subfolders, for files named by the
+SHA-256 of their URL (as by Molmo's scripts) or of their content, with any suffix. URLs die: a row whose image is
+missing or differs from the annotated one is left out and counted.
 
-Points of PixMo-Count are pixels. For PixMo-Points the data set's card says pixels, Molmo's code percent: `--point-unit
-auto` looks at the numbers of each file, since percent never goes over 100, and pixels never over the image's size.
+Points of PixMo-Count are pixels. For PixMo-Points the data set's card states pixels, Molmo's code percent.
+`--point-unit auto` decides from the numbers of each file: percent never exceeds 100, and pixels never exceed the
+image's size.
 
 To hold out PixMo-Points' evaluation set, list its image_sha256 or image_url for `--exclude-image-ids`.
 """
@@ -50,7 +51,7 @@ class Options(CountFlags):
 
     data_source: DataSource = "visionr1/pixmo_{task}"
     point_unit: Annotated[
-        Literal["auto", "pixel", "percent"], "What points are given in; auto: as the numbers of each file show."
+        Literal["auto", "pixel", "percent"], "Unit of the points; auto: guess it from the numbers of each file."
     ] = "auto"
     verify_images: Annotated[
         bool, typer.Option("--verify-images/--trust-images", help="Compare each image with its image_sha256.")
@@ -62,7 +63,7 @@ class Options(CountFlags):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the data set; `points` is None where it has none."""
+    """One row of the data set; `points` is None if not given."""
 
     where: str
     url: str
@@ -73,7 +74,7 @@ class Entry:
 
 
 def entry_of(where: str, record: Any) -> Entry:
-    """A row, checked."""
+    """Check a row."""
     record = record_of(record, where)
     url, label = text_of(record, ["image_url"], where), text_of(record, ["label"], where)
     where = f"{where} ({label!r})"
@@ -81,7 +82,7 @@ def entry_of(where: str, record: Any) -> Entry:
     count = record.get("count")
     count = len(points) if count is None and points is not None else count_of(count, where)
     if points == [] and count:
-        points = None  # how a table writes that there are none
+        points = None  # missing points in a table
     if points is not None and len(points) != count:
         raise RowError("count and points differ", f"{where}: count is {count}, points are {len(points)}; correct it")
     sha256 = record.get("image_sha256")
@@ -89,7 +90,7 @@ def entry_of(where: str, record: Any) -> Entry:
 
 
 def entries_of(path: Path, ledger: Ledger) -> Iterator[Entry]:
-    """The good rows of a file."""
+    """Yield the good rows of a file."""
     for where, record in read_records(path):
         with ledger.skipping():
             yield entry_of(where, record)
@@ -99,7 +100,7 @@ def entries_of(path: Path, ledger: Ledger) -> Iterator[Entry]:
 
 
 class ImageFolder:
-    """Fetched images, known by the SHA-256 that names them."""
+    """Fetched images, by the SHA-256 in their names."""
 
     def __init__(self, folder: Path, *, verify: bool) -> None:
         require_images(folder)
@@ -112,12 +113,12 @@ class ImageFolder:
                     self._paths.setdefault(stem, os.path.join(parent, name))
 
     def find(self, entry: Entry) -> Path | None:
-        """The image of a row, by the hash of its content or its URL; None where there is none."""
+        """Find the image of a row by the hash of its content or URL."""
         path = self._paths.get(entry.sha256 or "") or self._paths.get(hashlib.sha256(entry.url.encode()).hexdigest())
         return Path(path) if path else None
 
     def is_annotated(self, path: Path, entry: Entry) -> bool:
-        """Whether it is the image that was annotated, as far as the row says which that was."""
+        """Whether a file is the annotated image; true if the row has no hash."""
         return not self._verify or entry.sha256 is None or self._sha256(path) == entry.sha256
 
 
@@ -125,9 +126,9 @@ class ImageFolder:
 
 
 def _survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> tuple[PointEvidence, bool]:
-    """What the points of a file show, and whether a row of it asks for what is not there.
+    """Return statistics of a file's points, and whether a row asks for absent objects.
 
-    Sizes of images are read only where the unit of points is to be guessed.
+    Image sizes are read only if the unit of points has to be guessed.
     """
     evidence, has_negatives = PointEvidence(), False
     read = lru_cache(maxsize=None)(read_size)
@@ -141,7 +142,7 @@ def _survey(path: Path, images: ImageFolder, *, with_sizes: bool) -> tuple[Point
 
 
 def _items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """The rows of a file whose image is there."""
+    """Yield the rows of a file with an image."""
     for entry in entries_of(path, ledger):
         image = images.find(entry)
         if image is None:
@@ -159,10 +160,10 @@ def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledge
             ledger.left_out["pointing row without points"] += 1
             continue
         points = entry.points or []
-        if task == "counting" and points:  # those in the image
+        if task == "counting" and points:  # keep those in the image
             try:
                 points = points_inside(points, read_size(image)[0], ledger, whole_wh)
-            except RowError:  # of an image that cannot be read: told when its row is made
+            except RowError:  # an unreadable image: reported when its row is made
                 points = []
         yield Item(
             where=entry.where,
@@ -183,11 +184,11 @@ def _items(entry: Entry, image: Path, unit: str, options: Options, ledger: Ledge
 @converter("counting", "pointing", example="pixmo-points/data/*.parquet pixmo_images points.parquet --task pointing")
 def convert(
     annotations: Annotated[list[Path], "The data set's parquet files."],
-    images_dir: Annotated[Path, "Folder of the images that were fetched."],
+    images_dir: Annotated[Path, "Folder of the fetched images."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:
-    """The rows whose image is there."""
+    """The rows with an image."""
     images = ImageFolder(images_dir, verify=options.verify_images)
     guess = options.point_unit == "auto"
     surveys = {path: _survey(path, images, with_sizes=guess) for path in annotations}

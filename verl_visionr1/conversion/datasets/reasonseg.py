@@ -7,10 +7,10 @@ As distributed: `ReasonSeg/{train,val,test}/x.jpg`, each with an `x.json` beside
 
     {"text": ["...", ...], "is_sentence": true, "shapes": [{"label": "target", "points": [[x, y], ...]}, ...]}
 
-Labels are taken as LISA's own reader takes them: "flag" means nothing, one with "ignore" in it is a region that is
-neither right nor wrong, all others are the target. Coordinates are pixels of the image as that reader sees it, upright
-by EXIF. The target is one box around all its polygons, since no file says whether they are one object or several;
-`--boxes polygon` makes a box of each.
+Labels are read as by LISA's reader: "flag" is skipped, one with "ignore" in it is a region that is neither right nor
+wrong, all others are the target. Coordinates are pixels of the upright image (after EXIF), as in that reader. The
+target is one box around all its polygons, since no file tells whether they are one object; `--boxes polygon` makes a
+box of each.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Entry(msgspec.Struct):
 
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
-    """One item for each text of each file."""
+    """Yield one item for each text of each file."""
     for path in files:
         with ledger.skipping():
             yield from _items_of(path, options, ledger)
@@ -85,12 +85,12 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
     targets, ignored = _shapes_of(path, entry, ledger)
     parts = [[shape] for shape in targets] if options.boxes == "polygon" else [targets]
     names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
-    image = next((name for name in names if name.exists()), names[0])  # its opening tells that it is missing
+    image = next((name for name in names if name.exists()), names[0])  # a missing file fails when opened
     size_wh = upright_size(*read_size(image))
     for number, text in enumerate(entry.texts):
         where = f"{path.name}: text {number}"
         if not text.strip():
-            ledger.skip(RowError("empty text", f"{where}: is empty; remove it"))
+            ledger.skip(RowError("empty text", f"{where}: empty; remove it"))
             continue
         text = " ".join(text.split())
         yield Item(
@@ -111,21 +111,21 @@ def _items_of(path: Path, options: Options, ledger: Ledger) -> Iterator[Item]:
 
 
 def _read(path: Path, ledger: Ledger) -> _Entry:
-    """A file, in whichever of its two encodings."""
+    """Read a file in either of its two encodings."""
     data = read_bytes(path)
     try:
         with suppress(UnicodeDecodeError):
             return msgspec.json.decode(data.decode("utf-8-sig"), type=_Entry)
-        ledger.notes["json read as cp1252: it is no UTF-8"] += 1
+        ledger.notes["json is not UTF-8: read as cp1252"] += 1
         return msgspec.json.decode(data.decode("cp1252"), type=_Entry)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RowError("malformed entry", f"{path}: {error}; correct it") from None
 
 
 def _shapes_of(path: Path, entry: _Entry, ledger: Ledger) -> tuple[list[_Shape], list[_Shape]]:
-    """The target's shapes, and those to ignore."""
+    """Return the target's shapes, and those to ignore."""
     shapes = [shape for shape in entry.shapes if shape.label.lower() != "flag"]
-    ledger.notes["shape labelled flag, which means nothing"] += len(entry.shapes) - len(shapes)
+    ledger.notes["shape labelled flag: skipped"] += len(entry.shapes) - len(shapes)
     for shape in shapes:
         if shape.shape_type == "circle" or not shape.points:
             reason = f"shape {shape.label!r} of type {shape.shape_type} with {len(shape.points)} points"

@@ -1,28 +1,27 @@
-"""Records that anybody laid out (json, jsonl, csv, tsv, parquet, arrow, imagefolder) -> parquet rows for verl.
+"""Records in any layout (json, jsonl, csv, tsv, parquet, arrow, imagefolder) -> parquet rows for verl.
 
     visionr1 convert records boxes.csv boxes.parquet --images-dir images --preset tf-csv
     visionr1 convert records my.jsonl my.parquet --column image=file --column phrase=caption \\
         --column boxes=bbox --box-format xywh-abs
     visionr1 convert records ViRFT_COCO visual_rft.parquet --preset visual-rft
 
-Say which column is what by `--column WHAT=NAME` (names with dots reach inside: `objects.bbox`), and what the numbers of
-a box are by `--box-format`: xyxy, xywh or cxcywh, in pixels (abs) of the original image, fractions (norm1),
-percent (norm100) or 0-1000 (norm1000). The declared format is checked against the numbers. What becomes of a record
-follows from its columns:
+`--column WHAT=NAME` gives the meaning of a column (dots reach nested values: `objects.bbox`). `--box-format` gives the
+box format: xyxy, xywh or cxcywh, in pixels (abs) of the original image, fractions (norm1), percent (norm100) or 0-1000
+(norm1000). The declared format is checked against the numbers. The columns determine the rows:
 
-* `label` and `boxes`: categories of a vocabulary, asked for as `--task` says. One label a box, in lists, or one box a
-  record (`boxes=xmin,ymin,xmax,ymax`): then the records of one image are put together, and one without a box makes an
-  image without objects. The vocabulary is all labels that occur, or `--class-names`; labels that are numbers need
-  those, or a parquet of Hugging Face that names them.
+* `label` and `boxes`: categories of a vocabulary, for the rows of `--task`. Either lists with one label per box, or one
+  box per record (`boxes=xmin,ymin,xmax,ymax`); then the records of one image are merged, and one without a box makes an
+  image without objects. The vocabulary is all labels that occur, or `--class-names`; numeric labels need those, or a
+  Hugging Face parquet with names.
 * `phrase` (or a `question` of its own) and `boxes`: grounding; and `points`: pointing; and `count`: counting. An empty
-  list or a count of 0: it is not there. Records of one image and phrase are put together where each has one box.
-* `question` and `answer` (with `choices`): text. `solution`: a text that holds boxes or the answer.
+  list or a count of 0 means no object. Records of one image and phrase are merged if each has one box.
+* `question` and `answer` (with `choices`): text. `solution`: a text with boxes or the answer.
 
 `--preset` knows the rows of easyr1, ms-swift, visual-rft, r1-v, seg-zero, gui-r1, llamafactory and rex-thinker, and the
 columns of tf-csv (TensorFlow, Roboflow), retinanet-csv (no header) and imagefolder (`metadata.jsonl` with `file_name`,
-`objects.bbox`, `objects.categories`; its box format must be said). Columns given replace those of the preset, for
-example `--preset easyr1 --column count=answer`. A folder is read as an imagefolder, as the parquet or arrow files in it
-(`save_to_disk` of datasets, too), or else as all files in it.
+`objects.bbox`, `objects.categories`; it needs `--box-format`). `--column` replaces columns of the preset, for example
+`--preset easyr1 --column count=answer`. A folder is read as an imagefolder, as its parquet or arrow files (also from
+`save_to_disk` of datasets), or else as all files in it.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/records_{task}"
-    preset: Annotated[str | None, f"Layout that is known: {', '.join(PRESETS)}."] = None
-    column: Annotated[list[str], "WHAT=NAME: which column is what; give the flag once for each."] = field(
+    preset: Annotated[str | None, f"Known layout: {', '.join(PRESETS)}."] = None
+    column: Annotated[list[str], "WHAT=NAME: meaning of a column; repeat the flag for more."] = field(
         default_factory=list
     )
-    images_dir: Annotated[Path | None, "Folder that names of images are relative to. Default: that of the file."] = None
+    images_dir: Annotated[Path | None, "Folder that image names are relative to. Default: that of the file."] = None
     header: Annotated[str | None, "Names of the columns of a table without a header, joined by commas."] = None
     class_names: Annotated[
-        str | None, "All labels, joined by commas; labels that are numbers stand for them, from 0."
+        str | None, "All labels, joined by commas; numeric labels are indexes into them, from 0."
     ] = None
     keep_prompts: KeepPrompts = False
 
@@ -71,33 +70,35 @@ class Options(VocabularyFlags):
             raise RowsError(f"--preset {self.preset}: {needs_one_of(self.preset, PRESETS)}")
         super().__post_init__()
         if self.preset is None and "image" not in self.layout.columns:
-            raise RowsError("--column image=NAME is missing: which column holds the image? (or give --preset)")
+            raise RowsError("--column image=NAME is missing: give the column of the image, or --preset")
         changed = [it for it in _VOCABULARY_ONLY if getattr(self, it) != _DEFAULTS[it]]
         if changed and not self.layout.is_vocabulary:
             flag = changed[0].replace("_", "-")
-            raise RowsError(f"--{flag}: is for boxes with labels; rows of a phrase or question are what they say")
+            raise RowsError(
+                f"--{flag}: only for boxes with labels, not for rows with a phrase or question; leave it out"
+            )
         if self.keep_prompts and self.layout.is_vocabulary:
-            raise RowsError("--keep-prompts: boxes with labels have no prompts of their own")
+            raise RowsError("--keep-prompts: boxes with labels have no prompts; leave it out")
 
     def format_of(self, task: str) -> str:
-        """As `VocabularyFlags.format_of`; a click of GUI-R1 is asked for as one point, which `gui-click` reads."""
+        """As `VocabularyFlags.format_of`; a click of GUI-R1 is one point, for `gui-click`."""
         if task == "pointing" and self.preset == "gui-r1":
             return checked_format("--answer-format", self.answer_format or "point", task)
         return super().format_of(task)
 
     @property
     def planned_tasks(self) -> tuple[str, ...]:
-        """Rows of a phrase or a question say themselves what they ask."""
+        """None for rows with their own phrase or question."""
         return super().planned_tasks if self.layout.is_vocabulary else ()
 
     @property
     def share_of_negatives(self) -> float | None:
-        """Planning draws those of a vocabulary; others are the records' own."""
+        """None for a vocabulary, whose negatives are drawn in planning."""
         return None if self.layout.is_vocabulary else self.negatives
 
     @cached_property
     def layout(self) -> Layout:
-        """Columns, format and preset together."""
+        """The preset, changed by the options."""
         preset = PRESETS[self.preset] if self.preset is not None else Layout()
         return replace(
             preset,
@@ -118,7 +119,7 @@ def _questions(records: RecordSource, options: Options, ledger: Ledger, *, image
 
 
 def _has_none(records: RecordSource, options: Options) -> bool:
-    """Whether some row asks for what is not there."""
+    """Whether some row asks for absent objects."""
     return any(item.is_negative for item in _questions(records, options, Ledger(fail=False), images=False))
 
 

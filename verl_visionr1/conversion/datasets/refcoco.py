@@ -3,21 +3,21 @@
     visionr1 convert refcoco "refcoco/refs(unc).p" refcoco/instances.json train2014 refcoco_train.parquet
     visionr1 convert refcoco "grefs(unc).json" instances.json train2014 grefcoco_val.parquet --split val
 
-As `refer` distributes them: `refs(<unc|google|umd|berkeley>).p` (or gRefCOCO's `grefs(unc).json`), `instances.json` (or
-COCO's own `instances_train2014.json`) and the folder of COCO's train2014 images. Splits: train, val, testA (people) and
-testB (others); RefCOCOg's umd: train, val, test. RefCOCOg's google split shares images between train and val.
+Files as distributed by `refer`: `refs(<unc|google|umd|berkeley>).p` (or gRefCOCO's `grefs(unc).json`), `instances.json`
+(or COCO's own `instances_train2014.json`) and the folder of COCO's train2014 images. Splits: train, val, testA (people)
+and testB (others); RefCOCOg's umd: train, val, test. RefCOCOg's google split shares images between train and val.
 
-Two re-distributions of Hugging Face are read too:
+Two re-distributions on Hugging Face are also read:
 
     visionr1 convert refcoco testA-00000-of-00001.parquet refcoco_testA.parquet --split testA
     visionr1 convert refcoco train-00000-of-00001.parquet coco refcoco_train.parquet
 
-lmms-lab/RefCOCO(plus, g) holds the images and no train split; jxu124/refcoco(plus, g) names images below a folder of
-COCO, as `coco/train2014/...`: give the folder that holds them. Of its boxes those of `raw_anns` are taken.
+lmms-lab/RefCOCO(plus, g) embeds the images, and has no train split. jxu124/refcoco(plus, g) names images as
+`coco/train2014/...`: give the folder that contains `coco`. Its boxes are those of `raw_anns`.
 
-Files and the folder are told apart by what they are, so their order does not matter; the output comes last. All
-validation and test images lie in COCO's train2014 and train2017: make an exclusion list (`exclusion.py`) for those.
-gRefCOCO's expressions of what is not there become rows without objects; its prompts then say how to answer that.
+Files and the folder are recognized by their content, so their order does not matter; the output is last. All validation
+and test images are in COCO's train2014 and train2017: make an exclusion list (`exclusion.py`) for them. gRefCOCO's
+expressions without an object become rows without objects; its prompts then explain how to answer that.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/refcoco_{task}"
     task: Annotated[
         Literal["grounding", "pointing"],
-        "grounding: the box of what an expression means; pointing: a point in that box.",
+        "grounding: the box of the object; pointing: a point in that box.",
     ] = "grounding"
 
     def __post_init__(self) -> None:
@@ -77,8 +77,8 @@ class Options(BoxFlags):
 
 
 @dataclass(slots=True)
-class _Given:
-    """The sources, sorted out by what they are."""
+class _Sources:
+    """The sources, by kind."""
 
     refs: list[RefsFile]
     tables: list[Path]
@@ -86,12 +86,14 @@ class _Given:
     images_dir: Path | None = None
 
 
-def _sort_out(sources: Sequence[Path]) -> _Given:
-    given = _Given([], [])
+def _sort_sources(sources: Sequence[Path]) -> _Sources:
+    given = _Sources([], [])
     for path in sources:
         if path.is_dir():
             if given.images_dir is not None:
-                raise RowsError(f"{given.images_dir} and {path}: two folders of images; give the one that holds them")
+                raise RowsError(
+                    f"{given.images_dir} and {path}: two folders of images; give one folder that contains both"
+                )
             given.images_dir = path
         elif path.suffix.lower() == ".parquet":
             given.tables.append(path)
@@ -100,19 +102,19 @@ def _sort_out(sources: Sequence[Path]) -> _Given:
         elif given.instances is None:
             given.instances = content
         else:
-            raise RowsError(f"{path}: a second file of instances; convert each data set apart")
+            raise RowsError(f"{path}: a second file of instances; convert each data set separately")
     if given.refs and given.instances is None:
-        raise RowsError(f"{given.refs[0].name}: holds no boxes; give the instances.json that lies beside it too")
+        raise RowsError(f"{given.refs[0].name}: has no boxes; also give the instances.json beside it")
     if given.refs and given.images_dir is None:
-        raise RowsError(f"{given.refs[0].name}: holds no images; give the folder of COCO's train2014 too")
+        raise RowsError(f"{given.refs[0].name}: has no images; also give the folder of COCO's train2014")
     if not given.refs and not given.tables:
-        raise RowsError("no file of refs is given: needs refs(...).p, grefs(unc).json or .parquet files")
+        raise RowsError("no file of refs: needs refs(...).p, grefs(unc).json or .parquet files")
     return given
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A ref, what it means, and where its image is."""
+    """A ref with its annotations and image."""
 
     where: str
     source: str
@@ -122,8 +124,8 @@ class _Found:
     path: Path | EmbeddedImage
 
 
-def _of_files(given: _Given, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
-    """The refs of the split in refer's own files, those of one image in a row; and whether any ref means nothing."""
+def _of_files(given: _Sources, options: Options, ledger: Ledger) -> tuple[Iterator[_Found], bool]:
+    """Return the split's refs in refer's files, grouped by image, and whether any ref has no object."""
     by_image: dict[str | None, list[tuple[str, str, Ref]]] = {}
     some_empty = False
     for file in given.refs:
@@ -143,7 +145,7 @@ def _is_of_split(ref: Ref, options: Options, ledger: Ledger) -> bool:
     return found
 
 
-def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Given, ledger: Ledger) -> Iterator[_Found]:
+def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Sources, ledger: Ledger) -> Iterator[_Found]:
     if given.instances is None or given.images_dir is None:
         return
     index = Index(given.instances)
@@ -154,7 +156,7 @@ def _of_refs(refs: Iterable[tuple[str, str, Ref]], given: _Given, ledger: Ledger
             yield _Found(where, source, ref, index.annotations_of(ref, where), image, path)
 
 
-def _of_tables(given: _Given, options: Options, ledger: Ledger) -> Iterator[_Found]:
+def _of_tables(given: _Sources, options: Options, ledger: Ledger) -> Iterator[_Found]:
     for path in given.tables:
         for where, record in read_records(path):
             if "raw_anns" not in record and not {"answer", "bbox", "image"} <= record.keys():
@@ -164,13 +166,13 @@ def _of_tables(given: _Given, options: Options, ledger: Ledger) -> Iterator[_Fou
                 if "raw_anns" not in record:
                     yield _lmms_lab(where, record, path, given.images_dir, options.split)
                 elif given.images_dir is None:
-                    raise RowsError(f"{path}: holds no images; give the folder that holds coco/train2014/...")
+                    raise RowsError(f"{path}: has no images; give the folder that contains coco/train2014/...")
                 elif _is_of_split((found := _jxu124(where, record, path, given.images_dir)).ref, options, ledger):
                     yield found
 
 
 def _jxu124(where: str, record: dict[str, Any], path: Path, images_dir: Path) -> _Found:
-    """A row of jxu124's files: a ref, with its annotation and image as JSON texts."""
+    """Read a row of jxu124's files: a ref, with its annotation and image as JSON text."""
     try:
         ref = msgspec.convert(record, Ref)
         thing = msgspec.json.decode(record["raw_anns"], type=Annotation)
@@ -183,10 +185,10 @@ def _jxu124(where: str, record: dict[str, Any], path: Path, images_dir: Path) ->
 
 
 def _lmms_lab(where: str, record: dict[str, Any], path: Path, images_dir: Path | None, split: str) -> _Found:
-    """A row of lmms-lab's files: a box (x, y, width, height), its image, and all its expressions."""
+    """Read a row of lmms-lab's files: a box (x, y, width, height), its image, and all its expressions."""
     named = _SPLIT_IN_NAME.fullmatch(path.name)
     if named and not in_split(named[1], split):
-        raise RowsError(f"{path}: by its name it holds the split {named[1]}, not {split}; give --split {named[1]}")
+        raise RowsError(f"{path}: its name has the split {named[1]}, not {split}; give --split {named[1]}")
     number = record.get("question_id")
     where = f"{where} (question_id {number})"
     name = image_name(str(record.get("file_name") or ""))
@@ -208,7 +210,7 @@ def _items(refs: Iterable[_Found], options: Options, ledger: Ledger) -> Iterator
 
 
 def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]:
-    """One item for each expression of a ref."""
+    """Yield one item for each expression of a ref."""
     where, ref = found.where, found.ref
     written = options.convention("xywh-abs")
     boxes = [written.as_corners(numbers_of(thing.bbox, 4, where)) for thing in found.things]
@@ -216,11 +218,11 @@ def _items_of(found: _Found, options: Options, ledger: Ledger) -> Iterator[Item]
     if not boxes and not ref.is_empty:
         raise RowError("ref without annotation", f"{where}: ann_id {ref.ann_id}: needs one, or -1 for none; correct it")
     if boxes and ref.no_target:
-        raise RowError("ref without and with target", f"{where}: no_target, but ann_id {ref.ann_id}; correct it")
+        raise RowError("ref without and with target", f"{where}: no_target, but with ann_id {ref.ann_id}; correct it")
     if isinstance(ref.ann_id, list):
         ledger.notes["annotation that a ref names twice"] += len(ref.ann_id) - len(ref.annotations)
     if any(thing.iscrowd for thing in found.things):
-        ledger.notes["expression for what is annotated as a crowd: its box is the target"] += len(ref.sentences)
+        ledger.notes["expression for a crowd annotation: its box is the target"] += len(ref.sentences)
     for sentence in ref.sentences:
         if not sentence.text:
             ledger.skip(RowError("empty expression", f"{where}: sent_id {sentence.sent_id} has no text; remove it"))
@@ -249,7 +251,7 @@ def convert(
     ledger: Ledger,
 ) -> Reading:
     """The rows of refs, or of parquet files."""
-    given = _sort_out(sources)
+    given = _sort_sources(sources)
     refs, some_empty = _of_files(given, options, ledger)
     return Reading(
         items=_items(chain(refs, _of_tables(given, options, ledger)), options, ledger),

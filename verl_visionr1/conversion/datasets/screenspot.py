@@ -1,12 +1,12 @@
-"""ScreenSpot and its relatives -> parquet rows for verl: one click on a screenshot, or the box of the element.
+"""ScreenSpot and related data sets -> parquet rows for verl: one click on a screenshot, or the box of the element.
 
     visionr1 convert screenspot screenspot_mobile.json screenspot_web.json clicks.parquet --images-dir imgs
     visionr1 convert screenspot test-00000-of-00002.parquet clicks.parquet
 
-A click is judged by the preset `gui-click` (inside the element's box): `data_source: {visionr1/screenspot*: gui-click}`
-in the reward's configuration.
+The preset `gui-click` scores a click (inside the element's box): `data_source: {visionr1/screenspot*: gui-click}` in
+the reward's configuration.
 
-What is read, told by its keys, and how its boxes are written (`--box-format` overrules):
+The keys determine the layout and its box format (`--box-format` overrides it):
 
     ScreenSpot v1, v2   json with data_type, data_source         x, y, width, height in pixels       xywh
     ScreenSpot-Pro      json with img_size                       x1, y1, x2, y2 in pixels            xyxy
@@ -14,11 +14,11 @@ What is read, told by its keys, and how its boxes are written (`--box-format` ov
                         its web data: a list of elements for each image
     ScreenSpot on HF    parquet with bbox and the image's bytes  x1, y1, x2, y2 as fractions         fractions
 
-GUI-R1's rows (gt_bbox) are read by `visionr1 convert records --preset gui-r1`, and asked for in the same words.
+GUI-R1's rows (gt_bbox) are read by `visionr1 convert records --preset gui-r1`, with the same prompts.
 
-Assumed, for no card says so: newer revisions of the parquet on HF hold fractions (older ones held whole pixels). So
-numbers are held against the screenshot: boxes that cannot be what the table says are errors, and a file with many of
-them is refused, also with `--on-error skip`.
+Assumption, not stated on any card: newer revisions of the parquet on HF have fractions (older ones whole pixels).
+Therefore numbers are checked against the screenshot: boxes that contradict the table are errors, and a file with many
+of them is refused, also with `--on-error skip`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import EmbeddedImage, read_size
 
 FORMATS = {"xywh": NAMED["xywh-abs"], "xyxy": NAMED["xyxy-abs"], "fractions": NAMED["xyxy-norm1"]}
-"""Ways to write boxes, by their names of `--box-format`."""
-MISFIT = "box that cannot be of the file's convention"
+"""Names of `--box-format` -> box conventions."""
+MISFIT = "box in another format than its file"
 MOST_MISFITS = 0.05
-"""Share of misfits from which it is not the entries that are wrong."""
+"""Above this share of misfits, the file has another format."""
 _PIXELS_OVER, _FRACTIONS_OVER = 0.05, 1.0  # crawled pages have elements off-screen
-"""How far over the edge, in sides of the image, a box may reach to be clipped, not doubted."""
+"""How far over the edge, in sides of the image, a box may extend and still be clipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +60,15 @@ class Options(Flags):
     )
     box_format: Annotated[
         Literal["xywh", "xyxy", "fractions"] | None,
-        "How boxes are written: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by keys.",
+        "Box format: pixels (xywh, xyxy), or fractions (x1 y1 x2 y2, 0-1). Default: by the keys.",
     ] = None
 
-    images_dir: Annotated[Path | None, "Folder that img_filename is relative to; parquet files hold their images."] = (
+    images_dir: Annotated[Path | None, "Folder that img_filename is relative to; parquet files embed their images."] = (
         None
     )
 
     def format_of(self, task: str) -> str:
-        """As `Flags.format_of`; a click is asked for as one point, which `gui-click` reads."""
+        """As `Flags.format_of`; a click is one point, for `gui-click`."""
         return checked_format("--answer-format", self.answer_format or ("point" if task == "pointing" else None), task)
 
 
@@ -89,7 +89,7 @@ def _items(path: Path, images_dir: Path | None, options: Options, ledger: Ledger
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record); a long json list is decoded entry by entry."""
+    """Yield (place, record); a long json list is decoded entry by entry."""
     if path.suffix.lower() != ".json":
         yield from read_records(path)
         return
@@ -98,7 +98,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _elements(where: str, record: Any) -> Iterator[tuple[str, Any]]:
-    """The entry itself, or each element of a web page."""
+    """Yield the entry itself, or each element of a web page."""
     if isinstance(record, dict) and isinstance(record.get("elements"), list):
         for number, element in enumerate(record["elements"]):
             inherited = {"img_filename": record.get("img_filename"), "elements": True}
@@ -109,7 +109,7 @@ def _elements(where: str, record: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _item(where: str, record: Any, images_dir: Path | None, options: Options) -> Item:
-    """The item of an entry."""
+    """Make the item of an entry."""
     record = record_of(record, where)
     if "gt_bbox" in record:
         reason = "gt_bbox: rows of GUI-R1; convert them with `visionr1 convert records --preset gui-r1`"
@@ -127,7 +127,7 @@ def _item(where: str, record: Any, images_dir: Path | None, options: Options) ->
         image=image,
         task=options.task,
         phrases=(instruction,),
-        # a template of the user's own is filled with the bare instruction
+        # a user's template gets the bare instruction
         question=None if options.prompt_template else f'{verb} the element: "{instruction}".',
         annotated_wh=annotated_wh,
         whole_wh=(1, 1) if written == "fractions" else None,
@@ -145,8 +145,8 @@ def _format_by_keys(where: str, record: Mapping[str, Any]) -> str:
         return "fractions"
     if "img_filename" in record:
         return "xywh" if "data_type" in record and "data_source" in record else "fractions"
-    reason = f"keys {', '.join(sorted(record))[:120]}: of none of the layouts that are known"
-    raise RowError("unknown layout", f"{where}: {reason}; say by --box-format how boxes are written")
+    reason = f"keys {', '.join(sorted(record))[:120]}: not of a known layout"
+    raise RowError("unknown layout", f"{where}: {reason}; give --box-format")
 
 
 def _image(where: str, record: Mapping[str, Any], images_dir: Path | None) -> Path | EmbeddedImage:
@@ -169,7 +169,7 @@ def _image_size(value: Any, where: str) -> tuple[int, int] | None:
 
 
 def _place(where: str, numbers: list[float], written: str, size_wh: tuple[int, int]) -> list[float]:
-    """x1, y1, x2, y2 in the unit of the file, which has `size_wh` of the whole image."""
+    """Convert to x1, y1, x2, y2 in the file's unit, in which the whole image is `size_wh`."""
     place = FORMATS[written].as_corners(numbers)
     xs, ys = place[0::2], place[1::2]
     sides = [x / size_wh[0] for x in xs] + [y / size_wh[1] for y in ys]
@@ -177,8 +177,8 @@ def _place(where: str, numbers: list[float], written: str, size_wh: tuple[int, i
     over = _PIXELS_OVER if in_pixels else _FRACTIONS_OVER
     reason = None
     if not all(-over <= side <= 1 + over for side in sides):
-        outside = f"it reaches outside the image of {size_wh[0]} x {size_wh[1]}"
-        reason = outside if in_pixels else "it reaches far over 0-1"
+        outside = f"it extends outside the image of {size_wh[0]} x {size_wh[1]}"
+        reason = outside if in_pixels else "it extends far outside 0-1"
     elif xs[0] > xs[-1] or ys[0] > ys[-1]:
         reason = "its corners are in the wrong order"
     elif in_pixels and max(numbers) <= 1:
@@ -186,7 +186,7 @@ def _place(where: str, numbers: list[float], written: str, size_wh: tuple[int, i
     if reason is not None:
         others = ", ".join(other for other in FORMATS if other != written)
         advice = f"correct it; if the whole file has another box format, give --box-format ({others})"
-        raise RowError(MISFIT, f"{where}: box {numbers} cannot be {written}: {reason}; {advice}")
+        raise RowError(MISFIT, f"{where}: box {numbers} is not {written}: {reason}; {advice}")
     return place
 
 

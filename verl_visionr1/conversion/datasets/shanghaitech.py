@@ -4,8 +4,8 @@
 
 A part is a folder (`part_A`, `part_A_final`) of `train_data` and `test_data` (`--split`), each with `images/IMG_1.jpg`
 and `ground-truth/GT_IMG_1.mat` (`ground_truth` in some copies): MATLAB's `image_info{1}.location`, x and y of each
-head, counted from 1, and `.number`. Part A has 33 to 3139 people an image, part B 9 to 578: `--max-instances` says how
-many are too many. Some images are grey, and stay so.
+head, counted from 1, and `.number`. Part A has 33 to 3139 people per image, part B 9 to 578; `--max-instances` limits
+them. Grey images stay grey.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.images import read_size
 
 PHRASES = {"counting": "person", "pointing": "head"}
-"""Task -> what is asked for: people are counted, but their heads were marked."""
+"""Task -> phrase: people are counted, but heads are annotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +50,28 @@ class Crowd(NamedTuple):
 
 
 def crowds_of(part: Path, split: str, ledger: Ledger) -> list[Crowd]:
-    """All annotated images of a part's split, in the order of their numbers."""
+    """Return all annotated images of a part's split, in the order of their numbers."""
     data = part / f"{split}_data"
     truth = next((data / name for name in ("ground-truth", "ground_truth") if (data / name).is_dir()), None)
     if truth is None or not (data / "images").is_dir():
-        raise RowsError(f"{data}: needs images/ and ground-truth/ (or ground_truth/); check the part, and --split")
+        raise RowsError(f"{data}: needs images/ and ground-truth/ (or ground_truth/); check the part and --split")
     images = {path.stem: path for path in sorted((data / "images").iterdir()) if not path.name.startswith(".")}
     crowds = []
     for annotation in sorted(truth.glob("GT_*.mat"), key=_natural):
         stem = annotation.stem.removeprefix("GT_")
-        image = images.pop(stem, data / "images" / f"{stem}.jpg")  # its opening tells
+        image = images.pop(stem, data / "images" / f"{stem}.jpg")  # a missing file fails when opened
         crowds.append(Crowd(f"{part.absolute().name}/{split}_data/{stem}", annotation, image.absolute()))
     ledger.left_out["image without an annotation file"] += len(images)
     return crowds
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Key by which IMG_2 comes before IMG_10."""
+    """Return a key that sorts IMG_2 before IMG_10."""
     return [(int(piece), "") if piece.isdecimal() else (0, piece) for piece in re.split(r"(\d+)", path.name)]
 
 
 def heads_of(annotation: Path, where: str) -> list[Point]:
-    """The heads that an annotation file marks, 0-based."""
+    """Return the heads of an annotation file, 0-based."""
     try:
         info = read_mat(annotation)["image_info"][0, 0][0, 0]
         number = int(np.asarray(info["number"]).item())
@@ -85,7 +85,7 @@ def heads_of(annotation: Path, where: str) -> list[Point]:
 
 
 def items_of(crowds: Sequence[Crowd], options: Options, ledger: Ledger) -> Iterator[Item]:
-    """A row for each image and task."""
+    """Yield an item for each image and task."""
     for crowd in crowds:
         where = f"{crowd.image_id}: {crowd.annotation.name}"
         with ledger.skipping():

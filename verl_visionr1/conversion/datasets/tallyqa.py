@@ -1,4 +1,4 @@
-"""TallyQA -> parquet rows for verl: counting, each with a question of the data set's own.
+"""TallyQA -> parquet rows for verl: counting with the data set's own questions.
 
     visionr1 convert tallyqa train.json images tally_train.parquet --on-error skip
 
@@ -7,9 +7,9 @@
     {"answer": 4, "data_source": "imported_genome", "image": "VG_100K_2/2410408.jpg", "image_id": 92410408,
      "issimple": false, "question": "How many headlights does the black bus have?", "question_id": 30095774}
 
-and `images` holds `VG_100K/`, `VG_100K_2/`, `train2014/` and `val2014/`, of Visual Genome and COCO 2014: lists of
-excluded images (`vg:2410408`, `coco:139`) apply. Only test.json says `issimple`. Several people answered similar
-questions: one that appears twice for an image becomes one row, and none where the answers differ.
+and `images` has `VG_100K/`, `VG_100K_2/`, `train2014/` and `val2014/`, of Visual Genome and COCO 2014, so that
+exclusion lists (`vg:2410408`, `coco:139`) apply. Only test.json has `issimple`. A question that is repeated for an
+image becomes one row, or none if its answers differ.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Options(Flags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/tallyqa"
-    simple_only: Annotated[bool, "Leave out complex questions (test.json alone says which are)."] = False
+    simple_only: Annotated[bool, "Leave out complex questions (only test.json marks them)."] = False
 
 
 class Question(NamedTuple):
-    """One entry: a question about an image, and what one person answered."""
+    """One entry: a question about an image, and one person's answer."""
 
     where: str
     text: str
@@ -50,14 +50,14 @@ class Question(NamedTuple):
 
 
 def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledger) -> list[list[Question]]:
-    """The questions of each image, in the order of the file; each alike question once."""
+    """Read the questions of each image, in the order of the file; equal questions once."""
     alike: dict[str, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
     key_of, keys = dict[str, str](), ImageKeys()
-    says_simple = False
+    has_simple = False
     for where, record in read_records(path):
         with ledger.skipping():
             question = _question(where, record)
-            says_simple |= "issimple" in question.record
+            has_simple |= "issimple" in question.record
             if options.simple_only and question.record.get("issimple") is not True:
                 ledger.left_out["question that is not simple"] += 1
                 continue
@@ -65,9 +65,9 @@ def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledge
                 found = find_below(images_dir, name)
                 key_of[name] = name if found is None else keys.key(name, found)
             alike[key_of[name]][" ".join(re.findall(r"\w+", question.text.lower()))].append(question)
-    if options.simple_only and not says_simple:
-        raise RowsError(f"{path}: no entry has issimple (train.json never has): leave out --simple-only")
-    return [_once(questions, ledger) for questions in alike.values()]
+    if options.simple_only and not has_simple:
+        raise RowsError(f"{path}: no entry has issimple (train.json never has); leave out --simple-only")
+    return [_merge_repeats(questions, ledger) for questions in alike.values()]
 
 
 def _question(where: str, record: Any) -> Question:
@@ -77,7 +77,7 @@ def _question(where: str, record: Any) -> Question:
     return Question(where, text, answer, text_of(record, ["image"], where), record)
 
 
-def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
+def _merge_repeats(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
     kept = []
     for questions in alike.values():
         if len({question.answer for question in questions}) > 1:
@@ -89,7 +89,7 @@ def _once(alike: dict[str, list[Question]], ledger: Ledger) -> list[Question]:
 
 
 def items_of(questions: list[list[Question]], images_dir: Path, name: str, ledger: Ledger) -> Iterator[Item]:
-    """The items of all questions."""
+    """Yield the items of all questions."""
     for of_image in filter(None, questions):
         with ledger.skipping():
             path = find_image(images_dir, of_image[0].image, of_image[0].where)
@@ -110,7 +110,7 @@ def items_of(questions: list[list[Question]], images_dir: Path, name: str, ledge
 @converter("counting", example="test.json images tally_test.parquet --split test --simple-only")
 def convert(
     annotations: Annotated[Path, "train.json or test.json."],
-    images_dir: Annotated[Path, "Folder that holds VG_100K, train2014, ..."],
+    images_dir: Annotated[Path, "Folder with VG_100K, train2014, ..."],
     options: Options,
     ledger: Ledger,
 ) -> Reading:

@@ -2,16 +2,16 @@
 
     visionr1 convert vision_r1 Vision-R1-Data vision_r1.parquet
 
-Read are the .parquet files of the Hugging Face data set, or the .arrow files that `save_to_disk` makes of it: one
-file, or the folder of them. Columns: `image` (bytes), `problem`, `solution` (JSON text `[["person", [[x1, y1, x2, y2],
+Reads the .parquet files of the Hugging Face data set, or the .arrow files of `save_to_disk`: one file, or a folder of
+them. Columns: `image` (bytes), `problem`, `solution` (JSON text `[["person", [[x1, y1, x2, y2],
 ...]], ...]`, pixels of the original image), `width`, `height`, `num_instances`, `target_id_maps` (JSON text
 `{"person": 1, ...}`).
 
-A problem is in one of the three wordings of Griffon, or as Vision-R1's trainers rewrite them for Qwen; what it asks for
-(a category list: detection, one phrase: grounding) is taken out of it and asked for in our words. Categories are split
-at commas and a last "and"; where `target_id_maps` or the solution name one that is then not in the list, those names
-are taken instead. Rows without instances are kept, and all prompts say how to answer when nothing is there;
-`--negatives 0` leaves them out, as upstream does. `--max-instances 30` is upstream's filter.
+A problem has one of Griffon's three wordings, or one of Vision-R1's rewritings for Qwen. Its category list (detection)
+or phrase (grounding) is extracted, and asked for in our wording. Categories are split at commas and a last "and"; if
+`target_id_maps` or the solution name a category outside that list, their names are used instead. Rows without instances
+are kept, and all prompts explain how to answer them; `--negatives 0` leaves them out, as upstream does.
+`--max-instances 30` is upstream's filter.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ LISTS = (
     ),
     ("Locate every instance that belongs to the following categories: '", "'. Report bbox coordinates in JSON format."),
 )
-"""What stands before and behind a category list: Griffon's words, and the two that replace them for Qwen."""
+"""Text before and after a category list: Griffon's wording, and the two replacements for Qwen."""
 PHRASES = (
     ("Can you point out ", " in the image and provide the coordinates of its location?"),
     ("Locate the exact position of ", " in the picture, if you can."),
     ("Locate every ", " in the image and output the coordinates in JSON format."),
 )
-"""What stands before and behind one phrase: Griffon's two wordings, and the one that replaces them for Qwen."""
+"""Text before and after one phrase: Griffon's two wordings, and the replacement for Qwen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vision_r1_{task}"
     keep_prompts: KeepPrompts = False
-    images_dir: Annotated[Path | None, "Folder of the images, where the rows hold paths instead of bytes."] = None
+    images_dir: Annotated[Path | None, "Folder of the images, if the rows have paths instead of bytes."] = None
 
 
 def _items(files: Sequence[Path], options: Options, ledger: Ledger) -> Iterator[Item]:
@@ -82,12 +82,12 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     pairs: list[tuple[str, Any]] = _decoded(where, "solution", record.get("solution"), list[tuple[str, Any]])
     solution = [(label, boxes_of(boxes, f"{where}: solution of {label!r}") or []) for label, boxes in pairs]
     ids = _decoded(where, "target_id_maps", record.get("target_id_maps") or {}, dict[str, int])
-    task, phrases = _asked(where, problem, [label for label, _ in solution], ids, options, ledger)
+    task, phrases = _parse_problem(where, problem, [label for label, _ in solution], ids, options, ledger)
     labels = [it for label, boxes in solution for it in [_label(where, label, task, phrases, ledger)] * len(boxes)]
     written = options.convention("xyxy-abs")
     boxes = [written.as_corners(box) for _, some in solution for box in some]
     if record.get("num_instances") not in (None, len(boxes)):
-        ledger.notes["num_instances differs from the number of boxes: the boxes were taken"] += 1
+        ledger.notes["num_instances differs from the number of boxes: boxes used"] += 1
     image = record.get("image")
     name = image.get("path") if isinstance(image, dict) else image
     return Item(
@@ -106,13 +106,13 @@ def _item(where: str, record: Mapping[str, Any], options: Options, ledger: Ledge
     )
 
 
-# ------------------------------------------------------------------------------------------------ what is asked for
+# ------------------------------------------------------------------------------------------------ questions
 
 
-def _asked(
+def _parse_problem(
     where: str, problem: str, labels: Sequence[str], ids: Mapping[str, int], options: Options, ledger: Ledger
 ) -> tuple[str, tuple[str, ...]]:
-    """A task, and the category list or the one phrase."""
+    """Return the task, and the category list or the one phrase."""
     known = sorted(ids, key=lambda name: ids[name])
     for before, behind in LISTS:
         if (listed := between(problem, before, behind)) is not None:
@@ -122,12 +122,12 @@ def _asked(
             return "grounding", (phrase,)
     if options.keep_prompts and known:
         return "detection" if len(known) > 1 else "grounding", tuple(known)
-    advice = "correct it, or keep it as it is with --keep-prompts (then target_id_maps says what is asked for)"
-    raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} is in none of the known wordings; {advice}")
+    advice = "correct it, or keep it with --keep-prompts (then the categories are those of target_id_maps)"
+    raise RowError("unknown wording", f"{where}: problem {problem[:120]!r} has none of the known wordings; {advice}")
 
 
 def between(text: str, before: str, behind: str) -> str | None:
-    """What stands between two texts; None where they do not stand around it, or nothing is left.
+    """Return the text between two others; None if they do not enclose it, or it is empty.
 
     >>> between("Locate the exact position of a cat in the picture, if you can.", *PHRASES[1])
     'a cat'
@@ -138,7 +138,7 @@ def between(text: str, before: str, behind: str) -> str | None:
 
 
 def split_list(listed: str) -> list[str]:
-    """The names of a list in words.
+    """Split a list in words into names.
 
     >>> split_list("person, traffic light and dog.")
     ['person', 'traffic light', 'dog']
@@ -150,7 +150,7 @@ def split_list(listed: str) -> list[str]:
 
 
 def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -> tuple[str, ...]:
-    """The category list: as the problem's words have it, unless that splits a name that is known."""
+    """Return the category list of the problem, unless its split cuts a known name."""
     names = list(dict.fromkeys(split_list(listed)))
     known = {normalize_label(name) for name in names}
     if all(normalize_label(name) in known for name in named):
@@ -162,7 +162,7 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
     if normalize_label(missing) not in normalize_label(listed):
         reason = f"{missing!r} is in solution or target_id_maps, but not in the category list {listed[:120]!r}"
         raise RowError("category not asked for", f"{where}: {reason}; correct it")
-    ledger.notes["category list with commas inside names: those of target_id_maps were taken"] += 1
+    ledger.notes["category list with commas inside names: names of target_id_maps used"] += 1
     once: dict[str, str] = {}
     for name in named:
         once.setdefault(normalize_label(name), name)
@@ -170,14 +170,14 @@ def _categories(where: str, listed: str, named: Sequence[str], ledger: Ledger) -
 
 
 def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Ledger) -> str:
-    """A label as the prompt has it."""
+    """Return a label as spelled in the prompt."""
     for phrase in phrases:
         if normalize_label(phrase) == normalize_label(label):
             return phrase
     if task == "grounding":
-        ledger.notes["label that differs from the phrase of the prompt: the phrase was taken"] += 1
+        ledger.notes["label that differs from the phrase of the prompt: phrase used"] += 1
         return phrases[0]
-    reason = f"solution has label {label!r}, which is not asked for"
+    reason = f"solution has label {label!r}, which is not in the problem"
     raise RowError("category not asked for", f"{where}: {reason}; correct it")
 
 
@@ -185,7 +185,7 @@ def _label(where: str, label: str, task: str, phrases: Sequence[str], ledger: Le
 
 
 def _decoded(where: str, column: str, value: Any, type: Any) -> Any:
-    """A column that holds JSON text, or what it stands for."""
+    """Decode a column with JSON text, or check the decoded value."""
     try:
         return msgspec.json.decode(value, type=type) if isinstance(value, str) else msgspec.convert(value, type)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:

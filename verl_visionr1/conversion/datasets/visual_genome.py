@@ -3,17 +3,17 @@
     visionr1 convert visual_genome region_descriptions.json images vg.parquet --image-data image_data.json \\
         --limit 50000 --on-error skip
 
-On disk: `region_descriptions.json` and `image_data.json` as distributed (versions 1.0 to 1.4), and one folder that
-holds `VG_100K/` and `VG_100K_2/` (the two image archives), or their images side by side. Regions are whole-pixel xywh
-in the frame of Visual Genome's own image files: about half of the images are COCO's too, but at another resolution, so
-COCO's copies are refused.
+Needs `region_descriptions.json` and `image_data.json` as distributed (versions 1.0 to 1.4), and one folder with
+`VG_100K/` and `VG_100K_2/` (the two image archives), or with their images together. Regions are whole-pixel xywh in the
+frame of Visual Genome's own image files. About half of the images are also in COCO, at another resolution, so COCO's
+copies are refused.
 
-`image_data.json` tells in which of the two folders an image lies, its size, and its number in COCO (`coco_id`), by
-which exclusion lists against COCO-based test sets know it. Without it the folders are searched, sizes are read from
-the files, and a list that names COCO images is refused.
+`image_data.json` has the folder, the size and the COCO id of each image (`coco_id`); exclusion lists of COCO-based test
+sets need that id. Without the file, both folders are searched, sizes are read from the images, and a list with COCO
+images is refused.
 
-Workers described each region on its own: a phrase ("a window") often fits several regions of its image, and by default
-such phrases are left out. Whether other objects fit a phrase that nobody wrote twice is not known.
+Regions were described separately, so a phrase ("a window") often fits several regions of its image. By default such
+phrases are left out. A phrase that was written once may still fit other objects.
 """
 
 from __future__ import annotations
@@ -48,11 +48,9 @@ class Options(BoxFlags):
     data_source: DataSource = "visionr1/visual_genome"
     repeats: Annotated[
         Literal["drop", "merge"],
-        "A phrase of several regions of an image: drop it, or merge them into a row of many boxes.",
+        "A phrase of several regions of an image: drop it, or merge them into a row with several boxes.",
     ] = "drop"
-    same_iou: Annotated[
-        float, "Regions of one phrase that overlap from here on are one object: the first is taken."
-    ] = 0.7
+    same_iou: Annotated[float, "Regions of one phrase with at least this IoU are one object: the first is used."] = 0.7
 
     image_data: Annotated[Path | None, "image_data.json: folder, size and COCO number of each image."] = None
 
@@ -74,7 +72,7 @@ class ImageData(msgspec.Struct, gc=False):
 
 
 class _ImageRegions(msgspec.Struct, gc=False):
-    """An entry of region_descriptions.json; the regions stay undecoded, so that a bad one costs only itself."""
+    """An entry of region_descriptions.json; regions stay undecoded, so that a bad one affects no other."""
 
     regions: msgspec.Raw
     image_id: int | None = None
@@ -98,15 +96,15 @@ def _number_of(entry: ImageData | _ImageRegions) -> int | None:
 
 
 def _check_exclusion(options: Options, images: Mapping[int, ImageData] | None) -> None:
-    """Refuse a list of COCO images where nothing says which images are COCO's: it would leave nothing out."""
+    """Refuse a list of COCO images if no COCO ids are known: it would leave nothing out."""
     if "coco" not in options.excluded.collections:
         return
     named = f"--exclude-image-ids {options.exclude_image_ids}: names COCO images"
     if images is None:
-        raise RowsError(f"{named}, which only image_data.json knows; add --image-data")
+        raise RowsError(f"{named}, but only image_data.json has COCO ids; add --image-data")
     if all(entry.coco_id is None for entry in images.values()):
         reason = f"no entry of {options.image_data} has a coco_id"
-        raise RowsError(f"{named}, and {reason}; take Visual Genome's own image_data.json")
+        raise RowsError(f"{named}, but {reason}; use Visual Genome's own image_data.json")
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -133,7 +131,7 @@ def _items(
 
 
 def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Path, where: str) -> dict[str, Any]:
-    """What all items of an image have in common."""
+    """Return the fields shared by all items of an image."""
     if images is None:
         names = [f"{folder}/{image_id}.jpg" for folder in FOLDERS]
         file_name = next((name for name in names if os.path.exists(images_dir / name)), names[0])
@@ -141,7 +139,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
         return {"image": path, "image_id": str(image_id), "file_name": file_name}
     entry = images.get(image_id)
     if entry is None:
-        raise RowError("unknown image_id", f"{where}: is not in image_data.json; take the file of the same version")
+        raise RowError("unknown image_id", f"{where}: not in image_data.json; use the file of the same version")
     file_name = "/".join(entry.url.split("/")[-2:])  # https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg
     if not file_name or entry.width is None or entry.height is None:
         raise RowError("image without size or url", f"{where}: image_data.json lacks url, width or height; correct it")
@@ -157,7 +155,7 @@ def _image(image_id: int, images: Mapping[int, ImageData] | None, images_dir: Pa
 def _items_of_image(
     regions: list[_Region], where: str, image: dict[str, Any], options: Options, ledger: Ledger
 ) -> Iterator[Item]:
-    """One item for each phrase, in the order of their first regions."""
+    """Yield one item for each phrase, in the order of their first regions."""
     written = options.convention("xywh-abs")
     by_phrase: dict[str, list[_Region]] = {}
     for region in regions:
@@ -182,7 +180,7 @@ def _items_of_image(
 
 
 def _objects(boxes: list[Box], same_iou: float) -> list[Box]:
-    """Boxes of one phrase without those that lie on an earlier one."""
+    """Return boxes of one phrase without those that overlap an earlier one."""
     objects: list[Box] = []
     for box in boxes:
         if not any(box == other or iou(box, other) >= same_iou for other in objects):
@@ -191,7 +189,7 @@ def _objects(boxes: list[Box], same_iou: float) -> list[Box]:
 
 
 def _shown(phrase: str) -> str:
-    """A phrase as it is asked for: without surplus blanks and the full stop that some workers wrote.
+    """Normalize a phrase for the prompt: without surplus blanks and a final full stop.
 
     >>> _shown(" a cat  sitting on a table. ")
     'a cat sitting on a table'

@@ -1,21 +1,21 @@
-"""VLM-R1's data (omlab/VLM-R1, and what its trainers read) -> parquet rows for verl.
+"""VLM-R1's data (omlab/VLM-R1, and files for its trainers) -> parquet rows for verl.
 
     visionr1 convert vlm_r1 rec_jsons_processed/refcoco_train.json coco vlm_r1_rec.parquet
     visionr1 convert vlm_r1 ovd.jsonl:mcq.jsonl images/ovd:images/mcq vlm_r1.parquet --reward-method od_ap:mcq
 
-Two layouts, told apart by their keys; several files and their folders of images are joined by ":", as upstream does:
+Two layouts, recognized by their keys; several files and their image folders are joined by ":", as in upstream:
 
 * `rec_jsons_processed/*.json`: a list of `{"image": "train2014/COCO_...jpg", "problem", "normal_caption", "bbox_list",
-  "solution", "width", "height", ...}`: grounding. `solution` is COCO's box and is taken as it is; `bbox_list` is the
-  same box a pixel short on x2 and y2, and is taken only where there is no `solution`.
+  "solution", "width", "height", ...}`: grounding. `solution` is COCO's box and is used unchanged; `bbox_list` is the
+  same box, one pixel short in x2 and y2, and is used only without `solution`.
 * training .jsonl: `{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt",
   "value": ...}], "accu_reward_method": "mcq"}`. An answer of boxes (```json [{"bbox_2d": ..., "label": ...}]```,
-  `[x1, y1, x2, y2]` or `None`) becomes detection or grounding, any other text: its data source ends in the reward
-  method (`visionr1/vlm_r1_text_mcq`), by which `routes.data_source` can choose a preset.
+  `[x1, y1, x2, y2]` or `None`) becomes detection or grounding, any other becomes text. The data source of text
+  ends in the reward method (`visionr1/vlm_r1_text_mcq`), so that `routes.data_source` can select a preset.
 
-Boxes are pixels of the original image, or what `--box-format` says. `--plus-one` adds a pixel to x2 and y2 of boxes
-that lack it: a `bbox_list` without `solution`, and single boxes of conversations that were made of `bbox_list`; no file
-says so itself. Rows of several images are errors, rows without one are left out.
+Boxes are pixels of the original image, or as in `--box-format`. `--plus-one` adds a pixel to x2 and y2 of boxes that
+lack it: `bbox_list` without `solution`, and single boxes of conversations made from `bbox_list`. No file states this.
+Rows with several images are errors; rows without an image are left out.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.targets import normalize_label
 
 REC = "Please provide the bounding box coordinate of the region this sentence describes:"
-"""What stands before an expression."""
+"""Text before an expression."""
 OVD = "detect the following objects:"
-"""What stands before a list of things, ..."""
+"""Text before a list of objects."""
 OVD_END = "Output each detected target's"
-"""... and what behind it."""
+"""Text after that list."""
 BOX_METHODS = ("map", "weighted_sum", "od_ap", "od_ap50", "odLength")
-"""Reward methods whose answers are boxes, or "None"."""
+"""Reward methods with boxes or "None" as answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +64,16 @@ class Options(BoxFlags):
 
     data_source: DataSource = "visionr1/vlm_r1_{task}"
     keep_prompts: KeepPrompts = False
-    reward_method: Annotated[str, "Reward method of rows that name none; several, one a file, joined by ':'."] = (
-        "default"
-    )
+    reward_method: Annotated[str, "Reward method of rows without one; or one per file, joined by ':'."] = "default"
     plus_one: Annotated[
-        bool, "Add a pixel to x2 and y2: to bbox_list where there is no solution, to single boxes of conversations."
+        bool, "Add a pixel to x2 and y2 of bbox_list without solution, and of single boxes of conversations."
     ] = False
 
 
 def _one_each(flag: str, joined: str, count: int) -> list[str]:
     values = joined.split(":")
     if len(values) not in (1, count):
-        raise RowsError(f"{flag} {joined}: {len(values)} for {count} files; give one for all, or one for each")
+        raise RowsError(f"{flag} {joined}: {len(values)} values for {count} files; give one for all, or one for each")
     return values if len(values) == count else values * count
 
 
@@ -94,7 +92,7 @@ def _items(sources: Sequence[tuple[Path, Path, str]], options: Options, ledger: 
 
 
 def _image_name(where: str, record: Mapping[str, Any]) -> str | None:
-    """The one image of a row; None for a row without."""
+    """Return the one image of a row, or None."""
     value = record.get("image")
     names = value if isinstance(value, list) else [value] if value else []
     if len(names) > 1:
@@ -114,7 +112,7 @@ def _of_expression(
     caption = record.get("normal_caption")
     phrase = expression_in(caption) or caption if isinstance(caption, str) else expression_in(problem)
     if not phrase or not phrase.strip():
-        reason = f"no normal_caption, and problem {problem[:80]!r} is not of the known wording"
+        reason = f"no normal_caption, and problem {problem[:80]!r} has no known wording"
         raise RowError("unknown wording", f"{where}: {reason}; {ADVICE}")
     boxes, written = _boxes(where, record, options, ledger), options.convention("xyxy-abs")
     phrase = phrase.strip().removesuffix(".")
@@ -134,7 +132,7 @@ def _of_expression(
 
 
 def expression_in(problem: str) -> str | None:
-    """The expression of a problem in VLM-R1's wording; None where it is in another.
+    """Return the expression of a problem in VLM-R1's wording; None for another wording.
 
     >>> expression_in(f"{REC} the left cat. First output the thinking process in <think> </think> tags.")
     'the left cat'
@@ -144,46 +142,46 @@ def expression_in(problem: str) -> str | None:
 
 
 def _boxes(where: str, record: Mapping[str, Any], options: Options, ledger: Ledger) -> list[list[float]]:
-    """The boxes of `solution` where it is in pixels, else those of `bbox_list`."""
+    """Return the boxes of `solution` if it is in pixels, else those of `bbox_list`."""
     solution, short = (_boxes_in(where, record.get(key)) for key in ("solution", "bbox_list"))
-    if solution is not None and short is not None and _agree(solution, list(map(_with_pixel, short))):
+    if solution is not None and short is not None and _are_equal(solution, list(map(_with_pixel, short))):
         return solution
     normalized = _boxes_in(where, record.get("normalized_solution"))
     if solution is not None and solution == normalized:
-        return _boxes_behind(where, record, solution, short or [])
+        return _restore_pixels(where, record, solution, short or [])
     if solution is not None:
-        differs = short is not None and not _agree(solution, short)
-        ledger.notes["bbox_list that differs from solution by more than its pixel: solution was taken"] += differs
+        differs = short is not None and not _are_equal(solution, short)
+        ledger.notes["bbox_list that differs from solution by more than its pixel: solution used"] += differs
         return solution
     if short is None:
         given = record.get("bbox_list") or record.get("solution")
-        raise RowError("no box", f"{where}: neither bbox_list nor solution holds a box ({str(given)[:60]}); {ADVICE}")
+        raise RowError("no box", f"{where}: neither bbox_list nor solution has a box ({str(given)[:60]}); {ADVICE}")
     if options.plus_one:
         return list(map(_with_pixel, short))
-    ledger.notes["bbox_list without solution: taken as it is; VLM-R1's own is a pixel short (--plus-one adds it)"] += 1
+    ledger.notes["bbox_list without solution: used unchanged; VLM-R1's own is a pixel short (--plus-one adds it)"] += 1
     return short
 
 
 def _boxes_in(where: str, value: Any) -> list[list[float]] | None:
-    """The boxes of a value; None where it holds none."""
+    """Return the boxes of a value, or None."""
     return (read_solution(value, where).boxes or None) if value and isinstance(value, list | str) else None
 
 
-def _boxes_behind(
+def _restore_pixels(
     where: str, record: Mapping[str, Any], solution: list[list[float]], short: list[list[float]]
 ) -> list[list[float]]:
-    """The boxes in pixels that a solution in 0-1000, floored, was made of: `bbox_list` with its pixel, or without."""
+    """Return the boxes in pixels behind a floored solution in 0-1000: `bbox_list` with or without its pixel."""
     size_wh = size_of(record.get("width"), record.get("height"), where)
     if size_wh is not None and short:
         for boxes in (list(map(_with_pixel, short)), short):
             if [[int(v / size_wh[i % 2] * 1000) for i, v in enumerate(box)] for box in boxes] == solution:
                 return boxes
-    reason = "solution is normalized_solution, and no bbox_list gives it: a file for InternVL, in 0-1000, floored"
-    raise RowError("box of a model's frame", f"{where}: {reason}; take the file of rec_jsons_processed")
+    reason = "solution is normalized_solution (for InternVL, in 0-1000, floored), and does not match bbox_list"
+    raise RowError("box of a model's frame", f"{where}: {reason}; use the file of rec_jsons_processed")
 
 
-def _agree(boxes: list[list[float]], others: list[list[float]]) -> bool:
-    """Whether boxes are the same but for the rounding of sums."""
+def _are_equal(boxes: list[list[float]], others: list[list[float]]) -> bool:
+    """Whether boxes are equal up to rounding of sums."""
     return len(boxes) == len(others) and np.allclose(boxes, others, rtol=1e-9, atol=1e-6)
 
 
@@ -203,10 +201,10 @@ def _of_conversation(
         raise RowError("unknown reward method", f"{where}: accu_reward_method {method!r}: needs a name; {ADVICE}")
     solution = read_solution(answer, where)
     about_boxes = method in BOX_METHODS or OVD in question or expression_in(question) is not None
-    if solution.boxes is not None and (about_boxes or not solution.says_none):
+    if solution.boxes is not None and (about_boxes or not solution.is_none):
         made = _boxes_of(question, solution, options)
     elif about_boxes:
-        reason = f"boxes are asked for, and the answer is {solution.text[:80]!r}"
+        reason = f"the question asks for boxes, but the answer is {solution.text[:80]!r}"
         raise RowError("answer unreadable", f"{where}: {reason}: needs boxes or None; {ADVICE}")
     elif solution.points is not None:
         made = {"task": "pointing", "question": without_format(question), "points_xy": solution.points}
@@ -225,20 +223,20 @@ def _of_conversation(
 
 
 def _turns(where: str, turns: Any) -> tuple[str, Any]:
-    """Question and answer."""
+    """Return question and answer."""
     try:
-        asked, answered = turns
-        speakers, question = (asked["from"], answered["from"]), without_images(asked["value"])
-        if speakers != ("human", "gpt") or not question:
+        user, assistant = turns
+        roles, question = (user["from"], assistant["from"]), without_images(user["value"])
+        if roles != ("human", "gpt") or not question:
             raise ValueError
-        return question, answered["value"]
+        return question, assistant["value"]
     except (TypeError, ValueError, KeyError):
-        reason = f"conversations {str(turns)[:100]!r}: needs one turn of human, a text, and one of gpt"
+        reason = f"conversations {str(turns)[:100]!r}: needs one turn of human with a text, and one of gpt"
         raise RowError("malformed conversation", f"{where}: {reason}; {ADVICE}") from None
 
 
 def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, Any]:
-    """Task, phrases and boxes; the question is kept where what it asks for cannot be told."""
+    """Return task, phrases and boxes; the question is kept if its phrases are unknown."""
     boxes, written = solution.boxes or [], options.convention("xyxy-abs")
     if options.plus_one and not solution.labels:
         boxes = list(map(_with_pixel, boxes))
@@ -259,14 +257,14 @@ def _boxes_of(question: str, solution: Solution, options: Options) -> dict[str, 
 
 
 def _listed(question: str) -> tuple[str, ...]:
-    """The things that an OVD prompt lists; () in another wording."""
+    """Return the objects in the list of an OVD prompt; () for another wording."""
     _, found, behind = question.partition(OVD)
     listed = behind.partition(OVD_END)[0].strip().removesuffix(".")
     return tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip())) if found else ()
 
 
 def _words_of(where: str, question: str, answer: str, method: str, options: Options) -> dict[str, Any]:
-    """A question with an answer in words, with its options where it is a choice."""
+    """Return a question with an answer in words, and its options if it is multiple choice."""
     choices = options_of(question) if method == "mcq" or (method == "default" and len(answer) == 1) else ()
     if choices and named_option(answer, choices) is None:
         if method == "mcq":
@@ -303,6 +301,6 @@ def convert(
         require_images(folder, "IMAGE_FOLDERS")
     methods = _one_each("--reward-method", options.reward_method, len(paths))
     sources = list(zip(paths, folders, methods, strict=True))
-    looked_at = _items(sources, options, Ledger(fail=False)) if options.negatives != 0 else ()
-    allow_none = any(item.is_negative for item in looked_at)
+    preview = _items(sources, options, Ledger(fail=False)) if options.negatives != 0 else ()
+    allow_none = any(item.is_negative for item in preview)
     return Reading(items=_items(sources, options, ledger), files=paths, allow_none=allow_none)

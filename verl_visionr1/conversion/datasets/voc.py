@@ -3,18 +3,18 @@
     cd VOCdevkit/VOC2012
     visionr1 convert voc Annotations JPEGImages voc_train.parquet --split train
 
-    VOCdevkit/VOC2012/Annotations/2007_000027.xml      one an image
+    VOCdevkit/VOC2012/Annotations/2007_000027.xml      one per image
                       JPEGImages/2007_000027.jpg       of the same name
                       ImageSets/Main/{train,val,trainval,test}.txt
 
-Where `ImageSets/Main` lies beside the folder of xml files, `--split` names one of its lists, or `--image-list` gives
-another; where not (LabelImg, Roboflow: xml files may lie among the images), all xml files are taken.
+If `ImageSets/Main` is beside the folder of xml files, `--split` names one of its lists, or `--image-list` gives
+another. Otherwise (LabelImg, Roboflow, where xml files may be among the images) all xml files are used.
 
-VOC counts pixels from 1 and its boxes hold their last pixel: xmin and ymin are shifted by one. LabelImg, CVAT and
-Roboflow write VOC's xml with edges counted from 0, and nothing in the file says so: give `--zero-based`. (A 0 among the
-numbers of a file that is read as VOC's own is noted.) Objects marked difficult are regions to ignore, as VOC's own
-evaluation takes them; the boxes of `<part>`s (head, hand, foot) are no objects. An image is known by the name of its
-xml; `<filename>`, which tools leave wrong, counts where no image has that name, and a missing size is measured.
+VOC counts pixels from 1 and its boxes include their last pixel, so xmin and ymin are shifted by one. LabelImg, CVAT and
+Roboflow write VOC's xml with edges counted from 0, and the file does not show it: give `--zero-based`. (A 0 in a file
+that is read as VOC's own is noted.) Objects marked difficult are regions to ignore, as in VOC's evaluation; the boxes
+of `<part>`s (head, hand, foot) are no objects. An image is found by the name of its xml; `<filename>`, which is often
+wrong, is used only if no image has that name. A missing size is read from the image.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Options(VocabularyFlags):
     """The command's flags; `--help` explains each."""
 
     data_source: DataSource = "visionr1/voc_{task}"
-    zero_based: Annotated[bool, "The xml is of LabelImg, CVAT or Roboflow: edges counted from 0."] = False
+    zero_based: Annotated[bool, "The xml is from LabelImg, CVAT or Roboflow: edges counted from 0."] = False
     names: Annotated[
         Path | None,
-        "File of the category names, one a line, in the order to ask. Default: those met in the split, sorted.",
+        "File of the category names, one per line, in the order to ask. Default: those of the split, sorted.",
     ] = None
-    image_list: Annotated[Path | None, "List of images, an id a line, instead of ImageSets/Main/<split>.txt."] = None
+    image_list: Annotated[Path | None, "List of images, one id per line, instead of ImageSets/Main/<split>.txt."] = None
 
 
 class _Object(NamedTuple):
-    """An `<object>`; its corners as VOC writes them, or None where they are no numbers."""
+    """An `<object>`; its corners as written, or None if they are not numbers."""
 
     number: int
     name: str
@@ -66,7 +66,7 @@ class _Object(NamedTuple):
 
 @dataclass(slots=True)
 class _Folders:
-    """The images, by their names without suffix; by which xml each was taken, and those that two have taken."""
+    """The images by name without suffix, the xml that uses each, and images used by two."""
 
     images_dir: Path
     by_stem: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -78,7 +78,7 @@ class _Folders:
 
 
 def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> tuple[list[str], bool]:
-    """The xml files of the split, in the order of its list; and whether they are all that the folder holds."""
+    """Return the xml files of the split, in the order of its list, and whether they are the whole folder."""
     found = files_in(annotations, (".xml",))
     if not found:
         raise RowsError(f"{annotations}: no xml file in it; check ANNOTATIONS")
@@ -89,7 +89,7 @@ def listed_xml(annotations: Path, options: Options, ledger: Ledger) -> tuple[lis
     names: dict[str, None] = {}
     for line in map(str.strip, read_lines(path)):
         if re.fullmatch(r"\S+\s+(-1|0|1)", line):
-            raise RowsError(f"{path}: {line!r}: a list of one category's images; give that of the whole split")
+            raise RowsError(f"{path}: {line!r}: a list of one category's images; give the list of the whole split")
         name = line.strip('"') + ".xml"
         if name in known:
             ledger.notes["image listed again"] += name in names
@@ -112,7 +112,7 @@ def _list_of_split(annotations: Path, split: str) -> Path | None:
 
 
 def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: Ledger) -> Path:
-    """The image of an xml file: the one of its name, else the one that it names."""
+    """Find the image of an xml file by the name of the xml, else by its `<filename>`."""
     own = folders.by_stem.get(stem, [])
     named = PureWindowsPath(filename).name  # takes both / and \\ for separators
     if len(own) > 1:
@@ -122,7 +122,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
     if own:
         path = folders.images_dir.absolute() / own[0]
         if filename and named != path.name:
-            ledger.notes["xml whose <filename> is another: image taken by the name of the xml"] += 1
+            ledger.notes["xml with another <filename>: image found by the name of the xml"] += 1
     else:
         path = find_image(folders.images_dir, filename or stem, where)
         if not path.is_file():
@@ -136,7 +136,7 @@ def _image_of(stem: str, filename: str, where: str, folders: _Folders, ledger: L
     return path
 
 
-# ---------------------------------------------------------------------------------------------- what is in them
+# ---------------------------------------------------------------------------------------------- contents
 
 
 def read_voc(
@@ -172,7 +172,7 @@ def read_voc(
 
 
 def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int, int]:
-    """The size that the boxes are drawn in: the file's, where the xml gives none (0, or no number)."""
+    """Return the size of the boxes' frame; from the image if the xml gives none (0, or not a number)."""
     width, height = (_number(_text(root, f"size/{side}")) for side in ("width", "height"))
     if width and height and width >= 1 and height >= 1:
         return int(width), int(height)
@@ -182,12 +182,12 @@ def _size_of(root: Element, path: Path, where: str, ledger: Ledger) -> tuple[int
 
 
 def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger) -> None:
-    for number, element in enumerate(root.findall("object"), 1):  # not iter(): a <part> has a <bndbox> of its own
+    for number, element in enumerate(root.findall("object"), 1):  # not iter(): a <part> has its own <bndbox>
         texts = [_text(element, f"bndbox/{corner}") for corner in CORNERS]  # by name: the order varies
         written = ", ".join(f"{corner} {text or 'missing'}" for corner, text in zip(CORNERS, texts, strict=True))
         name = _text(element, "name")
         if not name:
-            message = f"{where}: object {number} ({written}): has no <name>; correct it"
+            message = f"{where}: object {number} ({written}): no <name>; correct it"
             ledger.skip(RowError("object without a name", message))
             continue
         numbers = [_number(text) for text in texts]
@@ -197,12 +197,12 @@ def _read_objects(root: Element, where: str, into: list[_Object], ledger: Ledger
 
 
 def _text(element: Element, path: str) -> str:
-    """The text of an element below another, on one line; empty where it is missing."""
+    """Return the text of a child element, on one line; empty if missing."""
     return " ".join(element.findtext(path, "").split())
 
 
 def _number(text: str) -> float | None:
-    """A finite number; VOC 2012 holds some that are not whole."""
+    """Parse a finite number; VOC 2012 has some that are not whole."""
     try:
         value = float(text)
     except ValueError:
@@ -213,9 +213,9 @@ def _number(text: str) -> float | None:
 def _in_columns(
     name: str, read: list[tuple[AnnotatedImage, list[_Object]]], options: Options, ledger: Ledger
 ) -> Annotations:
-    """The objects as columns; VOC's corners become edges counted from 0."""
-    met = sorted({it.name for _, objects in read for it in objects})
-    names, _ = named_once(read_names(options.names) if options.names else met, ledger)
+    """Return the objects as columns; VOC's corners become edges counted from 0."""
+    found = sorted({it.name for _, objects in read for it in objects})
+    names, _ = named_once(read_names(options.names) if options.names else found, ledger)
     place_of = {visible_form(known): place for place, known in enumerate(names)}
     columns = options.columns(name, names, ledger, NAMED["xyxy-abs"])
     shift = 0 if options.zero_based or columns.convention.fixed_wh else 1
@@ -225,7 +225,7 @@ def _in_columns(
             where = f"{entry.image_id}.xml object {it.number}"
             box = it.corners and [it.corners[0] - shift, it.corners[1] - shift, *it.corners[2:]]
             if shift and box and min(box) < 0:
-                ledger.notes["box that begins before VOC's first pixel, 1: by LabelImg or CVAT? (--zero-based)"] += 1
+                ledger.notes["box that begins before VOC's first pixel, 1: from LabelImg or CVAT? (--zero-based)"] += 1
             place = place_of.get(visible_form(it.name))
             if place is not None:
                 columns.add(image, place, box, where, mark="difficult" if it.is_difficult else "", written=it.written)

@@ -6,16 +6,16 @@
     data.yaml                  names (a list or a dictionary); train, val, test: folders of images, or lists of them
     images/train/a.jpg         Ultralytics; train/images/a.jpg (Roboflow)
     labels/train/a.txt                      train/labels/a.txt
-    obj_train_data/a.jpg, .txt darknet, CVAT: without a folder `images`, labels lie beside the images
+    obj_train_data/a.jpg, .txt darknet, CVAT: without a folder `images`, labels are beside the images
 
-A line is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, of which the bounding box is taken), in
-fractions of the image as a viewer shows it, after its EXIF orientation. Where data.yaml has `kpt_shape`, key points
-follow the box and are not taken for a polygon. An image without a label file holds nothing (`--min-instances 0` or
-`--negatives` ask for it); a set in which no image has one is refused.
+A line is `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`, which is converted to its bounding box. Numbers
+are fractions of the upright image, after EXIF orientation. If data.yaml has `kpt_shape`, key points follow the box and
+are not read as a polygon. An image without a label file has no objects (`--min-instances 0` or `--negatives` ask for
+it); a set without any label file is refused.
 
-Paths in data.yaml are relative to its `path`, and that to the yaml's folder; where it is not there (`path` is often of
-another machine), to the yaml's folder itself. Roboflow's `../train/images` is found without its `../`. Lines of a list
-may not lead out of its folder or the data set's: absolute paths are looked for there by their end.
+Paths in data.yaml are relative to its `path`, and that to the yaml's folder; if `path` does not exist (it is often from
+another machine), to the yaml's folder. Roboflow's `../train/images` is found without its `../`. Lines of an image list
+must be inside its folder or the data set's; absolute paths are searched there by their end.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Options(VocabularyFlags):
 
     data_source: DataSource = "visionr1/yolo_{task}"
     images: Annotated[
-        Path | None, "Folder of images, or list of them (.txt), instead of the split's entry in data.yaml."
+        Path | None, "Folder of images, or image list (.txt), instead of the split's entry in data.yaml."
     ] = None
     labels: Annotated[Path | None, "Folder of label files. Default: images/ in a path becomes labels/."] = None
 
 
 class _Listed(NamedTuple):
-    """An image of the split: where it is, its name for the set, where its labels must be."""
+    """An image of the split: its path, its name in the data set, and its label file."""
 
     path: Path
     file_name: str
@@ -64,7 +64,7 @@ class _Listed(NamedTuple):
 
 
 def _of_split(described: Description, options: Options, ledger: Ledger) -> Iterator[_Listed]:
-    """The images of the split, each once."""
+    """Yield the images of the split, each once."""
     seen: set[Path] = set()
     for images in described.images:
         if images.is_file():
@@ -82,7 +82,7 @@ def _of_split(described: Description, options: Options, ledger: Ledger) -> Itera
 
 
 def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str]]:
-    """(path, name) of each line of a list: below the list's folder or the data set's, or where its end is found."""
+    """Yield (path, name) of each line of an image list, searched in the list's and the data set's folder."""
     for name in map(str.strip, read_lines(path)):
         with ledger.skipping():
             found = find_below(path.parent, name) or find_below(root, name)
@@ -90,7 +90,7 @@ def _in_list(path: Path, root: Path, ledger: Ledger) -> Iterator[tuple[Path, str
 
 
 def _labels_of(image: Path, name: str, folder: Path | None) -> Path:
-    """The label file of an image: in a given folder, or by YOLO's rule (the last `images` becomes `labels`)."""
+    """Return the label file of an image: in a given folder, or by YOLO's rule (the last `images` becomes `labels`)."""
     if folder is not None:
         return find_below(folder, f"{os.path.splitext(name)[0]}.txt") or folder / f"{image.stem}.txt"
     folders, found, rest = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
@@ -110,9 +110,9 @@ def read_yolo(
         name: of the source, for messages.
     """
     if not listed:
-        raise RowsError(f"{', '.join(map(str, described.images))}: no image there; check the paths")
+        raise RowsError(f"{', '.join(map(str, described.images))}: no images found; check the paths")
     if not any(it.labels.is_file() for it in listed):
-        reason = f"none of {len(listed)} images has a label file, as {listed[0].labels} would be"
+        reason = f"none of {len(listed)} images has a label file, for example {listed[0].labels}"
         raise RowsError(f"{name}: {reason}; check the folders, or give --labels")
     names, places = named_once(list(described.names.values()), ledger)
     place_of = dict(zip(described.names, places, strict=True))
@@ -139,22 +139,22 @@ def read_yolo(
 
 
 def _require_own(it: _Listed, owners: list[Path]) -> None:
-    """Refuse images of which one has the boxes of another: whose they are the file does not tell."""
+    """Refuse a label file that belongs to several images."""
     if len(owners) > 1 and it.labels.is_file():
         other = next(path for path in owners if path != it.path)
-        reason = f"its label file {it.labels} would be that of {other}, too"
-        advice = "give each image its own: another name, or folders of labels like those of images"
+        reason = f"its label file {it.labels} also belongs to {other}"
+        advice = "give each image its own: rename one, or use the same folders for labels and images"
         raise RowError("label file of two images", f"{it.path}: {reason}; {advice}")
 
 
 def _lines(path: Path) -> list[tuple[int, str]] | None:
-    """The non-empty lines of a label file, counted from 1; None where there is no file."""
+    """Return the non-empty lines of a label file, counted from 1; None without a file."""
     if not path.is_file():
         return None
     try:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise RowError("label file unreadable", f"{path}: no text: {error}; fetch it again") from None
+        raise RowError("label file unreadable", f"{path}: not text: {error}; fetch it again") from None
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -162,13 +162,13 @@ def _add_line(
     columns: Columns, image: int, place_of: dict[int, int], where: str, line: str, key_points: int | None
 ) -> None:
     shown = repr(line.strip() if len(line) < 100 else f"{line[:100]}...")
-    blanks = "needs numbers with blanks between; correct it"
+    blanks = "needs numbers separated by blanks; correct it"
     first, *others = line.split()
     kind, values = _number(first), [value for text in others if (value := _number(text)) is not None]
     if kind is None:
         raise RowError("malformed line", f"{where}: {shown}: {blanks}")
     if kind not in place_of:
-        reason = f"class {kind:g} has no name (those are {min(place_of)} to {max(place_of)})"
+        reason = f"class {kind:g} has no name (names are {min(place_of)} to {max(place_of)})"
         raise RowError("unknown class", f"{where}: {shown}: {reason}; correct it")
     place = place_of[int(kind)]
     box = _box(values, key_points, columns.convention) if len(values) == len(others) else None
@@ -184,7 +184,7 @@ def _add_line(
 
 
 def _number(text: str) -> float | None:
-    """A number; None where it is none."""
+    """Parse a number, or return None."""
     try:
         return float(text)
     except ValueError:
@@ -192,7 +192,7 @@ def _number(text: str) -> float | None:
 
 
 def _box(values: list[float], key_points: int | None, convention: Convention) -> list[float] | None:
-    """A line's box as it is written, or that of its polygon; None where it has another number of numbers."""
+    """Return a line's box as written, or that of its polygon; None for another number of values."""
     if len(values) == 4 or (key_points is not None and len(values) == 4 + key_points):
         return values[:4]
     if key_points is not None or len(values) < 6 or len(values) % 2:
@@ -202,7 +202,7 @@ def _box(values: list[float], key_points: int | None, convention: Convention) ->
 
 
 def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
-    """Count label files beside those that were read, whose images are not there."""
+    """Count label files, in the folders of those read, that belong to no image."""
     used = {it.labels for it in listed}
     folders = {it.labels.parent for it in listed} - {it.path.parent for it in listed}
     files = (path for folder in sorted(folders) for path in folder.glob("*.txt") if path.name != "classes.txt")
@@ -211,7 +211,7 @@ def _note_unused(listed: list[_Listed], ledger: Ledger) -> None:
 
 @converter(*BOX_TASKS, example="coco128/data.yaml yolo_train.parquet --task grounding")
 def convert(
-    source: Annotated[Path, "data.yaml, or a file of names, one a line."], options: Options, ledger: Ledger
+    source: Annotated[Path, "data.yaml, or a file of names, one per line."], options: Options, ledger: Ledger
 ) -> Reading:
     """The rows of a data set's description."""
     described = describe(source, options.split, options.images)

@@ -1,4 +1,4 @@
-"""Fields of records that anybody laid out: which column means what.
+"""Fields of records in any layout: the meaning of each column.
 
 record --`Layout.fields`--> Fields (raw values) --`entry_of`--> Entry (checked)
 """
@@ -25,18 +25,18 @@ Box = list[float]
 
 @dataclass(slots=True, kw_only=True)
 class Fields:
-    """The raw values of one record; None: it does not say.
+    """The raw values of one record; None: not given.
 
     Attributes:
         image, id, split, width, height: of the image.
-        label: categories of a vocabulary, one a box.
-        phrase: what the row asks for: one phrase, or (frameworks only) a list of them, with `label` for each box.
+        label: categories of a vocabulary, one per box.
+        phrase: the requested phrase, or (frameworks only) a list of them, with `label` for each box.
         boxes, points, count, answer, choices: the ground truth.
-        solution: a text that holds boxes, points or the answer (`solutions`).
+        solution: a text with boxes, points or the answer (`solutions`).
         question: the row's own question.
-        wording: the prompt to the letter, for `--keep-prompts`; None: the question.
-        task: where the ground truth does not tell it; box_format: where the record itself tells it.
-        left_out: why the row is none for us; "" where it is one. notes: what was dropped.
+        wording: the exact prompt, for `--keep-prompts`; None: the question.
+        task: set if the ground truth does not determine it; box_format: set if the record states it.
+        left_out: why the row is left out, or "". notes: what was dropped.
     """
 
     image: Any = None
@@ -62,16 +62,16 @@ class Fields:
 
 _OF_PRESETS = ("wording", "task", "box_format", "left_out", "notes")
 WHATS = tuple(it.name for it in fields(Fields) if it.name not in _OF_PRESETS)
-"""What a column can be."""
+"""Meanings that a column can have."""
 _TRUTHS = ("boxes", "points", "count", "answer")
 _PARTS = {"boxes": 4, "points": 2}
 
 
 def columns_of(*texts: str) -> dict[str, str]:
-    """What -> name of its column, dotted where it lies in another, or several joined by commas; of `what=name` texts.
+    """Parse `what=name` texts: what -> name of its column, dotted if nested, or several names joined by commas.
 
     Raises:
-        RowsError: another form, an unknown what, or one that is given twice.
+        RowsError: another form, or an unknown or repeated what.
 
     >>> columns_of("image=file", "boxes=objects.bbox")
     {'image': 'file', 'boxes': 'objects.bbox'}
@@ -92,15 +92,15 @@ def columns_of(*texts: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How records are read: those of a framework (`frameworks`), with what the user says of them.
+    """How records are read: the layout of a framework (`frameworks`), changed by the user's options.
 
     Attributes:
         read: (record, place) -> its fields.
-        box_format: of all its boxes; None: it has none, each record tells it, or the user must.
-        columns: what is read by name; `read` sees to the rest.
+        box_format: of all its boxes; None: no boxes, or given by each record or the user.
+        columns: meaning -> column name; `read` handles the rest.
         header: names of the columns of a table without a header.
-        image_columns: columns that hold images, which need not be read to know what a row asks.
-        class_names: what labels that are numbers stand for.
+        image_columns: columns with images, which are not needed to know a row's question.
+        class_names: names of numeric labels.
     """
 
     read: Callable[[Mapping[str, Any], str], Fields] = lambda record, where: Fields()
@@ -112,19 +112,19 @@ class Layout:
 
     @property
     def is_vocabulary(self) -> bool:
-        """Whether boxes have labels of a vocabulary, and the rows are ours to plan."""
+        """Whether boxes have labels of a vocabulary, so that rows have to be planned."""
         return "label" in self.columns and not {"phrase", "question"} & self.columns.keys()
 
     @property
     def is_one_box_a_record(self) -> bool:
-        """Whether each corner has a column of its own: then several records make one image."""
+        """Whether each corner has its own column; then several records make one image."""
         return "," in self.columns.get("boxes", "")
 
     def fields(self, where: str, record: Any) -> Fields:
-        """What a record says; columns that are named replace what `read` makes of it.
+        """Return the fields of a record; named columns replace the result of `read`.
 
         Raises:
-            RowError: it is no record.
+            RowError: not an object.
         """
         record = record_of(record, where)
         made = self.read(record, where)
@@ -135,13 +135,13 @@ class Layout:
         return made
 
     def missing(self, seen: set[str]) -> str | None:
-        """A column that no record has."""
+        """Return a column that no record has, or None."""
         wanted = [part.strip() for name in self.columns.values() for part in name.split(",")]
         return next((name for name in wanted if not seen & {name, name.partition(".")[0]}), None)
 
 
 def _value(record: Mapping[str, Any], name: str) -> Any:
-    """The value of a column; of several, a list of theirs, or None where all are empty."""
+    """Return the value of a column; for several, a list of values, or None if all are empty."""
     if "," not in name:
         return value_at(record, name)
     values = [value_at(record, part.strip()) for part in name.split(",")]
@@ -149,12 +149,12 @@ def _value(record: Mapping[str, Any], name: str) -> Any:
 
 
 def value_at(record: Any, name: str) -> Any:
-    """The value at a dotted name; of a list, those of its members; None where there is none.
+    """Return the value at a dotted name; for a list, the values of its members; None if missing.
 
     >>> value_at({"objects": [{"bbox": [1, 2, 3, 4]}]}, "objects.bbox")
     [[1, 2, 3, 4]]
     """
-    if isinstance(record, Mapping) and name in record:  # a name that holds a dot itself
+    if isinstance(record, Mapping) and name in record:  # a name with a dot in it
         return record[name]
     first, _, rest = name.partition(".")
     value = record.get(first) if isinstance(record, Mapping) else None
@@ -168,12 +168,12 @@ def value_at(record: Any, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One record, checked.
+    """One checked record.
 
     Attributes:
-        file_name: of the image, "" where the record holds bytes.
-        boxes: four numbers each as `box_format` says; None: it does not speak of boxes, []: there is none.
-        labels: one a box; or none.
+        file_name: of the image, "" if the record embeds it.
+        boxes: four numbers each, in `box_format`; None: no box field, []: no object.
+        labels: one per box, or none.
         others: as in `Fields`.
     """
 
@@ -202,10 +202,10 @@ class Entry:
 
 
 def entry_of(where: str, made: Fields, layout: Layout) -> Entry:
-    """The entry of a record's fields.
+    """Check the fields of a record.
 
     Raises:
-        RowError: a value that cannot be what its column is said to be. RowsError: boxes, and no format.
+        RowError: a value that does not fit its column. RowsError: boxes without a format.
     """
     boxes, points, answer = boxes_of(made.boxes, where), points_of(made.points, where), made.answer
     box_format = made.box_format or layout.box_format
@@ -217,7 +217,7 @@ def entry_of(where: str, made: Fields, layout: Layout) -> Entry:
         if answer is not None and box_format is not None:
             refuse_pairs(answer, where)
     if (boxes or points) and box_format is None:
-        raise RowsError(f"{where}: has boxes or points: say in what format: --box-format {', '.join(NAMED)}")
+        raise RowsError(f"{where}: has boxes or points, but no format; give --box-format {', '.join(NAMED)}")
     image = _only(where, made.image)
     name = image.get("path") if isinstance(image, Mapping) else image
     name = name if isinstance(name, str) else ""
@@ -243,7 +243,7 @@ def entry_of(where: str, made: Fields, layout: Layout) -> Entry:
 
 
 def _only(where: str, image: Any) -> Any:
-    """One image, also as a list of one."""
+    """Return the one image, also from a list of one."""
     if not isinstance(image, list):
         return image
     if len(image) > 1:
@@ -255,7 +255,7 @@ def _only(where: str, image: Any) -> Any:
 
 
 def boxes_of(value: Any, where: str) -> list[Box] | None:
-    """Boxes as a list, one box, or a text of them; None for none given.
+    """Read boxes from a list, one box, or a text; None if not given.
 
     Raises:
         RowError: anything else.
@@ -270,7 +270,7 @@ def boxes_of(value: Any, where: str) -> list[Box] | None:
 
 
 def points_of(value: Any, where: str) -> list[Box] | None:
-    """Points as a list or a text of them; None for none given.
+    """Read points from a list or a text; None if not given.
 
     Raises:
         RowError: anything else.
@@ -282,10 +282,10 @@ def points_of(value: Any, where: str) -> list[Box] | None:
 
 
 def labels_of(value: Any, where: str, class_names: Sequence[str] = ()) -> list[str]:
-    """One label, or a list of them; numbers stand for `class_names`, of which each must be one where they are given.
+    """Read one label, or a list; numbers are indexes into `class_names`, which limits the labels if given.
 
     Raises:
-        RowError: no text, a number without a name, or an unknown name.
+        RowError: not a text, a number without a name, or an unknown name.
     """
     value = decoded_text(value)
     if value is None or value == "":
@@ -310,12 +310,12 @@ def _visible_forms(names: tuple[str, ...]) -> frozenset[str]:
 
 
 def text_of(value: Any, what: str, where: str) -> str | None:
-    """A text; None for none."""
+    """Read a text; None if not given."""
     return " ".join(texts_of(value, what, where)) or None
 
 
 def texts_of(value: Any, what: str, where: str) -> tuple[str, ...]:
-    """A text, or a list of them; () for none.
+    """Read a text, or a list of texts; () if not given.
 
     Raises:
         RowError: anything else.

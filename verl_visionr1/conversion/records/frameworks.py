@@ -1,6 +1,6 @@
-"""Rows as other frameworks write them, and tables that many tools write: their columns and box formats by name.
+"""Layouts of other frameworks' rows and of common tables: their columns and box formats by name.
 
-`Layout.read` makes `Fields` of a record. Facts of the layouts are those of the frameworks' own readers and documents.
+`Layout.read` makes `Fields` of a record. Source: the readers and documents of the frameworks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from verl_visionr1.files import RowError
 
 Record = Mapping[str, Any]
 WARPED_WH = (840, 840)
-"""What Seg-Zero and VisionReasoner warp every image to."""
+"""Size to which Seg-Zero and VisionReasoner warp every image."""
 CLICKS = ("click", "long_press", "moveto", "doubleclick", "rightclick")
-"""Actions of GUI-R1 that are one point on the screen."""
+"""Actions of GUI-R1 with one point on the screen."""
 
 
 def _problem(record: Record, where: str, key: str = "problem") -> str:
-    """A row's prompt."""
+    """Return a row's prompt."""
     text = record.get(key)
     if not isinstance(text, str) or not without_images(text):
         raise RowError(f"no {key}", f"{where}: {key} is {str(text)[:60]!r}: needs a text; {ADVICE}")
@@ -44,12 +44,12 @@ def _easyr1(record: Record, where: str) -> Fields:
 
 
 def _r1_v(record: Record, where: str) -> Fields:
-    """R1-V: `solution` is `<answer> 3 </answer>`: a count where it is a whole number."""
+    """R1-V: `solution` is `<answer> 3 </answer>`; a whole number is a count."""
     problem = _problem(record, where)
     made = Fields(image=record.get("image"), question=without_format(problem), wording=problem)
     solution = read_solution(record.get("solution"), where)
     text = solution.text
-    if not solution.says_none and (solution.boxes is not None or solution.points is not None):
+    if not solution.is_none and (solution.boxes is not None or solution.points is not None):
         made.solution = record.get("solution")
     elif re.fullmatch(r"\d{1,9}", text):
         made.count = text
@@ -62,7 +62,7 @@ _CATEGORY = re.compile(r"belonging to the category '(.{1,200}?)' in the image")
 
 
 def _visual_rft(record: Record, where: str) -> Fields:
-    """Visual-RFT: boxes in 0-1000 as Python's literals, "No Objects", or a class in words."""
+    """Visual-RFT: boxes in 0-1000 as Python literals, "No Objects", or a class in words."""
     problem = _problem(record, where)
     found = _CATEGORY.search(problem)
     made = Fields(image=record.get("image"), wording=problem, solution=record.get("solution"))
@@ -72,14 +72,14 @@ def _visual_rft(record: Record, where: str) -> Fields:
 
 
 def _seg_zero(record: Record, where: str) -> Fields:
-    """Seg-Zero and VisionReasoner: `problem` is the expression; boxes, and points that are not used, on 840 x 840."""
+    """Seg-Zero and VisionReasoner: `problem` is the expression; boxes, and unused points, on 840 x 840."""
     problem = _problem(record, where)
     solution = read_solution(record.get("solution"), where)
     if solution.boxes is None:
         raise RowError("no box", f"{where}: solution {solution.text[:80]!r} holds no box; {ADVICE}")
-    notes = ["point beside a box: the box was taken"] * (solution.points is not None)
+    notes = ["point beside a box: box used"] * (solution.points is not None)
     if (record.get("img_width"), record.get("img_height")) != WARPED_WH:
-        notes.append("image that its makers warped to 840 x 840: kept as it is")
+        notes.append("image warped to 840 x 840 by its authors: used unchanged")
     made = Fields(image=record.get("image"), id=record.get("id"), phrase=problem, wording=problem)
     made.boxes, made.notes = solution.boxes, tuple(notes)
     return made
@@ -109,7 +109,7 @@ def _gui_r1(record: Record, where: str) -> Fields:
 def _rex_thinker(record: Record, where: str) -> Fields:
     """Rex-Thinker's json lines: `image_name`, `referring`, `ans`: boxes on the original image."""
     if "image_name" not in record:
-        reason = "no image_name: the parquet of Rex-Thinker holds boxes of a resized image, whose original it lacks"
+        reason = "no image_name: the parquet of Rex-Thinker has boxes of a resized image, without the original"
         raise RowError("box of a model's frame", f"{where}: {reason}; convert its json lines instead")
     ans = record.get("ans")
     return Fields(image=record["image_name"], phrase=record.get("referring"), boxes=[] if ans is None else ans)
@@ -122,27 +122,27 @@ _REF, _BBOX = "<ref-object>", "<bbox>"
 
 
 def _conversation(record: Record, where: str) -> Fields:
-    """The question (`wording`) and the answer of `messages` or `conversations`; this one may stand in `solution`."""
+    """Read question (`wording`) and answer of `messages` or `conversations`; the answer may be in `solution`."""
     turns = record.get("messages") or record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         shown = f"messages {str(turns)[:60]}"
         raise RowError("malformed conversation", f"{where}: {shown}: needs a list of turns; {ADVICE}")
-    spoken: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
+    texts: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
     names = {"human": "user", "gpt": "assistant"}
     for turn in turns:
         role = str(turn.get("role", turn.get("from")))
         text = turn.get("content", turn.get("value"))
-        spoken.setdefault(names.get(role, role), []).append("" if text is None else str(text))
-    answers = spoken["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
-    if len(spoken["user"]) != 1 or len(answers) != 1:
+        texts.setdefault(names.get(role, role), []).append("" if text is None else str(text))
+    answers = texts["assistant"] or [answer for answer in [record.get("solution")] if answer is not None]
+    if len(texts["user"]) != 1 or len(answers) != 1:
         return Fields(left_out="conversation of several turns, or without an answer")
-    made = Fields(image=record.get("images"), wording=without_images(spoken["user"][0]), solution=answers[0])
-    made.notes = ("system prompt dropped",) * bool(spoken["system"])
+    made = Fields(image=record.get("images"), wording=without_images(texts["user"][0]), solution=answers[0])
+    made.notes = ("system prompt dropped",) * bool(texts["system"])
     return made
 
 
 def _llamafactory(record: Record, where: str) -> Fields:
-    """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer are in whatever frame it was made."""
+    """LLaMA-Factory (sharegpt or openai turns) with `images`; boxes in an answer can be in any frame."""
     made = _conversation(record, where)
     made.question = without_format(made.wording or "") or None
     return made
@@ -193,11 +193,11 @@ def _ms_swift(record: Record, where: str) -> Fields:
 
 
 def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
-    """The labels that the answer's own JSON gives its `<bbox>`, where it gives any; [] for other answers."""
+    """Return the labels that the answer's JSON gives to its `<bbox>`; [] if it gives none."""
     if not answer.count(_BBOX) or '"label"' not in answer.replace("'", '"'):
         return []
     filled = answer
-    for number in range(answer.count(_BBOX)):  # numbers that tell the boxes apart
+    for number in range(answer.count(_BBOX)):  # distinct numbers for the boxes
         filled = filled.replace(_BBOX, f"[{number}, 0, {number + 1}, 1]", 1)
     labels = read_solution(filled, where).labels
     if len(labels) not in (0, n_boxes):
@@ -207,7 +207,7 @@ def _written_labels(where: str, answer: str, n_boxes: int) -> list[str]:
 
 
 def _named_refs(where: str, asked: str, answer: str, refs: Sequence[str]) -> Sequence[str]:
-    """The phrases that the placeholders of question and answer stand for, in their order; all where there are none."""
+    """Return the phrases of the placeholders in question and answer, in order; all without placeholders."""
     wanted = asked.count(_REF) + answer.count(_REF)
     if len(refs) < wanted:
         reason = f"{wanted} {_REF} in the messages, and {len(refs)} ref in objects"
@@ -216,9 +216,9 @@ def _named_refs(where: str, asked: str, answer: str, refs: Sequence[str]) -> Seq
 
 
 def _refs_of_boxes(where: str, question: str, answer: str, refs: Sequence[str], n_boxes: int) -> list[str]:
-    """The phrase of each box: all of one phrase, one each of as many phrases, else as the answer pairs them."""
+    """Return the phrase of each box: one phrase for all, one each, or as the answer pairs them."""
     groups, asked = _groups(answer), question.count(_REF)
-    if not any(n_refs for n_refs, _ in groups):  # the answer has boxes only: they are of the phrases asked for
+    if not any(n_refs for n_refs, _ in groups):  # the answer has only boxes: they belong to the requested phrases
         groups, asked = [(len(refs), n_boxes)], 0
     named, paired = list(refs[asked:]), list[str]()
     for n_refs, n_of_them in groups:
@@ -228,13 +228,13 @@ def _refs_of_boxes(where: str, question: str, answer: str, refs: Sequence[str], 
         elif len(some) == n_of_them:
             paired += some
     if len(paired) != n_boxes:
-        reason = f"{len(refs)} ref and {n_boxes} bbox: which belongs to which is not told"
+        reason = f"{len(refs)} ref and {n_boxes} bbox, without their pairing"
         raise RowError("box without a phrase", f"{where}: objects have {reason}; {ADVICE}")
     return paired
 
 
 def _groups(answer: str) -> list[tuple[int, int]]:
-    """(phrases, boxes) of each part of an answer that belongs together: an object of JSON, or phrases and their boxes.
+    """Return (phrases, boxes) of each related part of an answer: a JSON object, or phrases with their boxes.
 
     >>> _groups('[{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"label": "<ref-object>", "bbox_2d": <bbox>}]')
     [(1, 1), (1, 1)]
@@ -274,4 +274,4 @@ PRESETS: Mapping[str, Layout] = MappingProxyType(
         "imagefolder": Layout(columns=columns_of("image=file_name", "label=objects.categories", "boxes=objects.bbox")),
     }
 )
-"""Every preset by name."""
+"""Name -> preset."""

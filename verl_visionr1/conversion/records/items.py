@@ -1,4 +1,4 @@
-"""Entries -> `Item`s: of those that say what they ask; and of boxes with labels of a vocabulary, planned as COCO's."""
+"""Entries -> `Item`s: of entries with a phrase or question, and of boxes with labels, planned as for COCO."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from verl_visionr1.images import EmbeddedImage
 def items_of_questions(
     source: RecordSource, ledger: Ledger, *, split: str, keep_prompts: bool, with_images: bool = True
 ) -> Iterator[Item]:
-    """One item for each entry; bad ones go to the ledger.
+    """Yield one item for each entry; bad ones go to the ledger.
 
     Args:
-        split: of records that name theirs.
-        keep_prompts: ask in the records' own words, to the letter.
-        with_images: without them the items are good for a look at their ground truth only.
+        split: of records with a split.
+        keep_prompts: use the records' exact prompts.
+        with_images: without images, items serve only to inspect their ground truth.
     """
     entries = (entry for _, entry in source.entries(ledger, split, with_images=with_images))
     if source.layout.is_one_box_a_record:
-        entries = _together(source, entries, ledger)
+        entries = _merge(source, entries, ledger)
     for entry in entries:
         with ledger.skipping():
             yield _item(source, entry, keep_prompts, with_images)
 
 
-def _together(source: RecordSource, entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
-    """Entries of one image that ask the same, as one, in the order of their first."""
+def _merge(source: RecordSource, entries: Iterator[Entry], ledger: Ledger) -> Iterator[Entry]:
+    """Merge entries with the same image and question, in the order of the first."""
     merged: dict[tuple[str, tuple[str, ...], str | None], Entry] = {}
     for entry in entries:
         key = (source.image_key(entry.image, entry.where), entry.phrases, entry.question)
@@ -67,7 +67,7 @@ def _item(source: RecordSource, entry: Entry, keep_prompts: bool, with_images: b
         raise RowError("nothing asked", f"{entry.where}: neither phrase nor question; {ADVICE}")
     prompt = entry.wording or entry.question
     if keep_prompts and prompt is None:
-        raise RowError("no prompt", f"{entry.where}: no prompt of its own, which --keep-prompts needs; {ADVICE}")
+        raise RowError("no prompt", f"{entry.where}: no own prompt, which --keep-prompts needs; {ADVICE}")
     things = entry.boxes if entry.boxes is not None else entry.points
     return Item(
         where=entry.where,
@@ -103,19 +103,19 @@ def _task(entry: Entry, phrases: tuple[str, ...]) -> str:
     if entry.answer is not None:
         return "text"
     reason = "neither boxes, points, count nor answer (they are missing or null)"
-    advice = "write [] (a count: 0) where what is asked for is not in the image, or remove the entry"
+    advice = "write [] (a count: 0) if no object fits, or remove the entry"
     raise RowError("no ground truth", f"{entry.where}: {reason}; {advice}")
 
 
 def _labels(entry: Entry, phrases: tuple[str, ...], n_things: int) -> list[str]:
-    """One label a thing: its own, else the one phrase."""
+    """Return one label per object: its own, else the one phrase."""
     if entry.labels and len(entry.labels) != n_things:
         raise _labels_missing(entry, n_things)
-    if len(phrases) == 1:  # what an answer is compared with
+    if len(phrases) == 1:  # answers are compared with it
         return [phrases[0]] * n_things
     if entry.labels or not n_things or not phrases:
         return entry.labels
-    raise RowError("box without a phrase", f"{entry.where}: {len(phrases)} phrases, and boxes without labels; {ADVICE}")
+    raise RowError("box without a phrase", f"{entry.where}: {len(phrases)} phrases, but boxes without labels; {ADVICE}")
 
 
 def _labels_missing(entry: Entry, n_things: int) -> RowError:
@@ -136,17 +136,17 @@ def _choices(entry: Entry) -> tuple[str, ...]:
 def items_of_vocabulary(
     source: RecordSource, labels: Sequence[str], flags: VocabularyFlags, ledger: Ledger
 ) -> tuple[Iterator[Item], int]:
-    """The items that the flags plan, and how many they are.
+    """Return the planned items and their number.
 
-    Images that records hold as bytes are read again, in order, when their items are made: memory holds one of them.
+    Embedded images are read again, in order, when their items are made; memory holds one at a time.
 
     Raises:
-        RowsError: no labels at all.
+        RowsError: no labels.
     """
     name = ", ".join(path.name for path in source.files)
     if not labels:
         raise RowsError(f"{name}: no box with a label; check --column label and boxes")
-    box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without one there are no boxes
+    box_format = source.layout.box_format or NAMED["xyxy-abs"]  # without a format there are no boxes
     names, _ = named_once(labels, ledger)
     reader = _Reader(source, flags.columns(name, names, ledger, box_format))
     reader.read(flags.split)
@@ -157,7 +157,7 @@ def items_of_vocabulary(
 
 
 class _Reader:
-    """Entries on their way into `columns`; `numbers`: the record of each image."""
+    """Adds entries to `columns`; `numbers`: the record of each image."""
 
     def __init__(self, source: RecordSource, columns: Columns) -> None:
         self.source, self.columns, self.ledger = source, columns, columns.ledger
@@ -167,7 +167,7 @@ class _Reader:
         self._bad: list[tuple[str, str, list[str]]] = []
 
     def read(self, split: str) -> None:
-        """Take all records of a split."""
+        """Read all records of a split."""
         for number, entry in self.source.entries(self.ledger, split, on_bad=self._on_bad):
             with self.ledger.skipping():
                 self._add(number, entry)
@@ -181,9 +181,9 @@ class _Reader:
         self._bad.append((where, self.source.image_key(made.image, where), labels))
 
     def _refuse(self, where: str, image: int, labels: Sequence[str]) -> None:
-        """What is there without a usable box must not be called absent."""
+        """Record labels without a usable box, so that they do not count as absent."""
         for label in sorted(self._index.keys() & set(map(visible_form, labels))) if image != LEFT_OUT else ():
-            self.columns.refuse(image, self._index[label], where, None)  # the ledger has it
+            self.columns.refuse(image, self._index[label], where, None)  # already in the ledger
 
     def _add(self, number: int, entry: Entry) -> None:
         key = self.source.image_key(entry.image, entry.where)
@@ -217,7 +217,7 @@ class _Reader:
 def _with_bytes(
     source: RecordSource, items: Iterator[Item], asks: Sequence[Ask], numbers: Sequence[int]
 ) -> Iterator[Item]:
-    """Items with the bytes of their images: both come in the order of the records."""
+    """Add image bytes to items; both are in the order of the records."""
     records = enumerate(source.records())
     current, where, image = -1, "", None
     for item, ask in zip(items, asks, strict=True):
@@ -226,5 +226,5 @@ def _with_bytes(
             if current == numbers[ask.image]:
                 image = source.image_in(source.layout.fields(where, record).image, where)
         assert image is not None
-        image_id = "" if item.image_id == where else item.image_id  # a place in the file names no image
+        image_id = "" if item.image_id == where else item.image_id  # a place in the file is no image id
         yield replace(item, image=image, image_id=image_id)

@@ -1,8 +1,8 @@
-"""Right answers as other frameworks write them into a text: boxes, points or words.
+"""Read right answers that other frameworks write as text: boxes, points or words.
 
-They come as JSON in a fence or not, as Python literals (Visual-RFT), in `<answer>` tags, in a model's own notation
-(boxes between special tokens), or as "None"; coordinates that cannot be read are never words. Nothing is evaluated:
-literals are read by `ast.literal_eval`, up to `MAX_CHARS`.
+Accepted are JSON with or without a fence, Python literals (Visual-RFT), `<answer>` tags, a model's own notation (boxes
+between special tokens), and "None". Unreadable coordinates are an error, never words. Nothing is evaluated: literals
+are read by `ast.literal_eval`, up to `MAX_CHARS`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from verl_visionr1.answers import Answer, parse_glm, parse_griffon, parse_intern
 from verl_visionr1.conversion.values import numbers_of
 from verl_visionr1.files import RowError
 
-KeepPrompts = Annotated[bool, "Ask in the data set's own words, to the letter, instead of the package's."]
+KeepPrompts = Annotated[bool, "Use the data set's exact prompts instead of the package's."]
 MAX_CHARS = 100_000
-"""Of one answer; no right answer is as long."""
+"""Longest answer that is read; right answers are shorter."""
 NOTHING = ("none", "no objects", "no object", "[]")
-"""How an answer says that nothing is there; compared without case and a full stop."""
+"""Answers that mean no object; compared without case and a full stop."""
 BOX_KEYS = ("bbox_2d", "bbox", "box", "Position", "position")
-"""Keys that boxes have in objects."""
+"""Keys of boxes in objects."""
 POINT_KEYS = ("point_2d", "point")
-"""Keys that points have in objects."""
+"""Keys of points in objects."""
 LABEL_KEYS = ("label", "category_name", "category", "name")
-"""Keys that labels have in objects."""
+"""Keys of labels in objects."""
 
 _NUMBER = r"\s{0,8}[-+]?\d{1,9}(?:\.\d{0,20})?\s{0,8}"
 _FOUR = rf"[\[(<]{_NUMBER}(?:,{_NUMBER}){{3}}(?:(?:,{_NUMBER}){{4}})?[\])>]"
@@ -58,7 +58,7 @@ _QWEN_VL = {
     "<box>": "<|box_start|>",
     "</box>": "<|box_end|>",
 }
-"""Qwen-VL's tokens, which Seg-Zero writes too, as Qwen2-VL calls them."""
+"""Qwen-VL's tokens (also used by Seg-Zero) -> those of Qwen2-VL."""
 
 _FENCE = "```"
 _MARK = re.compile(r"(?:(?<=\s)|(?<![\s\S]))\(?([A-Z])[.):]\s+")
@@ -67,12 +67,12 @@ _MEDIA = re.compile(r"\s*<(?:image|video|audio)>\s*")
 
 
 class Solution(NamedTuple):
-    """What an answer says.
+    """The content of an answer.
 
     Attributes:
-        boxes: four numbers each, in whatever frame the framework uses; None: it speaks of no boxes.
-        labels: one a box or point; empty where it gives none.
-        points: two numbers each; None: it speaks of no points.
+        boxes: four numbers each, in the framework's frame; None: not an answer of boxes.
+        labels: one per box or point, or empty.
+        points: two numbers each; None: not an answer of points.
         text: the answer without tags and fences.
     """
 
@@ -82,16 +82,16 @@ class Solution(NamedTuple):
     text: str
 
     @property
-    def says_none(self) -> bool:
-        """Whether it says that nothing is there."""
+    def is_none(self) -> bool:
+        """Whether it means that there is no object."""
         return self.text.lower().rstrip(".") in NOTHING
 
 
 def read_solution(value: Any, where: str) -> Solution:
-    """An answer, as text or already decoded.
+    """Read an answer, as text or already decoded.
 
     Raises:
-        RowError: empty, too long, or boxes that cannot be read.
+        RowError: empty, too long, or with unreadable boxes.
 
     >>> read_solution("<answer>[{'Position': [1, 2, 3, 4], 'Confidence': 1}]</answer>", "row 1").boxes
     [[1.0, 2.0, 3.0, 4.0]]
@@ -109,7 +109,7 @@ def read_solution(value: Any, where: str) -> Solution:
         )
     text = without_tags(written)
     if not text:
-        needed = "needs a right answer, [] where what is asked for is not in the image"
+        needed = "needs a right answer ([] if no object fits)"
         raise RowError("no answer", f"{where}: the answer is {value!r}: {needed}; correct or remove the entry")
     if text.lower().rstrip(".") in NOTHING:
         return Solution([], [], None, text)
@@ -121,7 +121,7 @@ def read_solution(value: Any, where: str) -> Solution:
 
 
 def without_tags(text: str) -> str:
-    """A text without `<answer>` tags (the last pair counts) and without a fence around it.
+    """Return a text without `<answer>` tags (the last pair counts) and without a fence around it.
 
     >>> without_tags("<answer> ```json\\n[]\\n``` </answer>")
     '[]'
@@ -136,7 +136,7 @@ def without_tags(text: str) -> str:
 
 
 def without_format(question: str) -> str:
-    """A question without a framework's words on how to answer, and without placeholders of images.
+    """Return a question without a framework's format instructions and image placeholders.
 
     >>> without_format("<image>\\nWhat is it?  Output the thinking process in <think> </think> and ...")
     'What is it?'
@@ -145,7 +145,7 @@ def without_format(question: str) -> str:
 
 
 def without_images(question: str) -> str:
-    """A question without placeholders of images.
+    """Return a question without image placeholders.
 
     >>> without_images("<image>\\nWhat is it?")
     'What is it?'
@@ -154,7 +154,7 @@ def without_images(question: str) -> str:
 
 
 def options_of(question: str) -> tuple[str, ...]:
-    """The options of a multiple-choice question, marked A, B, ... ("A. ", "(A) ", "A) " or "A: "); () for none.
+    """Return the options of a multiple-choice question, marked A, B, ... ("A. ", "(A) ", "A) " or "A: ").
 
     >>> options_of("What is it?\\nA. a cat\\nB. a dog\\nAnswer with the letter.")
     ('a cat', 'a dog')
@@ -175,7 +175,7 @@ def options_of(question: str) -> tuple[str, ...]:
 
 
 def decoded_text(value: Any) -> Any:
-    """What a text holds that is a list or an object, as tables hold them; anything else as it is.
+    """Decode a text with a list or an object, as in tables; return anything else unchanged.
 
     >>> decoded_text("[1, 2]"), decoded_text("a cat"), decoded_text(None)
     ([1, 2], 'a cat', None)
@@ -190,7 +190,7 @@ def decoded_text(value: Any) -> Any:
 
 
 def _decoded(text: str) -> Any:
-    """JSON, or else a Python literal; None for neither."""
+    """Decode JSON, or else a Python literal; None for neither."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -202,7 +202,7 @@ def _decoded(text: str) -> Any:
 
 
 def _structured(data: Any, text: str, where: str) -> Solution:
-    """Boxes or points of a decoded answer; what holds neither is words (a pair of numbers may be an interval)."""
+    """Read boxes or points of a decoded answer; without both it is words (a pair of numbers may be an interval)."""
     objects = [data] if isinstance(data, Mapping) or _is_numbers(data) else list(data) if _is_list(data) else []
     if objects and all(isinstance(it, Mapping) for it in objects) and any(map(_has_place, objects)):
         return _of_objects(objects, where, text)
@@ -253,17 +253,17 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _read_notation(text: str, where: str) -> tuple[list[list[float]], list[str]] | None:
-    """The boxes of an answer in the notation of Qwen-VL, Qwen2-VL, InternVL, GLM or Griffon; None for words.
+    """Read the boxes of an answer in the notation of Qwen-VL, Qwen2-VL, InternVL, GLM or Griffon; None for words.
 
     Raises:
-        RowError: it holds coordinates, and is in none of these notations throughout.
+        RowError: coordinates that are in none of these notations.
 
     >>> _read_notation("<ref>cat</ref><box>[[1, 2, 3, 4]]</box>", "row 1")
     ([[1.0, 2.0, 3.0, 4.0]], ['cat'])
     >>> _read_notation("on the left", "row 1") is None
     True
     """
-    if "<box>" in text:  # Seg-Zero writes points beside its boxes
+    if "<box>" in text:  # Seg-Zero also writes points
         text = _POINTS.sub("", text)
     for parse, spelled in _candidates(text):
         answer = parse(spelled)
@@ -276,10 +276,10 @@ def _read_notation(text: str, where: str) -> tuple[list[list[float]], list[str]]
 
 
 def refuse_pairs(text: str, where: str) -> None:
-    """Refuse two pairs of numbers, which may be corners: for answers that are said to be boxes.
+    """Refuse two pairs of numbers, which may be corners, in an answer that should be boxes.
 
     Raises:
-        RowError: it holds two pairs in brackets.
+        RowError: two pairs in brackets.
     """
     _refuse(_PAIRS, text, where)
 
@@ -287,13 +287,13 @@ def refuse_pairs(text: str, where: str) -> None:
 def _refuse(pattern: re.Pattern[str], text: str, where: str) -> None:
     found = pattern.search(unicodedata.normalize("NFKC", text))
     if found is not None:
-        reason = f"the answer {text[:80]!r} holds coordinates ({found[0].strip()[:40]}) in a notation that is not read"
-        advice = "write [x1, y1, x2, y2], or a JSON list of bbox_2d and label; if it is words, take the coordinates out"
+        reason = f"the answer {text[:80]!r} has coordinates ({found[0].strip()[:40]}) in an unknown notation"
+        advice = "write [x1, y1, x2, y2], or a JSON list of bbox_2d and label; if it is words, remove the coordinates"
         raise RowError("answer unreadable", f"{where}: {reason}; {advice}")
 
 
 def _candidates(text: str) -> list[tuple[Callable[[str], Answer], str]]:
-    """Parsers that may read a text, and how it is spelled for each."""
+    """Return parsers that may read a text, each with the text in its spelling."""
     if _CORNERS.search(text):
         for token, name in _QWEN_VL.items():
             text = text.replace(token, name)

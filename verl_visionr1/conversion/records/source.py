@@ -1,4 +1,4 @@
-"""Files of records and their layout; and a survey of them before any row is made: are the columns there?"""
+"""Files of records and their layout, and a survey that checks their columns before any row is made."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RecordSource:
     """Some files of one layout.
 
     Attributes:
-        images_dir: folder that names of images are relative to.
-        is_given: whether the user named it: then absolute names are looked for in it, too.
+        images_dir: folder that image names are relative to.
+        is_given: whether the user named it; then absolute names are searched in it, too.
     """
 
     files: tuple[Path, ...]
@@ -43,12 +43,12 @@ class RecordSource:
 
     @staticmethod
     def found(source: Path, layout: Layout, images_dir: Path | None, split: str) -> RecordSource:
-        """The files of a path: a file, an imagefolder (`metadata.*` in it, or in its folder of the split), or a folder.
+        """Find the files of a path: a file, an imagefolder (`metadata.*` in it or in its split's folder), or a folder.
 
-        A folder with parquet or arrow in it is read as these alone: what lies beside is about them.
+        In a folder with parquet or arrow files, all other files are ignored as metadata.
 
         Raises:
-            RowsError: nothing there, or no such folder of images.
+            RowsError: no such file, or no such folder of images.
         """
         if images_dir is not None:
             require_images(images_dir, "--images-dir")
@@ -65,7 +65,7 @@ class RecordSource:
         return RecordSource(tuple(files), layout, images_dir or folder, images_dir is not None)
 
     def records(self, *, with_images: bool = True) -> Iterator[tuple[str, Any]]:
-        """(place, record or what is wrong with it); without images only where that saves reading them."""
+        """Yield (place, record or its error); without images if that saves reading them."""
         for path in self.files:
             if self.layout.header:
                 for number, record in read_csv(path, self.layout.header):
@@ -94,11 +94,11 @@ class RecordSource:
         with_images: bool = True,
         on_bad: Callable[[str, Fields], None] | None = None,
     ) -> Iterator[tuple[int, Entry]]:
-        """(number of the record, entry) of all good records of a split; the others go to the ledger.
+        """Yield (number of the record, entry) of all good records of a split; the others go to the ledger.
 
         Args:
-            split: of records that name theirs; "": all.
-            on_bad: is told the place and fields of a record whose values cannot be used.
+            split: of records with a split; "": all.
+            on_bad: called with the place and fields of a record with invalid values.
         """
         for number, (where, record) in enumerate(self.records(with_images=with_images)):
             made = None
@@ -121,10 +121,10 @@ class RecordSource:
             yield number, entry
 
     def image_in(self, value: Any, where: str) -> Path | EmbeddedImage:
-        """The image that a value of a record stands for, also in a list of one.
+        """Return the image of a record's value, also in a list of one.
 
         Raises:
-            RowError: it names none, or one outside the folder.
+            RowError: no image, or one outside the folder.
         """
         value = value[0] if isinstance(value, list) and value else value
         name = value.get("path") if isinstance(value, dict) else value
@@ -132,13 +132,13 @@ class RecordSource:
         return embedded_image(value, where, None if is_there else self.images_dir)
 
     def image_key(self, value: Any, where: str) -> str:
-        """What all records of one image share, however they spell its name; each spelling is looked for once.
+        """Return a key that all records of one image share, in any spelling of its name.
 
-        That is a digest of its bytes, where they are given: the `path` beside them is no name, tools write `image.png`
-        for all.
+        For embedded images it is a digest of the bytes: their `path` is not reliable, since tools write `image.png` for
+        all.
 
         Args:
-            where: stands for an image that is not there.
+            where: the key of a missing image.
         """
         image = value[0] if isinstance(value, list) and value else value
         data = image.get("bytes") if isinstance(image, Mapping) else image
@@ -148,7 +148,7 @@ class RecordSource:
         key = name if isinstance(name, str) and name else where
         if key not in self._key_of:
             self._key_of[key] = key
-            with suppress(RowError):  # told when the image is taken
+            with suppress(RowError):  # reported when the image is used
                 image = self.image_in(value, where)
                 self._key_of[key] = self._keys.key(key, image) if isinstance(image, Path) else key
         return self._key_of[key]
@@ -158,10 +158,10 @@ class RecordSource:
 
 
 def survey(source: RecordSource) -> tuple[str, ...]:
-    """Look at all records once: the labels of a vocabulary, in order of their letters, or all of `--class-names`.
+    """Read all records once; return the labels of a vocabulary, sorted, or all of `--class-names`.
 
     Raises:
-        RowsError: a column that no record has. RowError: no label, and a record that cannot be read.
+        RowsError: a column that no record has. RowError: no label, and an unreadable record.
     """
     seen: set[str] = set()
     labels: set[str] = set()
@@ -172,12 +172,12 @@ def survey(source: RecordSource) -> tuple[str, ...]:
             if source.layout.is_vocabulary:
                 try:
                     labels.update(entry_of(where, source.layout.fields(where, record), source.layout).labels)
-                except RowError as bad:  # told when it is read for good
+                except RowError as bad:  # reported when it is converted
                     error = error or bad
     missing = source.layout.missing(seen)
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
-        raise RowsError(f"{name}: no column {missing!r}; there are {', '.join(sorted(seen))}")
+        raise RowsError(f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}")
     names = source.layout.class_names or tuple(sorted(labels))
     if error is not None and not names:
         raise error
@@ -185,7 +185,7 @@ def survey(source: RecordSource) -> tuple[str, ...]:
 
 
 def names_in_parquet(path: Path, column: str) -> tuple[str, ...]:
-    """What the numbers of a column stand for, where Hugging Face's metadata name them (ClassLabel); else ().
+    """Return the names of a column's numbers from Hugging Face's metadata (ClassLabel); else ().
 
     Args:
         column: dotted name.

@@ -1,14 +1,14 @@
-"""Is a file fit for training? What would stop the trainer, or spoil a reward, is found before a run starts.
+"""Check whether a file is fit for training: find what would stop the trainer or falsify a reward before a run.
 
-A file becomes `Sample`s (`samples`), which go through checks of one family each; what they find are `Problem`s:
+A file becomes `Sample`s (`samples`); each module checks one aspect of them and reports `Problem`s:
 
-* `parquet`      the columns and what stands in them, against the schema of `rows.py`;
+* `parquet`      the columns and their values, against the schema of `rows.py`;
 * `truth`        each row's ground truth: boxes, labels, prompt, budget;
-* `conventions`  in which coordinates the numbers of a whole file are written, with the evidence;
+* `conventions`  the coordinate convention of a whole file, with the evidence;
 * `pictures`     the image files;
-* `sets`         the file as a whole, and against others: repeats, train/validation overlap, balance.
+* `sets`         whole files and pairs of them: repeats, train/validation overlap, balance.
 
-`examination` runs them, `view` and `page` show what was found, `fixing` repairs what can be repaired safely.
+`examination` runs the checks, `view` and `page` show the results, `fixing` makes safe repairs.
 """
 
 from verl_visionr1.tools.doctor.parquet import check_parquet

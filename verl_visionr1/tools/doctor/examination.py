@@ -1,4 +1,4 @@
-"""All checks on some files: what was found, counted by kind, with a few examples of each."""
+"""Run all checks on files: the problems, counted by kind, with a few examples of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from verl_visionr1.tools.doctor.truth import Budget, delegated_note, problem_of,
 
 N_EXAMPLES = 5
 N_SHOWN = 24
-"""Rows of a file that are kept to be drawn."""
+"""Rows of a file that are kept for drawing."""
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".odgt", ".arrow")
 
 
@@ -47,18 +47,18 @@ class Group:
 
 
 def _rank(group: Group) -> tuple[object, ...]:
-    """The worst first, and of those the problems of whole files: they often explain those of rows."""
+    """Sort the worst first, and problems of whole files before those of rows, which they often explain."""
     return -group.severity, group.file, group.examples[0].row is not None, -group.count, group.kind
 
 
 @dataclass(slots=True)
 class Examination:
-    """What the checks of some files gave.
+    """The results of all checks.
 
     Attributes:
-        groups: (file, kind) -> problems; the worst first when asked by `found`.
-        censuses: what was counted, a file each.
-        shown: file -> rows to be drawn: those with a problem first.
+        groups: (file, kind) -> problems; `found` sorts them.
+        censuses: the counts of each file.
+        shown: file -> rows to draw, preferably those with a problem.
     """
 
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
@@ -75,23 +75,23 @@ class Examination:
             group.examples.append(problem)
 
     def add_all(self, problems: Iterable[Problem]) -> None:
-        """Count some problems."""
+        """Count problems."""
         for problem in problems:
             self.add(problem)
 
     @property
     def found(self) -> list[Group]:
-        """What was found, the worst first."""
+        """The problems found, the worst first."""
         return sorted(self.groups.values(), key=_rank)
 
     @property
     def severity(self) -> Severity:
-        """The worst of what was found."""
+        """The worst severity found."""
         return max((group.severity for group in self.groups.values()), default=Severity.NOTE)
 
 
 class _Scope(NamedTuple):
-    """What is looked at, and by what it is measured."""
+    """The options of an examination."""
 
     budget: Budget
     images: bool
@@ -108,18 +108,18 @@ def examine(
     images_dir: Path | None = None,
     delegate: Sequence[str] = (),
 ) -> Examination:
-    """Look at some files, one row in memory at a time.
+    """Check files, with one row in memory at a time.
 
     Args:
         files: .parquet, .arrow, .jsonl, .json, or folders of them.
-        validation: those among or beside `files` that are for validation; without them the rows' own split tells.
-        budget: tokens that a run allows for.
+        validation: validation files, among `files` or in addition; default: by the rows' own split.
+        budget: token limits of a run.
         images: open the image files (their headers).
         images_dir: folder that the images of foreign files are relative to.
         delegate: data sources (globs) that verl's own reward scores: their ground truth is not checked.
 
     Raises:
-        RowsError: nothing to look at.
+        RowsError: nothing to check.
     """
     scope, examination = _Scope(budget or Budget(), images, images_dir, delegate), Examination()
     held_out = {path.resolve() for path in data_files(validation)}
@@ -143,7 +143,7 @@ def examine(
 
 
 def data_files(paths: Iterable[Path]) -> list[Path]:
-    """The files behind some paths; a folder stands for the data files in it.
+    """Return the files of paths; a folder means the data files in it.
 
     Raises:
         RowsError: no such path, a folder without data files, or a file of another kind.
@@ -161,7 +161,9 @@ def data_files(paths: Iterable[Path]) -> list[Path]:
         elif not path.name.endswith(SUFFIXES):
             converter = converter_of_file(path)
             advice = f"convert it with `visionr1 convert {converter}`" if converter else "is it the right file?"
-            raise RowsError(f"{path}: cannot be checked; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}")
+            raise RowsError(
+                f"{path}: unsupported kind of file; needs one of {', '.join(SUFFIXES)}, or a folder; {advice}"
+            )
         else:
             found.append(path)
     return found
@@ -188,7 +190,9 @@ def _examine_file(path: Path, examination: Examination, scope: _Scope, *, is_nam
     _examine_rows(path, census, examination, scope)
     examination.add_all(chain(convention_problems(census), balance_problems(census)))
     if not census.is_ours and census.n_rows:
-        severity = Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE  # a parquet is trained on as it is
+        severity = (
+            Severity.WARNING if path.suffix == ".parquet" else Severity.NOTE
+        )  # a parquet may be used for training unchanged
         reason = f"not in verl's layout; {describe_command(census, scope.images_dir)} converts it"
         examination.add(Problem(str(path), None, reason, "layout", severity))
     examination.censuses.append(census)
@@ -202,18 +206,18 @@ def _examine_rows(path: Path, census: Census, examination: Examination, scope: _
             continue
         is_of_verl = is_delegated(scope.delegate, sample.data_source)
         problems = [delegated_note(sample)] if is_of_verl else [*truth_problems(sample, scope.budget)]
-        if framework and sample.truth_error and not is_of_verl:  # of verl's rows their columns' check tells
+        if framework and sample.truth_error and not is_of_verl:  # for verl's rows, `parquet` reports it
             problems.append(problem_of(sample, "unreadable truth", f"{sample.truth_error}; {CONVERT_AGAIN}"))
         problems += census.add(sample)
         problems += picture_problems(sample) if scope.images else []
         examination.add_all(problems)
         _keep(sample, problems, examination.shown.setdefault(str(path), []))
     if sample is None and not census.is_ours:
-        raise RowsError(f"{path}: holds no row; fetch it again")
+        raise RowsError(f"{path}: has no row; fetch it again")
 
 
 def _keep(sample: Sample, problems: list[Problem], shown: list[tuple[Sample, list[Problem]]]) -> None:
-    """Rows to be drawn: the first ones, replaced by ones with problems."""
+    """Keep rows for drawing: the first ones, replaced by rows with problems."""
     if len(shown) < N_SHOWN:
         shown.append((sample, problems))
     elif problems:
@@ -227,4 +231,4 @@ def _is_object(path: Path) -> bool:
         with open(path, "rb") as file:
             return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
     except OSError:
-        return False  # reading its records tells why
+        return False  # reading its records reports why

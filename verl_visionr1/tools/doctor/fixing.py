@@ -1,9 +1,13 @@
-"""A copy of a parquet file with what can be repaired safely, and nothing else; each change is reported.
+"""Write a copy of a parquet file with safe repairs only; each change is reported.
 
-Safe is what changes no ground truth: a row that repeats another to the letter (`extra_info` aside), an object that is
-named twice, a box that reaches over the edge by a pixel, a box without area beside others of its label, an index that
-is not unique, a relative path of an image that lies beside the file. Coordinates are changed only as `boxes_are` says.
-For labels, prompts, rotated images and columns of other types the data set has to be converted again.
+A repair is safe if it keeps the ground truth:
+
+* drop a row that repeats another exactly (except `extra_info`), a repeated object, or a box without area beside others
+  of its label;
+* clip a box one pixel over the edge;
+* make an index unique, or the path of an image beside the file absolute.
+
+Coordinates change only with `boxes_are`. Wrong labels, prompts, rotated images and column types need a new conversion.
 """
 
 from __future__ import annotations
@@ -27,28 +31,28 @@ from verl_visionr1.rows import open_parquet, read_rows
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, OURS
 
 FACTS_KEY = "fixed"
-"""Key, in the provenance, of what was repaired."""
+"""Key of the repairs in the provenance."""
 N_LISTED = 5
-"""Changes of each kind that are named."""
+"""Changes of each kind that are listed."""
 _BATCH_ROWS = 100
 
 
 @dataclass(slots=True)
 class Changes:
-    """What was repaired: kind -> how often; `listed` names the first of each kind."""
+    """The repairs: kind -> number; `listed` has the first of each kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     listed: list[str] = field(default_factory=list)
 
     def add(self, kind: str, where: str) -> None:
-        """Note a change."""
+        """Count a change."""
         self.counts[kind] += 1
         if self.counts[kind] <= N_LISTED:
             self.listed.append(f"{where}: {kind}")
 
     @property
     def lines(self) -> list[str]:
-        """For a person to read."""
+        """A readable summary."""
         return [f"fixed: {count} x {kind}" for kind, count in self.counts.most_common()] + self.listed
 
 
@@ -56,13 +60,13 @@ def fix_file(files: Sequence[Path], out: Path, boxes_are: Convention | None = No
     """Write a repaired copy of one file.
 
     Args:
-        boxes_are: how the file writes its boxes, where that is not x1 y1 x2 y2 in pixels.
+        boxes_are: box convention of the file, if it is not x1 y1 x2 y2 in pixels.
 
     Raises:
-        RowsError: several files, no parquet of verl's layout, `out` is that file, or it cannot be written.
+        RowsError: several files, not a parquet in verl's layout, or `out` is that file or cannot be written.
     """
     if len(files) != 1 or not files[0].name.endswith(".parquet"):
-        raise RowsError(f"--fix {out}: repairs one .parquet at a time; name it alone")
+        raise RowsError(f"--fix {out}: repairs one .parquet at a time; give only that file")
     (path,) = files
     if out.suffix != ".parquet" or out.resolve() == path.resolve():
         raise RowsError(f"--fix {out}: needs the name of another file that ends in .parquet")
@@ -90,7 +94,7 @@ class _Fixer:
         self.last_index = -1
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All but those that repeat another to the letter."""
+        """Yield all rows except exact repeats."""
         for number, row in enumerate(read_rows(self.path, batch_rows=_BATCH_ROWS)):
             where = f"row {number}"
             if self._is_repeated(row):
@@ -127,7 +131,7 @@ class _Fixer:
         self.last_index = max(self.last_index, index)
 
     def _fix_truth(self, model: Any, where: str) -> None:
-        """Boxes and labels in place; a truth that is not what `Target` writes, or without boxes, is left."""
+        """Repair boxes and labels in place; leave a ground truth without boxes or in another format."""
         try:
             truth = json.loads(model["ground_truth"])
             size_wh, boxes, ignored = truth["size_wh"], truth.get("boxes_xyxy", []), truth.get("ignore_xyxy") or []
@@ -137,14 +141,14 @@ class _Fixer:
         if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
             return
         if truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes):
-            return  # lists that are about the same objects
+            return  # these lists describe the same objects
         written = (list(zip(boxes, labels, strict=True)), ignored)
         is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
         if self.boxes_are is not None and is_sound:
             boxes = [self._to_pixels(box, size_wh, where) for box in boxes]
             ignored = [self._to_pixels(box, size_wh, where) for box in ignored]
-            brought = f"box brought from {self.boxes_are} to x1 y1 x2 y2 in pixels"
-            self.changes.counts[brought] += len(boxes) + len(ignored)
+            converted = f"box converted from {self.boxes_are} to x1 y1 x2 y2 in pixels"
+            self.changes.counts[converted] += len(boxes) + len(ignored)
         kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
         if (kept, ignored) != written:
             truth["boxes_xyxy"] = [box for box, _ in kept]
@@ -153,15 +157,15 @@ class _Fixer:
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
 
     def _to_pixels(self, box: Sequence[float], size_wh: Sequence[float], where: str) -> list[float]:
-        """A box as x1, y1, x2, y2 in pixels.
+        """Convert a box to x1, y1, x2, y2 in pixels.
 
         Raises:
-            RowsError: it is not written in `boxes_are`.
+            RowsError: it does not fit `boxes_are`.
         """
         assert self.boxes_are is not None
         found = self.boxes_are.corners(box, (int(size_wh[0]), int(size_wh[1])))
         if min(found) < -1 or found[2] > size_wh[0] + 1 or found[3] > size_wh[1] + 1:
-            reason = f"box {[*box]} would be {found}, outside the image of {[*size_wh]}: it is not {self.boxes_are}"
+            reason = f"box {[*box]} would be {found}, outside the image of {[*size_wh]}: not in {self.boxes_are}"
             raise RowsError(f"{self.path}: {where}: {reason}; nothing was written")
         return found
 

@@ -1,4 +1,4 @@
-"""Which command converts a file that is not in verl's layout, told by its keys and numbers."""
+"""Find the command that converts a file that is not in verl's layout, from its keys and numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONVERTERS: Mapping[str, tuple[frozenset[str], ...]] = {
     "countbench": (frozenset(("image", "question", "number")),),
     "reasonseg": (frozenset(("text", "is_sentence", "shapes")),),
 }
-"""Converters that know a data set's own layout -> keys of its files."""
+"""Converter -> keys of its files."""
 _OF_SUFFIX: Mapping[str, str] = {
     ".p": "refcoco",
     ".pkl": "d3",
@@ -39,7 +39,7 @@ _OF_SUFFIX: Mapping[str, str] = {
     ".tsv": "records",
     ".mat": "shanghaitech",
 }
-"""Suffix of files that are read by a converter alone -> which."""
+"""Suffix -> converter, for files that only converters read."""
 _RESULTS = frozenset(("image_id", "category_id", "bbox", "score"))
 _PRESETS: Mapping[str, frozenset[str]] = {
     "gui-r1": frozenset(("instruction", "gt_bbox")),
@@ -49,18 +49,18 @@ _PRESETS: Mapping[str, frozenset[str]] = {
     "ms-swift": frozenset(("messages", "objects")),
     "llamafactory": frozenset(("messages", "images")),
 }
-"""Preset of `records` -> keys that its rows have."""
+"""Preset of `records` -> keys of its rows."""
 _ASKED = {
     "phrase": ("phrase", "caption", "expression", "referring", "sentence", "description", "instruction"),
     "label": ("class", "label", "labels", "category", "categories", "class_name", "cell_type", "name"),
     "question": ("question", "problem", "query"),
 }
-"""What a row asks for -> keys that say it."""
+"""Kind of question -> its keys."""
 _TRUTHS = {"count": ("count", "number"), "solution": ("solution",), "answer": ("answer",)}
 
 
 def describe_command(census: Census, images_dir: Path | None) -> str:
-    """The command that converts a foreign file, as far as keys and numbers tell: what they do not is in capitals.
+    """Return the command that converts a foreign file; unknown parts are in capitals.
 
     >>> census = Census("a.jsonl", columns=frozenset(("image", "question", "answer")))
     >>> describe_command(census, None).split(" --column ")
@@ -81,7 +81,7 @@ def describe_command(census: Census, images_dir: Path | None) -> str:
 
 
 def converter_of(keys: Collection[str]) -> str:
-    """The converter of a data set's own layout; "" where the keys are of none.
+    """Return the converter for these keys, or "".
 
     >>> converter_of({"ID", "gtboxes"}), converter_of({"image", "caption"})
     ('crowdhuman', '')
@@ -91,7 +91,7 @@ def converter_of(keys: Collection[str]) -> str:
 
 
 def converter_of_file(path: Path) -> str:
-    """The converter of a file that only converters read, by its suffix; "" where there is none.
+    """Return the converter for the suffix of a file that only converters read, or "".
 
     >>> converter_of_file(Path("refs(unc).p"))
     'refcoco'
@@ -100,8 +100,8 @@ def converter_of_file(path: Path) -> str:
 
 
 def _columns(census: Census) -> Iterator[str]:
-    """The options that say which column is what."""
-    names = sorted(census.columns, key=lambda name: (-name.count("."), name))  # of two columns the outer one wins
+    """Yield the options that name the columns."""
+    names = sorted(census.columns, key=lambda name: (-name.count("."), name))  # an outer column overrides a nested one
     columns = {name.rpartition(".")[2]: name for name in names}
     yield f"--column image={_first({'': IMAGE_KEYS}, columns).removeprefix('=') or 'IMAGE'}"
     yield from (f"--column {name}={name}" for name in ("width", "height") if name in census.columns)
@@ -116,13 +116,13 @@ def _columns(census: Census) -> Iterator[str]:
 
 
 def _first(known: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> str:
-    """The first column that means something known, as `what=name`; "" where there is none."""
+    """Return the first known column as `what=name`, or ""."""
     found = (f"{what}={quote(columns[key])}" for what, keys in known.items() for key in keys if key in columns)
     return next(found, "")
 
 
 def _boxes(census: Census) -> tuple[str, str]:
-    """Where most boxes stand, and their format; "" where there are none."""
+    """Return the column with most boxes, and their format, or ""."""
     found = {place: boxes for place, boxes in census.boxes.items() if place in census.columns}
     if not found:
         return "", ""
@@ -132,7 +132,7 @@ def _boxes(census: Census) -> tuple[str, str]:
 
 
 def converter_of_json(document: Mapping[str, msgspec.Raw]) -> str:
-    """The converter of a JSON object; "" where that is not known.
+    """Return the converter of a JSON object, or "" if unknown.
 
     >>> converter_of_json({"info": msgspec.Raw(b"{}"), "scenes": msgspec.Raw(b"[]")})
     'clevr'

@@ -1,4 +1,4 @@
-"""What an examination found, as one HTML page that works offline, with drawn samples; what files say is escaped."""
+"""The results of an examination as one offline HTML page with drawn samples; content of files is escaped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from verl_visionr1.tools.drawing import Pen, read_picture
 SIDE = 360
 """The longer side of a drawn sample, in pixels."""
 MAX_DRAWN = 100
-"""So many boxes of a sample are drawn."""
+"""Most boxes that are drawn of a sample."""
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -46,7 +46,7 @@ def write_page(examination: Examination, out: Path) -> None:
 
 
 def _card(sample: Sample, problems: Sequence[Problem]) -> dict[str, object]:
-    """What the template shows of a row."""
+    """Return the template's values for a row."""
     target = sample.target
     truth = sample.truth_error
     if target is not None:
@@ -59,7 +59,7 @@ def _card(sample: Sample, problems: Sequence[Problem]) -> dict[str, object]:
 
 
 def _picture(sample: Sample) -> str:
-    """The image with its boxes, points and labels, as JPEG in base64; "" where it cannot be shown."""
+    """Draw the image with its boxes, points and labels, as JPEG in base64; "" if the image is unreadable."""
     source = sample.image
     found = None if source is None else inspect_image(source)
     if source is None or found is None or found.size_wh is None:

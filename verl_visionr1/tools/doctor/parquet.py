@@ -1,4 +1,4 @@
-"""The columns of a parquet file, and what stands in them: what would stop verl, or leave a row without a reward."""
+"""Check columns and values of a parquet file: what would stop verl, or leave a row without a reward."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
 
 
 def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> list[Problem]:
-    """What would stop or spoil a training run on this file; an empty list for a good one. No pixels are decoded.
+    """Return problems that would stop or falsify training on this file; no pixels are decoded.
 
     Args:
-        images: in path mode, look whether every image file is there.
-        limit: stop after so many problems.
+        images: in path mode, check that every image file exists.
+        limit: stop after this many problems.
     """
     path = Path(path)
     try:
@@ -37,11 +37,11 @@ def check_parquet(path: str | Path, *, images: bool = True, limit: int = 20) -> 
 
 
 def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) -> Iterator[Problem]:
-    """As `check_parquet`, all of them, one after the other.
+    """As `check_parquet`, as an iterator over all problems.
 
     Args:
-        images: look whether every image file is there.
-        delegate: data sources (globs) whose ground truth verl's own reward reads, so that it may be anything.
+        images: check that every image file exists.
+        delegate: data sources (globs) that verl's own reward scores; their ground truth is not checked.
 
     Raises:
         RowsError: the file cannot be read.
@@ -56,7 +56,7 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
     number = -1
     for number, row in enumerate(_rows(path, schema)):
         if "images" not in schema.names and "<image>" in _content_of(row):
-            reason = f"no column 'images', and the prompt of row {number} holds '<image>'; {CONVERT_AGAIN}"
+            reason = f"no column 'images', but the prompt of row {number} has '<image>'; {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "column missing")
             return
         for kind, reason in _row_problems(row, images, delegate):
@@ -67,11 +67,11 @@ def structural_problems(path: Path, images: bool, delegate: Sequence[str] = ()) 
             yield Problem(str(path), number, reason, "index not unique", Severity.WARNING)
         indexes.add(str(index))
     if number < 0:
-        yield Problem(str(path), None, f"holds no row; {CONVERT_AGAIN}", "no row")
+        yield Problem(str(path), None, f"has no row; {CONVERT_AGAIN}", "no row")
 
 
 def _rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    """The rows, with what verl finds for each of their images."""
+    """Yield the rows, with the image data that verl would open."""
     columns = [name for name in PATH_SCHEMA.names if name in schema.names]
     is_feature = _has_image_feature(schema)
     for row in read_rows(path, columns=columns, batch_rows=_BATCH_ROWS):
@@ -79,7 +79,7 @@ def _rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
 
 
 def _image_of(image: Any, is_feature: bool) -> str | bytes | None:
-    """What verl opens: `bytes` where there are such, whatever stands beside them, but for the path of a feature."""
+    """Return what verl opens: the `bytes`, else for a feature its path."""
     if not isinstance(image, Mapping):
         return image or None
     if "bytes" not in image:
@@ -91,11 +91,11 @@ def _image_of(image: Any, is_feature: bool) -> str | bytes | None:
 
 
 def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
-    """Columns that stop verl are errors; columns of another type than ours only keep files from being mixed."""
+    """Report columns: those that stop verl are errors; a readable type other than ours only prevents mixing files."""
     for column in PATH_SCHEMA:
         if column.name not in schema.names:
             if column.name == "images":
-                continue  # legal where no prompt holds "<image>"
+                continue  # legal if no prompt has "<image>"
             severity = Severity.WARNING if column.name in ("ability", "extra_info") else Severity.ERROR
             reason = f"no column {column.name!r} (it has {', '.join(schema.names)}); {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "column missing", severity)
@@ -106,16 +106,16 @@ def _schema_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
         reason = f"column {column.name!r} is {found}, needs {column.type}; {CONVERT_AGAIN}"
         severity = Severity.WARNING if _is_readable(column.name, found) else Severity.ERROR
         if severity is Severity.WARNING:
-            reason += " (verl reads it alone, but not beside files of the usual schema)"
+            reason += " (verl reads it alone, but not together with files of the usual schema)"
         yield Problem(str(path), None, reason, "column of another type", severity)
     if _has_image_feature(schema) and METADATA_KEY not in schema.metadata:  # our images are upright, without alpha
-        reason = "its metadata says that images are Hugging Face Image features: verl then turns them by EXIF and drops"
-        reason = f"{reason} alpha, and without that metadata it does neither; {CONVERT_AGAIN}"
+        reason = "its metadata declares Hugging Face Image features: verl then rotates images by EXIF and drops alpha,"
+        reason = f"{reason} which it does not do without that metadata; {CONVERT_AGAIN}"
         yield Problem(str(path), None, reason, "image features", Severity.WARNING)
 
 
 def _is_readable(name: str, found: pa.DataType) -> bool:
-    """Whether verl and our reward can read a column, though its type is another."""
+    """Whether verl and our reward can read a column of another type."""
     if name in ("images", "prompt") and not (pa.types.is_list(found) or pa.types.is_large_list(found)):
         return False
     if name == "images":
@@ -144,7 +144,7 @@ def _has_image_feature(schema: pa.Schema) -> bool:
 
 
 def _is_pair_of_feature(name: str, schema: pa.Schema) -> bool:
-    """Whether a column is that of images which `--hf-images` writes."""
+    """Whether a column is `images` as written by `--hf-images`."""
     is_pair = schema.field(name).type == VERL_FEATURES.schema(embed=False).field(name).type
     return name == "images" and is_pair and _has_image_feature(schema)
 
@@ -163,14 +163,14 @@ def _shard_problems(path: Path) -> Iterator[Problem]:
 
 
 def _group_problems(path: Path, parquet: pq.ParquetFile) -> Iterator[Problem]:
-    """pyarrow cannot read back a nested column of 2 GB in one row group."""
+    """Report row groups with a nested column of 2 GB, which pyarrow cannot read back."""
     metadata = parquet.metadata
     for group in range(metadata.num_row_groups):
         columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
         largest = max(columns, key=lambda column: column.total_uncompressed_size)
         if largest.total_uncompressed_size >= 2**31 and "." in largest.path_in_schema:
             size = f"{largest.total_uncompressed_size / 2**30:.1f} GiB of {largest.path_in_schema}"
-            reason = f"row group {group} holds {size}: pyarrow cannot read that back; {CONVERT_AGAIN}"
+            reason = f"row group {group} has {size}: pyarrow cannot read that back; {CONVERT_AGAIN}"
             yield Problem(str(path), None, reason, "row group too large")
             return
 
@@ -193,7 +193,7 @@ def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str])
         return
     content, paths = _content_of(row), row["images"]
     if (n := content.count("<image>")) != len(paths):
-        yield "placeholders", f"prompt holds {n} '<image>' for {len(paths)} images: {content[:80]!r}; {CONVERT_AGAIN}"
+        yield "placeholders", f"prompt has {n} '<image>' for {len(paths)} images: {content[:80]!r}; {CONVERT_AGAIN}"
     for i, file in enumerate(paths):
         if file is None:
             yield "no image", f"images[{i}] is empty: needs a path, or bytes; {CONVERT_AGAIN}"

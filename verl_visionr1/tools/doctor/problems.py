@@ -1,4 +1,4 @@
-"""What is wrong with a file, and how bad that is."""
+"""Problems of a file, and their severity."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from enum import IntEnum
 
 
 class Severity(IntEnum):
-    """How bad: the exit code of `visionr1 doctor` is the worst one's number."""
+    """Severity of a problem; the worst one is the exit code of `visionr1 doctor`."""
 
     NOTE = 0  # worth knowing; nothing is wrong
-    WARNING = 1  # the run goes through, and its result is worth less
+    WARNING = 1  # the run completes, with a worse result
     ERROR = 2  # the run stops, or its reward is wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One reason why a file cannot be trained on; `row` is None where it is the whole file's.
+    """One reason why a file is unfit for training; `row` is None for the whole file.
 
     Attributes:
-        kind: short text, the same for all rows with this defect: what they are counted by.
+        kind: short name of the defect, by which problems are counted.
         unit: what `row` counts.
 
     >>> print(Problem("train.parquet", 3, "reward_model.ground_truth is empty"))

@@ -1,7 +1,7 @@
-"""One row of a file, as the checks look at it: converted rows as they are, foreign ones as far as they can be read.
+"""Rows of a file for the checks: converted rows completely, foreign ones as far as they can be read.
 
-Of a foreign record the boxes are found by their shape, four numbers in a row, wherever they stand; what they mean is
-for `conventions` to guess.
+In a foreign record, boxes are found anywhere by their shape, four numbers in a row; `conventions` guesses their
+meaning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from verl_visionr1.targets import Target, TargetError
 
 Box = tuple[float, float, float, float]
 OURS = ("prompt", "reward_model")
-"""Columns that verl's layout has."""
+"""Columns of verl's layout."""
 IMAGE_KEYS = ("images", "image", "filename", "image_path", "img_filename", "file_name", "img_path")
 _PROMPT_KEYS = ("problem", "question", "prompt", "query", "instruction")
 _SIZE_KEYS = (("width", "height"), ("img_width", "img_height"), ("image_width", "image_height"))
@@ -34,7 +34,7 @@ _BOX_TEXT = re.compile(r"[\[(]\s{0,4}" + r"\s{0,4},\s{0,4}".join([f"({_NUMBER})"
 _MAX_DEPTH = 8
 _MAX_CHARS = 100_000
 MAX_SIDE = 10**9
-"""No image has a side of so many pixels."""
+"""In pixels; no image has such a side."""
 
 
 @dataclass(slots=True)
@@ -42,13 +42,13 @@ class Sample:
     """One row.
 
     Attributes:
-        file, number, unit: where it stands; `unit` is what `number` counts.
+        file, number, unit: its place; `unit` is what `number` counts.
         prompt: the user's text.
         images: paths, or bytes.
-        size_wh: of the image, as the row says it.
-        boxes: boxes as they are written, by the place in the record: key -> boxes.
-        points: points as they are written, likewise.
-        target: ours only; None where it cannot be read (`truth_error` says why).
+        size_wh: of the image, as given in the row.
+        boxes: key in the record -> boxes as written.
+        points: key in the record -> points as written.
+        target: only ours; None if unreadable, with the reason in `truth_error`.
         info: ours: extra_info; foreign: the record.
     """
 
@@ -67,22 +67,22 @@ class Sample:
 
     @property
     def image(self) -> str | bytes | None:
-        """The image that the truth is about."""
+        """The image of the ground truth."""
         return self.images[self.image_index] if self.image_index < len(self.images) else None
 
     @property
     def image_index(self) -> int:
-        """Its place among the images: the one that the truth names, else the first."""
+        """Index of that image: as named by the ground truth, else 0."""
         return (self.target.image if self.target is not None else None) or 0
 
     @property
     def split(self) -> str:
-        """Name of the split, where the row says it."""
+        """Name of the row's split, or ""."""
         return str(self.info.get("split") or "")
 
 
 def framework_in(path: Path) -> str:
-    """The framework other than verl that a file was converted for; "" for all other files.
+    """Return the framework, other than verl, that a file was converted for; "" for all other files.
 
     Raises:
         RowsError: a parquet file that cannot be read.
@@ -95,7 +95,7 @@ def framework_in(path: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file was converted here, or has columns that only files for verl have, be it not all of them.
+    """Whether a file was converted here, or has at least some columns specific to verl.
 
     Raises:
         RowsError: a parquet file that cannot be read.
@@ -110,10 +110,10 @@ def is_ours(path: Path) -> bool:
 
 
 def samples_of(path: Path, images_dir: Path | None = None) -> Iterator[Sample | RowError]:
-    """The rows of a file; a record that cannot be read comes as an error.
+    """Yield the rows of a file; an unreadable record is yielded as an error.
 
     Args:
-        images_dir: folder that the images of a foreign file are relative to; else that of the file.
+        images_dir: folder that images of a foreign file are relative to; default: that of the file.
 
     Raises:
         RowsError: the file cannot be read.
@@ -157,7 +157,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def image_of(value: Any) -> str | bytes | None:
-    """The path or the bytes of an image, as it stands in a row."""
+    """Return the path or bytes of an image in a row."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("image") or value.get("path")
     if isinstance(value, str):
@@ -166,7 +166,7 @@ def image_of(value: Any) -> str | bytes | None:
 
 
 def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
-    """What can be read of a ground truth that is no `Target`: its boxes tell why."""
+    """Read the boxes and size of an invalid ground truth, so that the checks can explain it."""
     model = row.get("reward_model")
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
     if isinstance(truth, str):
@@ -176,7 +176,7 @@ def _read_broken_truth(sample: Sample, row: Mapping[str, Any]) -> None:
     sample.size_wh = _size_of(truth) or _size_of(sample.info)
 
 
-# ---------------------------------------------------------------------------------------------- anybody's
+# ---------------------------------------------------------------------------------------------- foreign
 
 
 def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError]:
@@ -187,7 +187,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
             continue
         if not isinstance(record, Mapping):
             where = f"{path.name}: {unit} {number}"
-            yield RowError("malformed entry", f"{where}: {str(record)[:60]!r} is not an object; correct or drop it")
+            yield RowError("malformed entry", f"{where}: {str(record)[:60]!r} is not an object; correct or remove it")
             continue
         images = next((record[key] for key in IMAGE_KEYS if record.get(key)), ())
         images = images if isinstance(images, list) else [images]
@@ -205,7 +205,7 @@ def _foreign_samples(path: Path, images_dir: Path) -> Iterator[Sample | RowError
 
 
 def _absolute(image: str | bytes, images_dir: Path) -> str | bytes:
-    """A path that is relative to a folder, where it lies there."""
+    """Make a path absolute if the file is in this folder."""
     if isinstance(image, bytes) or Path(image).is_absolute() or "\0" in image:
         return image
     return str(find_below(images_dir, image) or image)
@@ -238,7 +238,7 @@ def _size_of(record: Any) -> tuple[int, int] | None:
 def _found_in(
     value: Any, place: str, read: Callable[[Any], list[Any]], depth: int = 0, *, in_lists: bool = True
 ) -> dict[str, list[Any]]:
-    """All that `read` finds in a value, by the keys that lead to it; lists are looked into only `in_lists`."""
+    """Return everything that `read` finds in a value, by its key path; lists are searched only `in_lists`."""
     if depth > _MAX_DEPTH:
         return {}
     if here := read(value):
@@ -256,7 +256,7 @@ def _found_in(
 
 
 def _read_boxes(value: Any) -> list[Box]:
-    """Four numbers in a row, or a text that holds such."""
+    """Read four numbers in a row, or a text with such."""
     if isinstance(value, str):
         texts = (match.groups() for match in _BOX_TEXT.finditer(value[:_MAX_CHARS]))
         return [(float(a), float(b), float(c), float(d)) for a, b, c, d in texts]
@@ -267,7 +267,7 @@ def _read_boxes(value: Any) -> list[Box]:
 
 
 def _read_points(value: Any) -> list[Point]:
-    """A list of pairs of numbers."""
+    """Read a list of pairs of numbers."""
     if not isinstance(value, list | tuple) or not all(_is_numbers(it, 2) for it in value):
         return []
     return [(_float(x), _float(y)) for x, y in value]

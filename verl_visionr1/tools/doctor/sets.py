@@ -1,4 +1,4 @@
-"""A file as a whole, and against others: coordinates, repeated rows, shared images, balance."""
+"""Checks of whole files and between files: coordinates, repeated rows, shared images, balance."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from verl_visionr1.tools.doctor.problems import Problem, Severity
 from verl_visionr1.tools.doctor.samples import MAX_SIDE, Box, Sample
 
 MAX_BOXES = 20_000
-"""Boxes a place that coordinates are guessed from."""
+"""Most boxes per column that a guess uses."""
 OURS = Convention("xyxy", "pixels")
-"""How our rows write boxes."""
+"""Box convention of our rows."""
 OVERLAP = "train/validation overlap"
 TALLIES = ("tasks", "data sources", "splits", "empty", "labels", "counts", "answers")
-"""In the order in which they are shown."""
+"""Names of the tallies, in the order of display."""
 FEW = 50
-"""Rows below which balance is not checked."""
+"""With fewer rows, balance is not checked."""
 
 
 class Shown(NamedTuple):
-    """Where an image is shown first: row, place in it; and its size and digest, where its key may be another's, too."""
+    """First row of an image and its place there; with size and digest if its key is ambiguous."""
 
     row: int
     place: int
     look: tuple[tuple[int, int], str] | None = None
 
     def is_other(self, shown: Shown) -> bool:
-        """Whether two images of one key are not the same: of a name that anybody counts, equal in size alone."""
+        """Whether two images with an ambiguous key differ: equal size, but other content."""
         if self.look is None or shown.look is None:
             return False
         return self.look != shown.look and self.look[0] == shown.look[0]
@@ -43,16 +43,16 @@ class Shown(NamedTuple):
 
 @dataclass(slots=True)
 class Census:
-    """What is counted of one file.
+    """Counts of one file.
 
     Attributes:
-        boxes: place in the record -> (boxes, sizes of their images), as written.
-        points: place in the record -> what its points show.
-        images: digest or identity of an image -> where it is shown first, by the name of the rows' split.
-        side: of all its rows, for validation or not; None: the rows' own split tells.
-        questions: digest of (image, prompt) -> first row that asks it.
-        tallies: what is counted by value: labels of objects, answers of text rows, rows with an empty truth by task ...
-        columns: of the first row of a foreign file; `a.b` where a value has keys of its own.
+        boxes: key in the record -> (boxes, sizes of their images), as written.
+        points: key in the record -> statistics of its points.
+        images: split of the rows -> digest or identity of an image -> where it is shown first.
+        side: whether all rows are for validation; None: by the rows' own split.
+        questions: digest of (image, prompt) -> first row with it.
+        tallies: counts by value: labels of objects, answers of text rows, rows without objects by task ...
+        columns: of the first row of a foreign file; `a.b` for nested keys.
     """
 
     file: str
@@ -68,7 +68,7 @@ class Census:
     columns: frozenset[str] = frozenset()
 
     def add(self, sample: Sample) -> Iterator[Problem]:
-        """Count a row; says so if it repeats an earlier one."""
+        """Count a row; report it if it repeats an earlier one."""
         self.n_rows += 1
         self.unit = sample.unit
         self.tallies["splits"][sample.split] += 1
@@ -87,7 +87,7 @@ class Census:
             asked = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
             first = self.questions.setdefault(asked, sample.number)
             if first != sample.number:
-                reason = f"asks what {sample.unit} {first} asks of the same image; drop one"
+                reason = f"same question and image as {sample.unit} {first}; drop one"
                 yield Problem(sample.file, sample.number, reason, "repeated row", Severity.WARNING, sample.unit)
         self._add_boxes(sample)
         self._add_truth(sample)
@@ -122,26 +122,26 @@ class Census:
 
     @property
     def counted(self) -> str:
-        """How many there are of what it counts: rows, lines or images."""
+        """The number of rows or lines, with the unit."""
         return f"{self.n_rows} {self.unit}{'' if self.n_rows == 1 else 's'}"
 
     @property
     def is_validation(self) -> bool:
-        """Whether it is for validation: as it was told, or as most of its rows say."""
+        """Whether it is for validation: as given, or by the split of most rows."""
         if self.side is not None:
             return self.side
         return 2 * sum(n for split, n in self.tallies["splits"].items() if is_validation_split(split)) > self.n_rows
 
     def images_of(self, *, validation: bool) -> Iterator[tuple[str, Shown]]:
-        """(key, where it is shown) of the images of one side; rows without a split go with the most."""
+        """Yield (key, first place) of the images of one side; rows without a split follow the majority."""
         for split, shown in self.images.items():
-            says_so = is_validation_split(split) if split and self.side is None else self.is_validation
-            if says_so is validation:
+            is_held_out = is_validation_split(split) if split and self.side is None else self.is_validation
+            if is_held_out is validation:
                 yield from shown.items()
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
-    """What an image is known by: its content first, then what its name tells."""
+    """Return the keys of an image: its digest, then identities from its names."""
     digest = inspect_image(image).digest
     identities = [identity for name in _names_of(image, sample) if (identity := identity_of_name(name))]
     return [*([digest] if digest else []), *dict.fromkeys(identities)]
@@ -152,7 +152,7 @@ def _names_of(image: str | bytes, sample: Sample) -> list[str]:
 
 
 def _look(image: str | bytes, sample: Sample) -> tuple[tuple[int, int], str] | None:
-    """Size and digest of an image that only twelve digits name; None of others, and where it cannot be read."""
+    """Return size and digest of an image named only by twelve digits; None for other or unreadable ones."""
     names = [name for name in _names_of(image, sample) if identity_of_name(name)]
     seen = inspect_image(image)
     return (seen.size_wh, seen.digest) if seen.size_wh is not None and all(map(is_bare_coco_name, names)) else None
@@ -162,7 +162,7 @@ def _look(image: str | bytes, sample: Sample) -> tuple[tuple[int, int], str] | N
 
 
 def convention_problems(census: Census) -> Iterator[Problem]:
-    """Coordinates that are not what they should be (ours), or what they seem to be (anybody's)."""
+    """Report wrong coordinates in our rows, and the likely convention of foreign ones."""
     for place, (boxes, sizes) in census.boxes.items():
         if census.is_ours:
             guess = better_convention(OURS, boxes, sizes)
@@ -180,7 +180,7 @@ def convention_problems(census: Census) -> Iterator[Problem]:
 
 
 def _point_problems(census: Census) -> Iterator[Problem]:
-    """Points in fractions or percent, where ours are in pixels, and others have to be told."""
+    """Report points in fractions or percent: wrong in our rows, and an option for the conversion of others."""
     for place, evidence in census.points.items():
         unit = evidence.smaller_unit("pixels")
         if unit:
@@ -192,7 +192,7 @@ def _point_problems(census: Census) -> Iterator[Problem]:
 
 
 def balance_problems(census: Census) -> Iterator[Problem]:
-    """One label, count or answer that is nearly all there is: a model learns to always say it."""
+    """Report one label, count or answer that dominates: a model learns to always give it."""
     for what, name, most, advice in (
         ("counting rows", "counts", 0.5, "leave out some rows of the frequent counts"),
         ("labelled objects", "labels", 0.8, "add images of other labels, or convert with --categories"),
@@ -204,12 +204,14 @@ def balance_problems(census: Census) -> Iterator[Problem]:
             continue
         value, count = tally.most_common(1)[0]
         if count > most * total:
-            reason = f"{count} of {total} {what} ({100 * count // total} %) are {value!r}: always saying so pays"
+            reason = (
+                f"{count} of {total} {what} ({100 * count // total} %) are {value!r}: always answering that is rewarded"
+            )
             advice += ", or report accuracy beside a constant answer"
             yield Problem(census.file, None, f"{reason}; {advice}", "unbalanced", Severity.WARNING)
     total, empty = census.tallies["tasks"].total(), census.tallies["empty"].total()
     if total >= FEW and 2 * empty > total:
-        reason = f"{empty} of {total} rows ask for what is not there: saying so always pays"
+        reason = f"{empty} of {total} rows ask for absent objects: always answering none is rewarded"
         yield Problem(census.file, None, f"{reason}; lower --negatives", "unbalanced", Severity.WARNING)
 
 
@@ -217,7 +219,7 @@ def balance_problems(census: Census) -> Iterator[Problem]:
 
 
 def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
-    """Images of validation rows that some training row shows as well, of the same file or of another."""
+    """Report images of validation rows that are also in training rows, of the same or another file."""
     by_key: dict[str, tuple[str, Shown]] = {}
     for census in censuses:
         for key, image in census.images_of(validation=False):
@@ -234,13 +236,15 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
             shown = f" ({key})" if ":" in key else ""
             where = f"in {file}" if file != census.file else "among its training rows"
             images = "1 image is" if n_images == 1 else f"{n_images} images are"
-            reason = f"{images} {where} too, the first: {census.unit} {number} and {other}{shown}"
-            advice = "make a list with `visionr1 convert exclusion`, convert the training data with --exclude-image-ids"
+            reason = f"{images} also {where}, the first: {census.unit} {number} and {other}{shown}"
+            advice = (
+                "list them with `visionr1 convert exclusion` and convert the training data with --exclude-image-ids"
+            )
             yield Problem(census.file, None, f"{reason}; {advice}", OVERLAP, Severity.WARNING)
 
 
 def repetition_problems(train: Sequence[Census]) -> Iterator[Problem]:
-    """Rows of training files that an earlier file has too. A source and what was converted from it are not compared."""
+    """Report rows of training files that an earlier file has too; a source is not compared with its conversion."""
     asked: dict[tuple[bool, str], tuple[str, int]] = {}
     for census in train:
         shared: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -250,6 +254,6 @@ def repetition_problems(train: Sequence[Census]) -> Iterator[Problem]:
                 shared[file].append((number, other))
         for file, pairs in shared.items():
             number, other = pairs[0]
-            reason = f"{len(pairs)} rows ask what rows of {file} ask of the same images"
+            reason = f"{len(pairs)} rows repeat question and image of rows in {file}"
             reason += f", the first: {census.unit} {number} and {other}; drop them"
             yield Problem(census.file, None, reason, "rows of another file", Severity.WARNING)

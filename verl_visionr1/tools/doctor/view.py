@@ -1,4 +1,4 @@
-"""What an examination found, for a terminal."""
+"""The results of an examination for a terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from verl_visionr1.tools.doctor.problems import Severity
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 N_LINES = 3
-"""Examples of each kind that are shown."""
+"""Number of examples shown of each kind."""
 
 
 def view_of(examination: Examination, *, with_statistics: bool = False) -> Iterator[RenderableType]:
-    """What was found, the worst first; and what the files hold, where that is asked for."""
+    """Yield the problems, the worst first, and optionally statistics of the files."""
     file = ""
     for group in examination.found:
         if group.file != file:
@@ -42,7 +42,7 @@ def view_of(examination: Examination, *, with_statistics: bool = False) -> Itera
 
 
 def shares(tally: Counter[str] | Counter[int]) -> str:
-    """The most frequent values of a tally, with their counts.
+    """Format the most frequent values of a tally, with their counts.
 
     >>> shares(Counter({"cat": 3, "": 1}))
     'cat: 3 (75 %), (none): 1 (25 %)'
