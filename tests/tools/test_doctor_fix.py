@@ -131,6 +131,21 @@ def test_regions_to_ignore_are_brought_to_pixels_with_the_boxes(tmp_path: Path, 
     assert mended.ignore_xyxy == ((50, 40, 90, 76),) * 2
 
 
+@pytest.mark.parametrize(
+    "others",
+    [{"points_xy": [[20, 20], [70, 60]]}, {"masks": [{"polygons_xy": [[10, 8, 40, 8, 40, 40]]}] * 2}],
+    ids=["points", "masks"],
+)
+def test_boxes_beside_points_or_masks_are_brought_to_pixels(tmp_path: Path, others: dict[str, Any]) -> None:
+    boxes = [[0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.95]]
+    truth = {"task": "grounding", "size_wh": [100, 80], "boxes_xyxy": boxes, "labels": ["cat", "cat"], **others}
+    path = write_rows(tmp_path / "a.parquet", [a_row(tmp_path, truth=json.dumps(truth))])
+    fix_file([path], tmp_path / "mended.parquet", NAMED["xyxy-norm1"])
+    (row,) = read_rows(tmp_path / "mended.parquet")
+    fixed = json.loads(row["reward_model"]["ground_truth"])
+    assert fixed == truth | {"boxes_xyxy": [[10, 8, 40, 40], [50, 40, 90, 76]]}
+
+
 def test_right_boxes_are_not_spoiled(copy: Path) -> None:
     """Told what is not so, or told twice."""
     path = copy / "train.parquet"

@@ -140,19 +140,19 @@ class _Fixer:
             return
         if not (isinstance(boxes, list) and isinstance(labels, list) and _are_numbers(size_wh, 2)):
             return
-        if truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes):
-            return  # these lists describe the same objects
-        written = (list(zip(boxes, labels, strict=True)), ignored)
+        written = (boxes, ignored)
         is_sound = isinstance(ignored, list) and all(_are_numbers(box, 4) for box in (*boxes, *ignored))
         if self.boxes_are is not None and is_sound:
             boxes = [self._to_pixels(box, size_wh, where) for box in boxes]
             ignored = [self._to_pixels(box, size_wh, where) for box in ignored]
             converted = f"box converted from {self.boxes_are} to x1 y1 x2 y2 in pixels"
             self.changes.counts[converted] += len(boxes) + len(ignored)
-        kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
-        if (kept, ignored) != written:
-            truth["boxes_xyxy"] = [box for box, _ in kept]
-            truth |= {"labels": [label for _, label in kept]} if truth.get("labels") else {}
+        if not (truth.get("points_xy") or truth.get("masks") or len(labels) != len(boxes)):  # lists of the same objects
+            kept = self._fix_objects(list(zip(boxes, labels, strict=True)), size_wh, where)
+            boxes, labels = [box for box, _ in kept], [label for _, label in kept]
+        if (boxes, ignored) != written:
+            truth["boxes_xyxy"] = boxes
+            truth |= {"labels": labels} if truth.get("labels") else {}
             truth |= {"ignore_xyxy": ignored} if ignored else {}
             model["ground_truth"] = json.dumps(truth, separators=(",", ":"), ensure_ascii=False)
 
