@@ -381,3 +381,11 @@ def test_command_with_a_missing_file(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {tmp_path}/none.p: no such file")
     assert all(flag in command("--help").stdout for flag in ("--split", "--collection"))
+
+
+def test_the_entry_of_a_large_parquet_is_named(tmp_path: Path) -> None:
+    names: list[str | None] = [f"{i}.jpg" for i in range(70_000)]
+    names[66_000] = None
+    pq.write_table(pa.table({"file_name": names}), tmp_path / "large.parquet")
+    with pytest.raises(RowsError, match=r"large\.parquet: entry 66000: "):
+        built(tmp_path, tmp_path / "large.parquet")

@@ -216,8 +216,9 @@ def _read_parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
         if not names:
             raise RowsError(f"{path}: no column names an image: it has {', '.join(file.schema_arrow.names)}")
         try:
-            for batch in file.iter_batches(columns=names):
-                yield from _numbered(path, batch.to_pylist())
+            rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield f"{path.name}: entry {number}", row
         except (pa.ArrowException, OSError) as error:
             raise RowsError(f"{path}: not a whole parquet file ({error}); copy it again") from None
 
