@@ -95,7 +95,7 @@ def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, m
         raise RowsError(no_row(skipped))
     if not rollouts.found:
         raise RowsError(
-            f"none of {n_lost} rollouts matches a row of --data: {rollouts.not_in_data} have a truth that is not "
+            f"none of {n_lost} rollouts matches a row of --data: {rollouts.not_in_data} have a ground truth not "
             f"in it, {rollouts.other_question} another question or image (see --match), {rollouts.ambiguous} match "
             "several rows; give the parquet that was trained on"
         )
@@ -123,7 +123,7 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterato
         yield f"{numbers.ambiguous} rollouts match {rows}; they are not counted"
     if numbers.other_question >= max(many, 1):
         reason = "the prompts changed, or it is another row; --match truth compares the ground truth alone"
-        yield f"{numbers.other_question} rollouts have another question or image than the row of their truth: {reason}"
+        yield f"{numbers.other_question} rollouts have another question or image than the row with their ground truth: {reason}"
     if numbers.not_in_data >= max(many, 1):
         yield f"{numbers.not_in_data} rollouts have a ground truth that is not in --data; name all files trained on"
     known = rates.of(data.prompts, 1)

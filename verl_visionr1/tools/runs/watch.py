@@ -22,8 +22,8 @@ QUIET_SECONDS = 30.0
 
 
 LEGEND = (
-    "xi: xi0/xi1/xi2. A box counts as a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
-    "below xi1 and 1 from xi2 on. stage: which of the schedule's thresholds are in force, counted from 0."
+    "xi: xi0/xi1/xi2. A box is a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
+    "below xi1 and 1 from xi2 on. stage: index of the schedule's current thresholds, from 0."
 )
 
 
