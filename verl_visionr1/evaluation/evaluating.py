@@ -197,7 +197,7 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
     unread = "left out of MAE and RMSE" if settings.unreadable_count == "exclude" else "a 0 in MAE and RMSE"
     return {
         "ap": f"AP: COCO's, maxDets {limits} per image and category; {confidence}; {_TIES}; a box "
-        f"whose label its row did not ask for {stray}; labels are compared without case; a category is judged on "
+        f"whose label its row did not ask for {stray}; labels are compared without case; a category is scored on "
         "images where it was asked for; "
         "sizes are areas of boxes; regions to ignore are crowds of every category asked for.",
         "nms_ap": "NMS-AP: OVDEval's; of all boxes with IoU above .5 with a true box, of any label, the most "

@@ -63,7 +63,7 @@ class Ranked:
         return Ranked(self.units[permutation], self.ranks[permutation], self.hits[:, permutation], ignored, self.n_true)
 
     def precision(self, weights_bu: Weights, taus: Sequence[int]) -> Array:
-        """Mean interpolated precision, shape (B, chosen tau); NaN where a resample has no true box.
+        """Mean interpolated precision, shape (B, chosen tau); NaN if a resample has no true box.
 
         The B resamples are divided equally among the orders, in sequence.
         """
@@ -96,7 +96,7 @@ class Ranked:
             found[has_truth, column] = total[has_truth] / len(RECALLS)
 
     def recalls(self, weights_bu: Weights, max_det: int) -> Array:
-        """Recall with at most `max_det` boxes per image, shape (B, T); NaN where a resample has no true box."""
+        """Recall with at most `max_det` boxes per image, shape (B, T); NaN if a resample has no true box."""
         counted = self.hits & (self.ranks < max_det)
         n_true = self._n_true(weights_bu)
         n_found = weights_bu[:, self.units] @ counted.T.astype(weights_bu.dtype)
