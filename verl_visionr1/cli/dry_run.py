@@ -1,4 +1,4 @@
-"""`visionr1 dry-run`: what a training command would run, and whether it would get past its start."""
+"""`visionr1 dry-run`: check a training command without starting it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rich.text import Text
 def dry_run(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OVERRIDE...", help="what would follow python -m verl.trainer.main_ppo"),
+        typer.Argument(metavar="OVERRIDE...", help="the arguments of python -m verl.trainer.main_ppo"),
     ] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="print the whole config, resolved, on standard output")] = False,
     data_later: Annotated[
-        bool, typer.Option("--data-later", help="data files that are not here will be made: a note, not a failure")
+        bool, typer.Option("--data-later", help="accept missing data files: a note, not a failure")
     ] = False,
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
@@ -48,12 +48,12 @@ def dry_run(
     if not found.is_fine:
         raise typer.Exit(1)
     unseen = "; the notes say what was not checked" if found.notes else ""
-    console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
+    console.print(Text(f"all checks of verl and the plug-in pass{unseen}"))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What verl and torch say about engines and devices that are not here is no news."""
+    """Silence messages of verl and torch about missing engines and devices."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

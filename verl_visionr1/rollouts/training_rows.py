@@ -187,9 +187,9 @@ class _Reader:
         for i in range(len(self.images)):
             self.images[i] = unknown
         for file, (start, stop) in zip(files, pairwise(starts), strict=True):
-            if twins[start:stop].any():
+            if has_equal[start:stop].any():
                 for number, row in enumerate(read_rows(file, columns=["images"], batch_rows=_IMAGE_ROWS), start):
-                    if twins[number]:
+                    if has_equal[number]:
                         self.images[number] = self.image_names[image_name(row["images"] or [])]
 
     def found(self, files: tuple[Path, ...], schema: pa.Schema, starts: Numbers) -> TrainingRows:
