@@ -21,9 +21,7 @@ from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, R
 @takes("preset", "route", *SPOKEN)
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="the training data (may repeat); default: the run's")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="the training data (may repeat); default: the run's")] = None,
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
     metric: Annotated[Metric, typer.Option(help="metric that decides whether an answer passes")] = "accuracy",
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,

@@ -48,7 +48,7 @@ def dry_run(
     if not found.is_fine:
         raise typer.Exit(1)
     unseen = "; the notes say what was not checked" if found.notes else ""
-    console.print(Text(f"all checks of verl and the plug-in pass{unseen}"))
+    console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
 
 
 @contextmanager

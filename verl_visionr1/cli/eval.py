@@ -65,9 +65,7 @@ def eval(
         ),
     ] = None,
     data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for predictions and report; run again to resume")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for predictions and report; run again to resume")] = None,
     step: Annotated[int | None, typer.Option(help="step of a run's validation; default: the last")] = None,
     limit: Annotated[int | None, typer.Option(help="first rows of each file", min=1)] = None,
     n: Annotated[int, typer.Option("--n", help="answers to a row", min=1)] = 1,
@@ -95,7 +93,9 @@ def eval(
     confidence: Annotated[Confidence, typer.Option(help="confidence of a box")] = "constant",
     stray_labels: Annotated[StrayLabels, typer.Option(help="boxes of categories not asked for")] = "drop",
     which_box: Annotated[WhichBox, typer.Option(help="the box that counts, of several for one expression")] = "first",
-    strict_iou: Annotated[bool, typer.Option("--strict-iou", help="IoU must exceed the threshold, not just reach it")] = False,
+    strict_iou: Annotated[
+        bool, typer.Option("--strict-iou", help="IoU must exceed the threshold, not just reach it")
+    ] = False,
     unreadable_count: Annotated[
         UnreadableCount, typer.Option(help="answers without a count, in MAE and RMSE")
     ] = "exclude",
@@ -104,7 +104,9 @@ def eval(
     vs: Annotated[
         Path | None, typer.Option(help="compare with another evaluation: its report.json, or its folder")
     ] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="only compute the metrics of the answers in --out")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="only compute the metrics of the answers in --out")
+    ] = False,
     on_error: given.OnBadRow = "fail",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where vLLM runs")] = "auto",
     batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory", min=1)] = 256,
@@ -161,9 +163,7 @@ def eval(
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
-                raise ValueError(
-                    "no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for existing answers"
-                )
+                raise ValueError("no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for existing answers")
             make = partial(
                 generate,
                 model,

@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, ScoringSetup, is_described, judging_for, override, takes
+from verl_visionr1.cli.judging import (
+    NO_OPTIONS,
+    SPOKEN,
+    Options,
+    ScoringSetup,
+    is_described,
+    judging_for,
+    override,
+    takes,
+)
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS

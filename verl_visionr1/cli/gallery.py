@@ -27,9 +27,7 @@ def gallery(
         typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), their folders, or runs' folders"),
     ],
     out: Annotated[Path, typer.Option(help="the page")] = DEFAULT_OUT,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="the training data, for images and data sources")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="the training data, for images and data sources")] = None,
     title: Annotated[str, typer.Option(help="title of the page; default: the paths' names")] = "",
     limit: Annotated[int, typer.Option(help="most rollouts shown; curves use all")] = 4000,
     sample: Annotated[Sampling, typer.Option(help="which prompts are shown; even: of all steps")] = "even",

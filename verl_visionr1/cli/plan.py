@@ -25,7 +25,9 @@ def plan(
     model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
     gpu_memory: Annotated[float, typer.Option(help="GB per GPU")] = 80.0,
-    host_memory: Annotated[float | None, typer.Option(help="GB of host memory per node; default: assumed to be enough")] = None,
+    host_memory: Annotated[
+        float | None, typer.Option(help="GB of host memory per node; default: assumed to be enough")
+    ] = None,
     image_tokens: Annotated[
         int | None, typer.Option(help="tokens of the largest image; default: the whole prompt")
     ] = None,

@@ -35,7 +35,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sections: common data sources and tasks, averages last. The table `DIFFERENCES` has the common metrics. If both
-                have kept their rows, `ROW_BY_ROW` has the changes on common rows, each reward by its own settings.
+            have kept their rows, `ROW_BY_ROW` has the changes on common rows, each reward by its own settings.
         notes: what only one has, and settings that differ.
     """
 

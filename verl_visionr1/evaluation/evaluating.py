@@ -176,8 +176,8 @@ def conventions_of(settings: EvaluationSettings, measurements: Sequence[Measurem
     read_as = settings.answer_format or "the answer format of each preset"
     rule = "the strictest stage of the preset" if settings.stage == "final" else "the preset without a schedule"
     found = [
-        f"Answers are read by the parser of the reward ({read_as}), in frame {settings.frame}, and converted to pixels of "
-        "the original image without clipping. The complete objects of a cut-off answer count.",
+        f"Answers are read by the parser of the reward ({read_as}), in frame {settings.frame}, and converted to "
+        "pixels of the original image without clipping. The complete objects of a cut-off answer count.",
         f"reward, F1@50 and mean IoU: as training reports them at validation, at {rule}.",
     ]
     found += [text for family, text in _families(settings).items() if family in families]

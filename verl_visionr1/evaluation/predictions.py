@@ -106,7 +106,9 @@ def _decoded(line: bytes, where: str) -> Prediction:
     try:
         return _decode(line)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise RowsError(f"{where}: not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval") from None
+        raise RowsError(
+            f"{where}: not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
+        ) from None
 
 
 _encode = msgspec.json.Encoder().encode

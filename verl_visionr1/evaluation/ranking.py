@@ -47,7 +47,7 @@ class Ranked:
         ignored: (T, n): neither right nor wrong; None if there are none.
         n_true: number of counting true boxes of each of U units.
         orders: permutations of the n detections, one for each order of the images; empty if no two images
-                share a score, so that the order does not matter.
+            share a score, so that the order does not matter.
     """
 
     units: Indices

@@ -101,7 +101,7 @@ def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings, ru
 
     Raises:
         EvaluationError: no prediction, two of one row and sample, invalid ground truth, or a frame that needs an
-                unknown size; names file and row.
+            unknown size; names file and row.
         RewardError: no such preset.
     """
     judging = settings.judging() if run is None else run.judging

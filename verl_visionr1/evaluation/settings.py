@@ -36,7 +36,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     Attributes:
         frame: name in `frames.FRAMES`: the coordinates of the model's answers.
         preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is used;
-                rows of other tasks use their task's default preset.
+            rows of other tasks use their task's default preset.
         routes: task -> preset, for rows of that task.
         answer_format: read boxes and points in this format instead of the preset's own.
         processing: size of the images as the model saw them, for rows that do not give it.
@@ -46,13 +46,13 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         metrics: families of metrics; empty: those of each row's task and data source.
         confidence: confidence of a box: "constant", "order" or "logprob".
         stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as in released evaluators, and
-                in COCO if all categories are asked for), "own" counts one as a false alarm of its own category if the
-                data source has it, "every" counts the others too: in each category that was asked for.
+            in COCO if all categories are asked for), "own" counts one as a false alarm of its own category if the
+            data source has it, "every" counts the others too: in each category that was asked for.
         which_box: the box that counts for a referring expression if there are several: the "first", the "last", or
-                none ("only": several boxes are wrong).
+            none ("only": several boxes are wrong).
         strict_iou: a box must exceed the IoU threshold (VLM-R1's script); by default reaching it is enough.
         unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or counts as 0 ("zero"); in
-                accuracy it is always wrong.
+            accuracy it is always wrong.
         resamples: bootstrap resamples of images; 0 gives no intervals.
 
     Raises:

@@ -38,7 +38,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         value: None if undefined (for example, no object of that size).
         low, high: ends of the confidence interval; None without resamples, or if only one or two images
-                contribute.
+            contribute.
         n: number of rows; for average precision, of images.
     """
 

@@ -77,7 +77,7 @@ def _json_rows(file: Path, advance: Advance | None) -> Iterator[tuple[int, Any]]
             for number, line in enumerate(lines, 1):
                 if advance is not None and number % _ROWS_A_TICK == 0:
                     advance(raw.tell() - reported)
-                            reported = raw.tell()
+                    reported = raw.tell()
                 if not line.isspace():
                     yield number, _decoded(line)
             if advance is not None:

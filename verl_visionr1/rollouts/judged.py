@@ -86,7 +86,7 @@ class Judged:
 
     Attributes:
         files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` are
-                indices of them.
+            indices of them.
         number: line or row in the file.
         step: trainer step; `NO_STEP` if the row does not have it.
         group: equal for the rollouts of one prompt at one step.

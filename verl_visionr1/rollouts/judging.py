@@ -41,7 +41,7 @@ class Training:
         n_steps: steps that the run took, if known.
         validation: thresholds of validation.
         is_gated: whether gates moved the stages: a row without a stage is tried at each, and the first that reproduces
-                the saved reward is used.
+            the saved reward is used.
     """
 
     total_steps: int | None
@@ -52,8 +52,8 @@ class Training:
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
         """The rule for a rollout."""
         reported = _reported_rule(schedule, rollout)
-                    if reported is not None:
-                        return reported
+        if reported is not None:
+            return reported
         step = rollout.step or 0
         is_validation = rollout.is_validation
         context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation)
@@ -265,7 +265,7 @@ def _stage_that_gave(rollout: Rollout, preset: Preset, schedule: Schedule, judgi
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
-    """ Parse "PRESET", "PRESET@1" or "PRESET@off" into the preset's name or file, and the moment.
+    """Parse "PRESET", "PRESET@1" or "PRESET@off" into the preset's name or file, and the moment.
 
     >>> preset_and_moment("visionr1@1", Moment())[1].stage
     1

@@ -35,7 +35,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
-                order of the dumps' "route". Their schedules follow the model's family.
+            order of the dumps' "route". Their schedules follow the model's family.
         by_task, by_source, by_column: rule -> index in `presets`; `column` is the column of `by_column`.
         delegate: globs over data sources that verl's own reward scores.
         total_steps: steps that count as the whole of training; None without a schedule.
@@ -79,7 +79,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             RewardError, FrameError: a preset that cannot be built (a criterion's package is not installed), or a frame
-                    unknown to this version.
+                unknown to this version.
         """
         presets = [_built(plain) for plain in self.presets]
 
@@ -108,7 +108,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The run record. Attributes:
-        starts: in the order of their steps.
+    starts: in the order of their steps.
     """
 
     version: int = 1

@@ -54,7 +54,7 @@ class TrainingRows:
         images, image_names: image of each row, and its `image_name` (None: embedded, name not needed).
         indexes: `extra_info.index`, else `NOTHING`.
         prompts: model input of each row: rows of one number have the same ground truth, question and image, and so the
-                same pass rate.
+            same pass rate.
     """
 
     files: tuple[Path, ...]
@@ -112,7 +112,7 @@ def read_training_rows(
 
     Args:
         on_error: what to do with an unreadable ground truth: "fail", or "skip", which counts it; no rollout matches
-                such a row.
+            such a row.
 
     Raises:
         RowsError: a file that is unreadable, lacks a column, or is given twice; files with different columns.

@@ -94,7 +94,7 @@ def workers_problem(step: Path, n_workers: int) -> str | None:
             counts = " and ".join(str(count) for count in sorted(written))
             return (
                 f"{step}: written by {counts} training workers, this run has {n_workers} (trainer.nnodes x "
-                f"trainer.n_gpus_per_node); `visionr1 reshard {step} --workers {n_workers}` rewrites it"
+                f"trainer.n_gpus_per_node); `visionr1 reshard {step} --workers {n_workers}` makes it fit"
             )
     return None
 

@@ -52,7 +52,7 @@ def error_message(make: Callable[[], object]) -> str | None:
     """The error of `make()` in one line: its innermost cause; None without an error."""
     try:
         make()
-    except Exception as error:  # noqa: BLE001 - verl asserts, and raises anything; all of it is what the user asked for
+    except Exception as error:  # noqa: BLE001 - verl may raise anything; all errors are findings
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

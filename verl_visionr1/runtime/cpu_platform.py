@@ -2,8 +2,7 @@
 
 verl chooses its device through a registry (`verl.plugin.platform`) of NVIDIA, AMD and Ascend. `apply` adds "cpu" and
 patches the places where verl or vLLM assume an accelerator. Ray calls its slots "GPU"; here each is "one training
-worker"
- (`+ray_kwargs.ray_init.num_gpus=N`).
+worker" (`+ray_kwargs.ray_init.num_gpus=N`).
 
     patch                      process            what fails without it
     register_platform          every one          VERL_PLATFORM=cpu is an "Unknown platform"; torch.cpu has no memory
@@ -54,7 +53,7 @@ def apply() -> None:
 
     Raises:
         UnsupportedVersionError: verl's platform interface differs, or no vLLM is installed. (A patch that waits for its
-                module raises from that import.)
+            module raises from that import.)
     """
     if not is_chosen():
         return
@@ -73,7 +72,7 @@ def _expect(fits: bool, target: str, found: object) -> None:
         versions = dict.fromkeys(packages, "none") | installed_versions(packages)
         installed = ", ".join(f"{name} {version}" for name, version in versions.items())
         raise UnsupportedVersionError(
-            f"{target}: found {found}, which verl-visionr1's CPU platform (written for {WRITTEN_FOR}) does not support. "
+            f"{target}: found {found}, not supported by verl-visionr1's CPU platform (written for {WRITTEN_FOR}). "
             f"Installed: {installed}. Install the versions of the extra 'cpu', or adapt {__name__}."
         )
 

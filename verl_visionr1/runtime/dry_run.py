@@ -125,7 +125,7 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
             "algorithm.adv_estimator=grpo needs none"
         )
     printed = io.StringIO()
-        with redirect_stdout(printed):
+    with redirect_stdout(printed):
         found = composing.error_message(
             lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
         )
@@ -179,7 +179,7 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
             )
         return []  # a missing absolute path: the preflight reports it
     printed = io.StringIO()
-        with redirect_stdout(printed), warnings.catch_warnings():
+    with redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
     problems = [f"actor_rollout_ref.model: {found}"] if found else []
@@ -224,4 +224,6 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append(
             "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
         )
-    return [message for make in makes if (message := composing.error_message(make))] + parts.hook_problems(config, settings)
+    return [message for make in makes if (message := composing.error_message(make))] + parts.hook_problems(
+        config, settings
+    )

@@ -77,7 +77,7 @@ class PageWriter(Extension):
         """Start a child if there is a new dump; fast, never raises."""
         try:
             self._look()
-        except Exception as error:  # noqa: BLE001 - a page is not worth a run
+        except Exception as error:  # noqa: BLE001 - a page must not end the run
             logger.warning("visionr1: gallery: %s: %s; no more pages in this run", type(error).__name__, error)
             self.folder = None
 

@@ -91,7 +91,7 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
         if value is not None and other is None:
             missing = next(name for name in _PIXELS if name != key)
             yield (
-                f"{BUDGET_KEY}.{key}={value}: needs {missing} beside it; without it, transformers ignores the value and vLLM does "
+                f"{BUDGET_KEY}.{key}={value}: needs {missing} beside it; alone, transformers ignores it and vLLM does "
                 "not, so that training and rollouts see images of different sizes"
             )
     wrong = [key for key in _PIXELS if budget.get(key) is not None and not is_pixels(budget.get(key))]
@@ -150,4 +150,4 @@ def _frozen_vision_problems(config: DictConfig) -> Iterator[str]:
             if strategy.startswith("fsdp")
             else "leave it out"
         )
-        yield f"{actor}.freeze_vision_tower=true: verl's engines do not read it, so the tower would be trained; {advice}"
+        yield f"{actor}.freeze_vision_tower=true: verl's engines do not read it, the tower would be trained; {advice}"

@@ -42,7 +42,7 @@ def loading_problem(files: Sequence[Path]) -> str | None:
                 at = f"its row {number} of the first {N_ROWS} rows each"
                 row = loaded[number]
                 loaded._process_multi_modal_info(row["raw_prompt"], 14, config)
-        except Exception as error:  # noqa: BLE001 - whatever stops verl here would stop the trainer
+        except Exception as error:  # noqa: BLE001 - any error here would stop the trainer
             reason = " ".join(str(error).split())[:300]
             return (
                 f"verl's RLHFDataset cannot load {', '.join(map(str, files))} ({at}): {type(error).__name__}: {reason}"

@@ -113,7 +113,9 @@ def _written_by(folder: Path) -> tuple[int, dict[str, Any]]:
         )
     n_before = int(config["world_size"])
     if n_before not in complete_counts(folder):
-        raise CheckpointError(f"{folder}: parts of some of its {n_before} workers are missing; gather all in one folder")
+        raise CheckpointError(
+            f"{folder}: parts of some of its {n_before} workers are missing; gather all in one folder"
+        )
     return n_before, config
 
 
@@ -145,7 +147,7 @@ def _read(file: Path) -> Any:
             f"{file}: not loaded: it has more than tensors, numbers and random states ({_first_line(error)}), and "
             "loading it would run code"
         ) from None
-    except Exception as error:  # noqa: BLE001 - a file that was cut short fails in many ways
+    except Exception as error:  # noqa: BLE001 - a truncated file fails in many ways
         raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); use an earlier checkpoint") from None
 
 

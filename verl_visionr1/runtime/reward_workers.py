@@ -36,7 +36,7 @@ class RewardWorkers:
 
     Args:
         make: makes or finds the worker of a name, `make("reward_worker_0_again_1")`; several agent-loop workers may
-                call it with the same name.
+            call it with the same name.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class RunLength:
 
     Attributes:
         n_rows: most rows that it trains on: overlong prompts are left out if they could be counted; None: the data is
-                not here.
+            not here.
         batch: prompts in a step.
         epochs: trainer.total_epochs.
         asked: trainer.total_training_steps; None: the epochs decide.
@@ -161,7 +161,7 @@ def _resume_problems(config: DictConfig, length: RunLength) -> list[str]:
         try:
             step_folder(step)
         except CheckpointError:
-            return [f"trainer.resume_from_path={config.trainer.resume_from_path}: no actor/ in it, so it is not a checkpoint"]
+            return [f"trainer.resume_from_path={config.trainer.resume_from_path}: no actor/ in it, so no checkpoint"]
     return [] if OmegaConf.select(config, "trainer.val_before_train") else _finished(config, length)
 
 

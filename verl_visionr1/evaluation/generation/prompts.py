@@ -127,7 +127,7 @@ class Prompts:
 
         Raises:
             RowError: a row without ground truth, an image that cannot be loaded, or a number of "<image>" other
-                    than that of the images; names file and row.
+                than that of the images; names file and row.
         """
         row = asked.columns
         messages = messages_of(row, asked.where)

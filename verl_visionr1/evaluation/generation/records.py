@@ -98,7 +98,9 @@ def data_fingerprints(files: Sequence[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files:
         if file.name in found:
-            raise RowsError(f"{file}: a second file called {file.name}; rename one of them, or evaluate them separately")
+            raise RowsError(
+                f"{file}: a second file called {file.name}; rename one of them, or evaluate them separately"
+            )
         found[file.name] = fingerprint([file])
     return found
 
@@ -142,7 +144,9 @@ class PredictionFile:
         settings = self.path.with_name(SETTINGS)
         before = read_made(settings) if settings.exists() else None
         if before is None and self.path.exists():
-            raise RowsError(f"{self.path}: no {SETTINGS} beside it, so its settings are unknown; remove it, or give another --out")
+            raise RowsError(
+                f"{self.path}: no {SETTINGS} beside it, so its settings are unknown; remove it, or give another --out"
+            )
         if before is not None:
             refuse_others(settings, before, self.made)
             self.made = msgspec.structs.replace(self.made, logprobs=before.logprobs)

@@ -123,7 +123,7 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterato
         yield f"{numbers.ambiguous} rollouts match {rows}; they are not counted"
     if numbers.other_question >= max(many, 1):
         reason = "the prompts changed, or it is another row; --match truth compares the ground truth alone"
-        yield f"{numbers.other_question} rollouts have another question or image than the row with their ground truth: {reason}"
+        yield f"{numbers.other_question} rollouts have a row's ground truth, but another question or image: {reason}"
     if numbers.not_in_data >= max(many, 1):
         yield f"{numbers.not_in_data} rollouts have a ground truth that is not in --data; name all files trained on"
     known = rates.of(data.prompts, 1)

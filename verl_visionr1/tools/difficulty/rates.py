@@ -27,7 +27,7 @@ class Rates:
         samples, passed: per prompt, number of answers, and of passed answers.
         is_unclear: per prompt, whether some rollout fits it and another prompt.
         fates: number of rollouts that are "found" (belong to one prompt), "ambiguous" (fit several), "other_question"
-                (their ground truth is in the data with another question, image or index), or "not_in_data".
+            (their ground truth is in the data with another question, image or index), or "not_in_data".
         measured: task -> metric.
         unclear_example: two prompts that one rollout fits.
     """

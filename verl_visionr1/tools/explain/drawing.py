@@ -38,7 +38,7 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
 
     Raises:
         RowsError: the image cannot be read, the target has none, or `out` does not end in .png, is the image
-                itself, or cannot be written.
+            itself, or cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise RowsError(f"--draw {out}: needs a name that ends in .png")

@@ -30,7 +30,7 @@ class Settings:
         max_images: most pictures in the page; further prompts have a grey background.
         has_causes: whether to compute the first line of `visionr1 explain` for each shown rollout: 2 to 30 ms each.
         files: task -> YAML file of its preset, "" -> that of the other tasks, for the commands in the page; presets
-                without a file are named by their name.
+            without a file are named by their name.
         validation_names: folders of the run's validation dumps.
         is_run: whether all settings are those of the run record, so that the commands in the page need no options.
         on_error: what to do with a row that cannot be read or scored: "fail", or "skip", which counts it.

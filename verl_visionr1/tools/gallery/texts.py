@@ -78,7 +78,7 @@ def _spans(exam: Exam) -> list[Span]:
     spans: list[Span] = []
     following = 0
     for place in places:
-        at = next((i for i in range(following, len(claims)) if _says(claims[i], place)), None)
+        at = next((i for i in range(following, len(claims)) if _is_same(claims[i], place)), None)
         spans.append(NOWHERE if at is None else (claims[at].start, claims[at].end))
         following = following if at is None else at + 1
     return spans

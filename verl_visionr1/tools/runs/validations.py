@@ -92,7 +92,7 @@ class Change:
 
     Attributes:
         mark: "better", "worse", "no change" (the interval of the difference contains 0), "changed" (a metric with an
-                ideal moved, but not significantly closer or farther), or "" without an interval.
+            ideal moved, but not significantly closer or farther), or "" without an interval.
     """
 
     metric: Metric

@@ -95,7 +95,9 @@ def validation_lines(run_dir: Path, step: Step, seen: Sequence[Step]) -> Iterato
     for section in compare_run(run_dir, pair, read_validations(run_dir, pair)).sections:
         if section.n is not None:  # without pairs, the means are enough
             changes = "  ".join(format_change(change).replace("[", "\\[") for change in section.changes)
-            yield f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {changes}"
+            yield (
+                f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {changes}"
+            )
 
 
 def _rule(step: Step) -> str:

@@ -48,7 +48,7 @@ def _reading_notes(report: Report) -> Iterator[str]:
     if report.n_delegated:
         yield Counts(n_delegated=report.n_delegated).describe_delegated()
     if report.n_unknown:
-        yield f"{report.n_unknown} rows have a ground truth that is not in --data: shown under their task instead of the source"
+        yield f"{report.n_unknown} rows have a ground truth that is not in --data: listed by task, not by source"
 
 
 def _steps_table(report: Report) -> Table:

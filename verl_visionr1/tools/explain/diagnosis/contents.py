@@ -255,7 +255,7 @@ def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:
     easiest = min(thresholds.match_iou for _, thresholds in schedule.points)
     fix = "start with an easier stage (schedule.stages)"
     if easiest < needed - 1e-9:
-        fix = f"an earlier stage of training matches from IoU {easiest:g}; validation uses the last stage (validation=final)"
+        fix = f"an earlier stage matches from IoU {easiest:g}; validation uses the last stage (validation=final)"
     yield Finding("below the threshold", what, fix, _gain_moved(exam, below))
 
 
