@@ -133,7 +133,7 @@ def test_what_does_not_compare_is_said(mixed: Evaluation) -> None:
     other = evaluate(answers(0, 0.05, source="a"), msgspec.structs.replace(FEW, confidence="order"))
     settings, alone = compare(mixed, other).notes
     assert alone.startswith("only here: b|x\n (detection), ")
-    assert settings.endswith("do not compare: confidence: constant, theirs order")
+    assert settings.endswith("confidence: constant, theirs order")
     assert "settings differ" in markdown(mixed, other)
 
 

@@ -34,7 +34,7 @@ from verl_visionr1.rollouts.records import read_rollouts
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"weights": "w2", "model": "other"}, "of run as it was then, not of other as it is now"),
+        ({"weights": "w2", "model": "other"}, "of run with other weights, not of other"),
         ({"sampling": Sampling(temperature=0.7)}, "made with temperature = 0.0, not 0.7"),
         ({"sampling": Sampling(max_tokens=80)}, "made with max_tokens = 1024, not 80"),
         ({"min_pixels": 3136}, "made with min_pixels = None, not 3136"),

@@ -163,7 +163,7 @@ MISTAKES = {
     "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model FOLDER"),
     "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0"),
     "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json"),
-    "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "do not fit"),
+    "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "1 x 16 GB"),
     "an image longer than a prompt": (
         ("--gpus", 1, "--params", 8e9, "--image-tokens", 2000),
         "a prompt has 1024 tokens",

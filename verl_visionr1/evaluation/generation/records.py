@@ -236,7 +236,7 @@ def refuse_others(path: Path, before: Made, now: Made) -> None:
         if key in ("model", "model_type") or was == wanted or (key == "logprobs" and was):
             continue
         if key == "weights":
-            difference = f"its answers are of another state of {before.model}, not of the current {now.model}"
+            difference = f"its answers are of {before.model} with other weights, not of {now.model}"
         elif key == "logprobs":
             difference = "its answers have no token probabilities"
         else:

@@ -19,7 +19,7 @@ LOGGED = "logged"
 LABELS = {
     **{
         REWARD: "reward, recomputed",
-        SAVED: "reward as the run gave it",
+        SAVED: "the run's reward",
         "f1_50": "F1 at IoU .5",
         "iou_mean": "mean IoU",
     },

@@ -141,7 +141,7 @@ class Entries:
             metrics=[finite(number) for number in metrics.values()],
             predictions=_predictions(verdicts[:MAX_PREDICTIONS], spans, rollout.target),
             objects=[KINDS.index(fate.counted_as) for fate in fates],
-            said=_answer_text(exam),
+            answer=_answer_text(exam),
             cause=cause,
             why=why,
             quality=finite(numbers.qualities[place]),
@@ -197,7 +197,7 @@ def judged_by(preset: Preset, argument: str) -> JudgedBy:
     """Record of a preset for the page; `argument`: its value of `--preset`."""
     return JudgedBy(
         name=preset.name,
-        told=argument,
+        preset_argument=argument,
         criteria=[criterion.name for criterion in preset.criteria],
         weights=[criterion.weight for criterion in preset.criteria],
         about=[about(criterion.fn) for criterion in preset.criteria],

@@ -14,11 +14,11 @@ from verl_visionr1.tools.gallery.curves import Drift, Panel
 class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
     """A preset: its criteria with weights, what their weighted sum is divided by, and the metrics of its scores.
 
-    `told`: value of `--preset` for the commands in the page: its name or its file.
+    `preset_argument`: value of `--preset` for the commands in the page: its name or its file.
     """
 
     name: str
-    told: str
+    preset_argument: str
     criteria: list[str]
     weights: list[float]
     about: list[str]
@@ -79,7 +79,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         reward: the one used for advantages; saved: the run's; value: the recomputed one.
         metrics: in the order of the preset's.
         objects: how each object was counted (in `kinds`).
-        said: the answer, unless it is boxes.
+        answer: the answer, unless it is boxes.
         cause, why: kind (in `causes`; -1: not computed) and text of the first line of `visionr1 explain`.
         quality: F1 at IoU .5 of boxes, else the task's accuracy.
         misled: whether a better one of its group has a lower reward.
@@ -98,7 +98,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     metrics: list[float]
     predictions: list[Prediction]
     objects: list[int]
-    said: str
+    answer: str
     cause: int
     why: str
     quality: float

@@ -102,8 +102,8 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
     waits = memory.waiting(shape, machine, run, chosen)
     weights = memory.engine_weights_gb(shape, chosen)
     share = min(MAX_SHARE, math.floor((budget - total(waits)) / machine.gpu_gb * 20) / 20)
-    room = share * machine.gpu_gb - weights - ENGINE_GB
-    sequences = _sequences(shape, run, chosen, room, wanted)
+    cache_budget = share * machine.gpu_gb - weights - ENGINE_GB
+    sequences = _sequences(shape, run, chosen, cache_budget, wanted)
     if sequences < min(FEW_SEQUENCES, wanted):
         return None
     needed = weights + ENGINE_GB + memory.cache_gb(shape, run, chosen, sequences)
@@ -149,9 +149,9 @@ def _wanted(machine: Machine, run: Run, settings: Settings) -> int:
     return min(math.ceil(run.prompts * run.answers * settings.tensor_parallel / machine.n), MAX_SEQUENCES)
 
 
-def _sequences(shape: Shape, run: Run, settings: Settings, room: float, wanted: int) -> int:
+def _sequences(shape: Shape, run: Run, settings: Settings, budget_gb: float, wanted: int) -> int:
     """Number of the longest sequences that the cache holds at once, at most `wanted`."""
-    return bisect_right(range(1, wanted + 1), room, key=lambda n: memory.cache_gb(shape, run, settings, n))
+    return bisect_right(range(1, wanted + 1), budget_gb, key=lambda n: memory.cache_gb(shape, run, settings, n))
 
 
 def _refusal(shape: Shape, machine: Machine, run: Run) -> str:
