@@ -143,14 +143,20 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         for i in range(0, 96, 8):
             writer.write_table(pq.read_table(write_data(first, rows[i : i + 8])))
     dump = a_dump(tmp_path / "1.jsonl", rows)
+    args = [
+        "difficulty",
+        str(dump),
+        "--data",
+        str(tmp_path / "e.parquet"),
+        "--out",
+        str(tmp_path / "out" / "o.parquet"),
+    ]
     code = f"""
 import pyarrow as pa
-from pathlib import Path
 from verl_visionr1 import rewriting
-from verl_visionr1.cli import difficulty
+from verl_visionr1.cli import app
 rewriting.GROUP_BYTES = 1 << 20
-dump, data, out = map(Path, {[str(dump), str(tmp_path / "e.parquet"), str(tmp_path / "out" / "o.parquet")]!r})
-difficulty.difficulty([dump], [data], out, as_json=True)
+app({[*args, "--json"]!r}, standalone_mode=False)
 print(pa.default_memory_pool().max_memory())
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
