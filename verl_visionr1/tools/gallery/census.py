@@ -230,7 +230,7 @@ def take_census(reader: Reader) -> Census:
 
     Raises:
         RowsError, RowError: a file, or with `on_error="fail"` a row, that cannot be read.
-            ValueError: with `on_error="fail"`, a row that cannot be scored.
+        ValueError: with `on_error="fail"`, a row that cannot be scored.
     """
     builder, sample = TableBuilder(), Sample()
     counts = reader.counts

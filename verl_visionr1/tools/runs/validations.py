@@ -1,8 +1,8 @@
 """Read a run's validation dumps, with the run's numbers of each prompt, and compare two validations in pairs.
 
 verl gives every prompt a new uid at each validation and sorts its dump by it, so rows are paired by their prompt and
-ground truth. Prompts that share both (the same question about several images without such an
-object) are one unit of the bootstrap, with their own weight.
+ground truth. Prompts that share both (the same question about several images without such an object) are one unit of
+the bootstrap, with their own weight.
 """
 
 from __future__ import annotations
