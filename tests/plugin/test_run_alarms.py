@@ -139,7 +139,7 @@ def test_an_alarm_is_a_metric_and_a_line_with_the_command_to_look(capsys: pytest
 @pytest.mark.parametrize(
     ("trainer", "said"),
     [
-        ({}, "; set trainer.rollout_data_dir=DIR to keep what training writes, for visionr1 gallery DIR"),
+        ({}, "; set trainer.rollout_data_dir=DIR to keep training rollouts for visionr1 gallery DIR"),
         ({"validation_data_dir": "/run/val"}, "; look at validation: visionr1 gallery /run/val; set trainer.rollout"),
     ],
 )
