@@ -1,4 +1,4 @@
-"""Plain data of YAML files and command lines -> records; every error names the key, the value and what is allowed."""
+"""Convert plain data of YAML files and command lines to records; errors name the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be; one line."""
+    """An invalid setting; one line."""
 
 
 def decoded(plain: object, struct: type[S], where: str = "") -> S:
-    """A settings record from plain dicts, lists and scalars.
+    """Convert plain dicts, lists and scalars to a settings record.
 
-    A null where a key takes none is as if the key were not set: YAML gives it for a key whose lines below are comments.
+    A null for a key that does not allow it counts as not set: YAML yields it for a key followed only by comments.
 
     Args:
-        plain: what YAML or a command line gave.
+        plain: data from YAML or a command line.
         struct: the record's type.
-        where: put before each key in messages, for example "presets.mine".
+        where: prefix of keys in messages, for example "presets.mine".
 
     Raises:
         SettingsError: not a mapping, an unknown key (with the nearest known one), or a value of the wrong type.
@@ -50,7 +50,7 @@ def decoded(plain: object, struct: type[S], where: str = "") -> S:
 
 
 def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> None:
-    """Refuse unknown keys, and records below that cannot be: msgspec does not say by which name those stand."""
+    """Raise for unknown keys and invalid nested records, whose names msgspec does not report."""
     if not isinstance(plain, Mapping):
         raise SettingsError(f"{where or 'settings'} = {plain!r}: needs keys below it")
     refuse_unknown(plain, struct.__struct_fields__, where)
@@ -69,7 +69,7 @@ def _check_records(plain: object, struct: type[msgspec.Struct], where: str) -> N
 
 
 def _as_meant(plain: Any, struct: type[msgspec.Struct]) -> Any:
-    """What YAML and command lines say in other words: null, `off` read as false, names that look like numbers."""
+    """Normalize data of YAML and command lines: null, `off` read as false, names that look like numbers."""
     if not isinstance(plain, Mapping):
         return plain
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
@@ -89,12 +89,12 @@ def _as_meant(plain: Any, struct: type[msgspec.Struct]) -> Any:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """What a `Literal` in an annotation allows."""
+    """Values of a `Literal` in an annotation."""
     return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
 
 
 def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
-    """The record type that stands in an annotation such as `X | None` or `dict[str, X | None]`."""
+    """The record type in an annotation such as `X | None` or `dict[str, X | None]`."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return hint
     if get_origin(hint) in (Union, UnionType, dict):
@@ -103,7 +103,7 @@ def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
 
 
 def refuse_unknown(plain: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
-    """Raise SettingsError for the first key that is not among the known ones."""
+    """Raise SettingsError for the first unknown key."""
     known = list(known)
     for key in plain:
         if key not in known:
@@ -112,7 +112,7 @@ def refuse_unknown(plain: Mapping[Any, Any], known: Iterable[str], where: str) -
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """The known name that is nearest to what was given, as a question; "" where none is near."""
+    """Suggest the nearest known name as a question; "" if none is near."""
     near = difflib.get_close_matches(str(given), list(known), n=1)
     return f"did you mean {near[0]}?" if near else ""
 
@@ -128,7 +128,7 @@ def needs_one_of(given: object, known: Iterable[str]) -> str:
 
 
 def _advice(struct: Any, dotted: str, value: object) -> str | None:
-    """The choices of a key that has some."""
+    """The choices of a key, if it has some."""
     hint: Any = struct
     for key in dotted.split("."):
         inner = _struct_in(hint)

@@ -130,9 +130,9 @@ WORDS = {
         "higher reward goes with higher F1 here: Spearman 0.80 [0.70, 0.90]",
     ),
     "lower": (Estimate(value=-0.5, low=-0.7, high=-0.3), "goes with LOWER F1 here: Spearman -0.50"),
-    "none": (Estimate(value=0.1, low=-0.1, high=0.3), "no relation of reward and F1 shows here"),
-    "same": (Estimate(value=None), "the same for all rows"),
-    "no interval": (Estimate(value=0.9), "reward and F1: Spearman 0.90, without an interval, which may be chance"),
+    "none": (Estimate(value=0.1, low=-0.1, high=0.3), "no clear relation of reward and F1 here"),
+    "same": (Estimate(value=None), "F1 is constant"),
+    "no interval": (Estimate(value=0.9), "reward and F1: Spearman 0.90, without an interval"),
 }
 
 
@@ -198,7 +198,7 @@ def test_samples_are_averaged_within_their_prompt_first() -> None:
 GOOD = answers(0, 0.0, n=1)[0]
 BAD_ROWS = {
     "none": ([], "no prediction"),
-    "twice": ([GOOD, GOOD], "val.parquet: row 0, sample 0: answered twice"),
+    "twice": ([GOOD, GOOD], "val.parquet: row 0, sample 0: "),
     "no truth": ([msgspec.structs.replace(GOOD, gts="{}")], "val.parquet: row 0, sample 0: ground truth"),
 }
 
@@ -215,7 +215,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[ValueError], str]] = {
     "resamples": ({"resamples": -1}, EvaluationError, "resamples = -1"),
     "frame": ({"frame": "pixels"}, FrameError, "frame = 'pixels'"),
     "preset": ({"preset": "best"}, RewardError, "preset = 'best'"),
-    "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 judges"),
+    "route": ({"routes": {"counting": "visionr1"}}, RewardError, "routes.counting: visionr1 is for detection"),
     "format": ({"answer_format": "xml"}, EvaluationError, "answer_format = 'xml'"),
 }
 

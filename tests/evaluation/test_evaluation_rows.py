@@ -201,7 +201,7 @@ def test_words_are_right_or_wrong() -> None:
 
 
 def test_a_metric_that_no_row_can_have() -> None:
-    with pytest.raises(EvaluationError, match="metrics = 'ap': no row can have it, they are of counting"):
+    with pytest.raises(EvaluationError, match=r"metrics = 'ap': .*counting"):
         numbers_of(count_rows(), metrics=("ap",))
 
 

@@ -42,7 +42,7 @@ def test_the_last_whole_step_is_taken(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")  # step 10 is being written
     assert actor_of(tmp_path) == first
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
-    with pytest.raises(ModelError, match=r"names step 4, whose folder is gone \(there: .*_2, .*_10\)"):
+    with pytest.raises(ModelError, match=r"names step 4, .*_2, .*_10\)"):
         actor_of(tmp_path)
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").unlink()
     with pytest.raises(ModelError, match="give one of its global_step_N"):
@@ -59,11 +59,11 @@ def lose_shards(actor: Path, *ranks: int) -> None:
     [
         (lambda actor: lose_shards(actor, 1), r"model_world_size_2_rank_1\.pt is missing \(1 of 2\)"),
         (lambda actor: lose_shards(actor, 0, 1), "save_contents left it out"),
-        (lambda actor: (actor / "fsdp_config.json").unlink(), "tells its world_size"),
-        (lambda actor: (actor / "fsdp_config.json").write_text("[]"), "tells its world_size"),
+        (lambda actor: (actor / "fsdp_config.json").unlink(), r"fsdp_config\.json"),
+        (lambda actor: (actor / "fsdp_config.json").write_text("[]"), r"fsdp_config\.json"),
         (lambda actor: (actor / "huggingface" / "config.json").unlink(), r"no huggingface/config\.json"),
         (lambda actor: (actor / "model" / "dist_ckpt").mkdir(parents=True), "merge --backend megatron --local_dir"),
-        (lambda actor: actor.rename(actor.with_name("critic")), "was not written to its end"),
+        (lambda actor: actor.rename(actor.with_name("critic")), "no such folder"),
     ],
 )
 def test_checkpoints_that_are_not_whole(tmp_path: Path, harm: Callable[[Path], object], said: str) -> None:
@@ -86,8 +86,8 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights in it"),
         (lambda folder: (folder / "config.json").unlink(), "neither a Hugging Face model"),
-        (lambda folder: (folder / "config.json").write_text("[1]"), "is no JSON object"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is a LoRA adapter"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), r"config\.json"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "LoRA adapter"),
     ],
 )
 def test_folders_that_are_no_model(tmp_path: Path, harm: Callable[[Path], object], said: str) -> None:

@@ -63,11 +63,11 @@ def test_images_stand_where_the_prompt_says() -> None:
         {"type": "text", "text": ": where?"},
     ]
     assert messages_of(row_of(0, None, "How many?"), "here") == [{"role": "user", "content": "How many?"}]
-    with pytest.raises(RowError, match="here: 1 times <image> in its prompt, and 2 images"):
+    with pytest.raises(RowError, match="here: its prompt has 1 <image> for 2 images"):
         messages_of(row_of(0, ["a.png", "b.png"]), "here")
-    with pytest.raises(RowError, match="here: 2 times <image> in its prompt, and 1 images"):
+    with pytest.raises(RowError, match="here: its prompt has 2 <image> for 1 images"):
         messages_of(row_of(0, ["a.png"], "<image><image>"), "here")
-    with pytest.raises(RowError, match="is no list of turns"):
+    with pytest.raises(RowError, match="here: its prompt"):
         messages_of(row_of(0) | {"prompt": "Where?"}, "here")
 
 

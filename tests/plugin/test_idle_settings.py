@@ -58,7 +58,7 @@ IDLE = {  # overrides -> what is said, each in one line
     "a tower that is frozen": (["actor_rollout_ref.actor.freeze_vision_tower=true", FROZEN], []),
     "a tower that Megatron trains": (
         ["actor_rollout_ref.actor.strategy=megatron", FROZEN],
-        [f"{FROZEN}: freezes FSDP models alone, actor_rollout_ref.actor.strategy is megatron"],
+        [f"{FROZEN}: freezes only FSDP models, but actor_rollout_ref.actor.strategy is megatron"],
     ),
 }
 

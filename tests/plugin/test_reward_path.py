@@ -21,9 +21,9 @@ KEY = "reward.reward_kwargs.visionr1"
 
 
 REWARD_MODELS = {
-    "beside the manager": ({"enable": True}, "visionr1", None, "verl asks the reward model, and never visionr1"),
+    "beside the manager": ({"enable": True}, "visionr1", None, "never visionr1"),
     "as a class": ({"enable": True}, "VisionR1RewardManager", None, "never visionr1"),
-    "asked by nobody": ({"enable": True}, "visionr1", "own.py", "nothing asks the reward model"),
+    "asked by nobody": ({"enable": True}, "visionr1", "own.py", "not used"),
     "beside another manager": ({"enable": True}, "naive", None, None),
     "off": ({"enable": False}, "visionr1", None, None),
 }

@@ -139,7 +139,7 @@ def test_an_alarm_is_a_metric_and_a_line_with_the_command_to_look(capsys: pytest
 @pytest.mark.parametrize(
     ("trainer", "said"),
     [
-        ({}, "; set trainer.rollout_data_dir=DIR to keep what training writes, for visionr1 gallery DIR"),
+        ({}, "; set trainer.rollout_data_dir=DIR to keep training rollouts for visionr1 gallery DIR"),
         ({"validation_data_dir": "/run/val"}, "; look at validation: visionr1 gallery /run/val; set trainer.rollout"),
     ],
 )
@@ -202,7 +202,7 @@ def test_alarms_survive_a_checkpoint_and_old_checkpoints_have_none(caplog: pytes
         for old in (of_version_2, state | {"alarms": None}, state | {"alarms": {"tracks": 3}}):
             resumed.restore(old)
             assert resumed.alarms == AlarmState()
-    assert [record.getMessage()[:29] for record in caplog.records] == ["visionr1: alarms start anew: "]
+    assert [record.getMessage()[:17] for record in caplog.records] == ["visionr1: alarms "]
 
 
 @pytest.mark.verl

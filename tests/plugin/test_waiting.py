@@ -117,8 +117,8 @@ def test_a_watchdog_that_cannot_ask_goes_on() -> None:
         time.sleep(0.01)
     watchdog.stop()
     assert said == [
-        "visionr1: the watchdog could not ask: RuntimeError: odd",
-        "visionr1: lost a process; start the run again to go on from the last checkpoint",
+        "visionr1: the watchdog could not poll: RuntimeError: odd",
+        "visionr1: lost a process; start the run again to resume from the last checkpoint",
     ]
 
 

@@ -308,7 +308,7 @@ def test_mixed_tasks_are_judged_each_by_its_own_reward_and_gates_open(tmp_path: 
     steps = {step.number: step for step in read_steps(run_dir)}
     assert "visionr1: gallery: " in (run_dir / "train.log").read_text()
     assert (run_dir / "validation" / "gallery.html").stat().st_size > 10_000
-    assert steps[1].tells_alarms
+    assert steps[1].has_alarm_metrics
     assert not any(step.alarms for step in steps.values()), "three healthy steps"
     opened = [name for name, value in steps[3].numbers.items() if name.startswith("visionr1/stage/") and value == 1.0]
     assert opened, "some data source passed a bar of 5 % within two steps"

@@ -27,9 +27,9 @@ BOX_FAILURES = {
     "percent": (said((scaled(CAT, 100, 100), "cat"), (scaled(DOG, 100, 100), "dog")), "wrong frame: read as percent"),
     "numbers 0-1": (
         said((scaled(CAT, 1, 1), "cat"), (scaled(DOG, 1, 1), "dog")),
-        "numbers 0-1: the model speaks in unit coordinates",
+        "numbers 0-1: ",
     ),
-    "numbers 0-1, all wrong": (said(((0.01, 0.9, 0.02, 0.92), "cat")), "numbers 0-1: the model speaks in unit"),
+    "numbers 0-1, all wrong": (said(((0.01, 0.9, 0.02, 0.92), "cat")), "numbers 0-1: "),
     "swapped axes": (said(*SWAPPED), "swapped axes: read as y1, x1, y2, x2"),
     "width and height": (
         said(((200, 100, 800, 300), "cat"), ((1200, 500, 600, 600), "dog")),
@@ -40,7 +40,7 @@ BOX_FAILURES = {
     "truncated, nothing read": ('[{"bbox_2d": [200, 1', "truncated: after 0 boxes"),
     "prose": (f"Here you are: {PERFECT}", "prose around the list: 'Here you are:' is not part of it"),
     "wrong label": (said((CAT, "kitty"), (DOG, "dog")), "wrong label: 'kitty' is not among cat, dog"),
-    "labels exchanged": (said((CAT, "dog"), (DOG, "cat")), "wrong label: box 1 says 'dog', the object there is 'cat'"),
+    "labels exchanged": (said((CAT, "dog"), (DOG, "cat")), "wrong label: box 1 has label 'dog'"),
     "wrong language": (said((CAT, "猫"), (DOG, "狗")), "wrong language: '猫' is not among cat, dog"),
     "duplicate": (said((CAT, "cat"), (CAT, "cat"), (DOG, "dog")), "duplicate: box 2 repeats box 1 and costs precision"),
     "inverted": (
@@ -61,7 +61,7 @@ BOX_FAILURES = {
     "junk": (said((CAT, "cat"), (DOG, "dog"), ((0, 600, 300, 900), "cat")), "junk: box 3 matches no object"),
     "only reasoned": (
         f"<think>{PERFECT}</think>",
-        "only in the reasoning: 2 boxes in the reasoning, none that can be read",
+        "only in the reasoning: 2 boxes",
     ),
     "unclosed": (f"<think>{PERFECT}", "only in the reasoning: 2 boxes in the reasoning, which was never closed"),
     "unclosed, no boxes": ("<think>Well, let me see", "unclosed reasoning"),
@@ -89,10 +89,10 @@ BOX_FAILURES = {
         '[{"bbox_2d": [[200, 100, 1000, 400]], "label": "cat"}]',
         "bad box: object 1 in the text is not read (numbers in nested lists) -> ask for one flat list of numbers",
     ),
-    "python": (str(json.loads(PERFECT)), "malformed: single quotes, as Python prints a list; JSON has double ones"),
+    "python": (str(json.loads(PERFECT)), "malformed: single quotes"),
     "python, other literals": (
         str([{**item, "score": None, "bbox_2d": tuple(item["bbox_2d"])} for item in json.loads(PERFECT)]),
-        "malformed: written as Python prints a list",
+        "malformed: a Python literal",
     ),
     "typographic quotes": (PERFECT.replace('"', "\u201d"), "malformed: typographic quotes"),
     "bare keys": (
@@ -238,15 +238,15 @@ def test_a_format_without_labels_is_told_from_a_label_left_out() -> None:
 OTHER_CASES = {
     "false alarm": (said((CAT, "cat")), NEGATIVE, "visionr1", "false alarm: 1 box on an image without any cat, dog"),
     "right refusal": ("[]", NEGATIVE, "visionr1", "nothing wrong"),
-    "no fence": (PERFECT, TARGET, "vlmr1-ovd-released", "no fence: preset vlmr1-ovd-released wants"),
+    "no fence": (PERFECT, TARGET, "vlmr1-ovd-released", "no fence: preset vlmr1-ovd-released "),
     "prose, released": (f"Sure: {PERFECT}", TARGET, "visionr1-released", "prose around the list: 'Sure:'"),
     "labels do not matter": (said((CAT, "x"), (DOG, "y")), TARGET, "visionr1-paper", "nothing wrong"),
-    "count off": ("7", of(5), "counting", "count off by 2: says 7, there are"),
+    "count off": ("7", of(5), "counting", "count off by 2: answer 7, expected 5"),
     "count of a list": (
         PERFECT,
         of(3),
         "counting-list",
-        "count off by 1: says 2 (the length of its list), there are 3",
+        "count off by 1: answer 2 (the length of its list), expected 3",
     ),
     "count reasoned": ("<think>There are 5</think>", of(5), "counting", "only in the reasoning"),
     "count in prose": ("There are 5 cats.", of(5), "counting", "prose around"),
@@ -281,13 +281,13 @@ OTHER_CASES = {
         "12,5",
         of("12.5"),
         "number",
-        "decimal comma: says '12,5', expected '12.5'; a comma is read as a separator -> ask for a decimal point",
+        "decimal comma: answer '12,5', expected '12.5'",
     ),
     "thousands": ("1,234", of("1234"), "number", "nothing wrong"),
     "two numbers": ("12, 5", of("12.5"), "number", "answer among other words"),
     "text cut off": ("\\boxed{12", of("125"), "number", "truncated: the answer is cut off"),
-    "text differs": ("Rome", of("Paris"), "text-exact", "answer differs: says 'Rome', expected"),
-    "text among words": ("It is Paris.", of("Paris"), "text-exact", "answer among other words: says 'It is Paris.'"),
+    "text differs": ("Rome", of("Paris"), "text-exact", "answer differs: answer 'Rome', expected 'Paris'"),
+    "text among words": ("It is Paris.", of("Paris"), "text-exact", "answer among other words: answer 'It is Paris.'"),
     "text reasoned": ("<think>Paris</think>", of("Paris"), "text-exact", "only in the reasoning"),
     "text right": ("paris", of("Paris"), "text-exact", "nothing wrong"),
 }

@@ -38,7 +38,7 @@ def test_the_page_holds_every_step() -> None:
     for line in (
         "object 3 not read: no height: y1 = y2 = 10",
         "defect bad_box",
-        "frame qwen3-vl (0-1000, whatever the image): the image is 1000 x 1000",
+        "frame qwen3-vl (0-1000, for any image): the image is 1000 x 1000",
         "original image 2000 x 1200 px: x times 2, y times 1.2",
         "first box: 100, 83, 500, 333 -> 200, 99.6, 1000, 399.6 px",
         "1  cat",
@@ -206,7 +206,7 @@ def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
         ((dump, "--row", 0), "row 0 not found (the first is 1;"),
         ((dump, "--row", -1), "row -1 not found (the first is 1;"),
         ((dump, "--row", 3), "row 3 not found (the last is 1;"),
-        ((sparse, "--row", 2), "row 2 not found (there is no answer in it;"),
+        ((sparse, "--row", 2), "row 2 not found (it has no answer;"),
         ((dump, "--row", 2, "--text", "x"), "line 2: gts is null"),
         ((dump, "--row", 2), "line 2: gts is null"),
         ((data, "--row", 1, "--text", "x", "--target", TARGET.to_json()), "--target"),
@@ -277,7 +277,7 @@ MISTAKES = {
     "no picture": ([*OF_X, "--draw", "22.jsonl"], "--draw 22.jsonl: "),
     "no image": (
         [*OF_X, "--draw", "/tmp/never.png", "--image", "nowhere.png"],
-        "nowhere.png: not an image that can be read",
+        "nowhere.png: not a readable image",
     ),
 }
 

@@ -297,7 +297,7 @@ def test_rows_that_cannot_be_used_are_counted_or_refused(tmp_path: Path) -> None
         file.write('{"output": "cut o')
     written, _, _ = made([path], tmp_path / "g.html")
     assert written.n_rollouts == 1
-    assert written.notes[0].startswith("4 rows could not be read or judged, the first:")
+    assert written.notes[0].startswith("4 rows could not be read")
     with pytest.raises(ValueError, match=r"1\.jsonl: line 2: ground truth"):
         made([path], tmp_path / "g.html", on_error="fail")
     empty = tmp_path / "2.jsonl"

@@ -112,7 +112,7 @@ REFUSALS = {
         SEVEN,
         Machine(1, gpu_gb=32),
         RUN,
-        "1 x 32 GB do not fit: loading takes 34 GB per GPU; would fit: --gpus 2",
+        "1 x 32 GB are not enough: loading takes 34 GB per GPU; would fit: --gpus 2",
     ),
     "host memory": (
         *(SEVEN, Machine(1, host_gb=100), RUN),

@@ -65,9 +65,9 @@ def test_a_folder_with_linear_attention(tmp_path: Path, given: dict) -> None:
 
 
 BROKEN_FOLDERS = {
-    "nothing there": (None, "no config.json there"),
-    "no JSON": ("{", "no language model of a known kind"),
-    "no transformer": ('{"model_type": "resnet"}', "no language model of a known kind"),
+    "nothing there": (None, "no config.json"),
+    "no JSON": ("{", "not a language model"),
+    "no transformer": ('{"model_type": "resnet"}', "not a language model"),
     "experts": (json.dumps(config_of(SEVEN) | {"num_experts": 8}), "a mixture of experts"),
     "no weights": (json.dumps(config_of(SEVEN)), "no safetensors files"),
 }
@@ -162,8 +162,8 @@ MISTAKES = {
     "neither": (("--gpus", 8), "give either --params NUMBER or --model FOLDER"),
     "both": (("--gpus", 8, "--params", 1e9, "--model", "x"), "give either --params NUMBER or --model FOLDER"),
     "no GPU": (("--gpus", 0, "--params", 1e9), "--gpus 0"),
-    "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json there"),
-    "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "do not fit"),
+    "no folder": (("--gpus", 1, "--model", "/no/where"), "/no/where: no config.json"),
+    "too small a GPU": (("--gpus", 1, "--params", 8e9, "--gpu-memory", 16), "1 x 16 GB"),
     "an image longer than a prompt": (
         ("--gpus", 1, "--params", 8e9, "--image-tokens", 2000),
         "a prompt has 1024 tokens",

@@ -118,7 +118,7 @@ def test_each_row_is_read_and_matched_once(monkeypatch: pytest.MonkeyPatch) -> N
 ADVICE = {
     "too hard": ([[55, 60], [60, 70], [80, 90]], 0.5, ["stage 1 leaves 67% of the prompt groups"], "too hard"),
     "within the limit": ([[55, 60], [60, 70], [80, 90]], 0.7, [], ""),
-    "mastered": ([[98, 99], [95, 99], [60, 80]], 0.5, ["stage 0 leaves 67%", "stage 1 leaves 67%"], "already mastered"),
+    "mastered": ([[98, 99], [95, 99], [60, 80]], 0.5, ["stage 0 leaves 67%", "stage 1 leaves 67%"], "already solved"),
     "no groups": ([[60], [70]], 0.0, [], ""),
 }
 

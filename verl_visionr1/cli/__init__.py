@@ -1,4 +1,4 @@
-"""Look at rewards, at an installation and at training runs."""
+"""Inspect rewards, installations and training runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMANDS = (
     *(plan.plan, dry_run.dry_run, reshard.reshard),
 )
 OPTIONAL = {"PIL": "pillow", **{name: name for name in ("defusedxml", "jinja2", "matplotlib", "pyarrow", "scipy")}}
-"""Packages that only some options need, by import name."""
+"""Packages needed only by some options, by import name."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -48,7 +48,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Options of the program."""
 
 
 for command in COMMANDS:

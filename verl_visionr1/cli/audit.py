@@ -1,4 +1,4 @@
-"""`visionr1 audit`: is a reward honest?"""
+"""`visionr1 audit`: test whether a reward can be cheated."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def audit(
         str, typer.Argument(metavar="REWARD", help="a preset, FILE.yaml, pkg.module:function or file.py:function")
     ],
     task: Annotated[
-        list[str] | None, typer.Option(help="a preset's own tasks, else detection; may be repeated")
+        list[str] | None, typer.Option(help="task (may repeat); default: the preset's tasks, else detection")
     ] = None,
-    scene: Annotated[list[str] | None, typer.Option(help="only this scene of the battery; may be repeated")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="only this scene of the battery (may repeat)")] = None,
     answer_format: Annotated[
         str | None, typer.Option("--format", help="the format to answer in, and for a preset to read")
     ] = None,
-    progress: Annotated[float | None, typer.Option(help="judge a preset at this fraction of training")] = None,
+    progress: Annotated[float | None, typer.Option(help="score a preset at this fraction of training")] = None,
     family: Annotated[
-        str | None, typer.Option(help="with --progress: models whose default thresholds count, such as qwen2.5-vl")
+        str | None, typer.Option(help="with --progress: model family of the default thresholds, such as qwen2.5-vl")
     ] = None,
     ground_truth: Annotated[
-        str, typer.Option(help="what callables get: target-json, boxes-json or vlmr1")
+        str, typer.Option(help="ground truth for callables: target-json, boxes-json or vlmr1")
     ] = "target-json",
-    data_source: Annotated[str, typer.Option(help="what verl's callables get as data_source")] = "visionr1/audit",
-    chat: Annotated[bool, typer.Option("--chat", help="hand TRL's callables messages, not texts")] = False,
+    data_source: Annotated[str, typer.Option(help="data_source for verl's callables")] = "visionr1/audit",
+    chat: Annotated[bool, typer.Option("--chat", help="give TRL's callables messages instead of texts")] = False,
     value_range: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH", help="the reward's range")] = None,
-    limit_ms: Annotated[float, typer.Option(help="milliseconds a call may take")] = 10.0,
-    long_limit_ms: Annotated[float, typer.Option(help="milliseconds for texts over 20 kB")] = 100.0,
+    limit_ms: Annotated[float, typer.Option(help="most milliseconds of a call")] = 10.0,
+    long_limit_ms: Annotated[float, typer.Option(help="most milliseconds for texts over 20 kB")] = 100.0,
     deadline: Annotated[float, typer.Option(help="seconds until a call counts as hanging")] = 5.0,
     quick: Annotated[
         bool, typer.Option("--quick", help="leave out 10,000 boxes, megabytes of text and towers of powers")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited as asked."""
+    """Try to cheat a reward. Exit code 1 if it can be cheated, 2 if it cannot be audited."""
     try:
         _require_positive({"--limit-ms": limit_ms, "--long-limit-ms": long_limit_ms, "--deadline": deadline})
         subject = Subject(place, answer_format, progress, family, ground_truth, data_source, chat)

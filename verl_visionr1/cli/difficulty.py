@@ -1,4 +1,4 @@
-"""`visionr1 difficulty`: a training file of the difficulty that is wanted, by saved rollouts."""
+"""`visionr1 difficulty`: filter a training file by difficulty, measured on saved rollouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, judging_for, takes
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, ScoringSetup, judging_for, takes
 from verl_visionr1.files import RowsError
 from verl_visionr1.rollouts.places import dumps_of, refuse_overwriting
 from verl_visionr1.rollouts.records import Counts
@@ -21,11 +21,9 @@ from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Metric, R
 @takes("preset", "route", *SPOKEN)
 def difficulty(
     files: Annotated[list[Path], typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), or folders")],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="the parquet that was trained on (may repeat); default: the run's")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="the training data (may repeat); default: the run's")] = None,
     out: Annotated[Path | None, typer.Option(help="write the chosen rows to this .parquet; else report only")] = None,
-    metric: Annotated[Metric, typer.Option(help="what an answer passes by")] = "accuracy",
+    metric: Annotated[Metric, typer.Option(help="metric that decides whether an answer passes")] = "accuracy",
     bar: Annotated[float, typer.Option(help="the metric's least value")] = 0.5,
     min_rate: Annotated[float, typer.Option(help="least pass rate of a row")] = 0.0,
     max_rate: Annotated[float, typer.Option(help="largest pass rate of a row")] = 1.0,
@@ -33,11 +31,11 @@ def difficulty(
         int, typer.Option(help="minimum rollouts per row; rows below it count as unseen", min=1)
     ] = MIN_SAMPLES,
     unseen: Annotated[Unseen, typer.Option(help="rows without a pass rate")] = "keep",
-    limit: Annotated[int | None, typer.Option(help="rows in all")] = None,
-    seed: Annotated[int, typer.Option(help="draws what --limit leaves out")] = 0,
+    limit: Annotated[int | None, typer.Option(help="most rows to choose")] = None,
+    seed: Annotated[int, typer.Option(help="seed for the rows that --limit leaves out")] = 0,
     match: Annotated[
         Literal["prompt", "truth"],
-        typer.Option(help="find rows by ground truth and prompt, or by their ground truth alone"),
+        typer.Option(help="match rows by ground truth and prompt, or only by ground truth"),
     ] = "prompt",
     options: Options = NO_OPTIONS,
     column: given.Column = None,
@@ -46,16 +44,16 @@ def difficulty(
 ) -> None:
     """Filter training data by how often saved rollouts pass, row by row."""
     from verl_visionr1.rollouts.training_rows import read_training_rows
-    from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # they need pyarrow
+    from verl_visionr1.tools.difficulty.filtering import COLUMNS, filter_by_difficulty  # need pyarrow
     from verl_visionr1.tools.difficulty.view import view_of
 
     skipped = Counts()
     try:
         rules = Rules(min_rate=min_rate, max_rate=max_rate, unseen=unseen, limit=limit, seed=seed)
         wanted = Bar(metric, bar)
-        told = judging_for(files, options, given.columns_of(column, COLUMNS))
-        places = _training_dumps(files, told, has_data=bool(data))
-        data = data or _trained(files, told)
+        setup = judging_for(files, options, given.columns_of(column, COLUMNS))
+        places = _training_dumps(files, setup, has_data=bool(data))
+        data = data or _trained(files, setup)
         if out is not None:
             _check_out(out, files, data)
         with given.opened(places, None, column, on_error, skipped, COLUMNS) as rollouts:
@@ -63,7 +61,7 @@ def difficulty(
             report = filter_by_difficulty(
                 rollouts,
                 rows,
-                told.judging,
+                setup.judging,
                 wanted,
                 rules,
                 match=match,
@@ -73,7 +71,7 @@ def difficulty(
             )
     except ValueError as error:
         raise given.stop("difficulty", error) from None
-    given.say(told.notes)
+    given.say(setup.notes)
     errors = Console(stderr=True, soft_wrap=True)
     for example in skipped.examples:
         errors.print(f"left out: {example}", markup=False, highlight=False)
@@ -85,32 +83,32 @@ def difficulty(
         console.print(part, highlight=False)
 
 
-def _trained(files: list[Path], told: Told) -> list[Path]:
+def _trained(files: list[Path], setup: ScoringSetup) -> list[Path]:
     """The run's training files.
 
     Raises:
-        RowsError: no run that names some, or they are not here.
+        RowsError: no run record with training files, or missing files.
     """
-    named = [] if told.run is None else [Path(file) for file in told.run.last.train_files]
+    named = [] if setup.run is None else [Path(file) for file in setup.run.last.train_files]
     present = [file for file in named if file.is_file()]
     if not named or len(present) < len(named):
         lost = next((str(file) for file in named if file not in present), "no run record")
-        raise RowsError(f"--data: give the parquet that {files[0]} was trained on ({lost} not found)")
+        raise RowsError(f"--data: give the training data of {files[0]} ({lost} not found)")
     return present
 
 
-def _training_dumps(files: list[Path], told: Told, *, has_data: bool) -> list[Path]:
-    """The dumps of training where a run directory holds validation as well, whose rows are other data.
+def _training_dumps(files: list[Path], setup: ScoringSetup, *, has_data: bool) -> list[Path]:
+    """The dumps of training of a run directory; validation has other data.
 
     Raises:
-        RowsError: only dumps of validation, and no data that says that they are meant.
+        RowsError: only dumps of validation, and no --data for them.
     """
     dumps = dumps_of(files)
     training = [file for dump in dumps if not dump.is_validation for file in dump.files]
-    if not has_data and all(file.parent.name in told.validation_names for file in training):
+    if not has_data and all(file.parent.name in setup.validation_names for file in training):
         raise RowsError(
-            f"{files[0]}: only answers of validation are there; set trainer.rollout_data_dir (ROLLOUT_DIR of a recipe) "
-            "to keep those of training, or give the data that was validated on: --data"
+            f"{files[0]}: it has only validation dumps; set trainer.rollout_data_dir (ROLLOUT_DIR of a recipe) "
+            "to keep training dumps, or give the validation data with --data"
         )
     return training or [file for dump in dumps for file in dump.files]
 

@@ -1,4 +1,4 @@
-"""`visionr1 doctor`: what is wrong with a file of training data, before training finds out."""
+"""`visionr1 doctor`: check a file of training data before training."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 def doctor(
     files: Annotated[list[Path], typer.Argument(help="parquet, arrow, jsonl, json, or folders of them")],
     val: Annotated[
-        list[Path] | None, typer.Option(help="a file for validation (may repeat); else the rows' own split tells")
+        list[Path] | None, typer.Option(help="a file for validation (may repeat); default: by the rows' own split")
     ] = None,
     max_response: Annotated[
-        int, typer.Option(help="tokens that a response may have: data.max_response_length", min=1)
+        int, typer.Option(help="most tokens of a response: data.max_response_length", min=1)
     ] = 1024,
     max_prompt: Annotated[
-        int | None, typer.Option(help="tokens that a prompt may have, image included: data.max_prompt_length", min=1)
+        int | None, typer.Option(help="most tokens of a prompt, image included: data.max_prompt_length", min=1)
     ] = None,
-    family: Annotated[str, typer.Option(help="whose image tokens: qwen2.5-vl, qwen3-vl, glm")] = "qwen2.5-vl",
+    family: Annotated[
+        str, typer.Option(help="model family for image tokens: qwen2.5-vl, qwen3-vl, glm")
+    ] = "qwen2.5-vl",
     images: Annotated[bool, typer.Option(help="open the image files (their headers)")] = True,
     images_dir: Annotated[
-        Path | None, typer.Option(help="folder that images of jsonl and json are relative to; else that of the file")
+        Path | None, typer.Option(help="base folder of images of jsonl and json; default: the file's folder")
     ] = None,
     delegate: Annotated[
         list[str] | None,
@@ -42,7 +44,7 @@ def doctor(
     ] = None,
     verl: Annotated[
         Literal["auto", "yes", "no"],
-        typer.Option(help="load the files through verl's own data set; auto: where it is installed"),
+        typer.Option(help="load the files through verl's own data set; auto: if verl is installed"),
     ] = "auto",
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="write a page with drawn samples")] = None,
     fix: Annotated[
@@ -57,10 +59,10 @@ def doctor(
         str | None,
         typer.Option(metavar="FORMAT", help=f"with --fix: how the file writes its boxes: {', '.join(NAMED)}"),
     ] = None,
-    statistics: Annotated[bool, typer.Option("--stats", help="also show what the files hold")] = False,
+    statistics: Annotated[bool, typer.Option("--stats", help="also show statistics of the files")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Find what would stop a training run or spoil its reward.
+    """Find problems that would stop a training run or spoil its reward.
 
     Silent, exit code 0: nothing; 1: warnings; 2: errors, or a file or option that cannot be used.
     """
@@ -105,11 +107,16 @@ def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
     from verl_visionr1.tools.doctor.fixing import fix_file
 
     changes = fix_file(files, out, NAMED[boxes_are] if boxes_are is not None else None)
-    say([*(changes.lines or ["nothing could be repaired safely"]), f"written: {out}; what follows is of {files[0]}"])
+    say(
+        [
+            *(changes.lines or ["nothing could be repaired safely"]),
+            f"written: {out}; the findings below are about {files[0]}",
+        ]
+    )
 
 
 def _load_with_verl(examination: Examination) -> None:
-    """Ask verl itself, of the files that have its columns."""
+    """Load the files that have verl's columns with verl."""
     from verl_visionr1.runtime.loading import loading_problem
     from verl_visionr1.tools.doctor.problems import Problem
     from verl_visionr1.tools.doctor.samples import framework_in

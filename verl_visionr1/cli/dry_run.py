@@ -1,4 +1,4 @@
-"""`visionr1 dry-run`: what a training command would run, and whether it would get past its start."""
+"""`visionr1 dry-run`: check a training command without starting it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rich.text import Text
 def dry_run(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OVERRIDE...", help="what would follow python -m verl.trainer.main_ppo"),
+        typer.Argument(metavar="OVERRIDE...", help="the arguments of python -m verl.trainer.main_ppo"),
     ] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="print the whole config, resolved, on standard output")] = False,
     data_later: Annotated[
-        bool, typer.Option("--data-later", help="data files that are not here will be made: a note, not a failure")
+        bool, typer.Option("--data-later", help="accept missing data files: a note, not a failure")
     ] = False,
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
@@ -53,7 +53,7 @@ def dry_run(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What verl and torch say about engines and devices that are not here is no news."""
+    """Silence messages of verl and torch about missing engines and devices."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

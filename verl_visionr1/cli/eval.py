@@ -1,4 +1,4 @@
-"""`visionr1 eval`: a model answers parquet files, and the numbers people publish are computed from its answers."""
+"""`visionr1 eval`: generate a model's answers to parquet files, and compute published metrics from them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 REPORT, MARKDOWN = "report.json", "report.md"
 
-_LINE_EVERY_S = 30.0  # where nobody watches
+_LINE_EVERY_S = 30.0  # without a terminal
 
 
 _OF_GENERATION = (
     *("n", "temperature", "seed", "logprobs", "device", "batch", "gpu_memory_utilization", "tensor_parallel"),
     *("max_model_len", "answer_format"),
 )
-"""Options that mean nothing where a run has answered: it was asked already, and its presets name the format."""
+"""Options that do not apply to a run's own answers, which exist already, in the format of its presets."""
 
 
 def eval(
@@ -61,14 +61,12 @@ def eval(
         str | None,
         typer.Argument(
             help="a Hugging Face folder or name, or a checkpoint of verl: RUN_DIR, global_step_N; without data files a "
-            "RUN_DIR stands for the answers of its validation; with --recompute: a .jsonl of answers made elsewhere"
+            "RUN_DIR gives the answers of its validation; with --recompute: a .jsonl of answers made elsewhere"
         ),
     ] = None,
     data: Annotated[list[Path] | None, typer.Argument(help="parquet files of a converter")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for predictions and report; run again to go on there")
-    ] = None,
-    step: Annotated[int | None, typer.Option(help="of a run's validation: that of this step, else the last")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for predictions and report; run again to resume")] = None,
+    step: Annotated[int | None, typer.Option(help="step of a run's validation; default: the last")] = None,
     limit: Annotated[int | None, typer.Option(help="first rows of each file", min=1)] = None,
     n: Annotated[int, typer.Option("--n", help="answers to a row", min=1)] = 1,
     temperature: Annotated[
@@ -78,10 +76,10 @@ def eval(
         int | None,
         typer.Option(help="most tokens of an answer (data.max_response_length); default: the run's, else 1024", min=1),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the sampling")] = 0,
     min_pixels: given.MinPixels = None,
     max_pixels: given.MaxPixels = None,
-    frame: Annotated[str, typer.Option(help="the coordinates the model speaks in; auto: by its model_type")] = "auto",
+    frame: Annotated[str, typer.Option(help="coordinates of the model's answers; auto: by its model_type")] = "auto",
     reasoning: given.ReasoningState = None,
     preset: Annotated[
         str | None, typer.Option(help="a preset's name, or a YAML file of one; default: the run's, else visionr1")
@@ -90,12 +88,14 @@ def eval(
     stage: Annotated[
         Stage | None, typer.Option(help="thresholds of the reward; default: as in the run, else final")
     ] = None,
-    answer_format: Annotated[str | None, typer.Option("--format", help="the format that boxes are written in")] = None,
+    answer_format: Annotated[str | None, typer.Option("--format", help="the format of the answers")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="only these families of metrics (may repeat)")] = None,
-    confidence: Annotated[Confidence, typer.Option(help="how sure a box is")] = "constant",
+    confidence: Annotated[Confidence, typer.Option(help="confidence of a box")] = "constant",
     stray_labels: Annotated[StrayLabels, typer.Option(help="boxes of categories not asked for")] = "drop",
-    which_box: Annotated[WhichBox, typer.Option(help="of several boxes for one expression")] = "first",
-    strict_iou: Annotated[bool, typer.Option("--strict-iou", help="right above the IoU threshold, not at it")] = False,
+    which_box: Annotated[WhichBox, typer.Option(help="the box that counts, of several for one expression")] = "first",
+    strict_iou: Annotated[
+        bool, typer.Option("--strict-iou", help="IoU must exceed the threshold, not just reach it")
+    ] = False,
     unreadable_count: Annotated[
         UnreadableCount, typer.Option(help="answers without a count, in MAE and RMSE")
     ] = "exclude",
@@ -104,20 +104,22 @@ def eval(
     vs: Annotated[
         Path | None, typer.Option(help="compare with another evaluation: its report.json, or its folder")
     ] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="only the metrics, of the answers in --out")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="only compute the metrics of the answers in --out")
+    ] = False,
     on_error: given.OnBadRow = "fail",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where vLLM runs")] = "auto",
     batch: Annotated[int, typer.Option(help="rows asked at once; twice as many images are in memory", min=1)] = 256,
     gpu_memory_utilization: Annotated[
-        float | None, typer.Option(help="share of the GPU that vLLM takes", min=0.01, max=1.0)
+        float | None, typer.Option(help="share of GPU memory for vLLM", min=0.01, max=1.0)
     ] = None,
     tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model", min=1)] = 1,
     max_model_len: Annotated[int | None, typer.Option(help="most tokens of prompt and answer", min=2)] = None,
 ) -> None:
-    """Generate answers with vLLM and measure them; answers are kept, and a run that was killed goes on."""
+    """Generate answers with vLLM and evaluate them; answers are kept, and a killed run resumes."""
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        # A wrong option is refused before anything is generated.
+        # Check all options before generating.
         given.routes_of(route)
         measuring = EvaluationSettings(
             frame="original" if frame == "auto" else frame,
@@ -138,7 +140,7 @@ def eval(
         other = None if vs is None else load(vs / REPORT if vs.is_dir() else vs)
         is_auto = frame == "auto"
         if model is not None and not data and not recompute and _is_run(Path(model)):
-            _refuse_given(context, _OF_GENERATION, f"the answers of {model} are there already, in their format")
+            _refuse_given(context, _OF_GENERATION, f"the answers of {model} exist already, in their own format")
             options = Options(
                 preset=preset, route=route, frame=None if is_auto else frame, reasoning=reasoning,
                 min_pixels=min_pixels, max_pixels=max_pixels, max_tokens=max_tokens, stage=stage,
@@ -146,8 +148,8 @@ def eval(
             _report(_of_run(Path(model), step, options, limit, on_error, measuring), other, out)
             return
         if model is not None and not data and not recompute and not Path(model).exists():
-            raise RowsError(f"{model}: no such run, dump or model folder; a model of the hub needs data files after it")
-        _refuse_given(context, ("step",), "it is of a run's validation, without data files")
+            raise RowsError(f"{model}: no such run, dump or model folder; a hub model needs data files after it")
+        _refuse_given(context, ("step",), "it selects a run's validation, without data files")
         if out is None:
             raise ValueError("--out: needs a folder for predictions and report")
         if recompute and model is not None:
@@ -161,9 +163,7 @@ def eval(
             from verl_visionr1.evaluation.generation.records import Sampling
 
             if model is None:
-                raise ValueError(
-                    "no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for answers that are there"
-                )
+                raise ValueError("no model: visionr1 eval MODEL DATA.parquet ..., or --recompute for existing answers")
             make = partial(
                 generate,
                 model,
@@ -188,7 +188,7 @@ def eval(
     except ValueError as error:
         raise given.stop("eval", error) from None
     except KeyboardInterrupt:
-        errors.print(f"stopped; run the same command again to go on with {out}", markup=False)
+        errors.print(f"stopped; run the same command again to resume in {out}", markup=False)
         raise typer.Exit(130) from None
 
 
@@ -202,22 +202,22 @@ def _generate(generate: Callable[..., Progress], errors: Console) -> None:
         say(f"left out: {example}")
     skipped = f", {progress.n_skipped} left out" if progress.n_skipped else ""
     before = f", {progress.n_before} answered before" if progress.n_before else ""
-    say(f"{progress.n_done} rows answered ({progress.rate:.2f} a second{before}{skipped})")
+    say(f"{progress.n_done} rows answered ({progress.rate:.2f} per second{before}{skipped})")
 
 
 @contextmanager
 def _shown(errors: Console) -> Iterator[Callable[[Progress], None]]:
-    """A bar where somebody watches, else a line now and then."""
+    """A progress bar on a terminal, else a line from time to time."""
     if not sys.stderr.isatty():
-        told = -_LINE_EVERY_S
+        last = -_LINE_EVERY_S
 
-        def tell(progress: Progress) -> None:
-            nonlocal told
-            if time.monotonic() - told >= _LINE_EVERY_S:
-                told = time.monotonic()
+        def report(progress: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _LINE_EVERY_S:
+                last = time.monotonic()
                 errors.print(_line(progress), markup=False, highlight=False)
 
-        yield tell
+        yield report
         return
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.description}"))
     with Bar(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
@@ -232,19 +232,19 @@ def _shown(errors: Console) -> Iterator[Callable[[Progress], None]]:
 
 def _line(progress: Progress) -> str:
     left = f"{progress.n_left / progress.rate:.0f} s left" if progress.rate else "..."
-    return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} a second, {left}"
+    return f"{progress.n_rows - progress.n_left}/{progress.n_rows} rows, {progress.rate:.2f} per second,  {left}"
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a path is a run, or dumps, and not a model."""
+    """Whether a path is a run or dumps, not a model."""
     return path.exists() and not (path / "config.json").is_file()
 
 
 def _refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
-    """Refuse options that would be ignored.
+    """Raise for options that would be ignored.
 
     Raises:
-        RowsError: one of them is on the command line.
+        RowsError: one of them was given.
     """
     for name in names:
         source = context.get_parameter_source(name)
@@ -261,7 +261,7 @@ def _of_run(
     on_error: OnError,
     measuring: EvaluationSettings,
 ) -> Evaluation:
-    """The answers of a run's validation, judged as the run judged them, unless options override it."""
+    """Evaluate the answers of a run's validation, scored as in the run unless options override it."""
     from verl_visionr1.evaluation.evaluating import evaluate
     from verl_visionr1.evaluation.reading import RunRows
 
@@ -269,11 +269,11 @@ def _of_run(
     if measuring.confidence == "logprob":
         raise _no_logprobs(file)
     if options.stage is None and evaluation_of([file]) is not None:
-        options = dataclasses.replace(options, stage="final")  # as an evaluation judges
-    told = judging_for([file], options)
-    judging, counts = told.judging, Counts()
-    given.say(told.notes)
-    with given.opened([file], told.data, None, on_error, counts, validation_names=told.validation_names) as rollouts:
+        options = dataclasses.replace(options, stage="final")  # the default of evaluations
+    setup = judging_for([file], options)
+    judging, counts = setup.judging, Counts()
+    given.say(setup.notes)
+    with given.opened([file], setup.data, None, on_error, counts, validation_names=setup.validation_names) as rollouts:
         run = RunRows.of(judging, islice(rollouts, limit))
     given.say(f"left out: {example}" for example in counts.examples)
     if not run.rollouts:
@@ -286,35 +286,35 @@ def _of_run(
         processing=judging.processing,
         max_tokens=judging.max_tokens,
     )
-    model = str(path) if told.run is None else told.run.last.model
+    model = str(path) if setup.run is None else setup.run.last.model
     evaluation = evaluate(run.predictions, settings, model=f"{model}, {file.name}", run=run)
     given.say([_saved_line(evaluation, run.rollouts)])
     return evaluation
 
 
 def _saved_line(evaluation: Evaluation, by_key: Mapping[tuple[str, int, int], Rollout]) -> str:
-    """What the run gave these rows, next to what comes out here."""
+    """Compare the run's rewards of these rows with those computed here."""
     saved = [(by_key[row.key].saved, row.reward) for row in evaluation.rows]
     known = [(one, other) for one, other in saved if one is not None]
     found = saved_numbers([one for one, _ in known], [other for _, other in known])
-    return "no reward is saved in it" if found is None else found.describe()
+    return "it has no saved rewards" if found is None else found.describe()
 
 
 def _validation_dump(path: Path, step: int | None) -> Path:
-    """The dump that is meant: of a step, else the last."""
+    """The dump of a step, else the last."""
     dumps = dumps_of([path])
     dumps = [dump for dump in dumps if dump.is_validation] or dumps
     files = [file for dump in dumps for file in dump.files]
     found = [file for file in files if step is None or file.name.partition(".")[0] == str(step)]
     if not found:
-        raise RowsError(f"{path}: no dump of step {step}; there are {', '.join(file.name for file in files)}")
+        raise RowsError(f"{path}: no dump of step {step}; found {', '.join(file.name for file in files)}")
     return found[-1]
 
 
 def _of_folder(
     out: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings, *, is_auto: bool
 ) -> Evaluation:
-    """The answers that generation has left in its folder."""
+    """Evaluate the answers in the folder of a generation."""
     from verl_visionr1.evaluation.evaluating import evaluate
 
     made = read_made(out / SETTINGS)
@@ -335,7 +335,7 @@ def _frame_of(model_type: str) -> str:
     if model_type not in MODEL_TYPE_FRAMES:
         known = ", ".join(MODEL_TYPE_FRAMES)
         raise ValueError(
-            f"--frame auto: the coordinates of model_type {model_type!r} are not known ({known}); name them"
+            f"--frame auto: the coordinates of model_type {model_type!r} are unknown ({known}); give --frame"
         )
     return MODEL_TYPE_FRAMES[model_type]
 
@@ -343,19 +343,19 @@ def _frame_of(model_type: str) -> str:
 def _of_elsewhere(
     answers: Path, data: list[Path] | None, limit: int | None, measuring: EvaluationSettings
 ) -> Evaluation:
-    """Answers of another program; what they were made with is not known."""
+    """Evaluate answers of another program, whose settings are unknown."""
     from verl_visionr1.evaluation.elsewhere import read_answers
     from verl_visionr1.evaluation.evaluating import evaluate
 
     if not answers.name.endswith(SUFFIXES):
-        raise RowsError(f"{answers}: --recompute takes no model, but a file of answers ({', '.join(SUFFIXES)})")
+        raise RowsError(f"{answers}: --recompute needs a file of answers, not a model ({', '.join(SUFFIXES)})")
     if measuring.confidence == "logprob":
         raise _no_logprobs(answers)
     return evaluate(_first(read_answers(answers, data or []), limit), measuring, model=str(answers))
 
 
 def _no_logprobs(where: Path) -> RowsError:
-    return RowsError(f"{where}: its answers have no token probabilities, which --confidence logprob needs")
+    return RowsError(f"{where}: its answers have no token probabilities; --confidence logprob needs them (--logprobs)")
 
 
 def _first(predictions: Iterable[Prediction], limit: int | None) -> Iterator[Prediction]:
@@ -363,7 +363,7 @@ def _first(predictions: Iterable[Prediction], limit: int | None) -> Iterator[Pre
 
 
 def _report(evaluation: Evaluation, other: Evaluation | None, out: Path | None) -> None:
-    """Print the report, and keep it where a folder was given."""
+    """Print the report, and save it if a folder is given."""
     from verl_visionr1.evaluation.markdown import markdown
 
     text = markdown(evaluation, other)

@@ -1,4 +1,4 @@
-"""`visionr1 explain`: why one completion earns what it earns."""
+"""`visionr1 explain`: explain the reward of one completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, is_described, judging_for, override, takes
+from verl_visionr1.cli.judging import (
+    NO_OPTIONS,
+    SPOKEN,
+    Options,
+    ScoringSetup,
+    is_described,
+    judging_for,
+    override,
+    takes,
+)
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS
@@ -34,7 +43,7 @@ from verl_visionr1.tools.explain.explanation import explain as explain_completio
 from verl_visionr1.tools.explain.page import page_of
 
 PLAIN_WIDTH = 160
-"""Columns where no terminal says how many it has."""
+"""Width without a terminal."""
 
 
 @takes(*SPOKEN, "max_tokens", "progress", "stage", "total_steps")
@@ -43,19 +52,19 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[RUN_DIR|DUMP|-]",
-            help="a run or a dump with --row, data with --row and --text, or - to read a text",
+            help="a run or a dump with --row, data with --row and --text, or - for standard input",
         ),
     ] = None,
     row: Annotated[int | None, typer.Option(help="line of a .jsonl (from 1), row of a .parquet (from 0)")] = None,
     step: Annotated[int | None, typer.Option(help="the step of a run; default: its last")] = None,
     text: Annotated[str | None, typer.Option(help="the completion")] = None,
-    text_file: Annotated[Path | None, typer.Option(help="a file that holds the completion")] = None,
+    text_file: Annotated[Path | None, typer.Option(help="a file with the completion")] = None,
     target: Annotated[str | None, typer.Option(metavar="JSON|FILE", help="ground truth (Target.to_json)")] = None,
-    preset: Annotated[str | None, typer.Option(help="a preset, or a YAML file of one; else that of the task")] = None,
+    preset: Annotated[str | None, typer.Option(help="a preset, or a YAML file of one; default: the task's")] = None,
     options: Options = NO_OPTIONS,
     column: given.Column = None,
-    image: Annotated[Path | None, typer.Option(help="the image, to draw on; else the row's own")] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="with --draw: the dump's data, for the image")] = None,
+    image: Annotated[Path | None, typer.Option(help="the image to draw on; default: the row's")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="with --draw: the training data, for the image")] = None,
     draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="draw objects and predictions")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -66,16 +75,16 @@ def explain(
         answer = None if text is None and text_file is None else text_of(text, text_file)
         path, chosen = _choose_file(source, step, row)
         if path is not None and (answer is None or is_described(path)):
-            told = judging_for([path], options, columns)
-            rollout = _saved_rollout(path, row, columns, target, told)
+            setup = judging_for([path], options, columns)
+            rollout = _saved_rollout(path, row, columns, target, setup)
             rollout = rollout if answer is None else answered_with(answer, rollout)
         else:
-            told = Told(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
+            setup = ScoringSetup(override(Judging(given.preset_of("visionr1"), frame_named("original")), options))
             rollout = _given_rollout(source, path, row, answer, target, columns)
-        explanation = _explain(rollout, told.judging, preset)
-        notes = [*filter(None, [chosen]), *told.notes]
+        explanation = _explain(rollout, setup.judging, preset)
+        notes = [*filter(None, [chosen]), *setup.notes]
         if draw is not None:
-            notes += _draw(explanation, draw, image, rollout, data or told.data)
+            notes += _draw(explanation, draw, image, rollout, data or setup.data)
     except ValueError as error:  # RewardError, FrameError, TargetError, RowsError, ...
         raise given.stop("explain", error) from None
     if as_json:
@@ -86,7 +95,7 @@ def explain(
 
 
 def _choose_file(source: str | None, step: int | None, row: int | None) -> tuple[Path | None, str]:
-    """The file that the options name, and a note where a folder left a choice; no file for a text of its own."""
+    """Choose the file from the options, with a note if a folder has several; None for a given text."""
     if source is None or source == "-":
         return None, ""
     if row is None:
@@ -94,34 +103,34 @@ def _choose_file(source: str | None, step: int | None, row: int | None) -> tuple
     return choose_dump(Path(source), step)
 
 
-def _saved_rollout(path: Path, row: int | None, columns: Columns, target: str | None, told: Told) -> Rollout:
-    """One answer of a dump."""
+def _saved_rollout(path: Path, row: int | None, columns: Columns, target: str | None, setup: ScoringSetup) -> Rollout:
+    """Read one answer of a dump."""
     assert row is not None
-    routes = told.judging.routes
-    names, keeps_rows = told.validation_names, routes is not None and bool(routes.column)
+    routes = setup.judging.routes
+    names, keeps_rows = setup.validation_names, routes is not None and bool(routes.column)
     return rollout_at(path, row, columns, target, validation_names=names, keeps_rows=keeps_rows)
 
 
 def _given_rollout(
     source: str | None, path: Path | None, row: int | None, answer: str | None, target: str | None, columns: Columns
 ) -> Rollout:
-    """An answer that was given as a text: to the question of a row, or to a target."""
+    """Make a rollout of a given text: an answer to a row's question, or to a target."""
     if answer is not None and source == "-":
         raise RowsError("- and --text: two answers; give one of them")
     if path is not None and row is not None and answer is not None:
         if target is not None:
-            raise RowsError(f"--target: the ground truth is that of {path}, row {row}; give one of them")
+            raise RowsError(f"--target: {path}, row {row} has a ground truth; give one of them")
         return rollout_for(answer, path, row, columns)
     if answer is None and source is None:
         raise RowsError("no answer: needs RUN_DIR --row N, DUMP --row N, -, --text or --text-file")
     if target is None:
-        raise RowsError("--target: needs the ground truth, as JSON or as a file of it")
+        raise RowsError("--target: needs the ground truth, as JSON or as a file")
     text = sys.stdin.buffer.read().decode(errors="replace") if answer is None else answer
     return rollout_of(text, target_of(target))
 
 
 def _explain(rollout: Rollout, judging: Judging, preset: str | None) -> Explanation:
-    """Explain by the preset that was asked for, else that of the run, else that of the task."""
+    """Explain by the given preset, else the run's, else the task's."""
     task = rollout.target.task
     if preset is not None or not rollout.file:
         chosen = given.preset_of(TASK_PRESETS[task] if preset is None else preset)
@@ -140,13 +149,13 @@ def _explain(rollout: Rollout, judging: Judging, preset: str | None) -> Explanat
 
 
 def _draw(explanation: Explanation, out: Path, image: Path | None, rollout: Rollout, data: list[Path]) -> list[str]:
-    """Draw on the image that was given, else on that of the row; the note says why where there is none."""
+    """Draw on the given image, else on the row's; returns a note if there is none."""
     from verl_visionr1.rollouts.images import find_image
     from verl_visionr1.tools.explain.drawing import draw
 
     found, why_not = (image, "") if image is not None else find_image(rollout, data)
     draw(explanation, out, found)
-    return [f"drawn on grey: {why_not}"] if found is None else []
+    return [f"no background image: {why_not}"] if found is None else []
 
 
 def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> None:
@@ -162,7 +171,7 @@ def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> No
 
 
 def _compare_saved(saved: float, value: float) -> str:
-    """The reward that the run gave, and whether it is the one computed here."""
+    """Compare the run's reward with the one computed here."""
     if abs(saved - value) <= EQUAL:
         return f"the run gave {saved:.6g}: the same"
     return f"the run gave {saved:.6g}, {value - saved:+.6g} here: preset, thresholds or frame differ from the run's"

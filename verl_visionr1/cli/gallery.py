@@ -1,4 +1,4 @@
-"""`visionr1 gallery`: saved rollouts as one web page that works offline."""
+"""`visionr1 gallery`: write a web page of saved rollouts that works offline."""
 
 from __future__ import annotations
 
@@ -27,29 +27,27 @@ def gallery(
         typer.Argument(help="dumps of rollouts (.jsonl, .jsonl.gz, .parquet), their folders, or runs' folders"),
     ],
     out: Annotated[Path, typer.Option(help="the page")] = DEFAULT_OUT,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="the parquet that was trained on: gives images and data sources")
-    ] = None,
-    title: Annotated[str, typer.Option(help="of the page; else the paths' names")] = "",
-    limit: Annotated[int, typer.Option(help="rollouts shown at most; curves use all")] = 4000,
+    data: Annotated[list[Path] | None, typer.Option(help="the training data, for images and data sources")] = None,
+    title: Annotated[str, typer.Option(help="title of the page; default: the paths' names")] = "",
+    limit: Annotated[int, typer.Option(help="most rollouts shown; curves use all")] = 4000,
     sample: Annotated[Sampling, typer.Option(help="which prompts are shown; even: of all steps")] = "even",
     side: Annotated[int, typer.Option(help="longer side of a picture in pixels")] = 320,
-    max_images: Annotated[int, typer.Option(help="pictures in the page at most")] = 2000,
-    causes: Annotated[bool, typer.Option(help="find the first line of `explain` for each shown rollout")] = True,
+    max_images: Annotated[int, typer.Option(help="most pictures in the page")] = 2000,
+    causes: Annotated[bool, typer.Option(help="add the first line of `explain` to each shown rollout")] = True,
     options: Options = NO_OPTIONS,
     column: given.Column = None,
     on_error: given.OnBadRow = "skip",
 ) -> None:
     """Write a web page of rollouts: images with boxes, the samples of a prompt side by side, filters and curves."""
-    from verl_visionr1.tools.gallery.page import write_gallery  # it needs pillow and jinja2
+    from verl_visionr1.tools.gallery.page import write_gallery  # needs pillow and jinja2
 
     started = time.monotonic()
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        told = judging_for(paths, options, given.columns_of(column))
+        setup = judging_for(paths, options, given.columns_of(column))
         settings = Settings(
-            told.judging,
-            data=tuple(data or told.data),
+            setup.judging,
+            data=tuple(data or setup.data),
             title=title,
             limit=limit,
             sample=sample,
@@ -57,8 +55,8 @@ def gallery(
             max_images=max_images,
             has_causes=causes,
             files=given.preset_files(options.preset or "", options.route),
-            validation_names=tuple(told.validation_names),
-            is_run=told.run is not None and not options.named,
+            validation_names=tuple(setup.validation_names),
+            is_run=setup.run is not None and not options.named,
             columns=given.columns_of(column),
             on_error=on_error,
         )
@@ -68,7 +66,7 @@ def gallery(
             raise RowsError(f"{paths[0]}: {' '.join(written.notes) or no_row(Counts())}")
     except ValueError as error:
         raise given.stop("gallery", error) from None
-    given.say(told.notes)
+    given.say(setup.notes)
     for note in written.notes:
         errors.print(note, markup=False, highlight=False)
     part = "" if written.n_all == written.n_rollouts else f" of {written.n_all:,}"

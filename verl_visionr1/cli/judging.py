@@ -21,7 +21,7 @@ from verl_visionr1.rollouts.run import Run, run_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options of the command line; None: as the run has it, else inferred from the dump, else the default."""
+    """Options of the command line; None: the run's, else inferred from the dump, else the default."""
 
     preset: given.PresetName = None
     route: given.Route = None
@@ -37,10 +37,10 @@ class Options:
 
     @property
     def moment(self) -> Moment | None:
-        """When in training, where an option says so.
+        """The moment of training, if an option sets it.
 
         Raises:
-            ValueError: two at once, or a value out of its range.
+            ValueError: several of them, or a value out of range.
         """
         if self.progress is None and self.stage is None and self.total_steps is None:
             return None
@@ -51,14 +51,14 @@ class Options:
 
     @property
     def processing(self) -> Processing | None:
-        """At which size the model saw the images, where an option says so."""
+        """The size of the images as the model saw them, if an option sets it."""
         if self.processed is None and self.min_pixels is None and self.max_pixels is None:
             return None
         return given.processing_of(self.processed, self.min_pixels, self.max_pixels)
 
     @property
     def named(self) -> list[str]:
-        """The options that were given, as they are written."""
+        """The given options, as written."""
         found = {name: getattr(self, name) for name in self.__slots__}
         found["route"] = " ".join(self.route) if self.route else None
         return [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value is not None]
@@ -66,11 +66,11 @@ class Options:
 
 NO_OPTIONS = Options()
 SPOKEN = ("frame", "processed", "min_pixels", "max_pixels", "reasoning")
-"""Options that say how the model spoke."""
+"""Options of the response context."""
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command some fields of `Options` as options, where its own parameter `options` stands."""
+    """Replace a command's parameter `options` with some fields of `Options` as command-line options."""
 
     hints = get_type_hints(Options, include_extras=True) | {"stage": given.StageNumber}
 
@@ -92,12 +92,12 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How to score, and where that comes from.
+class ScoringSetup:
+    """How to score, and where the settings come from.
 
     Attributes:
-        notes: where it is from, one line each.
-        run: what the run wrote down; None where it did not.
+        notes: where the settings come from, one line each.
+        run: the run record; None if there is none.
         overrides: options that are in place of the run's own settings.
     """
 
@@ -109,7 +109,7 @@ class Told:
 
     @property
     def data(self) -> list[Path]:
-        """The run's data files that are here."""
+        """The run's data files that exist here."""
         if self.run is None:
             return []
         files = [*self.run.last.train_files, *self.run.last.val_files]
@@ -117,17 +117,17 @@ class Told:
 
     @property
     def validation_names(self) -> list[str]:
-        """Names of the folders that the run dumps its validation to."""
+        """Names of the run's folders of validation dumps."""
         folder = None if self.run is None else self.run.last.validation_dir
         return [Path(folder).name] if folder else []
 
 
-def judging_for(paths: list[Path], options: Options, columns: Columns | None = None) -> Told:
-    """How the rollouts of some paths are judged.
+def judging_for(paths: list[Path], options: Options, columns: Columns | None = None) -> ScoringSetup:
+    """How to score the rollouts of some paths.
 
     Args:
         paths: dumps, folders of dumps, or run directories.
-        columns: names of the dumps' columns, where their rows have to tell.
+        columns: names of the dumps' columns, for inference from their rows.
 
     Raises:
         ValueError: an invalid option, or a run that cannot be scored here (a missing package, a newer version).
@@ -135,9 +135,9 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
     found = run_of(paths)
     if found is not None:
         file, run = found
-        told = run.last.describe()
-        notes = [f"{file}: {told}", *(f"{option}: overrides the run's own" for option in options.named)]
-        return Told(override(run.judging(), options), tuple(notes), run, file, tuple(options.named))
+        described = run.last.describe()
+        notes = [f"{file}: {described}", *(f"{option}: overrides the run's own" for option in options.named)]
+        return ScoringSetup(override(run.judging(), options), tuple(notes), run, file, tuple(options.named))
     judging, fixed, notes = Judging(given.preset_of("visionr1"), frame_named("original")), _fixed(options), []
     evaluation = evaluation_of(paths)
     if evaluation is not None:
@@ -145,15 +145,15 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
     judging = override(judging, options)
     if len(fixed) == len(INFERRED):  # every choice was made by an option
-        return Told(judging, tuple(notes))
+        return ScoringSetup(judging, tuple(notes))
     inferred = infer(_sample(paths, columns), judging, fixed)
     found_out = "".join(f"; {note}" for note in inferred.notes)
     notes.append(f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}")
-    return Told(inferred.judging, tuple(notes))
+    return ScoringSetup(inferred.judging, tuple(notes))
 
 
 def is_described(path: Path) -> bool:
-    """Whether a run, or `visionr1 eval`, wrote down beside a dump how its answers were made.
+    """Whether a record of a run or of `visionr1 eval` is beside a dump.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -162,7 +162,7 @@ def is_described(path: Path) -> bool:
 
 
 def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
-    """What `visionr1 eval` wrote beside the predictions that all paths name; None where that differs, or is not there.
+    """The record of `visionr1 eval` beside the predictions of all paths; None if missing, or if they differ.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -176,29 +176,29 @@ def evaluation_of(paths: Sequence[Path]) -> tuple[Path, Made] | None:
 
 
 def _spoken(made: Made) -> tuple[object, ...]:
-    """What an evaluation says of how its answers are read."""
+    """The settings of an evaluation that decide how its answers are read."""
     return made.model_type, made.min_pixels, made.max_pixels, made.sampling.max_tokens
 
 
 def _as_evaluated(file: Path, made: Made, judging: Judging, options: Options) -> tuple[Judging, list[str]]:
-    """A judging in the frame, the pixels and the tokens of an evaluation, and the notes that say so."""
+    """A judging with the frame, pixels and tokens of an evaluation, with notes."""
     frame = MODEL_TYPE_FRAMES.get(made.model_type, "")
     processing = Processing(None, made.min_pixels, made.max_pixels)
     judging = replace(judging, processing=processing, max_tokens=made.sampling.max_tokens)
     judging = replace(judging, frame=frame_named(frame)) if frame else judging
-    told = [f"frame {frame}"] if frame else []
-    told += [] if made.max_pixels is None else [f"{made.min_pixels} to {made.max_pixels} pixels"]
-    told.append(f"at most {made.sampling.max_tokens} tokens")
+    parts = [f"frame {frame}"] if frame else []
+    parts += [] if made.max_pixels is None else [f"{made.min_pixels} to {made.max_pixels} pixels"]
+    parts.append(f"at most {made.sampling.max_tokens} tokens")
     own = ("--frame", "--processed", "--min-pixels", "--max-pixels", "--max-tokens")
     overrides = [option for option in options.named if option.startswith(own)]
     return judging, [
-        f"{file}: {', '.join(told)}",
+        f"{file}: {', '.join(parts)}",
         *(f"{option}: overrides the evaluation's own" for option in overrides),
     ]
 
 
 def _describe(judging: Judging, fixed: frozenset[str]) -> str:
-    """What is assumed of a dump that no run describes, with the options that set it."""
+    """Describe the assumptions about a dump without a run record, with their options."""
     assumed = {
         "frame": f"frame {judging.frame.name} (--frame)",
         "moment": f"{judging.moment} (--progress, --stage, --total-steps)",
@@ -218,7 +218,7 @@ def _fixed(options: Options) -> frozenset[str]:
 
 
 def override(judging: Judging, options: Options) -> Judging:
-    """A judging with what the options set, in each of its starts."""
+    """A judging with the options applied to each of its starts."""
     routes = given.routes_of(options.route)
     if options.preset is not None or routes:
         own = judging.routes

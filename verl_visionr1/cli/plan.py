@@ -1,4 +1,4 @@
-"""`visionr1 plan`: verl's settings of memory for a model and a machine, explained."""
+"""`visionr1 plan`: choose verl's memory settings for a model and a machine, with reasons."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ def plan(
     model: Annotated[Path | None, typer.Option(help="a local Hugging Face folder, instead of --params")] = None,
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
     gpu_memory: Annotated[float, typer.Option(help="GB per GPU")] = 80.0,
-    host_memory: Annotated[float | None, typer.Option(help="GB of host memory per node; default: enough")] = None,
+    host_memory: Annotated[
+        float | None, typer.Option(help="GB of host memory per node; default: assumed to be enough")
+    ] = None,
     image_tokens: Annotated[
-        int | None, typer.Option(help="tokens of the largest image; default: a whole prompt")
+        int | None, typer.Option(help="tokens of the largest image; default: the whole prompt")
     ] = None,
     lora: Annotated[int, typer.Option(help="rank of LoRA; 0: all weights are trained")] = 0,
     freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="the vision tower is not trained")] = False,
     kl: Annotated[bool, typer.Option("--kl", help="KL to a reference model")] = False,
     attention: Annotated[
         Attention | None,
-        typer.Option(help="of training; default: flash where flash-attn is installed here, else sdpa"),
+        typer.Option(help="attention in training; default: flash if flash-attn is installed here, else sdpa"),
     ] = None,
     overrides: Annotated[
         bool, typer.Option("--overrides", help="print one override per line; the explanation goes to standard error")

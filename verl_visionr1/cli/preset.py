@@ -1,4 +1,4 @@
-"""`visionr1 preset`: what presets there are, and what one is made of."""
+"""`visionr1 preset`: list the presets, or show one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ console = Console()
 
 
 def preset(
-    name: Annotated[str | None, typer.Argument(help="a preset, or a YAML file; without it: the list of all")] = None,
+    name: Annotated[str | None, typer.Argument(help="a preset, or a YAML file; default: list all")] = None,
 ) -> None:
-    """Print the presets, or one of them as YAML: a file to change and to train with (...visionr1.preset=FILE)."""
+    """Print the presets, or one of them as a YAML file to edit and train with (...visionr1.preset=FILE)."""
     import msgspec
 
     from verl_visionr1.rewards import PRESETS, find_preset

@@ -1,4 +1,4 @@
-"""`visionr1 reshard`: let a run go on with another number of training workers."""
+"""`visionr1 reshard`: resume a run with another number of training workers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 
 from verl_visionr1.cli.rollouts import stop
 
-Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint, global_step_N; or a run's folder: its last one")]
-Workers = Annotated[int, typer.Option("--workers", help="trainer.nnodes x trainer.n_gpus_per_node of the run to come")]
-FsdpSize = Annotated[int, typer.Option("--fsdp-size", help="actor.fsdp_config.fsdp_size of the run to come; -1: all")]
-RemoveOld = Annotated[bool, typer.Option("--remove-old", help="delete the files of the old number afterwards")]
+Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint (global_step_N), or a run's folder for its last one")]
+Workers = Annotated[int, typer.Option("--workers", help="trainer.nnodes x trainer.n_gpus_per_node of the resumed run")]
+FsdpSize = Annotated[int, typer.Option("--fsdp-size", help="actor.fsdp_config.fsdp_size of the resumed run; -1: all")]
+RemoveOld = Annotated[bool, typer.Option("--remove-old", help="delete the old files afterwards")]
 
 
 def reshard(checkpoint: Checkpoint, workers: Workers, fsdp_size: FsdpSize = -1, remove_old: RemoveOld = False) -> None:

@@ -1,4 +1,4 @@
-"""What commands share: options that say which rollouts, in which columns and coordinates; errors in one line."""
+"""Shared by the commands: options for rollouts, columns and coordinates; errors in one line."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ Route = Annotated[
 FrameName = Annotated[str | None, typer.Option("--frame", help="coordinates of the answers; default: the run's")]
 Processed = Annotated[
     str | None,
-    typer.Option("--processed", metavar="WxH", help="size of every image as the model saw it; else replayed"),
+    typer.Option("--processed", metavar="WxH", help="size of every image as the model saw it; default: computed"),
 ]
 MinPixels = Annotated[
     int | None,
-    typer.Option("--min-pixels", help="of data.mm_processor_kwargs; needs --max-pixels"),
+    typer.Option("--min-pixels", help="min_pixels of data.mm_processor_kwargs; needs --max-pixels"),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", help="of data.mm_processor_kwargs; needs --min-pixels"),
+    typer.Option("--max-pixels", help="max_pixels of data.mm_processor_kwargs; needs --min-pixels"),
 ]
 ReasoningState = Annotated[
     Reasoning | None,
     typer.Option("--reasoning", help="whether prompts end inside <think>; auto: read each prompt"),
 ]
-Data = Annotated[list[Path] | None, typer.Option("--data", help="the parquet trained on: gives rows their data source")]
-OnBadRow = Annotated[OnError, typer.Option("--on-error", help="what to do with a row that cannot be read")]
+Data = Annotated[list[Path] | None, typer.Option("--data", help="the training data, for the rows' data source")]
+OnBadRow = Annotated[OnError, typer.Option("--on-error", help="what to do with an unreadable row")]
 _WHAT = ", ".join(Columns.__struct_fields__)
 Column = Annotated[
     list[str] | None,
@@ -64,14 +64,14 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="response bu
 
 
 def say(notes: Iterable[str]) -> None:
-    """Say where the numbers are from, on standard error."""
+    """Print notes on standard error."""
     errors = Console(stderr=True, soft_wrap=True)
     for note in notes:
         errors.print(note, markup=False, highlight=False)
 
 
 def fraction_of(progress: str) -> float:
-    """A fraction of training, as the option says."""
+    """Parse the option --progress."""
     try:
         return float(progress)
     except ValueError:
@@ -79,14 +79,14 @@ def fraction_of(progress: str) -> float:
 
 
 def stop(command: str, error: Exception, code: int = 2) -> typer.Exit:
-    """Say in one line why a command cannot go on; it ends with that exit code."""
+    """Print an error in one line; returns the exit with this code."""
     line = " ".join(str(error).split())
     Console(stderr=True, soft_wrap=True).print(f"visionr1 {command}: {line}", markup=False, highlight=False)
     return typer.Exit(code)
 
 
 def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Columns:
-    """The columns' names with those that were given, over the command's defaults.
+    """Parse --column over the command's defaults.
 
     >>> columns_of(["completion=answer"]).completion
     ('answer',)
@@ -101,10 +101,10 @@ def columns_of(given: list[str] | None, defaults: Columns | None = None) -> Colu
 
 
 def preset_of(spec: str) -> Preset:
-    """The preset that was given, with all it needs.
+    """Find the given preset, and check the packages of its criteria.
 
     Raises:
-        RewardError: no such preset, or a package that one of its criteria needs is not installed.
+        RewardError: no such preset, or a criterion's package is not installed.
     """
     preset = find_preset(spec)
     preset.require_installed()
@@ -112,7 +112,7 @@ def preset_of(spec: str) -> Preset:
 
 
 def routes_of(given: list[str] | None) -> dict[str, Preset]:
-    """Task -> preset, as the options say.
+    """Parse --route: task -> preset.
 
     >>> routes_of(["counting=counting-mra"])["counting"].name
     'counting-mra'
@@ -129,7 +129,7 @@ def routes_of(given: list[str] | None) -> dict[str, Preset]:
 
 
 def preset_files(preset: str, given: list[str] | None) -> dict[str, str]:
-    """Task -> YAML file of its preset, "" -> that of the other tasks; presets that were named are left out.
+    """Task -> YAML file of its preset, "" -> that of the other tasks; presets given by name are left out.
 
     >>> preset_files("mine.yaml", ["counting=counting-mra"])
     {'': 'mine.yaml'}
@@ -139,7 +139,7 @@ def preset_files(preset: str, given: list[str] | None) -> dict[str, str]:
 
 
 def processing_of(processed: str | None, min_pixels: int | None, max_pixels: int | None) -> Processing:
-    """At which size the model saw the images, as the options say.
+    """Parse the options of the processed size.
 
     >>> processing_of("644x476", None, None).fixed_wh
     (644, 476)
@@ -162,7 +162,7 @@ def opened(
     defaults: Columns | None = None,
     validation_names: Collection[str] = (),
 ) -> Iterator[Iterator[Rollout]]:
-    """The rollouts of some paths, with a progress bar where somebody watches."""
+    """Read the rollouts of some paths, with a progress bar on a terminal."""
     files = [file for dump in dumps_of(paths) for file in dump.files]
     columns = columns_of(column, defaults)
     sources = data_sources_of(data) if data else None

@@ -1,4 +1,4 @@
-"""`visionr1 check | watch | report`: look at an installation and at runs."""
+"""`visionr1 check | watch | report`: inspect an installation and runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verl_visionr1.cli.rollouts import stop
 from verl_visionr1.files import RowsError
 
 GALLERY_SECONDS = 60.0
-"""A report waits at most so long for the gallery of the last validation."""
+"""Most seconds that a report waits for the gallery of the last validation."""
 
 
 def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
@@ -36,22 +36,22 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = 
         raise typer.Exit(1)
 
 
-RunDir = Annotated[Path, typer.Argument(help="directory of a run, with metrics/*.jsonl in it")]
+RunDir = Annotated[Path, typer.Argument(help="directory of a run, with metrics/*.jsonl")]
 
 
 def watch(
     run_dir: RunDir,
     total_steps: Annotated[
-        int | None, typer.Option(help="steps the run will take; default: as the run wrote down", min=1)
+        int | None, typer.Option(help="steps of the run; default: from the run record", min=1)
     ] = None,
-    pid: Annotated[int | None, typer.Option(help="stop when this process has ended")] = None,
+    pid: Annotated[int | None, typer.Option(help="stop when this process ends")] = None,
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
     from verl_visionr1.tools.runs.steps import RunError
     from verl_visionr1.tools.runs.watch import planned_steps
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
-    if pid is None and not (run_dir / "metrics").is_dir():  # nobody says that a run is about to start there
+    if pid is None and not (run_dir / "metrics").is_dir():  # no process is about to start a run there
         raise stop("watch", RunError(f"{run_dir}: no metrics/ in it; is it the RUN_DIR of a recipe?"))
     try:
         total_steps = total_steps or planned_steps(run_dir)

@@ -1,4 +1,4 @@
-"""`visionr1 schedule`: what a schedule does over training, and what it would make of saved rollouts."""
+"""`visionr1 schedule`: thresholds of a schedule, and scores of saved rollouts under it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from verl_visionr1.cli import rollouts as given
-from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, Told, judging_for, takes
+from verl_visionr1.cli.judging import NO_OPTIONS, SPOKEN, Options, ScoringSetup, judging_for, takes
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import Preset, Routes
 from verl_visionr1.rewards.composition import ScheduleSettings
@@ -27,7 +27,7 @@ from verl_visionr1.tools.schedule.view import replay_view, schedule_table
 @takes(*SPOKEN)
 def schedule(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="a run: its schedule, over its rollouts")
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="a run: use its schedule and rollouts")
     ] = None,
     preset: given.PresetName = None,
     kind: Annotated[
@@ -37,47 +37,47 @@ def schedule(
     stages: Annotated[
         list[str] | None, typer.Option(metavar="XI0,XI1,XI2", help="thresholds of a stage; repeat it for each stage")
     ] = None,
-    at: Annotated[float | None, typer.Option(help="staged: the fraction of training at which it switches")] = None,
-    begin: Annotated[float | None, typer.Option(help="linear, cosine: the fraction at which it begins")] = None,
-    end: Annotated[float | None, typer.Option(help="linear, cosine: the fraction at which it has ended")] = None,
+    at: Annotated[float | None, typer.Option(help="staged: fraction of training at which it switches")] = None,
+    begin: Annotated[float | None, typer.Option(help="linear, cosine: fraction at which it begins")] = None,
+    end: Annotated[float | None, typer.Option(help="linear, cosine: fraction at which it ends")] = None,
     starts: Annotated[str | None, typer.Option(metavar="0,F,...", help="piecewise: where each stage begins")] = None,
     steps: Annotated[int | None, typer.Option(help="length of the training in steps", min=1)] = None,
     rollouts: Annotated[
-        list[Path] | None, typer.Option(help="saved rollouts (files or folders) to judge under each stage")
+        list[Path] | None, typer.Option(help="saved rollouts (files or folders) to score under each stage")
     ] = None,
     options: Options = NO_OPTIONS,
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
     max_dead: Annotated[
-        float, typer.Option(help="share of groups without gradient that a stage may leave", min=0.0, max=1.0)
+        float, typer.Option(help="largest share of groups without gradient in a stage", min=0.0, max=1.0)
     ] = TOO_MANY_DEAD,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Print a schedule: thresholds over training; with --rollouts, what each stage would make of saved rollouts."""
+    """Print a schedule: thresholds over training; with --rollouts, scores of saved rollouts under each stage."""
     console = Console()
     found = None
     try:
         rollouts = [*([run] if run is not None else []), *(rollouts or [])]
         options = dataclasses.replace(options, preset=preset)
-        told = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _told_by(options)
-        steps = steps or (None if told.run is None else told.run.last.total_steps)
-        changed = _changed(told.judging.preset, kind, stages, at, begin, end, starts)
-        model_frame = told.judging.frame
+        setup = judging_for(rollouts, options, given.columns_of(column)) if rollouts else _setup_of(options)
+        steps = steps or (None if setup.run is None else setup.run.last.total_steps)
+        changed = _changed(setup.judging.preset, kind, stages, at, begin, end, starts)
+        model_frame = setup.judging.frame
         reason = switch_of(model_frame.name).reason if changed.schedule.follows_model else None
         changed = dataclasses.replace(changed, schedule=follow_model(changed.schedule, model_frame.name))
         title = f"{changed.name}: {kind or 'its own schedule'}"
         if rollouts:
-            judging = dataclasses.replace(told.judging, preset=changed, earlier=())
-            if told.judging.routes is not None:
-                judging = _routed(judging, told.judging.routes, changed)
+            judging = dataclasses.replace(setup.judging, preset=changed, earlier=())
+            if setup.judging.routes is not None:
+                judging = _routed(judging, setup.judging.routes, changed)
             counts = Counts()
-            names = told.validation_names
-            with given.opened(rollouts, data or told.data, column, on_error, counts, validation_names=names) as stream:
+            names = setup.validation_names
+            with given.opened(rollouts, data or setup.data, column, on_error, counts, validation_names=names) as stream:
                 found = replay(stream, judging, too_many_dead=max_dead, counts=counts)
     except ValueError as error:
         raise given.stop("schedule", error) from None
-    given.say(told.notes)
+    given.say(setup.notes)
     if as_json:
         typer.echo(json.dumps(_plain(changed, found), indent=2))
         return
@@ -92,10 +92,10 @@ def schedule(
         console.print(part)
 
 
-def _told_by(options: Options) -> Told:
-    """Without rollouts: what the options say, or the defaults."""
+def _setup_of(options: Options) -> ScoringSetup:
+    """Judging without rollouts, from the options or the defaults."""
     preset, frame = options.preset or "visionr1", options.frame or "original"
-    return Told(Judging(given.preset_of(preset), frame_named(frame)))
+    return ScoringSetup(Judging(given.preset_of(preset), frame_named(frame)))
 
 
 def _routed(judging: Judging, routes: Routes, changed: Preset) -> Judging:
@@ -113,7 +113,7 @@ def _changed(
     end: float | None,
     starts: str | None,
 ) -> Preset:
-    """The preset with the schedule that the options describe."""
+    """The preset with the schedule of the options."""
     options: dict[str, Any] = {"kind": kind, "at": at, "begin": begin, "end": end}
     options["stages"] = [_numbers("--stages", stage) for stage in stages] if stages else None
     options["starts"] = None if starts is None else _numbers("--starts", starts)
@@ -128,7 +128,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"{option} {text}: needs numbers with commas between them") from None
+        raise ValueError(f"{option} {text}: needs comma-separated numbers") from None
 
 
 def _plain(preset: Preset, found: Replay | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`visionr1 score`: saved rollouts judged again."""
+"""`visionr1 score`: score saved rollouts again."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ def score(
     vs: Annotated[
         str | None, typer.Option(metavar="PRESET[@STAGE]", help="compare with another reward, or another stage")
     ] = None,
-    show: Annotated[int, typer.Option(help="with --vs: so many of the rows that differ most", min=0)] = 10,
+    show: Annotated[int, typer.Option(help="with --vs: number of the most differing rows", min=0)] = 10,
     data: given.Data = None,
     column: given.Column = None,
     on_error: given.OnBadRow = "fail",
     out: Annotated[Path | None, typer.Option(help="write each row's scores to this .jsonl")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Score saved rollouts again, as the run did or with any reward: means, groups, and what the run gave."""
+    """Score saved rollouts again, as the run did or with any reward: means, groups, and the run's own rewards."""
     reports: dict[str, Report] = {}
     try:
         columns = given.columns_of(column)
-        told = judging_for(files, options, columns)
+        setup = judging_for(files, options, columns)
         if out is not None:
             refuse_overwriting(out, files)
         dumps = dumps_of(files)
-        with _writer(out, told.judging) as on_row:
+        with _writer(out, setup.judging) as on_row:
             for dump in dumps:
                 counts = Counts()
-                other = _other(vs, told.judging)
+                other = _other(vs, setup.judging)
                 source = given.opened(
                     list(dump.files),
-                    data or told.data,
+                    data or setup.data,
                     column,
                     on_error,
                     counts,
-                    validation_names=told.validation_names,
+                    validation_names=setup.validation_names,
                 )
                 with source as rollouts:
                     reports[dump.name] = rescore(
-                        rollouts, told.judging, other=other, n_shown=show, counts=counts, on_row=on_row
+                        rollouts, setup.judging, other=other, n_shown=show, counts=counts, on_row=on_row
                     )
                 given.say(f"left out: {example}" for example in counts.examples)
     except ValueError as error:
         raise given.stop("score", error) from None
-    given.say(told.notes)
+    given.say(setup.notes)
     if as_json:
         plain = msgspec.to_builtins(reports)
         typer.echo(json.dumps(plain if len(plain) > 1 else next(iter(plain.values())), indent=2))
@@ -79,7 +79,7 @@ def score(
     for name, report in reports.items():
         if len(reports) > 1:
             console.rule(name, align="left")
-        for part in view_of(report, told.overrides):
+        for part in view_of(report, setup.overrides):
             console.print(part)
 
 

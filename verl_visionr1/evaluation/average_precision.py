@@ -1,11 +1,11 @@
-"""The COCO family of numbers of one data source: AP, AP50, AP75, by size, AR, by category; NMS-AP of OVDEval.
+"""COCO's metrics of one data source: AP, AP50, AP75, by size, AR, by category; NMS-AP of OVDEval.
 
 AP is the mean over IoU .50:.05:.95 and over the categories that have a true box; precision is interpolated at 101
-recalls. AR@m is the recall with at most m boxes an image and category, likewise averaged. Source: Lin et al. 2014 and
-cocodataset.org, "Metrics"; the tests hold every number against pycocotools, which knows no resamples.
+recalls. AR@m is the recall with at most m boxes per image and category, averaged in the same way. Source: Lin et al.
+2014 and cocodataset.org, "Metrics"; the tests compare every number with pycocotools, which has no resamples.
 
-Where boxes of different images are equally confident, COCO's number hangs on the order of the rows: average precision
-is then the mean over `N_ORDERS` random orders of the images, and the interval holds their spread.
+If boxes of different images have equal confidence, COCO's number depends on the order of the rows. Average precision is
+then the mean over `N_ORDERS` random orders of the images, and the interval includes their spread.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from verl_visionr1.evaluation.ranking import Ranked, image_orders, ranked
 from verl_visionr1.rollouts.bootstrap import Weights
 
 MAX_DETS = (1, 10, 100)
-"""COCO's limits on the boxes of an image and category."""
+"""COCO's limits on boxes per image and category."""
 N_ORDERS = 100
-"""Random orders of the images that ties are ranked by."""
+"""Number of random orders of the images for ranking ties."""
 _ALL = tuple(range(len(IOU_THRESHOLDS)))
 _TAU_50, _TAU_75 = 0, 5
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """The family, of one set of detections.
+    """COCO's metrics of one set of detections.
 
     Attributes:
-        n_units: units of the bootstrap.
-        max_dets: limits on the boxes of an image and category.
-        prefix: put before the names of the metrics.
-        by_category: also give AP of each category, as "AP/<category>".
-        n_orders: random orders of the images that ties are ranked by; 0: one, that of the rows, as COCO.
+        n_units: number of bootstrap units.
+        max_dets: limits on boxes per image and category.
+        prefix: prefix of the metrics' names.
+        by_category: whether to add AP of each category, as "AP/<category>".
+        n_orders: number of random orders of the images for ranking ties; 0: the order of the rows, as COCO.
         ranks: for each category its `Ranked` in each of `AREAS`.
     """
 
@@ -58,12 +58,12 @@ class AveragePrecision:
 
     @property
     def has_ties(self) -> bool:
-        """Whether the order of the images plays a part."""
+        """Whether the order of the images matters."""
         return any(one.orders for areas in self.ranks for one in areas.values())
 
     @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
-        """Metric -> its value (the mean over the orders of ties); the number is that of COCO images."""
+        """Metric -> (value, number of COCO images); the value is the mean over the orders of ties."""
         return self._values
 
     @cached_property
@@ -85,7 +85,7 @@ class AveragePrecision:
         return found
 
     def _of_category(self, areas: Mapping[str, Ranked], weights_bu: Weights) -> dict[str, Array]:
-        """The metrics of one category that has true boxes."""
+        """The metrics of one category with true boxes."""
         found: dict[str, Array] = {}
         for size, one in areas.items():
             if one.n_true.any():
@@ -99,7 +99,7 @@ class AveragePrecision:
         return found
 
     def n_true(self, category: int, size: str = "") -> int:
-        """True boxes of a category that count in one of `AREAS`."""
+        """Number of a category's true boxes that count in one of `AREAS`."""
         return int(self.ranks[category][size].n_true.sum())
 
 
@@ -116,22 +116,21 @@ def _mean(values: Array) -> float | None:
 
 
 def after_nms(detections: Detections, match_iou: float = 0.5) -> Detections:
-    """The detections that OVDEval's NMS-AP is computed of.
+    """The detections for OVDEval's NMS-AP.
 
-    Around each true box, of all detections with IoU above `match_iou`, whatever their category, the most confident one
-    is kept and the others go, unless they are the most confident around another. So a model that gives one object all
-    the labels it was offered keeps one of them. Of equally confident ones the first that was said is kept (the
-    released script leaves that to the sort). Source: arXiv 2308.13177 and `eval.py` of om-ai-lab/OVDEval, where only
-    the images of true boxes are looked at.
+    Of all detections with IoU above `match_iou` with a true box, of any category, only the most confident is kept,
+    unless another is the most confident at another true box. So a model that gives one object all the offered labels
+    keeps one of them. Among equal confidences the first in the answer is kept (in the released script the sort
+    decides). Source: arXiv 2308.13177 and `eval.py` of om-ai-lab/OVDEval, which uses only images with true boxes.
     """
     kept = np.ones(len(detections.dt_image), dtype=bool)
     best: set[int] = set()
     surplus: set[int] = set()
-    said: dict[int, list[int]] = {}
+    by_image: dict[int, list[int]] = {}
     for i, image in enumerate(detections.dt_image.tolist()):
-        said.setdefault(image, []).append(i)
+        by_image.setdefault(image, []).append(i)
     for g in np.flatnonzero(~detections.gt_crowd).tolist():
-        near = said.get(int(detections.gt_image[g]), [])
+        near = by_image.get(int(detections.gt_image[g]), [])
         if not near:
             continue
         ious = pairwise_iou(detections.dt_xyxy[near].tolist(), [detections.gt_xyxy[g].tolist()])[:, 0]

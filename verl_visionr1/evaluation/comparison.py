@@ -1,8 +1,8 @@
-"""Two evaluations side by side (`--vs`): differences of metrics, and of reward and metric row by row.
+"""Compare two evaluations (`--vs`): differences of metrics, and of reward and metric row by row.
 
-Both models answered the same images: their bootstrap resamples are the same, so the resampled values are subtracted one
-by one and the interval of the difference is paired. Else the draws of one are put in another order, which gives the
-interval of a difference of independent samples.
+If both models answered the same images, their bootstrap resamples are the same: resampled values are subtracted one by
+one, and the interval of the difference is paired. Otherwise the draws of one are permuted, which gives the interval for
+independent samples.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, int
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE", "false alarms", "boxes per negative", "cut off"})
 NEITHER_IS_BETTER = frozenset({"bias", "tokens"})
 MAY_DIFFER = frozenset({"frame", "answer_format", "processing", "max_tokens", "resamples"})
-"""Settings of how a model speaks, and of the intervals: numbers compare all the same."""
+"""Settings that may differ between comparable evaluations: those of the model's answers and of the intervals."""
 SAME = 1e-9
-"""Values of a row that differ by no more are equal."""
+"""Values of a row that differ by at most this are equal."""
 ROW_METRICS = ("F1@50", "REC@50", "accuracy", "all right")
-"""Of these, the first that rows have is held against the reward."""
+"""The first of these that rows have is compared with the reward."""
 DIFFERENCES = "differences"
 ROW_BY_ROW = "row by row"
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two evaluations side by side.
+    """The comparison of two evaluations.
 
     Attributes:
-        sections: data sources and tasks that both have, averages last. Of each, the table `DIFFERENCES` has the metrics
-            that both have, and `ROW_BY_ROW` what changed on the rows that both answered, each reward by its own
-            settings; it is there where both have kept their rows.
-        notes: what one has alone, and settings that differ.
+        sections: common data sources and tasks, averages last. The table `DIFFERENCES` has the common metrics. If both
+            have kept their rows, `ROW_BY_ROW` has the changes on common rows, each reward by its own settings.
+        notes: what only one has, and settings that differ.
     """
 
     sections: list[Section]
@@ -45,7 +44,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
-    """Hold an evaluation against another one."""
+    """Compare an evaluation with another one."""
     own, other = _compared(ours, theirs), _compared(theirs, ours)
     both = [(section, other[key]) for key, section in own.items() if key in other]
     notes = list(_settings_that_differ(ours, theirs))
@@ -54,7 +53,7 @@ def compare(ours: Evaluation, theirs: Evaluation) -> Comparison:
         notes += [f"only {whose}: {', '.join(names)}"] if names else []
     return Comparison(
         sections=[_side_by_side(mine, yours, ours, theirs) for mine, yours in both],
-        notes=notes if both else [*notes, "nothing that both have"],
+        notes=notes if both else [*notes, "nothing in common"],
     )
 
 
@@ -73,7 +72,7 @@ def _settings_that_differ(ours: Evaluation, theirs: Evaluation) -> Iterator[str]
     for name in sorted(mine, key=MAY_DIFFER.__contains__):
         if mine[name] != yours[name]:
             may = "differs, as it may between models and runs"
-            what = may if name in MAY_DIFFER else "settings differ, the numbers do not compare"
+            what = may if name in MAY_DIFFER else "settings differ, so the numbers are not comparable"
             yield f"{what}: {name}: {mine[name]}, theirs {yours[name]}"
 
 
@@ -127,7 +126,7 @@ def verdict_of(metric: str, difference: Estimate) -> str:
 
 
 def _pairs(section: Section, ours: Evaluation, theirs: Evaluation) -> tuple[list[tuple[RowNumbers, RowNumbers]], str]:
-    """The rows that both answered, and the metric that is held against the reward."""
+    """The common rows, and the metric that is compared with the reward."""
     mine = {row.key: row for row in ours.rows if (row.data_source, row.task) == section.key}
     yours = {row.key: row for row in theirs.rows if (row.data_source, row.task) == section.key}
     both = [(mine[key], yours[key]) for key in mine if key in yours and mine[key].image == yours[key].image]
@@ -136,7 +135,7 @@ def _pairs(section: Section, ours: Evaluation, theirs: Evaluation) -> tuple[list
 
 
 def row_by_row(both: Sequence[tuple[RowNumbers, RowNumbers]], metric: str, n_resamples: int) -> Table:
-    """How often reward and metric rose and fell, their mean changes, and the rank correlation of these."""
+    """Table of how often reward and metric rose and fell, their mean changes, and their rank correlation."""
     reward = np.array([a.reward - b.reward for a, b in both])
     change = np.array([(a.measured[metric] or 0.0) - (b.measured[metric] or 0.0) for a, b in both])
     names = {name: i for i, name in enumerate(sorted({a.image for a, _ in both}))}

@@ -1,12 +1,12 @@
-"""How sure a model is of each box: a language model gives no scores, and average precision asks for an order.
+"""Confidence of each box: language models give no scores, but average precision needs an order.
 
-* `constant`: 1.0 for all (Vision-R1's released evaluator: .99; VLM-R1: 1). In an image, boxes rank in the order of the
-  answer; images rank in random orders, see `average_precision`.
-* `order`: 1 - i/n for the i-th of the n boxes of an answer (i from 0): boxes that were said first rank first, those of
-  short answers lower than those of long ones only past the first.
-* `logprob`: the geometric mean of the probabilities of the tokens that say the box, times that of the tokens that say
-  its label, under a square root: sqrt(p_box * p_label), as Griffon (`sqrt(loc_prob * label_prob)`). p is
-  exp(mean of the log-probabilities) of the tokens that overlap the text. A box without a label: p_box.
+* `constant`: 1.0 for all (Vision-R1's released evaluator: .99; VLM-R1: 1). Within an image, boxes rank in the order of
+  the answer; images rank in random orders, see `average_precision`.
+* `order`: 1 - i/n for the i-th of the n boxes of an answer (i from 0): earlier boxes rank higher.
+  After the first box, boxes of short answers rank lower than those of long ones.
+* `logprob`: sqrt(p_box * p_label), where p is the geometric mean of the probabilities of the tokens of the box or
+  label, as in Griffon (`sqrt(loc_prob * label_prob)`). p is exp(mean of the log-probabilities) of the tokens that
+  overlap the text. A box without a label: p_box.
 
 Log-probabilities are those of the model before temperature, at the tokens that it wrote.
 """
@@ -29,7 +29,7 @@ def confidences(read: Read, rule: str) -> list[float]:
     """The confidence of each usable box of an answer, in [0, 1].
 
     Raises:
-        EvaluationError: a rule that needs log-probabilities, and a prediction with boxes and without them.
+        EvaluationError: the rule needs log-probabilities, and a prediction with boxes has none.
     """
     n = len(read.answer.boxes_xyxy)
     if rule == "constant":
@@ -58,7 +58,7 @@ def _from_logprobs(read: Read) -> list[float]:
     prediction = read.prediction
     if not prediction.logprobs:
         where = f"{prediction.file}: row {prediction.row}"
-        raise EvaluationError(f"{where}: no log-probabilities were kept; generate with them, or confidence=order")
+        raise EvaluationError(f"{where}: no log-probabilities; generate with --logprobs, or set confidence=order")
     as_spoken = PARSERS[read.preset.answer_format](read.case.completion)
     spans = box_spans(prediction.output, as_spoken)
     return [_confidence(prediction, span) for span in spans]

@@ -1,7 +1,7 @@
-"""Does a higher reward mean a higher metric here? Reward and metric of the same answers, side by side.
+"""Correlate reward and metric of the same answers.
 
 Pearson's r and Spearman's rho (mean ranks for ties) over rows; their intervals resample images. A resample is a weight
-for each row: ranks follow from weighted counts, so that nothing is sorted anew.
+for each row: ranks follow from weighted counts without sorting again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ N_BINS = 10
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
-    """Reward against one metric; the values are None where one of both is the same for all rows."""
+    """Correlation of the reward with one metric; values are None if either is constant."""
 
     metric: str
     pearson: Estimate
@@ -52,7 +52,7 @@ class Correlated:
         }
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
-        """The same of resamples: B values."""
+        """The same for resamples: B values."""
         kinds = ("pearson", "spearman")
         found = {f"{kind}/{name}": np.full(len(weights_bu), np.nan) for kind in kinds for name in self.metrics}
         ranked = {name: _Ties(values) for name, values in self.metrics.items()}
@@ -79,7 +79,7 @@ class _Ties:
 
 
 def weighted_pearson(a: Array, b: Array, weights: Array) -> float:
-    """Pearson's r of pairs that count so often; NaN where one side is the same for all.
+    """Weighted Pearson's r; NaN if one side is constant.
 
     >>> a = np.array([1.0, 2.0, 3.0])
     >>> round(weighted_pearson(a, -a, np.ones(3)), 9)
@@ -94,26 +94,26 @@ def weighted_pearson(a: Array, b: Array, weights: Array) -> float:
 
 
 def in_words(metric: str, rho: Estimate) -> str:
-    """What a rank correlation says.
+    """Describe a rank correlation.
 
     >>> in_words("F1", Estimate(value=0.83, low=0.8, high=0.86, n=100))
     'higher reward goes with higher F1 here: Spearman 0.83 [0.80, 0.86]'
     """
     if rho.value is None:
-        return f"reward or {metric} is the same for all rows: nothing to compare"
+        return f"reward or {metric} is constant: nothing to compare"
     low, high = rho.low, rho.high
     if low is None or high is None:
-        return f"reward and {metric}: Spearman {rho.value:.2f}, without an interval, which may be chance"
+        return f"reward and {metric}: Spearman {rho.value:.2f}, without an interval, may be chance"
     shown = f"Spearman {rho.value:.2f} [{low:.2f}, {high:.2f}]"
     if low > 0.0:
         return f"higher reward goes with higher {metric} here: {shown}"
     if high < 0.0:
         return f"higher reward goes with LOWER {metric} here: {shown}; look at the rows with `visionr1 explain`"
-    return f"no relation of reward and {metric} shows here: {shown}"
+    return f"no clear relation of reward and {metric} here: {shown}"
 
 
 def reward_bins(reward: Array, n_bins: int = N_BINS) -> list[Indices]:
-    """Indices of rising rewards, in bins as equal as ties allow: equal rewards share a bin.
+    """Indices in order of reward, in bins as equal as ties allow: equal rewards share a bin.
 
     >>> [len(rows) for rows in reward_bins(np.array([0.0, 0.0, 0.0, 1.0]), 2)]
     [3, 1]

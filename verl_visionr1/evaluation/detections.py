@@ -1,19 +1,20 @@
-"""Predictions as COCO sees them: images, categories, true boxes, and scored boxes of one category each.
+"""Convert predictions to COCO's terms: images, categories, true boxes, and scored boxes of one category each.
 
 Conventions:
 
 * One COCO image is one image of a data source with all its rows: a prompt for all categories, or (ODinW) a prompt for
-  each. Two rows that ask for one category on one image (and two samples of a row) are two COCO images, so that no
-  answer is punished for what another said; the bootstrap draws them together.
-* A row judges the categories that it asked for (`Target.categories`, else its labels): asked for and absent, every box
-  is a false alarm. Other categories are not judged on that image, as LVIS judges only those that were checked. Where
-  every row asks for all categories this is COCO.
-* Labels are compared without case and surplus blanks. A row that asked for one category has one: whatever label its
-  boxes carry, they are of it. For labels that a row of several did not ask for see `EvaluationSettings.stray_labels`.
-* Regions to ignore are COCO's crowds. A target does not say of which category they are: they hold for every category
-  that the row asked for, where COCO knows one.
-* Sizes are areas of boxes. COCO's own are areas of masks, so its small, medium and large sets differ a little.
-* Claims without a usable box are no detections: they cost nothing here (they do in F1 and in the reward).
+  each. Two rows that ask for one category on one image (and two samples of a row) are two COCO images, so that answers
+  do not affect each other; the bootstrap draws them together.
+* A row is evaluated on the categories that it asked for (`Target.categories`, else its labels); every box of an absent
+  one is a false alarm. Other categories are not evaluated on that image, as LVIS does for unchecked ones. If every row
+  asks for all categories, this is COCO.
+* Labels are compared without case and surplus blanks. All boxes of a row that asked for one category count
+  for it, whatever their labels. For unrequested labels in rows of several categories see
+  `EvaluationSettings.stray_labels`.
+* Regions to ignore are COCO's crowds. They have no category in a target, so they apply to every category that
+  the row asked for; in COCO each has one category.
+* Sizes are areas of boxes. COCO uses areas of masks, so its small, medium and large sets differ a little.
+* Claims without a usable box are not detections and cost nothing here, unlike in F1 and in the reward.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ from verl_visionr1.targets import Target, normalize_label
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Ground truth and detections of a data source, flat.
+    """Ground truth and detections of a data source, as flat arrays.
 
     Attributes:
-        categories: K names as they are compared.
-        units: which unit of the bootstrap each of I images belongs to.
-        gt_image, gt_category, gt_xyxy, gt_crowd: G true boxes: image in 0..I-1, category in 0..K-1, (G, 4), a region
-            to ignore or not.
+        categories: K normalized names.
+        units: bootstrap unit of each of I images.
+        gt_image, gt_category, gt_xyxy, gt_crowd: G true boxes: image in 0..I-1, category in 0..K-1, (G, 4), whether it
+            is a region to ignore.
         dt_image, dt_category, dt_xyxy, dt_score: D detections, in the order of images and answers.
-        n_asked: on how many images each category was asked for.
-        n_stray: boxes whose label their row did not ask for.
-        names: what tells each of I images from others, whatever the order of the rows.
+        n_asked: number of images on which each category was asked for.
+        n_stray: number of boxes whose label their row did not ask for.
+        names: unique names of I images, independent of the order of the rows.
     """
 
     categories: tuple[str, ...]
@@ -68,7 +69,7 @@ class Detections:
         return len(self.units)
 
     def n_images_above(self, n: int) -> int:
-        """How many images have more than `n` objects of one category."""
+        """Number of images with more than `n` objects of one category."""
         places, sizes = np.unique(
             np.stack([self.gt_image, self.gt_category])[:, ~self.gt_crowd.astype(bool)], axis=1, return_counts=True
         )
@@ -76,7 +77,7 @@ class Detections:
 
 
 def asked_labels(target: Target) -> tuple[str, ...]:
-    """The categories a row asked for, as they are compared, each once.
+    """The categories that a row asked for, normalized, each once.
 
     >>> asked_labels(Target(task="detection", size_wh=(9, 9), categories=["Cat", "dog", "cat"]))
     ('cat', 'dog')
@@ -85,11 +86,11 @@ def asked_labels(target: Target) -> tuple[str, ...]:
 
 
 def detections_of(reads: Sequence[Read], units: Sequence[int], settings: EvaluationSettings) -> Detections:
-    """The rows of one data source as COCO sees them.
+    """Convert the rows of one data source.
 
     Args:
-        reads: rows whose answers are boxes.
-        units: unit of the bootstrap of each row.
+        reads: rows with answers of boxes.
+        units: bootstrap unit of each row.
 
     Raises:
         EvaluationError: see `confidences`.
@@ -126,7 +127,7 @@ class _Builder:
                 self.found.append((image, category, box, score))
 
     def _image_of(self, read: Read, asked: tuple[str, ...], unit: int) -> int:
-        """The first COCO image of the row's image on which none of its categories was asked for yet."""
+        """The first COCO image of the row's image without any of its categories."""
         for slot in count():
             number = self.images.setdefault((read.image, slot), len(self.units))
             if number == len(self.units):

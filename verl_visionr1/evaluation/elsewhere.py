@@ -1,8 +1,8 @@
-"""Answers that were made elsewhere, as predictions: a .jsonl or parquet of answers, and the parquet that was asked.
+"""Read other programs' answers as predictions: a .jsonl or parquet of answers, and the parquet of the questions.
 
-A line names its row: `row` (with `file`, where several were asked), or `index` (`extra_info.index`), or the row's
-`uid`; lines that name none are the rows in their order. Several lines of one row are its samples. A line with a ground
-truth of its own (`gts`, as verl's dumps have it) needs no parquet.
+A line names its row by `row` (and `file`, if there are several), by `index` (`extra_info.index`), or by `uid`; lines
+without these are matched to the rows in order. Several lines of one row are its samples. A line with its own ground
+truth (`gts`, as in verl's dumps) needs no parquet.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import image_name
 
 ANSWERS = ("output", "completion", "response", "answer", "prediction", "generated_text", "text")
-"""Columns that may hold the answer; the first that a line has."""
+"""Columns of the answer; the first one present is used."""
 _KEYS = ("file", "row", "index", "uid", "n_tokens", "finish_reason")
 
 
 def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Prediction]:
-    """The answers of a file, with the rows that they answer.
+    """Read the answers of a file, with the rows that they answer.
 
     Args:
         answers: .jsonl, .jsonl.gz or .parquet.
-        data: parquet files of a converter that were asked, in their order; none where each line has its ground truth.
+        data: parquet files of the questions, in order; empty if each line has its ground truth.
 
     Raises:
-        RowsError: a file that cannot be read, or lines that name no row and are not as many as the rows.
-        RowError: a line without an answer or a ground truth, or of no row; names file and line.
+        RowsError: an unreadable file, or lines that name no row and differ in number from the rows.
+        RowError: a line without an answer, a ground truth or a row; names file and line.
     """
     reader = RowColumns(Columns(completion=ANSWERS))
-    # of images that the data hold, their digests
+    # for embedded images, their digests
     asked = [replace(it, columns={**it.columns, "images": image_name(it.columns.get("images"))})
              for it in asked_rows(data)]  # fmt: skip
     lines = list(rows_of(answers, {*reader.top_level, *_KEYS}))
@@ -55,7 +55,7 @@ def read_answers(answers: Path, data: Sequence[Path] = ()) -> Iterator[Predictio
 
 
 class _Rows:
-    """Finds the row that a line answers."""
+    """Finds the row of a line."""
 
     def __init__(self, answers: Path, asked: Sequence[Asked], lines: Sequence[Any]) -> None:
         self._asked = asked
@@ -68,10 +68,10 @@ class _Rows:
             raise RowsError(f'{answers}: {reason}; give each line "row" (from 0), or "index" (extra_info.index)')
 
     def row_of(self, line: Mapping[str, Any], place: int) -> Asked:
-        """The row of a line.
+        """Find the row of a line.
 
         Raises:
-            RowError: it names none that was asked, or names none among lines that do.
+            RowError: it names an unknown row, or none while other lines do.
         """
         file, row, index, uid = (line.get(key) for key in _KEYS[:4])
         if row is None and index is None and isinstance(uid, str) and ":" in uid:  # `uid_of`
@@ -80,21 +80,21 @@ class _Rows:
         if row is not None:
             file = Path(str(file)).name if file is not None else next(iter(self._files), "")
             if line.get("file") is None and len(self._files) > 1 and ":" not in str(uid):
-                raise RowError("no file", f'row {row}: of which of {", ".join(sorted(self._files))}? give "file", too')
+                raise RowError("no file", f'row {row}: in which of {", ".join(sorted(self._files))}? give "file" too')
             found, name = self._by_row.get((file, str(row))), f"row {row} of {file}"
         elif index is not None:
             found, name = self._by_index.get(str(index)), f"index {index}"
         else:
             found, name = (self._asked[place] if place < len(self._asked) else None), f"answer {place}"
         if found is None:
-            raise RowError("unknown row", f"{name} is no row of {', '.join(sorted(self._files))}; rows count from 0")
+            raise RowError("unknown row", f"{name} not found in {', '.join(sorted(self._files))}; rows count from 0")
         return found
 
 
 def _prediction(reader: RowColumns, line: Mapping[str, Any], asked: Asked, sample: int) -> Prediction:
     output = reader.required(line, "completion")
     if not isinstance(output, str):
-        raise RowError("completion", f"the answer {str(output)[:60]!r} is no text")
+        raise RowError("completion", f"the answer {str(output)[:60]!r} is not text")
     gts, target = reader.truth(asked.columns)
     n_tokens = line.get("n_tokens")
     return Prediction(

@@ -1,4 +1,4 @@
-"""Predictions -> `Evaluation`: every data source and task by its own metrics."""
+"""Evaluate predictions: each data source and task by its own metrics."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _TIES = (
 _STRAY = {
     "drop": "is left out",
     "own": "is a false alarm of its own category, if the data source has it",
-    "every": "is a false alarm of its own category, or else of all that were asked for",
+    "every": "is a false alarm of its own category, else of all that were asked for",
 }
 MAX_READS = 100
-"""Answers of a data source that are read in every frame, spread evenly."""
+"""Most answers of a data source that are read in every frame, evenly spread."""
 FEWEST = 4
-"""Answers with boxes or points below which nothing is said."""
+"""Least answers with boxes or points for a remark about the frame."""
 NEAR = 0.05
-"""Of frames that fit as well but for this, the likelier is named."""
+"""Of frames whose fit differs by less than this, the likelier is named."""
 FIT = 0.5
-"""What another frame must reach; it must also halve what is missing to 1."""
+"""Fit that another frame must reach; it must also halve the gap to 1."""
 
 
 def evaluate(
@@ -53,18 +53,18 @@ def evaluate(
     model: str = "",
     run: RunRows | None = None,
 ) -> Evaluation:
-    """Measure what a model answered.
+    """Evaluate a model's answers.
 
     Args:
-        predictions: of one model, of any tasks and data sources, in any order.
-        run: for predictions of a run's dump, how the run judged them.
+        predictions: answers of one model, of any tasks and data sources, in any order.
+        run: for predictions of a run's dump, how the run scored them.
 
     Returns:
         Numbers with intervals, tables, correlations of reward and metric, and the numbers of each row.
 
     Raises:
-        EvaluationError: nothing to evaluate, a row that cannot be evaluated, or a metric that no row can have.
-        RewardError: no such preset, or a package that it needs is missing.
+        EvaluationError: nothing to evaluate, an invalid row, or a metric that applies to no row.
+        RewardError: no such preset, or a missing package.
     """
     settings = settings or EvaluationSettings()
     reads = read_all(predictions, settings, run)
@@ -92,8 +92,8 @@ def evaluate(
 def training_means(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
     """Data source -> metric -> mean, as verl's validation reports it: `val-aux/<source>/<key>/mean@<samples>`.
 
-    The mean over the samples of a prompt, then over prompts; a criterion that a row's preset does not have is 0 there.
-    "reward" is the reward itself, "acc" what verl reports as `val-core`.
+    The mean over the samples of a prompt, then over prompts; a criterion that a row's preset lacks is 0.
+    "reward" is the reward itself, "acc" is verl's `val-core`.
     """
     names: dict[str, dict[str, None]] = {}
     prompts: dict[str, dict[tuple[str, int], list[dict[str, float]]]] = {}
@@ -136,11 +136,11 @@ def _require_families(groups: dict[tuple[str, str], list[Read]], settings: Evalu
     for family in settings.metrics:
         if family not in able:
             tasks = ", ".join(sorted({task for _, task in groups}))
-            raise EvaluationError(f"metrics = {family!r}: no row can have it, they are of {tasks}")
+            raise EvaluationError(f"metrics = {family!r}: it applies to no row; the rows' tasks are {tasks}")
 
 
 def _averages(sections: Sequence[Section]) -> Iterable[Section]:
-    """For each task of several data sources: the unweighted mean of what all of them have."""
+    """For each task with several data sources: the unweighted means of their common metrics."""
     for task in dict.fromkeys(section.task for section in sections):
         some = [section for section in sections if section.task == task]
         if len(some) < 2:
@@ -171,20 +171,20 @@ def _averages(sections: Sequence[Section]) -> Iterable[Section]:
 
 
 def conventions_of(settings: EvaluationSettings, measurements: Sequence[Measurement]) -> list[str]:
-    """The conventions of everything that was measured."""
+    """List the conventions of all measured metrics."""
     families = {family for one in measurements for family in one.families}
     read_as = settings.answer_format or "the answer format of each preset"
-    rule = "the strictest stage of the preset" if settings.stage == "final" else "the preset with the rule off"
+    rule = "the strictest stage of the preset" if settings.stage == "final" else "the preset without a schedule"
     found = [
-        f"Answers are read by the parser of the reward ({read_as}), in frame {settings.frame}, and put into pixels of "
-        "the original image without clipping. Of an answer that was cut off, complete objects count.",
+        f"Answers are read by the parser of the reward ({read_as}), in frame {settings.frame}, and converted to "
+        "pixels of the original image without clipping. The complete objects of a cut-off answer count.",
         f"reward, F1@50 and mean IoU: as training reports them at validation, at {rule}.",
     ]
     found += [text for family, text in _families(settings).items() if family in families]
     if settings.resamples:
         found.append(
             f"Intervals: {LEVEL:.0%}, {settings.resamples} bootstrap resamples of images, percentiles; those of AP are "
-            "shifted by the bootstrap's bias; none where one or two images hold all that can be measured."
+            "shifted by the bootstrap's bias; none if only one or two images contribute."
         )
     return found
 
@@ -196,15 +196,15 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
     which = f"the {settings.which_box} box of the answer"
     unread = "left out of MAE and RMSE" if settings.unreadable_count == "exclude" else "a 0 in MAE and RMSE"
     return {
-        "ap": f"AP: COCO's, maxDets {limits} an image and category; {confidence}; {_TIES}; a box "
-        f"whose label its row did not ask for {stray}; labels are compared without case; a category is judged on "
+        "ap": f"AP: COCO's, maxDets {limits} per image and category; {confidence}; {_TIES}; a box "
+        f"whose label its row did not ask for {stray}; labels are compared without case; a category is scored on "
         "images where it was asked for; "
         "sizes are areas of boxes; regions to ignore are crowds of every category asked for.",
-        "nms_ap": "NMS-AP: OVDEval's; of all boxes with IoU above .5 with a true box, whatever their label, the most "
+        "nms_ap": "NMS-AP: OVDEval's; of all boxes with IoU above .5 with a true box, of any label, the most "
         "confident is kept.",
         "rec": f"REC: {which}, right {edge} the IoU threshold; rows with exactly one referent.",
         "grec": "GREC: share of rows with F1 = 1 at IoU .5. N-acc: rows without a referent and without a box. T-acc: "
-        "rows with a referent and with a box. An answer that cannot be read does not say that nothing is there.",
+        "rows with a referent and with a box. An unreadable answer does not count as an empty one.",
         "negatives": "false alarms: share of the categories asked for and absent that got a box.",
         "counting": f"Counting: an answer without a count is wrong, and {unread}.",
         "pointing": "Pointing: a point hits in the mask, else in the box; points and objects are paired one to one.",
@@ -213,7 +213,7 @@ def _families(settings: EvaluationSettings) -> dict[str, str]:
 
 
 def frame_note(reads: Sequence[Read], settings: EvaluationSettings) -> str | None:
-    """That the answers fit another frame far better, and which; None where they do not.
+    """A remark if the answers fit another frame far better; else None.
 
     Args:
         reads: of one data source and task.
@@ -238,14 +238,14 @@ def _has_places(read: Read) -> bool:
 
 
 def _likely_first(reads: Sequence[Read], now: Frame) -> Iterator[Frame]:
-    """The frame that was given, those that models write the answers' format in, and the others."""
+    """Frames in order: the given one, those of models that write the answers' format, the others."""
     usual = FORMATS[reads[0].preset.answer_format].frames or FORMATS["qwen-json"].frames
     names = dict.fromkeys([now.name, *(name for name in usual if name in FRAMES), *FRAMES])
     return (FRAMES[name] for name in names)
 
 
 def _fit(reads: Sequence[Read], frame: Frame, settings: EvaluationSettings) -> float:
-    """Mean over the answers of how well they fit in a frame, 0 to 1; 0 where the frame cannot be used."""
+    """Mean fit of the answers in a frame, in [0, 1]; 0 if the frame is not applicable."""
     try:
         return float(np.mean([_fit_of_one(read, frame, settings) for read in reads]))
     except (FrameError, SizeError):

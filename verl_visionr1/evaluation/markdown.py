@@ -9,11 +9,11 @@ from verl_visionr1.evaluation.records import Cell, Evaluation, Section, Table
 from verl_visionr1.rollouts.bootstrap import Estimate
 
 MAX_TABLE_ROWS = 100
-"""A longer table is cut; the JSON report holds it whole."""
+"""Longer tables are cut; the JSON report has them complete."""
 
 
 def markdown(evaluation: Evaluation, versus: Evaluation | None = None) -> str:
-    """The report as text; with `versus`, what differs from another evaluation comes first."""
+    """Render the report as text; with `versus`, the comparison comes first."""
     lines: list[str] = [f"# Evaluation of {_plain(evaluation.model)}" if evaluation.model else "# Evaluation", ""]
     if versus is not None:
         whose = f", of {_plain(versus.model)}" if versus.model else ""
@@ -74,7 +74,7 @@ def _table(one: Table) -> Iterator[str]:
 
 
 def _cells(row: Sequence[Cell], low: int | None, *, signed: bool) -> list[str]:
-    """A row's cells; the interval joins the value before it."""
+    """A row's cells; an interval is written with the value before it."""
     if low is None:
         return [_cell(cell) for cell in row]
     value, *ends = (cell if isinstance(cell, float) else None for cell in row[low - 1 : low + 2])
@@ -83,7 +83,7 @@ def _cells(row: Sequence[Cell], low: int | None, *, signed: bool) -> list[str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table whose columns are as wide as their cells, numbers to the right.
+    """Render a Markdown table with aligned columns, numbers to the right.
 
     >>> print(*table(["a", "b"], [["x", "1.0"]]), sep="\\n")
     | a |   b |
@@ -117,7 +117,7 @@ def shown(estimate: Estimate, *, signed: bool = False) -> str:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """A number with three decimals, or five digits where it is large.
+    """Format a number with three decimals, or with five digits if large.
 
     >>> number(0.12345), number(1234.5), number(0.5, signed=True), number(None)
     ('0.123', '1234.5', '+0.500', '-')
@@ -133,7 +133,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that neither a terminal nor Markdown obeys: names of data sources and categories may be anything.
+    """Escape text for terminals and Markdown: names of data sources and categories may be anything.
 
     >>> _plain("a|b\\n<i>")
     'a\\\\|b &lt;i>'

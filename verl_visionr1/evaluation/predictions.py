@@ -1,8 +1,8 @@
-"""What a model answered to the rows of parquet files: `predictions.jsonl`, one JSON object a line.
+"""A model's answers to the rows of parquet files: `predictions.jsonl`, one JSON object per line.
 
-A line has the columns of a rollout dump, so that `visionr1 score`, `explain`, `gallery` and `difficulty` read it as
-they read verl's own, and what evaluation needs besides: which row of which file was asked, and how sure the model was
-of each token. A line that was cut off by a kill is passed over when reading, and generated again.
+A line has the columns of a rollout dump, so that `visionr1 score`, `explain`, `gallery` and `difficulty` read it like
+verl's own. Evaluation also needs the file and row of the question, and the log-probability of each token. A line that
+was cut off by a kill is skipped when reading, and generated again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One answer.
 
     Attributes:
-        input: the prompt, in the words of the model's chat template.
+        input: the prompt, rendered by the model's chat template.
         output: what the model wrote, without special tokens.
         gts: `Target.to_json()`.
         file: name of the parquet file, without its folder.
         row: number of the row in it, from 0.
         sample: number of the answer to this row, from 0.
         uid: see `uid_of`.
-        index, image_id, question: `extra_info` of the row; answers of one image are one image of COCO's AP.
-        image: see `rollouts.records.image_name`: its path, or a digest of it where it is embedded.
-        processed_wh: width and height in pixels of the image as the model saw it; None where that is not known.
-        n_tokens: length of the output in tokens, the end-of-turn token included.
-        finish_reason: "stop", or "length" for an answer that the token limit cut off.
-        starts: where each token starts in `output`, in characters, increasing; empty where no probabilities were asked.
+        index, image_id, question: `extra_info` of the row; answers about one image form one image of COCO's AP.
+        image: see `rollouts.records.image_name`: its path, or a digest if it is embedded.
+        processed_wh: width and height in pixels of the image as the model saw it; None if unknown.
+        n_tokens: length of the output in tokens, including the end-of-turn token.
+        finish_reason: "stop", or "length" for an answer cut off by the token limit.
+        starts: where each token starts in `output`, in characters, increasing; empty without probabilities.
         logprobs: natural log-probability of each of these tokens, before temperature.
     """
 
@@ -57,7 +57,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What is asked only once: file, row and sample."""
+        """Unique key: file, row and sample."""
         return self.file, self.row, self.sample
 
 
@@ -71,7 +71,7 @@ def uid_of(file: str, row: int, sample: int) -> str:
 
 
 def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`index`, `image_id` and `question` of a converter's row, as a `Prediction` takes them."""
+    """`index`, `image_id` and `question` of a converter's row, as fields of a `Prediction`."""
     index, image_id, question = (value_at(row, ("extra_info", name)) for name in ("index", "image_id", "question"))
     return {
         "index": index if isinstance(index, int) else None,
@@ -81,15 +81,15 @@ def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(predictions: Sequence[Prediction]) -> bytes:
-    """Lines to append to a file of predictions; `read_predictions` is the inverse."""
+    """Encode predictions as lines of a file; `read_predictions` is the inverse."""
     return b"".join(_encode(prediction) + b"\n" for prediction in predictions)
 
 
 def read_predictions(file: Path) -> Iterator[Prediction]:
-    """The predictions of a file, in its order; a last line that was cut off is passed over.
+    """Read the predictions of a file in order; a cut-off last line is skipped.
 
     Raises:
-        RowsError: a file that cannot be read, or a line that is no prediction; names file and line.
+        RowsError: a file that cannot be read, or an invalid line; names file and line.
     """
     try:
         with file.open("rb") as lines:
@@ -106,7 +106,9 @@ def _decoded(line: bytes, where: str) -> Prediction:
     try:
         return _decode(line)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise RowsError(f"{where}: no prediction ({str(error)[:120]}); needs a file that visionr1 eval wrote") from None
+        raise RowsError(
+            f"{where}: not a prediction ({str(error)[:120]}); needs a file written by visionr1 eval"
+        ) from None
 
 
 _encode = msgspec.json.Encoder().encode

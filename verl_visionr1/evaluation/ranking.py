@@ -1,16 +1,16 @@
-"""COCO's matching kept per image, so that average precision of resampled images needs no new matching.
+"""COCO's matching, kept per image so that resampled images need no new matching.
 
-COCO's rule (`pycocotools.cocoeval`): in an image and category, detections by falling score take the free true box that
-they overlap most, if that IoU reaches tau (of equals the last one); true boxes that count before those to ignore;
-a crowd may be taken by many, and overlaps by the share of the detection that it covers. Over all images, detections are
-ranked by score, ties in the order of images and answers.
+COCO's rule (`pycocotools.cocoeval`): in an image and category, detections in order of score take the free true box with
+the largest IoU, if it reaches tau (the last one among equals). True boxes that count come before those to ignore. A
+crowd may be taken several times; its overlap is the share of the detection that it covers. Over all images, detections
+are ranked by score, ties in the order of images and answers.
 
-Equal scores of different images have no order of their own, and COCO's number then moves with the order of the rows.
-Given several random orders of the images, each resample ranks such ties by one of them: the mean over the orders hangs
-on no order of rows, and their spread is part of the interval.
+Equal scores of different images have no natural order, so COCO's number depends on the order of the rows. With several
+random orders of the images, each resample ranks such ties by one of them: the mean over the orders does not depend on
+the order of rows, and their spread is part of the interval.
 
-A resample of images is a weight for each of them. A true positive that is drawn w times steps w times at its rank: the
-interpolated precision of the resample follows from weighted running sums, with nothing matched anew. (Where boxes of
+A resample of images is a weight for each of them. A true positive that is drawn w times counts w times at its
+rank: the interpolated precision of the resample follows from weighted running sums without new matching. (If boxes of
 different images tie, copies of an image are ranked box by box, not image by image.)
 """
 
@@ -44,10 +44,10 @@ class Ranked:
         units: n unit indices.
         ranks: n ranks within the image and category, from 0.
         hits: (T, n): true positive at each tau.
-        ignored: (T, n): neither right nor wrong; None where none is.
-        n_true: U true boxes that count, one number a unit.
-        orders: permutations of the n detections, one for each order of the images; empty where no score is shared by
-            two images, so that the order tells nothing.
+        ignored: (T, n): neither right nor wrong; None if there are none.
+        n_true: number of counting true boxes of each of U units.
+        orders: permutations of the n detections, one for each order of the images; empty if no two images
+            share a score, so that the order does not matter.
     """
 
     units: Indices
@@ -58,14 +58,14 @@ class Ranked:
     orders: tuple[Indices, ...] = ()
 
     def in_order(self, permutation: Indices) -> Ranked:
-        """The same detections, ranked otherwise."""
+        """The detections in another ranking."""
         ignored = None if self.ignored is None else self.ignored[:, permutation]
         return Ranked(self.units[permutation], self.ranks[permutation], self.hits[:, permutation], ignored, self.n_true)
 
     def precision(self, weights_bu: Weights, taus: Sequence[int]) -> Array:
-        """Mean interpolated precision, shape (B, chosen tau); NaN where a resample has no true box.
+        """Mean interpolated precision, shape (B, chosen tau); NaN if a resample has no true box.
 
-        Of the B resamples each order has an equal share, the first ones the first order.
+        The B resamples are divided equally among the orders, in sequence.
         """
         if self.orders:
             shares = zip(self.orders, np.array_split(weights_bu, len(self.orders)), strict=True)
@@ -96,7 +96,7 @@ class Ranked:
             found[has_truth, column] = total[has_truth] / len(RECALLS)
 
     def recalls(self, weights_bu: Weights, max_det: int) -> Array:
-        """Recall with at most so many boxes an image, shape (B, T); NaN where a resample has no true box."""
+        """Recall with at most `max_det` boxes per image, shape (B, T); NaN if a resample has no true box."""
         counted = self.hits & (self.ranks < max_det)
         n_true = self._n_true(weights_bu)
         n_found = weights_bu[:, self.units] @ counted.T.astype(weights_bu.dtype)
@@ -109,7 +109,7 @@ class Ranked:
 
 
 def _n_recalls(reached: Array) -> Array:
-    """How many of COCO's 101 recalls a recall reaches, to the bit, at a tenth of the cost of a search.
+    """Number of COCO's 101 recalls that a recall reaches, bit-exact, at a tenth of the cost of a search.
 
     >>> _n_recalls(np.array([[0.0, 0.29, 0.5, 1.0]])).tolist() == [[1, 30, 51, 101]]
     True
@@ -119,7 +119,7 @@ def _n_recalls(reached: Array) -> Array:
 
 
 def image_orders(names: Sequence[str], n: int) -> Indices:
-    """n random orders of I images, shape (n, I): the place of each image. They hang on the names, not on their order.
+    """n random orders of I images, shape (n, I): the place of each image. They depend on the names, not on their order.
 
     >>> places = image_orders(["b", "a"], 3)
     >>> (places[:, ::-1] == image_orders(["a", "b"], 3)).all()
@@ -133,11 +133,11 @@ def image_orders(names: Sequence[str], n: int) -> Indices:
 def ranked(
     detections: Detections, n_units: int, max_det: int, orders: Indices | None = None
 ) -> Iterator[dict[str, Ranked]]:
-    """For each category in turn, its detections in each of `AREAS`.
+    """Rank the detections of each category in each of `AREAS`.
 
     Args:
-        max_det: most detections of an image and category.
-        orders: `image_orders`, to rank ties by; None: as COCO, in the order of the images.
+        max_det: most detections per image and category.
+        orders: `image_orders` for ranking ties; None: in the order of the images, as COCO.
     """
     truth = _by_pair(detections.gt_image, detections.gt_category)
     found = _by_pair(detections.dt_image, detections.dt_category)
@@ -154,7 +154,7 @@ def ranked(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """One image and category: detections by falling score."""
+    """One image and category: detections in descending order of score."""
 
     scores: Array
     dt_areas: Array
@@ -179,7 +179,7 @@ class _Pair:
         return cls(detections.dt_score[d], dt_areas, gt_areas, crowd, ious)
 
     def matched(self, low: float, high: float) -> tuple[Flags, Flags]:
-        """(T, D) hits and ignored, for true boxes of an area that counts."""
+        """(T, D) hits and ignored, for true boxes in an area range."""
         odd = (self.dt_areas < low) | (self.dt_areas > high)
         skip = self.crowd | (self.gt_areas < low) | (self.gt_areas > high)
         taken = np.array(rank_matches(self.ious, _TAUS, last=skip.tolist(), shared=self.crowd.tolist()), dtype=np.intp)
@@ -217,14 +217,14 @@ def _ranked(
 
 
 def _tie_orders(scores: Array, images: Indices, places: Indices | None) -> tuple[Indices, ...]:
-    """Permutations of ranked detections by the places of their images; none where no score is of two images."""
+    """Permutations of ranked detections by the places of their images; none if no two images share a score."""
     if places is None or not ((scores[1:] == scores[:-1]) & (images[1:] != images[:-1])).any():
         return ()
     return tuple(np.lexsort((place[images], -scores)) for place in places)
 
 
 def _by_pair(image: Indices, category: Indices) -> dict[tuple[int, int], list[int]]:
-    """(category, image) -> which boxes, in order."""
+    """(category, image) -> indices of its boxes, in order."""
     found: dict[tuple[int, int], list[int]] = {}
     for i, pair in enumerate(zip(category.tolist(), image.tolist(), strict=True)):
         found.setdefault(pair, []).append(i)

@@ -1,7 +1,7 @@
-"""One prediction, read and judged: the same road that the reward takes in training (`rewards.completion`).
+"""Read and score predictions in the same way as the reward in training (`rewards.completion`).
 
-So an answer that the token limit cut off is read as far as its objects are complete, boxes are in pixels of the
-original image and are not clipped, and nothing that a model writes can raise.
+So the complete objects of a cut-off answer count, boxes are in pixels of the original image and are not clipped, and no
+text of a model raises.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from verl_visionr1.targets import Target, TargetError
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer as it is measured.
+    """One answer, read and scored.
 
     Attributes:
-        case: everything that criteria see: answer in original pixels, target, matching.
-        image: what tells its image from others of its data source: `image_id`, else the path, else the row.
+        case: input of the criteria: answer in original pixels, target, matching.
+        image: name of its image, unique in its data source: `image_id`, else the path, else the row.
     """
 
     prediction: Prediction
@@ -44,12 +44,12 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer(self) -> Answer:
-        """What it says, in pixels of the original image."""
+        """The parsed answer, in pixels of the original image."""
         return self.case.answer
 
     @property
     def target(self) -> Target:
-        """What is really there."""
+        """The ground truth."""
         return self.case.target
 
     @property
@@ -60,21 +60,21 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """Rows of a run's dump, and how the run judged them."""
+    """Rows of a run's dump, and how the run scored them."""
 
     judging: Judging
     rollouts: Mapping[tuple[str, int, int], Rollout]
 
     @classmethod
     def of(cls, judging: Judging, rollouts: Iterable[Rollout]) -> RunRows:
-        """Rollouts by the key of their prediction."""
+        """Index rollouts by the key of their prediction."""
         return cls(judging, {_prediction_of(rollout).key: rollout for rollout in rollouts})
 
     @property
     def predictions(self) -> list[Prediction]:
         """The rollouts as predictions.
 
-        A dump does not tell which rows show one image: without an image in the row, each is an image of its own.
+        A dump does not name the image: without an image column, each row counts as a separate image.
         """
         return [_prediction_of(rollout) for rollout in self.rollouts.values()]
 
@@ -97,21 +97,21 @@ def _prediction_of(rollout: Rollout) -> Prediction:
 
 
 def read_all(predictions: Iterable[Prediction], settings: EvaluationSettings, run: RunRows | None = None) -> list[Read]:
-    """Every prediction, read and judged, in the order of files, rows and samples.
+    """Read and score all predictions, in the order of files, rows and samples.
 
     Raises:
-        EvaluationError: no prediction, two of one row and sample, ground truth that is none, or a frame that needs a
-            size that is not known; names file and row.
+        EvaluationError: no prediction, two of one row and sample, invalid ground truth, or a frame that needs an
+            unknown size; names file and row.
         RewardError: no such preset.
     """
     judging = settings.judging() if run is None else run.judging
     reads: dict[tuple[str, int, int], Read] = {}
     for prediction in predictions:
         if prediction.key in reads:
-            raise EvaluationError(f"{_where(prediction)}: answered twice; evaluate the predictions of one model")
+            raise EvaluationError(f"{_where(prediction)}: two answers; evaluate the predictions of one model")
         reads[prediction.key] = _read(prediction, judging, settings, run)
     if not reads:
-        raise EvaluationError("no prediction in it; generate some first")
+        raise EvaluationError("no predictions; generate some first")
     return [reads[key] for key in sorted(reads)]
 
 

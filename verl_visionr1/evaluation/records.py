@@ -1,4 +1,4 @@
-"""What an evaluation found, as records: a JSON report, and one line a row beside it."""
+"""Records of an evaluation: a JSON report, and a file with one line per row beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_ENDING = ".rows.jsonl"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of a report; the columns "low" and "high" are the interval of the one before."""
+    """A table of a report; the columns "low" and "high" are the interval of the column before them."""
 
     name: str
     columns: list[str]
@@ -28,11 +28,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one data source and task.
 
     Attributes:
-        n_rows: with samples.
-        units: digest of the list of images: equal digests can be compared in pairs.
+        n_rows: number of rows, samples included.
+        units: digest of the list of images; sections with equal digests can be compared in pairs.
         estimates: metric -> value and interval; "<metric>/<category>" are those of the table by category.
-        draws: metric -> its values of the bootstrap resamples, in order (six digits; null: nothing to measure).
-        notes: what the numbers leave out, and how much of it there is.
+        draws: metric -> values of the bootstrap resamples, in order (six digits; null: undefined).
+        notes: what the numbers exclude, and how much.
     """
 
     source: str
@@ -49,7 +49,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from the others of an evaluation."""
+        """Source and task, unique in an evaluation."""
         return self.source, self.task
 
 
@@ -59,7 +59,7 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         file ... image, finish_reason: as in `Prediction`, image as in `Read`.
         judged: metrics of the reward, as training reports them at validation.
-        measured: metrics of the evaluation, for this row alone; null where they do not concern it.
+        measured: metrics of the evaluation for this row; null if not applicable.
     """
 
     file: str
@@ -82,15 +82,15 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an evaluation found; everything but `rows` goes into the JSON report.
+    """Results of an evaluation; everything but `rows` is in the JSON report.
 
     Attributes:
-        version: of the JSON report; it rises when the meaning of a field changes.
+        version: of the JSON report; increased when the meaning of a field changes.
         made_with: package -> version.
-        model: whose answers, as it was given; "" where that is not known.
-        sections: one for each data source and task, in the order of the files.
-        averages: for tasks of several data sources, the unweighted mean over them (as ODinW's).
-        training: data source -> metric -> mean, as training's validation reports it (`val-aux/<source>/<key>/mean@1`).
+        model: the model as given; "" if unknown.
+        sections: one per data source and task, in the order of the files.
+        averages: for tasks with several data sources, the unweighted mean over them (as in ODinW).
+        training: data source -> metric -> mean, as reported by training's validation (`val-aux/<source>/<key>/mean@1`).
     """
 
     version: Literal[1] = 1
@@ -116,7 +116,7 @@ _decode_row = msgspec.json.Decoder(RowNumbers).decode
 
 
 def rows_file(report: Path) -> Path:
-    """Where the rows of a report lie.
+    """Path of the rows of a report.
 
     >>> rows_file(Path("out/evaluation.json")).name
     'evaluation.rows.jsonl'
@@ -128,7 +128,7 @@ def save(evaluation: Evaluation, report: Path) -> None:
     """Write the JSON report, and the rows beside it.
 
     Raises:
-        RowsError: it cannot be written.
+        RowsError: a file cannot be written.
     """
     with atomic_write(rows_file(report)) as file:
         for row in evaluation.rows:
@@ -137,10 +137,10 @@ def save(evaluation: Evaluation, report: Path) -> None:
 
 
 def load(report: Path) -> Evaluation:
-    """Read a report, with its rows where they still lie beside it.
+    """Read a report, with its rows if their file is beside it.
 
     Raises:
-        EvaluationError: no report, or one of another version; names the file.
+        EvaluationError: not a report, or one of another version; names the file.
     """
     try:
         evaluation = _decode(report.read_bytes())

@@ -1,7 +1,7 @@
-"""Metrics of single answers: REC and GREC, negatives, counting, pointing, words; and what every answer has.
+"""Metrics of single answers: REC and GREC, negatives, counting, pointing, text, and the common ones.
 
-Every metric is a sum over rows divided by another (`Part`): numerator and denominator of each row. Boxes are in pixels
-of the original image; IoU is IoU.
+Every metric is a ratio of two sums over rows (`Part`: numerator and denominator of a row). Boxes are in pixels of the
+original image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.targets import normalize_label
 
 Part: TypeAlias = tuple[float, float]
-"""A row's numerator and denominator; (0, 0) where a metric does not concern it."""
+"""A row's numerator and denominator; (0, 0) if a metric does not apply."""
 Parts: TypeAlias = dict[str, Part]
 NO_PART: Part = (0.0, 0.0)
 ROOTS = frozenset({"RMSE"})
@@ -32,7 +32,7 @@ COUNT_BINS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)
 
 
 def parts_of(read: Read, families: Sequence[Family], settings: EvaluationSettings) -> Parts:
-    """What one row adds to each metric of some families, and to those that every row has."""
+    """Contribution of one row to the metrics of some families, and to the common metrics."""
     parts: Parts = {}
     for family in families:
         if family in _METRICS:
@@ -52,8 +52,8 @@ def rec_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """One referent: accuracy at IoU .5 and .75 ("REC@50", "REC@75"), and mean IoU ("REC IoU").
 
     The box that counts is the answer's first (VLM-R1's reward; its script takes the last), its last, or its only one.
-    At the threshold is right, as in gRefCOCO's evaluator, unless `strict_iou` (VLM-R1's `test_rec_r1.py`: IoU > .5). No
-    box is IoU 0. Rows with no referent, or several, have no part in it (see `grec_parts`).
+    Reaching the threshold is enough, as in gRefCOCO's evaluator, unless `strict_iou` (VLM-R1's `test_rec_r1.py`: IoU >
+    .5). Without a box the IoU is 0. Rows with no referent, or several, are left out (see `grec_parts`).
     """
     target, boxes, which = read.target, read.answer.boxes_xyxy, settings.which_box
     if len(target.boxes_xyxy) != 1:
@@ -73,9 +73,9 @@ def grec_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """Generalised REC: "GREC" = Pr@(F1 = 1, IoU >= .5), "N-acc" and "T-acc" (arXiv 2308.16182).
 
     A row is right if every box has an object and every object a box: `f1_50` is 1, by the default matching. A row
-    without an object is right if it has no box and can be read. N-acc: share of the rows without an object that are
-    right. T-acc: share of the rows with one in which there is a box at all. The released script of gRefCOCO pairs
-    greedily and compares GIoU with .5; here it is IoU, as the paper has it.
+    without objects is right if its answer is readable and empty. N-acc: share of right rows among those without
+    objects. T-acc: share of rows with any box among those with objects. The released script of gRefCOCO pairs
+    greedily and compares GIoU with .5; here it is IoU, as in the paper.
     """
     right = (float(read.score.metrics["f1_50"] == 1.0), 1.0)
     if not read.case.class_aware.n_target:
@@ -84,15 +84,15 @@ def grec_parts(read: Read, settings: EvaluationSettings) -> Parts:
 
 
 def absent_labels(read: Read) -> set[str]:
-    """The negatives of a row: categories (phrases) that it asked for and that have no object on the image."""
+    """The negatives of a row: categories (phrases) that it asked for without an object in the image."""
     return set(asked_labels(read.target)) - set(read.target.normalized_labels)
 
 
 def negative_parts(read: Read, settings: EvaluationSettings) -> Parts:
-    """ "false alarms": share of the negatives for which the answer has a box; "boxes per negative": how many it has.
+    """ "false alarms": share of negatives with a box in the answer; "boxes per negative": their mean number.
 
-    In a row of one category every claimed box is of it, in a row of several those that carry its label. Boxes in a
-    region to ignore are no alarm where the row has one category.
+    In a row of one category all claimed boxes count, in a row of several those with the label. In a row of one
+    category, boxes in a region to ignore are not false alarms.
     """
     absent = absent_labels(read)
     if not absent:
@@ -102,17 +102,17 @@ def negative_parts(read: Read, settings: EvaluationSettings) -> Parts:
         if read.target.ignore_xyxy:
             n_predicted = float(read.case.class_aware.n_predicted)
         return {"false alarms": (float(n_predicted > 0), 1.0), "boxes per negative": (n_predicted, 1.0)}
-    said = [label for label in map(normalize_label, read.answer.labels) if label in absent]
+    predicted = [label for label in map(normalize_label, read.answer.labels) if label in absent]
     n = float(len(absent))
-    return {"false alarms": (float(len({*said})), n), "boxes per negative": (float(len(said)), n)}
+    return {"false alarms": (float(len({*predicted})), n), "boxes per negative": (float(len(predicted)), n)}
 
 
 def counting_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """ "accuracy" (s = y), "within 1" (|s - y| <= 1), "MAE", "RMSE", "bias" (mean of s - y), "readable".
 
     y is the true count, s the stated one: the number, or the length of a list of boxes or points. An answer without
-    either cannot be read: it is wrong in accuracy; MAE, RMSE and bias are over those that can be read, unless
-    `unreadable_count` takes it for a 0.
+    either is unreadable: wrong in accuracy, and left out of MAE, RMSE and bias unless `unreadable_count` counts it as
+        0.
     """
     answer = read.answer
     is_read = (answer.count is not None or answer.is_parsed) and math.isfinite(answer.stated_count)
@@ -147,14 +147,14 @@ def _ratio(parts: Sequence[Parts], key: str) -> float | None:
 def pointing_parts(read: Read, settings: EvaluationSettings) -> Parts:
     """ "precision" and "recall" over all points and objects, "all right" and "first point" over rows.
 
-    A point hits an object if it lies in its mask, else in its box, else (an object known by a point) within 2.5 % of
+    A point hits an object if it is in its mask, else in its box, else (for an object given as a point) within 2.5 % of
     the image's diagonal; points and objects are paired one to one, as in the reward (`criteria.regions`).
 
-    * precision: points that have an object of their own, over all claimed points; recall: over all objects.
-    * all right: every object has a point and every point an object; nothing there: nothing predicted, readably.
-    * first point: the first point of the answer lies on any object (ScreenSpot's rule); rows with an object.
+    * precision: paired points over all claimed points; recall: paired points over all objects.
+    * all right: every object has a point and every point an object; without objects: a readable, empty answer.
+    * first point: the first point of the answer is on any object (ScreenSpot's rule); rows with an object.
 
-    The labels of points play a part where a row asked for several. A format of boxes points at nothing.
+    Labels of points matter if a row asked for several. Formats of boxes have no points.
     """
     target = read.target
     regions = build_regions(target, read.case.grid_wh, RADIUS, by_mask=True)

@@ -1,4 +1,4 @@
-"""The metrics of one data source and task: which there are, their numbers, intervals, tables and correlations."""
+"""The metrics of one data source and task, with intervals, tables and correlations."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TASK_FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "pointing": ("pointing",),
     "text": ("text",),
 }
-"""Task -> the families of metrics that it can have."""
+"""Task -> its families of metrics."""
 NMS_AP_SOURCE = "ovdeval"
-"""Part of the name of data sources whose own protocol asks for NMS-AP."""
+"""Part of the name of data sources whose protocol uses NMS-AP."""
 
 
 def families_of(reads: Sequence[Read], settings: EvaluationSettings) -> tuple[Family, ...]:
-    """The families that are measured of a data source's rows of one task."""
+    """The families of metrics for rows of one task and data source."""
     task = reads[0].target.task
     able = TASK_FAMILIES[task]
     if settings.metrics:
@@ -55,10 +55,10 @@ def families_of(reads: Sequence[Read], settings: EvaluationSettings) -> tuple[Fa
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A section while it is made.
+    """A section under construction.
 
     Attributes:
-        units: unit of the bootstrap (image) of each.
+        units: bootstrap unit (image) of each row.
         names: the units' names, in the order of their numbers.
         parts: for each row, metric -> numerator and denominator.
     """
@@ -85,7 +85,7 @@ class Measurement:
         return {name: above / below if below else None for name, (above, below) in self.parts[i].items()}
 
     def section(self) -> Section:
-        """All numbers of the data source and task."""
+        """Compute all numbers of the data source and task."""
         first, settings = self.reads[0], self.settings
         source, task = first.prediction.data_source, first.target.task
         notes = self._notes()
@@ -123,11 +123,11 @@ class Measurement:
         found = detections_of(self.reads, self.units.tolist(), self.settings)
         if found.n_stray:
             kept = "left out of AP" if self.settings.stray_labels == "drop" else f"as {self.settings.stray_labels!r}"
-            notes.append(f"{found.n_stray} boxes carry a label that their row did not ask for: {kept}")
+            notes.append(f"{found.n_stray} boxes have a label that their row did not ask for: {kept}")
         n_capped = found.n_images_above(MAX_DETS[-1])
         if n_capped:
             many = f"more than maxDets = {MAX_DETS[-1]} objects of a category"
-            notes.append(f"{n_capped} of {found.n_images} images have {many}: no answer finds them all in AP and AR")
+            notes.append(f"{n_capped} of {found.n_images} images have {many}: AP and AR cannot count all of them")
         if "ap" in self.families:
             self.precisions.append(AveragePrecision(found, len(self.names)))
         if "nms_ap" in self.families:
@@ -140,15 +140,15 @@ class Measurement:
         n_cut = sum(read.is_cut for read in self.reads)
         if n_cut:
             notes.append(
-                f"{n_cut} of {len(self.reads)} answers were cut off by the token limit: read as far as they go"
+                f"{n_cut} of {len(self.reads)} answers were cut off by the token limit: their complete part counts"
             )
         n_bare = sum(not read.prediction.image_id and not read.prediction.image for read in self.reads)
         if n_bare and self.reads[0].target.task in BOX_TASKS:
-            notes.append(f"{n_bare} rows name no image: each counts as an image of its own")
+            notes.append(f"{n_bare} rows name no image: each counts as a separate image")
         return notes
 
     def _against_reward(self) -> dict[str, Array]:
-        """What the reward is correlated with: threshold-free numbers of each row."""
+        """Numbers of each row, without thresholds, for the correlation with the reward."""
         task, reads = self.reads[0].target.task, self.reads
         found = {"accuracy": _array([read.case.accuracy for read in reads])}
         if task in BOX_TASKS:
@@ -170,7 +170,7 @@ class Measurement:
         return tables
 
     def _by_reward(self, correlated: Correlated) -> Table:
-        """Images in tenths of rising reward: does the metric rise with it?"""
+        """Table of the metric by tenths of rising reward."""
         n_units = len(self.names)
         per_unit = np.bincount(self.units, minlength=n_units)
         mean_reward = np.bincount(self.units, correlated.reward, n_units) / np.maximum(per_unit, 1)
@@ -227,7 +227,7 @@ def rounded(draws: Array) -> list[float | None]:
 
 
 def _seed(source: str, task: str) -> int:
-    """Data sources are drawn independently of each other, however many images they have; models alike."""
+    """Seed of a data source's bootstrap, so that sources are independent and models are resampled alike."""
     digest = hashlib.sha256(f"0\n{source}\n{task}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
 

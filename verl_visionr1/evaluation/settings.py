@@ -1,4 +1,4 @@
-"""What decides the numbers, besides the predictions: plain data, written into every report."""
+"""Settings of an evaluation: plain data, written into every report."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from verl_visionr1.settings import SettingsError, needs_one_of
 from verl_visionr1.targets import TASKS
 
 Confidence = Literal["constant", "order", "logprob"]
-"""How sure a box is, see `evaluation.confidence`."""
+"""Rules of a box's confidence, see `evaluation.confidence`."""
 StrayLabels = Literal["drop", "own", "every"]
 WhichBox = Literal["first", "last", "only"]
 UnreadableCount = Literal["exclude", "zero"]
 Stage = Literal["final", "off"]
 Family = Literal["ap", "nms_ap", "rec", "grec", "negatives", "counting", "pointing", "text"]
 LEVEL = 0.95
-"""Of the confidence intervals."""
+"""Level of the confidence intervals."""
 
 
 class EvaluationError(SettingsError):
-    """Predictions or settings that cannot be evaluated; one line that says what to do."""
+    """Invalid predictions or settings; one line with the reason and what to do."""
 
 
 class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How predictions are read and measured. Every default is the convention of the field where there is one.
+    """How predictions are read and measured. Defaults follow the conventions of the field.
 
     Attributes:
-        frame: name in `frames.FRAMES`: the coordinates that the model speaks in.
-        preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is read;
-            rows of a task that it cannot judge go to the task's own preset.
+        frame: name in `frames.FRAMES`: the coordinates of the model's answers.
+        preset: name or YAML file of the reward that is correlated with the metrics, and whose answer format is used;
+            rows of other tasks use their task's default preset.
         routes: task -> preset, for rows of that task.
         answer_format: read boxes and points in this format instead of the preset's own.
-        processing: at which size the model saw the images, for rows that do not say.
+        processing: size of the images as the model saw them, for rows that do not give it.
         max_tokens: response budget, for criteria of length.
         reasoning: whether prompts end inside `<think>`; "auto" reads each prompt.
-        stage: thresholds of the reward: "final", as validation in training has them by default, or "off".
+        stage: thresholds of the reward: "final" (the default of validation in training) or "off".
         metrics: families of metrics; empty: those of each row's task and data source.
-        confidence: how sure a box is: "constant", "order" or "logprob".
-        stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as COCO's numbers do where all
-            categories are asked for, and as released evaluators do), "own" counts one as a false alarm of its own
-            category where the data source has it, "every" counts the others too: in each category that was asked for.
-        which_box: the box that a referring expression is judged by, where there are several: the "first", the "last",
-            or none ("only": several boxes are wrong).
-        strict_iou: a box is right above the IoU threshold, not at it (VLM-R1's script); default at it.
-        unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or is a 0 ("zero"); it is
-            always wrong in accuracy.
+        confidence: confidence of a box: "constant", "order" or "logprob".
+        stray_labels: boxes whose label the row did not ask for: "drop" leaves them out (as in released evaluators, and
+            in COCO if all categories are asked for), "own" counts one as a false alarm of its own category if the
+            data source has it, "every" counts the others too: in each category that was asked for.
+        which_box: the box that counts for a referring expression if there are several: the "first", the "last", or
+            none ("only": several boxes are wrong).
+        strict_iou: a box must exceed the IoU threshold (VLM-R1's script); by default reaching it is enough.
+        unreadable_count: an answer without a count is left out of MAE and RMSE ("exclude") or counts as 0 ("zero"); in
+            accuracy it is always wrong.
         resamples: bootstrap resamples of images; 0 gives no intervals.
 
     Raises:
@@ -89,16 +89,16 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             raise EvaluationError(f"resamples = {self.resamples}: needs at least 0")
 
     def judging(self) -> Judging:
-        """The road that every answer takes: the reward's own.
+        """How answers are scored: as in training.
 
         Raises:
-            RewardError: no such preset, a format that it cannot have, or a package that it needs.
+            RewardError: no such preset, an unsupported format, or a missing package.
         """
         preset = self._preset(self.preset)
         by_task = {task: self._preset(name) for task, name in self.routes.items()}
         for task, routed in by_task.items():
             if task not in routed.tasks:
-                raise RewardError(f"routes.{task}: {routed.name} judges {', '.join(routed.tasks)}")
+                raise RewardError(f"routes.{task}: {routed.name} is for {', '.join(routed.tasks)}")
         if self.answer_format is not None:
             preset = replace(preset, answer_format=self.answer_format)
             by_task = {task: self._in_format(routed) for task, routed in by_task.items()}
@@ -111,7 +111,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return preset
 
     def _in_format(self, preset: Preset) -> Preset:
-        """A routed preset in the format that was asked for, where that format can answer its tasks."""
+        """A routed preset in the requested format, if that format supports its tasks."""
         assert self.answer_format is not None
         fits = set(FORMATS[self.answer_format].tasks) & set(preset.tasks)
         is_of_boxes = FORMATS[preset.answer_format].frames or preset.answer_format in ("list", "point")

@@ -1,7 +1,7 @@
-"""What every integration does: settings, response, ground truth and progress -> one number and its metrics.
+"""Shared by all integrations: settings, response, ground truth and progress -> reward and metrics.
 
-A framework's own file knows how that framework calls a reward function, where the training step stands, and how it
-resizes images. Everything else is here, and loads no framework.
+A framework's own file knows how that framework calls a reward function, where it has the training step, and how it
+resizes images. Everything else is here, and imports no framework.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ REPORTED = (
     "route",
     "unscored",
 )
-"""What every row reports beside its criteria and `COMMON_METRICS`."""
+"""Numbers of every row besides its criteria and `COMMON_METRICS`."""
 UNKNOWN_PROGRESS = -1.0
-"""`progress` of a row whose training step is not known, under thresholds that do not move."""
+"""`progress` of a row with unknown training step, under fixed thresholds."""
 BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
-"""What a row, or a dump of verl's, says beside what the reward reports."""
+"""Other keys of a row or of verl's dumps."""
 NO_DEGENERATION: Mapping[str, float] = {"distinct_share": 1.0, "empty": 0.0}
 
 read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""All rollouts of a prompt share their ground truth: it is read once."""
+"""Cached, since all rollouts of a prompt share their ground truth."""
 
 
 class MissingStepError(ValueError):
-    """The thresholds move during training, and the framework does not tell the training step."""
+    """The thresholds change during training, but the framework does not pass the training step."""
 
 
 class FunctionSettings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """Settings of a reward function: `RewardSettings`, and what a function cannot find out by itself.
+    """Settings of a reward function: `RewardSettings`, and facts unknown to a function.
 
     Attributes:
-        frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; None reads `model`.
-        model: folder of the model: its `config.json` tells the frame, its image processor's file the pixel budget.
-            None: `frame` must be set, and the budget is the one that the family ships with.
-        min_pixels, max_pixels: bounds of the image's area in pixels, as the framework has them.
+        frame: coordinates of the model's answers, a name in `verl_visionr1.FRAMES`; None: by `model`.
+        model: folder of the model: its `config.json` has the frame, its image processor's file the pixel budget.
+            None: `frame` must be set, and the budget is the family's default.
+        min_pixels, max_pixels: bounds of the image's area in pixels, as in the framework.
         max_tokens: the response budget, for criteria of length.
-        reasoning: "opened" where the chat template ends the prompt with `<think>` (Qwen3-VL-Thinking, Qwen3.5).
+        reasoning: "opened" if the chat template ends the prompt with `<think>` (Qwen3-VL-Thinking, Qwen3.5).
     """
 
     frame: str | None = None
@@ -83,11 +83,11 @@ Resize = Callable[[tuple[int, int], ImageProcessor, FunctionSettings], tuple[int
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When in training a response was sampled, as far as the framework tells.
+    """When in training a response was sampled, if the framework passes it.
 
     Attributes:
-        step: trainer step, from 1; 0 is before training; None: not known.
-        total_steps: steps of the run; None: not known. `FunctionSettings.total_steps` goes before it.
+        step: trainer step, from 1; 0 is before training; None: unknown.
+        total_steps: steps of the run; None: unknown. `FunctionSettings.total_steps` takes precedence.
     """
 
     step: int | None = None
@@ -100,8 +100,8 @@ class Scorer:
     """A reward function with its settings applied.
 
     Attributes:
-        processor: how the model resizes images; None where the frame does not need it.
-        resize: how the framework and the processor together resize.
+        processor: how the model resizes images; None if the frame does not need it.
+        resize: combined resizing of framework and processor.
         metrics: criteria of all presets and `COMMON_METRICS`: the same keys for every row.
     """
 
@@ -136,9 +136,9 @@ class Scorer:
             "value" (the reward), the criteria, `COMMON_METRICS` and `REPORTED`: the same keys for every row of a run.
 
         Raises:
-            TargetError: a ground truth that is none.
-            MissingStepError: the thresholds move, and the step is not known.
-            RewardError: a route to a preset that cannot judge the row's task; a criterion of the user's own failed.
+            TargetError: an invalid ground truth.
+            MissingStepError: the thresholds change, and the step is unknown.
+            RewardError: a route to a preset that does not support the row's task; a user's criterion failed.
         """
         target = read_target(ground_truth)
         preset = self.routes.preset_for(target, data_source, row)
@@ -159,10 +159,10 @@ class Scorer:
         )
 
     def rule_for(self, preset: Preset, moment: Moment, data_source: str = "") -> tuple[Context, Rule]:
-        """What counts for a row, and where training is.
+        """Progress and thresholds for a row.
 
         Raises:
-            MissingStepError: the preset's thresholds move, and step or total are not known.
+            MissingStepError: the preset's thresholds change, and step or total are unknown.
         """
         schedule = follow_model(preset.schedule, self.frame.name)
         validation = self.settings.validation
@@ -184,10 +184,12 @@ class Scorer:
         return context, context.rule(schedule, validation, data_source)
 
     def _missing(self, preset: Preset, total: int | None) -> str:
-        what = "total_steps = None" if total is None else "the training step is not known"
-        if all(preset is not own for own in self.routes.presets):  # a task's default: `schedule` does not speak of it
+        what = "total_steps = None" if total is None else "the training step is unknown"
+        if all(
+            preset is not own for own in self.routes.presets
+        ):  # a task's default preset, which `schedule` does not change
             return (
-                f"{what}: preset {preset.name}, which judges {preset.tasks[0]} by default, tightens its thresholds "
+                f"{what}: preset {preset.name}, the default for {preset.tasks[0]}, tightens its thresholds "
                 f"in training; name a file of a preset with schedule: {{kind: off}} in routes.task.{preset.tasks[0]}"
             )
         return (
@@ -196,10 +198,10 @@ class Scorer:
         )
 
     def processed_size(self, target: Target) -> tuple[int, int] | None:
-        """Width and height of the target's image as the model saw it; None where the frame does not need it.
+        """Width and height of the target's image as the model saw it; None if the frame does not need it.
 
         Raises:
-            SizeError: a size that the framework or the processor refuses.
+            SizeError: a size that the framework or the processor rejects.
         """
         if self.processor is None or target.size_wh == NO_IMAGE:
             return None
@@ -217,11 +219,11 @@ def row_report(
     route: float,
     is_scored: bool = True,
 ) -> dict[str, float]:
-    """What a row reports: the same keys, all floats, for every row of a run.
+    """Numbers of a row: the same keys, all floats, for every row of a run.
 
-    `acc` is what the task is measured by, whatever the stage, so that validation compares across runs. A criterion
-    that the row's preset does not have is 0. `clipped`: whether the answer fills the response budget, as verl's own
-    clip ratio has it. `n_tokens` and `clipped` are left out where the framework does not tell the length or the budget.
+    `acc` is the task's metric, independent of the stage, so that validations of different runs are comparable. A
+    criterion that the row's preset lacks is 0. `clipped`: whether the answer fills the response budget, as in verl's
+    clip ratio. `n_tokens` and `clipped` are left out if the framework does not pass the length or the budget.
 
     Args:
         metrics: criteria of all presets of the run, and `COMMON_METRICS`.
@@ -251,16 +253,16 @@ def make_scorer(
     taken: Sequence[str] = (),
     tells_step: bool = True,
 ) -> Scorer:
-    """A scorer from what a user set, checked.
+    """Make a scorer from a user's settings, with checks.
 
     Args:
         given: fields of `FunctionSettings`, as plain values or OmegaConf's.
-        taken: further names that no criterion may have.
-        tells_step: whether the framework ever tells the training step.
+        taken: further reserved names of criteria.
+        tells_step: whether the framework passes the training step.
 
     Raises:
-        SettingsError: an unknown key, a value that cannot be, or neither `frame` nor `model`.
-        MissingStepError: the thresholds move and the framework never tells the step.
+        SettingsError: an unknown key, an invalid value, or neither `frame` nor `model`.
+        MissingStepError: the thresholds change, and the framework does not pass the step.
     """
     settings = decoded(to_plain(given), FunctionSettings)
     if settings.schedule is not None and settings.schedule.kind == "gated":
@@ -277,7 +279,7 @@ def make_scorer(
         for preset in scorer.routes.presets:
             scorer.rule_for(preset, Moment())
     if processor is not None:
-        resize((640, 480), processor, settings)  # a budget that cannot be is an error here
+        resize((640, 480), processor, settings)  # raises for an invalid budget
     return scorer
 
 
@@ -286,7 +288,7 @@ def _frame_of(settings: FunctionSettings) -> Frame:
         return frame_named(settings.frame)
     if settings.model is None:
         raise SettingsError(
-            "frame = None: set frame to the coordinates the model speaks in (one of qwen2-vl, qwen2.5-vl, qwen3-vl, "
+            "frame = None: set frame to the coordinates of the model's answers (one of qwen2-vl, qwen2.5-vl, qwen3-vl, "
             "internvl, glm, original, ...), or model to the model's folder"
         )
     file = Path(settings.model).expanduser() / "config.json"
@@ -294,7 +296,7 @@ def _frame_of(settings: FunctionSettings) -> Frame:
         raise SettingsError(f"model = {settings.model!r}: has no config.json; give the model's folder, or set frame")
     model_type = str(msgspec.json.decode(file.read_bytes()).get("model_type"))
     if model_type not in MODEL_TYPE_FRAMES:
-        raise SettingsError(f"{file}: the frame of model_type {model_type!r} is not known; set frame")
+        raise SettingsError(f"{file}: the frame of model_type {model_type!r} is unknown; set frame")
     return frame_named(MODEL_TYPE_FRAMES[model_type])
 
 

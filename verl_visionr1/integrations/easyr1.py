@@ -5,8 +5,8 @@
     worker.reward.reward_function_kwargs.min_pixels='${data.min_pixels}'
     worker.reward.reward_function_kwargs.max_pixels='${data.max_pixels}'
 
-EasyR1 tells a reward function neither the training step nor the split, so thresholds cannot move. It resizes images in
-its own way, which `easyr1_size` replays.
+EasyR1 passes neither the training step nor the split to a reward function, so thresholds are fixed. It resizes images
+in its own way, which `easyr1_size` replays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from verl_visionr1.settings import SettingsError
 REWARD_NAME = "visionr1"
 REWARD_TYPE = "batch"
 STEP_ADVICE = (
-    "EasyR1 does not tell a reward function the step: set schedule = {kind: constant, stages: [[0.5, 0.5, 0.75]]}"
+    "EasyR1 does not pass the step to a reward function: set schedule = {kind: constant, stages: [[0.5, 0.5, 0.75]]}"
 )
 
 
@@ -37,20 +37,20 @@ def compute_score(
     """Score a batch of responses, as EasyR1 calls it.
 
     Args:
-        reward_inputs: `{"response", "response_length", "ground_truth"}` of each row; one of them where the reward is
-            called row by row (`REWARD_TYPE = "sequential"`); the response where EasyR1 0.3.0 calls it.
+        reward_inputs: `{"response", "response_length", "ground_truth"}` of each row; one of them if the reward is
+            called row by row (`REWARD_TYPE = "sequential"`); the response text in EasyR1 0.3.0.
         ground_truth: only in EasyR1 0.3.0.
         settings: fields of `integrations.core.FunctionSettings`. `min_pixels` and `max_pixels` are `data.min_pixels`
-            and `data.max_pixels`, needed for models that speak in processed pixels.
+            and `data.max_pixels`, needed for models that answer in processed pixels.
 
     Returns:
         For each row "overall" (the reward), "format", "accuracy" and the other metrics of `Scorer.evaluate`: a list
         for a list, else one.
 
     Raises:
-        SettingsError: a setting that cannot be.
-        MissingStepError: the thresholds of the preset move.
-        TargetError: a ground truth (EasyR1's column `answer`) that is no `Target.to_json()`.
+        SettingsError: an invalid setting.
+        MissingStepError: the thresholds of the preset change.
+        TargetError: a ground truth (EasyR1's column `answer`) that is not `Target.to_json()`.
 
     >>> truth = '{"task":"grounding","size_wh":[500,375],"boxes_xyxy":[[50,50,250,200]],"labels":["cat"]}'
     >>> answer = '[{"bbox_2d": [59, 60, 294, 239], "label": "cat"}]'  # in the 588 x 448 pixels that the model sees

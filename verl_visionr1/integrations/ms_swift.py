@@ -7,8 +7,8 @@
 
     orms["visionr1"] = make_orm(frame="qwen3-vl")
 
-The data's column `solution` holds the ground truth; `data_source` and `extra_info.split` are used where they are there.
-Thresholds follow `trainer_state`. ms-swift logs one number a reward: `make_orm(metric="recall", ...)` with a reward
+The data's column `solution` holds the ground truth; `data_source` and `extra_info.split` are used if present.
+Thresholds follow `trainer_state`. ms-swift logs one number per reward: `make_orm(metric="recall", ...)` with a reward
 weight of 0 logs a criterion.
 """
 
@@ -24,11 +24,11 @@ from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_loader
 from verl_visionr1.settings import SettingsError
 
-STEP_ADVICE = "ms-swift tells it as trainer_state: set max_steps or num_train_epochs, or total_steps here"
+STEP_ADVICE = "ms-swift passes it in trainer_state: set max_steps or num_train_epochs, or total_steps here"
 
 
 class VisionReward:
-    """What ms-swift calls: an instance with `(completions, **columns) -> list of numbers`.
+    """A reward for ms-swift: called with `(completions, **columns)`, returns a list of numbers.
 
     Args:
         settings: fields of `integrations.core.FunctionSettings`; `max_pixels` is `--max_pixels` of ms-swift. Its
@@ -36,7 +36,7 @@ class VisionReward:
         metric: the number that is returned: "value" is the reward.
 
     Raises:
-        SettingsError: a setting that cannot be, or a metric that no row reports.
+        SettingsError: an invalid setting, or an unknown metric.
 
     >>> from types import SimpleNamespace
     >>> truth = '{"task":"grounding","size_wh":[640,480],"boxes_xyxy":[[64,48,320,240]],"labels":["cat"]}'
@@ -60,7 +60,7 @@ class VisionReward:
         response_token_ids: Sequence[Sequence[Sequence[int]]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Score a batch of completions; None for a row without a ground truth, which is another reward's."""
+        """Score a batch of completions; None for a row without a ground truth."""
         lengths = None if response_token_ids is None else [sum(map(len, turns)) for turns in response_token_ids]
         reports = evaluate_rows(self.scorer, completions, solution, trainer_state, columns, lengths)
         return [None if report is None else report[self.metric] for report in reports]
@@ -70,10 +70,10 @@ def make_orm(metric: str = "value", **settings: Any) -> type:
     """A subclass of ms-swift's `ORM`, for `orms[name] = ...`.
 
     Args:
-        metric, settings: those of `VisionReward`; checked now.
+        metric, settings: those of `VisionReward`; checked immediately.
 
     Raises:
-        SettingsError: a setting that cannot be.
+        SettingsError: an invalid setting.
         ModuleNotFoundError: ms-swift is not installed.
     """
     from swift.rewards import ORM  # pyright: ignore[reportMissingImports]
@@ -86,19 +86,19 @@ def make_orm(metric: str = "value", **settings: Any) -> type:
     def call(self: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
         return reward(completions, **columns)
 
-    name = "VisionR1" if metric == "value" else f"VisionR1_{metric}"  # what ms-swift logs it as
+    name = "VisionR1" if metric == "value" else f"VisionR1_{metric}"  # its name in ms-swift's logs
     return type(name, (ORM,), {"__init__": init, "__call__": call, "__doc__": VisionReward.__doc__})
 
 
 def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
-    """ms-swift rescales to `--max_pixels`, then resizes with qwen_vl_utils; the processor leaves the image as it is."""
+    """ms-swift rescales to `--max_pixels`, then resizes with qwen_vl_utils; the processor does not change the size."""
     if settings.min_pixels is not None:
-        raise SettingsError(f"min_pixels = {settings.min_pixels}: ms-swift takes it from the variable MIN_PIXELS alone")
+        raise SettingsError(f"min_pixels = {settings.min_pixels}: ms-swift reads it only from the variable MIN_PIXELS")
     return size_by_loader(rescaled_size(size_wh, settings.max_pixels), processor, loader_budget(processor, os.environ))
 
 
 def rescaled_size(size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
-    """Width and height after `rescale_image`, which ms-swift calls where `--max_pixels` is set.
+    """Width and height after `rescale_image`, which ms-swift calls if `--max_pixels` is set.
 
     Source: ms-swift 4.6.0, swift/template/vision_utils.py.
 

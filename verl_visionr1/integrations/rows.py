@@ -1,4 +1,4 @@
-"""Batches of rows as TRL and ms-swift hand them over: dataset columns by name, and the trainer's state."""
+"""Score batches as passed by TRL and ms-swift: dataset columns as keyword arguments, and the trainer's state."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def evaluate_rows(
 
     Args:
         texts: n responses.
-        ground_truths: n of `Target.to_json()`; None for a row that is another reward's.
+        ground_truths: n of `Target.to_json()`; None for a row of another reward.
         trainer_state: Hugging Face's `TrainerState`, or None.
-        columns: the other columns of the batch by name: `data_source`, `split` or `extra_info.split` (which tells
-            validation), and what `routes` names.
+        columns: the other columns of the batch by name: `data_source`, `split` or `extra_info.split` (for
+            validation), and columns of `routes`.
         lengths: n lengths of the responses in tokens.
 
     Returns:
@@ -59,10 +59,10 @@ def is_column(values: object, n_rows: int) -> bool:
 
 
 def step_of_weights(fields: Mapping[str, Any], *, is_validation: bool) -> int | None:
-    """The trainer step of a row, from the version of the weights that wrote its response; None where it is not told.
+    """The trainer step of a row, from the version of the weights that wrote its response; None if missing.
 
-    verl 0.7.1 and newer say which weights wrote a response: those of the step before; after step N, validation is
-    answered by the weights of step N.
+    verl 0.7.1 and newer pass the version of the weights: that of the step before; validation after step N uses the
+    weights of step N.
 
     Args:
         fields: verl's `tool_extra_fields`, which its naive manager merges into `extra_info`.
@@ -79,7 +79,7 @@ def step_of_weights(fields: Mapping[str, Any], *, is_validation: bool) -> int | 
 def step_of_state(trainer_state: Any) -> tuple[int | None, int | None]:
     """Trainer step from 1, and the run's steps, from Hugging Face's `TrainerState` (TRL, ms-swift).
 
-    Its `global_step` counts optimizer steps that are done, so a response that is sampled now belongs to the next.
+    Its `global_step` counts finished optimizer steps, so a response sampled now belongs to the next step.
 
     >>> from types import SimpleNamespace
     >>> step_of_state(SimpleNamespace(global_step=0, max_steps=40)), step_of_state(None)

@@ -1,11 +1,11 @@
-"""The reward as a reward function of TRL's `GRPOTrainer` (and RLOO's, which calls it alike).
+"""The reward as a reward function of TRL's `GRPOTrainer` (and the RLOO trainer, which calls it in the same way).
 
     from verl_visionr1.integrations.trl import make_reward
 
     trainer = GRPOTrainer(model=..., reward_funcs=[make_reward(frame="qwen3-vl")], train_dataset=...)
 
-TRL hands dataset columns over by name: `ground_truth` is needed; `data_source` and `extra_info.split` are used where
-they are there. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`. With
+TRL passes dataset columns as keyword arguments: `ground_truth` is required; `data_source` and `extra_info.split` are
+used if present. Thresholds follow `trainer_state`. Each criterion is logged as `visionr1/<name>`. With
 `log_completions=True` the table of completions has the ground truth, so that `visionr1 score OUT/completions` reads it.
 """
 
@@ -19,19 +19,19 @@ from verl_visionr1.integrations.core import FunctionSettings, make_scorer
 from verl_visionr1.integrations.rows import evaluate_rows
 from verl_visionr1.processed import ImageProcessor, size_by_processor, with_budget
 
-STEP_ADVICE = "TRL tells it as trainer_state: set max_steps or num_train_epochs, or total_steps here"
+STEP_ADVICE = "TRL passes it in trainer_state: set max_steps or num_train_epochs, or total_steps here"
 METRIC_PREFIX = "visionr1/"
 
 
 def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
-    """A reward function for `reward_funcs`.
+    """Make a reward function for `reward_funcs`.
 
     Args:
         settings: fields of `integrations.core.FunctionSettings`; `min_pixels` and `max_pixels` are those of the
-            processor that the trainer is given, where they differ from the model's own.
+            trainer's processor, if they differ from the model's own.
 
     Raises:
-        SettingsError: a setting that cannot be.
+        SettingsError: an invalid setting.
 
     >>> from types import SimpleNamespace
     >>> reward = make_reward(frame="qwen3-vl")
@@ -53,14 +53,14 @@ def make_reward(**settings: Any) -> Callable[..., list[float | None]]:
         log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Score a batch of completions; None for a row without a ground truth, which is another reward's."""
+        """Score a batch of completions; None for a row without a ground truth."""
         texts = [answer_text(completion) for completion in completions]
         lengths = None if completion_ids is None else [len(ids) for ids in completion_ids]
         reports = evaluate_rows(scorer, texts, ground_truth, trainer_state, columns, lengths)
         if log_metric is not None:
             for name, value in _means([report for report in reports if report is not None]).items():
                 log_metric(f"{METRIC_PREFIX}{name}", value)
-        if log_extra is not None:  # so that the tools read TRL's table of completions
+        if log_extra is not None:  # so that the tools can read TRL's table of completions
             log_extra("ground_truth", list(ground_truth))
         return [None if report is None else report["value"] for report in reports]
 
@@ -73,5 +73,5 @@ def _means(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: FunctionSettings) -> tuple[int, int]:
-    """TRL hands the original image to the model's processor, which resizes it once."""
+    """TRL passes the original image to the model's processor, which resizes it once."""
     return size_by_processor(size_wh, with_budget(processor, settings.min_pixels, settings.max_pixels))

@@ -37,7 +37,7 @@ from verl_visionr1.targets import is_validation_split
 
 STEP_ADVICE = (
     "set total_steps to the run's number of steps, on verl 0.8.0 or newer (0.7.1: with "
-    "trainer.use_legacy_worker_impl=disable) and its naive reward manager; others do not tell a function the step"
+    "trainer.use_legacy_worker_impl=disable) and its naive reward manager; others do not pass the step"
 )
 
 
@@ -53,21 +53,21 @@ def compute_score(
     """Score one response, as verl calls it.
 
     Args:
-        data_source: that of the row, for `routes` and `delegate`.
-        solution_str: what the model wrote.
+        data_source: data source of the row, for `routes` and `delegate`.
+        solution_str: the model's text.
         ground_truth: `reward_model.ground_truth`: `Target.to_json()`.
-        extra_info: the row's; `split` tells validation. verl's naive manager adds the version of the weights.
-        reward_router_address, reward_model_tokenizer: what verl's reward loop passes to every function; not used.
+        extra_info: the row's; `split` marks validation. verl's naive manager adds the version of the weights.
+        reward_router_address, reward_model_tokenizer: passed by verl's reward loop; not used.
         settings: fields of `integrations.core.FunctionSettings`; `min_pixels` and `max_pixels` are those of
-            `data.mm_processor_kwargs`. `delegate`: globs over data sources that verl's own `compute_score` judges.
+            `data.mm_processor_kwargs`. `delegate`: globs over data sources for verl's own `compute_score`.
 
     Returns:
         "score" and the metrics of `Scorer.evaluate`: the same keys for every row.
 
     Raises:
-        SettingsError: a setting that cannot be.
-        MissingStepError: the thresholds move, and `total_steps` or the step is not known.
-        TargetError: a ground truth that is none.
+        SettingsError: an invalid setting.
+        MissingStepError: the thresholds change, and `total_steps` or the step is unknown.
+        TargetError: an invalid ground truth.
 
     >>> truth = '{"task":"grounding","size_wh":[640,480],"boxes_xyxy":[[64,48,320,240]],"labels":["cat"]}'
     >>> answer = '[{"bbox_2d": [100, 100, 500, 500], "label": "cat"}]'
@@ -101,7 +101,7 @@ def _resize(size_wh: tuple[int, int], processor: ImageProcessor, settings: Funct
 def _delegated(
     data_source: str, solution_str: str, ground_truth: str, extra: Mapping[str, Any], scorer: Scorer
 ) -> dict[str, float]:
-    """A row that verl's own function judges, reported under the keys of all rows."""
+    """Score a row by verl's own function, reported under the keys of all rows."""
     from verl.utils.reward_score import default_compute_score
 
     result: Any = default_compute_score(data_source, solution_str, ground_truth, extra)

@@ -1,4 +1,4 @@
-"""Alarms of a run: what its sampled batches tell them, and what is printed when one starts or ends."""
+"""Alarms of a run: their input from sampled batches, and the lines printed when one starts or ends."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Info = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A sampled batch, as the reward manager has judged it.
+    """A sampled batch, scored by the reward manager.
 
     Attributes:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
-        reported: the numbers that mean something for each preset of the run, in the order of "route".
+        reported: the meaningful numbers of each preset of the run, in the order of "route".
     """
 
     step: int
@@ -36,13 +36,13 @@ class Sampled:
     reported: Sequence[Set[str]]
 
     def has_boxes(self, info: Info) -> bool:
-        """Whether a row is judged by a preset of the run whose answers are boxes."""
+        """Whether a row is scored by a preset of the run with answers of boxes."""
         route = int(info.get("route", 0.0))
         return 0 <= route < len(self.reported) and self.reported[route] >= set(BOX_METRICS)
 
 
 def batch_of(sampled: Sampled, stage: int) -> Batch:
-    """What a sampled batch tells the alarms; rows that could not be scored tell nothing else."""
+    """The alarms' input from a sampled batch; unscored rows only count as such."""
     rows = [info for info in sampled.infos if _is_scored(info)]
     boxes = [info for info in rows if sampled.has_boxes(info)]
     n_predicted, n_target = _sum(boxes, "n_predicted"), _sum(boxes, "n_target")
@@ -76,7 +76,7 @@ def _is_scored(info: Info) -> bool:
 
 
 def _dead_share(sampled: Sampled) -> float | None:
-    """Share of prompts with several rollouts whose rewards are all equal; None where no prompt has several."""
+    """Share of prompts with several rollouts whose rewards are all equal; None if no prompt has several."""
     prompts, rows = Numbering(), [(k, i) for k, i in zip(sampled.keys, sampled.infos, strict=True) if _is_scored(i)]
     groups = groups_of([prompts[split_uid(key)[0]] for key, _ in rows], [info["value"] for _, info in rows])
     several = groups.several
@@ -84,7 +84,7 @@ def _dead_share(sampled: Sampled) -> float | None:
 
 
 def stage_of(progress: Progress, step: int) -> int:
-    """A number that changes when the thresholds of a preset, or of a gated data source, move to another stage."""
+    """A number that changes whenever a preset, or a gated data source, moves to another stage."""
     context = progress.context(step)
     validation = progress.settings.validation
     stages = [
@@ -98,7 +98,7 @@ def stage_of(progress: Progress, step: int) -> int:
 
 
 def lines_of(progress: Progress, turned: Mapping[str, bool], sampled: Sampled) -> list[str]:
-    """One line for each alarm that has started or ended with a batch, with its numbers and where to look."""
+    """One line for each alarm that started or ended with a batch, with its numbers and commands to inspect it."""
     rules, step = progress.alarm_rules, sampled.step
     lines: list[str] = []
     for name, is_on in turned.items():
@@ -111,12 +111,12 @@ def lines_of(progress: Progress, turned: Mapping[str, bool], sampled: Sampled) -
 
 
 def look(progress: Progress, name: str, sampled: Sampled) -> str:
-    """How to look at what sounded an alarm, as commands; the step's dump is written when the step ends."""
+    """Commands to inspect the cause of an alarm; the step's dump is written when the step ends."""
     config = progress.config
     rollouts, validation = (OmegaConf.select(config, f"trainer.{kind}_data_dir") for kind in ("rollout", "validation"))
     if not rollouts:
         also = f"look at validation: visionr1 gallery {quote(str(validation))}; " if validation else ""
-        return f"{also}set trainer.rollout_data_dir=DIR to keep what training writes, for visionr1 gallery DIR"
+        return f"{also}set trainer.rollout_data_dir=DIR to keep training rollouts for visionr1 gallery DIR"
     line = line_in_dump(name, sampled)
     dump = quote(f"{rollouts}/{sampled.step}.jsonl")
     explained = "" if line is None else f"visionr1 explain {dump} --row {line}, all: "
@@ -137,9 +137,9 @@ _OF_BOXES = ("reward_without_f1", "box_flood")
 
 
 def line_in_dump(name: str, sampled: Sampled) -> int | None:
-    """The line, from 1, of the batch's most telling row in the dump that verl will write; None: no row tells more.
+    """The line, from 1, of the batch's most significant row in verl's coming dump; None if no row stands out.
 
-    verl sorts a dump by prompt, rollout and output. Where it fills a batch up with padding, lines may be later ones.
+    verl sorts a dump by prompt, rollout and output. With padding in the batch, the true line may be a later one.
 
     >>> batch = Sampled(1, ["b_0_0", "a_0_0"], [{"n_predicted": 9.0}, {"n_predicted": 1.0}], [set(BOX_METRICS)])
     >>> line_in_dump("box_flood", batch)

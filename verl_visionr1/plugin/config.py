@@ -1,6 +1,6 @@
-"""verl's config -> `Settings`: what a user may set under `reward.reward_kwargs.visionr1`, checked at start-up.
+"""Read `Settings` from verl's config, under `reward.reward_kwargs.visionr1`; checked at start-up.
 
-Every error names the key as it is written on the command line, the value, and what is allowed.
+Errors name the key as on the command line, the value, and what is allowed.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from verl_visionr1.settings import SettingsError, decoded, refuse_unknown
 
 PREFIX = "reward.reward_kwargs.visionr1"
 TAKEN = frozenset((*BY_VERL, *REPORTED, "processed_w", "processed_h"))
-"""What a row, or a dump of verl's, says beside the criteria: no criterion may have such a name."""
+"""Other keys of a row or of verl's dumps, reserved: no criterion may have such a name."""
 TurnRule = Literal["auto", "template", "mask", "whole"]
-"""How the model's last turn is found in a response: see `Settings.turns`."""
+"""Rules for finding the model's last turn in a response: see `Settings.turns`."""
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be; one line that names the key, the value and what to do."""
+    """An invalid setting; one line with key, value and what to do."""
 
 
 class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """`reward.reward_kwargs.visionr1.*`: `RewardSettings`, and what only verl has.
+    """`reward.reward_kwargs.visionr1.*`: `RewardSettings`, and settings only for verl.
 
     Attributes:
-        delegate: globs over data sources whose rows verl's own `compute_score` judges (or
-            `reward.custom_reward_function`): maths beside grounding.
-        frame: the coordinates the model speaks in, a name in `verl_visionr1.FRAMES`; "auto" reads the model's type.
-        reasoning: whether prompts end inside `<think>`, so that text which never closes it is no answer: "auto" reads
+        delegate: globs over data sources whose rows are scored by verl's own `compute_score` (or
+            `reward.custom_reward_function`), for example mathematics.
+        frame: coordinates of the model's answers, a name in `verl_visionr1.FRAMES`; "auto": by the model's type.
+        reasoning: whether prompts end inside `<think>`, so that unclosed reasoning is no answer: "auto" reads
             each prompt, "opened", "closed".
-        turns: how the model's last turn is found in a response of several: "auto" (verl's own agent loops), "template"
-            (each turn begins as the chat template has it), "mask" (the loop puts `response_mask` into its
-            `extra_fields`), "whole" (the response is the model's own words alone).
-        alarms: fields of `alarm_rules.AlarmRules`, over the defaults; "off": none.
+        turns: how the model's last turn is found in a response of several turns: "auto" (verl's own agent loops),
+            "template" (each turn begins as in the chat template), "mask" (the loop puts `response_mask` into its
+            `extra_fields`), "whole" (the response has only the model's text).
+        alarms: fields of `alarm_rules.AlarmRules` that override the defaults; "off": no alarms.
         extensions: name -> `class` (its full name) and settings of an `extensions.Extension` around the run; null
-            leaves one out that a config group names.
+            removes one of a config group.
     """
 
     delegate: list[str] = msgspec.field(default_factory=list[str])
@@ -62,7 +62,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
     extensions: dict[str, dict[str, Any] | None] = msgspec.field(default_factory=dict[str, dict[str, Any] | None])
 
     def require_buildable(self) -> None:
-        """Build what the settings describe, so that what cannot be is found at start-up.
+        """Build what the settings describe, so that errors are found at start-up.
 
         Raises:
             ConfigError: see `RewardSettings` and `gate`; a criterion whose name is taken.
@@ -75,7 +75,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         """The gate of `schedule.kind=gated`, else None.
 
         Raises:
-            ConfigError: bars that do not fit the stages, a metric that the run's own preset does not report.
+            ConfigError: bars that do not fit the stages, or a metric that the run's default preset does not report.
         """
         schedule = self.schedule
         gate = None if schedule is None else _named(schedule.build_gate, "schedule.")
@@ -88,10 +88,10 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @cached_property
     def alarm_rules(self) -> AlarmRules | None:
-        """The rules of the alarms that are on; None: no alarm is.
+        """The rules of the active alarms; None: no alarms.
 
         Raises:
-            ConfigError: an unknown alarm, or a limit that cannot be.
+            ConfigError: an unknown alarm, or an invalid limit.
         """
         if self.alarms == "off":
             return None
@@ -103,7 +103,7 @@ class Settings(RewardSettings, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def gate_metrics(preset: Preset) -> list[str]:
-    """Metrics that every row of a preset has: what a row's task does not have is reported as 0, and holds a gate shut.
+    """Metrics of every row of a preset: a metric that a row's task lacks is reported as 0, and would block a gate.
 
     >>> from verl_visionr1.rewards import PRESETS
     >>> "iou_mean" in gate_metrics(PRESETS["visionr1"]), "iou_mean" in gate_metrics(PRESETS["counting"])
@@ -117,25 +117,25 @@ def gate_metrics(preset: Preset) -> list[str]:
 
 
 def filtered_gate_problem(config: DictConfig, settings: Settings) -> str | None:
-    """Why a gate cannot move with a filter of groups; None where it can.
+    """Why a gate cannot move with a filter of groups; None if it can.
 
-    verl takes groups whose answers are all alike out of a batch before anybody sees it, the perfect ones first: what is
-    left is worse than the model is, and the gate might never open.
+    verl removes groups with equal rewards, including all perfect ones, before the batch is seen. The rest is worse than
+    the model, and the gate might never open.
     """
     if settings.gate is None or not OmegaConf.select(config, "algorithm.filter_groups.enable"):
         return None
     return (
-        f"{PREFIX}.schedule.kind=gated: algorithm.filter_groups.enable=true takes away the groups whose answers are "
-        "all right before the gate looks, so that its mean is too low and it may never open; leave the filter out, or "
-        "take another kind of schedule"
+        f"{PREFIX}.schedule.kind=gated: algorithm.filter_groups.enable=true removes groups of perfect answers before "
+        "the gate sees them, so its mean is too low and it may never open; leave the filter out, or "
+        "use another kind of schedule"
     )
 
 
 def settings_of(config: DictConfig) -> Settings:
-    """The settings in verl's full config; defaults where nothing is set.
+    """Read the settings from verl's full config; defaults if nothing is set.
 
     Raises:
-        ConfigError: unknown key, wrong type, or a value that cannot be.
+        ConfigError: unknown key, wrong type, or invalid value.
 
     >>> settings_of(OmegaConf.create({"reward": {"reward_kwargs": {"visionr1": {"validation": "current"}}}})).validation
     'current'
@@ -146,7 +146,7 @@ def settings_of(config: DictConfig) -> Settings:
 
 
 def valid_settings(config: DictConfig) -> Settings | None:
-    """The settings; None where they are wrong, which the preflight says."""
+    """The settings; None if invalid, which the preflight reports."""
     try:
         return settings_of(config)
     except ConfigError:
@@ -167,20 +167,20 @@ def checked(plain: object) -> Settings:
 
 
 def _named(make: Callable[[], T], key: str = "") -> T:
-    """`make()`, with the key's path put before what it raises."""
+    """Call `make()`; errors get the key's path as prefix."""
     try:
         return make()
-    except ConfigError:  # has its path
+    except ConfigError:  # already has its path
         raise
     except (SettingsError, RewardError, ValueError) as error:
         raise ConfigError(f"{PREFIX}.{key}{error}") from None
 
 
 def require_supported_verl() -> None:
-    """Stop on a verl that lacks what the reward manager takes from it.
+    """Raise for a verl without the hooks of the reward manager.
 
     Raises:
-        ConfigError: naming the version found, what is missing, and what works instead.
+        ConfigError: names the installed version, what is missing, and what works instead.
     """
     for hook, mismatch in missing_hooks(REWARD_HOOKS):
         import verl

@@ -1,7 +1,7 @@
-"""What the plug-in takes from verl: modules, classes, and the parameters by which each is called.
+"""The plug-in's requirements on verl: modules, classes, and parameters of calls.
 
-A version number says little: a newer verl may have all of it, an older one may lack one hook. So `visionr1 check` looks
-at the installed verl itself.
+A version number is not enough: a newer verl may have all hooks, an older one may lack one. So `visionr1 check` inspects
+the installed verl.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Something of verl's that the plug-in calls, overrides or subclasses.
+    """An object of verl that the plug-in calls, overrides or subclasses.
 
     Attributes:
-        name: its name there, dotted for a method.
-        parameters: names by which it is called, or which it hands over.
-        lost: what does not work without it; "" for a hook without which nothing does.
+        name: its name in the module, dotted for a method.
+        parameters: names of parameters that are passed to it, or that it passes.
+        lost: what does not work without it; "" for a required hook.
     """
 
     module: str
@@ -37,7 +37,7 @@ REWARD_HOOKS = (
     Hook(f"{_LOOP}.reward_manager.base", "RewardManagerBase.run_single", ("data",)),
     Hook(f"{_LOOP}.reward_manager.naive", "NaiveRewardManager.run_single", ("data",)),
 )
-"""What the reward manager needs: enough to train with a fixed stage."""
+"""Hooks of the reward manager: enough to train with a fixed stage."""
 TRAINER_HOOKS = (
     Hook(_V1, "AgentLoopManagerTQ.generate_sequences", ("prompts",)),
     Hook(f"{_V1}.replay_buffer", "ReplayBuffer.sample", ("global_steps", "partition_id", "batch_size")),
@@ -45,7 +45,7 @@ TRAINER_HOOKS = (
     Hook(
         f"{_V1}.replay_buffer",
         "ReplayBufferAsync.wait_for_sampleable",
-        lost="nothing: in this verl the asynchronous trainers wait where they sample",
+        lost="nothing: in this verl the asynchronous trainers wait while sampling",
     ),
     Hook(f"{_V1}.trainer_base", "PPOTrainer._resolve_filter_groups_metric"),
     Hook("verl.utils.tensordict_utils", "get_non_tensor_data", ("data", "key", "default")),
@@ -55,14 +55,14 @@ TRAINER_HOOKS = (
         "verl.trainer.ppo.checkpoint_callback",
         "CheckpointCallback.on_save",
         ("trainer", "global_step", "checkpoint_dir", "async_save"),
-        lost="nothing is saved beside checkpoints: a resumed run starts its gates, alarms and pinned total anew",
+        lost="no state is saved with checkpoints: a resumed run resets its gates, alarms and total steps",
     ),
 )
-"""What progress, gates, metrics and alarms need besides."""
+"""Further hooks for progress, gates, metrics and alarms."""
 
 
 def missing_hooks(hooks: Iterable[Hook]) -> list[tuple[Hook, str]]:
-    """Hooks that the installed verl does not have in the shape that the plug-in knows, each with what was found.
+    """Hooks that the installed verl lacks in the required form, each with the mismatch.
 
     >>> missing_hooks([Hook("json", "dumps", ("obj", "indent"))])
     []

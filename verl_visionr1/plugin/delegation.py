@@ -1,7 +1,7 @@
-"""Rows of other kinds: `reward.reward_kwargs.visionr1.delegate` leaves their data sources to verl's own reward.
+"""Delegate rows to verl's own reward, by data source: `reward.reward_kwargs.visionr1.delegate`.
 
-verl's `compute_score`, or `reward.custom_reward_function` where one is set, judges them as its naive reward manager
-would; their ground truth is no `Target`. So maths and grounding train in one run.
+verl's `compute_score`, or `reward.custom_reward_function` if set, scores them as its naive reward manager would; their
+ground truth is not a `Target`. So mathematics and grounding can be trained in one run.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from verl_visionr1.rows import RowsError, read_rows
 
 KEY = "reward.reward_kwargs.visionr1.delegate"
 TELLS = ("value", "acc", "n_tokens", "clipped", "unscored")
-"""Numbers that mean something for such a row."""
+"""Meaningful numbers of a delegated row."""
 OWN_MANAGERS = ("visionr1", "VisionR1RewardManager")
-"""`reward.reward_manager.name` of the plug-in's manager, as registered and as a class."""
+"""Values of `reward.reward_manager.name` for the plug-in's manager: registered name and class."""
 
 
 def accuracy_of(result: Mapping[str, Any]) -> float:
-    """What verl reports as `acc`, else the reward."""
+    """verl's `acc`, else the reward."""
     acc = result["reward_extra_info"].get("acc")
     return float(acc) if isinstance(acc, bool | int | float) else float(result["reward_score"])
 
 
 def delegation_problems(config: DictConfig, delegate: Sequence[str]) -> list[str]:
-    """Data sources that are left to verl, and that its own `compute_score` does not know; one line each."""
+    """Delegated data sources unknown to verl's `compute_score`; one line each."""
     if not delegate or OmegaConf.select(config, "reward.custom_reward_function.path"):
         return []
     sources = sorted({source for source in _sources(config) if is_delegated(delegate, source)})
@@ -45,9 +45,9 @@ def _is_known(source: str) -> bool:
 
     try:
         default_compute_score(source, "", "")
-    except NotImplementedError:  # what verl raises for a source that it does not know
+    except NotImplementedError:  # verl's error for an unknown source
         return False
-    except Exception:  # noqa: BLE001 - it knows the source, and wanted a real answer
+    except Exception:  # noqa: BLE001 - the source is known, but needs a real answer
         return True
     return True
 
@@ -57,15 +57,15 @@ def _sources(config: DictConfig) -> Iterator[str]:
         try:
             yield from {str(row.get("data_source", "")) for row in read_rows(file, columns=["data_source"])}
         except RowsError:
-            continue  # the preflight says it
+            continue  # the preflight reports it
 
 
 def reward_model_problem(config: DictConfig) -> str | None:
-    """Why a reward model beside the manager cannot be meant; None where there is none, or another manager.
+    """Problem of a reward model in addition to the manager; None without one, or with another manager.
 
-    verl's `RewardLoopWorker.compute_score` asks the reward model instead of the manager, unless a custom reward
-    function is set; then it asks the manager. That hands the model's address to the function for rows that `delegate`
-    leaves to it, and has no use for the model itself.
+    verl's `RewardLoopWorker.compute_score` calls the reward model instead of the manager, unless a custom reward
+    function is set; then it calls the manager. The manager passes the model's address to the function for delegated
+    rows, and does not use the model itself.
     """
     if not OmegaConf.select(config, "reward.reward_model.enable"):
         return None
@@ -75,7 +75,7 @@ def reward_model_problem(config: DictConfig) -> str | None:
     custom = OmegaConf.select(config, "reward.custom_reward_function.path")
     if custom and OmegaConf.select(config, KEY):
         return None
-    reason = "verl asks the reward model, and never visionr1"
+    reason = "verl calls the reward model, and never visionr1"
     if custom:
-        reason = "nothing asks the reward model, which takes memory and GPUs"
+        reason = "the reward model is not used, but takes memory and GPUs"
     return f"reward.reward_model.enable=True: {reason}; set reward.reward_model.enable=False"

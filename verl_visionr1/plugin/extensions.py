@@ -1,4 +1,4 @@
-"""The seam for what surrounds a run: `reward.reward_kwargs.visionr1.extensions` names classes, the callback calls them.
+"""Extensions around a run: `reward.reward_kwargs.visionr1.extensions` names classes, which the callback calls.
 
     extensions:
       watchdog: {class: verl_visionr1.runtime.watchdog.ProcessWatch, stall_minutes: 60}
@@ -19,7 +19,7 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings
 
 
 class Extension:
-    """Does nothing: subclasses override what they need. Construction has no effect outside the object.
+    """Base class; subclasses override what they need. Construction has no effect outside the object.
 
     Raises:
         ConfigError: in a subclass, for a setting that is out of range.
@@ -29,27 +29,27 @@ class Extension:
         self.config = config
 
     def reward_workers(self, workers: list[Any] | None) -> list[Any] | None:
-        """What the agent-loop workers get in the place of verl's handles of reward workers."""
+        """Replacement of verl's handles of reward workers for the agent-loop workers."""
         return workers
 
     def before_wait(self, trainer: Any) -> None:
-        """The trainer is about to wait for rollouts; by now all processes are there."""
+        """Called before the trainer waits for rollouts; all processes exist by then."""
 
     def while_waiting(self, n_failed: int, state: str) -> None:
-        """The trainer looks for rollouts, and will look again.
+        """Called each time the trainer polls for rollouts.
 
         Args:
             n_failed: prompts whose rollouts have failed.
-            state: what it waits for, in words that change with each prompt and each rollout.
+            state: description of what it waits for; changes with each prompt and rollout.
         """
 
     @contextmanager
     def around_wait(self) -> Iterator[None]:
-        """Around sampling: may raise a better error than verl's."""
+        """Context around sampling; may raise a better error than verl's."""
         yield
 
     def after_sample(self, step: int) -> None:
-        """A training batch has been sampled."""
+        """Called after a training batch is sampled."""
 
 
 class Extensions:
@@ -59,7 +59,7 @@ class Extensions:
         self.parts = tuple(parts)
 
     def reward_workers(self, workers: list[Any] | None) -> list[Any] | None:
-        """See `Extension`; each gets what the one before it returned."""
+        """See `Extension`; each gets the result of the one before it."""
         for part in self.parts:
             workers = part.reward_workers(workers)
         return workers
@@ -89,10 +89,10 @@ class Extensions:
 
 
 def load_extensions(config: DictConfig, settings: Settings) -> Extensions:
-    """The extensions that a run's settings name.
+    """Load the extensions of a run's settings.
 
     Raises:
-        ConfigError: a class that cannot be loaded, or settings that it does not take.
+        ConfigError: a class that cannot be loaded, or invalid settings of it.
     """
     named = settings.extensions.items()
     return Extensions([_load(config, name, given) for name, given in named if given is not None])

@@ -1,7 +1,7 @@
-"""The size an image really had in the model's input, read from the batch instead of guessed.
+"""Read the true size of an image in the model's input from the batch.
 
-verl resizes images twice, with budgets the reward never sees. The M-RoPE position ids of the image's tokens, however,
-count its rows and columns exactly.
+verl resizes images twice, with budgets unknown to the reward. But the M-RoPE position ids of the image's tokens count
+its rows and columns exactly.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from verl_visionr1.plugin.config import ConfigError
 
 
 class ImageChoiceError(ValueError):
-    """Which image of a row its ground truth speaks of is not known."""
+    """The image of a row's ground truth is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """How a model lays an image out in tokens.
+    """Layout of an image in a model's tokens.
 
     Attributes:
-        token_id: the placeholder that stands once for each merged patch.
+        token_id: the placeholder, one per merged patch.
         pixels: side of a merged patch in pixels of the processed image (patch size x merge size).
     """
 
@@ -34,10 +34,10 @@ class ImageTokens:
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> ImageTokens:
-        """From a `config.json` of Qwen2-VL to Qwen3.5 or of GLM-V.
+        """Read the layout from a `config.json` of Qwen2-VL to Qwen3.5 or of GLM-V.
 
         Raises:
-            ConfigError: the config lacks a field this needs.
+            ConfigError: a required field is missing.
         """
         try:
             vision = model["vision_config"]
@@ -45,17 +45,17 @@ class ImageTokens:
         except KeyError as error:
             raise ConfigError(
                 f"the model's config.json has no {error.args[0]!r}, which a frame in processed pixels needs; "
-                "set reward.reward_kwargs.visionr1.frame to the coordinates the model speaks in"
+                "set reward.reward_kwargs.visionr1.frame to the coordinates of the model's answers"
             ) from None
 
 
 def _side(patch_size: Any) -> int:
-    """Qwen3.5's config may give a patch as [height, width]."""
+    """Side of a patch; Qwen3.5's config may have [height, width]."""
     sides = [patch_size] if isinstance(patch_size, int) else [*patch_size]
     if len(set(sides)) != 1:
         raise ConfigError(
             f"the model's config.json: vision_config.patch_size = {patch_size!r}: needs a square patch; "
-            "set reward.reward_kwargs.visionr1.frame to the coordinates the model speaks in"
+            "set reward.reward_kwargs.visionr1.frame to the coordinates of the model's answers"
         )
     return int(sides[0])
 
@@ -63,18 +63,18 @@ def _side(patch_size: Any) -> int:
 def read_processed_size(
     batch: Mapping[str, Any], image_tokens: ImageTokens, image: int | None = None, prompt_end: int | None = None
 ) -> tuple[int, int] | None:
-    """Width and height, in pixels, of an image of the batch's last row as the model saw it.
+    """Read width and height in pixels of an image of the batch's last row, as the model saw it.
 
     Args:
         batch: `input_ids` (n, length) and `position_ids` (n, 4, length): text, time, row, column of each token.
         image: which image of the row, from 0 (`Target.image`); None: the only one.
-        prompt_end: tokens of the prompt, which alone shows images: a model may write an image token itself.
+        prompt_end: length of the prompt; later image tokens were written by the model.
 
     Returns:
-        (width, height), or None where the row has no image token or no M-RoPE positions.
+        (width, height), or None if the row has no image token or no M-RoPE positions.
 
     Raises:
-        ImageChoiceError: several images and no `image`, or fewer images than it says.
+        ImageChoiceError: several images without `image`, or an `image` beyond the last one.
     """
     input_ids, position_ids = batch["input_ids"][-1], batch["position_ids"][-1]
     if position_ids.dim() != 2:
@@ -83,18 +83,18 @@ def read_processed_size(
     places = np.flatnonzero(input_ids.numpy()[:prompt_end] == image_tokens.token_id)
     if not len(places):
         return None
-    ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # of each image's tokens
+    ends = [*np.flatnonzero(np.diff(places) > 1).tolist(), len(places) - 1]  # last token of each image
     first, last = _bounds_of(ends, image)
     rows, columns = position_ids.numpy()[-2:, int(places[first]) : int(places[last]) + 1]
     return _extent(columns) * image_tokens.pixels, _extent(rows) * image_tokens.pixels
 
 
 def _bounds_of(ends: list[int], image: int | None) -> tuple[int, int]:
-    """The first and the last token of the image that is meant, which must be said where there are several."""
+    """First and last token of the chosen image; with several images, `image` is required."""
     if (len(ends) > 1 and image is None) or (image is not None and image >= len(ends)):
-        said = "no image" if image is None else f"image = {image}"
+        given = "no image" if image is None else f"image = {image}"
         raise ImageChoiceError(
-            f"the row has {len(ends)} images, and its ground truth says {said}; set `image` in it, from 0"
+            f"the row has {len(ends)} images, and its ground truth has {given}; set `image` in it, from 0"
         )
     index = image or 0
     return (ends[index - 1] + 1 if index else 0), ends[index]

@@ -1,7 +1,7 @@
 """Run a function right after a module has been imported, without importing the module now.
 
-verl imports its plug-ins first of all, in every process; most of those processes need a fraction of what a plug-in
-touches. Tied to the import of the module it belongs to, a registration or repair costs the other processes nothing.
+verl imports its plug-ins first, in every process; most processes need only a part of a plug-in. A registration or patch
+that waits for the import of its module costs the other processes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AfterImport = Callable[[types.ModuleType], None]
 
 
 class _Hook:
-    """Finder at the head of `sys.meta_path`: the usual finders find one module, and something runs once it has run."""
+    """Finder at the head of `sys.meta_path` for one module: other finders load it, then a function is called."""
 
     def __init__(self, module_name: str, after: AfterImport) -> None:
         self.module_name = module_name
@@ -43,10 +43,10 @@ class _Hook:
 
 
 def when_imported(module_name: str, after: AfterImport) -> None:
-    """Call `after(module)` right after that module has been imported; at once if it has been already.
+    """Call `after(module)` right after a module is imported; immediately if it already is.
 
-    Several functions may wait for one module; the same one waits once. If it raises, the import fails with that
-    exception.
+    Several functions may wait for one module; the same function is called once. If it raises, the import fails with
+    that exception.
     """
     if module_name in sys.modules:
         after(sys.modules[module_name])

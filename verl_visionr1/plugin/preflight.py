@@ -1,4 +1,4 @@
-"""Checks of the rewards before Ray starts: bad settings or data stop a run, with one line that says what to do.
+"""Check the rewards before Ray starts: bad settings or data stop a run, with one line about what to do.
 
 The checks of the rest of a run are in `verl_visionr1.runtime.preflight`.
 """
@@ -28,22 +28,22 @@ class Preflight(Callback):
     """Hydra callback in the process that the user started; named by `+visionr1@_global_=progressive`."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Stop with exit code 1 and the problems, one a line, if there are any."""
+        """Exit with code 1 and the problems, one per line, if there are any."""
         stop_at(reward_problems(config))
 
 
 def stop_at(problems: Sequence[str]) -> None:
-    """End the process with exit code 1 where there are problems.
+    """End the process with exit code 1 if there are problems.
 
     Raises:
-        SystemExit: hydra turns ordinary exceptions of a callback into warnings; this one passes.
+        SystemExit: not an ordinary exception, which hydra would turn into a warning.
     """
     if problems:
         raise SystemExit("\n".join(f"visionr1: {problem}" for problem in problems))
 
 
 def reward_problems(config: DictConfig) -> list[str]:
-    """What would keep the rewards from working, each in one line; empty when the run may start."""
+    """Problems of the rewards, one line each; empty if the run may start."""
     problem = reward_model_problem(config)
     problems = [problem] if problem else []
     try:
@@ -59,20 +59,20 @@ def reward_problems(config: DictConfig) -> list[str]:
 
 
 def _check_turns(config: DictConfig, settings: Settings) -> list[str]:
-    """Agent loops, of the config or named by rows, whose turns the reward cannot tell apart."""
+    """Problems of agent loops, of the config or of rows, whose turns the reward cannot distinguish."""
     loops = [None, *sorted({name for file in parquet_files(config) for name in _agent_loops(file)})]
     return [problem for loop in loops if (problem := turns_problem(config, settings, loop))]
 
 
 def _agent_loops(file: Path) -> set[str]:
-    """The agent loops that the rows of a file name."""
+    """The agent loops of a file's rows."""
     try:
         with open_parquet(file) as parquet:
             if "agent_name" not in parquet.schema_arrow.names:
                 return set()
         return {str(row["agent_name"]) for row in read_rows(file, columns=["agent_name"]) if row["agent_name"]}
     except RowsError:
-        return set()  # `_check_data` says it
+        return set()  # `_check_data` reports it
 
 
 def _check_data(config: DictConfig, settings: Settings) -> list[str]:
@@ -87,7 +87,7 @@ def _check_data(config: DictConfig, settings: Settings) -> list[str]:
 
 
 def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:
-    """Why the reward cannot judge a file. Asks less than `tools.doctor`: other columns are the user's own."""
+    """Why the reward cannot score a file. Checks less than `tools.doctor`: other columns are the user's."""
     columns = ["reward_model", *(["data_source"] if routes.by_source or delegate else []), *routes.column[:1]]
     number = -1
     try:
@@ -106,7 +106,7 @@ def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> s
 
 
 def _image_problem(file: Path, image_key: str) -> str | None:
-    """verl takes rows without the column for rows without an image, and trains on the text alone."""
+    """Message about a missing image column: verl would train on text alone."""
     with open_parquet(file) as parquet:
         names = parquet.schema_arrow.names
     held = [name for name in ("images", "image") if name in names]

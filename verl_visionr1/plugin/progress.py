@@ -1,14 +1,14 @@
-"""The progress callback: it stamps, logs and keeps the progressive rule, in the trainer's process.
+"""The progress callback, in the trainer's process: passes thresholds to rows, logs and saves progress.
 
-verl has no callback of this kind, so three of its hooks, all in one process, share one `Progress`:
+verl has no such callback, so three of its hooks in one process share one `Progress`:
 
 * `VisionR1AgentLoopManager` stamps each dispatched batch with its `Context`;
-* `make_replay_buffer` wraps verl's own buffer and logs what the batch scored, in the step's training metrics;
-* `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored; the buffer has written it
-  before, so that a run that is killed while it saves loses nothing.
+* `make_replay_buffer` wraps verl's own buffer and logs the batch's scores in the step's training metrics;
+* `ProgressCheckpoint` writes the state beside each checkpoint, from where it is restored. The buffer has already
+  written it, so that a run killed while saving loses nothing.
 
-`+visionr1@_global_=progressive` names all three. Nothing but `Progress` has state. What surrounds a run
-(a watchdog, pages) is called from here where the config names it: see `extensions`.
+`+visionr1@_global_=progressive` names all three. Only `Progress` has state. Extensions of a run (watchdog,
+pages) are called from here: see `extensions`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from verl_visionr1.rewards.context import STATE_FILE, WIRE_KEY
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""How often the buffer looks for finished rollouts; with verl's own 2 s a short step waits up to 2 s for nothing."""
+"""Seconds between polls for finished rollouts; with verl's own 2 s a short step may wait 2 s in vain."""
 
 _progress: Progress | None = None
 
 
 def progress_of(config: DictConfig) -> Progress:
-    """The trainer process's `Progress`; made when the first of the three hooks asks for it."""
-    global _progress  # verl makes the three hooks apart and gives them nothing else in common
+    """The `Progress` of the trainer's process; made at the first use by one of the three hooks."""
+    global _progress  # verl makes the three hooks separately, without a shared object
     if _progress is None or _progress.config is not config:
         _progress = Progress(config)
     return _progress
 
 
 class VisionR1AgentLoopManager(AgentLoopManagerTQ):
-    """Dispatches batches as verl does, each stamped with its context."""
+    """Dispatches batches as verl does, each with its context."""
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -61,7 +61,7 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
             step = self._restore(checkpoint_dir)
         write_record(config, self.progress.settings, from_step=step + 1, total_steps=self.progress.total_steps)
         reason = [f"visionr1: {self.progress.reason}"] if self.progress.reason else []
-        warnings = [f"visionr1: WARNING: {told}" for told in self.progress.warn()]
+        warnings = [f"visionr1: WARNING: {warning}" for warning in self.progress.warn()]
         for line in (self.progress.describe(step), *reason, *warnings):
             print(line, flush=True)  # noqa: T201 - Ray shows an actor's standard output
 
@@ -76,7 +76,7 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
         return state["step"]
 
     def generate_sequences(self, prompts: Any) -> None:
-        """Stamp and dispatch."""
+        """Add the context and dispatch."""
         step = int(tu.get_non_tensor_data(prompts, "global_steps", 0))
         is_validation = bool(tu.get_non_tensor_data(prompts, "validate", False))
         context = self.progress.context(step, is_validation=is_validation)
@@ -85,18 +85,20 @@ class VisionR1AgentLoopManager(AgentLoopManagerTQ):
 
 
 class _NoCallback:
-    """In place of verl's class in 0.9.0, which has no such hook: nothing calls it."""
+    """Replaces verl's missing class in 0.9.0; never called."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         self.config = config
 
 
 def _callback_class() -> type[Any]:
-    """verl's `CheckpointCallback`; verl 0.9.0 has none, and the rest of the plug-in works there too."""
+    """verl's `CheckpointCallback`; verl 0.9.0 has none, but the rest of the plug-in works."""
     try:
         return importlib.import_module("verl.trainer.ppo.checkpoint_callback").CheckpointCallback
     except ModuleNotFoundError:
-        logger.warning("visionr1: this verl calls nobody at checkpoints: a resumed run starts its state anew")
+        logger.warning(
+            "visionr1: this verl has no checkpoint callback: a resumed run resets its progress, gates and alarms"
+        )
         return _NoCallback
 
 
@@ -110,20 +112,20 @@ class ProgressCheckpoint(_callback_class()):  # type: ignore[misc]
     def on_save(
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
     ) -> None:
-        """Called by verl after each save. The file is complete or not there at all."""
+        """Called by verl after each save; writes atomically."""
         write_state(self.progress, global_step, Path(checkpoint_dir))
 
 
 def write_state(progress: Progress, step: int, checkpoint_dir: Path) -> None:
-    """Write the state after a step into a checkpoint's folder; the file is complete or not there at all."""
+    """Write the state after a step into a checkpoint's folder, atomically."""
     write_whole(checkpoint_dir / STATE_FILE, json.dumps(progress.state(step)).encode())
 
 
 def write_state_ahead(trainer: Any, progress: Progress, step: int) -> None:
     """Write the state of a step that verl will save, before verl does.
 
-    verl marks a checkpoint as the newest before it calls `on_save`: a run that was killed in between would resume from
-    it and find no state. Nothing that the state holds changes between a step's batch and its checkpoint.
+    verl marks a checkpoint as the newest before it calls `on_save`: a run killed in between would resume from
+    it without a state. The state does not change between a step's batch and its checkpoint.
     """
     often = trainer.config.trainer.save_freq
     if often > 0 and (step % often == 0 or step >= trainer.total_training_steps):
@@ -131,10 +133,10 @@ def write_state_ahead(trainer: Any, progress: Progress, step: int) -> None:
 
 
 def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
-    """verl's own buffer for this trainer mode, plus what the sampled batch scored.
+    """verl's own buffer for this trainer mode, with metrics of the sampled batch.
 
-    verl leaves the group filter's settings out for a buffer that it did not choose itself; they are put back, so that
-    `algorithm.filter_groups` works as ever.
+    verl does not pass the group filter's settings to a custom buffer; they are passed here, so that
+    `algorithm.filter_groups` works.
     """
     trainer = kwargs["refill_fn"].__self__
     is_sync = kwargs["trainer_mode"] == "sync"
@@ -169,18 +171,18 @@ def make_replay_buffer(**kwargs: Any) -> ReplayBuffer:
 
 
 def waiting(buffer: ReplayBuffer, partition_id: str) -> str:
-    """What a buffer waits for, in words that change with each prompt and each rollout."""
+    """Describe what a buffer waits for; changes with each prompt and rollout."""
     states = {state: len(getattr(buffer, f"{state}_keys")[partition_id]) for state in _STATES}
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     return f"of the prompts {counts}, with {len(buffer.partitions[partition_id])} rollouts"
 
 
 _STATES = ("pending", "running", "finished", "failure")
-"""Of a prompt, as verl's buffer keeps them."""
+"""States of a prompt in verl's buffer."""
 
 
 def _filter_settings(config: DictConfig, trainer: Any, is_sync: bool) -> dict[str, Any]:
-    """As `PPOTrainer._build_replay_buffer` derives them for its own buffers."""
+    """Filter settings, as derived by `PPOTrainer._build_replay_buffer` for its own buffers."""
     metric = trainer._resolve_filter_groups_metric()
     refill = bool(config.trainer.v1.sampler.get("sync_refill_failed_groups", False))
     settings: dict[str, Any] = {"filter_groups_metric": metric, "sync_refill_failed_groups": refill}

@@ -1,4 +1,4 @@
-"""What `import verl` sets in motion: cheap now, the rest when verl imports the module it belongs to."""
+"""Register the plug-in on `import verl`; costly parts wait until verl imports their module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANAGER_PACKAGE = "verl.experimental.reward_loop.reward_manager"
 
 
 def register() -> None:
-    """Everything that verl has to find. Calling it again is harmless."""
+    """Register everything for verl. Idempotent."""
     when_imported(MANAGER_PACKAGE, register_reward_manager)
     when_imported("hydra.core.config_store", register_config_groups)
 

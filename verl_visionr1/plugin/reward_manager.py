@@ -1,8 +1,8 @@
-"""verl's reward manager `visionr1`: the only place that knows DataProto.
+"""verl's reward manager `visionr1`: the only module that uses DataProto.
 
-It reads one trajectory, hands text, target and context to the pure rewards, and returns what verl wants. It holds no
-arithmetic. Images that lie in the batch's messages are never touched. Scoring takes microseconds, less than handing it
-to a thread would, so it runs in the worker's event loop.
+It reads one trajectory, passes text, target and context to the pure rewards, and returns verl's format, without
+arithmetic of its own. Images in the batch's messages are not touched. Scoring takes microseconds, less than passing it
+to a thread, so it runs in the worker's event loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-import scipy.optimize  # noqa: F401 - loaded with the first assignment otherwise: better before training than in it
+import scipy.optimize  # noqa: F401 - load it before training, not at the first assignment
 from msgspec.structs import replace
 from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
@@ -60,7 +60,7 @@ class VisionR1RewardManager(RewardManagerBase):
     """`reward.reward_manager.name=visionr1`; settings under `+reward.reward_kwargs.visionr1.*`.
 
     Raises (at start-up):
-        ConfigError: an unsupported verl, a setting that cannot be, a frame or a total that cannot be found out.
+        ConfigError: an unsupported verl, an invalid setting, an unknown frame or total.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class VisionR1RewardManager(RewardManagerBase):
         make_naive: Any = NaiveRewardManager  # its decorator hides its parameters
         others = (reward_router_address, reward_model_tokenizer)
         self.naive = make_naive(config, tokenizer, compute_score, *others) if self.settings.delegate else None
-        if not has_callback(config):  # it knows the total that a checkpoint has pinned
+        if not has_callback(config):  # the callback knows the total of a checkpoint
             write_record(config, self.settings, from_step=first_step_of(config))
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
@@ -121,12 +121,12 @@ class VisionR1RewardManager(RewardManagerBase):
                 response = replace(response, processed_wh=size_wh)
             preset = self.routes.preset_for(target, source, row)
             rule = self.rule_of(context, preset, source)
-            if preset.may_block:  # what may take long must not hold up the worker's other rows
+            if preset.may_block:  # slow criteria must not block the worker's other rows
                 score, signs = await asyncio.to_thread(_judged, completion, target, preset, rule.thresholds, response)
             else:
                 score, signs = _judged(completion, target, preset, rule.thresholds, response)
         except Exception as error:  # noqa: BLE001 - a criterion of the user's own may raise anything
-            # An exception here would make verl drop the whole prompt group: say it, count it, score the floor.
+            # An exception here would make verl drop the whole prompt group: log it, count it, give the lowest reward.
             reason = _reason(error)
             logger.error("visionr1: row %s cannot be scored, reward 0: %s", row.get("index"), reason)
             self.guard.look(str(row.get("reward_model")), is_scored=False, reason=reason)
@@ -136,7 +136,7 @@ class VisionR1RewardManager(RewardManagerBase):
         return self.reward_of(score, signs, context, rule, preset, response)
 
     async def delegated(self, data: DataProto, context: Context, response: ResponseContext) -> dict[str, Any]:
-        """A row that verl's own naive manager judges, reported under the keys of all rows."""
+        """Score a row by verl's own naive manager, reported under the keys of all rows."""
         assert self.naive is not None
         result = await self.naive.run_single(data)
         rule = self.rule_of(context, self.routes.default, "")
@@ -156,7 +156,7 @@ class VisionR1RewardManager(RewardManagerBase):
         *,
         is_scored: bool = True,
     ) -> dict[str, Any]:
-        """What verl wants of a reward manager: see `row_report`. The processed size lets a dump be scored again."""
+        """verl's result of a reward manager: see `row_report`. The processed size allows scoring a dump again."""
         route = self.routes.index(preset)
         extra = row_report(
             score, signs, context, rule, response, metrics=self.metrics, route=route, is_scored=is_scored
@@ -167,7 +167,7 @@ class VisionR1RewardManager(RewardManagerBase):
         return {"reward_score": score.value, "reward_extra_info": extra}
 
     def context_of(self, row: Mapping[str, Any]) -> Context:
-        """The stamped context; without the callback, the same from verl's own `global_steps` and the row's split."""
+        """The context from the callback; without it, from verl's own `global_steps` and the row's split."""
         stamped = row.get(WIRE_KEY)
         if stamped is not None:
             return Context.from_wire(stamped)
@@ -182,7 +182,7 @@ class VisionR1RewardManager(RewardManagerBase):
         return context_at(step, self.total_steps, n_steps=self.run_steps, is_validation=is_validation)
 
     def rule_of(self, context: Context, preset: Preset, source: str) -> Rule:
-        """What counts for a row. A gate counts the stages of the run's own preset; others go by progress."""
+        """Thresholds for a row: gates for the run's default preset, progress for others."""
         is_gated = preset is self.routes.default
         schedule = follow_model(preset.schedule, self.frame.name)
         return context.rule(schedule, self.settings.validation, source, is_gated=is_gated)
@@ -190,17 +190,18 @@ class VisionR1RewardManager(RewardManagerBase):
     def response_of(self, data: DataProto, length: int | None) -> list[int]:
         """The tokens of the last output, without padding.
 
-        Of several outputs the mask does not tell it: verl pads prompts with responses as a whole, responses apart.
+        With several outputs the mask does not help: verl pads prompts with responses as a whole, but responses
+        separately.
         """
         response_ids = data.batch["responses"][-1]
         mask = data.batch["attention_mask"][-1][-response_ids.shape[-1] :]
         return response_ids[: int(mask.sum() if length is None else length)].tolist()
 
     def last_turn_of(self, data: DataProto, response_ids: list[int], row: Mapping[str, Any]) -> tuple[str, bool]:
-        """What the model said last, without special tokens, and whether it began inside its reasoning.
+        """The model's last turn without special tokens, and whether it began inside reasoning.
 
         Raises:
-            TurnsError: it cannot be told.
+            TurnsError: the last turn is unknown.
         """
         mask = data.batch.get(MASK_KEY, None)
         start, end = self.turns.last_turn(response_ids, row, None if mask is None else mask[-1].tolist())
@@ -217,20 +218,20 @@ _UNSCORED = Score(0.0, {})
 
 
 def prompt_end_of(data: DataProto, row: Mapping[str, Any]) -> int:
-    """How many tokens the last row's prompt has, padding included."""
+    """Number of tokens of the last row's prompt, padding included."""
     return int(row.get("prompt_len") or data.batch["input_ids"].shape[-1] - data.batch["responses"].shape[-1])
 
 
 def _judged(
     completion: str, target: Target, preset: Preset, thresholds: Thresholds, response: ResponseContext
 ) -> tuple[Score, dict[str, float]]:
-    """`rewards.completion`, and the signs of the same reading of the text."""
+    """Score by `rewards.completion`, with the degeneration metrics of the same text."""
     case = read_completion(completion, target, preset, thresholds, response)
     return apply_criteria(case, preset), degeneration_metrics(case)
 
 
 def _reason(error: Exception) -> str:
-    """Bad data, settings and criteria speak for themselves; for anything else, what it is and where."""
+    """Message of an error; for errors other than bad data, settings and criteria also its type and place."""
     if isinstance(error, ValueError):
         return str(error)
     return "".join(traceback.format_exception(error, limit=-3))

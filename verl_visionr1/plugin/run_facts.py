@@ -1,4 +1,4 @@
-"""What a run's config says of its model and its length: the frame, the family, the steps."""
+"""Facts from a run's config: frame, family, steps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, filtered_
 
 
 def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
-    """The trainer step that a row belongs to, from 1; 0 in a validation before training.
+    """The trainer step of a row, from 1; 0 for validation before training.
 
-    verl's V1 trainer hands over `global_steps`. The others (V0, one-step-off, fully async) say which weights wrote the
-    answer: see `step_of_weights`.
+    verl's V1 trainer passes `global_steps`. The others (V0, one-step-off, fully async) pass the version of the weights:
+    see `step_of_weights`.
 
     Args:
         row: columns of verl's batch.
 
     Raises:
-        ConfigError: verl does not tell.
+        ConfigError: the batch has neither.
 
     >>> step_of({"tool_extra_fields": {"max_global_steps": 4}}, is_validation=False)
     5
@@ -38,13 +38,13 @@ def step_of(row: Mapping[str, Any], *, is_validation: bool) -> int:
         return step
     raise ConfigError(
         "reward manager visionr1: this trainer's batches have neither global_steps nor "
-        "tool_extra_fields.max_global_steps, so that the progress of training is not known; add "
+        "tool_extra_fields.max_global_steps, so the progress of training is unknown; add "
         f"+visionr1@_global_=progressive (V1 trainer), or set {PREFIX}.schedule.kind=off"
     )
 
 
 def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
-    """A gate is moved by the progress callback alone, and by all that was sampled.
+    """Raise unless a gate can work: it needs the progress callback, and all sampled rows.
 
     Raises:
         ConfigError: a gated schedule without the callback, or with a filter of groups.
@@ -57,7 +57,7 @@ def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
 
 
 def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
-    """The model's `config.json`; empty where there is none (a tokenizer alone)."""
+    """The model's `config.json`; empty if there is none (a tokenizer alone)."""
     paths = (OmegaConf.select(config, "actor_rollout_ref.model.path"), getattr(tokenizer, "name_or_path", None))
     for path in filter(None, paths):
         file = Path(path).expanduser() / "config.json"
@@ -69,36 +69,36 @@ def model_config_of(config: DictConfig, tokenizer: Any) -> dict[str, Any]:
     from verl.utils.fs import copy_to_local
 
     trust = bool(OmegaConf.select(config, "actor_rollout_ref.model.trust_remote_code"))
-    path = copy_to_local(next(filter(None, paths)))  # of hdfs: the copy that verl has made
+    path = copy_to_local(next(filter(None, paths)))  # for hdfs: verl's local copy
     return AutoConfig.from_pretrained(path, trust_remote_code=trust).to_dict()
 
 
 def frame_of(settings: Settings, model: Mapping[str, Any]) -> Frame:
-    """The frame that is set, or the one that models of this type speak in.
+    """The frame in the settings, or that of the model's type.
 
     Raises:
-        ConfigError: "auto" for a model type whose frame is not known.
+        ConfigError: "auto" for a model type with unknown frame.
     """
     if settings.frame != "auto":
         return frame_named(settings.frame)
     model_type = str(model.get("model_type"))
     if model_type not in MODEL_TYPE_FRAMES:
         raise ConfigError(
-            f"{PREFIX}.frame=auto: the frame of model type {model_type!r} is not known (known: "
-            f"{', '.join(MODEL_TYPE_FRAMES)}); set {PREFIX}.frame to the coordinates the model speaks in"
+            f"{PREFIX}.frame=auto: the frame of model type {model_type!r} is unknown (known: "
+            f"{', '.join(MODEL_TYPE_FRAMES)}); set {PREFIX}.frame to the coordinates of the model's answers"
         )
     return frame_named(MODEL_TYPE_FRAMES[model_type])
 
 
 def family_of(config: DictConfig, settings: Settings) -> str:
-    """The name of the frame that the run's model speaks in, which its default schedule follows; "" if not known."""
+    """Name of the frame of the run's model, which decides its default schedule; "" if unknown."""
     if settings.frame != "auto":
         return settings.frame
     return MODEL_TYPE_FRAMES.get(str(model_config_of(config, None).get("model_type")), "")
 
 
 def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
-    """Trainer steps that count as the whole of training; None with the progressive rule off.
+    """Trainer steps that count as the whole of training; None without a schedule.
 
     Raises:
         ConfigError: neither set nor resolved by verl's trainer.
@@ -108,14 +108,14 @@ def total_steps_of(config: DictConfig, settings: Settings) -> int | None:
     total = settings.total_steps or run_steps_of(config)
     if total is None:
         raise ConfigError(
-            f"{PREFIX}.total_steps=null: this trainer does not say how many steps it will take; set "
+            f"{PREFIX}.total_steps=null: this trainer does not set its number of steps; set "
             f"{PREFIX}.total_steps, or {PREFIX}.schedule.kind=off"
         )
     return total
 
 
 def run_steps_of(config: DictConfig) -> int | None:
-    """Trainer steps that a run takes, as its trainer has written them into the config; None where it has not."""
+    """Number of steps of a run, written into the config by its trainer; None if missing."""
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1
     steps = (OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0) // updates_per_step
@@ -143,6 +143,6 @@ def first_step_of(config: DictConfig) -> int:
 
 
 def has_callback(config: DictConfig) -> bool:
-    """Whether the progress callback is named."""
+    """Whether the progress callback is configured."""
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
     return str(manager).startswith("verl_visionr1.")

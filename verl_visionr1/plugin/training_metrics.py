@@ -1,4 +1,4 @@
-"""What a sampled training batch scored, as numbers for verl's loggers."""
+"""Metrics of sampled training batches for verl's loggers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from verl_visionr1.rollouts.records import split_uid
 logger = logging.getLogger(__name__)
 
 PREFIX = "visionr1"
-"""Of the training metrics' names."""
+"""Prefix of the training metrics' names."""
 
 
 def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, float]:
-    """What a training step scored, and what counted there; gates and alarms move on it.
+    """Metrics of a training step: scores and thresholds; also updates gates and alarms.
 
-    Of a step that verl samples in parts, the last part reports all of it, and the others nothing (`StepCollector`).
+    For a step that verl samples in parts, the last part reports the whole step, the others nothing (`StepCollector`).
 
     Raises:
         NothingScoredError: none of the first rows of the run could be scored.
@@ -45,7 +45,7 @@ def training_metrics(batch: Any, progress: Progress, step: int) -> dict[str, flo
 
 
 def step_metrics(rows: StepRows, progress: Progress, step: int) -> dict[str, float]:
-    """As `training_metrics`, of a whole step."""
+    """Like `training_metrics`, for a whole step."""
     _require_scored(rows, progress)
     reported = [reported_by(preset) for preset in progress.routes.presets]
     metrics = {
@@ -61,13 +61,13 @@ def step_metrics(rows: StepRows, progress: Progress, step: int) -> dict[str, flo
 def _require_scored(rows: StepRows, progress: Progress) -> None:
     for key, info in zip(rows.keys, rows.infos, strict=True):
         if info.get("route") == DELEGATED or "unscored" not in info:
-            continue  # verl, or another reward manager, has judged it
-        reason = "the log of the reward workers has each reason: cannot be scored"
+            continue  # scored by verl or another reward manager
+        reason = 'see "cannot be scored" in the log of the reward workers'
         progress.guard.look(split_uid(key)[0], is_scored=not info["unscored"], reason=reason)
 
 
 def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict[str, float]:
-    """Progress, stage and thresholds of a step; with gates each source's stage, and thresholds of the one least far."""
+    """Progress, stage and thresholds of a step; with gates each source's stage, and the thresholds of the earliest."""
     context = progress.context(step)
     rules = {source: progress.rule(step, source) for source in (sources if progress.gates is not None else [""])}
     _announce(progress, step, {source: rule.stage for source, rule in rules.items()})
@@ -83,14 +83,14 @@ def _rule_metrics(progress: Progress, step: int, sources: Sequence[str]) -> dict
 
 
 def _budget_metrics(progress: Progress, infos: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The share of the response budget that an answer takes."""
+    """Share of the response budget that answers use."""
     budget = OmegaConf.select(progress.config, "data.max_response_length")
     lengths = [info["n_tokens"] for info in infos if "n_tokens" in info]
     return {f"{PREFIX}/budget_used/mean": float(np.mean(lengths)) / budget} if budget and lengths else {}
 
 
 def alarm_metrics(progress: Progress, sampled: Sampled) -> dict[str, float]:
-    """1.0 for each alarm that is on, and 0.0 for the others; what starts or ends is printed. Never raises."""
+    """1.0 for each active alarm, 0.0 for the others; prints those that start or end. Never raises."""
     if progress.alarm_rules is None:
         return {}
     try:
@@ -115,28 +115,28 @@ def _announce(progress: Progress, step: int, stages: Mapping[str, int]) -> None:
 
 
 NOT_AVERAGED = frozenset({"progress", "stage", "match_iou", "acc", "route", "processed_w", "processed_h"})
-"""Keys of a row that `training_metrics` reports otherwise."""
+"""Keys of a row that `training_metrics` reports in another form."""
 
 
 def reported_by(preset: Preset) -> set[str]:
-    """The numbers that mean something for the rows of a preset, and not for all rows."""
+    """Numbers that are meaningful only for rows of a preset."""
     return {*preset.weights, *(BOX_METRICS if set(preset.tasks) & set(BOX_TASKS) else ())}
 
 
 def batch_means(
     keys: Sequence[str], infos: Iterable[Mapping[str, float]], reported: Sequence[Set[str]] = ()
 ) -> dict[str, float]:
-    """Mean of each reported number over a batch, and how much the rewards of a prompt differ.
+    """Mean of each reported number over a batch, and the spread of rewards within prompts.
 
     Args:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`; a prompt's rollouts share the uid.
         infos: `reward_extra_info` of each trajectory.
         reported: `reported_by` of each preset of the run, in the order of "route"; a row counts in the mean of such a
-            number only where its preset reports it.
+            number only if its preset reports it.
 
     Returns:
-        `visionr1/<key>/mean`; `visionr1/group_std/mean`: standard deviation of the rewards within a prompt, as verl
-        has it; and `visionr1/frac_reward_zero_std/mean`: share of prompts whose rewards are all equal.
+        `visionr1/<key>/mean`; `visionr1/group_std/mean`: standard deviation of the rewards within a prompt, as in
+        verl; and `visionr1/frac_reward_zero_std/mean`: share of prompts whose rewards are all equal.
 
     >>> batch_means(["a_0_0", "a_1_0"], [{"value": 0.0}, {"value": 1.0}])["visionr1/value/mean"]
     0.5

@@ -1,4 +1,4 @@
-"""How far training is and what counts there: the state behind the progress callback."""
+"""Progress of training and its thresholds: the state of the progress callback."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """How far training is, and what counts there: the one place that has state.
+    """Progress of training and its thresholds; the only object with state.
 
-    The total is pinned by the first run: a checkpoint brings it along, so that a run that is extended later does not
-    fall back to an easier stage. `reward.reward_kwargs.visionr1.total_steps` overrules it. Gates and alarms
-    move here, on what the sampled batches scored.
+    The first run fixes the total: checkpoints keep it, so that a run that is extended later does not return to an
+        easier
+    stage. `reward.reward_kwargs.visionr1.total_steps` overrides it. Gates and alarms are updated here with the scores
+    of sampled batches.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -52,48 +53,48 @@ class Progress:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps that count as the whole of training; None with the rule off."""
+        """Steps that count as the whole of training; None without a schedule."""
         if self.pinned_total is None:
             self.pinned_total = total_steps_of(self.config, self.settings)
         return self.pinned_total
 
     def context(self, step: int, *, is_validation: bool = False) -> Context:
-        """How prompts dispatched at `step` are judged."""
+        """Context for scoring prompts dispatched at `step`."""
         stages = None if self.gates is None else {source: self.gates.stage(source) for source in self.gates.states}
         n_steps = run_steps_of(self.config)
         return context_at(step, self.total_steps, n_steps=n_steps, is_validation=is_validation, gates=stages)
 
     def rule(self, step: int, data_source: str = "") -> Rule:
-        """What counts at `step` for rows that the run's own preset judges."""
+        """Thresholds at `step` for rows of the run's default preset."""
         return self.context(step).rule(self.schedule, self.settings.validation, data_source)
 
     def observe(self, step: int, sources: Sequence[str], infos: Sequence[Mapping[str, float]]) -> None:
-        """Move the gates on what a batch scored: each row counts at the stage it was judged at."""
+        """Update the gates with a batch's scores; each row counts at the stage at which it was scored."""
         if self.gates is None:
             return
         metric = self.gates.gate.metric
         scored: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for source, info in zip(sources, infos, strict=True):
-            if not info.get("unscored") and self._tells(info):
+            if not info.get("unscored") and self._moves_gate(info):
                 scored[int(info["stage"])][source].append(float(info[metric]))
         for stage, values in sorted(scored.items()):
             means = {source: (float(np.mean(each)), len(each)) for source, each in values.items()}
             self.gates = self.gates.advance(step, stage, means)
 
-    def _tells(self, info: Mapping[str, float]) -> bool:
-        """Whether a row moves the gate: only rows of the run's own preset are judged at the gate's stages."""
+    def _moves_gate(self, info: Mapping[str, float]) -> bool:
+        """Whether a row moves the gate: only rows of the run's default preset are scored at the gate's stages."""
         assert self.gates is not None
         return info.get("route", 0.0) == 0.0 and self.gates.gate.metric in info and "stage" in info
 
     def update_alarms(self, batch: Batch) -> dict[str, bool]:
-        """Move the alarms on what a batch scored; those that have started (True) or ended (False)."""
+        """Update the alarms with a batch; returns those that started (True) or ended (False)."""
         if self.alarm_rules is None:
             return {}
         before, self.alarms = self.alarms, advance(self.alarm_rules, self.alarms, batch)
         return changes(before, self.alarms)
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         rule = self.rule(step)
         return {
             "version": 3,
@@ -106,7 +107,7 @@ class Progress:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint; one of before there were alarms has none of theirs."""
+        """Restore the state of a checkpoint; old checkpoints have no alarms."""
         self._restore_alarms(state.get("alarms"))
         saved = state["total_steps"]
         if saved is None or self.settings.is_off:
@@ -124,11 +125,11 @@ class Progress:
     def _restore_alarms(self, state: Any) -> None:
         try:
             self.alarms = AlarmState() if state is None else AlarmState.from_state(state)
-        except ValueError as error:  # a warning less is not worth a run
-            logger.warning("visionr1: alarms start anew: %s", error)
+        except ValueError as error:  # lost alarms must not end the run
+            logger.warning("visionr1: alarms start again from zero: %s", error)
 
     def warn(self) -> list[str]:
-        """What the user should know as training begins, one line each; call it after `restore`."""
+        """Warnings for the start of training, one line each; call it after `restore`."""
         n_steps = run_steps_of(self.config)
         if self.total_steps is None or n_steps is None or self.gates is not None:
             return list(self.warnings)
@@ -136,7 +137,7 @@ class Progress:
 
     @property
     def reason(self) -> str | None:
-        """Why the thresholds move when they do, where the model's family decides; None where a setting does."""
+        """Why the thresholds change when they do, if the model's family decides; None if a setting does."""
         is_default = self.settings.reward.schedule.follows_model and self.total_steps is not None
         return switch_words(self.family) if is_default else None
 
@@ -154,12 +155,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """What some trajectories scored.
+    """Scores of some trajectories.
 
     Attributes:
         keys: verl's trajectory keys, `{uid}_{session}_{index}`.
-        sources: data source of each.
-        infos: `reward_extra_info` of each.
+        sources: data source of each trajectory.
+        infos: `reward_extra_info` of each trajectory.
     """
 
     keys: Sequence[str]
@@ -171,10 +172,10 @@ class StepRows:
 
 
 class StepCollector:
-    """Gathers the parts of a step, so that each number is reported once a step, over all its rows.
+    """Collects the parts of a step, so that each number is reported once per step, over all its rows.
 
-    With `parameter_sync_step` above 1 verl samples a step in parts, and combines what each part reports by words in the
-    metrics' names: "sum" adds, "max" takes the largest, others average. Windows of alarms and gates count steps.
+    With `parameter_sync_step` above 1 verl samples a step in parts, and combines the parts' metrics by words in their
+    names: "sum" adds, "max" takes the largest, others average. Windows of alarms and gates count steps.
 
     >>> part = StepRows(["a_0_0"], ["coco"], [{"value": 1.0}])
     >>> collector = StepCollector(2)
@@ -188,7 +189,7 @@ class StepCollector:
         self.parts: list[StepRows] = []
 
     def add(self, step: int, part: StepRows) -> StepRows | None:
-        """The whole step once its last part is there, else None. Parts of a step that was broken off are dropped."""
+        """The whole step once its last part has arrived, else None. Parts of an aborted step are dropped."""
         if step != self.step:
             self.step, self.parts = step, []
         self.parts.append(part)
@@ -202,6 +203,6 @@ class StepCollector:
 
 
 def parts_a_step(config: DictConfig) -> int:
-    """How many times verl's V1 trainer samples in one step."""
+    """Number of samplings of verl's V1 trainer in one step."""
     mode: Any = OmegaConf.select(config, "trainer.v1.trainer_mode")
     return int(OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)

@@ -1,8 +1,8 @@
-"""Which tokens of a response are the model's last turn, and whether its reasoning was opened before them.
+"""Find the model's last turn in a response, and whether the prompt opened its reasoning.
 
-verl hands the reward the tokens of all turns, with what tools and users said between them, but not the mask that tells
-them apart. A loop of verl's own writes every turn with the chat template: the last one follows the last generation
-prompt. A loop of another kind has to say what it does (`turns`), or to hand its mask over.
+verl passes the tokens of all turns to the reward, including those of tools and users, but not the mask that
+distinguishes them. verl's own loops write every turn with the chat template: the last one follows the last generation
+prompt. For other loops, the setting `turns` is needed, or the loop's mask.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from verl_visionr1.answers.transcript import REASONING_TAGS, TOOL_CALLS, Reasoni
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, TurnRule
 
 SINGLE_TURN, TOOL_AGENT = "single_turn_agent", "tool_agent"
-"""The agent loops of verl, whose turns are known."""
+"""verl's own agent loops, whose turns are known."""
 MASK_KEY = "response_mask"
-"""Key of a loop's `extra_fields`, or of the batch, with 1 for each token that the model said."""
+"""Key of a loop's `extra_fields`, or of the batch, with 1 for each token of the model."""
 N_TURNS_KEY = "__num_turns__"
 EXTRA_KEY = "tool_extra_fields"
 _AGENT = "actor_rollout_ref.rollout.agent"
 _ONE_QUESTION = 2  # `AgentLoopOutput.num_turns` of a prompt and one answer
 TAIL = 16
-"""Tokens before a turn that are looked at: a role, and `<think>`."""
+"""Tokens before a turn that are read: a role, and `<think>`."""
 _MARKS = {tag for pair in (*REASONING_TAGS, *TOOL_CALLS) for tag in pair}
 _OPENINGS = tuple(opening for opening, _ in REASONING_TAGS)
 
 
 class TurnsError(ValueError):
-    """A response of several turns whose last one cannot be told; the message says what to set."""
+    """The last turn of a response is unknown; the message names the setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Turns:
     """Finds the last turn of a response.
 
     Attributes:
-        rule: see `Settings.turns`; "auto" stands for verl's own loops here.
-        boundary: tokens that begin an answer in the chat template; empty where the template does not show them.
+        rule: see `Settings.turns`; "auto" means verl's own loops here.
+        boundary: tokens before an answer in the chat template; empty if unknown.
         decode: tokens -> text, special tokens kept.
         reasoning: whether the prompt opens the reasoning: see `Settings.reasoning`.
     """
@@ -60,15 +60,15 @@ class Turns:
     def last_turn(
         self, ids: Sequence[int], row: Mapping[str, Any], mask: Sequence[int] | None = None
     ) -> tuple[int, int]:
-        """Where the model's last turn begins and ends in a response: `ids[start:end]`.
+        """Find the model's last turn in a response: `ids[start:end]`.
 
         Args:
             ids: the response, without padding.
-            row: `N_TURNS_KEY` and `EXTRA_KEY`, where the batch has them.
-            mask: 1 for each token of the model's own, where the batch has it.
+            row: with `N_TURNS_KEY` and `EXTRA_KEY`, if the batch has them.
+            mask: 1 for each token of the model, if the batch has it.
 
         Raises:
-            TurnsError: several turns, and nothing tells them apart.
+            TurnsError: several turns that cannot be distinguished.
         """
         if mask is None:
             extra = row.get(EXTRA_KEY)
@@ -76,27 +76,27 @@ class Turns:
         if mask is not None:
             return _last_run(mask, len(ids))
         if self.rule == "mask":
-            raise TurnsError(f"{PREFIX}.turns=mask: the agent loop hands over no extra_fields[{MASK_KEY!r}]")
+            raise TurnsError(f"{PREFIX}.turns=mask: the agent loop does not return extra_fields[{MASK_KEY!r}]")
         n_turns = int(row.get(N_TURNS_KEY) or 0)
         if self.rule == "whole" or (self.rule == "auto" and n_turns <= _ONE_QUESTION):
             return 0, len(ids)
         at = _rfind(ids, self.boundary) if self.boundary else -1
         if at < 0 and n_turns > _ONE_QUESTION:
             raise TurnsError(
-                f"a response of {n_turns} turns in which no turn of the chat template begins: the reward cannot tell "
-                f"what the model said last; {_advice('the agent loop')}"
+                f"a response of {n_turns} turns without a generation prompt of the chat template: the model's "
+                f"last turn is unknown; {_advice('the agent loop')}"
             )
         return (0 if at < 0 else at + len(self.boundary)), len(ids)
 
     def is_reasoning_opened(self, before: Sequence[int]) -> bool:
-        """Whether the tokens before a turn (its prompt) end inside a reasoning that the chat template opened."""
+        """Whether the tokens before a turn (its prompt) end inside reasoning opened by the chat template."""
         if self.reasoning != "auto":
             return self.reasoning == "opened"
         return self._opens(tuple(before[-TAIL:]))
 
 
 def _last_run(mask: Sequence[int], n_tokens: int) -> tuple[int, int]:
-    """Where the last tokens of the model's own begin and end."""
+    """Start and end of the model's last run of tokens."""
     end = min(len(mask), n_tokens)
     while end and not mask[end - 1]:
         end -= 1
@@ -107,7 +107,7 @@ def _last_run(mask: Sequence[int], n_tokens: int) -> tuple[int, int]:
 
 
 def _rfind(ids: Sequence[int], boundary: tuple[int, ...]) -> int:
-    """Where `boundary` stands last in `ids`; -1 where it does not."""
+    """Last index of `boundary` in `ids`; -1 if missing."""
     n = len(boundary)
     for at in range(len(ids) - n, -1, -1):
         if ids[at] == boundary[0] and tuple(ids[at : at + n]) == boundary:
@@ -116,10 +116,10 @@ def _rfind(ids: Sequence[int], boundary: tuple[int, ...]) -> int:
 
 
 def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
-    """How the last turns of a run are found.
+    """Make the `Turns` of a run.
 
     Raises:
-        ConfigError: an agent loop whose turns cannot be told, or a chat template that hides where answers begin.
+        ConfigError: an agent loop with unknown turns, or a chat template without a visible generation prompt.
     """
     problem = turns_problem(config, settings)
     if problem:
@@ -128,7 +128,7 @@ def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
     loop = agent_loop_of(config)
     if not boundary and (settings.turns == "template" or (settings.turns == "auto" and loop == TOOL_AGENT)):
         raise ConfigError(
-            f"{PREFIX}.turns={settings.turns}: the tokenizer's chat template does not show where an answer begins, and "
+            f"{PREFIX}.turns={settings.turns}: the tokenizer's chat template has no visible generation prompt, and "
             f"the agent loop {loop!r} may take several turns; {_advice('the agent loop')}"
         )
 
@@ -139,9 +139,9 @@ def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
 
 
 def plain_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """Tokens -> text without special tokens, but for those that mark reasoning and calls of tools.
+    """Make a decoder that drops special tokens, except those of reasoning and tool calls.
 
-    In some vocabularies (Gemma 4, Kimi) these are special: without them reasoning would be read as the answer.
+    In some vocabularies (Gemma 4, Kimi) these are special; without them reasoning would be read as the answer.
     """
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     special = {str(token) for token in added.values() if token.special}
@@ -153,15 +153,15 @@ def plain_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
 
 
 def agent_loop_of(config: DictConfig) -> str:
-    """The agent loop of rows that name none."""
+    """The default agent loop."""
     return str(OmegaConf.select(config, f"{_AGENT}.default_agent_loop") or SINGLE_TURN)
 
 
 def turns_problem(config: DictConfig, settings: Settings, loop: str | None = None) -> str | None:
-    """Why the last turn of an agent loop cannot be told, in one line; None where it can.
+    """Why the last turn of an agent loop is unknown, in one line; None if it is known.
 
     Args:
-        loop: an agent loop that rows name (column `agent_name`); None: that of the config.
+        loop: agent loop of rows (column `agent_name`); None: that of the config.
     """
     if settings.turns != "auto":
         return None
@@ -172,18 +172,20 @@ def turns_problem(config: DictConfig, settings: Settings, loop: str | None = Non
     named = agent_loop_of(config) if named is None else named
     if named in (SINGLE_TURN, TOOL_AGENT):
         return None
-    return f"{key}={named}: the reward cannot tell the model's words from those of tools and users; {_advice(named)}"
+    return (
+        f"{key}={named}: the reward cannot distinguish the model's text from that of tools and users; {_advice(named)}"
+    )
 
 
 def _advice(loop: str) -> str:
     return (
         f"set {PREFIX}.turns to template ({loop} writes each turn with the chat template), mask (it puts its "
-        f"response_mask into extra_fields[{MASK_KEY!r}]) or whole (its responses are the model's own words alone)"
+        f"response_mask into extra_fields[{MASK_KEY!r}]) or whole (its responses have only the model's text)"
     )
 
 
 def _boundary(config: DictConfig, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens with which the chat template begins an answer, without `<think>`; empty where it hides them."""
+    """The chat template's tokens before an answer, without `<think>`; empty if unknown."""
     apply = getattr(tokenizer, "apply_chat_template", None)
     if apply is None:
         return ()
@@ -194,7 +196,7 @@ def _boundary(config: DictConfig, tokenizer: Any) -> tuple[int, ...]:
     try:
         asked = apply(question, tokenize=False, add_generation_prompt=False, **kwargs)
         prompt = apply(question, tokenize=False, add_generation_prompt=True, **kwargs)
-    except Exception:  # noqa: BLE001 - no template, or one that wants more than a question
+    except Exception:  # noqa: BLE001 - no template, or one that needs more than a question
         return ()
     header = prompt[len(asked) :] if prompt.startswith(asked) else ""
     for opening in _OPENINGS:

@@ -1,1 +1,1 @@
-"""Saved rollouts: reading them, and judging one again."""
+"""Read saved rollouts and score them again."""

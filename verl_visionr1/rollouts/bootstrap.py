@@ -1,8 +1,8 @@
 """Confidence intervals by resampling images (Efron's percentile bootstrap).
 
 Images are drawn with replacement, as many as there are; an image brings all its rows, answers and boxes. A metric is
-computed of each resample from what is kept per image, not by evaluating again. Two models that answered the same images
-are resampled alike (same images, seed and number of resamples), so their differences are paired.
+computed for each resample from numbers per image, without evaluating again. Two models that answered the same images
+get the same resamples (same images, seed and number of resamples), so their differences are paired.
 
 Legend: B resamples, U images (units), `weights_bu[b, u]` how often image u is in resample b.
 """
@@ -24,22 +24,22 @@ Indices = NDArray[np.intp]
 Weights = NDArray[Any]
 """How often each unit counts, shape (B, U): whole numbers as float32 or float64, exact up to 2 ** 24."""
 BIASED = ("AP", "NMS-AP")
-"""Names of metrics whose resampled values lie above them begin so."""
+"""Prefixes of metrics whose resampled values are biased upwards."""
 LEAST_SHARE = 0.9
-"""Of the resamples, in which there must be something to measure; where one or two images hold all of it there is not,
-and what is left says nothing of other images."""
+"""Least share of resamples with a defined value. If only one or two images contribute, fewer have one, and the rest
+would not be representative."""
 MAX_CELLS = 4_000_000
-"""Cells of a table of weights that are in memory at once."""
+"""Most cells of a table of weights in memory."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A number, and how far another sample of images might move it.
+    """A number with its confidence interval.
 
     Attributes:
-        value: None where there is nothing to measure (no object of that size, say).
-        low, high: ends of the confidence interval; None without resamples, and where one or two images hold all that
-            can be measured.
-        n: rows it is over; for average precision, images.
+        value: None if undefined (for example, no object of that size).
+        low, high: ends of the confidence interval; None without resamples, or if only one or two images
+            contribute.
+        n: number of rows; for average precision, of images.
     """
 
     value: float | None
@@ -49,25 +49,25 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Measured(Protocol):
-    """Metrics that are computed together, of the images themselves and of resamples of them."""
+    """Metrics that are computed together, for the images and for resamples of them."""
 
     @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
-        """Metric -> its value, and what it is over."""
+        """Metric -> (value, number of rows or images)."""
         ...
 
     def resampled(self, weights_bu: Weights) -> Mapping[str, Array]:
-        """Metric -> B values, NaN where there is nothing to measure in a resample."""
+        """Metric -> B values, NaN where undefined in a resample."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """Metrics that are a sum over rows divided by another one: means, shares, cumulative IoU.
+    """Metrics that are ratios of two sums over rows: means, shares, cumulative IoU.
 
     Attributes:
-        units: N image indices, one a row.
-        parts: metric -> N numerators and N denominators; a row of denominator 0 and numerator 0 plays no part.
+        units: N image indices, one per row.
+        parts: metric -> N numerators and N denominators; a row of denominator 0 and numerator 0 does not count.
         roots: metrics that are the square root of their ratio (RMSE).
     """
 
@@ -77,7 +77,7 @@ class Ratios:
 
     @property
     def values(self) -> Mapping[str, tuple[float | None, int]]:
-        """Metric -> its value, and the rows of a denominator."""
+        """Metric -> (value, number of rows with a denominator)."""
         found: dict[str, tuple[float | None, int]] = {}
         for name, (above, below) in self.parts.items():
             total = float(below.sum())
@@ -101,7 +101,7 @@ class Ratios:
 
 
 def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[Weights]:
-    """Weights of resamples, in blocks of shape (some of B, U); the same for the same three numbers.
+    """Yield weights of resamples in blocks of shape (part of B, U); deterministic in the three arguments.
 
     >>> [block.sum(axis=1).tolist() for block in resamples(3, 2, seed=0)]
     [[3.0, 3.0]]
@@ -118,7 +118,7 @@ def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[Weights]:
 def estimates_of(
     measured: Sequence[Measured], n_units: int, *, n_resamples: int, seed: int, level: float
 ) -> tuple[dict[str, Estimate], dict[str, Array]]:
-    """Every metric with its interval, and its B resampled values.
+    """Estimate every metric with its interval and its B resampled values.
 
     >>> ones = np.ones(4)
     >>> found, _ = estimates_of([Ratios(np.arange(4), {"mean": (ones, ones)})], 4, n_resamples=10, seed=0, level=0.9)
@@ -144,11 +144,11 @@ def estimates_of(
 def interval(
     draws: Array | None, level: float, value: float | None, *, metric: str = ""
 ) -> tuple[float | None, float | None]:
-    """The percentile interval of resampled values; of average precision it is shifted by its bias, value - mean.
+    """Percentile interval of resampled values; for average precision it is shifted by the bias, value - mean.
 
-    Average precision takes maxima (interpolated precision), which rise with the lumps of a resample: its resampled
-    values lie above the value itself, by more than they spread where many boxes tie. Means and shares have no such
-    bias. NaN (nothing to measure in a resample) are left out; None where more than one in ten are (`LEAST_SHARE`).
+    Average precision takes maxima (interpolated precision), which are biased upwards in resamples, by more
+    than their spread if many boxes tie. Means and shares have no such bias. NaN (undefined resamples) are left out;
+    None if more than one in ten are NaN (`LEAST_SHARE`).
 
     >>> interval(np.arange(101.0), 0.5, 40.0), interval(np.arange(101.0), 0.5, 40.0, metric="AP50")
     ((25.0, 75.0), (15.0, 65.0))
@@ -164,5 +164,5 @@ def interval(
 
 
 def digest_of(units: Sequence[str]) -> str:
-    """What tells two lists of images apart, in short."""
+    """Short digest of a list of images."""
     return hashlib.sha256("\n".join(units).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The columns of a row: which holds what, under whatever name; its ground truth, its prompt."""
+"""Columns of a row by meaning, under configurable names; ground truth and prompt of a row."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from verl_visionr1.rollouts.dumps import rows_of, start_of
 from verl_visionr1.targets import Target, TargetError
 
 read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""All rollouts of a prompt share their ground truth: it is read once."""
+"""Cached, since all rollouts of a prompt share their ground truth."""
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """Names under which a column is looked for, the first that a row has wins; dots go into nested columns.
+    """Names of each column; the first one present in a row is used. Dots separate nested columns.
 
     Attributes:
-        completion: what the model wrote.
+        completion: the model's text.
         ground_truth: `Target.to_json()`, or the same as nested columns.
-        prompt: what it was asked; tells prompt groups apart where there is no uid.
+        prompt: the prompt; identifies prompt groups if there is no uid.
         uid: "{sample}_{rollout}_{output}", or one id for all rollouts of a prompt.
-        data_source, step, score: where it comes from, the trainer's step, the reward it was given.
+        data_source, step, score: data source, trainer step, reward.
         processed_wh: width and height of the image as the model saw it.
         n_tokens: length of the completion in tokens.
-        index, image, image_id: which row of the data and which image it was; where there is no uid, they tell prompt
-            groups apart.
+        index, image, image_id: row of the data, and image; without a uid, they identify prompt groups.
     """
 
     completion: tuple[str, ...] = ("output", "completion", "response")
@@ -48,7 +47,7 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 class RowColumns:
-    """Values of rows by what they are; the columns' names are taken apart once."""
+    """Gets values of rows by meaning; column names are parsed once."""
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
@@ -58,7 +57,7 @@ class RowColumns:
         self.top_level = {path[0] for paths in self._paths.values() for path in paths}
 
     def get(self, row: Mapping[str, Any], column: str) -> Any:
-        """The value of a column; None where the row has none."""
+        """The value of a column; None if missing."""
         for path in self._paths[column]:
             value = row.get(path[0]) if len(path) == 1 else value_at(row, path)
             if value is not None:
@@ -69,7 +68,7 @@ class RowColumns:
         """The value of a column.
 
         Raises:
-            RowError: the row has none; one that is null is told from one that is not there.
+            RowError: the column is missing or null; the message says which.
         """
         value = self.get(row, column)
         if value is not None:
@@ -83,10 +82,10 @@ class RowColumns:
         raise RowError(f"no {column}", f"no column {names} (found: {found}); name it: --column {column}=NAME")
 
     def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
-        """The ground truth of a row, as JSON and read.
+        """The ground truth of a row, as JSON and as a target.
 
         Raises:
-            RowError: there is none, or none that can be read.
+            RowError: it is missing or invalid.
         """
         truth = self.required(row, "ground_truth")
         try:
@@ -94,17 +93,17 @@ class RowColumns:
             return text, read_target(text)
         except TargetError as error:
             raise RowError("ground truth", str(error)) from None
-        except (ValueError, TypeError) as error:  # nested columns that no JSON text can say
+        except (ValueError, TypeError) as error:  # nested columns that JSON cannot represent
             raise RowError("ground truth", f"ground truth {start_of(truth)}: {error}") from None
 
     def prompt(self, row: Mapping[str, Any]) -> str | None:
-        """What the model was asked; None where the row does not say."""
+        """The prompt; None if the row does not have it."""
         prompt = self.get(row, "prompt")
         return None if prompt is None else "\n".join(prompt_turns(prompt))
 
 
 class Question(NamedTuple):
-    """What a row asks, whether or not it holds an answer."""
+    """The question of a row, with or without an answer."""
 
     target: Target
     prompt: str | None
@@ -112,14 +111,14 @@ class Question(NamedTuple):
 
 
 def question_at(file: Path, number: int, columns: Columns) -> Question:
-    """The question of one row: of the data that was trained on, of a dump, or of a table.
+    """Read the question of one row: of the training data, of a dump, or of a table.
 
     Args:
         number: line from 1, in parquet row from 0.
 
     Raises:
         RowsError: a file that cannot be read, or no such row.
-        RowError: a row without a ground truth that can be read.
+        RowError: a row without a valid ground truth.
     """
     require_row(file, number)
     reader = RowColumns(columns)
@@ -138,7 +137,7 @@ def question_at(file: Path, number: int, columns: Columns) -> Question:
 
 
 def require_row(file: Path, number: int) -> None:
-    """Refuse a number before the first row: 1 in a file of lines, 0 in a parquet file.
+    """Raise if a number is before the first row: 1 in a file of lines, 0 in a parquet file.
 
     Raises:
         RowsError: it is.
@@ -151,10 +150,10 @@ def require_row(file: Path, number: int) -> None:
 
 
 def require_object(row: Any) -> dict[str, Any]:
-    """A row of `rows_of`.
+    """Return a row of `rows_of` that is an object.
 
     Raises:
-        RowError: it is none, or no object.
+        RowError: it is an error, or not an object.
     """
     if isinstance(row, RowError):
         raise row
@@ -164,7 +163,7 @@ def require_object(row: Any) -> dict[str, Any]:
 
 
 def prompt_turns(prompt: Any) -> list[str]:
-    """The texts of a prompt, one a turn: of a conversation, or of a plain text; empty texts where it has none.
+    """Texts of a prompt, one per turn: of a conversation, or of a plain text; "" for a turn without text.
 
     >>> prompt_turns([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}])
     ['Where?']
@@ -173,13 +172,13 @@ def prompt_turns(prompt: Any) -> list[str]:
 
 
 def value_at(row: Any, path: Sequence[str]) -> Any:
-    """The value under nested names; None where there is none."""
+    """The value under nested names; None if missing."""
     for key in path:
         row = row.get(key) if isinstance(row, Mapping) else None
     return row
 
 
 def _holds(row: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether a row has a column, be it null."""
+    """Whether a row has a column, even if null."""
     inner = value_at(row, path[:-1])
     return isinstance(inner, Mapping) and path[-1] in inner

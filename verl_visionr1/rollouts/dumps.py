@@ -1,4 +1,4 @@
-"""Files of saved rollouts, and their rows as plain values: `.jsonl`, `.jsonl.gz` or `.parquet`, one row at a time."""
+"""Read files of saved rollouts row by row: `.jsonl`, `.jsonl.gz` or `.parquet`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from verl_visionr1.files import RowError, RowsError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 Advance = Callable[[int], None]
-"""Told how many bytes of a file have been read since it was last called."""
+"""Called with the number of bytes read since the last call."""
 _ROWS_A_TICK = 512
 
 
 def rollout_files(paths: Sequence[Path]) -> list[Path]:
-    """The files behind some paths; a folder stands for its dumps, in the order of their steps.
+    """List the files of some paths; a folder gives its dumps, in the order of their steps.
 
     Raises:
-        RowsError: a path that is not there, a folder without dumps, a file of another kind.
+        RowsError: a missing path, a folder without dumps, a file of another kind.
     """
     found: list[Path] = []
     for path in paths:
@@ -46,7 +46,7 @@ def rollout_files(paths: Sequence[Path]) -> list[Path]:
 
 def is_dump(path: Path) -> bool:
     """Whether a path is a file of rollouts, by its name."""
-    # `report.rows.jsonl` is what `visionr1 eval` writes beside its answers: numbers, no completions.
+    # `visionr1 eval` writes `report.rows.jsonl` beside its answers: numbers without completions.
     return path.name.endswith(SUFFIXES) and not path.name.endswith(".rows.jsonl") and path.is_file()
 
 
@@ -56,12 +56,12 @@ def _step_and_name(path: Path) -> tuple[float, str]:
 
 
 def rows_of(file: Path, columns: Collection[str], advance: Advance | None = None) -> Iterator[tuple[int, Any]]:
-    """(number, row) of each row: lines count from 1, rows of parquet from 0; empty lines are passed over.
+    """Yield (number, row): lines count from 1, rows of parquet from 0; empty lines are skipped.
 
-    A line that is not JSON comes as a `RowError`.
+    A line that is not JSON is yielded as a `RowError`.
 
     Args:
-        columns: those to read, where a file keeps them apart.
+        columns: columns to read from parquet.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -73,15 +73,15 @@ def _json_rows(file: Path, advance: Advance | None) -> Iterator[tuple[int, Any]]
     try:
         unpacked = gzip.open if file.name.endswith(".gz") else nullcontext
         with open(file, "rb") as raw, unpacked(raw) as lines:
-            told = 0
+            reported = 0
             for number, line in enumerate(lines, 1):
                 if advance is not None and number % _ROWS_A_TICK == 0:
-                    advance(raw.tell() - told)
-                    told = raw.tell()
+                    advance(raw.tell() - reported)
+                    reported = raw.tell()
                 if not line.isspace():
                     yield number, _decoded(line)
             if advance is not None:
-                advance(raw.tell() - told)
+                advance(raw.tell() - reported)
     except (OSError, EOFError) as error:
         raise RowsError(f"{file}: cannot be read to its end ({error}); copy it again") from None
 
@@ -91,7 +91,7 @@ def _decoded(line: bytes) -> Any:
         return _decode(line)
     except (msgspec.DecodeError, ValueError, RecursionError):
         pass
-    try:  # Python writes NaN, Infinity and half surrogate pairs, which are no JSON, and verl writes with Python
+    try:  # verl writes with Python: NaN, Infinity and half surrogate pairs are invalid JSON
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return RowError("not JSON", f"{start_of(line)} is not JSON ({str(error)[:80]}); is it still being written?")

@@ -1,9 +1,9 @@
-"""Which row of the training data a saved rollout is of.
+"""Match saved rollouts to rows of the training data.
 
 verl's dumps hold the ground truth and the prompt as text, decoded from the model's tokens with the chat template
-around it, but neither the row's index nor its image. So a row is found by its ground truth, and by its question, which
-must stand in the prompt; by index and image as well in tables of one's own that have them. What then still fits several
-rows that are not the same is ambiguous, and is never given to one of them.
+around it, but neither the row's index nor its image. So a row is found by its ground truth and its question, which must
+occur in the prompt; also by index and image, in a user's own tables that have them. A rollout that still matches
+several different rows is ambiguous, and is not assigned to any.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.rollouts.training_rows import NOTHING, TURN, Numbers, TrainingRows, bare, digest_of
 
 Match = Literal["prompt", "truth"]
-"""What a row is found by: all that the dump tells, or its ground truth alone."""
+"""Match by everything in the dump ("prompt"), or only by ground truth."""
 _FEW = 32
-"""So many questions of one ground truth are looked for one by one."""
+"""Most questions of one ground truth that are searched one by one."""
 _DIGEST = "sha256:"
 
 
 class Finder:
-    """Rollout -> the rows it may be of; answers for the rollouts of one prompt are remembered."""
+    """Finds the rows that match a rollout; results are cached per prompt."""
 
     def __init__(self, rows: TrainingRows, match: Match = "prompt") -> None:
         self.rows = rows
@@ -39,15 +39,16 @@ class Finder:
         self._found = lru_cache(maxsize=8192)(self._find)
 
     def prompts_of(self, rollout: Rollout) -> tuple[int, ...] | None:
-        """Numbers of the prompts (see `TrainingRows.prompts`) that a rollout may belong to.
+        """Find the prompts (see `TrainingRows.prompts`) that match a rollout.
 
-        One: it is found. Several: ambiguous. None of them, `()`: the data have its ground truth, but with another
-        question, image or index. None: they do not have its ground truth.
+        One number: found. Several: ambiguous. `()`: its ground truth is in the data, but with another question, image
+            or
+        index. None: its ground truth is not in the data.
         """
-        told = (None, None, None)
+        known = (None, None, None)
         if self.match == "prompt":
-            told = (rollout.prompt or None, rollout.index, rollout.image)
-        return self._found(digest_of(rollout.target), *told)
+            known = (rollout.prompt or None, rollout.index, rollout.image)
+        return self._found(digest_of(rollout.target), *known)
 
     def _find(self, digest: bytes, prompt: str | None, index: int | None, image: str | None) -> tuple[int, ...] | None:
         truth = self.rows.truth_numbers.get(digest)
@@ -67,7 +68,7 @@ class Finder:
         return tuple(np.unique(self.rows.prompts[rows]).tolist())
 
     def _asked_in(self, prompt: str, rows: Numbers) -> Numbers:
-        """Those of some rows, ordered by question, whose question a prompt holds: the longest that it holds."""
+        """Of some rows, ordered by question, those with the longest question that the prompt contains."""
         questions = self.rows.questions[rows]
         numbers = np.unique(questions)
         if len(numbers) > _FEW:
@@ -92,16 +93,16 @@ class Finder:
 
 
 def _equal(rows: Numbers, keys: Numbers, key: int) -> Numbers:
-    """The rows whose key is this one; the keys are in order."""
+    """Rows with this key, from sorted keys."""
     return rows[np.searchsorted(keys, key, side="left") : np.searchsorted(keys, key, side="right")]
 
 
-def _may_be(told: str, known: str | None) -> bool:
-    """Whether an image that a dump tells may be that of a row: paths may lack their first folders.
+def _may_be(dumped: str, known: str | None) -> bool:
+    """Whether an image named in a dump may be that of a row: paths may lack their first folders.
 
     >>> _may_be("images/1.png", "/data/images/1.png"), _may_be("2.png", "/data/1.png"), _may_be("2.png", None)
     (True, False, True)
     """
-    if known is None or told.startswith(_DIGEST) != known.startswith(_DIGEST):
+    if known is None or dumped.startswith(_DIGEST) != known.startswith(_DIGEST):
         return True
-    return told == known or f"/{known}".endswith(f"/{told}") or f"/{told}".endswith(f"/{known}")
+    return dumped == known or f"/{known}".endswith(f"/{dumped}") or f"/{dumped}".endswith(f"/{known}")

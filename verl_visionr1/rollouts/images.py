@@ -1,4 +1,4 @@
-"""The image of a rollout: named by its row, or found by the row of the training data that it is of."""
+"""Find the image of a rollout: named by its row, or in the matching row of the training data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from verl_visionr1.rollouts.training_rows import read_training_rows
 from verl_visionr1.rows import open_parquet
 
 DIGEST = "sha256:"
-"""An image's name begins so where its bytes stand in the row."""
+"""Prefix of the name of an embedded image."""
 
 Key = str | tuple[int, int, int]
-"""A path; or the number of a file of the training data, of the row in it, and of the image embedded there."""
+"""A path; or numbers of a file of the training data, of the row in it, and of its embedded image."""
 
 
 class ImageFinder:
     """Finds the images of rollouts by their rows, else in the training data.
 
     Args:
-        data: the parquet files that the rollouts were made of.
+        data: parquet files of the training data.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -35,7 +35,7 @@ class ImageFinder:
         self._files = [_DataFile(number, file, on_error) for number, file in enumerate(data)]
 
     def find(self, rollout: Rollout) -> set[Key]:
-        """The image that a rollout is about; several where several rows of the data may be its own."""
+        """Find the image of a rollout; several if several rows of the data match."""
         own = own_path(rollout)
         return {own} if own is not None else set[Key]().union(*(file.keys_of(rollout) for file in self._files))
 
@@ -50,7 +50,7 @@ class _DataFile:
         self._first_rows = np.unique(self._rows.prompts, return_index=True)[1]
 
     def keys_of(self, rollout: Rollout) -> set[Key]:
-        """The images of the rows that a rollout may be of: of several in a row, the one its ground truth is about."""
+        """Images of the rows that match a rollout; of several in a row, the one of its ground truth."""
         prompts = self._finder.prompts_of(rollout) if self._finder is not None else None
         index = rollout.target.image or 0
         return {self._key(int(self._first_rows[prompt]), index) for prompt in prompts or ()}
@@ -61,7 +61,7 @@ class _DataFile:
 
 
 def embedded_images(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
-    """(row, index, bytes) of some images, in order of rows: only the parts of the file that hold them are read.
+    """Yield (row, index, bytes) of some images in order of rows, reading only the needed parts of the file.
 
     Raises:
         RowsError: the file cannot be read.
@@ -87,14 +87,14 @@ def embedded_images(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[t
 
 
 def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | None, str]:
-    """The image that one rollout is about.
+    """Find the image of one rollout.
 
     Args:
-        rollout: one; with `file` and `number` where it stands.
-        data: the parquet files that the rollouts were made of.
+        rollout: the rollout, with `file` and `number`.
+        data: parquet files of the training data.
 
     Returns:
-        Its file or its bytes; None where it cannot be told, and then why.
+        (file or bytes, ""), or (None, reason).
 
     Raises:
         RowsError: a file of the data that cannot be read.
@@ -105,11 +105,11 @@ def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | N
             return image, ""
     keys = ImageFinder(data).find(rollout)
     if not keys and not data:
-        named = f"its image {rollout.image!r} is not there" if rollout.image else "the row names no image"
-        return None, f"{named}; --data DATA.parquet finds it, --image FILE names it"
+        named = f"its image {rollout.image!r} does not exist" if rollout.image else "the row names no image"
+        return None, f"{named}; give --data DATA.parquet to find it, or --image FILE"
     if len(keys) != 1:
         found = f"{len(keys)} rows" if keys else "no row"
-        return None, f"{found} of {', '.join(map(str, data))} may be its own; --image FILE names it"
+        return None, f"{found} of {', '.join(map(str, data))} match; give --image FILE"
     key = keys.pop()
     if isinstance(key, str):
         return Path(key), ""
@@ -117,7 +117,7 @@ def find_image(rollout: Rollout, data: Sequence[Path]) -> tuple[Path | bytes | N
 
 
 def own_path(rollout: Rollout) -> str | None:
-    """The file that a row names as the image its ground truth is about, where it is there."""
+    """The image file that a row names for its ground truth, if it exists."""
     name = _named(rollout.image or "", rollout.target.image or 0).removeprefix("file://")
     if not name or name.startswith(DIGEST) or "\0" in name:
         return None
@@ -125,13 +125,13 @@ def own_path(rollout: Rollout) -> str | None:
         try:
             if path.is_file():
                 return str(path)
-        except OSError:  # a name that no file can have
+        except OSError:  # an invalid file name
             return None
     return None
 
 
 def _named(names: str, index: int) -> str:
-    """One of the images that `image_name` tells of; "" where there are fewer."""
+    """One of the images in an `image_name`; "" if there are fewer."""
     return dict(enumerate(names.split("\n"))).get(index, "")
 
 

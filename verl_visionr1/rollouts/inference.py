@@ -1,7 +1,7 @@
-"""How rollouts were judged, where no run wrote it down: found by what reproduces the numbers that the dump has.
+"""Infer how rollouts were scored without a run record: the settings that reproduce the numbers in the dump.
 
-The metrics of a validation dump tell the frame (its mean IoU comes out in one frame only) and the stage; without them,
-the saved rewards decide. What was found is an assumption, and is said as one.
+The metrics of a validation dump determine the frame (only one frame reproduces the mean IoU) and the stage; without
+them, the saved rewards decide. The result is an assumption, and is reported as one.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from verl_visionr1.rollouts.numbers import Saved
 from verl_visionr1.rollouts.records import Rollout
 
 INFERRED = ("frame", "moment", "preset")
-"""What can be found out."""
+"""Settings that can be inferred."""
 N_KEPT = 64
-"""Rollouts that ways to judge are tried on."""
+"""Size of the sample for trying settings."""
 N_READ = 4096
-"""Rollouts that they are drawn from."""
+"""Rollouts that the sample is drawn from."""
 NEWEST = "qwen3-vl"
-"""Of frames that read answers alike, this one is named."""
+"""Preferred among frames that read answers alike."""
 ENOUGH = 0.9
-"""A way to judge is taken that explains this share of them."""
+"""Least share of the sample that inferred settings must reproduce."""
 LEAST_VALUES = 2
-"""Saved rewards that are all the same tell nothing of how they came about."""
+"""Least number of distinct saved rewards: equal rewards are not informative."""
 BETTER = 0.2
-"""A hint names a way to judge that explains this much more of the saved rewards."""
+"""Least gain in the reproduced share of saved rewards for a hint."""
 FINE = 0.99
-"""From this share of equal rewards on, nothing is said."""
+"""Share of equal rewards from which no hint is given."""
 RUN_FILE = "visionr1_run.json"
-"""What a run of the plug-in writes down itself, see `rollouts.run`."""
+"""The run record of the plug-in, see `rollouts.run`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """What was found.
+    """Inferred settings.
 
     Attributes:
-        notes: what is assumed and why, one sentence each; empty where nothing could be told.
-        share: of the sample, whose saved rewards come out; None without saved rewards.
+        notes: the assumptions with reasons, one sentence each; empty if nothing was inferred.
+        share: share of the sample with reproduced rewards; None without saved rewards.
     """
 
     judging: Judging
@@ -52,7 +52,7 @@ class Inferred:
 
 
 class Sample:
-    """A random few of the rollouts that were given, the same for the same rows."""
+    """A random sample of the rollouts, deterministic for the same rows."""
 
     def __init__(self) -> None:
         self.rollouts: list[Rollout] = []
@@ -60,7 +60,7 @@ class Sample:
         self._random = random.Random(0)
 
     def add(self, rollout: Rollout) -> None:
-        """Take one."""
+        """Add a rollout."""
         self._n += 1
         if len(self.rollouts) < N_KEPT:
             self.rollouts.append(rollout)
@@ -69,7 +69,7 @@ class Sample:
 
 
 def sample_of(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """A sample of the first `N_READ`."""
+    """Draw a sample of the first `N_READ` rollouts."""
     sample = Sample()
     for rollout in islice(rollouts, N_READ):
         sample.add(rollout)
@@ -77,7 +77,7 @@ def sample_of(rollouts: Iterable[Rollout]) -> list[Rollout]:
 
 
 def difference_hints(saved: Saved | None, sample: list[Rollout], judging: Judging) -> list[str]:
-    """Why saved rewards differ from those that are computed here, and what to do; empty where they are the same."""
+    """Hints why saved rewards differ from the computed ones, and what to do; empty if they are equal."""
     if saved is None or saved.equal >= FINE:
         return []
     differ = f"{1.0 - saved.equal:.0%} of the rewards differ from the run's"
@@ -90,11 +90,11 @@ def difference_hints(saved: Saved | None, sample: list[Rollout], judging: Judgin
 
 
 def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = frozenset()) -> Inferred:
-    """Find the frame, the stage and the preset that a sample was judged by.
+    """Infer the frame, stage and preset of a sample.
 
     Args:
-        sample: rollouts with what their dump says of them.
-        fixed: what the user has set: "frame", "moment", "preset".
+        sample: rollouts with the numbers of their dump.
+        fixed: settings chosen by the user: "frame", "moment", "preset".
     """
     notes: list[str] = []
     if "frame" not in fixed:
@@ -105,17 +105,17 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     saved = [rollout for rollout in sample if rollout.saved is not None]
     if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
         return Inferred(judging, tuple(notes))
-    tried = [(_explained(saved, other), told, other) for told, other in _variants(saved, judging, fixed)]
+    tried = [(_explained(saved, other), options, other) for options, other in _variants(saved, judging, fixed)]
     best = max(share for share, _, _ in tried)
     own, _, _ = tried[0]
     if best >= ENOUGH and best > own:
-        _, told, judging = next(one for one in tried if one[0] == best)
-        notes.append(f"{told} reproduces {best:.0%} of the saved rewards (default: {own:.0%})")
+        _, options, judging = next(one for one in tried if one[0] == best)
+        notes.append(f"{options} reproduces {best:.0%} of the saved rewards (default: {own:.0%})")
     return Inferred(judging, tuple(notes), max(best, own) if best >= ENOUGH else own)
 
 
 def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Judging:
-    """The judging in the frame whose mean IoU is that of the dump."""
+    """The judging in the frame that reproduces the mean IoU of the dump."""
     measured = [rollout for rollout in sample if rollout.numbers.get("iou_mean")]
     if not measured:
         return judging
@@ -133,24 +133,24 @@ def _others(names: list[str]) -> str:
 
 
 def _measured(rollouts: list[Rollout], judging: Judging) -> float:
-    """Share of the rollouts whose mean IoU comes out."""
+    """Share of the rollouts with reproduced mean IoU."""
     n = 0
     for rollout in rollouts:
         try:
             found = judging.score(rollout, judging.preset_for(rollout)).metrics["iou_mean"]
-        except ValueError:  # the frame needs a size that is not known
+        except ValueError:  # the frame needs an unknown size
             return 0.0
         n += abs(found - rollout.numbers["iou_mean"]) <= EQUAL
     return n / len(rollouts)
 
 
 def _explained(saved: list[Rollout], judging: Judging) -> float:
-    """Share of the rollouts whose saved reward comes out."""
+    """Share of the rollouts with reproduced reward."""
     n = 0
     for rollout in saved:
         try:
             found = judging.score(rollout, judging.preset_for(rollout)).value
-        except ValueError:  # a size that is not known, a stage that the schedule does not have
+        except ValueError:  # an unknown size, a stage that is not in the schedule
             continue
         assert rollout.saved is not None
         n += abs(found - rollout.saved) <= EQUAL
@@ -158,7 +158,7 @@ def _explained(saved: list[Rollout], judging: Judging) -> float:
 
 
 def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
-    """(options of the command, the judging they make), the given one first: stages, then presets, then frames."""
+    """Yield (options of the command, judging): the given one first, then stages, presets, frames."""
     yield "as given", judging
     yield from _stages("", judging, fixed)
     if "preset" not in fixed:
@@ -175,13 +175,13 @@ def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> 
                 yield from _stages(f"--frame {name} ", changed, fixed)
 
 
-def _stages(told: str, judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
+def _stages(options: str, judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
     if "moment" in fixed or judging.moment.run is not None:
         return
     for stage, _ in enumerate(judging.preset.schedule.points[:4]):
-        yield f"{told}--stage {stage}", replace(judging, moment=Moment(stage=stage))
+        yield f"{options}--stage {stage}", replace(judging, moment=Moment(stage=stage))
 
 
 def _fits(saved: list[Rollout], preset: Preset) -> bool:
-    """Whether a preset judges rows of the sample, other than as the default of their task."""
+    """Whether a preset scores rows of the sample and is not the default of their task."""
     return any(r.target.task in preset.tasks and TASK_PRESETS[r.target.task] != preset.name for r in saved)

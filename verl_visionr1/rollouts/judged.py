@@ -1,8 +1,8 @@
-"""Rollouts as one table: read once, judged once, columns of numbers. Scores, curves, groups and rates are views of it.
+"""Scored rollouts as one table of numbers; scores, curves, groups and rates are views of it.
 
-What is the same everywhere stands here once: a *prompt group* is the rollouts of one prompt at one step; its standard
+Common definitions: a *prompt group* is the rollouts of one prompt at one step; its standard
 deviation is verl's (divided by n - 1: `compute_grpo_outcome_advantage`); a group is *dead* when its rewards are all
-equal, so that it teaches nothing (`frac_reward_zero_std`).
+equal, so that its advantages are 0 (`frac_reward_zero_std`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 SAME = 1e-9
-"""Rewards that differ by no more are equal: such a difference is rounding, and teaches nothing."""
+"""Rewards that differ by at most this are equal: such a difference is rounding."""
 NO_STEP = -1
 
 
@@ -32,9 +32,9 @@ class Groups:
     """The G prompt groups of some rows.
 
     Attributes:
-        first: number of the first row of each, of the rows that were asked for.
-        n: rows of each.
-        std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and where all are equal.
+        first: number of the first row of each.
+        n: number of rows of each.
+        std: standard deviation of the rewards, divided by n - 1; 0.0 for one row, and if all are equal.
         is_dead: several rows, all of one reward.
     """
 
@@ -82,17 +82,17 @@ def groups_of(keys: Sequence[int] | Ints, rewards: Sequence[float] | Floats) -> 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """n judged rollouts.
+    """n scored rollouts.
 
     Attributes:
-        files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` count in
-            them.
+        files, sources, tasks, presets, dumps: names; the columns `file`, `source`, `task`, `preset` and `dump` are
+            indices of them.
         number: line or row in the file.
-        step: trainer step; `NO_STEP` where the row does not say.
+        step: trainer step; `NO_STEP` if the row does not have it.
         group: equal for the rollouts of one prompt at one step.
-        value: reward by the judging of this table; saved: as the run gave it, NaN where it is not known.
-        n_tokens, n_characters: length of the completion; NaN where it is not known.
-        metrics: name -> n numbers; NaN where a row's preset does not have it, or it means nothing for the row's task.
+        value: reward computed here; saved: the run's reward, NaN if unknown.
+        n_tokens, n_characters: length of the completion; NaN if unknown.
+        metrics: name -> n numbers; NaN if a row's preset lacks it, or it does not apply to the row's task.
     """
 
     files: tuple[str, ...]
@@ -127,7 +127,7 @@ class Judged:
         return replace(self, **columns, metrics={name: column[rows] for name, column in self.metrics.items()})
 
     def quality(self, of_boxes: str = "f1_50") -> Floats:
-        """What no threshold moves: a metric of tasks of boxes, else what the task is measured by; n numbers."""
+        """Quality without thresholds: a metric for tasks of boxes, else the task's metric; n numbers."""
         missing = np.full(len(self), np.nan)
         is_boxes = np.isin(self.task, [place for place, task in enumerate(self.tasks) if task in BOX_TASKS])
         return np.where(is_boxes, self.metrics.get(of_boxes, missing), self.metrics.get("accuracy", missing))
@@ -144,7 +144,8 @@ class Judged:
 
         Returns:
             Their values -> name -> mean: "value", "saved", "n_tokens", "n_characters" and the metrics; a number that no
-            row of it has is left out.
+            row of
+                the combination has is left out.
         """
         if not len(self):
             return {}
@@ -164,7 +165,7 @@ class Judged:
 
 
 def _unique_rows(keys: Ints) -> tuple[Ints, Ints]:
-    """Distinct rows in order, and which of them each row is."""
+    """Distinct rows in order, and the index of each row in them."""
     if not keys.shape[1]:
         return np.zeros((1, 0), np.int64), np.zeros(len(keys), np.int64)
     values, member = np.unique(keys, axis=0, return_inverse=True)
@@ -172,7 +173,7 @@ def _unique_rows(keys: Ints) -> tuple[Ints, Ints]:
 
 
 class Numbering(dict[Any, int]):
-    """Numbers values in the order in which they come."""
+    """Numbers values in order of appearance."""
 
     def __missing__(self, key: Any) -> int:
         self[key] = number = len(self)
@@ -184,7 +185,7 @@ _REAL = ("value", "saved", "n_tokens", "n_characters")
 
 
 class TableBuilder:
-    """Takes judged rollouts one by one; rows of a group need not follow each other.
+    """Collects scored rollouts one by one; rows of a group need not be adjacent.
 
     >>> from verl_visionr1 import FRAMES, PRESETS, Target
     >>> TableBuilder().table().means()
@@ -202,7 +203,7 @@ class TableBuilder:
         return len(self._real["value"])
 
     def add(self, rollout: Rollout, preset: Preset, score: Score, *, dump: int = 0) -> None:
-        """Take one rollout with its judgement."""
+        """Add a rollout with its score."""
         place, _ = self._presets.setdefault(id(preset), (len(self._presets), preset))
         task, names = rollout.target.task, self.names
         whole: tuple[int, ...] = (
@@ -224,17 +225,17 @@ class TableBuilder:
         self._add_metrics((place, task in BOX_TASKS), score.metrics)
 
     def _add_metrics(self, kind: tuple[int, bool], metrics: dict[str, float]) -> None:
-        """Rows of one preset have the same metrics, so that a column a kind needs no holes."""
+        """Append metrics to the columns of a kind; rows of one preset have the same metrics, so there are no gaps."""
         known = self._metrics.get(kind)
         if known is None:
-            names = [name for name in metrics if kind[1] or name not in BOX_METRICS]  # 0 there, and means nothing
+            names = [name for name in metrics if kind[1] or name not in BOX_METRICS]  # always 0 and not meaningful
             known = self._metrics[kind] = array("q"), {name: array("d") for name in names}
         known[0].append(len(self) - 1)
         for name, column in known[1].items():
             column.append(metrics[name])
 
     def table(self) -> Judged:
-        """All rows that were taken."""
+        """All collected rows."""
         n = len(self)
         metrics: dict[str, Floats] = {}
         for rows, columns in self._metrics.values():

@@ -1,4 +1,4 @@
-"""How saved rollouts are judged again: by which preset, at which stage, in which frame."""
+"""How saved rollouts are scored again: preset, stage, frame."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from verl_visionr1.schedule import Schedule, follow_model, progress_at
 from verl_visionr1.targets import NO_IMAGE
 
 EQUAL = 1e-6
-"""Rewards that differ by no more are the same: verl keeps them as float32."""
+"""Rewards that differ by at most this are equal: verl stores float32."""
 _processed_size = lru_cache(maxsize=8192)(processed_size)
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a run moved its thresholds; a row that tells its own stage (validation dumps do) is judged by that.
+    """How a run moved its thresholds; a row with its own stage (as in validation dumps) is scored at that stage.
 
     Attributes:
-        total_steps: steps that count as the whole of training; None: the progressive rule is off.
-        n_steps: steps that the run took, where they are known.
-        validation: by which thresholds validation is judged.
-        is_gated: whether gates moved the stages: a row that does not tell its stage is tried at each, and the first
-            that gives the saved reward counts.
+        total_steps: steps that count as the whole of training; None: no schedule.
+        n_steps: steps that the run took, if known.
+        validation: thresholds of validation.
+        is_gated: whether gates moved the stages: a row without a stage is tried at each, and the first that reproduces
+            the saved reward is used.
     """
 
     total_steps: int | None
@@ -50,18 +50,18 @@ class Training:
     is_gated: bool = False
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
-        """What counted for a rollout."""
-        told = _told_rule(schedule, rollout)
-        if told is not None:
-            return told
+        """The rule for a rollout."""
+        reported = _reported_rule(schedule, rollout)
+        if reported is not None:
+            return reported
         step = rollout.step or 0
         is_validation = rollout.is_validation
         context = context_at(step, self.total_steps, n_steps=self.n_steps, is_validation=is_validation)
         return context.rule(schedule, self.validation, is_gated=False)
 
 
-def _told_rule(schedule: Schedule, rollout: Rollout) -> Rule | None:
-    """What a row says that it was judged by; None where it does not, or this schedule has no such stage."""
+def _reported_rule(schedule: Schedule, rollout: Rollout) -> Rule | None:
+    """The rule that a row reports; None if it reports none, or a stage that is not in this schedule."""
     numbers = rollout.numbers
     if "stage" not in numbers:
         return None
@@ -81,16 +81,16 @@ SAME_IOU = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When in training a rollout is judged: the progressive rule is off, unless one of these is set.
+    """When in training a rollout is scored; without any of these, there is no schedule.
 
     Attributes:
         progress: fraction of training, in [0, 1].
         stage: number of a stage of the schedule, from 0.
-        total_steps: the whole of training, in steps: each row is judged as at its own step.
-        run: each row is judged as the run judged it.
+        total_steps: the whole of training, in steps: each row is scored as at its own step.
+        run: each row is scored as in the run.
 
     Raises:
-        RewardError: more than one is set, or a value that cannot be.
+        RewardError: more than one is set, or an invalid value.
     """
 
     progress: float | None = None
@@ -109,10 +109,10 @@ class Moment:
             raise RewardError(f"--total-steps {self.total_steps}: needs at least 1")
 
     def rule(self, schedule: Schedule, rollout: Rollout) -> Rule:
-        """What counts at this moment, and the stage that it is of (-1 with the rule off).
+        """Thresholds and stage at this moment (stage -1 without a schedule).
 
         Raises:
-            RewardError: a stage that the schedule does not have, or a row without a step where its step decides.
+            RewardError: a stage that is not in the schedule, or a row without a step that needs one.
         """
         if self.run is not None:
             return self.run.rule(schedule, rollout)
@@ -140,7 +140,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """At which size the model saw the images, for rows that do not say.
+    """Size of the images as the model saw them, for rows that do not have it.
 
     Attributes:
         fixed_wh: width and height of every image; None: replayed from its original size and the frame's family.
@@ -156,10 +156,10 @@ class Processing:
     max_pixels: int | None = None
 
     def size_wh(self, original_wh: tuple[int, int], frame: Frame) -> tuple[int, int] | None:
-        """Width and height as processed; None where the frame does not need it, or its family is not known.
+        """Processed width and height; None if the frame does not need it, or its family is unknown.
 
         Raises:
-            SizeError: a size that the processor refuses, or a budget that cannot be.
+            SizeError: a size that the processor rejects, or an invalid budget.
         """
         if frame.extent is not Extent.PROCESSED or original_wh == NO_IMAGE:
             return None
@@ -170,15 +170,15 @@ class Processing:
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """All that decides a rollout's score, besides the rollout.
+    """All settings that decide a rollout's score.
 
     Attributes:
-        preset: judges the tasks it can; rows of other tasks go to their task's own preset.
-        processing: at which size the model saw the images.
-        by_task: task -> the preset that judges its rows.
+        preset: for rows of its tasks; rows of other tasks use their task's default preset.
+        processing: size of the images as the model saw them.
+        by_task: task -> preset for its rows.
         reasoning: whether the prompt ends inside `<think>`; "auto" reads the row's prompt.
-        routes: the presets of a run, in the place of `preset` and `by_task`; a row may say which judged it.
-        earlier: (last step, judging) of earlier starts of a run, in order: they judge the rows up to that step.
+        routes: the presets of a run, in place of `preset` and `by_task`; a row may name its preset.
+        earlier: (last step, judging) of earlier starts of a run, in order, for rows up to that step.
     """
 
     preset: Preset
@@ -197,10 +197,10 @@ class Judging:
         return next((other for last, other in self.earlier if step is not None and step <= last), self)
 
     def preset_for(self, rollout: Rollout) -> Preset:
-        """The preset that judges a rollout, as `rewards.Routes` has it.
+        """The preset for a rollout, as in `rewards.Routes`.
 
         Raises:
-            RewardError: a rule of `routes` chose a preset that cannot judge the row's task.
+            RewardError: a rule of `routes` chose a preset that does not support the row's task.
         """
         task = rollout.target.task
         routes = self.at(rollout).routes
@@ -212,7 +212,7 @@ class Judging:
         return self.by_task.get(task) or (self.preset if task in self.preset.tasks else PRESETS[TASK_PRESETS[task]])
 
     def response(self, rollout: Rollout) -> ResponseContext:
-        """How the model spoke in a rollout."""
+        """Response context of a rollout."""
         if self.earlier and (own := self.at(rollout)) is not self:
             return own.response(rollout)
         processed_wh = rollout.processed_wh
@@ -222,29 +222,29 @@ class Judging:
         return ResponseContext(self.frame, processed_wh, rollout.n_tokens, self.max_tokens, is_opened)
 
     def score(self, rollout: Rollout, preset: Preset) -> Score:
-        """The judgement of a rollout by a preset that `preset_for` gave.
+        """Score a rollout by a preset from `preset_for`.
 
         Raises:
-            FrameError, SizeError: the frame needs the processed size and it is not known.
-            RewardError: the moment cannot be told.
+            FrameError, SizeError: the frame needs the processed size, which is unknown.
+            RewardError: the moment is unknown.
         """
         return apply_criteria(self.case(rollout, preset), preset)
 
     def case(self, rollout: Rollout, preset: Preset) -> CriterionInput:
-        """Everything that the criteria of a preset look at; errors as of `score`."""
+        """Input of a preset's criteria; errors as of `score`."""
         return read_completion(
             rollout.completion, rollout.target, preset, self.thresholds(rollout, preset), self.response(rollout)
         )
 
     def thresholds(self, rollout: Rollout, preset: Preset) -> Thresholds:
-        """What counts for a rollout under a preset; see `rule`."""
+        """Thresholds for a rollout under a preset; see `rule`."""
         return self.rule(rollout, preset).thresholds
 
     def rule(self, rollout: Rollout, preset: Preset) -> Rule:
-        """What counts for a rollout under a preset, by its schedule for models of the frame's family.
+        """Rule for a rollout under a preset, by its schedule for models of the frame's family.
 
         Raises:
-            RewardError: the moment cannot be told.
+            RewardError: the moment is unknown.
         """
         own = self.at(rollout)
         schedule = follow_model(preset.schedule, own.frame.name)
@@ -255,7 +255,7 @@ class Judging:
 
 
 def _stage_that_gave(rollout: Rollout, preset: Preset, schedule: Schedule, judging: Judging) -> Rule:
-    """The first stage at which a rollout earns its saved reward; the first of all where none is."""
+    """The first stage that reproduces a rollout's saved reward; the first of all if none does."""
     response = judging.response(rollout)
     for stage, (_, thresholds) in enumerate(schedule.points):
         value = evaluate_completion(rollout.completion, rollout.target, preset, thresholds, response).value
@@ -265,7 +265,7 @@ def _stage_that_gave(rollout: Rollout, preset: Preset, schedule: Schedule, judgi
 
 
 def preset_and_moment(spec: str, default: Moment) -> tuple[str, Moment]:
-    """ "PRESET", "PRESET@1" or "PRESET@off" -> the preset's name or file, and when it judges.
+    """Parse "PRESET", "PRESET@1" or "PRESET@off" into the preset's name or file, and the moment.
 
     >>> preset_and_moment("visionr1@1", Moment())[1].stage
     1

@@ -1,4 +1,4 @@
-"""What some judged rollouts come to: the numbers that reports show."""
+"""Statistics of scored rollouts for reports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from verl_visionr1.rollouts.judging import EQUAL
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scores of some rows come to.
+    """Statistics of the scores of some rows.
 
     Attributes:
         metrics: mean of each criterion and common metric, over the rows whose preset has it.
-        unreadable: share of the completions in which no answer could be read.
-        n_groups: prompts with at least two rollouts; the numbers below are over them, None where there are none.
+        unreadable: share of the completions without a readable answer.
+        n_groups: prompts with at least two rollouts; the numbers below are over them, None if there are none.
         group_std: mean over the groups of the standard deviation of their rewards (divided by n - 1, as in verl).
         frac_reward_zero_std: share of groups whose rewards are all equal: their advantages are 0.
         reward_zero_std: mean reward of those groups: near 0 they are too hard, near 1 too easy.
@@ -33,7 +33,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def numbers_of(table: Judged) -> Numbers:
-    """The numbers of all rows of a table.
+    """Compute the numbers of all rows of a table.
 
     Raises:
         ValueError: no row.
@@ -55,7 +55,7 @@ def numbers_of(table: Judged) -> Numbers:
 
 
 def by_source(table: Judged) -> dict[str, Numbers]:
-    """The numbers of each data source, in the order in which they come."""
+    """The numbers of each data source, in order of appearance."""
     return {
         name: numbers_of(table.select(rows))
         for place, name in enumerate(table.sources)
@@ -64,12 +64,12 @@ def by_source(table: Judged) -> dict[str, Numbers]:
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """How far saved rewards differ from re-scored ones.
+    """Differences between saved and re-scored rewards.
 
     Attributes:
-        n: rows with a saved reward.
-        equal: share of the rows where both are the same, up to `judging.EQUAL`.
-        mean_difference, max_difference: of the absolute differences.
+        n: number of rows with a saved reward.
+        equal: share of the rows where both are equal, up to `judging.EQUAL`.
+        mean_difference, max_difference: mean and maximum of the absolute differences.
     """
 
     n: int
@@ -79,7 +79,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     max_difference: float
 
     def describe(self) -> str:
-        """One sentence: what the run gave, and whether it comes out here.
+        """One sentence: the run's rewards, and whether they are reproduced.
 
         >>> Saved(n=8, mean=0.5, equal=1.0, mean_difference=0.0, max_difference=0.0).describe()
         "the run's mean reward is 0.500 over 8 rows; all rewards are reproduced to 1e-06"
@@ -93,13 +93,13 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def saved_of(table: Judged) -> Saved | None:
-    """The saved rewards of a table; None where there are none."""
+    """Compare the saved rewards of a table; None if there are none."""
     known = table.has_saved
     return saved_numbers(table.saved[known], table.value[known])
 
 
 def saved_numbers(saved: ArrayLike, values: ArrayLike) -> Saved | None:
-    """n saved rewards and what comes out for the same rows; None for none."""
+    """Compare n saved rewards with recomputed ones; None for n = 0."""
     saved = np.asarray(saved, dtype=np.float64)
     if not len(saved):
         return None
@@ -114,11 +114,11 @@ def saved_numbers(saved: ArrayLike, values: ArrayLike) -> Saved | None:
 
 
 def grouping_hints(table: Judged, n_by_text: int) -> list[str]:
-    """Say where prompt groups may be larger than the run's, and what tells prompts apart."""
+    """Hints if prompt groups may be larger than the run's, and which column would identify prompts."""
     sizes = table.groups().n
     if not n_by_text or sizes.max() == 1:
         return []
     found = f"{n_by_text} rows have no uid, index or image, so rows of the same prompt and ground truth are one group"
     ranges = f"{len(sizes)} groups of {sizes.min()} to {sizes.max()} rows"
-    named = "name a column that tells prompts apart: --column uid=NAME, index=NAME or image=NAME"
+    named = "name a column that identifies the prompt: --column uid=NAME, index=NAME or image=NAME"
     return [f"{found} ({ranges}); a group may be larger than rollout.n; {named}"]

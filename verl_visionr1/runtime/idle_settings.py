@@ -1,4 +1,4 @@
-"""Settings that do nothing: keys that verl accepts and no code of it reads, or that two engines read differently."""
+"""Find settings without effect: keys that verl accepts but does not read, or that two engines read differently."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _READS = re.compile(
 
 
 def idle_problems(config: DictConfig) -> list[str]:
-    """Settings that cannot do what they say; one line each."""
+    """Settings that do not have their apparent effect; one line each."""
     return [*legacy_problems(config), *_pixel_problems(config), *_frozen_vision_problems(config)]
 
 
 def idle_notes(config: DictConfig) -> list[str]:
-    """Keys of `data` that are set and that no code of verl reads."""
+    """Keys of `data` that are set but not read by verl."""
     return [
         f"data.{key}={value}: verl does not read this key; it does nothing"
         for key, value in unread_data_keys(config).items()
@@ -50,7 +50,7 @@ def idle_notes(config: DictConfig) -> list[str]:
 
 
 def legacy_problems(config: DictConfig) -> list[str]:
-    """Keys that verl >= 0.9 composes and then ignores; its fully asynchronous trainer alone takes them over."""
+    """Keys that verl >= 0.9 composes and then ignores; only its fully asynchronous trainer uses them."""
     if OmegaConf.select(config, "async_training") is not None:
         return []
     return [
@@ -68,7 +68,7 @@ def _below(config: DictConfig, section: str) -> list[tuple[str, Any]]:
 
 
 def _moved(key: str) -> str:
-    """Where verl 0.9 has a legacy key.
+    """New place of a legacy key in verl 0.9.
 
     >>> _moved("custom_reward_function.path"), _moved("reward_model.reward_kwargs.x")
     ('reward.custom_reward_function.path', 'reward.reward_kwargs.x')
@@ -77,7 +77,7 @@ def _moved(key: str) -> str:
 
 
 def _pixel_problems(config: DictConfig) -> Iterator[str]:
-    """Image budgets: where verl looks for them, both of them, in order."""
+    """Problems of image budgets: wrong place, only one bound, wrong order."""
     for key in _PIXELS:
         value = OmegaConf.select(config, f"data.{key}")
         if value is not None and key in unread_data_keys(config):
@@ -98,11 +98,11 @@ def _pixel_problems(config: DictConfig) -> Iterator[str]:
     for key in wrong:
         yield f"{BUDGET_KEY}.{key}={budget.get(key)!r}: needs a whole number of pixels, for example {_EXAMPLES[key]}"
     if not wrong and fewest is not None and most is not None and fewest > most:
-        yield f"{BUDGET_KEY}.min_pixels={fewest}: above max_pixels={most}; it needs to be at most that"
+        yield f"{BUDGET_KEY}.min_pixels={fewest}: above max_pixels={most}; needs at most that"
 
 
 def unread_data_keys(config: DictConfig) -> dict[str, Any]:
-    """Keys of `data` beyond verl's own that no code of verl reads; none where a data set class of the user's reads."""
+    """Keys of `data` that are not verl's own and not read by verl; none with a user's data set class."""
     if OmegaConf.select(config, "data.custom_cls.path"):
         return {}
     added = [str(key) for key in config.data if str(key) not in _own_data_keys()]
@@ -118,7 +118,7 @@ def _own_data_keys() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def keys_read_by_verl() -> frozenset[str]:
-    """Every name that verl's data set and trainers ask their section `data` for, read from verl's own source."""
+    """Names that verl's data set and trainers read from their section `data`, found in verl's source."""
     root = _verl_folder()
     files = [root / "utils/dataset/rl_dataset.py", *root.glob("trainer/**/*.py"), *root.glob("experimental/**/*.py")]
     texts = [file.read_text(encoding="utf-8", errors="ignore") for file in files]
@@ -133,15 +133,15 @@ def _verl_folder() -> Path:
 
 
 def _frozen_vision_problems(config: DictConfig) -> Iterator[str]:
-    """A vision tower that is to be frozen, and will not be: verl 0.9 declares the key, and no engine reads it."""
+    """A vision tower that would not be frozen: verl 0.9 declares the key, but no engine reads it."""
     actor = "actor_rollout_ref.actor"
     strategy = str(OmegaConf.select(config, f"{actor}.strategy"))
     given = OmegaConf.select(config, "actor_rollout_ref.model.external_lib")
     libs = [given] if isinstance(given, str) else list(given or [])
     if FROZEN_VISION in libs and not strategy.startswith("fsdp"):
         yield (
-            f"actor_rollout_ref.model.external_lib={FROZEN_VISION}: freezes FSDP models alone, {actor}.strategy is "
-            f"{strategy}: its vision tower would be trained; leave it (--freeze-vision) out, or set "
+            f"actor_rollout_ref.model.external_lib={FROZEN_VISION}: freezes only FSDP models, but {actor}.strategy is "
+            f"{strategy}, so the vision tower would be trained; leave it (--freeze-vision) out, or set "
             f"{actor}.strategy=fsdp2"
         )
     elif OmegaConf.select(config, f"{actor}.freeze_vision_tower") and FROZEN_VISION not in libs:

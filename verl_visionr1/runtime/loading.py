@@ -1,4 +1,4 @@
-"""Can verl load a file? Asked of verl's own data set class, on the first rows of each file, as the trainer will."""
+"""Test with verl's own data set class whether verl can load files, on the first rows of each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 from verl_visionr1.rows import open_parquet
 
 N_ROWS = 8
-"""Rows of each file that verl gets: schema and encoding are a file's, not a row's."""
+"""Rows of each file that are tested; schema and encoding are the same for the rest."""
 
 
 def loading_problem(files: Sequence[Path]) -> str | None:
-    """Why verl's `RLHFDataset` cannot load some parquet files together; None where it can.
+    """Why verl's `RLHFDataset` cannot load some parquet files together; None if it can.
 
     The first rows of each file are copied (with the schema and its metadata), loaded as the trainer loads
     `data.train_files`, and each is read with its images.
 
     Raises:
-        RowsError: a file that is no parquet.
+        RowsError: a file that is not parquet.
         ModuleNotFoundError: verl is not installed.
     """
     from omegaconf import OmegaConf
@@ -42,7 +42,7 @@ def loading_problem(files: Sequence[Path]) -> str | None:
                 at = f"its row {number} of the first {N_ROWS} rows each"
                 row = loaded[number]
                 loaded._process_multi_modal_info(row["raw_prompt"], 14, config)
-        except Exception as error:  # noqa: BLE001 - whatever stops verl here would stop the trainer
+        except Exception as error:  # noqa: BLE001 - any error here would stop the trainer
             reason = " ".join(str(error).split())[:300]
             return (
                 f"verl's RLHFDataset cannot load {', '.join(map(str, files))} ({at}): {type(error).__name__}: {reason}"
@@ -60,7 +60,7 @@ def _head(file: Path, out: Path) -> str:
 
 @contextmanager
 def _datasets_in(folder: Path) -> Iterator[None]:
-    """Hugging Face's cache in a folder that goes away, and its progress bars off."""
+    """Use a temporary folder for Hugging Face's cache, without progress bars."""
     import datasets
     from datasets import config
 
@@ -69,7 +69,7 @@ def _datasets_in(folder: Path) -> Iterator[None]:
     config.HF_DATASETS_CACHE = folder
     datasets.disable_progress_bars()
     try:
-        with redirect_stdout(io.StringIO()):  # verl prints what it has loaded
+        with redirect_stdout(io.StringIO()):  # verl prints what it loads
             yield
     finally:
         config.HF_DATASETS_CACHE = before

@@ -1,4 +1,4 @@
-"""The parts that a config names: classes, functions, loggers, the model's own numbers. Are they there, do they fit?"""
+"""Check the parts that a config names: classes, functions, loggers, and the model's own limits."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from verl_visionr1.plugin.config import Settings
 from verl_visionr1.runtime.composing import error_message
 
 BY_MANAGER = ("acc", "value")
-"""What the reward manager reports beside its criteria, and a filter of groups may look at."""
+"""Numbers of the reward manager besides its criteria that a filter of groups may use."""
 _LOGGER_PACKAGES = ("wandb", "swanlab", "mlflow", "tensorboard")
 _HOOKS = {
-    "trainer.checkpoint_callback_class": "the progress of a resumed run counts over its own steps",
-    "trainer.v1.sampler.custom_sampler.path": "no criterion is logged in training, and no gate moves",
+    "trainer.checkpoint_callback_class": "the progress of a resumed run counts only its own steps",
+    "trainer.v1.sampler.custom_sampler.path": "criteria are not logged in training, and gates do not move",
 }
-"""Key of a part of the plug-in -> what is lost without it."""
+"""Key of a part of the plug-in -> what does not work without it."""
 
 
 def loading_problems(config: DictConfig) -> list[str]:
-    """Classes and functions that verl loads by name in the trainer, which cannot be loaded."""
+    """Classes and functions, loaded by verl in the trainer, that cannot be loaded."""
     from verl.utils.import_utils import load_class_from_fqn, load_extern_object
 
     makes: dict[str, Callable[[], Any]] = {}
@@ -39,7 +39,7 @@ def loading_problems(config: DictConfig) -> list[str]:
     makes[f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}"] = lambda: _trainer(config)
     makes[f"algorithm.adv_estimator={config.algorithm.adv_estimator}"] = lambda: _estimator(config)
     found = {what: error_message(make) for what, make in makes.items()}
-    return [f"{what}: {said}" for what, said in found.items() if said] + [*_loggers(config)]
+    return [f"{what}: {message}" for what, message in found.items() if message] + [*_loggers(config)]
 
 
 def _trainer(config: DictConfig) -> object:
@@ -51,7 +51,7 @@ def _trainer(config: DictConfig) -> object:
 def _estimator(config: DictConfig) -> None:
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 
-    if config.algorithm.adv_estimator != "gae":  # verl computes it apart
+    if config.algorithm.adv_estimator != "gae":  # verl computes it separately
         get_adv_estimator_fn(config.algorithm.adv_estimator)
     get_policy_loss_fn(config.actor_rollout_ref.actor.policy_loss.loss_mode)
 
@@ -80,7 +80,7 @@ def missing_packages(config: DictConfig) -> list[str]:
 
 
 def hook_problems(config: DictConfig, settings: Settings) -> list[str]:
-    """Parts of the plug-in that a run with the progressive rule lacks, and a filter's metric that nobody reports."""
+    """Parts of the plug-in that a run with a schedule lacks, and an unreported metric of the group filter."""
     problems: list[str] = []
     manager = str(OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class"))
     if manager.startswith("verl_visionr1.") and not settings.is_off:
@@ -100,7 +100,7 @@ def hook_problems(config: DictConfig, settings: Settings) -> list[str]:
 
 
 def model_problems(config: DictConfig, folder: Path) -> list[str]:
-    """What a local model's config.json does not allow: longer sequences, that many tensor-parallel parts."""
+    """Conflicts with a local model's config.json: sequence length, tensor-parallel size."""
     model = json.loads((folder / "config.json").read_text())
     text = {**model, **(model.get("text_config") or {})}
     rollout, problems = config.actor_rollout_ref.rollout, []

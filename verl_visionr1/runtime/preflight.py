@@ -1,4 +1,4 @@
-"""Checks of a run before Ray starts, with those of its rewards: steps, batches, model, disk, checkpoints; its plan."""
+"""Check a run before Ray starts: rewards, steps, batches, model, disk, checkpoints; print its plan."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from verl_visionr1.plugin import preflight
 from verl_visionr1.runtime import agreement, checkpoints, run_checks, run_rows, summary, trainable
 
 MIN_FREE_GB = 2.0
-"""Checkpoint disk below this stops the run; `VISIONR1_MIN_FREE_GB` changes it."""
+"""Least free disk for checkpoints in GB; `VISIONR1_MIN_FREE_GB` changes it."""
 
 
 class RunPreflight(Callback):
     """Hydra callback in the process that the user started; named by `+visionr1@_global_=checks`.
 
-    It takes the place of `plugin.preflight.Preflight`, whose checks it makes too.
+    It replaces `plugin.preflight.Preflight` and includes its checks.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Stop with exit code 1 and the problems, one a line, if there are any; else say what the run will do."""
+        """Exit with code 1 and the problems, one per line, if there are any; else print the plan of the run."""
         preflight.stop_at(preflight_problems(config))
         for label, text in summary.plan_of(config):
             print(f"visionr1: {label}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - as below
@@ -35,10 +35,10 @@ class RunPreflight(Callback):
 
 
 def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool = True) -> list[str]:
-    """Everything that would fail later, each in one line; empty when the run may start.
+    """Everything that would fail later, one line each; empty if the run may start.
 
     Args:
-        here: whether the run will be on this machine, so that its disk counts.
+        here: whether the run will be on this machine, so that its disk matters.
         is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
     problems = [*preflight.reward_problems(config), *_check_model(config), *trainable.family_problems(config)]
@@ -59,7 +59,7 @@ def _check_model(config: DictConfig) -> list[str]:
 
 
 def disk_problems(config: DictConfig) -> list[str]:
-    """Too little room for checkpoints where they are written; one line, or none."""
+    """Too little free disk for checkpoints; one line, or none."""
     directory = Path(str(OmegaConf.select(config, "trainer.default_local_dir") or ".")).expanduser().absolute()
     while not directory.exists():
         directory = directory.parent
@@ -68,6 +68,6 @@ def disk_problems(config: DictConfig) -> list[str]:
     if free < needed:
         return [
             f"trainer.default_local_dir: {free:.1f} GB free on the disk of {directory}, a run needs {needed:g}; "
-            "free some, or set trainer.default_local_dir to another disk"
+            "free space, or set trainer.default_local_dir to another disk"
         ]
     return []

@@ -1,15 +1,15 @@
-"""Rewrite a checkpoint for another number of training workers: weights and optimizer, to the bit.
+"""Rewrite a checkpoint for another number of training workers: weights and optimizer, bit-exact.
 
 FSDP2 cuts each parameter, and its two moments in Adam, along the first dimension into one part a worker
 (`DTensor`, `Shard(0)`; torch.chunk's sizes, so the last parts may be smaller, or empty). Another number of workers
-needs other cuts and no arithmetic. The parts are read through memory maps and cut for one new worker after the other,
-so the memory in use is about one new worker's part.
+needs other cuts, but no arithmetic. The parts are read through memory maps and cut for one new worker at a time, so
+memory use is about one new worker's part.
 
-    weights, moments              cut anew
+    weights, moments              cut again
     step count, learning rates    the same for every worker
-    random state                  worker R keeps that of the old worker R; one that is new starts with its own
+    random state                  worker R keeps that of the old worker R; a new worker starts with its own
 
-What is written has the names that verl looks for, beside the files of the old number, which stay.
+The new files have the names that verl expects, beside the old files, which are kept.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from verl_visionr1.runtime.checkpoints import KINDS, ROLES, CheckpointError, com
 
 @dataclass(frozen=True, slots=True)
 class Resharded:
-    """What was written.
+    """Result of resharding.
 
     Attributes:
         step: the checkpoint, `global_step_N`.
-        n_before: number of workers that it was written by.
-        n_workers: number of workers that it can be resumed with, too, now.
+        n_before: number of workers that wrote it.
+        n_workers: number of workers that can now also resume it.
     """
 
     step: Path
@@ -52,17 +52,17 @@ class Resharded:
 
 
 def reshard(path: Path, n_workers: int, *, fsdp_size: int = -1, remove_old: bool = False) -> Resharded:
-    """Make a checkpoint fit `n_workers` training workers.
+    """Rewrite a checkpoint for `n_workers` training workers.
 
     Args:
-        path: `global_step_N`, or a run's folder, of which the last checkpoint is meant.
+        path: `global_step_N`, or a run's folder for its last checkpoint.
         n_workers: trainer.nnodes x trainer.n_gpus_per_node of the run that will resume.
         fsdp_size: that run's `actor.fsdp_config.fsdp_size`: workers that share one copy of the model; -1: all.
-        remove_old: delete the files of the old number once the new ones are there.
+        remove_old: delete the old files once the new ones are written.
 
     Raises:
-        CheckpointError: no whole checkpoint there, one that FSDP2 did not write, or a number that cannot be.
-        RowsError: a file cannot be written; nothing of the new number is left then.
+        CheckpointError: no complete checkpoint, one not written by FSDP2, or an invalid number.
+        RowsError: a file cannot be written; then no new files are left.
     """
     if n_workers < 1:
         raise CheckpointError(f"--workers {n_workers}: needs at least 1")
@@ -78,18 +78,18 @@ def reshard(path: Path, n_workers: int, *, fsdp_size: int = -1, remove_old: bool
 
 
 def _reshard_role(folder: Path, n_workers: int, fsdp_size: int, *, remove_old: bool) -> tuple[int, int]:
-    """Number of workers before, and bytes written, of `actor` or `critic`."""
+    """Reshard `actor` or `critic`; returns the number of workers before, and the bytes written."""
     n_before, config = _written_by(folder)
     if n_before == n_workers:
         raise CheckpointError(f"{folder}: already written by {n_workers} training workers; nothing to do")
     new = folder / f".reshard_{n_workers}"
-    shutil.rmtree(new, ignore_errors=True)  # of an attempt that was ended
+    shutil.rmtree(new, ignore_errors=True)  # of an interrupted attempt
     try:
         for kind in KINDS:
             _reshard_kind(folder, new, kind, (n_before, n_workers), fsdp_size)
         n_bytes = sum(file.stat().st_size for file in new.iterdir())
         for file in sorted(new.iterdir(), key=lambda file: file.name.startswith("model")):
-            os.replace(file, folder / file.name)  # model parts last: by them a set is taken for whole
+            os.replace(file, folder / file.name)  # model parts last: they mark a complete set
     finally:
         shutil.rmtree(new, ignore_errors=True)
     write_whole(folder / "fsdp_config.json", json.dumps({**config, "world_size": n_workers}, indent=4).encode())
@@ -101,7 +101,7 @@ def _reshard_role(folder: Path, n_workers: int, fsdp_size: int, *, remove_old: b
 
 
 def _written_by(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Number of workers that a folder was written by, and its `fsdp_config.json`."""
+    """Number of workers that wrote a folder, and its `fsdp_config.json`."""
     file = folder / "fsdp_config.json"
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; only checkpoints of verl's FSDP trainer can be rewritten")
@@ -113,12 +113,14 @@ def _written_by(folder: Path) -> tuple[int, dict[str, Any]]:
         )
     n_before = int(config["world_size"])
     if n_before not in complete_counts(folder):
-        raise CheckpointError(f"{folder}: not all parts of its {n_before} workers are there; gather them in one folder")
+        raise CheckpointError(
+            f"{folder}: parts of some of its {n_before} workers are missing; gather all in one folder"
+        )
     return n_before, config
 
 
 def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], fsdp_size: int) -> None:
-    """Write the files of one kind for all new workers; those that were never saved are not written either."""
+    """Write the files of one kind for all new workers; kinds that were not saved are skipped."""
     n_before, n_workers = workers
     files = [shard_file(folder, kind, n_before, rank) for rank in range(n_before)]
     if not all(file.is_file() for file in files):
@@ -136,21 +138,21 @@ def _reshard_kind(folder: Path, new: Path, kind: str, workers: tuple[int, int], 
 
 
 def _read(file: Path) -> Any:
-    """A part of a checkpoint, as data: what else a pickle may do is refused."""
+    """Load a part of a checkpoint as data only: pickles with code are rejected."""
     try:
         with torch.serialization.safe_globals(_random_state_types()):
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: not loaded: it holds more than tensors, numbers and random states ({_first_line(error)}), and "
+            f"{file}: not loaded: it has more than tensors, numbers and random states ({_first_line(error)}), and "
             "loading it would run code"
         ) from None
-    except Exception as error:  # noqa: BLE001 - a file that was cut short fails in many ways
-        raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); take an earlier checkpoint") from None
+    except Exception as error:  # noqa: BLE001 - a truncated file fails in many ways
+        raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}); use an earlier checkpoint") from None
 
 
 def _random_state_types() -> list[Any]:
-    """What numpy's random state, an array of whole numbers, is made of; torch knows the types of its own tensors."""
+    """Types in numpy's random state, an array of integers; torch allows its own tensors."""
     array = np.zeros(1, dtype=np.uint32)
     rebuild = array.__reduce__()[0]
     names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")  # of numpy 1 and 2
@@ -162,14 +164,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _extra_state(old: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
-    """Scheduler and random state of a new worker; verl goes without the latter where there is none."""
+    """Scheduler and random state of a new worker; verl does not need the latter."""
     if rank < len(old):
         return old[rank]
     return {key: value for key, value in old[0].items() if key != "rng"}
 
 
 def _tensors(tree: Any) -> Iterator[DTensor]:
-    """The cut tensors of a state, in its own order."""
+    """The sharded tensors of a state, in its order."""
     if isinstance(tree, DTensor):
         yield tree
     elif isinstance(tree, dict):
@@ -181,7 +183,7 @@ def _tensors(tree: Any) -> Iterator[DTensor]:
 
 
 def _cut(old: Sequence[Any], mesh: DeviceMesh) -> Any:
-    """The state of the worker whose place in `mesh` is current, from the states of all old ones."""
+    """The state of the current worker of `mesh`, from the states of all old workers."""
     first = old[0]
     if isinstance(first, DTensor):
         return _cut_tensor(old, mesh)
@@ -190,7 +192,7 @@ def _cut(old: Sequence[Any], mesh: DeviceMesh) -> Any:
     if isinstance(first, list | tuple):
         return type(first)(_cut(items, mesh) for items in zip(*old, strict=True))
     if isinstance(first, torch.Tensor):
-        return first.clone()  # whole on every worker; not the map of the file
+        return first.clone()  # replicated on every worker; a copy, not the memory map
     return first
 
 
@@ -198,8 +200,8 @@ def _cut_tensor(old: Sequence[DTensor], mesh: DeviceMesh) -> DTensor:
     first = old[0]
     placement = first.placements[-1]
     if placement != Shard(0) or any(other != Replicate() for other in first.placements[:-1]):
-        raise CheckpointError(f"a tensor is cut as {first.placements}; only Shard(0) of FSDP2 is known")
-    # With several copies of the model (mesh "ddp" x "fsdp") the first copy has it all.
+        raise CheckpointError(f"a tensor is cut as {first.placements}; only Shard(0) of FSDP2 is supported")
+    # With several copies of the model (mesh "ddp" x "fsdp") the first copy is complete.
     ranks = first.device_mesh.mesh.reshape(-1, first.device_mesh.mesh.shape[-1])[0].tolist()
     begin, end = _rows(first.shape[0], mesh.size(-1), mesh.get_local_rank(mesh.ndim - 1))
     local = _read_rows([old[rank].to_local() for rank in ranks], begin, end)
@@ -208,7 +210,7 @@ def _cut_tensor(old: Sequence[DTensor], mesh: DeviceMesh) -> DTensor:
 
 
 def _rows(n_rows: int, n_parts: int, part: int) -> tuple[int, int]:
-    """First row of a part and the one after its last, with the sizes of torch.chunk.
+    """First row of a part and the row after its last, with the sizes of torch.chunk.
 
     >>> [_rows(5, 4, part) for part in range(4)]
     [(0, 2), (2, 4), (4, 5), (5, 5)]
@@ -218,7 +220,7 @@ def _rows(n_rows: int, n_parts: int, part: int) -> tuple[int, int]:
 
 
 def _read_rows(parts: Sequence[torch.Tensor], begin: int, end: int) -> torch.Tensor:
-    """Rows `begin` to `end` of the tensor that `parts` are, one after the other."""
+    """Rows `begin` to `end` of the concatenation of `parts`."""
     pieces, at = [], 0
     for part in parts:
         low, high = max(begin, at), min(end, at + part.shape[0])
@@ -230,7 +232,7 @@ def _read_rows(parts: Sequence[torch.Tensor], begin: int, end: int) -> torch.Ten
 
 @contextmanager
 def mesh_of(device_type: str, rank: int, n_workers: int, fsdp_size: int) -> Iterator[DeviceMesh]:
-    """The mesh that verl's `create_device_mesh` makes in worker `rank`, in this process and without the others."""
+    """The mesh of verl's `create_device_mesh` in worker `rank`, made in this process without the others."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=n_workers)

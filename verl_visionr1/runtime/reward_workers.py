@@ -1,8 +1,9 @@
-"""Reward workers that may die: the rest take over, and a new one takes the place of each that is lost.
+"""Replace reward workers that die; meanwhile the others take over.
 
-verl starts `reward.num_workers` of them, once, and hands them to the agent-loop workers. When one dies there, each
-rollout that is sent to it fails: of 8 workers one dead costs every eighth rollout for the rest of training, without a
-word but in the log. A rule reward has no state, so a rollout can be judged by any worker, and again.
+verl starts `reward.num_workers` of them once and passes them to the agent-loop workers. When one dies, each rollout
+sent
+to it fails: one of 8 costs every eighth rollout for the rest of training, visible only in the log. A rule reward has no
+state, so any worker can score a rollout, also repeatedly.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from verl_visionr1.plugin.extensions import Extension
 
 MAX_LOSSES = 3
-"""New workers for one place; after that something is wrong with the rows, the criteria or the machine."""
+"""Most replacements of one worker; then the rows, the criteria or the machine are at fault."""
 MAX_TRIES = 8
-"""For one rollout."""
+"""Most tries per rollout."""
 AGAIN_SECONDS = 1.0
-"""Between two tries where a worker cannot be reached: a break of the network takes seconds."""
+"""Seconds between two tries with an unreachable worker: network failures take seconds."""
 
 
 class RewardLostError(RuntimeError):
@@ -31,11 +32,11 @@ class RewardLostError(RuntimeError):
 
 
 class RewardWorkers:
-    """Stands for all reward workers where verl takes one of them by `handle.compute_score.remote(data)`.
+    """Represents all reward workers; has verl's call of one, `handle.compute_score.remote(data)`.
 
     Args:
-        make: makes one for a place, as often as asked by the same name: `make("reward_worker_0_again_1")`. Several
-            agent-loop workers may ask.
+        make: makes or finds the worker of a name, `make("reward_worker_0_again_1")`; several agent-loop workers may
+            call it with the same name.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RewardWorkers:
         return self
 
     async def remote(self, data: Any) -> Any:
-        """What some worker makes of one trajectory.
+        """Score one trajectory with some worker.
 
         Raises:
             RewardLostError: the workers keep dying.
@@ -63,19 +64,19 @@ class RewardWorkers:
             try:
                 return await worker.compute_score.remote(data)
             except ActorUnavailableError:
-                await asyncio.sleep(self.again_seconds)  # out of reach for now
+                await asyncio.sleep(self.again_seconds)  # unreachable for now
             except ActorDiedError:
                 self._replace(place, worker)
-        raise RewardLostError(f"a rollout met {MAX_TRIES} reward workers that died or could not be reached")
+        raise RewardLostError(f"{MAX_TRIES} reward workers died or were unreachable for one rollout")
 
     def _replace(self, place: int, lost: Any) -> None:
         if self.workers[place] is not lost:
-            return  # another rollout has met it
+            return  # replaced for another rollout
         self.losses[place] += 1
         if self.losses[place] > MAX_LOSSES:
             _say(f"visionr1: reward worker {place} died {MAX_LOSSES + 1} times; see its log")
             raise RewardLostError(f"reward worker {place} died {MAX_LOSSES + 1} times")
-        _say(f"visionr1: lost reward worker {place}; a new one takes its place")
+        _say(f"visionr1: lost reward worker {place}; starting a new one")
         self.workers[place] = self.make(f"reward_worker_{place}_again_{self.losses[place]}")
 
 
@@ -86,7 +87,7 @@ class MakeRewardWorker:
         self.config = config
 
     def __call__(self, name: str) -> Any:
-        """The worker of that name: there already, or new."""
+        """The worker of that name, existing or new."""
         import ray
         from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
@@ -95,10 +96,10 @@ class MakeRewardWorker:
 
 
 class ReplaceWorkers(Extension):
-    """Reward workers that are replaced, as `+visionr1@_global_=replace_workers` names it."""
+    """Replacement of reward workers, for `+visionr1@_global_=replace_workers`."""
 
     def reward_workers(self, workers: list[Any] | None) -> list[Any] | None:
-        """One object in the place of verl's handles; a reward model, which has a state, keeps verl's own."""
+        """Replace verl's handles with one object; with a reward model, which has state, keep verl's own."""
         if not workers or self.config.reward.reward_model.enable:
             return workers
         return [RewardWorkers(workers, MakeRewardWorker(self.config))]

@@ -1,4 +1,4 @@
-"""A run's length, rows and settings against each other: what stops it, and what is worth a warning at its start."""
+"""Check a run's length, rows and settings against each other: problems and warnings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from verl_visionr1.targets import TargetError
 
 
 def run_problems(config: DictConfig, *, is_whole: bool = True) -> list[str]:
-    """What would stop the run, or make it another one than was asked for; one line each.
+    """Problems that would stop the run, or change what it trains; one line each.
 
     Args:
-        is_whole: whether it names all of the run's data files, so that steps can be counted.
+        is_whole: whether the config names all of the run's data files, so that steps can be counted.
     """
     problems = [*run_rows.row_problems(config), *idle_settings.idle_problems(config), *_gate_problems(config)]
     return problems + (run_length.length_problems(config) if is_whole else [])
 
 
 def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
-    """What works, and may not be meant; one line each.
+    """Valid settings that may not be intended; one line each.
 
     Args:
         with_stages: also stages that the run does not reach.
@@ -40,7 +40,7 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
 
 
 def _gate_problems(config: DictConfig) -> list[str]:
-    """A gate that would be moved by the wrong rows, or by none."""
+    """A gate that is moved by the wrong rows, or by none."""
     settings = valid_settings(config)
     if settings is None or settings.gate is None:
         return []
@@ -49,14 +49,14 @@ def _gate_problems(config: DictConfig) -> list[str]:
     if problem is None and files and not any(_has_own_rows(file, settings) for file in files):
         name = settings.reward.name
         problem = (
-            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is judged by preset {name}, so the gate "
-            f"would never move; change {PREFIX}.preset or .routes, or take another kind of schedule"
+            f"{PREFIX}.schedule.kind=gated: no row of data.train_files is scored by preset {name}, so the gate "
+            f"would never move; change {PREFIX}.preset or .routes, or use another kind of schedule"
         )
     return [] if problem is None else [problem]
 
 
 def _has_own_rows(file: Path, settings: Settings) -> bool:
-    """Whether the run's own preset judges a row of a file; true where that cannot be told."""
+    """Whether the run's default preset scores a row of a file; true if unknown."""
     routes = settings.routing
     columns = ["reward_model", *(["data_source"] if routes.by_source else []), *routes.column[:1]]
     try:
@@ -64,22 +64,22 @@ def _has_own_rows(file: Path, settings: Settings) -> bool:
             routes.preset_for(target_of(row), str(row.get("data_source", "")), row) is routes.default
             for row in read_rows(file, columns=columns)
         )
-    except (RowsError, TargetError, RewardError):  # the preflight says it
+    except (RowsError, TargetError, RewardError):  # the preflight reports it
         return True
 
 
 def _schedule_warnings(config: DictConfig) -> list[str]:
-    """Stages that the run does not come to, with the number of steps that its checkpoint counts over."""
+    """Stages that the run does not reach, by the total steps of its checkpoint."""
     settings, length = valid_settings(config), run_length.length_of(config)
     if settings is None or settings.is_off or settings.gate is not None or not length.last_step:
         return []
     total = settings.total_steps or length.total_steps
-    told: list[str] = []
+    warnings: list[str] = []
     kept = _checkpoint_total(config)
     if kept is not None and settings.total_steps is None and kept != total:
-        told, total = [total_steps_warning(total or 0, kept)], kept
+        warnings, total = [total_steps_warning(total or 0, kept)], kept
     schedule = follow_model(settings.reward.schedule, run_rows.guess_family(config, settings) or "")
-    return [*told, *stage_warnings(schedule, total, length.last_step)] if total else told
+    return [*warnings, *stage_warnings(schedule, total, length.last_step)] if total else warnings
 
 
 def _checkpoint_total(config: DictConfig) -> int | None:

@@ -1,12 +1,12 @@
-"""Rows, epochs and steps of a run, as verl 0.9's trainers count them, and what cannot be meant.
+"""Rows, epochs and steps of a run, as counted by verl 0.9's trainers, and contradictory settings.
 
-    steps per epoch = rows // data.train_batch_size                            (the rest of an epoch is left out)
-                     rows // data.gen_batch_size, where that is set, under the V0 trainer
+    steps per epoch = rows // data.train_batch_size                            (the rest of an epoch is dropped)
+                     rows // data.gen_batch_size, if set, with the V0 trainer
     steps asked    = trainer.total_training_steps, else steps per epoch * trainer.total_epochs
     last step      = the smaller of steps asked and steps per epoch * trainer.total_epochs
 
-The learning rate and the progress of training count over the steps asked; both ends stop a run, and only the first one
-with a last validation and checkpoint.
+The learning rate and the progress of training count over the steps asked; a run stops at either, but only at the
+first with a last validation and checkpoint.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from verl_visionr1.runtime.run_rows import facts_of
 
 @dataclass(frozen=True, slots=True)
 class RunLength:
-    """How long a run is.
+    """Length of a run.
 
     Attributes:
-        n_rows: rows that it trains on, at most: too long prompts are left out where they could be counted; None: the
-            data is not here.
+        n_rows: most rows that it trains on: overlong prompts are left out if they could be counted; None: the data is
+            not here.
         batch: prompts in a step.
         epochs: trainer.total_epochs.
         asked: trainer.total_training_steps; None: the epochs decide.
@@ -44,7 +44,7 @@ class RunLength:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Whole batches in the rows."""
+        """Number of whole batches in the rows."""
         return None if self.n_rows is None or self.batch < 1 else self.n_rows // self.batch
 
     @property
@@ -56,14 +56,14 @@ class RunLength:
 
     @property
     def last_step(self) -> int | None:
-        """Where the trainer stops; None where that is not known."""
+        """Where the trainer stops; None if unknown."""
         if self.steps_per_epoch is None:
             return self.asked
         by_epochs = self.steps_per_epoch * self.epochs
         return by_epochs if self.asked is None else min(self.asked, by_epochs)
 
     def describe(self) -> str:
-        """In words, for the summary of a dry run.
+        """Describe the length for the summary of a dry run.
 
         >>> RunLength(n_rows=92, batch=8, epochs=100000, asked=240).describe()
         '240 = 21.8 epochs of 92 rows (11 steps per epoch)'
@@ -82,7 +82,7 @@ class RunLength:
 
 
 def length_of(config: DictConfig) -> RunLength:
-    """The length of the run that a config describes."""
+    """The length of a config's run."""
     asked = config.trainer.total_training_steps
     return RunLength(
         n_rows=_trained_rows(config),
@@ -93,9 +93,9 @@ def length_of(config: DictConfig) -> RunLength:
 
 
 def _batch_key(config: DictConfig) -> str:
-    """The key that says how many prompts a step trains on.
+    """The key of the number of prompts per step.
 
-    V1 counts steps by the batch, however it fetches it (`PPOTrainer._init_dataloader`); V0 trains on what it fetches
+    V1 counts steps by the training batch (`PPOTrainer._init_dataloader`); V0 by the fetched batch
     (`RayPPOTrainer._create_dataloader`).
     """
     fetches = not OmegaConf.select(config, "trainer.use_v1") and OmegaConf.select(config, "data.gen_batch_size")
@@ -103,7 +103,7 @@ def _batch_key(config: DictConfig) -> str:
 
 
 def _trained_rows(config: DictConfig) -> int | None:
-    """Rows after `data.train_max_samples` and `data.filter_overlong_prompts`, as far as they can be counted here."""
+    """Rows after `data.train_max_samples` and `data.filter_overlong_prompts`, if they can be counted here."""
     facts = facts_of(config, "data.train_files")
     if facts is None:
         return None
@@ -113,7 +113,7 @@ def _trained_rows(config: DictConfig) -> int | None:
 
 
 def length_problems(config: DictConfig) -> list[str]:
-    """Steps that cannot be meant; one line each."""
+    """Contradictory numbers of steps; one line each."""
     length = length_of(config)
     return [*_step_problems(config, length), *_resume_problems(config, length)]
 
@@ -123,7 +123,7 @@ def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
     each, last, asked = length.steps_per_epoch, length.last_step, length.asked
     if each == 0 and length.n_rows:
         problems.append(
-            f"{_batch_key(config)}={length.batch}: larger than the {length.n_rows} rows of data.train_files, so that "
+            f"{_batch_key(config)}={length.batch}: larger than the {length.n_rows} rows of data.train_files, so "
             f"no step can be taken; set it to at most {length.n_rows}"
         )
     elif each and asked is not None and last is not None and last < asked and not config.trainer.val_only:
@@ -141,9 +141,9 @@ def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
 
 
 def _fetches_as_set(config: DictConfig) -> bool:
-    """Whether a step is put together from `data.gen_batch_size` prompts each.
+    """Whether a step is assembled from batches of `data.gen_batch_size` prompts.
 
-    `PPOTrainer._init_dataloader` takes 1 instead where it refills, and the V0 trainer takes what it fetches for a step.
+    `PPOTrainer._init_dataloader` uses 1 instead if it refills; the V0 trainer uses a fetched batch as a step.
     """
     is_sync = OmegaConf.select(config, "trainer.v1.trainer_mode") == "sync"
     refills = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
@@ -166,7 +166,7 @@ def _resume_problems(config: DictConfig, length: RunLength) -> list[str]:
 
 
 def length_notes(config: DictConfig) -> list[str]:
-    """A run that has come to its end already, and would only be validated."""
+    """A note if the run has finished already and would only be validated."""
     return _finished(config, length_of(config)) if OmegaConf.select(config, "trainer.val_before_train") else []
 
 
@@ -178,6 +178,6 @@ def _finished(config: DictConfig, length: RunLength) -> list[str]:
     if not 0 < length.last_step <= int(number):
         return []
     return [
-        f"{step}: already at or beyond the last step of this run ({length.last_step}), nothing would be trained; "
+        f"{step}: already at or beyond the last step of this run ({length.last_step}), so nothing would be trained; "
         "raise trainer.total_training_steps (or trainer.total_epochs), or set trainer.resume_mode=disable"
     ]

@@ -1,8 +1,8 @@
-"""What the rows of a run ask of its settings: how many there are, how long their prompts are, how many images each has.
+"""Count a run's rows, prompt lengths and images, and compare them with its settings.
 
-Counted from what a parquet file says, without opening an image: sizes stand in the ground truth, images in the prompt.
-Tokens of an image are exact for the families of `processed`; those of the text are a lower bound, so that a prompt
-that is counted as too long is too long.
+Images are not opened: sizes are in the ground truth, placeholders in the prompt. Image tokens are exact for the
+    families
+of `processed`; text tokens are a lower bound, so a prompt that is counted as too long is too long.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _HUB_FAMILIES = (
     (re.compile(r"qwen3(-vl|\.\d)", re.I), "qwen3-vl"),
     (re.compile(r"glm-4.*v", re.I), "glm"),
 )
-"""Models of the hub by name -> key in `PROCESSORS`; their own configuration is not here to read."""
+"""Hub models by name -> key in `PROCESSORS`, since their configuration may not be available."""
 _TEXT_SHARE = 2
-"""The estimate of a text's tokens is right within some 10 %; half of it is a safe lower bound."""
+"""Estimates of a text's tokens are right within about 10 %; half of it is a safe lower bound."""
 SURE_SHARE = 0.7
-"""An answer whose estimate is below this share of the budget fits: the estimate is right within some 10 %."""
+"""An answer with an estimate below this share of the budget fits: estimates are right within about 10 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """What was counted in the files of a run.
+    """Counts of a run's files.
 
     Attributes:
-        n_overlong: rows with an image whose prompt is longer than data.max_prompt_length; 0 where sizes are not known.
-        most_images: images of the row that has most.
+        n_overlong: rows with an image and a prompt longer than data.max_prompt_length; 0 if sizes are unknown.
+        most_images: largest number of images in a row.
         n_over_limit: rows with more images than `images_allowed`.
-        unclear_image: what is wrong with the first row of several images whose target does not name one; "" for none.
+        unclear_image: problem of the first row with several images and no valid `image` in its target; "" for none.
     """
 
     n_rows: int = 0
@@ -69,20 +69,20 @@ class RowFacts:
 
 
 class _Sized(msgspec.Struct):
-    """The part of a ground truth that tells the image's size."""
+    """The part of a ground truth with the image's size."""
 
     size_wh: tuple[int, int] = (0, 0)
 
 
 def facts_of(config: DictConfig, key: str) -> RowFacts | None:
-    """What the files of `data.train_files` or `data.val_files` hold; None where one of them is not here to be read."""
+    """Counts of `data.train_files` or `data.val_files`; None if a file is not readable here."""
     files, found = complete_files(config, key), _facts_by_file(config, key)
     is_known = files and all(file in found for file in files)
     return sum((found[file] for file in files), RowFacts()) if is_known else None
 
 
 def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
-    """The facts of each file that is here and can be read."""
+    """The facts of each readable local file."""
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
     processor, longest = processor_of(config), int(OmegaConf.select(config, "data.max_prompt_length") or 0)
     limits = longest, images_allowed(config), _delegated_sources(config)
@@ -90,16 +90,16 @@ def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
     for file in readable_files(config, key):
         try:
             found[file] = _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, *limits)
-        except (RowsError, OSError):  # the preflight says it
+        except (RowsError, OSError):  # the preflight reports it
             continue
     return found
 
 
 def _delegated_sources(config: DictConfig) -> tuple[str, ...] | None:
-    """Sources whose rows need not say which image they are about; None: no row needs to.
+    """Sources whose rows need not name their image; None: no row needs to.
 
-    Models that answer in pixels of the processed image answer in those of one image. Which one must be known, or a
-    right answer about the second image is scored in the first one's pixels. Other frames do not depend on the size.
+    Models that answer in processed pixels use those of one image. If it is not known which, a right answer about the
+    second image is scored in the first one's pixels. Other frames do not depend on the size.
     """
     settings = valid_settings(config)
     if settings is None:
@@ -109,7 +109,7 @@ def _delegated_sources(config: DictConfig) -> tuple[str, ...] | None:
 
 
 def images_allowed(config: DictConfig) -> int | None:
-    """Images that vLLM takes in one prompt; None where nothing limits them (`vLLMHttpServer.launch_server`)."""
+    """vLLM's limit of images in one prompt; None without a limit (`vLLMHttpServer.launch_server`)."""
     rollout = "actor_rollout_ref.rollout"
     if OmegaConf.select(config, f"{rollout}.name") != "vllm":
         return None
@@ -122,7 +122,7 @@ def images_allowed(config: DictConfig) -> int | None:
 
 
 def processor_of(config: DictConfig) -> ImageProcessor | None:
-    """How the run's model resizes images, with the run's own budget; None for a model whose processor is not known."""
+    """The image processor of the run's model, with the run's budget; None if unknown."""
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     folder = Path(path).expanduser()
     processor = image_processor_of(folder) if folder.is_dir() else _hub_processor(path)
@@ -131,12 +131,12 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
         return processor
     try:
         return replace(processor, min_pixels=budget[0], max_pixels=budget[1])
-    except SizeError:  # `idle_settings` says it
+    except SizeError:  # `idle_settings` reports it
         return None
 
 
 def guess_family(config: DictConfig, settings: Settings) -> str | None:
-    """The name of the frame that the run's model speaks in, without asking a hub; None where it cannot be told yet."""
+    """Name of the frame of the run's model, without using a hub; None if not known yet."""
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     if settings.frame != "auto":
         return settings.frame
@@ -161,7 +161,7 @@ def _file_facts(
     allowed: int | None,
     delegated: tuple[str, ...] | None,
 ) -> RowFacts:
-    """The facts of one file; `changed_ns` makes a file that was written again another one."""
+    """The facts of one file, cached; `changed_ns` invalidates the cache for a rewritten file."""
     with open_parquet(file) as parquet:
         names, n_rows = parquet.schema_arrow.names, parquet.metadata.num_rows
     columns = [name for name in (prompt_key, "reward_model", *(["data_source"] if delegated else [])) if name in names]
@@ -182,12 +182,12 @@ def _file_facts(
 
 
 def _unclear_image(row: Mapping[str, Any], number: int, n_images: int, delegated: Sequence[str]) -> str:
-    """Why it is not known which of several images a row's ground truth is about; "" where it is."""
+    """Why the image of a row's ground truth is unknown among several; "" if known."""
     if is_delegated(delegated, str(row.get("data_source", ""))):
         return ""
     try:
         target = target_of(row)
-    except TargetError:  # the preflight says it
+    except TargetError:  # the preflight reports it
         return ""
     if target.task == "text" or (target.image is not None and target.image < n_images):
         return ""
@@ -196,7 +196,7 @@ def _unclear_image(row: Mapping[str, Any], number: int, n_images: int, delegated
 
 
 def _prompt(messages: object) -> tuple[str, int]:
-    """Text of a prompt, and its number of images: verl cuts a text at each "<image>"."""
+    """Text of a prompt, and its number of images: verl splits a text at each "<image>"."""
     texts: list[str] = []
     n_images = 0
     for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
@@ -223,7 +223,7 @@ def _size_wh(reward_model: object) -> tuple[int, int] | None:
 def _least_tokens(
     text: str, n_images: int, size_wh: tuple[int, int] | None, processor: ImageProcessor | None
 ) -> int | None:
-    """Tokens that a prompt has at least; None without an image of a known size."""
+    """Lower bound of a prompt's tokens; None without an image of known size."""
     if not n_images or size_wh is None or processor is None:
         return None
     try:
@@ -235,7 +235,7 @@ def _least_tokens(
 
 
 def image_problems(config: DictConfig) -> list[str]:
-    """Files with a row of several images whose target does not say which one it is about."""
+    """Files with a row of several images and no valid `image` in its target."""
     return [
         f"{key}: {file}: {facts.unclear_image}"
         for key in DATA_KEYS
@@ -245,8 +245,8 @@ def image_problems(config: DictConfig) -> list[str]:
 
 
 def row_problems(config: DictConfig) -> list[str]:
-    """Rows and settings that cannot go together: a prompt's column, its length, the number of its images."""
-    if OmegaConf.select(config, "data.custom_cls.path"):  # a data set class of the user's own reads what it likes
+    """Conflicts of rows and settings: prompt column, prompt length, number of images."""
+    if OmegaConf.select(config, "data.custom_cls.path"):  # a user's data set class may read anything
         return []
     problems: list[str] = []
     for key in DATA_KEYS:
@@ -260,7 +260,7 @@ def row_problems(config: DictConfig) -> list[str]:
 
 
 def row_notes(config: DictConfig) -> list[str]:
-    """Rows that a run loses, and goes on without."""
+    """Notes on rows that a run drops."""
     notes: list[str] = []
     for key in DATA_KEYS:
         facts = facts_of(config, key)
@@ -285,7 +285,7 @@ def _overlong(config: DictConfig, facts: RowFacts) -> str:
 def _fact_problems(config: DictConfig, facts: RowFacts) -> list[str]:
     problems: list[str] = []
     if facts.n_rows == 0:
-        problems.append("its files have no rows; verl stops on an empty data set")
+        problems.append("its files have no rows; verl fails on an empty data set")
     elif facts.n_overlong == facts.n_rows:
         fate = (
             "data.filter_overlong_prompts leaves none" if config.data.filter_overlong_prompts else "verl drops them all"
@@ -310,12 +310,12 @@ def _limit_key(config: DictConfig) -> str:
 
 
 def _no_prompt(config: DictConfig, file: Path) -> str | None:
-    """A column that the file lacks: verl looks for it in its first row."""
+    """Message about a missing prompt column, which verl reads in the first row."""
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
     try:
         with open_parquet(file) as parquet:
             names: list[Any] = parquet.schema_arrow.names
-    except RowsError:  # the preflight says it
+    except RowsError:  # the preflight reports it
         return None
     if prompt_key in names:
         return None
@@ -324,10 +324,10 @@ def _no_prompt(config: DictConfig, file: Path) -> str | None:
 
 
 def answer_notes(config: DictConfig) -> list[str]:
-    """Files with right answers that the response budget cuts off; one line each.
+    """Files with right answers longer than the response budget; one line each.
 
-    Reads every row, so it belongs to a dry run. Reasoning, tags and fences come on top of what is counted. Left out:
-    points, and models whose tokenizer is not in a folder here.
+    Reads every row, so it belongs to a dry run. Reasoning, tags and fences are not counted. Skipped:
+    points, and models without a local tokenizer.
     """
     try:
         delegate = settings_of(config).delegate
@@ -348,7 +348,7 @@ def answer_notes(config: DictConfig) -> list[str]:
 
 
 def _lengths(file: Path, delegate: Sequence[str], count: Callable[[Target], int], limit: int) -> Iterator[int]:
-    """Tokens of the right answer of each row; an estimate where that is surely within the limit."""
+    """Tokens of the right answer of each row; an estimate if it is safely within the limit."""
     columns = ["reward_model", *(["data_source"] if delegate else [])]
     try:
         for row in read_rows(file, columns=columns):
@@ -359,4 +359,4 @@ def _lengths(file: Path, delegate: Sequence[str], count: Callable[[Target], int]
                 estimate = answer_tokens(target)
                 yield estimate if estimate <= SURE_SHARE * limit else count(target)
     except (RowsError, TargetError):
-        return  # the preflight says it
+        return  # the preflight reports it

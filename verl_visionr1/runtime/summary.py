@@ -1,4 +1,4 @@
-"""A config in ten lines: what would be trained, on what, by which reward, with which memory."""
+"""Summarize a config in ten lines: data, model, reward, memory."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def summary_of(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def plan_of(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """(label, text): rows, epochs and steps of a run, and when its thresholds move; what a run says at its start."""
+    """(label, text) printed at the start of a run: rows, epochs, steps, and when thresholds change."""
     yield "steps", _steps(config)
     yield from ((label or "reason", text) for label, text in _reward(config) if label in ("thresholds", ""))
 
 
 def steps_of(config: DictConfig) -> int | None:
-    """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None where the data is not here to count."""
+    """Trainer steps, as `PPOTrainer._init_dataloader` counts them; None if the data is not here to count."""
     return length_of(config).total_steps
 
 
@@ -113,7 +113,7 @@ def _reward(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _auto_frame(family: str | None) -> str:
-    """What frame=auto becomes for a family; None: not known yet, "": of no known frame."""
+    """Describe frame=auto for a family; None: not known yet, "": without a known frame."""
     if family is None:
         return "auto (read from the model's config.json when the run starts)"
     return f"{family} (auto, by the model)" if family else "auto (not known for this model; see the problems)"
@@ -137,7 +137,7 @@ def _judges(settings: Settings, preset: Preset) -> str:
 def _schedule(config: DictConfig, settings: Settings) -> str:
     schedule = follow_model(settings.reward.schedule, guess_family(config, settings) or "")
     if settings.is_off:
-        return f"rule off: {_short(schedule, -1)}"
+        return f"no schedule: {_short(schedule, -1)}"
     stages = [_short(schedule, i) for i in range(len(schedule.points))]
     if settings.gate is not None:
         gate = settings.gate
@@ -145,9 +145,9 @@ def _schedule(config: DictConfig, settings: Settings) -> str:
     length = length_of(config)
     total = settings.total_steps or length.total_steps
     starts = [_start(at, total, length.last_step) for at, _ in schedule.points]
-    told = [f"{stage} {start}" for stage, start in zip(stages, starts, strict=True)]
+    parts = [f"{stage} {start}" for stage, start in zip(stages, starts, strict=True)]
     moving = "" if schedule.interpolation == "step" else f", {schedule.interpolation} between"
-    return f"{', '.join(told)}{moving} (match IoU / floor / full)"
+    return f"{', '.join(parts)}{moving} (match IoU / floor / full)"
 
 
 def _short(schedule: Schedule, stage: int) -> str:
@@ -155,7 +155,7 @@ def _short(schedule: Schedule, stage: int) -> str:
 
 
 def _start(progress: float, total: int | None, last_step: int | None = None) -> str:
-    """In words: the first step at which training has come so far.
+    """Describe the first step at this progress.
 
     >>> _start(0.5, 40), _start(1.0, 40), _start(0.9, 5), _start(0.5, 40, 20), _start(0.5, None)
     ('from step 21', 'never (it starts at the end)', 'not reached in this run', 'not reached in this run', 'from 50 %')

@@ -1,6 +1,6 @@
-"""Whether verl can train the model on images: it makes a processor for some families, and None for the others.
+"""Check that verl can train the model on images: it makes a processor only for some families.
 
-Without a processor a row with images fails in verl's data set, minutes after the start.
+Without a processor, rows with images fail in verl's data set minutes after the start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODEL = "actor_rollout_ref.model.path"
 
 
 def family_problems(config: DictConfig) -> list[str]:
-    """A family that verl cannot train, by the model's `config.json` (local, or in the hub's cache)."""
+    """Problem of a family that verl cannot train, by the model's `config.json` (local or in the hub's cache)."""
     file = config_file(str(OmegaConf.select(config, MODEL)))
     if file is None or OmegaConf.select(config, "data.custom_cls.path"):
         return []
@@ -35,7 +35,7 @@ def family_problems(config: DictConfig) -> list[str]:
 
 
 def processor_problems(config: DictConfig) -> list[str]:
-    """A local model of an unknown family for which verl makes no processor, with images in the data; slow."""
+    """Problem of a local model of unknown family without a processor in verl, with images in the data; slow."""
     file = config_file(str(OmegaConf.select(config, MODEL)))
     if file is None or OmegaConf.select(config, "data.custom_cls.path") or not _has_images(config):
         return []
@@ -48,7 +48,7 @@ def processor_problems(config: DictConfig) -> list[str]:
 
 
 def config_file(path: str) -> Path | None:
-    """The `config.json` of a model: of a local folder, or of a hub name that has been downloaded; asks no network."""
+    """The `config.json` of a model: of a local folder, or of a downloaded hub name; uses no network."""
     file = Path(path).expanduser() / "config.json"
     if file.is_file():
         return file
@@ -58,13 +58,13 @@ def config_file(path: str) -> Path | None:
 
     try:
         found = try_to_load_from_cache(path, "config.json")
-    except ValueError:  # no name that the hub could have
+    except ValueError:  # an invalid hub name
         return None
     return Path(found) if isinstance(found, str) else None
 
 
 def model_type_of(path: str) -> str | None:
-    """The `model_type` of a model, "" where its config does not say; None where its config is not here."""
+    """The `model_type` of a model, "" if its config has none; None if its config is not here."""
     file = config_file(path)
     return None if file is None else str(_read(file).get("model_type", ""))
 
@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except ValueError:
-        return {}  # verl says it
+        return {}  # verl reports it
 
 
 def _has_images(config: DictConfig) -> bool:

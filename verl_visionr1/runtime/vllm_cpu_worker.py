@@ -1,4 +1,4 @@
-"""What `visionr1 eval` gives vLLM's workers on a CPU: the linear layers of training, so that answers are the same.
+"""Use training's linear layers in vLLM's CPU workers for `visionr1 eval`, so that answers are the same.
 
 vLLM imports the module of its `worker_extension_cls` in each worker before it loads a model.
 """
@@ -12,9 +12,9 @@ from verl_visionr1.runtime.cpu_platform import use_plain_linear
 _NAME = "dispatch_cpu_unquantized_gemm"
 
 for _module in [module for name, module in sys.modules.items() if name.startswith("vllm.")]:
-    if hasattr(_module, _NAME):  # also where it was imported by name
+    if hasattr(_module, _NAME):  # also if it was imported by name
         setattr(_module, _NAME, use_plain_linear)
 
 
 class PlainLinear:
-    """Nothing but the import of this module is needed."""
+    """Only the import of this module matters."""

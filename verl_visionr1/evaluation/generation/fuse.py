@@ -1,7 +1,7 @@
-"""Put a LoRA adapter into the weights of its model: `python -m verl_visionr1.evaluation.generation.fuse FOLDER`.
+"""Fuse a LoRA adapter into the weights of its model: `python -m verl_visionr1.evaluation.generation.fuse FOLDER`.
 
 verl's merger leaves the base model in FOLDER and the adapter in FOLDER/lora_adapter. Fused weights are rounded once,
-where training's own validation adds the adapter's product to each layer's: answers may differ in rare tokens.
+while training's own validation adds the adapter's product to each layer's output: a few tokens may differ.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ def fuse(folder: Path) -> None:
     """Fuse the adapter in `folder`, and remove it.
 
     Raises:
-        ValueError: the adapter does not say its alpha: its effect cannot be known.
+        ValueError: the adapter's alpha is missing, so its scale is unknown.
     """
     adapter = folder / "lora_adapter"
     if not json.loads((adapter / "adapter_config.json").read_bytes()).get("lora_alpha"):
-        raise ValueError("the checkpoint has no lora_train_meta.json with lora_alpha, so its scale is not known")
+        raise ValueError("the checkpoint has no lora_train_meta.json with lora_alpha, so its scale is unknown")
 
     import torch
     from peft import PeftModel

@@ -1,7 +1,7 @@
-"""Rows of a parquet -> what the model is shown: as verl's validation does it, to the token.
+"""Turn rows of a parquet into model inputs as verl's validation does, to the token.
 
-verl's `RLHFDataset` puts the row's images where "<image>" stands; its agent loop has `qwen_vl_utils` load and resize
-them, renders the chat template with the processor, and gives vLLM the tokens and the images.
+verl's `RLHFDataset` replaces each "<image>" with an image of the row. Its agent loop loads and resizes them with
+`qwen_vl_utils`, renders the chat template with the processor, and gives vLLM the tokens and the images.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from verl_visionr1.rows import open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
 MAX_IMAGES = 8
-"""Images of one row."""
+"""Most images of one row."""
 _COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
 _BATCH_ROWS = 64  # in memory at once, as Python objects
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A row as it stands in its file.
+    """A row of a file.
 
     Attributes:
-        number: of the row in it, from 0.
+        number: number of the row, from 0.
     """
 
     file: Path
@@ -42,7 +42,7 @@ class Asked:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """File and row, for messages."""
         return f"{self.file}: row {self.number}"
 
     @property
@@ -53,13 +53,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A row as the model is shown it.
+    """A row as model input.
 
     Attributes:
-        prediction: all of it but the answer.
-        token_ids: the prompt; an image is one token here, which vLLM repeats.
+        prediction: without the answer.
+        token_ids: the prompt; an image is a single token, which vLLM repeats.
         images: loaded and resized by `qwen_vl_utils`.
-        n_prompt: tokens of the prompt with the images' tokens; None where the image processor is of an unknown kind.
+        n_prompt: length of the prompt in tokens, with image tokens; None for an unknown image processor.
     """
 
     prediction: Prediction
@@ -69,10 +69,10 @@ class Question:
 
 
 def asked_rows(files: Sequence[Path], limit: int | None = None) -> Iterator[Asked]:
-    """The rows of some files, in their order, the first `limit` of each; one row group in memory at a time.
+    """Read the rows of some files in order, the first `limit` of each; one row group is in memory at a time.
 
     Raises:
-        RowsError: a file that cannot be read, or lacks a column.
+        RowsError: an unreadable file, or a missing column.
     """
     for file in files:
         with open_parquet(file) as parquet:
@@ -84,7 +84,7 @@ def asked_rows(files: Sequence[Path], limit: int | None = None) -> Iterator[Aske
 
 
 def count_rows(files: Sequence[Path], limit: int | None = None) -> int:
-    """How many `asked_rows` gives."""
+    """Number of rows of `asked_rows`."""
     total = 0
     for file in files:
         with open_parquet(file) as parquet:
@@ -94,13 +94,13 @@ def count_rows(files: Sequence[Path], limit: int | None = None) -> int:
 
 
 class Prompts:
-    """Makes the questions for one model.
+    """Makes the questions of one model.
 
     Args:
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
 
     Attributes:
-        banned: tokens that verl never lets a model say: they stand for images and videos.
+        banned: tokens of images and videos, which verl never lets a model generate.
     """
 
     def __init__(self, folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
@@ -119,15 +119,15 @@ class Prompts:
         self._resizing = None if image_processor is None else _resizing_of(image_processor)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Tokens as verl's dumps have them: without special tokens."""
+        """Decode tokens without special tokens, as in verl's dumps."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def question(self, asked: Asked) -> Question:
-        """What the model is shown for a row.
+        """Make the model input of a row.
 
         Raises:
-            RowError: a row without ground truth, an image that cannot be loaded, or places for images that are not as
-                many as the images; names file and row.
+            RowError: a row without ground truth, an image that cannot be loaded, or a number of "<image>" other
+                than that of the images; names file and row.
         """
         row = asked.columns
         messages = messages_of(row, asked.where)
@@ -160,15 +160,15 @@ class Prompts:
         if len(images) > MAX_IMAGES:
             raise RowError("too many images", f"{where}: {len(images)} images; at most {MAX_IMAGES} can be shown")
         if images and self._image_token is None:
-            raise RowError("no images", f"{where}: has an image, and this model's processor takes none")
+            raise RowError("no images", f"{where}: has an image, but this model's processor takes none")
         return images
 
     def _processed_wh(self, loaded_wh: tuple[int, int]) -> tuple[int, int] | None:
-        """Width and height at which the model sees an image that `qwen_vl_utils` has loaded."""
+        """Processed width and height of an image loaded by `qwen_vl_utils`."""
         if self._resizing is None:
             return None
         try:
-            # The loader's own resizing, which this replays as well, leaves what it has resized as it is.
+            # This also replays the loader's resizing, which does not change an image that it has resized.
             return processed_size(
                 loaded_wh,
                 self._resizing,
@@ -179,7 +179,7 @@ class Prompts:
             return None
 
     def grid_wh(self, image: Any) -> tuple[int, int]:
-        """Width and height as `_processed_wh` should have it, by running the image processor; slow."""
+        """The true value of `_processed_wh`, by running the image processor; slow."""
         image_processor = self.processor.image_processor
         _, rows, columns = image_processor(images=[image], **self.mm_processor_kwargs)["image_grid_thw"][0]
         return int(columns) * self.image_patch_size, int(rows) * self.image_patch_size
@@ -194,20 +194,20 @@ class Prompts:
 def _resizing_of(image_processor: Any) -> ImageProcessor | None:
     try:
         return ImageProcessor.from_config(image_processor.to_dict())
-    except SizeError:  # another family: its sizes are not known
+    except SizeError:  # another family: its sizes are unknown
         return None
 
 
 def messages_of(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """The conversation, with the row's images where "<image>" stands, as verl's `RLHFDataset` builds it.
+    """Build the conversation with images in place of "<image>", as verl's `RLHFDataset` does.
 
     Raises:
-        RowError: as many places as images there are not, or a prompt that is no conversation.
+        RowError: the numbers of "<image>" and of images differ, or the prompt is not a conversation.
     """
     images = list(row.get("images") or [])
     messages: list[dict[str, Any]] = []
     if not isinstance(row["prompt"], list) or not all(isinstance(turn, Mapping) for turn in row["prompt"]):
-        raise RowError("prompt", f"{where}: its prompt is no list of turns with role and content")
+        raise RowError("prompt", f"{where}: its prompt is not a list of turns with role and content")
     n_places = 0
     for turn in row["prompt"]:
         content = turn.get("content")
@@ -222,7 +222,7 @@ def messages_of(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             content = parts
         messages.append({**turn, "content": content})
     if n_places != len(images):
-        raise RowError("placeholders", f"{where}: {n_places} times <image> in its prompt, and {len(images)} images")
+        raise RowError("placeholders", f"{where}: its prompt has {n_places} <image> for {len(images)} images")
     return messages
 
 

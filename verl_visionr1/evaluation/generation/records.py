@@ -1,4 +1,4 @@
-"""What answers were made with, and the file they go to: a run that was killed goes on where it stopped."""
+"""Settings and file of generated answers: a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How answers are drawn.
 
     Attributes:
-        n: answers to a row.
+        n: answers per row.
         temperature: 0 is greedy.
-        max_tokens: most tokens of an answer, the end-of-turn token included.
-        seed: of the draws; each row has its own, so that the order of work does not matter.
+        max_tokens: most tokens of an answer, including the end-of-turn token.
+        seed: seed of the sampling; each row has its own, so that the order of work does not matter.
 
     Raises:
         ValueError: several answers without a temperature.
@@ -41,14 +41,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.n > 1 and self.temperature == 0.0:
-            raise ValueError(f"--n {self.n}: at temperature 0 all answers to a row are the same; --temperature 1")
+            raise ValueError(f"--n {self.n}: at temperature 0 all answers to a row are the same; set --temperature 1")
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answers of a folder were made with; kept beside them in `eval.json`.
+    """Settings of the answers in a folder; kept beside them in `eval.json`.
 
     Attributes:
-        weights: digest of its config and weights; see `fingerprint`.
+        weights: digest of the model's config and weights; see `fingerprint`.
         min_pixels, max_pixels: `data.mm_processor_kwargs`; None: the model's own budget.
         data: name of each parquet file -> its digest.
         device: "cpu" or "cuda".
@@ -67,9 +67,9 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """A digest of some files: names, sizes, and `_N_SAMPLES` evenly spread samples of each.
+    """Compute a digest of files: names, sizes, and `_N_SAMPLES` evenly spread samples of each.
 
-    Two checkpoints of one training differ in nearly every weight, so samples tell them apart; reading all of a model
+    Two checkpoints of one training differ in nearly every weight, so samples distinguish them; reading a whole model
     would take longer than loading it.
 
     Raises:
@@ -93,12 +93,14 @@ def data_fingerprints(files: Sequence[Path]) -> dict[str, str]:
     """Name of each file -> its digest.
 
     Raises:
-        RowsError: a file that cannot be read, or two of one name: predictions name files without their folders.
+        RowsError: an unreadable file, or two files of one name: predictions name files without their folders.
     """
     found: dict[str, str] = {}
     for file in files:
         if file.name in found:
-            raise RowsError(f"{file}: a second file called {file.name}; rename one of them, or evaluate them apart")
+            raise RowsError(
+                f"{file}: a second file called {file.name}; rename one of them, or evaluate them separately"
+            )
         found[file.name] = fingerprint([file])
     return found
 
@@ -107,15 +109,15 @@ class PredictionFile:
     """`predictions.jsonl` in a folder, for one writer at a time, with `eval.json` beside it.
 
     Args:
-        folder: made where it is missing.
-        made: what the answers are made with.
+        folder: created if missing.
+        made: settings of the answers.
 
     Attributes:
-        made: the same, with probabilities kept where the answers that are there have them.
-        rows_done: (file, row) of the rows whose answers are all there.
+        made: the same; with probabilities if the existing answers have them.
+        rows_done: (file, row) of the rows with all answers.
 
     Raises:
-        RowsError: another run writes there, or the answers there were made with something else; says what.
+        RowsError: another run writes there, or the existing answers have other settings; the message names them.
     """
 
     def __init__(self, folder: Path, made: Made) -> None:
@@ -142,7 +144,9 @@ class PredictionFile:
         settings = self.path.with_name(SETTINGS)
         before = read_made(settings) if settings.exists() else None
         if before is None and self.path.exists():
-            raise RowsError(f"{self.path}: no {SETTINGS} beside it says what made it; remove it, or give another --out")
+            raise RowsError(
+                f"{self.path}: no {SETTINGS} beside it, so its settings are unknown; remove it, or give another --out"
+            )
         if before is not None:
             refuse_others(settings, before, self.made)
             self.made = msgspec.structs.replace(self.made, logprobs=before.logprobs)
@@ -166,7 +170,7 @@ class PredictionFile:
                 file.close()
 
     def append(self, predictions: Sequence[Prediction]) -> None:
-        """Take all answers to some rows; they are on the disk when this returns.
+        """Append all answers to some rows; they are on disk when this returns.
 
         Raises:
             RowsError: they cannot be written.
@@ -177,11 +181,11 @@ class PredictionFile:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise RowsError(f"{self.path}: cannot be written ({error.strerror}); run again to go on") from error
+            raise RowsError(f"{self.path}: cannot be written ({error.strerror}); run again to resume") from error
         self.rows_done.update((each.file, each.row) for each in predictions)
 
     def _keep_whole_rows(self) -> None:
-        """Note the rows that are done; a kill may have left some answers to another row, which are dropped."""
+        """Find the finished rows; drop the answers of a row that a kill left incomplete."""
         kept: list[Prediction] = []
         row: list[Prediction] = []
         for prediction in read_predictions(self.path):
@@ -207,24 +211,24 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def read_made(path: Path) -> Made:
-    """What the answers beside an `eval.json` were made with.
+    """Read the settings of the answers beside an `eval.json`.
 
     Raises:
-        RowsError: it cannot be read, or is something else.
+        RowsError: it cannot be read, or is another kind of file.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Made)
     except OSError as error:
         raise RowsError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise RowsError(f"{path}: is not what visionr1 eval wrote ({str(error)[:120]}); give another --out") from None
+        raise RowsError(f"{path}: not written by visionr1 eval ({str(error)[:120]}); give another --out") from None
 
 
 def refuse_others(path: Path, before: Made, now: Made) -> None:
-    """Raise where answers made with `now` do not belong to those made with `before`.
+    """Raise if answers made with `now` cannot be mixed with those made with `before`.
 
     Raises:
-        RowsError: names what differs. (Answers with probabilities are as good as those without.)
+        RowsError: names the difference. (Answers with probabilities also serve as answers without.)
     """
     old, new = (_flat(msgspec.to_builtins(made)) for made in (before, now))
     for key in [*old, *(key for key in new if key not in old)]:
@@ -232,12 +236,12 @@ def refuse_others(path: Path, before: Made, now: Made) -> None:
         if key in ("model", "model_type") or was == wanted or (key == "logprobs" and was):
             continue
         if key == "weights":
-            difference = f"the answers there are of {before.model} as it was then, not of {now.model} as it is now"
+            difference = f"its answers are of {before.model} with other weights, not of {now.model}"
         elif key == "logprobs":
-            difference = "the answers there were made without the probabilities of their tokens"
+            difference = "its answers have no token probabilities"
         else:
-            difference = f"the answers there were made with {key} = {was}, not {wanted}"
-        raise RowsError(f"{path}: {difference}; give another --out, or the settings that it names")
+            difference = f"its answers were made with {key} = {was}, not {wanted}"
+        raise RowsError(f"{path}: {difference}; give another --out, or the settings in that file")
 
 
 def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:

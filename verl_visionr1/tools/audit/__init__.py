@@ -1,6 +1,6 @@
 """Can a reward be gamed? An adversarial battery for presets, YAML files and other people's callables.
 
-The battery writes answers of known worth about made scenes, calls the reward, and compares.
+The battery writes answers of known quality about synthetic scenes, calls the reward, and compares.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = [
 ]
 
 SLOW_AGAIN_MS = 500.0
-"""A call that took this long is not made a second time."""
+"""A call that took this long is not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """What the battery of one task found.
+    """Results of one task's battery.
 
     Attributes:
-        kind: what the subject was taken for: "preset", "criterion", "verl", "trl", ...
+        kind: kind of the subject: "preset", "criterion", "verl", "trl", ...
         slowest: the probe that took longest, and its milliseconds.
     """
 
@@ -79,7 +79,7 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit found, task by task."""
+    """Results of an audit, by task."""
 
     subject: str
     tasks: tuple[TaskReport, ...]
@@ -110,11 +110,11 @@ def audit(
 
     Args:
         subject: what is audited.
-        tasks: of `targets.TASKS`; none: those of a preset, detection for a callable.
-        scenes: names of the scenes to keep; none: all.
+        tasks: names of `targets.TASKS`; empty: those of the preset, or detection for a callable.
+        scenes: names of the scenes to keep; empty: all.
         limits: time and range; the range of a preset that is a mean is [0, 1] by default.
-        deadline_s: a call that takes longer counts as hanging (where it runs in a process of its own).
-        isolated: call it in a process of its own; None: everything but this package's presets.
+        deadline_s: a call that takes longer counts as hanging (if isolated).
+        isolated: run it in a separate process; None: for everything but this package's presets.
         is_quick: leave out the long probes (10,000 boxes, a megabyte of text, towers of powers).
 
     Raises:
@@ -155,7 +155,7 @@ def _audit_task(
 
 
 def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) -> Form:
-    """The form in which perfect answers earn most: the first of `FORMS` where several do."""
+    """The form in which perfect answers earn most; the first of `FORMS` among equals."""
     best, most = FORMS[0], float("-inf")
     for form in FORMS:
         probes = perfect_probes(task, replace(language, form=form))
@@ -172,7 +172,7 @@ def _best_form(runner: Runner, task: str, language: Language, scenes: set[str]) 
 
 
 def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
-    """Every probe, and most of them again in the opposite order."""
+    """Run every probe, and most of them again in the opposite order."""
     first = {probe: _timed(runner, probe, limits.of(probe)) for probe in probes}
     again: dict[Probe, Outcome] = {}
     for probe in reversed(probes):
@@ -187,7 +187,7 @@ def _run_all(runner: Runner, probes: list[Probe], limits: Limits) -> list[Run]:
 
 
 def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:
-    """One call; where it took too long, the least time of a few, since a machine may be busy."""
+    """Run one call; if it took too long, repeat it and keep the least time, since the machine may be busy."""
     outcome = runner(probe.completion, probe.target)
     for _ in range(4):
         if outcome.ms <= limit_ms or outcome.error or outcome.ms > 20 * limit_ms:

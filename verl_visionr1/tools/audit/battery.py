@@ -1,4 +1,4 @@
-"""The battery: answers of known worth about known scenes; `relations` has what they must earn."""
+"""The battery: answers of known quality about known scenes; `list_relations` has what they must earn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from verl_visionr1.tools.audit.scenes import JUNK, SIZES, Scene, centre, list_sc
 from verl_visionr1.tools.audit.writers import Item, Language, Writer
 
 LONG_CHARS = 20_000
-"""Probes longer than this may take longer."""
+"""Probes of more characters have the longer time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Probe:
     """One completion about one scene.
 
     Attributes:
-        name: what is special about it.
+        name: its kind.
     """
 
     scene: str
@@ -40,17 +40,17 @@ class Probe:
 
     @property
     def is_long(self) -> bool:
-        """Whether it may take longer than others."""
+        """Whether the longer time limit applies."""
         return len(self.completion) > LONG_CHARS
 
     @property
     def is_endless(self) -> bool:
-        """Whether computing it would take for ever: nothing but a deadline can end it."""
+        """Whether evaluating it never ends, so that only a deadline stops it."""
         return self.name.endswith("tower")
 
 
 def perfect_probes(task: str, language: Language) -> list[Probe]:
-    """A perfect answer about every scene that the format can speak of."""
+    """Perfect answers for every scene that the format can express."""
     return [
         Probe(scene.name, "perfect", language.answer(scene.items), scene.target)
         for scene in list_scenes(task, language.writer.kind)
@@ -65,7 +65,7 @@ def _can_say(task: str, scene: Scene, writer: Writer) -> bool:
 
 
 def battery(task: str, language: Language, *, is_quick: bool = False) -> list[Probe]:
-    """Every probe of a task, in the language of an answer format; a quick battery has no long or endless ones."""
+    """All probes of a task in an answer format; a quick battery has no long or endless ones."""
     kind = language.writer.kind
     able = {probe.scene for probe in perfect_probes(task, language)}
     probes: list[Probe] = []
@@ -101,7 +101,7 @@ def _list_probes(task: str, scene: Scene, language: Language) -> Iterator[tuple[
 
 
 def _wrong_items(task: str, scene: Scene, kind: str) -> tuple[Item, ...]:
-    """A well-formed answer of the same length that is all wrong."""
+    """A well-formed answer of the same length with every item wrong."""
     if task == "text":
         return (((), scene.wrong),)
     if task == "counting":
@@ -112,7 +112,7 @@ def _wrong_items(task: str, scene: Scene, kind: str) -> tuple[Item, ...]:
 
 
 def _reverse(target: Target) -> Target:
-    """The same target, its objects named in the other order."""
+    """The target with its objects in reverse order."""
     fields = {name: getattr(target, name) for name in target.__struct_fields__}
     for name in ("boxes_xyxy", "labels", "points_xy", "masks"):
         fields[name] = fields[name][::-1]

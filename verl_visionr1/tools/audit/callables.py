@@ -1,4 +1,4 @@
-"""Any reward as one function, completion x target -> float: presets, criteria, verl's and TRL's callables."""
+"""Wrap any reward as a function (completion, target) -> float: presets, criteria, callables of verl and TRL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from verl_visionr1.targets import TASKS, Target
 from verl_visionr1.tools.audit.writers import WRITERS
 
 Reward: TypeAlias = Callable[[str, Target], float]
-"""What the audit calls: a completion and the ground truth -> the reward."""
+"""The function that the audit calls: completion, ground truth -> reward."""
 BATCHES = ("completions", "solution_strs", "reward_inputs")
 ANSWERS = ("ground_truth", "gt", "solution", "answer", "reference", "label", "labels", "gold")
 SIGNATURES = (
@@ -34,22 +34,23 @@ SIGNATURES = (
 
 
 class AuditError(ValueError):
-    """Something that cannot be audited as asked; one line that says what to do."""
+    """The subject cannot be audited this way; one line with the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is audited, as plain data, so that another process can load it.
+    """The subject of an audit as plain data, so that another process can load it.
 
     Attributes:
         place: a preset's name, a YAML file, `package.module:function` or `path/to/file.py:function`.
-        answer_format: key in `WRITERS` that completions are written in, and that a preset then reads; None takes the
-            preset's own, or the task's usual.
-        progress: fraction of training that a preset is judged at; None: the progressive rule is off.
-        family: models whose default schedule counts at `progress`: a name in `frames.FRAMES`; None: that of the format.
-        ground_truth: what other people's callables are given: a key of `GROUND_TRUTHS`.
-        data_source: what verl's callables are given as such.
-        is_chat: hand TRL's callables messages instead of texts.
+        answer_format: key in `WRITERS` that completions are written in, and that a preset then reads; None: the
+            preset's own, or the task's default.
+        progress: fraction of training at which a preset scores; None: no schedule.
+        family: model family whose default schedule applies at `progress`: a name in `frames.FRAMES`; None: that of the
+            format.
+        ground_truth: ground truth for other people's callables: a key of `GROUND_TRUTHS`.
+        data_source: `data_source` for verl's callables.
+        is_chat: whether TRL's callables receive messages instead of texts.
     """
 
     place: str
@@ -75,13 +76,13 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a subject once it is loaded; plain data.
+    """Facts about a loaded subject, as plain data.
 
     Attributes:
         kind: "preset", "criterion", "completion, target", "verl", "trl", "batch" or "text, ground truth".
-        tasks: those a preset can judge; empty: whatever it is given.
-        answer_format: that of a preset; None: the task's usual one.
-        is_mean: whether its values are promised to lie in [0, 1].
+        tasks: those a preset supports; empty: any.
+        answer_format: that of a preset; None: the task's default.
+        is_mean: whether its values must be in [0, 1].
     """
 
     kind: str
@@ -92,7 +93,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A subject, ready to be called."""
+    """A callable subject."""
 
     reward: Reward
     facts: Facts
@@ -102,19 +103,19 @@ def load(subject: Subject) -> Loaded:
     """Make a subject callable.
 
     Raises:
-        AuditError, RewardError, FunctionError: no such preset, file or function, or a signature that is not known.
+        AuditError, RewardError, FunctionError: no such preset, file or function, or an unknown signature.
     """
     if not subject.is_callable:
         return _load_preset(find_preset(subject.place), subject)
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.insert(0, here)  # console scripts do not look there
+        sys.path.insert(0, here)  # console scripts do not search it
     function = load_function(subject.place)
     return _load_preset(function, subject) if isinstance(function, Preset) else _load_function(function, subject)
 
 
 def usual_format(task: str) -> str:
-    """The format that a callable's completions are written in by default."""
+    """Default format of a callable's completions."""
     return {"counting": "count", "pointing": "qwen-points", "text": "text"}.get(task, "qwen-json")
 
 
@@ -157,7 +158,7 @@ _NAMED = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
-    """A reward out of one criterion, as a preset of its own for each task."""
+    """A reward from one criterion, as a preset for each task."""
     rewards: dict[str, Reward] = {}
     for task in TASKS:
         answer_format = subject.answer_format or usual_format(task)
@@ -170,7 +171,7 @@ def _of_criterion(function: Callable[..., Any], subject: Subject) -> Reward:
 
 
 def _call_by_column(function: Callable[..., Any], subject: Subject, names: frozenset[str]) -> Reward:
-    """A reward out of a function that takes columns by name, of one row or of a batch."""
+    """A reward from a function with columns as keyword arguments, of one row or of a batch."""
     parameters = inspect.signature(function).parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     is_batch = bool(set(BATCHES) & names)
@@ -214,7 +215,7 @@ def _columns(text: str, ground_truth: str, target: Target, subject: Subject, is_
 
 
 def to_number(result: Any) -> float:
-    """The reward in what a callable returned: a number, a dict with "score" or "overall", a batch of one of them.
+    """Read the reward from a result: a number, a dict with "score" or "overall", or a batch of one.
 
     Raises:
         TypeError: no number in it.
@@ -238,7 +239,7 @@ def to_number(result: Any) -> float:
 
 
 def _plain(target: Target) -> str:
-    """The answer alone, as JSON where it is a list."""
+    """The bare answer; lists as JSON."""
     if target.task == "counting":
         return str(target.count)
     if target.task == "text":
@@ -258,4 +259,4 @@ def _vlmr1(target: Target) -> str:
 GROUND_TRUTHS: Mapping[str, Callable[[Target], str]] = MappingProxyType(
     {"target-json": Target.to_json, "boxes-json": _plain, "vlmr1": _vlmr1}
 )
-"""What a callable may be given as ground truth: this package's own JSON, the plain answer, or VLM-R1's solution."""
+"""Forms of ground truth for a callable: this package's JSON, the plain answer, or VLM-R1's solution."""

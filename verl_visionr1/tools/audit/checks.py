@@ -1,4 +1,4 @@
-"""What an honest reward promises, and the verdict on each promise."""
+"""The checks of a sound reward, and their verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What two probes of one scene must earn: `better` `sign` `worse`.
+    """Order of the rewards of two probes of one scene: `better` `sign` `worse`.
 
     Attributes:
         sign: ">", ">=" or "==".
@@ -33,7 +33,7 @@ class Relation:
 
 
 def _read(table: str) -> Iterator[Relation]:
-    """The relations of some lines `check: a >= b > c | d`: a chain, whose members may be several.
+    """Parse lines such as `check: a >= b > c | d`: a chain whose members may be several probes.
 
     >>> [(it.better, it.sign, it.worse) for it in _read("order: a >= b > c | d")]
     [('a', '>=', 'b'), ('b', '>', 'c'), ('b', '>', 'd')]
@@ -123,17 +123,17 @@ _WORDS = (
 
 
 def list_relations(task: str) -> tuple[Relation, ...]:
-    """What must hold between the probes of a task."""
+    """The relations between the probes of a task."""
     own = {"pointing": _PLACES + _POINTS, "counting": _COUNTS, "text": _WORDS}
     return _COMMON + own.get(task, _PLACES + _BOXES)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise.
+    """One check.
 
     Attributes:
-        is_advice: breaking it is worth a look, and no failure.
+        is_advice: whether it only warns.
     """
 
     about: str
@@ -142,34 +142,34 @@ class Check:
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
-        "no-exception": Check("no text makes it raise"),
-        "no-hang": Check("every call comes back: no hang, no end of the process"),
+        "no-exception": Check("no text raises an exception"),
+        "no-hang": Check("every call returns: no hang, no crash of the process"),
         "no-eval": Check("no text is run as code"),
-        "time": Check("no text keeps it busy"),
+        "time": Check("no text takes longer than the limit"),
         "bounds": Check("the reward is a finite number in its range"),
-        "deterministic": Check("the same text earns the same, in any order of calls"),
+        "deterministic": Check("the same text earns the same reward, in any order of calls"),
         "perfect-is-full": Check("a perfect answer earns full reward, on every scene"),
         "perfect-is-best": Check("no other text earns more than a perfect answer"),
         "order": Check("better answers earn more: perfect, some missing, junk, nothing"),
         "permutation": Check("the order of predictions and of targets does not matter"),
-        "duplicates-cost": Check("saying a thing ten times costs"),
+        "duplicates-cost": Check("repeating a prediction ten times costs"),
         "junk-costs": Check("junk costs, before and after the right answer"),
         "labels-cost": Check("wrong labels cost, and so does every label at once"),
         "bad-boxes": Check("inverted boxes and boxes without area earn no more than junk"),
         "scattergun": Check("covering the image earns less than finding some of the objects"),
-        "negatives": Check("on an image without the object, saying so earns more than a box"),
-        "nothing-is-free": Check("no text without an answer earns what a right one does"),
-        "outside-answer": Check("what only the reasoning says earns nothing"),
-        "other-turns": Check("what a tool says or is told, and what an earlier turn says, earns nothing"),
+        "negatives": Check("without the object in the image, an empty answer earns more than a box"),
+        "nothing-is-free": Check("no text without an answer earns as much as a right one"),
+        "outside-answer": Check("an answer only in the reasoning earns nothing"),
+        "other-turns": Check("an answer in a tool call, a tool response or an earlier turn earns nothing"),
         "hedging-costs": Check("two answers, or all of them, earn less than the right one"),
-        "last-wins": Check("an answer that takes back another earns less than one given straight", is_advice=True),
+        "last-wins": Check("a corrected answer earns less than a direct one", is_advice=True),
         "blanks": Check("blanks around the answer do not matter"),
         "label-spelling": Check("case and Unicode form of a label do not matter", is_advice=True),
         "none-accepted": Check("'None' is as good as an empty list", is_advice=True),
         "saturates": Check("a box at IoU .6 earns less than a perfect one", is_advice=True),
     }
 )
-"""Every check by id."""
+"""All checks by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Finding:
 
     Attributes:
         verdict: "ok", "fail" or "warn".
-        seen: what broke it, worst first; for a check that held, what it looked at.
+        seen: what broke it, worst first; for a passed check, what was compared.
     """
 
     check: str
@@ -188,11 +188,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One probe and what came of it.
+    """One probe and its outcomes.
 
     Attributes:
         outcome: of the first call; its time is the least of a few calls where the first took long.
-        again: of a second call, in another order; None where there was none.
+        again: of a second call, in another order; None if there was none.
     """
 
     probe: Probe
@@ -201,22 +201,22 @@ class Run:
 
     @property
     def where(self) -> str:
-        """Scene and probe, as the report names them."""
+        """Scene and probe, for the report."""
         return f"{self.probe.scene}/{self.probe.name}"
 
     @property
     def value(self) -> float | None:
-        """The reward, if it is a number that can be compared."""
+        """The reward, if it is a comparable number."""
         value = self.outcome.value
         return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of a reward besides order.
+    """Limits of time and range.
 
     Attributes:
-        ms, long_ms: wall milliseconds a call may take, for ordinary texts and for those over `LONG_CHARS`.
+        ms, long_ms: most milliseconds of a call, for ordinary texts and for those over `LONG_CHARS`.
         bounds: the range of the reward; None: any finite number.
         full: the value of a perfect answer; None: the best one seen.
     """
@@ -227,14 +227,14 @@ class Limits:
     full: float | None = None
 
     def of(self, probe: Probe) -> float:
-        """What a probe may take; an endless one may take until the deadline, which `no-hang` watches."""
+        """Time limit of a probe; none for an endless one, which `no-hang` checks by the deadline."""
         if probe.is_endless:
             return math.inf
         return self.long_ms if probe.is_long else self.ms
 
 
 def findings(task: str, runs: list[Run], limits: Limits) -> list[Finding]:
-    """The verdict on every check that a task's battery can judge."""
+    """The verdicts of all checks that apply to a task."""
     broken: dict[str, list[str]] = {check: [] for check in _ALWAYS}
     for check, seen in _each_run(runs, limits):
         broken[check].append(seen)
@@ -305,7 +305,7 @@ def _is_full(run: Run, full: float) -> bool:
 
 
 def _judgeable(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits) -> dict[str, Mapping[str, Run]]:
-    """The scenes that a reward can judge: all, but of the kinds of question only those where a right answer is full."""
+    """The scenes that a reward supports: all, but only kinds of question with full reward for a right answer."""
     full = _full(scenes, limits)
     return {name: scene for name, scene in scenes.items() if task != "text" or _is_full(scene["perfect"], full)}
 
@@ -325,7 +325,7 @@ def _perfect(task: str, scenes: Mapping[str, Mapping[str, Run]], limits: Limits)
 
 
 def _relations(task: str, scenes: Mapping[str, Mapping[str, Run]]) -> Iterator[tuple[str, str]]:
-    """Every relation that could be looked at; with what was seen where it does not hold."""
+    """Check every applicable relation; yields (check, what broke it)."""
     for relation in list_relations(task):
         for scene in scenes.values():
             better, worse = scene.get(relation.better), scene.get(relation.worse)

@@ -1,7 +1,7 @@
-"""Calling a reward and surviving it: what it returned or raised, how long it took, whether it came back at all.
+"""Call a reward safely: record what it returned or raised, how long it took, and whether it hung.
 
-Other people's code runs in a process of its own: a hang that no thread could end (a pattern that backtracks, a huge
-power) ends with the process, and what the code prints stays there.
+Other people's code runs in a separate process. A hang that no thread could end (a backtracking pattern, a huge power)
+ends with the process, and the code's output stays there.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from verl_visionr1.tools.audit.callables import AuditError, Facts, Loaded, Rewar
 from verl_visionr1.tools.audit.probes import EVALUATED
 
 MAX_LOST = 6
-"""After so many calls that hung or ended the process, no more are made."""
+"""After this many calls that hung or ended the process, no more are made."""
 START_SECONDS = 120.0
-"""Time in which a subject must be imported."""
+"""Time limit for importing a subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one call.
+    """Outcome of one call.
 
     Attributes:
         value: the reward; None if there is none.
-        error: why not: the exception in one line, or what happened to the process.
+        error: why there is none: the exception in one line, or what happened to the process.
         ms: wall milliseconds.
         evaluated: whether the completion was run as Python.
-        is_lost: it never came back.
-        is_made: False where the call was not made any more.
+        is_lost: whether it never returned.
+        is_made: False if the call was not made.
     """
 
     value: float | None
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def call(reward: Reward, completion: str, target: Target, clock: Callable[[], float] = time.perf_counter) -> Outcome:
-    """Call a reward in this process; `clock` gives the time in seconds."""
+    """Call a reward in this process; `clock` returns the time in seconds."""
     os.environ.pop(EVALUATED, None)
     start = clock()
     value, error = None, ""
@@ -71,22 +71,22 @@ class Here:
     def __init__(self, loaded: Loaded) -> None:
         self._reward = loaded.reward
         self.facts = loaded.facts
-        # A preset never waits, but for what has a deadline: its CPU time, which other programs do not change.
+        # CPU time, which other programs do not change: a preset waits only for what has its own deadline.
         self._clock = time.thread_time if loaded.facts.kind == "preset" else time.perf_counter
 
     def __call__(self, completion: str, target: Target) -> Outcome:
-        """Call it once."""
+        """Call the subject once."""
         return call(self._reward, completion, target, self._clock)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no process to end."""
 
 
 class Isolated:
-    """Calls a subject in a process of its own, which is started again when it hangs or dies.
+    """Calls a subject in a separate process, which is restarted when it hangs or dies.
 
     Raises:
-        AuditError: the subject cannot be loaded; the message says why.
+        AuditError: the subject cannot be loaded; the message has the reason.
     """
 
     def __init__(self, subject: Subject, deadline_s: float) -> None:
@@ -95,7 +95,7 @@ class Isolated:
         self.facts = self._start()
 
     def __call__(self, completion: str, target: Target) -> Outcome:
-        """Call it once; it is lost after the deadline."""
+        """Call the subject once; the call is lost after the deadline."""
         if self._n_lost >= MAX_LOST:
             return Outcome(None, "not called", is_made=False)
         if self._pool is None:
@@ -136,12 +136,12 @@ class Isolated:
 
 
 Runner: TypeAlias = Here | Isolated
-"""Something that calls a subject."""
+"""A caller of a subject."""
 
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep a spawned process from running the caller's main module again; it needs nothing of it."""
+    """Keep a spawned process from running the caller's main module again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = type(main)("__main__")
     try:
@@ -156,7 +156,7 @@ _loaded: list[Loaded] = []
 
 
 def _load(subject: Subject) -> Facts | str:
-    """Load the subject, in silence; why not, where it cannot be loaded."""
+    """Load the subject without output; return the reason if that fails."""
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)

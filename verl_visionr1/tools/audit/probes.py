@@ -1,4 +1,4 @@
-"""What the battery says about a scene: names and texts of completions, of any task and of each."""
+"""The battery's completions about a scene: names and texts, for all tasks and for each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_places(kind: str, n: int) -> tuple[Item, ...]:
 
 
 def empty_probes(task: str) -> Iterator[tuple[str, str]]:
-    """Texts that hold no answer."""
+    """Texts without an answer."""
     yield "empty", ""
     yield "blanks only", " \n\t "
     yield "prose", "I looked at it carefully, and it is very nice."
@@ -47,7 +47,7 @@ def empty_probes(task: str) -> Iterator[tuple[str, str]]:
 
 
 def reasoning_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """The right answer where it does not count, and its twin with a wrong one in the same place."""
+    """The right answer where it does not count, each with a wrong one in the same place."""
     for name, items in (("right", right), ("wrong", wrong)):
         text = language.writer.write(items)
         yield f"{name} only in reasoning", f"<think>{text}</think>"
@@ -57,7 +57,7 @@ def reasoning_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language:
 
 
 def turn_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """The right answer where the model's last turn does not say it, and its twin with a wrong one in the same place."""
+    """The right answer outside the model's last turn, each with a wrong one in the same place."""
     silence = language.form.wrap("I do not know.")
     for name, items in (("right", right), ("wrong", wrong)):
         text = language.writer.write(items)
@@ -71,14 +71,14 @@ def turn_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Lang
 
 
 def label_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    """Right labels in another spelling of the same words."""
+    """Right labels in other spellings."""
     if scene.target.is_multiclass and language.writer.has_labels and scene.items:
         for name, spell in (("capitals", str.upper), ("full-width letters", full_width)):
             yield f"labels in {name}", language.answer(tuple([(xs, spell(label)) for xs, label in scene.items]))
 
 
 def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """Blanks, text after the answer, two answers, another script, spoilt spelling."""
+    """Blanks, text after the answer, two answers, another script, broken spelling."""
     form, text = language.form, language.writer.write(right)
     perfect = form.wrap(text)
     yield "blanks around the answer", form.wrap(f" {text} ")
@@ -100,7 +100,7 @@ def form_probes(right: tuple[Item, ...], wrong: tuple[Item, ...], language: Lang
 
 
 def long_probes(right: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """A megabyte each, made to be slow to read."""
+    """Texts of one megabyte that are slow to parse."""
     text, form = language.writer.write(right), language.form
     megabyte = 1_000_000
     pieces = {
@@ -180,7 +180,7 @@ def _move(xs: tuple, by: float) -> tuple:
 
 
 def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple[str, str]]:
-    """Answers in the wrong place, by little or by much."""
+    """Answers in the wrong place, slightly or far off."""
     answer = language.answer
     labels = dict.fromkeys(label for _, label in items)
     yield "one pixel off", answer(tuple([(_move(xs, 1.0), label) for xs, label in items]))
@@ -202,7 +202,7 @@ def _place_probes(items: tuple[Item, ...], language: Language) -> Iterator[tuple
 
 
 def _size_probes(item: Item, language: Language) -> Iterator[tuple[str, str]]:
-    """Boxes that hold the object, or lie in it, and are far from its size; moved by what its grid can write."""
+    """Boxes around or inside the object that differ much from its size; offsets fit the frame's grid."""
     answer, (xs, label) = language.answer, item
     x1, y1, x2, y2 = (float(x) for x in xs)
     if x2 - x1 < SIDE:
@@ -218,7 +218,7 @@ def _size_probes(item: Item, language: Language) -> Iterator[tuple[str, str]]:
 
 
 def _shift(xs: tuple, iou: float) -> float:
-    """How far a box is moved sideways to this IoU with itself."""
+    """Horizontal offset at which a box has this IoU with itself."""
     return (xs[2] - xs[0]) * (1.0 - iou) / (1.0 + iou)
 
 
@@ -238,7 +238,7 @@ def _number_probes(items: tuple[Item, ...], language: Language) -> Iterator[tupl
 
 
 def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    """Other counts, several at once, and numbers that are none."""
+    """Other counts, several at once, and invalid numbers."""
     n = len(scene.items)
     far = n > 20  # one more or less is close enough for a reward that is relative
     yield "a little too many" if far else "one too many", language.answer(make_places(language.writer.kind, n + 1))
@@ -257,7 +257,7 @@ def count_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
 
 
 def word_probes(scene: Scene, language: Language) -> Iterator[tuple[str, str]]:
-    """Wrong words, hedges, and expressions that nobody can compute."""
+    """Wrong words, hedges, and expressions too large to compute."""
     wrap = language.form.wrap
     right = scene.items[0][1]
     yield "junk only", wrap(scene.wrong)

@@ -1,4 +1,4 @@
-"""The made targets of the battery: a few images of each task, and what a perfect answer says about them."""
+"""Synthetic targets of the battery: a few scenes per task, each with its perfect answer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Scene:
 
     Attributes:
         name: "one", "several", "labels", "many", "negative", of `SIZES` and, for texts, the kind of question.
-        items: what a perfect answer says, in the target's order.
-        wrong: for texts: a wrong answer of the same kind.
-        hedges: for texts: answers that only seem right; each must cost.
+        items: the perfect answer, in the target's order.
+        wrong: for texts, a wrong answer of the same kind.
+        hedges: for texts, answers that only seem right; each must earn less.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Scene:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """What was asked for."""
+        """The phrases asked for."""
         return tuple(dict.fromkeys((*self.target.labels, *self.target.categories)))
 
 
-# Multiples of 125, so that every frame can say them exactly (1000, 1 and 1024 are all whole multiples of an eighth).
+# Multiples of 125, so that every frame can write them exactly (1000, 1 and 1024 are all whole multiples of an eighth).
 _CORNERS: tuple[Box, ...] = ((125, 125, 375, 375), (500, 125, 750, 375), (125, 500, 375, 750), (500, 500, 750, 750))
 _GRID: tuple[Box, ...] = tuple(
     [(10.0 + 80 * i, 10.0 + 75 * j, 60.0 + 80 * i, 60.0 + 75 * j) for j in range(10) for i in range(12)]
@@ -72,7 +72,7 @@ def _layouts() -> dict[str, tuple[tuple[Box, str], ...]]:
 
 
 def centre(box: Box) -> tuple[float, float]:
-    """Its middle.
+    """The centre of a box.
 
     >>> centre((0, 0, 4, 2))
     (2.0, 1.0)
@@ -86,7 +86,7 @@ def _mask(box: Box) -> Mask:
 
 
 def _scene(task: str, name: str, things: tuple[tuple[Box, str], ...]) -> Scene:
-    """Objects known by boxes, for pointing also by masks and points."""
+    """A scene with boxes, for pointing also with masks and points."""
     boxes, labels = [box for box, _ in things], [label for _, label in things]
     points = [centre(box) for box in boxes] if task == "pointing" else []
     masks = [_mask(box) for box in boxes] if points else []
@@ -103,7 +103,7 @@ def _scenes(task: str) -> tuple[Scene, ...]:
 
 
 def _count_scenes(kind: str) -> tuple[Scene, ...]:
-    """Scenes of counting; `kind` is what the answer states: "count", or "boxes" or "points" to be counted."""
+    """Scenes of counting; `kind` of the answer: "count", or "boxes" or "points" to be counted."""
     scenes: list[Scene] = []
     for name, n in (("negative", 0), ("one", 1), ("several", 7), ("many", len(_GRID))):
         boxes = _GRID[:n]
@@ -128,7 +128,7 @@ _QUESTIONS = (
 
 
 def list_scenes(task: str, kind: str) -> tuple[Scene, ...]:
-    """The scenes of a task for answers that state boxes, points, a count or words."""
+    """The scenes of a task for answers of boxes, points, a count or words."""
     if task == "text":
         return _QUESTIONS
     return _count_scenes(kind) if task == "counting" else _scenes(task)

@@ -1,4 +1,4 @@
-"""Made answers: how each answer format is written, and what may stand around an answer. The parsers' other half."""
+"""Write answers in each answer format, with the text around them: the counterpart of the parsers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 Number: TypeAlias = float | str
-"""A coordinate; a text is written as it stands, so that a probe may say NaN."""
+"""A coordinate; a string is written unchanged, so that a probe may write NaN."""
 Item: TypeAlias = tuple[tuple[Number, ...], str]
 """Coordinates (x1, y1, x2, y2 of a box, x, y of a point) in pixels of the scene, and a label."""
 SIDE = 1000
@@ -23,11 +23,11 @@ class Writer:
     """How an answer format is written.
 
     Attributes:
-        kind: what it states: "boxes", "points", "count" or "words".
+        kind: kind of the answers: "boxes", "points", "count" or "words".
         write: items -> the answer's text.
         frame: the coordinates it writes, a name in `frames.FRAMES`.
-        has_labels: whether it can say which object is meant.
-        is_single: whether it speaks of one object at most.
+        has_labels: whether an item has a label.
+        is_single: whether an answer holds at most one object.
     """
 
     kind: str
@@ -126,10 +126,10 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What stands around an answer.
+    """The text around an answer.
 
     Attributes:
-        thinks: whether reasoning stands before it.
+        thinks: whether reasoning comes before it.
     """
 
     name: str
@@ -138,13 +138,13 @@ class Form:
     thinks: bool = False
 
     def wrap(self, answer: str) -> str:
-        """A completion that gives this answer."""
+        """Wrap an answer into a completion."""
         if self.thinks:
             return self.reasoned("I look at the image.", answer)
         return f"{self.before}{answer}{self.after}"
 
     def reasoned(self, reasoning: str, answer: str) -> str:
-        """A completion that thinks aloud before it answers."""
+        """Wrap reasoning and an answer into a completion."""
         return f"<think>{reasoning}</think>\n{self.before}{answer}{self.after}"
 
 
@@ -157,23 +157,23 @@ FORMS = (
     Form("think-boxed", "\\boxed{", "}", thinks=True),
     Form("boxed", "\\boxed{", "}"),
 )
-"""The battery speaks in the first of these that a reward pays best for when the answer is perfect."""
+"""Forms to try; the battery uses the one in which a perfect answer earns most, the first of equal ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """How answers are put: by which writer, in which form."""
+    """Writer and form of the battery's answers."""
 
     writer: Writer
     form: Form
 
     def answer(self, items: tuple[Item, ...]) -> str:
-        """The completion that answers with these items."""
+        """Write these items as a completion."""
         return self.form.wrap(self.writer.write(items))
 
 
 def full_width(text: str) -> str:
-    r"""The same with its letters in the full-width forms of East Asian text.
+    r"""Replace letters with the full-width forms of East Asian text.
 
     >>> full_width("a b") == "\N{FULLWIDTH LATIN SMALL LETTER A} \N{FULLWIDTH LATIN SMALL LETTER B}"
     True
@@ -182,7 +182,7 @@ def full_width(text: str) -> str:
 
 
 def with_digits(text: str, zero: int) -> str:
-    r"""The same with its digits in another script, whose zero has that code point.
+    r"""Replace digits with those of another script, whose zero has this code point.
 
     >>> with_digits("17", 0x0660) == "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT SEVEN}"
     True

@@ -1,1 +1,1 @@
-"""`visionr1 difficulty`: how often saved rollouts pass, row by row, and a training file made by it."""
+"""`visionr1 difficulty`: filter a training file by how often saved rollouts pass, row by row."""

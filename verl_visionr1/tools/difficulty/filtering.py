@@ -1,4 +1,4 @@
-"""From rollouts and the data they were made of to a training file of the difficulty that is wanted."""
+"""Filter training data by difficulty, measured on rollouts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from verl_visionr1.tools.difficulty.report import Report, RolloutNumbers, RowNum
 from verl_visionr1.tools.difficulty.selection import MIN_SAMPLES, Bar, Rules, select
 
 COLUMNS = Columns(index=("extra_info.index",), image=("images", "image"))
-"""What dumps are read by here: tables of one's own may tell which row and which image it was."""
+"""Columns of dumps; a user's own tables may name the row and the image."""
 SUSPICIOUS = 0.1
-"""A note is made of rollouts without a row from this share of them on."""
+"""Least share of rollouts without a row that gives a note."""
 NEVER, FEWEST = 0.95, 10
-"""A note is made where this share of the rows that were tried, and so many at least, never pass."""
+"""Least share and least number of rows that never pass, for a note."""
 FACTS_KEY = "difficulty"
-"""Key, in the provenance, of what was done."""
+"""Key of the filter's entry in the provenance."""
 
 
 def filter_by_difficulty(
@@ -45,17 +45,17 @@ def filter_by_difficulty(
     out: Path | None = None,
     skipped: Counts | None = None,
 ) -> Report:
-    """Measure the rows of the data by rollouts, choose among them, and write those that were chosen.
+    """Measure the rows of the data by rollouts, and write a selection of them.
 
     Args:
         rollouts: a stream, read with `COLUMNS`; their order does not matter.
-        data: what they were made of: see `read_training_rows`.
+        data: the training data: see `read_training_rows`.
         min_samples: rows with fewer rollouts are unseen.
         out: where to write; None reports only.
 
     Raises:
-        RowsError: no rollout, no row that has enough of them, no row chosen, or a file that cannot be written.
-        FrameError, SizeError, RewardError: the frame or a criterion does not go with the rows.
+        RowsError: no rollout, no row with enough of them, no row chosen, or a file that cannot be written.
+        FrameError, SizeError, RewardError: the frame or a criterion does not fit the rows.
     """
     skipped = Counts() if skipped is None else skipped
     found = measure(rollouts, data, judging, bar, Finder(data, match))
@@ -89,13 +89,13 @@ def filter_by_difficulty(
 
 
 def _require_rows(rollouts: RolloutNumbers, rows: RowNumbers, skipped: Counts, min_samples: int, rules: Rules) -> None:
-    """Raise RowsError, with the reason, where there is nothing to go by, or nothing left."""
+    """Raise RowsError with the reason if no row has a pass rate, or none is selected."""
     n_lost = rollouts.ambiguous + rollouts.other_question + rollouts.not_in_data
     if not rollouts.found + n_lost:
         raise RowsError(no_row(skipped))
     if not rollouts.found:
         raise RowsError(
-            f"none of {n_lost} rollouts matches a row of --data: {rollouts.not_in_data} have a truth that is not "
+            f"none of {n_lost} rollouts matches a row of --data: {rollouts.not_in_data} have a ground truth not "
             f"in it, {rollouts.other_question} another question or image (see --match), {rollouts.ambiguous} match "
             "several rows; give the parquet that was trained on"
         )
@@ -119,11 +119,11 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterato
     many = SUSPICIOUS * (numbers.found + numbers.ambiguous + numbers.other_question + numbers.not_in_data)
     if rates.unclear_example is not None:
         one, two = (data.where(int((data.prompts == prompt).argmax())) for prompt in rates.unclear_example)
-        rows = f"several rows that the dump does not tell apart, such as {one} and {two}"
+        rows = f"several rows that the dump does not distinguish, such as {one} and {two}"
         yield f"{numbers.ambiguous} rollouts match {rows}; they are not counted"
     if numbers.other_question >= max(many, 1):
         reason = "the prompts changed, or it is another row; --match truth compares the ground truth alone"
-        yield f"{numbers.other_question} rollouts have another question or image than the row of their truth: {reason}"
+        yield f"{numbers.other_question} rollouts have a row's ground truth, but another question or image: {reason}"
     if numbers.not_in_data >= max(many, 1):
         yield f"{numbers.not_in_data} rollouts have a ground truth that is not in --data; name all files trained on"
     known = rates.of(data.prompts, 1)
@@ -134,7 +134,7 @@ def _notes(data: TrainingRows, rates: Rates, numbers: RolloutNumbers) -> Iterato
 
 
 def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, match: Match) -> dict[str, Any]:
-    """What was done, for the provenance: nothing of it hangs on where the files lie or in which order they came."""
+    """Entry for the provenance; independent of the files' folders and order."""
     return {
         "made_by": f"visionr1 difficulty, verl-visionr1 {version('verl-visionr1')}",
         "data": [file.name for file in data.files],
@@ -152,15 +152,15 @@ def _facts(report: Report, data: TrainingRows, rules: Rules, min_samples: int, m
 
 
 def write_filtered(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[str, Any]) -> None:
-    """Write some rows of the data, in their order. The same input gives the same bytes.
+    """Write some rows of the data in their order. The same input gives the same bytes.
 
     Args:
         out: a name that ends in `.parquet`.
-        rows: numbers of rows, rising.
+        rows: numbers of rows, ascending.
         facts: JSON-able; appended to the provenance.
 
     Raises:
-        RowsError: another ending, a file that cannot be read, or the disk full.
+        RowsError: another suffix, a file that cannot be read, or a full disk.
     """
     if out.suffix != ".parquet":
         raise RowsError(f"--out {out}: verl reads only names that end in .parquet; add it")
@@ -171,7 +171,7 @@ def write_filtered(out: Path, data: TrainingRows, rows: Numbers, facts: Mapping[
 
 
 def _batches(data: TrainingRows, kept: Numbers) -> Iterator[pa.RecordBatch]:
-    """The kept rows (numbers in order) of all files, as they stand."""
+    """The kept rows (numbers in order) of all files, unchanged."""
     first = 0
     for path in data.files:
         with open_parquet(path) as parquet:

@@ -1,4 +1,4 @@
-"""Pass rates: of the answers to a row, the share whose metric reaches a bar."""
+"""Pass rates: the share of a row's answers whose metric reaches a bar."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Rates:
     """Pass rates of the data's prompts (see `TrainingRows.prompts`).
 
     Attributes:
-        samples, passed: per prompt, how many answers it has, and how many passed.
-        is_unclear: per prompt, whether a rollout may be its or another's.
-        fates: how many rollouts are "found" (belong to one prompt), "ambiguous" (fit several), of an "other_question"
-            (the data have their ground truth, with another question, image or index), or "not_in_data".
+        samples, passed: per prompt, number of answers, and of passed answers.
+        is_unclear: per prompt, whether some rollout fits it and another prompt.
+        fates: number of rollouts that are "found" (belong to one prompt), "ambiguous" (fit several), "other_question"
+            (their ground truth is in the data with another question, image or index), or "not_in_data".
         measured: task -> metric.
         unclear_example: two prompts that one rollout fits.
     """
@@ -50,10 +50,10 @@ class Rates:
 def measure(
     rollouts: Iterable[Rollout], rows: TrainingRows, judging: Judging, bar: Bar, finder: Finder | None = None
 ) -> Rates:
-    """Judge rollouts and count for each prompt of the data how many pass. Their order does not matter.
+    """Score rollouts and count for each prompt of the data how many pass. Their order does not matter.
 
     Raises:
-        FrameError, SizeError, RewardError: the frame or a criterion does not go with the rows.
+        FrameError, SizeError, RewardError: the frame or a criterion does not fit the rows.
     """
     finder = Finder(rows) if finder is None else finder
     builder, fates, of_found = TableBuilder(), Counter[str](), list[int]()

@@ -1,4 +1,4 @@
-"""What was found of the difficulty of a training file, and what was made of it, in numbers."""
+"""Report of the difficulty of a training file and of the selection from it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Some rows of the data.
 
     Attributes:
-        before, after: how many there are, and how many of them were chosen.
-        rated: how many of those before have a pass rate.
-        rate: mean pass rate of those; None where there are none.
+        before, after: number of rows, and how many of them were chosen.
+        rated: how many have a pass rate.
+        rate: mean pass rate of those; None if there are none.
     """
 
     before: int
@@ -28,7 +28,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bin(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows with a pass rate from `low` on, below `high`; with `low == high` those of 0 or 1, which no other bin has."""
+    """Rows with a pass rate in [low, high); with `low == high` rows of exactly 0 or 1, which no other bin has."""
 
     low: float
     high: float
@@ -37,13 +37,13 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutNumbers(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the rollouts.
+    """Numbers of rollouts by outcome.
 
     Attributes:
-        found: belong to one row, or to rows that are the same.
+        found: belong to one row, or to identical rows.
         ambiguous: fit several rows.
         other_question: have the ground truth of a row, but another question, image or index.
-        not_in_data: have a ground truth that no row has.
+        not_in_data: have a ground truth that is in no row.
         skipped, earlier_turns: see `rollouts.Counts`; rows of the data that cannot be read are skipped as well.
     """
 
@@ -56,13 +56,13 @@ class RolloutNumbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowNumbers(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of the data, by what is known of them; those without a pass rate are unseen.
+    """Numbers of rows of the data by outcome; rows without a pass rate are unseen.
 
     Attributes:
         rated: have a pass rate.
-        not_in_dump: no rollout is theirs.
-        few_samples: some are, but fewer than were asked for.
-        ambiguous: none is theirs alone.
+        not_in_dump: have no rollout.
+        few_samples: have some rollouts, but too few.
+        ambiguous: have only rollouts that also fit other rows.
         chosen: are in the selection.
     """
 
@@ -75,13 +75,13 @@ class RowNumbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, and what was made of it.
+    """Measurement and selection.
 
     Attributes:
-        out: the file that was written; None where none was asked for.
-        measured, bar: task -> metric, and what it has to reach.
-        histogram, sources, counts: rows before and after; counts are right answers of rows that ask how many.
-        notes: what could not be kept to, what looks wrong, and what to do.
+        out: the file that was written; None if nothing was written.
+        measured, bar: task -> metric, and its least value.
+        histogram, sources, counts: rows before and after; counts are right answers of counting rows.
+        notes: limits that could not be kept, suspicious facts, and what to do.
     """
 
     out: str | None
@@ -103,7 +103,7 @@ class Shares:
 
     Args:
         data: n rows.
-        rates: n pass rates, nan where not known.
+        rates: n pass rates, nan if unknown.
         chosen: numbers of the chosen rows.
     """
 
@@ -124,7 +124,7 @@ class Shares:
         )
 
     def rows(self, rates: Rates) -> RowNumbers:
-        """What is known of the rows."""
+        """Numbers of rows by outcome."""
         samples, is_unclear = rates.samples[self.data.prompts], rates.is_unclear[self.data.prompts]
         is_rated = ~np.isnan(self.rates)
         return RowNumbers(
@@ -151,6 +151,6 @@ class Shares:
         return {name: self.part(self.data.sources == i) for i, name in enumerate(self.data.source_names)}
 
     def counts(self) -> dict[int, Part]:
-        """By right answer, of rows that ask how many."""
+        """By right answer, for counting rows."""
         values = np.unique(self.data.counts[self.data.counts != NOTHING]).tolist()
         return {value: self.part(self.data.counts == value) for value in values}

@@ -1,4 +1,4 @@
-"""Rows chosen by their pass rate. What a limit leaves out is drawn by a seed, evenly over answers and rates."""
+"""Choose rows by their pass rate. A limit removes rows at random (by seed), evenly over answers and rates."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Unseen = Literal["keep", "drop"]
 Metric = Literal["accuracy", "f1_50", "iou_mean"]
 """The metrics that depend on no thresholds: see `rewards.Score`."""
 MIN_SAMPLES = 2
-"""Rollouts that make a pass rate, unless a number is given: one alone says little."""
+"""Default for the least rollouts of a pass rate: a single one means little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What an answer passes by.
+    """The condition under which an answer passes.
 
     Attributes:
-        metric: of rows that ask for boxes; others are measured by their task's "accuracy".
+        metric: for rows with boxes; other rows use their task's "accuracy".
         at_least: the metric's least value, in (0, 1].
 
     Raises:
@@ -42,13 +42,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """All that decides a selection, besides the rows.
+    """Rules of a selection.
 
     Attributes:
         min_rate, max_rate: pass rates outside are left out.
-        unseen: what to do with rows whose rate is not known.
-        limit: rows in all.
-        seed: draws what the limit leaves out.
+        unseen: what to do with rows without a pass rate.
+        limit: most rows in the selection.
+        seed: for the rows that the limit leaves out.
 
     Raises:
         RowsError: a value out of range.
@@ -76,19 +76,19 @@ def select(
     """Choose rows. The same input gives the same rows.
 
     Args:
-        rates: pass rates of n rows, nan where it is not known.
+        rates: pass rates of n rows, nan if unknown.
         sources: n numbers of data sources.
-        counts: n right answers of rows that ask how many; `NOTHING` for others.
+        counts: n right answers of counting rows; `NOTHING` for others.
 
     Returns:
-        Numbers of the chosen rows, rising.
+        Numbers of the chosen rows, ascending.
     """
     is_inside = (rates >= rules.min_rate) & (rates <= rules.max_rate)
     rows = np.flatnonzero(is_inside | (np.isnan(rates) & (rules.unseen == "keep")))
     n = rules.limit
     if n is None or n >= len(rows):
         return rows
-    generator = random.Random(rules.seed)  # numpy's may change with its version
+    generator = random.Random(rules.seed)  # numpy's generator may change with its version
     offset = generator.random()
     draws = np.array([generator.random() for _ in range(len(rates))])
     # At even distances in this order, so that each right answer and pass rate keeps its share.

@@ -1,4 +1,4 @@
-"""A report of difficulty for the terminal: tables with bars, and notes."""
+"""Print a report of difficulty: tables with bars, and notes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from verl_visionr1.tools.score.view import ALL, printable
 
 BAR_WIDTH = 30
 MAX_ROWS = 20
-"""So many data sources and counts have a row each, the most frequent; the JSON report holds all."""
+"""Most data sources and counts in a table, most frequent first; the JSON report has all."""
 
 
 def view_of(report: Report) -> Iterator[RenderableType]:
-    """What to print about a report, in order."""
+    """Parts to print about a report, in order."""
     metrics = ", ".join(f"{task}: {metric}" for task, metric in report.measured.items())
     yield Text(printable(f"pass: {metrics} >= {report.bar:g} ({report.preset}, frame {report.frame})"), style="italic")
     yield _histogram(report)

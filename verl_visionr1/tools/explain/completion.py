@@ -1,4 +1,4 @@
-"""One completion and its ground truth as a `Rollout`, from a text or from a row of a file."""
+"""Make a `Rollout` of one completion and its ground truth, from text or from a row of a file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
 )
 """Task -> a minimal target."""
 JUDGED_BY = ("stage", "match_iou", "progress", "route")
-"""Numbers of a rollout that say how it was judged, not what was found."""
+"""Numbers of a rollout about how it was scored, not what was found."""
 
 
 def text_of(text: str | None, text_file: Path | None) -> str:
-    """A text, or that of a file.
+    """Return a text, or the text of a file.
 
     Raises:
         RowsError: a file that cannot be read.
@@ -38,11 +38,11 @@ def text_of(text: str | None, text_file: Path | None) -> str:
 
 
 def target_of(spec: str) -> Target:
-    """A target: its JSON, or a file that holds it. What starts with a bracket is read as JSON.
+    """Read a target from JSON or from a file with JSON. Input that starts with a bracket is JSON.
 
     Raises:
         RowsError: a file that cannot be read.
-        TargetError: JSON that is no target; the message says why, and shows one.
+        TargetError: JSON that is not a target; the message has the reason and an example.
 
     >>> target_of('{"task": "text", "answer": "a dog"}').answer
     'a dog'
@@ -59,7 +59,7 @@ def target_of(spec: str) -> Target:
 
 
 def _unknown_field(fields: Mapping[str, Any]) -> str:
-    """The message about the first field that no target has; "" where there is none."""
+    """Message about the first unknown field; "" if there is none."""
     try:
         refuse_unknown(fields, Target.__struct_fields__, "")
     except SettingsError as error:
@@ -68,17 +68,17 @@ def _unknown_field(fields: Mapping[str, Any]) -> str:
 
 
 def choose_dump(path: Path, step: int | None) -> tuple[Path, str]:
-    """The file of one step: the path itself, or in a folder the step's file, that of training where there are two.
+    """Choose the file of one step: the path itself, or the step's file in a folder (training before validation).
 
     Args:
         path: a dump, a folder of dumps, or a run directory.
-        step: None: the last one.
+        step: training step; None: the last one.
 
     Returns:
-        The file, and a note on what was chosen; "" where there was nothing to choose.
+        The file, and a note on the choice; "" if there was none.
 
     Raises:
-        RowsError: no dump there, or none of that step.
+        RowsError: no dump, or none of that step.
     """
     if step is None and not path.is_dir():
         return path, ""
@@ -111,11 +111,11 @@ def rollout_at(
     validation_names: Sequence[str] = (),
     keeps_rows: bool = False,
 ) -> Rollout:
-    """The rollout in one row of a dump, or of any table of completions.
+    """Read the rollout in one row of a dump, or of any table of completions.
 
     Args:
         row: line from 1, in parquet row from 0.
-        target: ground truth in place of the row's.
+        target: replaces the row's ground truth.
         validation_names, keeps_rows: see `read_rollouts`.
 
     Raises:
@@ -135,7 +135,7 @@ def rollout_at(
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
     if unreadable is not None:
         raise RowsError(f"{unreadable}; run visionr1 doctor on the training data")
-    hint = "there is no answer in it" if last > row else f"the last is {last}"
+    hint = "it has no answer" if last > row else f"the last is {last}"
     hint += "; lines count from 1, rows of .parquet from 0"
     hint = "an earlier output of a trajectory is not scored" if counts.n_earlier else hint
     hint = counts.describe_delegated() if counts.n_delegated else hint
@@ -143,10 +143,10 @@ def rollout_at(
 
 
 def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
-    """An answer to the question of one row: of the training data, or of a dump, whose own answer is not read.
+    """Make a rollout of an answer to one row's question; the row's own answer, if any, is not read.
 
     Args:
-        path, row, columns: as of `rollout_at`.
+        path, row, columns: see `rollout_at`.
 
     Raises:
         RowsError: a file that cannot be read, or no such row. RowError: a row without ground truth.
@@ -159,13 +159,13 @@ def rollout_for(text: str, path: Path, row: int, columns: Columns) -> Rollout:
 
 
 def answered_with(text: str, rollout: Rollout) -> Rollout:
-    """A rollout of a run with another answer; what the run measured of its own is left out."""
+    """Replace the answer of a rollout; the run's measurements of the old answer are dropped."""
     kept = {key: value for key, value in rollout.numbers.items() if key in JUDGED_BY}
     return msgspec.structs.replace(rollout, completion=text, saved=None, n_tokens=None, numbers=kept)
 
 
 def rollout_of(text: str, target: Target) -> Rollout:
-    """A text that no run wrote, as a rollout."""
+    """Make a rollout of a text without a run."""
     return Rollout(
         file="", number=0, completion=text, target=target, group=None, session=None, source=target.task, step=None,
         saved=None, processed_wh=None, n_tokens=None,

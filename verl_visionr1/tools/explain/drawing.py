@@ -1,4 +1,4 @@
-"""Targets and predictions drawn over an image, coloured by what they were counted as."""
+"""Draw targets and predictions over an image; colours show how they were counted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLOURS: dict[str, Colour] = {
     "outside": (213, 94, 0),
     "ignored": (150, 150, 150),
 }
-"""Counted as -> colour of the prediction (Okabe-Ito: told apart by colour-blind people too)."""
+"""Counted as -> colour of the prediction (Okabe-Ito, safe for colour blindness)."""
 TARGET, MISSED_TARGET = (255, 255, 255), (220, 20, 60)
 """Objects: white dashes; those that were missed: red dashes."""
 GREY = (90, 90, 90)
 SIDE = (320, 1600)
-"""The longer side of the picture, at least and at most; the image is scaled into it."""
+"""Least and greatest length of the picture's longer side."""
 MAX_DRAWN = 300
-"""So many predictions are drawn."""
+"""Most predictions that are drawn."""
 
 
 def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None) -> None:
@@ -37,8 +37,8 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
         image: the original image, or its bytes; without it, the background is grey.
 
     Raises:
-        RowsError: the image cannot be read, the target has none, or the file cannot be written: it does not end in
-            .png, or is the image itself.
+        RowsError: the image cannot be read, the target has none, or `out` does not end in .png, is the image
+            itself, or cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise RowsError(f"--draw {out}: needs a name that ends in .png")
@@ -62,7 +62,7 @@ def draw(explanation: Explanation, out: Path, image: Path | bytes | None = None)
 
 
 def _add_legend(pen: Pen, explanation: Explanation) -> Image.Image:
-    """The picture with a strip below that says what the colours mean."""
+    """The picture with a legend of colours below."""
     kinds = dict.fromkeys(verdict.counted_as for verdict in explanation.predictions)
     entries = [(kind, COLOURS[kind]) for kind in kinds]
     entries += [("object (dashed)", TARGET)] * bool(explanation.objects)

@@ -1,4 +1,4 @@
-"""Why one completion earns what it earns: everything from its text to its reward, as a record and as plain data."""
+"""Explain the reward of one completion, from text to reward, as a record and as plain data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdic
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A group of numbers in the text, and whether it was read.
+    """A group of numbers in the text.
 
     Attributes:
-        start, end: where it stands, in characters of the completion.
-        is_read: whether the answer format took it.
-        why_not: why it did not; "" where it did.
+        start, end: its place, in characters of the completion.
+        is_read: whether the answer format read it.
+        why_not: why it was not read; "" if it was.
     """
 
     start: int
@@ -42,11 +42,11 @@ class ReadText:
     """How far a completion was read.
 
     Attributes:
-        answer_start: where the answer starts, after reasoning; the length of the text where there is none.
+        answer_start: where the answer starts, after reasoning; the length of the text if there is none.
         pieces: groups of numbers, in order; empty for answers in words.
-        n_read, n_dropped: usable boxes or points, and claimed ones without.
-        stopped_at: where a cut-off answer was read up to; None where it was not cut off.
-        defects: (name, in words, what to do), each once.
+        n_read, n_dropped: numbers of usable boxes or points, and of unusable ones.
+        stopped_at: last character read of a cut-off answer; None if not cut off.
+        defects: (name, description, what to do), each once.
     """
 
     answer_start: int
@@ -59,13 +59,13 @@ class ReadText:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """How coordinates got from the model's frame to pixels of the original image.
+    """Conversion of coordinates from the model's frame to pixels of the original image.
 
     Attributes:
-        frame, meaning: name of the frame, and what its largest coordinate is.
+        frame, meaning: name of the frame, and the meaning of its largest coordinate.
         frame_wh, original_wh: size of the whole image in units of the frame, and in pixels.
-        factors_xy: pixels a unit.
-        first: the first box (or point) as written, and in pixels; None where there is none.
+        factors_xy: pixels per unit.
+        first: the first box (or point) as written, and in pixels; None if there is none.
     """
 
     frame: str
@@ -89,15 +89,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why one completion earns what it earns.
+    """Explanation of one completion's reward.
 
     Attributes:
         cause: the costliest finding, with what to do.
-        findings: everything that was found, the costliest first.
+        findings: all findings, costliest first.
         exam: the completion and how it was scored.
-        progress, stage: when in training; None and -1 with the progressive rule off.
-        text, conversion: how it was read (no conversion without an image).
-        predictions, objects: what each was counted as.
+        progress, stage: when in training; None and -1 without a schedule.
+        text, conversion: how it was read (None without an image).
+        predictions, objects: how each was counted.
         parts: the criteria; their shares sum to `value`.
         metrics: as in training.
     """
@@ -116,7 +116,7 @@ class Explanation:
     metrics: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data that JSON takes; numbers that are not finite become null."""
+        """The explanation as JSON-able data; non-finite numbers become None."""
         exam = self.exam
         records = ("text", "conversion", "predictions", "objects", "parts", "metrics")
         return {
@@ -146,18 +146,18 @@ def explain(
     rule: Rule | None = None,
     is_clipped: bool | None = None,
 ) -> Explanation:
-    """Explain one completion. No text makes it raise.
+    """Explain one completion. Never raises for any text.
 
     Args:
         completion: what the model wrote.
-        target: what is really there.
-        preset, response: how it is judged.
-        progress: fraction of training, in [0, 1]; None: the progressive rule is off.
-        rule: what counts, where that is known otherwise than by `progress`.
-        is_clipped: whether it filled the response budget; None: by `response`, where that says it.
+        target: the ground truth.
+        preset, response: how it is scored.
+        progress: fraction of training, in [0, 1]; None: no schedule.
+        rule: thresholds, if they are not those of `progress`.
+        is_clipped: whether it filled the response budget; None: by `response`, if known.
 
     Raises:
-        FrameError: the frame needs `processed_wh` and it is None.
+        FrameError: the frame needs `processed_wh`, which is None.
         ValueError: progress outside [0, 1].
 
     >>> from verl_visionr1 import FRAMES, PRESETS
@@ -208,7 +208,7 @@ def _read_text(exam: Exam) -> ReadText:
 
 
 def _pieces(exam: Exam, start: int) -> tuple[Piece, ...]:
-    """Each claim in the answer, and whether its numbers are among those that were read."""
+    """Each claim of the answer, with whether its numbers were read."""
     spoken = FORMATS[exam.preset.answer_format].parse(exam.completion)
     unclaimed: Counter[tuple[float, ...]] = Counter(spoken.boxes_xyxy or spoken.points_xy)
     whole: Counter[tuple[float, ...]] = Counter(tuple(float(int(n)) for n in place) for place in unclaimed.elements())
@@ -235,7 +235,7 @@ def _conversion(exam: Exam) -> Conversion | None:
     after: tuple[Any, ...] = exam.answer.boxes_xyxy or exam.answer.points_xy
     return Conversion(
         frame=response.frame.name,
-        meaning=f"0-{side:g}, whatever the image" if extent is Extent.FIXED and side is not None else extent.value,
+        meaning=f"0-{side:g}, for any image" if extent is Extent.FIXED and side is not None else extent.value,
         frame_wh=response.frame.size_wh(size_wh, response.processed_wh),
         original_wh=(size_wh[0], size_wh[1]),
         factors_xy=exam.scale_xy,

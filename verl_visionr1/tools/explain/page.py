@@ -1,4 +1,4 @@
-"""An `Explanation` as text for a terminal; nothing that a model wrote can steer it."""
+"""An `Explanation` as text for a terminal; control characters of the model's text are escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import Verdict
 from verl_visionr1.tools.explain.explanation import Explanation
 
 SHOWN_REASONING, SHOWN_ANSWER, SHOWN_ROWS, SHOWN_DROPPED = 400, 3000, 30, 10
-"""How many characters of the reasoning and of the answer, rows of a table, and pieces that were not read, are shown."""
+"""Most characters of reasoning and answer, rows of a table, and unread pieces that are shown."""
 STYLES = {
     "match": "green",
     "below threshold": "yellow",
@@ -37,7 +37,7 @@ def page_of(explanation: Explanation) -> Iterator[RenderableType]:
 
 
 def visible(text: str, *, one_line: bool = False) -> str:
-    r"""A model's text with everything that could steer a terminal spelled out; line breaks stay unless `one_line`.
+    r"""Escape everything in a model's text that could control a terminal; line breaks stay unless `one_line`.
 
     >>> visible("a\x1b[31mb\u202e\ud800c\td")
     'a\\x1b[31mb\\u202e\\ud800c    d'
@@ -90,7 +90,7 @@ def _text(explanation: Explanation) -> Iterator[RenderableType]:
 
 
 def _marked(explanation: Explanation) -> Text:
-    """The text, coloured: reasoning dim, what was read green, what was dropped red."""
+    """The text in colours: reasoning dim, read parts green, dropped parts red."""
     text, completion = explanation.text, explanation.exam.completion
     start = max(0, text.answer_start - SHOWN_REASONING)
     end = min(len(completion), text.answer_start + SHOWN_ANSWER)
@@ -154,7 +154,7 @@ def _matches(explanation: Explanation) -> Iterator[RenderableType]:
 
 
 def _of_interest(predictions: Sequence[Verdict]) -> list[Verdict]:
-    """At most `SHOWN_ROWS`, in order: those that are compared with an object first, then repeats, then junk."""
+    """At most `SHOWN_ROWS` in order; kept first: those compared with an object, then repeats, then junk."""
     later = {"duplicate": 1, "ignored": 2, "junk": 3}
     chosen = sorted(predictions, key=lambda verdict: later.get(verdict.counted_as, 0))[:SHOWN_ROWS]
     return sorted(chosen, key=lambda verdict: verdict.index)
@@ -175,7 +175,7 @@ def _criteria(explanation: Explanation) -> Iterator[RenderableType]:
     )
     when = [] if explanation.progress is None else [f"progress {explanation.progress:g}"]
     when += ["no schedule: base thresholds" if explanation.stage < 0 else f"stage {explanation.stage}"]
-    unused = "" if "thresholds" in exam.preset.looks_at else ", not looked at by this preset"
+    unused = "" if "thresholds" in exam.preset.looks_at else ", not used by this preset"
     yield Text(
         f"  thresholds ({', '.join(when)}{unused}): a match from IoU {thresholds.match_iou:g}; "
         f"recall {thresholds.recall_floor:g} to {thresholds.recall_full:g}; "

@@ -1,7 +1,7 @@
-// The list: one shell a row, filled while it is near the window, so that thousands cost little.
+// The list: one shell per row, filled only near the window, so that thousands of rows stay fast.
 
 const NEAR = "900px 0px";
-const GRAVE = 0.25; // a loss of quality that is coloured
+const GRAVE = 0.25; // least loss of quality that is highlighted
 let items = [];
 let observer = null;
 
@@ -18,7 +18,7 @@ function showList() {
     h("b", {}, plural(items.length, "group")), ` of ${ROWS.length.toLocaleString("en")}, `,
     h("b", {}, plural(fitting, "rollout")), ` of ${all.toLocaleString("en")}`,
   );
-  if (!items.length) list.append(h("p", { class: "empty" }, all ? "Nothing answers these filters." : "No rollouts in it."));
+  if (!items.length) list.append(h("p", { class: "empty" }, all ? "Nothing matches these filters." : "No rollouts."));
 }
 
 function shellOf(item, place) {
@@ -61,18 +61,18 @@ function factsOf({ group, prompt, isMerged, samples }) {
   if (group.is_flat) facts.push(h("span", { class: "flag", title: "all rewards are equal: no gradient" }, "zero variance"));
   if (group.against > 0) {
     const loss = `${measureOf(prompt)} ${signed(-group.against)}`;
-    facts.push(h("span", { class: group.against >= GRAVE ? "flag" : null, title: `a rollout with more reward has less ${measureOf(prompt)}` }, `more reward, ${loss}`));
+    facts.push(h("span", { class: group.against >= GRAVE ? "flag" : null, title: `a rollout with a higher reward has lower ${measureOf(prompt)}` }, `more reward, ${loss}`));
   }
   return facts;
 }
 
 function tileOf(sample, isFitting, isMerged) {
   const label = `${isMerged ? `step ${sample.group.step}, ` : ""}reward ${shown(sample.reward)}, ${measureOf(sample.prompt)} ${shown(sample.quality, 2)}: enlarge`;
-  const frame = picture(sample) || h("div", { class: "answer" }, sample.said || sample.text.slice(-160) || "(empty)");
+  const frame = picture(sample) || h("div", { class: "answer" }, sample.answer || sample.text.slice(-160) || "(empty)");
   return h("div", { class: isFitting ? "tile" : "tile dim" },
     h("button", { class: "enlarge", type: "button", "aria-label": label, onclick: () => openDetail(sample) }, frame),
     h("div", { class: "numbers" },
-      h("b", { title: sample.group.is_saved ? "reward as the run gave it" : "reward, recomputed" }, shown(sample.reward)),
+      h("b", { title: sample.group.is_saved ? "the run's reward" : "reward, recomputed" }, shown(sample.reward)),
       sample.advantage === null ? null : h("span", { class: sample.advantage < 0 ? "adv less" : "adv", title: "advantage" }, signed(sample.advantage)),
       h("span", { class: sample.misled ? "quality misled" : "quality", title: sample.misled ? "rewarded above a better rollout" : "" },
         `${measureOf(sample.prompt).replace("@.5", "").replace("accuracy", "acc")} ${shown(sample.quality, 2)}`)),

@@ -1,4 +1,4 @@
-"""All rollouts judged once: one table, and what each step and each group comes to."""
+"""Score all rollouts once; one table, and the numbers of each step and each group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPSILON = 1e-6
 """Added to the standard deviation, as verl's `compute_grpo_outcome_advantage` does."""
 
 LEAST_LOSS = 0.05
-"""A smaller loss of quality under a higher reward is not worth a look."""
+"""Smallest loss of quality under a higher reward that is reported."""
 LENGTH, TOKENS, SPREAD, FLAT = "characters", "tokens", "group_std", "frac_reward_zero_std"
 """Numbers of a step besides the reward and its metrics."""
 REWARD, SAVED = "reward", "saved reward"
@@ -33,17 +33,16 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class GroupNumbers:
-    """What the rewards of one prompt's rollouts come to.
+    """Statistics of the rewards of one prompt's rollouts.
 
     Attributes:
         saved, values, qualities: see `numbers_of`.
-        rewards: those that the run gave, where it gave one to each; else the recomputed ones.
+        rewards: the run's, if it gave one to each rollout; else the recomputed ones.
         std: their standard deviation, divided by n - 1 as in verl's GRPO; 0.0 for one rollout.
-        advantages: (reward - mean) / (std + `EPSILON`), one a rollout; empty for one rollout, which has none.
-        is_flat: several rollouts, all of one reward: they teach nothing.
-        against: by how much the quality falls, at most, from one rollout to another whose reward is higher; 0.0 below
-            `LEAST_LOSS`.
-        misled: numbers of the rollouts that have such another: rewarded above one that is better.
+        advantages: (reward - mean) / (std + `EPSILON`), one per rollout; empty for a single rollout.
+        is_flat: whether several rollouts all have one reward, so that nothing is learned.
+        against: largest fall of quality from one rollout to another with a higher reward; 0.0 below `LEAST_LOSS`.
+        misled: numbers of the rollouts with a higher reward than a better one.
     """
 
     saved: Sequence[float | None]
@@ -60,12 +59,12 @@ class GroupNumbers:
 
 
 def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities: Sequence[float]) -> GroupNumbers:
-    """The numbers of one group.
+    """Compute the statistics of one group.
 
     Args:
-        saved: n >= 1 rewards as the run gave them.
-        values: the same, recomputed.
-        qualities: n numbers in [0, 1] that no threshold moves: F1@.5 of boxes, else the task's accuracy.
+        saved: n >= 1 rewards given by the run.
+        values: n recomputed rewards.
+        qualities: n numbers in [0, 1] that do not depend on thresholds: F1@.5 of boxes, else the task's accuracy.
 
     >>> group = numbers_of([None, None, None], [0.0, 0.5, 1.0], [0.9, 0.5, 0.2])
     >>> group.std, [round(advantage, 3) for advantage in group.advantages]
@@ -96,7 +95,7 @@ def numbers_of(saved: Sequence[float | None], values: Sequence[float], qualities
 
 
 def _against(rewards: Sequence[float], qualities: Sequence[float]) -> tuple[float, tuple[int, ...]]:
-    """The largest fall of quality under a rise of reward, and who gains by one; n log n, for groups may be large."""
+    """Largest fall of quality under a rise of reward, and the rollouts that gain by one; in n log n."""
     order = sorted(range(len(rewards)), key=rewards.__getitem__)
     largest, misled = 0.0, list[int]()
     best, start = -math.inf, 0
@@ -122,7 +121,7 @@ class Group(NamedTuple):
 
 
 class Census:
-    """What all rollouts come to.
+    """Statistics of all rollouts.
 
     Args:
         keys: (number of the dump, group of the rollout) -> number in the table's column `group`.
@@ -173,7 +172,8 @@ class Census:
 
     @cached_property
     def places(self) -> dict[Place, dict[str, float]]:
-        """(dump, source, step) -> name -> mean, each over the rollouts that have it; spreads over the groups."""
+        """(dump, source, step) -> name -> mean, each over the rollouts that have it; standard deviations over
+        groups."""
         table = self.table
         found = {
             place: {_NAMES.get(name, name): mean for name, mean in means.items()}
@@ -191,7 +191,7 @@ class Census:
 
     @property
     def rewards(self) -> Floats:
-        """What advantages are of: the run's rewards, in a group where it gave one to each; else the recomputed ones."""
+        """Rewards for advantages: the run's, if it gave one to each rollout of the group; else the recomputed ones."""
         table = self.table
         n_saved = np.bincount(table.group, table.has_saved, minlength=len(self.keys))
         is_whole = n_saved == np.bincount(table.group, minlength=len(self.keys))
@@ -199,10 +199,10 @@ class Census:
 
 
 class Reader:
-    """Reads dumps as the settings say.
+    """Reads dumps according to the settings.
 
     Attributes:
-        counts: what became of the rows, of the first time that they were read.
+        counts: numbers of rows by outcome, from the first reading.
     """
 
     def __init__(self, dumps: Sequence[Dump], settings: Settings) -> None:
@@ -226,11 +226,11 @@ class Reader:
 
 
 def take_census(reader: Reader) -> Census:
-    """Judge all rollouts.
+    """Score all rollouts.
 
     Raises:
         RowsError, RowError: a file, or with `on_error="fail"` a row, that cannot be read.
-        ValueError: with `on_error="fail"`, a row that cannot be judged.
+        ValueError: with `on_error="fail"`, a row that cannot be scored.
     """
     builder, sample = TableBuilder(), Sample()
     counts = reader.counts
@@ -251,12 +251,12 @@ def take_census(reader: Reader) -> Census:
 
 
 def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
-    """Numbers of whole groups, at most `limit` rollouts in all but at least one group, in the order of the dumps.
+    """Choose whole groups with at most `limit` rollouts, but at least one group; in the order of the dumps.
 
     Args:
         sizes: rollouts of each group, in the order of the dumps and their steps.
-        steps: step of each.
-        sample: "even" takes them at even distances, "last" from the last step of each dump backwards.
+        steps: step of each group.
+        sample: "even" takes groups at even distances, "last" from the last step of each dump backwards.
     """
     if sizes.sum() <= limit:
         return list(range(len(sizes)))
@@ -274,7 +274,7 @@ def chosen(sizes: Ints, steps: Ints, limit: int, sample: Sampling) -> list[int]:
 
 
 def _spread(n: int) -> list[int]:
-    """0..n-1 in an order of which every start lies evenly: bit by bit halved (van der Corput).
+    """Order 0..n-1 so that every prefix is evenly spread (van der Corput sequence).
 
     >>> _spread(5)
     [0, 4, 2, 1, 3]

@@ -1,4 +1,4 @@
-// Curves over the steps: small multiples, one number each; a line a data source, its style the dump.
+// Curves over the steps: small multiples, one per number; a line per data source, its style by dump.
 
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f"];
 const DASHES = ["", "5 3", "1.5 2.5", "8 3 2 3"];

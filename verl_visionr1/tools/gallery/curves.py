@@ -1,4 +1,4 @@
-"""The numbers of a run over its steps, and where they drift apart."""
+"""Curves of a run over its steps, and where reward and quality drift apart."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from verl_visionr1.tools.runs.steps import NOT_CRITERIA, RunError, Step, read_st
 Means = Mapping[str, float]
 """Name of a number -> its mean."""
 LOGGED = "logged"
-"""What the numbers are called that a run logged itself, as a dump is called by its name."""
+"""Name of the run's own logged numbers, in place of a dump's name."""
 LABELS = {
     **{
         REWARD: "reward, recomputed",
-        SAVED: "reward as the run gave it",
+        SAVED: "the run's reward",
         "f1_50": "F1 at IoU .5",
         "iou_mean": "mean IoU",
     },
-    **{"accuracy": "accuracy", "boxes_per_target": "boxes per object", "parsed": "answers that could be read"},
+    **{"accuracy": "accuracy", "boxes_per_target": "boxes per object", "parsed": "readable answers"},
     **{LENGTH: "answer length, characters", TOKENS: "answer length, tokens"},
     **{SPREAD: "spread of rewards in a group (std)", FLAT: "groups of zero variance, share"},
-    **{"stage": "stage", "match_iou": "a match from this IoU on"},
+    **{"stage": "stage", "match_iou": "IoU needed for a match"},
 }
-"""Panel -> its heading, for those that are no criterion."""
+"""Panel -> heading, for panels other than criteria."""
 FIRST = (SAVED, "f1_50", "iou_mean", "boxes_per_target", LENGTH, REWARD)
 LAST = ("accuracy", SPREAD, FLAT, "parsed", TOKENS, "stage", "match_iou")
 NOT_SHOWN = ("n_predicted", "n_target")
@@ -37,7 +37,7 @@ _LOGGED_NAMES = {
     **{FLAT: "frac_reward_zero_std", "stage": "stage", "match_iou": "threshold/match_iou", "f1_50": "f1_50"},
     **{"iou_mean": "iou_mean", "accuracy": "accuracy", "parsed": "parsed"},
 }
-"""Panel -> what the run's training metrics call it."""
+"""Panel -> name in the run's training metrics."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """A data source whose reward rose while its quality fell: means of its first and of its last third of steps."""
+    """A data source whose reward rose while its quality fell: means of its first and last third of steps."""
 
     dump: str
     source: str
@@ -69,10 +69,10 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def panels_of(census: Census, names: Sequence[str], run_dirs: Sequence[Path]) -> list[Panel]:
-    """Panels in the order of the page: the main ones, criteria, the rest; a curve of fewer than two points is none.
+    """Make the panels in the order of the page: main ones, criteria, the rest; curves need at least two points.
 
     Args:
-        run_dirs: folders of runs, for what they logged.
+        run_dirs: folders of runs with logged metrics.
     """
     lines: dict[str, list[Line]] = {}
     for (dump, source), by_step in _by_source(census).items():
@@ -106,7 +106,7 @@ def _add(
 
 
 def _logged(run_dir: Path) -> dict[str, list[tuple[int, float | None]]]:
-    """What a run logged of its training batches; nothing where it logged nothing that can be read."""
+    """Logged numbers of a run's training batches; empty if none can be read."""
     try:
         steps = read_steps(run_dir)
     except (RunError, OSError):
@@ -122,7 +122,7 @@ def _number(step: Step, name: str) -> float | None:
 
 
 def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:
-    """Data sources whose reward rose from the first to the last third of the steps while their quality fell."""
+    """Find data sources whose reward rose from the first to the last third of the steps while their quality fell."""
     found: list[Drift] = []
     for (dump, source), by_step in _by_source(census).items():
         steps = sorted(by_step)
@@ -148,4 +148,4 @@ def drifts_of(census: Census, names: Sequence[str]) -> list[Drift]:
 
 
 LEAST = 0.005
-"""A rise or a fall of no more is none."""
+"""Smallest rise or fall that counts."""

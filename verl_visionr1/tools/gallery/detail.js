@@ -1,4 +1,4 @@
-// One rollout, large: its boxes, its text and its numbers, each of which lights up with the others.
+// One enlarged rollout: boxes, text and numbers, highlighted together.
 
 let current = null;
 
@@ -93,20 +93,20 @@ function numbersOf(sample) {
     h("td", {}, h("i", { class: "meter", "--v": Math.min(Math.max(sample.metrics[i], 0), 1) }))));
   const others = preset.metrics.slice(preset.criteria.length).map((name, i) => `${name} ${shown(sample.metrics[preset.criteria.length + i])}`);
   const rule = DATA.thresholds[group.thresholds];
-  const limits = preset.has_thresholds ? ` (a match from IoU ${rule.match_iou}, full recall from ${rule.recall[1]}, full IoU from ${rule.iou[1]})` : "";
+  const limits = preset.has_thresholds ? ` (match from IoU ${rule.match_iou}, full recall from ${rule.recall[1]}, full IoU from ${rule.iou[1]})` : "";
   const lines = [
     h("p", { class: "total" }, "reward ", h("b", {}, shown(sample.reward)),
       sample.advantage === null ? null : h("span", {}, ` advantage ${signed(sample.advantage)}`)),
     sample.why ? h("p", { class: "why" }, sample.why) : null,
-    sample.differs ? h("p", { class: "flag" }, `The run gave ${shown(sample.saved)}; recomputed it is ${shown(sample.value)}.`) : null,
-    sample.misled ? h("p", { class: "flag" }, `Rewarded above a rollout of better ${measureOf(prompt)}.`) : null,
-    prompt.truth || sample.said ? h("p", {}, "answer ", h("b", {}, sample.said || "not readable"), ", ground truth ", h("b", {}, prompt.truth)) : null,
+    sample.differs ? h("p", { class: "flag" }, `The run gave ${shown(sample.saved)}; recomputed: ${shown(sample.value)}.`) : null,
+    sample.misled ? h("p", { class: "flag" }, `Rewarded above a rollout with better ${measureOf(prompt)}.`) : null,
+    prompt.truth || sample.answer ? h("p", {}, "answer ", h("b", {}, sample.answer || "not readable"), ", ground truth ", h("b", {}, prompt.truth)) : null,
     h("table", {}, h("thead", {}, h("tr", {}, ["criterion", "weight", "value", "share", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, parts)),
     h("p", { class: "fine" }, `${preset.name}${limits}: ${others.join(", ")}.`),
   ];
   if (sample.advantage !== null) {
     const formula = `(${shown(sample.reward)} − ${shown(group.mean)}) / (${shown(group.std)} + 1e-6) = ${signed(sample.advantage, 3)}`;
-    const of = group.is_saved ? "the rewards that the run gave" : "recomputed rewards";
+    const of = group.is_saved ? "the run's rewards" : "recomputed rewards";
     lines.push(h("p", { class: "fine" }, `Advantage ${formula}: over ${group.n_all} rollouts, ${of}, std divided by n − 1 as in verl's GRPO.`));
   }
   return lines.filter(Boolean);
@@ -155,7 +155,7 @@ function origin(sample) {
   const file = DATA.files[sample.file];
   const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const when = sample.group.progress === null ? "" : ` --progress ${sample.group.progress}`;
-  const preset = sample.preset.told ? ` --preset ${quote(sample.preset.told)} ${DATA.response}` : ""; // a run knows itself
+  const preset = sample.preset.preset_argument ? ` --preset ${quote(sample.preset.preset_argument)} ${DATA.response}` : ""; // a run knows itself
   const command = `visionr1 explain ${quote(file)} --row ${sample.line}${preset}${when}`;
   const length = sample.tokens ? `${plural(sample.tokens, "token")}, ` : "";
   return [

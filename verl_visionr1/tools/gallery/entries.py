@@ -1,4 +1,4 @@
-"""The rollouts that are shown: each examined as `visionr1 explain` does it, and written down for the page."""
+"""The shown rollouts, each examined as by `visionr1 explain`, as records for the page."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from verl_visionr1.tools.gallery.texts import NOWHERE, Shown, Span, in_utf16, pl
 
 KINDS = get_args(Kind)
 MAX_PREDICTIONS = 300
-"""So many predictions of a rollout are drawn, as in `visionr1 explain --draw`."""
+"""Most drawn predictions of a rollout, as in `visionr1 explain --draw`."""
 MAX_DIAGNOSED = 50_000
-"""Texts of more characters are not diagnosed: it would take seconds."""
+"""Longer texts are not diagnosed: it would take seconds."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class _Open:
 
 
 class Entries:
-    """Takes the rollouts of the groups that are shown, one by one."""
+    """Collects the rollouts of the shown groups, one by one."""
 
     def __init__(self, settings: Settings, census: Census, keys: Collection[Hashable], pictures: Pictures) -> None:
         self.settings = settings
@@ -66,7 +66,7 @@ class Entries:
         self._census = census
 
     def add(self, dump: int, rollout: Rollout, judging: Judging) -> None:
-        """Take one; those of other groups, and those that cannot be judged, are passed over."""
+        """Add a rollout; those of other groups, and those that cannot be scored, are ignored."""
         key = (dump, rollout.group)
         if key not in self._open:
             return
@@ -76,7 +76,7 @@ class Entries:
             response = judging.response(rollout)
             exam = Exam.of(rollout.completion, rollout.target, preset, thresholds, response, rollout.is_clipped)
             score = apply_criteria(exam.case, preset)
-        except ValueError:  # the census has counted it
+        except ValueError:  # counted by the census
             return
         opened = self._open[key]
         if opened is None:
@@ -141,7 +141,7 @@ class Entries:
             metrics=[finite(number) for number in metrics.values()],
             predictions=_predictions(verdicts[:MAX_PREDICTIONS], spans, rollout.target),
             objects=[KINDS.index(fate.counted_as) for fate in fates],
-            said=_said(exam),
+            answer=_answer_text(exam),
             cause=cause,
             why=why,
             quality=finite(numbers.qualities[place]),
@@ -154,7 +154,7 @@ class Entries:
             return -1, ""
         try:
             found = cause_of(exam, findings_of(exam))
-        except ValueError:  # a user's criterion that takes none of the repaired texts
+        except ValueError:  # a user's criterion that fails on the repaired texts
             return -1, ""
         return self.causes[found.cause], str(found)[:1000]
 
@@ -187,17 +187,17 @@ class Entries:
 
 
 def _progress(moment: Moment, step: int | None) -> float | None:
-    """What `visionr1 explain` is told of the moment; a stage that was named has no fraction."""
+    """`--progress` of `visionr1 explain` for the moment; None for a moment given by stage."""
     if moment.total_steps is not None and step is not None:
         return finite(progress_at(step, moment.total_steps))
     return moment.progress
 
 
-def judged_by(preset: Preset, told: str) -> JudgedBy:
-    """A preset as the page has it."""
+def judged_by(preset: Preset, argument: str) -> JudgedBy:
+    """Record of a preset for the page; `argument`: its value of `--preset`."""
     return JudgedBy(
         name=preset.name,
-        told=told,
+        preset_argument=argument,
         criteria=[criterion.name for criterion in preset.criteria],
         weights=[criterion.weight for criterion in preset.criteria],
         about=[about(criterion.fn) for criterion in preset.criteria],
@@ -208,7 +208,7 @@ def judged_by(preset: Preset, told: str) -> JudgedBy:
 
 
 def thresholds_row(thresholds: Thresholds) -> ThresholdsRow:
-    """Thresholds as the page has them."""
+    """Record of thresholds for the page."""
     return ThresholdsRow(
         match_iou=thresholds.match_iou,
         recall=(thresholds.recall_floor, thresholds.recall_full),
@@ -221,7 +221,7 @@ def _objects(target: Target) -> list[Place]:
 
 
 def _predictions(verdicts: Sequence[Verdict], spans: Sequence[Span], target: Target) -> list[Prediction]:
-    """Far outside is just outside: browsers draw no line of 1e300 pixels."""
+    """Records of predictions; places are clipped to just outside the image, since browsers cannot draw 1e300 pixels."""
     limits = [3.0 * side for side in target.size_wh] * 2
     found: list[Prediction] = []
     for i, verdict in enumerate(verdicts):
@@ -243,13 +243,13 @@ def _predictions(verdicts: Sequence[Verdict], spans: Sequence[Span], target: Tar
 
 
 def _truth(target: Target) -> str:
-    """The right answer, where it is not only boxes or points."""
+    """The right answer, unless it is only boxes or points."""
     if target.count is not None:
         return str(target.count)
     return (target.answer or "")[:2000]
 
 
-def _said(exam: Exam) -> str:
+def _answer_text(exam: Exam) -> str:
     if exam.target.task == "counting":
         return f"{exam.answer.stated_count:g}" if exam.answer.is_parsed else ""
     return exam.answer.text[:500] if exam.target.task == "text" else ""

@@ -1,4 +1,4 @@
-// What is asked for: one state, in the form and in the address, and which rows answer it.
+// The filters: one state, in the form and in the address, and the rows that match it.
 
 const EMPTY = {
   q: "", dump: "", source: "", task: "", from: "", to: "", min: "", max: "", criterion: "", low: "", high: "",

@@ -1,4 +1,4 @@
-// Objects dashed and predictions solid over an image, coloured by what they were counted as.
+// Objects dashed and predictions solid over an image, coloured by how they were counted.
 
 const MAX_LABELLED = 40;
 

@@ -1,4 +1,4 @@
-"""The page: written whole, from files that are read twice, so that memory holds only what is shown."""
+"""Write the page. Files are read twice, so that memory holds only the shown rollouts."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from verl_visionr1.tools.gallery.pictures import Pictures
 from verl_visionr1.tools.gallery.settings import Settings, Written
 
 SCRIPTS = ("store.js", "filters.js", "overlay.js", "cards.js", "detail.js", "curves.js", "main.js")
-"""Parts of the page's script, in order; they become one."""
+"""Parts of the page's script, in order."""
 _HERE = Path(__file__).parent
 
 
 def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Written:
-    """Write a page of saved rollouts: everything is in it, and it asks nothing of any network.
+    """Write a self-contained page of saved rollouts; it needs no network.
 
-    Rows that cannot be read or judged are counted with `on_error="skip"`; if there is no other, the page is empty.
+    With `on_error="skip"`, rows that cannot be read or scored are counted; without other rows the page is empty.
 
     Args:
         paths: dumps, folders of dumps, or folders of runs.
-        out: the page; it is there whole, or an older one is untouched.
+        out: the page; written atomically.
 
     Raises:
-        RowsError: no such file or folder, no dump in it, or the page cannot be written; with `on_error="fail"` also a
-            row that cannot be read.
-        ValueError: with `on_error="fail"`, a row that cannot be judged.
+        RowsError: no such file or folder, no dump in it, or the page cannot be written; with `on_error="fail"` also an
+            unreadable row.
+        ValueError: with `on_error="fail"`, a row that cannot be scored.
     """
     dumps = dumps_of(paths)
     _refuse_overwriting(out, dumps)
@@ -73,7 +73,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
 
 
 def page_of(payload: Payload, pictures: Sequence[str]) -> bytes:
-    """The page as bytes.
+    """Render the page.
 
     Args:
         pictures: data URLs.
@@ -96,13 +96,13 @@ def page_of(payload: Payload, pictures: Sequence[str]) -> bytes:
 
 
 def _colour(kind: str) -> str:
-    """As `visionr1 explain --draw` has it."""
+    """Colour of a kind, as in `visionr1 explain --draw`."""
     red, green, blue = COLOURS.get(kind, MISSED_TARGET)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _hash(text: str) -> str:
-    """Of an inline element, for the page's Content-Security-Policy: nothing else may run or style."""
+    """Hash of an inline element for the page's Content-Security-Policy, which allows no others."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -128,7 +128,7 @@ def _payload(
         sources=list(entries.sources),
         kinds=[Kind(name, _colour(name)) for name in KINDS],
         causes=list(entries.causes),
-        presets=[judged_by(preset, settings.told(preset)) for preset in entries.presets],
+        presets=[judged_by(preset, settings.preset_argument(preset)) for preset in entries.presets],
         thresholds=[thresholds_row(thresholds) for thresholds in entries.thresholds],
         prompts=entries.prompts,
         groups=groups,
@@ -155,7 +155,7 @@ def _reading_notes(reader: Reader) -> list[str]:
     counts = reader.counts
     notes: list[str] = []
     if counts.n_skipped:
-        notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or judged, the first: {counts.examples[0]}")
+        notes.append(f"{plural(counts.n_skipped, 'row')} could not be read or scored, the first: {counts.examples[0]}")
     if counts.n_earlier:
         notes.append(f"{counts.n_earlier} earlier turns left out: the last turn of a trajectory is scored")
     if counts.n_delegated:

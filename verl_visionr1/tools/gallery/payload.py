@@ -1,4 +1,4 @@
-"""What the page is made of, as it stands in the page: lists are rows, numbers in them are places in other lists."""
+"""Records of the page: lists are rows, numbers in them are indices of other lists."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from verl_visionr1.tools.gallery.curves import Drift, Panel
 class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
     """A preset: its criteria with weights, what their weighted sum is divided by, and the metrics of its scores.
 
-    `told`: what the tools are told to judge by it: its name, or its file.
+    `preset_argument`: value of `--preset` for the commands in the page: its name or its file.
     """
 
     name: str
-    told: str
+    preset_argument: str
     criteria: list[str]
     weights: list[float]
     about: list[str]
@@ -28,7 +28,7 @@ class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What a prediction or an object can be counted as, and its colour (#rrggbb)."""
+    """A way to count a prediction or an object, and its colour (#rrggbb)."""
 
     name: str
     colour: str
@@ -42,7 +42,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, array_like=True):
-    """A prediction: what it was counted as (in `kinds`), and where in the text it is (UTF-16 units; -1: unknown)."""
+    """A prediction: how it was counted (in `kinds`), and its place in the text (UTF-16 units; -1: unknown)."""
 
     kind: int
     label: str
@@ -55,7 +55,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked, of what image, and what is right; `picture` -1: none."""
+    """Question, image and right answer; `picture` -1: none."""
 
     question: str
     text: str
@@ -73,16 +73,16 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One rollout.
 
     Attributes:
-        file, line: where it stands.
-        text, cut: what was written; of a long text, `cut[1]` characters are left out at `cut[0]` (UTF-16 units).
-        chars, tokens: its whole length; 0 tokens: not known.
-        reward: that which advantages are of; saved: the run's; value: the recomputed one.
+        file, line: its place.
+        text, cut: the completion; in a long text, `cut[1]` characters are left out at `cut[0]` (UTF-16 units).
+        chars, tokens: its whole length; 0 tokens: unknown.
+        reward: the one used for advantages; saved: the run's; value: the recomputed one.
         metrics: in the order of the preset's.
-        objects: what became of each object (in `kinds`).
-        said: the answer, where it is not boxes.
-        cause, why: kind (in `causes`; -1: not asked) and words of the first line of `visionr1 explain`.
+        objects: how each object was counted (in `kinds`).
+        answer: the answer, unless it is boxes.
+        cause, why: kind (in `causes`; -1: not computed) and text of the first line of `visionr1 explain`.
         quality: F1 at IoU .5 of boxes, else the task's accuracy.
-        misled: rewarded above another of its group that is better.
+        misled: whether a better one of its group has a lower reward.
     """
 
     file: int
@@ -98,7 +98,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     metrics: list[float]
     predictions: list[Prediction]
     objects: list[int]
-    said: str
+    answer: str
     cause: int
     why: str
     quality: float
@@ -107,7 +107,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The rollouts of a prompt at a step: `n` samples from `first` on; `n_all` were there."""
+    """The rollouts of a prompt at a step: `n` shown samples from `first` on, of `n_all`."""
 
     prompt: int
     dump: int
@@ -125,7 +125,7 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ThresholdsRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What counted."""
+    """Thresholds of a group."""
 
     match_iou: float
     recall: tuple[float, float]
@@ -133,7 +133,8 @@ class ThresholdsRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """All of the page but its pictures; `response`: what `visionr1 explain` is told of how the model spoke."""
+    """Everything in the page except its pictures; `response`: options of `visionr1 explain` for the response
+    context."""
 
     title: str
     preset: str
@@ -157,7 +158,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def script_json(value: Any) -> str:
-    r"""JSON that may stand in a `<script>` element, whatever a model wrote: no `<`, and ASCII only.
+    r"""JSON that is safe in a `<script>` element for any text of a model: no `<`, ASCII only.
 
     >>> script_json(["</script>", "\u2028\ud800"])
     '["\\u003c/script>","\\u2028\\ud800"]'
@@ -167,7 +168,7 @@ def script_json(value: Any) -> str:
 
 
 def finite(value: float, digits: int = 5) -> float:
-    """A number that JSON takes, rounded.
+    """A rounded, JSON-able number.
 
     >>> finite(0.12345678), finite(float("nan")), finite(float("-inf"))
     (0.12346, 0.0, -1000000000.0)

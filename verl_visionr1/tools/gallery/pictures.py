@@ -1,4 +1,4 @@
-"""The image of each prompt, small: found by its path in the dump, or by the row of the training data."""
+"""Thumbnails of the prompts' images, found by the path in the dump or by the row of the training data."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from verl_visionr1.targets import NO_IMAGE
 from verl_visionr1.tools.gallery.settings import Settings
 
 NONE = -1
-"""Stands for the picture of a prompt that has none."""
+"""Number of a prompt without a picture."""
 QUALITY = 78
 _KIND = "WEBP" if features.check("webp") else "JPEG"
 _OPTIONS = {"method": 2} if _KIND == "WEBP" else {}  # four times as fast as the default, and as small
 
 
 class Pictures:
-    """Numbers the images that are asked for; `encoded` reads each of them once.
+    """Numbers the requested images; `encoded` reads each once.
 
     Attributes:
         n_left_out: prompts whose image came after `Settings.max_images` others.
-        n_unknown: prompts whose image is not known.
-        unreadable: why images could not be read.
+        n_unknown: prompts whose image is unknown.
+        unreadable: reasons why images could not be read.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,12 +54,12 @@ class Pictures:
         return self._numbers.setdefault(key, len(self._numbers))
 
     def encoded(self) -> list[str]:
-        """The pictures as data URLs, in the order of their numbers; "" for one that cannot be read."""
+        """The pictures as data URLs, in the order of their numbers; "" for an unreadable one."""
         found = [""] * len(self._numbers)
         for key, number in self._numbers.items():
             if isinstance(key, str):
                 found[number] = self._encode(Path(key), key)
-        known: dict[bytes, str] = {}  # rows of one image hold it each
+        known: dict[bytes, str] = {}  # several rows may embed the same image
         for number, file in enumerate(self.settings.data):
             places = [key[1:] for key in self._numbers if isinstance(key, tuple) and key[0] == number]
             for row, index, image in embedded_images(file, places) if places else ():
@@ -78,7 +78,7 @@ class Pictures:
 
 
 def encoded_picture(source: Path | io.BytesIO, side: int) -> str:
-    """An image as a small upright picture in a data URL.
+    """Encode an image as a small upright picture in a data URL.
 
     Args:
         side: its longer side in pixels, at most.
@@ -94,5 +94,5 @@ def encoded_picture(source: Path | io.BytesIO, side: int) -> str:
             buffer = io.BytesIO()
             picture.save(buffer, _KIND, quality=QUALITY, **_OPTIONS)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise RowsError(f"no image that can be read ({error})") from None
+        raise RowsError(f"not a readable image ({error})") from None
     return f"data:image/{_KIND.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

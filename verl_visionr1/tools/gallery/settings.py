@@ -1,4 +1,4 @@
-"""How a gallery is made, and what came of it."""
+"""Settings and result of a gallery."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from verl_visionr1.rollouts.records import Columns, OnError
 from verl_visionr1.schedule import follow_model, last_progress
 
 Sampling = Literal["even", "last"]
-"""Which prompt groups are shown where not all are: spread evenly over the dumps, or those of the last steps."""
+"""Which prompt groups are shown if not all: spread evenly over the dumps, or those of the last steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a gallery is made.
+    """Settings of a gallery.
 
     Attributes:
-        data: the parquet that they were made of: it gives images, and data sources.
-        title: of the page; "": the names of what it was made from.
-        limit: so many rollouts are shown at most, whole prompt groups; curves are over all of them.
+        data: parquet files of the training data, for images and data sources.
+        title: of the page; "": the names of its inputs.
+        limit: most rollouts that are shown, in whole prompt groups; curves use all rollouts.
         side: longer side of a picture in pixels.
-        max_images: so many pictures are in the page at most; further prompts stand on grey.
-        has_causes: whether the first line of `visionr1 explain` is found for each shown rollout: 2 to 30 ms each.
-        files: task -> YAML file of the preset that judges it, "" -> that of the other tasks: what the commands in the
-            page name; presets that have no file are named by their name.
+        max_images: most pictures in the page; further prompts have a grey background.
+        has_causes: whether to compute the first line of `visionr1 explain` for each shown rollout: 2 to 30 ms each.
+        files: task -> YAML file of its preset, "" -> that of the other tasks, for the commands in the page; presets
+            without a file are named by their name.
         validation_names: folders of the run's validation dumps.
-        is_run: whether all of it is as the run wrote it down, so that the commands in the page need no options.
-        on_error: what to do with a row that cannot be read or judged: "fail", or "skip", which counts it.
+        is_run: whether all settings are those of the run record, so that the commands in the page need no options.
+        on_error: what to do with a row that cannot be read or scored: "fail", or "skip", which counts it.
 
     Raises:
         RowsError: a number out of its range.
@@ -61,8 +61,8 @@ class Settings:
         if self.side > 2048:
             raise RowsError(f"--side {self.side}: needs at most 2048")
 
-    def told(self, preset: Preset) -> str:
-        """What `--preset` of `visionr1 explain` is told of a preset that judges rows here; "" where it knows."""
+    def preset_argument(self, preset: Preset) -> str:
+        """Value of `--preset` of `visionr1 explain` for a preset; "" if none is needed."""
         if self.is_run:
             return ""
         tasks = [task for task, routed in self.judging.by_task.items() if routed is preset]
@@ -70,7 +70,7 @@ class Settings:
         return next((self.files[key] for key in keys if key in self.files), preset.name)
 
     def judging_of(self, dump: Dump) -> Judging:
-        """How the rollouts of a dump are judged: where each is judged at its own step, validation as at the end."""
+        """How the rollouts of a dump are scored: training at each step's thresholds, validation at the final ones."""
         if dump.is_validation and self.judging.moment.total_steps is not None:
             judging = self.judging
             schedule = follow_model(judging.preset.schedule, judging.frame.name)
@@ -81,13 +81,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a gallery holds.
+    """Contents of a written gallery.
 
     Attributes:
-        n_rollouts, n_prompts: shown; a prompt counts once, however many steps it was asked at.
-        n_all: rollouts that were judged; curves are over them.
-        n_without_image: shown prompts that stand on grey although they have an image.
-        notes: what is worth knowing besides, in sentences.
+        n_rollouts, n_prompts: shown; a prompt counts once, even if it occurs at several steps.
+        n_all: all scored rollouts; curves use them.
+        n_without_image: shown prompts with an image but a grey background.
+        notes: further remarks, in sentences.
     """
 
     out: Path

@@ -1,11 +1,11 @@
-// The payload, and how anything of it becomes an element: texts only ever become text nodes.
+// The payload, and its conversion to elements: texts only become text nodes.
 
 const DATA = JSON.parse(document.getElementById("payload").textContent);
 const PICTURES = JSON.parse(document.getElementById("pictures").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const MISSED = DATA.kinds.findIndex((kind) => kind.name === "missed");
 
-// What would steer a reader's eye unseen: controls, marks of direction, zero widths, halves of surrogate pairs.
+// Invisible characters: controls, marks of direction, zero widths, halves of surrogate pairs.
 const ODD =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
@@ -44,7 +44,7 @@ const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "
 /** What the quality of a task is called. */
 const measureOf = (prompt) => (prompt.task === "detection" || prompt.task === "grounding" ? "F1@.5" : "accuracy");
 
-// A row of the list: the rollouts of a prompt at a step; where each step has one, those of all its steps.
+// A row of the list: the rollouts of a prompt at a step, or at all its steps if each has one.
 const ROWS = [];
 {
   const merged = new Map();

@@ -1,4 +1,4 @@
-"""The texts of a page: what a model wrote, shortened where it is long, and where in it each prediction stands."""
+"""Texts of a page: the completion, shortened if long, and the place of each prediction in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _USER = re.compile(r"(?:^|\n)\s*(?:user|USER|Human):?\s*\n")
 
 
 class Shown(NamedTuple):
-    """A text as the page has it: `n_cut` of its characters are left out at `at`."""
+    """A text on the page; `n_cut` of its characters are left out at `at`."""
 
     text: str
     at: int
@@ -32,12 +32,12 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Shown:
-        """Shorten a text that is long."""
+        """Shorten a long text."""
         n_cut = len(text) - HEAD - TAIL
         return cls(text[:HEAD] + text[-TAIL:], HEAD, n_cut) if n_cut > 0 else cls(text, len(text), 0)
 
     def place(self, span: Span) -> Span:
-        """Where a piece of the whole text stands in the shown one; `NOWHERE` if part of it is left out."""
+        """Place of a piece of the whole text in the shown one; `NOWHERE` if part of it is left out."""
         start, end = span
         if end <= self.at:
             return span
@@ -45,15 +45,15 @@ class Shown(NamedTuple):
 
     @property
     def cut(self) -> Span | None:
-        """Where characters are left out, in UTF-16 units, and how many; None: nowhere."""
+        """(place in UTF-16 units, number) of the characters left out; None if none are."""
         return (in_utf16(self.text, [(self.at, self.at)])[0][0], self.n_cut) if self.n_cut else None
 
 
 def spans_of(exam: Exam, text: str) -> list[Span]:
-    """Where each prediction stands in a text, in characters; `NOWHERE` where that cannot be told.
+    """Find the place of each prediction in a text, in characters; `NOWHERE` if unknown.
 
     Args:
-        exam: of the text's last turn.
+        exam: examination of the text's last turn.
         text: the whole completion.
     """
     shift = _shift(exam.completion, text)
@@ -63,7 +63,7 @@ def spans_of(exam: Exam, text: str) -> list[Span]:
 
 
 def _shift(turn: str, text: str) -> int | None:
-    """Where the last turn begins in a text; before it may stand a `<think>` that the text does not have."""
+    """Start of the last turn in a text; the turn may begin with a `<think>` that the text lacks."""
     at = text.rfind(turn)
     if at >= 0:
         return at
@@ -78,19 +78,19 @@ def _spans(exam: Exam) -> list[Span]:
     spans: list[Span] = []
     following = 0
     for place in places:
-        at = next((i for i in range(following, len(claims)) if _says(claims[i], place)), None)
+        at = next((i for i in range(following, len(claims)) if _is_same(claims[i], place)), None)
         spans.append(NOWHERE if at is None else (claims[at].start, claims[at].end))
         following = following if at is None else at + 1
     return spans
 
 
-def _says(claim: Claim, place: tuple[float, ...]) -> bool:
+def _is_same(claim: Claim, place: tuple[float, ...]) -> bool:
     """Whether a claim is this prediction; released parsers cut decimals off."""
     return claim.numbers == place or (not claim.fault and tuple(float(int(n)) for n in claim.numbers) == place)
 
 
 def in_utf16(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Places in characters as places in UTF-16 units, which browsers count in.
+    """Convert places in characters to UTF-16 units, as used by browsers.
 
     >>> in_utf16("a😀b", [(0, 1), (2, 3), (-1, -1)])
     [(0, 1), (3, 4), (-1, -1)]
@@ -102,7 +102,7 @@ def in_utf16(text: str, spans: Sequence[Span]) -> list[Span]:
 
 
 def question_of(prompt: str | None) -> str:
-    """The last question of a prompt, without the chat template around it where that is a usual one.
+    """The last question of a prompt, without the text of common chat templates.
 
     >>> question_of("system\\nYou are helpful.\\nuser\\nWhere is the cat?\\nassistant\\n")
     'Where is the cat?'

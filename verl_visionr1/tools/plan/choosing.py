@@ -1,4 +1,4 @@
-"""Which settings: the fastest that fit, tried in the order of what they cost."""
+"""Choose the fastest settings that fit; candidates are tried in the order of their cost."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from verl_visionr1.tools.plan.memory import ENGINE_GB, Machine, Part, Run, Setti
 from verl_visionr1.tools.plan.shape import PlanError, Shape
 
 MARGIN = 0.95
-"""Share of a GPU that is planned with: the allocator fragments the rest."""
+"""Share of a GPU's memory that is planned with; the rest is left for fragmentation."""
 BUDGETS = (32768, 24576, 16384, 12288, 8192, 6144, 4096, 3072, 2048, 1536, 1024, 512)
-"""Token budgets that are tried, from above."""
+"""Token budgets to try, largest first."""
 MAX_SEQUENCES = 256
 """`rollout.max_num_seqs` of verl: sequences that an engine works on at once."""
 FEW_SEQUENCES = 16
-"""With room for fewer at once, generation is no longer worth a GPU."""
+"""Fewest sequences at once with which generation on a GPU is worthwhile."""
 LEAST_SHARE, MAX_SHARE, SPARE_SHARE = 0.4, 0.9, 0.1
-"""Of `gpu_memory_utilization`. Where there is room, vLLM gets some to spare: its workspace is a rough figure, and what
-is left over is idle while it generates."""
+"""Added to `gpu_memory_utilization` where memory allows: vLLM's workspace is a rough figure, and the rest would be idle
+during generation."""
 LORA_HINT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Settings that fit, and the accounts that say so.
+    """Settings that fit, with the memory tables.
 
     Attributes:
-        shape, machine, run: what was planned for.
+        shape, machine, run: the input of the plan.
         log_prob_tokens: budget of passes without gradients.
         share: `rollout.gpu_memory_utilization`.
-        sequences: of the longest kind that an engine has room for at once.
+        sequences: number of the longest sequences that an engine's cache holds at once.
         wanted: sequences of a step that an engine gets, at most `MAX_SEQUENCES`.
-        training, generation, host: the accounts, GB of one GPU and of one node.
+        training, generation, host: memory tables, GB of one GPU and of one node.
     """
 
     shape: Shape
@@ -56,10 +56,10 @@ class NothingFitsError(PlanError):
 
 
 def plan(shape: Shape, machine: Machine, run: Run) -> Plan:
-    """The first of the candidates that fits, with at least half of the sequences at once that a step has, else any.
+    """Choose the first candidate that fits and holds at least half of a step's sequences at once, else any that fits.
 
     Raises:
-        NothingFitsError: the line says what would.
+        NothingFitsError: nothing fits; the message names changes that would help.
     """
     found = _fitting(shape, machine, run)
     if found is not None:
@@ -79,7 +79,7 @@ def _fitting(shape: Shape, machine: Machine, run: Run) -> Plan | None:
 
 
 def _candidates(shape: Shape, machine: Machine) -> Iterator[Settings]:
-    """From the fastest on: moving memory between phases costs seconds a step, Adam on the CPU most."""
+    """Candidates, fastest first: moving memory between phases costs seconds per step, Adam on the CPU most."""
     sizes = [n for n in (1, 2, 4, 8) if machine.gpus % n == 0 and shape.heads % n == 0]
     moved = Settings(offload_adam=True), Settings(offload_adam=True, offload_params=True)
     for size in sizes:
@@ -102,8 +102,8 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
     waits = memory.waiting(shape, machine, run, chosen)
     weights = memory.engine_weights_gb(shape, chosen)
     share = min(MAX_SHARE, math.floor((budget - total(waits)) / machine.gpu_gb * 20) / 20)
-    room = share * machine.gpu_gb - weights - ENGINE_GB
-    sequences = _sequences(shape, run, chosen, room, wanted)
+    cache_budget = share * machine.gpu_gb - weights - ENGINE_GB
+    sequences = _sequences(shape, run, chosen, cache_budget, wanted)
     if sequences < min(FEW_SEQUENCES, wanted):
         return None
     needed = weights + ENGINE_GB + memory.cache_gb(shape, run, chosen, sequences)
@@ -132,7 +132,7 @@ def _plan(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Plan 
 
 
 def _with_tokens(shape: Shape, machine: Machine, run: Run, settings: Settings) -> Settings | None:
-    """The largest budget that fits a GPU, and is of use: no more than a worker's share of a step."""
+    """The largest token budget that fits a GPU, at most a worker's share of a step."""
     share = math.ceil(run.prompts * run.answers / machine.n) * run.length
     shortest = math.ceil(run.length / 256) * 256
     for tokens in [budget for budget in BUDGETS if budget > shortest] + [shortest]:
@@ -149,19 +149,19 @@ def _wanted(machine: Machine, run: Run, settings: Settings) -> int:
     return min(math.ceil(run.prompts * run.answers * settings.tensor_parallel / machine.n), MAX_SEQUENCES)
 
 
-def _sequences(shape: Shape, run: Run, settings: Settings, room: float, wanted: int) -> int:
-    """How many of the longest sequences the cache holds at once, at most those wanted."""
-    return bisect_right(range(1, wanted + 1), room, key=lambda n: memory.cache_gb(shape, run, settings, n))
+def _sequences(shape: Shape, run: Run, settings: Settings, budget_gb: float, wanted: int) -> int:
+    """Number of the longest sequences that the cache holds at once, at most `wanted`."""
+    return bisect_right(range(1, wanted + 1), budget_gb, key=lambda n: memory.cache_gb(shape, run, settings, n))
 
 
 def _refusal(shape: Shape, machine: Machine, run: Run) -> str:
-    what = f"{machine.n} x {machine.gpu_gb:g} GB do not fit: {_why_not(shape, machine, run)}"
+    what = f"{machine.n} x {machine.gpu_gb:g} GB are not enough: {_why_not(shape, machine, run)}"
     ways = [*_ways(shape, machine, run)]
     return f"{what}; would fit: {', or '.join(ways)}" if ways else f"{what}; shorten --max-prompt and --max-response"
 
 
 def _why_not(shape: Shape, machine: Machine, run: Run) -> str:
-    """The first thing in the way."""
+    """The first reason why it does not fit."""
     least = Settings(is_fused=shape.has_fused_head, tokens=math.ceil(run.length / 256) * 256)
     offloaded = total(memory.training(shape, machine, run, replace(least, offload_always=True)))
     loading = memory.loading_gb(shape, machine, run)
@@ -175,7 +175,7 @@ def _why_not(shape: Shape, machine: Machine, run: Run) -> str:
 
 
 def _ways(shape: Shape, machine: Machine, run: Run) -> Iterator[str]:
-    """Changes of one thing that would make it fit."""
+    """Single changes that would make it fit."""
     if machine.host_gb is not None:
         unbound = _fitting(shape, replace(machine, host_gb=None), run)
         if unbound is not None:

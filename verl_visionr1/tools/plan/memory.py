@@ -1,10 +1,11 @@
-"""Bytes that a step of verl 0.9.1 takes on a GPU and on its host, part by part. Estimates, not measured on a GPU.
+"""Memory of a step of verl 0.9.1 on a GPU and on its host, part by part. Estimates, not measured on a GPU.
 
-Training and generation share a GPU, and never its memory at the same time: while vLLM generates, gradients are gone;
-while the model is trained, vLLM sleeps and holds neither weights nor cache (`rollout.free_cache_engine`, the default).
-Between them, when weights are handed over, both hold weights. Each of the three is computed apart.
+Training and generation share a GPU, but do not use its memory at the same time: while vLLM generates, gradients are
+gone; while the model is trained, vLLM sleeps and holds neither weights nor cache (`rollout.free_cache_engine`, the
+default). Between them, when weights are handed over, both hold weights. Each of the three phases is computed
+separately.
 
-One GB is 2**30 bytes, as drivers and vLLM count. P: parameters, T: those that are trained, N: GPUs.
+One GB is 2**30 bytes, as drivers and vLLM count. P: parameters, T: trained parameters, N: GPUs.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from verl_visionr1.tools.plan.shape import Layers, PlanError, Shape
 
 GB = 2**30
 MASTER, GRADIENT, ADAM, BF16 = 4, 4, 8, 2
-"""Bytes a parameter: `fsdp_config.model_dtype` is fp32, gradients are reduced in fp32, Adam has two fp32 moments."""
+"""Bytes per parameter: `fsdp_config.model_dtype` is fp32, gradients are reduced in fp32, Adam has two fp32 moments."""
 PATCHES_PER_TOKEN = 4
 """Patches that the vision tower sees for one token of the language model (2 x 2 are merged)."""
 FUSED_CHUNK, FUSED_BYTES = 512, 20
 """`FusedLinearForPPO` takes 512 tokens at a time; five fp32 copies of their logits live at once in its backward."""
 LOGIT_BYTES = 8
-"""Without it: bf16 logits, a copy divided by the temperature, and an fp32 copy or the gradient in the cross entropy."""
+"""Without the fused head: bf16 logits, a copy divided by the temperature, and an fp32 copy or the gradient in the cross
+entropy."""
 UNEVEN = 1.25
 """`rearrange_micro_batches` balances by attention work, so one micro-batch may hold more tokens than the budget."""
 PADDED = 2.0
-"""Without flash-attn the sequences of a micro-batch are padded to its longest one, and token budgets do not count that:
-up to so many times the tokens. A rough figure, for prompts with an image each; few long answers among short ones
-take more."""
+"""Without flash-attn the sequences of a micro-batch are padded to its longest one, and token budgets do not count the
+padding. Up to this many times the tokens are processed. A rough figure for prompts with one image each; a few long
+answers among short ones take more."""
 TRAINER_GB, ENGINE_GB = 3.0, 4.0
 """Contexts, NCCL buffers and fragments of the training process with a sleeping vLLM; vLLM's own workspace: CUDA graphs
-and the trial with the largest batch. Rough figures for models up to 10 billion parameters."""
+and the profiling run with the largest batch. Rough figures for models up to 10 billion parameters."""
 BUCKET_GB = 2.0
-"""`rollout.checkpoint_engine.update_weights_bucket_megabytes`: weights on their way to vLLM."""
+"""`rollout.checkpoint_engine.update_weights_bucket_megabytes`: weights in transfer to vLLM."""
 PROCESSES_GB, PROCESSES_GB_PER_GPU = 20.0, 3.0
 """Host memory of Ray, agent loops, reward workers and data loaders; 12 GB with one worker of each kind and 3 more for a
 second training worker were measured on CPU (recipes/launch.sh), the rest is rough."""
@@ -41,11 +43,11 @@ second training worker were measured on CPU (recipes/launch.sh), the rest is rou
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is.
+    """The hardware.
 
     Attributes:
-        gpus: on each node.
-        host_gb: memory of a node; None: not known, and taken to be enough.
+        gpus: number on each node.
+        host_gb: memory of a node; None: unknown, assumed to be enough.
         has_flash: whether training can use flash-attn; without it, torch's sdpa and padded micro-batches.
 
     Raises:
@@ -66,22 +68,22 @@ class Machine:
 
     @property
     def n(self) -> int:
-        """All GPUs: over them FSDP shards."""
+        """Number of all GPUs; FSDP shards over them."""
         return self.gpus * self.nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained, how.
+    """The training run.
 
     Attributes:
         max_prompt, max_response: tokens.
-        answers: a prompt (`rollout.n`).
-        prompts: a step (`data.train_batch_size`).
+        answers: number per prompt (`rollout.n`).
+        prompts: number per step (`data.train_batch_size`).
         lora_rank: 0: all weights are trained.
-        is_vision_frozen: whether the vision tower is left as it is; with LoRA it always is.
-        has_kl: whether a reference model is asked; with LoRA that is the model without its adapter.
-        image_tokens: of the prompt, at most, that are an image's.
+        is_vision_frozen: whether the vision tower is not trained; always so with LoRA.
+        has_kl: whether a reference model is used; with LoRA that is the model without its adapter.
+        image_tokens: most tokens of a prompt that belong to an image.
 
     Raises:
         PlanError: a number that is not positive.
@@ -115,22 +117,22 @@ class Run:
 
     @property
     def image_share(self) -> float:
-        """Share of a sequence's tokens that may be an image's."""
+        """Largest share of a sequence's tokens that belong to an image."""
         return (self.max_prompt if self.image_tokens is None else self.image_tokens) / self.length
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is chosen.
+    """The chosen settings.
 
     Attributes:
         offload_params, offload_adam: between phases, weights and moments wait in host memory
             (`fsdp_config.param_offload`, `optimizer_offload`). Both are loaded for the whole of training
-            (`EngineTrainModeCtx`), so they make room for vLLM, not for training.
+            (`EngineTrainModeCtx`), so they free memory for vLLM, not for training.
         offload_always: weights, gradients and moments live in host memory, where Adam runs; the GPU sees a layer at a
-            time (`fsdp_config.offload_policy`, FSDP2 only). Slow; the other two are then without effect.
+            time (`fsdp_config.offload_policy`, FSDP2 only). Slow; the other two then have no effect.
         tensor_parallel: GPUs that share one copy of vLLM's weights.
-        tokens: in one forward and backward pass (`ppo_max_token_len_per_gpu`).
+        tokens: budget of one forward and backward pass (`ppo_max_token_len_per_gpu`).
         is_fused: the output head never holds the logits of all tokens (`use_fused_kernels`).
     """
 
@@ -144,7 +146,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One line of an account: GB of one GPU (or of a node), and how it comes about."""
+    """One line of a memory table: GB of one GPU (or of a node), and how it is computed."""
 
     name: str
     gb: float
@@ -157,19 +159,19 @@ def total(parts: Iterable[Part]) -> float:
 
 
 def trained_params(shape: Shape, run: Run) -> float:
-    """T: all parameters, less a frozen vision tower; with LoRA the adapter alone."""
+    """T: all parameters without a frozen vision tower; with LoRA only the adapter."""
     if run.lora_rank:
         return float(shape.lora_params(run.lora_rank))
     return shape.params - (shape.vision_params if run.is_vision_frozen else 0.0)
 
 
 def held_params(shape: Shape, run: Run) -> float:
-    """Parameters that FSDP shards: the model's, and an adapter's."""
+    """Parameters that FSDP shards: model and adapter."""
     return shape.params + (shape.lora_params(run.lora_rank) if run.lora_rank else 0)
 
 
 def training(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """A GPU's memory at the worst moment of an update: the backward pass of a full micro-batch."""
+    """Peak memory of a GPU in an update: the backward pass of a full micro-batch."""
     trained, held = trained_params(shape, run), held_params(shape, run)
     on_gpu = 0.0 if settings.offload_always else 1.0
     tokens = settings.tokens * UNEVEN * (1 if machine.has_flash else PADDED)
@@ -186,7 +188,7 @@ def training(shape: Shape, machine: Machine, run: Run, settings: Settings) -> li
 
 
 def _gather(shape: Shape, run: Run) -> float:
-    """FSDP2 keeps the root's weights (head, tied embedding) gathered, and of layers this one and the next.
+    """FSDP2 keeps the root's weights (head, tied embedding) gathered, and the weights of this layer and the next.
 
     The gradient of a group is bf16 while it is whole, with an fp32 copy on its way to the shards.
     """
@@ -195,10 +197,10 @@ def _gather(shape: Shape, run: Run) -> float:
 
 
 def _activations(shape: Shape, run: Run, tokens: float) -> float:
-    """With gradient checkpointing the input of each layer, and of one layer everything.
+    """Activations with gradient checkpointing: the input of each layer, and all activations of one layer.
 
-    A layer's own: about 12 vectors of its width and 6 of its MLP's, forward and backward, in bf16. Of a frozen vision
-    tower nothing is kept for a backward pass.
+    One layer takes about 12 vectors of its width and 6 of its MLP's width, forward and backward, in bf16. A frozen
+    vision tower keeps nothing for a backward pass.
     """
     patches = tokens * run.image_share * PATCHES_PER_TOKEN
     kept = BF16 * tokens * shape.text.n * shape.text.hidden
@@ -224,7 +226,7 @@ def _logits_why(shape: Shape, settings: Settings) -> str:
 
 
 def waiting(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """What training leaves on a GPU while vLLM works. Gradients are dropped after each update."""
+    """Memory of training on a GPU while vLLM generates. Gradients are dropped after each update."""
     keeps_weights = not (settings.offload_params or settings.offload_always)
     keeps_adam = not (settings.offload_adam or settings.offload_always)
     weights = MASTER * held_params(shape, run) / machine.n / GB if keeps_weights else 0.0
@@ -242,18 +244,18 @@ def engine_weights_gb(shape: Shape, settings: Settings) -> float:
 
 
 def hand_over(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """While weights go to vLLM: what waits, vLLM's weights, a bucket, and one whole tensor in fp32. No cache yet."""
+    """Memory while weights go to vLLM: training's share, vLLM's weights, a bucket, and one whole tensor in fp32."""
     return [
         *waiting(shape, machine, run, settings),
         Part(
             "vLLM's weights", engine_weights_gb(shape, settings), f"bf16 / tensor parallel {settings.tensor_parallel}"
         ),
-        Part("on their way", BUCKET_GB + MASTER * shape.head_params / GB, "a bucket of 2 GB and the largest tensor"),
+        Part("in transfer", BUCKET_GB + MASTER * shape.head_params / GB, "a bucket of 2 GB and the largest tensor"),
     ]
 
 
 def cache_gb(shape: Shape, run: Run, settings: Settings, sequences: float) -> float:
-    """KV cache on a GPU for so many sequences at once; the answers of one prompt share its part."""
+    """KV cache on a GPU for this many sequences at once; answers to one prompt share the prompt's part."""
     tokens = sequences * (run.max_response + run.max_prompt / min(run.answers, max(sequences, 1.0)))
     return max(tokens, run.length) * shape.kv_bytes_per_token / settings.tensor_parallel / GB
 
@@ -264,13 +266,13 @@ def loading_gb(shape: Shape, machine: Machine, run: Run) -> float:
 
 
 def host(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[Part]:
-    """Memory of one node, at its start or later, whichever is more."""
+    """Peak memory of one node, at the start or later."""
     trained, held = trained_params(shape, run), held_params(shape, run)
     node = machine.nodes * GB
     kept: list[Part] = []
     if settings.offload_always:
         bytes_kept = MASTER * held + (GRADIENT + ADAM) * trained
-        kept.append(Part("offloaded for good", bytes_kept / node, "4 bytes x P + 12 bytes x T, over the nodes"))
+        kept.append(Part("always offloaded", bytes_kept / node, "4 bytes x P + 12 bytes x T, over the nodes"))
     if settings.offload_params:
         kept.append(Part("offloaded weights", MASTER * held / node, "4 bytes x P, over the nodes"))
     if settings.offload_adam:
@@ -279,7 +281,7 @@ def host(shape: Shape, machine: Machine, run: Run, settings: Settings) -> list[P
         kept.append(Part("reference model", BF16 * shape.params / node, "always in host memory: 2 bytes x P, bf16"))
     if run.lora_rank:
         engines = machine.gpus * engine_weights_gb(shape, settings)
-        kept.append(Part("sleeping vLLM", engines, "with LoRA its weights wait in host memory: 2 bytes x P an engine"))
+        kept.append(Part("sleeping vLLM", engines, "with LoRA its weights stay in host memory: 2 bytes x P per engine"))
     loading = MASTER * shape.params * (machine.gpus if shape.is_tied else 1) / GB
     start = Part("loading the model", loading, f"fp32, once{' per worker (tied embeddings)' if shape.is_tied else ''}")
     processes = PROCESSES_GB + PROCESSES_GB_PER_GPU * machine.gpus

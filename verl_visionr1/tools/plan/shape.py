@@ -1,4 +1,4 @@
-"""How large the parts of a vision-language model are: from a local model folder, or from a number of parameters."""
+"""Sizes of the parts of a vision-language model, from a local model folder or a number of parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 VISION_NAMES = ("visual", "vision_tower", "vision_model")
-"""Parts of a weight's name that tell a vision tower."""
+"""Parts of a weight's name that mark it as part of the vision tower."""
 
 
 class PlanError(ValueError):
-    """A model, machine or run that cannot be planned for; one line that says what to do."""
+    """No plan for this model, machine or run; one line with the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class LinearAttention:
-    """Layers of a stack that keep a state of fixed size instead of keys and values: Gated DeltaNet of Qwen3.5.
+    """Layers with a state of fixed size instead of keys and values: Gated DeltaNet of Qwen3.5.
 
     Attributes:
         n: how many layers of the stack are of this kind.
@@ -63,15 +63,15 @@ class LinearAttention:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What memory depends on.
+    """The sizes that memory depends on.
 
     Attributes:
-        name: what it was read from, or the model whose shape is assumed.
+        name: folder that it was read from, or the model whose shape is assumed.
         params: all parameters, the vision tower's included.
         vision_params: of the vision tower, merger included.
         text, vision: the stacks of layers.
         heads, kv_heads, head_dim: attention of the language model.
-        vocab: rows of the output head.
+        vocab: number of rows of the output head.
         is_tied: whether the head is the embedding.
         has_fused_head: whether verl has a fused output head for this kind (`use_fused_kernels`).
         linear: the layers with linear attention, if there are any; the others then have gated attention.
@@ -106,7 +106,8 @@ class Shape:
 
     @property
     def attention_params(self) -> int:
-        """Parameters of a layer's attention over keys and values, without biases and norms; a gate is as queries."""
+        """Parameters of a layer's attention over keys and values, without biases and norms; a gate has as many as the
+        queries."""
         queries = 3 if self.linear else 2
         return self.text.hidden * (queries * self.heads + 2 * self.kv_heads) * self.head_dim
 
@@ -165,11 +166,11 @@ KNOWN: Mapping[str, Shape] = {
 }
 """Shapes of published models (their `config.json`), with the parameters of transformers' modules.
 
-Qwen2-VL-7B is as large as Qwen2.5-VL-7B but for one part in a thousand."""
+Qwen2-VL-7B differs from Qwen2.5-VL-7B in size by 0.1 %."""
 
 
 def shape_of_size(params: float, vision_params: float | None = None) -> Shape:
-    """A model of that many parameters, in the shape of the published one nearest in size.
+    """Scale the published model nearest in size to this number of parameters.
 
     >>> shape_of_size(8.29e9).name
     'Qwen2.5-VL-7B'
@@ -185,7 +186,7 @@ def shape_of_folder(folder: Path) -> Shape:
     """The shape of a local Hugging Face model, with the parameters that its safetensors files hold.
 
     Raises:
-        PlanError: no model there, one without such files, or a mixture of experts.
+        PlanError: no model in the folder, no safetensors files, or a mixture of experts.
     """
     file = folder / "config.json"
     try:
@@ -211,9 +212,9 @@ def shape_of_folder(folder: Path) -> Shape:
             linear=_linear_attention(text),
         )
     except OSError:
-        raise PlanError(f"{folder}: no config.json there; give a local model folder, or --params") from None
+        raise PlanError(f"{folder}: no config.json; give a local model folder, or --params") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise PlanError(f"{file}: no language model of a known kind ({error}); give --params") from None
+        raise PlanError(f"{file}: not a language model of a known kind ({error}); give --params") from None
     total, vision_total = _read_counts(folder)
     return replace(shape, params=total, vision_params=vision_total)
 
@@ -236,7 +237,7 @@ def _linear_attention(text: Mapping[str, Any]) -> LinearAttention | None:
 
 
 FUSED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "qwen3_5")
-"""`patch_forward_with_backends` in verl 0.9.1, of vision models."""
+"""Vision models with a fused head: `patch_forward_with_backends` in verl 0.9.1."""
 
 
 def _vision_layers(vision: Mapping[str, Any]) -> Layers:
@@ -246,7 +247,7 @@ def _vision_layers(vision: Mapping[str, Any]) -> Layers:
 
 
 def _read_counts(folder: Path) -> tuple[int, int]:
-    """(all, the vision tower's) parameters by the headers of the safetensors files."""
+    """Number of parameters (all, vision tower) from the headers of the safetensors files."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise PlanError(f"{folder}: no safetensors files to count parameters in; give --params")

@@ -1,4 +1,4 @@
-"""A plan to read, and as overrides for verl."""
+"""Print a plan as tables, or as overrides for verl."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SDPA_KEY = f"++{MODEL}.override_config.attn_implementation"
 
 
 Override: TypeAlias = tuple[str, object, str]
-"""Key of verl, value, and why."""
+"""Key of verl, value and reason."""
 
 
 def overrides_of(plan: Plan) -> dict[str, tuple[str, str]]:
-    """Key of verl -> (value, why), in reading order. Without what the plan does not decide (lengths, batch, KL)."""
+    """Key of verl -> (value, why), in reading order; without what the plan does not decide (lengths, batch, KL)."""
     overrides = (*_training(plan), *_generation(plan), *_variants(plan))
     return {key: (str(value), why) for key, value, why in overrides}
 
@@ -46,7 +46,7 @@ def _training(plan: Plan) -> Iterator[Override]:
     )
     yield f"{MODEL}.enable_gradient_checkpointing", True, "else every layer's activations are kept"
     yield from _attention(plan)
-    logits = f"else the logits of {settings.tokens} tokens x {plan.shape.vocab} words, several times over"
+    logits = f"else several copies of the logits of {settings.tokens} tokens x {plan.shape.vocab} words"
     no_head = "verl has no fused head for this kind of model"
     yield f"{MODEL}.use_fused_kernels", settings.is_fused, logits if settings.is_fused else no_head
     yield f"{ACTOR}.use_dynamic_bsz", True, "micro-batches by tokens, not by answers: images differ in size"
@@ -59,7 +59,7 @@ def _training(plan: Plan) -> Iterator[Override]:
 
 
 def _attention(plan: Plan) -> Iterator[Override]:
-    """verl's own default is flash_attention_2: it is named only where it is not to be used."""
+    """Attention settings; flash_attention_2 is verl's default, so only sdpa is named."""
     if plan.machine.has_flash:
         yield f"{MODEL}.use_remove_padding", True, "micro-batches are packed: no padding; needs flash-attn"
     else:
@@ -73,7 +73,7 @@ def _generation(plan: Plan) -> Iterator[Override]:
     yield f"{ROLLOUT}.tensor_model_parallel_size", parallel, alone
     cache = f"the cache holds {plan.sequences} of {plan.wanted} sequences at once"
     yield f"{ROLLOUT}.gpu_memory_utilization", f"{plan.share:g}", cache
-    yield f"{ROLLOUT}.free_cache_engine", True, "vLLM gives its memory back while the model is trained"
+    yield f"{ROLLOUT}.free_cache_engine", True, "vLLM frees its memory while the model is trained"
     yield f"{ROLLOUT}.max_model_len", plan.run.length, "prompt + answer; else vLLM asks for the model's whole context"
 
 
@@ -88,12 +88,12 @@ def _variants(plan: Plan) -> Iterator[Override]:
 
 
 def override_lines(plan: Plan) -> list[str]:
-    """One override a line, for a shell's array."""
+    """One override per line, for a shell array."""
     return [f"{key}={value}" for key, (value, _) in overrides_of(plan).items()]
 
 
 def explanation(plan: Plan) -> Iterator[RenderableType]:
-    """The accounts and the settings, each with its reason."""
+    """The memory tables, and the settings with their reasons."""
     shape, machine, run = plan.shape, plan.machine, plan.run
     trained = trained_params(shape, run)
     yield Text(
@@ -112,7 +112,7 @@ def explanation(plan: Plan) -> Iterator[RenderableType]:
 
 
 def cost_of_sdpa(plan: Plan) -> str:
-    """What a plan without flash-attn pays, against the same with it; an estimate, in one line."""
+    """Estimated cost of training without flash-attn, in one line."""
     budget = plan.settings.tokens
     try:
         packed = choosing.plan(plan.shape, replace(plan.machine, has_flash=True), plan.run).settings.tokens

@@ -1,1 +1,1 @@
-"""Look at a training run: its steps, as they come, and what they have reached."""
+"""Watch the steps of a training run, and report its result."""

@@ -1,4 +1,4 @@
-"""A run's alarms, from its metrics: when they were on, and what they were about."""
+"""A run's alarms from its metrics: when they were on, with their numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from verl_visionr1.alarm_rules import ALARMS
 from verl_visionr1.tools.runs.steps import Step
 
 _LOGGED = {"f1": "f1_50", "boxes_per_object": "boxes_per_target"}
-"""Number of an alarm -> what training metrics call it, where that differs."""
+"""Number of an alarm -> its name in training metrics, if different."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One time that an alarm was on: the first and the last step, and the numbers at these."""
+    """A period in which an alarm was on: first and last step, with their numbers."""
 
     name: str
     first: Step
@@ -24,11 +24,11 @@ class Span:
 
 
 def spans_of(steps: Sequence[Step]) -> list[Span]:
-    """The alarms of a run, in order of their start. Steps that say nothing of alarms (step 0) do not end one."""
+    """The alarms of a run, in order of their start. Steps without alarm metrics (step 0) do not end one."""
     spans: list[Span] = []
     going: dict[str, int] = {}
     for step in steps:
-        if not step.tells_alarms:
+        if not step.has_alarm_metrics:
             continue
         going = {name: at for name, at in going.items() if name in step.alarms}
         for name in step.alarms:
@@ -41,21 +41,21 @@ def spans_of(steps: Sequence[Step]) -> list[Span]:
 
 
 def lines_of(step: Step, before: Collection[str]) -> Iterator[str]:
-    """What has started or ended with a step, where those of the step before are known."""
+    """Lines for alarms that started or ended with a step; `before`: alarms of the step before."""
     for name in step.alarms:
         if name not in before:
             yield (
                 f"[bold red]ALARM {name}[/bold red] at step {step.number}: {numbers_of(name, step)}"
-                "  (command to look: see the run's log)"
+                "  (commands to inspect it are in the run's log)"
             )
     for name in before:
-        if step.tells_alarms and name not in step.alarms:
+        if step.has_alarm_metrics and name not in step.alarms:
             yield f"alarm {name} has ended at step {step.number}: {numbers_of(name, step)}"
 
 
 def numbers_of(name: str, step: Step) -> str:
-    """What an alarm is about, in the batch of one step."""
-    alarm = ALARMS.get(name)  # None: of a run of another release
+    """The numbers of an alarm in the batch of one step."""
+    alarm = ALARMS.get(name)  # None: from another release
     wanted = [] if alarm is None else [(alarm.label, _LOGGED.get(alarm.number, alarm.number))]
     if name == "reward_without_f1":
         wanted.insert(0, ("reward", "value"))
@@ -64,7 +64,7 @@ def numbers_of(name: str, step: Step) -> str:
 
 
 def table_of(steps: Sequence[Step]) -> Table | None:
-    """The alarms as a table; None where there was none."""
+    """The alarms as a table; None if there was none."""
     spans = spans_of(steps)
     if not spans:
         return None

@@ -1,4 +1,4 @@
-"""The figure of a run: each metric in a panel of its own, in training and in validation, with bands of noise."""
+"""Draw a run: a panel per metric, in training and validation, with bands of noise."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ COLORS = ("#0b63b0", "#c4540a", "#1a7f4b", "#8a3ea8", "#a0182e", "#6b5a00")
 STYLE = {"font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
 COLUMNS, PANEL_WH = 2, (5.4, 2.5)
 WINDOW = 5
-"""Steps of a moving mean."""
+"""Number of steps in a moving mean."""
 LEAST_POINTS = 3
 """With fewer points in the window there is no band."""
 LEAST_SPAN = 0.1
-"""Of an axis: what is smaller than a tenth of this is no change worth a look."""
+"""Least span of an axis; changes below a tenth of it do not matter."""
 MARGIN = 0.08
 
 
 def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | None = None) -> None:
-    """Write a figure (PNG), whole or not at all.
+    """Write a figure (PNG) atomically.
 
     Args:
-        curves: as `measure` gives them, of each validation.
+        curves: results of `measure` for each validation.
 
     Raises:
         RowsError: it cannot be written.
@@ -45,7 +45,7 @@ def draw(steps: Sequence[Step], path: Path, title: str = "", curves: Curves | No
     sources = sorted({source for numbers in curves.values() for source in numbers})
     n_panels = len(metrics) + 1
     n_rows = -(-n_panels // COLUMNS)
-    with style.context(["default", STYLE]):  # light, whatever theme the user has set
+    with style.context(["default", STYLE]):  # light, independent of the user's theme
         figure = Figure(figsize=(PANEL_WH[0] * COLUMNS, PANEL_WH[1] * n_rows + 0.9), layout="constrained")
         panels = list(figure.subplots(n_rows, COLUMNS, sharex=True, squeeze=False).flat)
         for axes, metric in zip(panels, metrics, strict=False):
@@ -73,7 +73,7 @@ def _add_legend(figure: Any, panels: Sequence[Any]) -> None:
 
 
 def _metrics_of(steps: Sequence[Step], curves: Curves) -> list[Metric]:
-    """All that the training batches or a validation report, in the order of tables."""
+    """All metrics of training batches or validations, in the order of tables."""
     trained = [metric for step in steps for metric, _ in step.training_metrics()]
     validated = [name for numbers in curves.values() for each in numbers.values() for name in each]
     reported = {metric.name for metric in trained} | set(validated)
@@ -85,11 +85,11 @@ def _metrics_of(steps: Sequence[Step], curves: Curves) -> list[Metric]:
 
 
 def _draw_metric(axes: Any, metric: Metric, steps: Sequence[Step], curves: Curves, sources: Sequence[str]) -> None:
-    """One panel; its axis shows all that was drawn."""
+    """Draw one panel; its axis shows everything drawn."""
     seen = [*_draw_training(axes, metric, steps)]
     for i, source in enumerate(sources):
-        told = {step: numbers.get(source, {}).get(metric.name) for step, numbers in curves.items()}
-        points = [(step, one) for step, one in told.items() if one is not None]
+        by_step = {step: numbers.get(source, {}).get(metric.name) for step, numbers in curves.items()}
+        points = [(step, one) for step, one in by_step.items() if one is not None]
         if points:
             seen += _draw_validation(axes, points, f"validation: {source} (bars: 95 %)", COLORS[i % len(COLORS)])
     by_stage = " (in training: at the thresholds of its stage)" if metric.name in BY_STAGE else ""
@@ -102,7 +102,7 @@ def _draw_metric(axes: Any, metric: Metric, steps: Sequence[Step], curves: Curve
 
 
 def _draw_validation(axes: Any, points: Sequence[tuple[int, Interval]], label: str, color: str) -> list[float]:
-    """Draw means with their intervals; returns the ends of all."""
+    """Draw means with their intervals; returns the interval ends."""
     means = [one.value for _, one in points]
     lows = [one.value if one.low is None else min(one.low, one.value) for _, one in points]
     highs = [one.value if one.high is None else max(one.high, one.value) for _, one in points]
@@ -114,7 +114,7 @@ def _draw_validation(axes: Any, points: Sequence[tuple[int, Interval]], label: s
 
 
 def _draw_training(axes: Any, metric: Metric, steps: Sequence[Step]) -> Iterator[float]:
-    """Draw batch means as points, their moving mean as a line; yields what the axis has to hold."""
+    """Draw batch means as points, their moving mean as a line; yields the values that the axis must show."""
     for part in split_by_stage(steps):
         points = [(step.number, value) for step in part if (value := step.training(metric.training_key)) is not None]
         if not points:
@@ -161,7 +161,7 @@ def _mark_switches(axes: Any, steps: Sequence[Step]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a smoothed curve; `error` is the standard error of the mean, None where it is not known."""
+    """One point of a smoothed curve; `error` is the standard error of the mean, None if unknown."""
 
     x: int
     mean: float
@@ -173,7 +173,7 @@ def smooth(points: Sequence[tuple[int, float]], window: int = WINDOW) -> list[Po
 
     Args:
         points: (step, value), in order.
-        window: points that a mean is over; fewer at both ends.
+        window: number of points per mean; fewer at both ends.
 
     >>> [round(point.mean, 2) for point in smooth([(1, 0.0), (2, 1.0), (3, 2.0)], window=3)]
     [0.5, 1.0, 1.5]
@@ -205,7 +205,7 @@ def find_switches(steps: Sequence[Step]) -> list[tuple[int, int]]:
 def axis_range(
     values: Iterable[float], bounds: tuple[float | None, float | None] = (None, None)
 ) -> tuple[float, float] | None:
-    """The ends of an axis that shows all values, spans at least `LEAST_SPAN`, and ends at the bounds; None without any.
+    """Ends of an axis that shows all values, spans at least `LEAST_SPAN`, and stays in the bounds; None without values.
 
     >>> axis_range([0.75, 0.77], (0.0, 1.0)), axis_range([0.97, 1.0], (0.0, 1.0))
     ((0.71, 0.81), (0.9, 1.0))

@@ -1,4 +1,4 @@
-"""What a run has reached: validation before and after, a verdict, alarms, a figure, and the numbers as JSON."""
+"""Report on a run: validation before and after, a verdict, alarms, a figure, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Comparison:
     """A run's first and last validation.
 
     Attributes:
-        steps: of both; of one or none where no more are logged.
-        sections: one for each data source; none where there is nothing to compare.
+        steps: of both; fewer if fewer are logged.
+        sections: one per data source; empty if there is nothing to compare.
     """
 
     steps: tuple[int, ...]
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def read_validations(run_dir: Path, steps: Sequence[Step]) -> dict[int, Validation]:
-    """Step -> its validation dump, of the validations that the run has logged."""
+    """Read the dumps of the logged validations, by step."""
     dumps = find_dumps(run_dir)
     logged = {step.number: step.validation() for step in steps if step.validation()}
     names = {source for numbers in logged.values() for source in numbers}
@@ -76,7 +76,7 @@ def read_validations(run_dir: Path, steps: Sequence[Step]) -> dict[int, Validati
 
 
 def compare_run(run_dir: Path, steps: Sequence[Step], validations: Mapping[int, Validation]) -> Comparison:
-    """First and last validation of a run, paired by prompt; by means alone where a dump is missing."""
+    """Compare the first and last validation of a run, paired by prompt; only means if a dump is missing."""
     logged = [step for step in steps if step.validation()]
     if len(logged) < 2:
         note = f"Nothing to compare: {len(logged)} validations logged; trainer.test_freq sets how often."
@@ -98,7 +98,7 @@ def compare_run(run_dir: Path, steps: Sequence[Step], validations: Mapping[int, 
 
 
 def compare_means(first: Step, last: Step) -> list[Section]:
-    """The logged means of two validations, without intervals."""
+    """Compare the logged means of two validations, without intervals."""
     before, after = first.validation(), last.validation()
     is_mixed = len(before) > 1
     sections: list[Section] = []
@@ -106,9 +106,9 @@ def compare_means(first: Step, last: Step) -> list[Section]:
         old, new = before[source], after[source]
         both = [key for key in old if key in new]
         metrics = list_metrics(both, has_boxes=has_box_numbers(old) or has_box_numbers(new))
-        if is_mixed:  # a criterion that a source's preset does not have is 0 throughout
+        if is_mixed:  # a criterion that a source's preset lacks is always 0
             metrics = [m for m in metrics if m.key == "reward" or old.get(m.key) or new.get(m.key)]
-        metrics = [m for m in metrics if m.key in both]  # without the reward where none was logged
+        metrics = [m for m in metrics if m.key in both]  # without the reward if none was logged
         changes = [Change(m, old[m.key], new[m.key], Interval(new[m.key] - old[m.key])) for m in metrics]
         sections.append(Section(source, None, changes))
     return sections
@@ -128,20 +128,20 @@ def _notes(sections: Sequence[Section], steps: Sequence[Step]) -> list[str]:
 
 
 def _thresholds(section: Section, steps: Sequence[Step]) -> str:
-    """By which thresholds a section was judged; "" where that is not known."""
+    """Thresholds that a section was scored at; "" if unknown."""
     before, after = section.stages
     if not after:
         return ""
     if before != after or len(after) > 1:
         stages = [" and ".join(str(stage) for stage in sorted(each)) for each in (before, after)]
-        return f"judged at stage {stages[0]} before and {stages[1]} after: not comparable"
+        return f"scored at stage {stages[0]} before and {stages[1]} after: not comparable"
     (stage,) = after
     same = [step for step in steps if step.training("stage") == stage]
     xi = same[-1].thresholds if same else None
     if xi is None or (section.match_iou is not None and abs(xi[0] - section.match_iou) > 1e-6):
         xi = None if section.match_iou is None else (section.match_iou,)
-    told = "" if xi is None else " (" + ", ".join(f"xi{i} {value:g}" for i, value in enumerate(xi)) + ")"
-    return f"judged without a schedule{told}" if stage < 0 else f"judged at the thresholds of stage {stage}{told}"
+    values = "" if xi is None else " (" + ", ".join(f"xi{i} {value:g}" for i, value in enumerate(xi)) + ")"
+    return f"scored without a schedule{values}" if stage < 0 else f"scored at the thresholds of stage {stage}{values}"
 
 
 def table_of(comparison: Comparison, section: Section) -> Table:
@@ -231,11 +231,11 @@ def _plain(change: Change) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `report` has made.
+    """Output of `report`.
 
     Attributes:
-        tables: one for each data source, then the alarms, where there were some.
-        verdicts: one sentence for each data source.
+        tables: one per data source, then the alarms if there were any.
+        verdicts: one sentence per data source.
         figure, numbers: files.
     """
 
@@ -247,7 +247,7 @@ class Report:
 
 
 def _steps_of(run_dir: Path) -> list[Step]:
-    """What the run logged; of a run that logged elsewhere (verl's loggers are many), what its validation dumps tell."""
+    """The run's logged steps; without verl's `file` logger, the means of its validation dumps."""
     try:
         return read_steps(run_dir)
     except RunError:
@@ -263,7 +263,7 @@ def _steps_of(run_dir: Path) -> list[Step]:
 def report(run_dir: Path) -> Report:
     """Compare a run's first and last validation; writes `run_dir/report.png` and `run_dir/report.json`.
 
-    A single validation is shown by itself.
+    A single validation is reported alone.
 
     Raises:
         RunError: no step is logged yet. RowsError: a file that cannot be written.
@@ -287,7 +287,7 @@ Outcome = Literal["better", "worse", "no change", "reward up, quality down", "un
 
 
 def judge_outcome(section: Section) -> Outcome:
-    """What happened to the quality (F1@.5, or the accuracy of tasks without boxes), held against the reward."""
+    """Judge the change of quality (F1@.5, or accuracy of tasks without boxes) and of the reward."""
     reward, quality = find_change(section, REWARD.key), find_quality(section)
     if reward is None or quality is None or not quality.mark:
         return "unknown"
@@ -297,29 +297,29 @@ def judge_outcome(section: Section) -> Outcome:
 
 
 def write_verdict(section: Section, *, names_source: bool = False) -> str:
-    """The sentence."""
+    """Write the verdict as a sentence."""
     reward, quality = find_change(section, REWARD.key), find_quality(section)
     where = f" on {section.source}" if names_source else ""
     outcome = judge_outcome(section)
     if quality is None or reward is None:
         return f"Nothing to compare{where}: neither F1@.5 nor accuracy was reported."
     if outcome == "unknown":
-        return f"No verdict{where}: without intervals a change cannot be told from noise."
-    told, over = format_change(quality), f"over {section.n} prompts"
+        return f"No verdict{where}: without intervals a change cannot be distinguished from noise."
+    change, over = format_change(quality), f"over {section.n} prompts"
     if outcome == "reward up, quality down":
         return (
-            f"The reward rose while {quality.metric.name} fell{where}: {format_change(reward)}, {told} {over}. "
+            f"The reward rose while {quality.metric.name} fell{where}: {format_change(reward)}, {change} {over}. "
             "The reward may be gamed; look at the gallery."
         )
     words = {"better": "Held-out answers got better", "worse": "Held-out answers got worse"}
-    verdict = f"{words.get(outcome, 'No change can be shown')}{where}: {told} {over}"
+    verdict = f"{words.get(outcome, 'No significant change')}{where}: {change} {over}"
     if quality is not reward and reward.mark in ("better", "worse") and reward.mark != outcome:
         return f"{verdict}, while the reward {'rose' if reward.mark == 'better' else 'fell'}: {format_change(reward)}."
     return f"{verdict}."
 
 
 def find_quality(section: Section) -> Change | None:
-    """The change of what the task is measured by; the reward where a dump has nothing else."""
+    """The change of the task's metric; of the reward if a dump has nothing else."""
     found = (find_change(section, key) for key in (F1.key, ACCURACY.key, REWARD.key))
     return next((change for change in found if change is not None), None)
 
@@ -330,7 +330,7 @@ def find_change(section: Section, key: str) -> Change | None:
 
 
 def format_change(change: Change, digits: int = 3) -> str:
-    """A difference and its interval.
+    """Format a difference with its interval.
 
     >>> from verl_visionr1.tools.runs.validations import Interval
     >>> format_change(Change(F1, 0.4, 0.56, Interval(0.16, 0.12, 0.2), "better"), digits=2)

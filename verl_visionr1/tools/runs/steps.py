@@ -1,7 +1,7 @@
-"""A run's numbers, read from the JSON lines that verl's `file` logger writes.
+"""Read a run's numbers from the JSON lines of verl's `file` logger.
 
-A run directory holds `metrics/*.jsonl`, one file a start (verl overwrites its file when a run is resumed); later files
-and later lines win where they speak of the same step.
+A run directory holds `metrics/*.jsonl`, one file per start (verl overwrites its file when a run is resumed). For the
+same step, later files and later lines win.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Metric:
     """One number of a run.
 
     Attributes:
-        name: as it is shown.
-        key: as validation reports it, in metrics and dumps.
-        training_key: as the training metrics report it (`visionr1/<training_key>/mean`).
+        name: for display.
+        key: name in validation metrics and dumps.
+        training_key: name in training metrics (`visionr1/<training_key>/mean`).
         ideal: the best value; None: more is better.
         bounds: the least and the largest possible value; None: no bound.
     """
@@ -47,9 +47,9 @@ MEAN_IOU = Metric("mean IoU", "iou_mean")
 BOXES_PER_OBJECT = Metric("boxes/object", "boxes_per_target", ideal=1.0, bounds=(0.0, None))
 ACCURACY = Metric("accuracy", "accuracy")
 VISION_R1 = (Metric("recall", "recall"), Metric("precision", "precision"), Metric("format", "format"))
-"""Criteria that keep their place in the order."""
+"""Criteria with a fixed place in the order."""
 ORDERED = (REWARD, F1, MEAN_IOU, *VISION_R1, BOXES_PER_OBJECT, ACCURACY)
-"""Those that every run of boxes has, and accuracy; a run's own criteria follow."""
+"""Metrics of every run with boxes, and accuracy; the run's own criteria follow."""
 BY_STAGE = ("reward", "recall", "precision")
 """Names of the metrics that depend on the thresholds of the stage."""
 
@@ -61,15 +61,15 @@ NOT_CRITERIA = frozenset(
         *("progress", "stage", "match_iou", "group_std", "frac_reward_zero_std", "num_turns"),
     }
 )
-"""Numbers of a run that are no criterion of its presets."""
+"""Numbers of a run that are not criteria of its presets."""
 
 
 def list_metrics(keys: Collection[str], *, has_boxes: bool) -> list[Metric]:
-    """The metrics to show, in order: the reward, what the task is measured by, then the criteria.
+    """List the metrics to show, in order: reward, metric of the task, criteria.
 
     Args:
-        keys: the numbers that were reported.
-        has_boxes: whether boxes are compared with boxes, so that F1 and IoU mean something.
+        keys: names of the reported numbers.
+        has_boxes: whether boxes are compared with boxes, so that F1 and IoU are meaningful.
 
     >>> [metric.name for metric in list_metrics(["format", "reward", "own", "f1_50"], has_boxes=True)]
     ['reward', 'F1@.5', 'format', 'own']
@@ -81,12 +81,12 @@ def list_metrics(keys: Collection[str], *, has_boxes: bool) -> list[Metric]:
 
 
 def has_box_numbers(numbers: Mapping[str, float]) -> bool:
-    """Whether a validation's numbers are of boxes: other tasks report 0 for both."""
+    """Whether a validation's numbers are about boxes: other tasks report 0 for both."""
     return bool(numbers.get(F1.key) or numbers.get(MEAN_IOU.key))
 
 
 class RunError(ValueError):
-    """A run directory that cannot be read; one line that says what to do."""
+    """A run directory cannot be read; one line with the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,14 @@ class Step:
 
     Attributes:
         number: trainer step, from 1; 0 is the validation before training.
-        numbers: metric -> value, as verl names them.
+        numbers: verl's name of a metric -> value.
     """
 
     number: int
     numbers: Mapping[str, float]
 
     def training(self, name: str) -> float | None:
-        """A number of the progress callback, by its short name ("recall", "threshold/match_iou"); None if not there."""
+        """A number of the progress callback, by its short name ("recall", "threshold/match_iou"); None if missing."""
         for key in (f"{TRAINING_PREFIX}{name}/mean", f"{TRAINING_PREFIX}{name}"):
             if key in self.numbers:
                 return self.numbers[key]
@@ -115,13 +115,13 @@ class Step:
         return [key[len(prefix) :] for key, value in self.numbers.items() if key.startswith(prefix) and value > 0]
 
     @property
-    def tells_alarms(self) -> bool:
-        """Whether the step says which alarms are on: a training step of a run that has some."""
+    def has_alarm_metrics(self) -> bool:
+        """Whether the step logs alarms: a training step of a run with alarms."""
         return any(key.startswith(f"{TRAINING_PREFIX}alarm/") for key in self.numbers)
 
     @property
     def thresholds(self) -> tuple[float, float, float] | None:
-        """(xi0, xi1, xi2) of the training batch; None where they are not logged."""
+        """(xi0, xi1, xi2) of the training batch; None if not logged."""
         found = [self.training(f"threshold/{name}") for name in ("match_iou", "iou_floor", "iou_full")]
         known = [value for value in found if value is not None]
         return (known[0], known[1], known[2]) if len(known) == len(found) else None
@@ -137,7 +137,7 @@ class Step:
         return self.has_boxes and self.thresholds is not None
 
     def training_metrics(self) -> list[tuple[Metric, float]]:
-        """The metrics of the training batch with their values, in the order of tables; accuracy where it is not F1."""
+        """The metrics of the training batch with their values, in the order of tables; accuracy if it is not F1."""
         keys = [*self.criteria, *(metric.key for metric in (F1, MEAN_IOU, BOXES_PER_OBJECT, ACCURACY))]
         metrics = list_metrics(keys, has_boxes=self.has_boxes)
         if self.has_boxes and self.training(ACCURACY.key) != self.training(F1.key) is not None:
@@ -147,13 +147,13 @@ class Step:
 
     @property
     def criteria(self) -> list[str]:
-        """The criteria that the step's training batch was judged by."""
+        """The criteria of the step's training batch."""
         names = [key[len(TRAINING_PREFIX) :].removesuffix("/mean") for key in self.numbers if key.endswith("/mean")]
         of_training = [name for name in names if f"{TRAINING_PREFIX}{name}/mean" in self.numbers]
         return [name for name in of_training if name not in NOT_CRITERIA]
 
     def validation(self) -> dict[str, dict[str, float]]:
-        """Data source -> name -> mean over the validation set; empty where the step had no validation.
+        """Data source -> name -> mean over the validation set; empty without a validation.
 
         >>> Step(0, {"val-aux/visionr1/scenes/recall/mean@1": 0.5}).validation()
         {'visionr1/scenes': {'recall': 0.5}}
@@ -167,7 +167,7 @@ class Step:
 
 
 def read_steps(run_dir: str | Path) -> list[Step]:
-    """All steps of a run, in order; a line that is still being written is left out.
+    """Read all steps of a run in order; a line still being written is left out.
 
     Raises:
         RunError: no such directory, nothing logged there yet, or a file that cannot be read.

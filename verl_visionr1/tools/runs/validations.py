@@ -1,8 +1,8 @@
-"""The validation dumps of a run: the run's own numbers of each prompt, and the paired comparison of two validations.
+"""Read a run's validation dumps, with the run's numbers of each prompt, and compare two validations in pairs.
 
 verl gives every prompt a new uid at each validation and sorts its dump by it, so rows are paired by their prompt and
-ground truth. Prompts that share both (the same question about several images without such an
-object) are one unit of the bootstrap, with their own weight.
+ground truth. Prompts that share both (the same question about several images without such an object) are one unit of
+the bootstrap, with their own weight.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from verl_visionr1.tools.runs.steps import Metric, list_metrics
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 MIN_PROMPTS = 10
-"""With fewer prompts there is no interval: resampling them says little about others."""
+"""With fewer prompts there is no interval, since resampling them is unreliable."""
 Key = tuple[str, str]
-"""Prompt and ground truth, as the dump has them."""
+"""Prompt and ground truth, as in the dump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Validation:
     """One dump: U units, the prompts of one `Key` each.
 
     Attributes:
-        keys: of the units.
-        sources: data source of each, or its task where that is not known.
-        tasks: of the ground truth; "" where it is not one of ours.
-        n: prompts of each.
-        numbers: metric -> U means over the answers; NaN where a unit has none.
+        keys: keys of the units.
+        sources: data source of each, or its task if unknown.
+        tasks: of the ground truth; "" if it is not a `Target`.
+        n: number of prompts of each.
+        numbers: metric -> U means over the answers; NaN if a unit has none.
     """
 
     step: int
@@ -79,7 +79,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number and its interval; None where there is none."""
+    """A number and its interval; None if there is none."""
 
     value: float
     low: float | None = None
@@ -91,8 +91,8 @@ class Change:
     """One metric before and after.
 
     Attributes:
-        mark: "better", "worse", "no change" (the interval of the difference contains 0), "changed" (of a metric with
-            an ideal: it moved, but not clearly nearer or farther), or "" where there is no interval.
+        mark: "better", "worse", "no change" (the interval of the difference contains 0), "changed" (a metric with an
+            ideal moved, but not significantly closer or farther), or "" without an interval.
     """
 
     metric: Metric
@@ -107,10 +107,10 @@ class Section:
     """The comparison of one data source.
 
     Attributes:
-        n: prompts that both validations have; None where only means are known.
+        n: number of prompts in both validations; None if only means are known.
         changes: one for each metric, the reward first.
-        stages: those that the rows were judged at, before and after.
-        match_iou: xi0 of the rows after; None where it is not known.
+        stages: stages at which the rows were scored, before and after.
+        match_iou: xi0 of the rows after; None if unknown.
     """
 
     source: str
@@ -134,10 +134,10 @@ def _dumps_in(folder: Path) -> dict[int, Path]:
 
 
 def validation_folder(run_dir: Path) -> Path:
-    """`trainer.validation_data_dir`, as the run or its config names it, or where recipes put it.
+    """Find `trainer.validation_data_dir` from the run record, the config, or the recipes' default.
 
-    A folder of that name in the run directory comes first: the run may have been moved or copied, and the folder it
-    was told of may be another run's by now.
+    A folder of that name in the run directory comes first: the run may have been moved or copied, and the recorded
+    folder may belong to another run now.
     """
     start = _start_of(run_dir)
     named = start.validation_dir if start is not None else None
@@ -150,7 +150,7 @@ def validation_folder(run_dir: Path) -> Path:
 
 
 def read_sources(run_dir: Path) -> dict[str, str]:
-    """Ground truth -> data source, from the validation data that the run or its config names; empty without it."""
+    """Ground truth -> data source, from the validation data of the run record or config; empty without it."""
     start = _start_of(run_dir)
     named = start.val_files if start is not None else _config_of(run_dir).get("data", {}).get("val_files")
     files = [Path(str(file)).expanduser() for file in ([named] if isinstance(named, str) else named or [])]
@@ -161,7 +161,7 @@ def read_sources(run_dir: Path) -> dict[str, str]:
 
 
 def _start_of(run_dir: Path) -> Start | None:
-    """What the run wrote down itself; None where it did not, or it cannot be read."""
+    """The run record; None if missing or unreadable."""
     try:
         file = find_run(run_dir)
         return None if file is None else read_run(file).last
@@ -170,7 +170,7 @@ def _start_of(run_dir: Path) -> Start | None:
 
 
 def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
-    """Step -> data source -> name -> mean over the prompts, of the validation dumps alone."""
+    """Step -> data source -> name -> mean over the prompts, from the validation dumps alone."""
     sources = read_sources(run_dir)
     found: dict[int, dict[str, dict[str, float]]] = {}
     for step, file in find_dumps(run_dir).items():
@@ -183,7 +183,7 @@ def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
 
 
 def _config_of(run_dir: Path) -> dict[str, Any]:
-    """What Hydra has kept of the run's config; empty where it has kept nothing."""
+    """The config that Hydra saved for the run; empty if it saved none."""
     try:
         config = yaml.safe_load((run_dir / "hydra" / ".hydra" / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):
@@ -194,13 +194,13 @@ def _config_of(run_dir: Path) -> dict[str, Any]:
 def read_validation(
     file: Path, step: int, sources: Mapping[str, str] | None = None, default_source: str = ""
 ) -> Validation:
-    """The prompts of a dump; lines that cannot be read are left out.
+    """Read the prompts of a dump; unreadable lines are left out.
 
-    Of a trajectory of several turns, each of which has a line with the same reward, the last one counts.
+    A trajectory of several turns has a line per turn with the same reward; the last one counts.
 
     Args:
-        sources: ground truth -> data source: verl's dumps do not name it.
-        default_source: of rows whose source is not found; "": their task.
+        sources: ground truth -> data source, which verl's dumps lack.
+        default_source: for rows whose source is not found; "": their task.
 
     Raises:
         RowsError: the file cannot be read.
@@ -215,12 +215,12 @@ def read_validation(
         key = str(row.get("input", row.get("prompt", ""))), str(row.get("gts", row.get("ground_truth", "")))
         units[key].append(row)
     names, tasks = sources or {}, [_task_of(truth) for _, truth in units]
-    told = [rows[0].get("data_source") or names.get(truth, default_source) for (_, truth), rows in units.items()]
+    named = [rows[0].get("data_source") or names.get(truth, default_source) for (_, truth), rows in units.items()]
     means = [_means_of(rows) for rows in units.values()]
     return Validation(
         step,
         keys=tuple(units),
-        sources=tuple([str(source or task) for source, task in zip(told, tasks, strict=True)]),
+        sources=tuple([str(source or task) for source, task in zip(named, tasks, strict=True)]),
         tasks=tuple(tasks),
         n=np.array([len({split_uid(row.get("uid", ""))[0] for row in rows}) for rows in units.values()]),
         numbers={name: _column(means, name) for name in dict.fromkeys(name for each in means for name in each)},
@@ -235,7 +235,7 @@ def _task_of(truth: str) -> str:
 
 
 def _means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Name -> mean of the finite numbers of some rows; "reward" is verl's score where a row has no such number."""
+    """Name -> mean of the finite numbers of some rows; "reward" is verl's score if a row has no such number."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in {**row, "reward": row.get("reward", row.get("score"))}.items():
@@ -252,7 +252,7 @@ def _column(means: Sequence[Mapping[str, float]], name: str) -> Array:
 
 
 def compare(before: Validation, after: Validation) -> list[Section]:
-    """Each data source of two validations, over the prompts that both have."""
+    """Compare each data source of two validations over their common prompts."""
     places = {key: i for i, key in enumerate(after.keys)}
     shared = before.select([i for i, key in enumerate(before.keys) if key in places])
     sources = shared.by_source()
@@ -281,7 +281,7 @@ def _stages_of(units: Validation) -> frozenset[int]:
 
 
 def _metrics_of(sides: Sequence[Validation], *, is_mixed: bool) -> list[Metric]:
-    """Those that mean something: in a mixed run a criterion that a row's preset does not have is 0 throughout."""
+    """The meaningful metrics: in a mixed run, a criterion that a row's preset lacks is always 0."""
     keys = dict.fromkeys(name for side in sides for name in side.numbers)
     nonzero = {key for side in sides for key, values in side.numbers.items() if np.nan_to_num(values).any()}
     has_boxes = "f1_50" in nonzero or any(task in BOX_TASKS for side in sides for task in side.tasks)
@@ -318,17 +318,17 @@ def _change_of(metric: Metric, found: Mapping[str, Estimate], draws: Mapping[str
 
 
 def _estimate(parts: Mapping[str, tuple[Array, Array]], n: int) -> tuple[dict[str, Estimate], dict[str, Array]]:
-    """Each ratio with its interval, and its resampled values; neither interval nor values with too few prompts."""
+    """Each ratio with its interval, and its resampled values; without both if there are too few prompts."""
     n_resamples = RESAMPLES if n >= MIN_PROMPTS else 0
     return estimates_of([Ratios(np.arange(n), parts)], n, n_resamples=n_resamples, seed=SEED, level=LEVEL)
 
 
 def mark_change(difference: Interval, distance: Interval | None = None) -> str:
-    """What an interval shows, see `Change.mark`.
+    """Classify a change, see `Change.mark`.
 
     Args:
-        difference: after less before.
-        distance: how much farther from its ideal a metric is, where it has one; else more is better.
+        difference: after minus before.
+        distance: rise of the distance to the metric's ideal, if it has one; else more is better.
 
     >>> mark_change(Interval(0.1, 0.05, 0.15)), mark_change(Interval(0.1, -0.05, 0.25))
     ('better', 'no change')

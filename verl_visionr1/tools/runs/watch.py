@@ -18,26 +18,26 @@ from verl_visionr1.tools.runs.steps import RunError, Step, has_box_numbers, list
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
-"""While nothing is logged, a sign of life comes this often."""
+"""Seconds between signs of life while nothing is logged."""
 
 
 LEGEND = (
-    "xi: xi0/xi1/xi2. A box counts as a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
-    "below xi1 and 1 from xi2 on. stage: which of the schedule's thresholds are in force, counted from 0."
+    "xi: xi0/xi1/xi2. A box is a match from IoU xi0 on. Recall, and the IoU of each match in precision, earn 0 "
+    "below xi1 and 1 from xi2 on. stage: index of the schedule's current thresholds, from 0."
 )
 
 
 def planned_steps(run_dir: Path) -> int:
-    """Steps that a run will take, as it wrote down itself.
+    """Steps that a run will take, from its run record.
 
     Raises:
-        RowsError: it wrote nothing down, or not that.
+        RowsError: no run record, or one without the number of steps.
     """
     file = find_run(run_dir)
     last = None if file is None else read_run(file).last
     steps = None if last is None else last.n_steps or last.total_steps
     if steps is None:
-        raise RowsError(f"{run_dir}: no {RUN_FILE} that names the number of steps; give --total-steps")
+        raise RowsError(f"{run_dir}: no {RUN_FILE} with the number of steps; give --total-steps")
     return steps
 
 
@@ -65,10 +65,10 @@ def watch(run_dir: Path, total_steps: int, console: Console, pid: int | None = N
 
 
 def lines_of(step: Step, total_steps: int, seen: Sequence[Step] = ()) -> Iterator[str]:
-    """What a training step scored, and the alarms that it starts or ends.
+    """Lines about a training step: its scores, and the alarms that start or end.
 
     Args:
-        seen: the steps that were shown before; the first that has thresholds explains them.
+        seen: steps shown before; thresholds are explained at the first step that has them.
     """
     if step.training("value") is not None:
         if step.has_thresholds and not any(other.has_thresholds for other in seen):
@@ -77,25 +77,27 @@ def lines_of(step: Step, total_steps: int, seen: Sequence[Step] = ()) -> Iterato
         seconds = step.numbers.get("timing_s/step")
         left = "" if seconds is None else f"  {_duration(seconds * (total_steps - step.number))} left"
         yield f"step {step.number:>{len(str(total_steps))}}/{total_steps}  {metrics}{_rule(step)}{left}"
-    sounding = next((other.alarms for other in reversed(seen) if other.tells_alarms), [])
+    sounding = next((other.alarms for other in reversed(seen) if other.has_alarm_metrics), [])
     yield from alarms.lines_of(step, sounding)
 
 
 def validation_lines(run_dir: Path, step: Step, seen: Sequence[Step]) -> Iterator[str]:
-    """A validation's numbers, and from the second one on how they differ from the first, paired by prompt."""
+    """Lines about a validation: its numbers, and from the second on the change since the first, paired by prompt."""
     for source, numbers in step.validation().items():
         metrics = list_metrics(numbers, has_boxes=has_box_numbers(numbers))
-        told = "  ".join(f"{metric.name} {_shown(numbers.get(metric.key))}" for metric in metrics)
-        yield f"[bold]validation at step {step.number}[/bold] ({source})  {told}"
+        numbers_text = "  ".join(f"{metric.name} {_shown(numbers.get(metric.key))}" for metric in metrics)
+        yield f"[bold]validation at step {step.number}[/bold] ({source})  {numbers_text}"
     first = next((other for other in seen if other.validation()), None)
     if first is None or not step.validation():
         return
     time.sleep(POLL_SECONDS)  # verl writes the dump in a thread
     pair = [first, step]
     for section in compare_run(run_dir, pair, read_validations(run_dir, pair)).sections:
-        if section.n is not None:  # by means alone, the reader can subtract
-            told = "  ".join(format_change(change).replace("[", "\\[") for change in section.changes)
-            yield f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {told}"
+        if section.n is not None:  # without pairs, the means are enough
+            changes = "  ".join(format_change(change).replace("[", "\\[") for change in section.changes)
+            yield (
+                f"  change since step {first.number}, 95 % intervals ({section.source}, {section.n} prompts)  {changes}"
+            )
 
 
 def _rule(step: Step) -> str:

@@ -1,1 +1,1 @@
-"""`visionr1 schedule`: what a schedule asks, and what it would make of saved rollouts."""
+"""`visionr1 schedule`: thresholds of a schedule, and scores of saved rollouts under it."""

@@ -1,4 +1,4 @@
-"""Saved rollouts under every stage of a schedule, before GPU hours are spent on it: what would each stage reward?"""
+"""Score saved rollouts under every stage of a schedule, before training with it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.schedule import Schedule, follow_model
 
 RAMP_SAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where a schedule without steps is looked at."""
+"""Progress values at which a schedule without steps is sampled."""
 TOO_MANY_DEAD = 0.5
-"""A stage that leaves more groups than this without gradient is advised against."""
+"""Largest share of groups without gradient before a stage is advised against."""
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """A moment of training: its name, its progress (None: the rule is off), and the stage that begins there, if any."""
+    """A moment of training: its name, its progress (None: no schedule), and the stage that begins there, if any."""
 
     name: str
     progress: float | None
@@ -34,12 +34,12 @@ class At:
 
 
 class StageNumbers(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rollouts come to under one stage.
+    """Numbers of the rollouts under one stage.
 
     Attributes:
         name: "rule off", "stage 1", "progress 0.5".
-        progress: where it begins; None with the rule off.
-        match_iou: the IoU from which a match counts there.
+        progress: where it begins; None without a schedule.
+        match_iou: the IoU needed for a match.
         overall, sources: the numbers of all rows, and of each data source.
     """
 
@@ -54,8 +54,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Rollouts under the stages of a schedule.
 
     Attributes:
-        stages: the rule off, then each stage.
-        routed: task -> preset, for tasks that the preset cannot judge; it follows its own schedule.
+        stages: no schedule, then each stage.
+        routed: task -> preset, for tasks that the preset does not support; it follows its own schedule.
         advice: one line for each stage that leaves too many groups without gradient.
     """
 
@@ -66,7 +66,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_moments(schedule: Schedule) -> list[At]:
-    """Where a schedule is looked at: off, then each stage where it begins, or samples of one without steps."""
+    """Moments at which a schedule is replayed: off, then the start of each stage, or samples without steps."""
     off = At("rule off", None)
     if schedule.interpolation == "step":
         return [off, *(At(f"stage {i}", start, i) for i, (start, _) in enumerate(schedule.points))]
@@ -74,7 +74,7 @@ def list_moments(schedule: Schedule) -> list[At]:
 
 
 def thresholds_at(at: At, schedule: Schedule, *, is_own: bool = True) -> Thresholds:
-    """What counts there; of its own schedule also in a stage that begins at 1, which training never reaches."""
+    """Thresholds at a moment; with `is_own` also of a stage that begins at 1, which training never reaches."""
     return schedule.points[at.stage][1] if is_own and at.stage is not None else schedule(at.progress)
 
 
@@ -85,17 +85,17 @@ def replay(
     too_many_dead: float = TOO_MANY_DEAD,
     counts: Counts | None = None,
 ) -> Replay:
-    """Judge rollouts under each stage of their preset's schedule, in one pass: each is read and matched once.
+    """Score rollouts under each stage of their preset's schedule, in one pass: each is read and matched once.
 
     A default schedule follows the family of the model, as in training (`schedule.follow_model`).
 
     Args:
-        judging: its preset's schedule is looked at; its moment plays no part.
+        judging: its preset's schedule is replayed; its moment is ignored.
         too_many_dead: share of groups without gradient above which a stage is advised against.
 
     Raises:
         RowsError: no row, or none that could be read.
-        FrameError: the frame needs the processed size and it is not known.
+        FrameError: the frame needs the processed size, which is unknown.
     """
     schedule = follow_model(judging.preset.schedule, judging.frame.name)
     moments = list_moments(schedule)
@@ -129,7 +129,7 @@ def replay(
 
 
 def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> Score:
-    """The score of a case at other thresholds than it was made with."""
+    """Score a case at other thresholds than its own."""
     if thresholds == case.thresholds:
         return apply_criteria(case, preset)
     case = replace(case, thresholds=thresholds)
@@ -140,15 +140,15 @@ def _score_at(case: CriterionInput, preset: Preset, thresholds: Thresholds) -> S
 
 
 def _advice(stage: StageNumbers, too_many_dead: float) -> str | None:
-    """What to do about a stage in which most groups teach nothing."""
+    """Advice for a stage in which too many groups have no gradient."""
     numbers = stage.overall
     if numbers.frac_reward_zero_std is None or numbers.frac_reward_zero_std <= too_many_dead:
         return None
     reward = numbers.reward_zero_std or 0.0
     if reward < numbers.reward or reward < 0.5:
-        cause = "too hard now: let it begin later, or loosen its thresholds"
+        cause = "too hard now; start it later, or loosen its thresholds"
     else:
-        cause = "already mastered: begin a stricter stage earlier, or take harder data"
+        cause = "already solved; start a stricter stage earlier, or use harder data"
     return (
         f"{stage.name} leaves {numbers.frac_reward_zero_std:.0%} of the prompt groups without gradient "
         f"(more than {too_many_dead:.0%}), at a mean reward of {reward:.2f}: {cause}"

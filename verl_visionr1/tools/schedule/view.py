@@ -1,4 +1,4 @@
-"""A schedule as a table, and what rollouts earn under its stages."""
+"""Print a schedule as a table, and the rewards of rollouts under its stages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RAMP_ROWS = 11
 
 
 def schedule_table(schedule: Schedule, title: str, total_steps: int | None = None) -> Table:
-    """Progress, step, stage and thresholds: a row a stage, or samples of a schedule without steps."""
+    """Table of progress, step, stage and thresholds: a row per stage, or samples of a schedule without steps."""
     table = Table(title=Text(printable(title)), title_justify="left")
     for heading in ("progress", *(["step"] if total_steps else []), "stage", *(label for label, _ in FIELDS)):
         table.add_column(heading, justify="right")
@@ -54,7 +54,7 @@ def _thresholds(thresholds: Thresholds) -> list[str]:
 
 
 def replay_view(found: Replay) -> Iterator[RenderableType]:
-    """What to print about rollouts under each stage, in order."""
+    """Parts to print about rollouts under each stage, in order."""
     several = len(found.stages[0].sources) > 1
     table = Table(title="saved rollouts under each stage", title_justify="left")
     places = ["stage", "source"] if several else ["stage"]
@@ -73,7 +73,7 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
         "group_std: mean standard deviation in a prompt group; dead: share of groups whose rewards are all equal"
     )
     for task, preset in found.routed.items():
-        yield Text(f"rows of task {task}: judged by {preset}, the preset of that task, with its own schedule")
+        yield Text(f"rows of task {task}: scored by {preset}, the preset of that task, with its own schedule")
     if found.n_skipped:
         yield Text(f"rows that could not be read: {found.n_skipped} (left out)")
     for line in found.advice:

@@ -1,1 +1,1 @@
-"""`visionr1 score`: judge saved rollouts again."""
+"""`visionr1 score`: score saved rollouts again."""

@@ -1,4 +1,4 @@
-"""Saved rollouts scored again: means, spread within prompt groups, and how another reward would have ranked them."""
+"""Score saved rollouts again: means, standard deviations in prompt groups, and agreement with another reward."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from verl_visionr1.rollouts.numbers import Numbers, Saved, by_source, grouping_h
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 
 TEXT_CHARS = 160
-"""So much of a completion is shown."""
+"""Most characters of a completion that are shown."""
 DECIMALS = 9
-"""Rewards that are equal to so many decimals are ties."""
+"""Rewards that are equal to this many decimals are ties."""
 
 
 class Differing(msgspec.Struct, frozen=True):
-    """A completion of which two rewards think differently: where it stands, both values, the start of its text."""
+    """A completion that two rewards score differently: its place, both values, the start of its text."""
 
     where: str
     source: str
@@ -38,13 +38,13 @@ class Differing(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """How another reward judges the same rollouts, those of tasks that both presets are made for.
+    """Comparison with another reward on rollouts of tasks that both presets support.
 
     Attributes:
         preset, moment: the other reward.
-        overall, sources: its numbers.
-        agreement, agreement_by_source: rank agreement of both.
-        differing: the rows that differ most, as shares of the largest value each preset can give.
+        overall, sources: its numbers, of all rows and of each data source.
+        agreement, agreement_by_source: rank agreement of the two rewards.
+        differing: the rows that differ most, relative to the largest value of each preset.
     """
 
     preset: str
@@ -57,7 +57,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepMeans(msgspec.Struct, frozen=True, kw_only=True):
-    """Means of one step; `saved` and `f1_50` None where no row has them."""
+    """Means of one step; `saved` and `f1_50` are None if no row has them."""
 
     step: int
     reward: float
@@ -66,16 +66,16 @@ class StepMeans(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What re-scoring found.
+    """Results of re-scoring.
 
     Attributes:
-        preset, frame, moment: how it was judged.
+        preset, frame, moment: how the rows were scored.
         n_skipped, n_earlier, n_unknown, n_delegated: see `rollouts.Counts`.
-        routed: task -> preset, for tasks that the preset cannot judge.
+        routed: task -> preset, for tasks that the preset does not support.
         overall, sources: the numbers of all rows, and of each data source.
-        steps: means of each step, where there are several.
-        saved, saved_by_source: how far the saved rewards differ; None (empty) where none are saved.
-        comparison: another reward's judgement, where one was asked for.
+        steps: means of each step, if there are several.
+        saved, saved_by_source: differences from the saved rewards; None (empty) if none are saved.
+        comparison: comparison with another reward, if requested.
     """
 
     preset: str
@@ -97,7 +97,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OnRow = Callable[[Rollout, Preset, Score, Score | None], None]
-"""Called with every scored rollout: its preset, its score, and the other reward's."""
+"""Called with every scored rollout, its preset, its score, and the other reward's score."""
 
 
 def rescore(
@@ -109,15 +109,15 @@ def rescore(
     counts: Counts | None = None,
     on_row: OnRow | None = None,
 ) -> Report:
-    """Judge rollouts again.
+    """Score rollouts again.
 
     Args:
-        rollouts: a stream; what is kept of a row is a few numbers, and only where `other` is given.
-        n_shown: how many of the rows that differ most are kept.
+        rollouts: a stream; only a few numbers of each row are kept.
+        n_shown: number of the most differing rows to keep.
 
     Raises:
-        RowsError: no row, or none that could be read.
-        FrameError, RewardError: the frame or the moment does not go with the rows.
+        RowsError: no row, or no readable one.
+        FrameError, RewardError: the frame or the moment does not fit the rows.
     """
     builder, sample = TableBuilder(), Sample()
     versus = None if other is None else _Versus(judging, other, n_shown)
@@ -159,7 +159,7 @@ def rescore(
 
 
 def _by_step(table: Judged) -> list[StepMeans]:
-    """The means of each step, where there are several."""
+    """Means of each step, if there are several."""
     found = {step: means for (step,), means in table.means(by=["step"]).items() if step != NO_STEP}
     if len(found) < 2:
         return []
@@ -175,7 +175,7 @@ def _saved_by_source(table: Judged) -> dict[str, Saved]:
 
 
 class _Versus:
-    """Two rewards side by side: the rows that both judge, as two tables."""
+    """Tables of two rewards over the rows that both score."""
 
     def __init__(self, judging: Judging, other: Judging, n_shown: int) -> None:
         self.judging, self.other = judging, other
@@ -186,7 +186,7 @@ class _Versus:
         self._scale = _largest(judging.preset), _largest(other.preset)
 
     def add(self, rollout: Rollout, value: float) -> Score | None:
-        """Judge a rollout by the other reward too; None where the presets are not both made for its task."""
+        """Score a rollout by the other reward too; None unless both presets support its task."""
         task = rollout.target.task
         if task not in self.judging.preset.tasks or task not in self.other.preset.tasks:
             return None
@@ -206,10 +206,10 @@ class _Versus:
         (heapq.heapreplace if is_full else heapq.heappush)(self._worst, item)
 
     def found(self) -> Comparison:
-        """What came of it.
+        """Return the comparison.
 
         Raises:
-            RowsError: no row that both presets judge.
+            RowsError: no row that both presets score.
         """
         if not self.values:
             one, two = self.judging.preset, self.other.preset
@@ -234,7 +234,7 @@ class _Versus:
 
 
 def _largest(preset: Preset) -> float:
-    """The largest value a preset gives."""
+    """The largest value of a preset."""
     return sum(preset.weights.values()) / preset.divisor
 
 
@@ -243,12 +243,12 @@ def _largest_first(item: tuple[float, int, Any]) -> tuple[float, int]:
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """Spearman's rank correlation of two rewards, in [-1, 1]; None where a reward is the same for all rows.
+    """Spearman's rank correlation of two rewards, in [-1, 1]; None if a reward is constant.
 
     Attributes:
-        n: rows that both score.
+        n: number of rows that both score.
         spearman: over all rows.
-        n_groups: groups of two and more rows in which both rewards differ somewhere.
+        n_groups: number of groups of at least two rows in which both rewards vary.
         spearman_within: mean over those groups of the correlation within each.
     """
 
@@ -259,10 +259,10 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agreement:
-    """How well two rewards agree.
+    """Compute the rank agreement of two rewards.
 
     Args:
-        some, others: n rewards each, of the same completions.
+        some, others: n rewards each, for the same completions.
         groups: n whole numbers, equal for rows of one prompt.
 
     >>> agreement_of([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 3], [0, 0, 1, 1]).spearman_within
@@ -282,7 +282,7 @@ def agreement_of(some: ArrayLike, others: ArrayLike, groups: ArrayLike) -> Agree
 
 
 def _spearman(pairs: NDArray[np.float64]) -> float | None:
-    """The correlation of the ranks in two rows of numbers; None where one row is constant."""
+    """Rank correlation of two rows of numbers; None if one is constant."""
     from scipy.stats import rankdata
 
     if not np.ptp(pairs, axis=1).all():
@@ -293,14 +293,14 @@ def _spearman(pairs: NDArray[np.float64]) -> float | None:
 
 @contextmanager
 def scored_rows(path: Path, presets: Sequence[Preset]) -> Iterator[OnRow]:
-    """A writer of re-scored rows; the file appears whole when the `with` block ends well, or not at all.
+    """Write re-scored rows; the file appears when the `with` block ends without an error.
 
     Args:
-        path: ends in `.jsonl`.
-        presets: those that may score a row; all of their metrics become keys, null where a row has none.
+        path: must end in `.jsonl`.
+        presets: presets that may score a row; all their metrics become keys, null if a row has none.
 
     Raises:
-        RowsError: another ending, or the disk full.
+        RowsError: another suffix, or a full disk.
     """
     if path.suffix != ".jsonl":
         raise RowsError(f"--out {path}: needs a name that ends in .jsonl")

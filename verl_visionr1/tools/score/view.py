@@ -1,4 +1,4 @@
-"""A re-scoring report for the terminal: tables, rows that differ, hints."""
+"""Print a re-scoring report: tables, rows that differ, hints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import Agreement, Comparison, Differing, Report
 
 MAX_SOURCES = 6
-"""So many data sources have a column each; the JSON report holds all."""
+"""Most data sources with a column; the JSON report has all."""
 ALL = "all"
 
 
 def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[RenderableType]:
-    """What to print about a report, in order; `overrides` are options in place of the run's own settings."""
+    """Parts to print about a report, in order; `overrides` are options in place of the run's own settings."""
     title = f"{report.preset}, {report.moment}, frame {report.frame}"
     if overrides:
         title += f"; not as in the run: {', '.join(overrides)}"
@@ -48,7 +48,7 @@ def _reading_notes(report: Report) -> Iterator[str]:
     if report.n_delegated:
         yield Counts(n_delegated=report.n_delegated).describe_delegated()
     if report.n_unknown:
-        yield f"{report.n_unknown} rows have a ground truth that --data does not: their task stands for the source"
+        yield f"{report.n_unknown} rows have a ground truth that is not in --data: listed by task, not by source"
 
 
 def _steps_table(report: Report) -> Table:
@@ -118,7 +118,7 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def printable(text: str) -> str:
-    r"""What a model wrote, with nothing in it that a terminal would obey.
+    r"""Remove control characters from a model's text.
 
     >>> printable("a\n\x1b[31mb")
     'a  [31mb'

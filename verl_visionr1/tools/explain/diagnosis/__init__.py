@@ -1,7 +1,7 @@
-"""Why a completion's reward is what it is: findings, the costliest first. Pure: text and target in, records out.
+"""Diagnose a completion's reward: findings, costliest first. Pure functions of text and target.
 
-Each finding is weighed by a repair: how much would the reward rise if this one thing were right? First the reading is
-put right (frame, order of numbers, answer format, wrapping), then what the text says is compared with the target, so
+Each finding is weighed by a repair: how much would the reward rise if this one thing were right? The reading is
+corrected first (frame, order of numbers, answer format, wrapping). Then the answer is compared with the target, so
 that a wrong frame is not reported as five missed objects.
 """
 
@@ -20,16 +20,15 @@ from verl_visionr1.tools.explain.diagnosis.writing import list_or_number, writin
 __all__ = ["Exam", "Finding", "cause_of", "findings_of"]
 
 LEADING_WEIGHT = 1.5
-"""A wrong frame, order or format, and far too many boxes, stand before what costs up to so many times as much: the
-former can be set right at once, the latter hide the rest, and the cost of what the model left out is only the most it
-could be."""
+"""A wrong frame, order or format, and far too many boxes, come before findings that cost up to this many times as much:
+the former can be corrected at once, the latter hide other findings. The cost of missing text is only an upper bound."""
 
 
 def findings_of(exam: Exam) -> list[Finding]:
-    """What is wrong with a completion, or with the way it is read. No text makes it raise.
+    """Find the problems of a completion, or of how it is read. Never raises for any text.
 
     Returns:
-        Findings, the costliest first; empty for a faultless answer.
+        Findings, costliest first; empty for a faultless answer.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES
@@ -62,7 +61,7 @@ def findings_of(exam: Exam) -> list[Finding]:
     found += written
     if not any(finding.gain >= reread.to_full > 0.0 for finding in written):  # else there is nothing to compare
         contents = _contents(reread)
-        if "other format" in causes:  # without labels: that, too, is the other format's doing
+        if "other format" in causes:  # without labels: also because of the other format
             bare = sum(finding.gain for finding in contents if finding.cause == "no label")
             contents = [finding for finding in contents if finding.cause != "no label"]
             found = [replace(it, gain=it.gain + bare) if it.cause == "other format" else it for it in found]
@@ -76,20 +75,20 @@ def findings_of(exam: Exam) -> list[Finding]:
 
 
 def _misreadings(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """What the frame, the order of numbers or the answer format costs, and the examination without that."""
+    """Find misreadings (frame, order of numbers, answer format); returns the corrected examination and the findings."""
     first, second = (find_misreading, other_format) if exam.answer.is_parsed else (other_format, find_misreading)
     reread, found = first(exam)
     return (reread, found) if found else second(exam)
 
 
 def _contents(exam: Exam) -> list[Finding]:
-    """What the answer says, against the target."""
+    """Compare the answer with the target."""
     looks = {"counting": count_findings, "text": text_findings}
     return looks.get(exam.target.task, content_findings)(exam)
 
 
 def _criteria(exam: Exam) -> list[Finding]:
-    """The criteria that would give less than full even to what a perfect answer says: its form, its length."""
+    """Criteria that give less than full reward even for perfect content: form, length."""
     perfect = repair_answer(exam, perfect_answer(exam.target))
     found: list[Finding] = []
     for criterion in perfect.preset.criteria:
@@ -97,7 +96,7 @@ def _criteria(exam: Exam) -> list[Finding]:
         if criterion.weight and given < 1.0 - 1e-6:
             what = f"criterion {criterion.name} gives {given:.2f} whatever the content: {about(criterion.fn)}"
             gain = criterion.weight * (1.0 - given) / exam.preset.divisor
-            found.append(Finding("criterion", what, "look at what it asks of the text", gain))
+            found.append(Finding("criterion", what, "see what this criterion requires of the text", gain))
     return found
 
 
@@ -108,7 +107,7 @@ def about(fn: object) -> str:
 
 
 def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
-    """The cause: the costliest finding; for a full reward, that nothing is wrong.
+    """The cause: the costliest finding, or "nothing wrong" for a full reward.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES

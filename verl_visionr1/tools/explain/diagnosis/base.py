@@ -1,4 +1,4 @@
-"""A finding about a completion, and the examination it comes from."""
+"""A finding about a completion, and the examination that it comes from."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from verl_visionr1.targets import NO_IMAGE, Target
 LEARN = "model error; no setting fixes this"
 LONGER = "raise data.max_response_length, or ask for less text"
 NO_COST = 0.005
-"""A finding that costs less than this share of the full reward is a remark."""
+"""A finding that costs less than this share of the full reward is only a remark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with a completion, or with the way it is read.
+    """One problem of a completion, or of how it is read.
 
     Attributes:
         cause: its kind, one of a fixed set of short names ("wrong frame", "truncated", "duplicate", ...).
-        what: what is the matter, in words, beginning with the kind.
-        fix: what to do about it; "" where it is the model's own mistake.
-        gain: by how much the reward would rise without it. Of what the model did not say (a cut-off answer, say),
-            the most it could be.
+        what: description of the problem, beginning with the kind.
+        fix: what to do about it; "" for the model's own mistake.
+        gain: how much the reward would rise without it; for text that is missing (a cut-off answer), the most possible.
 
     >>> print(Finding("prose", "prose around the list", "ask for the list alone", 0.333))
     prose around the list -> ask for the list alone
@@ -53,8 +52,8 @@ class Exam:
 
     Attributes:
         preset, thresholds, response: how it is scored.
-        case: what the criteria see of it.
-        is_clipped: whether it filled the response budget; None: not known.
+        case: the input of the criteria.
+        is_clipped: whether it filled the response budget; None: unknown.
     """
 
     preset: Preset
@@ -73,10 +72,10 @@ class Exam:
         response: ResponseContext,
         is_clipped: bool | None = None,
     ) -> Exam:
-        """Read and match a completion; without `is_clipped` its tokens and the budget tell, where both are known.
+        """Read and match a completion; `is_clipped` defaults to tokens >= budget if both are known.
 
         Raises:
-            FrameError: the frame needs `processed_wh` and it is None.
+            FrameError: the frame needs `processed_wh`, which is None.
         """
         if is_clipped is None and response.n_tokens is not None and response.max_tokens is not None:
             is_clipped = response.n_tokens >= response.max_tokens
@@ -90,17 +89,17 @@ class Exam:
 
     @property
     def target(self) -> Target:
-        """What is really there."""
+        """The ground truth."""
         return self.case.target
 
     @property
     def answer(self) -> Answer:
-        """What the completion says, in original pixels."""
+        """The parsed answer, in original pixels."""
         return self.case.answer
 
     @property
     def expected(self) -> str:
-        """The right count or words, as a text; "" for boxes and points."""
+        """The right count or words as text; "" for boxes and points."""
         return str(self.target.count) if self.target.task == "counting" else self.target.answer or ""
 
     @property
@@ -123,12 +122,12 @@ class Exam:
         return size_wh[0] / frame_wh[0], size_wh[1] / frame_wh[1]
 
     def with_text(self, completion: str, response: ResponseContext | None = None) -> Exam:
-        """The same with another text, or another way to speak."""
+        """The examination of another text, or of another response context."""
         response = response or self.response
         return Exam.of(completion, self.target, self.preset, self.thresholds, response, self.is_clipped)
 
     def with_answer(self, answer: Answer) -> Exam:
-        """The same with another answer, in original pixels; the text stays."""
+        """The examination of another answer, in original pixels; the text stays."""
         target, preset = self.target, self.preset
         matching = MATCHERS[preset.matching](answer, target)
         has_boxes = target.task in BOX_TASKS
@@ -141,7 +140,7 @@ class Exam:
 
     @property
     def cut_off_fix(self) -> str:
-        """What to do about an answer that is not finished: a longer budget helps only where it was used up."""
+        """What to do about an unfinished answer: a longer budget helps only if it was used up."""
         if self.is_clipped is None:
             return f"{LONGER}, if the response filled its budget; else {LEARN}"
         if self.is_clipped:
@@ -152,12 +151,12 @@ class Exam:
 
     @property
     def to_full(self) -> float:
-        """By how much the reward could rise at all."""
+        """The largest possible rise of the reward."""
         return max(0.0, self.full - self.value)
 
 
 def perfect_answer(target: Target) -> Answer:
-    """What a model that knows the target would say, in original pixels."""
+    """The perfect answer to a target, in original pixels."""
     labels = tuple(target.labels) or ("",) * target.n_objects
     count = None if target.count is None else float(target.count)
     if target.task == "pointing":
@@ -169,7 +168,7 @@ def perfect_answer(target: Target) -> Answer:
 
 
 def labelled_objects(target: Target) -> Iterator[tuple[tuple[float, ...], str]]:
-    """The place (a point where the task asks for points and has them, else a box) and the label of each object."""
+    """Place and label of each object; the place is a point if the task has points, else a box."""
     has_points = target.task == "pointing" and target.points_xy
     places = cast(Points, target.points_xy) if has_points else object_boxes(target)
     return zip(places, tuple(target.labels) or ("",) * target.n_objects, strict=True)
@@ -186,14 +185,14 @@ def object_boxes(target: Target) -> Boxes:
 
 
 def object_points(target: Target) -> Points:
-    """A point on each object: its own, else the middle of its box or mask."""
+    """A point on each object: its own, else the centre of its box or mask."""
     if target.points_xy:
         return cast(Points, tuple(target.points_xy))
     return tuple(((x1 + x2) / 2.0, (y1 + y2) / 2.0) for x1, y1, x2, y2 in object_boxes(target))
 
 
 def listed(numbers: Iterable[int], *, limit: int = 5) -> str:
-    """Indices as people count, from 1.
+    """Write indices as numbers from 1.
 
     >>> listed([0]), listed([0, 1, 2]), listed(range(9))
     ('1', '1, 2 and 3', '1, 2, 3, 4, 5 and 4 more')
@@ -206,7 +205,7 @@ def listed(numbers: Iterable[int], *, limit: int = 5) -> str:
 
 
 def numbered(word: str, words: str, numbers: Iterable[int]) -> str:
-    """Things by their numbers, counted from 1.
+    """Write a noun with numbers from 1.
 
     >>> numbered("box", "boxes", [0]), numbered("box", "boxes", [0, 1])
     ('box 1', 'boxes 1 and 2')
@@ -216,7 +215,7 @@ def numbered(word: str, words: str, numbers: Iterable[int]) -> str:
 
 
 def plural(n: int, word: str, words: str | None = None) -> str:
-    """A counted noun.
+    """Write a number with its noun.
 
     >>> plural(1, "box", "boxes"), plural(2, "point")
     ('1 box', '2 points')
@@ -225,7 +224,7 @@ def plural(n: int, word: str, words: str | None = None) -> str:
 
 
 def iou_text(value: float, below: float | None = None) -> str:
-    """An IoU as all of `explain` shows it: three decimals, and more where it would else look like the limit above it.
+    """Format an IoU with three decimals; with more where rounding would reach `below`.
 
     >>> iou_text(0.82149), iou_text(0.49996, below=0.5)
     ('0.821', '0.49996')
@@ -237,7 +236,7 @@ def iou_text(value: float, below: float | None = None) -> str:
 
 
 def quoted(text: str, limit: int = 40) -> str:
-    """A piece of a model's text for a sentence: on one line, short, without control characters.
+    """Quote a model's text for a sentence: on one line, short, without control characters.
 
     >>> quoted("kitty")
     "'kitty'"

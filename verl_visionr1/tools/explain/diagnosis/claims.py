@@ -1,7 +1,7 @@
-"""What a completion claims, whether or not a parser takes it: every group of numbers that could be a box or a point.
+"""Scan a completion for claims: all groups of numbers that could be a box or a point, parsed or not.
 
-The parsers in `answers` say what counts; this scanner is for people who ask why something did not. It is tolerant of
-keys, quotes and shapes, reads at most `MAX_CHARS`, and never raises.
+The parsers in `answers` decide what counts; this scanner explains why something did not. It accepts any keys, quotes
+and shapes, reads at most `MAX_CHARS`, and never raises.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from verl_visionr1.answers.transcript import reasoning_end
 from verl_visionr1.boxes import Box
 
 MAX_CLAIM_CHARS = 2000
-"""An object longer than this is not looked into."""
+"""A longer object is not scanned."""
 COORDINATE_KEYS = ("bbox_2d", "point_2d", "bbox", "box", "box_2d", "boxes", "points", "point")
 QUOTED, NESTED, NOT_FINITE = "numbers in quotes", "numbers in nested lists", "not finite numbers"
-"""Why values are no numbers that can be used."""
+"""Reasons why values are not usable numbers."""
 LABEL_KEYS = ("label", "class", "name", "category", "text")
 
 _OBJECT = re.compile(r"\{[^{}]*\}")  # cannot backtrack: a scan ends at the first brace
@@ -35,11 +35,11 @@ class Claim:
     """A group of numbers in a completion.
 
     Attributes:
-        start, end: where it stands, in characters of the completion.
-        numbers: as written; empty where there are none, or some that are no finite numbers.
-        label: the label beside them, "" where there is none.
-        key: the key they stand under; "" for a bare list.
-        fault: why they are no box, in words; "" for a box of four numbers with x1 < x2 and y1 < y2.
+        start, end: its place, in characters of the completion.
+        numbers: as written; empty if there are none, or not all are finite.
+        label: the label beside them; "" if there is none.
+        key: their key; "" for a bare list.
+        fault: why they are not a box; "" for a box of four numbers with x1 < x2 and y1 < y2.
     """
 
     start: int
@@ -51,12 +51,12 @@ class Claim:
 
     @property
     def box(self) -> Box | None:
-        """Its four numbers, inverted or not; None where there are not four."""
+        """Its four numbers, inverted or not; None unless there are four."""
         return cast(Box, self.numbers) if len(self.numbers) == 4 else None
 
 
 def answer_start(completion: str) -> int:
-    """Where the answer starts: after the reasoning; the whole length if that was never closed.
+    """Where the answer starts, after the reasoning; the length of the text if that was never closed.
 
     >>> answer_start("<think>well</think>[]"), answer_start("<think>well"), answer_start("[]")
     (19, 11, 0)
@@ -66,9 +66,9 @@ def answer_start(completion: str) -> int:
 
 
 def claims_in(completion: str, start: int = 0, end: int | None = None) -> list[Claim]:
-    """The claims between two characters of a completion, in order; at most `MAX_BOXES`.
+    """Find the claims in a part of a completion, in order; at most `MAX_BOXES`.
 
-    Objects `{...}` where there are some that hold a list; else bare lists of numbers.
+    Objects `{...}` if any holds a list; else bare lists of numbers.
 
     >>> [claim.fault for claim in claims_in('[{"bbox_2d": [9, 0, 5, 5], "label": "cat"}]')]
     ['inverted: x1 = 9 > x2 = 5']
@@ -102,7 +102,7 @@ def _objects(text: str, offset: int) -> Iterator[Claim]:
 
 
 def _no_numbers(values: list[Any]) -> str:
-    """Why values are no numbers."""
+    """Why values are not numbers."""
     if any(isinstance(value, list) for value in values):
         return NESTED
     pieces = [piece.strip() for value in values if isinstance(value, str) for piece in value[:200].split(",")]
@@ -156,7 +156,7 @@ def _numbers(values: list[Any]) -> tuple[float, ...]:
 
 
 def fault_of(numbers: tuple[float, ...], n_values: int) -> str:
-    """Why these numbers are no box.
+    """Why these numbers are not a box.
 
     >>> fault_of((1.0, 2.0), 2), fault_of((1.0, 2.0, 1.0, 5.0), 4), fault_of((1.0, 2.0, 3.0, 4.0), 4)
     ('2 numbers instead of 4', 'no width: x1 = x2 = 1', '')

@@ -1,4 +1,4 @@
-"""What is wrong with the boxes or points that were read: labels, duplicates, junk, wrong places, missed objects."""
+"""Findings about parsed boxes or points: labels, duplicates, junk, wrong places, missed objects."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ from verl_visionr1.tools.explain.diagnosis.repairs import (
 from verl_visionr1.tools.explain.diagnosis.verdicts import Fate, Verdict, verdicts_of
 
 OFF_TARGET = 0.5
-"""A box that reaches less than this share of the needed IoU (of 0.5, where none is needed) is not nearly right."""
+"""A box below this share of the needed IoU (of 0.5, if none is needed) is off target, not merely below the
+threshold."""
 WHOLE_IMAGE = 0.9
-"""IoU with the whole image from which a box is as large as it."""
+"""IoU with the whole image from which a box counts as large as the image."""
 MIN_SURPLUS, MIN_TIMES = 5, 3
-"""Too many are at least so many surplus predictions, and at least so many predictions per object."""
+""""Too many": at least this many surplus predictions, and at least this many predictions per object."""
 Value = TypeVar("Value")
 BOX, POINT = ("box", "boxes"), ("point", "points")
 _DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d{1,30}),(\d{1,30})(?![\d,.])")  # bounded
 
 
 def content_findings(exam: Exam) -> list[Finding]:
-    """What each kind of fault among predictions and objects costs."""
+    """Find what each kind of fault among predictions and objects costs."""
     verdicts, fates = verdicts_of(exam)
     kinds: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -66,7 +67,7 @@ def content_findings(exam: Exam) -> list[Finding]:
 
 
 def nouns_of(exam: Exam) -> tuple[str, str]:
-    """What a prediction is called, and several."""
+    """Noun for a prediction, singular and plural."""
     return BOX if exam.target.task in BOX_TASKS else POINT
 
 
@@ -74,7 +75,7 @@ def nouns_of(exam: Exam) -> tuple[str, str]:
 
 
 def _surplus(exam: Exam, verdicts: Sequence[Verdict], fates: Sequence[Fate]) -> list[Verdict]:
-    """Predictions that no object is counted by; empty where they are few, or where there is nothing to find."""
+    """Predictions without an object; empty if they are few, or if the target has no objects."""
     kept = {fate.prediction for fate in fates}
     surplus = [verdict for verdict in verdicts if verdict.index not in kept and verdict.counted_as != "ignored"]
     n_objects = exam.target.n_objects
@@ -83,9 +84,9 @@ def _surplus(exam: Exam, verdicts: Sequence[Verdict], fates: Sequence[Fate]) -> 
 
 
 def _too_many(exam: Exam, surplus: Sequence[Verdict]) -> Iterator[Finding]:
-    """The surplus priced together: one box of many costs next to nothing, all of them nearly all of precision.
+    """Weigh the surplus as a whole: one box of many costs almost nothing, all of them cost almost all precision.
 
-    The price is that of this answer, or of a right one with the same surplus, whichever loses more.
+    The cost is that for this answer, or for a right answer with the same surplus, whichever is larger.
     """
     if not surplus:
         return
@@ -112,7 +113,7 @@ def _too_many(exam: Exam, surplus: Sequence[Verdict]) -> Iterator[Finding]:
 def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
     target, nouns = exam.target, nouns_of(exam)
     bare = [verdict for verdict in wrong if not verdict.label.strip()]
-    if bare and Defect.NO_LABEL not in exam.answer.defects:  # else that is a defect of the text
+    if bare and Defect.NO_LABEL not in exam.answer.defects:  # else it is a defect of the text
         have = f"{numbered(*nouns, (v.index for v in bare))} {'has' if len(bare) == 1 else 'have'}"
         what = f"no label: {have} no label, and several are asked for; {exam.preset.answer_format} has no labels"
         fix = "use an answer format with labels, such as qwen-json"
@@ -127,13 +128,13 @@ def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
     if not unknown:
         first = wrong[0]
         meant = target.labels[first.target] if first.target is not None else ""
-        says = f"{nouns[0]} {first.index + 1} says {quoted(first.label)}, the object there is {quoted(meant)}"
-        yield Finding("wrong label", f"wrong label: {says}{more}", LEARN, gain)
+        shown = f"{nouns[0]} {first.index + 1} has label {quoted(first.label)}, the object there is {quoted(meant)}"
+        yield Finding("wrong label", f"wrong label: {shown}{more}", LEARN, gain)
         return
     is_not = f"{quoted(unknown[0].label)} is not among {_some(known)}"
     spoken, asked = _scripts(v.label for v in unknown), _scripts(known)
     if spoken and asked and spoken.isdisjoint(asked):
-        what = f"wrong language: {is_not}: another script than asked for{more}"
+        what = f"wrong language: {is_not}: not in the script of the prompt's labels{more}"
         yield Finding("wrong language", what, "ask for the category names as the data has them", gain)
     else:
         fix = "name the categories in the prompt, or convert the labels"
@@ -141,12 +142,12 @@ def _wrong_labels(exam: Exam, wrong: list[Verdict]) -> Iterator[Finding]:
 
 
 def _gain_labelled(exam: Exam, verdicts: list[Verdict]) -> float:
-    """What these predictions would earn under the labels of their objects."""
+    """Gain of these predictions with the labels of their objects."""
     return gain_of(exam, with_labels(exam.answer, _by_object(verdicts, exam.target.labels)))
 
 
 def _by_object(verdicts: list[Verdict], values: Sequence[Value]) -> dict[int, Value]:
-    """Prediction -> the value of the object that it was compared with."""
+    """Prediction -> value of the object that it was compared with."""
     return {verdict.index: values[verdict.target] for verdict in verdicts if verdict.target is not None}
 
 
@@ -155,7 +156,7 @@ def _some(labels: Sequence[str], limit: int = 6) -> str:
 
 
 def _scripts(labels: Iterable[str]) -> set[str]:
-    """The scripts that labels are written in, by the first word of their letters' names: LATIN, CJK, CYRILLIC, ..."""
+    """Scripts of some labels, from the first word of their letters' Unicode names: LATIN, CJK, CYRILLIC, ..."""
     letters = {char for label in labels for char in label[:100] if char.isalpha()}
     return {unicodedata.name(char, "UNKNOWN").split()[0].removesuffix("-A") for char in letters}
 
@@ -172,7 +173,7 @@ def _duplicates(exam: Exam, repeated: list[Verdict]) -> Iterator[Finding]:
 
 
 def _junk(exam: Exam, junk: list[Verdict]) -> Iterator[Finding]:
-    """Predictions that match nothing; where there is no object, all of them, dropped ones too."""
+    """Predictions without a match; in an image without objects all of them, including dropped ones."""
     nouns, target = nouns_of(exam), exam.target
     n_claimed = len(junk) + (0 if target.n_objects else exam.answer.n_dropped)
     if not n_claimed:
@@ -185,7 +186,7 @@ def _junk(exam: Exam, junk: list[Verdict]) -> Iterator[Finding]:
         return
     wanted = f"any {_some(target.categories, 3)}" if target.categories else "the object"
     what = f"false alarm: {plural(n_claimed, *nouns)} on an image without {wanted}"
-    fix = "the right answer is []: let the prompt say so (allow_none), and keep negatives in the data"
+    fix = "the right answer is []: allow it in the prompt (allow_none), and keep negatives in the data"
     yield Finding("false alarm", what, fix, gain_of(exam, replace(answer, n_dropped=0)))
 
 
@@ -201,7 +202,7 @@ def _missed(exam: Exam, missed: list[Fate]) -> Iterator[Finding]:
 
 
 def _gain_moved(exam: Exam, verdicts: list[Verdict]) -> float:
-    """What these predictions would earn on the edges (points: in the middle) of their objects."""
+    """Gain of these predictions with the exact boxes (points: centres) of their objects."""
     perfect = perfect_answer(exam.target)
     places = perfect.boxes_xyxy if exam.target.task in BOX_TASKS else object_points(exam.target)
     return gain_of(exam, with_places(exam.answer, _by_object(verdicts, places)))
@@ -211,7 +212,7 @@ def _gain_moved(exam: Exam, verdicts: list[Verdict]) -> float:
 
 
 def _box_places(exam: Exam, verdicts: Sequence[Verdict]) -> Iterator[Finding]:
-    """Boxes that are far off their object, below the threshold, or loose."""
+    """Boxes far from their object, below the threshold, or loose."""
     needs_iou = "thresholds" in exam.preset.looks_at
     least = OFF_TARGET * (exam.thresholds.match_iou if needs_iou else 0.5)
     paired = [verdict for verdict in verdicts if verdict.counted_as in ("below threshold", "match")]
@@ -238,7 +239,7 @@ def _off_target(exam: Exam, off: list[Verdict]) -> Iterator[Finding]:
     if whole:
         are = "is" if len(whole) == 1 else "are"
         what += f"; {numbered(*BOX, (v.index for v in whole))} {are} as large as the image"
-    fix = f"no other known frame fits: {LEARN} (if it is so in all rows: visionr1 doctor)"
+    fix = f"no other known frame fits: {LEARN} (if all rows are like this, run visionr1 doctor)"
     yield Finding("off target", what, fix, _gain_moved(exam, off))
 
 
@@ -254,7 +255,7 @@ def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:
     easiest = min(thresholds.match_iou for _, thresholds in schedule.points)
     fix = "start with an easier stage (schedule.stages)"
     if easiest < needed - 1e-9:
-        fix = f"training has a stage that matches from IoU {easiest:g}; validation has the last one (validation=final)"
+        fix = f"an earlier stage matches from IoU {easiest:g}; validation uses the last stage (validation=final)"
     yield Finding("below the threshold", what, fix, _gain_moved(exam, below))
 
 
@@ -262,42 +263,42 @@ def _below(exam: Exam, below: list[Verdict]) -> Iterator[Finding]:
 
 
 def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Finding]:
-    """Points beside their object, or on it but not in its middle, under criteria that ask for the middle."""
+    """Points beside their object, or off its centre under criteria that reward the centre."""
     outside, matched = kinds.get("outside", []), kinds.get("match", [])
     if outside:
         nearest = min(outside, key=lambda verdict: verdict.overlap or 0.0)
         more = f" ({len(outside)} such points)" if len(outside) > 1 else ""
-        what = f"outside: point {nearest.index + 1} lies {nearest.overlap or 0.0:.0f} px outside the object{more}"
+        what = f"outside: point {nearest.index + 1} is {nearest.overlap or 0.0:.0f} px outside the object{more}"
         fix, guess = LEARN, guess_frame(exam)
         if guess is not None:
             name = guess.frames[0].name
-            lie = "it lies" if len(exam.answer.points_xy) == 1 else "all lie"
-            what += f"; read as {name} {lie} on it, which may be chance"
-            fix = f"a guess: frame={name}, if other completions fit it too; else {LEARN}"
+            are = "it is" if len(exam.answer.points_xy) == 1 else "all are"
+            what += f"; read as {name} {are} on it, which may be chance"
+            fix = f"a guess: frame={name}, if other completions fit too; else {LEARN}"
         yield Finding("outside", what, fix, _gain_moved(exam, outside))
     gain = _gain_moved(exam, matched) if matched else 0.0
     if gain > 0.0:
-        yield Finding("off centre", "off centre: the points lie on their objects, not in the middle", LEARN, gain)
+        yield Finding("off centre", "off centre: the points are on their objects, not at the centre", LEARN, gain)
 
 
 def count_findings(exam: Exam) -> list[Finding]:
-    """A count that is off."""
+    """A wrong count."""
     answer, there = exam.answer, exam.target.count or 0
     off = answer.stated_count - there
     if off == 0.0 or not answer.is_parsed:
         return []
     of_list = "" if answer.count is not None else " (the length of its list)"
-    what = f"count off by {abs(off):g}: says {answer.stated_count:g}{of_list}, there are {there}"
+    what = f"count off by {abs(off):g}: answer {answer.stated_count:g}{of_list}, expected {there}"
     return [Finding("count off", what, LEARN, gain_of(exam, replace(answer, count=float(there))))]
 
 
 def text_findings(exam: Exam) -> list[Finding]:
-    """An answer that differs."""
+    """A wrong answer in words."""
     expected, answered = exam.expected, exam.answer.text
     gain = gain_of(exam, replace(exam.answer, text=expected))
     if gain <= 0.0 or answered == expected or not answered.strip():
         return []
-    shown = f"says {quoted(answered)}, expected {quoted(expected)}"
+    shown = f"answer {quoted(answered)}, expected {quoted(expected)}"
     pointed = _DECIMAL_COMMA.sub(r"\1.\2", answered[:MAX_LOOKED_AT])
     if pointed != answered and gain_of(exam, replace(exam.answer, text=pointed)) >= gain - 1e-6:
         what = f"decimal comma: {shown}; a comma is read as a separator"

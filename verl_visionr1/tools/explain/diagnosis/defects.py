@@ -1,4 +1,4 @@
-"""The defects of a text in words: where they stand, how they look, and what to do about them."""
+"""Describe the defects of a text: where they are, how they look, and what to do about them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from verl_visionr1.tools.explain.diagnosis.base import LEARN, Exam, numbered, pl
 from verl_visionr1.tools.explain.diagnosis.claims import NESTED, QUOTED, Claim, answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.reasoning import to_close
 
-ASK = "say in the prompt how to answer (verl_visionr1.answers has the wording)"
+ASK = "describe the answer format in the prompt (verl_visionr1.answers has the wording)"
 SHORTER = "lower data.max_response_length"
 WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
     {
         Defect.EMPTY: ("empty: there is no answer", ""),
-        Defect.NO_LIST: ("no list: the answer is no JSON list", ASK),
+        Defect.NO_LIST: ("no list: the answer is not a JSON list", ASK),
         Defect.NO_ANSWER: ("unclosed reasoning: <think> was never closed, so there is no answer", ""),
-        Defect.PROSE: ("prose: text stands around the answer", "ask for the answer alone"),
-        Defect.MALFORMED: ("malformed: the answer is not written in the asked-for form", ASK),
+        Defect.PROSE: ("prose: there is text around the answer", "ask for the answer alone"),
+        Defect.MALFORMED: ("malformed: the answer does not have the required form", ASK),
         Defect.TRUNCATED: ("truncated: the answer is cut off", ""),
         Defect.BAD_BOX: (
             "bad box: needs four finite numbers with x1 < x2 and y1 < y2 (a point: two finite numbers)",
@@ -31,38 +31,38 @@ WORDS: Mapping[Defect, tuple[str, str]] = MappingProxyType(
             "outside: the answer reaches over the edge of the image",
             "check the frame; see the coordinates",
         ),
-        Defect.TOO_LONG: (f"too long: an answer is read up to {MAX_CHARS} characters", SHORTER),
-        Defect.TOO_MANY: (f"too many: {MAX_BOXES} boxes are matched", SHORTER),
-        Defect.NO_COUNT: ("no count: the answer holds no number", ASK),
-        Defect.NO_TEXT: ("no text: there are no words where the answer should be", ASK),
-        Defect.WRONG_KIND: ("wrong kind: boxes or points where something else is asked for", ASK),
+        Defect.TOO_LONG: (f"too long: at most {MAX_CHARS} characters are read", SHORTER),
+        Defect.TOO_MANY: (f"too many: at most {MAX_BOXES} boxes are matched", SHORTER),
+        Defect.NO_COUNT: ("no count: the answer has no number", ASK),
+        Defect.NO_TEXT: ("no text: the answer has no words", ASK),
+        Defect.WRONG_KIND: ("wrong kind: boxes or points instead of another kind of answer", ASK),
     }
 )
-"""Defect -> what it is, beginning with its kind, and what to do ("": it depends on the response budget)."""
+"""Defect -> (description, beginning with its kind; what to do, "" if it depends on the response budget)."""
 FAULT_FIXES: Mapping[str, str] = MappingProxyType(
     {
-        QUOTED: "ask for bare numbers, [10, 20, 30, 40]; no example in the prompt may have them in quotes",
-        NESTED: "ask for one flat list of numbers, [10, 20, 30, 40]; no example in the prompt may nest them",
+        QUOTED: "ask for bare numbers, [10, 20, 30, 40]; remove quotes around numbers in the prompt's examples",
+        NESTED: "ask for one flat list of numbers, [10, 20, 30, 40]; remove nested lists from the prompt's examples",
     }
 )
 """Fault of a claim -> what to do about it."""
 
 
 class FoundClaims(NamedTuple):
-    """The claims in the answer, and those in the reasoning before it."""
+    """Claims of the answer, and of the reasoning before it."""
 
     answer: list[Claim]
     reasoning: list[Claim]
 
     @classmethod
     def of(cls, exam: Exam) -> FoundClaims:
-        """Those of a completion."""
+        """Find the claims of a completion."""
         start = answer_start(exam.completion)
         return cls(claims_in(exam.completion, start), claims_in(exam.completion, 0, start))
 
 
 def named_defects(exam: Exam) -> tuple[Defect, ...]:
-    """The defects of the answer. Released formats know but one, "malformed": there, what the usual parser calls it."""
+    """Defects of the answer. Released formats have only "malformed"; for them, the usual parser names the defect."""
     defects = exam.answer.defects
     if Defect.MALFORMED not in defects or not exam.preset.answer_format.endswith("-released"):
         return defects
@@ -70,7 +70,7 @@ def named_defects(exam: Exam) -> tuple[Defect, ...]:
 
 
 def describe_defect(defect: Defect, exam: Exam, found: FoundClaims) -> tuple[str, str, str]:
-    """A defect in this text: its kind, what it is (beginning with the kind), and what to do."""
+    """Describe a defect in this text: kind, description (beginning with the kind), what to do."""
     words, fix = WORDS[defect]
     kind = words.partition(":")[0]
     if not fix:
@@ -97,7 +97,7 @@ def _truncated(exam: Exam, found: FoundClaims) -> str:
 
 def _no_list(exam: Exam, found: FoundClaims) -> str:
     if found.answer:
-        return f"{plural(len(found.answer), 'object')} in the text, but no JSON list [...] around"
+        return f"{plural(len(found.answer), 'object')} in the text, but no JSON list [...] around them"
     return f"the answer is prose or a single value: {quoted(_body(exam))}"
 
 
@@ -126,7 +126,7 @@ def _bad_box(exam: Exam, found: FoundClaims) -> str:
 
 
 def _fault(claim: Claim, n: int) -> str:
-    """Why a claim is no box (n = 4), or no point (n = 2)."""
+    """Why a claim is not a box (n = 4) or not a point (n = 2)."""
     if n == 4 or not claim.numbers or claim.fault in FAULT_FIXES:
         return claim.fault
     return "" if len(claim.numbers) == n else f"{plural(len(claim.numbers), 'number')} instead of {n}"
@@ -146,7 +146,7 @@ def _wrong_kind(exam: Exam, found: FoundClaims) -> str:
     if not others or exam.target.task == "counting":
         return ""
     are = f"is a {nouns[0]}" if len(others) == 1 else f"are {nouns[1]}"
-    return f"{numbered('object', 'objects', others)} in the text {are}, but {wanted} are asked for"
+    return f"{numbered('object', 'objects', others)} in the text {are}, but the task needs {wanted}"
 
 
 def _outside(exam: Exam, found: FoundClaims) -> str:
@@ -172,4 +172,4 @@ _DETAIL: Mapping[Defect, Callable[[Exam, FoundClaims], str]] = MappingProxyType(
         Defect.OUTSIDE: _outside,
     }
 )
-"""Defect -> what it is in a text; "" where only the general words apply."""
+"""Defect -> its description in a text; "" if only the general one applies."""

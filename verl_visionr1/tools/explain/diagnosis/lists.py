@@ -1,4 +1,4 @@
-"""Is the answer one JSON list? Of several lists or blocks, and of what is nearly JSON, not all is read."""
+"""Find answers that are not one JSON list: several lists or blocks, and text that is almost JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from verl_visionr1.tools.explain.diagnosis.base import Exam, Finding, quoted
 from verl_visionr1.tools.explain.diagnosis.claims import answer_start
 
 MAX_LITERAL = 20_000
-"""Characters of a list that is tried as a Python literal."""
+"""Most characters of a list that is tried as a Python literal."""
 MAX_LISTS = 20
-"""Lists of one answer that are looked at."""
+"""Most lists of one answer that are checked."""
 _FENCE = "```"
 _TYPOGRAPHIC = str.maketrans("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb", '"""\'\'""')
 _BLOCK = re.compile(r"```[^`]{0,4000}```")  # bounded
@@ -32,9 +32,9 @@ _TRAILING_COMMA = re.compile(r",\s{0,20}([\]}])")  # bounded
 
 
 def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """If the answer holds several lists or blocks, and one of them, or all as one, would earn more: which.
+    """Find out whether one of several lists or blocks, or all of them joined, would earn more.
 
-    The examination is then that of this list in their place.
+    Returns the examination of that list in place of the answer, and the finding.
     """
     spans = _lists(exam)
     lists = [exam.completion[first:last] for first, last in spans]
@@ -43,9 +43,9 @@ def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
     is_fenced = _FENCE in exam.completion[start:end] or before.count(_FENCE) > 1
     if (len(spans) < 2 and not (spans and is_fenced)) or exam.to_full < 1e-9:
         return exam, []
-    before = _BLOCK.sub("", before)  # blocks that are over before the first list
+    before = _BLOCK.sub("", before)  # blocks that end before the first list
     if exam.completion[start:end].count(_FENCE) % 2 and _FENCE not in before:
-        after = after.replace(_FENCE, "", 1)  # the end of the last one's block
+        after = after.replace(_FENCE, "", 1)  # the closing fence of the last list
     exams = [exam.with_text(f"{before}{text}{after}") for text in lists]
     joined = _join(lists)
     together = exam.with_text(f"{before}{joined}{after}") if joined else exam
@@ -64,7 +64,7 @@ def several_lists(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 
 def _lists(exam: Exam) -> list[tuple[int, int]]:
-    """Where the lists of an answer in JSON stand, in characters of the completion."""
+    """Places of the JSON lists of an answer, in characters of the completion."""
     if not _is_json(exam):
         return []
     start = answer_start(exam.completion)
@@ -73,19 +73,19 @@ def _lists(exam: Exam) -> list[tuple[int, int]]:
 
 
 def _is_json(exam: Exam) -> bool:
-    """Whether the preset reads JSON, and boxes or points are asked for."""
+    """Whether the preset reads JSON and the task has boxes or points."""
     answer_format = FORMATS[exam.preset.answer_format]
     asks = exam.target.task in (*BOX_TASKS, "pointing")
     return asks and ('_2d"' in answer_format.example or answer_format.name.endswith("-released"))
 
 
 def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
-    """The outermost brackets that hold an object, or nothing."""
+    """Places of the outermost brackets that hold an object or nothing."""
     depth, start = 0, 0
     for match in re.finditer(r"[\[\]]|```", text):
         sign = match.group()
         if sign == _FENCE:
-            depth = 0  # no list reaches over a fence
+            depth = 0  # no list spans a fence
         elif sign == "[":
             start = start if depth else match.start()
             depth += 1
@@ -97,7 +97,7 @@ def _outer_lists(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _join(lists: list[str]) -> str:
-    """All objects of some lists as one list; "" where one of them cannot be read."""
+    """Join the objects of several lists; "" if one of them cannot be read."""
     decoded = [decode_json(text) for text in lists]
     if not all(isinstance(it, list) for it in decoded):
         return ""
@@ -108,7 +108,8 @@ def _join(lists: list[str]) -> str:
 
 
 def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """If the list of the answer is JSON but for its quotes, keys or commas: what; and it, repaired."""
+    """Find a list that is JSON except for its quotes, keys or commas; returns the repaired examination and the
+    finding."""
     spans = _lists(exam)
     if not spans or not (exam.answer.defects or exam.answer.n_dropped):
         return exam, []
@@ -128,7 +129,7 @@ def nearly_json(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 
 def decode_json(text: str) -> Any:
-    """JSON; None where it is none."""
+    """Decode JSON; None for invalid JSON."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -136,7 +137,7 @@ def decode_json(text: str) -> Any:
 
 
 def _as_python(text: str) -> str | None:
-    """What Python prints of a list (`str`), as JSON."""
+    """Convert a Python literal to JSON."""
     if len(text) > MAX_LITERAL:
         return None
     try:
@@ -147,14 +148,14 @@ def _as_python(text: str) -> str | None:
 
 _ASK_JSON = "ask for JSON with double quotes; examples in the prompt need them too (json.dumps, not str)"
 _REPAIRS: tuple[tuple[str, str, Callable[[str], str | None]], ...] = (
-    ("a comma before a closing bracket, which JSON does not know", "", lambda text: _TRAILING_COMMA.sub(r"\1", text)),
+    ("a comma before a closing bracket, which JSON forbids", "", lambda text: _TRAILING_COMMA.sub(r"\1", text)),
     (
-        "single quotes, as Python prints a list; JSON has double ones",
+        "single quotes, as in a Python list; JSON needs double quotes",
         _ASK_JSON,
         lambda text: _OUTER_QUOTE.sub(r'\1"', text),
     ),
-    ("written as Python prints a list (quotes, None, True, tuples); JSON has double quotes", _ASK_JSON, _as_python),
-    ("typographic quotes; JSON has straight ones", _ASK_JSON, lambda text: text.translate(_TYPOGRAPHIC)),
-    ("keys without quotes; JSON wants them", _ASK_JSON, lambda text: _BARE_KEY.sub(r'\1"\2"\3', text)),
+    ("a Python literal (quotes, None, True, tuples); JSON needs double quotes", _ASK_JSON, _as_python),
+    ("typographic quotes; JSON needs straight quotes", _ASK_JSON, lambda text: text.translate(_TYPOGRAPHIC)),
+    ("keys without quotes; JSON needs quotes", _ASK_JSON, lambda text: _BARE_KEY.sub(r'\1"\2"\3', text)),
 )
-"""What is wrong, what to do, and the repair."""
+"""(what is wrong, what to do, repair)."""

@@ -1,4 +1,4 @@
-"""Would the same text fit better if it were read in another frame, in another order, or in another answer format?"""
+"""Try other readings of a text: other frames, orders of numbers and answer formats."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from verl_visionr1.tools.explain.diagnosis.claims import answer_start, claims_in
 from verl_visionr1.tools.explain.diagnosis.repairs import reads_text, repair_answer, wrap_best
 
 MAX_COMPARED = 200
-"""So many boxes are read under every frame; more tell nothing new."""
+"""Most boxes that are read in every frame; more add no information."""
 CLEAR_OVERLAP, CLEAR_OVERLAP_OF_ONE, CLEAR_RISE = 0.5, 0.65, 0.05
-"""Another reading explains the boxes if it reaches this overlap (one box alone: more, for it may be chance), rises by
-this, and halves what is missing to 1."""
+"""Another reading explains the boxes if it reaches this overlap (more for a single box, which may fit by chance), gains
+at least this much, and halves the gap to 1."""
 CLEAR_POINTS, SMALL_SHARE = 0.5, 0.01
-"""The same for points: this share of them lies on objects, twice as many as before. One point alone tells something
-where the objects cover less than this share of the image."""
+"""The same for points: this share is on objects, twice as many as before. A single point counts only if the objects
+cover less than this share of the image."""
 
 NEAR = 0.05
-"""Frames of fixed numbers that differ by less than this share cannot be told apart by their boxes."""
+"""Frames of fixed size that differ by less than this share cannot be distinguished by their boxes."""
 
 ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
     {
@@ -41,12 +41,12 @@ ORDERS: Mapping[str, Callable[[Box], Box]] = MappingProxyType(
         "x, y, width, height": lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3]),
     }
 )
-"""How four numbers can be a box; the first is the asked-for way."""
+"""Orders of the four numbers of a box; the first is the usual one."""
 AS_ASKED = next(iter(ORDERS))
 TRUTHS = ("xyxy-norm1000", "xyxy-norm1", "xywh-abs")
-"""Coordinates that ground truth is often left in by mistake."""
+"""Coordinates often found in ground truth by mistake."""
 USUAL_BUDGETS: Sequence[tuple[int | None, int | None]] = ((None, None), (3136, 1003520))
-"""Least and most pixels to try where the processed size is not known: the model's own, those of transformers' class."""
+"""(min_pixels, max_pixels) to try for an unknown processed size: the model's own, those of transformers' class."""
 _PROVIDES = {"detection": "boxes_xyxy", "grounding": "boxes_xyxy", "pointing": "points_xy"}
 
 
@@ -55,13 +55,13 @@ class Reading:
     """One way to read the boxes (or points) of a text.
 
     Attributes:
-        frames: the frames that read it so; those of one size are one reading.
-        processed_wh: the processed size that their first needs; None where it needs none.
+        frames: the frames with this reading; frames of equal size give one reading.
+        processed_wh: the processed size that the first frame needs; None if it needs none.
         order: key in `ORDERS`.
         answer: the boxes or points in original pixels.
-        fit: mean IoU of the matched boxes whatever their labels (for points: the share that lies on an object).
-        n: boxes or points compared.
-        is_telling: whether it could hardly fit by chance; one point on a large object could.
+        fit: mean IoU of the matched boxes, ignoring labels (for points: the share on an object).
+        n: number of boxes or points compared.
+        is_telling: whether it is unlikely to fit by chance; one point on a large object may.
     """
 
     frames: tuple[Frame, ...]
@@ -73,7 +73,7 @@ class Reading:
     is_telling: bool = True
 
     def explains(self, other: Reading) -> bool:
-        """Whether this fits clearly better: chance alone does not do that."""
+        """Whether this fits better than chance explains."""
         rise = self.fit - other.fit
         if self.answer.points_xy:
             return self.is_telling and self.fit >= CLEAR_POINTS and self.fit >= 2.0 * other.fit
@@ -82,9 +82,9 @@ class Reading:
 
 
 def find_misreading(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """The examination under the reading that explains the boxes best, and what that says about the frame.
+    """Find the reading that explains the boxes best; returns its examination and findings about the frame.
 
-    Without such a reading, or without an image or boxes, the examination as it was and no finding.
+    Without such a reading, or without an image or boxes: the unchanged examination and no finding.
     """
     target = exam.target
     if target.size_wh == NO_IMAGE or target.task not in (*BOX_TASKS, "pointing") or not target.n_objects:
@@ -108,10 +108,10 @@ def find_misreading(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 
 def _wrong_truth(exam: Exam, current: Reading) -> list[Finding]:
-    """The boxes fit in no frame, but would if the ground truth were written in other coordinates than pixels."""
+    """Ground truth in other coordinates than pixels: the boxes fit it, but fit in no frame otherwise."""
     target = exam.target
     for name in TRUTHS if target.task in BOX_TASKS and not current.answer.points_xy else ():
-        with suppress(TargetError):  # boxes that are none, read so
+        with suppress(TargetError):  # invalid boxes in this reading
             boxes = [NAMED[name].corners(box, target.size_wh) for box in target.boxes_xyxy]
             fit, n = _fit(current.answer, msgspec.structs.replace(target, boxes_xyxy=boxes), current.n)
             if replace(current, fit=fit, n=n).explains(current):
@@ -123,10 +123,10 @@ def _wrong_truth(exam: Exam, current: Reading) -> list[Finding]:
 
 
 def guess_frame(exam: Exam) -> Reading | None:
-    """Where no point lies on an object: another reading by which all do, though that may be chance; else None."""
+    """If no point is on an object, a reading that puts all on objects (possibly by chance); else None."""
     if exam.target.size_wh == NO_IMAGE or not exam.target.n_objects or not exam.answer.points_xy:
         return None
-    readings = list(_readings(exam))  # none where another answer format was taken to read the points
+    readings = list(_readings(exam))  # empty if another answer format reads the points
     if not readings or readings[0].fit > 0.0:
         return None
     return next((reading for reading in readings if reading.fit >= 1.0), None)
@@ -147,7 +147,7 @@ def _other_frame(exam: Exam, current: Reading, best: Reading, units: bool) -> tu
         reread, gain = rewritten, max(gain, rewritten.value - exam.value)
         fix = f"preset {exam.preset.name} reads its boxes from the text, in pixels of the original image: ask for these"
     if units:
-        what = f"numbers 0-1: the model speaks in unit coordinates; {seen}"
+        what = f"numbers 0-1: the model uses unit coordinates; {seen}"
         return reread, [Finding("unit coordinates", what, fix, max(gain, exam.to_full))]
     return reread, [Finding("wrong frame", f"wrong frame: {seen}", fix, gain)]
 
@@ -165,7 +165,7 @@ def _other_order(exam: Exam, current: Reading, best: Reading) -> tuple[Exam, lis
 
 def _compared(best: Reading, current: Reading) -> str:
     if best.answer.points_xy:
-        return f"{best.fit:.0%} of the points lie on an object instead of {current.fit:.0%}"
+        return f"{best.fit:.0%} of the points are on an object instead of {current.fit:.0%}"
     return f"the boxes reach IoU {iou_text(best.fit)} instead of {iou_text(current.fit)}"
 
 
@@ -177,7 +177,7 @@ def _spoken(reading: Reading) -> str:
 
 
 def _is_unit(exam: Exam) -> bool:
-    """Whether all numbers are fractions, though the frame has far more than one unit."""
+    """Whether all numbers are at most 1 although the frame is much larger."""
     target, response = exam.target, exam.response
     if min(response.frame.size_wh(target.size_wh, response.processed_wh)) < 8.0:
         return False
@@ -187,7 +187,7 @@ def _is_unit(exam: Exam) -> bool:
 
 
 def _readings(exam: Exam) -> Iterator[Reading]:
-    """Every reading, the present one first."""
+    """All readings, the current one first."""
     written = _as_written(exam)
     boxes, points_xy = written.boxes_xyxy[:MAX_COMPARED], written.points_xy[:MAX_COMPARED]
     if not boxes and not points_xy:
@@ -210,7 +210,7 @@ def _readings(exam: Exam) -> Iterator[Reading]:
 
 
 def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
-    """How well boxes or points fit the target, and how many of the `n` were compared."""
+    """Fit of boxes or points to the target, and how many of the `n` were compared."""
     if answer.points_xy:
         on_object = sum(any(_is_on(point, box) for box in object_boxes(target)) for point in answer.points_xy)
         return on_object / n, n
@@ -219,7 +219,7 @@ def _fit(answer: Answer, target: Target, n: int) -> tuple[float, int]:
 
 
 def _share(target: Target) -> float:
-    """The part of the image that the objects cover."""
+    """Share of the image that the objects cover."""
     return sum(map(area, object_boxes(target))) / (target.size_wh[0] * target.size_wh[1])
 
 
@@ -231,7 +231,7 @@ _Sized: TypeAlias = tuple[tuple[Frame, ...], tuple[int, int] | None]
 
 
 def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
-    """The frames by their size: the present one first, then those that models which write this format speak in."""
+    """Frames by size: the current one first, then those of models that write this format."""
     response, target = exam.response, exam.target
     likely = _likely_frames(exam, FORMATS[exam.preset.answer_format])
     by_size: dict[tuple[float, float], _Sized] = {}
@@ -245,7 +245,7 @@ def _frames(exam: Exam) -> dict[tuple[float, float], _Sized]:
 
 
 def _is_near(frame: Frame, likely: Sequence[Frame]) -> bool:
-    """Whether the numbers of a frame (0-1024) hardly differ from those of a likelier one (0-1000): noise decides."""
+    """Whether a frame (0-1024) is too close to a likelier one (0-1000) to be distinguished."""
     side = frame.side
     sides = [it.side for it in likely if it.side is not None and frame not in likely]
     return side is not None and any(abs(side / other - 1.0) < NEAR for other in sides)
@@ -254,7 +254,7 @@ def _is_near(frame: Frame, likely: Sequence[Frame]) -> bool:
 def _processed_sizes(
     frame: Frame, size_wh: tuple[int, int], known_wh: tuple[int, int] | None
 ) -> list[tuple[int, int] | None]:
-    """The processed sizes to try: the known one, else those of the usual pixel budgets; [None] where none is needed."""
+    """Processed sizes to try: the known one, else those of the usual pixel budgets; [None] if none is needed."""
     if frame.extent is not Extent.PROCESSED:
         return [None]
     if known_wh is not None:
@@ -267,7 +267,7 @@ def _processed_sizes(
 
 
 def _as_written(exam: Exam) -> Answer:
-    """What the parser reads, in the units of the model, with the boxes that it drops as inverted."""
+    """The parsed answer in the model's units, including boxes dropped as inverted."""
     read = FORMATS[exam.preset.answer_format].parse(exam.completion)
     claims = claims_in(exam.completion, answer_start(exam.completion))
     claimed = [(claim.box, claim.label) for claim in claims if claim.box is not None]
@@ -278,7 +278,7 @@ def _as_written(exam: Exam) -> Answer:
 
 
 def plain_first(own: str) -> list[AnswerFormat]:
-    """The other formats that can be asked for; brackets alone before those of one family of models that take them too.
+    """The other formats; plain brackets come before formats of one model family that accept them too.
 
     >>> [answer_format.name for answer_format in plain_first("qwen-json")][:2]
     ['list', 'point']
@@ -288,14 +288,14 @@ def plain_first(own: str) -> list[AnswerFormat]:
 
 
 def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """If another answer format reads the text without defects while the preset's does not, say which.
+    """Find another answer format that reads the text without defects, if the preset's does not.
 
-    The examination is then that of the other format, so that further findings speak of what it reads.
+    Returns the examination in that format, so that further findings are about what it reads.
     """
     field = _PROVIDES.get(exam.target.task)
     own = exam.preset.answer_format
     if field is None or exam.target.size_wh == NO_IMAGE or not FORMATS[own].parse(exam.completion).defects:
-        return exam, []  # a box that reaches over the edge is a defect of no format
+        return exam, []  # a box beyond the edge is not a defect of the format
     has_size = exam.response.processed_wh is not None
     found: list[tuple[float, Exam, AnswerFormat]] = []
     for candidate in plain_first(own):
@@ -317,13 +317,13 @@ def other_format(exam: Exam) -> tuple[Exam, list[Finding]]:
 
 
 def _reward_and_fit(exam: Exam) -> tuple[float, float]:
-    """The reward, and the overlap whatever the labels: of readings that earn nothing, one may still fit."""
+    """Reward, and overlap ignoring labels, which ranks readings that earn nothing."""
     has_boxes = exam.target.task in BOX_TASKS
     return exam.value, sum(match_class_agnostic(exam.answer, exam.target).ious) if has_boxes else 0.0
 
 
 def _likely_frames(exam: Exam, answer_format: AnswerFormat) -> list[Frame]:
-    """The present frame, then those that models which write a format speak in."""
+    """The current frame, then those of models that write a format."""
     usual = answer_format.frames or FORMATS["qwen-json"].frames
     return [exam.response.frame, *(FRAMES[name] for name in usual if name in FRAMES)]
 

@@ -1,4 +1,4 @@
-"""What a completion would earn if one thing about it were right."""
+"""Repair one thing about a completion and score it again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ WRAPPINGS: Mapping[str, str] = MappingProxyType(
         "<answer>\n```json\n{}\n```\n</answer>",
     }
 )
-"""What may have to stand around an answer."""
+"""Wrappings that a preset may need around an answer."""
 Place: TypeAlias = tuple[float, ...]
-"""Four numbers of a box, or two of a point."""
+"""Four numbers of a box, or two numbers of a point."""
 
 
 def wrap_best(exam: Exam) -> Exam:
-    """The examination of the same answer in the wrapping that earns most; itself where none earns more."""
+    """The examination of the answer in the wrapping that earns most; `exam` itself if none earns more."""
     return _find_wrapping(exam)[1]
 
 
 def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
-    """What around the answer costs reward: prose, a missing fence, missing tags."""
+    """Find what the text around the answer costs: prose, a missing fence, missing tags."""
     name, best, gain = _find_wrapping(exam)
     if not name:
         return exam, []
@@ -52,8 +52,8 @@ def wrapping(exam: Exam) -> tuple[Exam, list[Finding]]:
         what = f"wrapping: preset {preset} reads only the bare answer"
         return best, [Finding("wrapping", what, "ask for the answer without fence and tags", gain)]
     cause = "no fence" if "fence" in name and "```json" not in exam.completion else "no tags"
-    only = f"reads only {name}s" if name.endswith("fence") and "tags" not in name else f"wants the answer inside {name}"
-    fix = "ask for that in the prompt, or take another preset"
+    only = f"reads only {name}s" if name.endswith("fence") and "tags" not in name else f"needs the answer inside {name}"
+    fix = "ask for that in the prompt, or use another preset"
     return best, [Finding(cause, f"{cause}: preset {preset} {only}", fix, gain)]
 
 
@@ -63,7 +63,7 @@ _ENVELOPE = re.compile(r"```(?:json)?|</?(?:think|answer)>")
 def _find_wrapping(exam: Exam) -> tuple[str, Exam, float]:
     """The best wrapping ("" for the present one), the examination in it, and what it gains.
 
-    Criteria that read the text themselves may give 0 whatever surrounds a wrong answer: to them, a right one is shown.
+    Criteria that read the text may give 0 to a wrong answer in any wrapping; a right answer is tried for them.
     """
     body = body_of(exam)
     if body is None or exam.to_full < 1e-9:
@@ -81,12 +81,12 @@ def _find_wrapping(exam: Exam) -> tuple[str, Exam, float]:
 
 
 def reads_text(exam: Exam) -> bool:
-    """Whether criteria of the preset read the text themselves."""
+    """Whether criteria of the preset read the raw text."""
     return "completion" in exam.preset.looks_at
 
 
 def body_of(exam: Exam) -> str | None:
-    """The part of the completion that is the answer proper, as far as it goes; None where there is none."""
+    """The answer without its wrapping, even if cut off; None if there is none."""
     text = exam.completion[answer_start(exam.completion) :]
     if exam.target.task == "text" or (exam.target.task == "counting" and exam.answer.count is not None):
         if Defect.TRUNCATED in exam.answer.defects:
@@ -107,7 +107,7 @@ def body_of(exam: Exam) -> str | None:
 
 
 def rewrite(exam: Exam, answer: Answer) -> list[str]:
-    """Texts with another answer: in the place of the present one; where there is none, in every wrapping."""
+    """Texts with another answer in place of the present one; without one, in every wrapping."""
     new, body = write_answer(exam, answer), body_of(exam)
     if new is None:
         return []
@@ -122,11 +122,11 @@ def _replace_last(text: str, old: str, new: str) -> str:
 
 
 def write_answer(exam: Exam, answer: Answer) -> str | None:
-    """A faultless answer as text; None for one with defects, and for what cannot be written here."""
+    """Write a faultless answer as text; None for one with defects, or of a kind that cannot be written."""
     if answer.defects or answer.n_dropped:
         return None
     if exam.target.task in BOX_TASKS:
-        # Presets that look at nothing but the text know no frame.
+        # Presets that read only the text have no frame.
         sx, sy = exam.scale_xy if exam.preset.looks_at & {"answer", "matching", "grid_wh"} else (1.0, 1.0)
         boxes = [
             (_round(x1 / sx), _round(y1 / sy), _round(x2 / sx), _round(y2 / sy)) for x1, y1, x2, y2 in answer.boxes_xyxy
@@ -138,7 +138,7 @@ def write_answer(exam: Exam, answer: Answer) -> str | None:
 
 
 def _round(number: float) -> float:
-    """Whole where it nearly is: some released parsers read whole numbers only."""
+    """Round to a whole number if close to one: some released parsers read only whole numbers."""
     whole = float(f"{number:.0f}") if abs(number) < 1e15 else number
     return int(whole) if abs(whole - number) < 0.01 else round(number, 3)
 
@@ -146,7 +146,7 @@ def _round(number: float) -> float:
 def repair_answer(exam: Exam, answer: Answer) -> Exam:
     """The examination of another answer, in original pixels.
 
-    Criteria that read the text themselves see it rewritten, where it is one that can be.
+    Criteria that read the text see the rewritten text, if the answer can be written.
     """
     tries = [exam.with_answer(answer)]
     if reads_text(exam):
@@ -155,7 +155,7 @@ def repair_answer(exam: Exam, answer: Answer) -> Exam:
 
 
 def gain_of(exam: Exam, answer: Answer) -> float:
-    """By how much the reward would rise with that answer; never below 0."""
+    """How much the reward would rise with that answer; at least 0."""
     return max(0.0, repair_answer(exam, answer).value - exam.value)
 
 
@@ -179,7 +179,7 @@ def with_places(answer: Answer, place_of: Mapping[int, Place]) -> Answer:
 
 
 def with_more(answer: Answer, more: Collection[tuple[Place, str]], *, n_dropped: int = 0) -> Answer:
-    """The answer with further boxes (or points), in place of so many dropped ones."""
+    """The answer with more boxes (or points), in place of `n_dropped` dropped ones."""
     n_left = max(0, answer.n_dropped - n_dropped)
     gone = {Defect.BAD_BOX} if n_dropped and not n_left else set[Defect]()
     labels = (*answer.labels, *(label for _, label in more))
@@ -189,7 +189,7 @@ def with_more(answer: Answer, more: Collection[tuple[Place, str]], *, n_dropped:
 
 
 def _with_all_places(answer: Answer, places: Collection[Place]) -> Answer:
-    """The answer with these boxes, or these points, by how many numbers they have."""
+    """The answer with these boxes (4 numbers) or points (2 numbers)."""
     boxes = tuple(place for place in places if len(place) == 4)
     points = tuple(place for place in places if len(place) == 2)
     return replace(answer, boxes_xyxy=boxes, points_xy=answer.points_xy if answer.boxes_xyxy else points)

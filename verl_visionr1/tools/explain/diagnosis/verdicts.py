@@ -1,4 +1,4 @@
-"""What each prediction and each object was counted as."""
+"""How each prediction and each object was counted."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from verl_visionr1.tools.explain.diagnosis.base import Exam, labelled_objects, o
 Kind: TypeAlias = Literal[
     "match", "below threshold", "wrong label", "duplicate", "junk", "outside", "ignored", "missed"
 ]
-"""What a prediction or an object can be counted as, in the order of legends."""
+"""Ways to count a prediction or an object, in the order of legends."""
 SAME_PLACE = 0.5
-"""From this IoU on, a prediction speaks of an object (or of what another prediction speaks of)."""
+"""Least IoU at which a prediction refers to an object, or repeats another prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Verdict:
         label: as written.
         place: box x1, y1, x2, y2, or point x, y, in original pixels.
         counted_as: objects are "missed", and never "duplicate", "junk" or "ignored"; only points are "outside".
-        target: the object it was compared with; None where it is near none.
-        overlap: IoU with it; of points the distance to it in original pixels (0.0: on it).
-        repeats: for a duplicate, the prediction that was there before; None: counted for the object instead.
+        target: the object it was compared with; None if none is near.
+        overlap: IoU with it; for points the distance to it in original pixels (0.0: on it).
+        repeats: for a duplicate, the repeated prediction; None: the object is matched by another.
     """
 
     index: int
@@ -53,7 +53,7 @@ class Verdict:
 class Fate:
     """One object: counted as "match", "below threshold", "wrong label", "outside" or "missed".
 
-    `prediction` is the one that it was counted by, if any.
+    `prediction` is the one counted for it, if any.
     """
 
     index: int
@@ -64,12 +64,12 @@ class Fate:
 
 
 def needed_iou(exam: Exam) -> float:
-    """IoU from which a pair counts; 0.0 under presets that look at no threshold."""
+    """IoU from which a pair counts; 0.0 for presets without thresholds."""
     return exam.thresholds.match_iou - EPSILON if "thresholds" in exam.preset.looks_at else 0.0
 
 
 def verdicts_of(exam: Exam) -> tuple[list[Verdict], list[Fate]]:
-    """What each prediction and each object was counted as; empty for answers without boxes and points."""
+    """Count each prediction and each object; empty for answers without boxes and points."""
     target, answer = exam.target, exam.answer
     if target.task in BOX_TASKS:
         verdicts = _box_verdicts(exam)
@@ -104,7 +104,7 @@ def _box_verdicts(exam: Exam) -> list[Verdict]:
     verdicts: dict[int, Verdict] = {}
     for p, t in exam.case.matching.pairs:
         overlap = iou(boxes[p], targets[t])
-        if overlap > 0.0:  # released matchers pair boxes that are apart
+        if overlap > 0.0:  # released matchers pair boxes without overlap
             kind = "match" if overlap >= needed else "below threshold"
             verdicts[p] = Verdict(p, exam.answer.labels[p], boxes[p], kind, t, overlap)
     taken = {verdict.target: verdict.index for verdict in verdicts.values() if verdict.counted_as == "match"}
@@ -116,7 +116,7 @@ def _box_verdicts(exam: Exam) -> list[Verdict]:
 
 
 def _unmatched(exam: Exam, p: int, iou_t: Array, taken: dict[int | None, int]) -> Verdict:
-    """Why a box was matched with nothing."""
+    """Why a box has no match."""
     answer, target = exam.answer, exam.target
     box, label = answer.boxes_xyxy[p], answer.labels[p]
     near = int(iou_t.argmax()) if len(iou_t) else None
@@ -156,7 +156,7 @@ def _in_ignored(box: Box, target: Target) -> bool:
 
 
 def _point_verdicts(answer: Answer, target: Target) -> list[Verdict]:
-    """Each point goes to the nearest object that it may mean; an object's first point counts."""
+    """Assign each point to the nearest object that it may mean; an object's first point counts."""
     verdicts: list[Verdict] = []
     taken: dict[int, int] = {}
     labels = answer.labels if len(answer.labels) == len(answer.points_xy) else ("",) * len(answer.points_xy)
@@ -181,11 +181,11 @@ def _point_verdicts(answer: Answer, target: Target) -> list[Verdict]:
 
 
 def _distances(point: Point, target: Target) -> list[float]:
-    """From a point to each object in pixels; 0.0 where it lies on it."""
+    """Distance from a point to each object in pixels; 0.0 on the object."""
     distances = [_to_box(point, region) for region in object_boxes(target)]
     for t, mask in enumerate(target.masks if target.task == "pointing" else ()):
         if distances[t] == 0.0 and not contains(mask, *point):
-            distances[t] = 1.0  # at least: it lies in the mask's bounds, not on it
+            distances[t] = 1.0  # at least: inside the mask's bounds, not on it
     return distances
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the text itself: each defect that the parser names, and what it costs."""
+"""Findings about the text itself: each defect that the parser names, and its cost."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from verl_visionr1.tools.explain.diagnosis.verdicts import verdicts_of
 
 
 def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
-    """What the text's form costs.
+    """Find what the form of the text costs.
 
     Args:
-        explained: causes that were found already, which explain some defects.
+        explained: causes found before, which explain some defects.
     """
     found = FoundClaims.of(exam)
     n_read = len(exam.answer.boxes_xyxy) or len(exam.answer.points_xy)
@@ -46,7 +46,7 @@ def writing_findings(exam: Exam, explained: frozenset[str]) -> list[Finding]:
 
 
 def _other_kind(exam: Exam, found: FoundClaims) -> Finding | None:
-    """Points where boxes were asked for, or the other way round."""
+    """Points instead of boxes, or boxes instead of points."""
     wanted, given, n = ("boxes", "points", 2) if exam.target.task in BOX_TASKS else ("points", "boxes", 4)
     field = f"{given}_x{'y' if given == 'points' else 'yxy'}"
     names = (exam.preset.answer_format, *FORMATS)
@@ -63,7 +63,7 @@ def _other_kind(exam: Exam, found: FoundClaims) -> Finding | None:
 
 
 def list_or_number(exam: Exam) -> Finding | None:
-    """A list where one number is read for the count, or one number where the length of a list is; else None."""
+    """A list where the preset reads one number, or a number where it counts a list; else None."""
     if exam.target.task != "counting":
         return None
     answer, name = exam.answer, exam.preset.answer_format
@@ -72,7 +72,7 @@ def list_or_number(exam: Exam) -> Finding | None:
         if Defect.NO_LIST not in answer.defects or stated.defects:
             return None
         number = f"the answer is {stated.stated_count:g}"
-        what = f"a number instead of a list: {number}, preset {exam.preset.name} takes the length of a list"
+        what = f"a number instead of a list: {number}, preset {exam.preset.name} counts the items of a list"
         fix = "preset counting reads one number, or ask for a list"
         return Finding("number instead of a list", what, fix, exam.to_full)
     read = ((f.name, f.parse(exam.completion)) for f in plain_first(name))
@@ -91,7 +91,7 @@ def list_or_number(exam: Exam) -> Finding | None:
 
 
 def _wrong_key(exam: Exam, found: FoundClaims) -> Finding | None:
-    """Boxes under a key that the format does not know."""
+    """Boxes under a key unknown to the format."""
     example = FORMATS[exam.preset.answer_format].example
     key = "box_2d" if '"box_2d"' in example else "bbox_2d" if exam.target.task in BOX_TASKS else "point_2d"
     keys = {claim.key for claim in found.answer if not claim.fault} - {key, ""}
@@ -102,7 +102,7 @@ def _wrong_key(exam: Exam, found: FoundClaims) -> Finding | None:
 
 
 def _inverted(exam: Exam, found: FoundClaims) -> Iterator[Finding]:
-    """Boxes that would be read with their corners swapped."""
+    """Boxes that are valid with their corners swapped."""
     faulty = {i: claim for i, claim in enumerate(found.answer) if claim.fault.startswith("inverted")}
     n_claimed = sum(claim.box is not None for claim in found.answer)
     if not faulty or exam.target.task not in BOX_TASKS or len(exam.answer.boxes_xyxy) >= n_claimed:
@@ -137,13 +137,13 @@ def _defects(exam: Exam, found: FoundClaims, explained: frozenset[str]) -> Itera
 
 
 def _shared_gain(exam: Exam) -> float:
-    """Each defect's share in what all of them cost: of several, no single repair gains anything."""
+    """Each defect's share of their total cost; with several defects, no single repair gains anything."""
     answer = exam.answer
     return gain_of(exam, replace(answer, defects=())) / len(answer.defects) if answer.defects else 0.0
 
 
 def _repair(exam: Exam, defect: Defect) -> Answer:
-    """The answer without a defect; a cut-off one also with what may have been cut off, labels where they lacked."""
+    """Repair one defect: a cut-off answer gets the missing objects, unlabelled objects get labels."""
     gone = defect if defect in exam.answer.defects else Defect.MALFORMED
     answer = replace(exam.answer, defects=tuple(one for one in exam.answer.defects if one is not gone))
     if defect is Defect.BAD_BOX:
@@ -157,7 +157,7 @@ def _repair(exam: Exam, defect: Defect) -> Answer:
 
 
 def _complete(exam: Exam, answer: Answer) -> Answer:
-    """A cut-off answer with the most that it could have said."""
+    """Complete a cut-off answer with all missing objects."""
     target, perfect = exam.target, perfect_answer(exam.target)
     if target.task == "counting":
         there = float(target.count or 0)
