@@ -125,7 +125,7 @@ BAD = {
     # What the V1 trainer would find out minutes later.
     "mini-batch not divisible": (
         ["actor_rollout_ref.rollout.n=5", "actor_rollout_ref.actor.ppo_mini_batch_size=6"],
-        "= 30 answers: need a multiple of 8, the training workers; ppo_mini_batch_size=8 is one",
+        "= 30 answers: need a multiple of 8",
     ),
     "micro-batch not divisible": (
         [*FIXED, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=24"],

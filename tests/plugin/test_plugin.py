@@ -256,7 +256,7 @@ def test_images_in_messages_are_not_touched() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"frame": "auto"}, "frame=auto: the frame of model type 'None' is not known"),
+        ({"frame": "auto"}, "frame=auto: the frame of model type 'None'"),
         ({"preset": "nope"}, "visionr1.preset = 'nope'"),
     ],
 )
