@@ -289,3 +289,11 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     assert result.output.startswith("visionr1 explain: ")
     assert message in result.output
     assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("saved", "at"), [(0.25, 1), (1.0, -2)])
+def test_another_reward_of_the_run_is_told_at_once(tmp_path: Path, saved: float, at: int) -> None:
+    dump = tmp_path / "1.jsonl"
+    dump.write_text(json.dumps({"input": "?", "output": PERFECT, "gts": TARGET.to_json(), "score": saved, "step": 1}))
+    lines = run(str(dump), "--row", 1, "--frame", "original").output.splitlines()
+    assert f"the run gave {saved:g}" in lines[at], lines

@@ -161,11 +161,15 @@ def _draw(explanation: Explanation, out: Path, image: Path | None, rollout: Roll
 def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> None:
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     first, *rest = page_of(explanation)
+    compared = "" if rollout.saved is None else _compare_saved(rollout.saved, explanation.value)
+    is_same = rollout.saved is None or abs(rollout.saved - explanation.value) <= EQUAL
     console.print(first, soft_wrap=True)
+    if not is_same:  # then what follows explains another reward than the run's
+        console.print(compared, markup=False, highlight=False, soft_wrap=True)
     for part in rest:
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
-    if rollout.saved is not None:
-        console.print(f"  {_compare_saved(rollout.saved, explanation.value)}", markup=False, highlight=False)
+    if compared and is_same:
+        console.print(f"  {compared}", markup=False, highlight=False)
     if drawn is not None:
         console.print(f"\ndrawn: {drawn}", markup=False, highlight=False, soft_wrap=True)
 
