@@ -16,6 +16,7 @@ from verl_visionr1.answers import Answer
 from verl_visionr1.boxes import Box, iou, pairwise_giou
 from verl_visionr1.matching import (
     MATCHERS,
+    MAX_PAIRS,
     Matching,
     find_ignored,
     match_class_agnostic,
@@ -209,6 +210,16 @@ def test_released_matcher_gives_what_the_released_code_gave(row: dict) -> None:
     boxes = tuple(tuple(map(float, box)) for box in predicted["pred_boxes"])
     matching = match_visionr1_released(answer_of(boxes, [f"class {code}" for code in predicted["pred_class"]]), target)
     assert sorted(matching.ious) == pytest.approx(sorted(row["value"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("n_target", [500, 600])
+def test_released_matcher_looks_at_a_bounded_number_of_pairs(n_target: int) -> None:
+    rows = [(i % 100.0, i // 100.0, i % 100 + 2.0, i // 100 + 2.0) for i in range(n_target)]
+    target = target_of(rows, ["cat"] * n_target)
+    boxes = rows[:512]
+    matching = match_visionr1_released(answer_of(boxes, ["cat"] * len(boxes)), target)
+    assert len(matching.pairs) == min(len(boxes), MAX_PAIRS // n_target)
+    assert (matching.n_predicted, matching.n_target) == (len(boxes), n_target)
 
 
 # --- by GIoU ---------------------------------------------------------------------------------------------------------
