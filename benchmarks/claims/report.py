@@ -220,7 +220,6 @@ SUMMARY = (
     ("reward", "reward"),
     ("F1 at IoU .5", "f1_50"),
     ("mean IoU", "iou_mean"),
-    ("precision", "precision"),
     ("format", "format"),
     ("boxes per object (best: 1)", "boxes_per_target"),
     ("AP", "AP"),
@@ -228,6 +227,7 @@ SUMMARY = (
 OTHERS = (
     ("left: SFT on the same questions", "sft", "rl"),
     ("left: strict thresholds from the first step", "strict", "rl"),
+    ("left: no schedule", "off", "rl"),
     ("left: VLM-R1's `od_ap` as released", "ap-released", "rl"),
     ("left: recall alone as the reward", "recall-alone", "rl"),
     ("from a start without those habits", "able", "rl-able"),

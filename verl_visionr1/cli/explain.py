@@ -161,21 +161,16 @@ def _draw(explanation: Explanation, out: Path, image: Path | None, rollout: Roll
 def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> None:
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     first, *rest = page_of(explanation)
-    compared = "" if rollout.saved is None else _compare_saved(rollout.saved, explanation.value)
-    is_same = rollout.saved is None or abs(rollout.saved - explanation.value) <= EQUAL
+    saved = rollout.saved
+    is_other = saved is not None and abs(saved - explanation.value) > EQUAL
     console.print(first, soft_wrap=True)
-    if not is_same:  # then what follows explains another reward than the run's
-        console.print(compared, markup=False, highlight=False, soft_wrap=True)
+    if saved is not None and is_other:  # the page explains another reward than the run's
+        reason = "preset, thresholds or frame differ from the run's; see the last lines, and set --frame, --preset"
+        line = f"the run gave {saved:.6g}, {explanation.value - saved:+.6g} here: {reason}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for part in rest:
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
-    if compared and is_same:
-        console.print(f"  {compared}", markup=False, highlight=False)
+    if saved is not None and not is_other:
+        console.print(f"  the run gave {saved:.6g}: the same", markup=False, highlight=False)
     if drawn is not None:
         console.print(f"\ndrawn: {drawn}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _compare_saved(saved: float, value: float) -> str:
-    """Compare the run's reward with the one computed here."""
-    if abs(saved - value) <= EQUAL:
-        return f"the run gave {saved:.6g}: the same"
-    return f"the run gave {saved:.6g}, {value - saved:+.6g} here: preset, thresholds or frame differ from the run's"

@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 SLOW_AGAIN_MS = 500.0
-"""A call that took this long is not repeated."""
+"""A call that took this long is not run again in the opposite order."""
+FIRST_CALL_MS = 2000.0
+"""A call of up to this long is timed again, since it may have loaded a library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,8 @@ def _timed(runner: Runner, probe: Probe, limit_ms: float) -> Outcome:
     """
     outcome = runner(probe.completion, probe.target)
     for n_repeats in range(4):
-        is_hopeless = outcome.ms > (4 * SLOW_AGAIN_MS if n_repeats == 0 else 20 * limit_ms)
-        if outcome.ms <= limit_ms or outcome.error or is_hopeless:
+        patience_ms = 20 * limit_ms if n_repeats else max(20 * limit_ms, FIRST_CALL_MS)
+        if outcome.ms <= limit_ms or outcome.error or outcome.ms > patience_ms:
             break
         outcome = replace(outcome, ms=min(outcome.ms, runner(probe.completion, probe.target).ms))
     return outcome
