@@ -23,7 +23,7 @@ from rewards import ranking_table
 from sets import SETS
 from study import AP_METRICS, PUBLISHED, RESULTS
 
-IN_DOMAIN = ("in_domain",)
+IN_DOMAIN: tuple[str, ...] = ("in_domain",)
 OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.name != "in_domain")
 RESAMPLES, SEED = 4000, 0
 COLUMNS = (
