@@ -2,30 +2,27 @@
 
     python benchmarks/claims/report.py
 
-An interval is a 95 % interval over held-out prompts, paired by prompt; each prompt's number is the mean over the seeds.
-The lowest and the highest seed are given beside it.
+An interval is a 95 % interval over held-out prompts, paired by prompt, and over seeds (differences.py). The lowest and
+the highest seed are given beside it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from alarm_replay import replay
 from arms import ARMS, CLAIMS, ROOT, Arm, Claim, Contrast
+from differences import Array, difference, is_evaluated, mean_of, numbers_of, record_of, seeds_of
 from rewards import ranking_table
 from sets import SETS
-from study import AP_METRICS, PUBLISHED, RESULTS
+from study import PUBLISHED, RESULTS
 
 IN_DOMAIN: tuple[str, ...] = ("in_domain",)
 OUT_OF_DOMAIN = tuple(each.name for each in SETS if each.name != "in_domain")
-RESAMPLES, SEED = 4000, 0
 COLUMNS = (
     ("F1", "f1_50"),
     ("mean IoU", "iou_mean"),
@@ -33,92 +30,6 @@ COLUMNS = (
     ("AP75", "AP75"),
     ("boxes/object", "boxes_per_target"),
 )
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The difference of two arms.
-
-    Attributes:
-        value: the mean difference.
-        low, high: its 95 % interval over prompts.
-        seeds: the difference of each seed.
-    """
-
-    value: float
-    low: float
-    high: float
-    seeds: tuple[float, ...]
-
-    def __str__(self) -> str:
-        several = f"seeds {min(self.seeds):+.3f} to {max(self.seeds):+.3f}"
-        spread = f"; {several if len(self.seeds) > 1 else 'one seed'}"
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]{spread}"
-
-
-@cache
-def seeds_of(arm: str) -> tuple[int, ...]:
-    """Return the seeds of an arm that are in `RESULTS`."""
-    return tuple(sorted(int(file.stem.rpartition("_")[2]) for file in RESULTS.glob(f"{arm}_[0-9]*.json")))
-
-
-@cache
-def record_of(arm: str, seed: int) -> dict[str, Any]:
-    """Read the record of a run that `study.py` wrote."""
-    return json.loads((RESULTS / f"{arm}_{seed}.json").read_text())
-
-
-@cache
-def numbers_of(arm: str, metric: str, sets: tuple[str, ...]) -> list[list[Array]]:
-    """Read the numbers of each held-out prompt (for average precision: of each resample): seeds x sets x prompts."""
-    found: list[list[Array]] = []
-    for seed in seeds_of(arm):
-        with np.load(RESULTS / f"{arm}_{seed}.npz") as arrays:
-            found.append([arrays[f"{name}/{metric}"].astype(np.float64) for name in sets])
-    return found
-
-
-def is_evaluated(arm: str, sets: tuple[str, ...]) -> bool:
-    """Whether the runs of an arm were evaluated on these sets; the oldest runs lack `in_domain`."""
-    return all(name in record_of(arm, seed)["held_out"] for seed in seeds_of(arm) for name in sets)
-
-
-def mean_of(arm: str, metric: str, sets: tuple[str, ...]) -> float:
-    """Return the mean over seeds and sets, with equal weights for the sets."""
-    held_out = [record_of(arm, seed)["held_out"] for seed in seeds_of(arm)]
-    return float(np.mean([[each[name][metric] for name in sets] for each in held_out]))
-
-
-def difference(arm: str, baseline: str, metric: str, sets: tuple[str, ...]) -> Difference:
-    """Return an arm minus its baseline; a baseline with one seed (a start) is compared with every seed of the arm."""
-    ours, theirs = numbers_of(arm, metric, sets), numbers_of(baseline, metric, sets)
-    rng = np.random.default_rng(SEED)
-    deltas = [
-        np.mean([run[i] for run in ours], axis=0) - np.mean([run[i] for run in theirs], axis=0)
-        for i in range(len(sets))
-    ]
-    means = [mean_of_seed(arm, i, metric, sets) for i in range(len(ours))]
-    bases = [mean_of_seed(baseline, i, metric, sets) for i in range(len(theirs))]
-    if metric in AP_METRICS:  # the draws of both used the same resamples
-        drawn = np.mean(deltas, axis=0)
-        drawn = drawn - drawn.mean() + np.mean(means) - np.mean(bases)
-    else:
-        drawn = np.mean([_resampled_means(delta, rng) for delta in deltas], axis=0)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    pairs = zip(means, bases if len(bases) == len(means) else [float(np.mean(bases))] * len(means), strict=True)
-    return Difference(float(np.mean(means) - np.mean(bases)), float(low), float(high), tuple(a - b for a, b in pairs))
-
-
-def mean_of_seed(arm: str, index: int, metric: str, sets: tuple[str, ...]) -> float:
-    """Return the mean over the sets of one run."""
-    held_out = record_of(arm, seeds_of(arm)[index])["held_out"]
-    return float(np.mean([held_out[name][metric] for name in sets]))
-
-
-def _resampled_means(values: Array, rng: np.random.Generator) -> Array:
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    return weights @ values / len(values)
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -240,7 +151,7 @@ def summary() -> str:
     """Write README's table: the first command before and after."""
     n_seeds, n_scenes = len(seeds_of("rl")), next(each.n_scenes for each in SETS if each.name == "in_domain")
     head = f"first command, {n_seeds} seeds, {n_scenes:,} held-out scenes"
-    lines = [f"| {head} | before | after | change, 95 % interval paired by scene; lowest and highest seed |"]
+    lines = [f"| {head} | before | after | change, 95 % interval over scenes and seeds; lowest and highest seed |"]
     lines.append("|---|---|---|---|")
     rows = [(label, "start", "rl", key, IN_DOMAIN) for label, key in SUMMARY]
     rows.append((f"F1, mean of {len(OUT_OF_DOMAIN)} sets out of domain", "start", "rl", "f1_50", OUT_OF_DOMAIN))

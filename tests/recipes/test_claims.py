@@ -14,6 +14,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "claims"))
 import alarm_replay
 import arms
+import differences
 import released_rewards
 import report
 import rewards
@@ -87,14 +88,31 @@ def test_a_contrast_is_judged_by_its_interval(
     keep(tmp_path, "start", 1, {"in_domain": start})
     for seed in (1, 2):
         keep(tmp_path, "rl", seed, {"in_domain": start + gain + rng.normal(0, 0.05, 400) * (1 if gain else 20)})
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    for cached in (report.seeds_of, report.record_of, report.numbers_of):
+    monkeypatch.setattr(differences, "RESULTS", tmp_path)
+    for cached in (differences.seeds_of, differences.record_of, differences.numbers_of):
         cached.cache_clear()
     found = report.difference("rl", "start", "f1_50", ("in_domain",))
     assert found.low < found.value < found.high
     assert len(found.seeds) == 2
     assert found.value == pytest.approx(np.mean(found.seeds))
     assert report.judge_contrast(arms.Contrast(arm="rl", baseline="start"))[1] == says
+
+
+def test_an_interval_covers_the_spread_between_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of an arm with one seed, from arms of its method; a start has none."""
+    monkeypatch.setattr(differences, "RESULTS", tmp_path)
+    for cached in (differences.seeds_of, differences.record_of, differences.numbers_of):
+        cached.cache_clear()
+    flat = np.full(400, 0.5)  # prompts that are all alike: the interval is that of the seeds
+    keep(tmp_path, "start", 1, {"in_domain": flat})
+    for seed, gain in enumerate((0.1, 0.12, 0.14), start=1):
+        keep(tmp_path, "rl", seed, {"in_domain": flat + gain})
+    keep(tmp_path, "off", 1, {"in_domain": flat + 0.2})
+    of_mean = 4.303 * 0.02 / np.sqrt(3)  # Student's t with 2 degrees of freedom, times the standard error
+    against_start = differences.difference("rl", "start", "f1_50", ("in_domain",))
+    assert (against_start.low, against_start.high) == pytest.approx((0.12 - of_mean, 0.12 + of_mean), abs=1e-5)
+    against_rl = differences.difference("off", "rl", "f1_50", ("in_domain",))
+    assert against_rl.high - against_rl.value == pytest.approx(np.hypot(of_mean, 4.303 * 0.02), abs=1e-5)
 
 
 GAMED = ("recall-alone", "recall-alone-single", "ap-released")
@@ -124,7 +142,7 @@ def test_there_is_a_gamed_run_and_a_healthy_one() -> None:
 
 
 def test_readme_shows_the_present_results() -> None:
-    for cached in (report.seeds_of, report.record_of, report.numbers_of):
+    for cached in (differences.seeds_of, differences.record_of, differences.numbers_of):
         cached.cache_clear()
     readme = (study.ROOT / "README.md").read_text()
     assert report.put_summary(readme) == readme
