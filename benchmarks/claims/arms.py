@@ -109,6 +109,13 @@ CLAIMS = {
         sentence="Thresholds that tighten as training proceeds help",
         contrasts=tuple(Contrast(arm="rl", baseline=each, metric="AP") for each in ("off", "easy", "strict")),
     ),
+    "schedule-able": Claim(
+        sentence="Thresholds that tighten help a model that finds the objects already",
+        contrasts=tuple(
+            Contrast(arm="rl-able", baseline=each, metric="AP") for each in ("off-able", "easy-able", "strict-able")
+        ),
+        baseline="rl-able",
+    ),
     "criteria": Claim(
         sentence="Precision and recall both matter, and so does matching by label",
         contrasts=tuple(
@@ -127,7 +134,8 @@ CLAIMS = {
 }
 """The claims that the study tests."""
 
-_FROM_HABITS = tuple(name for name, claim in CLAIMS.items() if claim.baseline != "able")
+_FROM_HABITS = tuple(name for name in CLAIMS if not name.endswith("-able"))
+_FROM_ABLE = ("rl-vs-able", "rl-vs-sft", "schedule-able")
 _WEIGHTED = "{{format:{0},recall:{1},precision:{2}}}"
 _LONG = {"MAX_RESPONSE": "140"}  # enough tokens for a flood of boxes
 _ONE_TO_THREE = {"OBJECTS_MIN": "1", "TOTAL_STEPS": "24", "TEST_FREQ": "12"}
@@ -147,9 +155,9 @@ def _released(reward: str, shows: str) -> Arm:
 
 ARMS = (
     Arm(name="start", shows="the start", claims=_FROM_HABITS, method="none", seeds=1),
-    Arm(name="able", shows="the able model", claims=("rl-vs-able", "rl-vs-sft"), method="none", start="able", seeds=1),
+    Arm(name="able", shows="the able model", claims=_FROM_ABLE, method="none", start="able", seeds=1),
     Arm(name="rl", shows="RL: the first command as it is", claims=_FROM_HABITS, seeds=5),
-    Arm(name="rl-able", shows="RL from the able model", claims=("rl-vs-able", "rl-vs-sft"), start="able", seeds=5),
+    Arm(name="rl-able", shows="RL from the able model", claims=_FROM_ABLE, start="able", seeds=5),
     Arm(name="sft", shows="SFT on the same questions", claims=("rl-vs-sft",), method="sft", seeds=5),
     Arm(name="sft-able", shows="SFT from the able model", claims=("rl-vs-sft",), method="sft", start="able", seeds=3),
     # The progressive rule
@@ -172,6 +180,17 @@ ARMS = (
         claims=("schedule",),
         variables={"SCHEDULE": "gated", "STAGES": BOTH},
         overrides=("++reward.reward_kwargs.visionr1.schedule.gate={metric:iou_mean,bar:0.55,window:4,patience:1}",),
+    ),
+    *(
+        Arm(
+            name=f"{name}-able", shows=f"{shows}, from the able model", claims=("schedule-able",), start="able",
+            variables=variables,
+        )
+        for name, shows, variables in (
+            ("off", "rule off: xi .5/.5/1", {"SCHEDULE": "off"}),
+            ("easy", "easy to the end", {"SCHEDULE": "constant", "STAGES": EASY}),
+            ("strict", "strict from the start", {"SCHEDULE": "constant", "STAGES": STRICT}),
+        )
     ),
     # Scenes of 1 to 3 objects: the recipe's settings before it drew 2 or 3
     Arm(

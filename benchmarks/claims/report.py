@@ -58,9 +58,10 @@ def verdict(claim: Claim) -> str:
 
 
 def has_own_runs(claim: str) -> bool:
-    """Whether a claim has runs other than the start and the first command."""
-    own = [arm.name for arm in ARMS if claim in arm.claims and arm.name not in ("start", "rl", "able")]
-    return claim == "rl-vs-start" or any(map(seeds_of, own))
+    """Whether a claim has runs of its own: arms that no claim before it has."""
+    before = list(CLAIMS)[: list(CLAIMS).index(claim)]
+    own = [arm.name for arm in ARMS if claim in arm.claims and not {*before} & {*arm.claims}]
+    return any(map(seeds_of, own))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
