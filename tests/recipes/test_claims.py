@@ -117,6 +117,8 @@ def test_an_interval_covers_the_spread_between_seeds(tmp_path: Path, monkeypatch
 
 GAMED = ("recall-alone", "recall-alone-single", "ap-released")
 """Arms whose rewards can be gamed; where one was, F1 fell."""
+SILENT = {"format": {"frac_reward_zero_std"}}
+"""Arms whose reward soon says nothing about an answer, and the alarms that say so."""
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_alarms_sound_on_gamed_runs_within_a_few_steps_and_on_no_healthy_one(fil
     record = json.loads(file.read_text())
     found = alarm_replay.replay(record["curve"])
     if found.damaged_at is None:
-        assert found.first == {} or record["arm"] in GAMED
+        assert found.first.keys() == SILENT.get(record["arm"], set()) or record["arm"] in GAMED
     else:
         assert min(found.first.values()) <= found.damaged_at + 6
 
