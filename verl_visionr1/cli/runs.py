@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import stop
+from verl_visionr1.cli.rollouts import quiet, stop
 from verl_visionr1.files import RowsError
 
 GALLERY_SECONDS = 60.0
@@ -21,9 +21,10 @@ GALLERY_SECONDS = 60.0
 
 def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
-    from verl_visionr1.runtime.check import findings
+    with quiet():
+        from verl_visionr1.runtime.check import findings
 
-    found = findings()
+        found = findings()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     table = Table(show_header=False, box=None)
