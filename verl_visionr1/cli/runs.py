@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import quiet, stop
+from verl_visionr1.cli.rollouts import quiet, say, stop
 from verl_visionr1.files import RowsError
 
 GALLERY_SECONDS = 60.0
@@ -49,6 +49,7 @@ def watch(
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
     from verl_visionr1.tools.runs.steps import RunError
+    from verl_visionr1.tools.runs.validations import record_notes
     from verl_visionr1.tools.runs.watch import planned_steps
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
@@ -58,6 +59,7 @@ def watch(
         total_steps = total_steps or planned_steps(run_dir)
     except RowsError as error:
         raise stop("watch", error) from None
+    say(record_notes(run_dir))
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 

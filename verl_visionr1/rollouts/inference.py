@@ -6,6 +6,7 @@ them, the saved rewards decide. The result is an assumption, and is reported as 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ def difference_hints(saved: Saved | None, sample: list[Rollout], judging: Judgin
     differ = f"{1.0 - saved.equal:.0%} of the rewards differ from the run's"
     known = [rollout for rollout in sample if rollout.saved is not None]
     found = infer(known, judging)
-    now = _explained(known, judging)
+    now, _ = _explained(known, judging)
     if found.share is not None and found.share >= now + BETTER:
         return [f"{differ}: {'; '.join(found.notes)}"]
     return [f"{differ}; pass the run's own --frame, --preset, --total-steps, or its {RUN_FILE}"]
@@ -111,12 +112,14 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
         return Inferred(judging, tuple(notes))
     tried = [(_explained(saved, other), options, other) for options, other in _variants(saved, judging, fixed)]
-    best = max(share for share, _, _ in tried)
-    own, _, _ = tried[0]
-    if best >= ENOUGH and best > own:
-        _, options, judging = next(one for one in tried if one[0] == best)
-        notes.append(f"{options} reproduces {best:.0%} of the saved rewards (default: {own:.0%})")
-    return Inferred(judging, tuple(notes), max(best, own) if best >= ENOUGH else own)
+    (own, own_whole), _, _ = tried[0]
+    (best, whole), options, found = max(tried, key=lambda one: one[0])  # the first of equal ones
+    if best < ENOUGH or (best, whole) <= (own, own_whole):
+        return Inferred(judging, tuple(notes), own)
+    criteria = f", and the criteria of {whole:.0%}" if whole else ""
+    default = f"default: {own:.0%}" + (f", {own_whole:.0%}" if whole else "")
+    notes.append(f"{options} reproduces {best:.0%} of the saved rewards{criteria} ({default})")
+    return Inferred(found, tuple(notes), best)
 
 
 def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Judging:
@@ -192,17 +195,21 @@ def _best_frames(sample: list[Rollout], judging: Judging, fit: Fit) -> tuple[flo
     return fits[judging.frame.name], best, names
 
 
-def _explained(saved: list[Rollout], judging: Judging) -> float:
-    """Share of the rollouts with reproduced reward."""
-    n = 0
+def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:
+    """Share of the rollouts with reproduced reward, and of those whose criteria are all reproduced, too."""
+    n = n_whole = 0
     for rollout in saved:
         try:
-            found = judging.score(rollout, judging.preset_for(rollout)).value
+            preset = judging.preset_for(rollout)
+            found = judging.score(rollout, preset)
         except ValueError:  # an unknown size, a stage that is not in the schedule
             continue
         assert rollout.saved is not None
-        n += abs(found - rollout.saved) <= EQUAL
-    return n / len(saved)
+        if abs(found.value - rollout.saved) <= EQUAL:
+            n += 1
+            numbers = rollout.numbers
+            n_whole += all(abs(found.metrics[name] - numbers.get(name, math.inf)) <= EQUAL for name in preset.weights)
+    return n / len(saved), n_whole / len(saved)
 
 
 def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:
