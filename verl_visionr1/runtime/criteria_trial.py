@@ -78,7 +78,8 @@ def _try(preset: Preset, target: Target, *, checks_range: bool) -> Iterator[tupl
         for criterion in _own_criteria(preset):
             try:
                 case = read_completion(text, target, preset, preset.schedule(0.0), response)
-                problem = criterion.range_problem(criterion.call(case)) if checks_range else ""
+                value = criterion.call(case)
+                problem = criterion.range_problem(value) if checks_range else ""
             except CriterionError as error:
                 problem = f"{error}; such a row has reward 0"
             if problem:
