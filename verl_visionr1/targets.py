@@ -167,6 +167,10 @@ class Target(
             raise TargetError(f"ground truth {shown}: {error}") from error
 
 
+read_target = lru_cache(maxsize=8192)(Target.from_json)
+"""`Target.from_json`, cached: all rollouts of a prompt share their ground truth."""
+
+
 def is_validation_split(split: object) -> bool:
     """Whether a split (`extra_info.split`) is for validation, by its name.
 

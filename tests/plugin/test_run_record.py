@@ -290,6 +290,13 @@ def test_starts_of_a_resumed_run_are_kept_where_they_differ(tmp_path: Path) -> N
         assert [one.from_step for one in read_run(file).starts] == steps
 
 
+def test_a_record_that_cannot_be_read_is_named_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start = Start(presets=[{"name": "a"}], frame="unit", from_step=6, checkpoint_dir=str(tmp_path / "checkpoints"))
+    (tmp_path / RUN_FILE).write_text('{"version": 1, "sta')
+    assert [read_run(file).starts for file in write_run(start)] == [[start]]
+    assert str(tmp_path / RUN_FILE) in caplog.text
+
+
 def test_rows_of_a_resumed_run_are_judged_by_their_own_start(tmp_path: Path) -> None:
     first = read_run(_record(tmp_path / "a", total_steps=10)).last
     later = read_run(_record(tmp_path / "b", total_steps=10, weights={"format": 0.0})).last

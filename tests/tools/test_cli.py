@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -69,6 +71,13 @@ def test_a_missing_file_exits_2_and_is_named(words: tuple[str, ...], tmp_path) -
 def test_the_check_as_json() -> None:
     found = json.loads(run("check", "--json").stdout)
     assert {"what", "found", "is_fine"} == set(found[0])
+
+
+@pytest.mark.verl
+def test_the_check_prints_no_warnings_of_what_it_imports() -> None:
+    program = ["-c", "from verl_visionr1.cli import main; main()", "check"]
+    done = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout.split()[1]) == ("", "python")
 
 
 @pytest.mark.verl

@@ -242,6 +242,25 @@ def test_the_preset_is_that_of_the_task_unless_told_otherwise(tmp_path: Path) ->
     assert result.output.startswith("nothing wrong")
 
 
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("return 2.0", ("criterion out of range: ", "returned 2 ", "own.py:1)")),
+        ("return -0.5", ("criterion out of range: ", "returned -0.5 ", "own.py:1)")),
+        ("return float('inf')", ("visionr1 explain: ", "returned inf ", "own.py:1)")),
+        ("return {}['a']", ("visionr1 explain: ", "KeyError: 'a'", "own.py:2)")),
+    ],
+)
+def test_a_criterion_that_fails_is_the_cause(body: str, parts: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"def own(answer):\n    {body}\n")
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("base: visionr1\nname: mine\ncriteria: {own: {fn: own.py:own}}\n")
+    for text in (PERFECT, "none"):
+        first = run("--text", text, "--target", TARGET.to_json(), "--preset", preset).output.splitlines()[0]
+        assert first.startswith(parts[0])
+        assert all(part in first for part in ("criteria.own", *parts))
+
+
 def test_the_processed_size_is_replayed_where_the_frame_needs_it() -> None:
     result = run("--text", PERFECT, "--target", TARGET.to_json(), "--frame", "qwen2.5-vl")
     assert "pixels of the image as the processor resized it): the image is 1988 x 1204" in result.output

@@ -65,7 +65,7 @@ def test_stages_by_hand() -> None:
     found = replay(rollouts([[60, 80], [60, 70]]), judging())
     off, beginner, advanced = found.stages
     assert [(stage.name, stage.progress, stage.match_iou) for stage in found.stages] == [
-        ("rule off", None, 0.5),
+        ("no schedule", None, 0.5),
         ("stage 0", 0.0, 0.5),
         ("stage 1", 0.5, 0.75),
     ]

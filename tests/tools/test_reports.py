@@ -210,6 +210,8 @@ def test_a_half_written_record_does_not_end_the_report(
     result = CliRunner().invoke(app, ["report", str(folder)])
     assert result.exit_code == 0, result.stderr
     assert json.loads((folder / "report.json").read_text())["steps"] == [0, 4]
+    (note,) = [line for line in result.stdout.splitlines() if str(tmp_path / place) in line]
+    assert str(folder / "validation") in note, "what is used in its place"
     console = Console(file=(tmp_path / "out").open("w"))
     watch(folder, total_steps=4, console=console)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from verl_visionr1 import PRESETS, FrameError, RewardError, Score, Target, score
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import TASK_PRESETS
+from verl_visionr1.rollouts.inference import infer
 from verl_visionr1.rollouts.judged import TableBuilder
 from verl_visionr1.rollouts.judging import Moment, Processing, preset_and_moment
 from verl_visionr1.rollouts.numbers import numbers_of
@@ -288,6 +290,17 @@ def test_the_wrong_frame_is_found() -> None:
 def test_the_wrong_stage_or_preset_is_found(options: dict[str, Any], found: str) -> None:
     (hint,) = rescore(saved_by(**options), judging()).hints
     assert found in hint
+
+
+@pytest.mark.parametrize("name", ["visionr1", "vlmr1-rec", "rec-hit", "rec-giou"])
+def test_the_criteria_of_a_dump_decide_between_presets_that_give_its_rewards(name: str) -> None:
+    rows: list[Rollout] = []
+    for text in (PERFECT, PROSE):
+        given = score(text, ONE, preset=name)
+        rows.append(rollout(text, target=ONE, saved=given.value, numbers=given.metrics))
+    assert infer(rows, judging()).judging.preset.name == name
+    without = [msgspec.structs.replace(row, numbers={}) for row in rows]
+    assert infer(without, judging()).judging.preset.name == "visionr1", "the given one, which gives the rewards"
 
 
 def test_what_nothing_explains_is_said() -> None:

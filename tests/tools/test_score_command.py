@@ -12,7 +12,7 @@ import pytest
 from scored import CAT, FAIR, PERFECT, PROSE, VALUES, judging, rollout, said
 from typer.testing import CliRunner
 
-from verl_visionr1 import PRESETS
+from verl_visionr1 import PRESETS, Target
 from verl_visionr1.cli import app
 from verl_visionr1.files import RowsError
 from verl_visionr1.rewards.composition import preset_to_dict
@@ -53,6 +53,48 @@ def write_dump(path: Path, texts: Sequence[str], **changes: Any) -> Path:
 
 def run(*args: object) -> Any:
     return CliRunner().invoke(app, ["score", *map(str, args)], env={"COLUMNS": "160"})
+
+
+def test_a_criterion_that_raises_is_named_with_the_row(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def own(answer):\n    return 1 / answer.n_predicted\n")
+    (tmp_path / "mine.yaml").write_text("base: visionr1\nname: mine\ncriteria: {own: {fn: own.py:own}}\n")
+    file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
+    result = run(file, "--preset", tmp_path / "mine.yaml", "--frame", "original", "--stage", 0)
+    assert (result.exit_code, result.stdout) == (2, "")
+    for part in (f"{file}:2: ", "criteria.own: ZeroDivisionError", f"{tmp_path}/own.py:2)"):
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "explain", "gallery", "schedule"])
+@pytest.mark.parametrize(
+    ("more", "gives"),
+    [({}, "0.80 instead of 0.00"), ({"iou_mean": 0.8}, "mean IoU of 100%")],
+    ids=["by the ground truth", "by the dump's numbers"],
+)
+def test_a_frame_that_does_not_fit_is_named(command: str, more: dict[str, float], gives: str, tmp_path: Path) -> None:
+    by = 1000 / 480  # an image of 480 x 480 in the frame 0-1000
+    target = Target(task="detection", size_wh=(480, 480), boxes_xyxy=[[100, 100, 200, 200]], labels=["cat"])
+    file = tmp_path / "3.jsonl"
+    row = {"input": "?", "output": said(80, by=by), "gts": target.to_json(), **more}
+    file.write_text(f"{json.dumps(row)}\n" * 2)
+    words = {"explain": ["--row", "1"], "gallery": ["--out", str(tmp_path / "page.html")]}.get(command, [])
+    words = [command, *(["--rollouts"] if command == "schedule" else []), str(file), *words]
+
+    def notes(frame: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--frame", frame])
+        assert done.exit_code == 0, done.stderr
+        return "".join(line for line in done.stderr.splitlines() if line.startswith(f"frame {frame} "))
+
+    for part in ("2 of 2", "--frame qwen3-vl", gives):
+        assert part in notes("percent")
+    assert notes("qwen3-vl") == ""
+
+
+def test_boxes_outside_every_frame_are_named(tmp_path: Path) -> None:
+    file = write_dump(tmp_path / "3.jsonl", [said(by=50.0)] * 3)
+    (note,) = [line for line in run(file, "--frame", "original").stderr.splitlines() if line.startswith("frame ")]
+    assert "3 of 3" in note
+    assert "--frame" not in note
 
 
 def test_the_command_says_what_the_function_says(tmp_path: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from verl_visionr1.cli.rollouts import quiet
 
 
 def dry_run(
@@ -25,7 +23,7 @@ def dry_run(
     ] = False,
 ) -> None:
     """Compose and check a training command without starting it: no Ray, no GPU. Exit code 1 if it would fail."""
-    with _quiet():
+    with quiet():
         from verl_visionr1.runtime.dry_run import dry_run as run
 
         found = run(overrides or (), data_later=data_later)
@@ -49,16 +47,3 @@ def dry_run(
         raise typer.Exit(1)
     unseen = "; the notes say what was not checked" if found.notes else ""
     console.print(Text(f"verl's checks and the plug-in's pass{unseen}"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence messages of verl and torch about missing engines and devices."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -26,6 +26,7 @@ from verl_visionr1.cli.judging import (
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import frame_named
 from verl_visionr1.rewards import TASK_PRESETS
+from verl_visionr1.rewards.base import CriterionError
 from verl_visionr1.rollouts.columns import Columns
 from verl_visionr1.rollouts.judging import EQUAL, Judging
 from verl_visionr1.rollouts.records import Rollout
@@ -85,6 +86,9 @@ def explain(
         notes = [*filter(None, [chosen]), *setup.notes]
         if draw is not None:
             notes += _draw(explanation, draw, image, rollout, data or setup.data)
+    except CriterionError as error:
+        reason = f"no reward: {error}; in training such a row has reward 0; correct the function"
+        raise given.stop("explain", CriterionError(reason)) from None
     except ValueError as error:  # RewardError, FrameError, TargetError, RowsError, ...
         raise given.stop("explain", error) from None
     if as_json:

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_type_hints
 from verl_visionr1.cli import rollouts as given
 from verl_visionr1.evaluation.generation.records import PREDICTIONS, SETTINGS, Made, read_made
 from verl_visionr1.frames import MODEL_TYPE_FRAMES, frame_named
-from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, infer, sample_of
+from verl_visionr1.rollouts.inference import INFERRED, RUN_FILE, frame_note, infer, sample_of
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing
 from verl_visionr1.rollouts.places import dumps_of
-from verl_visionr1.rollouts.records import Columns, read_rollouts
+from verl_visionr1.rollouts.records import Columns, Rollout, read_rollouts
 from verl_visionr1.rollouts.run import Run, run_of
 
 
@@ -137,19 +137,21 @@ def judging_for(paths: list[Path], options: Options, columns: Columns | None = N
         file, run = found
         described = run.last.describe()
         notes = [f"{file}: {described}", *(f"{option}: overrides the run's own" for option in options.named)]
-        return ScoringSetup(override(run.judging(), options), tuple(notes), run, file, tuple(options.named))
+        judging = override(run.judging(), options)
+        notes += [] if options.frame is None else _frame_notes(_sample(paths, columns), judging)
+        return ScoringSetup(judging, tuple(notes), run, file, tuple(options.named))
     judging, fixed, notes = Judging(given.preset_of("visionr1"), frame_named("original")), _fixed(options), []
     evaluation = evaluation_of(paths)
     if evaluation is not None:
         judging, notes = _as_evaluated(*evaluation, judging, options)
         fixed |= {"frame"} if evaluation[1].model_type in MODEL_TYPE_FRAMES else set()
-    judging = override(judging, options)
+    judging, sample = override(judging, options), _sample(paths, columns)
     if len(fixed) == len(INFERRED):  # every choice was made by an option
-        return ScoringSetup(judging, tuple(notes))
-    inferred = infer(_sample(paths, columns), judging, fixed)
+        return ScoringSetup(judging, (*notes, *_frame_notes(sample, judging)))
+    inferred = infer(sample, judging, fixed)
     found_out = "".join(f"; {note}" for note in inferred.notes)
     notes.append(f"no {RUN_FILE}: assumed {_describe(inferred.judging, fixed)}{found_out}")
-    return ScoringSetup(inferred.judging, tuple(notes))
+    return ScoringSetup(inferred.judging, (*notes, *_frame_notes(sample, inferred.judging)))
 
 
 def is_described(path: Path) -> bool:
@@ -207,7 +209,14 @@ def _describe(judging: Judging, fixed: frozenset[str]) -> str:
     return ", ".join(words for name, words in assumed.items() if name not in fixed)
 
 
-def _sample(paths: list[Path], columns: Columns | None) -> list:
+def _frame_notes(sample: list[Rollout], judging: Judging) -> list[str]:
+    try:
+        return list(filter(None, [frame_note(sample, judging)]))
+    except ValueError:  # the frame needs an unknown size, or a criterion failed: scoring reports it
+        return []
+
+
+def _sample(paths: list[Path], columns: Columns | None) -> list[Rollout]:
     files = [file for dump in dumps_of(paths) for file in dump.files]
     return sample_of(read_rollouts(files, columns=columns, on_error="skip"))
 

@@ -1,8 +1,10 @@
-"""Shared by the commands: options for rollouts, columns and coordinates; errors in one line."""
+"""Shared by the commands: options for rollouts, columns and coordinates; errors in one line; quiet imports."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +171,19 @@ def opened(
     with _progress(sum(file.stat().st_size for file in files)) as advance:
         names = {"columns": columns, "sources": sources, "validation_names": validation_names}
         yield read_rollouts(files, **names, on_error=on_error, counts=counts, advance=advance)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings of verl and torch about missing engines and devices; errors are shown."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

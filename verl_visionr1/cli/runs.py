@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verl_visionr1.cli.rollouts import stop
+from verl_visionr1.cli.rollouts import quiet, say, stop
 from verl_visionr1.files import RowsError
 
 GALLERY_SECONDS = 60.0
@@ -21,9 +21,10 @@ GALLERY_SECONDS = 60.0
 
 def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Print what verl sees: versions, plug-in, reward manager, platform. Exit code 1 if a run would fail."""
-    from verl_visionr1.runtime.check import findings
+    with quiet():
+        from verl_visionr1.runtime.check import findings
 
-    found = findings()
+        found = findings()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     table = Table(show_header=False, box=None)
@@ -48,6 +49,7 @@ def watch(
 ) -> None:
     """Print a run's steps as they are logged: reward, criteria, thresholds, time left, alarms."""
     from verl_visionr1.tools.runs.steps import RunError
+    from verl_visionr1.tools.runs.validations import record_notes
     from verl_visionr1.tools.runs.watch import planned_steps
     from verl_visionr1.tools.runs.watch import watch as watch_run
 
@@ -57,6 +59,7 @@ def watch(
         total_steps = total_steps or planned_steps(run_dir)
     except RowsError as error:
         raise stop("watch", error) from None
+    say(record_notes(run_dir))
     watch_run(run_dir, total_steps, Console(soft_wrap=True), pid)
 
 

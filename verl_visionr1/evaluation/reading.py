@@ -21,11 +21,10 @@ from verl_visionr1.processed import SizeError
 from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.rewards.base import CriterionInput
 from verl_visionr1.rewards.completion import apply_criteria, read_completion
-from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.judging import Judging
 from verl_visionr1.rollouts.records import Rollout
 from verl_visionr1.schedule import follow_model
-from verl_visionr1.targets import Target, TargetError
+from verl_visionr1.targets import Target, TargetError, read_target
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from verl_visionr1.rewards.routing import Routes
 from verl_visionr1.rewards.run_settings import RewardSettings
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
-from verl_visionr1.targets import NO_IMAGE, Target
+from verl_visionr1.targets import NO_IMAGE, Target, read_target
 
 REPORTED = (
     "value",
@@ -48,9 +47,6 @@ UNKNOWN_PROGRESS = -1.0
 BY_VERL = ("reward", "score", "input", "output", "gts", "step", "uid")
 """Other keys of a row or of verl's dumps."""
 NO_DEGENERATION: Mapping[str, float] = {"distinct_share": 1.0, "empty": 0.0}
-
-read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""Cached, since all rollouts of a prompt share their ground truth."""
 
 
 class MissingStepError(ValueError):

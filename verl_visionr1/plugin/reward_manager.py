@@ -23,7 +23,7 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 
 from verl_visionr1.criteria import Thresholds
 from verl_visionr1.frames import Extent
-from verl_visionr1.integrations.core import NO_DEGENERATION, read_target, row_report
+from verl_visionr1.integrations.core import NO_DEGENERATION, row_report
 from verl_visionr1.plugin.config import (
     PREFIX,
     ConfigError,
@@ -50,7 +50,7 @@ from verl_visionr1.rewards.completion import apply_criteria, degeneration_metric
 from verl_visionr1.rewards.context import WIRE_KEY, Context, Rule, context_at
 from verl_visionr1.rewards.routing import DELEGATED, is_delegated
 from verl_visionr1.schedule import follow_model
-from verl_visionr1.targets import Target, is_validation_split
+from verl_visionr1.targets import Target, is_validation_split, read_target
 
 logger = logging.getLogger(__name__)
 

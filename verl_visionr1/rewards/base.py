@@ -44,6 +44,10 @@ class RewardError(SettingsError):
     """An unknown or invalid preset, weight or option; the message names the key and the value."""
 
 
+class CriterionError(RewardError):
+    """A user's criterion raised, or returned no finite number; the message names the place in the user's code."""
+
+
 class Score(msgspec.Struct, frozen=True, gc=False):
     """The score of one completion.
 
@@ -130,11 +134,21 @@ class Criterion:
         looks_at = _looks_at(self.name, self.fn, self.options)
         object.__setattr__(self, "looks_at", looks_at)
         call = _bind_call(self.fn, looks_at, self.options)
-        is_own = self.fn.__module__.startswith("verl_visionr1.")
-        if is_own and self.options:
+        if self.options and not self.is_custom:
             _try_options(self.name, call)
-        object.__setattr__(self, "call", call if is_own else _guard(self.name, call))
-        object.__setattr__(self, "may_block", not is_own or bool(getattr(self.fn, "may_block", False)))
+        object.__setattr__(self, "call", _guard(self.name, self.fn, call) if self.is_custom else call)
+        object.__setattr__(self, "may_block", self.is_custom or bool(getattr(self.fn, "may_block", False)))
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether its function is from outside the package."""
+        return not self.fn.__module__.startswith("verl_visionr1.")
+
+    def range_problem(self, value: float) -> str:
+        """Message about a value outside [0, 1] of a function from outside the package; "" if there is none."""
+        if not self.is_custom or -1e-6 <= value <= 1.0 + 1e-6:
+            return ""
+        return f"criteria.{self.name}: returned {value:g} ({_place(self.fn)}), outside [0, 1]"
 
 
 def _looks_at(name: str, fn: CriterionFn, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -172,6 +186,12 @@ def _function_name(fn: CriterionFn) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
+def _place(fn: CriterionFn) -> str:
+    """File and line of a function, as far as they are known."""
+    code = getattr(fn, "__code__", None)
+    return _function_name(fn) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
 def _bind_call(
     fn: CriterionFn, looks_at: tuple[str, ...], options: Mapping[str, Any]
 ) -> Callable[[CriterionInput], float]:
@@ -206,23 +226,26 @@ def _try_options(name: str, call: Callable[[CriterionInput], float]) -> None:
         raise RewardError(f"criteria.{name}.options: {error}") from None
 
 
-def _guard(name: str, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
-    """Wrap a user's function so that it returns a finite number or raises RewardError."""
+def _guard(name: str, fn: CriterionFn, call: Callable[[CriterionInput], float]) -> Callable[[CriterionInput], float]:
+    """Wrap a user's function so that it returns a finite number or raises CriterionError."""
+    file = _place(fn).rpartition(":")[0]
 
     def guarded(case: CriterionInput) -> float:
         try:
             result = call(case)
         except Exception as error:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"
-            raise RewardError(f"criteria.{name}: {reason}") from error
+            frames = traceback.extract_tb(error.__traceback__)
+            at = next((each for each in reversed(frames) if each.filename == file), frames[-1])
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({at.filename}:{at.lineno})"
+            raise CriterionError(f"criteria.{name}: {reason}") from error
         try:
             number = float(result)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise RewardError(
-                f"criteria.{name}: returned {result!r}; a criterion must return a finite float, ideally in [0, 1]"
+            raise CriterionError(
+                f"criteria.{name}: returned {result!r} ({_place(fn)}); a criterion must return a finite float, ideally "
+                "in [0, 1]"
             )
         return number
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +11,7 @@ import msgspec
 from verl_visionr1.answers.transcript import turn_text
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rollouts.dumps import rows_of, start_of
-from verl_visionr1.targets import Target, TargetError
-
-read_target = lru_cache(maxsize=8192)(Target.from_json)
-"""Cached, since all rollouts of a prompt share their ground truth."""
+from verl_visionr1.targets import Target, TargetError, read_target
 
 
 class Columns(msgspec.Struct, frozen=True):

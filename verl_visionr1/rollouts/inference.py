@@ -6,13 +6,17 @@ them, the saved rewards decide. The result is an assumption, and is reported as 
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from verl_visionr1.answers import Defect
+from verl_visionr1.criteria import iou_mean
 from verl_visionr1.frames import FRAMES
 from verl_visionr1.rewards import PRESETS, TASK_PRESETS, Preset
+from verl_visionr1.rewards.base import BOX_TASKS
 from verl_visionr1.rollouts.judging import EQUAL, Judging, Moment, Training
 from verl_visionr1.rollouts.numbers import Saved
 from verl_visionr1.rollouts.records import Rollout
@@ -31,6 +35,8 @@ LEAST_VALUES = 2
 """Least number of distinct saved rewards: equal rewards are not informative."""
 BETTER = 0.2
 """Least gain in the reproduced share of saved rewards for a hint."""
+MANY_OUTSIDE = 0.5
+"""Share of answers with a box outside the frame from which the frame is doubted."""
 FINE = 0.99
 """Share of equal rewards from which no hint is given."""
 RUN_FILE = "visionr1_run.json"
@@ -83,9 +89,9 @@ def difference_hints(saved: Saved | None, sample: list[Rollout], judging: Judgin
     differ = f"{1.0 - saved.equal:.0%} of the rewards differ from the run's"
     known = [rollout for rollout in sample if rollout.saved is not None]
     found = infer(known, judging)
-    now = _explained(known, judging)
+    now, _ = _explained(known, judging)
     if found.share is not None and found.share >= now + BETTER:
-        return [f"{differ}; assumed instead: {'; '.join(found.notes)}"]
+        return [f"{differ}: {'; '.join(found.notes)}"]
     return [f"{differ}; pass the run's own --frame, --preset, --total-steps, or its {RUN_FILE}"]
 
 
@@ -106,55 +112,104 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     if len({rollout.saved for rollout in saved}) < LEAST_VALUES:
         return Inferred(judging, tuple(notes))
     tried = [(_explained(saved, other), options, other) for options, other in _variants(saved, judging, fixed)]
-    best = max(share for share, _, _ in tried)
-    own, _, _ = tried[0]
-    if best >= ENOUGH and best > own:
-        _, options, judging = next(one for one in tried if one[0] == best)
-        notes.append(f"{options} reproduces {best:.0%} of the saved rewards (default: {own:.0%})")
-    return Inferred(judging, tuple(notes), max(best, own) if best >= ENOUGH else own)
+    (own, own_whole), _, _ = tried[0]
+    (best, whole), options, found = max(tried, key=lambda one: one[0])  # the first of equal ones
+    if best < ENOUGH or (best, whole) <= (own, own_whole):
+        return Inferred(judging, tuple(notes), own)
+    criteria = f", and the criteria of {whole:.0%}" if whole else ""
+    default = f"default: {own:.0%}" + (f", {own_whole:.0%}" if whole else "")
+    notes.append(f"{options} reproduces {best:.0%} of the saved rewards{criteria} ({default})")
+    return Inferred(found, tuple(notes), best)
 
 
 def _with_frame(sample: list[Rollout], judging: Judging, notes: list[str]) -> Judging:
     """The judging in the frame that reproduces the mean IoU of the dump."""
-    measured = [rollout for rollout in sample if rollout.numbers.get("iou_mean")]
-    if not measured:
-        return judging
-    shares = {name: _measured(measured, replace(judging, frame=frame)) for name, frame in FRAMES.items()}
-    own, best = shares[judging.frame.name], max(shares.values())
+    own, best, names = _best_frames(sample, judging, _measured)
     if best < ENOUGH or best <= own:
         return judging
-    names = sorted((name for name, share in shares.items() if share == best), key=lambda name: name != NEWEST)
     notes.append(f"--frame {names[0]} gives the mean IoU of {best:.0%} of the rows" + _others(names))
     return replace(judging, frame=FRAMES[names[0]])
+
+
+def frame_note(sample: list[Rollout], judging: Judging) -> str:
+    """Say that the answers are in another frame, and in which; "" if they fit.
+
+    Raises:
+        FrameError, RewardError: the sample cannot be scored.
+    """
+    own, best, names = _best_frames(sample, judging, _measured)
+    gives = f"gives the dump's mean IoU of {best:.0%} of the rows"
+    if best < own + BETTER:
+        own, best, names = _best_frames(sample, judging, _mean_iou)
+        gives = f"gives a mean IoU of {best:.2f} instead of {own:.2f}"
+    n_boxed, n_outside = _n_outside(sample, judging)
+    if best < own + BETTER and n_outside <= MANY_OUTSIDE * n_boxed:
+        return ""
+    advice = f"--frame {names[0]} {gives}{_others(names)}" if best > own else "no known frame fits better"
+    return (
+        f"frame {judging.frame.name} does not fit the answers: {n_outside} of {n_boxed} have a box outside it; {advice}"
+    )
+
+
+def _n_outside(sample: list[Rollout], judging: Judging) -> tuple[int, int]:
+    """Number of answers with boxes, and of those with a box outside the frame."""
+    answers = [judging.case(rollout, judging.preset_for(rollout)).answer for rollout in sample]
+    boxed = [answer for answer in answers if answer.boxes_xyxy]
+    return len(boxed), sum(Defect.OUTSIDE in answer.defects for answer in boxed)
 
 
 def _others(names: list[str]) -> str:
     return f" (so do {', '.join(names[1:])})" if len(names) > 1 else ""
 
 
-def _measured(rollouts: list[Rollout], judging: Judging) -> float:
-    """Share of the rollouts with reproduced mean IoU."""
-    n = 0
-    for rollout in rollouts:
+Fit = Callable[[Sequence[Rollout], Sequence[float]], float]
+"""How well mean IoUs fit their rollouts, in [0, 1]."""
+
+
+def _measured(rollouts: Sequence[Rollout], ious: Sequence[float]) -> float:
+    """Share of the rollouts with boxes whose mean IoU in the dump is reproduced."""
+    known = [
+        (rollout.numbers["iou_mean"], iou)
+        for rollout, iou in zip(rollouts, ious, strict=True)
+        if rollout.numbers.get("iou_mean")
+    ]
+    return sum(abs(saved - iou) <= EQUAL for saved, iou in known) / len(known) if known else 0.0
+
+
+def _mean_iou(rollouts: Sequence[Rollout], ious: Sequence[float]) -> float:
+    return sum(ious) / len(rollouts) if rollouts else 0.0
+
+
+def _best_frames(sample: list[Rollout], judging: Judging, fit: Fit) -> tuple[float, float, list[str]]:
+    """Fit of the given frame, the best fit, and the frames that have it; the newest model's first."""
+    placed = [rollout for rollout in sample if rollout.target.task in BOX_TASKS and rollout.target.n_objects]
+    fits: dict[str, float] = {}
+    for name, frame in FRAMES.items():
+        other = replace(judging, frame=frame, earlier=())
         try:
-            found = judging.score(rollout, judging.preset_for(rollout)).metrics["iou_mean"]
+            fits[name] = fit(placed, [iou_mean(other.case(one, other.preset_for(one)).class_aware) for one in placed])
         except ValueError:  # the frame needs an unknown size
-            return 0.0
-        n += abs(found - rollout.numbers["iou_mean"]) <= EQUAL
-    return n / len(rollouts)
+            fits[name] = 0.0
+    best = max(fits.values())
+    names = sorted((name for name, value in fits.items() if value == best), key=lambda name: name != NEWEST)
+    return fits[judging.frame.name], best, names
 
 
-def _explained(saved: list[Rollout], judging: Judging) -> float:
-    """Share of the rollouts with reproduced reward."""
-    n = 0
+def _explained(saved: list[Rollout], judging: Judging) -> tuple[float, float]:
+    """Share of the rollouts with reproduced reward, and of those whose criteria are all reproduced, too."""
+    n = n_whole = 0
     for rollout in saved:
         try:
-            found = judging.score(rollout, judging.preset_for(rollout)).value
+            preset = judging.preset_for(rollout)
+            found = judging.score(rollout, preset)
         except ValueError:  # an unknown size, a stage that is not in the schedule
             continue
         assert rollout.saved is not None
-        n += abs(found - rollout.saved) <= EQUAL
-    return n / len(saved)
+        if abs(found.value - rollout.saved) <= EQUAL:
+            n += 1
+            numbers = rollout.numbers
+            n_whole += all(abs(found.metrics[name] - numbers.get(name, math.inf)) <= EQUAL for name in preset.weights)
+    return n / len(saved), n_whole / len(saved)
 
 
 def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> Iterator[tuple[str, Judging]]:

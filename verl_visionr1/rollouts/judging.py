@@ -20,7 +20,7 @@ from verl_visionr1.rewards import (
     Score,
     evaluate_completion,
 )
-from verl_visionr1.rewards.base import CriterionInput
+from verl_visionr1.rewards.base import CriterionError, CriterionInput
 from verl_visionr1.rewards.completion import apply_criteria, read_completion
 from verl_visionr1.rewards.context import Rule, ValidationStage, context_at
 from verl_visionr1.rollouts.records import Rollout
@@ -226,9 +226,12 @@ class Judging:
 
         Raises:
             FrameError, SizeError: the frame needs the processed size, which is unknown.
-            RewardError: the moment is unknown.
+            RewardError: the moment is unknown, or a criterion of the user failed.
         """
-        return apply_criteria(self.case(rollout, preset), preset)
+        try:
+            return apply_criteria(self.case(rollout, preset), preset)
+        except CriterionError as error:
+            raise CriterionError(f"{rollout.where}: {error}; in training such a row has reward 0") from error
 
     def case(self, rollout: Rollout, preset: Preset) -> CriterionInput:
         """Input of a preset's criteria; errors as of `score`."""

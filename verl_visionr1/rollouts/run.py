@@ -6,6 +6,7 @@ adds an entry, since a resumed run may score its later steps with other settings
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from verl_visionr1.rollouts.inference import RUN_FILE
 from verl_visionr1.rollouts.judging import Judging, Moment, Processing, Training
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.settings import SettingsError, decoded
+
+logger = logging.getLogger(__name__)
 
 CHILDREN = ("checkpoints", "rollouts", "validation")
 """Folders of a run directory that may have the file, if the run directory itself does not."""
@@ -209,7 +212,8 @@ def write_run(start: Start) -> list[Path]:
             raise RowsError(f"{file.parent}: cannot be created ({error.strerror or error})") from None
         try:
             run = read_run(file).with_start(start) if file.is_file() else Run(starts=[start])
-        except RowsError:  # another version, or not a record: replaced by the new start
+        except RowsError as error:  # another version, or not a record
+            logger.warning("visionr1: %s; it is replaced, so settings of earlier starts are lost", error)
             run = Run(starts=[start])
         write_whole(file, msgspec.json.format(msgspec.json.encode(run), indent=1))
         written.append(file)

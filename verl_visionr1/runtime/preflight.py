@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin import preflight
-from verl_visionr1.runtime import agreement, checkpoints, run_checks, run_rows, summary, trainable
+from verl_visionr1.runtime import agreement, checkpoints, criteria_trial, run_checks, run_rows, summary, trainable
 
 MIN_FREE_GB = 2.0
 """Least free disk for checkpoints in GB; `VISIONR1_MIN_FREE_GB` changes it."""
@@ -48,6 +48,7 @@ def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool 
         return problems + wrong
     checks = (agreement.agreement_problems, run_rows.image_problems, checkpoints.resume_problems)
     problems += [problem for check in checks for problem in check(config)]
+    problems += criteria_trial.criteria_problems(config, checks_range=not here)
     return problems + run_checks.run_problems(config, is_whole=is_whole)
 
 

@@ -242,7 +242,8 @@ def take_census(reader: Reader) -> Census:
         except ValueError as error:  # FrameError, SizeError, RewardError
             if reader.settings.on_error == "fail":
                 raise
-            counts.skip(f"{rollout.where}: {error}")
+            where = f"{rollout.where}: "
+            counts.skip(where + str(error).removeprefix(where))
             continue
         builder.add(rollout, preset, score, dump=dump)
         if rollout.saved is not None:

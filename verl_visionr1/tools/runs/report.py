@@ -38,6 +38,7 @@ from verl_visionr1.tools.runs.validations import (
     measure,
     read_sources,
     read_validation,
+    record_notes,
     validation_folder,
 )
 
@@ -280,7 +281,8 @@ def report(run_dir: Path) -> Report:
     figure, numbers = run_dir / FIGURE, run_dir / NUMBERS
     write_whole(numbers, msgspec.json.format(msgspec.json.encode(numbers_of(comparison, curves)), indent=1))
     draw(steps, figure, title=run_dir.resolve().name, curves=curves)
-    return Report([*tables, *([alarms] if alarms else [])], verdicts_of(comparison), comparison.notes, figure, numbers)
+    notes = [*record_notes(run_dir), *comparison.notes]
+    return Report([*tables, *([alarms] if alarms else [])], verdicts_of(comparison), notes, figure, numbers)
 
 
 Outcome = Literal["better", "worse", "no change", "reward up, quality down", "unknown"]

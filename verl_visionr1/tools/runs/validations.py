@@ -21,11 +21,10 @@ from verl_visionr1.boxes import Array
 from verl_visionr1.files import RowError, RowsError
 from verl_visionr1.rewards.completion import BOX_TASKS
 from verl_visionr1.rollouts.bootstrap import Estimate, Ratios, estimates_of, interval
-from verl_visionr1.rollouts.columns import read_target
 from verl_visionr1.rollouts.dumps import rows_of
 from verl_visionr1.rollouts.records import data_sources_of, split_uid
 from verl_visionr1.rollouts.run import Start, find_run, read_run
-from verl_visionr1.targets import TargetError
+from verl_visionr1.targets import TargetError, read_target
 from verl_visionr1.tools.runs.steps import Metric, list_metrics
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
@@ -167,6 +166,17 @@ def _start_of(run_dir: Path) -> Start | None:
         return None if file is None else read_run(file).last
     except RowsError:
         return None
+
+
+def record_notes(run_dir: Path) -> list[str]:
+    """Name a run record that cannot be read, and what is used in its place; empty if there is none."""
+    try:
+        file = find_run(run_dir)
+        if file is not None:
+            read_run(file)
+    except RowsError as error:
+        return [f"{error}; assumed instead: validation in {validation_folder(run_dir)}"]
+    return []
 
 
 def dumped_means(run_dir: Path) -> dict[int, dict[str, dict[str, float]]]:

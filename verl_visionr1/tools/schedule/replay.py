@@ -37,7 +37,7 @@ class StageNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of the rollouts under one stage.
 
     Attributes:
-        name: "rule off", "stage 1", "progress 0.5".
+        name: "no schedule", "stage 1", "progress 0.5".
         progress: where it begins; None without a schedule.
         match_iou: the IoU needed for a match.
         overall, sources: the numbers of all rows, and of each data source.
@@ -67,7 +67,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_moments(schedule: Schedule) -> list[At]:
     """Moments at which a schedule is replayed: off, then the start of each stage, or samples without steps."""
-    off = At("rule off", None)
+    off = At("no schedule", None)
     if schedule.interpolation == "step":
         return [off, *(At(f"stage {i}", start, i) for i, (start, _) in enumerate(schedule.points))]
     return [off, *(At(f"progress {progress:g}", progress) for progress in RAMP_SAMPLES)]

@@ -94,7 +94,8 @@ def _criteria(exam: Exam) -> list[Finding]:
     for criterion in perfect.preset.criteria:
         given = criterion.call(perfect.case)
         if criterion.weight and given < 1.0 - 1e-6:
-            what = f"criterion {criterion.name} gives {given:.2f} whatever the content: {about(criterion.fn)}"
+            what = f"criterion {criterion.name} gives {given:.2f} whatever the content"
+            what += f": {said}" if (said := about(criterion.fn)) else ""
             gain = criterion.weight * (1.0 - given) / exam.preset.divisor
             found.append(Finding("criterion", what, "see what this criterion requires of the text", gain))
     return found
@@ -106,8 +107,20 @@ def about(fn: object) -> str:
     return lines[0].strip() if lines else ""
 
 
+def _outside_range(exam: Exam) -> Finding | None:
+    """A criterion of the user with a value outside [0, 1]: then the reward says nothing about the answer."""
+    for criterion in exam.preset.criteria:
+        value = criterion.call(exam.case)
+        problem = criterion.range_problem(value)
+        if problem:
+            what = f"criterion out of range: {problem}; reward {exam.value:.3f}"
+            gain = criterion.weight * max(0.0, -value) / exam.preset.divisor
+            return Finding("criterion out of range", what, "correct the function", gain)
+    return None
+
+
 def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
-    """The cause: the costliest finding, or "nothing wrong" for a full reward.
+    """The cause: a criterion out of range, else the costliest finding, or "nothing wrong" for a full reward.
 
     >>> from verl_visionr1.criteria import OFF
     >>> from verl_visionr1.frames import FRAMES
@@ -117,6 +130,9 @@ def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
     >>> print(cause_of(Exam.of("[]", target, PRESETS["visionr1"], OFF, ResponseContext(FRAMES["original"])), []))
     nothing wrong: reward 1.000
     """
+    outside = _outside_range(exam)
+    if outside is not None:
+        return outside
     if exam.to_full <= 1e-6:
         return Finding("nothing wrong", f"nothing wrong: reward {exam.value:.3f}")
     costly = [finding for finding in findings if finding.gain >= NO_COST * exam.full]
