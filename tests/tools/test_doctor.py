@@ -36,8 +36,12 @@ def test_a_clean_data_set_passes_in_silence(clean: Path) -> None:
 
 @pytest.mark.verl
 def test_clean_files_load_in_verl(clean: Path) -> None:
-    done = doctor(clean / "train.parquet", clean / "val.parquet", "--verl", "yes")
-    assert (done.output, done.exit_code) == ("", 0)
+    files = [clean / "train.parquet", clean / "val.parquet"]
+    done = doctor(*files, "--verl", "yes")
+    assert (done.stdout, done.exit_code) == ("", 0)
+    assert [str(file) in done.stderr for file in files] == [True, True]  # said before the wait
+    assert done.stderr.count("\n") == 1
+    assert json.loads(doctor(*files, "--verl", "yes", "--json").stdout)["found"] == []
 
 
 @pytest.mark.parametrize(("spoil", "code", "expected"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
