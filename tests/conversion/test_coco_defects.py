@@ -169,6 +169,75 @@ def test_what_has_only_a_bad_box_is_not_asked_for(data: Dataset, box: Any) -> No
     assert report.ledger.notes["category with only a bad box on an image: not asked for"] == 1
 
 
+def outlined(box: list[float]) -> list[list[float]]:
+    """A triangle that reaches all sides of a box."""
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w / 2, y + h]]
+
+
+MEASURES = {  # of a box x, y, width, height
+    "area": lambda box: {"area": box[2] * box[3], "segmentation": []},
+    "area with the last pixels": lambda box: {"area": (box[2] + 1) * (box[3] + 1)},
+    "mask": lambda box: {"area": 0.6 * box[2] * box[3], "segmentation": outlined(box)},
+    "mask of whole pixels": lambda box: {"segmentation": outlined([*box[:3], box[3] + 0.4])},
+}
+SMALL = [[20, 12, 24, 16], [30, 20, 32, 12], [12, 24, 20, 18], [25, 9, 22, 30]]  # inside as x, y, width, height too
+
+
+@pytest.mark.parametrize("what", MEASURES)
+def test_corners_are_told_by_their_areas(data: Dataset, what: str) -> None:
+    """Few boxes, all inside their images in either reading."""
+    for box in SMALL:
+        x, y, w, h = box
+        data.annotate(data.image()["id"], RED, [x, y, x + w, y + h], iscrowd=0, **MEASURES[what](box))
+    with pytest.raises(RowsError) as caught:
+        data.convert()
+    assert not isinstance(caught.value, RowError)
+    for value in ("instances.json", "annotation id 1000: 20 12 44 28", "4 of 4", "--box-format xyxy-abs;"):
+        assert value in str(caught.value)
+    rows, _ = data.convert(task="detection", box_format="xyxy-abs")
+    assert sorted(target(row).boxes_xyxy[0] for row in rows) == sorted((x, y, x + w, y + h) for x, y, w, h in SMALL)
+    rows, _ = data.convert(task="detection", box_format="xywh-abs")  # confirmed
+    assert len(rows) == 4
+
+
+SOUND = MEASURES | {
+    "no area": lambda box: {},
+    "area 0": lambda box: {"area": 0},
+    "area 1": lambda box: {"area": 1, "segmentation": []},
+    "area is text": lambda box: {"area": "wide", "segmentation": "none"},
+    "mask alone": lambda box: {"area": 0.4 * box[2] * box[3]},
+    "rotated": lambda box: {"area": 0.5 * box[2] * box[3], "segmentation": outlined(box)},
+    "area of corners, and polygons": lambda box: {
+        "area": (box[2] - box[0]) * (box[3] - box[1]),
+        "segmentation": outlined(box),
+    },
+    "crowd": lambda box: {
+        "area": (box[2] - box[0]) * (box[3] - box[1]) + 7,
+        "segmentation": {"counts": [1, 2], "size": [96, 160]},
+        "iscrowd": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("what", SOUND)
+def test_areas_of_sound_boxes_are_no_sign_of_corners(data: Dataset, what: str) -> None:
+    for number, box in enumerate([[5, 4, 60, 50], [4, 5, 40, 70], [0, 0, 50, 60], [70, 30, 60, 20]]):
+        entry = data.image((RED, A))
+        sound = "area" if what == "crowd" and number else what
+        data.annotate(entry["id"], RED, box, **SOUND[sound](box))
+    rows, report = data.convert(task="detection")
+    assert len(rows) == 4
+    assert not [kind for kind in report.ledger.notes if "doubt" in kind]
+
+
+def test_one_area_of_corners_is_chance(data: Dataset) -> None:
+    entry = data.image((RED, A))
+    data.annotate(entry["id"], GREEN, [5, 4, 60, 50], area=55 * 46)
+    data.annotate(entry["id"], GREEN, [4, 5, 40, 70], area=1000)
+    assert len(data.convert(task="detection")[0]) == 1
+
+
 @pytest.mark.parametrize("spoiled", ['"id": [4]', '"bbox": [1e400, 2, 3, 4]', '"bbox": [1, 2, 3]'])
 def test_what_a_malformed_annotation_is_about_is_not_called_absent(data: Dataset, spoiled: str) -> None:
     for _ in range(9):

@@ -20,13 +20,15 @@ from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_ima
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import read_json
-from verl_visionr1.conversion.values import size_of
+from verl_visionr1.conversion.values import is_numbers, size_of
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
 MARKS = ("iscrowd", "ignore", "difficult")
 """Keys that set an annotation apart from normal objects."""
+LOOK = 64
+"""Number of first annotations whose areas check the box convention."""
 
 
 class CocoCategory(msgspec.Struct):
@@ -83,8 +85,16 @@ class _Belonging(msgspec.Struct, gc=False):
     category_id: Key = None
 
 
+class _Outlined(msgspec.Struct):
+    segmentation: list[list[float]]
+
+
+class _Measured(msgspec.Struct):
+    area: float
+
+
 class CocoDocument(msgspec.Struct):
-    """Entries stay undecoded, so that a bad one affects no other; segmentations are never decoded."""
+    """Entries stay undecoded, so that a bad one affects no other; segmentations of the first `LOOK` are decoded."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -309,8 +319,22 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
+            if number < LOOK and is_numbers(entry.bbox, 4) and (area := _area_of_box(raw)) > 0:
+                columns.written.add_area(f"annotation id {entry.id!r}", entry.bbox, area)
         except RowError as error:
             columns.ledger.skip(error)
+
+
+def _area_of_box(raw: msgspec.Raw) -> float:
+    """Return the area of an annotation's box without its `bbox`: that around its polygons, else its `area`, or 0."""
+    with suppress(msgspec.DecodeError):
+        polygons = msgspec.json.decode(raw, type=_Outlined).segmentation
+        xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
+        if len(xs) == len(ys) > 2:
+            return (max(xs) - min(xs)) * (max(ys) - min(ys))
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(raw, type=_Measured).area
+    return 0.0
 
 
 def _refuse_malformed(raw: msgspec.Raw, where: str, columns: Columns, category_of: Mapping[str, int]) -> None:
