@@ -208,7 +208,8 @@ def test_large_answers_are_left_out() -> None:
     many = [item(boxes_xyxy=[(i, 1, i + 5, 9) for i in range(5)], labels=["cat"] * 5), item(task="counting", count=7)]
     ledger = Ledger()
     assert list(selected(many, Options(max_instances=4), ledger)) == []
-    assert ledger.left_out == {"grounding row with more than 4 objects": 1, "counting row with more than 4 objects": 1}
+    too_many = "{} row with more than 4 objects (--max-instances)"
+    assert ledger.left_out == {too_many.format("grounding"): 1, too_many.format("counting"): 1}
 
 
 @pytest.mark.parametrize(

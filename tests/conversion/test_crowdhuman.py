@@ -119,7 +119,7 @@ def test_an_image_with_a_crowd_is_not_counted(data: Dataset) -> None:
     data.image(person(), person(40), name="284193,faa9000f2678b5e")
     (target,), report = data.convert(task="counting")
     assert target.count == 2
-    assert report.ledger.left_out["counting row for a category with a crowd or a bad box"] == 1
+    assert report.ledger.left_out["counting row for a category with a crowd or a bad box (--marked)"] == 1
 
 
 @pytest.mark.parametrize("images", ["Images", "."])
@@ -133,7 +133,7 @@ def test_image_is_id_and_jpg_in_images(data: Dataset, images: str) -> None:
 
 def test_most_images_hold_more_than_thirty(data: Dataset) -> None:
     data.image(*(person(x) for x in range(0, 62, 2)))
-    with pytest.raises(RowsError, match="no row is left: 1 x detection row with more than 30 objects"):
+    with pytest.raises(RowsError, match=r"1 x .*--max-instances"):
         data.convert(task="detection")
     (target,), _ = data.convert(task="detection", max_instances=40)
     assert len(target.boxes_xyxy) == 31
@@ -196,5 +196,5 @@ def test_bad_boxes(data: Dataset, entry: Any, kind: str, message: str) -> None:
     assert error.kind == kind
     assert re.search(message, str(error))
     assert len(target.boxes_xyxy) == 1
-    with pytest.raises(RowsError, match="counting row for a category with a crowd or a bad box"):
+    with pytest.raises(RowsError, match="--marked"):
         data.convert(task="counting", on_error="skip")

@@ -80,7 +80,7 @@ def test_refcoco_tests_are_left_out_of_coco(tmp_path: Path) -> None:
     tested = {picture.number for picture, split in zip(pictures(), SPLITS, strict=True) if split != "train"}
     assert trained == {picture.number for picture in pictures()} - tested
     assert len(trained) == 2
-    assert report.ledger.left_out["image on the exclusion list"] == 6
+    assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 6
 
 
 def test_lvis_val_is_left_out_of_coco(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_lvis_val_is_left_out_of_coco(tmp_path: Path) -> None:
     assert built(tmp_path, lvis) == [f"coco:{inside}", f"coco:{other}"]
     options = coco.Options(task="detection", exclude_image_ids=tmp_path / "list.txt")
     report = coco.convert(*train2017(tmp_path), tmp_path / "coco.parquet", options)
-    assert report.ledger.left_out["image on the exclusion list"] == 1
+    assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 1
     assert str(inside) not in {row["extra_info"]["image_id"] for row in rows_in(report)}
 
 
@@ -108,7 +108,7 @@ def test_coco_val_is_left_out_of_refcoco(tmp_path: Path) -> None:
     options = refcoco.Options(exclude_image_ids=tmp_path / "list.txt")
     report = refcoco.convert([refs, tmp_path / "instances.json", images], tmp_path / "out.parquet", options)
     assert {row["extra_info"]["file_name"] for row in rows_in(report)} == {coco_name(it) for it in pictures()[3:]}
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 3
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 3
 
 
 def test_a_converted_file_can_be_excluded(tmp_path: Path) -> None:

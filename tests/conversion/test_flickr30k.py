@@ -104,7 +104,7 @@ def test_a_phrase_of_many_boxes(data: Dataset, boxes: str, expected: Any) -> Non
     found, report = data.convert(boxes=boxes)
     assert target(found["a hat"]).boxes_xyxy == ((4, 4, 9, 9),)
     assert (target(found["Men"]).boxes_xyxy if "Men" in found else None) == expected
-    assert report.ledger.left_out["phrase of many boxes"] == (boxes == "single")
+    assert report.ledger.left_out["phrase of many boxes (--boxes)"] == (boxes == "single")
 
 
 def test_one_box_given_twice_is_single(data: Dataset) -> None:

@@ -138,7 +138,7 @@ def test_max_instances_leaves_large_counts_out(source: Source) -> None:
     source.image("3.jpg", points=[[i, i] for i in range(51)])
     rows, report = source.convert()
     assert [target_of(row).count for row in rows] == [50]
-    assert report.ledger.left_out["counting row with more than 50 objects"] == 1
+    assert report.ledger.left_out["counting row with more than 50 objects (--max-instances)"] == 1
     assert len(source.convert(max_instances=60)[0]) == 2
 
 

@@ -158,7 +158,7 @@ def test_exclusion_knows_the_coco_identity(data: Dataset, split: str) -> None:
     (data.folder / "refcoco_test.txt").write_text("coco:139\nvg:140\n")
     rows, report = data.convert(task="detection", exclude_image_ids=data.folder / "refcoco_test.txt")
     assert [row["extra_info"]["image_id"] for row in rows] == ["140"]
-    assert report.ledger.left_out["image on the exclusion list"] == 1
+    assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 1
 
 
 def test_frequency(data: Dataset) -> None:

@@ -154,7 +154,7 @@ def test_image_that_has_changed_is_left_out(source: Source) -> None:
     source.row(as_lists(POINTS), file="{url}", image_sha256=sha("before"))
     rows, report = source.convert()
     assert len(rows) == 1
-    assert report.ledger.left_out == {"row whose image is not the annotated one (image_sha256)": 1}
+    assert report.ledger.left_out == {"row whose image is not the annotated one (image_sha256, --verify-images)": 1}
     assert len(source.convert(verify_images=False)[0]) == 2
 
 
@@ -180,7 +180,7 @@ def test_hold_out_by_url_or_sha256(source: Source, listed: str) -> None:
     (source.folder / "ids.json").write_text(json.dumps([source.records[0][listed]]))
     rows, report = source.convert(exclude_image_ids=source.folder / "ids.json")
     assert [target_of(row).categories for row in rows] == [("dogs",)]
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 1
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 1
 
 
 # ---------------------------------------------------------------------------------------------- unit of points

@@ -168,7 +168,7 @@ def test_splits(tmp_path: Path) -> None:
     rows = (row(s="train"), row(s="val"), row(s=None))
     found, report = convert(tmp_path, *rows, column=(*COLUMNS, "split=s"), box_format="xyxy-abs")
     assert len(found) == 2
-    assert report.ledger.left_out == {"row of split val": 1}
+    assert report.ledger.left_out == {"row of split val (--split)": 1}
 
 
 def test_images_of_every_kind(tmp_path: Path) -> None:

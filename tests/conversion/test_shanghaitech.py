@@ -113,7 +113,7 @@ def test_max_instances_is_for_crowds(source: Source) -> None:
     source.crowd(2, [(i % 79 + 1, i // 79 + 1) for i in range(201)])
     rows, report = source.convert()
     assert [target_of(row).count for row in rows] == [200]
-    assert report.ledger.left_out["counting row with more than 200 objects"] == 1
+    assert report.ledger.left_out["counting row with more than 200 objects (--max-instances)"] == 1
 
 
 def test_person_over_the_edge_is_counted(source: Source) -> None:

@@ -118,14 +118,14 @@ def test_exclusion_by_visual_genome_and_coco(source: Source, image: str, listed:
         BUS | {"image": image}, BUS | {"image": "VG_100K/5.jpg"}, exclude_image_ids=source.folder / "ids.txt"
     )
     assert [row["extra_info"]["file_name"] for row in rows] == ["VG_100K/5.jpg"]
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 1
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 1
 
 
 def test_simple_only(source: Source) -> None:
     simple = {**BUS, "issimple": True, "question": "How many buses?"}
     rows, report = source.convert(BUS, simple, simple_only=True)
     assert [json.loads(row["extra_info"]["source_ann"])["issimple"] for row in rows] == [True]
-    assert report.ledger.left_out["question that is not simple"] == 1
+    assert report.ledger.left_out["question that is not simple (--simple-only)"] == 1
 
 
 def test_train_has_no_issimple(source: Source) -> None:

@@ -116,7 +116,7 @@ def test_more_than_thirty_instances_are_left_out_as_upstream_does(tmp_path: Path
     made = row(tmp_path, solution=json.dumps([[LABEL, boxes]]), num_instances=31)
     (found,), report = convert(tmp_path, row(tmp_path), made)
     assert len(target(found).boxes_xyxy) < 31
-    assert report.ledger.left_out == {"grounding row with more than 30 objects": 1}
+    assert report.ledger.left_out == {"grounding row with more than 30 objects (--max-instances)": 1}
     assert len(convert(tmp_path, made, max_instances=31)[0]) == 1
 
 

@@ -104,7 +104,7 @@ def test_failure_in_a_thread_stops_the_conversion_and_names_the_entry(tmp_path: 
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"a.parquet: no row is left: 1 x grounding row with more than 0 objects"):
+    with pytest.raises(RowsError, match=r"a\.parquet: .*1 x .*--max-instances"):
         write_items([item()], tmp_path / "a.parquet", Options(max_instances=0), Ledger(), made_by="t", source={})
 
 

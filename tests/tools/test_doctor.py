@@ -92,7 +92,7 @@ def test_coco_converted_with_defaults_passes_in_silence(tmp_path: Path) -> None:
     annotations = write_coco_like(tmp_path)
     report = coco.convert(annotations, tmp_path / "images", tmp_path / "train.parquet", coco.Options())
     assert max(report.objects) == 30
-    assert report.ledger.left_out["detection row with more than 30 objects"]
+    assert report.ledger.left_out["detection row with more than 30 objects (--max-instances)"]
     done = doctor(tmp_path / "train.parquet")
     assert (done.output, done.exit_code) == ("", 0)
     done = doctor(tmp_path / "train.parquet", "--max-response", 512)

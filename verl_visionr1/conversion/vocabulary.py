@@ -144,7 +144,7 @@ class Columns:
         """Whether an image is on the exclusion list; if so, count it and leave it out."""
         found = self.excluded.holds(image_id, file_name)
         if found:
-            self.ledger.left_out["image on the exclusion list"] += 1
+            self.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] += 1
             self.number_of[image_id] = LEFT_OUT
         return found
 

@@ -114,7 +114,7 @@ class RecordSource:
                     on_bad(where, made)
                 continue
             if split and entry.split and entry.split != split:
-                ledger.left_out[f"row of split {entry.split}"] += 1
+                ledger.left_out[f"row of split {entry.split} (--split)"] += 1
                 continue
             for note in made.notes:
                 ledger.notes[note] += 1
