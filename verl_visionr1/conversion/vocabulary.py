@@ -122,7 +122,7 @@ class Columns:
         self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, keeps_marked: bool, excluded: Exclusion
     ) -> None:
         if not names:
-            raise RowsError(f"{name}: no category; detection needs at least one")
+            raise RowsError(f"{name}: no category: detection needs at least one; list the names in the source")
         for number, category in enumerate(names):
             if not category.strip() or any(text in category for text in PLACEHOLDERS):
                 reason = f"category {number} is named {category!r}"

@@ -177,7 +177,9 @@ def survey(source: RecordSource) -> tuple[str, ...]:
     missing = source.layout.missing(seen)
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
-        raise RowsError(f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}")
+        raise RowsError(
+            f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}; correct --column or --preset"
+        )
     names = source.layout.class_names or tuple(sorted(labels))
     if error is not None and not names:
         raise error
