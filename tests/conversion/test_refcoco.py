@@ -215,7 +215,7 @@ def test_boxes_of_jxu124_are_those_of_raw_anns(tmp_path: Path) -> None:
 
 def test_jxu124_needs_the_folder_of_images(tmp_path: Path) -> None:
     (path, _) = write_jxu124(pictures(), tmp_path)[0]
-    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: has no images; "):
+    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: .*coco/train2014"):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 
@@ -235,7 +235,7 @@ def test_splits_of_jxu124(tmp_path: Path) -> None:
 
 def test_bad_rows_of_jxu124(tmp_path: Path) -> None:
     sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(raw_anns="[1, 2]"))
-    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 0: Expected `object`, got `array`; is it"):
+    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 0: .*`array`"):
         refcoco.convert(sources, tmp_path / "out.parquet")
     report = refcoco.convert(sources, tmp_path / "out.parquet", refcoco.Options(on_error="skip"))
     assert report.written.rows == 4
@@ -255,7 +255,7 @@ def test_lmms_lab_knows_the_image_behind_the_name(tmp_path: Path) -> None:
 def test_the_split_in_the_name_of_a_file_is_not_overruled(tmp_path: Path) -> None:
     """Test images under the name of train would be the result: lmms-lab's files say their split nowhere else."""
     (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
-    with pytest.raises(RowsError, match="the split val, not train; give --split val"):
+    with pytest.raises(RowsError, match=r"val, .*train.*--split val"):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 
@@ -267,7 +267,7 @@ def test_images_of_lmms_lab_are_opened(tmp_path: Path) -> None:
 
 def test_a_parquet_of_another_kind(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: neither lmms-lab's nor jxu124's RefCOCO"):
+    with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: "):
         refcoco.convert([tmp_path / "a.parquet"], tmp_path / "out.parquet")
 
 
