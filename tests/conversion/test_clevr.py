@@ -117,7 +117,7 @@ def test_attributes(source: Source, attributes: str, phrases: set[str]) -> None:
 
 @pytest.mark.parametrize("text", ["colour", "", "shape, color"])
 def test_unknown_attributes(text: str) -> None:
-    with pytest.raises(RowsError, match=r"--attributes .*: needs some of size, color, material, shape, with blanks"):
+    with pytest.raises(RowsError, match=r"--attributes .*: .*size, color, material, shape"):
         clevr.Options(attributes=[text])
 
 
@@ -175,7 +175,7 @@ def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> Non
 def test_file_without_scenes(source: Source) -> None:
     path = source.folder / "CLEVR_train_questions.json"
     path.write_text('{"info": {}, "questions": []}')
-    with pytest.raises(RowsError, match="no list of scenes"):
+    with pytest.raises(RowsError, match="scenes"):
         source.rows_of(path)
 
 
@@ -215,7 +215,7 @@ def test_superclevr(source: Source) -> None:
     record = {"image_path": "./images/superCLEVR_new_025000.png", "question": "How many items?", "ground_truth": 4}
     path = source.folder / "superclevr.jsonl"
     path.write_text(json.dumps(record) + "\nnonsense\n")
-    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: .* is not JSON"):
+    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: "):
         source.rows_of(path)
     (row,), _ = source.rows_of(path, on_error="skip")
     assert target_of(row).count == 4
@@ -231,5 +231,5 @@ def test_path_that_leads_out_is_refused(source: Source) -> None:
 
 
 def test_questions_have_no_points(source: Source) -> None:
-    with pytest.raises(RowsError, match="leave out --task"):
+    with pytest.raises(RowsError, match="--task"):
         source.rows_of(r1v(source, "<answer> 3 </answer>"), task="pointing")

@@ -86,7 +86,7 @@ def test_categories(data: Dataset) -> None:
     found, _ = data.convert(categories=("green box",))
     assert [target(row).labels for row in found] == [("green box",)] * 2
     assert [target(row).categories for row in found] == [("green box",)] * 2
-    with pytest.raises(RowsError, match=r"'gren box': not in instances\.json; did you mean green box"):
+    with pytest.raises(RowsError, match=r"--categories 'gren box': .*instances\.json.*green box"):
         data.convert(categories=("gren box",))
 
 
@@ -126,7 +126,7 @@ def test_exclude_image_ids(data: Dataset, text: str) -> None:
 def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
     """Test images in the training set would be the result."""
     data.image((RED, A))
-    with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: cannot be read"):
+    with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: "):
         data.convert(exclude_image_ids=data.folder / "ids.txt")
 
 

@@ -53,7 +53,7 @@ def test_boxes_and_points_turn_with_their_image() -> None:
 
 
 def test_frame_of_a_turned_image_without_a_size_is_unknown() -> None:
-    with pytest.raises(RowError, match=r"a.json: entry 3: the annotations give no size.*orientation 6: .* is unknown"):
+    with pytest.raises(RowError, match=r"a\.json: entry 3: .*EXIF orientation 6"):
         made({}, orientation=6)
     target, _ = made({"task": "counting", "count": 2}, orientation=6)  # without geometry nothing can be wrong
     assert target.count == 2
@@ -79,7 +79,7 @@ def test_masks_stay_with_their_boxes() -> None:
     changes = {"task": "pointing", "boxes_xyxy": boxes, "labels": ["cat"] * 2, "masks": masks}
     target, _ = made(changes)
     assert [mask.polygons[0][0] for mask in target.masks] == [box[0] for box in target.boxes_xyxy] == [10, 50]
-    with pytest.raises(RowError, match="masks on an image of EXIF orientation 3"):
+    with pytest.raises(RowError, match="EXIF orientation 3"):
         made({**changes, "annotated_wh": WH}, orientation=3)
 
 
@@ -122,7 +122,7 @@ def test_questions() -> None:
     assert ask(Options(), task="text", question="Why?", answer="so") == "Why? Answer with the final answer alone."
     with pytest.raises(RowsError, match=r"--answer-format internvl: .*qwen-json"):
         ask(Options(answer_format="internvl"), question="Where is it?")
-    with pytest.raises(RowsError, match="--answer-format count: cannot answer grounding"):
+    with pytest.raises(RowsError, match=r"--answer-format count: .*grounding"):
         ask(Options(answer_format="count"))
 
 

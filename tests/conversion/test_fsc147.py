@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 
 from verl_visionr1.conversion.datasets import fsc147
 from verl_visionr1.files import RowError, RowsError
@@ -129,8 +129,7 @@ def test_splits(source: Source) -> None:
     assert [row["extra_info"]["file_name"] for row in rows] == ["3.jpg"]
     with pytest.raises(RowsError) as caught:
         source.convert(split="dev")
-    assert str(caught.value).startswith("--split dev: ")
-    assert str(caught.value).endswith("it has train, val, test, val_coco, test_coco")
+    assert mentions(caught.value, "--split dev: ", "train, val, test, val_coco, test_coco")
 
 
 def test_max_instances_leaves_large_counts_out(source: Source) -> None:
@@ -177,7 +176,7 @@ def test_images_of_another_height_need_their_ratio(source: Source) -> None:
     source.image("2.jpg", size=(512, 385), H=770)
     assert len(source.convert()[0]) == 1
     source.entries["2.jpg"]["ratio_h"] = "half"
-    with pytest.raises(RowError, match="the image is 512 x 385"):
+    with pytest.raises(RowError, match="512 x 385"):
         source.convert()
 
 
@@ -212,9 +211,7 @@ def test_boxes_of_another_layout(source: Source) -> None:
     source.image("2.jpg")
     path = source.boxes(BOXES)
     path.write_text('{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}')
-    with pytest.raises(
-        RowsError, match=r"instances_test\.json: not COCO's layout \(KeyError: 1\); is it instances_val"
-    ):
+    with pytest.raises(RowsError, match=r"instances_test\.json: .*KeyError: 1.*instances_val\.json"):
         source.convert(boxes=path)
 
 
@@ -256,7 +253,7 @@ def test_name_that_leads_out_is_refused(source: Source) -> None:
     source.image("2.jpg")
     (source.folder / "secret.jpg").write_bytes((source.images / "2.jpg").read_bytes())
     source.splits["train"].append("../secret.jpg")
-    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg' must be inside the images folder"):
+    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg'"):
         source.convert()
     _, report = source.convert(on_error="skip")
     assert report.ledger.notes["image that is in this split under another name"] == 0
@@ -266,7 +263,7 @@ def test_name_that_leads_out_is_refused(source: Source) -> None:
 def test_bad_line_of_classes(source: Source, line: str) -> None:
     source.image("2.jpg")
     source.classes += line + "\n"
-    with pytest.raises(RowsError, match=r"ImageClasses_FSC147\.txt: line '.*': needs a file name and its one class"):
+    with pytest.raises(RowsError, match=r"ImageClasses_FSC147\.txt: line '.*': "):
         source.convert()
 
 
@@ -279,5 +276,5 @@ def test_classes_with_blanks_for_tabs(source: Source) -> None:
 def test_files_in_the_wrong_order(source: Source) -> None:
     source.image("2.jpg")
     annotations, splits, *rest = source.arguments()
-    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: not the expected layout.* is it the right"):
+    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: .*Expected"):
         fsc147.convert(splits, annotations, *rest)

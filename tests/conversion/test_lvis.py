@@ -176,7 +176,7 @@ def test_frequency_that_the_file_does_not_give(data: Dataset) -> None:
     data.image(1, RIBBON)
     for category in data.document["categories"]:
         del category["frequency"]
-    with pytest.raises(RowsError, match=r"lvis_v1_train.json: no category of frequency c or r"):
+    with pytest.raises(RowsError, match=r"lvis_v1_train\.json: .*c or r"):
         data.convert(frequency=["r", "c"])
 
 

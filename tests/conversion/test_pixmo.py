@@ -167,9 +167,9 @@ def test_rows_without_sha256_are_taken(source: Source, nothing: str | None) -> N
 
 def test_nothing_fetched(source: Source) -> None:
     source.row(as_lists(POINTS), file=None)
-    with pytest.raises(RowsError, match="no row is left: 1 x row whose image is not in the folder"):
+    with pytest.raises(RowsError, match="1 x row"):
         source.convert(point_unit="pixel")
-    with pytest.raises(RowsError, match="none: no such folder of images; check IMAGES_DIR"):
+    with pytest.raises(RowsError, match=r"none: .*IMAGES_DIR"):
         pixmo.convert([source.path()], source.folder / "none", source.out)
 
 
@@ -248,7 +248,7 @@ def test_wide_images_decide_among_thumbnails() -> None:
     evidence = PointEvidence()
     for _ in range(200):
         evidence.add(grid(90, 90), (90, 90))
-    with pytest.raises(RowsError, match="fit both pixels and percent"):
+    with pytest.raises(RowsError, match=r"pixels .*percent"):
         evidence.percent_or_pixel("train.parquet")
     evidence.add(grid(*WH), WH)
     assert evidence.percent_or_pixel("train.parquet") == "pixel"
@@ -260,9 +260,7 @@ def test_wide_images_decide_among_thumbnails() -> None:
 
 def test_numbers_of_another_frame_fit_neither_unit(source: Source) -> None:
     source.row(as_structs(grid(1000, 1000)))
-    with pytest.raises(
-        RowsError, match=r"the 60 numbers of points fit neither pixels nor percent \(the largest is 916"
-    ):
+    with pytest.raises(RowsError, match=r"60 numbers .*916"):
         source.convert()
 
 
@@ -304,7 +302,7 @@ def test_garbled_image_costs_its_row_alone(source: Source) -> None:
 
 
 def test_answer_format_must_fit_both_tasks() -> None:
-    with pytest.raises(RowsError, match="--answer-format count: cannot answer pointing"):
+    with pytest.raises(RowsError, match=r"--answer-format count: .*pointing"):
         pixmo.Options(task="both", answer_format="count")
 
 

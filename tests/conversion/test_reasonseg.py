@@ -201,7 +201,7 @@ def test_the_folder_of_all_splits(data: Dataset) -> None:
     (data.root / "explanatory" / "train.json").write_text("[]")
     (row,), _ = data.convert(data.root)
     assert row["extra_info"]["split"] == "train"
-    with pytest.raises(RowsError, match=r"ReasonSeg: no json file in it; needs ReasonSeg/train, or ReasonSeg and"):
+    with pytest.raises(RowsError, match=r"ReasonSeg: .*ReasonSeg/train.*--split"):
         data.convert(data.root, split="val")
 
 
@@ -254,7 +254,7 @@ def test_a_garbled_json(data: Dataset) -> None:
 def test_bytes_of_no_encoding(data: Dataset) -> None:
     path = data.add()
     path.write_bytes(path.read_bytes().replace(b"the tool", b"the \x81\xff"))
-    with pytest.raises(RowError, match=r"1_abc_o\.json: 'charmap' codec can't decode byte 0x81"):
+    with pytest.raises(RowError, match=r"1_abc_o\.json: .*0x81"):
         data.convert()
 
 

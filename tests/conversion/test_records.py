@@ -84,20 +84,20 @@ def test_a_single_odd_box_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_the_format_must_be_said(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"a\.jsonl: line 1: has boxes or points.* --box-format xyxy-"):
+    with pytest.raises(RowsError, match=r"a\.jsonl: line 1: .* --box-format xyxy-"):
         convert(tmp_path, row(), column=COLUMNS, on_error="skip")
 
 
 def test_turned_images_need_a_size(tmp_path: Path) -> None:
     PICTURE.image().save(tmp_path / NAME, exif=exif(6))
-    with pytest.raises(RowError, match=r"the annotations give no size, and .* has EXIF orientation 6"):
+    with pytest.raises(RowError, match=r"EXIF orientation 6"):
         convert(tmp_path, row(), column=COLUMNS, box_format="xyxy-abs")
     columns = (*COLUMNS, "width=w", "height=h")
     (found,), _ = convert(tmp_path, row(w=WIDTH, h=HEIGHT), column=columns, box_format="xyxy-abs")
     assert target(found).size_wh == (HEIGHT, WIDTH)
     assert target(found).boxes_xyxy == ((HEIGHT - 60, 8, HEIGHT - 16, 40),)
     labelled = ("image=image", "label=text", "boxes=boxes")
-    with pytest.raises(RowError, match=r"no width and height are given, .* EXIF orientation 6"):
+    with pytest.raises(RowError, match=r"width .*height .*EXIF orientation 6"):
         convert(tmp_path, row(), column=labelled, box_format="xyxy-abs")
 
 
@@ -189,7 +189,7 @@ def test_absolute_names_are_looked_for_in_a_given_folder(tmp_path: Path) -> None
     options = {"column": COLUMNS, "box_format": "xyxy-abs"}
     (found,), _ = convert(tmp_path, made, images_dir=tmp_path, **options)
     assert found["images"] == [str(tmp_path / "imgs" / "c.png")]
-    with pytest.raises(RowError, match=r"/data/somewhere/imgs/c\.png: no such image file"):
+    with pytest.raises(RowError, match=r"/data/somewhere/imgs/c\.png: "):
         convert(tmp_path, made, **options)
 
 
@@ -245,7 +245,7 @@ def test_flags_are_checked(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_column_that_is_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"a\.jsonl: no column 'bbox'; .*boxes, image, text"):
+    with pytest.raises(RowsError, match=r"a\.jsonl: .*'bbox'; .*boxes, image, text"):
         convert(tmp_path, row(), column=("image=image", "phrase=text", "boxes=bbox"), box_format="xyxy-abs")
 
 
@@ -280,5 +280,5 @@ def test_keep_prompts(tmp_path: Path) -> None:
     assert prompt(found) == "Where is it?"
     with pytest.raises(RowError, match="holds <image>"):
         convert(tmp_path, made, **options)
-    with pytest.raises(RowError, match="no own prompt, which --keep-prompts needs"):
+    with pytest.raises(RowError, match="--keep-prompts"):
         convert(tmp_path, row(), column=COLUMNS, box_format="xyxy-abs", keep_prompts=True)

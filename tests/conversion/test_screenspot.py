@@ -112,7 +112,7 @@ def test_a_template_is_filled_with_the_bare_instruction(data: Dataset) -> None:
 def test_another_answer_format(data: Dataset) -> None:
     (row,), _ = data.convert(data.write(entry()), answer_format="qwen-points")
     assert FORMATS["qwen-points"].then in row["prompt"][0]["content"]
-    with pytest.raises(RowsError, match="--answer-format qwen-json: cannot answer pointing"):
+    with pytest.raises(RowsError, match=r"--answer-format qwen-json: .*pointing"):
         data.convert(data.write(entry()), answer_format="qwen-json")
 
 
@@ -203,7 +203,7 @@ def test_a_file_written_otherwise_is_refused_as_a_whole(data: Dataset) -> None:
 
 def test_old_revisions_of_the_parquet_hold_pixels(data: Dataset) -> None:
     path = data.parquet({"file_name": "ios_1.png", "bbox": XYXY, "instruction": "x", **MOBILE})
-    with pytest.raises(RowError, match=r"is not fractions: .*0-1; .* --box-format \(xywh, xyxy\)"):
+    with pytest.raises(RowError, match=r"0-1.* --box-format \(xywh, xyxy\)"):
         data.convert(path, images=False)
     (row,), _ = data.convert(path, images=False, box_format="xyxy")
     assert target(row).boxes_xyxy == (BOX,)
@@ -232,7 +232,7 @@ def test_a_little_over_the_edge_is_clipped(data: Dataset) -> None:
 
 
 def test_a_screenshot_of_another_size(data: Dataset) -> None:
-    with pytest.raises(RowError, match=r"size_wh \(3840, 2160\), the file has \(200, 400\)"):
+    with pytest.raises(RowError, match=r"\(3840, 2160\).*\(200, 400\)"):
         data.convert(data.write({**LAYOUTS["pro"], "img_size": [3840, 2160]}))
 
 
@@ -271,5 +271,5 @@ def test_images_without_a_folder(data: Dataset) -> None:
     reason = "entry 0: img_filename 'a.png': the images are files; add --images-dir"
     assert str(caught.value) == f"screenspot_mobile.json: {reason}"
     options = screenspot.Options(images_dir=data.folder / "none")
-    with pytest.raises(RowsError, match="none: no such folder of images; check --images-dir"):
+    with pytest.raises(RowsError, match=r"none: .*--images-dir"):
         screenspot.convert([data.write(entry())], data.folder / "a.parquet", options)

@@ -191,7 +191,7 @@ def test_paths_and_their_folder(tmp_path: Path) -> None:
     assert found["extra_info"]["file_name"] == "train2017/000000000139.png"
     (tmp_path / "ids.txt").write_text("coco:139\n")
     options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
-    with pytest.raises(RowsError, match="exclusion list"):
+    with pytest.raises(RowsError, match="--exclude-image-ids"):
         convert(tmp_path, row(tmp_path, image=path), **options)
     with pytest.raises(RowError, match="leads out by"):
         convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")
@@ -201,11 +201,11 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     (folder,) = write_vision_r1(pictures(), tmp_path)
     report = vision_r1.convert(folder, tmp_path / "out.parquet", vision_r1.Options(split="test"))
     assert report.written.rows == 1
-    with pytest.raises(RowsError, match=r"no split 'val': it has test, train; give --split"):
+    with pytest.raises(RowsError, match=r"'val': .*test, train.*--split"):
         vision_r1.convert(folder, tmp_path / "out.parquet", vision_r1.Options(split="val"))
     (folder / "train-00000-of-00002.parquet").unlink()
     (folder / "train-00001-of-00002.parquet").unlink()
-    with pytest.raises(RowsError, match=r"no split 'train': it has test"):  # test rows are never taken for training
+    with pytest.raises(RowsError, match=r"'train': .*test"):  # test rows are never taken for training
         vision_r1.convert(folder, tmp_path / "out.parquet")
 
 
@@ -226,5 +226,5 @@ def test_files_that_cannot_be_read(name: str, data: bytes | None, message: str, 
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"no \.parquet or \.arrow file in this folder"):
+    with pytest.raises(RowsError, match=r"\.parquet or \.arrow"):
         vision_r1.convert(tmp_path, tmp_path / "out.parquet")
