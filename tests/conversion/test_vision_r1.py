@@ -147,15 +147,15 @@ def test_unknown_wording_needs_keep_prompts(tmp_path: Path) -> None:
 
 
 BAD = {
-    "no problem": ({"problem": None}, "no problem", "problem is None: needs a text"),
+    "no problem": ({"problem": None}, "no problem", "problem is None"),
     "no solution": ({"solution": None}, "malformed entry", "solution 'None': Expected `array`"),
-    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated; correct it"),
+    "broken solution": ({"solution": '[["a", [[1, 2'}, "malformed entry", "truncated"),
     "solution of another shape": ({"solution": '{"a": 1}'}, "malformed entry", "Expected `array`, got `object`"),
     "three numbers": ({"solution": f'[["{LABEL}", [[1, 2, 3]]]]'}, "box malformed", r"solution of .*: box \[1, 2, 3\]"),
     "text in a box": ({"solution": f'[["{LABEL}", [["1", 2, 3, "x"]]]]'}, "box malformed", "needs 4 finite numbers"),
     "inverted box": ({"solution": f'[["{LABEL}", [[30, 2, 3, 9]]]]'}, "box without extent", r"box = \[30.*no extent"),
     "outside": ({"solution": f'[["{LABEL}", [[900, 2, 990, 9]]]]'}, "box outside its image", "outside the image of"),
-    "other size": ({"width": 640}, "annotated size differs", r"size_wh \(640, 120\), the file has \(160, 120\)"),
+    "other size": ({"width": 640}, "annotated size differs", r"size_wh \(640, 120\).*\(160, 120\)"),
     "no size": ({"height": None}, "image without size", r"width and height \(160, None\)"),
     "broken ids": ({"target_id_maps": '{"a": "b"}'}, "malformed entry", "target_id_maps .*Expected `int`"),
     "label not asked for": (
@@ -163,7 +163,7 @@ BAD = {
         "category not asked for",
         f"'{LABEL}' is in solution or target_id_maps, but not in the category list 'cat, dog",
     ),
-    "no image": ({"image": {"bytes": None, "path": None}}, "no image", "image is 'None': needs a path or bytes"),
+    "no image": ({"image": {"bytes": None, "path": None}}, "no image", "image is 'None'"),
     "broken image": ({"image": {"bytes": b"GIF89a", "path": None}}, "image unreadable", "row 1"),
     "path without folder": (
         {"image": {"bytes": None, "path": "a.png"}},
@@ -193,7 +193,7 @@ def test_paths_and_their_folder(tmp_path: Path) -> None:
     options = {"images_dir": tmp_path / "coco", "exclude_image_ids": tmp_path / "ids.txt"}
     with pytest.raises(RowsError, match="--exclude-image-ids"):
         convert(tmp_path, row(tmp_path, image=path), **options)
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         convert(tmp_path, row(tmp_path, image={"bytes": None, "path": "../x.png"}), images_dir=tmp_path / "coco")
 
 

@@ -270,9 +270,9 @@ def test_keep_prompts(tmp_path: Path) -> None:
 ASK = f"{vlm_r1.REC} the left cat."
 BAD = {
     "several images": ({"image": ["a.png", "b.png"]}, "several images", "2 images: a row has one"),
-    "image of bytes": ({"image": [3]}, "no image", "image '3': needs a file name"),
-    "missing image": ({"image": "none.png"}, "image file missing", "none.png: no such image file"),
-    "traversal": ({"image": "../a.jsonl"}, "file_name outside the images folder", "leads out by"),
+    "image of bytes": ({"image": [3]}, "no image", "image '3'"),
+    "missing image": ({"image": "none.png"}, "image file missing", "none.png"),
+    "traversal": ({"image": "../a.jsonl"}, "file_name outside the images folder", r"\.\."),
     "no turns": ({"conversations": None}, "malformed conversation", "'None': needs one turn of human"),
     "three turns": ({"conversations": [{}] * 3}, "malformed conversation", "needs one turn of human"),
     "turns swapped": (
@@ -281,13 +281,13 @@ BAD = {
         "needs one turn of human",
     ),
     "empty question": (talk("<image>", "A"), "malformed conversation", "needs one turn of human"),
-    "no answer": (talk("What?", None), "no answer", "the answer is None: needs a right answer"),
+    "no answer": (talk("What?", None), "no answer", "the answer is None"),
     "prose instead of a box": (talk(ASK, "on the left"), "answer unreadable", "but the answer is"),
     "broken boxes": (talk("What?", '[{"bbox_2d": [1, 2'), "answer unreadable", "has coordinates"),
     "three numbers": (
         talk(VLM_OVD.format("a"), '[{"bbox_2d": [1, 2, 3], "label": "a"}]'),
         "box malformed",
-        r"box \[1, 2, 3\]: needs 4 finite numbers",
+        r"box \[1, 2, 3\]",
     ),
     "one label missing": (
         talk("What?", '[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [1, 2, 3, 4]}]'),
@@ -304,7 +304,7 @@ BAD = {
     "deeply nested": (talk("What?", "[" * 90_000), None, None),
     "too long": (talk("What?", "a" * 100_001), "answer too long", "an answer of 100001 characters"),
     "tags without end": (talk("What?", "<answer>" * 12_000), None, None),
-    "no object": ("a row", "malformed entry", "'a row': needs an object"),
+    "no object": ("a row", "malformed entry", "'a row'"),
 }
 
 
@@ -330,8 +330,8 @@ def test_bad_conversations(what: str, tmp_path: Path) -> None:
         ({"bbox_list": [], "solution": "left"}, r"neither bbox_list nor solution has a box \(left\)"),
         ({"bbox_list": [[1, 2, 3]], "solution": None}, r"has a box \(\[\[1, 2, 3\]\]\)"),
         ({"normal_caption": None, "problem": "Find it."}, "no normal_caption, and problem 'Find it.' "),
-        ({"width": "wide"}, r"width and height \('wide', 120\): need positive numbers"),
-        ({"width": 640}, r"size_wh \(640, 120\), the file has \(160, 120\)"),
+        ({"width": "wide"}, r"width and height \('wide', 120\)"),
+        ({"width": 640}, r"size_wh \(640, 120\).*\(160, 120\)"),
         ({"solution": [900, 2, 990, 9]}, "outside the image of"),
     ],
 )

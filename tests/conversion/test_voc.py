@@ -330,8 +330,8 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b
 BAD_XML = {
     "a bomb": (BOMB, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
     "an external entity": (EXTERNAL, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
-    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20; correct it", "malformed XML"),
-    "empty": ("", "bad.xml: no element found: line 1, column 0; correct it", "malformed XML"),
+    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20", "malformed XML"),
+    "empty": ("", "bad.xml: no element found: line 1, column 0", "malformed XML"),
     "CVAT's own": ("<annotations/>", "its root is <annotations>, needs <annotation>; is it VOC's?", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),
@@ -340,7 +340,7 @@ BAD_XML = {
     ),
     "traversal": (
         voc_xml("../secret.png", WH, []),
-        "bad.xml: file_name '../secret.png' must be inside the images folder, but leads out by '..'",
+        "bad.xml: file_name '../secret.png'",
         "file_name outside the images folder",
     ),
 }
@@ -359,17 +359,17 @@ def test_bad_xml(kit: Devkit, text: str, message: str, kind: str) -> None:
 
 green = partial(voc_object, "green box")
 BAD_OBJECTS = {
-    "no number": (green((1, "x", 3, 4)), "xmin 1, ymin x, xmax 3, ymax 4: needs four", "box malformed"),
-    "not finite": (green((1, "nan", 3, 4)), "ymin nan, xmax 3, ymax 4: needs four", "box malformed"),
-    "inverted": (green((30, 5, 20, 9)), "box = [29.0, 4.0, 20.0, 9.0]: no extent", "box without extent"),
+    "no number": (green((1, "x", 3, 4)), "xmin 1, ymin x, xmax 3, ymax 4", "box malformed"),
+    "not finite": (green((1, "nan", 3, 4)), "ymin nan, xmax 3, ymax 4", "box malformed"),
+    "inverted": (green((30, 5, 20, 9)), "box = [29.0, 4.0, 20.0, 9.0]", "box without extent"),
     "outside": (
         green((300, 5, 320, 9)),
-        "box = [299.0, 4.0, 320.0, 9.0]: outside the image of (160, 96)",
+        "box = [299.0, 4.0, 320.0, 9.0]",
         "box outside its image",
     ),
     "turned": (
         "<object><name>green box</name><robndbox><cx>5</cx></robndbox></object>",
-        "xmin missing, ymin missing, xmax missing, ymax missing: needs four",
+        "xmin missing, ymin missing, xmax missing, ymax missing",
         "box malformed",
     ),
 }

@@ -104,7 +104,7 @@ class BoxCheck:
             return
         where, box, area = self._areas[found[0]]
         shown = f"{where}: {' '.join(f'{value:g}' for value in box)}, area {area:g}"
-        evidence = f"{len(found)} of {len(fits)} boxes have their area as {corners} (the first: {shown})"
+        evidence = f"{len(found)} of {len(fits)} boxes have the area of {corners} (the first: {shown})"
         confirms = f"if it is right, confirm it: --box-format {self.convention.name}"
         raise RowsError(f"{self.name}: {self._assumption} {evidence}; give --box-format {corners.name}; {confirms}")
 
