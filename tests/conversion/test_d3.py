@@ -246,15 +246,15 @@ def spoil(data: Dataset, what: str) -> None:
         (
             "unknown image",
             "unknown image_id",
-            r"annotations.pkl: entry 1: image_id 77 is not in images.pkl",
+            r"annotations.pkl: entry 1: image_id 77 .*images.pkl",
         ),
         (
             "unknown sentence",
             "unknown sent_id",
-            r"annotations.pkl: entry 1: sent_id 77 is not in sentences.pkl; correct",
+            r"annotations.pkl: entry 1: sent_id 77 .*sentences.pkl",
         ),
-        ("annotation of another shape", "malformed entry", r"annotations.pkl: entry 9 = .*missing required field"),
-        ("image without a name", "malformed entry", r"images.pkl: entry 1 = .*missing required field `file_name`"),
+        ("annotation of another shape", "malformed entry", r"annotations.pkl: entry 9 = .*`image_id`"),
+        ("image without a name", "malformed entry", r"images.pkl: entry 1 = .*`file_name`"),
         (
             "traversal",
             "file_name outside the images folder",
@@ -263,7 +263,7 @@ def spoil(data: Dataset, what: str) -> None:
         (
             "unknown group",
             "unknown group_id",
-            r"image id 1: group_id 77 in images.pkl is not in groups.pkl",
+            r"image id 1: group_id 77 .*images.pkl.*groups.pkl",
         ),
         ("sentence without text", "malformed entry", r"sentences.pkl: entry 9 = .*`raw_sent`"),
         ("no image file", "image file missing", r"image id 1: .*gone.jpg"),
@@ -351,12 +351,12 @@ def test_numpy_in_pickles(tmp_path: Path, protocol: int, module: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.array([object()]), "dtype 'O8', not of plain numbers"),
+        (np.array([object()]), "dtype 'O8'"),
         (np.array(["a"]), "dtype 'U1'"),
         (np.zeros(1, dtype=[("a", "i4")]), "dtype 'V4'"),
         (np.datetime64("2020-01-01"), "dtype 'M8'"),
-        (np.random.default_rng(0), "it wants to load numpy.random"),
-        (np.ma.masked_array([1]), "it wants to load numpy.ma"),
+        (np.random.default_rng(0), r"numpy\.random"),
+        (np.ma.masked_array([1]), r"numpy\.ma"),
     ],
 )
 def test_other_things_of_numpy_are_refused(tmp_path: Path, value: Any, message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 from scene_sets.base import canon_of, pictures, rows_in, target
 from scene_sets.regions import unions, write_flickr30k
 
@@ -180,8 +180,7 @@ def test_splits_are_lists(data: Dataset) -> None:
     assert found["A dog"]["extra_info"]["split"] == "val"
     with pytest.raises(RowsError) as caught:
         data.convert(split="test")
-    advice = "--split must name one of the folder's: train, val"
-    assert str(caught.value) == f"{data.entities}/test.txt: no such list of images; {advice}"
+    assert mentions(caught.value, f"{data.entities}/test.txt: ", "--split", "train, val")
     with pytest.raises(RowError, match=r"\.\."):
         data.convert(split="../x")
 
@@ -194,7 +193,7 @@ GOOD_SIZE = "<size><width>160</width><height>96</height></size>"
 BAD_XML = {
     "no size": ("<annotation/>", "malformed XML", "<size/width> is None"),
     "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x'"),
-    "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "an object has no <name>"),
+    "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "<name>"),
     "corner missing": (
         f"<annotation>{GOOD_SIZE}{thing(1, box=(1, 1, 9, '')).replace('<ymax></ymax>', '')}</annotation>",
         "malformed XML",
@@ -211,7 +210,7 @@ BAD_XML = {
         "size_wh (320, 96)",
     ),
     "cut off": ("<annotation><size>", "malformed XML", "no element found"),
-    "bomb": (BOMB, "hostile XML", "entities and DTDs are refused"),
+    "bomb": (BOMB, "hostile XML", "DTD"),
 }
 
 

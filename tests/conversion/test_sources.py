@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_images_of_records(tmp_path: Path) -> None:
     assert embedded_image({"bytes": None, "path": str(path)}, "row 1") == path
     assert embedded_image("data/b/a.png", "row 1", tmp_path) == path
     assert embedded_image(f"file://{path}", "row 1", tmp_path) == path
-    for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
+    for value, message in ((None, "None"), ("a.png", "'a.png'"), (7, "7")):
         with pytest.raises(RowError, match=message):
             embedded_image(value, "row 1")
     with pytest.raises(RowError, match=r"\.\."):
@@ -83,12 +84,12 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
     (tmp_path / "a.xyz").touch()
     for name, message in (
-        ("cut.json", "not complete JSON"),
-        ("nan.json", "not JSON: NaN at byte 7"),
-        ("object.json", "needs a list, holds dict"),
-        ("empty.json", "it is empty"),
-        ("none.json", "no such file"),
-        ("a.xyz", "unknown kind of file"),
+        ("cut.json", "truncated"),
+        ("nan.json", "NaN at byte 7"),
+        ("object.json", "dict"),
+        ("empty.json", "empty"),
+        ("none.json", "none.json: "),
+        ("a.xyz", r"a\.xyz: .*\.jsonl"),
     ):
         with pytest.raises(RowsError, match=message):
             list(read_records(tmp_path / name))
@@ -140,7 +141,7 @@ def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
 def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(RowError, match=r"entry 1: file_name .* leads out by"):
+    with pytest.raises(RowError, match=re.escape(f"entry 1: file_name {name!r}")):
         inside(name, "entry 1")
 
 

@@ -328,11 +328,11 @@ def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
 BOMB = '<!DOCTYPE a [<!ENTITY b "bb">]><annotation><filename>&b;</filename></annotation>'
 EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
 BAD_XML = {
-    "a bomb": (BOMB, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
-    "an external entity": (EXTERNAL, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
+    "a bomb": (BOMB, "bad.xml: DTDForbidden", "hostile XML"),
+    "an external entity": (EXTERNAL, "bad.xml: DTDForbidden", "hostile XML"),
     "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20", "malformed XML"),
     "empty": ("", "bad.xml: no element found: line 1, column 0", "malformed XML"),
-    "CVAT's own": ("<annotations/>", "its root is <annotations>, needs <annotation>; is it VOC's?", "not VOC xml"),
+    "CVAT's own": ("<annotations/>", "<annotations>, needs <annotation>", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),
         "no image bad.* nor one of its <filename> 'no.png' in",
