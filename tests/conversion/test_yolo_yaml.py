@@ -162,8 +162,8 @@ def test_an_index_of_darknet_is_followed(data: Folder) -> None:
 )
 def test_a_bad_index_of_darknet(data: Folder, changes: dict[str, str], values: tuple[object, ...]) -> None:
     path = darknet(data, **changes)
-    given = {"images": data.root / "train.txt"} if changes == {"names": ""} else {}
-    assert mentions(data.bad(path, **given), *values)
+    images = data.root / "train.txt" if changes == {"names": ""} else None
+    assert mentions(data.bad(path, images=images), *values)
 
 
 @pytest.mark.parametrize(
