@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from refused import mentions
 
 from verl_visionr1.conversion.datasets import coco
 from verl_visionr1.rows import RowError, read_rows
@@ -62,10 +63,11 @@ class Dataset:
         assert sum(report.rows.values()) == len(found) == report.written.rows
         return found, report
 
-    def bad(self, match: str) -> RowError:
-        """Convert with --on-error fail; the message must name things."""
-        with pytest.raises(RowError, match=match) as caught:
+    def bad(self, *values: object) -> RowError:
+        """Convert with --on-error fail; the message must name these values."""
+        with pytest.raises(RowError) as caught:
             self.convert()
+        assert mentions(caught.value, *values), caught.value
         assert sorted(path.name for path in self.folder.iterdir()) == ["images", "instances.json"]
         assert "\n" not in str(caught.value)
         return caught.value

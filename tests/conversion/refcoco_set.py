@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refused import bad_entry
+from refused import bad_entry, mentions
 from scene_sets.base import pictures, rows_in
 from scene_sets.referring import ann_id_of, instances, python2_pickle, ref, save_train2014
 
@@ -41,11 +41,13 @@ class Dataset:
         assert check_parquet(self.folder / "out.parquet") == []
         return rows_in(report), report
 
-    def bad(self, message: str, name: str = "refs(unc).p", **options: Any) -> None:
-        """It fails with this message; with --on-error skip, the good ref beside it is left."""
+    def bad(self, kind: str, *values: object, name: str = "refs(unc).p", **options: Any) -> None:
+        """It fails, and names these values; with --on-error skip, the good ref beside it is left."""
         self.ref(1, texts=("the good one",))
         error, found, _ = bad_entry(self.convert, name, **options)
-        assert str(error) == message
+        assert error.kind == kind, error.kind
+        assert str(error).startswith(f"{name}: ")
+        assert mentions(error, *values), error
         assert [row["prompt"][0]["content"] for row in found] == [asks("the good one")]
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from verl_visionr1.files import RowError
+
+
+def mentions(message: object, *values: object) -> bool:
+    """Whether a message names these values, in this order."""
+    return re.search(".*".join(re.escape(str(value)) for value in values), str(message)) is not None
 
 
 def bad_entry(convert: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[RowError, Any, Any]:

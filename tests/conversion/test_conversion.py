@@ -53,7 +53,7 @@ def test_boxes_and_points_turn_with_their_image() -> None:
 
 
 def test_frame_of_a_turned_image_without_a_size_is_unknown() -> None:
-    with pytest.raises(RowError, match=r"a.json: entry 3: the annotations give no size.*orientation 6: .* is unknown"):
+    with pytest.raises(RowError, match=r"a\.json: entry 3: .*EXIF orientation 6"):
         made({}, orientation=6)
     target, _ = made({"task": "counting", "count": 2}, orientation=6)  # without geometry nothing can be wrong
     assert target.count == 2
@@ -79,24 +79,24 @@ def test_masks_stay_with_their_boxes() -> None:
     changes = {"task": "pointing", "boxes_xyxy": boxes, "labels": ["cat"] * 2, "masks": masks}
     target, _ = made(changes)
     assert [mask.polygons[0][0] for mask in target.masks] == [box[0] for box in target.boxes_xyxy] == [10, 50]
-    with pytest.raises(RowError, match="masks on an image of EXIF orientation 3"):
+    with pytest.raises(RowError, match="EXIF orientation 3"):
         made({**changes, "annotated_wh": WH}, orientation=3)
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"boxes_xyxy": [(1, 2, 3)]}, "box malformed", r"a.json: entry 3: box 0 = \[1, 2, 3\]: needs four finite"),
-        ({"boxes_xyxy": [(1, 2, 3, float("nan"))]}, "box malformed", "needs four finite numbers"),
-        ({"boxes_xyxy": [(1, 2, 3, 10**400)]}, "box malformed", "needs four finite numbers"),
-        ({"boxes_xyxy": [(1, 2, "3", 4)]}, "box malformed", "needs four finite numbers"),
-        ({"boxes_xyxy": [(9, 2, 3, 4)]}, "box without extent", r"box = \[9.*no extent"),
-        ({"boxes_xyxy": [(1, 2, 1.004, 4)]}, "box without extent", "no extent"),
-        ({"boxes_xyxy": [(300, 2, 310, 4)]}, "box outside its image", r"outside the image of \(200, 100\)"),
+        ({"boxes_xyxy": [(1, 2, 3)]}, "box malformed", r"a.json: entry 3: box 0 = \[1, 2, 3\]"),
+        ({"boxes_xyxy": [(1, 2, 3, float("nan"))]}, "box malformed", "nan"),
+        ({"boxes_xyxy": [(1, 2, 3, 10**400)]}, "box malformed", r"\[1, 2, 3, 1000"),
+        ({"boxes_xyxy": [(1, 2, "3", 4)]}, "box malformed", "'3'"),
+        ({"boxes_xyxy": [(9, 2, 3, 4)]}, "box without extent", r"box = \[9"),
+        ({"boxes_xyxy": [(1, 2, 1.004, 4)]}, "box without extent", r"1\.004"),
+        ({"boxes_xyxy": [(300, 2, 310, 4)]}, "box outside its image", r"\(200, 100\)"),
         (
             {"points_xy": [(300, 2)], "task": "pointing"},
             "point outside its image",
-            r"point = \[300.*outside \(200, 100\)",
+            r"point = \[300.*\(200, 100\)",
         ),
         ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": ["a", "b"]}, "lists differ in length", "2, 1, 0, 0 entries"),
         ({"boxes_xyxy": [(1, 2, 3, 4)], "labels": [" "]}, "no usable ground truth", r"labels\[0\] = ' '"),
@@ -122,7 +122,7 @@ def test_questions() -> None:
     assert ask(Options(), task="text", question="Why?", answer="so") == "Why? Answer with the final answer alone."
     with pytest.raises(RowsError, match=r"--answer-format internvl: .*qwen-json"):
         ask(Options(answer_format="internvl"), question="Where is it?")
-    with pytest.raises(RowsError, match="--answer-format count: cannot answer grounding"):
+    with pytest.raises(RowsError, match=r"--answer-format count: .*grounding"):
         ask(Options(answer_format="count"))
 
 
@@ -208,7 +208,8 @@ def test_large_answers_are_left_out() -> None:
     many = [item(boxes_xyxy=[(i, 1, i + 5, 9) for i in range(5)], labels=["cat"] * 5), item(task="counting", count=7)]
     ledger = Ledger()
     assert list(selected(many, Options(max_instances=4), ledger)) == []
-    assert ledger.left_out == {"grounding row with more than 4 objects": 1, "counting row with more than 4 objects": 1}
+    too_many = "{} row with more than 4 objects (--max-instances)"
+    assert ledger.left_out == {too_many.format("grounding"): 1, too_many.format("counting"): 1}
 
 
 @pytest.mark.parametrize(

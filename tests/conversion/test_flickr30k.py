@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 from scene_sets.base import canon_of, pictures, rows_in, target
 from scene_sets.regions import unions, write_flickr30k
 
@@ -104,7 +104,7 @@ def test_a_phrase_of_many_boxes(data: Dataset, boxes: str, expected: Any) -> Non
     found, report = data.convert(boxes=boxes)
     assert target(found["a hat"]).boxes_xyxy == ((4, 4, 9, 9),)
     assert (target(found["Men"]).boxes_xyxy if "Men" in found else None) == expected
-    assert report.ledger.left_out["phrase of many boxes"] == (boxes == "single")
+    assert report.ledger.left_out["phrase of many boxes (--boxes)"] == (boxes == "single")
 
 
 def test_one_box_given_twice_is_single(data: Dataset) -> None:
@@ -169,7 +169,7 @@ def test_unrelated_captions_are_left_out(data: Dataset) -> None:
     assert list(found) == ["A man"]
     assert report.ledger.left_out["phrase of a caption that UNRELATED_CAPTIONS lists"] == 1
     listed.write_text(f"{ID} two\n")
-    with pytest.raises(RowsError, match=r"UNRELATED_CAPTIONS: '36979 two': needs an image id and the number of a cap"):
+    with pytest.raises(RowsError, match="UNRELATED_CAPTIONS: '36979 two': "):
         data.convert()
 
 
@@ -180,9 +180,8 @@ def test_splits_are_lists(data: Dataset) -> None:
     assert found["A dog"]["extra_info"]["split"] == "val"
     with pytest.raises(RowsError) as caught:
         data.convert(split="test")
-    advice = "--split must name one of the folder's: train, val"
-    assert str(caught.value) == f"{data.entities}/test.txt: no such list of images; {advice}"
-    with pytest.raises(RowError, match="leads out by"):
+    assert mentions(caught.value, f"{data.entities}/test.txt: ", "--split", "train, val")
+    with pytest.raises(RowError, match=r"\.\."):
         data.convert(split="../x")
 
 
@@ -192,26 +191,26 @@ def test_splits_are_lists(data: Dataset) -> None:
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
 GOOD_SIZE = "<size><width>160</width><height>96</height></size>"
 BAD_XML = {
-    "no size": ("<annotation/>", "malformed XML", "<size/width> is None: needs a whole number"),
-    "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x': needs a"),
-    "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "an object has no <name>"),
+    "no size": ("<annotation/>", "malformed XML", "<size/width> is None"),
+    "size in words": (f"<annotation>{GOOD_SIZE.replace('96', 'x')}</annotation>", "malformed XML", "is 'x'"),
+    "no name": (f"<annotation>{GOOD_SIZE}{thing()}</annotation>", "object without name", "<name>"),
     "corner missing": (
         f"<annotation>{GOOD_SIZE}{thing(1, box=(1, 1, 9, '')).replace('<ymax></ymax>', '')}</annotation>",
         "malformed XML",
-        "<ymax> is None: needs a whole number",
+        "<ymax> is None",
     ),
     "no extent": (
         f"<annotation>{GOOD_SIZE}{thing(1, box=(9, 1, 8, 9))}</annotation>",
         "box without extent",
-        "'A man' (chain 1): box = [8, 0, 8, 9]: no extent",
+        "'A man' (chain 1): box = [8, 0, 8, 9]",
     ),
     "another size": (
         f"<annotation>{GOOD_SIZE.replace('160', '320')}{thing(1, box=(1, 1, 9, 9))}</annotation>",
         "annotated size differs",
-        "size_wh (320, 96), the file has (160, 96)",
+        "size_wh (320, 96)",
     ),
     "cut off": ("<annotation><size>", "malformed XML", "no element found"),
-    "bomb": (BOMB, "hostile XML", "entities and DTDs are refused"),
+    "bomb": (BOMB, "hostile XML", "DTD"),
 }
 
 
@@ -234,7 +233,7 @@ def test_a_missing_file_costs_only_its_image(data: Dataset, which: str) -> None:
     data.image(["[/EN#1/people A dog] ."], [thing(1, box=(1, 1, 9, 9))], "7")
     (data.entities / which).unlink()
     error, found, _ = bad_entry(data.convert)
-    assert str(error).startswith(f"{data.entities}/{which}: no such file")
+    assert str(error).startswith(f"{data.entities}/{which}: ")
     assert error.kind == "annotation file unreadable"
     assert list(found) == ["A dog"]
 
@@ -251,7 +250,7 @@ def test_malformed_captions(data: Dataset, caption: str) -> None:
 def test_ids_must_not_leave_the_folder(data: Dataset) -> None:
     data.image(["[/EN#1/people A man] ."], [thing(1, box=(1, 1, 9, 9))])
     (data.entities / "train.txt").write_text("../../etc/passwd\n")
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         data.convert()
 
 

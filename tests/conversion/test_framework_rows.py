@@ -73,7 +73,7 @@ def test_ms_swift_labels_that_the_answer_writes_out(refs: dict[str, Any], tmp_pa
     (found,), _ = convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH}), preset="ms-swift")
     truth = target(found)
     assert (truth.labels, truth.boxes_xyxy) == (("cat", "dog"), (BOX, OTHER))
-    with pytest.raises(RowError, match="2 labels in the answer, and 1 bbox"):
+    with pytest.raises(RowError, match=r"2 labels .*1 bbox"):
         convert(tmp_path, swift("Find all", answer, {**refs, "bbox": BOTH[:1]}), preset="ms-swift")
 
 
@@ -108,7 +108,7 @@ def test_ms_swift_questions(tmp_path: Path) -> None:
         (swift("Find", "<bbox>", [list(BOX)]), "needs lists ref and bbox"),
         (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX)], "bbox_type": []}), "needs lists ref and bbox"),
         (swift("Find", "<bbox>", {"ref": ["a"], "bbox": [list(BOX), [1, 2]]}), "needs all boxes, or all points"),
-        ({"messages": "Find"}, "messages Find: needs a list of turns"),
+        ({"messages": "Find"}, "messages Find"),
     ],
 )  # fmt: skip
 def test_ms_swift_errors(made: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_literals_are_never_run(solution: str, tmp_path: Path) -> None:
 
 
 def test_long_literals_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="an answer of 100001 characters"):
+    with pytest.raises(RowError, match="100001"):
         convert(tmp_path, rft("1" * 100_001), preset="visual-rft")
 
 
@@ -175,7 +175,7 @@ def test_seg_zero_keeps_the_warped_image(tmp_path: Path) -> None:
     assert report.ledger.notes["point beside a box: box used"] == 1
     (found,), _ = convert(tmp_path, {**made, "image": NAME}, preset="seg-zero")  # the original image
     assert target(found).boxes_xyxy == ((16, 12, 80, 60),)
-    with pytest.raises(RowError, match="solution 'left' holds no box"):
+    with pytest.raises(RowError, match="solution 'left' "):
         convert(tmp_path, {**made, "solution": "left"}, preset="seg-zero")
 
 
@@ -201,9 +201,9 @@ def test_easyr1(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [easy(images=[(tmp_path / NAME).read_bytes()])])
     (found,), _ = converted(path, preset="easyr1", keep_prompts=True)
     assert prompt(found) == "Find x."
-    with pytest.raises(RowError, match="2 images: a row has one"):
+    with pytest.raises(RowError, match="2 images"):
         convert(tmp_path, easy(images=[NAME, NAME]), preset="easyr1")
-    with pytest.raises(RowError, match="problem is 'None': needs a text"):
+    with pytest.raises(RowError, match="problem is 'None'"):
         convert(tmp_path, easy(problem=None), preset="easyr1")
     with pytest.raises(RowsError, match="--box-format"):
         convert(tmp_path, easy(answer=json.dumps([{"bbox_2d": list(BOX)}])), preset="easyr1")
@@ -213,7 +213,7 @@ def test_easyr1_reads_images_below_a_given_folder(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "elsewhere" / "sub", "c.png")
     (found,), _ = convert(tmp_path, easy(images=["sub/c.png"]), preset="easyr1", images_dir=tmp_path / "elsewhere")
     assert found["images"] == [str(tmp_path / "elsewhere" / "sub" / "c.png")]
-    with pytest.raises(RowsError, match="none: no such folder of images; check --images-dir"):
+    with pytest.raises(RowsError, match=r"none: .*--images-dir"):
         convert(tmp_path, easy(), preset="easyr1", images_dir=tmp_path / "none")
 
 
@@ -241,7 +241,7 @@ def test_gui_r1(tmp_path: Path) -> None:
     assert sum(report.ledger.left_out.values()) == 2
     found, _ = convert(tmp_path, *rows, preset="gui-r1", answer_format="qwen-points")
     assert ANSWER_FORMATS["qwen-points"].then in prompt(found[0])
-    with pytest.raises(RowError, match=r"gt_bbox \[1, 2, 3\]: needs two or four numbers"):
+    with pytest.raises(RowError, match=r"gt_bbox \[1, 2, 3\]"):
         convert(tmp_path, gui([1, 2, 3]), preset="gui-r1")
     with pytest.raises(RowsError, match="outside the image"):
         convert(tmp_path, gui([40, 60, 80, 110]), preset="gui-r1")

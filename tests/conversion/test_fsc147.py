@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 
 from verl_visionr1.conversion.datasets import fsc147
 from verl_visionr1.files import RowError, RowsError
@@ -129,8 +129,7 @@ def test_splits(source: Source) -> None:
     assert [row["extra_info"]["file_name"] for row in rows] == ["3.jpg"]
     with pytest.raises(RowsError) as caught:
         source.convert(split="dev")
-    assert str(caught.value).startswith("--split dev: ")
-    assert str(caught.value).endswith("it has train, val, test, val_coco, test_coco")
+    assert mentions(caught.value, "--split dev: ", "train, val, test, val_coco, test_coco")
 
 
 def test_max_instances_leaves_large_counts_out(source: Source) -> None:
@@ -138,7 +137,7 @@ def test_max_instances_leaves_large_counts_out(source: Source) -> None:
     source.image("3.jpg", points=[[i, i] for i in range(51)])
     rows, report = source.convert()
     assert [target_of(row).count for row in rows] == [50]
-    assert report.ledger.left_out["counting row with more than 50 objects"] == 1
+    assert report.ledger.left_out["counting row with more than 50 objects (--max-instances)"] == 1
     assert len(source.convert(max_instances=60)[0]) == 2
 
 
@@ -162,8 +161,7 @@ def test_original_images_are_refused(source: Source) -> None:
     source.image("2.jpg", size=(1024, 768))
     with pytest.raises(RowError) as caught:
         source.convert()
-    reason = "the image is 1024 x 768, but the points are in pixels of an image 384 high; use images_384_VarV2"
-    assert str(caught.value) == f"annotation_FSC147_384.json: '2.jpg': {reason}"
+    assert mentions(caught.value, "annotation_FSC147_384.json: '2.jpg': ", "1024 x 768", 384, "images_384_VarV2")
 
 
 def test_images_384_high_need_no_ratio(source: Source) -> None:
@@ -177,7 +175,7 @@ def test_images_of_another_height_need_their_ratio(source: Source) -> None:
     source.image("2.jpg", size=(512, 385), H=770)
     assert len(source.convert()[0]) == 1
     source.entries["2.jpg"]["ratio_h"] = "half"
-    with pytest.raises(RowError, match="the image is 512 x 385"):
+    with pytest.raises(RowError, match="512 x 385"):
         source.convert()
 
 
@@ -212,9 +210,7 @@ def test_boxes_of_another_layout(source: Source) -> None:
     source.image("2.jpg")
     path = source.boxes(BOXES)
     path.write_text('{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}')
-    with pytest.raises(
-        RowsError, match=r"instances_test\.json: not COCO's layout \(KeyError: 1\); is it instances_val"
-    ):
+    with pytest.raises(RowsError, match=r"instances_test\.json: .*KeyError: 1.*instances_val\.json"):
         source.convert(boxes=path)
 
 
@@ -227,9 +223,9 @@ def test_boxes_of_another_layout(source: Source) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"points": None}, "'3.jpg': points None: needs a list of points"),
-        ({"points": [[1, 2, 3]]}, "'3.jpg': point [1, 2, 3]: needs 2 finite numbers"),
-        ({"points": [["1", 2]]}, "'3.jpg': point ['1', 2]: needs 2 finite numbers"),
+        ({"points": None}, "'3.jpg': points None"),
+        ({"points": [[1, 2, 3]]}, "'3.jpg': point [1, 2, 3]"),
+        ({"points": [["1", 2]]}, "'3.jpg': point ['1', 2]"),
     ],
 )
 def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> None:
@@ -256,7 +252,7 @@ def test_name_that_leads_out_is_refused(source: Source) -> None:
     source.image("2.jpg")
     (source.folder / "secret.jpg").write_bytes((source.images / "2.jpg").read_bytes())
     source.splits["train"].append("../secret.jpg")
-    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg' must be inside the images folder"):
+    with pytest.raises(RowError, match=r"file_name '\.\./secret\.jpg'"):
         source.convert()
     _, report = source.convert(on_error="skip")
     assert report.ledger.notes["image that is in this split under another name"] == 0
@@ -266,7 +262,7 @@ def test_name_that_leads_out_is_refused(source: Source) -> None:
 def test_bad_line_of_classes(source: Source, line: str) -> None:
     source.image("2.jpg")
     source.classes += line + "\n"
-    with pytest.raises(RowsError, match=r"ImageClasses_FSC147\.txt: line '.*': needs a file name and its one class"):
+    with pytest.raises(RowsError, match=r"ImageClasses_FSC147\.txt: line '.*': "):
         source.convert()
 
 
@@ -279,5 +275,5 @@ def test_classes_with_blanks_for_tabs(source: Source) -> None:
 def test_files_in_the_wrong_order(source: Source) -> None:
     source.image("2.jpg")
     annotations, splits, *rest = source.arguments()
-    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: not the expected layout.* is it the right"):
+    with pytest.raises(RowsError, match=r"annotation_FSC147_384\.json: .*Expected"):
         fsc147.convert(splits, annotations, *rest)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from refused import mentions
 from scene_sets.base import exif, rows_in
 from scene_sets.detection_files import BOX_COLUMNS, write_table
 
@@ -150,11 +151,11 @@ def test_rotation_is_not_applied(data: Tables) -> None:
 
 
 BAD_BOXES = {
-    "pixels": ((8, 48, 24, 48), {}, "needs fractions of the image, 0 to 1; correct it", "box not in fractions"),
-    "sides swapped": ((0.3, 0.05, 0.25, 0.5), {}, "no extent", "box without extent"),
-    "no number": (("x", 0.3, 0.25, 0.5), {}, "XMin x, YMin 0.25, XMax 0.3, YMax 0.5: needs four", "box malformed"),
+    "pixels": ((8, 48, 24, 48), {}, "0 to 1", "box not in fractions"),
+    "sides swapped": ((0.3, 0.05, 0.25, 0.5), {}, "0.3", "box without extent"),
+    "no number": (("x", 0.3, 0.25, 0.5), {}, "XMin x, YMin 0.25, XMax 0.3, YMax 0.5", "box malformed"),
     "missing": (("", 0.3, 0.25, 0.5), {}, "XMin missing, YMin 0.25", "box malformed"),
-    "nan": (("nan", 0.3, 0.25, 0.5), {}, "needs four finite numbers", "box malformed"),
+    "nan": (("nan", 0.3, 0.25, 0.5), {}, "XMin nan", "box malformed"),
 }
 
 
@@ -226,8 +227,7 @@ def test_image_with_labels_only(data: Tables) -> None:
 def test_machine_made_labels_are_refused(data: Tables) -> None:
     data.box("a1", "Dog")
     data.label("a1", "Cat", 0.7)
-    reason = "Confidence '0.7': not a verified label; give the file of human-verified labels, with 0 and 1"
-    assert data.bad(on_error="skip") == f"labels.csv: line 2: {reason}"
+    assert mentions(data.bad(on_error="skip"), "labels.csv: line 2: ", "Confidence '0.7'", "0 and 1")
 
 
 def test_ancestors_of_what_is_there_are_not_asked_for(data: Tables) -> None:
@@ -270,7 +270,7 @@ def test_what_is_below_may_be_asked_for(data: Tables) -> None:
 def test_tree_of_another_layout(data: Tables) -> None:
     data.tree = {"name": "Entity"}
     data.box("a1", "Dog")
-    assert "hierarchy.json: not the expected layout" in data.bad()
+    assert "hierarchy.json: " in data.bad()
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -286,8 +286,7 @@ def test_images_in_folders_below(data: Tables) -> None:
 def test_two_images_of_one_name(data: Tables) -> None:
     data.image("thumbnails/a1")
     data.box("a1", "Dog")
-    reason = f"several files are named a1 below {data.images}; remove all but one"
-    assert data.bad() == f"validation-annotations-bbox.csv: line 2: {reason}"
+    assert mentions(data.bad(), "validation-annotations-bbox.csv: line 2: ", "a1", data.images)
 
 
 @pytest.mark.parametrize("name", ["b", "../secret", "", "/etc/passwd"])
@@ -296,8 +295,8 @@ def test_missing_image(data: Tables, name: str) -> None:
     data.box(name, "Dog")
     data.box(name, "Cat")
     data.box("a1", "Dog")
-    reason = f"no {name}.jpg in or below {data.images}; check IMAGES_DIR, or give --partial"
-    assert data.bad() == f"validation-annotations-bbox.csv: line 2: {reason}"
+    place = "validation-annotations-bbox.csv: line 2: "
+    assert mentions(data.bad(), place, f"{name}.jpg", data.images, "IMAGES_DIR", "--partial")
     found, report = data.convert(on_error="skip")
     assert len(found) == 1
     assert report.ledger.skipped == {"image file missing": 1}
@@ -319,11 +318,11 @@ def test_files_in_the_wrong_place(data: Tables) -> None:
     out, options = data.root / "out.parquet", openimages.Options()
     with pytest.raises(RowsError) as caught:
         openimages.convert(classes, classes, data.images, out, options)
-    assert str(caught.value) == (f"{classes}: no column ImageID; it has /m/0jbk, Animal; is it the right file?")
+    assert mentions(caught.value, f"{classes}: ", "ImageID", "/m/0jbk, Animal")
     with pytest.raises(RowsError) as caught:
         openimages.convert(boxes, boxes, data.images, out, options)
-    assert "needs lines as '/m/011k07,Tortoise'; is it the right file?" in str(caught.value)
-    with pytest.raises(RowsError, match="no such folder; check the path"):
+    assert "'/m/011k07,Tortoise'" in str(caught.value)
+    with pytest.raises(RowsError, match="none: "):
         openimages.convert(boxes, classes, data.root / "none", out, options)
 
 

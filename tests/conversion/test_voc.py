@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
+from refused import mentions
 from scene_sets.base import exif, rows_in
 from scene_sets.detection_files import voc_object, voc_xml
 
@@ -127,7 +128,7 @@ def test_part_boxes_are_not_objects(kit: Devkit) -> None:
 def test_an_object_with_parts_only_has_no_box(kit: Devkit) -> None:
     part = voc_object("head", (2, 2, 5, 5)).replace("object>", "part>")
     kit.add("a", f"<object><name>person</name>{part}</object>")
-    assert "xmin missing, ymin missing, xmax missing, ymax missing: needs four finite" in kit.bad()
+    assert "xmin missing, ymin missing, xmax missing, ymax missing" in kit.bad()
 
 
 def test_fractions_of_a_pixel(kit: Devkit) -> None:
@@ -175,8 +176,7 @@ def test_a_name_that_is_not_among_the_given(kit: Devkit) -> None:
     kit.add("a", voc_object("zebra", A_VOC), voc_object("ant", B_VOC))
     names = kit.root / "names.txt"
     names.write_text("ant")
-    message = f"a.xml object 1: name 'zebra' is not in {names}; add it there, or correct the xml"
-    assert kit.bad(names=names) == message
+    assert mentions(kit.bad(names=names), "a.xml object 1: ", "'zebra'", names)
     (truth,), report = kit.convert(names=names, on_error="skip")
     assert truth.labels == ("ant",)
     assert report.ledger.skipped == {"unknown name": 1}
@@ -186,7 +186,7 @@ def test_a_blank_line_among_names(kit: Devkit) -> None:
     kit.add("a", voc_object("ant", A_VOC))
     names = kit.root / "names.txt"
     names.write_text("ant\n\nbear")
-    assert kit.bad(names=names) == f"{names}: line 2 is blank: needs one name a line; correct it"
+    assert kit.bad(names=names).startswith(f"{names}: line 2 ")
 
 
 def test_wrong_filename(kit: Devkit) -> None:
@@ -219,7 +219,7 @@ def test_two_xml_of_one_image(kit: Devkit) -> None:
     kit.image("photo.png")
     for name in "ab":
         kit.xml(name, voc_object("red box", A_VOC), filename="photo.png")
-    assert kit.bad() == "b.xml: its image photo.png is also that of a.xml; remove one of them"
+    assert mentions(kit.bad(), "b.xml: ", "photo.png", "a.xml")
 
 
 def test_two_images_of_one_name(kit: Devkit) -> None:
@@ -229,7 +229,7 @@ def test_two_images_of_one_name(kit: Devkit) -> None:
     assert rows_in(kit.convert()[1])[0]["extra_info"]["file_name"] == "a.png", "as <filename> says"
     kit.xml("a", voc_object("red box", A_VOC), filename="b.png")
     kit.root.joinpath("out.parquet").unlink()
-    assert kit.bad() == "a.xml: image a.bmp or a.png? Rename one, and its xml"
+    assert mentions(kit.bad(), "a.xml: ", "a.bmp", "a.png")
 
 
 def test_images_and_xml_in_one_folder_and_below(kit: Devkit) -> None:
@@ -274,7 +274,7 @@ def test_exif(kit: Devkit) -> None:
 def test_wrong_size(kit: Devkit) -> None:
     kit.image("a.png")
     kit.xml("a", voc_object("red box", A_VOC), size=(500, 375))
-    assert "size_wh (500, 375), the file has (160, 96)" in kit.bad()
+    assert mentions(kit.bad(), (500, 375), (160, 96))
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -301,7 +301,7 @@ def test_unknown_split(kit: Devkit) -> None:
     kit.add("a", voc_object("red box", A_VOC))
     kit.lists(train=["a"], trainval=["a"], a_train=["a 1"])
     folder = kit.root / "ImageSets" / "Main"
-    assert kit.bad(split="val") == f"{folder}: no val.txt; give --split one of train, trainval, or --image-list"
+    assert mentions(kit.bad(split="val"), f"{folder}: ", "val.txt", "--split", "train, trainval", "--image-list")
 
 
 def test_list_of_one_category(kit: Devkit) -> None:
@@ -316,8 +316,7 @@ def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
     kit.add("a", voc_object("red box", A_VOC))
     (kit.root / "secret.xml").write_text(voc_xml("a.png", WH, [voc_object("secret", A_VOC)]))
     kit.lists(train=[name, "a"])
-    message = f"train.txt: {name!r}: no {name}.xml in {kit.annotations}; correct the list, or fetch the file"
-    assert kit.bad() == message
+    assert mentions(kit.bad(), f"train.txt: {name!r}: ", f"{name}.xml", kit.annotations)
     (truth,), report = kit.convert(on_error="skip")
     assert truth.labels == ("red box",)
     assert report.ledger.skipped == {"xml file missing": 1}
@@ -329,11 +328,11 @@ def test_listed_image_without_xml(kit: Devkit, name: str) -> None:
 BOMB = '<!DOCTYPE a [<!ENTITY b "bb">]><annotation><filename>&b;</filename></annotation>'
 EXTERNAL = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
 BAD_XML = {
-    "a bomb": (BOMB, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
-    "an external entity": (EXTERNAL, "bad.xml: DTDForbidden: entities and DTDs are refused", "hostile XML"),
-    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20; correct it", "malformed XML"),
-    "empty": ("", "bad.xml: no element found: line 1, column 0; correct it", "malformed XML"),
-    "CVAT's own": ("<annotations/>", "its root is <annotations>, needs <annotation>; is it VOC's?", "not VOC xml"),
+    "a bomb": (BOMB, "bad.xml: DTDForbidden", "hostile XML"),
+    "an external entity": (EXTERNAL, "bad.xml: DTDForbidden", "hostile XML"),
+    "cut off": ("<annotation><object>", "bad.xml: no element found: line 1, column 20", "malformed XML"),
+    "empty": ("", "bad.xml: no element found: line 1, column 0", "malformed XML"),
+    "CVAT's own": ("<annotations/>", "<annotations>, needs <annotation>", "not VOC xml"),
     "no image": (
         voc_xml("no.png", WH, []),
         "no image bad.* nor one of its <filename> 'no.png' in",
@@ -341,7 +340,7 @@ BAD_XML = {
     ),
     "traversal": (
         voc_xml("../secret.png", WH, []),
-        "bad.xml: file_name '../secret.png' must be inside the images folder, but leads out by '..'",
+        "bad.xml: file_name '../secret.png'",
         "file_name outside the images folder",
     ),
 }
@@ -360,17 +359,17 @@ def test_bad_xml(kit: Devkit, text: str, message: str, kind: str) -> None:
 
 green = partial(voc_object, "green box")
 BAD_OBJECTS = {
-    "no number": (green((1, "x", 3, 4)), "xmin 1, ymin x, xmax 3, ymax 4: needs four", "box malformed"),
-    "not finite": (green((1, "nan", 3, 4)), "ymin nan, xmax 3, ymax 4: needs four", "box malformed"),
-    "inverted": (green((30, 5, 20, 9)), "box = [29.0, 4.0, 20.0, 9.0]: no extent", "box without extent"),
+    "no number": (green((1, "x", 3, 4)), "xmin 1, ymin x, xmax 3, ymax 4", "box malformed"),
+    "not finite": (green((1, "nan", 3, 4)), "ymin nan, xmax 3, ymax 4", "box malformed"),
+    "inverted": (green((30, 5, 20, 9)), "box = [29.0, 4.0, 20.0, 9.0]", "box without extent"),
     "outside": (
         green((300, 5, 320, 9)),
-        "box = [299.0, 4.0, 320.0, 9.0]: outside the image of (160, 96)",
+        "box = [299.0, 4.0, 320.0, 9.0]",
         "box outside its image",
     ),
     "turned": (
         "<object><name>green box</name><robndbox><cx>5</cx></robndbox></object>",
-        "xmin missing, ymin missing, xmax missing, ymax missing: needs four",
+        "xmin missing, ymin missing, xmax missing, ymax missing",
         "box malformed",
     ),
 }
@@ -390,7 +389,7 @@ def test_bad_object(kit: Devkit, text: str, message: str, kind: str) -> None:
 
 def test_object_without_a_name(kit: Devkit) -> None:
     kit.add("a", voc_object(" ", A_VOC), voc_object("red box", B_VOC))
-    assert kit.bad().startswith("a.xml: object 1 (xmin 9, ymin 17, xmax 48, ymax 40): no <name>")
+    assert kit.bad().startswith("a.xml: object 1 (xmin 9, ymin 17, xmax 48, ymax 40): ")
     (truth,), report = kit.convert(on_error="skip")
     assert truth.labels == ("red box",)
     assert report.ledger.skipped == {"object without a name": 1}

@@ -81,7 +81,7 @@ def test_right_answers_are_counted_by_the_tokenizer_of_a_model_and_change_no_byt
     assert (plain.tokens.model, counted.tokens.model) == ("", "tiny")
     assert set(counted.tokens.answers) != set(plain.tokens.answers)
     assert min(counted.tokens.answers) == 2, "the count, and the end"
-    with pytest.raises(RowsError, match=r"--model .*images: no tokenizer.json"):
+    with pytest.raises(RowsError, match=r"--model .*tokenizer\.json"):
         load_answer_counter(tmp_path / "images")
 
 
@@ -98,13 +98,13 @@ def test_right_answers_are_written_in_the_coordinates_of_the_model(model_type: s
 def test_failure_in_a_thread_stops_the_conversion_and_names_the_entry(tmp_path: Path) -> None:
     converted(tmp_path / "images", tmp_path / "b.parquet")
     rows = [item(tmp_path / "images" / f"{i}.png", where=f"entry {i}") for i in range(30)]
-    with pytest.raises(RowError, match=r"entry 7: .*7.png: not an image"):
+    with pytest.raises(RowError, match=r"entry 7: .*7\.png: "):
         write_items(rows, tmp_path / "a.parquet", Options(workers=3), Ledger(), made_by="a test", source={})
     assert not (tmp_path / "a.parquet").exists()
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"a.parquet: no row is left: 1 x grounding row with more than 0 objects"):
+    with pytest.raises(RowsError, match=r"a\.parquet: .*1 x .*--max-instances"):
         write_items([item()], tmp_path / "a.parquet", Options(max_instances=0), Ledger(), made_by="t", source={})
 
 
@@ -174,7 +174,7 @@ def test_coco_names_of_one_image(tmp_path: Path) -> None:
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     odd = picture(tmp_path / os.fsdecode(b"\xff.png"))
-    with pytest.raises(RowError, match=r"entry 0: file name .*udcff.png.* is not UTF-8.*; rename the file"):
+    with pytest.raises(RowError, match=r"entry 0: .*udcff\.png.*UTF-8"):
         named(odd, odd.name)
     good = Item(where="b", image=picture(tmp_path / "b.png"), task="counting", phrases=("cat",), count=1)
     bad = dataclasses.replace(good, where=odd.name, image=odd)

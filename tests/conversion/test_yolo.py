@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refused import mentions
 from scene_sets.base import exif, rows_in
 from yolo_set import A_XYXY, NAMES, WH, A, Folder, names_of
 
@@ -54,9 +55,9 @@ def test_key_points_are_no_polygon(data: Folder) -> None:
     (truth,), _ = data.convert()
     assert truth.boxes_xyxy == (A_XYXY,)
     data.add("images/train/a", "0 0.1 0.1 0.2 0.2 0.3 0.3")
-    assert "7 numbers: needs class cx cy w h and 4 numbers of key points; correct it" in data.bad()
+    assert mentions(data.bad(), "train/a.txt line 1", "7 numbers", "4 numbers of key points")
     data.document["kpt_shape"] = 17
-    assert data.bad() == f"{data.root}/data.yaml: kpt_shape: needs two numbers, as in [17, 3]; correct it"
+    assert mentions(data.bad(), f"{data.root}/data.yaml: kpt_shape: ", "[17, 3]")
 
 
 def test_class_numbers_may_be_written_as_floats(data: Folder) -> None:
@@ -72,52 +73,53 @@ def test_box_over_the_edge_is_clipped(data: Folder) -> None:
 
 
 BAD_LINES = {
-    "confidence": ("1 0.5 0.5 0.1 0.1 0.93", "6 numbers: needs class cx cy w h, or class and three or more points"),
-    "odd": ("1 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 numbers: needs class"),
-    "class only": ("1", "1 numbers: needs class"),
-    "pixels": ("1 80 48 40 24", "box = [60.0, 36.0, 100.0, 60.0]: needs fractions of the image, 0 to 1; correct it"),
-    "pixels of a polygon": ("1 8 8 40 8 40 40", "needs fractions of the image"),
-    "no width": ("1 0.5 0.5 0 0.1", "no extent; correct or remove the annotation"),
-    "negative": ("1 0.5 0.5 -0.1 0.1", "no extent"),
-    "nan": ("1 nan 0.5 0.1 0.1", "needs four finite numbers"),
+    "confidence": ("1 0.5 0.5 0.1 0.1 0.93", "malformed line", ("6 numbers",)),
+    "odd": ("1 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "malformed line", ("8 numbers",)),
+    "class only": ("1", "malformed line", ("1 numbers",)),
+    "pixels": ("1 80 48 40 24", "box not in fractions", ([60.0, 36.0, 100.0, 60.0], "0 to 1")),
+    "pixels of a polygon": ("1 8 8 40 8 40 40", "box not in fractions", ([8.0, 8.0, 40.0, 40.0],)),
+    "no width": ("1 0.5 0.5 0 0.1", "box without extent", ()),
+    "negative": ("1 0.5 0.5 -0.1 0.1", "box without extent", ()),
+    "nan": ("1 nan 0.5 0.1 0.1", "box malformed", ()),
 }
 
 
-@pytest.mark.parametrize(("line", "message"), BAD_LINES.values(), ids=BAD_LINES)
-def test_bad_line(data: Folder, line: str, message: str) -> None:
+@pytest.mark.parametrize(("line", "kind", "values"), BAD_LINES.values(), ids=BAD_LINES)
+def test_bad_line(data: Folder, line: str, kind: str, values: tuple[object, ...]) -> None:
     """It loses only itself, and its class counts as there; a row error, so that the command tells of --on-error."""
     data.add("images/train/a", A, line)
     shown = data.bad(kind=RowError)
     assert shown.startswith(f"data.yaml: annotation id 'train/a.txt line 2' (image id a): {line!r}: ")
-    assert message in shown
+    assert mentions(shown, *values), shown
     found, report = data.convert(on_error="skip", task="grounding", negatives=0.5)
     assert [truth.labels for truth in found] == [("red box",)]
-    assert sum(report.ledger.skipped.values()) == 1
+    assert report.ledger.skipped == {kind: 1}
 
 
 BAD_CLASSES = {
-    "2 0.5 0.5 0.1 0.1": "class 2 has no name (names are 0 to 1)",
-    "0.5 0.5 0.5 0.1 0.1": "class 0.5 has no name",
-    "-1 0.5 0.5 0.1 0.1": "class -1 has no name",
-    "0,0.5,0.5,0.1,0.1": "needs numbers",
-    "red 0.5 0.5 0.1 0.1": "needs numbers",
+    "2 0.5 0.5 0.1 0.1": ("unknown class", ("class 2", "0 to 1")),
+    "0.5 0.5 0.5 0.1 0.1": ("unknown class", ("class 0.5",)),
+    "-1 0.5 0.5 0.1 0.1": ("unknown class", ("class -1",)),
+    "0,0.5,0.5,0.1,0.1": ("malformed line", ()),
+    "red 0.5 0.5 0.1 0.1": ("malformed line", ()),
 }
 
 
-@pytest.mark.parametrize(("line", "message"), BAD_CLASSES.items())
-def test_line_of_an_unknown_class(data: Folder, line: str, message: str) -> None:
+@pytest.mark.parametrize("line", BAD_CLASSES)
+def test_line_of_an_unknown_class(data: Folder, line: str) -> None:
+    kind, values = BAD_CLASSES[line]
     data.add("images/train/a", A, line)
-    assert data.bad().startswith(f"train/a.txt line 2: {line!r}: {message}")
+    assert mentions(data.bad(), f"train/a.txt line 2: {line!r}: ", *values)
     (truth,), report = data.convert(on_error="skip")
     assert truth.labels == ("red box",)
-    assert sum(report.ledger.skipped.values()) == 1
+    assert report.ledger.skipped == {kind: 1}
 
 
 def test_label_file_that_is_no_text(data: Folder) -> None:
     path = data.add("images/train/a", labels=False)
     data.add("images/train/b", A)
     (data.root / "labels/train/a.txt").write_bytes(b"\xff\xfe0 0.5")
-    assert "labels/train/a.txt: not text: 'utf-8' codec" in data.bad()
+    assert mentions(data.bad(), "labels/train/a.txt: ", "utf-8")
     _, report = data.convert(on_error="skip", min_instances=0)
     assert str(path) not in [row["images"][0] for row in rows_in(report)], "nobody knows what is in it"
     assert report.ledger.skipped == {"label file unreadable": 1}
@@ -135,9 +137,7 @@ def test_missing_label_file_is_an_image_without_objects(data: Folder) -> None:
 
 def test_no_label_file_at_all_is_an_error(data: Folder) -> None:
     data.add("images/train/a", labels=False)
-    shown = data.bad()
-    assert shown.startswith("data.yaml: none of 1 images has a label file")
-    assert f"{data.root}/labels/train/a.txt" in shown
+    assert mentions(data.bad(), "data.yaml: ", "1 images", f"{data.root}/labels/train/a.txt")
 
 
 def test_only_the_last_images_becomes_labels(data: Folder) -> None:
@@ -194,7 +194,7 @@ def test_hidden_files_are_no_images(data: Folder) -> None:
 def test_bad_image(data: Folder) -> None:
     data.add("images/train/a", A)
     data.add("images/train/b", A).write_bytes(b"")
-    assert data.bad() == f"{data.root}/images/train/b.png: not an image of a known format; fetch it again"
+    assert data.bad().startswith(f"{data.root}/images/train/b.png: ")
     found, report = data.convert(on_error="skip")
     assert len(found) == 1
     assert report.ledger.skipped == {"image unreadable": 1}

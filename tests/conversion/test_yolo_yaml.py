@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from refused import mentions
 from scene_sets.base import rows_in
 from yolo_set import A_XYXY, NAMES, WH, A, Folder, names_of
 
@@ -34,29 +35,29 @@ def test_names_with_gaps_repeats_and_numbers(data: Folder) -> None:
 
 
 BAD_YAML = {
-    "no names": ("train: images/train\nnc: 2", "names: needs a list of names, or a dictionary from number to name"),
-    "names of a file": ("names: obj.names", "names: needs a list of names"),
-    "truth value": ("names: [yes, no]", "names: 0 is True: "),
-    "nested": ("names: [[a]]", "names: 0 is a list: needs a text; correct it"),
-    "no number": ("names: {a: b}", "names: 'a': needs a class number; correct it"),
-    "count": ("names: [a, b]\nnc: 3", "nc is 3, but names has 2; correct one of them"),
-    "no mapping": ("- a\n- b", ""),
-    "broken": ("names: [a\ntrain: b: c", "not valid YAML: "),
-    "code": ("names: !!python/object/apply:os.system ['touch hacked']", "not valid YAML: "),
-    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: 0 is a list: needs a text; correct it"),
-    "no split": ("names: [a, b]\nval: images/val\ntest:", "no split 'train'; --split one of val, or give --images"),
-    "no path": ("names: [a, b]\ntrain: [1]", "train: needs a path, or a list of paths; correct it"),
+    "no names": ("train: images/train\nnc: 2", ("names: ",)),
+    "names of a file": ("names: obj.names", ("names: ",)),
+    "truth value": ("names: [yes, no]", ("names: 0 ", True)),
+    "nested": ("names: [[a]]", ("names: 0 ", "list")),
+    "no number": ("names: {a: b}", ("names: 'a': ",)),
+    "count": ("names: [a, b]\nnc: 3", ("nc", 3, "names", 2)),
+    "no mapping": ("- a\n- b", ()),
+    "broken": ("names: [a\ntrain: b: c", ("YAML", "line 2")),
+    "code": ("names: !!python/object/apply:os.system ['touch hacked']", ("YAML", "os.system")),
+    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", ("names: 0 ", "list")),
+    "no split": ("names: [a, b]\nval: images/val\ntest:", ("'train'", "--split", "val", "--images")),
+    "no path": ("names: [a, b]\ntrain: [1]", ("train: ",)),
 }
 
 
-@pytest.mark.parametrize(("text", "message"), BAD_YAML.values(), ids=BAD_YAML)
-def test_bad_yaml(data: Folder, text: str, message: str) -> None:
+@pytest.mark.parametrize(("text", "values"), BAD_YAML.values(), ids=BAD_YAML)
+def test_bad_yaml(data: Folder, text: str, values: tuple[object, ...]) -> None:
     data.add("images/train/a", A)
     path = data.root / "data.yaml"
     path.write_text(text if "train:" in text or "val:" in text else f"train: images/train\n{text}\n")
     if text.startswith("- "):
         path.write_text(text)
-    assert data.bad(path).startswith(f"{path}: {message}")
+    assert mentions(data.bad(path), f"{path}: ", *values)
     assert not Path("hacked").exists()
 
 
@@ -78,17 +79,15 @@ def test_roboflow_writes_one_folder_too_high(data: Folder) -> None:
     assert names_of(data.convert()[1]) == ["train/images/a.png"]
     (data.root.parent / "train/images").mkdir(parents=True)
     both = f"{data.root}/../train/images and {data.root}/train/images"
-    message = f"{data.root}/data.yaml: train: both {both} exist; correct the entry, or give --images"
-    assert data.bad() == message
+    assert mentions(data.bad(), f"{data.root}/data.yaml: train: ", both, "--images")
 
 
 def test_missing_folder(data: Folder) -> None:
     data.document["train"] = "images\\none"
-    message = f"{data.root}/data.yaml: train: no {data.root}/images/none; correct `path` or the entry, or give --images"
-    assert data.bad() == message
+    assert mentions(data.bad(), f"{data.root}/data.yaml: train: ", f"{data.root}/images/none", "`path`", "--images")
     (data.root / "images/none").mkdir(parents=True)
     assert data.bad().startswith(f"{data.root}/images/none: ")
-    assert data.bad(images=data.root / "x") == f"--images {data.root}/x: no such folder or list; check the path"
+    assert data.bad(images=data.root / "x").startswith(f"--images {data.root}/x: ")
 
 
 @pytest.mark.parametrize("key", ["val", "validation", "valid"])
@@ -121,8 +120,7 @@ def test_lists_may_not_lead_out(data: Folder) -> None:
     Image.new("RGB", WH).save(data.root.parent / "secret.png")
     (data.root / "train.txt").write_text("../secret.png\nimages/train/a.png\nimages/train/none.png\n")
     data.document["train"] = "train.txt"
-    advice = "must be inside the images folder, but leads out by '..'; put the image there, or correct the name"
-    assert data.bad() == f"train.txt: '../secret.png': file_name '../secret.png' {advice}"
+    assert mentions(data.bad(), "train.txt: '../secret.png': ", "'..'")
     _, report = data.convert(on_error="skip")
     assert names_of(report) == ["images/train/a.png"]
     assert report.ledger.skipped == {"file_name outside the images folder": 1, "image file missing": 1}
@@ -153,21 +151,19 @@ def test_an_index_of_darknet_is_followed(data: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "values"),
     [
-        ({"names": ""}, "an index of settings"),
-        ({"names": "data/coco.names"}, "names = data/coco.names: no such file in this folder"),
-        ({"names": "../obj.data"}, "an index of settings"),
-        ({"classes": "3"}, "classes is 3, but names has 2"),
-        ({"train": ""}, "no split 'train'; --split one of valid"),
+        ({"names": ""}, ("an index of settings",)),
+        ({"names": "data/coco.names"}, ("names = data/coco.names",)),
+        ({"names": "../obj.data"}, ("an index of settings",)),
+        ({"classes": "3"}, ("classes", 3, "names", 2)),
+        ({"train": ""}, ("'train'", "--split", "valid")),
     ],
 )
-def test_a_bad_index_of_darknet(data: Folder, changes: dict[str, str], message: str) -> None:
+def test_a_bad_index_of_darknet(data: Folder, changes: dict[str, str], values: tuple[object, ...]) -> None:
     path = darknet(data, **changes)
-    if changes == {"names": ""}:
-        assert message in data.bad(path, images=data.root / "train.txt")
-    else:
-        assert message in data.bad(path)
+    images = data.root / "train.txt" if changes == {"names": ""} else None
+    assert mentions(data.bad(path, images=images), *values)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +182,7 @@ def test_other_files_are_no_names(data: Folder, text: str, kind: str) -> None:
     data.add("images/train/a", A)
     path = data.root / "obj.txt"
     path.write_text(text)
-    assert f"this is {kind}, not a list of names" in data.bad(path, images=data.root / "images")
+    assert mentions(data.bad(path, images=data.root / "images"), path, kind)
 
 
 def test_names_may_be_numbers_or_hold_signs(data: Folder) -> None:
@@ -218,7 +214,6 @@ def test_names_file(data: Folder) -> None:
     (truth,), report = data.convert(names, images=data.root / "images")
     assert truth.categories == tuple(NAMES)
     assert names_of(report) == ["train/a.png"]
-    assert data.bad(names) == f"{names}: not a data.yaml, which names the folder of images; give --images"
+    assert mentions(data.bad(names), f"{names}: ", "--images")
     names.write_text("red box\n\ngreen box")
-    message = f"{names}: line 2 is blank: needs one name a line; correct it"
-    assert data.bad(names, images=data.root / "images") == message
+    assert data.bad(names, images=data.root / "images").startswith(f"{names}: line 2 ")

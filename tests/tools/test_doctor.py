@@ -36,8 +36,12 @@ def test_a_clean_data_set_passes_in_silence(clean: Path) -> None:
 
 @pytest.mark.verl
 def test_clean_files_load_in_verl(clean: Path) -> None:
-    done = doctor(clean / "train.parquet", clean / "val.parquet", "--verl", "yes")
-    assert (done.output, done.exit_code) == ("", 0)
+    files = [clean / "train.parquet", clean / "val.parquet"]
+    done = doctor(*files, "--verl", "yes")
+    assert (done.stdout, done.exit_code) == ("", 0)
+    assert [str(file) in done.stderr for file in files] == [True, True]  # said before the wait
+    assert done.stderr.count("\n") == 1
+    assert json.loads(doctor(*files, "--verl", "yes", "--json").stdout)["found"] == []
 
 
 @pytest.mark.parametrize(("spoil", "code", "expected"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
@@ -88,7 +92,7 @@ def test_coco_converted_with_defaults_passes_in_silence(tmp_path: Path) -> None:
     annotations = write_coco_like(tmp_path)
     report = coco.convert(annotations, tmp_path / "images", tmp_path / "train.parquet", coco.Options())
     assert max(report.objects) == 30
-    assert report.ledger.left_out["detection row with more than 30 objects"]
+    assert report.ledger.left_out["detection row with more than 30 objects (--max-instances)"]
     done = doctor(tmp_path / "train.parquet")
     assert (done.output, done.exit_code) == ("", 0)
     done = doctor(tmp_path / "train.parquet", "--max-response", 512)

@@ -125,8 +125,32 @@ def test_a_gain_is_what_the_repair_would_bring() -> None:
 
 def test_what_costs_nothing_is_no_cause() -> None:
     exam = exam_of(said(((200, 100, 900, 400), "cat"), (DOG, "dog")))
-    assert [finding.cause for finding in findings_of(exam)] == ["loose box"]
-    assert str(cause_of(exam, findings_of(exam))) == "nothing wrong: reward 1.000"
+    assert findings_of(exam) == []
+    assert cause_of(exam, []).cause == "nothing wrong"
+
+
+NEAR = (200, 100, 998, 400)  # 2 of 800 pixels off: costs .0006 to .001
+
+
+@pytest.mark.parametrize(
+    ("boxes", "causes"),
+    [
+        ([(NEAR, "cat"), (DOG, "dog")], ["loose box"]),  # all that is missing
+        ([(NEAR, "cat"), (DOG, "dog"), (DOG, "dog")], ["duplicate"]),
+        ([((200, 100, 900, 400), "cat"), (DOG, "dog"), (DOG, "dog")], ["duplicate", "loose box"]),
+    ],
+)
+def test_a_nearly_exact_box_is_a_finding_only_where_nothing_else_costs(
+    boxes: list[tuple[tuple[float, ...], str]], causes: list[str]
+) -> None:
+    exam = exam_of(said(*boxes), preset="vlmr1-rec")
+    assert [finding.cause for finding in findings_of(exam)] == causes
+    assert cause_of(exam, findings_of(exam)).cause == causes[0]
+
+
+def test_a_remark_asks_for_nothing() -> None:
+    exam = exam_of(said((NEAR, "cat"), (DOG, "dog")), preset="vlmr1-rec")
+    assert cause_of(exam, findings_of(exam)).fix == ""
 
 
 def test_a_criterion_of_form_is_named_where_no_content_could_satisfy_it() -> None:

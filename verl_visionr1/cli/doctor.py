@@ -117,13 +117,17 @@ def _fix(files: list[Path], out: Path, boxes_are: str | None) -> None:
 
 def _load_with_verl(examination: Examination) -> None:
     """Load the files that have verl's columns with verl."""
-    from verl_visionr1.runtime.loading import loading_problem
+    from verl_visionr1.runtime.loading import N_ROWS, loading_problem
     from verl_visionr1.tools.doctor.problems import Problem
     from verl_visionr1.tools.doctor.samples import framework_in
 
     files = [Path(census.file) for census in examination.censuses if census.is_ours]
     files = [file for file in files if not framework_in(file)]
-    reason = loading_problem(files) if files else None
+    if not files:
+        return
+    shown = ", ".join(map(str, files))
+    say([f"doctor: loading the first {N_ROWS} rows of {shown} with verl (10 to 90 s; --verl no leaves this out) ..."])
+    reason = loading_problem(files)
     if reason is not None and len(files) > 1:  # one by one, to name it
         for file in files:
             alone = loading_problem([file])

@@ -5,6 +5,7 @@ A single box in another convention seldom looks wrong: clipped to its image it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class BoxCheck:
     most: float = MOST_CLIPPED
     _rows: list[tuple[float, ...]] = field(default_factory=list)
     _where: list[object] = field(default_factory=list)
+    _areas: list[tuple[object, Sequence[float], float]] = field(default_factory=list)
     _stride: int = 1
     _seen: int = 0
 
@@ -56,12 +58,18 @@ class BoxCheck:
                 self._stride *= 2
         self._seen += 1
 
+    def add_area(self, where: object, box: Sequence[float], area: float) -> None:
+        """Add four numbers as written, with the area of the box that the source gives in the same unit."""
+        self._areas.append((where, box, area))
+
     def require(self, ledger: Ledger) -> None:
-        """Check the convention against the numbers; note a doubt.
+        """Check the convention against areas and numbers; note a doubt.
 
         Raises:
-            RowsError: the numbers contradict it; names the likely convention, and the option that reads it.
+            RowsError: they contradict it; names the likely convention, and the option that reads it.
         """
+        if not self.is_given:
+            self._require_areas()
         table = np.array(self._rows, dtype=float).reshape(-1, 6)
         x1, y1, x2, y2 = self.convention.as_corners(table[:, :4].T)
         kept = np.isfinite(table).all(axis=1) & (x1 != x2) & (y1 != y2)  # boxes without extent are reported one by one
@@ -87,6 +95,19 @@ class BoxCheck:
             advice = "no other box format fits: check width and height of the images (rotated by EXIF?)"
             raise RowsError(f"{self.name}: {self._assumption} {reason}; {advice}, or clip them anyway: {_ALLOW}")
 
+    def _require_areas(self) -> None:
+        """Refuse boxes whose areas are those of corners. One area, or those of masks, are equal by chance."""
+        corners = Convention("xyxy", self.convention.unit)
+        fits = [[_has_area(it, box, area) for it in (self.convention, corners)] for _, box, area in self._areas]
+        found = [i for i, fit in enumerate(fits) if fit == [False, True]]
+        if len(found) < 2 or 2 * len(found) <= len(fits) - fits.count([True, True]):
+            return
+        where, box, area = self._areas[found[0]]
+        shown = f"{where}: {' '.join(f'{value:g}' for value in box)}, area {area:g}"
+        evidence = f"{len(found)} of {len(fits)} boxes have the area of {corners} (the first: {shown})"
+        confirms = f"if it is right, confirm it: --box-format {self.convention.name}"
+        raise RowsError(f"{self.name}: {self._assumption} {evidence}; give --box-format {corners.name}; {confirms}")
+
     @property
     def _assumption(self) -> str:
         source = "--box-format" if self.is_given else "boxes are assumed to be"
@@ -101,3 +122,10 @@ class BoxCheck:
         )
         allows = f"to clip them anyway: {_ALLOW}" if is_much else f"confirm it: --box-format {self.convention.name}"
         return f"{reads}; if it is right, {allows}"
+
+
+def _has_area(convention: Convention, box: Sequence[float], area: float) -> bool:
+    x1, y1, x2, y2 = convention.as_corners(box)
+    width, height = x2 - x1, y2 - y1
+    rounding = width + height + 1  # a pixel of each side: also last pixels that are inside
+    return min(width, height) > 0 and math.isclose(width * height, area, rel_tol=1e-3, abs_tol=rounding)

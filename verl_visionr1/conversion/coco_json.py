@@ -7,7 +7,7 @@ unchecked categories). Image files are opened only if the json gives no size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,19 @@ from verl_visionr1.conversion.image_files import ImageKeys, find_below, find_ima
 from verl_visionr1.conversion.ledger import Ledger
 from verl_visionr1.conversion.planning import VocabularyFlags
 from verl_visionr1.conversion.sources import read_json
-from verl_visionr1.conversion.values import size_of
+from verl_visionr1.conversion.values import is_numbers, size_of
 from verl_visionr1.conversion.vocabulary import LEFT_OUT, AnnotatedImage, Annotations, Columns, Key, key_of, named_once
 from verl_visionr1.files import RowError, RowsError
 
 T = TypeVar("T")
+_LAYOUT = (
+    'COCO json has the lists images, annotations and categories ([{"id": 1, "name": "cat"}, ...]); add what is '
+    "missing, or give another file (captions, results and test images have no boxes)"
+)
 MARKS = ("iscrowd", "ignore", "difficult")
 """Keys that set an annotation apart from normal objects."""
+LOOK = 64
+"""Number of first annotations whose areas check the box convention."""
 
 
 class CocoCategory(msgspec.Struct):
@@ -83,8 +89,16 @@ class _Belonging(msgspec.Struct, gc=False):
     category_id: Key = None
 
 
+class _Outlined(msgspec.Struct):
+    segmentation: list[list[float]]
+
+
+class _Measured(msgspec.Struct):
+    area: float
+
+
 class CocoDocument(msgspec.Struct):
-    """Entries stay undecoded, so that a bad one affects no other; segmentations are never decoded."""
+    """Entries stay undecoded, so that a bad one affects no other; segmentations of the first `LOOK` are decoded."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -144,7 +158,7 @@ def read_parts(
     """As `read_coco`, without using the lists of categories or texts of images."""
     require_images(images_dir)
     flags = flags or VocabularyFlags(data_source="")
-    document: CocoDocument = read_json(path, CocoDocument)
+    document: CocoDocument = read_json(path, CocoDocument, _LAYOUT)
     aliases = aliases(document.categories) if callable(aliases) else aliases or {}
     category_of, names = _categories(path, document, aliases, ledger)
     columns = flags.columns(path.name, names, ledger, NAMED["xywh-abs"])
@@ -301,16 +315,37 @@ def _add_annotations(raws: list[msgspec.Raw], columns: Columns, category_of: Map
             image = columns.number_of.get(key_of(entry.image_id) or "")
             category = category_of.get(key_of(entry.category_id) or "")
             if image is None or category is None:
-                field, value = ("image_id", entry.image_id) if image is None else ("category_id", entry.category_id)
-                raise RowError(
-                    f"unknown {field}", f"{where} (id {entry.id!r}): {field} {value!r} is not in the file; correct it"
-                )
+                known = ("image", entry.image_id, columns.number_of)
+                known = known if image is None else ("category", entry.category_id, category_of)
+                raise _unknown(f"{where} (id {entry.id!r})", *known)
             if image == LEFT_OUT:
                 columns.ledger.left_out["annotation of an image left out"] += 1
                 continue
             columns.add(image, category, entry.bbox, entry.id, mark=entry.mark, written=f"bbox {entry.bbox}")
+            if number < LOOK and is_numbers(entry.bbox, 4) and (area := _area_of_box(raw)) > 0:
+                columns.written.add_area(f"annotation id {entry.id!r}", entry.bbox, area)
         except RowError as error:
             columns.ledger.skip(error)
+
+
+def _unknown(where: str, what: str, value: Key, known: Collection[str]) -> RowError:
+    """The error of an annotation whose image or category the file does not list."""
+    plural = {"image": "images", "category": "categories"}[what]
+    shown = f"{', '.join(list(known)[:3])}{', ...' if len(known) > 3 else ''}" or "none"
+    reason = f"{where}: {what}_id {value!r} is not in {plural} (ids {shown})"
+    return RowError(f"unknown {what}_id", f"{reason}; add it there, or correct or remove the annotation")
+
+
+def _area_of_box(raw: msgspec.Raw) -> float:
+    """Return the area of an annotation's box without its `bbox`: that around its polygons, else its `area`, or 0."""
+    with suppress(msgspec.DecodeError):
+        polygons = msgspec.json.decode(raw, type=_Outlined).segmentation
+        xs, ys = ([value for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))
+        if len(xs) == len(ys) > 2:
+            return (max(xs) - min(xs)) * (max(ys) - min(ys))
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(raw, type=_Measured).area
+    return 0.0
 
 
 def _refuse_malformed(raw: msgspec.Raw, where: str, columns: Columns, category_of: Mapping[str, int]) -> None:

@@ -78,7 +78,7 @@ def build(out: Path, sources: Sequence[Path], splits: Sequence[str] = (), collec
         seen_splits: dict[str, None] = {}
         entries = dict.fromkeys(_images_of(path, splits, collection, seen_splits))
         if not entries and seen_splits:
-            raise RowsError(f"{path}: no entry of split {', '.join(splits)}; it has {', '.join(seen_splits)}")
+            raise RowsError(f"{path}: no entry of split {', '.join(splits)}; give one of {', '.join(seen_splits)}")
         if not entries:
             raise RowsError(f"{path}: it names no image; is it the right file?")
         new = sorted({name for entry in entries for name in entry} - written, key=_order)
@@ -214,7 +214,8 @@ def _read_parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
         names = [leaf.path for leaf in leaves if leaf.path.split(".")[0] in wanted and not _is_bytes(leaf)]
         if not names:
-            raise RowsError(f"{path}: no column names an image: it has {', '.join(file.schema_arrow.names)}")
+            reason = f"no column names an image: it has {', '.join(file.schema_arrow.names)}"
+            raise RowsError(f"{path}: {reason}; rename the image's column to {NAMES[0]}")
         try:
             rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
             for number, row in enumerate(rows):

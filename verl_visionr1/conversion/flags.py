@@ -84,10 +84,9 @@ class Flags:
 
     def _require_choices(self) -> None:
         """Refuse values outside a field's choices; only the command line has checked them already."""
-        for name, hint in get_type_hints(type(self)).items():
-            literals = [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
-            given, choices = getattr(self, name), get_args(literals[0]) if literals else ()
-            if literals and given is not None and given not in choices:
+        for name, choices in _choices_of(type(self)).items():
+            given = getattr(self, name)
+            if given is not None and given not in choices:
                 raise RowsError(f"--{name.replace('_', '-')} {given}: {needs_one_of(given, choices)}")
 
     @property
@@ -144,6 +143,16 @@ class BoxFlags(Flags):
         """
         given = self.max_clipped
         return BoxCheck(name, convention, self.box_format is not None, most if given is None else given)
+
+
+@cache
+def _choices_of(flags_type: type[Flags]) -> dict[str, tuple[str, ...]]:
+    """Return the choices of each field that has some. Resolving the annotations takes a millisecond or more."""
+    literals = {
+        name: [it for it in (hint, *get_args(hint)) if get_origin(it) is Literal]
+        for name, hint in get_type_hints(flags_type).items()
+    }
+    return {name: get_args(found[0]) for name, found in literals.items() if found}
 
 
 @cache

@@ -164,12 +164,13 @@ def read_exclusion(path: Path) -> Exclusion:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RowsError(f"--exclude-image-ids {path}: cannot be read: {error}") from None
+        raise RowsError(f"--exclude-image-ids {path}: cannot be read: {error}; check the path") from None
     if text.lstrip().startswith(("[", "{")):
         try:
             ids = msgspec.json.decode(text, type=list[int | str])
         except msgspec.DecodeError as error:
-            raise RowsError(f"--exclude-image-ids {path}: needs a list of ids: {error}") from None
+            advice = "make it with `visionr1 convert exclusion`"
+            raise RowsError(f"--exclude-image-ids {path}: needs a list of ids: {error}; {advice}") from None
         return Exclusion(map(str, ids))
     lines = map(without_comment, text.splitlines())
     return Exclusion(line for line in lines if line)

@@ -236,7 +236,7 @@ def _plan_detection(
         if len(askable) - len(present) >= length:
             candidates.append(image)
         if objects > flags.max_instances:
-            ledger.left_out[f"detection row with more than {flags.max_instances} objects"] += 1
+            ledger.left_out[f"detection row with more than {flags.max_instances} objects (--max-instances)"] += 1
         elif objects >= flags.min_instances or (flags.takes_own_negatives(data) and not present):
             asks.append(Ask(image, "detection", categories))
         else:
@@ -247,7 +247,7 @@ def _plan_detection(
     chosen = rng.sample(candidates, wanted - missing)
     # an image whose whole list is asked for is a candidate only without objects
     too_few -= sum(len(_askable(data, image, asked)) <= flags.max_categories for image in chosen)
-    ledger.left_out[f"detection row with fewer than {flags.min_instances} objects"] += too_few
+    ledger.left_out[f"detection row with fewer than {flags.min_instances} objects (--min-instances)"] += too_few
     for image in chosen:
         askable = _askable(data, image, asked)
         absent = _absent(data, image, askable)
@@ -276,13 +276,13 @@ def _plan_phrases(
         inexact = _inexact(data, image) if task == "counting" else frozenset[int]()
         for category in sorted(present):
             if category in inexact:
-                ledger.left_out["counting row for a category with a crowd or a bad box"] += 1
+                ledger.left_out["counting row for a category with a crowd or a bad box (--marked)"] += 1
             elif boxes[category] == 0:
-                ledger.left_out[f"{task} row for a category with only a crowd or bad box"] += 1
+                ledger.left_out[f"{task} row for a category with only a crowd or bad box (--marked)"] += 1
             elif boxes[category] < flags.min_instances:
-                ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects"] += 1
+                ledger.left_out[f"{task} row with fewer than {flags.min_instances} objects (--min-instances)"] += 1
             elif boxes[category] > flags.max_instances:
-                ledger.left_out[f"{task} row with more than {flags.max_instances} objects"] += 1
+                ledger.left_out[f"{task} row with more than {flags.max_instances} objects (--max-instances)"] += 1
             else:
                 asks.append(Ask(image, task, single[category]))
     wanted = _number_of_negatives(flags.negatives, len(asks))

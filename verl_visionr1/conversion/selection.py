@@ -31,9 +31,9 @@ def selected(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[It
 def _filter(items: Iterable[Item], flags: Flags, ledger: Ledger) -> Iterator[Item]:
     for item in items:
         if flags.excluded.holds(item.image_id, item.file_name, item.identities):
-            ledger.left_out["row of an image on the exclusion list"] += 1
+            ledger.left_out["row of an image on the exclusion list (--exclude-image-ids)"] += 1
         elif item.task != "text" and item.n_objects > flags.max_instances:
-            ledger.left_out[f"{item.task} row with more than {flags.max_instances} objects"] += 1
+            ledger.left_out[f"{item.task} row with more than {flags.max_instances} objects (--max-instances)"] += 1
         else:
             yield item
 

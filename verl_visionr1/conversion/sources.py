@@ -43,7 +43,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise RowsError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
     except OSError as error:
-        raise RowsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise RowsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -75,8 +75,11 @@ def sha256_of(paths: Sequence[Path]) -> str:
 # ---------------------------------------------------------------------------------------------- text formats
 
 
-def read_json(path: Path, type: type[T] | Any = Any) -> Any:
+def read_json(path: Path, type: type[T] | Any = Any, advice: str = "is it the right file?") -> Any:
     """Read a JSON document as msgspec `type`. Python's NaN is not valid JSON and is refused.
+
+    Args:
+        advice: what to do about another layout, for the message.
 
     Raises:
         RowsError: missing or garbled file, or another layout.
@@ -90,7 +93,7 @@ def read_json(path: Path, type: type[T] | Any = Any) -> Any:
     try:
         return msgspec.json.decode(text[start:], type=type)
     except msgspec.ValidationError as error:
-        raise RowsError(f"{path}: not the expected layout: {error}; is it the right file?") from None
+        raise RowsError(f"{path}: not the expected layout: {error}; {advice}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if sign := _no_number(text[start:], error):
             raise RowsError(f"{path}: not JSON: {sign}") from None
@@ -192,7 +195,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
                 line, surplus = reader.line_num, record.pop(None, None)  # pyright: ignore[reportArgumentType]
                 yield line, _surplus(path, line, surplus) or {str(key): it or "" for key, it in record.items()}
     except csv.Error as error:
-        raise RowsError(f"{path}: cannot be read as a table: {error}") from None
+        raise RowsError(f"{path}: cannot be read as a table: {error}; correct it") from None
 
 
 def _surplus(path: Path, line: int, fields: Any) -> RowError | None:

@@ -122,7 +122,7 @@ class Columns:
         self, name: str, names: Sequence[str], ledger: Ledger, boxes: BoxCheck, keeps_marked: bool, excluded: Exclusion
     ) -> None:
         if not names:
-            raise RowsError(f"{name}: no category; detection needs at least one")
+            raise RowsError(f"{name}: no category: detection needs at least one; list the names in the source")
         for number, category in enumerate(names):
             if not category.strip() or any(text in category for text in PLACEHOLDERS):
                 reason = f"category {number} is named {category!r}"
@@ -144,7 +144,7 @@ class Columns:
         """Whether an image is on the exclusion list; if so, count it and leave it out."""
         found = self.excluded.holds(image_id, file_name)
         if found:
-            self.ledger.left_out["image on the exclusion list"] += 1
+            self.ledger.left_out["image on the exclusion list (--exclude-image-ids)"] += 1
             self.number_of[image_id] = LEFT_OUT
         return found
 

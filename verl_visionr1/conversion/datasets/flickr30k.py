@@ -155,7 +155,7 @@ def _items(entities: Path, ids: list[str], images_dir: Path, options: Options, l
             for same in _group_by_words(related, chains, ledger):
                 found = _select_boxes(chains.boxes[same[0].chain], options.boxes)
                 if found is None:
-                    ledger.left_out["phrase of many boxes"] += 1
+                    ledger.left_out["phrase of many boxes (--boxes)"] += 1
                     continue
                 yield Item(
                     where=f"{captions.name}: caption {same[0].caption}: {same[0].text!r} (chain {same[0].chain})",

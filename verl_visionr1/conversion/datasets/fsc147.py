@@ -154,7 +154,7 @@ def convert(
     plurals, boxes = _classes(classes), _all_boxes(options.boxes) if options.boxes else {}
     names = names_of.get(options.split)
     if names is None:
-        raise RowsError(f"--split {options.split}: not in the splits file; it has {', '.join(names_of)}")
+        raise RowsError(f"--split {options.split}: not in the splits file; give one of {', '.join(names_of)}")
 
     def items() -> Iterator[Item]:
         for name in names:

@@ -57,7 +57,8 @@ def _with_texts(parts: CocoParts, ledger: Ledger, *, all_categories: bool) -> li
             images.append(replace(image, unsure=image.unsure | unsure))
             continue
         ledger.notes["neg_text with a box on its image: used as present"] += len(negative & present)
-        ledger.left_out["category with a box on an image whose texts lack it"] += len(present - positive - negative)
+        unlisted = "category with a box on an image whose texts lack it (--all-categories)"
+        ledger.left_out[unlisted] += len(present - positive - negative)
         images.append(replace(image, checked=positive | negative, unsure=image.unsure | unsure))
     return images
 

@@ -148,7 +148,7 @@ def _items_of(path: Path, images: ImageFolder, unit: str, options: Options, ledg
         if image is None:
             ledger.left_out["row whose image is not in the folder"] += 1
         elif not images.is_annotated(image, entry):
-            ledger.left_out["row whose image is not the annotated one (image_sha256)"] += 1
+            ledger.left_out["row whose image is not the annotated one (image_sha256, --verify-images)"] += 1
         else:
             yield from _items(entry, image, unit, options, ledger)
 

@@ -141,7 +141,7 @@ def _of_files(given: _Sources, options: Options, ledger: Ledger) -> tuple[Iterat
 
 def _is_of_split(ref: Ref, options: Options, ledger: Ledger) -> bool:
     found = in_split(ref.split, options.split)
-    ledger.left_out[f"ref of split {ref.split}"] += not found
+    ledger.left_out[f"ref of split {ref.split} (--split)"] += not found
     return found
 
 

@@ -59,7 +59,7 @@ def read_questions(path: Path, images_dir: Path, options: Options, ledger: Ledge
             question = _question(where, record)
             has_simple |= "issimple" in question.record
             if options.simple_only and question.record.get("issimple") is not True:
-                ledger.left_out["question that is not simple"] += 1
+                ledger.left_out["question that is not simple (--simple-only)"] += 1
                 continue
             if (name := question.image) not in key_of:
                 found = find_below(images_dir, name)

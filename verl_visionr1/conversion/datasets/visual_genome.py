@@ -165,7 +165,7 @@ def _items_of_image(
         objects = _objects([(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes], options.same_iou)
         ledger.notes["region of the same phrase and nearly the same box dropped"] += len(group) - len(objects)
         if len(objects) > 1 and options.repeats == "drop":
-            ledger.left_out["phrase that several regions of its image have"] += 1
+            ledger.left_out["phrase that several regions of its image have (--repeats)"] += 1
             continue
         phrase = _shown(group[0].phrase)
         yield Item(

@@ -156,7 +156,7 @@ def read_voc(
             path = _image_of(stem, _text(root, "filename"), name, folders, ledger)
             file_name = os.path.relpath(path, images_dir.absolute()).replace(os.sep, "/")
             if options.excluded.holds(stem, file_name):
-                ledger.left_out["image on the exclusion list"] += 1
+                ledger.left_out["image on the exclusion list (--exclude-image-ids)"] += 1
                 continue
             read.append((AnnotatedImage(stem, file_name, path, _size_of(root, path, name, ledger)), []))
             _read_objects(root, name, read[-1][1], ledger)

@@ -114,7 +114,7 @@ class RecordSource:
                     on_bad(where, made)
                 continue
             if split and entry.split and entry.split != split:
-                ledger.left_out[f"row of split {entry.split}"] += 1
+                ledger.left_out[f"row of split {entry.split} (--split)"] += 1
                 continue
             for note in made.notes:
                 ledger.notes[note] += 1
@@ -177,7 +177,9 @@ def survey(source: RecordSource) -> tuple[str, ...]:
     missing = source.layout.missing(seen)
     if missing is not None and seen:
         name = ", ".join(path.name for path in source.files)
-        raise RowsError(f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}")
+        raise RowsError(
+            f"{name}: no column {missing!r}; it has {', '.join(sorted(seen))}; correct --column or --preset"
+        )
     names = source.layout.class_names or tuple(sorted(labels))
     if error is not None and not names:
         raise error

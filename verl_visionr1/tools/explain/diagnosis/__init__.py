@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from verl_visionr1.tools.explain.diagnosis.base import NO_COST, Exam, Finding, perfect_answer
+from verl_visionr1.tools.explain.diagnosis.base import LEARN, NO_COST, Exam, Finding, perfect_answer
 from verl_visionr1.tools.explain.diagnosis.contents import content_findings, count_findings, text_findings
 from verl_visionr1.tools.explain.diagnosis.lists import nearly_json, several_lists
 from verl_visionr1.tools.explain.diagnosis.readings import find_misreading, other_format
@@ -139,7 +139,8 @@ def cause_of(exam: Exam, findings: list[Finding]) -> Finding:
     if costly:
         return costly[0]
     if findings and findings[0].gain > 0.0:
-        return replace(findings[0], what=f"almost nothing wrong: reward {exam.value:.3f}; {findings[0].what}")
+        what = f"almost nothing wrong: reward {exam.value:.3f}; {findings[0].what}"
+        return replace(findings[0], what=what, fix="" if findings[0].fix == LEARN else findings[0].fix)
     return Finding(
         "unexplained", f"reward {exam.value:.3f} of {exam.full:.3f}: see the criteria below", "", exam.to_full
     )

@@ -16,6 +16,7 @@ from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import normalize_label
 from verl_visionr1.tools.explain.diagnosis.base import (
     LEARN,
+    NO_COST,
     Exam,
     Finding,
     iou_text,
@@ -220,12 +221,18 @@ def _box_places(exam: Exam, verdicts: Sequence[Verdict]) -> Iterator[Finding]:
     yield from _off_target(exam, [verdict for verdict in paired if (verdict.overlap or 0.0) < least])
     yield from _below(exam, [verdict for verdict in near if verdict.counted_as == "below threshold"])
     loose = [v for v in near if v.counted_as == "match" and (v.overlap or 0.0) < 1.0 - 1e-6]
-    if loose:
+    gain = _gain_moved(exam, loose) if loose else 0.0
+    if _is_noticed(exam, gain):
         full = exam.thresholds.iou_full if needs_iou else 1.0
         worst = min(loose, key=lambda verdict: verdict.overlap or 0.0)
         reached = f"box {worst.index + 1} reaches IoU {iou_text(worst.overlap or 0.0, below=full)}"
         what = f"loose box: {reached}; full credit from {full:g}"
-        yield Finding("loose box", what, LEARN, _gain_moved(exam, loose))
+        yield Finding("loose box", what, LEARN, gain)
+
+
+def _is_noticed(exam: Exam, gain: float) -> bool:
+    """Whether objects found nearly exactly are a finding: they cost enough, or all that is missing."""
+    return gain >= NO_COST * exam.full or 1e-6 < exam.to_full <= gain + 1e-6
 
 
 def _off_target(exam: Exam, off: list[Verdict]) -> Iterator[Finding]:
@@ -277,7 +284,7 @@ def _point_places(exam: Exam, kinds: dict[str, list[Verdict]]) -> Iterator[Findi
             fix = f"a guess: frame={name}, if other completions fit too; else {LEARN}"
         yield Finding("outside", what, fix, _gain_moved(exam, outside))
     gain = _gain_moved(exam, matched) if matched else 0.0
-    if gain > 0.0:
+    if _is_noticed(exam, gain):
         yield Finding("off centre", "off centre: the points are on their objects, not at the centre", LEARN, gain)
 
 
