@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12")
 
 
-def run(*words: object, cwd: Path) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd)
+def run(*words: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -71,7 +73,9 @@ def test_the_extra_for_gpus_is_installed_and_a_recipe_is_checked_with_it(tmp_pat
     """As a user does it, from a clone: some 10 GB, a few minutes. Neither needs a GPU."""
     clone = tmp_path / "clone"
     run("git", "clone", "--quiet", ROOT, clone, cwd=tmp_path)
-    run("bash", "recipes/qwen2vl_7b_visionr1.sh", "--dry-run", cwd=clone)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("VISIONR1_")}
+    env = plain | {"VISIONR1_OWN_ENV": "1"}  # the Python of these tests has verl
+    run("bash", "recipes/qwen2vl_7b_visionr1.sh", "--dry-run", cwd=clone, env=env)
     python = clone / ".venv" / "bin" / "python"
     versions = run(python, "-c", "import vllm, verl, torch; print(vllm.__version__, torch.__version__)", cwd=tmp_path)
     assert "+cpu" not in versions
