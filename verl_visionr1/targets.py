@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -183,17 +184,21 @@ def is_validation_split(split: object) -> bool:
 MAX_MARKS = 30
 """Consecutive combining marks; a word with more is not normalized, since ordering them takes quadratic time."""
 _SHORT_WORD = 100
+# Characters that nobody sees: zero width, soft hyphen, direction, joiners, variants (Unicode: default ignorable).
+_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]+")
 
 
 def normalize_text(text: str, *, fold_case: bool = True) -> str:
     """Normalize a text for comparison: Unicode form NFKC, without surplus blanks and, by default, without case.
+
+    Characters that nobody sees, such as the zero-width space, are removed.
 
     >>> normalize_text("Cafe\\u0301  STRASSE"), normalize_text("caf\\u00e9 stra\\u00dfe")
     ('caf\u00e9 strasse', 'caf\u00e9 strasse')
     """
     if text.isascii():
         return " ".join((text.lower() if fold_case else text).split())
-    words = [_normalize_word(word, fold_case) for word in text.split()]
+    words = [_normalize_word(word, fold_case) for word in _INVISIBLE.sub("", text).split()]
     return " ".join(" ".join(words).split())  # compatibility forms of some signs contain blanks
 
 

@@ -244,6 +244,14 @@ def test_v_triune_may_be_size_aware() -> None:
     assert v_triune(answer, matching, STRICT, target_of(1, 900.0), STEP, size_aware=True) == 0.0
 
 
+# side of the answer to a target of half a step -> value
+@pytest.mark.parametrize(("said", "value"), [(1.0, 0.7 * 9 / 23 + 0.3), (2.0, 0.7 * 9 / 71 + 0.3), (4.0, 0.0)])
+def test_v_triune_size_aware_misses_no_target_that_is_less_than_a_step(said: float, value: float) -> None:
+    answer, target = Answer(((0.0, 0.0, said, said),), ("cat",)), target_of(1, 0.5)
+    matching = matched([0.25 / said**2], 1, 1)
+    assert v_triune(answer, matching, STRICT, target, STEP, size_aware=True) == pytest.approx(value)
+
+
 # --- properties ------------------------------------------------------------------------------------------------------
 
 ious_of = st.lists(st.floats(0.001, 1.0), max_size=5)

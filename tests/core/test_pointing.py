@@ -112,6 +112,17 @@ def test_point_in_mask() -> None:
     assert point_in_box(points(LOWER), only_masks, GRID) == 1.0, "no boxes: the box around the mask"
 
 
+# step of the frame -> whether the nearest point, half a step away, is on a mask one pixel wide
+@pytest.mark.parametrize(("grid_wh", "is_hit"), [((1.0, 1.0), 0.0), ((4.0, 4.0), 1.0), ((4.0, 1.0), 1.0)])
+@pytest.mark.parametrize("has_box", [True, False])
+def test_a_mask_thinner_than_a_step(grid_wh: tuple[float, float], is_hit: float, *, has_box: bool) -> None:
+    box = (101.0, 100.0, 102.0, 300.0)
+    mask = Mask(polygons=[(101, 100, 102, 100, 102, 300, 101, 300)])
+    target = boxes(box, masks=[mask]) if has_box else Target(task="pointing", size_wh=WH, masks=[mask])
+    assert point_in_mask(points((103.0, 200.0)), target, grid_wh) == is_hit
+    assert point_in_mask(points((106.0, 200.0)), target, grid_wh) == 0.0
+
+
 def test_masks_with_labels_and_crowds() -> None:
     other = Mask(polygons=[(200, 200, 200, 100, 100, 200)])
     target = Target(

@@ -192,6 +192,12 @@ SPELLINGS = {
     "Hangul": ("\u1112\u1161\u11ab", "\ud55c"),
     "a blank of its own": ("red\u00a0bus", "red bus"),
     "iota below": ("\u1fb3", "\u03b1\u0345"),
+    "a zero-width blank": ("cat\u200b", "cat"),
+    "a byte order mark": ("\ufeffcat", "cat"),
+    "a soft hyphen": ("traf\u00adfic light", "traffic light"),
+    "a mark of direction": ("\u200ecat", "cat"),
+    "a variant of a sign": ("\u26bd\ufe0f", "\u26bd"),
+    "a joiner between marks": ("a\u0323\u034f\u0302", "\u1ead"),
 }
 
 

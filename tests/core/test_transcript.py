@@ -59,7 +59,16 @@ TURNS = {
     "an answer and a call": (f"{CAT}{CALL}", CAT),
     "Qwen's headers": (f"{CAT}<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\nnone", "\nnone"),
     "an observation speaks last": (f"x<|im_end|>\n<|im_start|>observation\n{CAT}", ""),
-    "a header with nothing after it": (f"{CAT}<|im_end|>\n<|im_start|>assistant\n", f"{CAT}<|im_end|>\n"),
+    "a header with nothing after it": (f"{CAT}<|im_end|>\n<|im_start|>assistant\n", CAT),
+    "Qwen's end of turn": (f"<|im_start|>assistant\n{CAT}<|im_end|>\n", f"\n{CAT}"),
+    "two ends": (f"{CAT} <|im_end|>\n<|endoftext|>", f"{CAT} "),
+    "Gemma's end of turn": (f"<start_of_turn>model\n{CAT}<end_of_turn>\n", f"\n{CAT}"),
+    "Gemma 4's end of turn": (f"{CAT}<turn|>", CAT),
+    "Llama's end of turn": (f"<|start_header_id|>assistant<|end_header_id|>\n\n{CAT}<|eot_id|>", f"\n\n{CAT}"),
+    "Llama's call": (f"I look. <|python_tag|>{CAT}<|eom_id|>", "I look. "),
+    "a call and the end of the turn": (f"{CAT}{CALL}<|im_end|>", CAT),
+    "a call in a call": (f"x<tool_call><tool_call>y</tool_call>{CAT}</tool_call>", "x"),
+    "two calls": (f"<tool_call>x</tool_call>{CAT}<tool_call>y</tool_call>", CAT),
     "GLM's headers": (f"x<|observation|>\n{CAT}<|assistant|>\nnone", "\nnone"),
     "GLM, whose end of turn is a header": (f"{CAT}<|user|>", CAT),
     "Gemma's headers": (
@@ -152,6 +161,7 @@ def test_reasoning_end(text: str, start: int | None) -> None:
 def test_every_format_passes_over_reasoning_of_every_kind(name: str, opening: str, closing: str) -> None:
     example, parse = FORMATS[name].example.rpartition("</think>\n")[2], PARSERS[name]
     assert parse(f"{opening}{example}{closing}{example}") == parse(example)
+    assert parse(f"{example}{closing}{example}") == parse(example)
     for cut_off in (f"{opening}{example}", f"{opening}a{closing}{opening}{example}"):
         answer = parse(cut_off)
         assert (answer.n_predicted, answer.count, answer.text) == (0, None, "")
@@ -295,7 +305,7 @@ def test_any_transcript_is_read_once(text: str) -> None:
     assert 0.0 <= score(text, SEVEN).value <= 1.0
 
 
-@pytest.mark.parametrize("piece", [*PIECES, "<|im_start|>ab ", "<start_of_turn>user"])
+@pytest.mark.parametrize("piece", [*PIECES, "<|im_start|>ab ", "<start_of_turn>user", "<|im_end|> ", " <|eot_id|>"])
 def test_time_grows_with_the_length_alone(piece: str) -> None:
     text = piece * (600_000 // len(piece)) + "7"
     assert is_quick(lambda: last_turn(text), 1.0)

@@ -58,6 +58,20 @@ def test_rules(rule: Any, text: str, row: dict, mask: list[int] | None, said: st
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [("a(T)b", "a(T)b"), ("a(T)b(T)c", "a(T)b(T)c"), ("a(T)b[A]c(T)d", "c(T)d"), ("ab", None)],
+)
+def test_the_response_of_a_tool_within_the_turn(text: str, said: str | None) -> None:
+    turns = Turns("auto", BOUNDARY, told, response_end=tuple(map(ord, "(T)")))
+    if said is None:
+        with pytest.raises(TurnsError):
+            turns.last_turn(list(map(ord, text)), {"__num_turns__": 4})
+    else:
+        start, end = turns.last_turn(list(map(ord, text)), {"__num_turns__": 4})
+        assert text[start:end] == said
+
+
+@pytest.mark.parametrize(
     ("rule", "boundary", "row", "key"),
     [
         ("auto", BOUNDARY, {"__num_turns__": 4}, "turns to template"),
@@ -258,9 +272,10 @@ def test_the_check_before_ray_names_a_loop_that_rows_ask_for(tmp_path: Path) -> 
         ([], "<|im_start|>"),  # nothing special marks reasoning: transformers' own decoding
         (["<|channel>", "<channel|>"], "<|channel>thought\nred<channel|>"),
         (["<|tool_call>", "<tool_call|>"], "<|tool_call>{}<tool_call|>"),
+        (["<|tool_response>", "<tool_response|>"], "<|tool_response>{}<tool_response|>"),
     ],
 )
-def test_special_tokens_that_mark_reasoning_and_calls_are_kept(special: list[str], kept: str) -> None:
+def test_special_tokens_that_mark_reasoning_and_tools_are_kept(special: list[str], kept: str) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
@@ -271,3 +286,34 @@ def test_special_tokens_that_mark_reasoning_and_calls_are_kept(special: list[str
     assert decoded == expected
     assert "<|other|>" not in decoded
     assert "<|im_end|>" not in decoded
+
+
+GEMMA = ["<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|channel>"]
+GEMMA_CALL = f"<|tool_call>call:look{{{CAT}}}<tool_call|>"
+# what the model and the tool write within one turn -> reward
+ONE_TURN = {
+    "the tool has the answer": (f"{GEMMA_CALL}<|tool_response>{CAT}<tool_response|>I do not know.", 0.0),
+    "the model has the answer": (f"{GEMMA_CALL}<|tool_response>{JUNK}<tool_response|>{CAT}", 1.0),
+    "two tools": (f"{CAT}{f'{GEMMA_CALL}<|tool_response>{CAT}<tool_response|>' * 2}{JUNK}", 1 / 3),
+    "a tool that writes headers": (f"x<|tool_response><|turn>model\n{JUNK}<tool_response|>{CAT}", 1.0),
+    "reasoning goes on, cut off": (f"<|channel>thought\n{GEMMA_CALL}<|tool_response>x<tool_response|>{CAT}", 0.0),
+    "its last word is a call": (f"x<|tool_response>{CAT}<tool_response|>{GEMMA_CALL}", 0.0),
+}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("text", "value"), ONE_TURN.values(), ids=ONE_TURN)
+def test_a_template_whose_tools_speak_within_the_turn(text: str, value: float, monkeypatch: Any) -> None:
+    from transformers import AutoTokenizer
+
+    speaker = AutoTokenizer.from_pretrained(TOKENIZER)
+    speaker.add_special_tokens({"additional_special_tokens": [*GEMMA, "<channel|>"]})
+    speaker.chat_template = (
+        "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+    )
+    monkeypatch.setitem(globals(), "tokenizer", lambda _: speaker)
+    prompt = speaker.encode("<|turn>user\nWhere?<turn|>\n<|turn>model\n", add_special_tokens=False)
+    response = speaker.encode(f"{text}<turn|>", add_special_tokens=False)
+    result = judged(prompt, response, 4, config("tool_agent"), is_thinking=False)
+    assert (result["reward_score"], result["reward_extra_info"]["unscored"]) == (pytest.approx(value), 0.0)

@@ -97,18 +97,19 @@ def number_groups(text: str) -> tuple[list[Group], int]:
     [(1.0, 2.0), None]
     """
     groups: list[Group] = []
-    n_seen = 0
-    for match in _BRACKETS.finditer(text):
-        n_seen += 1
-        if n_seen > MAX_GROUPS or len(groups) >= 2 * MAX_BOXES:
+    for n_seen, match in enumerate(_BRACKETS.finditer(text)):
+        if n_seen >= MAX_GROUPS or len(groups) >= 2 * MAX_BOXES:
             return groups, len(_FURTHER.findall(text, match.start()))
         content = match.group(1)
-        if not _CLAIM.match(content):
-            continue
-        numbers = _numbers(content)
+        numbers = _numbers(content) if _CLAIM.match(content) or _is_list_of_numbers(content) else ()
         if numbers is None or len(numbers) > 1:
             groups.append(Group(match.start(), match.end(), numbers))
     return groups, 0
+
+
+def _is_list_of_numbers(content: str) -> bool:
+    """Whether a list holds several numbers after something else: "null, 2, 3, 4"."""
+    return "," in content and sum([_NUMBER.fullmatch(piece.strip()) is not None for piece in content.split(",")]) > 1
 
 
 def _numbers(content: str) -> tuple[float, ...] | None:

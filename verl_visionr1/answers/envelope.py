@@ -26,7 +26,8 @@ def unwrap(text: str) -> tuple[str, tuple[Defect, ...]]:
     """
     body = text.strip()
     is_bracketed = body.startswith("[") and body.endswith("]") and len(body) <= MAX_CHARS
-    if is_bracketed and ("<" not in body or _is_list(body)):  # reasoning may begin with a bracket too
+    is_tagged = "<" in body or "\u25c1" in body  # reasoning may begin with a bracket too
+    if is_bracketed and (not is_tagged or _is_list(body)):
         return body, _NONE
     body, defects = after_reasoning(body)
     body, fenced = inside_fence(body)

@@ -27,6 +27,7 @@ TOOL_CALLS = (
     ("<|tool_call>", "<tool_call|>"),  # Gemma 4
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),  # Kimi
     ("<|action_start|>", "<|action_end|>"),  # InternLM
+    ("<|python_tag|>", "<|eom_id|>"),  # Llama
 )
 """Tags around a call of a tool. It is no answer, even if it contains boxes."""
 TOOL_RESPONSES = (
@@ -48,7 +49,10 @@ _HEADER = re.compile(
     r"|<\|start_header_id\|>(\w{1,20})<\|end_header_id\|>"  # Llama
 )
 # Checked first: one scan suffices for nearly all texts. A pattern that begins with one character scans fast.
-_MARK = re.compile(r"<(?:\||/?(?:tool|function_|observation>|information>|interpreter>)|start_of_turn>)")
+_MARK = re.compile(
+    r"<(?:\||/?(?:tool|function_|observation>|information>|interpreter>)|(?:start|end)_of_turn>|turn\|>)"
+)
+_TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<turn|>")
 _OTHER_REASONING = re.compile(r"</?(?:thinking|thought|reasoning)>|<\|channel>|<channel\|>")
 _MODEL = ("assistant", "model")
 _MODEL_LINES = tuple(f"\n{role}\n" for role in _MODEL)
@@ -77,7 +81,20 @@ def last_turn(text: str) -> str:
         at = text.rfind(line)
         if at >= 0 and any(_has_line(text, other, at) for other in _OTHER_LINES):
             text = text[at + len(line) :]
-    return _without(text, TOOL_CALLS) if has_tags else text
+    return _without_end(_without(text, TOOL_CALLS)) if has_tags else text
+
+
+def _without_end(text: str) -> str:
+    """Remove the tokens that end the turn."""
+    end = len(text)
+    while True:
+        last = end
+        while last and text[last - 1].isspace():
+            last -= 1
+        token = next((token for token in _TURN_ENDS if text.endswith(token, 0, last)), None)
+        if token is None:
+            return text[:end]
+        end = last - len(token)
 
 
 def _after_headers(text: str) -> str:
@@ -133,7 +150,8 @@ def _has_line(text: str, line: str, end: int) -> bool:
 def _without(text: str, tags: Sequence[tuple[str, str]]) -> str:
     """Remove the text between some tags.
 
-    An unclosed tag extends to the end of the text; in reasoning, to the end of the reasoning.
+    The outermost of nested tags count. An unclosed tag extends to the end of the text; in reasoning, to the end of the
+    reasoning.
     """
     for opening, closing in tags:
         if opening in text:
@@ -143,7 +161,7 @@ def _without(text: str, tags: Sequence[tuple[str, str]]) -> str:
 
 
 def _after(text: str, closing: str) -> str:
-    _, found, rest = text.partition(closing)
+    _, found, rest = text.rpartition(closing)
     if found:
         return rest
     at = _first(text, _END_REASONING, 0)

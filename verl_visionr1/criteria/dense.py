@@ -88,14 +88,13 @@ def v_triune(
         return 1.0 if n_predicted == n_target else 0.0
     if size_aware:
         compared = _compare(answer, matching, target, grid_wh)
-        counted = [
-            overlap
-            for overlap, (relaxed, limit) in zip(matching.ious, compared, strict=True)
-            if relaxed >= min(thresholds.match_iou, limit) - EPSILON
-        ]
+        counted, near = (
+            [relaxed for relaxed, limit in compared if relaxed >= min(match_iou, limit) - EPSILON]
+            for match_iou in (thresholds.match_iou, 0.5)
+        )
     else:
-        counted = _reaching(matching.ious, thresholds.match_iou)
-    surplus = n_predicted + n_target - 2 * len(_reaching(matching.ious, 0.5))
+        counted, near = _reaching(matching.ious, thresholds.match_iou), _reaching(matching.ious, 0.5)
+    surplus = n_predicted + n_target - 2 * len(near)
     return _position_and_completeness(matching, counted) * size_penalty ** (surplus / n_target)
 
 

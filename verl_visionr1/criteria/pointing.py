@@ -70,7 +70,10 @@ def point_in_mask(
     use_labels: bool = True,
     box_centres: bool = False,
 ) -> float:
-    """Objects with a point in their mask, over max(n_P, n_T): in [0, 1]. Without a mask: as in `point_in_box`."""
+    """Objects with a point in their mask, over max(n_P, n_T): in [0, 1].
+
+    Without a mask, and for one thinner than one step of the model's frame: as in `point_in_box`.
+    """
     regions = build_regions(target, grid_wh, radius, by_mask=True)
     return _share(predicted_points(answer, target, use_labels=use_labels, box_centres=box_centres), target, regions)
 

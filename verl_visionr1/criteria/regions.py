@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from verl_visionr1.answers import Answer
 from verl_visionr1.assignment import MAX_PAIRS, assign
 from verl_visionr1.boxes import Array, Box, Boxes, Point, Points
-from verl_visionr1.masks import bounds_xyxy, contains_each
+from verl_visionr1.masks import Mask, bounds_xyxy, contains_each
 from verl_visionr1.targets import Target, normalize_label
 
 ROUNDING = 1e-6
@@ -71,6 +71,8 @@ Hit: TypeAlias = tuple[int, int]
 def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *, by_mask: bool) -> list[Region]:
     """Build one region per object: the mask if `by_mask` and there is one, else the box (around the mask), else a disc.
 
+    A mask thinner than one step of the model's frame counts as the box around it.
+
     Raises:
         ValueError: a negative or infinite radius.
     """
@@ -79,10 +81,7 @@ def build_regions(target: Target, grid_wh: tuple[float, float], radius: float, *
     boxes = cast(Boxes, target.boxes_xyxy)
     labels: Sequence[str] = target.normalized_labels or [""] * target.n_objects
     if target.masks and by_mask:
-        return [
-            Region(bounds_xyxy(mask), label, partial(contains_each, mask))
-            for mask, label in zip(target.masks, labels, strict=True)
-        ]
+        return [_mask_region(mask, grid_wh, label) for mask, label in zip(target.masks, labels, strict=True)]
     if target.masks and not boxes:
         boxes = tuple([bounds_xyxy(mask) for mask in target.masks])
     if boxes:
@@ -97,6 +96,13 @@ def _reachable(box: Box, grid_wh: tuple[float, float]) -> Box:
     more_x = max(grid_wh[0] - (x2 - x1), 0.0) / 2.0 + ROUNDING
     more_y = max(grid_wh[1] - (y2 - y1), 0.0) / 2.0 + ROUNDING
     return x1 - more_x, y1 - more_y, x2 + more_x, y2 + more_y
+
+
+def _mask_region(mask: Mask, grid_wh: tuple[float, float], label: str) -> Region:
+    x1, y1, x2, y2 = bounds = bounds_xyxy(mask)
+    if x2 - x1 < grid_wh[0] or y2 - y1 < grid_wh[1]:
+        return Region(_reachable(bounds, grid_wh), label, None)
+    return Region(bounds, label, partial(contains_each, mask))
 
 
 def _disc(centre: Point, reach: float, label: str) -> Region:

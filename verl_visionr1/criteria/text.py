@@ -69,6 +69,9 @@ def choice(answer: Answer, target: Target) -> float:
 # A letter with a bracket or punctuation is a choice; without it "a" is an article and "I" a pronoun.
 _LEADING = re.compile(r"[\s\"'*`]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])(?=[.):,\]]|[\s*\"'`]*$))[.):,\]*\s]*")
 _MENTION = re.compile(r"\(([A-Za-z])\)|(?<![\w'\u2019.+-])([A-Z])(?![\w'\u2019+-])(?!\.\w)")
+# Chinese has no blanks: "the answer is B", "choose B", "B is right"; but not "vitamin B".
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_HAN_BESIDE = re.compile(r"[选選项項择擇案是为為](?=[A-Z](?![A-Za-z0-9]))|(?<=[A-Z])[选選项項是]")
 _ARTICLE = re.compile(r"\s(?!(?:or|and|is)\b)[a-z]")
 _IS = re.compile(r"(?:is|option|answer|choice|choose|chose|select|pick)[:\s*\"'(]*$", re.IGNORECASE)
 _PLAIN_WORD = re.compile(r"\w+")
@@ -114,6 +117,8 @@ def _index(letter: str) -> int:
 
 def _mentioned_letters(text: str, n_letters: int) -> set[int]:
     """Find options whose letter is a word of the text: "option B", "(b)", "B."."""
+    if _HAN.search(text) is not None and _MENTION.search(_HAN_BESIDE.sub(" ", text)) is not None:
+        text = _HAN.sub(" ", text)  # each letter of a Chinese text that names one: "A and B"
     found: set[int] = set()
     for match in _MENTION.finditer(text):
         letter = match.group(1) or match.group(2)

@@ -15,7 +15,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.answers.transcript import REASONING_TAGS, TOOL_CALLS, Reasoning, opens_reasoning
+from verl_visionr1.answers.transcript import (
+    REASONING_TAGS,
+    TOOL_CALLS,
+    TOOL_RESPONSES,
+    Reasoning,
+    opens_reasoning,
+)
 from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, TurnRule
 
 SINGLE_TURN, TOOL_AGENT = "single_turn_agent", "tool_agent"
@@ -28,7 +34,7 @@ _AGENT = "actor_rollout_ref.rollout.agent"
 _ONE_QUESTION = 2  # `AgentLoopOutput.num_turns` of a prompt and one answer
 TAIL = 16
 """Tokens before a turn that are read: a role, and `<think>`."""
-_MARKS = {tag for pair in (*REASONING_TAGS, *TOOL_CALLS) for tag in pair}
+_MARKS = {tag for pair in (*REASONING_TAGS, *TOOL_CALLS, *TOOL_RESPONSES) for tag in pair}
 _OPENINGS = tuple(opening for opening, _ in REASONING_TAGS)
 
 
@@ -45,12 +51,15 @@ class Turns:
         boundary: tokens before an answer in the chat template; empty if unknown.
         decode: tokens -> text, special tokens kept.
         reasoning: whether the prompt opens the reasoning: see `Settings.reasoning`.
+        response_end: tokens after the response of a tool within the model's turn (Gemma 4), whose text `last_turn`
+            of `answers.transcript` cuts; empty if the template has none.
     """
 
     rule: TurnRule
     boundary: tuple[int, ...]
     decode: Callable[[Sequence[int]], str]
     reasoning: Reasoning = "auto"
+    response_end: tuple[int, ...] = ()
     _opens: Callable[[tuple[int, ...]], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +90,8 @@ class Turns:
         if self.rule == "whole" or (self.rule == "auto" and n_turns <= _ONE_QUESTION):
             return 0, len(ids)
         at = _rfind(ids, self.boundary) if self.boundary else -1
-        if at < 0 and n_turns > _ONE_QUESTION:
+        is_one = n_turns <= _ONE_QUESTION or (bool(self.response_end) and _rfind(ids, self.response_end) >= 0)
+        if at < 0 and not is_one:
             raise TurnsError(
                 f"a response of {n_turns} turns without a generation prompt of the chat template: the model's "
                 f"last turn is unknown; {_advice('the agent loop')}"
@@ -135,21 +145,35 @@ def turns_of(config: DictConfig, settings: Settings, tokenizer: Any) -> Turns:
     def decode(ids: Sequence[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=False)
 
-    return Turns(settings.turns, boundary, decode, settings.reasoning)
+    return Turns(settings.turns, boundary, decode, settings.reasoning, _response_end(tokenizer))
 
 
 def plain_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """Make a decoder that drops special tokens, except those of reasoning and tool calls.
+    """Make a decoder that drops special tokens, except those of reasoning, tool calls and tool responses.
 
     In some vocabularies (Gemma 4, Kimi) these are special; without them reasoning would be read as the answer.
     """
-    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {str(token) for token in added.values() if token.special}
-    special |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+    special = _special_tokens(tokenizer)
     if not special & _MARKS:
         return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
     dropped = re.compile("|".join(map(re.escape, sorted(special - _MARKS, key=len, reverse=True))) or "(?!)")
     return lambda ids: dropped.sub("", tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _special_tokens(tokenizer: Any) -> set[str]:
+    special = {str(token) for token in _added_tokens(tokenizer) if token.special}
+    return special | {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+
+
+def _added_tokens(tokenizer: Any) -> list[Any]:
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    return [*added.values()]
+
+
+def _response_end(tokenizer: Any) -> tuple[int, ...]:
+    known = {*map(str, _added_tokens(tokenizer))}
+    closing = next((closing for _, closing in TOOL_RESPONSES if closing in known), None)
+    return tuple(tokenizer.encode(closing, add_special_tokens=False)) if closing else ()
 
 
 def agent_loop_of(config: DictConfig) -> str:
