@@ -100,6 +100,12 @@ PROBLEMS = {  # rows, overrides -> the key that is named, and the values
         "data.gen_batch_size=3: data.train_batch_size=8",
     ),
     "no prompt": ([row()] * 40, ["data.prompt_key=question"], "no column question (data.prompt_key); set data."),
+    "no validation, and nothing but it": (
+        [row()] * 40,
+        ["trainer.val_only=true", "trainer.val_before_train=false"],
+        "trainer.val_only=true: trainer.val_before_train=false",
+    ),
+    "never an update": ([row()] * 40, ["trainer.critic_warmup=11"], "trainer.critic_warmup=11: the model is first upd"),
     "an empty file": ([], [], "data.train_files: its files have no rows"),
     "prompts that are all too long": (
         [row((1000, 1000))] * 40,
