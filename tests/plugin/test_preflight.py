@@ -148,7 +148,7 @@ def test_a_column_of_images_that_verl_would_not_look_at(problems: Callable[..., 
     told = f"data.train_files: {file}: no column 'image': verl would train without images; set data.image_key=images"
     assert told in problems(f"data.train_files={file}", "data.image_key=image")
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem]
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(pa.table({**columns, "prompt": [[{"role": "user", "content": "?"}]]}), file)
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem], "text alone"
 
 
