@@ -101,6 +101,12 @@ BAD = {
     "nothing to delete": (["~trainer.nope"], "Could not delete from config. 'trainer.nope' does not exist"),
     "added twice": (["+data.train_batch_size=3"], "An item is already at 'data.train_batch_size'"),
     "reference to nothing": (["data.val_files=${nothing.here}"], "Interpolation key 'nothing.here' not found"),
+    "key of a record": (["+algorithm.adv_estimater=rloo"], "algorithm.adv_estimater: verl has no such key; did you"),
+    "key of a model": (
+        ["+actor_rollout_ref.model.lora_ranks=64"],
+        "actor_rollout_ref.model.lora_ranks: verl has no such",
+    ),
+    "a section as text": (["reward.reward_manager=visionr1"], "reward.reward_manager=visionr1: needs keys below it"),
     # verl's own checks.
     "loss that verl does not have": (["actor_rollout_ref.actor.loss_agg_mode=x"], "verl: Invalid loss_agg_mode: x"),
     "batch not divisible": (
@@ -122,6 +128,17 @@ BAD = {
         "verl: lora_rank must be less than or equal to",
     ),
     "no engine": (["actor_rollout_ref.rollout.name=null"], "actor_rollout_ref.rollout.name: needs a value"),
+    "a gate of the V0 trainer": (
+        ["trainer.use_v1=false", f"{SETTINGS}.schedule.kind=gated", f"++{SETTINGS}.schedule.gate={{bar:0.5}}"],
+        "schedule.kind=gated: trainer.use_v1=false",
+    ),
+    "a switch beside disaggregation": (
+        [
+            *("trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.rollout.disaggregation.enabled=true"),
+            "trainer.v1.separate_async.hybrid_rollout.enable_switch=true",
+        ],
+        "trainer.v1.separate_async.hybrid_rollout.enable_switch=true: not with",
+    ),
     # What the V1 trainer would find out minutes later.
     "mini-batch not divisible": (
         ["actor_rollout_ref.rollout.n=5", "actor_rollout_ref.actor.ppo_mini_batch_size=6"],
@@ -272,6 +289,30 @@ def test_a_local_model_is_looked_at(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["A", "B"]}))
     broken = run(path).problems
     assert any("actor_rollout_ref.model: Expect only one architecture" in problem for problem in broken), broken
+
+
+def test_a_model_without_its_processor(model: Path) -> None:
+    (model / "preprocessor_config.json").unlink(missing_ok=True)
+    (model / "processor_config.json").unlink(missing_ok=True)
+    found = run(f"actor_rollout_ref.model.path={model}").problems
+    assert any(f"{model}: no preprocessor_config.json or processor_config.json" in problem for problem in found), found
+    (model / "config.json").write_text("{")
+    assert not run(f"actor_rollout_ref.model.path={model}").is_fine
+
+
+def test_rows_of_a_run_without_the_plug_in_are_its_own(tmp_path: Path) -> None:
+    """A run with verl's own reward: its ground truth is no target."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "geo3k.parquet"
+    row = {"prompt": [{"role": "user", "content": "1 + 1?"}], "reward_model": {"ground_truth": "2"}, "data_source": "x"}
+    pq.write_table(pa.Table.from_pylist([row] * 512), file)
+    from verl_visionr1.runtime.dry_run import dry_run
+
+    files = (f"data.train_files={file}", f"data.val_files={file}", "trainer.total_epochs=100")
+    assert dry_run([*GOOD[1:], *files]).problems == ()
+    assert any("reward_model.g" in problem for problem in dry_run([*GOOD, *files]).problems)
 
 
 def test_data_that_is_not_here_stops_a_run() -> None:

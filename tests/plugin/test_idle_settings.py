@@ -50,6 +50,10 @@ IDLE = {  # overrides -> what is said, each in one line
             "reward_model.reward_kwargs.a=1: verl 0.9 ignores it; set reward.reward_kwargs.a",
         ],
     ),
+    "a key that verl dropped": (
+        ["reward_model.use_reward_loop=true"],
+        ["reward_model.use_reward_loop=True: verl 0.9 ignores it; leave it out"],
+    ),
     "the trainer that takes them over": (["async_training.x=1", "reward_model.reward_manager=dapo"], []),
     "a tower that nobody freezes": (
         ["actor_rollout_ref.actor.freeze_vision_tower=true"],
@@ -84,6 +88,19 @@ def test_other_keys_that_verl_never_reads_are_a_warning() -> None:
     assert idle_settings.unread_data_keys(config_of()) == {}, "verl's own keys"
 
 
+def test_keys_of_the_trainer_that_verl_never_reads_are_a_warning() -> None:
+    (note,) = idle_settings.idle_notes(config_of("trainer.total_epoch=5"))
+    assert note.startswith("trainer.total_epoch=5: verl does not read this key")
+    assert note.endswith("did you mean trainer.total_epochs?")
+    assert idle_settings.idle_notes(config_of()) == []
+
+
+def test_settings_of_another_reward_manager_are_a_warning() -> None:
+    overlong = "reward.reward_kwargs.overlong_buffer_cfg"
+    (note,) = idle_settings.idle_notes(config_of(f"{overlong}.enable=true"))
+    assert note.startswith(f"{overlong}: ")
+
+
 ACTOR = "actor_rollout_ref.actor"
 MEGATRON = {  # overrides (8 GPUs) -> what is said
     "4 tensor-parallel parts": ([f"{ACTOR}.megatron.tensor_model_parallel_size=4"], None),
@@ -115,6 +132,59 @@ def test_megatron_shares_a_model_among_workers(overrides: list[str], message: st
     assert config.actor_rollout_ref.actor.strategy == "megatron"
     found = [problem for problem in agreement.agreement_problems(config) if problem.startswith(ACTOR)]
     assert found == [] if message is None else any(problem.startswith(message) for problem in found), found
+
+
+EXPERTS = {  # overrides (8 GPUs) -> whether Megatron can lay them out
+    "8 experts, tensor 2": (["tensor_model_parallel_size=2", "expert_model_parallel_size=8"], False),
+    "8 experts, tensor 2, their own 1": (
+        ["tensor_model_parallel_size=2", "expert_model_parallel_size=8", "expert_tensor_parallel_size=1"],
+        True,
+    ),
+    "3 experts": (["expert_model_parallel_size=3"], False),
+    "8 experts in 2 stages": (["pipeline_model_parallel_size=2", "expert_model_parallel_size=8"], False),
+    "4 experts in 2 stages": (["pipeline_model_parallel_size=2", "expert_model_parallel_size=4"], True),
+}
+
+
+@pytest.mark.parametrize(("overrides", "is_fine"), EXPERTS.values(), ids=EXPERTS)
+def test_megatron_shares_experts(overrides: list[str], is_fine: bool) -> None:
+    run = ("trainer.n_gpus_per_node=8", *(f"{ACTOR}.megatron.{override}" for override in overrides))
+    found = agreement.agreement_problems(config_of(*run, engine="megatron_"))
+    assert (found == []) == is_fine, found
+    assert is_fine or f"{ACTOR}.megatron: " in found[0]
+
+
+SHARDED = {  # overrides (8 GPUs, 5 answers in a mini-batch) -> start of what is said
+    "one sequence on all": ([f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=8"], None),
+    "the deprecated key": ([f"{ACTOR}.ulysses_sequence_parallel_size=8"], None),
+    "3 parts": (
+        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=3"],
+        f"{ACTOR}: ulysses_sequence_parallel_size=3",
+    ),
+    "with padding": (
+        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=8", "actor_rollout_ref.model.use_remove_padding=false"],
+        f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=8: needs actor_rollout_ref.model.use_remove_padding=true",
+    ),
+    "3 shards": (
+        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=8", f"{ACTOR}.fsdp_config.fsdp_size=3"],
+        f"{ACTOR}.fsdp_config.fsdp_size=3: 8 GPUs",
+    ),
+    "an engine of another configuration": ([f"{ACTOR}.strategy=megatron"], f"{ACTOR}.strategy=megatron: "),
+    "no engine": ([f"{ACTOR}.strategy=fsdp3"], f"{ACTOR}.strategy=fsdp3: "),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), SHARDED.values(), ids=SHARDED)
+def test_fsdp_shares_a_sequence_among_workers(overrides: list[str], message: str | None) -> None:
+    """Read where verl 0.9.1 reads it; a sequence longer than one worker's budget is shared too."""
+    run = ("trainer.n_gpus_per_node=8", "actor_rollout_ref.rollout.n=5", f"{ACTOR}.ppo_mini_batch_size=1")
+    found = agreement.agreement_problems(config_of(*run, "data.max_prompt_length=40000", *overrides))
+    assert found == [] if message is None else any(problem.startswith(message) for problem in found), found
+
+
+def test_sizes_of_zero_are_named() -> None:
+    for key in ("trainer.v1.separate_async.parameter_sync_step", "reward.num_workers", "data.gen_batch_size"):
+        assert agreement.number_problems(config_of(f"{key}=0")) == [f"{key}=0: needs a number above 0"]
 
 
 def test_a_long_sequence_is_shared_among_context_parallel_workers() -> None:

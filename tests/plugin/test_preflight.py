@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.verl
 
+MODEL = "actor_rollout_ref.model.path"
 CASES = {  # more in test_dry_run.py, which asks the same checks
     "missing data file": (["data.train_files={tmp}/no.parquet"], "data.train_files: {tmp}/no.parquet: no such file"),
     "unknown key": (
@@ -26,6 +27,36 @@ CASES = {  # more in test_dry_run.py, which asks the same checks
         "reward.reward_kwargs.visionr1.schedule.gate = {{'bar': 0.5}}: only used by kind=gated",
     ),
     "no model": (["actor_rollout_ref.model.path={tmp}/model"], "actor_rollout_ref.model.path={tmp}/model: no such"),
+    "no rows": (["data.train_files={tmp}/two.txt"], "data.train_files={tmp}/two.txt: verl reads .parquet"),
+    "another manager": (["reward.reward_manager.name=dapo"], "reward.reward_manager.name=dapo: not visionr1"),
+    "a manager without its key": (["reward.reward_manager=visionr1"], "reward.reward_manager=visionr1: needs keys"),
+    "settings of nobody": (
+        ["+reward.reward_kwargs.visonr1.preset=counting"],
+        "reward.reward_kwargs.visonr1: nobody reads it; did you mean reward.reward_kwargs.visionr1?",
+    ),
+    "settings too high": (
+        ["+reward.reward_kwargs.preset=counting"],
+        "reward.reward_kwargs.preset: nobody reads it; did you mean reward.reward_kwargs.visionr1.preset?",
+    ),
+    "settings of the manager": (
+        ["+reward.reward_manager.schedule=off"],
+        "reward.reward_manager.schedule: nobody reads it; did you mean reward.reward_kwargs.visionr1.schedule?",
+    ),
+    "settings beside": (["+reward.visionr1.preset=x"], "reward.visionr1: nobody reads it"),
+    "settings at the top": (["+visionr1.preset=x"], "visionr1: nobody reads it; write +visionr1@_global_=progressive"),
+    "GPUs for no reward model": (
+        ["reward.reward_model.enable_resource_pool=true"],
+        "reward.reward_model.enable_resource_pool=True: no reward model is used",
+    ),
+    "no name of a model": ([f"{MODEL}=null"], f"{MODEL}=None: needs a folder"),
+    "a folder without a model": (
+        ["actor_rollout_ref.model.path={tmp}"],
+        "actor_rollout_ref.model.path={tmp}: no config",
+    ),
+    "a relative folder": (
+        ["actor_rollout_ref.model.path=./no/model"],
+        "actor_rollout_ref.model.path=./no/model: no such",
+    ),
     "ignored key": (
         ["reward_model.reward_manager=visionr1"],
         "reward_model.reward_manager=visionr1: verl 0.9 ignores it; set reward.reward_manager.name",
@@ -67,6 +98,12 @@ def test_problem_is_one_line_with_advice(
 
 
 GOOD = {
+    "the value of a legacy key that verl has anyway": ["reward_model.enable=false", "reward_model.num_workers=8"],
+    "a manager of one's own, made from it": [
+        "reward.reward_manager.source=importlib",
+        "reward.reward_manager.module.path=pkg://verl_visionr1.plugin.reward_manager",
+        "reward.reward_manager.name=VisionR1RewardManager",
+    ],
     "globs": ["++reward.reward_kwargs.visionr1.routes.data_source={gui/*:gui-click}"],
     "a criterion left out": ["++reward.reward_kwargs.visionr1.criteria.recall=null"],
     "nothing set": ["reward.reward_kwargs.visionr1.weights=null", "reward.reward_kwargs.visionr1.routes=null"],
@@ -105,13 +142,13 @@ def test_a_column_of_images_that_verl_would_not_look_at(problems: Callable[..., 
 
     file = tmp_path / "rows.parquet"
     truth = '{"task":"text","size_wh":[0,0],"answer":"yes"}'
-    prompt = [[{"role": "user", "content": "?"}]]
+    prompt = [[{"role": "user", "content": "<image>?"}]]
     columns = {"reward_model": [{"style": "rule", "ground_truth": truth}], "data_source": ["x"], "prompt": prompt}
     pq.write_table(pa.table({**columns, "images": [["a.png"]]}), file)
     told = f"data.train_files: {file}: no column 'image': verl would train without images; set data.image_key=images"
     assert told in problems(f"data.train_files={file}", "data.image_key=image")
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem]
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(pa.table({**columns, "prompt": [[{"role": "user", "content": "?"}]]}), file)
     assert not [problem for problem in problems(f"data.train_files={file}") if "column" in problem], "text alone"
 
 

@@ -103,6 +103,7 @@ def test_a_family_that_verl_cannot_train_is_refused(model_type: str, name: str |
     from verl_visionr1.runtime.trainable import family_problems
 
     config = config_of(model=model_folder(tmp_path, model_type))
+    (Path(config.actor_rollout_ref.model.path) / "preprocessor_config.json").write_text("{}")
     found = family_problems(config)
     assert len(found) == (name is not None)
     assert all(f"no processor for {name}" in problem and "Qwen3.5" in problem for problem in found)

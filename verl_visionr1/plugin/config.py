@@ -6,6 +6,7 @@ Errors name the key as on the command line, the value, and what is allowed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -151,6 +152,31 @@ def valid_settings(config: DictConfig) -> Settings | None:
         return settings_of(config)
     except ConfigError:
         return None
+
+
+def misplaced_problems(config: DictConfig) -> list[str]:
+    """Settings for the plug-in where nobody reads them, so that the defaults would be trained; one line each."""
+    group = OmegaConf.select(config, "visionr1")
+    problems = [] if group is None else ["visionr1: nobody reads it; write +visionr1@_global_=progressive"]
+    for section, meant in (("reward", "reward_kwargs"), ("reward", "visionr1"), ("reward.reward_kwargs", "visionr1")):
+        for name in _keys(config, section):
+            if f"{section}.{name}" != f"{section}.{meant}" and get_close_matches(name, [meant], 1, 0.85):
+                problems.append(f"{section}.{name}: nobody reads it; did you mean {section}.{meant}?")
+    if "visionr1" in _keys(config, "reward"):
+        problems.append(f"reward.visionr1: nobody reads it; did you mean {PREFIX}?")
+    if OmegaConf.select(config, PREFIX) is not None:
+        problems += [
+            f"{section}.{name}: nobody reads it; did you mean {PREFIX}.{name}?"
+            for section in ("reward.reward_kwargs", "reward.reward_manager")
+            for name in _keys(config, section)
+            if name in Settings.__struct_fields__
+        ]
+    return problems
+
+
+def _keys(config: DictConfig, section: str) -> list[str]:
+    node = OmegaConf.select(config, section)
+    return [str(name) for name in node] if isinstance(node, DictConfig) else []
 
 
 def checked(plain: object) -> Settings:

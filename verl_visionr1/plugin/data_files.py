@@ -11,6 +11,9 @@ BUDGET_KEY = "data.mm_processor_kwargs"
 """verl's key of the pixel budget of images."""
 DATA_KEYS = ("data.train_files", "data.val_files")
 
+READ_BY_VERL = (".parquet", ".json", ".jsonl")
+"""Ends of the names of files that `RLHFDataset` reads."""
+
 
 def listed_files(config: DictConfig, key: str) -> list[str]:
     """The files of a key: one file, a list of files, or none."""

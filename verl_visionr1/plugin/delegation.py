@@ -60,6 +60,34 @@ def _sources(config: DictConfig) -> Iterator[str]:
             continue  # the preflight reports it
 
 
+def is_own_manager(config: DictConfig) -> bool:
+    """Whether a run's reward manager is the plug-in's, or a class made from it."""
+    manager = OmegaConf.select(config, "reward.reward_manager")
+    if not isinstance(manager, DictConfig):
+        return False
+    if manager.get("name") in OWN_MANAGERS:
+        return True
+    if manager.get("source") != "importlib":
+        return False
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
+
+    try:
+        bases = resolve_reward_manager_cls(config).__mro__
+    except Exception:  # noqa: BLE001 - a user's module may raise anything; verl reports it
+        return False
+    return any(base.__name__ in OWN_MANAGERS for base in bases)
+
+
+def manager_problem(config: DictConfig) -> str | None:
+    """Problem of settings for the plug-in's manager beside another one; None without them."""
+    manager = OmegaConf.select(config, "reward.reward_manager")
+    if not isinstance(manager, DictConfig):
+        return f"reward.reward_manager={manager}: needs keys below it; set reward.reward_manager.name=visionr1"
+    if OmegaConf.select(config, KEY.removesuffix(".delegate")) is None or is_own_manager(config):
+        return None
+    return f"reward.reward_manager.name={manager.get('name')}: not visionr1; add +visionr1@_global_=progressive"
+
+
 def reward_model_problem(config: DictConfig) -> str | None:
     """Problem of a reward model in addition to the manager; None without one, or with another manager.
 
@@ -68,7 +96,8 @@ def reward_model_problem(config: DictConfig) -> str | None:
     rows, and does not use the model itself.
     """
     if not OmegaConf.select(config, "reward.reward_model.enable"):
-        return None
+        pool = "reward.reward_model.enable_resource_pool"
+        return f"{pool}=True: no reward model is used; set {pool}=False" if OmegaConf.select(config, pool) else None
     name = OmegaConf.select(config, "reward.reward_manager.name")
     if name is not None and name not in OWN_MANAGERS:
         return None

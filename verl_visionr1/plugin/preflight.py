@@ -13,8 +13,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin import delegation
-from verl_visionr1.plugin.config import PREFIX, ConfigError, Settings, require_supported_verl, settings_of
-from verl_visionr1.plugin.data_files import DATA_KEYS, parquet_files
+from verl_visionr1.plugin.config import (
+    PREFIX,
+    ConfigError,
+    Settings,
+    misplaced_problems,
+    require_supported_verl,
+    settings_of,
+)
+from verl_visionr1.plugin.data_files import DATA_KEYS, READ_BY_VERL, listed_files, parquet_files
 from verl_visionr1.plugin.delegation import reward_model_problem
 from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.turns import turns_problem
@@ -44,8 +51,12 @@ def stop_at(problems: Sequence[str]) -> None:
 
 def reward_problems(config: DictConfig) -> list[str]:
     """Problems of the rewards, one line each; empty if the run may start."""
+    problems = misplaced_problems(config)
+    if not delegation.is_own_manager(config):  # verl's own rewards, with rows of their own
+        problem = delegation.manager_problem(config)
+        return [*problems, problem] if problem else problems
     problem = reward_model_problem(config)
-    problems = [problem] if problem else []
+    problems += [problem] if problem else []
     try:
         require_supported_verl()
         settings = settings_of(config)
@@ -78,7 +89,10 @@ def _agent_loops(file: Path) -> set[str]:
 def _check_data(config: DictConfig, settings: Settings) -> list[str]:
     problems = delegation.delegation_problems(config, settings.delegate)
     image_key = str(OmegaConf.select(config, "data.image_key"))
+    is_own_class = bool(OmegaConf.select(config, "data.custom_cls.path"))
     for key in DATA_KEYS:
+        others = [] if is_own_class else [file for file in listed_files(config, key) if not file.endswith(READ_BY_VERL)]
+        problems += [f"{key}={file}: verl reads {', '.join(READ_BY_VERL)}; convert it" for file in others]
         for path in parquet_files(config, key):
             problem = _file_problem(path, settings.routing, settings.delegate) or _image_problem(path, image_key)
             if problem:

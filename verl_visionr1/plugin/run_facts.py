@@ -49,6 +49,11 @@ def require_callback_for_gate(config: DictConfig, settings: Settings) -> None:
     Raises:
         ConfigError: a gated schedule without the callback, or with a filter of groups.
     """
+    if settings.gate is not None and OmegaConf.select(config, "trainer.use_v1") is False:
+        raise ConfigError(
+            f"{PREFIX}.schedule.kind=gated: trainer.use_v1=false has no metrics of training, so the gate would never "
+            "move; set trainer.use_v1=true, or another kind of schedule"
+        )
     if settings.gate is not None and not has_callback(config):
         raise ConfigError(f"{PREFIX}.schedule.kind=gated: needs the progress callback: +visionr1@_global_=progressive")
     problem = filtered_gate_problem(config, settings)

@@ -7,6 +7,7 @@ GPU, Ray or model.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +18,14 @@ ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "a
 
 def agreement_problems(config: DictConfig) -> list[str]:
     """Disagreements that stop a run, or spoil it silently; call only without `number_problems`."""
-    checks = (_batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
+    checks = (_engine, _batches, _micro_batches, _token_budgets, _lengths, _rollout, _trainer, _separate_async)
     return [problem for check in checks for problem in check(config)]
 
 
 def number_problems(config: DictConfig) -> list[str]:
     """Keys that must be numbers and are not."""
     return [
-        f"{key}={OmegaConf.select(config, key)}: needs a number"
+        f"{key}={OmegaConf.select(config, key)}: needs a number above 0"
         for key in (*_NUMBERS, *_MAY_BE_NULL)
         if not _is_number(config, key)
     ]
@@ -33,14 +34,15 @@ def number_problems(config: DictConfig) -> list[str]:
 _NUMBERS = (
     *("data.train_batch_size", "data.max_prompt_length", "data.max_response_length"),
     *("trainer.n_gpus_per_node", "trainer.nnodes", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"),
-    "trainer.total_epochs",
+    *("trainer.total_epochs", "reward.num_workers", f"{ROLLOUT}.agent.num_workers"),
     *(f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.gpu_memory_utilization"),
 )
 _MAY_BE_NULL = (
     *(f"{ACTOR}.ppo_micro_batch_size_per_gpu", f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.max_model_len"),
     *(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
     *(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max_token_len_per_gpu"),
-    "trainer.total_training_steps",
+    *("trainer.total_training_steps", "data.gen_batch_size"),
+    *(f"trainer.v1.{mode}.parameter_sync_step" for mode in ("sync", "colocate_async", "separate_async")),
 )
 
 
@@ -63,14 +65,27 @@ def _get(config: DictConfig, key: str, default: Any = None) -> Any:
 
 def _model_parallel(config: DictConfig, role: str = ACTOR) -> dict[str, int]:
     """Parallel size -> workers that share one copy of a model, by its engine."""
-    if _get(config, f"{ACTOR}.strategy") == "megatron":
-        return {name: max(int(_get(config, f"{role}.megatron.{name}", 1)), 1) for name in _MEGATRON}
-    return {_SEQUENCE: max(int(_get(config, f"{role}.{_SEQUENCE}", 1)), 1)}
+    engine = _get(config, f"{ACTOR}.strategy")
+    if engine == "megatron":
+        return {name: _size(config, f"{role}.megatron.{name}") for name in _MEGATRON}
+    if engine == "veomni":
+        return {_VEOMNI: _size(config, f"{role}.veomni.{_VEOMNI}")}
+    return {_SEQUENCE: _ulysses(config, role)}
 
 
-_SEQUENCE = "ulysses_sequence_parallel_size"
+def _ulysses(config: DictConfig, role: str) -> int:
+    """Sequence-parallel size of FSDP: the deprecated key wins if set (`FSDPActorConfig.__post_init__`)."""
+    size = _size(config, f"{role}.{_SEQUENCE}")
+    return size if size > 1 else _size(config, f"{role}.fsdp_config.{_SEQUENCE}")
+
+
+def _size(config: DictConfig, key: str) -> int:
+    return max(int(_get(config, key, 1)), 1)
+
+
+_SEQUENCE, _VEOMNI = "ulysses_sequence_parallel_size", "ulysses_parallel_size"
 _MEGATRON = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
-_SHARING = (_SEQUENCE, "context_parallel_size")
+_SHARING = (_SEQUENCE, _VEOMNI, "context_parallel_size")
 """Parallel sizes that share the tokens of one sequence among workers."""
 
 
@@ -83,14 +98,59 @@ def _data_parallel(config: DictConfig, role: str = ACTOR) -> tuple[int, int]:
     return sequence_parallel, max(workers_of(config) // math.prod(sizes.values()), 1)
 
 
+def _engine(config: DictConfig) -> Iterator[str]:
+    """`EngineRegistry`, `FSDPEngine`, `create_device_mesh`, Megatron's `initialize_model_parallel`."""
+    engine = str(_get(config, f"{ACTOR}.strategy"))
+    section = next((name for name in ("megatron", "veomni", "torchtitan") if _get(config, f"{ACTOR}.{name}")), None)
+    allowed = (section,) if section is not None else _FSDP
+    if engine not in allowed:
+        advice = f"; set model_engine={engine}" if engine in ("megatron", "veomni", "torchtitan") else ""
+        yield f"{ACTOR}.strategy={engine}: this configuration is for {' or '.join(allowed)}{advice}"
+        return
+    workers = workers_of(config)
+    for role in (ACTOR, REF) if _has_reference(config) else (ACTOR,):
+        sizes = _model_parallel(config, role)
+        if workers % math.prod(sizes.values()):
+            yield f"{role}: {_products(sizes)}: {workers} {_GPUS}: need a multiple of it"
+        if engine == "megatron":
+            experts = _expert_parallel(config, role)
+            if workers % math.prod(experts.values()):
+                yield f"{role}.megatron: {_products(experts)}: {workers} {_GPUS}: need a multiple of it"
+    if section is not None:
+        return
+    if _ulysses(config, ACTOR) > 1 and not _get(config, "actor_rollout_ref.model.use_remove_padding", False):
+        yield (
+            f"{ACTOR}.fsdp_config.{_SEQUENCE}={_ulysses(config, ACTOR)}: needs "
+            "actor_rollout_ref.model.use_remove_padding=true"
+        )
+    shards = int(_get(config, f"{ACTOR}.fsdp_config.fsdp_size", -1))
+    if 0 < shards < workers and workers % shards:
+        yield f"{ACTOR}.fsdp_config.fsdp_size={shards}: {workers} {_GPUS}: need a multiple of it; -1 uses all"
+
+
+_GPUS = "GPUs (trainer.n_gpus_per_node x nnodes)"
+_FSDP = ("fsdp", "fsdp2", "fsdp_turbo")
+
+
+def _expert_parallel(config: DictConfig, role: str) -> dict[str, int]:
+    """Megatron's sizes for the experts of a mixture; none for a dense model."""
+    names = ("expert_model_parallel_size", "expert_tensor_parallel_size", "pipeline_model_parallel_size")
+    tensor = _size(config, f"{role}.megatron.tensor_model_parallel_size")
+    sizes = {name: _size(config, f"{role}.megatron.{name}") for name in names}
+    if _get(config, f"{role}.megatron.{names[1]}") is None:
+        sizes[names[1]] = tensor
+    return sizes if sizes[names[0]] > 1 else {}
+
+
+def _products(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+
+
 def _batches(config: DictConfig) -> Iterator[str]:
     """`ActorConfig.validate` (called only without dynamic batches), `TrainingWorker.train_mini_batch`."""
     batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
-    sizes, (_, parallel) = _model_parallel(config), _data_parallel(config)
-    if workers_of(config) % math.prod(sizes.values()):
-        named = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
-        yield f"{ACTOR}: {named}: {workers_of(config)} GPUs (trainer.n_gpus_per_node x nnodes): need a multiple of it"
+    _, parallel = _data_parallel(config)
     if mini > batch and _get(config, f"{ACTOR}.use_dynamic_bsz", False):  # else verl reports it
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini}: a step has only data.train_batch_size={batch} prompts; "
@@ -139,11 +199,11 @@ def _token_budgets(config: DictConfig) -> Iterator[str]:
     if not _get(config, f"{ACTOR}.use_dynamic_bsz", False):
         return
     length = _sequence_length(config)
-    sequence_parallel, _ = _data_parallel(config)
-    keys = [f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"]
+    keys = {f"{ACTOR}.ppo_max_token_len_per_gpu": ACTOR, f"{ROLLOUT}.log_prob_max_token_len_per_gpu": ACTOR}
     if _has_reference(config):
-        keys.append(f"{REF}.log_prob_max_token_len_per_gpu")
-    for key in keys:
+        keys[f"{REF}.log_prob_max_token_len_per_gpu"] = REF
+    for key, role in keys.items():
+        sequence_parallel, _ = _data_parallel(config, role)
         budget = _get(config, key, 0) * sequence_parallel
         if budget < length:
             yield (
@@ -172,8 +232,8 @@ def _rollout(config: DictConfig) -> Iterator[str]:
     size = math.prod(parts.values())
     for where, gpus in _rollout_gpus(config).items():
         if size < 1 or gpus % size:
-            named = " x ".join(f"{name}={value}" for name, value in parts.items() if value != 1)
-            yield f"{ROLLOUT}: {named}: {gpus} GPUs ({where}.n_gpus_per_node x nnodes) need to be a multiple of it"
+            named = f"GPUs ({where}.n_gpus_per_node x nnodes)"
+            yield f"{ROLLOUT}: {_products(parts)}: {gpus} {named} need to be a multiple of it"
     share = _get(config, f"{ROLLOUT}.gpu_memory_utilization", 0.5)
     if not 0.0 < share <= 1.0:
         yield f"{ROLLOUT}.gpu_memory_utilization={share}: needs a fraction in (0, 1]"
@@ -209,6 +269,10 @@ def _separate_async(config: DictConfig) -> Iterator[str]:
         value = _get(config, f"{ROLLOUT}.{name}", 0)
         if value <= 0:
             yield f"{ROLLOUT}.{name}={value}: separate_async needs separate GPUs for generation; set their number"
+    switch = "trainer.v1.separate_async.hybrid_rollout.enable_switch"
+    hybrid = _get(config, "actor_rollout_ref.hybrid_engine", True) and _get(config, switch, False)
+    if hybrid and _get(config, f"{ROLLOUT}.disaggregation.enabled", False):
+        yield f"{switch}=true: not with {ROLLOUT}.disaggregation.enabled=true; leave one of them out"
     backend = _get(config, f"{ROLLOUT}.checkpoint_engine.backend")
     if backend == "naive":
         yield f"{ROLLOUT}.checkpoint_engine.backend=naive: separate_async needs one that sends weights, such as nccl"
@@ -229,8 +293,11 @@ def _trainer(config: DictConfig) -> Iterator[str]:
     resume = _get(config, "trainer.resume_mode", "auto")
     if resume not in ("auto", "disable", "resume_path"):
         yield f"trainer.resume_mode={resume}: needs one of auto, disable, resume_path"
-    elif resume == "resume_path" and "global_step_" not in str(_get(config, "trainer.resume_from_path", "")):
-        yield "trainer.resume_mode=resume_path: trainer.resume_from_path needs a folder .../global_step_N"
+    elif resume == "resume_path" and not re.search(r"global_step_\d+$", str(_get(config, "trainer.resume_from_path"))):
+        yield (
+            "trainer.resume_mode=resume_path: trainer.resume_from_path needs a folder .../global_step_N, without a "
+            f"slash at its end; it is {_get(config, 'trainer.resume_from_path')}"
+        )
     if _get(config, "algorithm.filter_groups.enable", False) and not _get(config, "algorithm.filter_groups.metric"):
         yield "algorithm.filter_groups.enable=true: needs algorithm.filter_groups.metric, for example reward"
 
@@ -240,8 +307,9 @@ def notes_of(config: DictConfig) -> Iterator[str]:
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if mini <= batch and batch % mini:
         yield f"data.train_batch_size={batch}: not a multiple of ppo_mini_batch_size={mini}; verl adds padding"
-    if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
-        yield f"{ROLLOUT}.n=1: GRPO compares the answers of a prompt; needs at least 2"
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator in _GROUPS and config.actor_rollout_ref.rollout.n < 2:
+        yield f"{ROLLOUT}.n=1: {estimator} compares the answers of a prompt; needs at least 2"
     if config.trainer.save_freq <= 0:
         yield f"trainer.save_freq={config.trainer.save_freq}: nothing is saved"
     filters = "algorithm.filter_groups"
@@ -249,6 +317,13 @@ def notes_of(config: DictConfig) -> Iterator[str]:
         yield "algorithm.filter_groups.max_num_gen_batches: verl's V1 trainer ignores it; see max_inflight_gen_batches"
     if not config.trainer.use_v1:
         yield "trainer.use_v1=false: the progress callback and the metrics of training need verl's V1 trainer"
+
+
+_GROUPS = (
+    *("grpo", "grpo_vectorized", "grpo_passk", "gdpo", "gpg", "rloo", "rloo_vectorized", "opo"),
+    "reinforce_plus_plus_baseline",
+)
+"""Estimators of advantages that compare the answers of a prompt."""
 
 
 def _sequence_length(config: DictConfig) -> int:

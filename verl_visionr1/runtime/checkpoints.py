@@ -16,12 +16,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.files import RowsError
 
 KINDS = ("model", "optim", "extra_state")
 """Kinds of files of each worker, depending on `checkpoint.save_contents`."""
+CONTENTS = ("model", "optimizer", "extra")
+"""The same, as `checkpoint.load_contents` names them."""
 ROLES = ("actor", "critic")
 """Folders of a checkpoint with files of workers."""
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -103,14 +105,67 @@ def resumed_step(config: DictConfig) -> Path | None:
     """The checkpoint that a run starts from; None for a fresh start or without a checkpoint."""
     trainer = config.trainer
     if trainer.resume_mode == "auto":
-        return latest_step(Path(str(trainer.default_local_dir)).expanduser().absolute())
+        return latest_step(_saved_in(config))
     if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
         return Path(str(trainer.resume_from_path)).absolute()
     return None
 
 
 def resume_problems(config: DictConfig) -> list[str]:
-    """`workers_problem` of the checkpoint that a run with this config would resume from; empty if there is none."""
-    step, trainer = resumed_step(config), config.trainer
-    problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) if step is not None else None
+    """Why a run cannot resume from the checkpoint that verl would choose; one line, or none."""
+    trainer = config.trainer
+    folder = _saved_in(config)
+    tracker = folder / TRACKER
+    if trainer.resume_mode == "auto" and tracker.is_file() and not tracker.read_text().strip().isdecimal():
+        return [
+            f"{tracker}: {tracker.read_text().strip()!r} is no step; write the number of a folder global_step_N into "
+            "it, or set trainer.resume_mode=disable"
+        ]
+    step = resumed_step(config)
+    if step is None or not step.is_dir():
+        return []
+    problem = workers_problem(step, trainer.nnodes * trainer.n_gpus_per_node) or _missing_part(config, step)
     return [problem] if problem else []
+
+
+def _missing_part(config: DictConfig, step: Path) -> str | None:
+    """Message about a file that a worker of FSDP would not find; only with one machine, which has all of them."""
+    actor = "actor_rollout_ref.actor"
+    is_fsdp = str(OmegaConf.select(config, f"{actor}.strategy")).startswith("fsdp")
+    if not is_fsdp or config.trainer.nnodes != 1:
+        return None
+    if config.trainer.resume_mode == "resume_path" and not (step / "actor").is_dir():
+        return None  # `run_length` reports it
+    loads = OmegaConf.select(config, f"{actor}.checkpoint.load_contents") or ()
+    kinds = [kind for kind, content in zip(KINDS, CONTENTS, strict=True) if content in loads]
+    n_workers = config.trainer.n_gpus_per_node
+    files = (shard_file(step / "actor", kind, n_workers, rank) for kind in kinds for rank in range(n_workers))
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is None:
+        return None
+    return (
+        f"{missing}: no such file, so the checkpoint is not complete; set trainer.resume_mode=resume_path with "
+        f"trainer.resume_from_path to another one, or {actor}.checkpoint.load_contents to what it has"
+    )
+
+
+def resume_notes(config: DictConfig) -> list[str]:
+    """Checkpoints that a run does not resume from, though they are there or named."""
+    trainer = config.trainer
+    notes: list[str] = []
+    if trainer.resume_mode != "resume_path" and trainer.resume_from_path:
+        notes.append(
+            f"trainer.resume_from_path={trainer.resume_from_path}: ignored with trainer.resume_mode="
+            f"{trainer.resume_mode}; set trainer.resume_mode=resume_path"
+        )
+    folder = _saved_in(config)
+    if trainer.resume_mode == "auto" and latest_step(folder) is None and any(folder.glob("global_step_*")):
+        notes.append(
+            f"{folder}: holds checkpoints, but {TRACKER} names none of them, so the run starts at step 1; write the "
+            "number of the last one into it to resume"
+        )
+    return notes
+
+
+def _saved_in(config: DictConfig) -> Path:
+    return Path(str(config.trainer.default_local_dir)).expanduser().absolute()

@@ -60,6 +60,24 @@ def error_message(make: Callable[[], object]) -> str | None:
     return None
 
 
+_NO_FIELD = re.compile(r"\w+\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def name_keys(config: DictConfig, message: str) -> str:
+    """Replace the error of verl's records for an unknown key by the key itself, with the one that was meant."""
+    found = _NO_FIELD.search(message)
+    if found is None:
+        return message
+    known = _defaults()
+    keys = [key for key, _ in leaves(config) if found[1] in key.split(".") and key not in known]
+    return unknown_key(keys[0]) if keys else message
+
+
+def unknown_key(key: str) -> str:
+    """Message about a key that verl does not have."""
+    return f"{key}: verl has no such key{_nearest(key, list(_defaults()))}"
+
+
 def type_problems(config: DictConfig) -> list[str]:
     """Text instead of a number or boolean, and fractions instead of integers, by verl's defaults.
 
@@ -74,15 +92,24 @@ def type_problems(config: DictConfig) -> list[str]:
         if wanted:
             problems.append(f"{key}={_written(value)}: needs {wanted} (verl's default: {_written(default)})")
     problems += [
-        f"{key}={_written(OmegaConf.select(config, key))}: needs keys below it; leave it out to keep verl's"
+        f"{key}={_written(_selected(config, key))}: needs keys below it; "
+        + (f"set {key}.name" if f"{key}.name" in defaults else "leave it out to keep verl's")
         for key in _sections()
-        if not isinstance(OmegaConf.select(config, key), DictConfig)
+        if not isinstance(_selected(config, key), DictConfig) and isinstance(_selected(config, _above(key)), DictConfig)
     ]
     return problems + [
         f"{key}={OmegaConf.select(config, key)}: needs a file, or a list of files"
         for key in DATA_KEYS
         if not isinstance(OmegaConf.select(config, key), str | ListConfig | None)
     ]
+
+
+def _selected(config: DictConfig, key: str) -> object:
+    return OmegaConf.select(config, key) if key else config
+
+
+def _above(key: str) -> str:
+    return key.rpartition(".")[0]
 
 
 def _written(value: object) -> str:
@@ -118,7 +145,7 @@ def _defaults() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _sections() -> tuple[str, ...]:
     """Mappings of verl's config whose keys the checks read."""
-    names = {key.rpartition(".")[0] for key in _defaults() if key.startswith(("data.", "trainer."))}
+    names = {key.rpartition(".")[0] for key in _defaults() if key.startswith(("data.", "trainer.", "reward."))}
     return tuple(sorted(names))
 
 

@@ -130,7 +130,10 @@ def _verl_validation(config: DictConfig, notes: list[str]) -> list[str]:
             lambda: validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
         )
     notes += [line for line in printed.getvalue().splitlines() if line.startswith(("NOTICE", "WARNING"))]
-    return [f"verl: {found}"] if found and not found.startswith("vllm version None") else []
+    if not found or found.startswith("vllm version None"):
+        return []
+    named = composing.name_keys(config, found)
+    return [f"verl: {found}" if named == found else named]
 
 
 def _records(config: DictConfig) -> list[str]:
@@ -150,7 +153,8 @@ def _records(config: DictConfig) -> list[str]:
     if not need_reference_policy(config) or agreement.has_adapter(config):
         del makes["actor_rollout_ref.ref"]
     found = {key: composing.error_message(make) for key, make in makes.items()}
-    problems = [f"{key}: {complaint}" for key, complaint in found.items() if complaint]
+    said = {key: composing.name_keys(config, complaint) for key, complaint in found.items() if complaint}
+    problems = [f"{key}: {text}" if text == found[key] else text for key, text in said.items()]
     return problems + parts.loading_problems(config)
 
 
@@ -173,16 +177,21 @@ def _model(config: DictConfig, notes: list[str]) -> list[str]:
     path = str(config.actor_rollout_ref.model.path)
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
+        from verl.workers.config import HFModelConfig
+
+        own = {*HFModelConfig.__dataclass_fields__, "_target_"}
+        unknown = [f"actor_rollout_ref.model.{key}" for key in config.actor_rollout_ref.model if str(key) not in own]
         if not os.path.isabs(folder):
             notes.append(
                 f"actor_rollout_ref.model.path={path}: no such folder, so a hub name; the model is not checked"
             )
-        return []  # a missing absolute path: the preflight reports it
+        return [composing.unknown_key(key) for key in unknown]  # a missing absolute path: the preflight reports it
     printed = io.StringIO()
     with redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = composing.error_message(lambda: omega_conf_to_dataclass(config.actor_rollout_ref.model))
-    problems = [f"actor_rollout_ref.model: {found}"] if found else []
+    named = composing.name_keys(config, found) if found else ""
+    problems = [f"actor_rollout_ref.model: {found}" if named == found else named] if found else []
     return problems + parts.model_problems(config, folder)
 
 
@@ -203,12 +212,9 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
     from verl_visionr1.plugin.run_facts import frame_of, require_callback_for_gate
 
     manager = config.reward.reward_manager.name
-    if manager not in delegation.OWN_MANAGERS:
-        given = OmegaConf.select(config, "reward.reward_kwargs.visionr1")
-        message = f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive"
-        if given is not None:
-            return [message]
-        notes.append(message)
+    if not delegation.is_own_manager(config):
+        if delegation.manager_problem(config) is None:  # else the preflight reports it
+            notes.append(f"reward.reward_manager.name={manager}: not visionr1; add +visionr1@_global_=progressive")
         return []
     own = OmegaConf.select(config, "reward.custom_reward_function.path")
     if own and not OmegaConf.select(config, delegation.KEY):

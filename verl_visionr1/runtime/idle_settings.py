@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1.plugin.data_files import BUDGET_KEY, is_pixels
+from verl_visionr1.plugin.delegation import is_own_manager
 from verl_visionr1.runtime.composing import leaves
 
 FROZEN_VISION = "verl_visionr1.runtime.frozen_vision"
@@ -28,11 +30,11 @@ _RENAMED = {
     "reward_model.model.path": "reward.reward_model.model_path",
 }
 _READS = re.compile(
-    r"""(?:config|data|data_config)\.get\(\s*["'](\w+)"""
-    r"""|(?:\bdata|data_config|self\.config)\.(\w+)"""
+    r"""(?:config|data|data_config|trainer)\.get\(\s*["'](\w+)"""
+    r"""|(?:\bdata|\btrainer|data_config|self\.config)\.(\w+)"""
     r"""|\bdata\[\s*["'](\w+)"""
 )
-"""How verl's code reads a key of its section `data`."""
+"""How verl's code reads a key of its sections `data` and `trainer`."""
 
 
 def idle_problems(config: DictConfig) -> list[str]:
@@ -46,6 +48,29 @@ def idle_notes(config: DictConfig) -> list[str]:
         f"data.{key}={value}: verl does not read this key; it does nothing"
         for key, value in unread_data_keys(config).items()
         if key not in _PIXELS
+    ] + [*_unread_trainer_keys(config), *_unread_reward_kwargs(config)]
+
+
+def _unread_trainer_keys(config: DictConfig) -> list[str]:
+    own = OmegaConf.load(_verl_folder() / "trainer" / "config" / "ppo_trainer.yaml").trainer
+    added = [str(key) for key in config.trainer if str(key) not in own and str(key) not in keys_read_by_verl()]
+    return [
+        f"trainer.{key}={config.trainer.get(key)}: verl does not read this key; it does nothing"
+        + "".join(f"; did you mean trainer.{meant}?" for meant in get_close_matches(key, map(str, own), 1))
+        for key in added
+    ]
+
+
+def _unread_reward_kwargs(config: DictConfig) -> list[str]:
+    """Settings of verl's own reward managers beside the plug-in's."""
+    given = OmegaConf.select(config, "reward.reward_kwargs")
+    if not isinstance(given, DictConfig) or not is_own_manager(config):
+        return []
+    advice = {"overlong_buffer_cfg": "; its criterion overlong lowers the reward of long answers"}
+    return [
+        f"reward.reward_kwargs.{name}: the reward manager visionr1 does not read it{advice.get(str(name), '')}"
+        for name in given
+        if name != "visionr1"
     ]
 
 
@@ -54,11 +79,20 @@ def legacy_problems(config: DictConfig) -> list[str]:
     if OmegaConf.select(config, "async_training") is not None:
         return []
     return [
-        f"{key}={value}: verl 0.9 ignores it; set {_RENAMED.get(key, _moved(key))}"
+        f"{key}={value}: verl 0.9 ignores it; {_advice(config, _RENAMED.get(key, _moved(key)))}"
         for section in _LEGACY
         for key, value in _below(config, section)
         if value is not None
+        and (isinstance(value, str) or OmegaConf.select(config, _RENAMED.get(key, _moved(key))) != value)
     ]
+
+
+def _advice(config: DictConfig, key: str) -> str:
+    """What to set in place of a legacy key: its new name, if verl still has it."""
+    folder, _, name = key.rpartition(".")
+    section = OmegaConf.select(config, folder)
+    is_known = ".reward_kwargs." in key or (isinstance(section, DictConfig) and name in list(section))
+    return f"set {key}" if is_known else "leave it out"
 
 
 def _below(config: DictConfig, section: str) -> list[tuple[str, Any]]:

@@ -54,9 +54,15 @@ def preflight_problems(config: DictConfig, *, here: bool = True, is_whole: bool 
 
 def _check_model(config: DictConfig) -> list[str]:
     path = OmegaConf.select(config, "actor_rollout_ref.model.path")
-    if path and os.path.isabs(os.path.expanduser(path)) and not Path(path).expanduser().is_dir():
-        return [f"actor_rollout_ref.model.path={path}: no such directory"]
-    return []
+    if not path:
+        return [f"actor_rollout_ref.model.path={path}: needs a folder, or a name on the hub"]
+    folder = Path(str(path)).expanduser()
+    if "://" in str(path) or (folder / "config.json").is_file():
+        return []
+    if folder.is_dir():
+        return [f"actor_rollout_ref.model.path={path}: no config.json in it; needs the folder of a model"]
+    is_hub_name = not os.path.isabs(folder) and not str(path).startswith(".") and str(path).count("/") < 2
+    return [] if is_hub_name else [f"actor_rollout_ref.model.path={path}: no such directory"]
 
 
 def disk_problems(config: DictConfig) -> list[str]:

@@ -14,7 +14,7 @@ from verl_visionr1.rewards import RewardError
 from verl_visionr1.rewards.context import STATE_FILE
 from verl_visionr1.rows import RowsError, read_rows, target_of
 from verl_visionr1.runtime import idle_settings, run_length, run_rows
-from verl_visionr1.runtime.checkpoints import resumed_step
+from verl_visionr1.runtime.checkpoints import resume_notes, resumed_step
 from verl_visionr1.schedule import follow_model
 from verl_visionr1.targets import TargetError
 
@@ -36,6 +36,7 @@ def warnings_of(config: DictConfig, *, with_stages: bool = True) -> list[str]:
         with_stages: also stages that the run does not reach.
     """
     warnings = [*run_rows.row_notes(config), *run_length.length_notes(config), *idle_settings.idle_notes(config)]
+    warnings += resume_notes(config)
     return [*warnings, *_schedule_warnings(config)] if with_stages else warnings
 
 

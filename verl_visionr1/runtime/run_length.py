@@ -121,7 +121,18 @@ def length_problems(config: DictConfig) -> list[str]:
 def _step_problems(config: DictConfig, length: RunLength) -> list[str]:
     problems: list[str] = []
     each, last, asked = length.steps_per_epoch, length.last_step, length.asked
-    if each == 0 and length.n_rows:
+    if config.trainer.val_only and not OmegaConf.select(config, "trainer.val_before_train"):
+        problems.append(
+            "trainer.val_only=true: trainer.val_before_train=false leaves the validation out, so that verl trains; set "
+            "trainer.val_before_train=true"
+        )
+    warmup = OmegaConf.select(config, "trainer.critic_warmup")
+    if last and isinstance(warmup, int) and warmup > last:
+        problems.append(
+            f"trainer.critic_warmup={warmup}: the model is first updated at that step, and the run ends after {last}; "
+            "set it to 0"
+        )
+    if each == 0 and length.n_rows and not config.trainer.val_only:
         problems.append(
             f"{_batch_key(config)}={length.batch}: larger than the {length.n_rows} rows of data.train_files, so "
             f"no step can be taken; set it to at most {length.n_rows}"

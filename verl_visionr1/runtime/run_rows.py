@@ -21,10 +21,11 @@ from verl_visionr1.conversion.tokens import answer_tokens, load_answer_counter, 
 from verl_visionr1.files import RowsError
 from verl_visionr1.frames import FRAMES, MODEL_TYPE_FRAMES, Extent
 from verl_visionr1.plugin.config import ConfigError, Settings, settings_of, valid_settings
-from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, pixel_budget, readable_files
+from verl_visionr1.plugin.data_files import BUDGET_KEY, DATA_KEYS, complete_files, pixel_budget, readable_files
 from verl_visionr1.processed import PROCESSORS, ImageProcessor, SizeError, image_processor_of, processed_size
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import open_parquet, read_rows, target_of
+from verl_visionr1.runtime.row_images import column_problem, has_other_media, image_counts, row_problem
 from verl_visionr1.runtime.trainable import model_type_of
 from verl_visionr1.targets import Target, TargetError
 
@@ -49,6 +50,7 @@ class RowFacts:
         n_overlong: rows with an image and a prompt longer than data.max_prompt_length; 0 if sizes are unknown.
         most_images: largest number of images in a row.
         n_over_limit: rows with more images than `images_allowed`.
+        unreadable: problem of the first row (or column) that verl's data set cannot read; "" for none.
         unclear_image: problem of the first row with several images and no valid `image` in its target; "" for none.
     """
 
@@ -57,6 +59,7 @@ class RowFacts:
     most_images: int = 0
     n_over_limit: int = 0
     unclear_image: str = ""
+    unreadable: str = ""
 
     def __add__(self, other: RowFacts) -> RowFacts:
         return RowFacts(
@@ -65,6 +68,7 @@ class RowFacts:
             max(self.most_images, other.most_images),
             self.n_over_limit + other.n_over_limit,
             self.unclear_image or other.unclear_image,
+            self.unreadable or other.unreadable,
         )
 
 
@@ -86,10 +90,11 @@ def _facts_by_file(config: DictConfig, key: str) -> dict[Path, RowFacts]:
     prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
     processor, longest = processor_of(config), int(OmegaConf.select(config, "data.max_prompt_length") or 0)
     limits = longest, images_allowed(config), _delegated_sources(config)
+    media = tuple(str(OmegaConf.select(config, f"data.{kind}_key")) for kind in ("image", "video", "audio"))
     found: dict[Path, RowFacts] = {}
     for file in readable_files(config, key):
         try:
-            found[file] = _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, *limits)
+            found[file] = _file_facts(file, file.stat().st_mtime_ns, prompt_key, processor, *limits, media)
         except (RowsError, OSError):  # the preflight reports it
             continue
     return found
@@ -126,7 +131,9 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
     folder = Path(path).expanduser()
     processor = image_processor_of(folder) if folder.is_dir() else _hub_processor(path)
-    budget = pixel_budget(config)
+    budget, given = pixel_budget(config), OmegaConf.select(config, BUDGET_KEY) or {}
+    if any(str(name) not in ("min_pixels", "max_pixels") for name in given):  # another budget, not computed here
+        return None
     if processor is None or budget is None:
         return processor
     try:
@@ -160,15 +167,19 @@ def _file_facts(
     longest: int,
     allowed: int | None,
     delegated: tuple[str, ...] | None,
+    media: tuple[str, ...],
 ) -> RowFacts:
     """The facts of one file, cached; `changed_ns` invalidates the cache for a rewritten file."""
     with open_parquet(file) as parquet:
-        names, n_rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+        schema, n_rows = parquet.schema_arrow, parquet.metadata.num_rows
+        counts = [None] * n_rows if has_other_media(schema, *media[1:]) else [*image_counts(parquet, media[0])]
+    names = schema.names
     columns = [name for name in (prompt_key, "reward_model", *(["data_source"] if delegated else [])) if name in names]
     if prompt_key not in columns:
         return RowFacts(n_rows=n_rows)
-    found = RowFacts(n_rows=n_rows)
-    for number, row in enumerate(read_rows(file, columns=columns)):
+    found = RowFacts(n_rows=n_rows, unreadable=column_problem(schema, prompt_key, media[0]))
+    for number, (row, count) in enumerate(zip(read_rows(file, columns=columns), counts, strict=True)):
+        wrong = "" if found.unreadable else row_problem(row[prompt_key], count)
         text, n_images = _prompt(row[prompt_key])
         tokens = _least_tokens(text, n_images, _size_wh(row.get("reward_model")), processor)
         is_unclear = n_images > 1 and delegated is not None and not found.unclear_image
@@ -177,6 +188,7 @@ def _file_facts(
             most_images=n_images,
             n_over_limit=int(allowed is not None and n_images > allowed),
             unclear_image=_unclear_image(row, number, n_images, delegated or ()) if is_unclear else "",
+            unreadable=wrong and f"row {number}: {wrong}",
         )
     return found
 
@@ -252,6 +264,11 @@ def row_problems(config: DictConfig) -> list[str]:
     for key in DATA_KEYS:
         problems += [
             f"{key}: {problem}" for file in readable_files(config, key) if (problem := _no_prompt(config, file))
+        ]
+        problems += [
+            f"{key}: {file}: {facts.unreadable}"
+            for file, facts in _facts_by_file(config, key).items()
+            if facts.unreadable
         ]
         facts = facts_of(config, key)
         if facts is not None:

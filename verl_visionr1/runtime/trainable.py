@@ -25,6 +25,11 @@ def family_problems(config: DictConfig) -> list[str]:
     if file is None or OmegaConf.select(config, "data.custom_cls.path"):
         return []
     family = FAMILY_OF_TYPE.get(str(_read(file).get("model_type")))
+    if family is not None and family.is_trained and _lacks_processor(config, file.parent):
+        return [
+            f"{MODEL}={OmegaConf.select(config, MODEL)}: no {' or '.join(_PROCESSOR_FILES)} in it, so verl makes no "
+            "processor and cannot train on images; copy it from the model that this one is made of"
+        ]
     if family is None or family.is_trained or makes_processor(file.parent):
         return []
     trained = ", ".join(each.name for each in FAMILIES if each.is_trained)
@@ -32,6 +37,15 @@ def family_problems(config: DictConfig) -> list[str]:
         f"{MODEL}={OmegaConf.select(config, MODEL)}: verl makes no processor for {family.name}, so it cannot train on "
         f"images; score its answers with visionr1 score or eval, or train one of {trained}"
     ]
+
+
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def _lacks_processor(config: DictConfig, folder: Path) -> bool:
+    """Whether a local folder has no settings of a processor; those of the hub's cache may come later."""
+    is_local = Path(str(OmegaConf.select(config, MODEL))).expanduser() == folder
+    return is_local and not any((folder / name).is_file() for name in _PROCESSOR_FILES)
 
 
 def processor_problems(config: DictConfig) -> list[str]:
