@@ -171,3 +171,54 @@ def test_processes_of_a_running_cluster_are_told_the_environment(launcher: Launc
     assert "+visionr1@_global_=[progressive,checks,watchdog,replace_workers,gallery,cluster]" in launcher.overrides
     launcher(RUN_DIR=str(launcher.root / "other"))
     assert not [word for word in launcher.overrides if word.startswith(prefix)]
+
+
+WORDS = {
+    "a rank by default": ("--lora", "LORA", "64", ""),
+    "a rank": ("--lora 16", "LORA", "16", ""),
+    "no rank, but an override": ("--lora trainer.nnodes=1", "LORA", "64", "trainer.nnodes=1"),
+    "a wheel": ("--flash a.whl trainer.nnodes=1", "LAUNCH_FLASH", "a.whl", "trainer.nnodes=1"),
+    "no wheel, but an override": ("--flash trainer.nnodes=1", "LAUNCH_FLASH", "yes", "trainer.nnodes=1"),
+    "a metric": ("--filter-groups f1_50", "FILTER_GROUPS", "f1_50", ""),
+    "no metric, but an override": ("--filter-groups trainer.nnodes=1", "FILTER_GROUPS", "reward", "trainer.nnodes=1"),
+    "a value of its own word": ("--kl off trainer.nnodes=1", "KL_COEF", "off", "trainer.nnodes=1"),
+}
+
+
+@pytest.mark.parametrize(("words", "name", "value", "overrides"), WORDS.values(), ids=WORDS)
+def test_the_value_of_an_option_may_be_a_word_of_its_own(
+    launcher: Launcher, words: str, name: str, value: str, overrides: str
+) -> None:
+    done = launcher.shell(f'launch_options {words}; printf "%s|%s" "${name}" "${{LAUNCH_OVERRIDES[*]}}"')
+    assert done.stdout == f"{value}|{overrides}"
+
+
+def test_the_command_that_makes_a_data_file_names_it(launcher: Launcher) -> None:
+    made = "train_data a.parquet coco.py 'my images' OUT --task both; echo \"${LAUNCH_COMMANDS[$DATA_DIR/a.parquet]}\""
+    words = launcher.shell(made).stdout.split()
+    assert words[0] == "python"
+    assert words[1].endswith("/data_preprocess/coco.py")
+    assert words[2:] == ["'my", "images'", f"{launcher.root}/data/a.parquet", "--task", "both"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "model", "is_there", "is_made"),
+    [("cpu", "run", False, True), ("cpu", "run", True, False), ("cpu", "other", False, False), ("cuda", "run", 0, 0)],
+)
+def test_a_tiny_model_is_made_once_and_only_in_the_run_folder(
+    launcher: Launcher, platform: str, model: str, is_there: bool, is_made: bool
+) -> None:
+    folder = launcher.root / model / "model"
+    if is_there:
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+    launcher.shell(f"PLATFORM={platform} FAMILY=qwen2-vl MODEL_PATH={folder}; launch_make_model")
+    assert [words[1:] for _, words, _ in launcher.calls] == [["random-qwen2-vl", str(folder)]] * is_made
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_only_on_a_cpu_is_verl_told_its_platform(launcher: Launcher, platform: str) -> None:
+    done = launcher.shell(f'PLATFORM={platform}; launch_platform; env; echo "${{CONFIG[*]}}"')
+    assert ("VERL_PLATFORM=cpu" in done.stdout.splitlines()) == (platform == "cpu")
+    assert ("limit_mm_per_prompt={image:1,video:0}" in done.stdout) == (platform == "cuda")
+    assert ("data.val_batch_size=256" in done.stdout) == (platform == "cpu")
