@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from verl_visionr1 import Target
+from verl_visionr1.rewards.context import STATE_FILE
+from verl_visionr1.runtime.checkpoints import TRACKER
 
 SPEC = importlib.util.find_spec("verl")
 CONFIGS = Path(str(SPEC.origin)).parent / "trainer" / "config" if SPEC is not None else Path()
@@ -52,3 +55,13 @@ def row(
 def write(file: Path, rows: Sequence[dict[str, Any]]) -> str:
     pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.Table.from_pylist([row()]).schema), file)
     return str(file)
+
+
+def checkpoint(folder: Path, step: int, total_steps: int | None = None) -> Path:
+    """An empty checkpoint of a step, the one that verl would resume from."""
+    (folder / f"global_step_{step}" / "actor").mkdir(parents=True)
+    (folder / TRACKER).write_text(str(step))
+    if total_steps is not None:
+        state = {"total_steps": total_steps, "step": step}
+        (folder / f"global_step_{step}" / STATE_FILE).write_text(json.dumps(state))
+    return folder / f"global_step_{step}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from run_configs import write
 from typer.testing import CliRunner
 
 from verl_visionr1.cli import app
@@ -102,10 +103,7 @@ BAD = {
     "added twice": (["+data.train_batch_size=3"], "An item is already at 'data.train_batch_size'"),
     "reference to nothing": (["data.val_files=${nothing.here}"], "Interpolation key 'nothing.here' not found"),
     "key of a record": (["+algorithm.adv_estimater=rloo"], "algorithm.adv_estimater: verl has no such key; did you"),
-    "key of a model": (
-        ["+actor_rollout_ref.model.lora_ranks=64"],
-        "actor_rollout_ref.model.lora_ranks: verl has no such",
-    ),
+    "key of a model": (["+actor_rollout_ref.model.lora_ranks=64"], "actor_rollout_ref.model.lora_ranks: verl has no"),
     "a section as text": (["reward.reward_manager=visionr1"], "reward.reward_manager=visionr1: needs keys below it"),
     # verl's own checks.
     "loss that verl does not have": (["actor_rollout_ref.actor.loss_agg_mode=x"], "verl: Invalid loss_agg_mode: x"),
@@ -302,14 +300,10 @@ def test_a_model_without_its_processor(model: Path) -> None:
 
 def test_rows_of_a_run_without_the_plug_in_are_its_own(tmp_path: Path) -> None:
     """A run with verl's own reward: its ground truth is no target."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = tmp_path / "geo3k.parquet"
-    row = {"prompt": [{"role": "user", "content": "1 + 1?"}], "reward_model": {"ground_truth": "2"}, "data_source": "x"}
-    pq.write_table(pa.Table.from_pylist([row] * 512), file)
     from verl_visionr1.runtime.dry_run import dry_run
 
+    row = {"prompt": [{"role": "user", "content": "1 + 1?"}], "reward_model": {"ground_truth": "2"}, "data_source": "x"}
+    file = write(tmp_path / "geo3k.parquet", [row] * 512)
     files = (f"data.train_files={file}", f"data.val_files={file}", "trainer.total_epochs=100")
     assert dry_run([*GOOD[1:], *files]).problems == ()
     assert any("reward_model.g" in problem for problem in dry_run([*GOOD, *files]).problems)

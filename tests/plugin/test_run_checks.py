@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_configs import config_of, row, write
+from run_configs import checkpoint, config_of, row, write
 
 from verl_visionr1 import Target
 from verl_visionr1.conversion.tokens import load_answer_counter
 from verl_visionr1.plugin import data_files
-from verl_visionr1.rewards.context import STATE_FILE
-from verl_visionr1.runtime import agreement, checkpoints, run_checks, run_rows
+from verl_visionr1.runtime import run_checks
 from verl_visionr1.runtime.run_length import RunLength, length_of
 from verl_visionr1.runtime.run_rows import answer_notes, facts_of
 
@@ -142,66 +138,6 @@ def test_what_cannot_be_meant_is_one_line(tmp_path: Path, rows: list, overrides:
     assert all("\n" not in problem for problem in found)
 
 
-GOOD_ROW = row()
-NOBODY = {**GOOD_ROW, "prompt": [{"role": "user", "content": "Where is the cat?"}]}
-UNREADABLE = {  # rows -> what is said of the file
-    "two places for one image": (
-        [{**row(n_images=2), "images": ["a.png"]}],
-        "row 0: its prompt has 2 <image> for 1 im",
-    ),
-    "an image without a place": ([GOOD_ROW, NOBODY], "row 1: its prompt has 0 <image> for 1 images"),
-    "a place without an image": (
-        [GOOD_ROW, {**GOOD_ROW, "images": []}],
-        "row 1: its prompt has 1 <image> for 0 images",
-    ),
-    "null": ([GOOD_ROW, {**GOOD_ROW, "images": None}], "row 1: its prompt has 1 <image> for 0 images"),
-    "no column": (
-        [{key: GOOD_ROW[key] for key in GOOD_ROW if key != "images"}],
-        "row 0: its prompt has 1 <image> for 0",
-    ),
-    "no prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": None}], "row 1: its prompt is None: verl needs a list"),
-    "an empty prompt": ([GOOD_ROW, {**GOOD_ROW, "prompt": []}], "row 1: its prompt is []: verl needs a list"),
-    "a text as prompt": ([{**GOOD_ROW, "prompt": "<image>Where?"}], "column prompt has string: verl needs a list"),
-    "a text as images": ([{**GOOD_ROW, "images": "a.png"}], "column images has string: verl needs a list of images"),
-    "bare bytes": ([{**GOOD_ROW, "images": [b"x"]}], "column images has bare bytes"),
-    "records of paths": ([{**GOOD_ROW, "images": [{"path": "a.png"}]}], "column images has records of path"),
-}
-READABLE = {
-    "paths": [GOOD_ROW],
-    "bytes and paths": [{**GOOD_ROW, "images": [{"bytes": b"x", "path": "a.png"}]}],
-    "records": [{**GOOD_ROW, "images": [{"image": "a.png"}]}],
-    "bytes": [{**GOOD_ROW, "images": [{"bytes": b"x"}]}],
-    "text alone": [{**NOBODY, "images": None}],
-    "one with, one without": [GOOD_ROW, {**NOBODY, "images": None}],
-    "a video": [{**NOBODY, "images": None, "videos": ["a.mp4"], "prompt": [{"role": "user", "content": "<video>?"}]}],
-    "parts": [{**NOBODY, "images": None, "prompt": [{"role": "user", "content": [{"type": "image", "image": "a"}]}]}],
-}
-
-
-def unreadable(folder: Path, rows: list[dict[str, Any]], *overrides: str) -> list[str]:
-    file = folder / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return run_rows.row_problems(config_of(f"data.train_files={file}", *overrides))
-
-
-@pytest.mark.parametrize(("rows", "message"), UNREADABLE.values(), ids=UNREADABLE)
-def test_rows_that_verl_cannot_read(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
-    (found,) = unreadable(tmp_path, rows)
-    assert found.startswith(f"data.train_files: {tmp_path}/rows.parquet: {message}")
-    assert unreadable(tmp_path, rows, "data.custom_cls.path=mine.py") == [], "another data set may read them"
-
-
-@pytest.mark.parametrize("rows", READABLE.values(), ids=READABLE)
-def test_rows_that_verl_reads(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    assert unreadable(tmp_path, rows) == []
-
-
-def test_another_budget_of_pixels_is_not_guessed(tmp_path: Path) -> None:
-    size = "data.mm_processor_kwargs.size.longest_edge=200704"
-    assert unreadable(tmp_path, [row((1000, 1000))], size) == []
-    assert len(unreadable(tmp_path, [row((1000, 1000))])) == 1
-
-
 FINE = {  # rows, overrides
     "fetches that verl makes one by one: it refills": (
         [row()] * 40,
@@ -268,15 +204,6 @@ def test_prompts_are_measured(
     assert (facts.n_rows, facts.n_overlong) == (9, 9 if is_long else 0)
 
 
-def checkpoint(folder: Path, step: int, total_steps: int | None = None) -> Path:
-    (folder / f"global_step_{step}" / "actor").mkdir(parents=True)
-    (folder / checkpoints.TRACKER).write_text(str(step))
-    if total_steps is not None:
-        state = {"total_steps": total_steps, "step": step}
-        (folder / f"global_step_{step}" / STATE_FILE).write_text(json.dumps(state))
-    return folder / f"global_step_{step}"
-
-
 def test_a_run_that_has_come_to_its_end(tmp_path: Path) -> None:
     checkpoint(tmp_path, 100)
     run = (f"trainer.default_local_dir={tmp_path}", "trainer.total_training_steps=100")
@@ -303,59 +230,6 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     missing.mkdir()
     assert of(missing) == [f"trainer.resume_from_path={missing}: no actor/ in it, so no checkpoint"]
     assert of(checkpoint(tmp_path, 8)) == []
-
-
-def saved(folder: Path, n_workers: int, without: str = "") -> Path:
-    """A checkpoint of step 4 with all parts of its workers, but one."""
-    step = checkpoint(folder, 4)
-    for kind in checkpoints.KINDS:
-        for rank in range(n_workers):
-            checkpoints.shard_file(step / "actor", kind, n_workers, rank).write_bytes(b"x")
-    if without:
-        (step / "actor" / without).unlink()
-    return step
-
-
-PARTS = ("", "model_world_size_8_rank_5.pt", "optim_world_size_8_rank_0.pt", "extra_state_world_size_8_rank_7.pt")
-
-
-@pytest.mark.parametrize("without", PARTS)
-def test_a_checkpoint_without_a_part_is_no_start(tmp_path: Path, without: str) -> None:
-    step = saved(tmp_path, 8, without)
-    found = checkpoints.resume_problems(config_of(f"trainer.default_local_dir={tmp_path}"))
-    assert [problem.partition(":")[0] for problem in found] == ([str(step / "actor" / without)] if without else [])
-    weights = "actor_rollout_ref.actor.checkpoint.load_contents=[model]"
-    found = checkpoints.resume_problems(config_of(f"trainer.default_local_dir={tmp_path}", weights))
-    assert bool(found) == without.startswith("model")
-    several = config_of(f"trainer.default_local_dir={tmp_path}", "trainer.nnodes=2", "trainer.n_gpus_per_node=4")
-    assert checkpoints.resume_problems(several) == [], "the other machine may have it"
-
-
-@pytest.mark.parametrize("text", ["", "last", "4.0"])
-def test_a_tracker_that_names_no_step(tmp_path: Path, text: str) -> None:
-    saved(tmp_path, 8)
-    (tmp_path / checkpoints.TRACKER).write_text(text)
-    (found,) = checkpoints.resume_problems(config_of(f"trainer.default_local_dir={tmp_path}"))
-    assert found.startswith(f"{tmp_path / checkpoints.TRACKER}: {text!r} ")
-
-
-def test_checkpoints_that_a_run_passes_by(tmp_path: Path) -> None:
-    step = saved(tmp_path, 8)
-    run = f"trainer.default_local_dir={tmp_path}"
-    assert checkpoints.resume_notes(config_of(run)) == []
-    (note,) = checkpoints.resume_notes(config_of(run, f"trainer.resume_from_path={step}"))
-    assert note.startswith(f"trainer.resume_from_path={step}: ignored with trainer.resume_mode=auto")
-    (tmp_path / checkpoints.TRACKER).write_text("9")
-    (note,) = checkpoints.resume_notes(config_of(run))
-    assert note.startswith(f"{tmp_path}: holds checkpoints")
-
-
-@pytest.mark.parametrize("path", ["/x/global_step_4/", "/x/global_step_4/actor", "/x/global_step_last", "/x"])
-def test_a_path_whose_step_verl_cannot_read(path: str) -> None:
-    run = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}")
-    found = [problem for problem in agreement.agreement_problems(config_of(*run)) if "trainer.resume" in problem]
-    assert len(found) == 1
-    assert path in found[0]
 
 
 def test_fewer_steps_than_the_checkpoint_counted_are_said_before_the_start(tmp_path: Path) -> None:
