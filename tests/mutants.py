@@ -39,7 +39,7 @@ AREAS = {  # area -> files -> stems of the test files that are for them; `*`: th
     },
     "plugin": {
         "verl_visionr1/plugin/*.py": "plugin plugin_settings progress reward_path several_images verl_hooks preflight "
-        "extensions run_alarms"
+        "extensions run_alarms turns run_record"
     },
     "launcher": {"recipes/[lsi]*.sh": "launch launch_command"},  # launch, settings, inputs
 }

@@ -107,6 +107,19 @@ def test_a_run_that_is_resumed_with_fewer_steps_says_what_it_will_not_reach() ->
     assert (decided.warn(), decided.rule(126).stage) == ([], 1)
 
 
+OFF = {"schedule": {"kind": "off"}}
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize(("before", "after"), [({}, OFF), (OFF, {}), (OFF, OFF)], ids=["now", "before", "always"])
+def test_without_a_schedule_no_total_is_kept(before: dict, after: dict) -> None:
+    """Neither of the run that had none, nor by one that has none."""
+    resumed = progress(250, **after)
+    resumed.restore(progress(1000, **before).state(100))
+    assert resumed.total_steps == (None if after else 250)
+    assert resumed.warn() == []
+
+
 UNREACHED = {
     "too short": ({"schedule": {"at": 0.9}}, 5, ["stage 1"]),
     "meant never to come": ({"schedule": {"at": 1.0}}, 5, []),
