@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -78,18 +79,24 @@ def mean_of(arm: str, metric: str, sets: Sets) -> float:
 
 
 def difference(arm: str, baseline: str, metric: str, sets: Sets) -> Difference:
-    """Return an arm minus its baseline; a baseline with one seed (a start) is compared with every seed of the arm."""
+    """Return an arm minus its baseline."""
     means, bases = means_of(arm, metric, sets), means_of(baseline, metric, sets)
     value = float(np.mean(means) - np.mean(bases))
     low, high = np.quantile(_over_prompts(arm, baseline, metric, sets), [0.025, 0.975])
     seeds = float(np.hypot(seed_error(arm, metric, sets), seed_error(baseline, metric, sets)))
-    paired = zip(means, bases if len(bases) == len(means) else [float(np.mean(bases))] * len(means), strict=True)
     return Difference(
         value=value,
         low=value - float(np.hypot(value - low, seeds)),
         high=value + float(np.hypot(high - value, seeds)),
-        seeds=tuple(ours - theirs for ours, theirs in paired),
+        seeds=_each_seed(means, bases, is_start=METHODS[baseline] == "none"),
     )
+
+
+def _each_seed(means: Sequence[float], bases: Sequence[float], *, is_start: bool) -> tuple[float, ...]:
+    """Return differences seed by seed; of unequal numbers, those of the fewer seeds to the mean of the others."""
+    n = len(means) if is_start else min(len(means), len(bases))
+    ours, theirs = (each if len(each) == n else [float(np.mean(each))] * n for each in (means, bases))
+    return tuple(a - b for a, b in zip(ours, theirs, strict=True))
 
 
 def seed_error(arm: str, metric: str, sets: Sets) -> float:

@@ -129,10 +129,9 @@ def page(figures: Sequence[str]) -> str:
 
 
 SUMMARY = (
-    ("reward", "reward"),
+    ("reward, by the last thresholds", "reward"),
     ("F1 at IoU .5", "f1_50"),
     ("mean IoU", "iou_mean"),
-    ("format", "format"),
     ("boxes per object (best: 1)", "boxes_per_target"),
     ("AP", "AP"),
 )
@@ -142,7 +141,8 @@ OTHERS = (
     ("left: no schedule", "off", "rl"),
     ("left: VLM-R1's `od_ap` as released", "ap-released", "rl"),
     ("left: recall alone as the reward", "recall-alone", "rl"),
-    ("from a start without those habits", "able", "rl-able"),
+    ("from a start without planted habits", "able", "rl-able"),
+    ("from that start; left: SFT", "sft-able", "rl-able"),
 )
 """README's rows of other arms: what is compared, the arm in the left column, the one in the right."""
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
