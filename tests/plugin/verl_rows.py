@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +47,9 @@ def model_folder(folder: Path, model_type: str = "qwen2_5_vl") -> str:
     return str(folder)
 
 
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
-
-
 def manager(compute_score: object = None, **more: Any) -> Any:
     from verl_visionr1.plugin.reward_manager import VisionR1RewardManager
 
-    asyncio.set_event_loop(_loop())  # a test before may have left a closed one, as those in a browser do
     return VisionR1RewardManager(config_of(**more), CharTokenizer(), compute_score)
 
 
