@@ -24,6 +24,8 @@ PLACEHOLDERS = ("<image>", "<video>", "<audio>")
 """Texts at which verl splits a prompt; a question must not contain one."""
 METADATA_KEY = b"visionr1"
 """Key of the provenance (JSON) in the parquet metadata."""
+TRUTH_KEY = "reward_model.ground_truth"
+"""Column of the ground truth, as messages name it."""
 SCHEMA_VERSION = 1
 CONVERT_AGAIN = "convert it again with `visionr1 convert`"
 """Advice for a file that is not in this module's format."""
@@ -94,10 +96,13 @@ def target_of(row: Mapping[str, Any]) -> Target:
     """
     truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], Mapping) else None
     if truth is None:
-        raise TargetError("ground truth is null")
+        raise TargetError(f"{TRUTH_KEY} is null")
     if not isinstance(truth, str):
-        raise TargetError(f"ground truth {str(truth)[:120]!r} is of type {type(truth).__name__}: needs a JSON text")
-    return Target.from_json(truth)
+        raise TargetError(f"{TRUTH_KEY} {str(truth)[:120]!r} is of type {type(truth).__name__}: needs a JSON text")
+    try:
+        return Target.from_json(truth)
+    except TargetError as error:
+        raise TargetError(f"{TRUTH_KEY}{str(error).removeprefix('ground truth')}") from None
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:

@@ -143,10 +143,10 @@ FINE = "<image>?"
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"reward_model": truths(GOOD, "{'a': 1}", GOOD)}, "row 1: reward_model.ground truth \"{'a': 1}\": JSON is"),
-        ({"reward_model": truths(GOOD, GOOD, None)}, "row 2: reward_model.ground truth is null"),
+        ({"reward_model": truths(GOOD, "{'a': 1}", GOOD)}, "row 1: reward_model.ground_truth \"{'a': 1}\": JSON is"),
+        ({"reward_model": truths(GOOD, GOOD, None)}, "row 2: reward_model.ground_truth is null"),
         ({"reward_model": truths('{"task":"x","size_wh":[1,1]}', GOOD, GOOD)}, "row 0: reward_model"),
-        ({"reward_model": [None] * 3}, "row 0: reward_model.ground truth is null"),
+        ({"reward_model": [None] * 3}, "row 0: reward_model.ground_truth is null"),
         ({"reward_model": pa.array([{"style": "rule", "ground_truth": 3}] * 3)}, "column 'reward_model' is struct<"),
         ({"reward_model": None}, "no column 'reward_model' (it has data_source, prompt"),
         ({"images": None}, "no column 'images'"),
@@ -194,7 +194,7 @@ def test_check_parquet_names_file_problems(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reward_model", ["text", {"ground_truth": {"boxes": []}}, {"ground_truth": 7}, {}, None])
 def test_ground_truth_of_another_project(reward_model: Any) -> None:
-    with pytest.raises(TargetError, match=r"ground truth (is null|.* is of type \w+: needs a JSON text)"):
+    with pytest.raises(TargetError, match=r"reward_model\.ground_truth (is null|.* is of type \w+: needs a JSON text)"):
         target_of({"reward_model": reward_model})
 
 

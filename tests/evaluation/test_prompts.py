@@ -142,7 +142,7 @@ def test_rows_that_no_model_can_be_shown(tmp_path: Path) -> None:
     for name in ("gone.png", "text.png", "cut.png", "thin.png"):
         with pytest.raises(RowError, match=r"v\.parquet: row 3: its image cannot be loaded"):
             prompts.question(Asked(Path("v.parquet"), 3, row_of(3, [str(tmp_path / name)])))
-    with pytest.raises(RowError, match=r"v\.parquet: row 3: reward_model\.ground truth is null"):
+    with pytest.raises(RowError, match=r"v\.parquet: row 3: reward_model\.ground_truth is null"):
         prompts.question(Asked(Path("v.parquet"), 3, row_of(3, [str(picture)], truth=None)))
     many = row_of(3, [str(picture)] * 9, "<image>" * 9)
     with pytest.raises(RowError, match="9 images; at most 8"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ BAD_SETTINGS = {
         {"presets": {"a": {"schedule": {"kind": "gated", "gate": {"bar": 0.5}}}}},
         "visionr1.presets.a.schedule.kind = 'gated': a gate belongs to the run",
     ),
-    "a preset over nothing": ({"presets": {"a": {"base": "b"}}}, "visionr1.presets.a.preset = 'b': needs one of"),
+    "a preset over nothing": ({"presets": {"a": {"base": "b"}}}, "visionr1.presets.a.base = 'b': needs one of"),
     "unknown gate": (
         {"schedule": {"kind": "gated", "gate": {"br": 1}}},
         "visionr1.schedule.gate.br: unknown key; did you mean bar?",
@@ -76,6 +77,31 @@ BAD_SETTINGS = {
     "alarms as a number": ({"alarms": 3}, "visionr1.alarms = 3: needs one of off"),
     "no mapping": (3, "visionr1=3: needs keys below it"),
 }
+
+
+WRONG_BASES = {  # settings with FILE, text of the file -> start of the error after "visionr1."
+    "of a file": ({"preset": "FILE"}, "base: visionr11", "preset: FILE: base = 'visionr11': needs one of"),
+    "of a file that is a base": (
+        {"presets": {"strict": {"base": "FILE"}}},
+        "base: visionr11",
+        "presets.strict.base: FILE: base = 'visionr11': needs one of",
+    ),
+    "of a file that is routed to": (
+        {"routes": {"task": {"counting": "FILE"}}},
+        "base: visionr11",
+        "routes.task.counting: FILE: base = 'visionr11': needs one of",
+    ),
+    "a weight in a file": ({"preset": "FILE"}, "weights: {recal: 1}", "preset: FILE: weights = 'recal'"),
+}
+
+
+@pytest.mark.parametrize(("plain", "text", "message"), WRONG_BASES.values(), ids=WRONG_BASES)
+def test_a_wrong_base_names_its_file_and_key(tmp_path: Path, plain: dict, text: str, message: str) -> None:
+    file = tmp_path / "strict.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        checked(json.loads(json.dumps(plain).replace("FILE", str(file))))
+    assert str(caught.value).startswith(f"reward.reward_kwargs.visionr1.{message.replace('FILE', str(file))}")
 
 
 @pytest.mark.parametrize(("plain", "message"), BAD_SETTINGS.values(), ids=BAD_SETTINGS.keys())

@@ -130,7 +130,7 @@ def test_malformed_ground_truth_names_file_row_and_value(problems: Callable[...,
         "extra_info": {"split": "train", "index": 0},
     }
     pq.write_table(pa.Table.from_pylist([row]), file)
-    found = [problem for problem in problems(f"data.train_files={file}") if "ground truth" in problem]
+    found = [problem for problem in problems(f"data.train_files={file}") if "ground_truth" in problem]
     assert found, problems(f"data.train_files={file}")
     assert str(file) in found[0]
 

@@ -204,7 +204,7 @@ def test_bad_rows_fail_or_are_skipped(tmp_path: Path) -> None:
     dump = a_dump(tmp_path / "1.jsonl", rows[:3])
     with open(dump, "a") as lines:
         lines.write("broken\n")
-    with pytest.raises(RowError, match=r"d\.parquet: row 3: reward_model\.ground truth '42'.*convert it again"):
+    with pytest.raises(RowError, match=r"d\.parquet: row 3: reward_model\.ground_truth '42'.*convert it again"):
         read_training_rows([file])
     result = run(dump, "--data", file, "--on-error", "skip", "--json", "--out", tmp_path / "out" / "o.parquet")
     report = json.loads(result.stdout)

@@ -11,7 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_visionr1.plugin.data_files import readable_files
+from verl_visionr1.plugin.data_files import DATA_KEYS, complete_files, readable_files
+from verl_visionr1.plugin.run_facts import has_callback
 from verl_visionr1.rewards.routing import is_delegated
 from verl_visionr1.rows import RowsError, read_rows
 
@@ -37,6 +38,18 @@ def delegation_problems(config: DictConfig, delegate: Sequence[str]) -> list[str
         f"{KEY}: verl's compute_score does not know data source {source!r}; set reward.custom_reward_function.path"
         for source in sources
         if not _is_known(source)
+    ]
+
+
+def delegation_notes(config: DictConfig, delegate: Sequence[str]) -> list[str]:
+    """Patterns that fit no row of the data; none if a file is not readable here."""
+    if not delegate or not all(complete_files(config, key) for key in DATA_KEYS):
+        return []
+    sources = set(_sources(config))
+    return [
+        f"{KEY}: {pattern!r} fits no row; the data sources are {', '.join(sorted(sources))}"
+        for pattern in delegate
+        if sources and not any(is_delegated([pattern], source) for source in sources)
     ]
 
 
@@ -85,7 +98,8 @@ def manager_problem(config: DictConfig) -> str | None:
         return f"reward.reward_manager={manager}: needs keys below it; set reward.reward_manager.name=visionr1"
     if OmegaConf.select(config, KEY.removesuffix(".delegate")) is None or is_own_manager(config):
         return None
-    return f"reward.reward_manager.name={manager.get('name')}: not visionr1; add +visionr1@_global_=progressive"
+    remedy = "leave it out" if has_callback(config) else "add +visionr1@_global_=progressive"
+    return f"reward.reward_manager.name={manager.get('name')}: not visionr1; {remedy}"
 
 
 def reward_model_problem(config: DictConfig) -> str | None:

@@ -5,7 +5,8 @@ The checks of the rest of a run are in `verl_visionr1.runtime.preflight`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from verl_visionr1.plugin.extensions import load_extensions
 from verl_visionr1.plugin.turns import turns_problem
 from verl_visionr1.rewards import RewardError, Routes
 from verl_visionr1.rewards.routing import is_delegated
-from verl_visionr1.rows import CONVERT_AGAIN, RowsError, open_parquet, read_rows, target_of
+from verl_visionr1.rows import CONVERT_AGAIN, METADATA_KEY, RowsError, open_parquet, read_rows, target_of
 from verl_visionr1.targets import TargetError
 
 
@@ -103,7 +104,7 @@ def _check_data(config: DictConfig, settings: Settings) -> list[str]:
 def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> str | None:
     """Why the reward cannot score a file. Checks less than `tools.doctor`: other columns are the user's."""
     columns = ["reward_model", *(["data_source"] if routes.by_source or delegate else []), *routes.column[:1]]
-    number = -1
+    number, row = -1, dict[str, Any]()
     try:
         for row in read_rows(file, columns=columns):
             number += 1
@@ -113,10 +114,25 @@ def _file_problem(file: Path, routes: Routes, delegate: Sequence[str] = ()) -> s
     except RowsError as error:
         return str(error)
     except TargetError as error:
-        return f"{file}: row {number}: reward_model.{error}; {CONVERT_AGAIN}"
+        return f"{file}: row {number}: {error}; {_advice(file, number, row)}"
     except RewardError as error:
         return f"{file}: row {number}: {error}; change {PREFIX}.routes, or the row"
     return None
+
+
+def _advice(file: Path, number: int, row: Mapping[str, Any]) -> str:
+    """What to do about a ground truth that is no target: convert the file, or leave its rows to verl's own reward."""
+    with open_parquet(file) as parquet:
+        names, metadata = parquet.schema_arrow.names, parquet.schema_arrow.metadata or {}
+    truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], Mapping) else None
+    is_target = isinstance(truth, str) and truth.lstrip().startswith("{")
+    if "data_source" not in names or (is_target and METADATA_KEY in metadata):
+        return CONVERT_AGAIN
+    source = next(islice(read_rows(file, columns=["data_source"]), number, None))["data_source"]
+    return (
+        f"convert the file with `visionr1 convert`, or set {delegation.KEY}=[{source}] to score these rows by verl's "
+        "own reward"
+    )
 
 
 def _image_problem(file: Path, image_key: str) -> str | None:

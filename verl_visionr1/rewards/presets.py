@@ -39,17 +39,29 @@ def find_preset(spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
     Raises:
         RewardError: no such preset or file, or wrong settings.
     """
-    return _find(spec, known, MAX_BASES)
+    return _find(spec, known, MAX_BASES, "preset")
 
 
-def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
+def find_preset_of(key: str, spec: str, known: Mapping[str, Preset] = PRESETS) -> Preset:
+    """Find the preset that a key names; errors begin with the key.
+
+    Raises:
+        RewardError: see `find_preset`.
+    """
+    try:
+        return _find(spec, known, MAX_BASES, key)
+    except RewardError as error:
+        raise RewardError(str(error) if str(error).startswith(f"{key} = ") else f"{key}: {error}") from None
+
+
+def _find(spec: str, known: Mapping[str, Preset], bases_left: int, key: str) -> Preset:
     if not isinstance(spec, str) or not spec.endswith((".yaml", ".yml")):  # pyright: ignore[reportUnnecessaryIsInstance]
-        require_one_of("preset", spec, known)
+        require_one_of(key, spec, known)
         return known[spec]
     if not bases_left:
         raise RewardError(f"base = {spec!r}: a chain of more than {MAX_BASES} files; check for circular bases")
     settings = read_settings(spec)
-    base = _find(_base_name(settings), known, bases_left - 1)
+    base = _find(_base_name(settings), known, bases_left - 1, f"{spec}: base")
     try:
         return _build_over(settings, base)
     except ValueError as error:
@@ -58,7 +70,7 @@ def _find(spec: str, known: Mapping[str, Preset], bases_left: int) -> Preset:
 
 def build_preset(settings: PresetSettings, known: Mapping[str, Preset] = PRESETS) -> Preset:
     """Build the preset of the settings on their base (default: "visionr1")."""
-    return _build_over(settings, find_preset(_base_name(settings), known))
+    return _build_over(settings, find_preset_of("base", _base_name(settings), known))
 
 
 def _base_name(settings: PresetSettings) -> str:

@@ -163,7 +163,7 @@ class _Reader:
         try:
             return target_of(row)
         except TargetError as error:
-            failure = RowError("ground truth", f"{where}: reward_model.{error}; {CONVERT_AGAIN}")
+            failure = RowError("ground truth", f"{where}: {error}; {CONVERT_AGAIN}")
         if self.on_error == "fail":
             raise failure
         self.skipped.skip(str(failure))

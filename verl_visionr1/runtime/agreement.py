@@ -159,13 +159,22 @@ def _batches(config: DictConfig) -> Iterator[str]:
     if mini * n % parallel:
         yield (
             f"{ACTOR}.ppo_mini_batch_size={mini} x {ROLLOUT}.n={n} = {mini * n} answers: need a multiple of "
-            f"{parallel}, the training workers, for example {_nearest_mini(mini, n, parallel)}"
+            f"{parallel}, the training workers, for example {_nearest_batches(config, parallel)}"
         )
 
 
-def _nearest_mini(mini: int, n: int, parallel: int) -> str:
-    step = parallel // math.gcd(n, parallel)
-    return f"ppo_mini_batch_size={max(round(mini / step), 1) * step}"
+def _nearest_batches(config: DictConfig, parallel: int) -> str:
+    """The nearest mini-batch that the workers share, and the nearest batch where it needs another one, too."""
+    batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini = _nearest(config.actor_rollout_ref.actor.ppo_mini_batch_size, parallel // math.gcd(n, parallel))
+    workers = workers_of(config)
+    fitting = _nearest(batch, math.lcm(mini, workers // math.gcd(n, workers)))
+    beside = "" if batch * n % workers == 0 and batch >= mini else f" and data.train_batch_size={fitting}"
+    return f"ppo_mini_batch_size={mini}{beside}"
+
+
+def _nearest(number: int, step: int) -> int:
+    return max(round(number / step), 1) * step
 
 
 def _micro_batches(config: DictConfig) -> Iterator[str]:

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_visionr1.plugin.config import PREFIX, Settings
 from verl_visionr1.plugin.data_files import DATA_KEYS
 
 CONFIG_MODULE, CONFIG_NAME = "verl.trainer.config", "ppo_trainer"
@@ -177,6 +178,9 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
     key = _UNKNOWN_KEY.search(text)
     if key is None:
         return text
+    missing = next((override for override in overrides if _lacks_pluses(override, key.group(1))), None)
+    if missing is not None:
+        return f"{_APPENDING.sub('', text).removesuffix('.')}; write ++{missing}"
     groups = [override for override in overrides if "@" in override.partition("=")[0]]
     try:
         known = [name for name, _ in leaves(_compose(groups))]
@@ -184,6 +188,17 @@ def _line(error: Exception, overrides: Sequence[str]) -> str:
         return text
     near = "" if key.group(1) in known else _nearest(key.group(1), known)
     return f"{_APPENDING.sub('', text).removesuffix('.') if near else text}{near}"
+
+
+def _lacks_pluses(override: str, key: str) -> bool:
+    """Whether an override adds names of the user's below a known setting of the plug-in, which needs ++."""
+    section = key.removeprefix(f"{PREFIX}.").partition(".")[0]
+    is_known = key.startswith(f"{PREFIX}.") and section in Settings.__struct_fields__
+    return is_known and override.startswith(f"{key}=") and (override.startswith(f"{key}={{") or section in _OPEN)
+
+
+_OPEN = ("criteria", "presets", "extensions")
+"""Settings whose keys are names that the user chooses."""
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -228,7 +228,8 @@ def _plugin(config: DictConfig, notes: list[str]) -> list[str]:
         makes.append(lambda: frame_of(settings, json.loads(file.read_text())))
     if steps_of(config) is None and not settings.is_off and settings.total_steps is None:
         notes.append(
-            "trainer.total_training_steps=null and no data here: the step at which thresholds tighten is unknown"
+            "trainer.total_training_steps=null, and the rows of data.train_files cannot be counted here: the step at "
+            "which thresholds tighten is unknown"
         )
     return [message for make in makes if (message := composing.error_message(make))] + parts.hook_problems(
         config, settings

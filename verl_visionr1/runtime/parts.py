@@ -36,10 +36,31 @@ def loading_problems(config: DictConfig) -> list[str]:
         path, name = OmegaConf.select(config, f"{key}.path"), OmegaConf.select(config, f"{key}.name")
         if path and name:
             makes[f"{key}.path={path}"] = lambda path=path, name=name: load_extern_object(path, name)
+        elif path:
+            makes[f"{key}.name={name}"] = lambda path=path: _refuse_nameless(path)
+    if OmegaConf.select(config, "data.custom_cls.name"):
+        makes[f"data.custom_cls.name={config.data.custom_cls.name}"] = lambda: _check_data_set(config)
     makes[f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}"] = lambda: _trainer(config)
     makes[f"algorithm.adv_estimator={config.algorithm.adv_estimator}"] = lambda: _estimator(config)
     found = {what: error_message(make) for what, make in makes.items()}
     return [f"{what}: {message}" for what, message in found.items() if message] + [*_loggers(config)]
+
+
+def _refuse_nameless(path: str) -> None:
+    raise ValueError(f"needs the name of what {path} defines")
+
+
+def _check_data_set(config: DictConfig) -> None:
+    """`get_dataset_class`; a file or class that is not there is named beside its path."""
+    from torch.utils.data import Dataset
+    from verl.utils.import_utils import load_extern_object
+
+    path, name = config.data.custom_cls.path, config.data.custom_cls.name
+    if not path or error_message(lambda: load_extern_object(path, name)):
+        return
+    loaded = load_extern_object(path, name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Dataset)):
+        raise TypeError("not a torch.utils.data.Dataset, which verl needs; derive the class from verl's RLHFDataset")
 
 
 def _trainer(config: DictConfig) -> object:

@@ -144,9 +144,12 @@ def processor_of(config: DictConfig) -> ImageProcessor | None:
 
 def guess_family(config: DictConfig, settings: Settings) -> str | None:
     """Name of the frame of the run's model, without using a hub; None if not known yet."""
+    return model_family(config) if settings.frame == "auto" else settings.frame
+
+
+def model_family(config: DictConfig) -> str | None:
+    """Name of the frame that the run's model writes, without using a hub; None if not known yet, "" if unknown."""
     path = str(OmegaConf.select(config, "actor_rollout_ref.model.path"))
-    if settings.frame != "auto":
-        return settings.frame
     model_type = model_type_of(path)
     if model_type is not None:
         return MODEL_TYPE_FRAMES.get(model_type, "")

@@ -243,7 +243,7 @@ def _ground_truth(row: Mapping[str, Any], where: str) -> str:
     try:
         target_of(row)
     except TargetError as error:
-        raise RowError("ground truth", f"{where}: reward_model.{error}") from None
+        raise RowError("ground truth", f"{where}: {error}") from None
     return row["reward_model"]["ground_truth"]
 
 

@@ -186,7 +186,7 @@ def _row_problems(row: Mapping[str, Any], images: bool, delegate: Sequence[str])
             target_of(row)
     except TargetError as error:
         advice = f"or, if verl's own reward scores {row['data_source']!r} (visionr1.delegate), give --delegate"
-        yield "unreadable truth", f"reward_model.{error}; {CONVERT_AGAIN}, {advice}"
+        yield "unreadable truth", f"{error}; {CONVERT_AGAIN}, {advice}"
     turns = row["prompt"]
     if not turns or any(turn is None or turn["content"] is None for turn in turns):
         yield "malformed prompt", f"prompt = {str(turns)[:80]}: needs turns with a role and a text; {CONVERT_AGAIN}"
