@@ -2,7 +2,8 @@
 
     python docs/example/restore.py outputs/tiny_visionr1_cpu
 
-unpacks its three validations and its metrics, and draws the 200 held-out scenes again (the same bytes as in the run).
+unpacks its three validations and its metrics, writes its run record, and draws the 200 held-out scenes again (the same
+bytes as in the run).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def restore(run_dir: Path) -> Path:
         The parquet of the held-out rows, `run_dir/data/val.parquet`.
     """
     unpack(run_dir)
-    return draw_scenes(run_dir / "data", n_val=200)
+    data = draw_scenes(run_dir / "data", n_val=200)
+    write_record(run_dir, data)
+    return data
 
 
 def unpack(run_dir: Path) -> None:
@@ -41,6 +44,24 @@ def unpack(run_dir: Path) -> None:
         file = run_dir / place
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.decompress((HERE / name).read_bytes()))
+
+
+def write_record(run_dir: Path, data: Path) -> None:
+    """Write visionr1_run.json with the run's settings, from which all tools know preset, frame, steps and images."""
+    from verl_visionr1.rewards import PRESETS, Routes
+    from verl_visionr1.rollouts.run import Start, presets_of, write_run
+
+    start = Start(
+        **presets_of(Routes(PRESETS["visionr1"]), "qwen3-vl"),
+        frame="qwen3-vl",
+        total_steps=22,
+        n_steps=22,
+        max_tokens=80,
+        val_files=[str(data.absolute())],
+        validation_dir=str(run_dir.absolute() / "validation"),
+        checkpoint_dir=str(run_dir.absolute() / "checkpoints"),
+    )
+    write_run(start)
 
 
 def draw_scenes(folder: Path, n_val: int) -> Path:

@@ -28,8 +28,9 @@ def main() -> None:
     """Write gallery-light.png and gallery-dark.png."""
     with tempfile.TemporaryDirectory() as folder, opened_browser() as page:
         run = Path(folder) / "tiny_visionr1_cpu"
-        data, out = restore.restore(run), Path(folder) / "gallery.html"
-        words = [run, "--data", data, "--frame", "qwen3-vl", "--total-steps", "22", "--out", out]
+        restore.restore(run)
+        out = Path(folder) / "gallery.html"
+        words = [run, "--out", out]
         subprocess.run(["visionr1", "gallery", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         for theme in ("light", "dark"):
             page.look(*SIZE_WH, theme)

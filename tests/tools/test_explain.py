@@ -211,6 +211,7 @@ def test_an_answer_of_ones_own_to_a_row_of_the_data(tmp_path: Path) -> None:
         ((dump, "--row", 2), "line 2: gts is null"),
         ((data, "--row", 1, "--text", "x", "--target", TARGET.to_json()), "--target"),
         ((data, "--text", "x"), "--row"),
+        ((data, "--row", 1), "--text ANSWER"),
     ):
         failed = run(*arguments)
         assert failed.exit_code == 2
@@ -316,3 +317,4 @@ def test_another_reward_of_the_run_is_told_at_once(tmp_path: Path, saved: float,
     dump.write_text(json.dumps({"input": "?", "output": PERFECT, "gts": TARGET.to_json(), "score": saved, "step": 1}))
     lines = run(str(dump), "--row", 1, "--frame", "original").output.splitlines()
     assert f"the run gave {saved:g}" in lines[at], lines
+    assert ("recomputed 1:" in lines[at]) is (saved != 1.0)

@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_visionr1 import FRAMES, PRESETS, Target
-from verl_visionr1.answers import FORMATS, Defect
+from verl_visionr1.answers import FORMATS, Answer, Defect
 from verl_visionr1.masks import Mask
 from verl_visionr1.rewards import Criterion
 from verl_visionr1.targets import TASKS
@@ -159,7 +159,22 @@ def test_a_criterion_of_form_is_named_where_no_content_could_satisfy_it() -> Non
         return 0.0
 
     preset = replace(PRESETS["visionr1"], criteria=(*PRESETS["visionr1"].criteria, Criterion("rhymes", rhymes)))
-    assert cause(PERFECT, preset=preset).startswith("criterion rhymes gives 0.00 whatever the content: 1.0 iff the ans")
+    found = cause_of(exam_of(PERFECT, preset=preset), findings_of(exam_of(PERFECT, preset=preset)))
+    assert (found.cause, found.gain) == ("criterion", pytest.approx(0.25))
+    assert "rhymes gives 0.00" in found.what
+    assert "1.0 iff the answer rhymes." in found.what
+
+
+def test_a_criterion_that_depends_on_the_content_is_not_said_to_ignore_it() -> None:
+    def few(answer: Answer) -> float:
+        """1 / the number of predicted objects."""
+        return 1.0 / max(1, len(answer.boxes_xyxy))
+
+    preset = replace(PRESETS["visionr1"], criteria=(*PRESETS["visionr1"].criteria, Criterion("few", few)))
+    (found,) = findings_of(exam_of(PERFECT, preset=preset))
+    assert (found.cause, found.gain) == ("criterion", pytest.approx(0.125))
+    assert "0.50" in found.what
+    assert "perfect answer" in found.what
 
 
 def test_ignored_boxes_are_not_blamed() -> None:

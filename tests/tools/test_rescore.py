@@ -303,6 +303,12 @@ def test_the_criteria_of_a_dump_decide_between_presets_that_give_its_rewards(nam
     assert infer(without, judging()).judging.preset.name == "visionr1", "the given one, which gives the rewards"
 
 
+@pytest.mark.parametrize("given", ["vlmr1-rec", "rec-hit"])
+def test_of_presets_that_give_the_rewards_equally_the_default_of_the_task_is_named(given: str) -> None:
+    (hint,) = rescore(saved_by(), judging(given)).hints
+    assert "--preset visionr1 " in hint
+
+
 def test_what_nothing_explains_is_said() -> None:
     rows = [rollout(text, saved=0.123) for text in (PERFECT, FAIR)]
     (hint,) = rescore(rows, judging()).hints

@@ -61,7 +61,7 @@ def test_a_criterion_that_raises_is_named_with_the_row(tmp_path: Path) -> None:
     file = write_dump(tmp_path / "3.jsonl", [PERFECT, PROSE])
     result = run(file, "--preset", tmp_path / "mine.yaml", "--frame", "original", "--stage", 0)
     assert (result.exit_code, result.stdout) == (2, "")
-    for part in (f"{file}:2: ", "criteria.own: ZeroDivisionError", f"{tmp_path}/own.py:2)"):
+    for part in (f"{file}:2: ", "criteria.own: ZeroDivisionError", f"{tmp_path}/own.py:2)", "correct the function"):
         assert part in result.stderr
 
 

@@ -170,7 +170,7 @@ def _print(explanation: Explanation, rollout: Rollout, drawn: Path | None) -> No
     console.print(first, soft_wrap=True)
     if saved is not None and is_other:  # the page explains another reward than the run's
         reason = "preset, thresholds or frame differ from the run's; see the last lines, and set --frame, --preset"
-        line = f"the run gave {saved:.6g}, {explanation.value - saved:+.6g} here: {reason}"
+        line = f"the run gave {saved:.6g}, recomputed {explanation.value:.6g}: {reason}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for part in rest:
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))

@@ -75,7 +75,11 @@ class RowColumns:
             raise RowError(f"no {column}", f"{'.'.join(null)} is null: needs a value; {hint}")
         names = " or ".join(getattr(self.columns, column))
         found = ", ".join(map(str, row)) or "nothing"
-        raise RowError(f"no {column}", f"no column {names} (found: {found}); name it: --column {column}=NAME")
+        if column == "completion" and "reward_model" in row:
+            advice = f"a training row has none; explain an answer to it: --text ANSWER, or {hint}"
+        else:
+            advice = f"name it: --column {column}=NAME"
+        raise RowError(f"no {column}", f"no column {names} (found: {found}); {advice}")
 
     def truth(self, row: Mapping[str, Any]) -> tuple[str, Target]:
         """The ground truth of a row, as JSON and as a target.

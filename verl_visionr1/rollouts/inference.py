@@ -116,9 +116,8 @@ def infer(sample: list[Rollout], judging: Judging, fixed: frozenset[str] = froze
     (best, whole), options, found = max(tried, key=lambda one: one[0])  # the first of equal ones
     if best < ENOUGH or (best, whole) <= (own, own_whole):
         return Inferred(judging, tuple(notes), own)
-    criteria = f", and the criteria of {whole:.0%}" if whole else ""
-    default = f"default: {own:.0%}" + (f", {own_whole:.0%}" if whole else "")
-    notes.append(f"{options} reproduces {best:.0%} of the saved rewards{criteria} ({default})")
+    criteria = f", and the criteria of {whole:.0%} instead of {own_whole:.0%}" if whole else ""
+    notes.append(f"{options} reproduces {best:.0%} of the saved rewards instead of {own:.0%}{criteria}")
     return Inferred(found, tuple(notes), best)
 
 
@@ -217,11 +216,10 @@ def _variants(saved: list[Rollout], judging: Judging, fixed: frozenset[str]) -> 
     yield "as given", judging
     yield from _stages("", judging, fixed)
     if "preset" not in fixed:
-        for name, preset in PRESETS.items():
-            if preset is not judging.preset and _fits(saved, preset):
-                changed = replace(judging, preset=preset)
-                yield f"--preset {name}", changed
-                yield from _stages(f"--preset {name} ", changed, fixed)
+        for preset in _other_presets(saved, judging):
+            changed = replace(judging, preset=preset)
+            yield f"--preset {preset.name}", changed
+            yield from _stages(f"--preset {preset.name} ", changed, fixed)
     if "frame" not in fixed and not any(rollout.numbers.get("iou_mean") for rollout in saved):
         for name, frame in FRAMES.items():
             if name != judging.frame.name:
@@ -237,6 +235,12 @@ def _stages(options: str, judging: Judging, fixed: frozenset[str]) -> Iterator[t
         yield f"{options}--stage {stage}", replace(judging, moment=Moment(stage=stage))
 
 
-def _fits(saved: list[Rollout], preset: Preset) -> bool:
-    """Whether a preset scores rows of the sample and is not the default of their task."""
-    return any(r.target.task in preset.tasks and TASK_PRESETS[r.target.task] != preset.name for r in saved)
+def _other_presets(saved: list[Rollout], judging: Judging) -> list[Preset]:
+    """Presets that change how a row is scored: the tasks' defaults first, then those with few criteria."""
+    defaults = {TASK_PRESETS[rollout.target.task] for rollout in saved}
+    found = [preset for preset in PRESETS.values() if any(_changes(preset, rollout, judging) for rollout in saved)]
+    return sorted(found, key=lambda preset: (preset.name not in defaults, len(preset.criteria)))
+
+
+def _changes(preset: Preset, rollout: Rollout, judging: Judging) -> bool:
+    return rollout.target.task in preset.tasks and judging.preset_for(rollout) is not preset

@@ -231,7 +231,8 @@ class Judging:
         try:
             return apply_criteria(self.case(rollout, preset), preset)
         except CriterionError as error:
-            raise CriterionError(f"{rollout.where}: {error}; in training such a row has reward 0") from error
+            reason = f"{error}; in training such a row has reward 0; correct the function"
+            raise CriterionError(f"{rollout.where}: {reason}") from error
 
     def case(self, rollout: Rollout, preset: Preset) -> CriterionInput:
         """Input of a preset's criteria; errors as of `score`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from verl_visionr1.rollouts.judged import Judged
+from verl_visionr1.rewards.base import Criterion, Preset
+from verl_visionr1.rollouts.judged import Floats, Judged
 from verl_visionr1.rollouts.judging import EQUAL
 
 
@@ -111,6 +114,37 @@ def saved_numbers(saved: ArrayLike, values: ArrayLike) -> Saved | None:
         mean_difference=float(differences.mean()),
         max_difference=float(differences.max()),
     )
+
+
+def routed_of(table: Judged, own: Preset) -> dict[str, str]:
+    """Task -> preset, for the tasks of a table that a preset does not support."""
+    pairs = np.unique(np.stack([table.task, table.preset], axis=1), axis=0).tolist()
+    found = {table.tasks[task]: table.presets[preset].name for task, preset in pairs}
+    return {task: name for task, name in found.items() if task not in own.tasks}
+
+
+def describe_routed(routed: Mapping[str, str]) -> list[str]:
+    """One line per task whose rows another preset scores."""
+    return [f"rows of task {task}: scored by {preset}, the preset of that task" for task, preset in routed.items()]
+
+
+def range_notes(table: Judged) -> list[str]:
+    """One line per criterion of the user with values outside [0, 1], with the value farthest from it."""
+    notes = [
+        f"{problem} in {outside.mean():.1%} of its rows; correct the function"
+        for criterion, values in _custom_values(table)
+        if (outside := (values < 0.0) | (values > 1.0)).any()
+        and (problem := criterion.range_problem(float(values[np.argmax(np.abs(values - 0.5))])))
+    ]
+    return list(dict.fromkeys(notes))
+
+
+def _custom_values(table: Judged) -> Iterator[tuple[Criterion, Floats]]:
+    """Criteria from outside the package, with their values."""
+    for i, preset in enumerate(table.presets):
+        for criterion in preset.criteria:
+            if criterion.is_custom:
+                yield criterion, table.metrics[criterion.name][table.preset == i]
 
 
 def grouping_hints(table: Judged, n_by_text: int) -> list[str]:

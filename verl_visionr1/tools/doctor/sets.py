@@ -50,7 +50,7 @@ class Census:
         points: key in the record -> statistics of its points.
         images: split of the rows -> digest or identity of an image -> where it is shown first.
         side: whether all rows are for validation; None: by the rows' own split.
-        questions: digest of (image, prompt) -> first row with it.
+        questions: digest of (image, prompt) -> first row with it, and digest of its ground truth.
         tallies: counts by value: labels of objects, answers of text rows, rows without objects by task ...
         columns: of the first row of a foreign file; `a.b` for nested keys.
     """
@@ -63,12 +63,12 @@ class Census:
     points: dict[str, PointEvidence] = field(default_factory=dict)
     images: dict[str, dict[str, Shown]] = field(default_factory=dict)
     side: bool | None = None
-    questions: dict[str, int] = field(default_factory=dict)
+    questions: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     tallies: dict[str, Counter[Any]] = field(default_factory=lambda: {name: Counter() for name in TALLIES})
     columns: frozenset[str] = frozenset()
 
     def add(self, sample: Sample) -> Iterator[Problem]:
-        """Count a row; report it if it repeats an earlier one."""
+        """Count a row; report it if it repeats the question of an earlier one."""
         self.n_rows += 1
         self.unit = sample.unit
         self.tallies["splits"][sample.split] += 1
@@ -81,16 +81,24 @@ class Census:
         for i, each in enumerate(keys_of_images):
             for key in each:
                 shown.setdefault(key, Shown(sample.number, i, _look(sample.images[i], sample) if ":" in key else None))
-        if any(keys_of_images) and sample.prompt is not None:
-            first_keys = [each[0] for each in keys_of_images if each]
-            text = f"{first_keys}\0{sample.prompt}"
-            asked = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
-            first = self.questions.setdefault(asked, sample.number)
-            if first != sample.number:
-                reason = f"same question and image as {sample.unit} {first}; drop one"
-                yield Problem(sample.file, sample.number, reason, "repeated row", Severity.WARNING, sample.unit)
+        first_keys = [each[0] for each in keys_of_images if each]
+        if first_keys and sample.prompt is not None:
+            yield from self._add_question(sample, f"{first_keys}\0{sample.prompt}")
         self._add_boxes(sample)
         self._add_truth(sample)
+
+    def _add_question(self, sample: Sample, question: str) -> Iterator[Problem]:
+        truth = _digest(repr(sample.boxes) if sample.target is None else sample.target.to_json())
+        first, other = self.questions.setdefault(_digest(question).hex(), (sample.number, truth))
+        if first == sample.number:
+            return
+        kind, reason = "repeated row", f"same question and image as {sample.unit} {first}; drop one"
+        if truth != other:
+            has_objects = any((*sample.boxes.values(), *sample.points.values()))
+            advice = f"put all objects of a question into one {sample.unit}" if has_objects else "keep the right one"
+            kind = "other ground truth"
+            reason = f"same question and image as {sample.unit} {first}, but another ground truth; {advice}"
+        yield Problem(sample.file, sample.number, reason, kind, Severity.WARNING, sample.unit)
 
     def _add_boxes(self, sample: Sample) -> None:
         size_wh = sample.size_wh
@@ -138,6 +146,10 @@ class Census:
             is_held_out = is_validation_split(split) if split and self.side is None else self.is_validation
             if is_held_out is validation:
                 yield from shown.items()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
 
 
 def _keys_of(image: str | bytes, sample: Sample) -> list[str]:
@@ -245,15 +257,17 @@ def overlap_problems(censuses: Sequence[Census]) -> Iterator[Problem]:
 
 def repetition_problems(train: Sequence[Census]) -> Iterator[Problem]:
     """Report rows of training files that an earlier file has too; a source is not compared with its conversion."""
-    asked: dict[tuple[bool, str], tuple[str, int]] = {}
+    asked: dict[tuple[bool, str], tuple[str, int, bytes]] = {}
     for census in train:
-        shared: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for question, number in census.questions.items():
-            file, other = asked.setdefault((census.is_ours, question), (census.file, number))
+        shared: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)
+        for question, (number, truth) in census.questions.items():
+            file, other, known = asked.setdefault((census.is_ours, question), (census.file, number, truth))
             if file != census.file:
-                shared[file].append((number, other))
+                shared[file].append((number, other, truth != known))
         for file, pairs in shared.items():
-            number, other = pairs[0]
+            number, other, _ = pairs[0]
+            n_other = sum(is_other for _, _, is_other in pairs)
             reason = f"{len(pairs)} rows repeat question and image of rows in {file}"
             reason += f", the first: {census.unit} {number} and {other}; drop them"
+            reason += f", except {n_other} with another ground truth: join their objects" if n_other else ""
             yield Problem(census.file, None, reason, "rows of another file", Severity.WARNING)

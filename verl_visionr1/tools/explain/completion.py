@@ -134,7 +134,8 @@ def rollout_at(
             break
     unreadable = next((line for line in counts.examples if f" {row}: " in line), None)
     if unreadable is not None:
-        raise RowsError(f"{unreadable}; run visionr1 doctor on the training data")
+        advice = "" if "--text" in unreadable else "; run visionr1 doctor on the training data"
+        raise RowsError(unreadable + advice)
     hint = "it has no answer" if last > row else f"the last is {last}"
     hint += "; lines count from 1, rows of .parquet from 0"
     hint = "an earlier output of a trajectory is not scored" if counts.n_earlier else hint

@@ -12,7 +12,7 @@ import jinja2
 from verl_visionr1.files import RowsError, write_whole
 from verl_visionr1.rollouts.inference import difference_hints
 from verl_visionr1.rollouts.judging import Judging
-from verl_visionr1.rollouts.numbers import saved_of
+from verl_visionr1.rollouts.numbers import describe_routed, range_notes, routed_of, saved_of
 from verl_visionr1.rollouts.places import Dump, dumps_of, run_dirs_of
 from verl_visionr1.rollouts.records import no_row
 from verl_visionr1.tools.explain.diagnosis.base import plural
@@ -56,7 +56,7 @@ def write_gallery(paths: Sequence[Path], out: Path, settings: Settings) -> Writt
     for dump, rollout in reader.rollouts():
         entries.add(dump, rollout, reader.judgings[dump])
     encoded = pictures.encoded()
-    notes = [*_reading_notes(reader), *_saved_notes(census, settings), *_picture_notes(pictures)]
+    notes = [*_reading_notes(reader), *_score_notes(census, settings), *_picture_notes(pictures)]
     payload = _payload(paths, dumps, census, entries, settings, notes)
     page = page_of(payload, encoded)
     write_whole(out, page)
@@ -165,9 +165,10 @@ def _reading_notes(reader: Reader) -> list[str]:
     return notes
 
 
-def _saved_notes(census: Census, settings: Settings) -> list[str]:
-    saved = saved_of(census.table)
-    return [] if saved is None else [saved.describe(), *difference_hints(saved, census.sample, settings.judging)]
+def _score_notes(census: Census, settings: Settings) -> list[str]:
+    judging, saved = settings.judging, saved_of(census.table)
+    notes = [*describe_routed(routed_of(census.table, judging.preset)), *range_notes(census.table)]
+    return notes if saved is None else [*notes, saved.describe(), *difference_hints(saved, census.sample, judging)]
 
 
 def _picture_notes(pictures: Pictures) -> list[str]:

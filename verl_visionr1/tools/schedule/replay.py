@@ -14,7 +14,7 @@ from verl_visionr1.rewards import CriterionInput, Preset, Score
 from verl_visionr1.rewards.completion import apply_criteria, read_completion
 from verl_visionr1.rollouts.judged import TableBuilder
 from verl_visionr1.rollouts.judging import Judging
-from verl_visionr1.rollouts.numbers import Numbers, by_source, numbers_of
+from verl_visionr1.rollouts.numbers import Numbers, by_source, numbers_of, routed_of
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 from verl_visionr1.schedule import Schedule, follow_model
 
@@ -100,12 +100,9 @@ def replay(
     schedule = follow_model(judging.preset.schedule, judging.frame.name)
     moments = list_moments(schedule)
     builders = [TableBuilder() for _ in moments]
-    routed: dict[str, str] = {}
     counts = Counts() if counts is None else counts
     for rollout in rollouts:
         preset = judging.preset_for(rollout)
-        if preset is not judging.preset:
-            routed[rollout.target.task] = preset.name
         own = preset is judging.preset
         its_schedule = schedule if own else follow_model(preset.schedule, judging.frame.name)
         thresholds = [thresholds_at(at, its_schedule, is_own=own) for at in moments]
@@ -114,6 +111,8 @@ def replay(
             builder.add(rollout, preset, _score_at(case, preset, stage))
     if not len(builders[0]):
         raise RowsError(no_row(counts))
+    tables = [builder.table() for builder in builders]
+    routed = routed_of(tables[0], judging.preset)
     stages = [
         StageNumbers(
             name=at.name,
@@ -122,7 +121,7 @@ def replay(
             overall=numbers_of(table),
             sources=by_source(table),
         )
-        for at, table in zip(moments, (builder.table() for builder in builders), strict=True)
+        for at, table in zip(moments, tables, strict=True)
     ]
     advice = [line for stage in stages[1:] if (line := _advice(stage, too_many_dead))]
     return Replay(stages=stages, n_skipped=counts.n_skipped, routed=routed, advice=advice)

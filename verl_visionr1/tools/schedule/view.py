@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_visionr1.criteria import Thresholds
-from verl_visionr1.rollouts.numbers import Numbers
+from verl_visionr1.rollouts.numbers import Numbers, describe_routed
 from verl_visionr1.schedule import Schedule, first_step
 from verl_visionr1.tools.schedule.replay import Replay
 from verl_visionr1.tools.score.view import MAX_SOURCES, printable
@@ -72,8 +72,8 @@ def replay_view(found: Replay) -> Iterator[RenderableType]:
     yield Text(
         "group_std: mean standard deviation in a prompt group; dead: share of groups whose rewards are all equal"
     )
-    for task, preset in found.routed.items():
-        yield Text(f"rows of task {task}: scored by {preset}, the preset of that task, with its own schedule")
+    for note in describe_routed(found.routed):
+        yield Text(f"{note}, with its own schedule")
     if found.n_skipped:
         yield Text(f"rows that could not be read: {found.n_skipped} (left out)")
     for line in found.advice:

@@ -18,7 +18,16 @@ from verl_visionr1.rewards import Preset, Score
 from verl_visionr1.rollouts.inference import Sample, difference_hints
 from verl_visionr1.rollouts.judged import NO_STEP, Judged, TableBuilder
 from verl_visionr1.rollouts.judging import Judging
-from verl_visionr1.rollouts.numbers import Numbers, Saved, by_source, grouping_hints, numbers_of, saved_of
+from verl_visionr1.rollouts.numbers import (
+    Numbers,
+    Saved,
+    by_source,
+    grouping_hints,
+    numbers_of,
+    range_notes,
+    routed_of,
+    saved_of,
+)
 from verl_visionr1.rollouts.records import Counts, Rollout, no_row
 
 TEXT_CHARS = 160
@@ -121,11 +130,8 @@ def rescore(
     """
     builder, sample = TableBuilder(), Sample()
     versus = None if other is None else _Versus(judging, other, n_shown)
-    routed: dict[str, str] = {}
     for rollout in rollouts:
         preset = judging.preset_for(rollout)
-        if preset is not judging.preset:
-            routed[rollout.target.task] = preset.name
         score = judging.score(rollout, preset)
         builder.add(rollout, preset, score)
         if rollout.saved is not None:
@@ -147,14 +153,18 @@ def rescore(
         n_earlier=counts.n_earlier,
         n_unknown=counts.n_unknown,
         n_delegated=counts.n_delegated,
-        routed=routed,
+        routed=routed_of(table, judging.preset),
         overall=numbers_of(table),
         sources=by_source(table),
         steps=_by_step(table),
         saved=saved,
         saved_by_source=_saved_by_source(table),
         comparison=None if versus is None else versus.found(),
-        hints=[*difference_hints(saved, sample.rollouts, judging), *grouping_hints(table, counts.n_by_text)],
+        hints=[
+            *range_notes(table),
+            *difference_hints(saved, sample.rollouts, judging),
+            *grouping_hints(table, counts.n_by_text),
+        ],
     )
 
 

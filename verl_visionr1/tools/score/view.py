@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from verl_visionr1.rollouts.numbers import Numbers, Saved
+from verl_visionr1.rollouts.numbers import Numbers, Saved, describe_routed
 from verl_visionr1.rollouts.records import Counts
 from verl_visionr1.tools.score.rescore import Agreement, Comparison, Differing, Report
 
@@ -39,8 +39,7 @@ def view_of(report: Report, overrides: Sequence[str] = ()) -> Iterator[Renderabl
 
 
 def _reading_notes(report: Report) -> Iterator[str]:
-    for task, preset in report.routed.items():
-        yield f"rows of task {task}: scored by {preset}, the preset of that task"
+    yield from describe_routed(report.routed)
     if report.n_earlier:
         yield f"{report.n_earlier} earlier outputs of trajectories of several turns: left out"
     if report.n_skipped:

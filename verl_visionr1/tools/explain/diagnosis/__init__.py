@@ -88,16 +88,16 @@ def _contents(exam: Exam) -> list[Finding]:
 
 
 def _criteria(exam: Exam) -> list[Finding]:
-    """Criteria that give less than full reward even for perfect content: form, length."""
+    """Criteria that give less than full reward to the ground truth as an answer: form, length."""
     perfect = repair_answer(exam, perfect_answer(exam.target))
     found: list[Finding] = []
     for criterion in perfect.preset.criteria:
         given = criterion.call(perfect.case)
         if criterion.weight and given < 1.0 - 1e-6:
-            what = f"criterion {criterion.name} gives {given:.2f} whatever the content"
+            what = f"criterion {criterion.name} gives {given:.2f} even to a perfect answer"
             what += f": {said}" if (said := about(criterion.fn)) else ""
             gain = criterion.weight * (1.0 - given) / exam.preset.divisor
-            found.append(Finding("criterion", what, "see what this criterion requires of the text", gain))
+            found.append(Finding("criterion", what, "see what this criterion requires", gain))
     return found
 
 
