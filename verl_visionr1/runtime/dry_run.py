@@ -153,8 +153,8 @@ def _records(config: DictConfig) -> list[str]:
     if not need_reference_policy(config) or agreement.has_adapter(config):
         del makes["actor_rollout_ref.ref"]
     found = {key: composing.error_message(make) for key, make in makes.items()}
-    said = {key: composing.name_keys(config, complaint) for key, complaint in found.items() if complaint}
-    problems = [f"{key}: {text}" if text == found[key] else text for key, text in said.items()]
+    named = {key: composing.name_keys(config, complaint) for key, complaint in found.items() if complaint}
+    problems = [f"{key}: {text}" if text == found[key] else text for key, text in named.items()]
     return problems + parts.loading_problems(config)
 
 

@@ -95,7 +95,7 @@ def _criteria(exam: Exam) -> list[Finding]:
         given = criterion.call(perfect.case)
         if criterion.weight and given < 1.0 - 1e-6:
             what = f"criterion {criterion.name} gives {given:.2f} even to a perfect answer"
-            what += f": {said}" if (said := about(criterion.fn)) else ""
+            what += f": {first_line}" if (first_line := about(criterion.fn)) else ""
             gain = criterion.weight * (1.0 - given) / exam.preset.divisor
             found.append(Finding("criterion", what, "see what this criterion requires", gain))
     return found
