@@ -13,7 +13,7 @@ from run_configs import checkpoint, config_of, row, write
 from verl_visionr1 import Target
 from verl_visionr1.conversion.tokens import load_answer_counter
 from verl_visionr1.plugin import data_files
-from verl_visionr1.runtime import run_checks
+from verl_visionr1.runtime import parts, run_checks
 from verl_visionr1.runtime.run_length import RunLength, length_of
 from verl_visionr1.runtime.run_rows import answer_notes, facts_of
 
@@ -289,3 +289,17 @@ def test_the_data_files_of_a_run(tmp_path: Path) -> None:
         found = (data_files.parquet_files(config), data_files.readable_files(config))
         assert [[*map(str, each)] for each in found] == [parquet, readable], name
         assert [*map(str, data_files.complete_files(config, "data.train_files"))] == complete, name
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "package"),
+    [
+        ("actor_rollout_ref.rollout.name", "sglang", "sglang"),
+        ("actor_rollout_ref.actor.strategy", "megatron", "megatron"),
+        ("trainer.logger", "[swanlab]", "swanlab"),
+    ],
+)
+def test_an_engine_or_a_logger_that_is_not_installed_is_noted(key: str, name: str, package: str) -> None:
+    (note,) = parts.missing_packages(config_of(f"{key}={name}"))
+    assert note.startswith(f"{key}: {name.strip('[]')} needs the package {package},")
+    assert parts.missing_packages(config_of()) == []

@@ -92,12 +92,24 @@ def _loggers(config: DictConfig) -> Iterator[str]:
 
 
 def missing_packages(config: DictConfig) -> list[str]:
-    """Loggers whose package is not installed here."""
-    return [
-        f"trainer.logger: {name} needs the package {name}, which is not installed here"
-        for name in loggers_of(config)
-        if name in _LOGGER_PACKAGES and importlib.util.find_spec(name) is None
+    """Loggers and engines whose package is not installed here."""
+    chosen = {key: str(OmegaConf.select(config, key)) for key in _ENGINE_PACKAGES}
+    needed = [("trainer.logger", name, name) for name in loggers_of(config) if name in _LOGGER_PACKAGES]
+    needed += [
+        (key, name, _ENGINE_PACKAGES[key][name]) for key, name in chosen.items() if name in _ENGINE_PACKAGES[key]
     ]
+    return [
+        f"{key}: {name} needs the package {package}, which is not installed here"
+        for key, name, package in needed
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+_ENGINE_PACKAGES = {
+    "actor_rollout_ref.rollout.name": {"sglang": "sglang", "trtllm": "tensorrt_llm"},
+    "actor_rollout_ref.actor.strategy": {"megatron": "megatron", "veomni": "veomni", "torchtitan": "torchtitan"},
+}
+"""Key -> its value -> the package that verl imports for it; vLLM's is looked at elsewhere."""
 
 
 def hook_problems(config: DictConfig, settings: Settings) -> list[str]:
