@@ -32,18 +32,18 @@ CASES = {  # more in test_dry_run.py, which asks the same checks
     "a manager without its key": (["reward.reward_manager=visionr1"], "reward.reward_manager=visionr1: needs keys"),
     "settings of nobody": (
         ["+reward.reward_kwargs.visonr1.preset=counting"],
-        "reward.reward_kwargs.visonr1: nobody reads it; did you mean reward.reward_kwargs.visionr1?",
+        "reward.reward_kwargs.visonr1: no code reads it; did you mean reward.reward_kwargs.visionr1?",
     ),
     "settings too high": (
         ["+reward.reward_kwargs.preset=counting"],
-        "reward.reward_kwargs.preset: nobody reads it; did you mean reward.reward_kwargs.visionr1.preset?",
+        "reward.reward_kwargs.preset: no code reads it; did you mean reward.reward_kwargs.visionr1.preset?",
     ),
     "settings of the manager": (
         ["+reward.reward_manager.schedule=off"],
-        "reward.reward_manager.schedule: nobody reads it; did you mean reward.reward_kwargs.visionr1.schedule?",
+        "reward.reward_manager.schedule: no code reads it; did you mean reward.reward_kwargs.visionr1.schedule?",
     ),
-    "settings beside": (["+reward.visionr1.preset=x"], "reward.visionr1: nobody reads it"),
-    "settings at the top": (["+visionr1.preset=x"], "visionr1: nobody reads it; write +visionr1@_global_=progressive"),
+    "settings beside": (["+reward.visionr1.preset=x"], "reward.visionr1: no code reads it"),
+    "settings at the top": (["+visionr1.preset=x"], "visionr1: no code reads it; write +visionr1@_global_=progressive"),
     "GPUs for no reward model": (
         ["reward.reward_model.enable_resource_pool=true"],
         "reward.reward_model.enable_resource_pool=True: no reward model is used",

@@ -155,18 +155,18 @@ def valid_settings(config: DictConfig) -> Settings | None:
 
 
 def misplaced_problems(config: DictConfig) -> list[str]:
-    """Settings for the plug-in where nobody reads them, so that the defaults would be trained; one line each."""
+    """Settings for the plug-in where no code reads them, so that the defaults would be trained; one line each."""
     group = OmegaConf.select(config, "visionr1")
-    problems = [] if group is None else ["visionr1: nobody reads it; write +visionr1@_global_=progressive"]
+    problems = [] if group is None else ["visionr1: no code reads it; write +visionr1@_global_=progressive"]
     for section, meant in (("reward", "reward_kwargs"), ("reward", "visionr1"), ("reward.reward_kwargs", "visionr1")):
         for name in _keys(config, section):
             if f"{section}.{name}" != f"{section}.{meant}" and get_close_matches(name, [meant], 1, 0.85):
-                problems.append(f"{section}.{name}: nobody reads it; did you mean {section}.{meant}?")
+                problems.append(f"{section}.{name}: no code reads it; did you mean {section}.{meant}?")
     if "visionr1" in _keys(config, "reward"):
-        problems.append(f"reward.visionr1: nobody reads it; did you mean {PREFIX}?")
+        problems.append(f"reward.visionr1: no code reads it; did you mean {PREFIX}?")
     if OmegaConf.select(config, PREFIX) is not None:
         problems += [
-            f"{section}.{name}: nobody reads it; did you mean {PREFIX}.{name}?"
+            f"{section}.{name}: no code reads it; did you mean {PREFIX}.{name}?"
             for section in ("reward.reward_kwargs", "reward.reward_manager")
             for name in _keys(config, section)
             if name in Settings.__struct_fields__

@@ -104,8 +104,9 @@ def _engine(config: DictConfig) -> Iterator[str]:
     section = next((name for name in ("megatron", "veomni", "torchtitan") if _get(config, f"{ACTOR}.{name}")), None)
     allowed = (section,) if section is not None else _FSDP
     if engine not in allowed:
-        advice = f"; set model_engine={engine}" if engine in ("megatron", "veomni", "torchtitan") else ""
-        yield f"{ACTOR}.strategy={engine}: this configuration is for {' or '.join(allowed)}{advice}"
+        is_other = engine in ("megatron", "veomni", "torchtitan")
+        advice = f"set model_engine={engine}" if is_other else f"leave {ACTOR}.strategy out, or set it to {allowed[0]}"
+        yield f"{ACTOR}.strategy={engine}: this configuration is for {' or '.join(allowed)}; {advice}"
         return
     workers = workers_of(config)
     for role in (ACTOR, REF) if _has_reference(config) else (ACTOR,):

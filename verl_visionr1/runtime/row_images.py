@@ -75,7 +75,7 @@ def row_problem(messages: object, n_images: int | None) -> str:
     n_marks = sum(content.count(MARK) for content in contents if isinstance(content, str))
     if n_images is None or n_marks == n_images:
         return ""
-    return f"its prompt has {n_marks} {MARK} for {n_images} images; verl needs as many"
+    return f"its prompt has {n_marks} {MARK} for {n_images} images; verl needs one for each: correct the row"
 
 
 def has_other_media(schema: pa.Schema, *keys: Any) -> bool:
